@@ -1,0 +1,103 @@
+"""The one tree of errors, so that a caller can catch narrowly or broadly.
+
+    LifecycleError                .code (stable, for machines)  .where  .hint
+    ├─ ConfigError
+    ├─ StageError
+    ├─ RegistryError   ManifestError · VersionNotFoundError · VersionExistsError
+    │                  DigestMismatchError · AliasConflictError · PromotionRefusedError
+    ├─ TrainingError   SourceError · DatasetError · FeatureError        (training/errors.py)
+    ├─ ExportError     UnsupportedLayerError · ParityInputError         (exporter/errors.py)
+    ├─ ServingError    SignatureMismatchError · NotReadyError · …       (inference/errors.py)
+    └─ BenchmarkError  WorkloadError                                    (benchmarks/errors.py)
+
+The tree knows nothing of HTTP: `inference/app.py` holds the only error → status table.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LifecycleError(Exception):
+    """Something that could not be found out or done.
+
+    Args:
+        what: what was wrong: what was expected and what was found.
+        where: model@version, file, tensor, row or key it was found in; shown in front.
+        hint: what to do about it; shown behind.
+
+    ``code`` is stable and meant for machines; ``exit_code`` is what a command ends with:
+    1 the answer is no, 2 wrong use or configuration, 3 the environment failed.
+    """
+
+    code: ClassVar[str] = "lifecycle"
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        front = f"{self.where}: " if self.where else ""
+        behind = f" {self.hint}" if self.hint else ""
+        return f"{front}{self.what}{behind}"
+
+
+class ConfigError(LifecycleError):
+    """A setting, flag or model folder is wrong; nothing was started."""
+
+    code = "config"
+    exit_code = 2
+
+
+class StageError(LifecycleError):
+    """A stage's input is missing: the stage before it has not run."""
+
+    code = "stage"
+    exit_code = 2
+
+
+class RegistryError(LifecycleError):
+    """The registry could not do what was asked."""
+
+    code = "registry"
+
+
+class ManifestError(RegistryError):
+    """A manifest is not readable, or says something a manifest may not say."""
+
+    code = "manifest"
+
+
+class VersionNotFoundError(RegistryError):
+    """No such model, version or alias."""
+
+    code = "version_not_found"
+    exit_code = 2
+
+
+class VersionExistsError(RegistryError):
+    """A version of this number is already published; versions are immutable."""
+
+    code = "version_exists"
+
+
+class DigestMismatchError(RegistryError):
+    """A file's bytes are not the bytes its manifest names."""
+
+    code = "digest_mismatch"
+
+
+class AliasConflictError(RegistryError):
+    """The alias no longer points where the caller saw it."""
+
+    code = "alias_conflict"
+
+
+class PromotionRefusedError(RegistryError):
+    """The evidence that `production` asks for is missing or says no."""
+
+    code = "promotion_refused"
+    exit_code = 1

@@ -1,0 +1,188 @@
+"""A version's self-description: frozen, canonical, and the last file that publishing writes.
+
+Laws: ``decode(encode(m)) == m``; equal manifests have equal bytes; an unknown ``schema_version``
+or an unknown key is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from registry.errors import ManifestError
+from registry.signature import Signature
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every table in a manifest."""
+
+
+class FileDigest(_Part, frozen=True, kw_only=True):
+    """A file of the version: SHA-256 and size in bytes."""
+
+    sha256: Sha256
+    size: int
+
+
+class Interval(_Part, frozen=True, kw_only=True):
+    """A measured value with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassMetrics(_Part, frozen=True, kw_only=True):
+    """Precision, recall, F1 (0 to 1) and number of test rows of one class."""
+
+    precision: float
+    recall: float
+    f1: float
+    rows: int
+
+
+class Metrics(_Part, frozen=True, kw_only=True):
+    """Quality on the test split.
+
+    ``log_loss`` in nats; ``ece`` is the expected calibration error over 15 equal-mass bins of the
+    top probability; ``confusion[i][j]`` counts rows of true class i predicted as j.
+    ``baselines`` are accuracies on the same rows by baseline name.
+    """
+
+    rows: int
+    accuracy: Interval
+    log_loss: float
+    ece: float
+    classes: dict[str, ClassMetrics]
+    confusion: tuple[tuple[int, ...], ...]
+    baselines: dict[str, float]
+
+
+class ParityTensor(_Part, frozen=True, kw_only=True):
+    """Worst disagreement of one tensor: absolute error, the source row it happened in, its bound."""
+
+    rows: int
+    worst_absolute_error: float
+    worst_row: int
+    atol: float
+    rtol: float
+
+
+class Lineage(_Part, frozen=True, kw_only=True):
+    """Where the version came from; digests are SHA-256."""
+
+    run_id: str
+    run_digest: Sha256
+    data_fingerprint: str
+    test_fingerprint: str
+    features_digest: Sha256
+    config_digest: Sha256
+    git_commit: str | None
+    seed: int
+    attribution: str
+    unlabelled_splits: tuple[str, ...] = ()
+
+
+class Prior(_Part, frozen=True, kw_only=True):
+    """Class prior of the training rows and the one the graph corrects for, in class order."""
+
+    method: Literal["none", "given", "em"]
+    training: tuple[float, ...]
+    deployment: tuple[float, ...]
+
+
+class Histogram(_Part, frozen=True, kw_only=True):
+    """Counts of a raw column over the training split.
+
+    Numbers: ``edges`` has one more entry than ``counts`` (half-open bins, the last one closed).
+    Text: ``categories`` names the bins. ``nulls`` counts NULL.
+    """
+
+    counts: tuple[int, ...]
+    edges: tuple[float, ...] | None = None
+    categories: tuple[str, ...] | None = None
+    nulls: int = 0
+
+
+class Golden(_Part, frozen=True, kw_only=True):
+    """Rows with known answers, for warm-up and load-and-query checks.
+
+    ``rows[i]`` holds the raw values in column order (None is NULL); ``class_indexes`` the true
+    class; ``probabilities`` are the graph's own, float32; compare within ``atol``.
+    """
+
+    rows: tuple[tuple[float | int | bool | str | None, ...], ...]
+    class_indexes: tuple[int, ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    atol: float = 1e-5
+
+
+class GateLimits(_Part, frozen=True, kw_only=True):
+    """What a release of this model must keep; from ``[gate]`` in model.toml.
+
+    ``min_*``/``max_*`` floors judge a first version alone; ``*_drop``/``*_increase`` judge a
+    candidate against the champion. Accuracies 0 to 1; ``max_p50_increase`` is a share of the
+    champion's client p50 (0.10 is 10 %).
+    """
+
+    min_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    max_log_loss: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_p50_ms: Annotated[float, msgspec.Meta(gt=0)] = 50.0
+    max_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
+    max_recall_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    max_p50_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.10
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
+    """Everything that is known about one version."""
+
+    schema_version: int
+    model: str
+    version: int
+    created_at: str
+    title: str
+    description: str
+    files: dict[str, FileDigest]
+    signature: Signature
+    opset: int
+    producers: dict[str, str]
+    lineage: Lineage
+    prior: Prior
+    metrics: Metrics
+    parity: dict[str, ParityTensor]
+    histograms: dict[str, Histogram]
+    golden: Golden
+    gate: GateLimits
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Canonical JSON: sorted keys, two-space indent, one final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+
+
+def decode_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
+    """Read a manifest's bytes.
+
+    Raises:
+        ManifestError: not JSON, not a manifest, or of a ``schema_version`` this code does not know.
+    """
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+        if head.schema_version != SCHEMA_VERSION:
+            raise ManifestError(
+                f"schema_version is {head.schema_version}, this program reads {SCHEMA_VERSION}",
+                where=where,
+                hint="Upgrade timberline, or publish the version again.",
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"not a manifest: {error}", where=where) from error
+
+
+class _Head(msgspec.Struct):
+    schema_version: int

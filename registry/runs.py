@@ -1,0 +1,98 @@
+"""What a training run leaves for the exporter: `run.json`, the only word between the two.
+
+The exporter may not import training, so the shape of the file lives on the ground floor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from registry.errors import ManifestError, StageError
+from registry.manifest import GateLimits, Histogram, Prior
+from registry.signature import ClassLabel, Column
+
+RUN_SCHEMA_VERSION = 1
+# Columns of the prepared Parquet files that are neither raw columns nor features.
+ROW_COLUMN = "__row__"
+CLASS_COLUMN = "__class__"
+
+
+class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the graph is written; from ``[export]`` in model.toml."""
+
+    opset: Annotated[int, msgspec.Meta(ge=17, le=23)] = 18
+    golden_rows: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One finished training run.
+
+    Paths are relative to the data folder. ``test_parquet`` holds the raw columns, ``__row__``
+    (INT64, 0-based row in the source), ``__class__`` (index into ``classes``) and the features
+    that are not plain raw columns.
+    """
+
+    schema_version: int
+    run_id: str
+    model: str
+    title: str
+    description: str
+    attribution: str
+    created_at: str
+    columns: tuple[Column, ...]
+    classes: tuple[ClassLabel, ...]
+    features_sql: str
+    feature_names: tuple[str, ...]
+    saved_model: str
+    keras_model: str
+    test_parquet: str
+    data_fingerprint: str
+    test_fingerprint: str
+    config_digest: str
+    git_commit: str | None
+    seed: int
+    prior: Prior
+    unlabelled_splits: tuple[str, ...]
+    histograms: dict[str, Histogram]
+    export: ExportSettings
+    gate: GateLimits
+    producers: dict[str, str]
+
+
+def find_run(data: Path, model: str, run_id: str | None = None) -> Path:
+    """The folder of a finished run: the named one, or the one that trained last.
+
+    Raises:
+        StageError: the model has no finished run, or not this one.
+    """
+    runs = data / "runs" / model
+    try:
+        chosen = run_id or (runs / "latest").read_text("utf-8").strip()
+    except FileNotFoundError:
+        raise StageError("no finished run", where=model, hint=f"Run `make train MODEL={model}`.") from None
+    folder = runs / chosen
+    if not (folder / "run.json").is_file():
+        raise StageError(f"no finished run {chosen}", where=str(runs))
+    return folder
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read ``run.json`` in ``folder``.
+
+    Raises:
+        ManifestError: it is damaged or of another ``schema_version``.
+    """
+    try:
+        record = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunRecord)
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"not a run record: {error}", where=str(folder / "run.json")) from error
+    if record.schema_version != RUN_SCHEMA_VERSION:
+        raise ManifestError(
+            f"schema_version is {record.schema_version}, this program reads {RUN_SCHEMA_VERSION}",
+            where=str(folder / "run.json"),
+            hint="Train again.",
+        )
+    return record

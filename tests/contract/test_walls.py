@@ -1,0 +1,93 @@
+"""Who may import whom (docs: the map of packages in the README)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
+ALLOWED_PARTS = {
+    "registry": set(),
+    "training": {"registry"},
+    "exporter": {"registry", "training.features"},
+    "inference": {"registry"},
+    "benchmarks": {"registry"},
+}
+ALLOWED_LIBRARIES = {
+    "registry": {"msgspec"},
+    "inference": {"msgspec", "numpy", "onnxruntime", "prometheus_client", "starlette", "uvicorn"},
+    "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
+}
+FORBIDDEN_LIBRARIES = {
+    "training": {"onnx", "onnxruntime", "tf2onnx", "starlette", "uvicorn", "locust"},
+    "exporter": {"starlette", "uvicorn", "locust", "kaggle", "kagglesdk"},
+}
+
+
+def imports(part: str) -> Iterator[tuple[str, str]]:
+    """Every absolute module name that a file of ``part`` imports, with the file it stands in."""
+    for path in sorted((ROOT / part).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            where = path.relative_to(ROOT).as_posix()
+            if isinstance(node, ast.Import):
+                yield from ((where, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{where}: relative import"
+                yield where, node.module or ""
+
+
+def is_within(module: str, allowed: str) -> bool:
+    """``training.features.parse`` is within ``training.features``; ``training`` is not."""
+    return module == allowed or module.startswith(f"{allowed}.")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_import_only_what_lies_below_them(part: str) -> None:
+    """A part that reaches over a wall cannot be run, replaced or shipped alone."""
+    seen = list(imports(part))
+    assert seen
+    broken = [
+        (where, module)
+        for where, module in seen
+        if module.partition(".")[0] in PARTS
+        and not is_within(module, part)
+        and not any(is_within(module, allowed) for allowed in ALLOWED_PARTS[part])
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_use_only_their_own_libraries(part: str) -> None:
+    """The serve image holds four libraries, and the ground floor one; a new one is a decision."""
+    tops = {(where, module.partition(".")[0]) for where, module in imports(part)}
+    libraries = {
+        (where, top) for where, top in tops if top not in sys.stdlib_module_names and top not in PARTS
+    }
+    if part in ALLOWED_LIBRARIES:
+        assert {(w, top) for w, top in libraries if top not in ALLOWED_LIBRARIES[part]} == set()
+    else:
+        assert {(w, top) for w, top in libraries if top in FORBIDDEN_LIBRARIES[part]} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("inference.app", ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "training", "sqlglot")),
+        ("registry.promotion", ("numpy", "onnxruntime", "tensorflow", "duckdb")),
+        ("training.features", ("tensorflow", "keras", "duckdb", "pyarrow")),
+        ("training.etl", ("tensorflow", "keras", "pandas")),
+    ],
+)
+def test_a_fresh_interpreter_loads_nothing_from_behind_a_wall(
+    module: str, forbidden: tuple[str, ...]
+) -> None:
+    """What static imports cannot show: that nothing heavy comes in through a side door."""
+    code = f"import sys, {module}; print(sorted(set(sys.modules) & {set(forbidden)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -1,0 +1,142 @@
+"""Score a finished run on its test split: figures, baselines, pictures.
+
+The network is read back from the SavedModel that the exporter will read, so what is scored is what
+is shipped and not what was in the trainer's memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from registry.ground.logs import log_event
+from registry.ground.progress import Progress
+from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from registry.manifest import Metrics
+from registry.runs import RunRecord, find_run, read_run
+from training.baselines import score_baselines
+from training.config import ModelConfig
+from training.dataset import PreparedSplit
+from training.errors import TrainingError
+from training.plots import plot_confusion, plot_learning_curves, plot_reliability
+from training.scores import calibration_table, score
+
+log = logging.getLogger("training.evaluate")
+
+Probabilities = npt.NDArray[np.float32]  # (rows, classes)
+Classes = npt.NDArray[np.int32]  # (rows,)
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """The part of one entry of history.json that is drawn; losses in nats, accuracies 0 to 1."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
+    """Score the model's latest run and leave ``metrics.json`` and plots beside it.
+
+    Raises:
+        StageError: nothing has been trained.
+        TrainingError: the test rows are not those the run was trained beside.
+    """
+    run_folder = find_run(data, config.model.name)
+    run = read_run(run_folder)
+    receipt = read_receipt(run_folder)
+    prepared = read_receipt((data / run.test_parquet).parent)
+    if receipt is None or prepared is None:
+        raise TrainingError("has lost its receipt", where=str(run_folder), hint="Run `make train` again.")
+    inputs = {"run": receipt.digest, "prepared": prepared.digest, "seed": digest_value(run.seed)}
+    folder = run_folder.with_name(f"{run.run_id}.evaluation")
+    current = find_current(folder, "evaluate", inputs)
+    if current is None:
+        with stage_folder(folder, "evaluate", inputs) as partial:
+            _evaluate(run, run_folder, data, partial)
+    else:
+        log_event(log, "evaluate is skipped: its inputs are unchanged", run=run.run_id)
+    metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=Metrics)
+    return {
+        "stage": "evaluate",
+        "skipped": current is not None,
+        "model": run.model,
+        "run_id": run.run_id,
+        "rows": metrics.rows,
+        "accuracy": msgspec.to_builtins(metrics.accuracy),
+        "log_loss": metrics.log_loss,
+        "ece": metrics.ece,
+        "baselines": metrics.baselines,
+        "metrics": str(folder / "metrics.json"),
+        "plots": str(folder / "plots"),
+    }
+
+
+def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> None:
+    test = PreparedSplit(data / run.test_parquet, run.feature_names)
+    train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names)
+    probabilities, truth = predict_split(data / run.saved_model, test)
+    baselines = score_baselines(
+        train,
+        test,
+        training_prior=np.array(run.prior.training),
+        deployment_prior=np.array(run.prior.deployment),
+        seed=run.seed,
+    )
+    metrics = score(probabilities, truth, run.classes, baselines)
+    encoded = msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2)
+    (folder / "metrics.json").write_bytes(encoded + b"\n")
+    _draw(run, run_folder, metrics, probabilities, truth, folder / "plots")
+    log_event(
+        log,
+        "scored the test split",
+        rows=metrics.rows,
+        accuracy=metrics.accuracy.value,
+        low=metrics.accuracy.low,
+        high=metrics.accuracy.high,
+        log_loss=metrics.log_loss,
+        **baselines,
+    )
+
+
+def predict_split(saved_model: Path, split: PreparedSplit) -> tuple[Probabilities, Classes]:
+    """Every row's probabilities, float32 (rows, classes), and true class, in file order."""
+    serve = tf.saved_model.load(str(saved_model)).serve
+    parts: list[Probabilities] = []
+    truths: list[Classes] = []
+    with Progress("score", split.rows, "rows", logger=log) as progress:
+        for features, truth in split.read_batches():
+            parts.append(serve(tf.constant(features))["probabilities"].numpy())
+            truths.append(truth)
+            progress.advance(len(truth))
+    return np.concatenate(parts), np.concatenate(truths)
+
+
+def _draw(
+    run: RunRecord,
+    run_folder: Path,
+    metrics: Metrics,
+    probabilities: Probabilities,
+    truth: Classes,
+    folder: Path,
+) -> None:
+    history = msgspec.json.decode((run_folder / "history.json").read_bytes(), type=list[Epoch])
+    plot_learning_curves(
+        folder / "learning_curves.png",
+        epochs=[epoch.epoch for epoch in history],
+        loss=[epoch.loss for epoch in history],
+        validation_loss=[epoch.validation_loss for epoch in history],
+        accuracy=[epoch.accuracy for epoch in history],
+        validation_accuracy=[epoch.validation_accuracy for epoch in history],
+    )
+    plot_confusion(folder / "confusion.png", metrics, run.classes)
+    confidence, accuracy, _ = calibration_table(probabilities, truth)
+    plot_reliability(folder / "reliability.png", metrics, confidence, accuracy)

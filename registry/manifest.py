@@ -15,7 +15,9 @@ from registry.signature import Signature
 
 SCHEMA_VERSION = 1
 
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+# A version is flat: a name with a separator, a leading dot or an odd character is no file of it.
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +28,7 @@ class FileDigest(_Part, frozen=True, kw_only=True):
     """A file of the version: SHA-256 and size in bytes."""
 
     sha256: Sha256
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Interval(_Part, frozen=True, kw_only=True):
@@ -143,11 +145,11 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     schema_version: int
     model: str
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1)]
     created_at: str
     title: str
     description: str
-    files: dict[str, FileDigest]
+    files: dict[FileName, FileDigest]
     signature: Signature
     opset: int
     producers: dict[str, str]

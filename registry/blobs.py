@@ -1,0 +1,59 @@
+"""What the registry asks of a place that keeps bytes: little enough that an object store has it.
+
+Keys are ``/``-separated paths relative to the place: ``forest_cover/7/manifest.json``. Names that
+start with a dot belong to the place itself and are never listed. `registry/folder.py` is the place
+on a file system; what a version or an alias is, is not known here.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+
+class Blobs(Protocol):
+    """Named bytes that appear whole or not at all, for every reader and after every kill.
+
+    On an object store: ``put_if_absent`` is a conditional PUT (If-None-Match: *), ``commit`` claims
+    the prefix by one and uploads ``last`` after everything else, ``open_folder`` fills a local
+    cache. A claim whose owner died leaves a prefix without its ``last`` file: no version, and its
+    number is not used again.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where the place is, for people."""
+        ...
+
+    def list_keys(self, prefix: str = "") -> list[str]:
+        """Every key below the folder ``prefix``, sorted; none if there is no such folder."""
+        ...
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes under ``key``, or None when there are none."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put ``data`` under ``key``, replacing what was there."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Put ``data`` under ``key`` unless it is taken; of any number of racing callers one gets True."""
+        ...
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """An empty local folder to fill and commit; what is left of it afterwards is removed."""
+        ...
+
+    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
+        """Make the files in ``staged`` appear under ``prefix``, the file ``last`` never before the others.
+
+        Returns:
+            False if ``prefix`` is taken; ``staged`` is then untouched and may be committed elsewhere.
+        """
+        ...
+
+    def open_folder(self, prefix: str) -> Path:
+        """A local folder with the files under ``prefix``."""
+        ...

@@ -1,0 +1,160 @@
+"""The registry's bytes in a folder of a POSIX file system.
+
+Everything is written under ``.staging/<token>/`` first and appears by one rename or link, so a
+reader sees the old state or the new one. ``.staging/<token>.lock`` is held (flock) while its owner
+lives: what a killed writer left behind is told apart from what a live one is still writing, and is
+removed by the next publisher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from registry.errors import RegistryError
+from registry.ground.files import sync_folder
+
+_STAGING = ".staging"
+# rename(2) of a folder onto one with files in it, or onto something that is no folder.
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+
+
+class FolderBlobs:
+    """`registry.blobs.Blobs` under ``root``, which need not exist before the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self.location = str(root)
+
+    def list_keys(self, prefix: str = "") -> list[str]:
+        start = self._path(prefix) if prefix else self._root
+        keys = []
+        for folder, folders, names in os.walk(start):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            relative = Path(folder).relative_to(self._root)
+            keys += [(relative / name).as_posix() for name in names if not name.startswith(".")]
+        return sorted(keys)
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._written(data) as file, self._parent_of(key) as target:
+            file.replace(target)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._written(data) as file, self._parent_of(key) as target:
+            try:
+                target.hardlink_to(file)
+            except FileExistsError:
+                return False
+        return True
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        staging = self._root / _STAGING
+        staging.mkdir(parents=True, exist_ok=True)
+        _remove_dead(staging)
+        with _held_lock(staging) as lock:
+            folder = lock.with_suffix("")
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
+        assert (staged / last).is_file()
+        for path in staged.iterdir():
+            _sync_file(path)
+        sync_folder(staged)
+        with self._parent_of(prefix) as target:
+            try:
+                staged.rename(target)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    return False
+                raise
+        return True
+
+    def open_folder(self, prefix: str) -> Path:
+        return self._path(prefix)
+
+    def _path(self, key: str) -> Path:
+        """Where ``key`` lies; a key or a symbolic link that leads elsewhere is refused."""
+        parts = key.split("/")
+        if any(not part or part.startswith(".") or "\\" in part or "\x00" in part for part in parts):
+            raise RegistryError(f"{key[:80]!r} is not a key", where=self.location)
+        path = self._root.joinpath(*parts)
+        if path.resolve() != path:
+            raise RegistryError(
+                f"{key} is reached through a symbolic link",
+                where=self.location,
+                hint="Nothing was read. A registry holds files, not links; remove it and publish again.",
+            )
+        return path
+
+    @contextlib.contextmanager
+    def _parent_of(self, key: str) -> Iterator[Path]:
+        """The path of ``key`` with its folder made before and synchronised after."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        sync_folder(path.parent)
+
+    @contextlib.contextmanager
+    def _written(self, data: bytes) -> Iterator[Path]:
+        with self.stage() as folder:
+            file = folder / "blob"
+            file.write_bytes(data)
+            _sync_file(file)
+            yield file
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _held_lock(staging: Path) -> Iterator[Path]:
+    """A new lock file, held until the block ends or the process does."""
+    while True:
+        path = staging / f"{secrets.token_hex(8)}.lock"
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if path.exists():  # else another writer found it between its making and its locking
+            break
+        os.close(handle)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove_dead(staging: Path) -> None:
+    """Remove what writers left that no longer live; a live one holds its lock and is passed over."""
+    for path in staging.glob("*.lock"):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except (FileNotFoundError, PermissionError):
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)

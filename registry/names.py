@@ -1,0 +1,68 @@
+"""How versions are written: ``model``, ``model@7``, ``model@production``.
+
+Law: ``str(ModelRef.parse(text)) == text`` for every text that parses; everything else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from registry.errors import ConfigError
+
+# Lower case only: a folder on a file system that ignores case must not hold two models under one name.
+_NAME = r"[a-z][a-z0-9_]{0,63}"
+# No leading zero, so that a version has one spelling; nine digits fit every integer type on the way.
+_NUMBER = r"[1-9][0-9]{0,8}"
+_REF = re.compile(rf"(?P<model>{_NAME})(?:@(?:(?P<version>{_NUMBER})|(?P<alias>{_NAME})))?")
+
+PRODUCTION = "production"
+CANDIDATE = "candidate"
+
+
+class ModelRef(msgspec.Struct, frozen=True):
+    """A model, or one version of it by number or by alias; never by both."""
+
+    model: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read ``model``, ``model@7`` or ``model@alias``.
+
+        Raises:
+            ConfigError: ``text`` is none of these.
+        """
+        match = _REF.fullmatch(text)
+        if not match:
+            raise ConfigError(
+                f"found {text[:80]!r}, expected model, model@7 or model@alias",
+                hint="Names start with a-z and go on with a-z, 0-9 and _; versions count up from 1.",
+            )
+        number = match["version"]
+        return cls(match["model"], int(number) if number else None, match["alias"])
+
+    def __str__(self) -> str:
+        tail = self.alias if self.version is None else self.version
+        return self.model if tail is None else f"{self.model}@{tail}"
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name`` if a model or alias (``what``) may be called so.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if not re.fullmatch(_NAME, name):
+        raise ConfigError(
+            f"found {name[:80]!r}, expected the name of {what}",
+            hint="Names start with a-z, go on with a-z, 0-9 and _, and have at most 64 characters.",
+        )
+    return name
+
+
+def parse_number(text: str) -> int | None:
+    """``"7"`` → 7; None for what is no version number (``"07"``, ``"0"``, ``"aliases"``)."""
+    return int(text) if re.fullmatch(_NUMBER, text) else None

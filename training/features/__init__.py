@@ -1,0 +1,32 @@
+"""The feature language: features.sql read, checked, typed and written back as canonical SQL.
+
+Free of TensorFlow and DuckDB: the ETL runs what `FeatureProgram.select_sql` writes, the exporter
+translates the same tree into ONNX operators. There is no other definition of a feature.
+"""
+
+from training.errors import FeatureError
+from training.features.expressions import (
+    Call,
+    ColumnRef,
+    Expression,
+    Feature,
+    FeatureProgram,
+    Literal,
+    ValueType,
+)
+from training.features.language import OPERATORS, SUPPORTED
+from training.features.parse import parse_features
+
+__all__ = [
+    "OPERATORS",
+    "SUPPORTED",
+    "Call",
+    "ColumnRef",
+    "Expression",
+    "Feature",
+    "FeatureError",
+    "FeatureProgram",
+    "Literal",
+    "ValueType",
+    "parse_features",
+]

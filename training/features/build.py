@@ -1,0 +1,208 @@
+"""Typed calls from typed arguments: the type rules, and what is written with other operators.
+
+Pure: knows no SQL text. What has no meaning raises `MeaningError`, to which the caller adds the place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from training.features.bounds import find_bounds, hull
+from training.features.expressions import Call, Expression, Literal, ValueType
+
+PI = math.pi
+_BIGINT, _DOUBLE, _BOOLEAN, _VARCHAR = (
+    ValueType.BIGINT,
+    ValueType.DOUBLE,
+    ValueType.BOOLEAN,
+    ValueType.VARCHAR,
+)
+NULL = Literal(None, _DOUBLE)
+_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
+_LOGIC = {"and", "or", "not"}
+_KEEPS_BIGINT = {"add", "sub", "mul", "intdiv", "mod", "neg", "abs"}
+_ROUNDING = {"floor", "ceil", "trunc", "round"}
+
+
+class MeaningError(Exception):
+    """The expression has no meaning in the language; becomes a FeatureError with its place."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.hint = hint
+
+
+def number(value: float) -> Literal:
+    """A DOUBLE constant."""
+    return Literal(value, _DOUBLE)
+
+
+def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa: PLR0911  (a table of rules)
+    """A call of any operator of fixed arity, typed; the rest have functions of their own."""
+    if operator in _COMPARISONS:
+        return _comparison(operator, *arguments)
+    if operator in _LOGIC:
+        return _call(operator, [as_boolean(a) for a in arguments], _BOOLEAN)
+    match operator:
+        case "is_null":
+            return Call("is_null", tuple(arguments), _BOOLEAN, nullable=False, low=0, high=1)
+        case "nullif":
+            value, other = arguments
+            return case([(call("eq", [value, other]), NULL)], value)
+        case "radians":
+            return call("mul", [arguments[0], number(PI / 180)])
+        case "degrees":
+            return call("mul", [arguments[0], number(180 / PI)])
+        case "pow":
+            return _power(*arguments)
+    for argument in arguments:
+        _need_number(argument, operator)
+    first = arguments[0]
+    if operator in _ROUNDING and first.type is _BIGINT:
+        return first
+    if operator == "neg" and isinstance(first, Literal) and first.value is not None:
+        return Literal(-first.low, first.type)
+    if operator == "intdiv" and any(a.type is not _BIGINT for a in arguments):
+        raise MeaningError(
+            "// divides whole numbers, and one side is a DOUBLE", "Write floor(a / b) or trunc(a / b)."
+        )
+    is_whole = operator in _KEEPS_BIGINT and all(a.type is _BIGINT for a in arguments)
+    return _call(operator, arguments, _BIGINT if is_whole or operator == "sign" else _DOUBLE)
+
+
+def extreme(operator: str, arguments: Sequence[Expression]) -> Expression:
+    """``greatest`` or ``least``, which skip NULLs."""
+    for argument in arguments:
+        _need_number(argument, operator)
+    if len(arguments) == 1:
+        return arguments[0]
+    low, high, _ = hull(arguments)
+    nullable = all(a.nullable for a in arguments)
+    return Call(operator, tuple(arguments), _common_type(arguments), nullable, low, high)
+
+
+def coalesce(arguments: Sequence[Expression]) -> Expression:
+    """The first argument that is not NULL."""
+    unified = _unify(arguments)
+    if len(unified) == 1:
+        return unified[0]
+    low, high, _ = hull(unified)
+    nullable = all(a.nullable for a in unified)
+    return Call("coalesce", tuple(unified), unified[0].type, nullable, low, high)
+
+
+def case(branches: Sequence[tuple[Expression, Expression]], default: Expression) -> Expression:
+    """The value of the first branch whose condition is true, else ``default``."""
+    conditions = [as_boolean(condition) for condition, _ in branches]
+    *values, default = _unify([*(value for _, value in branches), default])
+    low, high, _ = hull([*values, default])
+    pairs = [part for pair in zip(conditions, values, strict=True) for part in pair]
+    nullable = any(v.nullable for v in (*values, default))
+    return Call("case", (*pairs, default), default.type, nullable, low, high)
+
+
+def cast(value: Expression, kind: str) -> Expression:
+    """CAST to DOUBLE, FLOAT, BIGINT or BOOLEAN."""
+    if value.type is _VARCHAR:
+        raise MeaningError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
+    if kind == "BOOLEAN":
+        return as_boolean(value)
+    if kind == value.type:
+        return value
+    if kind == "BIGINT":
+        return _call("to_bigint", [value], _BIGINT)
+    if kind == "FLOAT":
+        return _call("to_float", [as_number(value)], _DOUBLE)
+    return _call("to_double", [value], _DOUBLE)
+
+
+def logarithm(base: Expression, value: Expression) -> Expression:
+    """``log(base, value)`` as ln(value) / ln(base), for which both sides have an operator."""
+    if isinstance(base, Literal) and base.low > 0 and base.low != 1:
+        return call("div", [call("ln", [value]), number(math.log(base.low))])
+    return call("div", [call("ln", [value]), call("ln", [base])])
+
+
+def rounded(operator: str, value: Expression, digits: Expression | None) -> Expression:
+    """``round`` or ``trunc`` to ``digits`` after the point, as DuckDB does it: scale, round, scale back."""
+    if digits is None:
+        return call(operator, [value])
+    if not isinstance(digits, Literal) or digits.type is not _BIGINT or abs(digits.low) > 22:
+        raise MeaningError(f"{operator} takes a whole constant from -22 to 22 as its number of digits")
+    if digits.low == 0 or (digits.low > 0 and value.type is _BIGINT):
+        return call(operator, [value])
+    # Powers of ten are exact in DOUBLE up to 10**22.
+    scale = number(10.0 ** abs(digits.low))
+    there, back = ("mul", "div") if digits.low > 0 else ("div", "mul")
+    return call(back, [call(operator, [call(there, [value, scale])]), scale])
+
+
+def as_boolean(value: Expression) -> Expression:
+    """The value as a condition: a number is true when it is not 0."""
+    if isinstance(value, Literal) and value.value is None:
+        return Literal(None, _BOOLEAN)
+    if value.type is _VARCHAR:
+        raise MeaningError("text is not a condition", "Compare it: `name = 'value'`.")
+    return value if value.type is _BOOLEAN else _comparison("ne", value, number(0.0))
+
+
+def as_number(value: Expression) -> Expression:
+    """The value as a number: a boolean is 0 or 1."""
+    return _call("to_bigint", [value], _BIGINT) if value.type is _BOOLEAN else value
+
+
+def _call(operator: str, arguments: Sequence[Expression], type: ValueType) -> Call:
+    low, high, makes_nan = (0.0, 1.0, False) if type is _BOOLEAN else find_bounds(operator, arguments)
+    nullable = makes_nan or any(a.nullable for a in arguments)
+    return Call(operator, tuple(arguments), type, nullable, low, high, makes_nan)
+
+
+def _comparison(operator: str, a: Expression, b: Expression) -> Expression:
+    a, b = _unify([a, b])
+    if a.type is _VARCHAR:
+        if operator not in {"eq", "ne"}:
+            raise MeaningError("text has no order here", "Compare it with = or IN.")
+        if not (isinstance(a, Literal) or isinstance(b, Literal)):
+            raise MeaningError("text can be compared with constants only")
+    if a.type is _BOOLEAN:
+        a, b = as_number(a), as_number(b)
+    return Call(operator, (a, b), _BOOLEAN, nullable=a.nullable or b.nullable, low=0, high=1, makes_nan=False)
+
+
+def _power(base: Expression, exponent: Expression) -> Expression:
+    """Small whole powers are products, which are exact on both sides and cheap."""
+    _need_number(base, "power")
+    _need_number(exponent, "power")
+    if isinstance(exponent, Literal) and exponent.value in {1.0, 2.0, 3.0}:
+        base = base if base.type is _DOUBLE else cast(base, "DOUBLE")
+        result = base
+        for _ in range(int(exponent.low) - 1):
+            result = call("mul", [result, base])
+        return result
+    return _call("pow", [base, exponent], _DOUBLE)
+
+
+def _need_number(value: Expression, operator: str) -> None:
+    if not value.type.is_number:
+        name = {"add": "+", "sub": "-", "mul": "*", "div": "/", "intdiv": "//", "mod": "%", "neg": "-"}
+        hint = "Write CAST(... AS INTEGER)." if value.type is _BOOLEAN else "Compare it: `name = 'value'`."
+        raise MeaningError(f"{name.get(operator, operator)} takes numbers, and got {value.type}", hint)
+
+
+def _unify(values: Sequence[Expression]) -> list[Expression]:
+    """The values under one type; NULL takes any, booleans become numbers beside numbers."""
+    kinds = {v.type for v in values if not (isinstance(v, Literal) and v.value is None)}
+    if _VARCHAR in kinds and len(kinds) > 1:
+        raise MeaningError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
+    if kinds in ({_BOOLEAN}, {_VARCHAR}):
+        kind = kinds.pop()
+        return [Literal(None, kind) if v.nullable and isinstance(v, Literal) else v for v in values]
+    numbers = [as_number(v) for v in values]
+    kind = _common_type(numbers)
+    return [Literal(None, kind) if isinstance(v, Literal) and v.value is None else v for v in numbers]
+
+
+def _common_type(values: Sequence[Expression]) -> ValueType:
+    is_whole = all(v.type is _BIGINT or (isinstance(v, Literal) and v.value is None) for v in values)
+    return _BIGINT if is_whole else _DOUBLE

@@ -1,0 +1,262 @@
+"""One sqlglot expression → one typed `Expression`, or a refusal that points at the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlglot import exp
+
+from registry.signature import Column
+from training.errors import FeatureError
+from training.features import build
+from training.features.build import MeaningError
+from training.features.expressions import ColumnRef, Expression, Literal, ValueType
+from training.features.source import Source, nearest
+
+_TYPES = {
+    "FP64": ValueType.DOUBLE,
+    "INT64": ValueType.BIGINT,
+    "BOOL": ValueType.BOOLEAN,
+    "BYTES": ValueType.VARCHAR,
+}
+
+# Functions and operators whose sqlglot arguments are `this` and, if two, `expression`.
+_SIMPLE: dict[type[exp.Expr], tuple[str, int]] = {
+    exp.Add: ("add", 2),
+    exp.Sub: ("sub", 2),
+    exp.Mul: ("mul", 2),
+    exp.Div: ("div", 2),
+    exp.IntDiv: ("intdiv", 2),
+    exp.Mod: ("mod", 2),
+    exp.Neg: ("neg", 1),
+    exp.Pow: ("pow", 2),
+    exp.EQ: ("eq", 2),
+    exp.NEQ: ("ne", 2),
+    exp.LT: ("lt", 2),
+    exp.LTE: ("le", 2),
+    exp.GT: ("gt", 2),
+    exp.GTE: ("ge", 2),
+    exp.And: ("and", 2),
+    exp.Or: ("or", 2),
+    exp.Not: ("not", 1),
+    exp.Nullif: ("nullif", 2),
+    exp.Abs: ("abs", 1),
+    exp.Sign: ("sign", 1),
+    exp.Sqrt: ("sqrt", 1),
+    exp.Exp: ("exp", 1),
+    exp.Ln: ("ln", 1),
+    exp.Sin: ("sin", 1),
+    exp.Cos: ("cos", 1),
+    exp.Tan: ("tan", 1),
+    exp.Asin: ("asin", 1),
+    exp.Acos: ("acos", 1),
+    exp.Atan: ("atan", 1),
+    exp.Atan2: ("atan2", 2),
+    exp.Radians: ("radians", 1),
+    exp.Degrees: ("degrees", 1),
+    exp.Floor: ("floor", 1),
+    exp.Ceil: ("ceil", 1),
+}
+# Several sqlglot classes take flags that say how another dialect means them; in DuckDB's they are fixed.
+_DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type"}
+_CASTS = {
+    exp.DType.DOUBLE: "DOUBLE",
+    exp.DType.FLOAT: "FLOAT",
+    exp.DType.BIGINT: "BIGINT",
+    exp.DType.INT: "BIGINT",
+    exp.DType.BOOLEAN: "BOOLEAN",
+}
+_WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
+    ((exp.Window, exp.WithinGroup), "a window function"),
+    ((exp.Query, exp.Exists), "a subquery"),
+    ((exp.AggFunc,), "the aggregate {name}()"),
+    ((exp.Columns, exp.Star), "COLUMNS or a star inside an expression"),
+    ((exp.Anonymous, exp.Func), "the function {name}()"),
+)
+
+
+class Checker:
+    """Types expressions over one set of raw columns.
+
+    A column is one object however often it is named, so that the tree shows what is shared.
+    """
+
+    def __init__(self, source: Source, columns: Sequence[Column]) -> None:
+        self._source = source
+        self._columns = {
+            c.name.casefold(): ColumnRef(column=c.name, type=_TYPES[c.datatype], nullable=c.is_nullable)
+            for c in columns
+        }
+
+    def find_column(self, name: str) -> ColumnRef | None:
+        """The raw column of this name; case does not count, as in DuckDB."""
+        return self._columns.get(name.casefold())
+
+    def check(self, node: exp.Expr) -> Expression:
+        """Type one expression.
+
+        Raises:
+            FeatureError: it, or a part of it, is outside the language.
+        """
+        handler = self._handler(node)
+        try:
+            return handler(node)
+        except MeaningError as error:
+            raise self._source.refuse(node, str(error), error.hint) from None
+
+    def reads_columns(self, node: exp.Expr) -> bool:
+        """Whether the expression names a raw column at all."""
+        return node.find(exp.Column) is not None
+
+    def check_qualifier(self, column: exp.Column) -> None:
+        """Refuse ``other.column``; ``raw.column`` is the column."""
+        qualifier = ".".join(part.name for part in column.parts[:-1])
+        if qualifier.casefold() not in {"", "raw"}:
+            raise self._source.refuse(column, f"there is no table {qualifier!r}", "The only table is `raw`.")
+
+    def unknown_column(self, node: exp.Expr, name: str) -> FeatureError:
+        """The error for a name that no raw input column has."""
+        known = [column.column for column in self._columns.values()]
+        return self._source.refuse(
+            node, f"there is no input column {name!r}", nearest(name, known) or f"There are: {_list(known)}."
+        )
+
+    def _handler(self, node: exp.Expr) -> Callable[[exp.Expr], Expression]:
+        if type(node) in _SIMPLE:
+            return self._simple
+        handler = self._handlers().get(type(node))
+        if handler is None:
+            raise self._source.refuse(node, f"{_describe(node)} is not supported")
+        return handler
+
+    def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
+        return {
+            exp.Paren: lambda node: self.check(node.this),
+            exp.Column: self._column,
+            exp.Literal: self._literal,
+            exp.Boolean: lambda node: Literal(bool(node.this), ValueType.BOOLEAN),
+            exp.Null: lambda node: build.NULL,
+            exp.Pi: lambda node: build.number(build.PI),
+            exp.Log: self._log,
+            exp.Round: lambda node: self._digits("round", node),
+            exp.Trunc: lambda node: self._digits("trunc", node),
+            exp.Greatest: lambda node: build.extreme("greatest", self._list(node)),
+            exp.Least: lambda node: build.extreme("least", self._list(node)),
+            exp.Coalesce: lambda node: build.coalesce(self._list(node)),
+            exp.Between: self._between,
+            exp.In: self._in,
+            exp.Is: self._is,
+            exp.Case: self._case,
+            exp.If: self._if,
+            exp.Cast: self._cast,
+        }
+
+    def _simple(self, node: exp.Expr) -> Expression:
+        operator, count = _SIMPLE[type(node)]
+        expected = ("this", "expression")[:count]
+        self._only(node, *expected)
+        return build.call(operator, [self.check(node.args[key]) for key in expected])
+
+    def _only(self, node: exp.Expr, *allowed: str) -> None:
+        """Refuse arguments that change what a known function means."""
+        for key, value in node.args.items():
+            if value and key not in allowed and key not in _DIALECT_FLAGS:
+                raise self._source.refuse(
+                    node, f"{_describe(node)} with {key.rstrip('_')!r} is not supported"
+                )
+        for key in allowed:
+            if node.args.get(key) is None:
+                raise self._source.refuse(node, f"{_describe(node)} has too few arguments")
+
+    def _list(self, node: exp.Expr) -> list[Expression]:
+        return [self.check(argument) for argument in (node.this, *node.expressions)]
+
+    def _column(self, node: exp.Expr) -> Expression:
+        assert isinstance(node, exp.Column)
+        self.check_qualifier(node)
+        if isinstance(node.this, exp.Star):
+            raise self._source.refuse(node, "a star inside an expression is not supported")
+        return self.find_column(node.name) or self._raise(self.unknown_column(node, node.name))
+
+    def _raise(self, error: FeatureError) -> ColumnRef:
+        raise error
+
+    def _literal(self, node: exp.Expr) -> Expression:
+        if node.args.get("is_string"):
+            return Literal(node.name, ValueType.VARCHAR)
+        try:
+            value = int(node.name)
+        except ValueError:
+            return build.number(float(node.name))
+        return Literal(float(value), ValueType.BIGINT)
+
+    def _log(self, node: exp.Expr) -> Expression:
+        if node.args.get("expression") is None:
+            return build.logarithm(build.number(10.0), self.check(node.this))
+        return build.logarithm(self.check(node.this), self.check(node.expression))
+
+    def _digits(self, operator: str, node: exp.Expr) -> Expression:
+        self._only(node, "this", *(["decimals"] if node.args.get("decimals") else []))
+        digits = node.args.get("decimals")
+        return build.rounded(operator, self.check(node.this), self.check(digits) if digits else None)
+
+    def _between(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "low", "high")
+        value = self.check(node.this)
+        low, high = self.check(node.args["low"]), self.check(node.args["high"])
+        return build.call("and", [build.call("ge", [value, low]), build.call("le", [value, high])])
+
+    def _in(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "expressions")
+        value = self.check(node.this)
+        options = [self.check(option) for option in node.expressions]
+        return build.call("or", [build.call("eq", [value, option]) for option in options])
+
+    def _is(self, node: exp.Expr) -> Expression:
+        if not isinstance(node.expression, exp.Null):
+            raise self._source.refuse(node, "IS takes NULL only")
+        return build.call("is_null", [self.check(node.this)])
+
+    def _case(self, node: exp.Expr) -> Expression:
+        operand = self.check(node.this) if node.this is not None else None
+        branches = []
+        for branch in node.args["ifs"]:
+            condition = self.check(branch.this)
+            if operand is not None:
+                condition = build.call("eq", [operand, condition])
+            branches.append((condition, self.check(branch.args["true"])))
+        default = node.args.get("default")
+        return build.case(branches, self.check(default) if default is not None else build.NULL)
+
+    def _if(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "true", "false")
+        condition, value, other = (self.check(node.args[key]) for key in ("this", "true", "false"))
+        return build.case([(condition, value)], other)
+
+    def _cast(self, node: exp.Expr) -> Expression:
+        target = node.args["to"]
+        kind = _CASTS.get(target.this)
+        if kind is None or target.expressions:
+            raise self._source.refuse(
+                node,
+                f"CAST to {target.sql('duckdb')} is not supported",
+                "Cast to DOUBLE, FLOAT, BIGINT or BOOLEAN.",
+            )
+        return build.cast(self.check(node.this), kind)
+
+
+def _describe(node: exp.Expr) -> str:
+    """What a refused piece of SQL is, in the user's words."""
+    for kinds, words in _WORDS:
+        if isinstance(node, kinds):
+            return words.format(name=node.name if isinstance(node, exp.Anonymous) else _function_name(node))
+    return f"`{node.sql('duckdb')[:60]}`"
+
+
+def _function_name(node: exp.Expr) -> str:
+    return node.sql_name().lower() if isinstance(node, exp.Func) else ""
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20])
+    return f"{shown}, ..." if len(names) > 20 else shown

@@ -1,0 +1,145 @@
+"""The typed expression tree: what features.sql means, once its text has been read and checked.
+
+Every value is computed in DOUBLE. BIGINT is a promise ("a whole number"), not a machine type:
+whole numbers are exact up to 2**53 and never overflow. A computation that has no answer (0/0,
+sqrt(-1)) is NULL, so NULL and NaN are one thing on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from registry.signature import Column
+
+INFINITY = float("inf")
+LARGEST_DOUBLE = 1.7976931348623157e308
+LARGEST_BIGINT = float(2**63)
+
+
+class ValueType(StrEnum):
+    """What an expression's value is."""
+
+    DOUBLE = "DOUBLE"
+    BIGINT = "BIGINT"
+    BOOLEAN = "BOOLEAN"
+    VARCHAR = "VARCHAR"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether arithmetic is defined on it."""
+        return self in {ValueType.DOUBLE, ValueType.BIGINT}
+
+
+@dataclass(frozen=True, eq=False)
+class Literal:
+    """A constant; None is NULL (of any type)."""
+
+    value: float | bool | str | None
+    type: ValueType
+
+    @property
+    def nullable(self) -> bool:
+        """Whether it is NULL."""
+        return self.value is None
+
+    @property
+    def low(self) -> float:
+        """The value of a number; 0 for anything else, whose bounds nobody asks for."""
+        return float(self.value) if isinstance(self.value, int | float) else 0.0
+
+    @property
+    def high(self) -> float:
+        """As ``low``."""
+        return self.low
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnRef:
+    """A raw column. A number is finite: NaN counts as NULL, infinities are refused by the ETL's checks."""
+
+    column: str
+    type: ValueType
+    nullable: bool
+
+    @property
+    def low(self) -> float:
+        """Smallest value of the column's type (not of its data: the service meets other rows)."""
+        return 0.0 if self.type is ValueType.BOOLEAN else -self.high
+
+    @property
+    def high(self) -> float:
+        """Largest value of the column's type."""
+        if self.type is ValueType.BOOLEAN:
+            return 1.0
+        return LARGEST_BIGINT if self.type is ValueType.BIGINT else LARGEST_DOUBLE
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """An operator of `training.features.language.OPERATORS` over typed arguments.
+
+    Args:
+        low, high: every value that is not NULL lies between them; infinite where it may be.
+        makes_nan: arguments that are not NULL may still give NaN, which then counts as NULL.
+
+    Equality is identity: a shared subtree is one object, and comparing by content would take
+    exponential time on it.
+    """
+
+    operator: str
+    arguments: tuple[Expression, ...]
+    type: ValueType
+    nullable: bool
+    low: float = -INFINITY
+    high: float = INFINITY
+    makes_nan: bool = False
+
+
+Expression = Literal | ColumnRef | Call
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One named column of the network's input."""
+
+    name: str
+    expression: Expression
+
+    @property
+    def is_plain_column(self) -> bool:
+        """Whether it is a raw column under its own name, which the prepared data already hold."""
+        return isinstance(self.expression, ColumnRef) and self.expression.column == self.name
+
+
+@dataclass(frozen=True)
+class FeatureProgram:
+    """features.sql, checked: the raw columns it may read and its features in the order of the SELECT."""
+
+    columns: tuple[Column, ...]
+    features: tuple[Feature, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The features' names in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def select_sql(self, relation: str, *, computed_only: bool = False) -> str:
+        """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
+
+        Args:
+            relation: what stands behind FROM: a table's name or a subquery in parentheses. It must
+                have the program's columns under their names, of any type that casts to theirs.
+            computed_only: leave out the features that are plain columns.
+        """
+        from training.features.render import render_select  # noqa: PLC0415  (render imports this module)
+
+        chosen = [f for f in self.features if not (computed_only and f.is_plain_column)]
+        return render_select(chosen, relation)
+
+    def feature_sql(self, feature: Feature) -> str:
+        """The canonical DuckDB expression of one feature, as FLOAT and without its name."""
+        from training.features.render import render_feature  # noqa: PLC0415  (render imports this module)
+
+        return render_feature(feature.expression)

@@ -1,0 +1,71 @@
+"""The closed set of operators, with what each means; the table that the README and errors quote.
+
+Where DuckDB's own choice would be an error at run time or would differ between a table and a
+graph, the meaning here is fixed and `render` writes SQL that has it:
+
+- NULL and NaN are one value, NULL. Division by zero gives infinity (0/0: NULL), as in DuckDB 2.
+- ``//`` and ``%`` by zero give NULL (DuckDB: an error for whole numbers).
+- Numbers are computed in DOUBLE, decimals like ``0.1`` too (DuckDB: DECIMAL). Whole numbers do
+  not overflow; they are exact up to 2**53.
+- CAST to BIGINT rounds half to even, as DuckDB does from DOUBLE; out-of-range is not checked.
+- Anything beyond the range of FLOAT becomes infinite in the final cast (DuckDB: an error).
+"""
+
+from __future__ import annotations
+
+# operator → (how it is written, what it means)
+OPERATORS: dict[str, tuple[str, str]] = {
+    "add": ("a + b", "sum"),
+    "sub": ("a - b", "difference"),
+    "mul": ("a * b", "product"),
+    "div": ("a / b", "quotient, never whole-number division; x/0 is ±infinity, 0/0 is NULL"),
+    "intdiv": ("a // b", "whole numbers only: quotient cut towards zero; NULL when b is 0"),
+    "mod": ("a % b, mod(a, b)", "remainder with the sign of a; NULL when b is 0 or a is infinite"),
+    "neg": ("-a", "negation; binds tighter than ^, as in DuckDB: -2^2 is 4"),
+    "abs": ("abs(a)", "magnitude"),
+    "sign": ("sign(a)", "-1, 0 or 1"),
+    "sqrt": ("sqrt(a)", "square root; NULL below 0"),
+    "exp": ("exp(a)", "e to the power of a"),
+    "ln": ("ln(a), log(a), log10(a), log2(a), log(base, a)", "logarithm; -infinity at 0, NULL below"),
+    "pow": ("a ^ b, a ** b, pow(a, b), power(a, b)", "power; NULL for a root of a negative number"),
+    "sin": ("sin(a)", "sine of radians; NULL at infinity"),
+    "cos": ("cos(a)", "cosine of radians; NULL at infinity"),
+    "tan": ("tan(a)", "sin(a) / cos(a)"),
+    "asin": ("asin(a)", "arc sine; NULL outside [-1, 1]"),
+    "acos": ("acos(a)", "arc cosine; NULL outside [-1, 1]"),
+    "atan": ("atan(a)", "arc tangent"),
+    "atan2": ("atan2(y, x)", "angle of the point (x, y); the sign of a zero is ignored"),
+    "floor": ("floor(a)", "largest whole number not above a"),
+    "ceil": ("ceil(a), ceiling(a)", "smallest whole number not below a"),
+    "trunc": ("trunc(a)", "a cut towards zero"),
+    "round": ("round(a), round(a, digits)", "half away from zero; digits a whole constant"),
+    "greatest": ("greatest(a, b, ...)", "largest that is not NULL"),
+    "least": ("least(a, b, ...)", "smallest that is not NULL"),
+    "eq": ("a = b, a IN (...), CASE a WHEN b", "equal; text only with a constant"),
+    "ne": ("a <> b, a != b", "not equal; text only with a constant"),
+    "lt": ("a < b", "numbers only"),
+    "le": ("a <= b, a BETWEEN b AND c", "numbers only"),
+    "gt": ("a > b", "numbers only"),
+    "ge": ("a >= b", "numbers only"),
+    "and": ("a AND b", "three-valued"),
+    "or": ("a OR b", "three-valued"),
+    "not": ("NOT a", "three-valued"),
+    "is_null": ("a IS NULL, a IS NOT NULL", "never NULL itself"),
+    "case": ("CASE ... END, if(c, a, b), nullif(a, b)", "first branch that is true; NULL without ELSE"),
+    "coalesce": ("coalesce(a, b, ...), ifnull(a, b)", "first that is not NULL"),
+    "to_double": ("CAST(a AS DOUBLE)", "a boolean becomes 0 or 1"),
+    "to_bigint": ("CAST(a AS BIGINT), CAST(a AS INTEGER)", "half to even; a boolean becomes 0 or 1"),
+    "to_float": ("CAST(a AS FLOAT)", "rounded to 32 bits; infinite beyond their range"),
+}
+
+# Written with the operators above: NAME → how.
+REWRITTEN = ("CAST(a AS BOOLEAN)", "radians(a)", "degrees(a)", "pi()", "trunc(a, digits)")
+
+SUPPORTED = (
+    "Supported: one SELECT of columns, *, * EXCLUDE (...), COLUMNS('regex') and named expressions FROM raw, "
+    "of constants and "
+    + "; ".join(written for written, _ in OPERATORS.values())
+    + "; "
+    + "; ".join(REWRITTEN)
+    + "."
+)

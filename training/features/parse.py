@@ -1,0 +1,175 @@
+"""features.sql → `FeatureProgram`: the shape of the statement, the expansion of stars, the names.
+
+What a single expression may say and what type it has is `check`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from sqlglot import exp
+
+from registry.signature import Column
+from training.features.check import Checker
+from training.features.expressions import ColumnRef, Feature, FeatureProgram, ValueType
+from training.features.source import Source, nearest
+
+RELATION = "raw"
+_CLAUSES = {
+    "where": "WHERE",
+    "group": "GROUP BY",
+    "having": "HAVING",
+    "order": "ORDER BY",
+    "limit": "LIMIT",
+    "offset": "OFFSET",
+    "qualify": "QUALIFY",
+    "distinct": "DISTINCT",
+    "joins": "JOIN",
+    "with_": "WITH",
+    "windows": "WINDOW",
+    "laterals": "LATERAL",
+    "pivots": "PIVOT",
+    "sample": "SAMPLE",
+    "alias": "an alias of the table",
+    "db": "a schema",
+}
+
+
+def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features.sql") -> FeatureProgram:
+    """Read, check and type features.sql.
+
+    Args:
+        sql: one ``SELECT <expression [AS name]>, ... FROM raw``.
+        columns: the raw input columns that it may read, in the order ``*`` expands to.
+        file: the file's name, as errors tell it.
+
+    Raises:
+        FeatureError: it says something outside the language; the message has line and column, and
+            the list of what is supported.
+    """
+    source = Source(sql, file)
+    try:
+        return _Parser(source, tuple(columns)).parse()
+    except RecursionError:
+        raise source.refuse(exp.Null(), "an expression is nested too deeply") from None
+
+
+class _Parser:
+    def __init__(self, source: Source, columns: tuple[Column, ...]) -> None:
+        self._source = source
+        self._columns = columns
+        self._checker = Checker(source, columns)
+
+    def parse(self) -> FeatureProgram:
+        statements = self._source.parse()
+        if len(statements) != 1 or not isinstance(statements[0], exp.Select):
+            place = statements[min(len(statements), 2) - 1] if statements else exp.Null()
+            raise self._source.refuse(place, f"expected one SELECT, found {_describe(statements)}")
+        select = statements[0]
+        self._check_clauses(select)
+        features: dict[str, Feature] = {}
+        for item in select.expressions:
+            for feature in self._read_item(item):
+                if feature.name.casefold() in features:
+                    raise self._source.refuse(item, f"the name {feature.name!r} is given twice")
+                features[feature.name.casefold()] = feature
+        if not features:
+            raise self._source.refuse(select, "selects nothing")
+        return FeatureProgram(columns=self._columns, features=tuple(features.values()))
+
+    def _check_clauses(self, select: exp.Select) -> None:
+        origin = select.args.get("from_")
+        table = origin.this if origin else None
+        if not isinstance(table, exp.Table) or table.name.casefold() != RELATION:
+            found = f"FROM {table.sql('duckdb')[:60]}" if table is not None else "no FROM"
+            raise self._source.refuse(
+                table if table is not None else select, f"expected FROM raw, found {found}"
+            )
+        for node, allowed in ((table, {"this"}), (select, {"expressions", "from_"})):
+            for key, value in node.args.items():
+                if value and key not in allowed:
+                    place = value[0] if isinstance(value, list) else value
+                    place = place if isinstance(place, exp.Expr) else node
+                    name = _CLAUSES.get(key, key)
+                    raise self._source.refuse(
+                        place, f"{name} is not supported: each raw row becomes one row of features"
+                    )
+
+    def _read_item(self, item: exp.Expr) -> Iterator[Feature]:
+        names = self._expand(item)
+        if names is not None:
+            for name in names:
+                yield self._make_feature(item, name, exp.column(name, quoted=True))
+            return
+        alias = item.alias if isinstance(item, exp.Alias) else None
+        inner = item.this if isinstance(item, exp.Alias) else item
+        if alias is None and not isinstance(inner.unnest(), exp.Column):
+            raise self._source.refuse(
+                item, "a computed feature has no name", "Write `<expression> AS <name>`."
+            )
+        yield self._make_feature(item, alias, inner)
+
+    def _make_feature(self, item: exp.Expr, alias: str | None, node: exp.Expr) -> Feature:
+        expression = self._checker.check(node)
+        if alias is None:
+            assert isinstance(expression, ColumnRef)
+            alias = expression.column
+        if expression.type is ValueType.VARCHAR:
+            raise self._source.refuse(
+                item,
+                f"feature {alias!r} is text (VARCHAR), and the network takes numbers",
+                "Compare it with constants, for example `name = 'value'`, or leave it out with EXCLUDE.",
+            )
+        raw = self._checker.find_column(alias)
+        if raw is not None and not (isinstance(expression, ColumnRef) and expression.column == raw.column):
+            raise self._source.refuse(
+                item,
+                f"feature {alias!r} has the name of a raw column and is something else",
+                "Give it a name of its own.",
+            )
+        if not self._checker.reads_columns(node):
+            raise self._source.refuse(item, f"feature {alias!r} is a constant, which tells nothing")
+        return Feature(name=raw.column if raw is not None else alias, expression=expression)
+
+    def _expand(self, item: exp.Expr) -> list[str] | None:
+        """Names of the columns that ``*`` or COLUMNS stands for; None if ``item`` is neither."""
+        if isinstance(item, exp.Columns):
+            if isinstance(item.this, exp.Star):
+                return self._expand_star(item.this)
+            if isinstance(item.this, exp.Literal) and item.this.is_string:
+                return self._expand_pattern(item, item.this.name)
+            raise self._source.refuse(item, "COLUMNS takes one regular expression in quotes")
+        if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+            self._checker.check_qualifier(item)
+            return self._expand_star(item.this)
+        return self._expand_star(item) if isinstance(item, exp.Star) else None
+
+    def _expand_star(self, star: exp.Star) -> list[str]:
+        for key, value in star.args.items():
+            if value and key != "except_":
+                raise self._source.refuse(star, f"{key.rstrip('_').upper()} of a star is not supported")
+        excluded = set()
+        for node in star.args.get("except_") or ():
+            column = self._checker.find_column(node.name)
+            if column is None:
+                raise self._checker.unknown_column(node, node.name)
+            excluded.add(column.column)
+        return [c.name for c in self._columns if c.name not in excluded]
+
+    def _expand_pattern(self, item: exp.Expr, pattern: str) -> list[str]:
+        """As in DuckDB: the pattern may match anywhere in the name, and case counts."""
+        try:
+            names = [c.name for c in self._columns if re.search(pattern, c.name)]
+        except re.error as error:
+            raise self._source.refuse(item, f"{pattern!r} is no regular expression: {error}") from None
+        if not names:
+            hint = nearest(pattern, (c.name for c in self._columns))
+            raise self._source.refuse(item, f"no column matches {pattern!r}", hint)
+        return names
+
+
+def _describe(statements: Sequence[exp.Expr]) -> str:
+    if len(statements) == 1:
+        return f"{type(statements[0]).__name__.upper()}"
+    return f"{len(statements)} statements" if statements else "nothing"

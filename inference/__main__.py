@@ -1,0 +1,61 @@
+"""``python -m inference serve``: the command line, without logic."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from registry.ground.command import run_command
+from registry.ground.logs import configure_logging
+
+_FLAGS = {
+    "model": "name, name@alias or name@7 (default forest_cover; a bare name is name@production)",
+    "registry": "folder of the registry (default var/registry)",
+    "host": "address to listen on (default 127.0.0.1)",
+    "port": "port to listen on, 0 for a free one (default 8000)",
+    "workers": "processes (this version: 1)",
+    "threads": "large requests worked on at a time, 0 for the CPU quota (default 0)",
+    "max-body-bytes": "longest body that is read (default 16 MiB)",
+    "max-rows": "most rows in a request (default 10,000)",
+    "inline-max-rows": "most rows that are answered on the event loop (default 64)",
+    "inline-max-body-bytes": "longest body that is read on the event loop (default 64 KiB)",
+    "shutdown-grace-s": "seconds that requests in flight may take after SIGTERM (default 30)",
+    "keep-alive-s": "seconds until an idle connection is closed (default 75)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse ``arguments`` and run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    configure_logging(options.log_level, options.log_format)
+    for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return run_command("inference", lambda: _serve(options))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from inference.config import resolve_config
+    from inference.server import serve
+
+    flags = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _FLAGS}
+    return serve(resolve_config(flags, os.environ))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m inference", description="Answer requests with a version."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("serve", help="serve one version over HTTP until SIGTERM")
+    for name, text in _FLAGS.items():
+        verb.add_argument(f"--{name}", help=text)
+    verb.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    verb.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The service's settings: flag > environment > default, resolved once at the process edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from registry.errors import ConfigError
+
+_ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
+# The names that every target of the Makefile and every container platform uses.
+_SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port": "PORT"}
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one service process runs. Sizes in bytes, times in seconds.
+
+    - ``model``: ``name``, ``name@alias`` or ``name@7``; a bare name is ``name@production``.
+    - ``port`` 0 takes a free one.
+    - ``threads``: how many large requests are worked on at the same time, beside the event loop;
+      0 is as many as the container's CPU quota allows. One Run always uses one thread.
+    - ``inline_max_rows``, ``inline_max_body_bytes``: up to here a request is answered on the event
+      loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take
+      0.07 to 0.5 ms, which is what a request behind it may have to wait.
+    - ``shutdown_grace_s``: how long requests in flight may take after SIGTERM.
+    - ``keep_alive_s``: longer than the 60 s after which common load balancers let go of an idle
+      connection, so that it is never the service that closes one in use.
+    """
+
+    model: str = "forest_cover"
+    registry: str = "var/registry"
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    workers: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024 * 1024
+    max_rows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    inline_max_rows: Annotated[int, msgspec.Meta(ge=0)] = 64
+    inline_max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024
+    shutdown_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 30
+    keep_alive_s: Annotated[int, msgspec.Meta(ge=1)] = 75
+
+
+def environment_name(key: str) -> str:
+    """The variable that sets ``key``: ``PORT``, ``TIMBERLINE_SERVE_MAX_ROWS``."""
+    return _SHARED_NAMES.get(key, f"{_ENVIRONMENT_PREFIX}{key.upper()}")
+
+
+def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> ServiceConfig:
+    """Settings from ``flags`` (None where not given) over ``environment`` over the defaults.
+
+    An empty variable counts as not set, as compose files and shells write "nothing" that way.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range; says which and where it came from.
+    """
+    chosen: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for key in ServiceConfig.__struct_fields__:
+        variable = environment_name(key)
+        if (flag := flags.get(key)) is not None:
+            chosen[key], origins[key] = flag, f"--{key.replace('_', '-')}"
+        elif environment.get(variable):
+            chosen[key], origins[key] = environment[variable], f"environment {variable}"
+    _refuse_unknown(environment)
+    for key, text in chosen.items():
+        _convert({key: text}, where=origins[key])  # one by one, so that the error can name its origin
+    return _convert(chosen, where="settings")
+
+
+def _convert(tree: dict[str, Any], *, where: str) -> ServiceConfig:
+    try:
+        return msgspec.convert(tree, ServiceConfig, strict=False)
+    except msgspec.ValidationError as error:
+        found = ", ".join(repr(value)[:80] for value in tree.values())
+        message = str(error).partition(" - at ")[0]
+        raise ConfigError(f"found {found}: {message[0].lower()}{message[1:]}", where=where) from None
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {environment_name(key) for key in ServiceConfig.__struct_fields__}
+    for name in environment:
+        if name.startswith(_ENVIRONMENT_PREFIX) and name not in known:
+            valid = ", ".join(sorted(known))
+            raise ConfigError("no such setting", where=f"environment {name}", hint=f"Known: {valid}.")

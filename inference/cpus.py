@@ -1,0 +1,66 @@
+"""How many processors this process may keep busy: affinity mask and container quota."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def count_cpus(root: Path = _ROOT) -> int:
+    """Processors of the affinity mask, cut down to the cgroup's CPU quota (rounded up), at least 1.
+
+    ``root`` is where ``/sys`` and ``/proc`` are looked for. Both cgroup versions are understood,
+    inside a container (the group is mounted as the root) and outside (it is named by ``/proc``);
+    the tightest quota on the way up counts.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [math.ceil(quota) for quota in _quotas(root)]
+    return max(1, min([affinity, *quotas]))
+
+
+def _quotas(root: Path) -> list[float]:
+    found = []
+    for folder in _group_folders(root):
+        for quota in (_quota_v2(folder), _quota_v1(folder)):
+            if quota is not None:
+                found.append(quota)
+    return found
+
+
+def _group_folders(root: Path) -> list[Path]:
+    """Every folder whose quota binds this process: its own group and the groups above it."""
+    mounts = {"": root / "sys/fs/cgroup", "cpu": root / "sys/fs/cgroup/cpu"}
+    folders = list(mounts.values())
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, controllers, group = line.split(":", 2)  # hierarchy:controllers:/group, see cgroups(7)
+        kind = "cpu" if "cpu" in controllers.split(",") else controllers
+        if kind in mounts:
+            steps = [step for step in group.split("/") if step not in {"", ".", ".."}]
+            folders += [mounts[kind].joinpath(*steps[: end + 1]) for end in range(len(steps))]
+    return folders
+
+
+def _quota_v2(folder: Path) -> float | None:
+    """``cpu.max``: "quota period" in microseconds, or "max period" for no limit."""
+    try:
+        quota, period = (folder / "cpu.max").read_text("ascii").split()
+        return int(quota) / int(period) if quota != "max" else None
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    """``cpu.cfs_quota_us`` (-1 for no limit) over ``cpu.cfs_period_us``."""
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text("ascii"))
+        period = int((folder / "cpu.cfs_period_us").read_text("ascii"))
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

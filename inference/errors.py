@@ -1,0 +1,102 @@
+"""The serving branch of the error tree (registry/errors.py draws the whole).
+
+    ServingError
+    ├─ SignatureMismatchError · GoldenMismatchError      a version that must not be served
+    ├─ NotReadyError                                     the service cannot answer now
+    └─ RequestError                                      the client can do something about it
+       ├─ MalformedBodyError · RowError                  what was sent is not rows of this model
+       ├─ BodyTooLargeError · BatchTooLargeError
+       ├─ UnsupportedMediaError
+       ├─ NotFoundError · MethodNotAllowedError
+       └─ ClientGoneError                                nobody is left to answer
+
+None of them knows of HTTP: `inference/app.py` holds the only error → status table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from registry.errors import LifecycleError
+
+
+class ServingError(LifecycleError):
+    """The service could not start, or could not answer."""
+
+    code = "serving"
+
+
+class SignatureMismatchError(ServingError):
+    """The graph's inputs or outputs are not what its manifest says."""
+
+    code = "signature_mismatch"
+
+
+class GoldenMismatchError(ServingError):
+    """The loaded graph does not give the answers that were published with it."""
+
+    code = "golden_mismatch"
+
+
+class NotReadyError(ServingError):
+    """The service is stopping, or no version is loaded."""
+
+    code = "not_ready"
+
+
+class RequestError(ServingError):
+    """The request cannot be answered as it stands; the message is for the client."""
+
+    code = "bad_request"
+
+
+class MalformedBodyError(RequestError):
+    """The body is not JSON of the expected shape."""
+
+    code = "malformed_body"
+
+
+class RowError(RequestError):
+    """A row is not a row of this model: a name is unknown, missing or given twice, or a value is wrong."""
+
+    code = "bad_row"
+
+
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than the service reads."""
+
+    code = "body_too_large"
+
+
+class BatchTooLargeError(RequestError):
+    """The request has more rows than the service takes at once."""
+
+    code = "batch_too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    """The body is declared to be something that this route does not read."""
+
+    code = "unsupported_media"
+
+
+class NotFoundError(RequestError):
+    """No such path, model or version on this service."""
+
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The path is there, but not for this method; ``allowed`` are those it is there for."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
+        self.allowed = tuple(sorted(allowed))
+        super().__init__(f"{method} is not allowed here", where=path, hint=f"Use {', '.join(self.allowed)}.")
+
+
+class ClientGoneError(RequestError):
+    """The client closed the connection before its request was complete."""
+
+    code = "client_gone"

@@ -1,0 +1,155 @@
+"""The process: its socket, its event loop, its readiness and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from types import FrameType
+
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from inference.app import build_app
+from inference.config import ServiceConfig
+from inference.cpus import count_cpus
+from inference.metrics import ServiceMetrics
+from inference.state import ServiceState
+from inference.versions import load_version
+from registry.errors import ConfigError
+from registry.ground.logs import log_event
+from registry.names import ModelRef
+from registry.store import open_store
+
+_logger = logging.getLogger("inference.server")
+# Connections that may wait for the event loop before the kernel turns more away.
+_BACKLOG = 2048
+
+
+def serve(config: ServiceConfig) -> int:
+    """Load the version, answer requests until SIGTERM or SIGINT, and return the exit code.
+
+    The port is taken first, so that a taken one is told at once, but nothing can connect before
+    the version is verified, loaded and warm.
+
+    Raises:
+        LifecycleError: the service could not start; nothing was ever answered.
+    """
+    started = monotonic()
+    with _bind(config.host, config.port) as listener, _pool(config) as pool:
+        live = load_version(
+            open_store(config.registry), ModelRef.parse(config.model), max_rows=config.max_rows
+        )
+        metrics = ServiceMetrics()
+        metrics.add_model(live.metrics)
+        state = ServiceState(live)
+        server = Server(_uvicorn_config(config, state, metrics, pool), state, started)
+        server.run(sockets=[listener])
+    log_event(_logger, "stopped", model=live.model, version=live.version)
+    return 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server that announces itself when it is ready and ends with 0 when told to stop."""
+
+    def __init__(self, config: uvicorn.Config, state: ServiceState, started: float) -> None:
+        super().__init__(config)
+        self._state = state
+        self._started_at = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so: one JSON line on stdout, one event in the log."""
+        await super().startup(sockets)
+        assert sockets
+        host, port = sockets[0].getsockname()[:2]
+        live = self._state.live
+        line = {
+            "event": "listening",
+            "host": host,
+            "port": port,
+            "model": live.model,
+            "version": live.version,
+        }
+        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+        sys.stdout.flush()
+        seconds = round(monotonic() - self._started_at, 3)
+        log_event(_logger, "ready", model=live.model, version=live.version, port=port, seconds=seconds)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT; unlike uvicorn's own, not raise them again at the end."""
+        previous = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Turn readiness off and begin to stop; a second SIGINT does not wait for requests."""
+        self._state.is_draining = True
+        super().handle_exit(sig, frame)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, whose own refusal of what is not HTTP is JSON like every other error."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed, and hang up: where the next request begins is not known."""
+        body = msgspec.json.encode({"error": "the request is not valid HTTP/1.1"})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+            body
+        )
+        self.transport.write(STATUS_LINE[400] + head + body)
+        self.transport.close()
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet; closed by its ``with`` block.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen: {error}", where=f"{host}:{port}", hint="Choose another --host or --port."
+        ) from error
+    return listener
+
+
+def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(config.threads or count_cpus(), thread_name_prefix="large-request")
+
+
+def _uvicorn_config(
+    config: ServiceConfig, state: ServiceState, metrics: ServiceMetrics, pool: ThreadPoolExecutor
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(state, config, metrics, pool),
+        loop="uvloop",
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=config.keep_alive_s,
+        timeout_graceful_shutdown=config.shutdown_grace_s,
+    )

@@ -1,0 +1,171 @@
+"""A loaded graph: raw rows in, label and probabilities out. Knows nothing of JSON or HTTP."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.errors import SignatureMismatchError
+from registry.signature import (
+    LABEL_OUTPUT,
+    NULL_TEXT,
+    NUMERIC_INPUT,
+    PROBABILITIES_OUTPUT,
+    TEXT_INPUT,
+    Signature,
+    TensorSpec,
+)
+
+# The official wheels report usage to their maker. The variable is read when the library loads, so it
+# stands in front of the import; the call below switches off what a build without it would send.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort
+
+ort.disable_telemetry_events()
+
+# One raw row in the order of the signature's columns; None is NULL.
+Row = Sequence[float | int | bool | str | None]
+
+_DATATYPES = {
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(int64)": "INT64",
+    "tensor(string)": "BYTES",
+}
+
+
+class Outputs(NamedTuple):
+    """What the graph says about some rows."""
+
+    labels: npt.NDArray[np.int64]  # (rows,): index of the most probable class
+    probabilities: npt.NDArray[np.float32]  # (rows, classes)
+
+
+class Session:
+    """One graph in ONNX Runtime, on one thread a Run.
+
+    ``run_rows`` may be called from several threads at a time; ``run_row`` works in one fixed
+    buffer and belongs to the event loop's thread alone.
+
+    Raises:
+        SignatureMismatchError: the bytes are no graph, or not one with this signature.
+    """
+
+    def __init__(self, graph: bytes, signature: Signature, *, where: str) -> None:
+        self._session = _open_session(graph, where)
+        _check_graph(self._session, signature, where)
+        columns = signature.columns
+        self._text = tuple(i for i, column in enumerate(columns) if column.datatype == "BYTES")
+        self._numeric = tuple(i for i, column in enumerate(columns) if column.datatype != "BYTES")
+        self._output_names = [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
+        # ONNX Runtime cannot bind string tensors, so text columns take the general way for one row too.
+        self._bound = None if self._text else _BoundRow(self._session, len(columns), len(signature.classes))
+
+    def run_rows(self, rows: Sequence[Row]) -> Outputs:
+        """Run the graph once over ``rows`` (at least one)."""
+        probabilities, labels = self._session.run(self._output_names, self._feed(rows))
+        return Outputs(labels, probabilities)
+
+    def run_row(self, row: Row) -> tuple[int, tuple[float, ...]]:
+        """Label index and probabilities of one row; about half the cost of ``run_rows`` of one."""
+        if self._bound is not None:
+            return self._bound.run(row)
+        outputs = self.run_rows([row])
+        return int(outputs.labels[0]), tuple(outputs.probabilities[0].tolist())
+
+    def _feed(self, rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
+        if not self._text:
+            return {NUMERIC_INPUT: np.array(rows, dtype=np.float64)}  # None → NaN; (rows, columns)
+        feed: dict[str, npt.NDArray[Any]] = {}
+        texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
+        feed[TEXT_INPUT] = np.array(texts, dtype=object)  # (rows, text columns)
+        if self._numeric:
+            numbers = [[row[i] for i in self._numeric] for row in rows]
+            feed[NUMERIC_INPUT] = np.array(numbers, dtype=np.float64)  # (rows, numeric columns)
+        return feed
+
+
+class _BoundRow:
+    """Input and output memory for one row, bound once: a Run then copies and checks nothing."""
+
+    def __init__(self, session: Any, columns: int, classes: int) -> None:
+        self._run = session.run_with_iobinding
+        self._binding = session.io_binding()
+        self._input = np.zeros((1, columns), dtype=np.float64)
+        self._probabilities = np.zeros((1, classes), dtype=np.float32)
+        self._label = np.zeros(1, dtype=np.int64)
+        self._binding.bind_cpu_input(NUMERIC_INPUT, self._input)
+        for name, array in ((PROBABILITIES_OUTPUT, self._probabilities), (LABEL_OUTPUT, self._label)):
+            self._binding.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+        self._input_bytes = self._input.data.cast("B")
+        self._output_bytes = self._probabilities.data.cast("B")
+        self._pack = struct.Struct(f"={columns}d").pack_into
+        self._unpack = struct.Struct(f"={classes}f").unpack
+
+    def run(self, row: Row) -> tuple[int, tuple[float, ...]]:
+        """As `Session.run_row`; the answer is copied out before the next row overwrites it."""
+        try:
+            self._pack(self._input_bytes, 0, *row)
+        except struct.error:  # None is no number; NULL is NaN on this side
+            self._pack(self._input_bytes, 0, *[float("nan") if value is None else value for value in row])
+        self._run(self._binding)
+        return int(self._label[0]), self._unpack(self._output_bytes)
+
+
+def _open_session(graph: bytes, where: str) -> Any:
+    """A session over the very bytes whose digest was checked.
+
+    From bytes and not from a path: the file cannot change between check and load, and a graph
+    cannot name external data beside itself.
+    """
+    options = ort.SessionOptions()
+    # A table's row is too little work to share: more threads make single rows slower, and spinning
+    # takes the processor from the event loop. Large requests run beside each other instead.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors; warnings about fused nodes are no news to an operator
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding's exceptions have no base of their own
+        first = str(error).partition("\n")[0][:300]
+        raise SignatureMismatchError(
+            f"ONNX Runtime cannot load the graph: {first}", where=where, hint="Export the model again."
+        ) from error
+
+
+def _check_graph(session: Any, signature: Signature, where: str) -> None:
+    _check_tensors("inputs", session.get_inputs(), signature.inputs, where)
+    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
+    named = [outputs[spec.name] for spec in signature.outputs if spec.name in outputs]
+    _check_tensors("outputs", named, signature.outputs, where)
+
+
+def _check_tensors(side: str, found: Sequence[Any], expected: Sequence[TensorSpec], where: str) -> None:
+    wanted = {spec.name: (spec.datatype, spec.shape) for spec in expected}
+    have = {
+        tensor.name: (
+            _DATATYPES.get(tensor.type, tensor.type),
+            tuple(axis if isinstance(axis, int) else -1 for axis in tensor.shape),
+        )
+        for tensor in found
+    }
+    if have != wanted:
+        raise SignatureMismatchError(
+            f"the graph's {side} are {_show(have)}, the manifest says {_show(wanted)}",
+            where=where,
+            hint="The version was not published by this program's exporter; export it again.",
+        )
+
+
+def _show(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    return (
+        ", ".join(f"{name} {kind}{list(shape)}" for name, (kind, shape) in sorted(tensors.items())) or "none"
+    )

@@ -1,0 +1,163 @@
+"""The real service as a process of its own, started and stopped as an operator would.
+
+with running_service(registry, "tiny") as service:
+    status, headers, body = service.request("POST", "/predict", {"rings": 40})
+
+The port is a free one, read from the line that the service announces itself with. Its log goes
+into the message of every failure. Leaving the block sends SIGTERM and asserts a clean exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+# Far beyond what starting and stopping take (under 2 s), so that a busy machine fails no test.
+DEADLINE_S = 60.0
+
+
+class RunningService:
+    """A service that has announced itself; ``announced`` is what it said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], announced: Mapping[str, Any], log: Path) -> None:
+        self.process = process
+        self.announced = announced
+        self.host: str = announced["host"]
+        self.port: int = announced["port"]
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        """Everything the service has logged so far."""
+        return self._log.read_text("utf-8", errors="replace")
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A new connection; the caller closes it."""
+        return http.client.HTTPConnection(self.host, self.port, timeout=DEADLINE_S)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Status, headers and body of one request on a connection of its own.
+
+        ``body`` is sent as it stands if it is bytes, else as JSON with its content type.
+        """
+        sent = dict(headers or {})
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+
+    def get_json(self, path: str) -> Any:
+        """The JSON behind ``path``, which must answer 200."""
+        status, _, body = self.request("GET", path)
+        assert status == http.HTTPStatus.OK, f"{path}: {status} {body!r}\n{self.log}"
+        return json.loads(body)
+
+    def predict(self, body: object) -> tuple[int, Any]:
+        """Status and JSON of ``POST /predict``."""
+        status, _, answer = self.request("POST", "/predict", body)
+        return status, json.loads(answer)
+
+    def stop(self) -> None:
+        """Send SIGTERM and assert that the process ends with 0 and logged no traceback."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.wait()
+        assert "Traceback" not in self.log, self.log
+
+    def wait(self) -> None:
+        """Assert that the process ends with 0 by itself before the deadline."""
+        try:
+            code = self.process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the service did not stop\n{self.log}") from None
+        assert code == 0, f"the service ended with {code}\n{self.log}"
+
+
+@contextlib.contextmanager
+def running_service(
+    registry: Path, model: str, *flags: str, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningService]:
+    """Start ``python -m inference serve`` and yield it once it is ready."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "log")
+        process = _start(registry, model, flags, environment, log)
+        try:
+            service = RunningService(process, _read_announcement(process, log), log)
+            yield service
+            service.stop()
+        finally:
+            _end(process)
+
+
+def refuse_to_start(registry: Path, model: str, *flags: str) -> tuple[int, str]:
+    """Exit code and log of a service that must not get ready; fails if it announces itself."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "log")
+        process = _start(registry, model, flags, None, log)
+        try:
+            said, _ = process.communicate(timeout=DEADLINE_S)
+            assert not said, f"the service announced itself: {said!r}"
+            return process.returncode, log.read_text("utf-8")
+        finally:
+            _end(process)
+
+
+def _start(
+    registry: Path, model: str, flags: tuple[str, ...], environment: Mapping[str, str] | None, log: Path
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "inference", "serve", "--model", model, "--registry", str(registry)]
+    with log.open("wb") as stderr:
+        return subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", "0", *flags],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+
+
+def _read_announcement(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
+    assert process.stdout is not None
+    deadline = time.monotonic() + DEADLINE_S
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            ready = selector.select(deadline - time.monotonic())
+            part = os.read(process.stdout.fileno(), 4096) if ready else b""
+            if not part:
+                raise AssertionError(f"the service did not get ready\n{log.read_text('utf-8')}")
+            line += part
+    announced: dict[str, Any] = json.loads(line)
+    assert announced["event"] == "listening", announced
+    return announced
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave no process behind when a test failed."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

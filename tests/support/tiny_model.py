@@ -1,0 +1,159 @@
+"""Tiny versions that really load and answer: graphs of a few nodes, published without TensorFlow.
+
+store = open_store(tmp_path)
+version = publish_numeric(store)      # tiny@1 and tiny@production: FP64, INT64, BOOL, nullable FP64
+version = publish_mixed(store)        # tiny_text: the same and two text columns
+
+``expect_probabilities`` computes the answers a second time in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from registry.aliases import move_alias, read_alias
+from registry.manifest import Golden
+from registry.names import PRODUCTION
+from registry.signature import (
+    LABEL_OUTPUT,
+    NULL_TEXT,
+    NUMERIC_INPUT,
+    PROBABILITIES_OUTPUT,
+    TEXT_INPUT,
+    ClassLabel,
+    Column,
+    build_signature,
+)
+from registry.store import Store
+from tests.support.manifests import publish_tiny
+
+CLASSES = (
+    ClassLabel(value="1", label="Spruce"),
+    ClassLabel(value="2", label='50 % "Pine"'),  # what a careless template would break on
+    ClassLabel(value="7", label="Fichte, große"),
+)
+NUMERIC_COLUMNS = (
+    Column(name="height", datatype="FP64", default=0.0, unit="m", minimum=0.0, maximum=100.0),
+    Column(name="rings", datatype="INT64", minimum=1.0, maximum=900.0),
+    Column(name="is_wet", datatype="BOOL", default=False),
+    Column(name="slope", datatype="FP64", is_nullable=True, unit="degrees"),
+)
+SOILS = {"clay": 1.0, "sand": -1.0}
+MIXED_COLUMNS = (
+    Column(name="soil", datatype="BYTES", categories=tuple(SOILS)),
+    *NUMERIC_COLUMNS,
+    Column(name="note", datatype="BYTES", is_nullable=True),
+)
+# (numeric columns, classes), so scaled that the rows below fall into different classes.
+_WEIGHTS = np.array([[0.1, -0.1, 0.0], [-0.01, 0.02, 0.0], [0.0, 1.0, 3.0], [0.0, 0.0, -0.05]])
+_TEXT_WEIGHTS = np.array([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])  # (text columns, classes)
+NUMERIC_ROWS = (
+    (12.5, 40, False, None),
+    (30.0, 400, True, 12.0),
+    (0.0, 1, True, -3.5),
+)
+MIXED_ROWS = tuple(
+    (soil, *row, note)
+    for row, soil, note in zip(NUMERIC_ROWS, ("clay", "sand", "peat"), (None, "", "ü:7"), strict=True)
+)
+
+Row = Sequence[float | int | bool | str | None]
+
+
+def publish_numeric(store: Store, model: str = "tiny", *, alias: str = PRODUCTION, **changes: Any) -> int:
+    """Publish the next version with numeric columns only and point ``alias`` at it."""
+    return _publish(store, model, NUMERIC_COLUMNS, NUMERIC_ROWS, alias, changes)
+
+
+def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUCTION, **changes: Any) -> int:
+    """Publish the next version with numeric and text columns and point ``alias`` at it."""
+    return _publish(store, model, MIXED_COLUMNS, MIXED_ROWS, alias, changes)
+
+
+def expect_probabilities(columns: Sequence[Column], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+    """What the tiny graph says about ``rows``, (rows, classes), computed without it."""
+    logits = np.zeros((len(rows), len(CLASSES)))
+    for index, row in enumerate(rows):
+        values = dict(zip([column.name for column in columns], row, strict=True))
+        numbers = [0.0 if values[c.name] is None else float(values[c.name] or 0) for c in NUMERIC_COLUMNS]
+        logits[index] = np.array(numbers) @ _WEIGHTS
+        if "soil" in values:
+            texts = [SOILS.get(str(values["soil"]), 0.0), 1.0 if values["note"] is None else 0.0]
+            logits[index] += np.array(texts) @ _TEXT_WEIGHTS
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def build_graph(columns: Sequence[Column], probabilities: str = PROBABILITIES_OUTPUT) -> bytes:
+    """The tiny graph's bytes for numeric or mixed columns; ``probabilities`` names its first output."""
+    nodes, values = _numeric_nodes()
+    inputs = [helper.make_tensor_value_info(NUMERIC_INPUT, TensorProto.DOUBLE, [None, len(NUMERIC_COLUMNS)])]
+    logits = "numeric_logits"
+    if len(columns) > len(NUMERIC_COLUMNS):
+        nodes += _text_nodes()
+        values["text_weights"] = _TEXT_WEIGHTS.astype(np.float32)
+        inputs.append(helper.make_tensor_value_info(TEXT_INPUT, TensorProto.STRING, [None, 2]))
+        logits = "logits"
+    nodes += [
+        helper.make_node("Softmax", [logits], [probabilities], axis=1),
+        helper.make_node("ArgMax", [probabilities], [LABEL_OUTPUT], axis=1, keepdims=0),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, [None, len(CLASSES)]),
+        helper.make_tensor_value_info(LABEL_OUTPUT, TensorProto.INT64, [None]),
+    ]
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 2)]
+    model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def _numeric_nodes() -> tuple[list[Any], dict[str, npt.NDArray[np.float32]]]:
+    nodes = [
+        helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("IsNaN", ["numbers"], ["is_null"]),
+        helper.make_node("Where", ["is_null", "zero", "numbers"], ["filled"]),
+        helper.make_node("MatMul", ["filled", "weights"], ["numeric_logits"]),
+    ]
+    return nodes, {"zero": np.zeros((), np.float32), "weights": _WEIGHTS.astype(np.float32)}
+
+
+def _text_nodes() -> list[Any]:
+    """soil → its number in `SOILS`, else 0; note → 1 where it is null."""
+    # One LabelEncoder serves both columns: no note is called like a soil, no soil is null.
+    keys, numbers = [*SOILS, NULL_TEXT], [*SOILS.values(), 1.0]
+    encoder: Mapping[str, Any] = {"keys_strings": keys, "values_floats": numbers, "default_float": 0.0}
+    return [
+        helper.make_node("LabelEncoder", [TEXT_INPUT], ["texts"], domain="ai.onnx.ml", **encoder),
+        helper.make_node("MatMul", ["texts", "text_weights"], ["text_logits"]),
+        helper.make_node("Add", ["numeric_logits", "text_logits"], ["logits"]),
+    ]
+
+
+def _publish(
+    store: Store,
+    model: str,
+    columns: tuple[Column, ...],
+    rows: tuple[Row, ...],
+    alias: str,
+    changes: dict[str, Any],
+) -> int:
+    probabilities = expect_probabilities(columns, rows)
+    golden = Golden(
+        rows=tuple(tuple(row) for row in rows),
+        class_indexes=tuple(int(index) for index in probabilities.argmax(axis=1)),
+        probabilities=tuple(tuple(row) for row in probabilities.tolist()),
+    )
+    manifest = {"signature": build_signature(columns, CLASSES), "golden": golden, "histograms": {}, **changes}
+    graph = manifest.pop("model_bytes", None) or build_graph(columns)
+    version = publish_tiny(store, model, model_bytes=graph, **manifest)
+    seen = read_alias(store, model, alias)
+    move_alias(store, model, alias, version, expected=seen.sequence if seen else None, reason="a test")
+    return version

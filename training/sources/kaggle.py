@@ -23,12 +23,14 @@ from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetReque
 from training.config import KaggleSource
 from training.errors import SourceError
 from training.sources.archive import extract_files, is_safe_name
-from training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply, download
+from training.sources.download import FileChangedError, LostConnectionError, Reply, download
 from training.sources.http_fields import BUSY_STATUSES, RANGE_NOT_SATISFIABLE, read_reply, resume_headers
 from training.sources.kaggle_credentials import KaggleCredentials, find_credentials
 from training.sources.protocol import Pause
 from training.sources.scrub import scrub
 
+# A chunk that breaks off is lost whole with this client, so a chunk is small.
+_CHUNK_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 20.0, 120.0
 
 
@@ -66,17 +68,23 @@ class KaggleFetcher:
         client = KaggleClient(
             username=credentials.username, password=credentials.key, api_token=credentials.token
         )
+        with client:
+            _prepare_session(client, resume_headers(offset, validator))
+            with contextlib.closing(self._ask(client, credentials)) as response:
+                chunks = _chunks(response)
+                yield read_reply(response.status_code, response.headers, offset, chunks, self.label)
+
+    def _ask(self, client: KaggleClient, credentials: KaggleCredentials) -> Any:
+        """The response, with its body still to be read; every refusal is an error of ours."""
         try:
-            with client:
-                _prepare_session(client, resume_headers(offset, validator))
-                with contextlib.closing(self._request(client)) as response:
-                    chunks = _chunks(response)
-                    yield read_reply(response.status_code, response.headers, offset, chunks, self.label)
+            return self._request(client)
         except requests.HTTPError as error:
-            raise self._refusal(error, credentials) from None
+            refusal = self._refusal(error, credentials)
         except requests.RequestException as error:
             # Only the kind of failure: its text carries the signed URL.
-            raise LostConnectionError(type(error).__name__) from None
+            refusal = LostConnectionError(type(error).__name__)
+        # Raised here and not above, so that the client's error is not even attached as context.
+        raise refusal
 
     def _request(self, client: Any) -> Any:
         if self._source.competition:
@@ -137,7 +145,7 @@ def _prepare_session(client: Any, headers: Mapping[str, str]) -> None:
 
 def _chunks(response: Any) -> Iterator[bytes]:
     try:
-        yield from response.iter_content(CHUNK_BYTES)
+        yield from response.iter_content(_CHUNK_BYTES)
     except requests.RequestException as error:
         raise LostConnectionError(f"the body broke off ({type(error).__name__})") from None
 

@@ -61,7 +61,7 @@ def open_url(url: str, offset: int, validator: str | None) -> Iterator[Reply]:
 
 def _chunks(response: Any) -> Iterator[bytes]:
     try:
-        while chunk := response.read(CHUNK_BYTES):
+        while chunk := response.read1(CHUNK_BYTES):
             yield chunk
     except (OSError, http.client.HTTPException) as error:
         raise LostConnectionError(f"the body broke off ({_reason(error)})") from None

@@ -1,0 +1,110 @@
+"""``python -m benchmarks gate | bench``: judge a candidate, measure a version."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
+from registry.ground.command import print_json, run_command
+from registry.ground.logs import configure_logging
+
+# The verdict decides the exit code; an unproven candidate is not promoted, so it is a no.
+_EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 1, "INVALID": 3}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; its result goes to stdout as JSON, the table for people to stderr."""
+    options = _parser().parse_args(arguments)
+    configure_logging(options.log_level, options.log_format)
+    return run_command("benchmarks", lambda: _VERBS[options.verb](options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    gate = _add_verb(verbs, "gate", "judge the candidate against the champion")
+    gate.add_argument("--candidate", metavar="REF", help="default: MODEL@candidate")
+    gate.add_argument(
+        "--champion", metavar="REF", help="default: MODEL@production; given, the verdict is not stored"
+    )
+    gate.add_argument("--again", action="store_true", help="measure even if these digests passed already")
+    gate.add_argument("--restarts", type=int, help="restarts between two looks")
+    gate.add_argument("--max-restarts", type=int, help="restarts at most")
+    bench = _add_verb(verbs, "bench", "percentiles, throughput, start-up and memory of one version")
+    bench.add_argument("--users", default="1,16", help="closed-loop clients, one run each (default 1,16)")
+    for verb in (gate, bench):
+        verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
+        verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
+        verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
+    return parser
+
+
+def _add_verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"), metavar="MODEL[@VERSION]")
+    verb.add_argument("--data", type=Path, default=Path("var/data"), help="where reports and raw data go")
+    verb.add_argument("--registry", default="var/registry", help="the registry's folder")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a rule"
+    )
+    verb.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    verb.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
+    return verb
+
+
+def _settings(options: argparse.Namespace) -> GateSettings:
+    flags = {key: getattr(options, key, None) for key in ("restarts", "max_restarts", "window_s", "workload")}
+    overrides = [f"duet.{key}={value}" for key, value in flags.items() if value is not None]
+    return load_gate_settings(options.gates, overrides=[*options.set, *overrides], environment=os.environ)
+
+
+def _gate(options: argparse.Namespace) -> int:
+    # Imported here: numpy and scipy take seconds that `--help` need not wait for.
+    from benchmarks.gate import run_gate
+    from benchmarks.report import format_table
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    ref = ModelRef.parse(options.model)
+    candidate = options.candidate or (None if ref == ModelRef(ref.model) else options.model)
+    result = run_gate(
+        open_store(options.registry),
+        ref.model,
+        options.data,
+        _settings(options),
+        candidate=candidate,
+        champion=options.champion,
+        again=options.again,
+    )
+    if result.verdict is not None:
+        sys.stderr.write(format_table(result.verdict) + "\n")
+    if result.skipped:
+        sys.stderr.write(f"skipped: {result.skipped}\n")
+    print_json(result.summary())
+    return _EXIT_CODES[result.verdict.outcome] if result.verdict else 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from benchmarks.bench import format_bench, run_bench
+    from registry.aliases import resolve
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    store, ref = open_store(options.registry), ModelRef.parse(options.model)
+    users = [int(count) for count in options.users.split(",")]
+    measured = run_bench(store, ref.model, resolve(store, ref), _settings(options), users)
+    sys.stderr.write(format_bench(measured) + "\n")
+    print_json(measured)
+    return 0
+
+
+_VERBS = {"gate": _gate, "bench": _bench}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Will the champion's clients still be understood? Their bodies must stay valid, their answers readable."""
+
+from __future__ import annotations
+
+from registry.signature import Column, Signature
+
+
+def find_breaks(champion: Signature, candidate: Signature) -> list[str]:
+    """What a client of ``champion`` would trip over with ``candidate``; empty when nothing.
+
+    A new column that may be left out is no break, nor is a column that became optional.
+    """
+    before = {column.name: column for column in champion.columns}
+    after = {column.name: column for column in candidate.columns}
+    breaks = [f"column {name} was removed" for name in before if name not in after]
+    for name, column in after.items():
+        if name not in before:
+            if not _may_be_absent(column):
+                breaks.append(f"column {name} is new and required")
+        else:
+            breaks += _compare(before[name], column)
+    old, new = ([label.value for label in signature.classes] for signature in (champion, candidate))
+    if old != new:
+        breaks.append(f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}")
+    return breaks
+
+
+def _may_be_absent(column: Column) -> bool:
+    return column.default is not None or column.is_nullable
+
+
+def _compare(before: Column, after: Column) -> list[str]:
+    breaks = []
+    # An integer is also a number on the wire, so INT64 may widen to FP64.
+    if after.datatype != before.datatype and (before.datatype, after.datatype) != ("INT64", "FP64"):
+        breaks.append(f"column {before.name} was {before.datatype}, is {after.datatype}")
+    if _may_be_absent(before) and not _may_be_absent(after):
+        breaks.append(f"column {before.name} became required")
+    if before.is_nullable and not after.is_nullable:
+        breaks.append(f"column {before.name} may no longer be null")
+    return breaks

@@ -1,0 +1,140 @@
+"""From raw latencies to what is judged: percentiles, contrasts of restarts, moderated bounds.
+
+Pure: numbers in, numbers out. Percentiles are taken over pooled raw observations, never averaged
+and never read from Locust's tables, which round to whole milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from benchmarks.errors import EvidenceError
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Client latencies of one arm, in milliseconds."""
+
+    count: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+def summarize_latencies(values_ms: Sequence[float]) -> Latencies:
+    """Percentiles by linear interpolation between order statistics (numpy's default, Hyndman & Fan's type 7).
+
+    Raises:
+        EvidenceError: there is no observation, or one is not a positive finite number.
+    """
+    values = np.asarray(values_ms, dtype=float)
+    if values.size == 0:
+        raise EvidenceError("no latency was observed", where="latencies")
+    if not np.all(np.isfinite(values)) or values.min() <= 0:
+        raise EvidenceError("a latency is not a positive number", where="latencies")
+    p50, p95, p99 = np.quantile(values, [0.50, 0.95, 0.99])
+    return Latencies(
+        count=values.size,
+        mean_ms=float(values.mean()),
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        p99_ms=float(p99),
+        max_ms=float(values.max()),
+    )
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A mean over restarts with its one-sided bounds; ``sd`` is moderated, ``count`` the restarts."""
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    count: int
+
+
+def moderate_sd(values: Sequence[float], s0: float, nu0: float) -> tuple[float, float]:
+    """The SD of a few values, steadied by a stored one, and its degrees of freedom.
+
+    s^2 = (nu0 s0^2 + (K - 1) s_K^2) / (nu0 + K - 1): four restarts alone would give a t with 3
+    degrees of freedom; the spread known from earlier identical processes counts for nu0 more.
+
+    Source: Smyth, *Linear models and empirical Bayes methods*, Stat. Appl. Genet. Mol. Biol. 3
+    (2004), equation for the posterior variance.
+    """
+    count = len(values)
+    freedom = nu0 + count - 1
+    spread = float(np.var(values, ddof=1)) if count > 1 else 0.0
+    return math.sqrt((nu0 * s0**2 + (count - 1) * spread) / freedom), freedom
+
+
+def bound_mean(
+    values: Sequence[float], *, s0: float, nu0: float, alpha_low: float, alpha_high: float
+) -> Bounds:
+    """The mean over restarts with a lower bound at ``alpha_low`` and an upper one at ``alpha_high``.
+
+    mean -+ t(1 - alpha; nu0 + K - 1) s / sqrt(K), s moderated.
+
+    Raises:
+        EvidenceError: there is no value, or one is not finite.
+    """
+    if not values or not np.all(np.isfinite(values)):
+        raise EvidenceError("a restart has no usable value", where="latencies")
+    sd, freedom = moderate_sd(values, s0, nu0)
+    error = sd / math.sqrt(len(values))
+    mean = float(np.mean(values))
+    return Bounds(
+        mean=mean,
+        low=mean - float(student.isf(alpha_low, freedom)) * error,
+        high=mean + float(student.isf(alpha_high, freedom)) * error,
+        sd=sd,
+        count=len(values),
+    )
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm in one restart: its raw client latencies, start-up time and memory."""
+
+    latencies_ms: tuple[float, ...]
+    ready_s: float
+    resident_bytes: int
+
+    @property
+    def p50_ms(self) -> float:
+        """Median client latency of this restart."""
+        return summarize_latencies(self.latencies_ms).p50_ms
+
+
+@dataclass(frozen=True)
+class Restart:
+    """One start of every service under test and the cycles it gave.
+
+    ``problem`` says why the restart cannot be believed, and is empty when it can: a service that
+    did not start, a failed request, a wrong answer, too few pairs, a clock that jumped.
+    ``cpu_share`` is the load generator's processor time as a share of one core.
+    """
+
+    number: int
+    pairs: int
+    arms: Mapping[str, ArmRun]
+    problem: str = ""
+    cpu_share: float = 0.0
+
+    @property
+    def log_ratio(self) -> float:
+        """ln(p50 candidate / p50 champion), the contrast that is judged."""
+        return math.log(self.arms["candidate"].p50_ms / self.arms["champion"].p50_ms)
+
+
+def pool_latencies(restarts: Sequence[Restart], arm: str) -> Latencies:
+    """Percentiles over all observations of an arm; reported, never judged."""
+    return summarize_latencies([ms for restart in restarts for ms in restart.arms[arm].latencies_ms])

@@ -1,0 +1,112 @@
+"""The word between the gate and its Locust process: a plan in, an outcome and raw observations out.
+
+The Locust process is separate because gevent patches the standard library of whatever process it
+is loaded in. No import of Locust here.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.errors import EvidenceError
+
+COLUMNS = ("pair", "position", "arm", "body", "sent_s", "latency_ms", "problem")
+
+
+class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything said between the two processes."""
+
+
+class Body(_Word, frozen=True, kw_only=True):
+    """One request body (JSON text) of ``rows`` rows; ``answers`` are known probabilities by arm."""
+
+    payload: str
+    rows: int
+    answers: dict[str, tuple[tuple[float, ...], ...]] = {}
+
+
+class Target(_Word, frozen=True, kw_only=True):
+    """One service: where it is, which version must answer, and the golden rows it has to reproduce."""
+
+    arm: str
+    url: str
+    model: str
+    version: int
+    classes: tuple[str, ...]
+    atol: float
+    golden: tuple[Body, ...]
+
+
+class Plan(_Word, frozen=True, kw_only=True):
+    """What one Locust run does: replay the golden rows, warm up, then ``window_s`` of cycles.
+
+    A cycle sends one body to every target, in random order. ``users`` 1 keeps one request in flight.
+    """
+
+    targets: tuple[Target, ...]
+    bodies: tuple[Body, ...]
+    users: int
+    window_s: float
+    warmup_cycles: int
+    seed: str
+    request_timeout_s: float
+    observations: str
+
+
+class Outcome(_Word, frozen=True, kw_only=True):
+    """What came of it; ``cycles`` is complete cycles in the window, ``failures`` of all phases.
+
+    ``clock_jump_s`` is how far the wall clock and the monotonic clock drifted apart;
+    ``cpu_share`` the processor time of the Locust process, as a share of one core.
+    """
+
+    cycles: int
+    failures: int
+    first_failure: str
+    elapsed_s: float
+    clock_jump_s: float
+    cpu_share: float
+
+
+class Observation(_Word, frozen=True, kw_only=True):
+    """One measured request; ``problem`` is empty for a right answer."""
+
+    pair: int
+    position: int
+    arm: str
+    body: int
+    sent_s: float
+    latency_ms: float
+    problem: str
+
+
+def write_observations(path: Path, observations: list[Observation]) -> None:
+    """Write compressed CSV; floats in full, equal observations give equal bytes."""
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed:
+        rows = [",".join(COLUMNS)]
+        rows += [
+            f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},{_quote(o.problem)}"
+            for o in observations
+        ]
+        packed.write(("\n".join(rows) + "\n").encode())
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace('"', "'").replace("\n", " ") + '"' if text else ""
+
+
+def read_observations(path: Path) -> list[Observation]:
+    """Read what `write_observations` wrote.
+
+    Raises:
+        EvidenceError: the file is missing, damaged or cut short.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            return [msgspec.convert(row, Observation, strict=False) for row in csv.DictReader(file)]
+    except (OSError, EOFError, msgspec.ValidationError) as error:
+        raise EvidenceError(f"raw observations cannot be read: {error}", where=str(path)) from error

@@ -1,0 +1,198 @@
+"""Processes of the gate: services under test and the Locust process, started and always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+import msgspec
+import psutil
+
+from benchmarks.errors import BenchmarkError, ServiceStartError
+from benchmarks.plan import Outcome, Plan
+
+_LOG_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that is ready; ``ready_s`` is from the start of the process to its announcement."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    ready_s: float
+
+    def resident_bytes(self) -> int:
+        """Memory of the process now (RSS)."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+class _Announcement(msgspec.Struct):
+    event: str
+    host: str
+    port: int
+    model: str
+    version: int
+
+
+class Launch:
+    """A service process that may not be ready yet."""
+
+    def __init__(self, process: subprocess.Popen[bytes], name: str, log: Path) -> None:
+        self.process = process
+        self.started = time.monotonic()
+        self._name = name
+        self._log = log
+
+    def await_ready(self, timeout_s: float) -> Service:
+        """Wait for the announcement that the service writes when it is ready.
+
+        Raises:
+            ServiceStartError: it ended, stayed silent for ``timeout_s``, or announced another version.
+        """
+        line = _read_line(self.process, self.started + timeout_s)
+        seconds = time.monotonic() - self.started
+        if line is None:
+            state = self.process.poll()
+            how = f"ended with exit code {state}" if state is not None else f"not ready in {timeout_s:g} s"
+            raise ServiceStartError(f"{how}. Its last words: {self._last_words()}", where=self._name)
+        try:
+            said = msgspec.json.decode(line, type=_Announcement)
+        except msgspec.DecodeError as error:
+            raise ServiceStartError(f"announced {line[:80]!r}", where=self._name) from error
+        if f"{said.model}@{said.version}" != self._name:
+            raise ServiceStartError(f"announced {said.model}@{said.version}", where=self._name)
+        return Service(self.process, f"http://{said.host}:{said.port}", seconds)
+
+    def _last_words(self) -> str:
+        tail = self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        return tail.splitlines()[-1][:300] if tail else "none"
+
+
+def _read_line(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+    """The first line on stdout, or None when the process ended or the deadline passed before it."""
+    assert process.stdout is not None
+    data = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while b"\n" not in data:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return None
+            chunk = process.stdout.read1(4096)  # type: ignore[attr-defined]  # a BufferedReader
+            if not chunk:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1)
+                return None
+            data += chunk
+    return data.partition(b"\n")[0]
+
+
+@contextlib.contextmanager
+def launch_service(
+    registry: str, model: str, version: int, *, log: Path, stop_timeout_s: float
+) -> Iterator[Launch]:
+    """Start ``model@version`` from the registry on a free port; it is ended when the block is left."""
+    name = f"{model}@{version}"
+    command = [sys.executable, "-m", "inference", "serve", "--model", name, "--registry", registry]
+    command += ["--host", "127.0.0.1", "--port", "0"]
+    with log.open("ab") as errors, _process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process:
+        yield Launch(process, name, log)
+
+
+@contextlib.contextmanager
+def launch_driver(*, log: Path, stop_timeout_s: float) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a Locust process, which waits for its plan; see `drive`."""
+    command = [sys.executable, "-m", "benchmarks.users"]
+    with log.open("ab") as errors, _process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process:
+        yield process
+
+
+def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log: Path) -> Outcome:
+    """Hand the plan to the Locust process and wait for the outcome.
+
+    Raises:
+        BenchmarkError: it failed, hung, or ended without an outcome (a stalled machine may end a
+            Locust run without a single request and with exit code 0).
+    """
+    try:
+        answer, _ = driver.communicate(msgspec.json.encode(plan), timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"not finished after {timeout_s:g} s", where="load generator") from None
+    try:
+        return msgspec.json.decode(answer, type=Outcome)
+    except msgspec.DecodeError as error:
+        raise BenchmarkError(
+            f"ended with exit code {driver.returncode} and no outcome",
+            where="load generator",
+            hint=f"See {log}.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _process(
+    command: list[str], *, errors: BinaryIO, stop_timeout_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        # Its own session: Ctrl-C reaches us alone, and we end it in order.
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # no threads yet
+    )
+    try:
+        yield process
+    finally:
+        _end(process, stop_timeout_s)
+
+
+def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """SIGTERM, then SIGKILL when it does not end in time or we are interrupted again."""
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout_s)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _die_with_parent() -> None:
+    """Linux: have the kernel end this process when the gate is killed with no chance to clean up."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt, so that a stopped gate ends its processes as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,48 @@
+"""Lines → one outcome. Pure; what is missing is never a PASS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from registry.manifest import GateLimits
+from registry.verdict import Outcome, VerdictLine
+
+
+def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
+    """The names of the lines that have to pass before a verdict may."""
+    names = {"digests", "answers", "accuracy_floor", "p50_ceiling"}
+    if limits.max_log_loss is not None:
+        names.add("log_loss_ceiling")
+    if not is_first:
+        names |= {"signature", "accuracy", "recall", "p50"}
+    return frozenset(names)
+
+
+def combine_lines(lines: Sequence[VerdictLine], required: frozenset[str]) -> Outcome:
+    """The outcome of the whole.
+
+    BLOCK before INVALID: one proven no is an answer, whatever else could not be found out.
+    INVALID before INCONCLUSIVE: a measurement that failed says nothing, one that was too short says
+    something. PASS only when every required line is there and passed.
+    """
+    outcomes = [line.outcome for line in lines]
+    if "BLOCK" in outcomes:
+        return "BLOCK"
+    if "INVALID" in outcomes or required - {line.name for line in lines}:
+        return "INVALID"
+    judged = {line.outcome for line in lines if line.name in required}
+    if judged == {"PASS"} and "INCONCLUSIVE" not in outcomes:
+        return "PASS"
+    return "INCONCLUSIVE"
+
+
+def describe_outcome(outcome: Outcome, *, is_first: bool) -> str:
+    """One sentence for people."""
+    return {
+        "PASS": "no version is in production yet: the candidate keeps the absolute floors"
+        if is_first
+        else "the candidate is proven not to be worse than the limits allow",
+        "BLOCK": "the candidate is proven to be worse than the limits allow",
+        "INCONCLUSIVE": "neither better nor worse could be proven; nothing unproven is promoted",
+        "INVALID": "the measurement cannot be believed; nothing was decided about the candidate",
+    }[outcome]

@@ -1,0 +1,109 @@
+"""model.toml is strict: whatever is wrong in it is named before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import ConfigError
+from training.config import expand_braces, input_columns, load_model_config
+
+MODELS = Path(__file__).resolve().parents[3] / "models"
+
+SMALL = """
+[model]
+name = "loans"
+[source]
+kind = "csv"
+path = "loans.csv"
+[columns]
+id = { type = "integer", role = "key" }
+note = { type = "string", role = "ignored" }
+income = { type = "number", range = [0, 1e9] }
+"flag{1..3}" = { type = "boolean", default = false }
+outcome = { type = "string" }
+[target]
+column = "outcome"
+[split]
+kind = "hash"
+key = ["id"]
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder of model folders with one small model in it."""
+    (tmp_path / "loans").mkdir()
+    (tmp_path / "loans" / "model.toml").write_text(SMALL)
+    return tmp_path
+
+
+def rewrite(models: Path, old: str, new: str) -> None:
+    """Replace ``old`` in the small model's model.toml."""
+    assert old in SMALL
+    (models / "loans" / "model.toml").write_text(SMALL.replace(old, new))
+
+
+@pytest.mark.parametrize("model", sorted(path.parent.name for path in MODELS.glob("*/model.toml")))
+def test_every_model_folder_of_ours_is_valid(model: str) -> None:
+    """A shipped example that does not load is worse than none."""
+    config = load_model_config(MODELS, model, use_environment=False)
+    assert config.model.attribution
+    assert (MODELS / model / config.features.file).is_file()
+
+
+def test_inputs_are_what_a_client_sends(models: Path) -> None:
+    """Keys, ignored columns and the target are no inputs; braces stand for several columns."""
+    columns = input_columns(load_model_config(models, "loans", use_environment=False))
+    assert [(column.name, column.datatype) for column in columns] == [
+        ("income", "FP64"),
+        ("flag1", "BOOL"),
+        ("flag2", "BOOL"),
+        ("flag3", "BOOL"),
+    ]
+    assert columns[1].default is False
+
+
+def test_an_override_wins_over_the_environment_and_that_over_the_file(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order that the README promises: flag, environment, file, default."""
+    assert load_model_config(models, "loans").training.epochs == 30
+    monkeypatch.setenv("TIMBERLINE_TRAINING_EPOCHS", "7")
+    assert load_model_config(models, "loans").training.epochs == 7
+    assert load_model_config(models, "loans", overrides=["training.epochs=3"]).training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('column = "outcome"', 'column = "outcom"', ["target.column", "'outcom'"]),
+        ('key = ["id"]', 'key = ["idd"]', ["split", "'idd'"]),
+        ('name = "loans"', 'name = "loan"', ["model.name", "'loan'"]),
+        ('kind = "hash"', 'kind = "hsh"', ["split.kind", "'hsh'"]),
+        ("range = [0, 1e9]", "rage = [0, 1e9]", ["columns", "'rage'", "did you mean 'range'"]),
+        ("[target]", "[prior]\nmethod = 'given'\n[target]", ["prior", "values"]),
+        ("[target]", "[training]\nepochs = 0\n[target]", ["training.epochs", "0"]),
+        ("[target]", "[trainin]\nepochs = 1\n[target]", ["'trainin'", "did you mean 'training'"]),
+        ('key = ["id"]', 'key = ["id"]\nvalidation = 0.6\ntest = 0.4', ["split", "nothing to train on"]),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(models: Path, old: str, new: str, told: list[str]) -> None:
+    """Whoever wrote the folder must be able to mend it from the message alone."""
+    rewrite(models, old, new)
+    with pytest.raises(ConfigError) as caught:
+        load_model_config(models, "loans", use_environment=False)
+    assert [word for word in told if word not in str(caught.value)] == [], str(caught.value)
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(models: Path) -> None:
+    """A typing mistake in MODEL= is the most common one."""
+    with pytest.raises(ConfigError, match="no model 'loan'.*There are: loans"):
+        load_model_config(models, "loan")
+
+
+def test_braces_expand_to_numbered_names() -> None:
+    """Forty one-hot columns are one line of model.toml."""
+    assert expand_braces("Soil{9..11}_x") == ("Soil9_x", "Soil10_x", "Soil11_x")
+    assert expand_braces("plain") == ("plain",)

@@ -1,0 +1,68 @@
+"""ONNX Runtime as the exporter uses it: no telemetry, no extensions, a bounded number of threads."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+# Read by the native library when it is loaded, hence before the import; the call below covers the
+# case that another module loaded it first.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnx
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from exporter.errors import ExportError
+
+onnxruntime.disable_telemetry_events()
+
+_ERRORS_ONLY = 3
+# The runtime's exceptions have no base class of their own.
+_REFUSALS = (
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NotImplemented,
+)
+
+
+def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
+    """Load ``model`` on the CPU with ``threads`` intra-operator threads.
+
+    Raises:
+        ExportError: the runtime refuses the model.
+    """
+    return _load(model, _options(threads))
+
+
+def optimise_offline(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold constants and drop what does nothing; BASIC level, whose results are stock operators.
+
+    The higher levels fuse nodes into operators of one runtime and one processor; the service
+    applies those to itself when it loads the graph.
+    """
+    with tempfile.TemporaryDirectory(prefix="timberline-") as folder:
+        path = Path(folder) / "model.onnx"
+        options = _options(1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        _load(model.SerializeToString(), options)
+        return onnx.load(path)
+
+
+def _load(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _REFUSALS as error:
+        raise ExportError(f"ONNX Runtime refuses the graph: {error}", where="model.onnx") from error
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    return options

@@ -1,0 +1,144 @@
+"""What goes into a version beside the graph: held-out predictions and the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exporter.errors import ExportError
+from exporter.parity import FloatArray, IntArray
+from exporter.rows import Chunk
+from registry import __version__
+from registry.ground.files import digest_bytes
+from registry.manifest import (
+    SCHEMA_VERSION,
+    FileDigest,
+    Golden,
+    Lineage,
+    Manifest,
+    Metrics,
+    ParityTensor,
+)
+from registry.runs import RunRecord
+from registry.signature import build_signature
+
+# The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
+_ACCURACY_SLACK = 1e-3
+
+
+class EvaluationWriter:
+    """Write the graph's held-out predictions chunk by chunk; use as a context manager.
+
+    Columns: row INT64 (source row), class_index INT16 (truth), label_index INT16, and p_0 to
+    p_{C-1} FLOAT, in source order.
+    """
+
+    def __init__(self, path: Path, class_count: int) -> None:
+        self._schema = pa.schema(
+            [("row", pa.int64()), ("class_index", pa.int16()), ("label_index", pa.int16())]
+            + [(f"p_{index}", pa.float32()) for index in range(class_count)]
+        )
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self.rows = 0
+        self._correct = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, chunk: Chunk, probabilities: FloatArray, labels: IntArray) -> None:
+        """Append a chunk: ``probabilities`` float32 (rows, C), ``labels`` (rows,)."""
+        columns = [chunk.rows, chunk.classes, labels, *probabilities.T]
+        arrays = [pa.array(values, entry.type) for values, entry in zip(columns, self._schema, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self.rows += len(labels)
+        self._correct += int((labels == chunk.classes).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows written so far whose label is the true class."""
+        return self._correct / self.rows if self.rows else 0.0
+
+
+def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
+    """Hold the graph's predictions to the figure that the manifest will claim.
+
+    Raises:
+        ExportError: other rows, or an accuracy further off than the label's tolerance explains.
+    """
+    claimed = metrics.accuracy.value
+    if metrics.rows != rows or abs(claimed - accuracy) > _ACCURACY_SLACK:
+        raise ExportError(
+            f"says accuracy {claimed:.4f} on {metrics.rows:,} rows, the graph has {accuracy:.4f} on {rows:,}",
+            where="metrics.json",
+            hint="The figures belong to other data or another run; run `make evaluate` again.",
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an export found out about a graph, for its manifest."""
+
+    run: RunRecord
+    run_digest: str
+    opset: int
+    metrics: Metrics
+    parity: dict[str, ParityTensor]
+    golden: Golden
+    producers: dict[str, str]
+
+
+def describe_version(
+    evidence: Evidence, created_at: Callable[[], str]
+) -> Callable[[int, dict[str, FileDigest]], Manifest]:
+    """The function that `Store.publish` calls for the manifest; ``created_at`` gives ISO 8601, UTC."""
+    run = evidence.run
+
+    def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            model=run.model,
+            version=version,
+            created_at=created_at(),
+            title=run.title,
+            description=run.description,
+            files=files,
+            signature=build_signature(run.columns, run.classes),
+            opset=evidence.opset,
+            producers={**run.producers, **evidence.producers, "timberline": __version__},
+            lineage=_lineage(evidence),
+            prior=run.prior,
+            metrics=evidence.metrics,
+            parity=evidence.parity,
+            histograms=run.histograms,
+            golden=evidence.golden,
+            gate=run.gate,
+        )
+
+    return describe
+
+
+def _lineage(evidence: Evidence) -> Lineage:
+    run = evidence.run
+    return Lineage(
+        run_id=run.run_id,
+        run_digest=evidence.run_digest,
+        data_fingerprint=run.data_fingerprint,
+        test_fingerprint=run.test_fingerprint,
+        features_digest=digest_bytes(run.features_sql.encode()),
+        config_digest=run.config_digest,
+        git_commit=run.git_commit,
+        seed=run.seed,
+        attribution=run.attribution,
+        unlabelled_splits=run.unlabelled_splits,
+    )

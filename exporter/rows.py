@@ -1,0 +1,121 @@
+"""The test split in bounded chunks: raw rows as the graph takes them, features as DuckDB computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from exporter.errors import ExportError
+from exporter.parity import FloatArray, IntArray
+from registry.runs import CLASS_COLUMN, ROW_COLUMN
+from registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
+from training.features import FeatureProgram
+
+# A wide network holds some 10 kB of activations a row: 8,192 rows stay below 100 MB.
+CHUNK_ROWS = 8192
+RawValue = float | int | bool | str | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of the test split.
+
+    ``rows``: source row numbers; ``classes``: indexes of the true classes; ``raw``: the raw columns
+    as they stand in the file; ``feeds``: the same as the graph's inputs; ``features``: float32
+    (rows, F) by DuckDB, NULL as NaN.
+    """
+
+    rows: IntArray
+    classes: IntArray
+    raw: pa.Table
+    feeds: dict[str, npt.NDArray[Any]]
+    features: FloatArray
+
+    def take(self, index: int) -> tuple[RawValue, ...]:
+        """The raw values of one row as a client would send them; NULL and NaN are None."""
+        values = [column[index].as_py() for column in self.raw.itercolumns()]
+        return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in values)
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a Parquet file, from its footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def read_chunks(path: Path, program: FeatureProgram, *, chunk_rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+    """Yield the file's rows in file order, at most ``chunk_rows`` at a time.
+
+    Raises:
+        ExportError: a raw column of the program is missing.
+    """
+    names = [column.name for column in program.columns]
+    file = pq.ParquetFile(path)
+    missing = sorted({ROW_COLUMN, CLASS_COLUMN, *names} - set(file.schema_arrow.names))
+    if missing:
+        raise ExportError(
+            f"has no column {', '.join(missing)}", where=str(path), hint="Run `make etl train` again."
+        )
+    query = program.select_sql("raw")
+    # One thread: a chunk is small, and its rows come back in the order they went in.
+    with duckdb.connect(config={"threads": 1}) as connection:
+        for batch in file.iter_batches(chunk_rows, columns=[ROW_COLUMN, CLASS_COLUMN, *names]):
+            table = pa.Table.from_batches([batch])
+            raw = table.select(names)
+            connection.register("raw", raw)
+            features = connection.sql(query).to_arrow_table()
+            yield Chunk(
+                rows=table[ROW_COLUMN].to_numpy(),
+                classes=table[CLASS_COLUMN].to_numpy(),
+                raw=raw,
+                feeds=make_feeds(raw, program.columns),
+                features=_matrix(features, np.float32),
+            )
+
+
+def make_feeds(raw: pa.Table, columns: Sequence[Column]) -> dict[str, npt.NDArray[Any]]:
+    """Raw columns → the graph's inputs: `numeric` float64 (rows, n) and `text` str (rows, k)."""
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    numeric = [column.name for column in columns if column.datatype != "BYTES"]
+    text = [column.name for column in columns if column.datatype == "BYTES"]
+    if numeric:
+        feeds[NUMERIC_INPUT] = _matrix(raw.select(numeric), np.float64)
+    if text:
+        filled = [pc.fill_null(raw[name], NULL_TEXT).to_numpy(zero_copy_only=False) for name in text]
+        feeds[TEXT_INPUT] = np.stack(filled, axis=1).astype(object)
+    return feeds
+
+
+def _matrix(table: pa.Table, dtype: type[np.floating[Any]]) -> FloatArray:
+    """Columns side by side, (rows, columns); NULL as NaN."""
+    matrix = np.empty((table.num_rows, table.num_columns), dtype)
+    for index, column in enumerate(table.itercolumns()):
+        floating = column.cast(pa.from_numpy_dtype(dtype)) if column.type != pa.bool_() else _flags(column)
+        matrix[:, index] = floating.to_numpy()
+    return matrix
+
+
+def _flags(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.uint8()).cast(pa.float64())
+
+
+def rows_to_feeds(
+    rows: Sequence[Sequence[RawValue]], columns: Sequence[Column]
+) -> dict[str, npt.NDArray[Any]]:
+    """Raw values in column order, None for NULL → the graph's inputs, as `make_feeds`."""
+    by_type: dict[str, list[int]] = {NUMERIC_INPUT: [], TEXT_INPUT: []}
+    for index, column in enumerate(columns):
+        by_type[TEXT_INPUT if column.datatype == "BYTES" else NUMERIC_INPUT].append(index)
+    numeric = [[np.nan if row[i] is None else row[i] for i in by_type[NUMERIC_INPUT]] for row in rows]
+    text = [[NULL_TEXT if row[i] is None else row[i] for i in by_type[TEXT_INPUT]] for row in rows]
+    feeds = {NUMERIC_INPUT: np.array(numeric, np.float64), TEXT_INPUT: np.array(text, object)}
+    return {name: feed for name, feed in feeds.items() if by_type[name]}

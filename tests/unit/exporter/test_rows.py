@@ -1,0 +1,94 @@
+"""rows.py: raw rows become the graph's inputs, features become float32, in file order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from exporter.errors import ExportError
+from exporter.rows import count_rows, make_feeds, read_chunks, rows_to_feeds
+from registry.signature import NULL_TEXT, Column
+from training.features import parse_features
+
+COLUMNS = (
+    Column(name="colour", datatype="BYTES", is_nullable=True),
+    Column(name="height", datatype="FP64", is_nullable=True),
+    Column(name="is_wet", datatype="BOOL", is_nullable=True),
+    Column(name="count", datatype="INT64", is_nullable=True),
+)
+RAW = pa.table(
+    {
+        "colour": pa.array(["red", None, ""]),
+        "height": pa.array([1.5, None, float("nan")]),
+        "is_wet": pa.array([True, False, None]),
+        "count": pa.array([7, None, -3], pa.int16()),
+    }
+)
+
+
+def write(path: Path, raw: pa.Table, *, copies: int = 1) -> Path:
+    table = pa.concat_tables([raw] * copies)
+    rows = pa.array(np.arange(table.num_rows) * 10, pa.int64())
+    classes = pa.array(np.arange(table.num_rows) % 3, pa.int16())
+    table = table.add_column(0, "__class__", classes).add_column(0, "__row__", rows)
+    pq.write_table(table, path)
+    return path
+
+
+def test_null_is_nan_among_numbers_and_a_mark_among_text() -> None:
+    """The graph has no NULL; both sides of the wire agree on these two stand-ins."""
+    feeds = make_feeds(RAW, COLUMNS)
+
+    expected = [[1.5, 1, 7], [np.nan, 0, np.nan], [np.nan, np.nan, -3]]
+    np.testing.assert_array_equal(feeds["numeric"], expected)
+    assert feeds["numeric"].dtype == np.float64
+    assert feeds["text"].tolist() == [["red"], [NULL_TEXT], [""]]
+
+
+def test_golden_values_feed_the_graph_as_the_table_does(tmp_path: Path) -> None:
+    """Golden rows are kept as plain values; replayed, they have to be the very same inputs."""
+    program = parse_features("SELECT height FROM raw", COLUMNS)
+    (chunk,) = read_chunks(write(tmp_path / "test.parquet", RAW), program)
+
+    values = [chunk.take(index) for index in range(3)]
+    feeds = rows_to_feeds(values, COLUMNS)
+
+    assert values == [("red", 1.5, True, 7), (None, None, False, None), ("", None, None, -3)]
+    assert feeds.keys() == chunk.feeds.keys()
+    np.testing.assert_array_equal(feeds["numeric"], chunk.feeds["numeric"])
+    assert feeds["text"].tolist() == chunk.feeds["text"].tolist()
+
+
+def test_table_without_text_feeds_one_tensor() -> None:
+    """A tensor with no column is no input of the graph."""
+    assert set(make_feeds(RAW.select(["height"]), COLUMNS[1:2])) == {"numeric"}
+    assert set(rows_to_feeds([(1.0,)], COLUMNS[1:2])) == {"numeric"}
+
+
+def test_chunks_hold_every_row_once_and_in_file_order(tmp_path: Path) -> None:
+    """A row lost or swapped between file, DuckDB and graph would compare the wrong rows."""
+    program = parse_features("SELECT coalesce(count, 0) * 2 AS double_count, height FROM raw", COLUMNS)
+    path = write(tmp_path / "test.parquet", RAW, copies=100)
+
+    chunks = list(read_chunks(path, program, chunk_rows=64))
+
+    assert [len(chunk.rows) for chunk in chunks] == [64, 64, 64, 64, 44]
+    assert count_rows(path) == 300
+    assert np.concatenate([chunk.rows for chunk in chunks]).tolist() == [10 * i for i in range(300)]
+    features = np.concatenate([chunk.features for chunk in chunks])
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features[:, 0], [14, 0, -6] * 100)
+    np.testing.assert_array_equal(features[:, 1], [1.5, np.nan, np.nan] * 100)
+
+
+def test_missing_column_is_named(tmp_path: Path) -> None:
+    """Prepared data of another config is told before anything is compared."""
+    program = parse_features("SELECT height FROM raw", COLUMNS)
+    path = write(tmp_path / "test.parquet", RAW.drop_columns(["is_wet"]))
+
+    with pytest.raises(ExportError, match="has no column is_wet"):
+        list(read_chunks(path, program))

@@ -184,7 +184,22 @@ class MlpPleNetwork(_Section, frozen=True, kw_only=True, tag="mlp_ple", tag_fiel
     embedding_width: Count = 8
 
 
-Network = MlpNetwork | MlpPleNetwork
+class MlpPlrNetwork(_Section, frozen=True, kw_only=True, tag="mlp_plr", tag_field="kind"):
+    """Periodic embeddings of the quantities beside the scaled features, then a wider ReLU stack.
+
+    Each quantity x becomes ReLU(W · [sin 2πcx, cos 2πcx] + b) with ``frequencies`` learned c,
+    drawn from a normal distribution of deviation ``sigma``. Source: as `MlpPleNetwork` ("PLR").
+    """
+
+    widths: tuple[Count, ...] = (512, 512, 512)
+    dropout: Share = 0.05
+    scaling: Literal["minmax", "standard", "quantile"] = "standard"
+    frequencies: Count = 32
+    sigma: Positive = 1.0
+    embedding_width: Count = 8
+
+
+Network = MlpNetwork | MlpPleNetwork | MlpPlrNetwork
 
 
 class TrainingSection(_Section, frozen=True, kw_only=True):

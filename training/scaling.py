@@ -17,6 +17,7 @@ from training.dataset import Batch, FeatureArray
 from training.errors import DatasetError
 
 FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.int64]
 
 SAMPLE_ROWS = 262_144
 
@@ -132,14 +133,14 @@ def quantile_edges(statistics: FeatureStatistics, feature: int, bins: int) -> Fl
     return edges if len(edges) > 1 else np.array([low, high if high > low else low + 1.0])
 
 
-def quantity_indexes(statistics: FeatureStatistics) -> npt.NDArray[np.int64]:
+def quantity_indexes(statistics: FeatureStatistics) -> IndexArray:
     """Features with more than two values in training: quantities, not indicators."""
     known = [column[~np.isnan(column)] for column in statistics.sample.T]
     return np.flatnonzero([len(np.unique(column)) > 2 for column in known])
 
 
 def piecewise_bins(
-    statistics: FeatureStatistics, features: npt.NDArray[np.int64], bins: int
+    statistics: FeatureStatistics, features: IndexArray, bins: int
 ) -> tuple[FeatureArray, FeatureArray]:
     """(left, slope), each (features, bins): bin b of x is ``clip((x - left) * slope, 0, 1)``.
 

@@ -20,7 +20,7 @@ from typing import Any
 from registry.errors import StageError
 from registry.ground.files import PARTIAL_PREFIX
 from registry.ground.logs import log_event
-from registry.ground.stages import Receipt, digest_value, find_current, read_receipt, stage_folder
+from registry.ground.stages import RECEIPT, Receipt, digest_value, find_current, read_receipt, stage_folder
 from training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
 from training.errors import SourceError
 from training.sources.csv import open_csv_source
@@ -88,11 +88,12 @@ def fetched_files(config: ModelConfig, data: Path) -> tuple[Path, ...]:
         )
     if find_current(folder, _STAGE, receipt.inputs) is None:
         raise StageError("a fetched file is damaged", where=str(folder), hint="Run `make fetch` again.")
-    references = read_references(folder)
-    return _files_in(config.source, folder, receipt) if references is None else references
+    return _files_in(config.source, folder, receipt)
 
 
 def _files_in(source: Source, folder: Path, receipt: Receipt) -> tuple[Path, ...]:
+    if isinstance(source, CsvSource) and (references := read_references(folder)) is not None:
+        return references
     names = dict.fromkeys(source.files) if isinstance(source, KaggleSource) else sorted(receipt.outputs)
     return tuple(folder / name for name in names)
 
@@ -116,6 +117,7 @@ def _fetch(fetcher: Fetcher, folder: Path, inputs: Mapping[str, str]) -> None:
     try:
         with stage_folder(folder, _STAGE, inputs) as partial:
             fetcher.fetch(partial, scratch)
+            _check_names(partial, fetcher)
     except InterruptedDownloadError:
         raise
     except OSError as error:
@@ -125,6 +127,11 @@ def _fetch(fetcher: Fetcher, folder: Path, inputs: Mapping[str, str]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     shutil.rmtree(scratch)
+
+
+def _check_names(folder: Path, fetcher: Fetcher) -> None:
+    if (folder / RECEIPT).exists():
+        raise SourceError(f"holds a file named {RECEIPT}, which the stage writes itself", where=fetcher.label)
 
 
 def _disk_error(error: OSError, folder: Path) -> SourceError:
@@ -160,7 +167,7 @@ def _receipt(folder: Path) -> Receipt:
 
 def _summary(config: ModelConfig, data: Path, receipt: Receipt, *, is_skipped: bool) -> dict[str, Any]:
     folder = raw_folder(config, data)
-    files = read_references(folder) or _files_in(config.source, folder, receipt)
+    files = _files_in(config.source, folder, receipt)
     return {
         "stage": _STAGE,
         "model": config.model.name,

@@ -12,10 +12,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from registry.ground.files import digest_file
+from registry.ground.stages import RECEIPT
 from training.config import CsvSource
 from training.errors import SourceError
+from training.sources.archive import is_safe_name
 from training.sources.download import Opener, download
-from training.sources.local import LocalFiles
+from training.sources.local import REFERENCES, LocalFiles
 from training.sources.protocol import Fetcher, Pause
 from training.sources.s3 import S3Object
 from training.sources.scrub import show_url
@@ -75,7 +77,9 @@ class RemoteFile:
         body.replace(folder / self._name(body))
 
     def _name(self, body: Path) -> str:
-        name = PurePosixPath(unquote(urlsplit(self._source.path).path)).name or "table.csv"
+        name = PurePosixPath(unquote(urlsplit(self._source.path).path)).name
+        if not is_safe_name(name) or name in (RECEIPT, REFERENCES):
+            name = "table.csv"
         with body.open("rb") as file:
             first = file.read(4)
         if first == _ZIP_MAGIC:

@@ -1,0 +1,224 @@
+"""What a fetch does when the world breaks under it: cut lines, killed processes, full disks, two at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support.http_files import FileServer, Resource, serve_files
+from tests.support.sources import config_for, hidden_files, visible_files
+from training.config import CsvSource, ModelConfig
+from training.errors import SourceError
+from training.fetch import fetched_files, run_fetch
+
+BODY = random.Random(0).randbytes(3_000_000)
+# Larger than what a process may write in the tests of full disks.
+_FILE_LIMIT_BYTES = 1_000_000
+_DEADLINE_S = 60.0
+
+_FETCH = """
+import json, resource, sys
+from pathlib import Path
+import msgspec
+from registry.ground.command import run_command
+from registry.ground.logs import configure_logging
+from training.config import ModelConfig
+from training.fetch import run_fetch
+data, config, limit = sys.argv[1:]
+configure_logging("info", "json")
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+config = msgspec.json.decode(config, type=ModelConfig)
+sys.exit(run_command("training", lambda: print(json.dumps(run_fetch(config, Path(data)))) or 0))
+"""
+
+
+@pytest.fixture
+def files() -> Iterator[FileServer]:
+    """A file server that holds three megabytes."""
+    with serve_files() as server:
+        server.resources["/table.csv"] = Resource(BODY)
+        yield server
+
+
+def _config(files: FileServer, sha256: str | None = None) -> ModelConfig:
+    return config_for(CsvSource(path=f"{files.url}/table.csv", sha256=sha256))
+
+
+def _run(config: ModelConfig, data: Path) -> bytes:
+    run_fetch(config, data, pause=lambda _: None)
+    assert not hidden_files(data)
+    (table,) = fetched_files(config, data)
+    return table.read_bytes()
+
+
+def _start_fetch(config: ModelConfig, data: Path, limit_bytes: int = 0) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-c",
+        _FETCH,
+        str(data),
+        msgspec.json.encode(config).decode(),
+        str(limit_bytes),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_bytes(data: Path, count: int) -> None:
+    """Until a download in progress has written ``count`` bytes."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while not any(path.stat().st_size >= count for path in data.rglob(".partial-body")):
+        assert time.monotonic() < deadline, f"not {count} bytes: {hidden_files(data)}"
+        threading.Event().wait(0.01)
+
+
+def test_a_connection_cut_half_way_is_taken_up_where_it_broke(tmp_path: Path, files: FileServer) -> None:
+    """Twice in one download; no byte is fetched twice or lost."""
+    files.resources["/table.csv"].cuts = [1_000_000, 500_000]
+    assert _run(_config(files), tmp_path) == BODY
+    ranges = [seen.headers.get("range") for seen in files.seen]
+    assert ranges == [None, "bytes=1000000-", "bytes=1500000-"]
+
+
+def test_a_server_that_cannot_resume_is_asked_for_the_whole_again(tmp_path: Path, files: FileServer) -> None:
+    """It answers a range with the whole file, which must not be appended."""
+    files.resources["/table.csv"].ranges = False
+    files.resources["/table.csv"].cuts = [1_000_000]
+    assert _run(_config(files), tmp_path) == BODY
+
+
+def test_without_an_etag_a_cut_download_starts_again(tmp_path: Path, files: FileServer) -> None:
+    """Nothing proves that the second half belongs to the same file."""
+    files.resources["/table.csv"].etag = None
+    files.resources["/table.csv"].cuts = [1_000_000]
+    assert _run(_config(files), tmp_path) == BODY
+    assert "range" not in files.seen[1].headers
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(tmp_path: Path, files: FileServer) -> None:
+    """Half of yesterday's table and half of today's would be a table that never was."""
+    old, new = files.resources["/table.csv"], Resource(BODY[::-1], etag='"v2"')
+    old.cuts = [1_000_000]
+
+    def change(_: float) -> None:
+        files.resources["/table.csv"] = new
+
+    config = _config(files)
+    run_fetch(config, tmp_path, pause=change)
+    assert fetched_files(config, tmp_path)[0].read_bytes() == new.body
+
+
+def test_a_file_that_shrank_meanwhile_is_fetched_from_the_start(tmp_path: Path, files: FileServer) -> None:
+    """The server then has no such range, or ignores it; both must end in the new file."""
+    files.resources["/table.csv"].cuts = [1_000_000]
+
+    def shrink(_: float) -> None:
+        files.resources["/table.csv"] = Resource(BODY[:500_000])
+
+    config = _config(files)
+    run_fetch(config, tmp_path, pause=shrink)
+    assert fetched_files(config, tmp_path)[0].read_bytes() == BODY[:500_000]
+
+
+def test_a_line_that_stays_dead_ends_in_one_error_and_the_next_run_goes_on(
+    tmp_path: Path, files: FileServer
+) -> None:
+    """The user sees what is kept, and pays for no byte twice."""
+    config, pauses = _config(files), list[float]()
+    files.resources["/table.csv"].cuts = [1_000_000, 0, 0, 0]
+    with pytest.raises(SourceError, match=r"gave up after 4 attempts: .*1,000,000 bytes are kept.*goes on"):
+        run_fetch(config, tmp_path, pause=pauses.append)
+    assert pauses == [0.5, 1.0, 2.0]
+    assert not visible_files(tmp_path)
+    assert _run(config, tmp_path) == BODY
+    assert files.seen[-1].headers["range"] == "bytes=1000000-"
+
+
+def test_no_server_at_all_is_one_error(tmp_path: Path) -> None:
+    """Behind a wrong address or a closed port."""
+    with serve_files() as files:
+        config = _config(files)
+    with pytest.raises(SourceError, match=r"gave up after 4 attempts: .*refused"):
+        run_fetch(config, tmp_path, pause=lambda _: None)
+    assert not visible_files(tmp_path)
+
+
+def test_a_resumed_body_is_still_held_to_the_pinned_digest(tmp_path: Path, files: FileServer) -> None:
+    """A server may send the wrong bytes under the right ETag; then nothing is kept to go on from."""
+    config = _config(files, hashlib.sha256(BODY).hexdigest())
+    files.resources["/table.csv"].cuts = [1_000_000]
+
+    def swap(_: float) -> None:
+        files.resources["/table.csv"].body = bytes(len(BODY))
+
+    with pytest.raises(SourceError, match="it is not used"):
+        run_fetch(config, tmp_path, pause=swap)
+    assert not visible_files(tmp_path)
+    assert not hidden_files(tmp_path)
+    files.resources["/table.csv"].body = BODY
+    assert _run(config, tmp_path) == BODY
+
+
+def test_killed_half_way_the_next_run_goes_on(tmp_path: Path, files: FileServer) -> None:
+    """kill -9 leaves nothing that a reader could take for the table, and no lock that stays shut."""
+    config, release = _config(files), threading.Event()
+    table = files.resources["/table.csv"]
+    table.cuts, table.hold = [1_000_000], lambda: release.wait(_DEADLINE_S)
+    process = _start_fetch(config, tmp_path)
+    try:
+        _wait_for_bytes(tmp_path, 1_000_000)
+    finally:
+        process.kill()
+        process.communicate()
+        release.set()
+    assert process.returncode == -signal.SIGKILL
+    assert not visible_files(tmp_path)
+    assert _run(config, tmp_path) == BODY
+    assert files.seen[-1].headers["range"] == "bytes=1000000-"
+
+
+def test_two_fetches_of_one_source_make_one_download(tmp_path: Path, files: FileServer) -> None:
+    """Two models of one source started side by side must not write into each other's file."""
+    config, release = _config(files), threading.Event()
+    table = files.resources["/table.csv"]
+    table.cuts, table.hold = [1_000_000], lambda: release.wait(_DEADLINE_S)
+    first = _start_fetch(config, tmp_path)
+    second = None
+    try:
+        _wait_for_bytes(tmp_path, 1_000_000)
+        second = _start_fetch(config, tmp_path)
+        assert second.stderr is not None
+        assert "waiting for it" in second.stderr.readline()
+    finally:
+        release.set()
+        answers = [process.communicate(timeout=_DEADLINE_S) for process in (first, second) if process]
+    assert [process.returncode for process in (first, second) if process] == [0, 0], answers
+    assert [json.loads(out)["skipped"] for out, _ in answers] == [False, True]
+    assert [seen.headers.get("range") for seen in files.seen] == [None, "bytes=1000000-"]
+
+
+def test_a_full_disk_is_one_clear_error_that_frees_what_was_written(
+    tmp_path: Path, files: FileServer
+) -> None:
+    """A limit on the size of files stands for the disk: the system refuses the write in the same place."""
+    config = _config(files)
+    process = _start_fetch(config, tmp_path, _FILE_LIMIT_BYTES)
+    _, said = process.communicate(timeout=_DEADLINE_S)
+    assert process.returncode == 3, said
+    assert "the disk is full or a size limit is reached" in said
+    assert "point DATA at another disk" in said
+    assert "Traceback" not in said
+    assert not visible_files(tmp_path)
+    assert not hidden_files(tmp_path)
+    assert _run(config, tmp_path) == BODY

@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from inference.app import build_app
+from inference.app import App
 from inference.config import ServiceConfig
 from inference.cpus import count_cpus
 from inference.metrics import ServiceMetrics
@@ -140,7 +140,7 @@ def _uvicorn_config(
     config: ServiceConfig, state: ServiceState, metrics: ServiceMetrics, pool: ThreadPoolExecutor
 ) -> uvicorn.Config:
     return uvicorn.Config(
-        build_app(state, config, metrics, pool),
+        App(state, config, metrics, pool),
         loop="uvloop",
         http=Protocol,
         ws="none",

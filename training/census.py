@@ -1,0 +1,85 @@
+"""Counts over whole rows: rows and classes by split, fingerprints, inputs that stand in two splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import duckdb
+
+from registry.ground.files import digest_bytes
+from training.database import fetch_row, quote
+from training.profile import Duplicates
+from training.splits import SPLIT_NAMES
+
+
+@dataclass(frozen=True)
+class Census:
+    """What was counted, by split name."""
+
+    rows: dict[str, int]
+    class_counts: dict[str, tuple[int, ...]]
+    fingerprints: dict[str, str]
+    duplicates: Duplicates
+
+
+def take_census(
+    connection: duckdb.DuckDBPyConnection,
+    relation: str,
+    *,
+    class_count: int,
+    columns: Iterable[str],
+    inputs: Iterable[str],
+) -> Census:
+    """Count ``relation``, which has ``__class__`` and ``__split__``.
+
+    Args:
+        columns: what a fingerprint covers: every stored raw column.
+        inputs: what makes two rows duplicates: the raw inputs, whatever their class.
+    """
+    counts = {name: [0] * class_count for name in SPLIT_NAMES}
+    for split, index, rows in connection.execute(
+        f"SELECT __split__, __class__, count(*) FROM {relation} GROUP BY ALL"
+    ).fetchall():
+        counts[SPLIT_NAMES[split]][index] = rows
+    return Census(
+        rows={name: sum(found) for name, found in counts.items()},
+        class_counts={name: tuple(found) for name, found in counts.items()},
+        fingerprints=_fingerprint(connection, relation, columns),
+        duplicates=_find_duplicates(connection, relation, inputs),
+    )
+
+
+def _row_hash(columns: Iterable[str]) -> str:
+    return f"hash({', '.join(quote(name) for name in columns)})"
+
+
+def _fingerprint(
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: Iterable[str]
+) -> dict[str, str]:
+    """SHA-256 of the number of rows and the sum of their hashes.
+
+    A sum does not know the order of its terms, and unlike exclusive or it does not lose a row that
+    is there twice. The sum of 64-bit hashes cannot overflow 128 bits below 2**63 rows.
+    """
+    found = connection.execute(
+        f"SELECT __split__, count(*), sum({_row_hash(columns)}) FROM {relation} GROUP BY __split__"
+    ).fetchall()
+    sums = {SPLIT_NAMES[split]: (rows, int(total)) for split, rows, total in found}
+    sums["source"] = (sum(rows for rows, _ in sums.values()), sum(total for _, total in sums.values()))
+    return {name: digest_bytes(f"{rows} {total}".encode()) for name, (rows, total) in sums.items()}
+
+
+def _find_duplicates(
+    connection: duckdb.DuckDBPyConnection, relation: str, inputs: Iterable[str]
+) -> Duplicates:
+    in_split = ", ".join(f"count_if(__split__ = {number}) AS n{number}" for number in range(3))
+    held = " + ".join(f"CAST(n{number} > 0 AS INTEGER)" for number in range(3))
+    totals = ", ".join(f"coalesce(sum(n{number}), 0)" for number in range(3))
+    distinct, *rows = fetch_row(
+        connection,
+        f"SELECT count(*), {totals} FROM (SELECT {in_split} FROM {relation} "
+        f"GROUP BY {_row_hash(inputs)}) WHERE {held} > 1",
+    )
+    counts = (int(str(count)) for count in rows)
+    return Duplicates(distinct_inputs=int(str(distinct)), rows=dict(zip(SPLIT_NAMES, counts, strict=True)))

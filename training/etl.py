@@ -1,0 +1,282 @@
+"""The stage `etl`: fetched files → typed rows → checks → splits → features → Parquet and a profile."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from registry import __version__
+from registry.errors import ConfigError, StageError
+from registry.ground.files import digest_bytes, fresh_folder
+from registry.ground.logs import log_event
+from registry.ground.progress import Progress
+from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from registry.signature import ClassLabel, Column
+from training.census import Census, take_census
+from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
+from training.config import ModelConfig, input_columns
+from training.database import literal, open_database, quote
+from training.errors import DatasetError
+from training.features import FeatureProgram, parse_features
+from training.fetch import fetched_files, raw_folder
+from training.ingest import KEY_COLUMN, RAW, read_source, stored_columns
+from training.prepare import check_features, write_split
+from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
+from training.rejects import collect_rejects, judge_rejects, write_rejects
+from training.splits import SPLIT_NAMES, TRAIN, split_rows
+from training.statistics import profile_columns
+
+_STAGE = "etl"
+_MAX_CLASSES = 1000
+_STEPS = 9
+# The raw table with row number, class and split of each row.
+_PREPARED = "prepared"
+_logger = logging.getLogger("training.etl")
+
+
+def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
+    """Prepare the fetched table of ``config`` under DATA/prepared/<model>/, unless it is there already.
+
+    The bytes written depend on the source, the configuration, features.sql and the versions of
+    timberline and DuckDB; not on threads, memory or time. When the data break a rule, what was
+    found (rejects.parquet, checks.json) stays in DATA/prepared/<model>.failed/ and an earlier
+    result stays as it is.
+
+    Returns:
+        What is there, as JSON values: rows by split, features, whether the stage was skipped.
+
+    Raises:
+        FeatureError: features.sql is refused; nothing was read.
+        StageError: the source is not fetched.
+        DatasetError: the table is not what model.toml says.
+        TrainingError: the memory or the disk did not suffice.
+    """
+    program, sql = _read_features(config, models)
+    files = fetched_files(config, data)
+    inputs = _stage_inputs(config, data, sql)
+    folder = data / "prepared" / config.model.name
+    if find_current(folder, _STAGE, inputs) is not None:
+        log_event(_logger, "etl skipped: its inputs are unchanged", model=config.model.name)
+        return _summary(folder, is_skipped=True)
+    with (
+        stage_folder(folder, _STAGE, inputs) as partial,
+        open_database(config.etl, partial / "spill") as connection,
+        Progress(f"etl {config.model.name}", _STEPS, "steps", logger=_logger) as progress,
+    ):
+        _Run(config, program, connection, partial, data, progress).prepare(files)
+    summary = _summary(folder, is_skipped=False)
+    log_event(_logger, "etl finished", model=config.model.name, rows=sum(summary["rows"].values()))
+    return summary
+
+
+def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, str]:
+    path = models / config.model.name / config.features.file
+    try:
+        sql = path.read_text("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
+    return parse_features(sql, input_columns(config), file=str(path)), sql
+
+
+def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:
+    raw = read_receipt(raw_folder(config, data))
+    if raw is None:
+        raise StageError("the source is not fetched", where=config.model.name, hint="Run `make fetch`.")
+    # Threads and memory decide how fast the result comes, not what it is.
+    etl = msgspec.structs.replace(config.etl, threads=0, memory_limit="1GB")
+    relevant = [config.model.name, config.columns, config.target, config.split, config.checks, etl]
+    return {
+        "raw": raw.digest,
+        "config": digest_value(relevant),
+        "features": digest_bytes(features_sql.encode()),
+        "code": __version__,
+        "duckdb": duckdb.__version__,
+    }
+
+
+class _Run:
+    """One run's steps, in order; each leaves a table in the database or a file in the folder."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        program: FeatureProgram,
+        connection: duckdb.DuckDBPyConnection,
+        folder: Path,
+        data: Path,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._program = program
+        self._connection = connection
+        self._folder = folder
+        self._failed = data / "prepared" / f"{config.model.name}.failed"
+        self._progress = progress
+
+    def prepare(self, files: Sequence[Path]) -> None:
+        """Files in, a filled folder out."""
+        read_source(self._connection, self._config, files)
+        self._progress.advance(3, "checks")
+        report, classes = self._check_rows()
+        self._progress.advance(1, "splits")
+        class_sql = _class_sql(self._config, classes)
+        self._assign_splits(class_sql)
+        census = take_census(
+            self._connection,
+            _PREPARED,
+            class_count=len(classes),
+            columns=stored_columns(self._config),
+            inputs=self._config.inputs,
+        )
+        _require_rows(self._config, classes, census)
+        self._progress.advance(1, "profile")
+        train = f"(SELECT * FROM {_PREPARED} WHERE __split__ = {TRAIN})"
+        columns = profile_columns(self._connection, self._config.inputs, train)
+        profile = _describe(self._config, self._program, report, classes, census, columns)
+        (self._folder / "profile.json").write_bytes(encode_profile(profile))
+        self._write_splits()
+
+    def _check_rows(self) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
+        rejected = collect_rejects(self._connection, self._config)
+        declared = self._config.target.classes
+        values = None if declared is None else [label.value for label in declared]
+        report = run_checks(self._connection, self._config, build_checks(self._config, values), rejected)
+        self._leave_findings(self._folder, report)
+        try:
+            judge_rejects(
+                self._connection, self._config, rejected=rejected, rows=report.rows, kept_in=self._failed
+            )
+            judge_checks(self._config, report, kept_in=str(self._failed))
+        except DatasetError:
+            with fresh_folder(self._failed) as failed:
+                self._leave_findings(failed, report)
+            raise
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\n{format_checks(report)}\n")
+        return report, declared or _find_classes(self._connection, self._config)
+
+    def _leave_findings(self, folder: Path, report: CheckReport) -> None:
+        write_rejects(self._connection, folder / "rejects.parquet")
+        text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=2) + b"\n"
+        (folder / "checks.json").write_bytes(text)
+
+    def _assign_splits(self, class_sql: str) -> None:
+        chosen = split_rows(
+            self._connection, self._config.split, relation=RAW, class_sql=class_sql, key=KEY_COLUMN
+        )
+        self._connection.execute(
+            f"CREATE VIEW {_PREPARED} AS SELECT rowid AS __row__, {class_sql} AS __class__, "
+            f"{chosen} AS __split__, * FROM {RAW}"
+        )
+
+    def _write_splits(self) -> None:
+        for split, name in enumerate(SPLIT_NAMES):
+            self._progress.advance(1, f"{name}.parquet")
+            path = self._folder / f"{name}.parquet"
+            write_split(
+                self._connection, self._config, self._program, relation=_PREPARED, split=split, path=path
+            )
+        check_features(self._connection, self._config, self._program, self._folder)
+        self._progress.advance(1, "done")
+
+
+def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> tuple[ClassLabel, ...]:
+    """The classes as they stand in the data, in the order of their values."""
+    target = quote(config.target.column)
+    found = connection.execute(
+        f"SELECT CAST(class AS VARCHAR) FROM (SELECT DISTINCT {target} AS class FROM {RAW}) "
+        f"ORDER BY class LIMIT {_MAX_CLASSES + 1}"
+    ).fetchall()
+    if not 2 <= len(found) <= _MAX_CLASSES:
+        raise DatasetError(
+            f"has {'more than ' * (len(found) > _MAX_CLASSES)}{min(len(found), _MAX_CLASSES)} different "
+            f"values, expected 2 to {_MAX_CLASSES} classes",
+            where=f"{config.model.name}: target {config.target.column!r}",
+            hint="Is it the column to predict?",
+        )
+    return tuple(ClassLabel(value=value, label=value) for (value,) in found)
+
+
+def _class_sql(config: ModelConfig, classes: Sequence[ClassLabel]) -> str:
+    target = quote(config.target.column)
+    cases = " ".join(f"WHEN {literal(label.value)} THEN {index}" for index, label in enumerate(classes))
+    return f"CASE CAST({target} AS VARCHAR) {cases} END"
+
+
+def _require_rows(config: ModelConfig, classes: Sequence[ClassLabel], census: Census) -> None:
+    for name, rows in census.rows.items():
+        if not rows:
+            raise DatasetError(
+                f"the {name} split has no row of {sum(census.rows.values()):,}",
+                where=config.model.name,
+                hint="Change [split].",
+            )
+    for label, rows in zip(classes, census.class_counts["train"], strict=True):
+        if not rows:
+            log_event(
+                _logger,
+                "no training row of a class",
+                logging.WARNING,
+                model=config.model.name,
+                value=label.value,
+            )
+
+
+def _describe(
+    config: ModelConfig,
+    program: FeatureProgram,
+    report: CheckReport,
+    classes: tuple[ClassLabel, ...],
+    census: Census,
+    columns: dict[str, ColumnProfile],
+) -> Profile:
+    return Profile(
+        schema_version=PROFILE_SCHEMA_VERSION,
+        model=config.model.name,
+        duckdb=duckdb.__version__,
+        classes=classes,
+        feature_names=program.names,
+        input_columns=tuple(_with_range(column, columns[column.name]) for column in input_columns(config)),
+        rejected_lines=report.rejected_lines,
+        rows=census.rows,
+        class_counts=census.class_counts,
+        fingerprints=census.fingerprints,
+        duplicates=census.duplicates,
+        columns=columns,
+    )
+
+
+def _with_range(column: Column, seen: ColumnProfile) -> Column:
+    """The column as the signature names it, with what training saw in it."""
+    whole = (
+        seen.distinct is not None and seen.categories is not None and seen.distinct == len(seen.categories)
+    )
+    return msgspec.structs.replace(
+        column,
+        minimum=seen.minimum,
+        maximum=seen.maximum,
+        categories=seen.categories if whole else None,
+    )
+
+
+def _summary(folder: Path, *, is_skipped: bool) -> dict[str, Any]:
+    profile = load_profile(folder / "profile.json")
+    receipt = read_receipt(folder)
+    return {
+        "stage": _STAGE,
+        "model": profile.model,
+        "skipped": is_skipped,
+        "folder": str(folder),
+        "rows": profile.rows,
+        "features": len(profile.feature_names),
+        "rejected_lines": profile.rejected_lines,
+        "inputs_in_two_splits": profile.duplicates.distinct_inputs,
+        "fingerprint": profile.fingerprint,
+        "digest": receipt.digest if receipt else None,
+    }

@@ -1,0 +1,122 @@
+"""The prepared Parquet files: row number, class, raw columns, and the features that are computed.
+
+A feature that is a raw column under its own name is stored once. What was written is then read
+back: a feature that is NULL, NaN or infinite in any row stops the run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from registry.runs import CLASS_COLUMN, ROW_COLUMN
+from training.config import ModelConfig
+from training.database import fetch_row, literal, quote
+from training.errors import DatasetError
+from training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
+from training.ingest import stored_columns
+from training.splits import SPLIT_NAMES, TRAIN, mix_rows
+
+# The trainer reads row groups in a random order and shuffles inside a window of some of them.
+ROW_GROUP_ROWS = 65_536
+_SHOWN_INPUTS = 6
+
+
+def write_split(
+    connection: duckdb.DuckDBPyConnection,
+    config: ModelConfig,
+    program: FeatureProgram,
+    *,
+    relation: str,
+    split: int,
+    path: Path,
+) -> None:
+    """Write the rows of one split: training rows in a seeded pseudo-random order, others in source order."""
+    features = [f"{program.feature_sql(feature)} AS {quote(feature.name)}" for feature in _computed(program)]
+    columns = ", ".join(
+        [
+            f"CAST(__row__ AS BIGINT) AS {ROW_COLUMN}",
+            f"CAST(__class__ AS SMALLINT) AS {CLASS_COLUMN}",
+            *(quote(name) for name in stored_columns(config)),
+            *features,
+        ]
+    )
+    seed = getattr(config.split, "seed", 0)
+    order = f"ORDER BY {mix_rows('__row__', seed, 'order')}, __row__" if split == TRAIN else ""
+    connection.execute(
+        f"COPY (SELECT {columns} FROM {relation} WHERE __split__ = {split} {order}) "
+        f"TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+    )
+
+
+def check_features(
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, program: FeatureProgram, folder: Path
+) -> None:
+    """Read every feature of every split back.
+
+    Raises:
+        DatasetError: names the feature, the number of rows in which it is not a finite number, and
+            the first of them with the raw values it was computed from.
+    """
+    files = [literal(str(folder / f"{name}.parquet")) for name in SPLIT_NAMES]
+    source = f"read_parquet([{', '.join(files)}])"
+    values = [_value(config, program, feature) for feature in program.features]
+    bad = ", ".join(f"count(*) - count_if({_is_usable(value)})" for value in values)
+    found = fetch_row(connection, f"SELECT {bad} FROM {source}")
+    for feature, value, count in zip(program.features, values, found, strict=True):
+        if count:
+            raise _unusable(connection, config, feature, value, source, int(str(count)))
+
+
+def _computed(program: FeatureProgram) -> list[Feature]:
+    return [feature for feature in program.features if not feature.is_plain_column]
+
+
+def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> str:
+    """How the trainer will see the stored column: as 32-bit float."""
+    if feature.is_plain_column and config.columns[feature.name].type == "number":
+        return program.feature_sql(feature)
+    return quote(feature.name)
+
+
+def _is_usable(value: str) -> str:
+    return f"isfinite(CAST({value} AS FLOAT))"
+
+
+def _unusable(
+    connection: duckdb.DuckDBPyConnection,
+    config: ModelConfig,
+    feature: Feature,
+    value: str,
+    source: str,
+    count: int,
+) -> DatasetError:
+    inputs = list(_columns_of(feature.expression))[:_SHOWN_INPUTS]
+    shown = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in inputs)
+    row, got, *raw = fetch_row(
+        connection,
+        f"SELECT {ROW_COLUMN}, CAST({value} AS VARCHAR), {shown} FROM {source} "
+        f"WHERE NOT coalesce({_is_usable(value)}, false) ORDER BY {ROW_COLUMN} LIMIT 1",
+    )
+    known = ", ".join(
+        f"{name} = {'NULL' if item is None else item}" for name, item in zip(inputs, raw, strict=True)
+    )
+    return DatasetError(
+        f"feature {feature.name!r} is {'NULL' if got is None else got} in row {row} ({known}), "
+        f"and not a finite number in {count:,} rows",
+        where=f"{config.model.name}: {config.features.file}",
+        hint="Say what it is there, for example `coalesce(…, 0)` or `CASE WHEN … THEN … ELSE … END`.",
+    )
+
+
+def _columns_of(expression: Expression) -> dict[str, None]:
+    """The raw columns that an expression reads, in the order of its text."""
+    if isinstance(expression, Literal):
+        return {}
+    if isinstance(expression, ColumnRef):
+        return {expression.column: None}
+    found: dict[str, None] = {}
+    for argument in expression.arguments:
+        found |= _columns_of(argument)
+    return found

@@ -16,6 +16,13 @@ from training.sources.download import CHUNK_BYTES, FileChangedError, LostConnect
 from training.sources.scrub import scrub
 
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_ACCOUNTS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
 _HINT_ACCESS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL "
     "where they apply) of an account that may read it, or AWS_SKIP_SIGNATURE=true for a public bucket."
@@ -32,6 +39,8 @@ class S3Object:
         self._bucket = bucket
         self._url = url
         self._secrets = tuple(environment.get(name, "") for name in _SECRETS)
+        # Without one the client asks a cloud machine's metadata service, and fails there elsewhere.
+        self._has_account = any(environment.get(name) for name in _ACCOUNTS)
         endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
         self._is_plain_http = (endpoint or environment.get("AWS_ENDPOINT", "")).startswith("http://")
 
@@ -42,14 +51,17 @@ class S3Object:
         options: Any = {}
         if offset and validator:
             options = {"range": {"offset": offset}, "if_match": validator}
-        try:
-            found = obstore.get(self._store(), self._key, options=options)
-        except PreconditionError:
-            raise FileChangedError("the object has changed") from None
-        except (BaseError, OSError, ValueError) as error:
-            raise self._refusal(error) from None
+        found = self._ask(options)
         start = found.range[0] if options else 0
         yield Reply(start, found.meta["size"], found.meta["e_tag"], self._chunks(found))
+
+    def _ask(self, options: Any) -> Any:
+        try:
+            return obstore.get(self._store(), self._key, options=options)
+        except (BaseError, OSError, ValueError) as error:
+            refusal = self._refusal(error)
+        # Raised here and not above, so that the client's error is not even attached as context.
+        raise refusal
 
     def _store(self) -> Any:
 
@@ -68,12 +80,14 @@ class S3Object:
             raise LostConnectionError(f"the body broke off ({type(error).__name__})") from None
 
     def _refusal(self, error: Exception) -> Exception:
-
+        if isinstance(error, PreconditionError):
+            return FileChangedError("the object has changed")
         if isinstance(error, FileNotFoundError):
             return SourceError("no such bucket or object", where=self._url, hint="Check source.path.")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return SourceError("access is refused", where=self._url, hint=_HINT_ACCESS)
-        # The client's text runs over many lines and may quote the signed request; its first line names
-        # the cause.
+        # The client's text runs over many lines and may quote the request; the first names the cause.
         said = scrub(str(error).partition("\n")[0], self._secrets)
+        if self._has_account and isinstance(error, BaseError):
+            return LostConnectionError(said)
         return SourceError(f"could not be read: {said}", where=self._url, hint=_HINT_ACCESS)

@@ -1,0 +1,219 @@
+"""Writes ONNX nodes over blocks of columns; knows tensors and operator sets, not features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter.graphs import make_model
+from exporter.lowering import Affine
+from registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
+
+_ML_OPSET = 4  # LabelEncoder from strings to doubles
+_REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tensor of shape (rows, width); ``number`` counts blocks as they are made."""
+
+    tensor: str
+    width: int
+    number: int
+
+
+class Emitter:
+    """One graph under construction.
+
+    Args:
+        numeric_count, text_count: widths of the inputs.
+        vocabulary: the number that stands for each text; any other text is 0.
+        opset: version of the ONNX operator set.
+    """
+
+    def __init__(self, numeric_count: int, text_count: int, vocabulary: dict[str, float], opset: int) -> None:
+        self._counts = {NUMERIC_INPUT: numeric_count, TEXT_INPUT: text_count}
+        self._vocabulary = vocabulary
+        self._opset = opset
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[bytes, onnx.TensorProto] = {}
+        self._gathered: dict[tuple[tuple[int, int], ...], str] = {}
+        self._block_count = 0
+        self._numeric = self._block(NUMERIC_INPUT, numeric_count)
+        self._text: Block | None = None
+
+    def source(self, kind: str) -> Block:
+        """The raw numeric columns, or the raw text columns as numbers."""
+        if kind == "numeric":
+            return self._numeric
+        if self._text is None:
+            words = np.array(list(self._vocabulary), dtype=object)
+            attributes = {
+                "keys_tensor": numpy_helper.from_array(words),
+                "values_tensor": numpy_helper.from_array(np.array(list(self._vocabulary.values()))),
+                "default_tensor": numpy_helper.from_array(np.array([0.0])),
+            }
+            tensor = self._node("LabelEncoder", TEXT_INPUT, domain="ai.onnx.ml", **attributes)
+            self._text = self._block(tensor, self._counts[TEXT_INPUT])
+        return self._text
+
+    def affine(self, sums: Sequence[object]) -> Block:
+        """All sums of raw columns as one matrix product; ``sums`` are `Affine`.
+
+        The bias is added even if it is 0 everywhere, unless ONNX Runtime drops it: it turns -0 into 0.
+        """
+        weights = np.zeros((self._numeric.width, len(sums)))
+        bias = np.zeros(len(sums))
+        for index, affine in enumerate(sums):
+            assert isinstance(affine, Affine)
+            bias[index] = affine.bias
+            for column, weight in affine.terms:
+                weights[column, index] = weight
+        product = self._node("MatMul", NUMERIC_INPUT, self.constant(weights))
+        if bias.any():
+            product = self._node("Add", product, self.constant(bias))
+        return self._block(product, len(sums))
+
+    def elementwise(self, operator: str, operands: Sequence[str], payload: object, width: int) -> Block:
+        """One operator over operands that broadcast to (rows, width)."""
+        return self._block(self._elementwise(operator, operands, payload), width)
+
+    def _elementwise(self, operator: str, operands: Sequence[str], payload: object) -> str:
+        match operator:
+            case "number":
+                return self._node("Cast", *operands, to=TensorProto.DOUBLE)
+            case "to_float":
+                return self._as_double(self._as_float(*operands))
+            case "atan_guess":
+                return self._as_double(self._node("Atan", self._as_float(*operands)))
+            case "Clip":
+                reach = [self.constant(np.array(sign * payload)) for sign in (-1.0, 1.0)]  # type: ignore[operator]
+                return self._node("Clip", *operands, *reach)
+            case "Mod":
+                return self._node("Mod", *operands, fmod=1)
+        return self._node(operator, *operands)
+
+    def reduce(self, operator: str, operands: Sequence[str]) -> Block:
+        """Whether any, or all, of each operand's bools are true."""
+        kind = "ReduceMax" if operator == "any" else "ReduceMin"
+        results = []
+        for operand in operands:
+            numbers = self._as_float(operand)
+            if self._opset >= _REDUCE_AXES_AS_INPUT:
+                reduced = self._node(kind, numbers, self.constant(np.array([1])), keepdims=1)
+            else:
+                reduced = self._node(kind, numbers, axes=[1], keepdims=1)
+            results.append(self._block(self._node("Cast", reduced, to=TensorProto.BOOL), 1))
+        return self.stack(results)
+
+    def first_true(self, conditions: str) -> str:
+        """Index of each row's first true condition, (rows, 1); their number if none is."""
+        numbers = self._as_float(conditions)
+        pads, one = self.constant(np.array([0, 0, 0, 1])), self.constant(np.array(1.0, dtype=np.float32))
+        return self._node("ArgMax", self._node("Pad", numbers, pads, one), axis=1, keepdims=1)
+
+    def look_up(self, table: npt.NDArray[np.float64], chosen: str) -> Block:
+        """The constants at ``chosen``."""
+        return self._block(self._node("Gather", self.constant(table), chosen, axis=0), 1)
+
+    def pick(self, values: str, chosen: str) -> Block:
+        """Each row's value in the column ``chosen``."""
+        return self._block(self._node("GatherElements", values, chosen, axis=1), 1)
+
+    def stack(self, blocks: Sequence[Block]) -> Block:
+        """Blocks side by side as one."""
+        if len(blocks) == 1:
+            return blocks[0]
+        tensor = self._node("Concat", *(b.tensor for b in blocks), axis=1)
+        return self._block(tensor, sum(b.width for b in blocks))
+
+    def spread(self, values: Sequence[object]) -> Block:
+        """Constants in every row."""
+        some = self.gather([(self.source("numeric" if self._numeric.width else "text"), 0)])
+        constants = self.constant(np.array(values))
+        spread = self._node("Where", self._node("IsNaN", some), constants, constants)
+        return self._block(spread, len(values))
+
+    def gather(self, places: Sequence[tuple[Block, int]]) -> str:
+        """Name of a tensor with these columns of these blocks, in this order."""
+        key = tuple((block.number, index) for block, index in places)
+        if key not in self._gathered:
+            self._gathered[key] = self._gather(places)
+        return self._gathered[key]
+
+    def _gather(self, places: Sequence[tuple[Block, int]]) -> str:
+        blocks = list(dict.fromkeys(block for block, _ in places))
+        together = blocks[0].tensor if len(blocks) == 1 else self._concat(blocks)
+        columns = _columns(blocks)
+        if tuple((block.number, index) for block, index in places) == columns:
+            return together
+        position = {column: index for index, column in enumerate(columns)}
+        indices = np.array([position[block.number, index] for block, index in places])
+        return self._node("Gather", together, self.constant(indices), axis=1)
+
+    def gather_cost(self, places: Sequence[tuple[Block, int]]) -> int:
+        """How many nodes `gather` would add."""
+        key = tuple((block.number, index) for block, index in places)
+        blocks = list(dict.fromkeys(block for block, _ in places))
+        whole = _columns(blocks)
+        concat = 0 if len(blocks) == 1 or whole in self._gathered else 1
+        return 0 if key in self._gathered else concat + (key != whole)
+
+    def _concat(self, blocks: Sequence[Block]) -> str:
+        key = _columns(blocks)
+        if key not in self._gathered:
+            self._gathered[key] = self._node("Concat", *(b.tensor for b in blocks), axis=1)
+        return self._gathered[key]
+
+    def finish(self, features: str, count: int) -> onnx.ModelProto:
+        """The checked model, with the ``count`` columns of ``features`` as FLOAT for its output."""
+        self._nodes.append(helper.make_node("Cast", [features], [FEATURES], to=TensorProto.FLOAT))
+        kinds = {NUMERIC_INPUT: TensorProto.DOUBLE, TEXT_INPUT: TensorProto.STRING}
+        inputs = [
+            helper.make_tensor_value_info(name, kinds[name], ["rows", width])
+            for name, width in self._counts.items()
+            if width
+        ]
+        output = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["rows", count])
+        graph = helper.make_graph(
+            self._nodes, "features", inputs, [output], list(self._initializers.values())
+        )
+        opsets = {"": self._opset}
+        if self._text is not None:
+            opsets["ai.onnx.ml"] = _ML_OPSET
+        model = make_model(graph, opsets)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def constant(self, value: npt.NDArray[Any]) -> str:
+        """Name of an initializer with this value; equal ones are stored once."""
+        key = str(value.dtype).encode() + str(value.shape).encode() + value.tobytes()
+        if key not in self._initializers:
+            name = f"constant_{len(self._initializers)}"
+            self._initializers[key] = numpy_helper.from_array(value, name)
+        return self._initializers[key].name
+
+    def _as_float(self, tensor: str) -> str:
+        return self._node("Cast", tensor, to=TensorProto.FLOAT)
+
+    def _as_double(self, tensor: str) -> str:
+        return self._node("Cast", tensor, to=TensorProto.DOUBLE)
+
+    def _block(self, tensor: str, width: int) -> Block:
+        self._block_count += 1
+        return Block(tensor, width, self._block_count)
+
+    def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{operator.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+
+def _columns(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:
+    return tuple((block.number, index) for block in blocks for index in range(block.width))

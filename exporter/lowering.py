@@ -1,0 +1,230 @@
+"""The typed tree as scalars: columns, sums of columns, conditions in three-valued logic.
+
+A condition is two bools, *is true* and *is false*; NULL is neither. Comparisons with NaN are
+false in ONNX, so a comparison with NULL is neither by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from exporter.formulas import build_formula
+from exporter.scalars import NAN, Scalar, ScalarGraph
+from training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
+
+# From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
+_TABLE_BRANCHES = 5
+_INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
+_COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``bias`` plus a sum of raw whole-number columns, each with a weight of few bits: exact in any order."""
+
+    terms: tuple[tuple[int, float], ...]
+    bias: float
+
+    def plus(self, other: Affine, factor: float) -> Affine:
+        """This plus ``factor`` times the other."""
+        terms = dict(self.terms)
+        for column, weight in other.terms:
+            terms[column] = terms.get(column, 0.0) + factor * weight
+        kept = tuple(sorted((column, weight) for column, weight in terms.items() if weight))
+        return Affine(kept, self.bias + factor * other.bias)
+
+
+class Lowering:
+    """Translates every expression object once; ``vocabulary`` fills with the text constants met."""
+
+    def __init__(self, program: FeatureProgram) -> None:
+        self._graph = ScalarGraph()
+        self._places: dict[str, tuple[str, int]] = {}
+        for kind, is_text in (("numeric", False), ("text", True)):
+            names = [c.name for c in program.columns if (c.datatype == "BYTES") == is_text]
+            self._places.update({name: (kind, index) for index, name in enumerate(names)})
+        self.vocabulary: dict[str, float] = {}
+        self._values: dict[Expression, Scalar] = {}
+        self._affines: dict[Expression, Affine | None] = {}
+        self._truths: dict[tuple[Expression, bool], Scalar] = {}
+
+    def value(self, expression: Expression) -> Scalar:
+        """The expression as a double: NULL is NaN, a boolean 0 or 1, text its number in the vocabulary."""
+        if expression not in self._values:
+            self._values[expression] = self._value(expression)
+        return self._values[expression]
+
+    def truth(self, expression: Expression, wanted: bool) -> Scalar:
+        """Whether the condition is true (or, if ``wanted`` is False, false); NULL is neither."""
+        key = (expression, wanted)
+        if key not in self._truths:
+            self._truths[key] = self._truth(expression, wanted)
+        return self._truths[key]
+
+    def _value(self, expression: Expression) -> Scalar:  # noqa: PLR0911  (one line a kind of expression)
+        if isinstance(expression, Literal):
+            return self._graph.number(self._number(expression))
+        if isinstance(expression, ColumnRef):
+            kind, index = self._places[expression.column]
+            return self._graph.make(kind, payload=index)
+        affine = self._affine(expression)
+        if affine is not None:
+            return self._affine_value(affine)
+        if expression.operator == "case":
+            return self._case(expression)
+        if expression.operator == "coalesce":
+            return self._coalesce(expression)
+        if expression.type is ValueType.BOOLEAN:
+            return self._condition_value(expression)
+        formula = build_formula(self._graph, expression, [self.value(a) for a in expression.arguments])
+        assert formula is not None, expression.operator
+        return formula
+
+    def _number(self, literal: Literal) -> float:
+        if literal.value is None:
+            return NAN
+        if isinstance(literal.value, str):
+            return self.vocabulary.setdefault(literal.value, float(len(self.vocabulary) + 1))
+        return float(literal.value)
+
+    def _condition_value(self, expression: Expression) -> Scalar:
+        graph, is_true = self._graph, self.truth(expression, True)
+        if not expression.nullable:
+            return graph.make("number", is_true)
+        one_or_null = graph.choose(is_true, graph.number(1.0), graph.number(NAN))
+        return graph.choose(self.truth(expression, False), graph.number(0.0), one_or_null)
+
+    # Conditions.
+
+    def _truth(self, expression: Expression, wanted: bool) -> Scalar:  # noqa: PLR0911  (as above)
+        graph = self._graph
+        if isinstance(expression, Literal):
+            return graph.truth(expression.value is wanted)
+        if isinstance(expression, ColumnRef) or expression.operator in {"case", "coalesce"}:
+            side = "Greater" if wanted else "Less"
+            return graph.make(side, self.value(expression), graph.number(0.5))
+        if not wanted and not expression.nullable:
+            return graph.negate(self.truth(expression, True))
+        arguments = expression.arguments
+        match expression.operator:
+            case "not":
+                return self.truth(arguments[0], not wanted)
+            case "and":
+                parts = [self.truth(a, wanted) for a in arguments]
+                return graph.every(parts) if wanted else graph.some(parts)
+            case "or":
+                parts = [self.truth(a, wanted) for a in arguments]
+                return graph.some(parts) if wanted else graph.every(parts)
+            case "is_null":
+                return self._is_null(arguments[0])
+        return self._comparison(expression.operator if wanted else _INVERSE[expression.operator], arguments)
+
+    def _is_null(self, expression: Expression) -> Scalar:
+        graph = self._graph
+        if not expression.nullable:
+            return graph.truth(False)
+        if expression.type is ValueType.BOOLEAN and not isinstance(expression, ColumnRef):
+            return graph.negate(graph.some([self.truth(expression, True), self.truth(expression, False)]))
+        value = self.value(expression)
+        return graph.truth(True) if value.constant is not None else graph.make("IsNaN", value)
+
+    def _comparison(self, operator: str, arguments: tuple[Expression, ...]) -> Scalar:
+        graph = self._graph
+        a, b = (self.value(argument) for argument in arguments)
+        if operator != "ne":
+            return graph.make(_COMPARISON[operator], a, b)
+        if any(argument.nullable for argument in arguments):
+            return graph.some([graph.make("Less", a, b), graph.make("Greater", a, b)])
+        return graph.negate(graph.make("Equal", a, b))
+
+    # Choices.
+
+    def _case(self, expression: Call) -> Scalar:
+        *pairs, default = expression.arguments
+        conditions: list[Scalar] = []
+        values = []
+        for condition, value in zip(pairs[::2], pairs[1::2], strict=True):
+            is_true = self.truth(condition, True)
+            if is_true.constant is True:
+                default = value
+                break
+            if is_true.constant is None:
+                conditions.append(is_true)
+                values.append(self.value(value))
+        values.append(self.value(default))
+        if len(conditions) >= _TABLE_BRANCHES:
+            return self._graph.make("select", *conditions, *values)
+        result = values[-1]
+        for is_true, chosen in reversed(list(zip(conditions, values[:-1], strict=True))):
+            result = self._graph.choose(is_true, chosen, result)
+        return result
+
+    def _coalesce(self, expression: Call) -> Scalar:
+        graph = self._graph
+        last = next((i for i, a in enumerate(expression.arguments) if not a.nullable), -1)
+        *others, final = expression.arguments[: last + 1] if last >= 0 else expression.arguments
+        result = self.value(final)
+        for argument in reversed(others):
+            result = graph.choose(self._is_null(argument), result, self.value(argument))
+        return result
+
+    # Sums of columns.
+
+    def _affine_value(self, affine: Affine) -> Scalar:
+        if not affine.terms:
+            return self._graph.number(affine.bias)
+        if affine.bias == 0 and len(affine.terms) == 1 and affine.terms[0][1] == 1:
+            return self._graph.make("numeric", payload=affine.terms[0][0])
+        return self._graph.make("affine", payload=affine)
+
+    def _affine(self, expression: Expression) -> Affine | None:
+        """The expression as a sum of columns that are whole and never NULL, if it is one.
+
+        Only then is the order of summation free: what is added in a matrix product is exact. A
+        NULL or infinity in any column would reach every sum.
+        """
+        if expression not in self._affines:
+            self._affines[expression] = self._find_affine(expression)
+        return self._affines[expression]
+
+    def _find_affine(self, expression: Expression) -> Affine | None:
+        if isinstance(expression, Literal):
+            value = expression.value
+            return Affine((), float(value)) if isinstance(value, int | float) and _is_exact(value) else None
+        if expression.nullable:
+            return None
+        if isinstance(expression, ColumnRef):
+            kind, index = self._places[expression.column]
+            is_whole = kind == "numeric" and expression.type is not ValueType.DOUBLE
+            return Affine(((index, 1.0),), 0.0) if is_whole else None
+        if expression.operator not in {"add", "sub", "mul", "div", "neg", "to_double", "to_bigint"}:
+            return None
+        parts = [self._affine(argument) for argument in expression.arguments]
+        return _combine(expression.operator, [p for p in parts if p]) if all(parts) else None
+
+
+def _combine(operator: str, parts: list[Affine]) -> Affine | None:  # noqa: PLR0911  (one line an operator)
+    nothing = Affine((), 0.0)
+    first, last = parts[0], parts[-1]
+    match operator:
+        case "add":
+            return first.plus(last, 1.0)
+        case "sub":
+            return first.plus(last, -1.0)
+        case "neg":
+            return nothing.plus(first, -1.0)
+        case "mul" if not first.terms:
+            return nothing.plus(last, first.bias)
+        case "mul" if not last.terms:
+            return nothing.plus(first, last.bias)
+        case "div" if not last.terms and last.bias and _is_exact(1 / last.bias):
+            return nothing.plus(first, 1 / last.bias)
+        case "mul" | "div":
+            return None
+    return first
+
+
+def _is_exact(value: float) -> bool:
+    """Whether sums of whole numbers times such weights are exact in double: multiples of 1/1024 are."""
+    return math.isfinite(value) and float(value * 1024).is_integer() and abs(value) < 2**31

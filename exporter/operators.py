@@ -1,0 +1,40 @@
+"""The features of a model as a graph of stock ONNX operators: raw rows in, features out.
+
+`lowering` and `formulas` say what each operator of the language becomes; `batching` lays the
+values out as blocks of columns, so that a single row costs few nodes.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from exporter.batching import build_model
+from exporter.lowering import Lowering
+from exporter.scalars import NAN
+from registry.signature import NULL_TEXT
+from training.features import FeatureProgram
+
+
+def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
+    """Compile the features into ONNX.
+
+    Args:
+        program: the checked features.sql.
+        opset: version of the ONNX operator set, 17 or later.
+
+    Returns:
+        A model with the inputs ``numeric`` (DOUBLE, (rows, numeric columns); NULL is NaN) and ``text``
+        (STRING, (rows, text columns); NULL is ``NULL_TEXT``), each left out if there is no such
+        column, and the output ``features`` (FLOAT, (rows, features)) in the order of the SELECT; NULL
+        is NaN. Computed in double, cast to float last. The row axis is free. Text costs one
+        LabelEncoder of ai.onnx.ml: ONNX cannot compare strings before opset 19.
+    """
+    lowering = Lowering(program)
+    outputs = [lowering.value(feature.expression) for feature in program.features]
+    return build_model(
+        outputs,
+        numeric_count=sum(c.datatype != "BYTES" for c in program.columns),
+        text_count=sum(c.datatype == "BYTES" for c in program.columns),
+        vocabulary={NULL_TEXT: NAN, **lowering.vocabulary},
+        opset=opset,
+    )

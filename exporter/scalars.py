@@ -1,0 +1,159 @@
+"""A graph of single values: what one row's features need, before anything is laid out in tensors.
+
+No NULL and no type but double and bool: `operators` has turned three-valued logic into pairs of
+bools, and NULL numbers into NaN. Equal values are one object, so that what is shared is computed
+once; `batching` turns the graph into ONNX nodes over blocks of columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar:
+    """One value of a row.
+
+    Args:
+        operator: an ONNX operator's name (capital letter), or one of `batching`'s own: ``numeric``, ``text``,
+            ``const``, ``affine``, ``any``, ``all``, ``select``, ``atan_guess``, ``to_float``, ``number``.
+        arguments: the values it is computed from.
+        payload: column index, constant, or the terms of an affine sum.
+        is_bool: whether it is a bool rather than a double.
+        order: when it was made; arguments come before what uses them.
+    """
+
+    operator: str
+    arguments: tuple[Scalar, ...]
+    payload: object
+    is_bool: bool
+    order: int
+
+    @property
+    def constant(self) -> float | bool | None:
+        """The value, if it does not depend on the row."""
+        return self.payload if self.operator == "const" else None  # type: ignore[return-value]
+
+
+_BOOL_OPERATORS = {
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Not",
+    "IsNaN",
+    "any",
+    "all",
+}
+_FOLDS: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Mod": np.fmod,
+    "Pow": np.power,
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Sign": np.sign,
+    "Sqrt": np.sqrt,
+    "Exp": np.exp,
+    "Log": np.log,
+    "Sin": np.sin,
+    "Cos": np.cos,
+    "Floor": np.floor,
+    "Ceil": np.ceil,
+    "Round": np.rint,
+    "Clip": lambda x, reach: np.clip(x, -reach, reach),
+    "Equal": np.equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "IsNaN": np.isnan,
+    "number": np.float64,
+    "atan_guess": lambda x: np.float64(np.arctan(np.float32(x))),
+    "to_float": lambda x: np.float64(np.float32(x)),
+}
+
+
+@dataclass
+class ScalarGraph:
+    """Makes scalars; asking for an equal one again gives the same object, and constants are folded."""
+
+    _known: dict[object, Scalar] = field(default_factory=dict)
+
+    def make(self, operator: str, *arguments: Scalar, payload: object = None) -> Scalar:
+        """The value of ``operator`` over ``arguments``."""
+        is_bool = operator in _BOOL_OPERATORS
+        if arguments and operator in _FOLDS and all(a.operator == "const" for a in arguments):
+            return self._fold(operator, arguments, payload)
+        return self._intern(
+            (operator, tuple(map(id, arguments)), payload), operator, arguments, payload, is_bool
+        )
+
+    def number(self, value: float) -> Scalar:
+        """A double constant; -0 and 0 are two constants, NaN is one."""
+        key = ("const", "nan" if math.isnan(value) else (value, math.copysign(1, value)))
+        return self._intern(key, "const", (), value, False)
+
+    def truth(self, value: bool) -> Scalar:
+        """A bool constant."""
+        return self._intern(("const", "bool", value), "const", (), value, True)
+
+    def _intern(
+        self, key: object, operator: str, arguments: tuple[Scalar, ...], payload: object, is_bool: bool
+    ) -> Scalar:
+        if key not in self._known:
+            self._known[key] = Scalar(operator, arguments, payload, is_bool, len(self._known))
+        return self._known[key]
+
+    def _fold(self, operator: str, arguments: tuple[Scalar, ...], payload: object) -> Scalar:
+        values = [np.asarray(argument.payload) for argument in arguments]
+        with np.errstate(all="ignore"):
+            result = _FOLDS[operator](*values, *(() if payload is None else (payload,)))
+        return self.truth(bool(result)) if operator in _BOOL_OPERATORS else self.number(float(result))
+
+    # Logic, with what is known beforehand left out.
+
+    def negate(self, value: Scalar) -> Scalar:
+        """Not ``value``."""
+        if value.operator == "const":
+            return self.truth(not value.payload)
+        return value.arguments[0] if value.operator == "Not" else self.make("Not", value)
+
+    def every(self, values: Sequence[Scalar]) -> Scalar:
+        """Whether all of ``values`` are true."""
+        return self._combine(values, neutral=True, pair="And", many="all")
+
+    def some(self, values: Sequence[Scalar]) -> Scalar:
+        """Whether at least one of ``values`` is true."""
+        return self._combine(values, neutral=False, pair="Or", many="any")
+
+    def _combine(self, values: Sequence[Scalar], *, neutral: bool, pair: str, many: str) -> Scalar:
+        flat: dict[Scalar, None] = {}
+        for value in values:
+            for part in value.arguments if value.operator in {pair, many} else (value,):
+                if part.constant is (not neutral):
+                    return self.truth(not neutral)
+                if part.constant is None:
+                    flat[part] = None
+        parts = list(flat)
+        if len(parts) <= 1:
+            return parts[0] if parts else self.truth(neutral)
+        return self.make(pair if len(parts) == 2 else many, *parts)
+
+    def choose(self, condition: Scalar, value: Scalar, other: Scalar) -> Scalar:
+        """``value`` where ``condition`` is true, else ``other``."""
+        if condition.operator == "const":
+            return value if condition.payload else other
+        return value if value is other else self.make("Where", condition, value, other)

@@ -10,7 +10,7 @@ from exporter.graphs import (
     canonicalise,
     expose_tensor,
     make_model,
-    opset_of,
+    opsets_of,
     rename_tensors,
     require_stock_operators,
 )
@@ -77,10 +77,10 @@ def check_graph(model: onnx.ModelProto) -> None:
 
 def _merge(features: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
     """Both graphs' nodes and constants, the network's inner names set apart by a prefix."""
-    if opset_of(features) != opset_of(network):
+    ours, theirs = opsets_of(features), opsets_of(network)
+    if {**ours, **theirs} != {**theirs, **ours}:
         raise ExportError(
-            f"features are written in operator set {opset_of(features)}, the network in {opset_of(network)}",
-            where="model.onnx",
+            f"features are written in operator sets {ours}, the network in {theirs}", where="model.onnx"
         )
     ends = {network.graph.input[0].name: FEATURES, network.graph.output[0].name: PROBABILITIES_OUTPUT}
 
@@ -100,7 +100,7 @@ def _merge(features: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelPro
         constant = graph.initializer.add()
         constant.CopyFrom(tensor)
         constant.name = rename(tensor.name)
-    return make_model(graph, opset_of(features))
+    return make_model(graph, {**ours, **theirs})
 
 
 def _outputs(class_count: int) -> list[onnx.ValueInfoProto]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -10,9 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.errors import UnsupportedLayerError
 from registry import __version__
 
+# The domains that the ONNX standard itself defines; "" and "ai.onnx" are two names of one.
+_STOCK_DOMAINS = {"", "ai.onnx.ml"}
+
 
 def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
-    """Refuse a graph with an operator that plain ONNX does not define, or with control flow.
+    """Refuse a graph with an operator that the ONNX standard does not define, or with control flow.
 
     Raises:
         UnsupportedLayerError: names each such operator and the node it stands in.
@@ -20,7 +23,7 @@ def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
     refused = sorted(
         f"{node.op_type} ({node.name or node.output[0]})"
         for node in model.graph.node
-        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type) or _has_subgraph(node)
+        if not _is_stock(node) or _has_subgraph(node)
     )
     if refused or model.functions:
         raise UnsupportedLayerError(
@@ -30,22 +33,33 @@ def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
         )
 
 
+def _is_stock(node: onnx.NodeProto) -> bool:
+    domain = _plain(node.domain)
+    return domain in _STOCK_DOMAINS and bool(onnx.defs.has(node.op_type, domain))
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
 def _has_subgraph(node: onnx.NodeProto) -> bool:
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the stock operator set that the model is written in."""
-    return int(max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
+def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
+    """The operator sets that the model's nodes are written in, by domain; unused ones are left out."""
+    used = {"", *(_plain(node.domain) for node in model.graph.node)}
+    declared = {_plain(entry.domain): int(entry.version) for entry in model.opset_import}
+    return {domain: declared[domain] for domain in sorted(used)}
 
 
-def make_model(graph: onnx.GraphProto, opset: int) -> onnx.ModelProto:
-    """A model of ours: stock operators of ``opset`` and the oldest file format that has them."""
-    sets = [helper.make_opsetid("", opset)]
+def make_model(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
+    """A model of ours: operator sets by domain, and the oldest file format that has them."""
+    sets = [helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())]
     return helper.make_model(
         graph,
         opset_imports=sets,
-        ir_version=helper.find_min_ir_version_for(sets),
+        ir_version=helper.find_min_ir_version_for(sets, ignore_unknown=True),
         producer_name="timberline",
         producer_version=__version__,
     )
@@ -93,11 +107,13 @@ def canonicalise(
                 )
         for name in filter(None, node.output):
             names.setdefault(name, f"tensor_{len(names)}")
-        copy = graph.node.add(op_type=node.op_type, name=f"{node.op_type}_{index}")
+        copy = graph.node.add(
+            op_type=node.op_type, domain=_plain(node.domain), name=f"{node.op_type}_{index}"
+        )
         copy.input.extend(names[name] if name else "" for name in node.input)
         copy.output.extend(names[name] if name else "" for name in node.output)
         copy.attribute.extend(sorted(node.attribute, key=lambda attribute: attribute.name))
-    return make_model(graph, opset_of(model))
+    return make_model(graph, opsets_of(model))
 
 
 def _sort_nodes(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.convert import NEWEST_CONVERTED_OPSET, KerasNetwork, keep_inputs, tf
 from exporter.errors import ExportError, UnsupportedLayerError
-from exporter.graphs import opset_of
+from exporter.graphs import opsets_of
 from exporter.runtime import open_session
 from tests.support.exporter_graphs import random_network
 
@@ -47,7 +47,7 @@ def test_converted_network_answers_as_the_saved_model(tmp_path: Path, opset: int
     np.testing.assert_allclose(answer, network.predict(ROWS), atol=1e-6)
     assert [value.name for value in model.graph.input] == ["features"]
     assert [value.name for value in model.graph.output] == ["probabilities"]
-    assert opset_of(model) == opset
+    assert opsets_of(model) == {"": opset}
 
 
 def test_prediction_is_float32_with_one_row_a_row(tmp_path: Path) -> None:

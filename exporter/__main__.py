@@ -1,0 +1,62 @@
+"""``python -m exporter export``: a finished run becomes the model's next version in the registry."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from exporter.quiet import silence_tensorflow
+from registry.ground.command import print_json, run_command
+from registry.ground.logs import configure_logging
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the verb; its result goes to stdout as JSON. 1: parity is broken, nothing was published."""
+    options = _parser().parse_args(arguments)
+    configure_logging(options.log_level, options.log_format)
+    silence_tensorflow()
+    return run_command("exporter", lambda: _run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m exporter", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    text = "convert the run, prove parity on every test row, publish, point `candidate` at it"
+    export = verbs.add_parser("export", help=text, description=text)
+    export.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"))
+    export.add_argument("--models", type=Path, default=Path("models"), help="not read: run.json says it all")
+    export.add_argument("--data", type=Path, default=Path("var/data"), help="where the runs lie")
+    export.add_argument("--registry", default="var/registry", help="where to publish")
+    export.add_argument("--run", metavar="ID", help="the run to export (default: the last one)")
+    export.add_argument(
+        "--set", action="append", default=[], metavar="export.KEY=VALUE", help="override [export]"
+    )
+    export.add_argument(
+        "--tolerances",
+        type=Path,
+        metavar="FILE",
+        help="other parity bounds than the committed ones; the manifest records which",
+    )
+    export.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    export.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Imported here, so that wrong flags are told at once and not after loading the runtimes.
+    from exporter.export import export_run
+    from exporter.inputs import load_inputs
+    from exporter.parity import TOLERANCES, load_tolerances
+    from registry.store import open_store
+
+    tolerances = load_tolerances(options.tolerances or TOLERANCES)
+    inputs = load_inputs(options.data, options.model, options.run, overrides=options.set)
+    result = export_run(inputs, open_store(options.registry), tolerances=tolerances)
+    print_json(result)
+    return 1 if result.outcome == "refused" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""One run → one published version: convert, compose, prove parity on every test row, publish.
+
+Nothing reaches the registry before the last check has passed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from exporter.compose import compose_graph, serialise
+from exporter.errors import ExportError
+from exporter.inputs import ExportInputs
+from exporter.operators import build_feature_graph
+from exporter.package import Evidence, describe_version, require_accuracy
+from exporter.parity import (
+    Tolerances,
+    keeps_bounds,
+    load_tolerances,
+    manifest_parity,
+)
+from exporter.proof import Network, Proof, prove, replay_golden
+from exporter.report import ExportResult, log_result, make_result
+from registry import __version__
+from registry.aliases import move_alias, read_alias
+from registry.errors import DigestMismatchError
+from registry.ground.logs import log_event
+from registry.manifest import Manifest
+from registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from training.features import FeatureProgram, parse_features
+
+log = logging.getLogger("exporter.export")
+
+CANDIDATE = "candidate"
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def export_run(
+    inputs: ExportInputs,
+    store: Store,
+    *,
+    tolerances: Tolerances | None = None,
+    created_at: Callable[[], str] = utc_now,
+) -> ExportResult:
+    """Publish the run as the model's next version and point alias `candidate` at it.
+
+    A run that is published already, with these settings and by this release of the program, is
+    not exported again. A broken parity bound is an answer and not an exception: the result says
+    ``refused`` and names the worst rows.
+
+    Raises:
+        ExportError: the run cannot be made into a graph, or the two sides cannot be compared.
+        RegistryError: the version could not be published.
+    """
+    manifest = find_exported(inputs, store)
+    if manifest is None:
+        return _export(inputs, store, tolerances or load_tolerances(), created_at)
+    _point_candidate(store, manifest.model, manifest.version)
+    log_event(
+        log,
+        "export is skipped: this run is published already",
+        model=manifest.model,
+        version=manifest.version,
+        run=inputs.run.run_id,
+    )
+    return ExportResult(
+        outcome="skipped",
+        model=manifest.model,
+        run_id=inputs.run.run_id,
+        version=manifest.version,
+        model_sha256=manifest.files[MODEL_FILE].sha256,
+        size_bytes=manifest.files[MODEL_FILE].size,
+    )
+
+
+def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
+    """The newest version made from this very run with these settings by this release, if any."""
+    wanted_rows = min(inputs.settings.golden_rows, inputs.metrics.rows)
+    for version in reversed(store.versions(inputs.run.model)):
+        manifest = store.read_manifest(inputs.run.model, version)
+        if (
+            manifest.lineage.run_digest == inputs.run_digest
+            and manifest.opset == inputs.settings.opset
+            and len(manifest.golden.rows) == wanted_rows
+            and manifest.producers.get("timberline") == __version__
+            and _is_whole(store, manifest)
+        ):
+            return manifest
+    return None
+
+
+def _is_whole(store: Store, manifest: Manifest) -> bool:
+    try:
+        store.verify(manifest.model, manifest.version)
+    except DigestMismatchError as error:
+        log.warning("%s Exporting again.", error)
+        return False
+    return True
+
+
+def _export(
+    inputs: ExportInputs, store: Store, tolerances: Tolerances, created_at: Callable[[], str]
+) -> ExportResult:
+    # TensorFlow takes seconds to load, and a skipped export needs none of it.
+    from exporter.convert import KerasNetwork, producers  # noqa: PLC0415
+
+    run = inputs.run
+    program = parse_features(run.features_sql, run.columns)
+    if program.names != run.feature_names:
+        raise ExportError(
+            "its features are not those that its features.sql gives", where=run.run_id, hint="Train again."
+        )
+    network = KerasNetwork(inputs.saved_model, len(program.features))
+    opset = inputs.settings.opset
+    model = compose_graph(
+        build_feature_graph(program, opset), network.convert(opset), class_count=len(run.classes)
+    )
+    return publish_proven(
+        model,
+        network,
+        program,
+        inputs,
+        store,
+        tolerances=tolerances,
+        converters=producers(),
+        created_at=created_at,
+    )
+
+
+def publish_proven(
+    model: onnx.ModelProto,
+    network: Network,
+    program: FeatureProgram,
+    inputs: ExportInputs,
+    store: Store,
+    *,
+    tolerances: Tolerances,
+    converters: dict[str, str],
+    created_at: Callable[[], str] = utc_now,
+) -> ExportResult:
+    """Prove ``model`` equal to what it was made from on every test row, and only then publish it.
+
+    Args:
+        network: what was trained; the truth.
+        converters: versions of the programs that made ``model``, for the manifest.
+
+    Raises:
+        ParityInputError, ExportError, RegistryError: as `export_run`.
+    """
+    data = serialise(model)
+    log_event(log, "composed the graph", nodes=len(model.graph.node), bytes=len(data))
+    with tempfile.TemporaryDirectory(prefix="timberline-export-") as scratch:
+        files = {name: Path(scratch) / name for name in (MODEL_FILE, EVALUATION_FILE)}
+        files[MODEL_FILE].write_bytes(data)
+        proof = prove(
+            model,
+            network,
+            program,
+            inputs.test_parquet,
+            files[EVALUATION_FILE],
+            tolerances=tolerances,
+            class_count=len(inputs.run.classes),
+            golden_rows=inputs.settings.golden_rows,
+        )
+        version = None
+        if keeps_bounds(proof.report):
+            require_accuracy(proof.rows, proof.accuracy, inputs.metrics)
+            replay_golden(model, proof.golden, inputs.run.columns)
+            evidence = _make_evidence(inputs, proof, tolerances, converters)
+            version = store.publish(inputs.run.model, files, describe_version(evidence, created_at))
+            _point_candidate(store, inputs.run.model, version)
+    result = make_result(inputs, model, data, proof, version)
+    log_result(result)
+    return result
+
+
+def _make_evidence(
+    inputs: ExportInputs, proof: Proof, tolerances: Tolerances, converters: dict[str, str]
+) -> Evidence:
+    return Evidence(
+        run=inputs.run,
+        run_digest=inputs.run_digest,
+        opset=inputs.settings.opset,
+        metrics=inputs.metrics,
+        parity=manifest_parity(proof.report, tolerances.by_tensor()),
+        golden=proof.golden,
+        producers=converters,
+    )
+
+
+def _point_candidate(store: Store, model: str, version: int) -> None:
+    """Move alias `candidate` unless it is there; whoever moved it in between is told as a conflict."""
+    current = read_alias(store, model, CANDIDATE)
+    if current is None or current.version != version:
+        move_alias(
+            store,
+            model,
+            CANDIDATE,
+            version,
+            expected=current.sequence if current else None,
+            reason="exported",
+        )

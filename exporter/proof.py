@@ -1,0 +1,168 @@
+"""Run every test row through the graph and through what it was made from, and compare.
+
+Truth is DuckDB's features (the same SQL over the same raw columns) and Keras on those features;
+on trial is the graph on the raw rows: first its inner feature tensor, then its answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from exporter.errors import ParityInputError
+from exporter.golden import GoldenPicker
+from exporter.graphs import expose_tensor
+from exporter.package import EvaluationWriter
+from exporter.parity import (
+    FloatArray,
+    IntArray,
+    ParityReport,
+    Tolerances,
+    compare_outputs,
+    label_choice,
+    merge_reports,
+)
+from exporter.rows import Chunk, count_rows, read_chunks, rows_to_feeds
+from exporter.runtime import open_session
+from registry.ground.progress import Progress
+from registry.manifest import Golden
+from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
+from training.features import FeatureProgram
+
+log = logging.getLogger("exporter.proof")
+
+# The bounds hold for any number of threads (tolerances.toml); two keep the proof under a minute.
+_THREADS = 2
+
+
+class Network(Protocol):
+    """What was trained: float32 features (rows, F) → float32 probabilities (rows, C)."""
+
+    def predict(self, features: FloatArray) -> FloatArray:
+        """Class probabilities for ``features``."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the test split showed: parity by tensor, the graph's accuracy, golden rows."""
+
+    report: ParityReport
+    rows: int
+    accuracy: float
+    golden: Golden
+
+
+class GraphUnderTrial:
+    """The graph as published, and beside it the same graph with its feature tensor brought out."""
+
+    def __init__(self, model: onnx.ModelProto, *, threads: int = _THREADS) -> None:
+        self._graph = open_session(model.SerializeToString(), threads=threads)
+        exposed = expose_tensor(model, FEATURES)
+        self._features = open_session(exposed.SerializeToString(), threads=threads)
+
+    def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
+        """Probabilities float32 (rows, C) and labels int64 (rows,)."""
+        probabilities, labels = self._graph.run([PROBABILITIES_OUTPUT, LABEL_OUTPUT], feeds)
+        return probabilities, labels
+
+    def features(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> FloatArray:
+        """The inner feature tensor, float32 (rows, F)."""
+        features: FloatArray = self._features.run([FEATURES], feeds)[0]
+        return features
+
+
+def prove(
+    model: onnx.ModelProto,
+    network: Network,
+    program: FeatureProgram,
+    test_parquet: Path,
+    evaluation: Path,
+    *,
+    tolerances: Tolerances,
+    class_count: int,
+    golden_rows: int,
+) -> Proof:
+    """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
+
+    Memory is bounded by the chunk, not by the number of rows.
+
+    Raises:
+        ParityInputError: the two sides cannot be compared at all, or the network answers NaN.
+    """
+    graph = GraphUnderTrial(model)
+    names = {
+        FEATURES: [feature.name for feature in program.features],
+        PROBABILITIES_OUTPUT: [f"p_{index}" for index in range(class_count)],
+        LABEL_OUTPUT: ["probability of the chosen class"],
+    }
+    golden = GoldenPicker(golden_rows, class_count)
+    report: ParityReport = {}
+    with (
+        EvaluationWriter(evaluation, class_count) as writer,
+        Progress("parity", count_rows(test_parquet), "rows", logger=log) as progress,
+    ):
+        for chunk in read_chunks(test_parquet, program):
+            probabilities, labels = graph.run(chunk.feeds)
+            part = _compare_chunk(chunk, graph, network, probabilities, labels, tolerances, names)
+            report = merge_reports(report, part) if report else part
+            writer.write(chunk, probabilities, labels)
+            golden.offer(chunk, probabilities)
+            progress.advance(len(chunk.rows))
+    if not report:
+        raise ParityInputError("the test split has no rows", where=str(test_parquet), hint="See [split].")
+    return Proof(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=golden.pick())
+
+
+def _compare_chunk(
+    chunk: Chunk,
+    graph: GraphUnderTrial,
+    network: Network,
+    probabilities: FloatArray,
+    labels: IntArray,
+    tolerances: Tolerances,
+    names: Mapping[str, Sequence[str]],
+) -> ParityReport:
+    truth = network.predict(chunk.features)
+    undefined = np.flatnonzero(np.isnan(truth).any(axis=1))
+    if len(undefined):
+        raise ParityInputError(
+            f"the network answers NaN for {len(undefined):,} rows of a chunk",
+            where=f"{PROBABILITIES_OUTPUT}, source row {chunk.rows[undefined[0]]}",
+            hint="A NULL reached the network; fill it with COALESCE in features.sql.",
+        )
+    best, chosen = label_choice(truth, labels)
+    return compare_outputs(
+        {FEATURES: chunk.features, PROBABILITIES_OUTPUT: truth, LABEL_OUTPUT: best},
+        {FEATURES: graph.features(chunk.feeds), PROBABILITIES_OUTPUT: probabilities, LABEL_OUTPUT: chosen},
+        tolerances.by_tensor(),
+        rows=chunk.rows,
+        columns=names,
+    )
+
+
+def replay_golden(model: onnx.ModelProto, golden: Golden, columns: Sequence[Column]) -> float:
+    """The worst absolute error when the golden rows run as a service runs them: one thread, row by row.
+
+    Raises:
+        ParityInputError: it is greater than ``golden.atol``, or not a number.
+    """
+    session = open_session(model.SerializeToString(), threads=1)
+    worst = 0.0
+    for index, (row, expected) in enumerate(zip(golden.rows, golden.probabilities, strict=True)):
+        answer = session.run([PROBABILITIES_OUTPUT], rows_to_feeds([row], columns))[0][0]
+        error = float(np.abs(answer - np.asarray(expected)).max())
+        if not error <= golden.atol:
+            raise ParityInputError(
+                f"alone on one thread it differs by {error:.3g} from its answer in a batch, "
+                f"at most {golden.atol:.3g} is allowed",
+                where=f"golden row {index}",
+            )
+        worst = max(worst, error)
+    return worst

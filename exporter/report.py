@@ -1,0 +1,85 @@
+"""What an export came to, for stdout and for the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import msgspec
+import onnx
+
+from exporter.inputs import ExportInputs
+from exporter.parity import Break
+from exporter.proof import Proof
+from registry.ground.files import digest_bytes
+from registry.ground.logs import log_event
+
+log = logging.getLogger("exporter.report")
+
+
+class ParityFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor's parity in numbers."""
+
+    rows: int
+    worst_absolute_error: float
+    worst_row: int
+    breaking_rows: int
+
+
+class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an export came to; ``version`` is None when it was refused and nothing was published."""
+
+    outcome: Literal["published", "skipped", "refused"]
+    model: str
+    run_id: str
+    version: int | None
+    model_sha256: str
+    size_bytes: int
+    node_count: int | None = None
+    accuracy: float | None = None
+    parity: dict[str, ParityFigures] | None = None
+    breaks: tuple[Break, ...] = ()
+
+
+def make_result(
+    inputs: ExportInputs, model: onnx.ModelProto, data: bytes, proof: Proof, version: int | None
+) -> ExportResult:
+    """What the export of ``model`` (``data`` its bytes) came to; ``version`` None says refused."""
+    return ExportResult(
+        outcome="refused" if version is None else "published",
+        model=inputs.run.model,
+        run_id=inputs.run.run_id,
+        version=version,
+        model_sha256=digest_bytes(data),
+        size_bytes=len(data),
+        node_count=len(model.graph.node),
+        accuracy=proof.accuracy,
+        parity={
+            name: ParityFigures(
+                rows=part.rows,
+                worst_absolute_error=part.worst_absolute_error,
+                worst_row=part.worst_row,
+                breaking_rows=part.breaking_rows,
+            )
+            for name, part in proof.report.items()
+        },
+        breaks=tuple(item for part in proof.report.values() for item in part.breaks),
+    )
+
+
+def log_result(result: ExportResult) -> None:
+    """Say in the log what was published, or the worst rows of what was refused."""
+    if result.version is not None:
+        log_event(log, "published", model=result.model, version=result.version, run=result.run_id)
+        return
+    for item in result.breaks:
+        log.error(
+            "%s: %s in source row %d is %.9g in truth and %.9g in the graph",
+            item.tensor,
+            item.column,
+            item.row,
+            item.reference,
+            item.candidate,
+        )
+    rows = {name: part.breaking_rows for name, part in (result.parity or {}).items()}
+    log_event(log, "parity is broken; nothing was published", logging.ERROR, **rows)

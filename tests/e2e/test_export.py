@@ -1,0 +1,349 @@
+"""`python -m exporter export` on small real runs: what is published, skipped, refused, and left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from onnx import numpy_helper
+
+from exporter.__main__ import main
+from exporter.compose import compose_graph
+from exporter.convert import KerasNetwork
+from exporter.errors import ExportError, ParityInputError
+from exporter.export import export_run, publish_proven
+from exporter.inputs import ExportInputs, load_inputs
+from exporter.operators import build_feature_graph
+from exporter.parity import load_tolerances
+from exporter.rows import rows_to_feeds
+from exporter.runtime import open_session
+from registry.aliases import read_alias
+from registry.errors import ConfigError, StageError
+from registry.runs import ExportSettings, find_run
+from registry.signature import Column
+from registry.store import Store, open_store
+from tests.support.runs import RunPlan, build_run
+from training.features import parse_features
+
+PLANS = {
+    "mixed": RunPlan(),
+    "binary": RunPlan(
+        model="binary",
+        columns=(Column(name="a", datatype="FP64"), Column(name="b", datatype="FP64")),
+        features_sql="SELECT a, b, a - b AS difference FROM raw",
+        classes=("0", "1"),
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Data folders by plan, each built once; read-only to tests."""
+    folders: dict[str, Path] = {}
+
+    def build(plan: str) -> Path:
+        if plan not in folders:
+            folders[plan] = tmp_path_factory.mktemp(plan)
+            build_run(folders[plan], PLANS[plan])
+        return folders[plan]
+
+    return build
+
+
+@pytest.fixture
+def data(built: Callable[[str], Path]) -> Path:
+    """The data folder of the mixed plan."""
+    return built("mixed")
+
+
+@pytest.fixture
+def inputs(data: Path) -> ExportInputs:
+    """What the mixed plan's run is exported from."""
+    return load_inputs(data, "tiny")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty registry."""
+    return open_store(tmp_path / "registry")
+
+
+def run_main(data: Path, registry: Path, *more: str) -> int:
+    return main(["export", "--model", "tiny", "--data", str(data), "--registry", str(registry), *more])
+
+
+@pytest.mark.parametrize(("plan", "model"), [("mixed", "tiny"), ("binary", "binary")])
+def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
+    built: Callable[[str], Path], tmp_path: Path, plan: str, model: str
+) -> None:
+    """This is the whole promise: raw values in (NULL, text and flags included), known answers out."""
+    store = open_store(tmp_path / "registry")
+
+    result = export_run(load_inputs(built(plan), model), store)
+
+    manifest = store.verify(model, 1)
+    assert (result.outcome, result.version) == ("published", 1)
+    assert set(manifest.files) == {"model.onnx", "evaluation.parquet"}
+    session = open_session((store.open_folder(model, 1) / "model.onnx").read_bytes(), threads=1)
+    feeds = rows_to_feeds(manifest.golden.rows, manifest.signature.columns)
+    assert {spec.name for spec in manifest.signature.inputs} == set(feeds)
+    probabilities, label = session.run(None, feeds)
+    np.testing.assert_allclose(probabilities, manifest.golden.probabilities, atol=manifest.golden.atol)
+    assert probabilities.shape == (12, len(manifest.signature.classes))
+    assert label.tolist() == probabilities.argmax(axis=1).tolist()
+
+
+def test_parity_covers_every_test_row_and_is_kept_in_the_manifest(inputs: ExportInputs, store: Store) -> None:
+    """A sample would miss the one row whose feature sits on a threshold."""
+    export_run(inputs, store)
+
+    parity = store.read_manifest("tiny", 1).parity
+    assert {name: tensor.rows for name, tensor in parity.items()} == {
+        "features": 400,
+        "probabilities": 400,
+        "label": 400,
+    }
+    assert all(tensor.worst_absolute_error <= tensor.atol for tensor in parity.values())
+
+
+def test_evaluation_holds_the_test_split_in_source_order(
+    data: Path, inputs: ExportInputs, store: Store
+) -> None:
+    """The gate compares candidate and champion row by row: the same rows in the same order."""
+    export_run(inputs, store)
+
+    evaluation = pq.read_table(store.open_folder("tiny", 1) / "evaluation.parquet")
+    test = pq.read_table(data / "prepared/tiny/test.parquet")
+    assert evaluation["row"].to_pylist() == test["__row__"].to_pylist()
+    assert evaluation["class_index"].to_pylist() == test["__class__"].to_pylist()
+    assert [evaluation[f"p_{index}"].type for index in range(3)] == ["float"] * 3
+
+
+def test_second_export_of_a_run_is_skipped_and_candidate_points_at_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make serve` runs every stage each time; a new version a time would bury the registry."""
+    registry = tmp_path / "registry"
+    assert run_main(data, registry) == 0
+    first = json.loads(capsys.readouterr().out)
+
+    assert run_main(data, registry) == 0
+    second = json.loads(capsys.readouterr().out)
+
+    assert (first["outcome"], second["outcome"]) == ("published", "skipped")
+    assert second["model_sha256"] == first["model_sha256"]
+    store = open_store(registry)
+    assert store.versions("tiny") == [1]
+    alias = read_alias(store, "tiny", "candidate")
+    assert alias is not None
+    assert (alias.version, alias.sequence) == (1, 1)
+
+
+def test_other_export_settings_make_another_version(data: Path, tmp_path: Path) -> None:
+    """A skipped export must mean that nothing would have come out differently."""
+    registry = tmp_path / "registry"
+
+    assert run_main(data, registry) == 0
+    assert run_main(data, registry, "--set", "export.opset=17") == 0
+    assert run_main(data, registry, "--set", "export.golden_rows=5") == 0
+
+    store = open_store(registry)
+    manifests = [store.read_manifest("tiny", version) for version in store.versions("tiny")]
+    assert [(m.opset, len(m.golden.rows)) for m in manifests] == [(18, 12), (17, 12), (18, 5)]
+    alias = read_alias(store, "tiny", "candidate")
+    assert alias is not None
+    assert alias.version == 3
+
+
+def test_damaged_version_is_not_taken_for_an_export(inputs: ExportInputs, store: Store) -> None:
+    """Skipping because of a version whose bytes rotted would serve nothing for ever."""
+    export_run(inputs, store)
+    with (store.open_folder("tiny", 1) / "model.onnx").open("ab") as file:
+        file.write(b"x")
+
+    result = export_run(inputs, store)
+
+    assert (result.outcome, result.version) == ("published", 2)
+    store.verify("tiny", 2)
+
+
+def test_exporting_a_run_twice_gives_the_same_bytes(inputs: ExportInputs, tmp_path: Path) -> None:
+    """Digests tell versions apart; a graph that differs each time would say that all of them differ."""
+    stores = [open_store(tmp_path / name) for name in ("one", "other")]
+    for store in stores:
+        export_run(inputs, store)
+
+    files = [store.read_manifest("tiny", 1).files for store in stores]
+    assert files[0] == files[1]
+
+
+def test_one_changed_weight_is_refused_and_the_row_is_named(
+    inputs: ExportInputs, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This is what parity is for: a graph that is almost right."""
+    program = parse_features(inputs.run.features_sql, inputs.run.columns)
+    network = KerasNetwork(inputs.saved_model, len(program.features))
+    converted = network.convert(18)
+    weights = max(converted.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+    changed = numpy_helper.to_array(weights).copy()
+    changed[0, 0] += 0.01
+    weights.CopyFrom(numpy_helper.from_array(changed, weights.name))
+    model = compose_graph(build_feature_graph(program, 18), converted, class_count=3)
+
+    result = publish_proven(
+        model, network, program, inputs, store, tolerances=load_tolerances(), converters={}
+    )
+
+    assert (result.outcome, result.version) == ("refused", None)
+    assert result.breaks[0].tensor == "probabilities"
+    assert (result.breaks[0].row - 5) % 3 == 0  # a source row of the table, not an offset
+    assert f"source row {result.breaks[0].row} is" in caplog.text
+    assert store.versions("tiny") == []
+    assert read_alias(store, "tiny", "candidate") is None
+
+
+def test_other_feature_formula_is_refused_and_the_feature_is_named(
+    inputs: ExportInputs, store: Store
+) -> None:
+    """Training-serving skew is a feature computed in two ways; the first check is on the features."""
+    program = parse_features(inputs.run.features_sql, inputs.run.columns)
+    other = parse_features(inputs.run.features_sql.replace("+ 1", "+ 1.01"), inputs.run.columns)
+    network = KerasNetwork(inputs.saved_model, len(program.features))
+    model = compose_graph(build_feature_graph(other, 18), network.convert(18), class_count=3)
+
+    result = publish_proven(
+        model, network, program, inputs, store, tolerances=load_tolerances(), converters={}
+    )
+
+    assert result.outcome == "refused"
+    assert {found.column for found in result.breaks if found.tensor == "features"} == {"root"}
+    assert store.versions("tiny") == []
+
+
+def test_broken_parity_ends_the_command_with_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipeline stops at the exit code: 1 is "the answer is no", not "could not find out"."""
+    strict = tmp_path / "tolerances.toml"
+    reason = "reason = 'bounds that float32 cannot keep'"
+    bounds = {"features": 0.0, "probabilities": 0.0, "label": 0.0}
+    strict.write_text(
+        "".join(f"[{name}]\natol = {value}\nrtol = 0.0\n{reason}\n" for name, value in bounds.items())
+    )
+
+    code = run_main(data, tmp_path / "registry", "--tolerances", str(strict))
+
+    result = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert result["outcome"] == "refused"
+    assert result["breaks"]
+    assert open_store(tmp_path / "registry").models() == []
+
+
+def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
+    """kill -9 just before the manifest: a reader sees no version, and the next export makes version 1."""
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from exporter.export import export_run\n"
+        "from exporter.inputs import load_inputs\n"
+        "from registry.store import open_store\n"
+        "def die(): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export_run(load_inputs(Path(sys.argv[1]), 'tiny'), open_store(sys.argv[2]), created_at=die)\n"
+    )
+    registry = tmp_path / "registry"
+
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(data), str(registry)], capture_output=True, text=True, check=False
+    )
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    store = open_store(registry)
+    assert store.versions("tiny") == []
+    assert read_alias(store, "tiny", "candidate") is None
+    assert export_run(load_inputs(data, "tiny"), store).version == 1
+    store.verify("tiny", 1)
+
+
+def test_null_that_reaches_the_network_is_told_with_its_row(tmp_path: Path, store: Store) -> None:
+    """A probability that is NaN has no label; the user must fill the NULL, not the service guess."""
+    plan = RunPlan(
+        columns=(Column(name="count", datatype="INT64", is_nullable=True),),
+        features_sql="SELECT count FROM raw",
+    )
+    build_run(tmp_path / "data", plan)
+
+    with pytest.raises(ParityInputError, match=r"source row \d+: the network answers NaN .* COALESCE"):
+        export_run(load_inputs(tmp_path / "data", "tiny"), store)
+
+    assert store.models() == []
+
+
+def test_run_without_evaluation_says_what_to_run(data: Path, tmp_path: Path) -> None:
+    """The manifest's figures come from the evaluation; without it there is nothing to claim."""
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    run = find_run(copy, "tiny")
+    shutil.rmtree(run.with_name(f"{run.name}.evaluation"))
+
+    with pytest.raises(StageError, match="make evaluate MODEL=tiny"):
+        load_inputs(copy, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [("runs/tiny/{run}/run.json", "make train"), ("prepared/tiny/test.parquet", "make etl")],
+)
+def test_changed_input_file_is_refused(data: Path, tmp_path: Path, path: str, command: str) -> None:
+    """What the receipts do not cover was not made by a stage; exporting it would launder it."""
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    with (copy / path.format(run=find_run(copy, "tiny").name)).open("ab") as file:
+        file.write(b" ")
+
+    with pytest.raises(StageError, match=command):
+        load_inputs(copy, "tiny")
+
+
+def test_evaluation_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
+    """Figures have to be those of the very network that is exported."""
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    receipt = copy / "runs/tiny" / f"{find_run(copy, 'tiny').name}.evaluation" / "receipt.json"
+    tree = json.loads(receipt.read_text("utf-8"))
+    tree["inputs"]["run"] = "0" * 64
+    receipt.write_text(json.dumps(tree), "utf-8")
+
+    with pytest.raises(StageError, match="belongs to another run"):
+        load_inputs(copy, "tiny")
+
+
+def test_figures_that_the_graph_does_not_reach_are_refused(inputs: ExportInputs, store: Store) -> None:
+    """An accuracy in the manifest that its own predictions do not have would pass the gate's floor."""
+    accuracy = msgspec.structs.replace(inputs.metrics.accuracy, value=0.99)
+    boasting = replace(inputs, metrics=msgspec.structs.replace(inputs.metrics, accuracy=accuracy))
+
+    with pytest.raises(ExportError, match=r"says accuracy 0\.9900"):
+        export_run(boasting, store)
+
+    assert store.models() == []
+
+
+def test_only_export_settings_can_be_overridden(data: Path) -> None:
+    """A run is what it was trained with; a flag that silently did nothing would mislead."""
+    assert load_inputs(data, "tiny", overrides=["export.golden_rows=3"]).settings == ExportSettings(
+        golden_rows=3
+    )
+    with pytest.raises(ConfigError, match=r"--set training\.seed"):
+        load_inputs(data, "tiny", overrides=["training.seed=3"])
+    with pytest.raises(ConfigError, match="golden_rows"):
+        load_inputs(data, "tiny", overrides=["export.golden_row=3"])

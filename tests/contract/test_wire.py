@@ -1,0 +1,176 @@
+"""The wire: every answer and every error of the real service, against golden JSON.
+
+A case's long body is written as head, a repeated part, how often, tail. Probabilities may differ in
+the seventh digit between processors; everything else, also the order of keys, may not differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.store import open_store
+from tests.support.service import RunningService, running_service
+from tests.support.tiny_model import (
+    MIXED_COLUMNS,
+    MIXED_ROWS,
+    NUMERIC_COLUMNS,
+    NUMERIC_ROWS,
+    expect_probabilities,
+    publish_mixed,
+    publish_numeric,
+)
+
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "wire.json").read_text("utf-8"))
+# The tiny graph computes in float32, the expectation in float64: 2^-23 relative, some operations deep.
+ATOL = 1e-6
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """tiny@1 with small limits, so that they can be reached."""
+    registry = tmp_path_factory.mktemp("registry")
+    publish_numeric(open_store(registry))
+    with running_service(registry, "tiny", "--max-rows", "8", "--max-body-bytes", "200000") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def text_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """tiny_text@1, some of whose columns hold strings."""
+    registry = tmp_path_factory.mktemp("registry")
+    publish_mixed(open_store(registry))
+    with running_service(registry, "tiny_text") as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_the_wire_is_as_written_down(service: RunningService, case: dict[str, Any]) -> None:
+    """Clients parse these answers and people read these errors; a change to either must be meant."""
+    body = case["body"]
+    if isinstance(body, list):
+        head, part, count, tail = body
+        body = head + part * count + tail
+    sent = None if body is None else body.encode()
+    status, headers, answer = service.request(case["method"], case["path"], sent, case["headers"])
+    assert status == case["status"], answer
+    assert headers["content-type"] == "application/json"
+    assert headers["allow"] == case.get("allow")
+    assert_same(json.loads(answer), case["answer"])
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Equal, keys in the same order, floats within `ATOL`."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=ATOL)
+    else:
+        assert found == expected
+
+
+def test_every_error_names_what_is_wrong_in_one_string() -> None:
+    """One shape on every route: a client needs one way to show any error."""
+    errors = [case for case in CASES if case["status"] != 200]
+    assert {case["status"] for case in errors} == {400, 404, 405, 413, 415}
+    for case in errors:
+        assert list(case["answer"]) == ["error"]
+        assert isinstance(case["answer"]["error"], str)
+
+
+@pytest.mark.parametrize("as_object", [True, False], ids=["objects", "arrays"])
+def test_text_columns_and_nulls_reach_the_graph(text_service: RunningService, as_object: bool) -> None:
+    """Strings and NULL take another tensor than numbers; the answer must be the model's own all the same."""
+    names = [column.name for column in MIXED_COLUMNS]
+    rows = [dict(zip(names, row, strict=True)) if as_object else row for row in MIXED_ROWS]
+    status, answer = text_service.predict({"instances": rows})
+    assert status == 200, answer
+    expected = expect_probabilities(MIXED_COLUMNS, MIXED_ROWS)
+    for found, wanted in zip(answer["predictions"], expected.tolist(), strict=True):
+        assert list(found["probabilities"].values()) == pytest.approx(wanted, abs=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"soil":"\xff","rings":4}', "the body is not UTF-8: invalid start byte at byte 9"),
+        (b'\xff\xfe{\x00"\x00', "the body is not UTF-8: invalid start byte at byte 0"),
+        (b'{"soil":"a\\u0000","rings":4}', '"soil": the string holds U+0000'),
+        (b'{"soil":"\\u0000","rings":4}', '"soil": the string holds U+0000'),
+        (b'{"soil":"\\ud800","rings":4}', '"soil": the string holds half of a surrogate pair'),
+        (b'{"soil":4,"rings":4}', '"soil": expected a string, found the number 4'),
+        (b'{"soil":NaN,"rings":4}', '"soil": expected a string, found NaN'),
+        (b'{"soil":"clay","rings":4,"soil":":"}', '"soil": is given twice'),
+    ],
+)
+def test_strings_that_no_text_column_holds_are_refused(
+    text_service: RunningService, body: bytes, message: str
+) -> None:
+    """U+0000 is NULL on the graph's side, so a client must not be able to write it."""
+    status, _, answer = text_service.request("POST", "/predict", body)
+    assert (status, json.loads(answer)) == (400, {"error": message})
+
+
+def test_colons_in_strings_are_not_taken_for_names_given_twice(text_service: RunningService) -> None:
+    """The check for doubled names counts colons; a time of day must not trip it."""
+    status, answer = text_service.predict({"soil": 'a:b":c', "rings": 4, "note": "12:30:00"})
+    assert status == 200, answer
+
+
+def test_the_answer_is_the_same_by_every_way(service: RunningService) -> None:
+    """One row is run in bound memory, few on the event loop and many in a thread: one model, one answer."""
+    names = [column.name for column in NUMERIC_COLUMNS]
+    singles = [
+        service.predict(dict(zip(names, row, strict=True)))[1]["probabilities"] for row in NUMERIC_ROWS
+    ]
+    _, batch = service.predict({"instances": NUMERIC_ROWS})
+    for single, row in zip(singles, batch["predictions"], strict=True):
+        assert_same(single, row["probabilities"])
+
+
+def test_concurrent_requests_get_their_own_answers(service: RunningService) -> None:
+    """Single rows share one buffer; a mix-up would be a wrong prediction that nobody notices."""
+    rows = [(float(height), 1 + height * 7, height % 2 == 0, None) for height in range(400)]
+    names = [column.name for column in NUMERIC_COLUMNS]
+    expected = expect_probabilities(NUMERIC_COLUMNS, rows)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda row: service.predict(dict(zip(names, row, strict=True))), rows))
+    for (status, answer), wanted in zip(answers, expected.tolist(), strict=True):
+        assert status == 200
+        assert list(answer["probabilities"].values()) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_model_metadata_describes_the_graph_and_the_card(service: RunningService) -> None:
+    """A client can be built from this page alone: tensors for machines, columns and quality for people."""
+    page = service.get_json("/v2/models/tiny")
+    assert page == service.get_json("/v2/models/tiny/versions/1")
+    assert {key: page[key] for key in ("name", "versions", "platform", "inputs", "outputs")} == {
+        "name": "tiny",
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "numeric", "datatype": "FP64", "shape": [-1, 4]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+            {"name": "label", "datatype": "INT64", "shape": [-1]},
+        ],
+    }
+    assert [column["name"] for column in page["card"]["columns"]] == [c.name for c in NUMERIC_COLUMNS]
+    assert page["card"]["metrics"]["accuracy"]["value"] == 0.75
+
+
+def test_head_answers_like_get_without_a_body(service: RunningService) -> None:
+    """Load balancers probe with HEAD."""
+    status, headers, body = service.request("HEAD", "/v2/health/ready")
+    assert (status, body) == (200, b"")
+    assert headers["content-length"] == str(len(service.request("GET", "/v2/health/ready")[2]))

@@ -1,0 +1,106 @@
+"""Child processes that change a registry: to race, to be held open, and to be killed.
+
+    python -m tests.support.registry_child publish DIR [FIFO]   says "ready", waits for a line, publishes
+    python -m tests.support.registry_child kill DIR ACTION      kills ACTION before each file operation
+
+With FIFO the manifest waits for it to be opened, so that the publisher is held with its files copied.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from registry.aliases import move_alias, read_alias
+from registry.manifest import FileDigest, Manifest
+from registry.names import PRODUCTION
+from registry.store import MODEL_FILE, open_store
+from tests.support.manifests import build_manifest, give_verdict, publish_tiny
+
+MODEL = "tiny"
+# Every audited operation that changes or looks at a file system; the hook runs before the operation.
+_OPERATIONS = {
+    "open",
+    "os.link",
+    "os.listdir",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.scandir",
+}
+
+
+def publish(root: Path, fifo: str | None = None) -> None:
+    """Publish one version as soon as a line comes in; print its number."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+    source = root.parent / f"model-{os.getpid()}"
+    source.write_bytes(source.name.encode())
+
+    def describe(version: int, digests: dict[str, FileDigest]) -> Manifest:
+        if version == 1 and fifo:
+            Path(fifo).read_bytes()
+        return build_manifest(MODEL, version, digests)
+
+    print(open_store(root).publish(MODEL, {MODEL_FILE: source}, describe), flush=True)
+
+
+def _move(root: Path) -> None:
+    store = open_store(root)
+    current = read_alias(store, MODEL, PRODUCTION)
+    assert current
+    move_alias(store, MODEL, PRODUCTION, 2, expected=current.sequence, reason="killed on the way")
+
+
+def _judge(root: Path) -> None:
+    give_verdict(open_store(root), MODEL, 2, "BLOCK")
+
+
+ACTIONS: dict[str, Callable[[Path], object]] = {
+    "publish": lambda root: publish_tiny(open_store(root), MODEL),
+    "move": _move,
+    "judge": _judge,
+}
+
+
+def kill_everywhere(root: Path, action: str) -> None:
+    """For k = 0, 1, …: copy ``root/base`` to ``root/<k>`` and run ``action`` on it, killed before its
+    k-th file operation; the last k is the first that survives. Forks: this process has one thread."""
+    for count in range(10_000):
+        copy = root / str(count)
+        shutil.copytree(root / "base", copy)
+        child = os.fork()
+        if child == 0:
+            _run_until(count, action, copy)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            sys.exit(os.WEXITSTATUS(status))
+
+
+def _run_until(count: int, action: str, root: Path) -> None:
+    left = count
+
+    def hook(event: str, _arguments: object) -> None:
+        nonlocal left
+        if event in _OPERATIONS:
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+    sys.addaudithook(hook)
+    try:
+        ACTIONS[action](root)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    verb, folder, *rest = sys.argv[1:]
+    {"publish": publish, "kill": kill_everywhere}[verb](Path(folder), *rest)

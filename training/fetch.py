@@ -126,7 +126,7 @@ def _fetch(fetcher: Fetcher, folder: Path, inputs: Mapping[str, str]) -> None:
     except Exception:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    shutil.rmtree(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_names(folder: Path, fetcher: Fetcher) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -17,8 +18,9 @@ import msgspec
 import pytest
 
 from tests.support.http_files import FileServer, Resource, serve_files
+from tests.support.kaggle_stand_in import make_zip
 from tests.support.sources import config_for, hidden_files, visible_files
-from training.config import CsvSource, ModelConfig
+from training.config import CsvSource, ModelConfig, PackageSource
 from training.errors import SourceError
 from training.fetch import fetched_files, run_fetch
 
@@ -222,3 +224,85 @@ def test_a_full_disk_is_one_clear_error_that_frees_what_was_written(
     assert not visible_files(tmp_path)
     assert not hidden_files(tmp_path)
     assert _run(config, tmp_path) == BODY
+
+
+@pytest.fixture
+def wheel(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> PackageSource:
+    """A wheel of three megabytes on the file server, which is all that pip may ask."""
+    packed = make_zip(
+        {
+            "big_data/table.csv": BODY,
+            "big_data-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: big-data\nVersion: 1.0\n",
+            "big_data-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n",
+            "big_data-1.0.dist-info/RECORD": b"",
+        }
+    )
+    name = "big_data-1.0-py3-none-any.whl"
+    files.resources[f"/{name}"] = Resource(packed, content_type="application/zip")
+    files.resources["/"] = Resource(f'<a href="/{name}">{name}</a>'.encode(), content_type="text/html")
+    for variable, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": files.url + "/",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_RETRIES": "0",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    return PackageSource(
+        package="big-data",
+        version="1.0",
+        python_version="3.7",
+        platform="any",
+        sha256=hashlib.sha256(packed).hexdigest(),
+        member="big_data/table.csv",
+        member_sha256=hashlib.sha256(BODY).hexdigest(),
+    )
+
+
+def test_killed_while_pip_downloads_the_next_run_starts_again(
+    tmp_path: Path, files: FileServer, wheel: PackageSource
+) -> None:
+    """pip outlives its killed parent for a while; what it still writes must not reach the new run."""
+    asked, release = threading.Event(), threading.Event()
+    served = files.resources["/big_data-1.0-py3-none-any.whl"]
+
+    def hold() -> None:
+        asked.set()
+        release.wait(_DEADLINE_S)
+
+    served.cuts, served.hold = [1_000_000], hold
+    process = _start_fetch(config_for(wheel), tmp_path)
+    try:
+        assert asked.wait(_DEADLINE_S)
+    finally:
+        process.kill()
+    try:
+        run_fetch(config_for(wheel), tmp_path)
+        assert fetched_files(config_for(wheel), tmp_path)[0].read_bytes() == BODY
+    finally:
+        release.set()
+        process.communicate(timeout=_DEADLINE_S)  # ends when the orphaned pip lets go of the pipe
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_wheel_that_breaks_off_is_one_error_that_leaves_nothing(
+    tmp_path: Path, files: FileServer, wheel: PackageSource
+) -> None:
+    """Half a wheel has another digest, and that is what counts."""
+    files.resources["/big_data-1.0-py3-none-any.whl"].cuts = [1_000_000] * 9
+    with pytest.raises(SourceError, match=r"^package big-data 1\.0: "):
+        run_fetch(config_for(wheel), tmp_path)
+    assert not visible_files(tmp_path)
+    assert not hidden_files(tmp_path)
+
+
+@pytest.mark.usefixtures("files")
+def test_a_disk_that_is_full_for_pip_is_one_clear_error(tmp_path: Path, wheel: PackageSource) -> None:
+    """The write fails in another process here, and its words must come through."""
+    process = _start_fetch(config_for(wheel), tmp_path, _FILE_LIMIT_BYTES)
+    _, said = process.communicate(timeout=_DEADLINE_S)
+    assert process.returncode == 3, said
+    assert "pip could not download the wheel" in said
+    assert "A size limit for files is in force" in said
+    assert not visible_files(tmp_path)
+    assert not hidden_files(tmp_path)

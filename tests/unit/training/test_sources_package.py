@@ -95,14 +95,14 @@ def test_two_tables_of_one_wheel_cost_one_download(tmp_path: Path, wheels: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": "0" * 64}, r"DO NOT MATCH THE HASHES.*Compare source.sha256"),
-        ({"member_sha256": "0" * 64}, r"table.csv: has SHA-256 .*, model.toml says 0000.*not the one"),
+        ({"sha256": "0" * 64}, r"tiny-data 1.0: has SHA-256 .*, model.toml says 0000.*is not used"),
+        ({"member_sha256": "0" * 64}, r"table.csv: has SHA-256 .*, model.toml says 0000.*is not used"),
         (
             {"member": "tiny_data/sets/tabel.csv"},
-            r"has no file 'tiny_data/sets/tabel.csv'.*It holds: .*table.csv",
+            r"has no file 'tiny_data/sets/tabel.csv'.*Did you mean .*table.csv",
         ),
         ({"max_member_bytes": 5}, r"more than the allowed 5 bytes.*raise the limit"),
-        ({"version": "2.0"}, r"No matching distribution.*Check package, version"),
+        ({"version": "2.0"}, r"No matching distribution.*Correct source.version"),
         ({"platform": "win_amd64"}, r"No matching distribution.*platform in model.toml"),
     ],
 )

@@ -121,7 +121,7 @@ def run_checks(
     """Count the violations of every rule over the raw table, and look up the first rows of those broken."""
     counts = ", ".join(f"count_if({check.violates})" for check in checks)
     total, *found = (
-        int(str(value)) for value in fetch_row(connection, f"SELECT count(*), {counts} FROM {RAW}")
+        int(str(value or 0)) for value in fetch_row(connection, f"SELECT count(*), {counts} FROM {RAW}")
     )
     results = [
         _judge(connection, check, violations, total) for check, violations in zip(checks, found, strict=True)

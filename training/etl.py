@@ -25,11 +25,11 @@ from training.database import literal, open_database, quote
 from training.errors import DatasetError
 from training.features import FeatureProgram, parse_features
 from training.fetch import fetched_files, raw_folder
-from training.ingest import KEY_COLUMN, RAW, read_source, stored_columns
+from training.ingest import RAW, read_source, stored_columns
 from training.prepare import check_features, write_split
 from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
 from training.rejects import collect_rejects, judge_rejects, write_rejects
-from training.splits import SPLIT_NAMES, TRAIN, split_rows
+from training.splits import SPLIT_NAMES, TRAIN, draw_number, split_rows
 from training.statistics import profile_columns
 
 _STAGE = "etl"
@@ -167,13 +167,16 @@ class _Run:
         (folder / "checks.json").write_bytes(text)
 
     def _assign_splits(self, class_sql: str) -> None:
-        chosen = split_rows(
-            self._connection, self._config.split, relation=RAW, class_sql=class_sql, key=KEY_COLUMN
+        numbered = (
+            f"(SELECT rowid AS __row__, {class_sql} AS __class__, "
+            f"{draw_number(self._config.split)} AS __draw__, * FROM {RAW})"
         )
+        chosen = split_rows(self._connection, self._config.split, numbered)
         self._connection.execute(
-            f"CREATE VIEW {_PREPARED} AS SELECT rowid AS __row__, {class_sql} AS __class__, "
-            f"{chosen} AS __split__, * FROM {RAW}"
+            f"CREATE TABLE {_PREPARED} AS SELECT * EXCLUDE (__draw__), "
+            f"CAST({chosen} AS UTINYINT) AS __split__ FROM {numbered}"
         )
+        self._connection.execute(f"DROP TABLE {RAW}")
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):

@@ -7,6 +7,7 @@ refused or made explicit: 1.5 in an ``integer`` column is an error (its cast rou
 
 from __future__ import annotations
 
+import csv
 import difflib
 import itertools
 from collections.abc import Sequence
@@ -102,29 +103,42 @@ def _describe(
     connection: duckdb.DuckDBPyConnection, config: ModelConfig, file: Path
 ) -> tuple[bool, tuple[str, ...]]:
     is_parquet = file.suffix == ".parquet"
-    options = "" if is_parquet else f", {_csv_options(config)}, all_varchar=true, sample_size=1"
-    reader = "read_parquet" if is_parquet else "read_csv"
     try:
-        found = connection.execute(
-            f"DESCRIBE SELECT * FROM {reader}({literal(str(file))}{options})"
-        ).fetchall()
+        if not is_parquet:
+            header = _read_header(connection, config, file)
+            _match_columns(config, file, header)
+            return is_parquet, header
+        found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(file))})").fetchall()
     except duckdb.Error as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", where=file.name) from error
     types = {name: type_ for name, type_, *_ in found}
     _match_columns(config, file, tuple(types))
-    if is_parquet:
-        _match_types(config, file, types)
+    _match_types(config, file, types)
     return is_parquet, tuple(types)
+
+
+def _read_header(connection: duckdb.DuckDBPyConnection, config: ModelConfig, file: Path) -> tuple[str, ...]:
+    """The names in the first line; DuckDB unpacks the file, and no later line can disturb."""
+    found = connection.execute(
+        f"SELECT line FROM read_csv({literal(str(file))}, auto_detect=false, columns={{'line': 'VARCHAR'}}, "
+        f"header=false, delim='\x1f', quote='', escape='', ignore_errors=true) LIMIT 1"
+    ).fetchone()
+    line = "" if found is None or found[0] is None else str(found[0]).removeprefix("\ufeff")
+    header = next(csv.reader([line], delimiter=config.etl.delimiter), [])
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DatasetError(f"has two columns {twice[0]!r}", where=file.name, hint="Rename one of them.")
+    return tuple(header)
 
 
 def _match_columns(config: ModelConfig, file: Path, header: tuple[str, ...]) -> None:
     for name in config.columns:
         if name not in header:
-            near = difflib.get_close_matches(name, header, n=1)
+            near = _nearest(name, header)
             raise DatasetError(
                 f"has no column {name!r}; it has {', '.join(header)[:300]}",
                 where=file.name,
-                hint=f"Is it {near[0]!r}? Correct [columns]." if near else "Correct [columns].",
+                hint=f"Is it {near!r}? Correct [columns]." if near else "Correct [columns].",
             )
     for name in header:
         if name not in config.columns:
@@ -133,6 +147,12 @@ def _match_columns(config: ModelConfig, file: Path, header: tuple[str, ...]) -> 
                 where=file.name,
                 hint=f'Declare it, or read past it: {name} = {{ type = "string", role = "ignored" }}.',
             )
+
+
+def _nearest(name: str, header: tuple[str, ...]) -> str | None:
+    folded = {other.strip().casefold(): other for other in header}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
 
 
 def _match_types(config: ModelConfig, file: Path, types: dict[str, str]) -> None:
@@ -207,7 +227,7 @@ def _explain_failure(
                 continue
             value = f"CAST({quote(name)} AS DOUBLE)"
             found = connection.execute(
-                f"SELECT row, value FROM (SELECT row_number() OVER () AS row, {value} AS value "
+                f"SELECT row, value FROM (SELECT row_number() OVER () - 1 AS row, {value} AS value "
                 f"FROM {_source_sql(config, group, keeps_rejects=False)}) "
                 f"WHERE value <> trunc(value) OR abs(value) >= 9223372036854775808e0 OR isnan(value) LIMIT 1"
             ).fetchone()

@@ -45,67 +45,61 @@ def key_hash(split: HashSplit) -> str:
     return f"md5_number_lower(concat_ws({_SEPARATOR}, {literal(str(split.seed))}, {parts}))"
 
 
-def split_rows(
-    connection: duckdb.DuckDBPyConnection, split: Split, *, relation: str, class_sql: str, key: str
-) -> str:
+def draw_number(split: Split) -> str:
+    """The number by which a row is drawn for its split, as SQL over the raw table's ``rowid``."""
+    return mix_rows("rowid", getattr(split, "seed", 0), "split")
+
+
+def split_rows(connection: duckdb.DuckDBPyConnection, split: Split, relation: str) -> str:
     """The split of each row of ``relation`` (0 train, 1 validation, 2 test) as an SQL expression.
 
-    Args:
-        relation: the raw table; its ``rowid`` is the row number in the source.
-        class_sql: the row's class index.
-        key: the column with `key_hash`, for a hash split.
+    ``relation`` is the raw table with ``__row__``, ``__class__``, ``__draw__`` (`draw_number`) and,
+    for a hash split, ``__key__`` (`key_hash`).
 
     Raises:
         DatasetError: the time column has a NULL.
     """
     match split:
         case HeadSplit():
-            inside = f"rowid < {split.rows}"
-            drawn = _draw(connection, relation, class_sql, inside, split.seed, (split.validation, 0.0))
+            inside = f"__row__ < {split.rows}"
+            drawn = _draw(connection, relation, inside, (split.validation, 0.0))
             return f"CASE WHEN {inside} THEN {drawn} ELSE {TEST} END"
         case RandomSplit():
-            shares = (split.validation, split.test)
-            return _draw(connection, relation, class_sql, "true", split.seed, shares)
+            return _draw(connection, relation, "true", (split.validation, split.test))
         case HashSplit():
             first, second = split.test, split.test + split.validation
             return (
-                f"CASE WHEN {key} < {_threshold(first)} THEN {TEST} "
-                f"WHEN {key} < {_threshold(second)} THEN {VALIDATION} ELSE {TRAIN} END"
+                f"CASE WHEN __key__ < {_threshold(first)} THEN {TEST} "
+                f"WHEN __key__ < {_threshold(second)} THEN {VALIDATION} ELSE {TRAIN} END"
             )
         case TimeSplit():
             return _by_time(connection, relation, split)
 
 
 def _draw(
-    connection: duckdb.DuckDBPyConnection,
-    relation: str,
-    class_sql: str,
-    inside: str,
-    seed: int,
-    shares: tuple[float, float],
+    connection: duckdb.DuckDBPyConnection, relation: str, inside: str, shares: tuple[float, float]
 ) -> str:
-    """Of each class's rows the ones with the lowest mixed numbers validate, the next ones test."""
-    mixed = mix_rows("rowid", seed, "split")
+    """Of each class's rows the ones drawn lowest validate, the next ones test, exact to a row."""
     found = connection.execute(f"""
-        SELECT class, any_value(total), max(mixed) FILTER (rank <= round(total * {shares[0]!r})),
-            max(mixed) FILTER (rank <= round(total * {shares[0]!r}) + round(total * {shares[1]!r}))
+        SELECT __class__, max(__draw__) FILTER (rank <= round(total * {shares[0]!r})),
+            max(__draw__) FILTER (rank <= round(total * {shares[0]!r}) + round(total * {shares[1]!r}))
         FROM (
-            SELECT class, mixed, row_number() OVER (PARTITION BY class ORDER BY mixed) AS rank,
-                count(*) OVER (PARTITION BY class) AS total
-            FROM (SELECT {class_sql} AS class, {mixed} AS mixed FROM {relation} WHERE {inside})
+            SELECT __class__, __draw__, row_number() OVER (PARTITION BY __class__ ORDER BY __draw__) AS rank,
+                count(*) OVER (PARTITION BY __class__) AS total
+            FROM {relation} WHERE {inside}
         )
-        GROUP BY class ORDER BY class
+        GROUP BY __class__ ORDER BY __class__
     """).fetchall()
     cases = []
-    for index, _, validating, testing in found:
+    for index, validating, testing in found:
         conditions = [
-            f"WHEN {mixed} <= {highest} THEN {chosen}"
+            f"WHEN __draw__ <= {highest} THEN {chosen}"
             for highest, chosen in ((validating, VALIDATION), (testing, TEST))
             if highest is not None
         ]
         if conditions:
             cases.append(f"WHEN {index} THEN CASE {' '.join(conditions)} ELSE {TRAIN} END")
-    return f"CASE {class_sql} {' '.join(cases)} ELSE {TRAIN} END" if cases else str(TRAIN)
+    return f"CASE __class__ {' '.join(cases)} ELSE {TRAIN} END" if cases else str(TRAIN)
 
 
 def _threshold(share: float) -> str:
@@ -115,7 +109,7 @@ def _threshold(share: float) -> str:
 
 def _by_time(connection: duckdb.DuckDBPyConnection, relation: str, split: TimeSplit) -> str:
     """The earliest rows train; rows of one moment stay together, in the later split."""
-    column = quote(split.column) if split.column else "rowid"
+    column = quote(split.column) if split.column else "__row__"
     total, known = connection.execute(f"SELECT count(*), count({column}) FROM {relation}").fetchall()[0]
     if known < total:
         raise DatasetError(
@@ -136,7 +130,7 @@ def _by_time(connection: duckdb.DuckDBPyConnection, relation: str, split: TimeSp
 
 def _value_at(connection: duckdb.DuckDBPyConnection, relation: str, column: str, position: int) -> str:
     """The value at a 0-based position of the sorted column, as a literal."""
-    if column == "rowid":
+    if column == "__row__":
         return str(position)
     found = connection.execute(
         f"SELECT {column} FROM {relation} ORDER BY {column} LIMIT 1 OFFSET {position}"

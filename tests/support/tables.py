@@ -1,0 +1,126 @@
+"""A model folder around a small table, and its way through fetch and ETL."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from training.checks import CheckReport
+from training.config import ModelConfig, load_model_config
+from training.etl import run_etl
+from training.fetch import run_fetch
+from training.profile import Profile, load_profile
+
+NAME = "small"
+CLASSES = ("absent", "present")
+
+MODEL_TOML = """
+[model]
+name = "small"
+
+[source]
+kind = "csv"
+path = {path}
+
+[columns]
+height = {{ type = "integer", range = [0, 100] }}
+weight = {{ type = "number", nullable = true }}
+red = {{ type = "integer", allowed = [0, 1] }}
+blue = {{ type = "integer", allowed = [0, 1] }}
+place = {{ type = "string" }}
+is_old = {{ type = "boolean" }}
+answer = {{ type = "string" }}
+{columns}
+[target]
+column = "answer"
+
+[split]
+{split}
+
+{rest}
+"""
+FEATURES_SQL = """
+SELECT height, coalesce(weight, 0) AS weight_or_0, red, blue, place = 'north' AS is_north, height * 2 AS twice
+FROM raw
+"""
+HEADER = "height,weight,red,blue,place,is_old,answer"
+
+
+def rows(count: int, start: int = 0) -> list[str]:
+    """CSV lines of the small table that keep every rule; row i differs from row j."""
+    return [
+        f"{i % 101},{i / 8},{i % 2},{1 - i % 2},{('north', 'south', 'a, b')[i % 3]!r},"
+        f"{'true' if i % 4 else 'false'},{CLASSES[i % 5 == 0]}".replace("'", '"')
+        for i in range(start, start + count)
+    ]
+
+
+class SmallTable:
+    """One model folder and one DATA folder under ``root``."""
+
+    def __init__(
+        self,
+        root: Path,
+        lines: list[str] | None = None,
+        *,
+        split: str = 'kind = "random"',
+        columns: str = "",
+        rest: str = "",
+        features: str = FEATURES_SQL,
+        path: str = "table.csv",
+        header: str = HEADER,
+    ) -> None:
+        self.root = root
+        self.models = root / "models"
+        self.data = root / "data"
+        self.prepared = self.data / "prepared" / NAME
+        self.failed = self.data / "prepared" / f"{NAME}.failed"
+        folder = self.models / NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        source = msgspec.json.encode(str(root / path)).decode()
+        text = MODEL_TOML.format(path=source, columns=columns, split=split, rest=rest)
+        (folder / "model.toml").write_text(text, "utf-8")
+        (folder / "features.sql").write_text(features, "utf-8")
+        if lines is not None:
+            (root / path).write_text("\n".join([header, *lines]) + "\n", "utf-8")
+
+    def config(self, *overrides: str) -> ModelConfig:
+        """The model's configuration with ``section.key=value`` overrides."""
+        return load_model_config(self.models, NAME, overrides=overrides, use_environment=False)
+
+    def etl(self, *overrides: str) -> dict[str, Any]:
+        """Fetch, then prepare; return the summary."""
+        config = self.config(*overrides)
+        run_fetch(config, self.data)
+        return run_etl(config, self.models, self.data)
+
+    def profile(self) -> Profile:
+        """The profile that the last run left."""
+        return load_profile(self.prepared / "profile.json")
+
+    def report(self, folder: Path | None = None) -> CheckReport:
+        """The checks that the last run left."""
+        return msgspec.json.decode(((folder or self.prepared) / "checks.json").read_bytes(), type=CheckReport)
+
+    def query(self, what: str, file: str = "train") -> list[tuple[Any, ...]]:
+        """``SELECT what`` over one prepared file."""
+        path = file if file.startswith("/") else str(self.prepared / f"{file}.parquet")
+        with duckdb.connect() as connection:
+            return connection.execute(f"SELECT {what} FROM read_parquet('{path}')").fetchall()
+
+    def all_rows(self) -> dict[int, str]:
+        """The split of every source row number."""
+        return {
+            row: split for split in ("train", "validation", "test") for (row,) in self.query("__row__", split)
+        }
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file that the last run left, its receipt too."""
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.prepared.iterdir())
+        }

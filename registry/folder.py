@@ -99,7 +99,7 @@ class FolderBlobs:
             raise RegistryError(
                 f"{key} is reached through a symbolic link",
                 where=self.location,
-                hint="Nothing was read. A registry holds files, not links; remove it and publish again.",
+                hint="It was not followed: a registry holds files, not links. Remove it.",
             )
         return path
 

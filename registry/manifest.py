@@ -17,7 +17,8 @@ SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # A version is flat: a name with a separator, a leading dot or an odd character is no file of it.
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")]
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z"
+FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME)]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

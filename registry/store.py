@@ -6,15 +6,16 @@ are `registry.aliases`; where the bytes lie is behind `registry.blobs`.
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from registry.blobs import Blobs
 from registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
 from registry.folder import FolderBlobs
 from registry.ground.files import digest_bytes, digest_file
-from registry.manifest import FileDigest, Manifest, decode_manifest, encode_manifest
+from registry.manifest import FILE_NAME, FileDigest, Manifest, decode_manifest, encode_manifest
 from registry.names import check_name, parse_number
 from registry.verdict import Judged
 from registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage
@@ -134,12 +135,7 @@ class Store:
             ManifestError: ``files`` or what ``describe`` made breaks a rule; nothing was published.
         """
         check_name(model, "a model")
-        if MODEL_FILE not in files or files.keys() & {MANIFEST_FILE, *DOCUMENTS}:
-            raise ManifestError(
-                f"cannot hold the files {', '.join(sorted(files)) or '(none)'}",
-                where=model,
-                hint=f"{MODEL_FILE} is required; {MANIFEST_FILE} and {', '.join(DOCUMENTS)} are not given.",
-            )
+        _check_files(files, model)
         with self.blobs.stage() as staged:
             digests = _copy(files, staged)
             version = self._last_number(model) + 1
@@ -208,10 +204,21 @@ def _document(model: str, version: int, name: str) -> str:
     return f"{_folder(check_name(model, 'a model'), version)}/{name}"
 
 
+def _check_files(names: Iterable[str], model: str) -> None:
+    names = set(names)
+    well_named = all(re.fullmatch(FILE_NAME, name) for name in names)
+    if MODEL_FILE not in names or names & {MANIFEST_FILE, *DOCUMENTS} or not well_named:
+        raise ManifestError(
+            f"cannot hold the files {', '.join(sorted(names))[:80] or '(none)'}",
+            where=model,
+            hint=f"{MODEL_FILE} is required, {MANIFEST_FILE} and {', '.join(DOCUMENTS)} are not given; "
+            "names have letters, digits, dots, - and _ only.",
+        )
+
+
 def _copy(files: Mapping[str, Path], staged: Path) -> dict[str, FileDigest]:
     digests = {}
     for name, source in sorted(files.items()):
-        assert "/" not in name
         copy = staged / name
         shutil.copyfile(source, copy)
         digests[name] = FileDigest(sha256=digest_file(copy), size=copy.stat().st_size)

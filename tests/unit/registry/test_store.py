@@ -1,0 +1,175 @@
+"""Publish and read versions in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import ConfigError, ManifestError, RegistryError, VersionNotFoundError
+from registry.folder import FolderBlobs
+from registry.ground.files import digest_bytes
+from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from registry.verdict import VERDICT_FILE
+from registry.verification import MANIFEST_FILE
+from tests.support.manifests import build_manifest, publish_tiny
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "registry")
+
+
+def test_absent_registry_is_an_empty_one(store: Store) -> None:
+    """The first `list` on a new machine is no error, and looking creates nothing."""
+    assert store.models() == []
+    assert store.versions("tiny") == []
+    assert not Path(store.location).exists()
+
+
+def test_versions_count_up_from_one_and_can_be_read_back(store: Store) -> None:
+    """The number is what people and aliases hold on to."""
+    assert [publish_tiny(store), publish_tiny(store), publish_tiny(store, "other")] == [1, 2, 1]
+    assert store.models() == ["other", "tiny"]
+    assert store.versions("tiny") == [1, 2]
+    manifest = store.verify("tiny", 2)
+    assert (manifest.model, manifest.version) == ("tiny", 2)
+
+
+def test_version_folder_holds_exactly_what_was_given_and_the_manifest(store: Store) -> None:
+    """Whoever opens the folder finds the documented files and nothing of the way they came there."""
+    publish_tiny(store, model_bytes=b"graph")
+    folder = store.open_folder("tiny", 1)
+    assert sorted(path.name for path in folder.iterdir()) == [EVALUATION_FILE, MANIFEST_FILE, MODEL_FILE]
+    assert (folder / MODEL_FILE).read_bytes() == b"graph"
+    assert store.read_file("tiny", 1, MODEL_FILE) == b"graph"
+
+
+def test_tenth_version_follows_the_ninth(store: Store) -> None:
+    """Numbers in folder names sort as text; versions must not."""
+    for _ in range(10):
+        publish_tiny(store)
+    assert store.versions("tiny") == list(range(1, 11))
+    assert publish_tiny(store) == 11
+
+
+def test_identity_is_the_digests_of_manifest_and_model(store: Store) -> None:
+    """Evidence is bound to these two; a third party must be able to compute them with sha256sum."""
+    publish_tiny(store, model_bytes=b"graph")
+    identity = store.identify("tiny", 1)
+    manifest = (store.open_folder("tiny", 1) / MANIFEST_FILE).read_bytes()
+    assert identity.manifest_sha256 == digest_bytes(manifest)
+    assert identity.model_sha256 == digest_bytes(b"graph")
+
+
+def test_missing_version_says_which_there_are(store: Store) -> None:
+    """The next thing the reader needs is the right number."""
+    publish_tiny(store)
+    publish_tiny(store)
+    with pytest.raises(VersionNotFoundError, match=r"tiny: no version 3 in .*\. There are: 1, 2\."):
+        store.read_manifest("tiny", 3)
+
+
+def test_file_that_the_manifest_does_not_name_cannot_be_read(store: Store) -> None:
+    """Only what was described was ever verified."""
+    publish_tiny(store)
+    with pytest.raises(VersionNotFoundError, match="has no file"):
+        store.read_file("tiny", 1, "../1/model.onnx")
+
+
+@pytest.mark.parametrize(
+    "names", [(), (EVALUATION_FILE,), (MODEL_FILE, MANIFEST_FILE), (MODEL_FILE, VERDICT_FILE)]
+)
+def test_wrong_set_of_files_is_refused(store: Store, tmp_path: Path, names: tuple[str, ...]) -> None:
+    """No version without a model, and no publisher that brings its own verdict."""
+    source = tmp_path / "source"
+    source.write_bytes(b"anything")
+    with pytest.raises(ManifestError, match=r"model\.onnx is required"):
+        store.publish("tiny", dict.fromkeys(names, source), lambda *_: build_manifest())
+    assert store.models() == []
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/b", ".hidden", ".."])
+def test_file_name_that_leaves_the_folder_is_not_published(store: Store, tmp_path: Path, name: str) -> None:
+    """The names come from a caller; the disk outside the version is not theirs."""
+    source = tmp_path / "source"
+    source.write_bytes(b"anything")
+    with pytest.raises(ManifestError):
+        store.publish(
+            "tiny",
+            {MODEL_FILE: source, name: source},
+            lambda version, digests: build_manifest(version=version, files=digests),
+        )
+    assert store.models() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["source"], ["registry", "source"])
+
+
+def test_manifest_that_could_not_be_read_back_is_not_published(store: Store) -> None:
+    """A version that nobody can load is worse than none: its number would be promoted some day."""
+    with pytest.raises(ManifestError, match="not a manifest"):
+        publish_tiny(store, opset="eighteen")
+    assert store.models() == []
+
+
+def test_document_is_written_beside_a_version_and_replaced_whole(store: Store) -> None:
+    """A gate may judge the same version twice; the version itself stays as it was."""
+    publish_tiny(store)
+    assert store.read_document("tiny", 1, VERDICT_FILE) is None
+    store.write_document("tiny", 1, VERDICT_FILE, b"first")
+    store.write_document("tiny", 1, VERDICT_FILE, b"second")
+    assert store.read_document("tiny", 1, VERDICT_FILE) == b"second"
+    assert store.verify("tiny", 1)
+
+
+def test_document_of_another_name_or_version_is_refused(store: Store) -> None:
+    """Documents must not become a way to change a version's files, or to make up a version."""
+    publish_tiny(store)
+    with pytest.raises(ConfigError, match=r"no document 'model\.onnx'"):
+        store.write_document("tiny", 1, MODEL_FILE, b"other weights")
+    with pytest.raises(VersionNotFoundError):
+        store.write_document("tiny", 2, VERDICT_FILE, b"{}")
+    assert store.verify("tiny", 1)
+    assert store.versions("tiny") == [1]
+
+
+def test_location_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    """A mistyped --registry must not end in a traceback, or in a folder named after a URL."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        open_store(tmp_path / "file")
+    with pytest.raises(ConfigError, match="in a folder only"):
+        open_store("s3://bucket/registry")
+
+
+def test_put_if_absent_keeps_what_is_there(tmp_path: Path) -> None:
+    """The one promise that aliases and an object store have to share."""
+    blobs = FolderBlobs(tmp_path)
+    assert blobs.put_if_absent("a/1.json", b"first")
+    assert not blobs.put_if_absent("a/1.json", b"second")
+    assert blobs.read("a/1.json") == b"first"
+    assert blobs.list_keys() == blobs.list_keys("a") == ["a/1.json"]
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a//b", "../a", "a/../b", "a/.", ".staging/x", "a\\b", "a\x00"])
+def test_key_that_leads_elsewhere_is_refused(tmp_path: Path, key: str) -> None:
+    """Keys are built from names that others chose."""
+    with pytest.raises(RegistryError, match="is not a key"):
+        FolderBlobs(tmp_path).read(key)
+
+
+def test_reading_a_key_below_a_file_finds_nothing(tmp_path: Path) -> None:
+    """As on an object store, where there are no folders."""
+    blobs = FolderBlobs(tmp_path)
+    blobs.put("a", b"")
+    assert blobs.read("a/b") is None
+    assert blobs.read("b") is None
+
+
+def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:
+    """Nothing of the place or the moment slips into a manifest by way of the store."""
+    digests = []
+    for name in ("one", "two"):
+        store = open_store(tmp_path / name)
+        publish_tiny(store)
+        digests.append(store.identify("tiny", 1))
+    assert digests[0] == digests[1]

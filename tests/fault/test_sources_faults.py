@@ -47,8 +47,9 @@ sys.exit(run_command("training", lambda: print(json.dumps(run_fetch(config, Path
 
 
 @pytest.fixture
-def files() -> Iterator[FileServer]:
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A file server that holds three megabytes."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # a proxy of this machine is none of the test's business
     with serve_files() as server:
         server.resources["/table.csv"] = Resource(BODY)
         yield server

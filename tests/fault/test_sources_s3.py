@@ -36,6 +36,7 @@ def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A bucket with a small and a larger table, and the account in the environment."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     store = S3Store("tables", client_options={"allow_http": True})

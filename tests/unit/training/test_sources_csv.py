@@ -27,8 +27,9 @@ def _files(data: Path, path: str | Path, sha256: str | None = None) -> tuple[Pat
 
 
 @pytest.fixture
-def files() -> Iterator[FileServer]:
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A file server on loopback that holds /table.csv."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # a proxy of this machine is none of the test's business
     with serve_files() as server:
         server.resources["/table.csv"] = Resource(TABLE)
         yield server

@@ -79,7 +79,7 @@ def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimiz
     if not path.is_file():
         return None
     try:
-        with np.load(path) as saved:
+        with np.load(io.BytesIO(path.read_bytes())) as saved:
             arrays = dict(saved)
         history = msgspec.json.decode(arrays["history"].tobytes(), type=list[Epoch])
         best = _numbered(arrays, "best")

@@ -1,0 +1,114 @@
+"""Training that is killed: the next run goes on from the last checkpoint, or starts afresh."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from registry.errors import StageError
+from registry.runs import find_run
+from tests.support.prepared import MODEL, prepare, write_model
+from training.config import ModelConfig, load_model_config
+from training.fit import run_train
+
+PROJECT = Path(__file__).parents[2]
+Weights = list[npt.NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def config(models: Path) -> ModelConfig:
+    return write_model(models)
+
+
+@pytest.fixture(scope="module")
+def whole(config: ModelConfig, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """The weights of a run that nobody disturbed."""
+    data = tmp_path_factory.mktemp("whole")
+    prepare(config, data)
+    run_train(config, models, data)
+    return weights(data)
+
+
+def weights(data: Path) -> Weights:
+    loaded: Weights = keras.models.load_model(find_run(data, MODEL) / "model.keras").get_weights()
+    return loaded
+
+
+def kill_training(models: Path, data: Path, at: int, moment: str) -> None:
+    """Train under ``data`` in another process until it dies at its ``at``-th checkpoint."""
+    command = [sys.executable, "-m", "tests.support.training_child", str(models), str(data), str(at), moment]
+    child = subprocess.run(command, check=False, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+
+
+@pytest.fixture(scope="module")
+def killed(config: ModelConfig, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose training died as the second of four checkpoints stood."""
+    data = tmp_path_factory.mktemp("killed")
+    prepare(config, data)
+    kill_training(models, data, 2, "after")
+    return data
+
+
+@pytest.fixture
+def data(killed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(killed, tmp_path / "data")
+
+
+def assert_resumes(config: ModelConfig, models: Path, data: Path, whole: Weights) -> None:
+    with pytest.raises(StageError, match="no finished run"):
+        find_run(data, MODEL)
+    summary = run_train(config, models, data, resume=True)
+    assert summary["resumed_from"] == 2
+    assert_equal(weights(data), whole)
+    assert list((data / "runs" / MODEL).glob(".partial-*")) == []
+    assert not (data / "checkpoints" / MODEL / summary["run_id"]).exists()
+
+
+def assert_equal(found: Weights, expected: Weights) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_undisturbed_one(
+    config: ModelConfig, models: Path, data: Path, whole: Weights
+) -> None:
+    """Bit for bit: a resumed night must not be a different experiment."""
+    assert_resumes(config, models, data, whole)
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
+    config: ModelConfig, models: Path, whole: Weights, tmp_path: Path
+) -> None:
+    """The third checkpoint is on disk but has no name yet; the second must still be whole."""
+    prepare(config, tmp_path)
+    kill_training(models, tmp_path, 3, "before")
+    assert_resumes(config, models, tmp_path, whole)
+
+
+def test_without_resume_a_killed_runs_checkpoint_is_discarded(
+    config: ModelConfig, models: Path, data: Path, whole: Weights
+) -> None:
+    """A fresh run that is asked for is a fresh run."""
+    summary = run_train(config, models, data)
+    assert summary["resumed_from"] == 0
+    assert_equal(weights(data), whole)
+
+
+def test_a_checkpoint_of_another_configuration_is_never_resumed(models: Path, data: Path) -> None:
+    """The run id is a digest of data and configuration, so another run looks elsewhere."""
+    other = load_model_config(models, MODEL, overrides=["training.seed=1"], use_environment=False)
+    assert run_train(other, models, data, resume=True)["resumed_from"] == 0

@@ -1,0 +1,189 @@
+"""The training loop: learns, repeats, resumes, stops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from training.checkpoints import Epoch
+from training.config import MlpPleNetwork, TrainingSection
+from training.dataset import PreparedSplit
+from training.errors import TrainingError
+from training.fit import make_deterministic
+from training.loop import Fitted, fit_network
+from training.network import build_network
+from training.precision import choose_precision
+from training.scaling import measure_features
+from training.schedule import learning_rate
+
+SETTINGS = TrainingSection(epochs=4, batch_rows=64, learning_rate=0.01, ema_momentum=0.9, clip_norm=1.0)
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedSplit, PreparedSplit]:
+    """Two classes divided by a circle in the plane, 600 rows to train on and 200 to validate."""
+    folder = tmp_path_factory.mktemp("prepared")
+    found = []
+    for seed, (name, rows) in enumerate((("train", 600), ("validation", 200))):
+        points = np.random.default_rng(seed).uniform(-1, 1, (rows, 2)).astype(np.float32)
+        inside = (points**2).sum(axis=1) < 0.6
+        table = pa.table({"__class__": pa.array(inside, pa.int16()), "x": points[:, 0], "y": points[:, 1]})
+        pq.write_table(table, folder / f"{name}.parquet", row_group_size=128)
+        found.append(PreparedSplit(folder / f"{name}.parquet", ("x", "y")))
+    return found[0], found[1]
+
+
+def fit(
+    splits: tuple[PreparedSplit, PreparedSplit],
+    checkpoints: Path,
+    config: TrainingSection = SETTINGS,
+    *,
+    resume: bool = False,
+) -> tuple[keras.Model, Fitted]:
+    make_deterministic(config.seed)
+    statistics = measure_features(splits[0].read_batches(), ("x", "y"), 2)
+    shape = MlpPleNetwork(widths=(16, 16), bins=8, embedding_width=4, dropout=0.1)
+    network = build_network(shape, statistics, 2, seed=config.seed)
+    return network, fit_network(network, *splits, config, checkpoints=checkpoints, resume=resume)
+
+
+def flat(network: keras.Model) -> np.ndarray:
+    return np.concatenate([weight.ravel() for weight in network.get_weights()])
+
+
+def untimed(history: tuple[Epoch, ...]) -> list[tuple[float, ...]]:
+    return [(e.loss, e.accuracy, e.validation_loss, e.validation_accuracy, e.learning_rate) for e in history]
+
+
+def test_training_learns_and_two_runs_are_the_same(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """A figure that cannot be repeated cannot be compared with the next release's."""
+    config = TrainingSection(epochs=12, batch_rows=32, learning_rate=0.01, ema_momentum=0.9)
+    network, fitted = fit(splits, tmp_path / "one", config)
+    again, refitted = fit(splits, tmp_path / "two", config)
+    assert fitted.history[-1].validation_accuracy > 0.9
+    assert untimed(fitted.history) == untimed(refitted.history)
+    np.testing.assert_array_equal(flat(network), flat(again))
+
+
+def test_a_run_resumed_from_a_checkpoint_ends_as_one_in_one_go(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """Otherwise an interrupted night's training would have to start again."""
+    whole, fitted = fit(splits, tmp_path / "whole")
+
+    class Stopped(Exception):  # noqa: N818  stands for the kill; not an error of the program
+        pass
+
+    class StopsReading(PreparedSplit):
+        """Fails as the third epoch starts to read, after two checkpoints."""
+
+        epochs = 0
+
+        def shuffled_batches(self, *arguments: object, **named: object) -> object:  # type: ignore[override]
+            self.epochs += 1
+            if self.epochs == 3:
+                raise Stopped
+            return super().shuffled_batches(*arguments, **named)  # type: ignore[arg-type]
+
+    broken = StopsReading(splits[0].path, splits[0].features)
+    with pytest.raises(tf.errors.UnknownError, match="Stopped"):
+        fit((broken, splits[1]), tmp_path / "broken")
+    resumed, refitted = fit(splits, tmp_path / "broken", resume=True)
+    assert refitted.resumed_from == 2
+    assert untimed(refitted.history) == untimed(fitted.history)
+    np.testing.assert_array_equal(flat(resumed), flat(whole))
+
+
+def test_without_resume_an_old_checkpoint_is_discarded(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """Asking for a fresh run and getting the end of an old one would be a silent lie."""
+    fit(splits, tmp_path)
+    _, fitted = fit(splits, tmp_path)
+    assert fitted.resumed_from == 0
+    assert len(fitted.history) == SETTINGS.epochs
+
+
+def test_early_stopping_returns_the_best_epoch(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """The weights that are kept are those of the lowest validation loss, not the last ones."""
+    config = TrainingSection(
+        epochs=60, batch_rows=16, learning_rate=0.05, schedule="constant", early_stopping_patience=2
+    )
+    _, fitted = fit(splits, tmp_path, config)
+    losses = [line.validation_loss for line in fitted.history]
+    assert len(losses) < config.epochs
+    assert fitted.epoch == int(np.argmin(losses)) == len(losses) - 1 - 2
+
+
+def test_a_diverging_loss_fails_and_names_the_epoch(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """A network of NaN would save, load and answer without an error."""
+    with pytest.raises(TrainingError, match="epoch 1: the loss became nan"):
+        fit(
+            splits,
+            tmp_path,
+            TrainingSection(epochs=2, batch_rows=16, learning_rate=1e30, warmup_fraction=0.0),
+        )
+
+
+def test_a_damaged_checkpoint_is_refused(splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path) -> None:
+    """Half a state resumed is worse than none; the message says how to start afresh."""
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(TrainingError, match="not a checkpoint of this network"):
+        fit(splits, tmp_path, resume=True)
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    """The first steps of Adam have no history, and the last ones should only settle."""
+    config = TrainingSection(learning_rate=0.1, warmup_fraction=0.1, schedule="cosine")
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[9] == rates[10] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.0001
+
+
+def test_a_constant_rate_stays_after_the_warm_up() -> None:
+    """The baseline network is trained as its reference was."""
+    config = TrainingSection(learning_rate=0.1, warmup_fraction=0.0, schedule="constant")
+    assert {learning_rate(config, step, 7) for step in range(7)} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags", "precision"),
+    [
+        ("auto", "avx2 amx_bf16 amx_tile", "mixed_bfloat16"),
+        ("auto", "avx2 fma avx512_bf16", "float32"),
+        ("float32", "amx_bf16", "float32"),
+        ("mixed_bfloat16", "avx2", "mixed_bfloat16"),
+    ],
+)
+def test_auto_precision_follows_the_processor(tmp_path: Path, asked: str, flags: str, precision: str) -> None:
+    """bfloat16 without AMX tiles is slower than float32; an explicit choice always wins."""
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    assert choose_precision(asked, tmp_path / "cpuinfo") == precision  # type: ignore[arg-type]
+
+
+def test_auto_precision_is_float32_where_the_processor_is_unknown(tmp_path: Path) -> None:
+    """macOS has no /proc/cpuinfo."""
+    assert choose_precision("auto", tmp_path / "absent") == "float32"
+
+
+def test_nan_fields_never_reach_the_history(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """history.json is JSON, which has no NaN."""
+    _, fitted = fit(splits, tmp_path)
+    assert all(math.isfinite(value) for line in untimed(fitted.history) for value in line)

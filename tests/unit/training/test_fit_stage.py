@@ -1,0 +1,103 @@
+"""The train stage: what a run folder holds, and when nothing is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from registry.errors import ConfigError, StageError
+from registry.runs import find_run, read_run
+from tests.support.prepared import FEATURES_SQL, MODEL, prepare, write_model
+from training.config import ModelConfig
+from training.dataset import PreparedSplit
+from training.fit import run_train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Path, Path, dict[str, Any]]:
+    """A model folder, a data folder, and the summary of one run with a prior from unlabelled test rows."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = write_model(folder / "models", ('prior.method="em"',))
+    prepare(config, folder / "data")
+    summary = run_train(config, folder / "models", folder / "data")
+    return config, folder / "models", folder / "data", summary
+
+
+def test_the_run_is_found_and_described(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:
+    """run.json is the only word between training and the exporter."""
+    config, _, data, summary = trained
+    record = read_run(find_run(data, MODEL))
+    assert record.run_id == summary["run_id"]
+    assert record.features_sql == FEATURES_SQL
+    assert record.feature_names == ("x", "y", "squared")
+    assert [label.value for label in record.classes] == ["0", "1", "2"]
+    assert record.histograms.keys() == {"x", "y"}
+    assert record.gate == config.gate
+    for path in (record.keras_model, record.test_parquet, f"{record.saved_model}/saved_model.pb"):
+        assert (data / path).is_file(), path
+
+
+def test_a_prior_from_unlabelled_rows_is_said_and_served(
+    trained: tuple[ModelConfig, Path, Path, dict[str, Any]],
+) -> None:
+    """Whoever reads the manifest must know that the test split's features took part."""
+    _, _, data, _ = trained
+    record = read_run(find_run(data, MODEL))
+    assert record.unlabelled_splits == ("test",)
+    assert sum(record.prior.deployment) == pytest.approx(1)
+    saved = tf.saved_model.load(str(data / record.saved_model))
+    features, classes = next(PreparedSplit(data / record.test_parquet, record.feature_names).read_batches())
+    probabilities = saved.serve(tf.constant(features))["probabilities"].numpy()
+    # The answer already holds the deployment prior: averaged over the rows it estimates itself.
+    np.testing.assert_allclose(probabilities.mean(axis=0), record.prior.deployment, atol=0.01)
+    assert (probabilities.argmax(axis=1) == classes).mean() > 0.6  # the largest class is below half
+
+
+def test_the_history_has_a_line_an_epoch(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:
+    """The learning curves are drawn from it."""
+    config, _, data, summary = trained
+    history = msgspec.json.decode((find_run(data, MODEL) / "history.json").read_bytes())
+    assert [line["epoch"] for line in history] == list(range(config.training.epochs))
+    assert summary["validation_accuracy"] == history[-1]["validation_accuracy"]
+
+
+def test_a_second_run_on_the_same_inputs_is_skipped(
+    trained: tuple[ModelConfig, Path, Path, dict[str, Any]],
+) -> None:
+    """`make serve` twice must not train twice."""
+    config, models, data, summary = trained
+    written = (find_run(data, MODEL) / "model.keras").stat().st_mtime_ns
+    again = run_train(config, models, data)
+    assert again == {**summary, "skipped": True}
+    assert (find_run(data, MODEL) / "model.keras").stat().st_mtime_ns == written
+
+
+def test_a_prior_of_the_wrong_length_is_a_configuration_error(tmp_path: Path) -> None:
+    """Three classes and two values: no guess is right."""
+    config = write_model(
+        tmp_path / "models", ('prior.method="given"', "prior.values=[0.5, 0.5]", "training.epochs=1")
+    )
+    prepare(config, tmp_path)
+    with pytest.raises(ConfigError, match=r"prior\.values: has 2 values, the data has 3 classes"):
+        run_train(config, tmp_path / "models", tmp_path)
+
+
+def test_training_without_prepared_data_says_what_to_run(tmp_path: Path) -> None:
+    """The stage before is missing; the message is the next command."""
+    config = write_model(tmp_path / "models")
+    with pytest.raises(StageError, match="make etl MODEL=circle"):
+        run_train(config, tmp_path / "models", tmp_path)
+
+
+def test_features_changed_since_etl_are_refused(tmp_path: Path) -> None:
+    """A run that records one features.sql and was trained on another would serve skewed."""
+    config = write_model(tmp_path / "models")
+    prepare(config, tmp_path)
+    (tmp_path / "models" / MODEL / "features.sql").write_text("SELECT x, y FROM raw", "utf-8")
+    with pytest.raises(StageError, match=r"features\.sql.*make etl"):
+        run_train(config, tmp_path / "models", tmp_path)

@@ -1,0 +1,192 @@
+"""The train stage: prepared splits in, a run folder out (network, history, run.json, receipt)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+import tensorflow as tf
+
+from registry import __version__
+from registry.errors import StageError
+from registry.ground.files import digest_bytes, write_atomically
+from registry.ground.logs import log_event
+from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from registry.runs import read_run
+from training.checkpoints import Epoch, discard_checkpoint
+from training.config import ModelConfig
+from training.dataset import PreparedSplit
+from training.deployment import find_prior
+from training.loop import Fitted, fit_network
+from training.network import build_network, build_serving_model
+from training.persist import check_saved_model, save_model
+from training.precision import choose_precision
+from training.prior import log_prior_shift
+from training.profile import load_profile
+from training.record import describe_run
+from training.scaling import FeatureStatistics, measure_features
+
+_logger = logging.getLogger("training.fit")
+
+_HISTORY = "history.json"
+# Rows of the training split that the saved model is scored on again after reloading.
+_CHECK_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class _Splits:
+    train: PreparedSplit
+    validation: PreparedSplit
+    test: PreparedSplit
+
+
+def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train the model on its prepared splits and leave a finished run, which becomes the latest.
+
+    Nothing is done when a run of the same data and configuration is there. A killed run leaves its
+    checkpoint: with ``resume`` the next call goes on from it and ends with the same weights; without,
+    the checkpoint is discarded. No row of the test split takes part, but for its unlabelled features
+    where ``[prior]`` asks for them.
+
+    Raises:
+        StageError: the data has not been prepared.
+        TrainingError: the loss diverged, or the saved model does not answer as the trained one.
+    """
+    name = config.model.name
+    inputs = _inputs(config, models, data)
+    run_id = digest_value(inputs)[:12]
+    folder = data / "runs" / name / run_id
+    is_current = find_current(folder, "train", inputs) is not None
+    resumed_from = 0
+    if is_current:
+        log_event(_logger, "train is skipped: its inputs are unchanged", run=run_id)
+    else:
+        checkpoints = data / "checkpoints" / name / run_id
+        with stage_folder(folder, "train", inputs) as partial:
+            resumed_from = _train(config, models, data, run_id, partial, checkpoints, resume=resume)
+        discard_checkpoint(checkpoints)
+    write_atomically(folder.parent / "latest", f"{run_id}\n".encode())
+    return {"stage": "train", "skipped": is_current, "resumed_from": resumed_from, **_summary(folder, config)}
+
+
+def _inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
+    """Digests of all that a run is made from.
+
+    Raises:
+        StageError: the data is not prepared, or was prepared for another features.sql.
+    """
+    name = config.model.name
+    receipt = read_receipt(data / "prepared" / name)
+    if receipt is None:
+        raise StageError("the data is not prepared", where=name, hint=f"Run `make etl MODEL={name}`.")
+    features = models / name / config.features.file
+    digest = digest_bytes(features.read_text("utf-8").encode())
+    if receipt.inputs.get("features") != digest:
+        raise StageError(
+            "has changed since the data was prepared",
+            where=str(features),
+            hint=f"Run `make etl MODEL={name}`.",
+        )
+    return {
+        "prepared": receipt.digest,
+        "features": digest,
+        "training": digest_value([config.network, config.training, config.prior]),
+        "record": digest_value([config.model, config.export, config.gate]),
+        "code": __version__,
+    }
+
+
+def _train(
+    config: ModelConfig,
+    models: Path,
+    data: Path,
+    run_id: str,
+    folder: Path,
+    checkpoints: Path,
+    *,
+    resume: bool,
+) -> int:
+    """Fill the run's ``folder``; returns the number of epochs that a checkpoint had done already."""
+    prepared = data / "prepared" / config.model.name
+    profile = load_profile(prepared / "profile.json")
+    splits = _Splits(
+        *(
+            PreparedSplit(prepared / f"{split}.parquet", profile.feature_names)
+            for split in ("train", "validation", "test")
+        )
+    )
+    make_deterministic(config.training.seed)
+    statistics = measure_features(splits.train.read_batches(), profile.feature_names, len(profile.classes))
+    network, fitted = _fit(config, statistics, splits, checkpoints, resume=resume)
+    prior = find_prior(
+        config.prior, network, statistics.prior, getattr(splits, config.prior.unlabelled_split)
+    )
+    shift = log_prior_shift(np.array(prior.training), np.array(prior.deployment))
+    model = build_serving_model(network, shift)
+    save_model(model, folder)
+    sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
+    check_saved_model(model, folder, sample)
+    (folder / _HISTORY).write_bytes(
+        msgspec.json.format(msgspec.json.encode(fitted.history), indent=2) + b"\n"
+    )
+    record = describe_run(config, models, profile, run_id, prior)
+    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    return fitted.resumed_from
+
+
+def make_deterministic(seed: int) -> None:
+    """Make every draw of this process follow ``seed`` and every operator give one result for one input.
+
+    Bit-for-bit repeatability holds on one kind of machine with one number of threads.
+    """
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def _fit(
+    config: ModelConfig, statistics: FeatureStatistics, splits: _Splits, checkpoints: Path, *, resume: bool
+) -> tuple[keras.Model, Fitted]:
+    """Train in the fastest precision; the network that comes back computes in float32."""
+    classes, seed = len(statistics.class_counts), config.training.seed
+    precision = choose_precision(config.training.precision)
+    network = build_network(config.network, statistics, classes, seed=seed, precision=precision)
+    log_event(
+        _logger,
+        "training",
+        rows=splits.train.rows,
+        features=len(splits.train.features),
+        parameters=sum(weight.shape.num_elements() for weight in network.trainable_weights),
+        precision=precision,
+    )
+    fitted = fit_network(
+        network, splits.train, splits.validation, config.training, checkpoints=checkpoints, resume=resume
+    )
+    if precision != "float32":
+        trained = network.get_weights()
+        network = build_network(config.network, statistics, classes, seed=seed)
+        network.set_weights(trained)
+    return network, fitted
+
+
+def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
+    """What a finished run says of itself; read back from disk, so that a skipped stage says the same."""
+    record = read_run(folder)
+    history = msgspec.json.decode((folder / _HISTORY).read_bytes(), type=list[Epoch])
+    stops_early = config.training.early_stopping_patience is not None
+    kept = min(history, key=lambda line: line.validation_loss) if stops_early else history[-1]
+    return {
+        "model": record.model,
+        "run_id": record.run_id,
+        "epochs": len(history),
+        "kept_epoch": kept.epoch + 1,
+        "minutes": round(sum(line.seconds for line in history) / 60, 2),
+        "validation_accuracy": kept.validation_accuracy,
+        "validation_loss": kept.validation_loss,
+        "deployment_prior": [round(share, 4) for share in record.prior.deployment],
+        "folder": str(folder),
+    }

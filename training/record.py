@@ -1,0 +1,72 @@
+"""run.json: everything the exporter needs to know of a run, put together from what the stages left."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import keras
+import pyarrow as pa
+import tensorflow as tf
+
+from registry import __version__
+from registry.ground.stages import digest_value
+from registry.manifest import Prior
+from registry.runs import RUN_SCHEMA_VERSION, RunRecord
+from training.config import ModelConfig
+from training.persist import KERAS_FILE, SAVED_MODEL
+from training.profile import Profile
+
+
+def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: str, prior: Prior) -> RunRecord:
+    """The record of a run that has just been trained; its paths are relative to the data folder."""
+    name = config.model.name
+    run = f"runs/{name}/{run_id}"
+    saw_unlabelled = prior.method == "em"
+    return RunRecord(
+        schema_version=RUN_SCHEMA_VERSION,
+        run_id=run_id,
+        model=name,
+        title=config.model.title,
+        description=config.model.description,
+        attribution=config.model.attribution,
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        columns=profile.input_columns,
+        classes=profile.classes,
+        features_sql=(models / name / config.features.file).read_text("utf-8"),
+        feature_names=profile.feature_names,
+        saved_model=f"{run}/{SAVED_MODEL}",
+        keras_model=f"{run}/{KERAS_FILE}",
+        test_parquet=f"prepared/{name}/test.parquet",
+        data_fingerprint=profile.fingerprint,
+        test_fingerprint=profile.fingerprints["test"],
+        config_digest=digest_value(config),
+        git_commit=read_commit(models),
+        seed=config.training.seed,
+        prior=prior,
+        unlabelled_splits=(config.prior.unlabelled_split,) if saw_unlabelled else (),
+        histograms=profile.histograms,
+        export=config.export,
+        gate=config.gate,
+        producers={
+            "timberline": __version__,
+            "python": sys.version.split()[0],
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "duckdb": duckdb.__version__,
+            "pyarrow": pa.__version__,
+        },
+    )
+
+
+def read_commit(folder: Path) -> str | None:
+    """The git commit that ``folder`` is checked out from; None outside a work tree or without git."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

@@ -22,7 +22,8 @@ _FLAGS = {
     "max-rows": "most rows in a request (default 10,000)",
     "inline-max-rows": "most rows that are answered on the event loop (default 64)",
     "inline-max-body-bytes": "longest body that is read on the event loop (default 64 KiB)",
-    "shutdown-grace-s": "seconds that requests in flight may take after SIGTERM (default 30)",
+    "drain-s": "seconds after SIGTERM in which new work is still answered (default 0)",
+    "shutdown-grace-s": "seconds that requests in flight may take then (default 30)",
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
@@ -35,6 +36,7 @@ STATUSES: Mapping[type[LifecycleError], int] = {
     errors.RequestError: 400,
     errors.NotReadyError: 503,
 }
+_OUT_OF_TIME = errors.NotReadyError("the service stopped before the request was complete")
 # Paths that are nobody's are counted together, so that a client cannot make new series.
 UNMATCHED = "(none)"
 
@@ -101,6 +103,8 @@ class Endpoint:
             try:
                 handler = self._handlers.get(scope["method"]) or self._refuse(scope)
                 status, headers, body = await handler(scope, receive)
+            except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
+                status, headers, body = answer_error(_OUT_OF_TIME)
             except Exception as error:  # the edge of the process towards its clients
                 status, headers, body = answer_error(error)
             await send({"type": "http.response.start", "status": status, "headers": headers})

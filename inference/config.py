@@ -24,7 +24,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``inline_max_rows``, ``inline_max_body_bytes``: up to here a request is answered on the event
       loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take
       0.07 to 0.5 ms, which is what a request behind it may have to wait.
-    - ``shutdown_grace_s``: how long requests in flight may take after SIGTERM.
+    - ``drain_s``: how long after SIGTERM new work is still answered while readiness already says no,
+      for load balancers that learn of it late.
+    - ``shutdown_grace_s``: how long requests in flight may take after that.
     - ``keep_alive_s``: longer than the 60 s after which common load balancers let go of an idle
       connection, so that it is never the service that closes one in use.
     """
@@ -39,6 +41,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_rows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     inline_max_rows: Annotated[int, msgspec.Meta(ge=0)] = 64
     inline_max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024
+    drain_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     shutdown_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[int, msgspec.Meta(ge=1)] = 75
 

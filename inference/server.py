@@ -49,7 +49,7 @@ def serve(config: ServiceConfig) -> int:
         metrics = ServiceMetrics()
         metrics.add_model(live.metrics)
         state = ServiceState(live)
-        server = Server(_uvicorn_config(config, state, metrics, pool), state, started)
+        server = Server(_uvicorn_config(config, state, metrics, pool), state, config.drain_s, started)
         server.run(sockets=[listener])
     log_event(_logger, "stopped", model=live.model, version=live.version)
     return 0
@@ -58,10 +58,14 @@ def serve(config: ServiceConfig) -> int:
 class Server(uvicorn.Server):
     """uvicorn's server that announces itself when it is ready and ends with 0 when told to stop."""
 
-    def __init__(self, config: uvicorn.Config, state: ServiceState, started: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: ServiceState, drain_s: float, started_at: float
+    ) -> None:
         super().__init__(config)
         self._state = state
-        self._started_at = started
+        self._drain_s = drain_s
+        self._drained_at: float | None = None
+        self._started_at = started_at
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so: one JSON line on stdout, one event in the log."""
@@ -92,9 +96,18 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn readiness off and begin to stop; a second SIGINT does not wait for requests."""
+        """Turn readiness off and begin to stop: after the drain on a first SIGTERM, else at once."""
+        if sig == signal.SIGTERM and self._drain_s and not self._state.is_draining:
+            self._drained_at = monotonic() + self._drain_s
+        else:
+            super().handle_exit(sig, frame)
         self._state.is_draining = True
-        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called every 0.1 s; True ends the serving."""
+        if self._drained_at is not None and monotonic() >= self._drained_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 class Protocol(HttpToolsProtocol):

@@ -1,0 +1,198 @@
+"""Requests that are broken below the JSON: too long, cut off, not HTTP, sent by somebody who left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.store import open_store
+from tests.support.service import DEADLINE_S, ROOT, RunningService, running_service
+from tests.support.tiny_model import publish_numeric
+
+LIMIT = 100_000
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """tiny@1 that reads bodies of up to `LIMIT` bytes, with more than two rows in a thread."""
+    registry = tmp_path_factory.mktemp("registry")
+    publish_numeric(open_store(registry))
+    flags = ("--max-body-bytes", str(LIMIT), "--inline-max-rows", "2", "--inline-max-body-bytes", "2000")
+    with running_service(registry, "tiny", *flags) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def still_answers(service: RunningService) -> Iterator[None]:
+    """Whatever a test sends, the next client is served as if nothing had been."""
+    yield
+    status, answer = service.predict({"rings": 40})
+    assert (status, answer["prediction"]) == (200, "2"), service.log
+    assert "Traceback" not in service.log
+
+
+@contextlib.contextmanager
+def connected(service: RunningService) -> Iterator[socket.socket]:
+    """A bare connection."""
+    with socket.create_connection((service.host, service.port), DEADLINE_S) as connection:
+        yield connection
+
+
+def read_answer(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of one answer with a content length."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = connection.recv(65536)
+        assert part, data
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+    )
+    while len(body) < length:
+        part = connection.recv(65536)
+        assert part, data
+        body += part
+    return head, body
+
+
+def test_a_body_that_announces_itself_too_long_is_refused_unread(service: RunningService) -> None:
+    """The answer comes while none of the announced bytes has been sent."""
+    with connected(service) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+        head, body = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 413")
+    assert "100,000 bytes" in json.loads(body)["error"]
+
+
+def test_a_body_of_unknown_length_is_refused_while_it_arrives(service: RunningService) -> None:
+    """A chunked body has no length to refuse; the bytes are counted as they come, and it never ends here."""
+    chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
+    with connected(service) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(chunk * 4)
+        head, body = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 413")
+    assert list(json.loads(body)) == ["error"]
+
+
+def test_a_chunked_body_within_the_limit_is_read(service: RunningService) -> None:
+    """Streaming clients do not know their length; that is no error."""
+    with connected(service) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for part in (b'{"ri', b'ngs"', b": 40}"):
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+        connection.sendall(b"0\r\n\r\n")
+        head, body = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 200")
+    assert json.loads(body)["prediction"] == "2"
+
+
+def test_the_connection_can_be_used_after_a_refusal(service: RunningService) -> None:
+    """A refused body is read to its end and dropped, or its rest would be taken for the next request."""
+    with contextlib.closing(service.connect()) as connection:
+        connection.request("POST", "/predict", b" " * (LIMIT + 50_000))
+        response = connection.getresponse()
+        assert (response.status, list(json.loads(response.read()))) == (413, ["error"])
+        connection.request("POST", "/predict", b'{"rings": 40}')
+        response = connection.getresponse()
+        assert (response.status, json.loads(response.read())["prediction"]) == (200, "2")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"hello\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: five\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["TLS", "words", "negative length", "no number", "two lengths", "bad chunk", "path bytes"],
+)
+def test_what_is_not_http_is_refused_in_json(service: RunningService, sent: bytes) -> None:
+    """Errors below our own code have the same shape, so that no client meets two."""
+    with connected(service) as connection:
+        connection.sendall(sent)
+        head, body = read_answer(connection)
+    assert head.startswith(b"HTTP/1.1 400"), head
+    assert b"content-type: application/json" in head.lower()
+    assert list(json.loads(body)) == ["error"]
+
+
+def test_clients_that_leave_in_the_middle_are_let_go(service: RunningService) -> None:
+    """Nobody is answered and nothing is leaked; the service counts them apart."""
+    for sent in (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{",
+        b"POST /predict HTTP/1.1\r\nHo",
+        b"",
+    ):
+        with connected(service) as connection:
+            connection.sendall(sent)
+    page = ""
+    while 'status="499"' not in page:
+        page = service.request("GET", "/metrics")[2].decode()
+    assert "requests_in_flight 1.0" in page
+
+
+def test_large_requests_are_answered_beside_small_ones(service: RunningService) -> None:
+    """Above the thresholds decoding and inference run in threads; answers and errors stay the same."""
+    rows = [[float(index % 90), index + 1, False, None] for index in range(1500)]
+    status, answer = service.predict({"instances": rows})
+    assert status == 200
+    assert len(answer["predictions"]) == len(rows)
+    alone = service.predict({"instances": rows[700:701]})[1]["predictions"][0]
+    assert answer["predictions"][700]["prediction"] == alone["prediction"]
+    status, answer = service.predict({"instances": [*rows, [0.0, 1.5, False, None]]})
+    assert (status, answer) == (400, {"error": 'row 1500, "rings": expected an integer, found 1.5'})
+
+
+def test_a_pipelined_pair_is_answered_in_order(service: RunningService) -> None:
+    """HTTP/1.1 allows it, and proxies do it."""
+    one = b'{"rings": 40}'
+    two = b'{"ring": 40}'
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with connected(service) as connection:
+        connection.sendall(head % len(one) + one + head % len(two) + two)
+        answers = b""
+        while b'rings\\"?' not in answers:
+            part = connection.recv(65536)
+            assert part, answers
+            answers += part
+    assert answers.index(b"200 OK") < answers.index(b"400 Bad Request")
+
+
+def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:
+    """The official ONNX Runtime reports usage over the network; a service for other people's data may not.
+
+    Where the kernel allows it the service runs in a network of its own that ends at loopback, and what it
+    tried to send out is read from the kernel; the switch is checked in any case.
+    """
+    code = "import os, inference.session, onnxruntime\nassert os.environ['ORT_DISABLE_TELEMETRY'] == '1'\n"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
+        return
+    publish_numeric(open_store(tmp_path))
+    script = ROOT / "tests" / "support" / "isolated_service.py"
+    done = subprocess.run(
+        ["unshare", "-rn", sys.executable, str(script), str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"answered": 1000, "outgoing": 0}

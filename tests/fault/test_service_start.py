@@ -1,0 +1,155 @@
+"""What must keep a service from getting ready: it says why, ends, and never answers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.manifest import Golden
+from registry.signature import ClassLabel, build_signature
+from registry.store import open_store
+from tests.support.service import ROOT, refuse_to_start, running_service
+from tests.support.tiny_model import (
+    CLASSES,
+    NUMERIC_COLUMNS,
+    NUMERIC_ROWS,
+    build_graph,
+    expect_probabilities,
+    publish_numeric,
+)
+
+
+def read_error(log: str) -> str:
+    """The one error event of a log."""
+    events = [json.loads(line) for line in log.splitlines()]
+    errors = [event["event"] for event in events if event["level"] == "error"]
+    assert len(errors) == 1, log
+    assert "traceback" not in log
+    return str(errors[0])
+
+
+def test_a_flipped_byte_in_the_graph_is_found(tmp_path: Path) -> None:
+    """A damaged file may load and answer wrongly; the digest is what tells."""
+    publish_numeric(open_store(tmp_path))
+    graph = tmp_path / "tiny" / "1" / "model.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    code, log = refuse_to_start(tmp_path, "tiny")
+    assert code == 3
+    assert "tiny@1: model.onnx" in read_error(log)
+
+
+def test_a_missing_file_is_found(tmp_path: Path) -> None:
+    """The whole version is verified, not only what the service reads."""
+    publish_numeric(open_store(tmp_path))
+    (tmp_path / "tiny" / "1" / "evaluation.parquet").unlink()
+    code, log = refuse_to_start(tmp_path, "tiny")
+    assert code == 3
+    assert "evaluation.parquet" in read_error(log)
+
+
+def test_answers_other_than_the_golden_ones_are_found(tmp_path: Path) -> None:
+    """The bytes may be right and this machine's arithmetic may not be."""
+    probabilities = expect_probabilities(NUMERIC_COLUMNS, NUMERIC_ROWS)
+    probabilities[1] = [0.5, 0.25, 0.25]
+    golden = Golden(
+        rows=tuple(tuple(row) for row in NUMERIC_ROWS),
+        class_indexes=(0, 1, 2),
+        probabilities=tuple(tuple(row) for row in probabilities.tolist()),
+    )
+    publish_numeric(open_store(tmp_path), golden=golden)
+    code, log = refuse_to_start(tmp_path, "tiny")
+    assert code == 3
+    assert "tiny@1: golden row 1: probabilities are off by" in read_error(log)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_bytes": b"not a graph"}, "ONNX Runtime cannot load the graph"),
+        ({"model_bytes": build_graph(NUMERIC_COLUMNS, probabilities="scores")}, "the graph's outputs are"),
+        ({"signature": build_signature(NUMERIC_COLUMNS[:2], CLASSES)}, "the graph's inputs are"),
+        (
+            {"signature": build_signature(NUMERIC_COLUMNS, (*CLASSES, ClassLabel(value="8", label="x")))},
+            "the graph's outputs are",
+        ),
+    ],
+    ids=["not ONNX", "other output name", "other width", "other classes"],
+)
+def test_a_graph_that_is_not_what_the_manifest_says_is_found(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    """A column more or less would shift every value after it."""
+    publish_numeric(open_store(tmp_path), **changes)
+    code, log = refuse_to_start(tmp_path, "tiny")
+    assert code == 3
+    assert message in read_error(log)
+
+
+@pytest.mark.parametrize("name", ["other", "tiny@2", "tiny@canary", "tiny@@1", "Tiny"])
+def test_a_name_that_is_not_there_is_wrong_use(tmp_path: Path, name: str) -> None:
+    """Exit code 2 tells an operator's script that starting it again will not help."""
+    publish_numeric(open_store(tmp_path))
+    code, log = refuse_to_start(tmp_path, name)
+    assert code == 2
+    assert read_error(log)
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    """The commonest mistake of all gets one line and not a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, log = refuse_to_start(tmp_path, "tiny", "--port", str(port))
+    assert code == 2
+    assert f"127.0.0.1:{port}: cannot listen" in read_error(log)
+
+
+def test_a_wrong_setting_is_told_with_its_origin(tmp_path: Path) -> None:
+    """A setting comes from a flag or a variable, and only one of them is where to mend it."""
+    code, log = refuse_to_start(tmp_path, "tiny", "--max-rows", "many")
+    assert code == 2
+    assert "--max-rows: found 'many'" in read_error(log)
+
+
+@pytest.mark.parametrize(("name", "version"), [("tiny", 2), ("tiny@production", 2), ("tiny@1", 1)])
+def test_the_named_version_is_served(tmp_path: Path, name: str, version: int) -> None:
+    """A bare name is production; a number pins."""
+    store = open_store(tmp_path)
+    publish_numeric(store)
+    publish_numeric(store)
+    with running_service(tmp_path, name) as service:
+        assert service.announced["version"] == version
+        assert service.get_json("/")["version"] == version
+        assert service.predict({"rings": 40})[1]["version"] == version
+
+
+def test_variables_stand_in_for_flags(tmp_path: Path) -> None:
+    """Containers are configured by variables; a flag wins over one."""
+    publish_numeric(open_store(tmp_path))
+    environment = {"TIMBERLINE_SERVE_MAX_ROWS": "1", "MODEL": "nobody"}
+    with running_service(tmp_path, "tiny", environment=environment) as service:
+        assert service.predict({"instances": [[0, 1, False, None]] * 2})[0] == 413
+
+
+def test_a_fresh_interpreter_serves_without_the_training_stack() -> None:
+    """The serve environment does not have them; here they are installed, so only this would tell."""
+    heavy = ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "sqlglot", "pandas")
+    code = (
+        "import sys, inference.server, inference.__main__\n"
+        f"print(sorted(set({heavy!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_help_needs_no_model(tmp_path: Path) -> None:
+    """Somebody who asks how to start it has not started anything yet."""
+    command = [sys.executable, "-m", "inference", "serve", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--max-body-bytes" in done.stdout

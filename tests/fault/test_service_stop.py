@@ -1,0 +1,167 @@
+"""The end of a service: what was begun is finished, and the process ends with 0."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, running_service
+from tests.support.tiny_model import publish_numeric
+
+BODY = b'{"rings": 40}'
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """A registry with tiny@production."""
+    publish_numeric(open_store(tmp_path))
+    return tmp_path
+
+
+@contextlib.contextmanager
+def begun_requests(service: RunningService, count: int) -> Iterator[list[socket.socket]]:
+    """Connections on which a request has begun and half of its body is still to come."""
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for _ in range(count):
+            connection = socket.create_connection((service.host, service.port), DEADLINE_S)
+            sockets.append(stack.enter_context(connection))
+            connection.sendall(HEAD % len(BODY) + BODY[:5])
+        wait_for(lambda: count_in_flight(service) == count + 1, service)
+        yield sockets
+
+
+def count_in_flight(service: RunningService) -> int:
+    """Requests being worked on, the asking one included."""
+    page = service.request("GET", "/metrics")[2].decode()
+    line = next(line for line in page.splitlines() if line.startswith("requests_in_flight "))
+    return int(float(line.split()[1]))
+
+
+def wait_for(fact: object, service: RunningService) -> None:
+    """Ask again until ``fact()`` holds or the deadline has passed."""
+    assert callable(fact)
+    deadline = time.monotonic() + DEADLINE_S
+    while not fact():
+        assert time.monotonic() < deadline, service.log
+
+
+def refuses_connections(service: RunningService) -> bool:
+    """Whether nobody listens on the port any more."""
+    try:
+        socket.create_connection((service.host, service.port), DEADLINE_S).close()
+    except ConnectionError as error:  # a reset is the socket being closed this very moment
+        return isinstance(error, ConnectionRefusedError)
+    return False
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the other side hangs up."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_requests_in_flight_are_answered_after_sigterm(registry: Path) -> None:
+    """A release or a scale-down sends SIGTERM in the middle of work; no client may notice."""
+    with running_service(registry, "tiny") as service, begun_requests(service, 5) as sockets:
+        service.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: refuses_connections(service), service)
+        for connection in sockets:
+            connection.sendall(BODY[5:])
+        for connection in sockets:
+            head, _, body = read_all(connection).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK"), head
+            assert b"connection: close" in head
+            assert json.loads(body)["model"] == "tiny"
+        service.wait()
+
+
+def test_a_draining_service_says_that_it_is_not_ready_and_answers(registry: Path) -> None:
+    """A load balancer sends on until it looks at the readiness again; none of that may be lost."""
+    with running_service(registry, "tiny", "--drain-s", "3600") as service:
+        assert service.request("GET", "/v2/health/ready")[0] == 200
+        service.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: service.request("GET", "/v2/health/ready")[0] == 503, service)
+        status, headers, body = service.request("GET", "/v2/health/ready")
+        assert (status, json.loads(body)) == (503, {"live": True, "ready": False})
+        assert headers["retry-after"] == "1"
+        assert service.get_json("/v2/health/live") == {"live": True, "ready": False}
+        assert service.predict({"rings": 40})[0] == 200
+        status, _, body = service.request("GET", "/")
+        assert (status, list(json.loads(body))) == (503, ["error"])
+        service.stop()  # a second SIGTERM does not wait for the rest of the hour
+
+
+def test_idle_connections_do_not_hold_up_the_end(registry: Path) -> None:
+    """Keep-alive connections of a pool may stay open for an hour."""
+    with running_service(registry, "tiny") as service, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            connection = stack.enter_context(contextlib.closing(service.connect()))
+            connection.request("GET", "/")
+            assert connection.getresponse().read()
+        silent = socket.create_connection((service.host, service.port), DEADLINE_S)
+        stack.enter_context(silent)
+        service.stop()
+
+
+def test_a_request_that_never_ends_is_given_up_after_the_grace(registry: Path) -> None:
+    """A client that died in the middle must not keep the process from ending; a slow one is told."""
+    with (
+        running_service(registry, "tiny", "--shutdown-grace-s", "0") as service,
+        begun_requests(service, 1) as (slow,),
+    ):
+        service.process.send_signal(signal.SIGTERM)
+        head, _, body = read_all(slow).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503"), head
+        assert list(json.loads(body)) == ["error"]
+        service.wait()
+
+
+def test_load_during_the_end_gets_whole_answers_or_none(registry: Path) -> None:
+    """Under load every answer that arrives is complete and right; the rest were never accepted."""
+    stop_now = threading.Event()
+    answers: list[tuple[int, bytes]] = []
+    failures: list[str] = []
+
+    def ask(service: RunningService) -> None:
+        while True:
+            try:
+                status, _, body = service.request("POST", "/predict", BODY, {"Connection": "close"})
+            except OSError as error:
+                failures.append(type(error).__name__)
+                return
+            answers.append((status, body))
+            if len(answers) > 200:
+                stop_now.set()
+
+    with running_service(registry, "tiny") as service:
+        threads = [threading.Thread(target=ask, args=(service,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert stop_now.wait(DEADLINE_S), service.log
+        service.stop()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+    assert {status for status, _ in answers} == {200}
+    assert len({body for _, body in answers}) == 1
+    assert len(failures) == 8  # each thread's first failure is its last request
+
+
+def test_an_interrupt_ends_it_as_cleanly(registry: Path) -> None:
+    """Ctrl+C at a terminal is a way to stop, not a failure."""
+    with running_service(registry, "tiny") as service:
+        service.process.send_signal(signal.SIGINT)
+        service.wait()
+        assert "Traceback" not in service.log

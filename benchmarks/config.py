@@ -30,8 +30,8 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
     """How champion and candidate are driven; the unit of replication is the restart of both."""
 
     workload: str
-    restarts: Annotated[int, msgspec.Meta(ge=2)]
-    max_restarts: Annotated[int, msgspec.Meta(ge=2)]
+    restarts: Count
+    max_restarts: Count
     window_s: Positive
     warmup_pairs: Annotated[int, msgspec.Meta(ge=0)]
     min_pairs: Count

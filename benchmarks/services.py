@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import selectors
 import signal
 import subprocess
@@ -144,13 +143,12 @@ def _process(
     command: list[str], *, errors: BinaryIO, stop_timeout_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command,
+        _leash(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         # Its own session: Ctrl-C reaches us alone, and we end it in order.
         start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # no threads yet
     )
     try:
         yield process
@@ -175,10 +173,17 @@ def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
                     stream.close()
 
 
-def _die_with_parent() -> None:
-    """Linux: have the kernel end this process when the gate is killed with no chance to clean up."""
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+def _leash(command: list[str]) -> list[str]:
+    """Linux: have the kernel end the process when the gate is killed with no chance to clean up.
+
+    A tiny interpreter asks for it and then becomes ``command``; asking between fork and exec would
+    run Python in a process that may have had threads.
+    """
+    return [sys.executable, "-I", "-S", "-c", _LEASH, *command] if sys.platform == "linux" else command
+
+
+# 1 is PR_SET_PDEATHSIG, 15 SIGTERM; <linux/prctl.h>.
+_LEASH = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,141 @@
+"""The gate from its command line: real services, real Locust, tiny versions without TensorFlow.
+
+Latency limits are so wide that nothing here depends on the speed of the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.aliases import read_alias
+from registry.errors import PromotionRefusedError
+from registry.promotion import promote
+from registry.store import Store, open_store
+from registry.verdict import VERDICT_FILE, Verdict, decode_verdict
+from tests.support.evaluations import publish_judged
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["--restarts", "1", "--max-restarts", "1", "--window-s", "0.5"]
+QUICK += ["--set", "duet.min_pairs=10", "--set", "duet.warmup_pairs=5"]
+DEADLINE_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one command said."""
+
+    code: int
+    result: dict[str, Any]
+    log: str
+
+    def outcome_of(self, name: str) -> str:
+        """The outcome of one line of the verdict."""
+        (line,) = [line for line in self.result["lines"] if line["name"] == name]
+        return str(line["outcome"])
+
+
+@dataclasses.dataclass
+class Shop:
+    """A registry and a data folder of their own."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Store:
+        """The registry."""
+        return open_store(self.folder / "registry")
+
+    def run(self, verb: str, *flags: str) -> Run:
+        """``python -m benchmarks <verb>`` on the tiny model."""
+        command = [sys.executable, "-m", "benchmarks", verb, "--model", "tiny"]
+        command += ["--registry", str(self.folder / "registry"), "--data", str(self.folder / "data"), *flags]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        return Run(done.returncode, json.loads(done.stdout or "{}"), done.stderr)
+
+    def verdict(self, version: int) -> Verdict:
+        """The verdict stored with a version."""
+        data = self.store.read_document("tiny", version, VERDICT_FILE)
+        assert data is not None
+        return decode_verdict(data)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """One shop for the whole story: the tests below run in order."""
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+def test_a_first_version_is_judged_by_the_floors_and_marked(shop: Shop) -> None:
+    """Without a champion nothing can be compared, and the verdict must not pretend that it was."""
+    version = publish_judged(shop.store, alias="candidate")
+    run = shop.run("gate", *QUICK)
+    assert (run.code, run.result["outcome"], run.result["is_first"]) == (0, "PASS", True), run.log
+    verdict = shop.verdict(version)
+    assert verdict.is_first
+    assert verdict.candidate == shop.store.identify("tiny", version)
+    assert "accuracy" not in {line.name for line in verdict.lines}
+    promote(shop.store, "tiny", version)
+
+
+def test_the_version_in_production_needs_no_verdict(shop: Shop) -> None:
+    """`make release` run twice does nothing the second time."""
+    run = shop.run("gate", *QUICK)
+    assert (run.code, run.result["skipped"]) == (0, "version 1 is in production already"), run.log
+
+
+def test_an_equal_candidate_passes_and_may_be_promoted(shop: Shop) -> None:
+    """A gate that holds up equal versions gets switched off."""
+    version = publish_judged(shop.store, alias="candidate")
+    run = shop.run("gate", *QUICK, "--max-restarts", "2", "--restarts", "2")
+    assert (run.code, run.result["outcome"]) == (0, "PASS"), run.log
+    judged = ("digests", "signature", "accuracy", "recall", "accuracy_floor", "answers")
+    assert {run.outcome_of(name) for name in judged} == {"PASS"}
+    folder = Path(run.result["report"]).parent
+    assert {"report.md", "report.json", "restart-01.csv.gz", "restart-02.csv.gz"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert shop.store.verify("tiny", version).version == version
+
+
+def test_a_passing_verdict_for_the_same_digests_is_not_earned_twice(shop: Shop) -> None:
+    """Stages already done are skipped; running until green is not a way through either."""
+    before = shop.verdict(2)
+    run = shop.run("gate", *QUICK, "--max-restarts", "2", "--restarts", "2")
+    assert run.code == 0
+    assert "passed already" in run.result["skipped"]
+    assert shop.verdict(2) == before
+
+
+def test_a_crippled_candidate_is_blocked_and_not_promoted(shop: Shop) -> None:
+    """What the gate is for: outputs in the wrong order, served fast and without an error."""
+    version = publish_judged(shop.store, alias="candidate", crippled=True)
+    run = shop.run("gate", *QUICK)
+    assert (run.code, run.result["outcome"]) == (1, "BLOCK"), run.log
+    assert {run.outcome_of("accuracy"), run.outcome_of("recall")} == {"BLOCK"}
+    assert run.outcome_of("answers") == "PASS"
+    with pytest.raises(PromotionRefusedError):
+        promote(shop.store, "tiny", version)
+    production = read_alias(shop.store, "tiny", "production")
+    assert production is not None
+    assert production.version == 1
+
+
+def test_bench_measures_one_version(shop: Shop) -> None:
+    """The figures of the closing note come from this command."""
+    run = shop.run("bench", "--window-s", "0.5", "--users", "1,4", "--set", "duet.warmup_pairs=5")
+    assert run.code == 0, run.log
+    assert [load["users"] for load in run.result["loads"]] == [1, 4]
+    for load in run.result["loads"]:
+        assert load["requests"] > 0
+        assert 0 < load["p50_ms"] <= load["p95_ms"] <= load["p99_ms"] <= load["max_ms"]
+    assert run.result["ready_s"] > 0
+    assert run.result["resident_bytes_ready"] > 1_000_000

@@ -88,8 +88,9 @@ def _free_ports(count: int) -> list[int]:
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _READY_DEADLINE_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+        with contextlib.suppress(OSError), direct.open(url, timeout=2):
             return
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the S3 server is not ready:\n{log.read_text(errors='replace')[-3000:]}")

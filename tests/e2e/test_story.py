@@ -1,0 +1,130 @@
+"""The story on real data: from the package index to a served prediction, and the releases after it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.aliases import read_alias
+from registry.runs import find_run, read_run
+from registry.store import open_store
+from tests.support.makefile import ROOT, Workshop
+from tests.support.service import running_service
+
+# A network that trains in seconds; what it reaches is not what these tests are about. Latency is
+# not judged here: two processes of this size on a busy runner may differ by more than the limit.
+SMALL = "training.epochs=2 network.widths=[48] gate.min_accuracy=0.3 gate.max_p50_increase=20"
+BETTER = SMALL.replace("epochs=2", "epochs=8")
+CRIPPLED = SMALL.replace("epochs=2", "epochs=1") + " training.learning_rate=1e-7 training.seed=5"
+
+
+def production(workshop: Workshop) -> int:
+    """The version that production points at."""
+    alias = read_alias(open_store(workshop.registry), workshop.model, "production")
+    assert alias is not None
+    return alias.version
+
+
+def readme_body() -> dict[str, Any]:
+    """The body of the README's first curl line."""
+    match = re.search(r"/predict .*?-d '(\{.*?\})'", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert match
+    body: dict[str, Any] = json.loads(match[1])
+    return body
+
+
+def ask_keras(workshop: Workshop, row: dict[str, Any]) -> dict[str, float]:
+    """Probabilities of one raw row by DuckDB and the trained Keras model, in a process of its own."""
+    code = (
+        "import sys, json; from tests.support.keras_answer import answer; "
+        "print(json.dumps(answer(*sys.argv[1:3], json.loads(sys.argv[3]))))"
+    )
+    arguments = [str(workshop.data), workshop.model, json.dumps(row)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Forest cover, fetched and released once with a small network; its model folder may be edited."""
+    folder = tmp_path_factory.mktemp("forest")
+    shutil.copytree(ROOT / "models", folder / "models")
+    workshop = Workshop(folder, "forest_cover", folder / "models")
+    workshop.made("release", overrides=SMALL)
+    return workshop
+
+
+def test_the_readmes_curl_line_gets_what_keras_says(forest: Workshop) -> None:
+    """The promise of the whole project: a raw row over HTTP equals DuckDB plus Keras on that row."""
+    with running_service(forest.registry, forest.model) as service:
+        status, answer = service.predict(readme_body())
+        metrics = service.request("GET", "/metrics")[2].decode()
+    assert (status, answer["model"], answer["version"]) == (200, "forest_cover", 1)
+    expected = ask_keras(forest, readme_body())
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert answer["prediction"] == max(expected, key=lambda value: expected[value])
+    assert re.search(r'^http_requests_total\{[^}]*route="/predict"[^}]*\} 1\.0$', metrics, re.MULTILINE)
+
+
+def test_the_version_tells_where_it_came_from(forest: Workshop) -> None:
+    """An estimate of the prior from unlabelled test rows must be declared, and parity covers every row."""
+    manifest = open_store(forest.registry).verify("forest_cover", 1)
+    assert manifest.lineage.unlabelled_splits == ("test",)
+    assert manifest.prior.method == "em"
+    assert {tensor.rows for tensor in manifest.parity.values()} == {565_892}
+    assert manifest.metrics.rows == 565_892
+    assert manifest.metrics.accuracy.value > manifest.metrics.baselines["majority_class"]
+
+
+def test_a_second_release_of_the_same_inputs_does_nothing(forest: Workshop) -> None:
+    """A stage that is done says so, and no version appears."""
+    again = forest.made("release", overrides=SMALL)
+    assert again.stages == dict.fromkeys(["fetch", "etl", "train", "evaluate", "export"], True)
+    assert open_store(forest.registry).versions("forest_cover") == [1]
+
+
+def test_one_changed_line_of_sql_runs_etl_again_and_no_download(forest: Workshop) -> None:
+    """What a change costs is what follows from it."""
+    sql = forest.models / "forest_cover" / "features.sql"
+    text = sql.read_text("utf-8")
+    try:
+        sql.write_text(text.replace("\nFROM raw", ",\n  Slope * 0.5 AS half_slope\nFROM raw"))
+        changed = forest.made("etl", overrides=SMALL)
+    finally:
+        sql.write_text(text)
+    assert changed.stages == {"fetch": True, "etl": False}
+    forest.made("etl", overrides=SMALL)
+
+
+def test_releases_after_the_first_are_judged_against_production(tmp_path: Path) -> None:
+    """Better replaces, worse is refused and changes nothing, rollback brings the old one back.
+
+    On the second table, which has no line of Python of its own.
+    """
+    workshop = Workshop(tmp_path, "electricity")
+    workshop.made("release", overrides=SMALL)
+    assert production(workshop) == 1
+    workshop.made("release", overrides=BETTER)
+    assert production(workshop) == 2
+    refused = workshop.make("release", overrides=CRIPPLED)
+    assert refused.code != 0
+    assert "BLOCK" in refused.output
+    assert production(workshop) == 2
+    assert open_store(workshop.registry).versions("electricity") == [1, 2, 3]
+    promoted = workshop.make("promote")
+    assert promoted.code != 0, "a version with a refusing verdict must not reach production"
+    workshop.made("rollback")
+    assert production(workshop) == 1
+    run = read_run(find_run(workshop.data, "electricity"))
+    assert len(run.classes) == 2

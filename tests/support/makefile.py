@@ -1,0 +1,87 @@
+"""Targets of the Makefile, run as a user types them, on folders of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+# Far beyond what one target takes on a busy machine (minutes), so that a hang still ends.
+DEADLINE_S = 900.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """How one call of make ended; ``results`` are the JSON documents on stdout, one a stage."""
+
+    code: int
+    output: str
+    log: str
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """Every stage's summary, in order."""
+        decoder, found, rest = json.JSONDecoder(), [], self.output
+        while (start := rest.find("{")) >= 0:
+            value, end = decoder.raw_decode(rest[start:])
+            found.append(value)
+            rest = rest[start + end :]
+        return found
+
+    @property
+    def stages(self) -> dict[str, bool]:
+        """Stage → whether it was skipped, for the stages that say so."""
+        return {result["stage"]: result["skipped"] for result in self.results if "stage" in result}
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Folders of one test and the targets that work on them."""
+
+    folder: Path
+    model: str
+    models: Path = ROOT / "models"
+
+    @property
+    def data(self) -> Path:
+        """The DATA folder."""
+        return self.folder / "data"
+
+    @property
+    def registry(self) -> Path:
+        """The REGISTRY folder."""
+        return self.folder / "registry"
+
+    def make(self, *targets: str, overrides: str = "") -> Made:
+        """Run ``make TARGETS`` with the interpreter that runs the tests."""
+        done = subprocess.run(
+            [
+                "make",
+                "--no-print-directory",
+                *targets,
+                f"MODEL={self.model}",
+                f"MODELS={self.models}",
+                f"DATA={self.data}",
+                f"REGISTRY={self.registry}",
+                f"SET={overrides}",
+                f"PY={sys.executable}",
+            ],
+            cwd=ROOT,
+            env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        return Made(done.returncode, done.stdout, done.stderr)
+
+    def made(self, *targets: str, overrides: str = "") -> Made:
+        """Like `make`, and it must succeed."""
+        done = self.make(*targets, overrides=overrides)
+        assert done.code == 0, f"make {' '.join(targets)} ended with {done.code}\n{done.output}\n{done.log}"
+        return done

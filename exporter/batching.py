@@ -24,7 +24,7 @@ _SOURCES = {"const", "numeric", "text"}
 def build_model(
     outputs: Sequence[Scalar],
     *,
-    numeric_count: int,
+    numeric_is_whole: Sequence[bool],
     text_count: int,
     vocabulary: dict[str, float],
     opset: int,
@@ -33,11 +33,12 @@ def build_model(
 
     Args:
         outputs: the features in order.
-        numeric_count, text_count: widths of the inputs.
+        numeric_is_whole: of each numeric column, whether it is a whole number and never NULL.
+        text_count: width of the text input.
         vocabulary: the number that stands for each text; any other text is 0.
         opset: version of the ONNX operator set.
     """
-    emitter = Emitter(numeric_count, text_count, vocabulary, opset)
+    emitter = Emitter(numeric_is_whole, text_count, vocabulary, opset)
     layout = _Layout(emitter)
     pending = _reachable(outputs)
     sums = [s for s in pending if s.operator == "affine"]

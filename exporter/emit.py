@@ -32,20 +32,24 @@ class Emitter:
     """One graph under construction.
 
     Args:
-        numeric_count, text_count: widths of the inputs.
+        numeric_is_whole: of each numeric column, whether it is a whole number and never NULL.
+        text_count: width of the text input.
         vocabulary: the number that stands for each text; any other text is 0.
         opset: version of the ONNX operator set.
     """
 
-    def __init__(self, numeric_count: int, text_count: int, vocabulary: dict[str, float], opset: int) -> None:
-        self._counts = {NUMERIC_INPUT: numeric_count, TEXT_INPUT: text_count}
+    def __init__(
+        self, numeric_is_whole: Sequence[bool], text_count: int, vocabulary: dict[str, float], opset: int
+    ) -> None:
+        self._numeric_is_whole = numeric_is_whole
+        self._counts = {NUMERIC_INPUT: len(numeric_is_whole), TEXT_INPUT: text_count}
         self._vocabulary = vocabulary
         self._opset = opset
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[bytes, onnx.TensorProto] = {}
         self._gathered: dict[tuple[tuple[int, int], ...], str] = {}
         self._block_count = 0
-        self._numeric = self._block(NUMERIC_INPUT, numeric_count)
+        self._numeric = self._block(NUMERIC_INPUT, len(numeric_is_whole))
         self._text: Block | None = None
 
     def source(self, kind: str) -> Block:
@@ -66,8 +70,10 @@ class Emitter:
     def affine(self, sums: Sequence[object]) -> Block:
         """All sums of raw columns as one matrix product; ``sums`` are `Affine`.
 
-        The bias is added even if it is 0 everywhere, unless ONNX Runtime drops it: it turns -0 into 0.
+        A column that may be NULL or infinite stays out of the product: 0 times it is NaN.
         """
+        whole = [index for index, is_whole in enumerate(self._numeric_is_whole) if is_whole]
+        columns = self.gather([(self._numeric, index) for index in whole])
         weights = np.zeros((self._numeric.width, len(sums)))
         bias = np.zeros(len(sums))
         for index, affine in enumerate(sums):
@@ -75,7 +81,7 @@ class Emitter:
             bias[index] = affine.bias
             for column, weight in affine.terms:
                 weights[column, index] = weight
-        product = self._node("MatMul", NUMERIC_INPUT, self.constant(weights))
+        product = self._node("MatMul", columns, self.constant(weights[whole]))
         if bias.any():
             product = self._node("Add", product, self.constant(bias))
         return self._block(product, len(sums))

@@ -13,11 +13,10 @@ import math
 from collections.abc import Callable
 
 from exporter.scalars import NAN, Scalar, ScalarGraph
-from training.features import Call, ColumnRef, Expression, Literal, ValueType
+from training.features import Call, Expression, ValueType, may_be_negative_zero, may_be_zero
 
 # Beyond it, arc tangent is pi/2 to the last bit of a double, and float still holds the number.
 _STEEPEST = 1e17
-_LARGEST = 1.7976931348623157e308
 
 
 def build_formula(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar | None:
@@ -56,7 +55,7 @@ def _div(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
 def _intdiv(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     a, b = arguments
     quotient = _cut(graph, graph.make("Div", a, b))
-    if not _may_be_zero(call.arguments[1]):
+    if not may_be_zero(call.arguments[1]):
         return quotient
     return graph.choose(graph.make("Equal", b, graph.number(0.0)), graph.number(NAN), quotient)
 
@@ -95,7 +94,7 @@ def _pow(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     power = graph.make("Pow", _plus_zero(graph, base, a), b)
     # pow(NaN, 0) and pow(1, NaN) are 1; NULL to any power, or any number to the power NULL, is NULL.
     hidden = []
-    if base.nullable and _may_be_zero(exponent):
+    if base.nullable and may_be_zero(exponent):
         hidden.append(graph.make("IsNaN", a))
     if exponent.nullable and base.low <= 1 <= base.high:
         hidden.append(graph.make("IsNaN", b))
@@ -143,14 +142,17 @@ def _around_one(graph: ScalarGraph, x: Scalar) -> tuple[Scalar, Scalar]:
 
 def _atan2(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     zero, pi = graph.number(0.0), graph.number(math.pi)
-    # Both infinite is a diagonal: clipped they are equal, and their quotient is 1.
-    y, x = (
-        graph.make("Clip", value, payload=_LARGEST) if math.isinf(max(-e.low, e.high)) else value
-        for e, value in zip(call.arguments, arguments, strict=True)
-    )
+    y, x = arguments
     slope = graph.make("Div", y, _plus_zero(graph, call.arguments[1], x))
-    # 0/0 is the angle 0; x * 0 is 0, and NULL where x is.
-    on_axis = graph.make("Mul", x, zero) if call.arguments[1].nullable else zero
+    if all(math.isinf(max(-e.low, e.high)) for e in call.arguments):
+        # Both infinite is a diagonal; their quotient is NaN.
+        is_diagonal = graph.every([graph.make("IsInf", y), graph.make("IsInf", x)])
+        diagonal = graph.make("Mul", graph.make("Sign", y), graph.make("Sign", x))
+        slope = graph.choose(is_diagonal, diagonal, slope)
+    # 0/0 is the angle 0, and NULL where x is.
+    on_axis = zero
+    if call.arguments[1].nullable:
+        on_axis = graph.choose(graph.make("IsNaN", x), graph.number(NAN), zero)
     slope = graph.choose(graph.make("Equal", y, zero), on_axis, slope)
     half_turn = graph.choose(graph.make("Less", y, zero), graph.number(-math.pi), pi)
     turn = graph.choose(graph.make("Less", x, zero), half_turn, zero)
@@ -179,14 +181,9 @@ def _extreme(keeps: str, graph: ScalarGraph, call: Call, arguments: list[Scalar]
     return functools.reduce(pick, pairs[1:], arguments[0])
 
 
-def _may_be_zero(expression: Expression) -> bool:
-    return expression.low <= 0 <= expression.high
-
-
 def _plus_zero(graph: ScalarGraph, expression: Expression, value: Scalar) -> Scalar:
     """``value``, with 0 for -0. Written 0 - (-x): ONNX Runtime would drop ``x + 0`` as having no effect."""
-    is_positive_zero = isinstance(expression, ColumnRef | Literal) and expression.type is not ValueType.DOUBLE
-    if value.operator == "affine" or is_positive_zero or not _may_be_zero(expression):
+    if value.operator == "affine" or not may_be_negative_zero(expression):
         return value
     return graph.make("Sub", graph.number(0.0), graph.make("Neg", value))
 

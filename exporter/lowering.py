@@ -6,7 +6,6 @@ false in ONNX, so a comparison with NULL is neither by itself.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from exporter.formulas import build_formula
@@ -25,6 +24,11 @@ class Affine:
 
     terms: tuple[tuple[int, float], ...]
     bias: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no order of summation rounds, for columns up to 2**22 in magnitude."""
+        return all(map(_is_exact, (self.bias, *(weight for _, weight in self.terms))))
 
     def plus(self, other: Affine, factor: float) -> Affine:
         """This plus ``factor`` times the other."""
@@ -200,8 +204,11 @@ class Lowering:
             return Affine(((index, 1.0),), 0.0) if is_whole else None
         if expression.operator not in {"add", "sub", "mul", "div", "neg", "to_double", "to_bigint"}:
             return None
+        if expression.operator == "to_bigint" and expression.arguments[0].type is ValueType.DOUBLE:
+            return None
         parts = [self._affine(argument) for argument in expression.arguments]
-        return _combine(expression.operator, [p for p in parts if p]) if all(parts) else None
+        combined = _combine(expression.operator, [p for p in parts if p]) if all(parts) else None
+        return combined if combined and combined.is_exact else None
 
 
 def _combine(operator: str, parts: list[Affine]) -> Affine | None:  # noqa: PLR0911  (one line an operator)
@@ -226,5 +233,5 @@ def _combine(operator: str, parts: list[Affine]) -> Affine | None:  # noqa: PLR0
 
 
 def _is_exact(value: float) -> bool:
-    """Whether sums of whole numbers times such weights are exact in double: multiples of 1/1024 are."""
-    return math.isfinite(value) and float(value * 1024).is_integer() and abs(value) < 2**31
+    """A multiple of 1/1024 below 2**20: with 22 bits of a column and one to spare, 53 bits hold the sum."""
+    return abs(value) < 2**20 and float(value * 1024).is_integer()

@@ -33,7 +33,9 @@ def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
     outputs = [lowering.value(feature.expression) for feature in program.features]
     return build_model(
         outputs,
-        numeric_count=sum(c.datatype != "BYTES" for c in program.columns),
+        numeric_is_whole=[
+            c.datatype != "FP64" and not c.is_nullable for c in program.columns if c.datatype != "BYTES"
+        ],
         text_count=sum(c.datatype == "BYTES" for c in program.columns),
         vocabulary={NULL_TEXT: NAN, **lowering.vocabulary},
         opset=opset,

@@ -13,6 +13,8 @@ from training.features.expressions import (
     FeatureProgram,
     Literal,
     ValueType,
+    may_be_negative_zero,
+    may_be_zero,
 )
 from training.features.language import OPERATORS, SUPPORTED
 from training.features.parse import parse_features
@@ -28,5 +30,7 @@ __all__ = [
     "FeatureProgram",
     "Literal",
     "ValueType",
+    "may_be_negative_zero",
+    "may_be_zero",
     "parse_features",
 ]

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from training.features.expressions import INFINITY, LARGEST_DOUBLE, Expression
+from training.features.expressions import INFINITY, LARGEST_DOUBLE, Expression, may_be_zero
 
 # (low, high, whether arguments that are not NULL can give NaN)
 Bounds = tuple[float, float, bool]
@@ -26,11 +26,6 @@ def find_bounds(operator: str, arguments: Sequence[Expression]) -> Bounds:
 def may_be_infinite(value: Expression) -> bool:
     """Whether plus or minus infinity is possible."""
     return math.isinf(value.low) or math.isinf(value.high)
-
-
-def may_be_zero(value: Expression) -> bool:
-    """Whether zero is possible."""
-    return value.low <= 0 <= value.high
 
 
 def hull(values: Sequence[Expression]) -> Bounds:

@@ -100,6 +100,17 @@ class Call:
 Expression = Literal | ColumnRef | Call
 
 
+def may_be_zero(value: Expression) -> bool:
+    """Whether the number can be zero."""
+    return value.low <= 0 <= value.high
+
+
+def may_be_negative_zero(value: Expression) -> bool:
+    """Whether the number can be -0, whose sign shows in divisors; a whole-number column holds none."""
+    is_whole_input = isinstance(value, ColumnRef | Literal) and value.type is not ValueType.DOUBLE
+    return may_be_zero(value) and not is_whole_input
+
+
 @dataclass(frozen=True)
 class Feature:
     """One named column of the network's input."""

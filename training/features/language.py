@@ -4,6 +4,7 @@ Where DuckDB's own choice would be an error at run time or would differ between 
 graph, the meaning here is fixed and `render` writes SQL that has it:
 
 - NULL and NaN are one value, NULL. Division by zero gives infinity (0/0: NULL), as in DuckDB 2.
+- ``-0`` is ``0`` where its sign would show: in a divisor, the base of a power, atan2.
 - ``//`` and ``%`` by zero give NULL (DuckDB: an error for whole numbers).
 - Numbers are computed in DOUBLE, decimals like ``0.1`` too (DuckDB: DECIMAL). Whole numbers do
   not overflow; they are exact up to 2**53.

@@ -9,7 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from training.features.expressions import Call, ColumnRef, Expression, Feature, Literal, ValueType
+from training.features.expressions import (
+    Call,
+    ColumnRef,
+    Expression,
+    Feature,
+    Literal,
+    ValueType,
+    may_be_negative_zero,
+)
 
 LARGEST_FLOAT = 3.4028234663852886e38
 _NAN = "'nan'::DOUBLE"
@@ -18,7 +26,6 @@ _INFIX = {
     "add": "+",
     "sub": "-",
     "mul": "*",
-    "div": "/",
     "mod": "%",
     "eq": "=",
     "ne": "<>",
@@ -98,6 +105,10 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
     if operator in _INFIX:
         return "(" + f" {_INFIX[operator]} ".join(arguments) + ")"
     match operator:
+        case "div":
+            return f"({arguments[0]} / {_plus_zero(call.arguments[1], arguments[1])})"
+        case "pow":
+            return f"pow({_plus_zero(call.arguments[0], arguments[0])}, {arguments[1]})"
         case "intdiv":
             return f"trunc({arguments[0]} / nullif({arguments[1]}, 0e0))"
         case "neg":
@@ -121,9 +132,14 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
         case "to_float":
             return f"CAST({render_feature(call.arguments[0])} AS DOUBLE)"
         case "atan2":
-            # + 0 turns -0 into 0: a graph cannot tell them apart.
-            return f"atan2({arguments[0]} + 0e0, {arguments[1]} + 0e0)"
+            parts = map(_plus_zero, call.arguments, arguments)
+            return f"atan2({', '.join(parts)})"
     return _function(operator, arguments)
+
+
+def _plus_zero(expression: Expression, text: str) -> str:
+    """With 0 for -0: a matrix product in the graph cannot tell them apart."""
+    return f"({text} + 0e0)" if may_be_negative_zero(expression) else text
 
 
 def _function(name: str, arguments: list[str]) -> str:

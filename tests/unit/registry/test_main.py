@@ -1,0 +1,169 @@
+"""``python -m registry`` from parsed flags to exit code, in process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from registry.__main__ import main
+from registry.aliases import move_alias, read_alias, read_history
+from registry.names import PRODUCTION
+from registry.promotion import promote
+from registry.store import MODEL_FILE, Store, open_store
+from tests.support.manifests import give_verdict, publish_tiny
+
+Command = Any
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """tiny@1 in production, tiny@2 the candidate."""
+    store = open_store(tmp_path)
+    publish_tiny(store)
+    publish_tiny(store)
+    give_verdict(store, "tiny", 1)
+    promote(store, "tiny", 1)
+    move_alias(store, "tiny", "candidate", 2, expected=None, reason="exported")
+    return store
+
+
+@pytest.fixture
+def run(store: Store, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Runs a command on the registry; returns its exit code, stdout and stderr."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def command(*words: str) -> tuple[int, str, str]:
+        code = main([*words, "--registry", store.location, "--log-format", "human"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield command
+    logging.root.handlers[:], logging.root.level = handlers, level
+
+
+def test_output_off_a_terminal_is_json(run: Command) -> None:
+    """A script that pipes the command must not have to cut columns."""
+    code, out, _ = run("list")
+    versions = msgspec.json.decode(out)
+    assert code == 0
+    assert [(v["model"], v["version"], v["aliases"]) for v in versions] == [
+        ("tiny", 1, ["production"]),
+        ("tiny", 2, ["candidate"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("list", "tiny"), ("show", "tiny@2"), ("verify",), ("alias", "tiny")]
+)
+def test_every_reading_command_has_a_table(run: Command, words: tuple[str, ...]) -> None:
+    """People get text that is aligned, on request also off a terminal."""
+    code, out, _ = run(*words, "--no-json")
+    assert code == 0
+    assert "tiny" in out
+    assert not out.startswith(("{", "["))
+
+
+def test_show_without_a_version_is_production(run: Command) -> None:
+    """A bare name means what serves now, everywhere."""
+    _, out, _ = run("show", "tiny")
+    assert msgspec.json.decode(out)["manifest"]["version"] == 1
+
+
+def test_show_table_has_the_facts(run: Command) -> None:
+    """The page a reviewer reads before a release."""
+    _, out, _ = run("show", "tiny@2", "--no-json")
+    for fact in ("tiny@2", "0.7500 [0.7000, 0.8000]", "Spruce", "height", "0 to 100", "model.onnx", "none"):
+        assert fact in out
+
+
+def test_promote_takes_the_candidate(store: Store, run: Command) -> None:
+    """`make promote` names a model and no number."""
+    give_verdict(store, "tiny", 2)
+    code, out, _ = run("promote", "tiny")
+    record = read_alias(store, "tiny", PRODUCTION)
+    assert code == 0
+    assert record
+    assert record.version == msgspec.json.decode(out)["version"] == 2
+
+
+def test_model_comes_from_the_flag_or_the_environment(
+    store: Store, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part of the house takes --model and MODEL."""
+    give_verdict(store, "tiny", 2)
+    assert run("promote", "--model", "tiny")[0] == 0
+    monkeypatch.setenv("MODEL", "tiny")
+    assert run("rollback")[0] == 0
+    assert [record.version for record in read_history(store, "tiny", PRODUCTION)] == [1, 2, 1]
+
+
+def test_refused_promotion_ends_with_1_and_changes_nothing(store: Store, run: Command) -> None:
+    """1 is "the answer is no": a pipeline stops there without calling it a broken machine."""
+    code, out, err = run("promote", "tiny@2")
+    assert (code, out) == (1, "")
+    assert "tiny@2: has no verdict of the gate" in err
+    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+
+
+def test_forced_promotion_is_shown_as_forced(run: Command) -> None:
+    """The history is only worth something if it is legible."""
+    assert run("promote", "tiny@2", "--force")[0] == 2
+    assert run("promote", "tiny@2", "--force", "--reason", "fire")[0] == 0
+    _, out, _ = run("alias", "tiny@production", "--no-json")
+    assert "promote, FORCED" in out
+    assert "fire" in out
+
+
+def test_rollback_with_nothing_before_ends_with_1(run: Command) -> None:
+    """As a refusal, not as a failure."""
+    code, _, err = run("rollback", "tiny")
+    assert code == 1
+    assert "there is no version before 1" in err
+
+
+def test_verify_ends_with_1_when_a_file_is_damaged(store: Store, run: Command) -> None:
+    """A nightly job needs an exit code and a name."""
+    assert run("verify", "tiny@1")[0] == 0
+    (store.open_folder("tiny", 1) / MODEL_FILE).write_bytes(b"rotten!!")
+    code, out, _ = run("verify")
+    assert code == 1
+    checks = {check["name"]: check for check in msgspec.json.decode(out)}
+    assert checks["tiny@2"]["is_whole"]
+    assert "model.onnx has digest" in checks["tiny@1"]["findings"]
+    code, out, _ = run("verify", "tiny@1", "--no-json")
+    assert code == 1
+    assert "DAMAGED" in out
+
+
+def test_alias_set_points_an_alias_at_a_version(store: Store, run: Command) -> None:
+    """For staging and experiments; production is guarded."""
+    assert run("alias", "set", "tiny@staging", "2", "--reason", "look")[0] == 0
+    record = read_alias(store, "tiny", "staging")
+    assert record
+    assert (record.version, record.reason) == (2, "look")
+    assert run("alias", "set", "tiny@production", "2")[0] == 1
+    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "tiny@9"),
+        ("show", "other"),
+        ("show", "Tiny"),
+        ("list", "other"),
+        ("alias", "set", "tiny", "2"),
+        ("alias", "set", "tiny@staging", "nine"),
+        ("alias", "tiny", "2"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_one_line(run: Command, words: tuple[str, ...]) -> None:
+    """2 is "look at your command"; a traceback would say "look at ours"."""
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1

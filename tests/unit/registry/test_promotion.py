@@ -1,0 +1,200 @@
+"""Which evidence lets production move, and the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from registry.aliases import AliasRecord, read_alias, read_history
+from registry.errors import ConfigError, PromotionRefusedError, RegistryError
+from registry.ground.files import digest_bytes
+from registry.names import PRODUCTION
+from registry.promotion import find_objections, promote, rollback, set_alias, succession
+from registry.store import Store, open_store
+from registry.verdict import VERDICT_FILE, Outcome, Verdict, encode_verdict
+from tests.support.manifests import build_verdict, give_verdict, publish_tiny
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A registry with tiny@1 in production, and tiny@2 and tiny@3 without a verdict."""
+    store = open_store(tmp_path)
+    for number in range(3):
+        publish_tiny(store, model_bytes=b"graph %d" % number)
+    give_verdict(store, "tiny", 1)
+    promote(store, "tiny", 1)
+    return store
+
+
+def _assert_refused(store: Store, version: int, match: str) -> None:
+    before = read_history(store, "tiny", PRODUCTION)
+    with pytest.raises(PromotionRefusedError, match=match):
+        promote(store, "tiny", version)
+    assert read_history(store, "tiny", PRODUCTION) == before
+
+
+def _write(store: Store, version: int, verdict: Verdict) -> None:
+    store.write_document("tiny", version, VERDICT_FILE, encode_verdict(verdict))
+
+
+def test_passing_verdict_moves_production_and_is_pinned_in_the_history(store: Store) -> None:
+    """Later it must be provable on which evidence the release rested."""
+    verdict = give_verdict(store, "tiny", 2)
+    record = promote(store, "tiny", 2)
+    assert read_alias(store, "tiny", PRODUCTION) == record
+    assert (record.version, record.action, record.forced) == (2, "promote", False)
+    assert record.verdict_sha256 == digest_bytes(encode_verdict(verdict))
+
+
+def test_promotion_is_refused_without_a_verdict(store: Store) -> None:
+    """A version that nobody measured is the very thing the gate exists for."""
+    _assert_refused(store, 2, "tiny@2: has no verdict of the gate.*make gate MODEL=tiny")
+
+
+@pytest.mark.parametrize("outcome", ["BLOCK", "INCONCLUSIVE", "INVALID"])
+def test_promotion_is_refused_unless_the_verdict_passes(store: Store, outcome: Outcome) -> None:
+    """ "Could not find out" is not "is good": only PASS moves production."""
+    give_verdict(store, "tiny", 2, outcome)
+    _assert_refused(store, 2, rf"the verdict is {outcome} \(accuracy: made up\)")
+
+
+def test_promotion_is_refused_when_the_verdict_is_for_another_version(store: Store) -> None:
+    """A verdict copied from the folder of a good version must not carry a bad one."""
+    verdict = give_verdict(store, "tiny", 2)
+    _write(store, 3, verdict)
+    _assert_refused(store, 3, "verdict is for other bytes: tiny@2")
+
+
+@pytest.mark.parametrize("field", ["manifest_sha256", "model_sha256"])
+def test_promotion_is_refused_when_the_verdict_is_for_another_digest(store: Store, field: str) -> None:
+    """The same number with other bytes is another version."""
+    verdict = give_verdict(store, "tiny", 2)
+    other = msgspec.structs.replace(verdict.candidate, **{field: "0" * 64})
+    _write(store, 2, msgspec.structs.replace(verdict, candidate=other))
+    _assert_refused(store, 2, "verdict is for other bytes")
+
+
+def test_promotion_is_refused_when_the_verdict_is_for_another_model(store: Store) -> None:
+    """Two models may have versions of equal number and even equal bytes."""
+    verdict = give_verdict(store, "tiny", 2)
+    _write(store, 2, msgspec.structs.replace(verdict, model="other"))
+    _assert_refused(store, 2, "verdict is for other bytes: other@2")
+
+
+def test_first_verdict_does_not_replace_a_champion(store: Store) -> None:
+    """Absolute floors say "fit to serve", not "no worse than what serves now"."""
+    _write(store, 2, build_verdict("tiny", store.identify("tiny", 2)))
+    _assert_refused(store, 2, "given against no champion, in production is tiny@1")
+
+
+def test_verdict_against_a_champion_is_no_first_verdict(tmp_path: Path) -> None:
+    """With nothing in production a comparison rests on a champion that was never released."""
+    store = open_store(tmp_path)
+    publish_tiny(store)
+    publish_tiny(store)
+    champion, candidate = store.identify("tiny", 1), store.identify("tiny", 2)
+    _write(store, 2, build_verdict("tiny", candidate, champion))
+    _assert_refused(store, 2, "in production is nothing")
+
+
+def test_damaged_verdict_is_not_taken_for_a_missing_one(store: Store) -> None:
+    """ "Could not find out" is an error of its own, and still nothing moves."""
+    store.write_document("tiny", 2, VERDICT_FILE, b'{"schema_version": 1, "outcome": "PA')
+    with pytest.raises(RegistryError, match=r"tiny@2: verdict\.json: not a verdict"):
+        promote(store, "tiny", 2)
+    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+
+
+def test_every_objection_is_told(store: Store) -> None:
+    """One run must say all that is missing."""
+    one, two, three = (store.identify("tiny", version) for version in (1, 2, 3))
+    verdict = build_verdict("tiny", two, three, "BLOCK")
+    assert len(find_objections(verdict, "tiny", three, one)) == 3
+    assert find_objections(build_verdict("tiny", two, one), "tiny", two, one) == []
+
+
+def test_force_moves_production_in_the_open(store: Store) -> None:
+    """At night somebody must be able to overrule the gate, but not secretly."""
+    give_verdict(store, "tiny", 2, "BLOCK")
+    record = promote(store, "tiny", 2, force=True, reason="the gate's runner is broken")
+    assert (record.version, record.forced, record.reason) == (2, True, "the gate's runner is broken")
+    assert record.moved_by
+    assert record.moved_at
+    assert read_alias(store, "tiny", PRODUCTION) == record
+
+
+@pytest.mark.parametrize("reason", [None, "", "  "])
+def test_force_without_a_reason_is_refused(store: Store, reason: str | None) -> None:
+    """A forced move that nobody can explain later is what the history is there to prevent."""
+    with pytest.raises(ConfigError, match="without a reason"):
+        promote(store, "tiny", 2, force=True, reason=reason)
+    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+
+
+def test_promoting_what_is_in_production_changes_nothing(store: Store) -> None:
+    """`make release` twice in a row must not fail, nor add to the history."""
+    before = read_history(store, "tiny", PRODUCTION)
+    assert promote(store, "tiny", 1) == before[-1]
+    assert read_history(store, "tiny", PRODUCTION) == before
+
+
+def test_rollback_returns_to_the_version_before(store: Store) -> None:
+    """The way back asks for no verdict and no version number: at night both are hard to get."""
+    give_verdict(store, "tiny", 2)
+    promote(store, "tiny", 2)
+    record = rollback(store, "tiny")
+    assert (record.version, record.action, record.sequence) == (1, "rollback", 3)
+    assert record.reason == "rolled back from version 2"
+
+
+def test_two_rollbacks_go_back_two_promotions(store: Store) -> None:
+    """Swinging between the two latest versions would never reach the good one before them."""
+    for version in (2, 3):
+        give_verdict(store, "tiny", version)
+        promote(store, "tiny", version)
+    assert [rollback(store, "tiny").version, rollback(store, "tiny").version] == [2, 1]
+
+
+def test_rollback_with_nothing_before_is_refused(store: Store) -> None:
+    """Production must not be left pointing nowhere."""
+    with pytest.raises(PromotionRefusedError, match="there is no version before 1"):
+        rollback(store, "tiny")
+    with pytest.raises(PromotionRefusedError, match="no version is in production"):
+        rollback(store, "other")
+    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+
+
+def test_production_is_not_set_by_hand(store: Store) -> None:
+    """`alias set` would be a second door beside the one that is guarded."""
+    with pytest.raises(PromotionRefusedError, match="python -m registry promote tiny@2"):
+        set_alias(store, "tiny", PRODUCTION, 2, reason="quick")
+    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+    assert set_alias(store, "tiny", "staging", 2, reason="try").version == 2
+
+
+@pytest.mark.parametrize(
+    ("moves", "line"),
+    [
+        ([], []),
+        ([("promote", 1)], [1]),
+        ([("promote", 1), ("promote", 2), ("rollback", 1)], [1]),
+        ([("promote", 1), ("promote", 2), ("rollback", 1), ("promote", 3)], [1, 3]),
+        ([("promote", 1), ("promote", 2), ("promote", 1), ("rollback", 2)], [1, 2]),
+    ],
+)
+def test_succession_is_promotions_less_rollbacks(moves: list[tuple[str, int]], line: list[int]) -> None:
+    """What was rolled back from is not something to roll back to."""
+    record = AliasRecord(
+        model="tiny",
+        alias=PRODUCTION,
+        sequence=1,
+        version=1,
+        manifest_sha256="0" * 64,
+        moved_at="2026-11-22T09:30:00+00:00",
+        moved_by="somebody",
+        reason="made up",
+    )
+    history = [msgspec.structs.replace(record, action=action, version=version) for action, version in moves]
+    assert succession(history) == line

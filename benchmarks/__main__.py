@@ -64,7 +64,6 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    # Imported here: numpy and scipy take seconds that `--help` need not wait for.
     from benchmarks.gate import run_gate
     from benchmarks.report import format_table
     from registry.names import ModelRef

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from benchmarks.config import GateSettings
-from benchmarks.measure import Restart
-from benchmarks.predictions import Comparison
 from benchmarks.verdict import describe_outcome
 from registry.verdict import Verdict, VerdictLine
+
+if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
+    from benchmarks.measure import Restart
+    from benchmarks.predictions import Comparison
 
 _HEAD = ("", "what", "champion", "candidate", "difference", "bounds", "limit", "why")
 

@@ -93,7 +93,9 @@ def test_a_service_that_went_away_is_not_believed(tmp_path: Path) -> None:
         pass
     outcome = drive_at(url, tmp_path)
     assert outcome.failures > 0
-    assert read_observations(tmp_path / "observations.csv.gz") == []
+    seen = read_observations(tmp_path / "observations.csv.gz")
+    assert all("refused" in one.problem for one in seen)
+    assert "refused" in find_problem(outcome, seen, ("candidate",), 1)
 
 
 def test_a_load_generator_without_an_outcome_is_not_believed(tmp_path: Path) -> None:

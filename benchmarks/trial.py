@@ -1,0 +1,133 @@
+"""One trial: everything that is measured and judged about a match, as a verdict and its documents."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config import GateSettings
+from benchmarks.duet import Duet
+from benchmarks.errors import BenchmarkError
+from benchmarks.evidence import StaticEvidence, judge_static
+from benchmarks.judge_latency import judge_answers, judge_p50, judge_p50_ceiling, report_service
+from benchmarks.match import GATE_VERSION, Match
+from benchmarks.measure import Restart
+from benchmarks.report import write_markdown, write_report
+from benchmarks.verdict import combine_lines, required_lines
+from benchmarks.workload import Workload, draw_bodies
+from registry.ground.logs import log_event
+from registry.manifest import Manifest
+from registry.store import Store
+from registry.verdict import (
+    VERDICT_FILE,
+    VERDICT_SCHEMA_VERSION,
+    Judged,
+    Verdict,
+    VerdictLine,
+    encode_verdict,
+)
+
+logger = logging.getLogger("benchmarks")
+
+
+def judge_match(
+    store: Store,
+    match: Match,
+    judged: dict[str, Judged],
+    folder: Path,
+    settings: GateSettings,
+    workload: Workload,
+    config_digest: str,
+) -> tuple[Verdict, dict[str, bytes]]:
+    """The verdict and its documents by name, ``verdict.json`` last; raw data go to ``folder``."""
+    versions = {arm: store.read_manifest(match.model, version) for arm, version in match.arms.items()}
+    log_event(logger, "gate started", model=match.model, **match.arms)
+    static = judge_static(store, versions, settings.accuracy)
+    restarts: list[Restart] = []
+    lines = static.lines
+    if static.can_run:
+        lines += _judge_running(store, versions, folder, settings, workload, static, restarts)
+    limits, is_first = versions["candidate"].gate, match.champion is None
+    verdict = Verdict(
+        schema_version=VERDICT_SCHEMA_VERSION,
+        outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
+        model=match.model,
+        candidate=judged["candidate"],
+        champion=judged.get("champion"),
+        is_first=is_first,
+        lines=lines,
+        gate_version=GATE_VERSION,
+        config_digest=config_digest,
+        machine=describe_machine(),
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        report="report.md",
+    )
+    return verdict, {
+        "report.md": write_markdown(verdict),
+        "report.json": write_report(verdict, restarts, static.comparison, settings),
+        VERDICT_FILE: encode_verdict(verdict),
+    }
+
+
+def _judge_running(
+    store: Store,
+    versions: dict[str, Manifest],
+    folder: Path,
+    settings: GateSettings,
+    workload: Workload,
+    static: StaticEvidence,
+    restarts: list[Restart],
+) -> tuple[VerdictLine, ...]:
+    """Restart and measure until the latencies are decided; ``restarts`` is filled."""
+    try:
+        bodies = draw_bodies(workload, versions)
+    except BenchmarkError as error:
+        return (VerdictLine(name="answers", candidate=None, outcome="INVALID", reason=str(error)),)
+    duet = Duet(store.location, versions, bodies, settings.duet, folder)
+    lines: tuple[VerdictLine, ...] = ()
+    for number in range(1, settings.duet.max_restarts + 1):
+        restart = duet.run_restart(number)
+        restarts.append(restart)
+        _log_restart(restart)
+        if restart.problem:
+            return (judge_answers(restarts),)
+        if number not in settings.duet.looks:
+            continue
+        lines = _judge_latencies(restarts, versions, settings)
+        # Longer measuring cannot save a candidate that something else blocks.
+        outcomes = {line.outcome for line in (*lines, *static.lines)}
+        if "INCONCLUSIVE" not in {line.outcome for line in lines} or outcomes & {"BLOCK", "INVALID"}:
+            break
+    return (judge_answers(restarts), *lines, *report_service(restarts, versions))
+
+
+def _judge_latencies(
+    restarts: list[Restart], versions: dict[str, Manifest], settings: GateSettings
+) -> tuple[VerdictLine, ...]:
+    limits = versions["candidate"].gate
+    ceiling = judge_p50_ceiling(restarts, limits, settings)
+    return (judge_p50(restarts, limits, settings), ceiling) if "champion" in versions else (ceiling,)
+
+
+def _log_restart(restart: Restart) -> None:
+    if restart.problem:
+        log_event(
+            logger, "restart not believed", logging.WARNING, number=restart.number, problem=restart.problem
+        )
+        return
+    p50: dict[str, Any] = {f"{arm}_p50_ms": run.p50_ms for arm, run in restart.arms.items()}
+    log_event(logger, "restart measured", number=restart.number, pairs=restart.pairs, **p50)
+
+
+def describe_machine() -> dict[str, str]:
+    """The class of machine that a verdict was given on; nothing that names one machine."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cpu_count": str(os.cpu_count() or 0),
+        "python": platform.python_version(),
+    }

@@ -109,12 +109,12 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
 
 def predict_split(saved_model: Path, split: PreparedSplit) -> tuple[Probabilities, Classes]:
     """Every row's probabilities, float32 (rows, classes), and true class, in file order."""
-    serve = tf.saved_model.load(str(saved_model)).serve
+    saved = tf.saved_model.load(str(saved_model))  # held: `serve` alone does not keep its variables alive
     parts: list[Probabilities] = []
     truths: list[Classes] = []
     with Progress("score", split.rows, "rows", logger=log) as progress:
         for features, truth in split.read_batches():
-            parts.append(serve(tf.constant(features))["probabilities"].numpy())
+            parts.append(saved.serve(tf.constant(features))["probabilities"].numpy())
             truths.append(truth)
             progress.advance(len(truth))
     return np.concatenate(parts), np.concatenate(truths)

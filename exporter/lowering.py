@@ -131,7 +131,7 @@ class Lowering:
         if expression.type is ValueType.BOOLEAN and not isinstance(expression, ColumnRef):
             return graph.negate(graph.some([self.truth(expression, True), self.truth(expression, False)]))
         value = self.value(expression)
-        return graph.truth(True) if value.constant is not None else graph.make("IsNaN", value)
+        return graph.make("IsNaN", value)
 
     def _comparison(self, operator: str, arguments: tuple[Expression, ...]) -> Scalar:
         graph = self._graph

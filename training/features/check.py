@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from sqlglot import exp
@@ -126,7 +127,7 @@ class Checker:
             return self._simple
         handler = self._handlers().get(type(node))
         if handler is None:
-            raise self._source.refuse(node, f"{_describe(node)} is not supported")
+            raise self._source.refuse(node, f"{self._describe(node)} is not supported")
         return handler
 
     def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
@@ -151,6 +152,13 @@ class Checker:
             exp.Cast: self._cast,
         }
 
+    def _describe(self, node: exp.Expr) -> str:
+        """What a refused piece of SQL is, in the user's words."""
+        for kinds, words in _WORDS:
+            if isinstance(node, kinds):
+                return words.format(name=self._source.name_of(node))
+        return f"`{node.sql('duckdb')[:60]}`"
+
     def _simple(self, node: exp.Expr) -> Expression:
         operator, count = _SIMPLE[type(node)]
         expected = ("this", "expression")[:count]
@@ -162,11 +170,11 @@ class Checker:
         for key, value in node.args.items():
             if value and key not in allowed and key not in _DIALECT_FLAGS:
                 raise self._source.refuse(
-                    node, f"{_describe(node)} with {key.rstrip('_')!r} is not supported"
+                    node, f"{self._describe(node)} with {key.rstrip('_')!r} is not supported"
                 )
         for key in allowed:
             if node.args.get(key) is None:
-                raise self._source.refuse(node, f"{_describe(node)} has too few arguments")
+                raise self._source.refuse(node, f"{self._describe(node)} has too few arguments")
 
     def _list(self, node: exp.Expr) -> list[Expression]:
         return [self.check(argument) for argument in (node.this, *node.expressions)]
@@ -185,10 +193,13 @@ class Checker:
         if node.args.get("is_string"):
             return Literal(node.name, ValueType.VARCHAR)
         try:
-            value = int(node.name)
+            whole = int(node.name)
         except ValueError:
-            return build.number(float(node.name))
-        return Literal(float(value), ValueType.BIGINT)
+            value = float(node.name)
+            if math.isinf(value):
+                raise MeaningError(f"{node.name} is beyond the range of DOUBLE") from None
+            return build.number(value)
+        return Literal(float(whole), ValueType.BIGINT)
 
     def _log(self, node: exp.Expr) -> Expression:
         if node.args.get("expression") is None:
@@ -243,18 +254,6 @@ class Checker:
                 "Cast to DOUBLE, FLOAT, BIGINT or BOOLEAN.",
             )
         return build.cast(self.check(node.this), kind)
-
-
-def _describe(node: exp.Expr) -> str:
-    """What a refused piece of SQL is, in the user's words."""
-    for kinds, words in _WORDS:
-        if isinstance(node, kinds):
-            return words.format(name=node.name if isinstance(node, exp.Anonymous) else _function_name(node))
-    return f"`{node.sql('duckdb')[:60]}`"
-
-
-def _function_name(node: exp.Expr) -> str:
-    return node.sql_name().lower() if isinstance(node, exp.Func) else ""
 
 
 def _list(names: Sequence[str]) -> str:

@@ -16,6 +16,8 @@ from training.features.expressions import ColumnRef, Feature, FeatureProgram, Va
 from training.features.source import Source, nearest
 
 RELATION = "raw"
+# The prepared table's own columns are named like this (`registry.runs.ROW_COLUMN`).
+_RESERVED = "__"
 _CLAUSES = {
     "where": "WHERE",
     "group": "GROUP BY",
@@ -120,6 +122,10 @@ class _Parser:
                 item,
                 f"feature {alias!r} is text (VARCHAR), and the network takes numbers",
                 "Compare it with constants, for example `name = 'value'`, or leave it out with EXCLUDE.",
+            )
+        if not alias or alias.startswith(_RESERVED):
+            raise self._source.refuse(
+                item, f"{alias!r} cannot be a feature's name", f"Names in {_RESERVED}... are the ETL's own."
             )
         raw = self._checker.find_column(alias)
         if raw is not None and not (isinstance(expression, ColumnRef) and expression.column == raw.column):

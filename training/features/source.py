@@ -36,7 +36,7 @@ class Source:
         except ParseError as error:
             first = error.errors[0]
             raise self._error(
-                f"not valid SQL: {first['description']} (at {first['highlight']!r})",
+                f"not valid SQL at {first['highlight']!r}: {_plain(first['description'])}",
                 f"{first['line']}:{max(first['col'] - len(first['highlight']), 0) + 1}",
             ) from None
         except SqlglotError as error:
@@ -49,9 +49,21 @@ class Source:
         line, column = before.count("\n") + 1, offset - before.rfind("\n")
         return self._error(what, f"{line}:{column}", hint)
 
+    def name_of(self, function: exp.Expr) -> str:
+        """A function's name as the author wrote it, or as sqlglot knows it."""
+        if "start" in function.meta:
+            return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
+        return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
+
     def _error(self, what: str, position: str, hint: str = "") -> FeatureError:
         front = f"{hint} " if hint else ""
         return FeatureError(f"{what}.", where=f"{self._file}:{position}", hint=front + SUPPORTED)
+
+
+def _plain(description: str) -> str:
+    """The parser's message without the names of its classes."""
+    missing = description.startswith("Required keyword")
+    return "something is missing before it" if missing else description.partition(" but got <")[0]
 
 
 def _offset(node: exp.Expr) -> int:

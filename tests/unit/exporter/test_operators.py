@@ -132,6 +132,7 @@ _CASES: dict[str, tuple[str, ...]] = {
         "coalesce(c, b)",
         "coalesce(u, t) = 'red'",
         "coalesce(sqrt(x), -1)",
+        "coalesce(if(NULL, n, 0), i)",
     ),
     "to_double": ("CAST(b AS DOUBLE)", "CAST(c AS DOUBLE)", "CAST(n AS DOUBLE) / 2", "(i > j)::DOUBLE"),
     "to_bigint": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,9 +71,14 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
         Progress(f"etl {config.model.name}", _STEPS, "steps", logger=_logger) as progress,
     ):
         _Run(config, program, connection, partial, data, progress).prepare(files)
+    shutil.rmtree(_failed_folder(folder), ignore_errors=True)
     summary = _summary(folder, is_skipped=False)
     log_event(_logger, "etl finished", model=config.model.name, rows=sum(summary["rows"].values()))
     return summary
+
+
+def _failed_folder(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.failed")
 
 
 def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, str]:
@@ -116,7 +122,7 @@ class _Run:
         self._program = program
         self._connection = connection
         self._folder = folder
-        self._failed = data / "prepared" / f"{config.model.name}.failed"
+        self._failed = _failed_folder(data / "prepared" / config.model.name)
         self._progress = progress
 
     def prepare(self, files: Sequence[Path]) -> None:

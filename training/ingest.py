@@ -109,6 +109,8 @@ def _describe(
             _match_columns(config, file, header)
             return is_parquet, header
         found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(file))})").fetchall()
+    except duckdb.OutOfMemoryException:
+        raise
     except duckdb.Error as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", where=file.name) from error
     types = {name: type_ for name, type_, *_ in found}

@@ -64,7 +64,7 @@ def test_train_is_shuffled_and_the_other_splits_keep_source_order(tmp_path: Path
 
 def test_outputs_are_the_same_bytes_whatever_threads_and_memory(tmp_path: Path) -> None:
     """A result that depends on the machine cannot be checked by its digest."""
-    lines = rows(60_000)
+    lines = rows(400_000)  # several row groups, also in the test split
     digests = []
     for number, overrides in enumerate(
         [("etl.threads=1",), ("etl.threads=2",), ("etl.threads=4", "etl.memory_limit=300MB")]
@@ -75,6 +75,21 @@ def test_outputs_are_the_same_bytes_whatever_threads_and_memory(tmp_path: Path) 
         digests.append(table.digests())
     assert digests[0] == digests[1] == digests[2]
     assert {"receipt.json", "train.parquet", "profile.json", "checks.json"} <= digests[0].keys()
+
+
+def test_row_groups_are_full_and_bounded(tmp_path: Path) -> None:
+    """The trainer holds whole row groups in memory and shuffles among them."""
+    table = SmallTable(tmp_path, rows(200_000), split='kind = "random"\ntest = 0.45')
+    table.etl()
+    for split in ("train", "test"):
+        with duckdb.connect() as connection:
+            sizes = connection.execute(
+                "SELECT row_group_num_rows FROM parquet_metadata(?) "
+                "WHERE column_id = 0 ORDER BY row_group_id",
+                [str(table.prepared / f"{split}.parquet")],
+            ).fetchall()
+        assert [size for (size,) in sizes[:-1]] == [65_536] * (len(sizes) - 1)
+        assert len(sizes) > 1
 
 
 def test_a_second_run_is_skipped_and_one_changed_line_of_sql_is_not(tmp_path: Path) -> None:

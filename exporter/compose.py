@@ -31,7 +31,7 @@ def compose_graph(
         network: one input, FLOAT (rows, F) → one output, FLOAT (rows, C); same operator set.
         class_count: C.
 
-    The tensor `features` keeps its name inside, so that `expose_tensor` can bring it out. Equal
+    The tensor `features` keeps its name inside, so that `cut_graph` finds it. Equal
     graphs give equal bytes.
 
     Raises:

@@ -112,7 +112,7 @@ def keep_inputs(model: onnx.ModelProto, names: set[str]) -> None:
         model.graph.input.remove(value)
 
 
-def producers() -> dict[str, str]:
+def converter_versions() -> dict[str, str]:
     """Versions of what converts, for the manifest."""
     return {
         "tensorflow": str(tf.__version__),

@@ -26,6 +26,7 @@ from exporter.parity import (
 )
 from exporter.proof import Network, Proof, prove, replay_golden
 from exporter.report import ExportResult, log_result, make_result
+from exporter.runtime import runtime_versions
 from registry import __version__
 from registry.aliases import move_alias, read_alias
 from registry.errors import DigestMismatchError
@@ -111,7 +112,7 @@ def _export(
     inputs: ExportInputs, store: Store, tolerances: Tolerances, created_at: Callable[[], str]
 ) -> ExportResult:
     # TensorFlow takes seconds to load, and a skipped export needs none of it.
-    from exporter.convert import KerasNetwork, producers  # noqa: PLC0415
+    from exporter.convert import KerasNetwork, converter_versions  # noqa: PLC0415
 
     run = inputs.run
     program = parse_features(run.features_sql, run.columns)
@@ -131,7 +132,7 @@ def _export(
         inputs,
         store,
         tolerances=tolerances,
-        converters=producers(),
+        converters=converter_versions(),
         created_at=created_at,
     )
 
@@ -193,7 +194,7 @@ def _make_evidence(
         metrics=inputs.metrics,
         parity=manifest_parity(proof.report, tolerances.by_tensor()),
         golden=proof.golden,
-        producers=converters,
+        producers={**converters, **runtime_versions()},
     )
 
 

@@ -79,6 +79,15 @@ def expose_tensor(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return copy
 
 
+def cut_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The part of ``model`` that computes the inner FLOAT tensor ``name`` (rows, n), and nothing else.
+
+    A runtime computes all of a graph whatever is asked of it, so a cut one is cheaper to ask.
+    """
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None])
+    return canonicalise(model, inputs=model.graph.input, outputs=[output], keep=set())
+
+
 def canonicalise(
     model: onnx.ModelProto,
     *,

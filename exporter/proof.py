@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from exporter.compose import serialise
 from exporter.errors import ParityInputError
 from exporter.golden import GoldenPicker
-from exporter.graphs import expose_tensor
+from exporter.graphs import cut_graph
 from exporter.package import EvaluationWriter
 from exporter.parity import (
     FloatArray,
@@ -60,12 +61,11 @@ class Proof:
 
 
 class GraphUnderTrial:
-    """The graph as published, and beside it the same graph with its feature tensor brought out."""
+    """The graph as published, and beside it the part of it that computes the features."""
 
     def __init__(self, model: onnx.ModelProto, *, threads: int = _THREADS) -> None:
-        self._graph = open_session(model.SerializeToString(), threads=threads)
-        exposed = expose_tensor(model, FEATURES)
-        self._features = open_session(exposed.SerializeToString(), threads=threads)
+        self._graph = open_session(serialise(model), threads=threads)
+        self._features = open_session(serialise(cut_graph(model, FEATURES)), threads=threads)
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
         """Probabilities float32 (rows, C) and labels int64 (rows,)."""
@@ -153,7 +153,7 @@ def replay_golden(model: onnx.ModelProto, golden: Golden, columns: Sequence[Colu
     Raises:
         ParityInputError: it is greater than ``golden.atol``, or not a number.
     """
-    session = open_session(model.SerializeToString(), threads=1)
+    session = open_session(serialise(model), threads=1)
     worst = 0.0
     for index, (row, expected) in enumerate(zip(golden.rows, golden.probabilities, strict=True)):
         answer = session.run([PROBABILITIES_OUTPUT], rows_to_feeds([row], columns))[0][0]

@@ -29,6 +29,11 @@ _REFUSALS = (
 )
 
 
+def runtime_versions() -> dict[str, str]:
+    """Version of what optimises and tries the graph, for the manifest."""
+    return {"onnxruntime": str(onnxruntime.__version__)}
+
+
 def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
     """Load ``model`` on the CPU with ``threads`` intra-operator threads.
 

@@ -1,4 +1,4 @@
-"""``python -m inference serve``: the command line, without logic."""
+"""``python -m inference serve | health``: the command line, without logic."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(options.log_level, options.log_format)
     for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events
         logging.getLogger(name).setLevel(logging.WARNING)
-    return run_command("inference", lambda: _serve(options))
+    return run_command("inference", lambda: _VERBS[options.verb](options))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -45,6 +45,14 @@ def _serve(options: argparse.Namespace) -> int:
     return serve(resolve_config(flags, os.environ))
 
 
+def _health(options: argparse.Namespace) -> int:
+    from inference.config import resolve_config
+    from inference.probe import ask_readiness
+
+    config = resolve_config({"port": options.port}, os.environ)
+    return 0 if ask_readiness(config.port) else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m inference", description="Answer requests with a version."
@@ -53,9 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("serve", help="serve one version over HTTP until SIGTERM")
     for name, text in _FLAGS.items():
         verb.add_argument(f"--{name}", help=text)
-    verb.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    verb.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
+    health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
+    health.add_argument("--port", help="where it listens (default 8000)")
+    for command in (verb, health):
+        command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+        command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
     return parser
+
+
+_VERBS = {"serve": _serve, "health": _health}
 
 
 if __name__ == "__main__":

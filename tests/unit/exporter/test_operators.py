@@ -228,6 +228,8 @@ def test_rows_do_not_see_each_other() -> None:
     for row in (0, 17, 599):
         alone: Rows = {name: [values[row]] for name, values in _ROWS.items()}
         np.testing.assert_array_equal(compute_in_graph(model, program, alone), together[row : row + 1])
+    nothing: Rows = {name: [] for name in _ROWS}
+    assert compute_in_graph(model, program, nothing).shape == (0, len(program.features))
 
 
 def test_null_in_one_column_stays_out_of_sums_of_others() -> None:

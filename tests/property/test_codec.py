@@ -1,0 +1,150 @@
+"""The fast way and the exact way of reading a body agree on every body, and answers survive the wire."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from inference.codec import AnswerEncoder, RowDecoder
+from inference.errors import RequestError
+from inference.exact import read_exactly
+from inference.session import Outputs
+from registry.signature import ClassLabel, Column
+from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
+
+MAX_ROWS = 3
+DECODERS = {columns: RowDecoder(columns, MAX_ROWS) for columns in (NUMERIC_COLUMNS, MIXED_COLUMNS)}
+
+# Written as text, so that what no JSON library would write is tried too.
+fitting = {
+    "FP64": st.one_of(
+        st.integers(-(2**60), 2**60).map(str),
+        st.floats(allow_nan=False, allow_infinity=False).map(repr),
+        st.sampled_from(["1.0", "-0.0", "1E-2", "1e-400", "0." + "1" * 400]),
+    ),
+    "INT64": st.sampled_from(["0", "-7", "1.0", "1e2", "-0.0", "9007199254740991", "-9007199254740991.0"]),
+    "BOOL": st.sampled_from(["true", "false"]),
+    "BYTES": st.one_of(
+        st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=8).map(json.dumps),
+        st.sampled_from(['""', '"a:b"', '"\\":"', '"\\ud83d\\ude00"', '"\\u00fc"', '"ü"']),
+    ),
+}
+wild = st.one_of(
+    *fitting.values(),
+    st.sampled_from(["1e999", "-1e999", "NaN", "Infinity", "01", "1.", "+1", "1.5", "9" * 400]),
+    st.sampled_from(["9007199254740992", "9007199254740993", "1e16", "-1e16"]),
+    st.sampled_from(['"\\u0000"', '"a\\u0000"', '"\\ud800"', '"\ud800"', '"\x01"', "'a'", '"\\x"']),
+    st.sampled_from(["null", "[]", "{}", '{"a":1}', "[[1]]", "", "nul"]),
+)
+
+
+@st.composite
+def cells(draw: st.DrawFn, column: Column, wildness: int) -> str:
+    """One value; in ``wildness`` of twenty any token, else one that the column takes."""
+    if draw(st.integers(1, 20)) <= wildness:
+        return draw(wild)
+    if column.is_nullable and draw(st.booleans()):
+        return "null"
+    return draw(fitting[column.datatype])
+
+
+@st.composite
+def objects(draw: st.DrawFn, columns: tuple[Column, ...], wildness: int) -> str:
+    """A row as an object; names may be left out and, if wild, made up, escaped or given twice."""
+    pairs = []
+    for column in columns:
+        is_optional = column.default is not None or column.is_nullable
+        if draw(st.integers(1, 20)) > (8 if is_optional else wildness):
+            pairs.append((json.dumps(column.name), draw(cells(column, wildness))))
+    if draw(st.integers(1, 20)) <= wildness:
+        pairs.append((draw(st.sampled_from(['"rings"', '"\\u0072ings"', '"Rings"', '"x"', "x"])), "1"))
+    space = draw(st.sampled_from(["", "", " ", "\n"]))
+    return "{" + ",".join(f"{n}{space}:{space}{v}" for n, v in draw(st.permutations(pairs))) + "}"
+
+
+@st.composite
+def arrays(draw: st.DrawFn, columns: tuple[Column, ...], wildness: int) -> str:
+    """A row as an array, now and then of another width."""
+    values = [draw(cells(column, wildness)) for column in columns]
+    if draw(st.integers(1, 20)) <= wildness:
+        values = draw(st.sampled_from([[], values[:-1], [*values, "1"]]))
+    return "[" + ",".join(values) + "]"
+
+
+@st.composite
+def bodies(draw: st.DrawFn, columns: tuple[Column, ...]) -> bytes:
+    """Whole bodies: half of them in order, the others with a fault in a value, a row or a byte."""
+    wildness = draw(st.sampled_from([0, 0, 1, 5]))
+    rows = [objects(columns, wildness), arrays(columns, wildness)]
+    kind = draw(st.sampled_from(["single", *rows, *([st.one_of(rows)] if wildness else [])]))
+    if isinstance(kind, str):
+        text = draw(rows[0])
+    else:
+        heads = ['{"instances":[', ' {\n"instances" : [ ', '{"\\u0069nstances":[']
+        head = draw(st.sampled_from(heads + ['{"x":1,"instances":['] * (wildness > 0)))
+        text = head + ",".join(draw(st.lists(kind, min_size=not wildness, max_size=MAX_ROWS + 1))) + "]}"
+    body = text.encode("utf-8", "surrogatepass")
+    place = draw(st.integers(0, len(body)))
+    damage = draw(st.sampled_from(["none"] * 18 + ["cut", "insert"])) if wildness else "none"
+    if damage == "none":
+        return body
+    return body[:place] + (
+        draw(st.binary(min_size=1, max_size=2)) + body[place:] if damage == "insert" else b""
+    )
+
+
+cases = st.sampled_from(list(DECODERS)).flatmap(lambda columns: st.tuples(st.just(columns), bodies(columns)))
+
+
+def read_either_way(read: Any) -> tuple[str, Any]:
+    """("rows", …) or ("error", kind and message)."""
+    try:
+        rows, is_single = read()
+    except RequestError as error:
+        return "error", (type(error).__name__, str(error))
+    return "rows", ([tuple(row) for row in rows], is_single)
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=cases)
+@example(case=(NUMERIC_COLUMNS, b'{"rings":1,"rings":1}'))
+@example(case=(NUMERIC_COLUMNS, b'{"instances":[{"rings":1}],"instances":[[0,1,true,null]]}'))
+@example(case=(NUMERIC_COLUMNS, b"[" * 5000))
+@example(case=(NUMERIC_COLUMNS, b"\xef\xbb\xbf{}"))
+def test_both_ways_of_reading_agree(case: tuple[tuple[Column, ...], bytes]) -> None:
+    """The fast way is an optimisation; where it accepts or refuses anything else, it is a hole."""
+    columns, body = case
+    fast = read_either_way(lambda: DECODERS[columns].decode(body))
+    exact = read_either_way(lambda: read_exactly(body, columns, MAX_ROWS))
+    assert fast == exact
+    if fast[0] == "rows":
+        for row in fast[1][0]:
+            assert all(not isinstance(value, float) or math.isfinite(value) for value in row)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    probabilities=st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9),
+    names=st.text(min_size=1, max_size=12),
+)
+def test_answers_bring_every_float32_back(probabilities: list[float], names: str) -> None:
+    """What is compared with Keras is what comes out of the answer; rounding would be an error of its own."""
+    classes = [ClassLabel(value=f"{names}{index}", label=names) for index in range(len(probabilities))]
+    encoder = AnswerEncoder("any", 7, classes)
+    best = int(np.argmax(probabilities))
+    answer = json.loads(encoder.encode_row(best, tuple(probabilities)))
+    assert list(answer) == ["prediction", "label", "probabilities", "model", "version"]
+    assert (answer["prediction"], answer["label"]) == (f"{names}{best}", names)
+    assert (answer["model"], answer["version"]) == ("any", 7)
+    back = np.array(list(answer["probabilities"].values()), dtype=np.float32)
+    assert back.tolist() == probabilities
+    outputs = Outputs(np.array([best, 0]), np.array([probabilities] * 2, dtype=np.float32))
+    rows = json.loads(encoder.encode_rows(outputs))
+    assert list(rows) == ["predictions", "model", "version"]
+    del answer["model"], answer["version"]
+    assert rows["predictions"][0] == answer

@@ -1,0 +1,68 @@
+"""The loaded graph: one row by bound memory, many by a feed, nulls and text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inference.errors import SignatureMismatchError
+from inference.session import Session
+from registry.signature import Column, build_signature
+from tests.support.tiny_model import (
+    CLASSES,
+    MIXED_COLUMNS,
+    MIXED_ROWS,
+    NUMERIC_COLUMNS,
+    NUMERIC_ROWS,
+    Row,
+    build_graph,
+    expect_probabilities,
+)
+
+# float32 in the graph against float64 here.
+ATOL = 1e-6
+CASES = [(NUMERIC_COLUMNS, NUMERIC_ROWS), (MIXED_COLUMNS, MIXED_ROWS)]
+
+
+def open_tiny(columns: tuple[Column, ...]) -> Session:
+    """A session over the tiny graph for ``columns``."""
+    return Session(build_graph(columns), build_signature(columns, CLASSES), where="tiny@1")
+
+
+@pytest.mark.parametrize(("columns", "rows"), CASES, ids=["numeric", "mixed"])
+def test_rows_give_the_probabilities_of_the_formula(
+    columns: tuple[Column, ...], rows: tuple[Row, ...]
+) -> None:
+    """Columns in the wrong order or tensor give plausible, wrong numbers."""
+    outputs = open_tiny(columns).run_rows(rows)
+    expected = expect_probabilities(columns, rows)
+    assert outputs.probabilities == pytest.approx(expected, abs=ATOL)
+    assert outputs.labels.tolist() == expected.argmax(axis=1).tolist()
+    assert (outputs.probabilities.dtype, outputs.labels.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize(("columns", "rows"), CASES, ids=["numeric", "mixed"])
+def test_one_row_gives_what_it_gives_among_others(columns: tuple[Column, ...], rows: tuple[Row, ...]) -> None:
+    """Single rows go another way through the runtime, and nothing of the row before may stay behind."""
+    session = open_tiny(columns)
+    together = session.run_rows(rows)
+    for index in [*range(len(rows)), 0]:
+        label, probabilities = session.run_row(rows[index])
+        assert label == together.labels[index]
+        assert probabilities == pytest.approx(together.probabilities[index].tolist(), abs=ATOL)
+
+
+def test_what_is_no_graph_is_refused_with_its_place() -> None:
+    """The runtime's own message names no version."""
+    with pytest.raises(SignatureMismatchError, match=r"^tiny@1: ONNX Runtime cannot load the graph"):
+        Session(b"\x00", build_signature(NUMERIC_COLUMNS, CLASSES), where="tiny@1")
+
+
+def test_another_width_is_refused_with_both_sides() -> None:
+    """Expected and found stand side by side, or nobody can tell which of them is wrong."""
+    signature = build_signature(NUMERIC_COLUMNS[:3], CLASSES)
+    with pytest.raises(SignatureMismatchError) as caught:
+        Session(build_graph(NUMERIC_COLUMNS), signature, where="tiny@1")
+    assert "the graph's inputs are numeric FP64[-1, 4], the manifest says numeric FP64[-1, 3]" in str(
+        caught.value
+    )

@@ -1,4 +1,4 @@
-"""``python -m benchmarks gate | bench``: judge a candidate, measure a version."""
+"""``python -m benchmarks gate | bench | etl``: judge a candidate, measure a version, measure the ETL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
+from registry.errors import ConfigError
 from registry.ground.command import print_json, run_command
 from registry.ground.logs import configure_logging
 
@@ -39,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
         verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
         verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
+    etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run")
+    etl.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
+    etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
     return parser
 
 
@@ -102,7 +106,18 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-_VERBS = {"gate": _gate, "bench": _bench}
+def _etl(options: argparse.Namespace) -> int:
+    from benchmarks.etl_speed import measure_etl
+
+    if options.set:
+        raise ConfigError("the ETL is measured with the model folder as it stands", where="--set")
+    print_json(
+        measure_etl(model=options.model, models=options.models, data=options.data, rounds=options.rounds)
+    )
+    return 0
+
+
+_VERBS = {"gate": _gate, "bench": _bench, "etl": _etl}
 
 
 if __name__ == "__main__":

@@ -98,6 +98,16 @@ def rows_to_prove(rate: float, margin: float, *, alpha: float, power: float) -> 
     return math.ceil(float(root) ** 2 / margin**2)
 
 
+def provable_margin(rate: float, rows: int, *, alpha: float, power: float) -> float:
+    """The smallest margin that so many rows can prove when the true drop is 0; a little too large.
+
+    `rows_to_prove` solved for m, with psi - m^2 rounded up to psi; psi is at least m.
+    """
+    quantiles = float(norm.isf(alpha) + norm.ppf(power))
+    margin = quantiles * math.sqrt(rate / rows)
+    return margin if 0 < margin <= rate else quantiles**2 / rows
+
+
 def rows_to_find(rate: float, drop: float, *, alpha: float, power: float) -> int:
     """Rows needed to find a drop of this size.
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.accuracy import (
+    Discordance,
     adjust_holm,
     bound_average,
     bound_drop,
     bound_proportion,
     p_value_of_drop,
+    provable_margin,
     rows_to_prove,
 )
 from benchmarks.config import AccuracySettings
@@ -73,7 +75,10 @@ def judge_drop(comparison: Comparison, limits: GateLimits, settings: AccuracySet
         outcome, why = "PASS", f"a drop of {limits.max_accuracy_drop:.2%} is excluded"
     else:
         outcome = "INCONCLUSIVE"
-        why = f"a drop of {limits.max_accuracy_drop:.2%} is not excluded; rows needed: {needed}"
+        why = (
+            f"a drop of {limits.max_accuracy_drop:.2%} is not excluded; rows needed: {needed}, these "
+            f"{pairs.rows:,} can exclude {_provable(pairs, settings):.2%} if there is no drop"
+        )
     return VerdictLine(
         name="accuracy",
         candidate=comparison.candidate.accuracy,
@@ -89,6 +94,10 @@ def judge_drop(comparison: Comparison, limits: GateLimits, settings: AccuracySet
             f"{_say_p(p_value)}; Tango's bounds, one-sided {1 - settings.alpha_pass:.0%}"
         ),
     )
+
+
+def _provable(pairs: Discordance, settings: AccuracySettings) -> float:
+    return provable_margin(pairs.rate, pairs.rows, alpha=settings.alpha_pass, power=settings.power)
 
 
 def _rows_needed(rate: float, margin: float, settings: AccuracySettings) -> str:

@@ -15,6 +15,7 @@ from benchmarks.accuracy import (
     bound_drop,
     bound_proportion,
     p_value_of_drop,
+    provable_margin,
     rows_to_find,
     rows_to_prove,
 )
@@ -99,6 +100,14 @@ def test_rows_to_find_a_drop_agree_with_a_second_computation(rate: float, drop: 
 def test_rows_to_prove_agree_with_a_second_computation(rate: float, margin: float, rows: int) -> None:
     """The count printed with INCONCLUSIVE tells somebody how much data to fetch."""
     assert rows_to_prove(rate, margin, alpha=0.05, power=0.95) == rows
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.03, 0.2])
+def test_provable_margin_is_proven_by_its_rows(rate: float) -> None:
+    """It is printed as advice for `max_accuracy_drop`; following it must be enough."""
+    margin = provable_margin(rate, 9_062, alpha=0.05, power=0.95)
+    needed = rows_to_prove(rate, margin, alpha=0.05, power=0.95)
+    assert 0.95 * 9_062 < needed <= 9_063
 
 
 def test_rows_to_prove_are_enough_by_simulation() -> None:

@@ -77,7 +77,7 @@ def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
     """ "Underpowered" without a number helps nobody."""
     told = judge_drop(compare(tmp_path, rows=1_000, lost=15, gained=15), LIMITS, SETTINGS)
     assert told.outcome == "INCONCLUSIVE"
-    assert "rows needed: 12,982" in told.reason
+    assert "rows needed: 12,982, these 1,000 can exclude 1.80%" in told.reason
 
 
 def test_a_drop_is_told_as_candidate_minus_champion(tmp_path: Path) -> None:

@@ -221,9 +221,13 @@ class TrainingSection(_Section, frozen=True, kw_only=True):
 
 
 class PriorSection(_Section, frozen=True, kw_only=True):
-    """Class prior at deployment: as in training, given (in class order), or estimated by EM."""
+    """Class prior at deployment: as in training, given (in class order), or estimated by EM.
+
+    ``calibrate`` fits one factor and an offset a class on the validation split first.
+    """
 
     method: Literal["none", "given", "em"] = "none"
+    calibrate: bool = True
     values: tuple[Positive, ...] | None = None
     unlabelled_split: Literal["validation", "test"] = "test"
 

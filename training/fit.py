@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import msgspec
-import numpy as np
 import tensorflow as tf
 
 from registry import __version__
@@ -21,12 +20,11 @@ from registry.runs import read_run
 from training.checkpoints import Epoch, discard_checkpoint
 from training.config import ModelConfig
 from training.dataset import PreparedSplit
-from training.deployment import find_prior
+from training.deployment import fit_deployment
 from training.loop import Fitted, fit_network
 from training.network import build_network, build_serving_model
 from training.persist import check_saved_model, save_model
 from training.precision import choose_precision
-from training.prior import log_prior_shift
 from training.profile import load_profile
 from training.record import describe_run
 from training.scaling import FeatureStatistics, measure_features
@@ -123,18 +121,21 @@ def _train(
     make_deterministic(config.training.seed)
     statistics = measure_features(splits.train.read_batches(), profile.feature_names, len(profile.classes))
     network, fitted = _fit(config, statistics, splits, checkpoints, resume=resume)
-    prior = find_prior(
-        config.prior, network, statistics.prior, getattr(splits, config.prior.unlabelled_split)
+    deployment = fit_deployment(
+        config.prior,
+        network,
+        statistics.prior,
+        splits.validation,
+        getattr(splits, config.prior.unlabelled_split),
     )
-    shift = log_prior_shift(np.array(prior.training), np.array(prior.deployment))
-    model = build_serving_model(network, shift)
+    model = build_serving_model(network, deployment.shift, deployment.factor)
     save_model(model, folder)
     sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
     check_saved_model(model, folder, sample)
     (folder / _HISTORY).write_bytes(
         msgspec.json.format(msgspec.json.encode(fitted.history), indent=2) + b"\n"
     )
-    record = describe_run(config, models, profile, run_id, prior)
+    record = describe_run(config, models, profile, run_id, deployment.prior)
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     return fitted.resumed_from
 

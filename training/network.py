@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
@@ -44,7 +45,7 @@ class _Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not type
             for name, shape in self.shapes.items()
         }
 
-    def fill(self, **arrays: np.ndarray[Any, Any]) -> _Constants:
+    def fill(self, **arrays: npt.NDArray[Any]) -> _Constants:
         """Give every constant its value; returns the layer itself."""
         for name, array in arrays.items():
             self.constants[name].assign(array)
@@ -150,11 +151,11 @@ class PeriodicEmbedding(_Embedding):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class LogPriorShift(_Constants):
-    """Logits + log(prior at deployment / prior in training): Bayes as one constant vector."""
+class Correction(_Constants):
+    """Logits · factor + shift: calibration and, as log(prior at deployment / in training), Bayes' rule."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.cast(inputs, tf.float32) + self.constants["shift"]
+        return tf.cast(inputs, tf.float32) * self.constants["factor"] + self.constants["shift"]
 
 
 def build_network(
@@ -243,12 +244,18 @@ def _embedding(
     return periodic.fill(centre=centre, scale=scale)
 
 
-def build_serving_model(network: keras.Model, shift: np.ndarray[Any, Any]) -> keras.Model:
-    """``network`` with the prior correction and softmax: features → {"probabilities"}, float32.
+def build_serving_model(
+    network: keras.Model, shift: npt.NDArray[np.floating], factor: float = 1.0
+) -> keras.Model:
+    """``network`` with its correction and softmax: features → {"probabilities"}, float32.
+
+    Args:
+        shift: added to ``factor * logits``; shape (classes,).
 
     The layers are shared, not copied: training the result further trains ``network``.
     """
-    logits = LogPriorShift({"shift": [len(shift)]}, name="prior").fill(shift=shift)(network.output)
+    correction = Correction({"factor": [], "shift": [len(shift)]}, name="correction")
+    logits = correction.fill(factor=np.array(factor), shift=shift)(network.output)
     probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
     return keras.Model(network.input, {PROBABILITIES: probabilities}, name=network.name)
 

@@ -55,7 +55,9 @@ def test_a_prior_from_unlabelled_rows_is_said_and_served(
     probabilities = saved.serve(tf.constant(features))["probabilities"].numpy()
     # The answer already holds the deployment prior: averaged over the rows it estimates itself.
     np.testing.assert_allclose(probabilities.mean(axis=0), record.prior.deployment, atol=0.01)
-    assert (probabilities.argmax(axis=1) == classes).mean() > 0.6  # the largest class is below half
+    assert (
+        probabilities.argmax(axis=1) == classes
+    ).mean() > 0.9  # 0.75 where EM saw posteriors that were not calibrated
 
 
 def test_the_history_has_a_line_an_epoch(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:

@@ -108,6 +108,17 @@ def test_the_prior_shift_is_bayes_rule() -> None:
     np.testing.assert_allclose(shifted, expected, atol=1e-6)
 
 
+def test_the_correction_scales_before_it_shifts() -> None:
+    """The shift is in units of calibrated logits; the other order would scale the prior too."""
+    features = table()
+    network = build_network(NETWORKS[0], measured(features), CLASSES, seed=0)
+    shift = np.array([0.5, 0.0, -0.5])
+    expected = keras.ops.softmax(2.0 * network(features) + shift.astype(np.float32)).numpy()
+    np.testing.assert_allclose(
+        scorer(build_serving_model(network, shift, 2.0))(features), expected, atol=1e-6
+    )
+
+
 def test_weights_are_drawn_from_the_seed() -> None:
     """Two runs start from the same point, and two seeds do not."""
     first, again, other = (

@@ -17,7 +17,7 @@ import pytest
 from registry.aliases import read_alias
 from registry.errors import PromotionRefusedError
 from registry.promotion import promote
-from registry.store import Store, open_store
+from registry.store import MODEL_FILE, Store, open_store
 from registry.verdict import VERDICT_FILE, Verdict, decode_verdict
 from tests.support.evaluations import publish_judged
 
@@ -127,6 +127,16 @@ def test_a_crippled_candidate_is_blocked_and_not_promoted(shop: Shop) -> None:
     production = read_alias(shop.store, "tiny", "production")
     assert production is not None
     assert production.version == 1
+
+
+def test_tampered_bytes_end_with_the_code_of_a_broken_environment(shop: Shop) -> None:
+    """A script must be able to tell "the answer is no" from "there is no answer"."""
+    version = publish_judged(shop.store, alias="candidate")
+    path = shop.store.open_folder("tiny", version) / MODEL_FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    run = shop.run("gate", *QUICK)
+    assert (run.code, run.result["outcome"]) == (3, "INVALID"), run.log
+    assert shop.verdict(version).outcome == "INVALID"
 
 
 def test_bench_measures_one_version(shop: Shop) -> None:

@@ -225,6 +225,18 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
     assert run_gate(store, "tiny", tmp_path / "data", quick_settings()).skipped != ""
 
 
+def test_a_version_against_itself_passes_and_stores_nothing(tmp_path: Path) -> None:
+    """An A/A run is for calibration; it is no evidence about taking over from production."""
+    store = open_store(tmp_path / "registry")
+    version = publish_judged(store, alias="production")
+    result = run_gate(
+        store, "tiny", tmp_path / "data", quick_settings(), candidate="tiny@1", champion="tiny@1"
+    )
+    assert result.verdict is not None
+    assert result.verdict.outcome == "PASS"
+    assert store.read_document("tiny", version, VERDICT_FILE) is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_gate_leaves_no_process_and_no_verdict(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, a cancelled CI job, or a kill that leaves no time to clean up."""

@@ -64,6 +64,9 @@ def expand_name(name: str) -> list[str]:
 def _check(frame: pd.DataFrame, config: dict[str, Any], columns: dict[str, Any]) -> dict[str, int]:
     report = {}
     for name, column in columns.items():
+        # read_csv leaves a column as text when a value in it is no number.
+        if column["type"] in {"integer", "number"}:
+            report[f"{name} type"] = int(frame[name].dtype.kind not in "if")
         report[f"{name} null"] = int(frame[name].isna().sum())
         if "range" in column:
             report[f"{name} range"] = int((~frame[name].between(*column["range"])).sum())

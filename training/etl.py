@@ -21,7 +21,7 @@ from registry.ground.stages import digest_value, find_current, read_receipt, sta
 from registry.signature import ClassLabel, Column
 from training.census import Census, take_census
 from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
-from training.config import ModelConfig, input_columns
+from training.config import HeadSplit, ModelConfig, TimeSplit, input_columns
 from training.database import literal, open_database, quote
 from training.errors import DatasetError
 from training.features import FeatureProgram, parse_features
@@ -178,11 +178,15 @@ class _Run:
             f"{draw_number(self._config.split)} AS __draw__, * FROM {RAW})"
         )
         chosen = split_rows(self._connection, self._config.split, numbered)
+        # Where it is a comparison with the row number or one column, the split is worked out anew by each
+        # statement; where it is a draw for every row, that would cost more than a copy of the table.
+        is_cheap = isinstance(self._config.split, HeadSplit | TimeSplit)
         self._connection.execute(
-            f"CREATE TABLE {_PREPARED} AS SELECT * EXCLUDE (__draw__), "
+            f"CREATE {'VIEW' if is_cheap else 'TABLE'} {_PREPARED} AS SELECT * EXCLUDE (__draw__), "
             f"CAST({chosen} AS UTINYINT) AS __split__ FROM {numbered}"
         )
-        self._connection.execute(f"DROP TABLE {RAW}")
+        if not is_cheap:
+            self._connection.execute(f"DROP TABLE {RAW}")
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):

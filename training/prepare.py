@@ -20,6 +20,8 @@ from training.splits import SPLIT_NAMES, TRAIN, mix_rows
 
 # The trainer reads row groups in a random order and shuffles inside a window of some of them.
 ROW_GROUP_ROWS = 65_536
+# Level 3, the default, takes a sixth more time here and saves 4 % of the bytes.
+_ZSTD_LEVEL = 1
 _SHOWN_INPUTS = 6
 
 
@@ -51,8 +53,8 @@ def write_split(
     # Features are computed behind the sort, which so has less to carry.
     chosen = f"(SELECT * FROM {relation} WHERE __split__ = {split} ORDER BY {order})"
     connection.execute(
-        f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} "
-        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} (FORMAT parquet, "
+        f"COMPRESSION zstd, COMPRESSION_LEVEL {_ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
 
 

@@ -26,12 +26,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "convert the run, prove parity on every test row, publish, point `candidate` at it"
     export = verbs.add_parser("export", help=text, description=text)
     export.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"))
-    export.add_argument("--models", type=Path, default=Path("models"), help="not read: run.json says it all")
+    export.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
     export.add_argument("--data", type=Path, default=Path("var/data"), help="where the runs lie")
     export.add_argument("--registry", default="var/registry", help="where to publish")
     export.add_argument("--run", metavar="ID", help="the run to export (default: the last one)")
     export.add_argument(
-        "--set", action="append", default=[], metavar="export.KEY=VALUE", help="override [export]"
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override [export] or [gate]"
     )
     export.add_argument(
         "--tolerances",
@@ -47,12 +47,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     # Imported here, so that wrong flags are told at once and not after loading the runtimes.
     from exporter.export import export_run
-    from exporter.inputs import load_inputs
+    from exporter.inputs import load_inputs, load_release_settings
     from exporter.parity import TOLERANCES, load_tolerances
     from registry.store import open_store
 
     tolerances = load_tolerances(options.tolerances or TOLERANCES)
-    inputs = load_inputs(options.data, options.model, options.run, overrides=options.set)
+    settings = load_release_settings(
+        options.models, options.model, overrides=options.set, environment=os.environ
+    )
+    inputs = load_inputs(options.data, options.model, settings, options.run)
     result = export_run(inputs, open_store(options.registry), tolerances=tolerances)
     print_json(result)
     return 1 if result.outcome == "refused" else 0

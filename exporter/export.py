@@ -85,13 +85,14 @@ def export_run(
 
 def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
     """The newest version made from this very run with these settings by this release, if any."""
-    wanted_rows = min(inputs.settings.golden_rows, inputs.metrics.rows)
+    wanted_rows = min(inputs.export.golden_rows, inputs.metrics.rows)
     for version in reversed(store.versions(inputs.run.model)):
         manifest = store.read_manifest(inputs.run.model, version)
         if (
             manifest.lineage.run_digest == inputs.run_digest
-            and manifest.opset == inputs.settings.opset
+            and manifest.opset == inputs.export.opset
             and len(manifest.golden.rows) == wanted_rows
+            and manifest.gate == inputs.gate
             and manifest.producers.get("timberline") == __version__
             and _is_whole(store, manifest)
         ):
@@ -121,7 +122,7 @@ def _export(
             "its features are not those that its features.sql gives", where=run.run_id, hint="Train again."
         )
     network = KerasNetwork(inputs.saved_model, len(program.features))
-    opset = inputs.settings.opset
+    opset = inputs.export.opset
     model = compose_graph(
         build_feature_graph(program, opset), network.convert(opset), class_count=len(run.classes)
     )
@@ -170,7 +171,7 @@ def publish_proven(
             files[EVALUATION_FILE],
             tolerances=tolerances,
             class_count=len(inputs.run.classes),
-            golden_rows=inputs.settings.golden_rows,
+            golden_rows=inputs.export.golden_rows,
         )
         version = None
         if keeps_bounds(proof.report):
@@ -190,7 +191,8 @@ def _make_evidence(
     return Evidence(
         run=inputs.run,
         run_digest=inputs.run_digest,
-        opset=inputs.settings.opset,
+        opset=inputs.export.opset,
+        gate=inputs.gate,
         metrics=inputs.metrics,
         parity=manifest_parity(proof.report, tolerances.by_tensor()),
         golden=proof.golden,

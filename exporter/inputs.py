@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from registry.errors import ConfigError, StageError
-from registry.ground.settings import apply_overrides, convert_settings
+from registry.errors import StageError
+from registry.ground.settings import load_settings
 from registry.ground.stages import Receipt, find_current, read_receipt
-from registry.manifest import Metrics
+from registry.manifest import GateLimits, Metrics
 from registry.runs import ExportSettings, RunRecord, find_run, read_run
 
 
@@ -21,29 +21,50 @@ class ExportInputs:
 
     run: RunRecord
     run_digest: str
-    settings: ExportSettings
+    export: ExportSettings
+    gate: GateLimits
     metrics: Metrics
     saved_model: Path
     test_parquet: Path
 
 
-class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    export: ExportSettings
+class ReleaseSettings(msgspec.Struct, frozen=True):
+    """The sections of model.toml that decide about a release; the others are other parts' business.
+
+    They are read here and not by training, so that another limit or opset costs an export and no
+    new network.
+    """
+
+    export: ExportSettings = ExportSettings()
+    gate: GateLimits = GateLimits()
 
 
-def load_inputs(
-    data: Path, model: str, run_id: str | None = None, *, overrides: Iterable[str] = ()
-) -> ExportInputs:
+def load_release_settings(
+    models: Path, model: str, *, overrides: Iterable[str] = (), environment: Mapping[str, str] | None = None
+) -> ReleaseSettings:
+    """Read ``[export]`` and ``[gate]`` of ``<models>/<model>/model.toml``.
+
+    Args:
+        overrides: ``section.key=value``; those of other sections have had their effect before.
+        environment: where to look for ``TIMBERLINE_EXPORT_*`` and ``TIMBERLINE_GATE_*``.
+
+    Raises:
+        ConfigError: no such file, or a value in the two sections is wrong.
+    """
+    path = models / model / "model.toml"
+    return load_settings(path, ReleaseSettings, overrides=overrides, environment=environment)
+
+
+def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str | None = None) -> ExportInputs:
     """Find the run, its evaluation and its test split under ``data``.
 
     Args:
+        settings: how to write the graph, and what the gate will ask of it.
         run_id: the run; None is the one that trained last.
-        overrides: ``export.key=value``; what else a run was made with cannot change any more.
 
     Raises:
         StageError: a stage before this one has not run, or its files are damaged or belong to
             another run; names the command to run.
-        ConfigError: an override is not of [export].
     """
     folder = find_run(data, model, run_id)
     run = read_run(folder)
@@ -64,7 +85,8 @@ def load_inputs(
     return ExportInputs(
         run=run,
         run_digest=run_receipt.digest,
-        settings=_override(run.export, overrides),
+        export=settings.export,
+        gate=settings.gate,
         metrics=_read_metrics(evaluation / "metrics.json"),
         saved_model=data / run.saved_model,
         test_parquet=test_parquet,
@@ -91,16 +113,3 @@ def _read_metrics(path: Path) -> Metrics:
         raise StageError(
             f"not readable as metrics: {error}", where=str(path), hint="Run `make evaluate` again."
         ) from error
-
-
-def _override(settings: ExportSettings, overrides: Iterable[str]) -> ExportSettings:
-    tree = {"export": msgspec.to_builtins(settings)}
-    changed = apply_overrides(tree, overrides)
-    for key in changed:
-        if not key.startswith("export."):
-            raise ConfigError(
-                f"{key} is fixed by the run; an export can only change [export]",
-                where=f"--set {key}",
-                hint="Train again with it.",
-            )
-    return convert_settings(tree, _Settings, where="run.json", changed=changed).export

@@ -19,6 +19,7 @@ from registry.ground.files import digest_bytes
 from registry.manifest import (
     SCHEMA_VERSION,
     FileDigest,
+    GateLimits,
     Golden,
     Lineage,
     Manifest,
@@ -92,6 +93,7 @@ class Evidence:
     run: RunRecord
     run_digest: str
     opset: int
+    gate: GateLimits
     metrics: Metrics
     parity: dict[str, ParityTensor]
     golden: Golden
@@ -122,7 +124,7 @@ def describe_version(
             parity=evidence.parity,
             histograms=run.histograms,
             golden=evidence.golden,
-            gate=run.gate,
+            gate=evidence.gate,
         )
 
     return describe

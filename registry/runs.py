@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from registry.errors import ManifestError, StageError
-from registry.manifest import GateLimits, Histogram, Prior
+from registry.manifest import Histogram, Prior
 from registry.signature import ClassLabel, Column
 
 RUN_SCHEMA_VERSION = 1
@@ -57,8 +57,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prior: Prior
     unlabelled_splits: tuple[str, ...]
     histograms: dict[str, Histogram]
-    export: ExportSettings
-    gate: GateLimits
     producers: dict[str, str]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def _inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
         "prepared": receipt.digest,
         "features": digest,
         "training": digest_value([config.network, config.training, config.prior]),
-        "record": digest_value([config.model, config.export, config.gate]),
+        "record": digest_value(config.model),
         "code": __version__,
     }
 
@@ -155,7 +156,11 @@ def _fit(
     """Train in the fastest precision; the network that comes back computes in float32."""
     classes, seed = len(statistics.class_counts), config.training.seed
     precision = choose_precision(config.training.precision)
-    network = build_network(config.network, statistics, classes, seed=seed, precision=precision)
+    is_nullable = any(column.nullable for column in config.inputs.values())
+    build = functools.partial(
+        build_network, config.network, statistics, classes, seed=seed, is_nullable=is_nullable
+    )
+    network = build(precision=precision)
     log_event(
         _logger,
         "training",
@@ -169,7 +174,7 @@ def _fit(
     )
     if precision != "float32":
         trained = network.get_weights()
-        network = build_network(config.network, statistics, classes, seed=seed)
+        network = build()
         network.set_weights(trained)
     return network, fitted
 

@@ -49,8 +49,6 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
         prior=prior,
         unlabelled_splits=(config.prior.unlabelled_split,) if saw_unlabelled else (),
         histograms=profile.histograms,
-        export=config.export,
-        gate=config.gate,
         producers={
             "timberline": __version__,
             "python": sys.version.split()[0],

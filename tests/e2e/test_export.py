@@ -22,19 +22,21 @@ from exporter.compose import compose_graph
 from exporter.convert import KerasNetwork
 from exporter.errors import ExportError, ParityInputError
 from exporter.export import export_run, publish_proven
-from exporter.inputs import ExportInputs, load_inputs
+from exporter.inputs import ExportInputs, ReleaseSettings, load_inputs, load_release_settings
 from exporter.operators import build_feature_graph
 from exporter.parity import load_tolerances
 from exporter.rows import rows_to_feeds
 from exporter.runtime import open_session
 from registry.aliases import read_alias
 from registry.errors import ConfigError, StageError
+from registry.manifest import GateLimits
 from registry.runs import ExportSettings, find_run
 from registry.signature import Column
 from registry.store import Store, open_store
 from tests.support.runs import RunPlan, build_run
 from training.features import parse_features
 
+SETTINGS = ReleaseSettings(export=ExportSettings(golden_rows=12))
 PLANS = {
     "mixed": RunPlan(),
     "binary": RunPlan(
@@ -69,7 +71,7 @@ def data(built: Callable[[str], Path]) -> Path:
 @pytest.fixture
 def inputs(data: Path) -> ExportInputs:
     """What the mixed plan's run is exported from."""
-    return load_inputs(data, "tiny")
+    return load_inputs(data, "tiny", SETTINGS)
 
 
 @pytest.fixture
@@ -79,7 +81,12 @@ def store(tmp_path: Path) -> Store:
 
 
 def run_main(data: Path, registry: Path, *more: str) -> int:
-    return main(["export", "--model", "tiny", "--data", str(data), "--registry", str(registry), *more])
+    folder = registry.parent / "models" / "tiny"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.toml").write_text("[export]\ngolden_rows = 12\n")
+    places = {"models": folder.parent, "data": data, "registry": registry}
+    flags = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    return main(["export", "--model", "tiny", *flags, *more])
 
 
 @pytest.mark.parametrize(("plan", "model"), [("mixed", "tiny"), ("binary", "binary")])
@@ -89,7 +96,7 @@ def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
     """This is the whole promise: raw values in (NULL, text and flags included), known answers out."""
     store = open_store(tmp_path / "registry")
 
-    result = export_run(load_inputs(built(plan), model), store)
+    result = export_run(load_inputs(built(plan), model, SETTINGS), store)
 
     manifest = store.verify(model, 1)
     assert (result.outcome, result.version) == ("published", 1)
@@ -255,10 +262,11 @@ def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from exporter.export import export_run\n"
-        "from exporter.inputs import load_inputs\n"
+        "from exporter.inputs import ReleaseSettings, load_inputs\n"
         "from registry.store import open_store\n"
         "def die(): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "export_run(load_inputs(Path(sys.argv[1]), 'tiny'), open_store(sys.argv[2]), created_at=die)\n"
+        "inputs = load_inputs(Path(sys.argv[1]), 'tiny', ReleaseSettings())\n"
+        "export_run(inputs, open_store(sys.argv[2]), created_at=die)\n"
     )
     registry = tmp_path / "registry"
 
@@ -270,7 +278,7 @@ def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
     store = open_store(registry)
     assert store.versions("tiny") == []
     assert read_alias(store, "tiny", "candidate") is None
-    assert export_run(load_inputs(data, "tiny"), store).version == 1
+    assert export_run(load_inputs(data, "tiny", SETTINGS), store).version == 1
     store.verify("tiny", 1)
 
 
@@ -283,7 +291,7 @@ def test_null_that_reaches_the_network_is_told_with_its_row(tmp_path: Path, stor
     build_run(tmp_path / "data", plan)
 
     with pytest.raises(ParityInputError, match=r"source row \d+: the network answers NaN .* COALESCE"):
-        export_run(load_inputs(tmp_path / "data", "tiny"), store)
+        export_run(load_inputs(tmp_path / "data", "tiny", SETTINGS), store)
 
     assert store.models() == []
 
@@ -296,7 +304,7 @@ def test_run_without_evaluation_says_what_to_run(data: Path, tmp_path: Path) -> 
     shutil.rmtree(run.with_name(f"{run.name}.evaluation"))
 
     with pytest.raises(StageError, match="make evaluate MODEL=tiny"):
-        load_inputs(copy, "tiny")
+        load_inputs(copy, "tiny", SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +319,7 @@ def test_changed_input_file_is_refused(data: Path, tmp_path: Path, path: str, co
         file.write(b" ")
 
     with pytest.raises(StageError, match=command):
-        load_inputs(copy, "tiny")
+        load_inputs(copy, "tiny", SETTINGS)
 
 
 def test_evaluation_of_another_run_is_refused(data: Path, tmp_path: Path) -> None:
@@ -324,7 +332,7 @@ def test_evaluation_of_another_run_is_refused(data: Path, tmp_path: Path) -> Non
     receipt.write_text(json.dumps(tree), "utf-8")
 
     with pytest.raises(StageError, match="belongs to another run"):
-        load_inputs(copy, "tiny")
+        load_inputs(copy, "tiny", SETTINGS)
 
 
 def test_figures_that_the_graph_does_not_reach_are_refused(inputs: ExportInputs, store: Store) -> None:
@@ -338,12 +346,24 @@ def test_figures_that_the_graph_does_not_reach_are_refused(inputs: ExportInputs,
     assert store.models() == []
 
 
-def test_only_export_settings_can_be_overridden(data: Path) -> None:
-    """A run is what it was trained with; a flag that silently did nothing would mislead."""
-    assert load_inputs(data, "tiny", overrides=["export.golden_rows=3"]).settings == ExportSettings(
-        golden_rows=3
-    )
-    with pytest.raises(ConfigError, match=r"--set training\.seed"):
-        load_inputs(data, "tiny", overrides=["training.seed=3"])
+def test_limits_and_opset_come_from_the_model_folder_at_export(data: Path, tmp_path: Path) -> None:
+    """Another limit costs an export and no training; a mistake in the two sections is told."""
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text("[export]\ngolden_rows = 3\n[gate]\nmin_accuracy = 0.4\n[network]\n")
+
+    settings = load_release_settings(tmp_path / "models", "tiny", overrides=["training.seed=3"])
+
+    assert (settings.export.golden_rows, settings.gate.min_accuracy) == (3, 0.4)
+    assert load_inputs(data, "tiny", settings).gate == settings.gate
     with pytest.raises(ConfigError, match="golden_rows"):
-        load_inputs(data, "tiny", overrides=["export.golden_row=3"])
+        load_release_settings(tmp_path / "models", "tiny", overrides=["export.golden_row=3"])
+
+
+def test_a_changed_limit_is_published_as_a_new_version(inputs: ExportInputs, store: Store) -> None:
+    """The gate reads its limits from the manifest; skipping here would judge by the old ones."""
+    assert export_run(inputs, store).version == 1
+    stricter = replace(inputs, gate=GateLimits(min_accuracy=0.1))
+    assert export_run(stricter, store).version == 2
+    assert store.read_manifest("tiny", 2).gate.min_accuracy == 0.1
+    assert export_run(stricter, store).outcome == "skipped"

@@ -7,7 +7,7 @@ a lost bias shows), and its evaluation is the network's own accuracy.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from exporter.quiet import quiet_stderr, silence_tensorflow
 from registry import __version__
 from registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
-from registry.manifest import ClassMetrics, GateLimits, Histogram, Interval, Metrics, Prior
-from registry.runs import CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, ExportSettings, RunRecord
+from registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
+from registry.runs import CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
 from registry.signature import ClassLabel, Column
 from training.features import FeatureProgram, parse_features
 
@@ -46,7 +46,6 @@ class RunPlan:
     classes: tuple[str, ...] = ("1", "2", "3")
     rows: int = 400
     seed: int = 7
-    export: ExportSettings = field(default_factory=lambda: ExportSettings(golden_rows=12))
 
 
 def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
@@ -160,8 +159,6 @@ def _make_record(plan: RunPlan, program: FeatureProgram, run_id: str) -> RunReco
         prior=Prior(method="none", training=prior, deployment=prior),
         unlabelled_splits=(),
         histograms={c.name: Histogram(counts=(plan.rows,), edges=(0.0, 1.0)) for c in plan.columns},
-        export=plan.export,
-        gate=GateLimits(),
         producers={"timberline": __version__},
     )
 

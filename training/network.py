@@ -1,8 +1,7 @@
 """The networks that model.toml can ask for: features in, logits out, in few stock operators.
 
 Everything learned from data before training (scaling, bins) lies in non-trainable weights, so a
-saved model is whole. The layers are registered with Keras: `model.keras` loads wherever
-`training.network` is imported; the SavedModel needs no import at all.
+saved model is whole.
 """
 
 from __future__ import annotations
@@ -12,10 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
 from training.dataset import FeatureArray
+from training.layers import (
+    Affine,
+    Correction,
+    FillNull,
+    PeriodicEmbedding,
+    PiecewiseLinearEmbedding,
+    QuantileScale,
+)
 from training.scaling import (
     FeatureStatistics,
     IndexArray,
@@ -27,149 +33,29 @@ from training.scaling import (
 
 FEATURES_INPUT = "features"
 PROBABILITIES = "probabilities"
-_PACKAGE = "timberline"
-
-
-class _Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
-    """A layer that holds arrays learned before training as non-trainable float32 weights.
-
-    Always computes in float32, whatever the training precision: raw quantities such as 3,858 m
-    have no room in the 8 bits of a bfloat16.
-    """
-
-    def __init__(self, shapes: dict[str, list[int]], **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **{k: v for k, v in kwargs.items() if k != "dtype"})
-        self.shapes = {name: list(shape) for name, shape in shapes.items()}
-        self.constants = {
-            name: self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
-            for name, shape in self.shapes.items()
-        }
-
-    def fill(self, **arrays: npt.NDArray[Any]) -> _Constants:
-        """Give every constant its value; returns the layer itself."""
-        for name, array in arrays.items():
-            self.constants[name].assign(array)
-        return self
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "shapes": self.shapes}
-
-
-@keras.saving.register_keras_serializable(_PACKAGE)
-class FillNull(_Constants):
-    """NaN (a NULL feature) → the training mean of that feature."""
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.math.is_nan(inputs), self.constants["value"], inputs)
-
-
-@keras.saving.register_keras_serializable(_PACKAGE)
-class Affine(_Constants):
-    """x → (x − centre) · scale, feature by feature."""
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return (inputs - self.constants["centre"]) * self.constants["scale"]
-
-
-@keras.saving.register_keras_serializable(_PACKAGE)
-class QuantileScale(_Constants):
-    """x → its quantile among the training rows, −1 to 1, linear between the quantiles kept."""
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        passed = (tf.expand_dims(inputs, 2) - self.constants["left"]) * self.constants["slope"]
-        passed = tf.clip_by_value(passed, 0.0, 1.0)  # (rows, features) → (rows, features, bins)
-        return tf.reduce_sum(passed * self.constants["height"], axis=2) - 1.0
-
-
-class _Embedding(_Constants):
-    """Each chosen feature → ReLU(W · code(x) + b) of ``width``: one batched product for all features.
-
-    (rows, features) → (rows, embedded · width). The transposes put the features first, so that
-    one MatMul serves them all, and move the small side: x before it is coded, the result after.
-    """
-
-    def __init__(
-        self,
-        indexes: list[int],
-        code_width: int,
-        width: int,
-        shapes: dict[str, list[int]],
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(shapes, **kwargs)
-        self.indexes, self.code_width, self.width, self.seed = list(indexes), code_width, width, seed
-        # Uniform as in a dense layer over one feature's code (Gorishniy et al. 2022 do the same).
-        uniform = keras.initializers.RandomUniform(-(code_width**-0.5), code_width**-0.5, seed=seed)
-        count = len(self.indexes)
-        self.kernel = self.add_weight(name="kernel", shape=(count, code_width, width), initializer=uniform)
-        self.bias = self.add_weight(name="bias", shape=(count * width,), initializer="zeros")
-
-    def code(self, columns: tf.Tensor) -> tf.Tensor:
-        """(embedded, rows, 1) → (embedded, rows, code width)."""
-        raise NotImplementedError
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        columns = tf.transpose(tf.gather(inputs, self.indexes, axis=1))  # (rows, features) → (embedded, rows)
-        embedded = tf.matmul(self.code(tf.expand_dims(columns, 2)), self.kernel)
-        flat = tf.reshape(tf.transpose(embedded, (1, 0, 2)), (-1, len(self.indexes) * self.width))
-        return tf.nn.relu(flat + self.bias)
-
-    def get_config(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("indexes", "code_width", "width", "seed")}
-        return {**super().get_config(), **own}
-
-
-@keras.saving.register_keras_serializable(_PACKAGE)
-class PiecewiseLinearEmbedding(_Embedding):
-    """Codes x as the share of each quantile bin that it has passed."""
-
-    def code(self, columns: tf.Tensor) -> tf.Tensor:
-        left, slope = self.constants["left"][:, None, :], self.constants["slope"][:, None, :]
-        return tf.clip_by_value((columns - left) * slope, 0.0, 1.0)
-
-
-@keras.saving.register_keras_serializable(_PACKAGE)
-class PeriodicEmbedding(_Embedding):
-    """Codes the standardised x as sines and cosines of learned frequencies."""
-
-    def __init__(self, sigma: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.sigma = sigma
-        normal = keras.initializers.RandomNormal(stddev=sigma, seed=self.seed)
-        shape = (len(self.indexes), 1, self.code_width // 2)
-        self.frequency = self.add_weight(name="frequency", shape=shape, initializer=normal)
-
-    def code(self, columns: tf.Tensor) -> tf.Tensor:
-        centre, scale = self.constants["centre"][:, None, None], self.constants["scale"][:, None, None]
-        # The full turn goes into the small factor, so that it is one product a value.
-        turned = ((columns - centre) * scale) * (self.frequency * (2.0 * np.pi))
-        return tf.concat([tf.sin(turned), tf.cos(turned)], axis=2)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "sigma": self.sigma}
-
-
-@keras.saving.register_keras_serializable(_PACKAGE)
-class Correction(_Constants):
-    """Logits · factor + shift: calibration and, as log(prior at deployment / in training), Bayes' rule."""
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.cast(inputs, tf.float32) * self.constants["factor"] + self.constants["shift"]
 
 
 def build_network(
-    config: Network, statistics: FeatureStatistics, class_count: int, *, seed: int, precision: str = "float32"
+    config: Network,
+    statistics: FeatureStatistics,
+    class_count: int,
+    *,
+    seed: int,
+    precision: str = "float32",
+    is_nullable: bool = False,
 ) -> keras.Model:
     """The network to train: ``features`` (rows, features) float32 → logits (rows, classes).
 
-    Hidden layers compute in ``precision`` (a Keras dtype policy), weights and logits are float32.
     Weights are drawn from ``seed`` alone.
+
+    Args:
+        precision: Keras dtype policy of the hidden layers; weights and logits are float32.
+        is_nullable: a served row may hold NULL even if no training row does.
     """
     width = len(statistics.mean)
     inputs = keras.Input((width,), name=FEATURES_INPUT, dtype="float32")
     x = inputs
-    if statistics.nulls.any():
+    if is_nullable or statistics.nulls.any():
         x = FillNull({"value": [width]}, name="fill_null").fill(value=statistics.mean)(x)
     scaled = _scaling(config.scaling, statistics)(x)
     indexes = quantity_indexes(statistics)

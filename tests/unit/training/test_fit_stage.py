@@ -30,14 +30,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Path
 
 def test_the_run_is_found_and_described(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:
     """run.json is the only word between training and the exporter."""
-    config, _, data, summary = trained
+    _, _, data, summary = trained
     record = read_run(find_run(data, MODEL))
     assert record.run_id == summary["run_id"]
     assert record.features_sql == FEATURES_SQL
     assert record.feature_names == ("x", "y", "squared")
     assert [label.value for label in record.classes] == ["0", "1", "2"]
     assert record.histograms.keys() == {"x", "y"}
-    assert record.gate == config.gate
     for path in (record.keras_model, record.test_parquet, f"{record.saved_model}/saved_model.pb"):
         assert (data / path).is_file(), path
 

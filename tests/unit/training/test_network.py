@@ -69,6 +69,12 @@ def test_null_counts_as_the_training_mean_where_training_saw_null(config: Networ
     np.testing.assert_array_equal(scorer(model)(features), scorer(model)(filled.astype(np.float32)))
 
 
+def test_null_is_answered_where_only_a_served_row_has_it() -> None:
+    """A nullable column without one NULL in training is no reason to answer NaN."""
+    network = build_network(NETWORKS[2], measured(table()), CLASSES, seed=0, is_nullable=True)
+    assert np.isfinite(network(table(nulls=True)).numpy()).all()
+
+
 def test_quantile_scaling_spreads_a_skewed_feature_evenly() -> None:
     """That is what it is for: as many training rows in each tenth of the range."""
     network = build_network(MlpNetwork(scaling="quantile"), measured(table()), CLASSES, seed=0)

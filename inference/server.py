@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from inference.app import App
 from inference.config import ServiceConfig
 from inference.cpus import count_cpus
+from inference.example import write_curl
 from inference.metrics import ServiceMetrics
 from inference.state import ServiceState
 from inference.versions import load_version
@@ -68,7 +69,7 @@ class Server(uvicorn.Server):
         self._started_at = started_at
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so: one JSON line on stdout, one event in the log."""
+        """Listen, then say so: one event in the log, one JSON line on stdout."""
         await super().startup(sockets)
         assert sockets
         host, port = sockets[0].getsockname()[:2]
@@ -80,10 +81,17 @@ class Server(uvicorn.Server):
             "model": live.model,
             "version": live.version,
         }
+        seconds = round(monotonic() - self._started_at, 3)
+        log_event(
+            _logger,
+            "ready",
+            model=live.model,
+            version=live.version,
+            seconds=seconds,
+            example=write_curl(live.manifest, host, port),
+        )
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
         sys.stdout.flush()
-        seconds = round(monotonic() - self._started_at, 3)
-        log_event(_logger, "ready", model=live.model, version=live.version, port=port, seconds=seconds)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

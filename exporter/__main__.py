@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from exporter.quiet import silence_tensorflow
 from registry.ground.command import print_json, run_command
 from registry.ground.logs import configure_logging
+from registry.ground.quiet import silence_tensorflow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure_logging(options.log_level, options.log_format)
     silence_tensorflow()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # parity is against the processor that serves
     return run_command("exporter", lambda: _run(options))
 
 

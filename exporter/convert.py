@@ -16,7 +16,7 @@ from onnx import version_converter
 from exporter.errors import ExportError, UnsupportedLayerError
 from exporter.graphs import require_stock_operators
 from exporter.parity import FloatArray
-from exporter.quiet import quiet_stderr
+from registry.ground.quiet import quiet_stderr
 from registry.signature import FEATURES, PROBABILITIES_OUTPUT
 
 with quiet_stderr(), warnings.catch_warnings():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from registry.ground.command import print_json, run_command
 from registry.ground.logs import configure_logging
+from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from training.config import ModelConfig, load_model_config
 
 
@@ -61,9 +62,11 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
         from training.etl import run_etl
 
         return run_etl(config, options.models, data)
-    # TensorFlow reads these when it is first imported; they keep its start-up talk off the terminal.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    silence_tensorflow()
+    with quiet_stderr():
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()  # says at first use what devices are not there
     if options.stage == "train":
         from training.fit import run_train
 

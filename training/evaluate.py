@@ -103,7 +103,7 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
         low=metrics.accuracy.low,
         high=metrics.accuracy.high,
         log_loss=metrics.log_loss,
-        **baselines,
+        baselines=baselines,
     )
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exporter.quiet import quiet_stderr, silence_tensorflow
 from registry import __version__
+from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
 from registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
 from registry.runs import CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -33,6 +34,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def silence_tensorflow() -> None:
-    """Ask TensorFlow to log errors only and to look for no GPU; before its first import."""
+    """Ask TensorFlow and Keras to log errors only; before the first import of either."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)

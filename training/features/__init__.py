@@ -10,7 +10,6 @@ from training.features.expressions import (
     ColumnRef,
     Expression,
     Feature,
-    FeatureProgram,
     Literal,
     ValueType,
     may_be_negative_zero,
@@ -18,6 +17,7 @@ from training.features.expressions import (
 )
 from training.features.language import OPERATORS, SUPPORTED
 from training.features.parse import parse_features
+from training.features.program import FeatureProgram
 
 __all__ = [
     "OPERATORS",

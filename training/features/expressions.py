@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
-
-from registry.signature import Column
 
 INFINITY = float("inf")
 LARGEST_DOUBLE = 1.7976931348623157e308
@@ -122,35 +119,3 @@ class Feature:
     def is_plain_column(self) -> bool:
         """Whether it is a raw column under its own name, which the prepared data already hold."""
         return isinstance(self.expression, ColumnRef) and self.expression.column == self.name
-
-
-@dataclass(frozen=True)
-class FeatureProgram:
-    """features.sql, checked: the raw columns it may read and its features in the order of the SELECT."""
-
-    columns: tuple[Column, ...]
-    features: tuple[Feature, ...]
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The features' names in order."""
-        return tuple(feature.name for feature in self.features)
-
-    def select_sql(self, relation: str, *, computed_only: bool = False) -> str:
-        """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
-
-        Args:
-            relation: what stands behind FROM: a table's name or a subquery in parentheses. It must
-                have the program's columns under their names, of any type that casts to theirs.
-            computed_only: leave out the features that are plain columns.
-        """
-        from training.features.render import render_select  # noqa: PLC0415  (render imports this module)
-
-        chosen = [f for f in self.features if not (computed_only and f.is_plain_column)]
-        return render_select(chosen, relation)
-
-    def feature_sql(self, feature: Feature) -> str:
-        """The canonical DuckDB expression of one feature, as FLOAT and without its name."""
-        from training.features.render import render_feature  # noqa: PLC0415  (render imports this module)
-
-        return render_feature(feature.expression)

@@ -12,7 +12,8 @@ from sqlglot import exp
 
 from registry.signature import Column
 from training.features.check import Checker
-from training.features.expressions import ColumnRef, Feature, FeatureProgram, ValueType
+from training.features.expressions import ColumnRef, Feature, ValueType
+from training.features.program import FeatureProgram
 from training.features.source import Source, nearest
 
 RELATION = "raw"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,3 +92,23 @@ def test_a_fresh_interpreter_loads_nothing_from_behind_a_wall(
     code = f"import sys, {module}; print(sorted(set(sys.modules) & {set(forbidden)!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Two modules in a circle are one module in two files; neither can be read or tested first."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for part in PARTS
+        for path in sorted((ROOT / part).rglob("*.py"))
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
+                graph[name] |= inner or ({node.module} & set(modules))
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & set(modules)
+        graph[name].discard(name)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError and names the circle

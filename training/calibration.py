@@ -33,13 +33,18 @@ class Calibration:
 
 
 def fit_calibration(
-    logits: npt.NDArray[np.floating], classes: npt.NDArray[np.integer], *, max_steps: int = 100
+    logits: npt.NDArray[np.floating],
+    classes: npt.NDArray[np.integer],
+    *,
+    with_offsets: bool = True,
+    max_steps: int = 100,
 ) -> Calibration:
     """The factor and offsets of least log-loss on labelled rows; a convex problem, by Newton's method.
 
     Args:
         logits: shape (rows, classes), of rows that the network was not trained on.
         classes: true class indexes, shape (rows,).
+        with_offsets: False leaves every offset 0, and with it the most probable class of every row.
         max_steps: Newton steps before giving up.
 
     Raises:
@@ -50,11 +55,13 @@ def fit_calibration(
     scores = scores - scores.mean(axis=1, keepdims=True)  # softmax does not see a row's common part
     truth = np.eye(count)[classes]
     start = np.concatenate([[1.0], np.zeros(count)])
+    free = len(start) if with_offsets else 1
     found = start.copy()
     loss = _loss(found, scores, classes, start)
     for _ in range(max_steps):
         gradient, hessian = _derivatives(found, scores, truth, start)
-        step = np.linalg.solve(hessian, gradient)
+        step = np.zeros_like(found)
+        step[:free] = np.linalg.solve(hessian[:free, :free], gradient[:free])
         length = 1.0
         while _loss(found - length * step, scores, classes, start) > loss and length > 1e-9:
             length /= 2.0

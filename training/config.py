@@ -223,7 +223,8 @@ class TrainingSection(_Section, frozen=True, kw_only=True):
 class PriorSection(_Section, frozen=True, kw_only=True):
     """Class prior at deployment: as in training, given (in class order), or estimated by EM.
 
-    ``calibrate`` fits one factor and an offset a class on the validation split first.
+    ``calibrate`` first fits one factor for the logits on the validation split and, unless the
+    method is "none", an offset a class.
     """
 
     method: Literal["none", "given", "em"] = "none"

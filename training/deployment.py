@@ -58,7 +58,8 @@ def fit_deployment(
     calibration, reference = Calibration(1.0, np.zeros_like(training_prior)), training_prior
     if config.calibrate:
         logits, classes = score_split(network, validation)
-        calibration = fit_calibration(logits, classes)
+        # Offsets carry a prior too; without a prior to correct for, no row's answer is to change.
+        calibration = fit_calibration(logits, classes, with_offsets=config.method != "none")
         # Calibrated posteriors are those of the validation rows' prior; one row a class keeps it positive.
         counts = np.bincount(classes, minlength=len(training_prior)) + 1.0
         reference = counts / counts.sum()

@@ -48,6 +48,14 @@ def test_em_on_calibrated_posteriors_finds_a_prior_that_overconfidence_hides() -
     assert np.abs(overconfident - truth).max() > 0.04
 
 
+def test_without_offsets_no_answer_changes() -> None:
+    """A model whose prior is not corrected keeps the accuracy that its training reported."""
+    logits, classes = draw(5000, [0.6, 0.3, 0.1], 5)
+    found = fit_calibration(3.0 * logits, classes, with_offsets=False)
+    assert found.offset.tolist() == [0.0, 0.0, 0.0]
+    assert 0.2 < found.factor < 0.5
+
+
 def test_a_network_that_is_never_wrong_gets_a_finite_factor() -> None:
     """Least log-loss alone would ask for an infinite one."""
     classes = np.arange(90) % 3

@@ -20,7 +20,10 @@ from tests.support.service import running_service
 
 # A network that trains in seconds; what it reaches is not what these tests are about. Latency is
 # not judged here: two processes of this size on a busy runner may differ by more than the limit.
-SMALL = "training.epochs=2 network.widths=[48] gate.min_accuracy=0.3 gate.max_p50_increase=20"
+SMALL = (
+    "training.epochs=2 network.widths=[48] gate.min_accuracy=0.3 gate.max_p50_increase=20 "
+    "gate.max_accuracy_drop=0.05 gate.max_recall_drop=0.9"
+)
 BETTER = SMALL.replace("epochs=2", "epochs=8")
 CRIPPLED = SMALL.replace("epochs=2", "epochs=1") + " training.learning_rate=1e-7 training.seed=5"
 

@@ -99,7 +99,7 @@ def test_a_mistake_is_told_with_its_place(models: Path, old: str, new: str, told
 
 def test_an_unknown_model_is_answered_with_the_known_ones(models: Path) -> None:
     """A typing mistake in MODEL= is the most common one."""
-    with pytest.raises(ConfigError, match="no model 'loan'.*There are: loans"):
+    with pytest.raises(ConfigError, match=r"no model 'loan'.*There are: loans"):
         load_model_config(models, "loan")
 
 

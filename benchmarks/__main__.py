@@ -67,6 +67,12 @@ def _settings(options: argparse.Namespace) -> GateSettings:
     return load_gate_settings(options.gates, overrides=[*options.set, *overrides], environment=os.environ)
 
 
+def _print_for_machines(result: object) -> None:
+    """JSON, unless a person is looking at the table of the same figures already."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        print_json(result)
+
+
 def _gate(options: argparse.Namespace) -> int:
     from benchmarks.gate import run_gate
     from benchmarks.report import format_table
@@ -88,7 +94,7 @@ def _gate(options: argparse.Namespace) -> int:
         sys.stderr.write(format_table(result.verdict) + "\n")
     if result.skipped:
         sys.stderr.write(f"skipped: {result.skipped}\n")
-    print_json(result.summary())
+    _print_for_machines(result.summary())
     return _EXIT_CODES[result.verdict.outcome] if result.verdict else 0
 
 
@@ -102,7 +108,7 @@ def _bench(options: argparse.Namespace) -> int:
     users = [int(count) for count in options.users.split(",")]
     measured = run_bench(store, ref.model, resolve(store, ref), _settings(options), users)
     sys.stderr.write(format_bench(measured) + "\n")
-    print_json(measured)
+    _print_for_machines(measured)
     return 0
 
 

@@ -11,6 +11,8 @@ import msgspec
 
 LogFormat = Literal["auto", "human", "json"]
 
+_LONGEST_BESIDE = 60
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -38,9 +40,14 @@ class _HumanFormatter(logging.Formatter):
         clock = datetime.datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         fields = getattr(record, "fields", {})
-        tail = "".join(f"  {name}={_short(value)}" for name, value in fields.items())
+        tail = "".join(_show(name, _short(value)) for name, value in fields.items())
         line = f"{clock} {record.name.partition('.')[0]:<10} {level}{record.getMessage()}{tail}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _show(name: str, text: str) -> str:
+    """Beside the event, or on a line of its own if it is long: a command to copy, a path."""
+    return f"  {name}={text}" if len(text) <= _LONGEST_BESIDE else f"\n    {name}: {text}"
 
 
 def _short(value: object) -> str:

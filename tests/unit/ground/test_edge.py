@@ -89,6 +89,16 @@ def test_human_log_line_is_readable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert second.endswith("warning: careful")
 
 
+def test_a_long_value_has_a_line_of_its_own_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is meant to be copied must not hang behind other fields."""
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    configure_logging()
+    command = "curl -s http://127.0.0.1:8000/predict " + "x" * 60
+    log_event(LOGGER, "ready", version=1, example=command)
+    assert terminal.getvalue().endswith(f"ready  version=1\n    example: {command}\n")
+
+
 def test_log_level_holds(capsys: pytest.CaptureFixture[str]) -> None:
     """--log-level error must silence the rest."""
     configure_logging(level="error", format="json")

@@ -34,7 +34,7 @@ Classes = npt.NDArray[np.int32]  # (rows,)
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """The part of one entry of history.json that is drawn; losses in nats, accuracies 0 to 1."""
+    """The part of one entry of history.json that is drawn: 0-based epoch, nats, accuracies 0 to 1."""
 
     epoch: int
     loss: float
@@ -131,7 +131,7 @@ def _draw(
     history = msgspec.json.decode((run_folder / "history.json").read_bytes(), type=list[Epoch])
     plot_learning_curves(
         folder / "learning_curves.png",
-        epochs=[epoch.epoch for epoch in history],
+        epochs=[epoch.epoch + 1 for epoch in history],  # people count from 1
         loss=[epoch.loss for epoch in history],
         validation_loss=[epoch.validation_loss for epoch in history],
         accuracy=[epoch.accuracy for epoch in history],

@@ -21,7 +21,7 @@ def answer(data: str, model: str, row: dict[str, Any]) -> dict[str, float]:
     literals = ", ".join(f'CAST({value} AS DOUBLE) AS "{name}"' for name, value in values.items())
     program = parse_features(run.features_sql, run.columns)
     with duckdb.connect() as connection:
-        features = connection.sql(program.select_sql(f"(SELECT {literals})")).fetchone()
+        features = connection.execute(program.select_sql(f"(SELECT {literals})")).fetchone()
     network = keras.models.load_model(Path(data) / run.keras_model)
     output = network.predict(np.array([features], np.float32), verbose=0)
     probabilities = output["probabilities"] if isinstance(output, dict) else output

@@ -96,12 +96,16 @@ class RunningService:
 
 @contextlib.contextmanager
 def running_service(
-    registry: Path, model: str, *flags: str, environment: Mapping[str, str] | None = None
+    registry: Path,
+    model: str,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[RunningService]:
     """Start ``python -m inference serve`` and yield it once it is ready."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        process = _start(registry, model, flags, environment, log)
+        process = _start(registry, model, flags, environment, log, python)
         try:
             service = RunningService(process, _read_announcement(process, log), log)
             yield service
@@ -124,9 +128,14 @@ def refuse_to_start(registry: Path, model: str, *flags: str) -> tuple[int, str]:
 
 
 def _start(
-    registry: Path, model: str, flags: tuple[str, ...], environment: Mapping[str, str] | None, log: Path
+    registry: Path,
+    model: str,
+    flags: tuple[str, ...],
+    environment: Mapping[str, str] | None,
+    log: Path,
+    python: str = sys.executable,
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "inference", "serve", "--model", model, "--registry", str(registry)]
+    command = [python, "-m", "inference", "serve", "--model", model, "--registry", str(registry)]
     with log.open("wb") as stderr:
         return subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", "0", *flags],

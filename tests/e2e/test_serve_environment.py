@@ -1,0 +1,33 @@
+"""The serve requirements alone run the service; the wall is physical."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from registry.store import open_store
+from tests.support.service import ROOT, running_service
+from tests.support.tiny_model import publish_numeric
+
+
+def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
+    """What is shipped is this environment, not the one that the other tests run in."""
+    python = tmp_path / "venv" / "bin" / "python"
+    lock = ROOT / "requirements" / "serve.txt"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
+    subprocess.run(install, check=True)
+    publish_numeric(open_store(tmp_path / "registry"))
+
+    with running_service(tmp_path / "registry", "tiny", python=str(python)) as service:
+        status, answer = service.predict({"rings": 40})
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True
+    )
+
+    assert (status, answer["model"], answer["version"]) == (200, "tiny", 1)
+    names = {package["name"].lower() for package in json.loads(listed.stdout)}
+    assert names & {"tensorflow", "keras", "duckdb", "pyarrow", "onnx", "tf2onnx"} == set()
+    assert "onnxruntime" in names

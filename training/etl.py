@@ -12,12 +12,11 @@ from typing import Any
 import duckdb
 import msgspec
 
-from registry import __version__
 from registry.errors import ConfigError, StageError
 from registry.ground.files import digest_bytes, fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
-from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
 from registry.signature import ClassLabel, Column
 from training.census import Census, take_census
 from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
@@ -101,7 +100,7 @@ def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[st
         "raw": raw.digest,
         "config": digest_value(relevant),
         "features": digest_bytes(features_sql.encode()),
-        "code": __version__,
+        "code": digest_code(Path(__file__).parent),
         "duckdb": duckdb.__version__,
     }
 

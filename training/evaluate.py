@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
-from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
 from registry.manifest import Metrics
 from registry.runs import RunRecord, find_run, read_run
 from training.baselines import score_baselines
@@ -56,7 +56,12 @@ def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any
     prepared = read_receipt((data / run.test_parquet).parent)
     if receipt is None or prepared is None:
         raise TrainingError("has lost its receipt", where=str(run_folder), hint="Run `make train` again.")
-    inputs = {"run": receipt.digest, "prepared": prepared.digest, "seed": digest_value(run.seed)}
+    inputs = {
+        "run": receipt.digest,
+        "prepared": prepared.digest,
+        "seed": digest_value(run.seed),
+        "code": digest_code(Path(__file__).parent),
+    }
     folder = run_folder.with_name(f"{run.run_id}.evaluation")
     current = find_current(folder, "evaluate", inputs)
     if current is None:

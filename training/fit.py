@@ -12,11 +12,10 @@ import keras
 import msgspec
 import tensorflow as tf
 
-from registry import __version__
 from registry.errors import StageError
 from registry.ground.files import digest_bytes, write_atomically
 from registry.ground.logs import log_event
-from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
 from registry.runs import read_run
 from training.checkpoints import Epoch, discard_checkpoint
 from training.config import ModelConfig
@@ -96,7 +95,7 @@ def _inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
         "features": digest,
         "training": digest_value([config.network, config.training, config.prior]),
         "record": digest_value(config.model),
-        "code": __version__,
+        "code": digest_code(Path(__file__).parent),
     }
 
 

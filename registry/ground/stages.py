@@ -43,6 +43,15 @@ def digest_value(value: object) -> str:
     return digest_bytes(msgspec.json.encode(value, order="sorted"))
 
 
+def digest_code(package: Path) -> str:
+    """SHA-256 over the names and bytes of every Python file below ``package``.
+
+    A stage that names it among its inputs runs again when its program changes, released or not.
+    """
+    files = sorted(package.rglob("*.py"))
+    return digest_value([(path.relative_to(package).as_posix(), digest_file(path)) for path in files])
+
+
 def read_receipt(folder: Path) -> Receipt | None:
     """The receipt in ``folder``, or None when there is none or it cannot be read."""
     try:

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from registry.ground.stages import RECEIPT, digest_value, find_current, read_receipt, stage_folder
+from registry.ground.stages import (
+    RECEIPT,
+    digest_code,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
 
 INPUTS = {"raw": "1", "config": "2"}
 
@@ -86,3 +93,16 @@ def test_digest_of_a_value_does_not_depend_on_key_order() -> None:
     """The same settings in another order are the same settings."""
     assert digest_value({"a": 1, "b": [1, 2]}) == digest_value({"b": [1, 2], "a": 1})
     assert digest_value({"a": 1}) != digest_value({"a": 2})
+
+
+def test_the_digest_of_code_follows_every_file_and_its_name(tmp_path: Path) -> None:
+    """A stage must run again when its program changed, and must not when only its caches did."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "fit.py").write_text("a = 1\n")
+    first = digest_code(tmp_path)
+    (tmp_path / "deep" / "fit.pyc").write_bytes(b"\0")
+    assert digest_code(tmp_path) == first
+    (tmp_path / "deep" / "fit.py").write_text("a = 2\n")
+    changed = digest_code(tmp_path)
+    (tmp_path / "deep" / "fit.py").rename(tmp_path / "deep" / "loop.py")
+    assert len({first, changed, digest_code(tmp_path)}) == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
 from registry.errors import ConfigError
-from registry.ground.command import print_json, run_command
+from registry.ground.command import print_json, print_result, run_command
 from registry.ground.logs import configure_logging
 
 # The verdict decides the exit code; an unproven candidate is not promoted, so it is a no.
@@ -67,12 +67,6 @@ def _settings(options: argparse.Namespace) -> GateSettings:
     return load_gate_settings(options.gates, overrides=[*options.set, *overrides], environment=os.environ)
 
 
-def _print_for_machines(result: object) -> None:
-    """JSON, unless a person is looking at the table of the same figures already."""
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        print_json(result)
-
-
 def _gate(options: argparse.Namespace) -> int:
     from benchmarks.gate import run_gate
     from benchmarks.report import format_table
@@ -94,7 +88,7 @@ def _gate(options: argparse.Namespace) -> int:
         sys.stderr.write(format_table(result.verdict) + "\n")
     if result.skipped:
         sys.stderr.write(f"skipped: {result.skipped}\n")
-    _print_for_machines(result.summary())
+    print_result(result.summary())
     return _EXIT_CODES[result.verdict.outcome] if result.verdict else 0
 
 
@@ -108,7 +102,7 @@ def _bench(options: argparse.Namespace) -> int:
     users = [int(count) for count in options.users.split(",")]
     measured = run_bench(store, ref.model, resolve(store, ref), _settings(options), users)
     sys.stderr.write(format_bench(measured) + "\n")
-    _print_for_machines(measured)
+    print_result(measured)
     return 0
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from registry.ground.command import print_json, run_command
+from registry.ground.command import print_result, run_command
 from registry.ground.logs import configure_logging
 from registry.ground.quiet import silence_tensorflow
 
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     inputs = load_inputs(options.data, options.model, settings, options.run)
     result = export_run(inputs, open_store(options.registry), tolerances=tolerances)
-    print_json(result)
+    print_result(result)
     return 1 if result.outcome == "refused" else 0
 
 

@@ -70,7 +70,9 @@ def make_result(
 def log_result(result: ExportResult) -> None:
     """Say in the log what was published, or the worst rows of what was refused."""
     if result.version is not None:
-        log_event(log, "published", model=result.model, version=result.version, run=result.run_id)
+        errors = {name: part.worst_absolute_error for name, part in (result.parity or {}).items()}
+        worst = " ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        log_event(log, "published", model=result.model, version=result.version, worst_errors=worst)
         return
     for item in result.breaks:
         log.error(

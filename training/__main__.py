@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from registry.ground.command import print_json, run_command
+from registry.ground.command import print_result, run_command
 from registry.ground.logs import configure_logging
 from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from training.config import ModelConfig, load_model_config
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
     config = load_model_config(options.models, options.model, overrides=options.set)
     configure_logging(options.log_level or config.logging.level, options.log_format or config.logging.format)
     data = options.data or Path(config.paths.data)
-    print_json(_stage(options, config, data))
+    print_result(_stage(options, config, data))
     return 0
 
 

@@ -69,7 +69,11 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
             resumed_from = _train(config, models, data, run_id, partial, checkpoints, resume=resume)
         discard_checkpoint(checkpoints)
     write_atomically(folder.parent / "latest", f"{run_id}\n".encode())
-    return {"stage": "train", "skipped": is_current, "resumed_from": resumed_from, **_summary(folder, config)}
+    summary = _summary(folder, config)
+    if not is_current:
+        told = ("epochs", "minutes", "validation_accuracy", "validation_loss")
+        log_event(_logger, "train finished", run=run_id, **{key: summary[key] for key in told})
+    return {"stage": "train", "skipped": is_current, "resumed_from": resumed_from, **summary}
 
 
 def _inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:

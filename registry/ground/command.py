@@ -21,6 +21,12 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
+def print_result(value: object) -> None:
+    """`print_json`, unless a person is looking: on a terminal the log has just told the same."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        print_json(value)
+
+
 def run_command(part: str, command: Callable[[], int]) -> int:
     """Run ``command`` and return the exit code of the process.
 

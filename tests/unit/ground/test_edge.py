@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from registry.errors import ConfigError, LifecycleError, PromotionRefusedError
-from registry.ground.command import print_json, run_command
+from registry.ground.command import print_json, print_result, run_command
 from registry.ground.logs import configure_logging, log_event
 from registry.ground.progress import Progress
 
@@ -113,6 +113,18 @@ def test_result_is_json_on_stdout_alone(capsys: pytest.CaptureFixture[str]) -> N
     assert json.loads(captured.out) == {"accuracy": 0.5}
     assert captured.out.endswith("}\n")
     assert captured.err == ""
+
+
+@pytest.mark.parametrize(("out", "is_silent"), [(_Terminal, True), (io.StringIO, False)])
+def test_a_result_is_for_machines_when_a_person_has_the_log(
+    monkeypatch: pytest.MonkeyPatch, out: type[io.StringIO], is_silent: bool
+) -> None:
+    """On a terminal the log has told it; into a pipe it must go whatever stderr is."""
+    stdout = out()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    print_result({"accuracy": 0.5})
+    assert (stdout.getvalue() == "") is is_silent
 
 
 def test_progress_off_a_terminal_is_a_plain_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ PORT     ?= 8000
 # Overrides of model.toml, as in SET="training.epochs=3 network.kind=mlp"
 SET      ?=
 PYTHON   ?= python3
+ENGINE   ?= docker
 VENV     ?= .venv
 
 PY    := $(VENV)/bin/python
@@ -17,7 +18,7 @@ STAGE := --model $(MODEL) --models $(MODELS) --data $(DATA) $(foreach s,$(SET),-
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate promote rollback release serve bench bench-etl \
-        test check unit lint lock images clean
+        test lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -78,8 +79,8 @@ lock: setup ## write the lock files again from pyproject.toml
 	for role in serve train bench; do $(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
 
 images: ## build the train and serve images with the container engine at hand
-	docker build -f Dockerfile.train -t timberline-train .
-	docker build -f Dockerfile.serve -t timberline-serve .
+	$(ENGINE) build -f Dockerfile.train -t timberline-train .
+	$(ENGINE) build -f Dockerfile.serve -t timberline-serve .
 
 clean: ## remove everything generated (data, runs, registry)
 	rm -rf var

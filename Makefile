@@ -1,7 +1,8 @@
 # Every target is one call of `python -m <part> <verb>`; stages already done are skipped.
 MODEL    ?= forest_cover
 MODELS   ?= models
-DATA     ?= var/data
+# Unset: [paths] data of model.toml, which is var/data by default.
+DATA     ?=
 REGISTRY ?= var/registry
 HOST     ?= 127.0.0.1
 PORT     ?= 8000
@@ -12,7 +13,8 @@ ENGINE   ?= docker
 VENV     ?= .venv
 
 PY    := $(VENV)/bin/python
-STAGE := --model $(MODEL) --models $(MODELS) --data $(DATA) $(foreach s,$(SET),--set '$(s)')
+PLACE := $(if $(DATA),--data $(DATA))
+STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '$(s)')
 
 # One stage after the other, whatever -j says.
 .NOTPARALLEL:
@@ -22,7 +24,7 @@ STAGE := --model $(MODEL) --models $(MODELS) --data $(DATA) $(foreach s,$(SET),-
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) REGISTRY=$(REGISTRY) HOST=$(HOST) PORT=$(PORT) SET='section.key=value'"
+	@echo "  variables: MODEL=$(MODEL) DATA=$(or $(DATA),var/data) REGISTRY=$(REGISTRY) HOST=$(HOST) PORT=$(PORT) SET='section.key=value'"
 
 setup: $(VENV)/.installed ## make the environment from the lock file
 
@@ -48,7 +50,7 @@ export: evaluate ## write one ONNX model and publish it as the candidate
 	@$(PY) -m exporter export $(STAGE) --registry $(REGISTRY)
 
 gate: setup ## judge the candidate against production
-	@$(PY) -m benchmarks gate --model $(MODEL) --data $(DATA) --registry $(REGISTRY)
+	@$(PY) -m benchmarks gate --model $(MODEL) $(PLACE) --registry $(REGISTRY)
 
 promote: setup ## point production at the candidate, if its verdict passes
 	@$(PY) -m registry promote $(MODEL) --registry $(REGISTRY)
@@ -63,7 +65,7 @@ serve: release ## release, then serve on http://HOST:PORT
 	@$(PY) -m inference serve --model $(MODEL) --registry $(REGISTRY) --host $(HOST) --port $(PORT)
 
 bench: setup ## latency, throughput, start-up and memory of the production version
-	@$(PY) -m benchmarks bench --model $(MODEL) --data $(DATA) --registry $(REGISTRY)
+	@$(PY) -m benchmarks bench --model $(MODEL) $(PLACE) --registry $(REGISTRY)
 
 bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 	@$(PY) -m benchmarks etl $(STAGE)

@@ -15,7 +15,7 @@ from registry.ground.quiet import silence_tensorflow
 def main(arguments: list[str] | None = None) -> int:
     """Run the verb; its result goes to stdout as JSON. 1: parity is broken, nothing was published."""
     options = _parser().parse_args(arguments)
-    configure_logging(options.log_level, options.log_format)
+    configure_logging(options.log_level or "info", options.log_format or "auto")
     silence_tensorflow()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # parity is against the processor that serves
     return run_command("exporter", lambda: _run(options))
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     export = verbs.add_parser("export", help=text, description=text)
     export.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"))
     export.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
-    export.add_argument("--data", type=Path, default=Path("var/data"), help="where the runs lie")
+    export.add_argument("--data", type=Path, help="where the runs lie (default: [paths] data)")
     export.add_argument("--registry", default="var/registry", help="where to publish")
     export.add_argument("--run", metavar="ID", help="the run to export (default: the last one)")
     export.add_argument(
@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="other parity bounds than the committed ones; the manifest records which",
     )
-    export.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    export.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
+    export.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    export.add_argument("--log-format", choices=["auto", "human", "json"])
     return parser
 
 
@@ -56,7 +56,10 @@ def _run(options: argparse.Namespace) -> int:
     settings = load_release_settings(
         options.models, options.model, overrides=options.set, environment=os.environ
     )
-    inputs = load_inputs(options.data, options.model, settings, options.run)
+    chosen = settings.logging
+    configure_logging(options.log_level or chosen.level, options.log_format or chosen.format)
+    data = options.data or Path(settings.paths.data)
+    inputs = load_inputs(data, options.model, settings, options.run)
     result = export_run(inputs, open_store(options.registry), tolerances=tolerances)
     print_result(result)
     return 1 if result.outcome == "refused" else 0

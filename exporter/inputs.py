@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from registry.errors import StageError
-from registry.ground.settings import load_settings
+from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.ground.stages import Receipt, find_current, read_receipt
 from registry.manifest import GateLimits, Metrics
 from registry.runs import ExportSettings, RunRecord, find_run, read_run
@@ -29,27 +29,29 @@ class ExportInputs:
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True):
-    """The sections of model.toml that decide about a release; the others are other parts' business.
+    """The sections of model.toml that an export reads; the others are other parts' business.
 
-    They are read here and not by training, so that another limit or opset costs an export and no
-    new network.
+    ``[export]`` and ``[gate]`` are read here and not by training, so that another limit or opset
+    costs an export and no new network.
     """
 
     export: ExportSettings = ExportSettings()
     gate: GateLimits = GateLimits()
+    paths: PathsSection = PathsSection()
+    logging: LoggingSection = LoggingSection()
 
 
 def load_release_settings(
     models: Path, model: str, *, overrides: Iterable[str] = (), environment: Mapping[str, str] | None = None
 ) -> ReleaseSettings:
-    """Read ``[export]`` and ``[gate]`` of ``<models>/<model>/model.toml``.
+    """Read an export's sections of ``<models>/<model>/model.toml``.
 
     Args:
         overrides: ``section.key=value``; those of other sections have had their effect before.
-        environment: where to look for ``TIMBERLINE_EXPORT_*`` and ``TIMBERLINE_GATE_*``.
+        environment: where to look for ``TIMBERLINE_EXPORT_*``, ``TIMBERLINE_GATE_*``, …
 
     Raises:
-        ConfigError: no such file, or a value in the two sections is wrong.
+        ConfigError: no such file, or a value in these sections is wrong.
     """
     path = models / model / "model.toml"
     return load_settings(path, ReleaseSettings, overrides=overrides, environment=environment)

@@ -76,16 +76,6 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     outputs: tuple[TensorSpec, ...]
     classes: tuple[ClassLabel, ...]
 
-    @property
-    def numeric_columns(self) -> tuple[Column, ...]:
-        """The columns of tensor ``numeric``, in the order of its second axis."""
-        return tuple(column for column in self.columns if column.datatype != "BYTES")
-
-    @property
-    def text_columns(self) -> tuple[Column, ...]:
-        """The columns of tensor ``text``, in the order of its second axis."""
-        return tuple(column for column in self.columns if column.datatype == "BYTES")
-
 
 def build_signature(columns: tuple[Column, ...], classes: tuple[ClassLabel, ...]) -> Signature:
     """The signature of a graph over these raw columns and classes; a tensor with no column is left out."""

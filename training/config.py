@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import ConfigError
-from registry.ground.settings import load_settings
+from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings
 from registry.signature import ClassLabel, Column
@@ -234,20 +234,6 @@ class PriorSection(_Section, frozen=True, kw_only=True):
     calibrate: bool = True
     values: tuple[Positive, ...] | None = None
     unlabelled_split: Literal["validation", "test"] = "test"
-
-
-class PathsSection(_Section, frozen=True, kw_only=True):
-    """Where generated things lie; relative to the working directory."""
-
-    data: str = "var/data"
-    registry: str = "var/registry"
-
-
-class LoggingSection(_Section, frozen=True, kw_only=True):
-    """``auto`` is human on a terminal and JSON lines otherwise."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "human", "json"] = "auto"
 
 
 class ModelConfig(_Section, frozen=True, kw_only=True):

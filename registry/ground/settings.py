@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -19,6 +19,22 @@ from registry.ground.explain import child_hint, find_fault, format_path, list_ke
 
 T = TypeVar("T", bound=msgspec.Struct)
 ENVIRONMENT_PREFIX = "TIMBERLINE_"
+
+
+class PathsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[paths]`` of model.toml: where data and runs lie, relative to the working directory.
+
+    Not where the registry is: it holds many models, so no one model's file can say.
+    """
+
+    data: str = "var/data"
+
+
+class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[logging]`` of model.toml; ``auto`` is human on a terminal and JSON lines otherwise."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json"] = "auto"
 
 
 def load_settings(

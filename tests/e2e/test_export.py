@@ -350,11 +350,13 @@ def test_limits_and_opset_come_from_the_model_folder_at_export(data: Path, tmp_p
     """Another limit costs an export and no training; a mistake in the two sections is told."""
     folder = tmp_path / "models" / "tiny"
     folder.mkdir(parents=True)
-    (folder / "model.toml").write_text("[export]\ngolden_rows = 3\n[gate]\nmin_accuracy = 0.4\n[network]\n")
+    sections = ("[export]\ngolden_rows = 3", "[gate]\nmin_accuracy = 0.4", "[network]", "[paths]\ndata = 'd'")
+    (folder / "model.toml").write_text("\n".join(sections))
 
     settings = load_release_settings(tmp_path / "models", "tiny", overrides=["training.seed=3"])
 
     assert (settings.export.golden_rows, settings.gate.min_accuracy) == (3, 0.4)
+    assert settings.paths.data == "d"
     assert load_inputs(data, "tiny", settings).gate == settings.gate
     with pytest.raises(ConfigError, match="golden_rows"):
         load_release_settings(tmp_path / "models", "tiny", overrides=["export.golden_row=3"])

@@ -8,24 +8,24 @@ import msgspec
 
 Header = tuple[bytes, bytes]
 
-_JSON: Header = (b"content-type", b"application/json")
+JSON: Header = (b"content-type", b"application/json")
+# Headers of every answer in JSON that names no version.
+JSON_HEADERS: tuple[Header, ...] = (JSON,)
 
 
 class Answer(NamedTuple):
-    """Status, headers (names in lower case) and body."""
+    """Status, headers (names in lower case; the length is added when it is sent) and body."""
 
     status: int
-    headers: list[Header]
+    headers: tuple[Header, ...]
     body: bytes
 
 
-def answer_bytes(body: bytes, status: int = 200, content_type: Header = _JSON) -> Answer:
-    """An answer of finished bytes."""
-    return Answer(status, [content_type, (b"content-length", b"%d" % len(body))], body)
+def answer_bytes(body: bytes, headers: tuple[Header, ...] = JSON_HEADERS) -> Answer:
+    """A good answer of finished bytes."""
+    return Answer(200, headers, body)
 
 
 def answer_json(value: Any, status: int = 200, *more: Header) -> Answer:
     """An answer with ``value`` as JSON and ``more`` headers."""
-    answer = answer_bytes(msgspec.json.encode(value), status)
-    answer.headers.extend(more)
-    return answer
+    return Answer(status, (JSON, *more), msgspec.json.encode(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
 from time import perf_counter
 
@@ -12,29 +12,34 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference import errors
-from inference.answers import Answer, answer_bytes, answer_json
+from inference.answers import Answer, answer_json
+from inference.body import BodyReader
 from inference.config import ServiceConfig
 from inference.health import Health
 from inference.metrics import RouteMetrics, ServiceMetrics
 from inference.predict import Predict
 from inference.protocol import Metadata
+from inference.request import Handler, Request
+from inference.run import Runner
 from inference.state import ServiceState
+from inference.work import WorkLimit
 from registry.errors import LifecycleError
-
-Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
 _logger = logging.getLogger("inference.app")
 
 # The first entry that an error is an instance of decides.
 STATUSES: Mapping[type[LifecycleError], int] = {
+    errors.UnauthorizedError: 401,
     errors.NotFoundError: 404,
     errors.MethodNotAllowedError: 405,
+    errors.SlowClientError: 408,
     errors.BodyTooLargeError: 413,
     errors.BatchTooLargeError: 413,
     errors.UnsupportedMediaError: 415,
     errors.ClientGoneError: 499,  # nginx's number for it; only ever seen in the metrics
     errors.RequestError: 400,
     errors.NotReadyError: 503,
+    errors.DeadlineError: 504,
 }
 _OUT_OF_TIME = errors.NotReadyError("the service stopped before the request was complete")
 # Paths that are nobody's are counted together, so that a client cannot make new series.
@@ -47,18 +52,24 @@ class App:
     It is Starlette's router without Starlette's application around it: the middleware that the
     latter always adds turns errors into text, and every endpoint here answers its own. Paths
     without a parameter are looked up directly; walking the routes costs a tenth of a request.
+
+    ``direct`` holds, by request target, what `inference.connection` may answer without ASGI.
     """
 
     def __init__(
         self, state: ServiceState, config: ServiceConfig, metrics: ServiceMetrics, pool: Executor
     ) -> None:
+        self._work = WorkLimit(config.max_requests_in_work, config.deadline_s)
+        self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s)
+        self._metrics = metrics
+        runner = Runner(pool, self._work, config.inline_max_rows)
         health = Health(state)
         metadata = Metadata(state)
-        predict = {"POST": Predict(state, config, pool)}
+        predict = Predict(state, config, runner)
         table: list[tuple[str, Mapping[str, Handler]]] = [
             ("/", {"GET": health.probe}),
-            ("/predict", predict),
-            ("/predict/", predict),
+            ("/predict", {"POST": predict}),
+            ("/predict/", {"POST": predict}),
             ("/metrics", {"GET": _page_handler(metrics)}),
             ("/v2", {"GET": metadata.server}),
             ("/v2/", {"GET": metadata.server}),
@@ -67,51 +78,104 @@ class App:
             ("/v2/models/{model}", {"GET": metadata.model}),
             ("/v2/models/{model}/versions/{version}", {"GET": metadata.model}),
         ]
-        endpoints = {path: Endpoint(path, handlers, metrics) for path, handlers in table}
-        nowhere = Endpoint(UNMATCHED, None, metrics)
+        endpoints = {path: self._endpoint(path, handlers) for path, handlers in table}
+        nowhere = self._endpoint(UNMATCHED, None)
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)
-        self._direct: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}
+        self._fixed: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}
+        self.direct = {path.encode(): endpoints[path] for path in ("/predict", "/predict/")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await self._direct.get(scope["path"], self._router)(scope, receive, send)
+        await self._fixed.get(scope["path"], self._router)(scope, receive, send)
+
+    def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
+        return Endpoint(route, handlers, self._metrics, self._work, self._bodies)
 
 
 class Endpoint:
-    """One path: runs the method's handler, sends its answer or the error's, and counts it.
+    """One path: runs the method's handler, gives its answer or the error's, and counts it.
 
     Args:
         route: the path's pattern, a label in the metrics.
         handlers: by method, GET standing for HEAD too; None where there is nothing for any method.
         metrics: where requests are counted.
+        work: the bound on requests in work; those with a body count as work.
+        bodies: reads them.
     """
 
-    def __init__(self, route: str, handlers: Mapping[str, Handler] | None, metrics: ServiceMetrics) -> None:
+    def __init__(
+        self,
+        route: str,
+        handlers: Mapping[str, Handler] | None,
+        metrics: ServiceMetrics,
+        work: WorkLimit,
+        bodies: BodyReader,
+    ) -> None:
         self._handlers = dict(handlers or {})
         if "GET" in self._handlers:
             self._handlers["HEAD"] = self._handlers["GET"]
         self._is_matched = handlers is not None
         self._metrics = metrics
+        self._work = work
+        self._bodies = bodies
         self._counts: RouteMetrics = metrics.add_route(route.rstrip("/") or route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request the general way."""
         started = perf_counter()
         self._metrics.in_flight += 1
         try:
-            try:
-                handler = self._handlers.get(scope["method"]) or self._refuse(scope)
-                status, headers, body = await handler(scope, receive)
-            except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
-                status, headers, body = answer_error(_OUT_OF_TIME)
-            except Exception as error:  # the edge of the process towards its clients
-                status, headers, body = answer_error(error)
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            status, headers, body = await self._answer(scope, receive)
+            # Counted before it is sent: no client has an answer that is in no count.
             self._counts.observe(scope["method"], status, perf_counter() - started)
+            length = (b"content-length", b"%d" % len(body))
+            await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+            await send({"type": "http.response.body", "body": body})
         finally:
             self._metrics.in_flight -= 1
+
+    def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
+        """Answer one request whose body is here already; raises nothing.
+
+        The short way of `inference.connection`. What is not answered at once is to be waited for.
+        """
+        started = perf_counter()
+        try:
+            self._work.begin()
+            answer = self._handlers["POST"](request)
+        except Exception as error:  # the edge of the process towards its clients
+            answer = answer_error(error)
+        if not isinstance(answer, Answer):
+            return self._wait(answer, started)
+        self._counts.observe("POST", answer.status, perf_counter() - started)
+        return answer
+
+    async def _wait(self, coming: Awaitable[Answer], started: float) -> Answer:
+        self._metrics.in_flight += 1
+        try:
+            answer = await _settle(coming)
+            self._counts.observe("POST", answer.status, perf_counter() - started)
+            return answer
+        finally:
+            self._metrics.in_flight -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        try:
+            handler = self._handlers.get(scope["method"]) or self._refuse(scope)
+            body = b""
+            if scope["method"] == "POST":
+                body = await self._bodies.read(scope["headers"], receive)
+                self._work.begin()
+            named = scope.get("path_params", {})
+            answer = handler(
+                Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body, named)
+            )
+        except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
+            return answer_error(_OUT_OF_TIME)
+        except Exception as error:  # the edge of the process towards its clients
+            return answer_error(error)
+        return answer if isinstance(answer, Answer) else await _settle(answer)
 
     def _refuse(self, scope: Scope) -> Handler:
         path = scope["path"][:80]
@@ -120,24 +184,37 @@ class Endpoint:
         raise errors.NotFoundError("there is nothing here", where=path, hint="GET / says what there is.")
 
 
+async def _settle(coming: Awaitable[Answer]) -> Answer:
+    try:
+        return await coming
+    except asyncio.CancelledError:
+        return answer_error(_OUT_OF_TIME)
+    except Exception as error:  # the edge of the process towards its clients
+        return answer_error(error)
+
+
 def answer_error(error: Exception) -> Answer:
     """The answer to a request that failed; what is not the client's business is logged instead."""
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
-            answer = answer_json({"error": str(error)}, status)
+            more = []
             if isinstance(error, errors.MethodNotAllowedError):
-                answer.headers.append((b"allow", ", ".join(error.allowed).encode()))
+                more.append((b"allow", ", ".join(error.allowed).encode()))
+            if status == 401:
+                more.append((b"www-authenticate", b"Bearer"))
             if status == 503:
-                answer.headers.append((b"retry-after", b"1"))
-            return answer
+                more.append((b"retry-after", b"1"))
+            if status == 408:
+                more.append((b"connection", b"close"))
+            return answer_json({"error": str(error)}, status, *more)
     _logger.error("a request failed", exc_info=error)
     return answer_json({"error": "the service failed to answer; its log says why"}, 500)
 
 
 def _page_handler(metrics: ServiceMetrics) -> Handler:
-    async def page(scope: Scope, receive: Receive) -> Answer:
-        accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
+    def page(request: Request) -> Answer:
+        accept = request.find_header(b"accept") or b""
         body, content_type = metrics.write_page(accept.decode("latin-1"))
-        return answer_bytes(body, content_type=(b"content-type", content_type.encode()))
+        return Answer(200, ((b"content-type", content_type.encode()),), body)
 
     return page

@@ -1,77 +1,71 @@
-"""The bytes of a request: what they are declared to be, and no more of them than allowed."""
+"""The bytes of a request: no more of them than allowed, and within the time allowed."""
 
 from __future__ import annotations
 
-from starlette.types import Message, Receive, Scope
+import asyncio
+from collections.abc import Iterable
 
-from inference.errors import BodyTooLargeError, ClientGoneError, UnsupportedMediaError
+from starlette.types import Message, Receive
 
-_JSON = frozenset(
-    {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
-)
+from inference.answers import Header
+from inference.errors import BodyTooLargeError, ClientGoneError, SlowClientError, UnsupportedMediaError
 
 
-async def read_json_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Read a body that is JSON by its declaration; one without a declaration is taken to be JSON.
+class BodyReader:
+    """Reads bodies as they arrive.
 
-    Raises:
-        UnsupportedMediaError: it is declared to be something else, or compressed.
-        BodyTooLargeError: it is longer than ``max_bytes``, by its declared length or as it arrives;
-            the rest is not kept.
-        ClientGoneError: the client hung up in the middle.
+    Args:
+        max_bytes: longest body.
+        timeout_s: seconds that one may take to arrive.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            if value not in _JSON:
-                _check_media(value)
-        elif name == b"content-length":
-            if int(value) > max_bytes:
-                raise _refuse(max_bytes)
-        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise UnsupportedMediaError(
-                f"content encoding {_show(value)} is not read here", hint="Send the body uncompressed."
-            )
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message["body"]
-        if len(body) > max_bytes:
-            raise _refuse(max_bytes)
-        return body
-    return await _read_rest(message, receive, max_bytes)
 
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
-async def _read_rest(message: Message, receive: Receive, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    length = 0
-    while message["type"] == "http.request":
-        part = message.get("body", b"")
-        length += len(part)
-        if length > max_bytes:
-            raise _refuse(max_bytes)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-        message = await receive()
-    raise ClientGoneError("the client closed the connection before the body was complete")
+    async def read(self, headers: Iterable[Header], receive: Receive) -> bytes:
+        """Read one body.
 
+        Raises:
+            UnsupportedMediaError: it is compressed.
+            BodyTooLargeError: it is longer than allowed, by its declared length or as it arrives;
+                the rest is not kept.
+            SlowClientError: it did not arrive in time.
+            ClientGoneError: the client hung up in the middle.
+        """
+        for name, value in headers:
+            if name == b"content-length":
+                if int(value) > self._max_bytes:
+                    raise self._refuse()
+            elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+                raise UnsupportedMediaError(
+                    f"content encoding {_show(value)} is not read here", hint="Send the body uncompressed."
+                )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._read(await receive(), receive)
+        except TimeoutError:
+            raise SlowClientError(f"the body did not arrive within {self._timeout_s:g} s") from None
 
-def _check_media(value: bytes) -> None:
-    media, _, parameters = value.decode("latin-1").lower().partition(";")
-    if media.strip() != "application/json":
-        raise UnsupportedMediaError(
-            f"content type {_show(value)} is not read here", hint="Send application/json."
+    async def _read(self, message: Message, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        length = 0
+        while message["type"] == "http.request":
+            part = message.get("body", b"")
+            length += len(part)
+            if length > self._max_bytes:
+                raise self._refuse()
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+            message = await receive()
+        raise ClientGoneError("the client closed the connection before the body was complete")
+
+    def _refuse(self) -> BodyTooLargeError:
+        return BodyTooLargeError(
+            f"the body has more than {self._max_bytes:,} bytes, the most that is read",
+            hint="Send the rows in parts.",
         )
-    charset = next(
-        (p.partition("=")[2] for p in parameters.split(";") if p.strip().startswith("charset")), ""
-    )
-    if charset.strip(' "') not in {"", "utf-8", "utf8", "us-ascii"}:
-        raise UnsupportedMediaError(f"content type {_show(value)} is not read here", hint="JSON is UTF-8.")
-
-
-def _refuse(max_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(
-        f"the body has more than {max_bytes:,} bytes, the most that is read", hint="Send the rows in parts."
-    )
 
 
 def _show(value: bytes) -> str:

@@ -17,13 +17,29 @@ _SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one service process runs. Sizes in bytes, times in seconds.
 
-    - ``model``: ``name``, ``name@alias`` or ``name@7``; a bare name is ``name@production``.
+    - ``model``: ``name``, ``name@alias`` or ``name@7``, several with commas between; a bare name is
+      ``name@production``, and the first is the one behind ``/predict``.
     - ``port`` 0 takes a free one.
+    - ``workers``: processes; from 2 on they are watched over by one more, which restarts those that end.
     - ``threads``: how many large requests are worked on at the same time, beside the event loop;
       0 is as many as the container's CPU quota allows. One Run always uses one thread.
+    - ``max_body_bytes``: also the bound of what a compressed body may grow to.
     - ``inline_max_rows``, ``inline_max_body_bytes``: up to here a request is answered on the event
       loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take
       0.07 to 0.5 ms, which is what a request behind it may have to wait.
+    - ``max_requests_in_work``: of one worker; beyond it requests are turned away at once.
+    - ``deadline_s``: a request that is not answered by then is given up.
+    - ``receive_timeout_s``: how long a client may take to send one request, head and body.
+    - ``watch_s``: how often the registry is asked where an alias points; 0 is never.
+    - ``canary``: ``alias=share`` or ``number=share``: the share (0 to 1) of the default model's
+      requests that this version answers. Requests with the same ``canary_header`` go the same way.
+    - ``shadow``: ``alias=share``: the share of requests that this version is asked too, unseen by clients.
+    - ``drift_window_rows``: rows over which drift is measured; 0 is not at all.
+    - ``metrics_port``: a port of its own for ``/metrics``; 0 is the port of everything else.
+    - ``tokens``, ``tokens_file``: bearer tokens, with commas or on lines; with any, everything but
+      health asks for one.
+    - ``request_log``: one line in the log for every request.
+    - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
     - ``drain_s``: how long after SIGTERM new work is still answered while readiness already says no,
       for load balancers that learn of it late.
     - ``shutdown_grace_s``: how long requests in flight may take after that.
@@ -35,15 +51,29 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     registry: str = "var/registry"
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
-    workers: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024 * 1024
     max_rows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     inline_max_rows: Annotated[int, msgspec.Meta(ge=0)] = 64
     inline_max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024
-    drain_s: Annotated[int, msgspec.Meta(ge=0)] = 0
-    shutdown_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 30
-    keep_alive_s: Annotated[int, msgspec.Meta(ge=1)] = 75
+    max_requests_in_work: Annotated[int, msgspec.Meta(ge=1)] = 256
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    receive_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    watch_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    canary: str = ""
+    canary_header: str = "x-request-key"
+    shadow: str = ""
+    drift_window_rows: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    tokens: str = ""
+    tokens_file: str = ""
+    request_log: bool = False
+    predict_route: str = ""
+    health_route: str = ""
+    drain_s: Annotated[float, msgspec.Meta(ge=0)] = 0
+    shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
+    keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
 
 
 def environment_name(key: str) -> str:

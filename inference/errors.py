@@ -3,10 +3,13 @@
     ServingError
     ├─ SignatureMismatchError · GoldenMismatchError      a version that must not be served
     ├─ NotReadyError                                     the service cannot answer now
+    │  └─ OverloadedError                                it has as much to do as it may
+    ├─ DeadlineError                                     it could not answer in time
     └─ RequestError                                      the client can do something about it
        ├─ MalformedBodyError · RowError                  what was sent is not rows of this model
        ├─ BodyTooLargeError · BatchTooLargeError
-       ├─ UnsupportedMediaError
+       ├─ UnsupportedMediaError · SlowClientError
+       ├─ UnauthorizedError
        ├─ NotFoundError · MethodNotAllowedError
        └─ ClientGoneError                                nobody is left to answer
 
@@ -44,6 +47,23 @@ class NotReadyError(ServingError):
     code = "not_ready"
 
 
+class OverloadedError(NotReadyError):
+    """As many requests as may be are in work."""
+
+    code = "overloaded"
+
+
+class DeadlineError(ServingError):
+    """The request could not be answered in the time that it may take."""
+
+    code = "deadline"
+
+    @classmethod
+    def after(cls, seconds: float) -> DeadlineError:
+        """The error of a request that was given ``seconds``."""
+        return cls(f"not answered within {seconds:g} s", hint="Send fewer rows, or ask again.")
+
+
 class RequestError(ServingError):
     """The request cannot be answered as it stands; the message is for the client."""
 
@@ -78,6 +98,18 @@ class UnsupportedMediaError(RequestError):
     """The body is declared to be something that this route does not read."""
 
     code = "unsupported_media"
+
+
+class SlowClientError(RequestError):
+    """The client took too long to send what it began."""
+
+    code = "slow_client"
+
+
+class UnauthorizedError(RequestError):
+    """No token, or one that is not known here."""
+
+    code = "unauthorized"
 
 
 class NotFoundError(RequestError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.types import Receive, Scope
-
 from inference.answers import Answer, answer_json
+from inference.request import Request
 from inference.state import ServiceState
 
 
@@ -14,17 +13,17 @@ class Health:
     def __init__(self, state: ServiceState) -> None:
         self._state = state
 
-    async def live(self, scope: Scope, receive: Receive) -> Answer:
+    def live(self, request: Request) -> Answer:
         """200 as long as the process answers at all."""
         return answer_json(self._describe())
 
-    async def ready(self, scope: Scope, receive: Receive) -> Answer:
+    def ready(self, request: Request) -> Answer:
         """200 when work should be sent here, else 503."""
         if self._state.is_ready:
             return answer_json(self._describe())
         return answer_json(self._describe(), 503, (b"retry-after", b"1"))
 
-    async def probe(self, scope: Scope, receive: Receive) -> Answer:
+    def probe(self, request: Request) -> Answer:
         """What is served here, for a person or a load balancer."""
         self._state.check_ready()
         live = self._state.live

@@ -2,88 +2,51 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from math import isfinite
-from time import perf_counter
-from typing import Any
-
-import numpy as np
-from starlette.types import Receive, Scope
+from collections.abc import Awaitable, Sequence
 
 from inference.answers import Answer, answer_bytes
-from inference.body import read_json_body
 from inference.codec import RowBatch
 from inference.config import ServiceConfig
-from inference.errors import RowError
-from inference.session import Outputs, Row
+from inference.media import check_json
+from inference.request import Request
+from inference.run import Runner
+from inference.session import Row
 from inference.state import ServiceState
 from inference.versions import LiveVersion
 
 
 class Predict:
-    """Handler of ``POST /predict``.
+    """Handler of ``POST /predict``."""
 
-    Small requests are worked on right on the event loop, as handing them to a thread costs more
-    than answering them; large ones go to ``pool`` so that small ones need not wait behind them.
-    """
-
-    def __init__(self, state: ServiceState, config: ServiceConfig, pool: Executor) -> None:
+    def __init__(self, state: ServiceState, config: ServiceConfig, runner: Runner) -> None:
         self._state = state
-        self._pool = pool
-        self._max_body_bytes = config.max_body_bytes
+        self._runner = runner
         self._inline_max_body_bytes = config.inline_max_body_bytes
-        self._inline_max_rows = config.inline_max_rows
 
-    async def __call__(self, scope: Scope, receive: Receive) -> Answer:
-        body = await read_json_body(scope, receive, self._max_body_bytes)
-        live = self._state.live
-        if len(body) > self._inline_max_body_bytes:
-            batch = await self._in_pool(live.decoder.decode, body)
-        else:
-            batch = live.decoder.decode(body)
+    def __call__(self, request: Request) -> Answer | Awaitable[Answer]:
+        """The answer, or the wait for it."""
+        check_json(request)
+        live = self._state.choose(request)
+        if len(request.body) > self._inline_max_body_bytes:
+            return self._answer_large(live, request.body)
+        batch = live.decoder.decode(request.body)
         if batch.is_single:
-            return answer_bytes(_answer_row(live, batch.rows[0]))
-        return answer_bytes(await self._answer_rows(live, batch))
+            label, probabilities = self._runner.run_row(live, batch.rows[0])
+            return answer_bytes(live.encoder.encode_row(label, probabilities), live.headers)
+        if len(batch.rows) > self._runner.inline_max_rows:
+            return self._answer_rows(live, batch.rows)
+        outputs = self._runner.run(live, live.session.feed_rows(batch.rows))
+        return answer_bytes(live.encoder.encode_rows(outputs), live.headers)
 
-    async def _answer_rows(self, live: LiveVersion, batch: RowBatch) -> bytes:
-        body: bytes
-        if len(batch.rows) > self._inline_max_rows:
-            outputs, body, seconds = await self._in_pool(_work_rows, live, batch.rows)
-        else:
-            outputs, body, seconds = _work_rows(live, batch.rows)
-        live.metrics.observe_rows(outputs, seconds)
-        return body
+    async def _answer_large(self, live: LiveVersion, body: bytes) -> Answer:
+        batch: RowBatch = await self._runner.in_pool(live.decoder.decode, body)
+        if batch.is_single:
+            label, probabilities = self._runner.run_row(live, batch.rows[0])
+            return answer_bytes(live.encoder.encode_row(label, probabilities), live.headers)
+        return await self._answer_rows(live, batch.rows)
 
-    async def _in_pool(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-
-
-def _answer_row(live: LiveVersion, row: Row) -> bytes:
-    started = perf_counter()
-    label, probabilities = live.session.run_row(row)
-    seconds = perf_counter() - started
-    if not isfinite(sum(probabilities)):
-        raise _refuse_values("")
-    live.metrics.observe_row(label, seconds)
-    return live.encoder.encode_row(label, probabilities)
-
-
-def _work_rows(live: LiveVersion, rows: Sequence[Row]) -> tuple[Outputs, bytes, float]:
-    """Outputs, answer and seconds of the graph's run; touches nothing that another thread may."""
-    started = perf_counter()
-    outputs = live.session.run_rows(rows)
-    seconds = perf_counter() - started
-    finite = np.isfinite(outputs.probabilities).all(axis=1)  # (rows, classes) → (rows,)
-    if not finite.all():
-        raise _refuse_values(f"row {int(np.argmin(finite))}")
-    return outputs, live.encoder.encode_rows(outputs), seconds
-
-
-def _refuse_values(where: str) -> RowError:
-    return RowError(
-        "the model has no finite answer for these values",
-        where=where,
-        hint="One of them is far outside of everything that can be computed with.",
-    )
+    async def _answer_rows(self, live: LiveVersion, rows: Sequence[Row]) -> Answer:
+        feed = await self._runner.in_pool(live.session.feed_rows, rows)
+        outputs = await self._runner.run_large(live, feed)
+        body = await self._runner.in_pool(live.encoder.encode_rows, outputs)
+        return answer_bytes(body, live.headers)

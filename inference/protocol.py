@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.types import Receive, Scope
-
 from inference.answers import Answer, answer_json
+from inference.request import Request
 from inference.state import ServiceState
 from registry import __version__
 from registry.manifest import Manifest
@@ -18,14 +17,13 @@ class Metadata:
     def __init__(self, state: ServiceState) -> None:
         self._state = state
 
-    async def server(self, scope: Scope, receive: Receive) -> Answer:
+    def server(self, request: Request) -> Answer:
         """Name, version and extensions of the server."""
         return answer_json({"name": "timberline", "version": __version__, "extensions": []})
 
-    async def model(self, scope: Scope, receive: Receive) -> Answer:
+    def model(self, request: Request) -> Answer:
         """The graph's tensors as the protocol wants them, and the model card beside them."""
-        named = scope["path_params"]
-        live = self._state.find(named["model"], named.get("version"))
+        live = self._state.find(request.named["model"], request.named.get("version"))
         signature = live.manifest.signature
         return answer_json(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -14,10 +15,10 @@ from types import FrameType
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from inference.app import App
 from inference.config import ServiceConfig
+from inference.connection import Connection
 from inference.cpus import count_cpus
 from inference.example import write_curl
 from inference.metrics import ServiceMetrics
@@ -49,8 +50,8 @@ def serve(config: ServiceConfig) -> int:
         )
         metrics = ServiceMetrics()
         metrics.add_model(live.metrics)
-        state = ServiceState(live)
-        server = Server(_uvicorn_config(config, state, metrics, pool), state, config.drain_s, started)
+        state = ServiceState([live])
+        server = Server(_uvicorn_config(config, state, metrics, pool), state, config, started)
         server.run(sockets=[listener])
     log_event(_logger, "stopped", model=live.model, version=live.version)
     return 0
@@ -60,11 +61,11 @@ class Server(uvicorn.Server):
     """uvicorn's server that announces itself when it is ready and ends with 0 when told to stop."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServiceState, drain_s: float, started_at: float
+        self, config: uvicorn.Config, state: ServiceState, service: ServiceConfig, started_at: float
     ) -> None:
         super().__init__(config)
         self._state = state
-        self._drain_s = drain_s
+        self._service = service
         self._drained_at: float | None = None
         self._started_at = started_at
 
@@ -105,30 +106,22 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Turn readiness off and begin to stop: after the drain on a first SIGTERM, else at once."""
-        if sig == signal.SIGTERM and self._drain_s and not self._state.is_draining:
-            self._drained_at = monotonic() + self._drain_s
+        if sig == signal.SIGTERM and self._service.drain_s and not self._state.is_draining:
+            self._drained_at = monotonic() + self._service.drain_s
         else:
             super().handle_exit(sig, frame)
         self._state.is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called every 0.1 s; True ends the serving."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.sweep(now, self._service.keep_alive_s, self._service.receive_timeout_s)
         if self._drained_at is not None and monotonic() >= self._drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, whose own refusal of what is not HTTP is JSON like every other error."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, and hang up: where the next request begins is not known."""
-        body = msgspec.json.encode({"error": "the request is not valid HTTP/1.1"})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
-            body
-        )
-        self.transport.write(STATUS_LINE[400] + head + body)
-        self.transport.close()
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -160,10 +153,11 @@ def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
 def _uvicorn_config(
     config: ServiceConfig, state: ServiceState, metrics: ServiceMetrics, pool: ThreadPoolExecutor
 ) -> uvicorn.Config:
+    app = App(state, config, metrics, pool)
     return uvicorn.Config(
-        App(state, config, metrics, pool),
+        app,
         loop="uvloop",
-        http=Protocol,
+        http=Connection.bind(app.direct, config.inline_max_body_bytes),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -171,6 +165,6 @@ def _uvicorn_config(
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=config.keep_alive_s,
-        timeout_graceful_shutdown=config.shutdown_grace_s,
+        timeout_keep_alive=round(config.keep_alive_s),
+        timeout_graceful_shutdown=round(config.shutdown_grace_s),
     )

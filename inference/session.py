@@ -41,6 +41,19 @@ _DATATYPES = {
 }
 
 
+class Feed(NamedTuple):
+    """Raw rows as the graph takes them; a tensor that the graph lacks is None."""
+
+    numeric: npt.NDArray[np.float64] | None  # (rows, numeric columns); NULL is NaN
+    text: npt.NDArray[np.object_] | None  # (rows, text columns) of str; NULL is NULL_TEXT
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+        tensor = self.text if self.numeric is None else self.numeric
+        return 0 if tensor is None else len(tensor)
+
+
 class Outputs(NamedTuple):
     """What the graph says about some rows."""
 
@@ -51,7 +64,7 @@ class Outputs(NamedTuple):
 class Session:
     """One graph in ONNX Runtime, on one thread a Run.
 
-    ``run_rows`` may be called from several threads at a time; ``run_row`` works in one fixed
+    ``run`` may be called from several threads at a time; ``run_row`` works in one fixed
     buffer and belongs to the event loop's thread alone.
 
     Raises:
@@ -68,28 +81,33 @@ class Session:
         # ONNX Runtime cannot bind string tensors, so text columns take the general way for one row too.
         self._bound = None if self._text else _BoundRow(self._session, len(columns), len(signature.classes))
 
-    def run_rows(self, rows: Sequence[Row]) -> Outputs:
-        """Run the graph once over ``rows`` (at least one)."""
-        probabilities, labels = self._session.run(self._output_names, self._feed(rows))
+    def run(self, feed: Feed) -> Outputs:
+        """Run the graph once over all rows of ``feed`` (at least one)."""
+        tensors: dict[str, npt.NDArray[Any]] = {}
+        if feed.numeric is not None:
+            tensors[NUMERIC_INPUT] = feed.numeric
+        if feed.text is not None:
+            tensors[TEXT_INPUT] = feed.text
+        probabilities, labels = self._session.run(self._output_names, tensors)
         return Outputs(labels, probabilities)
 
     def run_row(self, row: Row) -> tuple[int, tuple[float, ...]]:
-        """Label index and probabilities of one row; about half the cost of ``run_rows`` of one."""
+        """Label index and probabilities of one row; about half the cost of a `run` over one."""
         if self._bound is not None:
             return self._bound.run(row)
-        outputs = self.run_rows([row])
+        outputs = self.run(self.feed_rows([row]))
         return int(outputs.labels[0]), tuple(outputs.probabilities[0].tolist())
 
-    def _feed(self, rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
+    def feed_rows(self, rows: Sequence[Row]) -> Feed:
+        """Rows in column order as tensors."""
         if not self._text:
-            return {NUMERIC_INPUT: np.array(rows, dtype=np.float64)}  # None → NaN; (rows, columns)
-        feed: dict[str, npt.NDArray[Any]] = {}
+            return Feed(np.array(rows, dtype=np.float64), None)  # None → NaN; (rows, columns)
         texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
-        feed[TEXT_INPUT] = np.array(texts, dtype=object)  # (rows, text columns)
-        if self._numeric:
-            numbers = [[row[i] for i in self._numeric] for row in rows]
-            feed[NUMERIC_INPUT] = np.array(numbers, dtype=np.float64)  # (rows, numeric columns)
-        return feed
+        text = np.array(texts, dtype=object)  # (rows, text columns)
+        if not self._numeric:
+            return Feed(None, text)
+        numbers = [[row[i] for i in self._numeric] for row in rows]
+        return Feed(np.array(numbers, dtype=np.float64), text)  # (rows, numeric columns)
 
 
 class _BoundRow:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from inference.answers import JSON, Header
 from inference.codec import AnswerEncoder, RowDecoder
 from inference.errors import GoldenMismatchError
 from inference.metrics import ModelMetrics
@@ -17,6 +18,8 @@ from registry.aliases import resolve
 from registry.manifest import Golden, Manifest
 from registry.names import ModelRef
 from registry.store import MODEL_FILE, Store
+
+VERSION_HEADER = b"x-model-version"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class LiveVersion:
     decoder: RowDecoder
     encoder: AnswerEncoder
     metrics: ModelMetrics
+    headers: tuple[Header, ...]  # of an answer in JSON: its content type, and the version that gave it
 
     @property
     def model(self) -> str:
@@ -64,6 +68,7 @@ def load_version(store: Store, ref: ModelRef, *, max_rows: int) -> LiveVersion:
             digest=manifest.files[MODEL_FILE].sha256,
             loaded_at=time.time(),
         ),
+        headers=(JSON, (VERSION_HEADER, f"{manifest.model}@{version}".encode())),
     )
     replay_golden(live)
     return live
@@ -80,7 +85,7 @@ def replay_golden(live: LiveVersion) -> None:
     # One by one, as max_rows may be set below their number.
     bodies = [msgspec.json.encode({"instances": [row]}) for row in golden.rows]
     rows = [live.decoder.decode(body).rows[0] for body in bodies]
-    _compare(live, golden, live.session.run_rows(rows).probabilities)
+    _compare(live, golden, live.session.run(live.session.feed_rows(rows)).probabilities)
     singles = [live.session.run_row(row)[1] for row in rows]
     _compare(live, golden, np.array(singles, dtype=np.float32))
 

@@ -27,7 +27,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     [
         ({"port": "70000"}, {}, "--port: found '70000': expected `int` <= 65535"),
         ({}, {"PORT": "http"}, "environment PORT: found 'http'"),
-        ({"workers": "2"}, {}, "--workers: found '2'"),
+        ({"workers": "0"}, {}, "--workers: found '0'"),
         ({"max_rows": "0"}, {}, "--max-rows: found '0'"),
         ({}, {"TIMBERLINE_SERVE_MAXROWS": "5"}, "environment TIMBERLINE_SERVE_MAXROWS: no such setting"),
     ],
@@ -44,5 +44,6 @@ def test_a_wrong_setting_names_its_origin(
 def test_every_setting_has_a_flag_and_a_variable() -> None:
     """A setting that cannot be set from outside is a constant in disguise."""
     keys = ServiceConfig.__struct_fields__
-    assert [name.replace("-", "_") for name in _FLAGS] == list(keys)
+    secret = {"tokens"}  # a command line is read by everybody on the machine
+    assert [name.replace("-", "_") for name in _FLAGS] == [key for key in keys if key not in secret]
     assert len({environment_name(key) for key in keys}) == len(keys)

@@ -34,7 +34,7 @@ def test_rows_give_the_probabilities_of_the_formula(
     columns: tuple[Column, ...], rows: tuple[Row, ...]
 ) -> None:
     """Columns in the wrong order or tensor give plausible, wrong numbers."""
-    outputs = open_tiny(columns).run_rows(rows)
+    outputs = (session := open_tiny(columns)).run(session.feed_rows(rows))
     expected = expect_probabilities(columns, rows)
     assert outputs.probabilities == pytest.approx(expected, abs=ATOL)
     assert outputs.labels.tolist() == expected.argmax(axis=1).tolist()
@@ -45,7 +45,7 @@ def test_rows_give_the_probabilities_of_the_formula(
 def test_one_row_gives_what_it_gives_among_others(columns: tuple[Column, ...], rows: tuple[Row, ...]) -> None:
     """Single rows go another way through the runtime, and nothing of the row before may stay behind."""
     session = open_tiny(columns)
-    together = session.run_rows(rows)
+    together = session.run(session.feed_rows(rows))
     for index in [*range(len(rows)), 0]:
         label, probabilities = session.run_row(rows[index])
         assert label == together.labels[index]

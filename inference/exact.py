@@ -132,10 +132,10 @@ def _read_object(pairs: _Pairs, by_name: dict[str, Column], index: int | None) -
         if name not in by_name:
             raise _refuse_unknown(name, by_name, index)
         if name in given:
-            raise RowError("is given twice", where=_place(index, name))
+            raise RowError("is given twice", where=place(index, name))
         given[name] = value
     if not given:
-        raise RowError("no column is named", where=_place(index), hint=f"Columns: {_some(by_name)}.")
+        raise RowError("no column is named", where=place(index), hint=f"Columns: {_some(by_name)}.")
     return tuple(_take(given, column, index) for column in by_name.values())
 
 
@@ -143,7 +143,7 @@ def _take(given: dict[str, Any], column: Column, index: int | None) -> Any:
     if column.name in given:
         return _read_value(given[column.name], column, index)
     if column.default is None and not column.is_nullable:
-        raise RowError("is missing", where=_place(index, column.name), hint="It has no default.")
+        raise RowError("is missing", where=place(index, column.name), hint="It has no default.")
     return column.default
 
 
@@ -153,43 +153,53 @@ def _read_value(value: Any, column: Column, index: int | None) -> Any:
             return None
         _refuse(value, column, index)
     if column.datatype == "BYTES":
-        return _read_text(value, column, index)
+        return read_text(value, column, index)
     if column.datatype == "BOOL":
         return value if isinstance(value, bool) else _refuse(value, column, index)
-    return _read_number(value, column, index)
+    return read_number(value, column, index)
 
 
-def _read_number(value: Any, column: Column, index: int | None) -> float:
+def read_number(value: Any, column: Column, index: int | None) -> float:
+    """``value`` as a number of an FP64 or INT64 column of row ``index`` (None for the only row).
+
+    Raises:
+        RowError: it is none, or not one that the column takes.
+    """
     if isinstance(value, bool | str) or not isinstance(value, int | float):
         _refuse(value, column, index)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    where = _place(index, column.name)
+    where = place(index, column.name)
     if not math.isfinite(number):
         raise RowError("the number is out of range, expected a finite one", where=where)
     if column.datatype == "INT64":
         if not number.is_integer():
             raise RowError(f"expected an integer, found {value!r:.80}", where=where)
         if abs(number) > LARGEST_INTEGER:
-            raise RowError("the integer is not exact in JSON, expected at most ±(2^53 - 1)", where=where)
+            raise RowError("the integer is not exact, expected at most ±(2^53 - 1)", where=where)
     return number
 
 
-def _read_text(value: Any, column: Column, index: int | None) -> str:
+def read_text(value: Any, column: Column, index: int | None) -> str:
+    """``value`` as a string of row ``index`` (None for the only row).
+
+    Raises:
+        RowError: it is none, or holds what no string may hold.
+    """
     if not isinstance(value, str) or isinstance(value, _Token):
         _refuse(value, column, index)
     if "\x00" in value:
-        raise RowError("the string holds U+0000", where=_place(index, column.name))
+        raise RowError("the string holds U+0000", where=place(index, column.name))
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise RowError("the string holds half of a surrogate pair", where=_place(index, column.name))
+        raise RowError("the string holds half of a surrogate pair", where=place(index, column.name))
     return str(value)
 
 
 def _refuse(value: Any, column: Column, index: int | None) -> NoReturn:
     raise RowError(
-        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}", where=_place(index, column.name)
+        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}", where=place(index, column.name)
     )
 
 
@@ -197,10 +207,11 @@ def _refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) ->
     folded = {known.casefold(): known for known in by_name}
     near = difflib.get_close_matches(name.casefold()[:200], folded, n=1, cutoff=0.6)
     hint = f"Did you mean {_quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
-    return RowError(f"unknown name {_quote(name)}", where=_place(index), hint=hint)
+    return RowError(f"unknown name {_quote(name)}", where=place(index), hint=hint)
 
 
-def _place(index: int | None, name: str | None = None) -> str:
+def place(index: int | None, name: str | None = None) -> str:
+    """Where something is wrong: ``row 3, "height"``; the only row of a request has no number."""
     row = "" if index is None else f"row {index}"
     column = "" if name is None else _quote(name)
     return ", ".join(part for part in (row, column) if part)

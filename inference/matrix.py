@@ -7,6 +7,7 @@ looked for when that pass could not say that none is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from registry.signature import NULL_TEXT, Column
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
 _LARGEST = float(np.finfo(np.float64).max)
 _BOUNDS = {"FP64": (-_LARGEST, _LARGEST), "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER), "BOOL": (0.0, 1.0)}
+# With more runs of columns of one datatype than this, looking at each costs more than the close look.
+_MOST_RUNS = 8
 
 
 def check_numeric(columns: Sequence[Column], numeric: npt.NDArray[np.float64]) -> None:
@@ -61,6 +64,7 @@ class MatrixRules:
         self._bounds = np.array(bounds, dtype=np.float64).reshape(-1, 2).T  # lowest, highest: (columns,) each
         self._is_whole = np.array([column.datatype != "FP64" for column in self.numeric], dtype=bool)
         self._is_nullable = np.array([column.is_nullable for column in self.numeric], dtype=bool)
+        self._runs = _find_runs(self.numeric)
 
     def check_numeric(self, numeric: npt.NDArray[np.float64]) -> None:
         """Refuse the first value, by row and then by column, that its column does not take.
@@ -81,12 +85,23 @@ class MatrixRules:
 
     def _is_plain(self, numeric: npt.NDArray[np.float64]) -> bool:
         """Whether all is right and nothing is NULL."""
-        lowest, highest = self._bounds
-        # A NaN is its column's least and greatest value, and within no bounds.
-        if not ((numeric.min(axis=0) >= lowest).all() and (numeric.max(axis=0) <= highest).all()):
+        if len(self._runs) > _MOST_RUNS:
             return False
-        whole = numeric if self._is_whole.all() else numeric[:, self._is_whole]
-        return bool((np.rint(whole) == whole).all())
+        for columns, datatype in self._runs:
+            block = numeric[:, columns]
+            lowest, highest = _BOUNDS[datatype]
+            # A NaN is its block's least and greatest value, and within no bounds. Over the whole
+            # block and not by column: five times as fast.
+            if not (
+                lowest
+                <= np.minimum.reduce(block, axis=None)
+                <= np.maximum.reduce(block, axis=None)
+                <= highest
+            ):
+                return False
+            if datatype != "FP64" and not (np.rint(block) == block).all():
+                return False
+        return True
 
     def _find_wrong(self, numeric: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         lowest, highest = self._bounds
@@ -118,6 +133,15 @@ class MatrixRules:
             row, column = divmod(index, len(self.text))
             if not (value == NULL_TEXT and self.text[column].is_nullable):
                 read_text(None if value == NULL_TEXT else value, self.text[column], row)
+
+
+def _find_runs(columns: Sequence[Column]) -> tuple[tuple[slice, str], ...]:
+    """Columns of one datatype that stand side by side."""
+    runs: list[tuple[slice, str]] = []
+    for datatype, group in itertools.groupby(column.datatype for column in columns):
+        start = runs[-1][0].stop if runs else 0
+        runs.append((slice(start, start + len(list(group))), datatype))
+    return tuple(runs)
 
 
 def _refuse_number(value: float, column: Column, row: int) -> None:

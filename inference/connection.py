@@ -19,10 +19,11 @@ import termios
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from inference.answers import Answer
+from inference.answers import Answer, Header
 from inference.app import Endpoint
 from inference.request import Request
 
@@ -34,17 +35,38 @@ _LINGER_S = 1.0
 _LOOK_AGAIN_S = 0.02
 
 
+class Heads:
+    """Status line and headers as bytes, joined once for all answers that have the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, tuple[Header, ...]], bytes] = {}
+        self._defaults: list[Header] | None = None
+
+    def find(self, status: int, headers: tuple[Header, ...], defaults: list[Header]) -> bytes:
+        """Everything before ``content-length``; ``defaults`` is a new list whenever they change."""
+        if defaults is not self._defaults:
+            self._known.clear()  # once a second, when the date changes
+            self._defaults = defaults
+        head = self._known.get((status, headers))
+        if head is None:
+            lines = [b"%b: %b\r\n" % header for header in (*defaults, *headers)]
+            head = self._known[status, headers] = STATUS_LINE[status] + b"".join(lines)
+        return head
+
+
 class Connection(HttpToolsProtocol):
     """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
 
     Set on a subclass by `bind`:
 
     - ``direct``: endpoints by request target for which the short way is open;
-    - ``max_direct_bytes``: longest body that takes it.
+    - ``max_direct_bytes``: longest body that takes it;
+    - ``heads``: what they know of answers' first lines.
     """
 
     direct: Mapping[bytes, Endpoint] = {}
     max_direct_bytes = 0
+    heads: Heads
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -60,7 +82,17 @@ class Connection(HttpToolsProtocol):
     @classmethod
     def bind(cls, direct: Mapping[bytes, Endpoint], max_direct_bytes: int) -> type[Connection]:
         """The class of one service's connections."""
-        return type("BoundConnection", (cls,), {"direct": direct, "max_direct_bytes": max_direct_bytes})
+        settings = {"direct": direct, "max_direct_bytes": max_direct_bytes, "heads": Heads()}
+        return type("BoundConnection", (cls,), settings)
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, without a timer to take back."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        except httptools.HttpParserUpgrade:
+            pass  # not offered: the request itself has been answered as if it had not asked
 
     # Parser callbacks
 
@@ -84,7 +116,8 @@ class Connection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        endpoint = self.direct.get(self.url.partition(b"?")[0])
+        url = self.url
+        endpoint = self.direct.get(url if b"?" not in url else url[: url.index(b"?")])
         if (
             endpoint is not None
             and self._is_usual
@@ -140,16 +173,11 @@ class Connection(HttpToolsProtocol):
     def _write(self, answer: Answer, keep_alive: bool) -> None:
         if self.transport.is_closing():
             return
-        head = [STATUS_LINE[answer.status]]
-        for name, value in self.server_state.default_headers:
-            head += [name, b": ", value, b"\r\n"]
-        for name, value in answer.headers:
-            head += [name, b": ", value, b"\r\n"]
+        status, headers, body = answer
         is_last = self.is_stopping or not keep_alive
         end = b"connection: close\r\n\r\n" if is_last else b"\r\n"
-        head.append(b"content-length: %d\r\n%b" % (len(answer.body), end))
-        head.append(answer.body)
-        self.transport.write(b"".join(head))
+        head = self.heads.find(status, headers, self.server_state.default_headers)
+        self.transport.write(b"%bcontent-length: %d\r\n%b%b" % (head, len(body), end, body))
         self.server_state.total_requests += 1
         if is_last:
             self.transport.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import Executor
 from time import perf_counter
 
@@ -12,7 +12,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference import errors
-from inference.answers import Answer, answer_json
+from inference.answers import Answer, Header, answer_json
+from inference.auth import OPEN_ROUTES, Guard, read_guard
 from inference.body import BodyReader
 from inference.config import ServiceConfig
 from inference.health import Health
@@ -20,6 +21,7 @@ from inference.metrics import RouteMetrics, ServiceMetrics
 from inference.predict import Predict
 from inference.protocol import Metadata
 from inference.request import Handler, Request
+from inference.requestlog import find_trace, log_request
 from inference.run import Runner
 from inference.state import ServiceState
 from inference.work import WorkLimit
@@ -62,6 +64,9 @@ class App:
         self._work = WorkLimit(config.max_requests_in_work, config.deadline_s)
         self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s)
         self._metrics = metrics
+        self._guard = read_guard(config)
+        self._open = OPEN_ROUTES | {config.health_route}
+        self._is_logging = config.request_log
         runner = Runner(pool, self._work, config.inline_max_rows)
         health = Health(state)
         metadata = Metadata(state)
@@ -83,14 +88,17 @@ class App:
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)
         self._fixed: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}
-        self.direct = {path.encode(): endpoints[path] for path in ("/predict", "/predict/")}
+        direct = ("/predict", "/predict/") if not config.request_log else ()  # only ASGI names the client
+        self.direct = {path.encode(): endpoints[path] for path in direct}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._fixed.get(scope["path"], self._router)(scope, receive, send)
 
     def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
-        return Endpoint(route, handlers, self._metrics, self._work, self._bodies)
+        guard = None if route in self._open else self._guard
+        endpoint = LoggedEndpoint if self._is_logging else Endpoint
+        return endpoint(route, handlers, self._metrics, self._work, self._bodies, guard)
 
 
 class Endpoint:
@@ -102,6 +110,7 @@ class Endpoint:
         metrics: where requests are counted.
         work: the bound on requests in work; those with a body count as work.
         bodies: reads them.
+        guard: who may ask; None for everybody.
     """
 
     def __init__(
@@ -111,6 +120,7 @@ class Endpoint:
         metrics: ServiceMetrics,
         work: WorkLimit,
         bodies: BodyReader,
+        guard: Guard | None,
     ) -> None:
         self._handlers = dict(handlers or {})
         if "GET" in self._handlers:
@@ -119,6 +129,7 @@ class Endpoint:
         self._metrics = metrics
         self._work = work
         self._bodies = bodies
+        self._guard = guard
         self._counts: RouteMetrics = metrics.add_route(route.rstrip("/") or route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,40 +153,45 @@ class Endpoint:
         """
         started = perf_counter()
         try:
+            if self._guard is not None:
+                self._guard.check(request.headers)
             self._work.begin()
             answer = self._handlers["POST"](request)
         except Exception as error:  # the edge of the process towards its clients
-            answer = answer_error(error)
+            answer = answer_error(error, request.headers)
         if not isinstance(answer, Answer):
-            return self._wait(answer, started)
+            return self._wait(answer, started, request)
         self._counts.observe("POST", answer.status, perf_counter() - started)
         return answer
 
-    async def _wait(self, coming: Awaitable[Answer], started: float) -> Answer:
+    async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
         self._metrics.in_flight += 1
         try:
-            answer = await _settle(coming)
+            answer = await _settle(coming, request.headers)
             self._counts.observe("POST", answer.status, perf_counter() - started)
             return answer
         finally:
             self._metrics.in_flight -= 1
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        headers = scope["headers"]
         try:
+            if self._guard is not None:
+                self._guard.check(headers)
             handler = self._handlers.get(scope["method"]) or self._refuse(scope)
             body = b""
             if scope["method"] == "POST":
-                body = await self._bodies.read(scope["headers"], receive)
+                body = await self._bodies.read(headers, receive)
                 self._work.begin()
             named = scope.get("path_params", {})
             answer = handler(
-                Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body, named)
+                Request(scope["method"], scope["path"], scope["query_string"], headers, body, named)
             )
         except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
             return answer_error(_OUT_OF_TIME)
         except Exception as error:  # the edge of the process towards its clients
-            return answer_error(error)
-        return answer if isinstance(answer, Answer) else await _settle(answer)
+            return answer_error(error, headers)
+        return answer if isinstance(answer, Answer) else await _settle(answer, headers)
 
     def _refuse(self, scope: Scope) -> Handler:
         path = scope["path"][:80]
@@ -184,17 +200,30 @@ class Endpoint:
         raise errors.NotFoundError("there is nothing here", where=path, hint="GET / says what there is.")
 
 
-async def _settle(coming: Awaitable[Answer]) -> Answer:
+class LoggedEndpoint(Endpoint):
+    """An endpoint that writes a line in the log for every answer."""
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        started = perf_counter()
+        answer = await super()._answer(scope, receive)
+        log_request(self._counts.route, scope, answer, perf_counter() - started)
+        return answer
+
+
+async def _settle(coming: Awaitable[Answer], headers: Iterable[Header]) -> Answer:
     try:
         return await coming
     except asyncio.CancelledError:
         return answer_error(_OUT_OF_TIME)
     except Exception as error:  # the edge of the process towards its clients
-        return answer_error(error)
+        return answer_error(error, headers)
 
 
-def answer_error(error: Exception) -> Answer:
-    """The answer to a request that failed; what is not the client's business is logged instead."""
+def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:
+    """The answer to a request with these ``headers`` that failed.
+
+    What is not the client's business is logged instead.
+    """
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
             more = []
@@ -207,7 +236,7 @@ def answer_error(error: Exception) -> Answer:
             if status == 408:
                 more.append((b"connection", b"close"))
             return answer_json({"error": str(error)}, status, *more)
-    _logger.error("a request failed", exc_info=error)
+    _logger.error("a request failed", exc_info=error, extra={"fields": find_trace(headers)})
     return answer_json({"error": "the service failed to answer; its log says why"}, 500)
 
 

@@ -1,0 +1,172 @@
+"""Who has no token gets nothing but health, and no token is ever shown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.store import open_store
+from tests.support.service import RunningService, refuse_to_start, running_service
+from tests.support.tiny_model import publish_numeric
+
+FROM_VARIABLE = "variable-token-0123456789"
+FROM_FILE = "file-token-9876543210"
+WRONG = "wrong-token-0000000000"
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """tiny@1, guarded by one token of the environment and one of a file, with a line for each request."""
+    folder = tmp_path_factory.mktemp("guarded")
+    publish_numeric(open_store(folder / "registry"))
+    (folder / "tokens").write_text(f"# made for this test\n{FROM_FILE}\n", "utf-8")
+    flags = ("--tokens-file", str(folder / "tokens"))
+    environment = {"TIMBERLINE_SERVE_TOKENS": f"{FROM_VARIABLE}, {FROM_VARIABLE}-2"}
+    with running_service(folder / "registry", "tiny", *flags, environment=environment) as running:
+        yield running
+        for token in (FROM_VARIABLE, FROM_FILE, WRONG):
+            assert token not in running.log
+            assert token not in json.dumps(running.announced)
+            assert token not in Path(f"/proc/{running.process.pid}/cmdline").read_text("utf-8")
+
+
+def ask(
+    service: RunningService, method: str, path: str, token: str | None, body: Any = None
+) -> tuple[int, Any, Any]:
+    """Status, headers and body of one request with ``token``."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return service.request(method, path, body, headers)
+
+
+@pytest.mark.parametrize("token", [None, WRONG, FROM_FILE[:-1]])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/v2"),
+        ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
+        ("GET", "/v2/models/tiny"),
+        ("GET", "/v2/models/nobody"),
+        ("GET", "/nothing/here"),
+        ("GET", "/predict"),
+        ("POST", "/predict"),
+        ("POST", "/predict/"),
+        ("POST", "/v2/health/../models/tiny"),
+        ("POST", "/invocations"),
+    ],
+)
+def test_without_a_token_nothing_is_told(
+    service: RunningService, method: str, path: str, token: str | None
+) -> None:
+    """Not even which paths and models there are; one answer for all of it."""
+    body = {"rings": 40} if method == "POST" else None
+    status, headers, answer = ask(service, method, path, token, body)
+    assert status == 401
+    assert headers["www-authenticate"] == "Bearer"
+    assert headers["content-type"] == "application/json"
+    told = json.loads(answer)
+    assert list(told) == ["error"]
+    assert "token" in told["error"]
+    assert token is None or token not in told["error"]
+
+
+def test_every_route_is_guarded_but_health() -> None:
+    """A route that somebody adds later is guarded without being told to; this fails when one is opened."""
+    from inference.auth import OPEN_ROUTES
+
+    assert {"/v2/health/live", "/v2/health/ready", "/ping"} == OPEN_ROUTES
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+def test_health_is_open(service: RunningService, path: str) -> None:
+    """Orchestrators and platforms send no token, and would kill a service that asks for one."""
+    assert service.request("GET", path)[0] == 200
+
+
+@pytest.mark.parametrize("token", [FROM_VARIABLE, f"{FROM_VARIABLE}-2", FROM_FILE])
+def test_with_a_token_everything_is_answered(service: RunningService, token: str) -> None:
+    """Each of several tokens, so that one can be replaced while clients still send the other."""
+    assert ask(service, "POST", "/predict", token, {"rings": 40})[0] == 200
+    for path in ("/", "/v2", "/metrics", "/v2/models/tiny"):
+        assert ask(service, "GET", path, token)[0] == 200
+    assert ask(service, "GET", "/nothing/here", token)[0] == 404
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), (WRONG, 401), (FROM_FILE, 200)])
+def test_the_general_way_asks_too(service: RunningService, token: str | None, status: int) -> None:
+    """Small requests are answered without ASGI and chunked ones through it; both doors have a lock."""
+    with contextlib.closing(service.connect()) as connection:
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        connection.request("POST", "/predict", iter([b'{"rings"', b": 40}"]), headers, encode_chunked=True)
+        assert connection.getresponse().status == status
+
+
+def test_a_body_without_a_token_is_not_read(service: RunningService) -> None:
+    """Who may not ask must not be able to fill the service's memory either: it answers before the body."""
+    with contextlib.closing(service.connect()) as connection:
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", str(10**7))
+        connection.endheaders()
+        assert connection.getresponse().status == 401
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "no token is there"), ("hunter2\n", "the token has 7 characters"), (None, "No such file")],
+    ids=["empty", "short", "missing"],
+)
+def test_tokens_that_guard_nothing_stop_the_start(tmp_path: Path, content: str | None, message: str) -> None:
+    """An open service that its operator believes to be guarded is the worst outcome of a typing mistake."""
+    publish_numeric(open_store(tmp_path))
+    tokens = tmp_path / "tokens"
+    if content is not None:
+        tokens.write_text(content, "utf-8")
+    code, log = refuse_to_start(tmp_path, "tiny", "--tokens-file", str(tokens))
+    assert code == 2
+    assert message in log
+    assert "hunter2" not in log
+
+
+def test_a_request_log_has_one_line_a_request(tmp_path: Path) -> None:
+    """What an operator searches by: time, route, status, version, client and the trace it belongs to."""
+    publish_numeric(open_store(tmp_path))
+    with running_service(tmp_path, "tiny", "--request-log", "true") as service:
+        headers = {"traceparent": TRACE, "Content-Type": "application/json"}
+        assert service.request("POST", "/predict", b'{"rings": 40}', headers)[0] == 200
+        assert service.request("GET", "/made/up?secret=1", None, {"traceparent": "none"})[0] == 404
+        log = service.log
+    lines = [json.loads(line) for line in log.splitlines()]
+    first, second = (line for line in lines if line["event"] == "request")
+    assert first.pop("ms") > 0
+    assert first.pop("time")
+    assert first == {
+        "level": "info",
+        "part": "inference.requests",
+        "event": "request",
+        "method": "POST",
+        "route": "/predict",
+        "status": 200,
+        "version": "tiny@1",
+        "client": "127.0.0.1",
+        "traceparent": TRACE,
+    }
+    assert (second["route"], second["status"], second["version"]) == ("(none)", 404, None)
+    assert "traceparent" not in second
+    assert "secret" not in log
+
+
+def test_requests_are_not_logged_unless_asked_for(tmp_path: Path) -> None:
+    """A line a request costs twice what answering it does."""
+    publish_numeric(open_store(tmp_path))
+    with running_service(tmp_path, "tiny") as service:
+        assert service.predict({"rings": 40})[0] == 200
+        assert '"request"' not in service.log

@@ -1,169 +1,177 @@
-"""What the service counts, and its page in the Prometheus text format.
+"""What the service counts. Which families the page shows of it is in `inference.families`.
 
-Counting happens on the event loop's thread only and costs an addition; the client library's own
-counters and histograms lock and search on every call, which for one request adds up to a sixth of
-everything the service does. They are built when `/metrics` is read.
+Counting happens on the event loop's thread only and costs some additions in shared memory
+(`inference.shared`): the client library's own counters lock and search on every call, and between
+processes lose what a worker that ended knew about itself.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
-from inference.session import Outputs
-
-# A row takes some 0.05 ms, so the first bucket is 0.1 ms; from 5 ms on with the bounds that
-# OpenTelemetry advises for HTTP servers.
-SECONDS = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+from inference.drift import Drift
+from inference.families import (
+    COUNTERS,
+    IN_FLIGHT,
+    LIVE,
+    MODEL,
+    ROUTE,
+    ROWS,
+    SECONDS,
+    ModelLayout,
+    Page,
 )
-ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
+from inference.session import Outputs
+from inference.shared import Slot, clear, create_private
+
 # Any other method counts as OTHER: a client must not be able to make new series.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-class Histogram:
-    """Counts of observations by upper bound (a value equal to a bound lies below it), and their sum."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def cumulate(self) -> tuple[list[tuple[str, float]], float]:
-        """(upper bound, observations up to it) ending in +Inf, and the sum."""
-        names = [str(bound) for bound in self._bounds] + ["+Inf"]
-        totals = np.cumsum(self._counts).tolist()
-        return list(zip(names, totals, strict=True)), self._sum
+_SECONDS_SUM = len(SECONDS) + 1
 
 
 class RouteMetrics:
     """Requests of one route; ``route`` is its pattern, never a path that a client made up."""
 
-    def __init__(self, route: str) -> None:
+    __slots__ = ("_counts", "_durations", "_slot", "route")
+
+    def __init__(self, route: str, slot: Slot) -> None:
         self.route = route
-        self.durations = Histogram(SECONDS)
-        self.counts: dict[tuple[str, int], int] = {}
+        self._slot = slot
+        self._durations = slot.add((ROUTE, route), _SECONDS_SUM + 1)
+        self._counts: dict[tuple[str, int], memoryview[float]] = {}
 
     def observe(self, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        key = (method if method in _METHODS else "OTHER", status)
-        self.counts[key] = self.counts.get(key, 0) + 1
-        self.durations.observe(seconds)
+        count = self._counts.get((method, status))
+        if count is None:
+            count = self._add_count(method, status)
+        count[0] += 1.0
+        durations = self._durations
+        durations[bisect_left(SECONDS, seconds)] += 1.0
+        durations[_SECONDS_SUM] += seconds
+
+    def _add_count(self, method: str, status: int) -> memoryview[float]:
+        if method not in _METHODS:
+            return self._slot.add(_counter("http_requests", (self.route, "OTHER", str(status))), 1)
+        count = self._slot.add(_counter("http_requests", (self.route, method, str(status))), 1)
+        self._counts[method, status] = count
+        return count
 
 
 class ModelMetrics:
-    """Inferences of one version."""
+    """Inferences of one version; counted for nobody until `ServiceMetrics.add_model` shows them."""
+
+    __slots__ = ("_durations", "_layout", "_live", "_values", "digest", "key", "loaded_at")
 
     def __init__(
         self, model: str, version: int, classes: Sequence[str], *, digest: str, loaded_at: float
     ) -> None:
-        self.labels = [model, str(version)]
-        self.classes = tuple(classes)
+        self.key = (model, str(version), digest)
         self.digest = digest
         self.loaded_at = loaded_at
-        self.durations = Histogram(SECONDS)
-        self.rows = Histogram(ROWS)
-        self.predictions = [0] * len(classes)
+        self._layout = ModelLayout(classes)
+        self._live = _nothing(1)
+        self._values = _nothing(self._layout.size)
 
-    def observe_row(self, label: int, seconds: float) -> None:
-        """Count an inference of one row."""
-        self.durations.observe(seconds)
-        self.rows.observe(1)
-        self.predictions[label] += 1
+    def observe_row(self, label: int, seconds: float, waited: float = 0.0) -> None:
+        """Count an inference of one row; ``waited`` is how long its request was in the queue, in seconds."""
+        values = self._values
+        # Nearly every request waits for less than the first bound.
+        values[0 if waited <= SECONDS[0] else bisect_left(SECONDS, waited)] += 1.0
+        values[ModelLayout.WAITED_SUM] += waited
+        values[ModelLayout.DURATIONS + bisect_left(SECONDS, seconds)] += 1.0
+        values[ModelLayout.DURATIONS_SUM] += seconds
+        values[ModelLayout.ROWS] += 1.0
+        values[ModelLayout.PREDICTIONS + label] += 1.0
 
-    def observe_rows(self, outputs: Outputs, seconds: float) -> None:
+    def observe_rows(self, outputs: Outputs, seconds: float, waited: float = 0.0) -> None:
         """Count an inference of several rows."""
-        self.durations.observe(seconds)
-        self.rows.observe(len(outputs.labels))
-        counts = np.bincount(outputs.labels, minlength=len(self.classes)).tolist()
-        self.predictions = [old + new for old, new in zip(self.predictions, counts, strict=True)]
+        values = self._values
+        rows = len(outputs.labels)
+        values[bisect_left(SECONDS, waited)] += 1.0
+        values[ModelLayout.WAITED_SUM] += waited
+        values[ModelLayout.DURATIONS + bisect_left(SECONDS, seconds)] += 1.0
+        values[ModelLayout.DURATIONS_SUM] += seconds
+        values[ModelLayout.ROWS + bisect_left(ROWS, rows)] += 1.0
+        if rows > 1:  # the first bucket's sum is its count
+            values[ModelLayout.ROWS_SUM] += rows
+        for label, count in enumerate(np.bincount(outputs.labels).tolist(), ModelLayout.PREDICTIONS):
+            if count:
+                values[label] += count
+
+    def show(self, slot: Slot) -> None:
+        """Count in ``slot`` from now on, as a version that is being served."""
+        self._values = slot.add((MODEL, *self.key, *self._layout.classes), self._layout.size)
+        self._values[ModelLayout.LOADED_AT] = self.loaded_at
+        self._live = slot.add((LIVE, *self.key), 1, is_gauge=True)
+        self._live[0] = self.loaded_at
+
+    def retire(self) -> None:
+        """No longer being served; what is still in work is counted as before."""
+        clear(self._live)
 
 
-class ServiceMetrics(Collector):
-    """Everything this process counts. Not shared between processes."""
+class ServiceMetrics:
+    """Everything this process counts, and the page of what all processes count.
 
-    def __init__(self) -> None:
-        self.in_flight = 0
+    Args:
+        slot: where to count; without one, a place of this process alone.
+    """
+
+    def __init__(self, slot: Slot | None = None) -> None:
+        self._slot = create_private() if slot is None else slot
+        self._in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
         self._routes: dict[str, RouteMetrics] = {}
-        self._models: list[ModelMetrics] = []
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self._page = Page(self._slot.memory)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that this process is working on."""
+        return int(self._in_flight[0])
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self._in_flight[0] = count
 
     def add_route(self, route: str) -> RouteMetrics:
         """The counts of a route, made when first asked for."""
-        return self._routes.setdefault(route, RouteMetrics(route))
+        if route not in self._routes:
+            self._routes[route] = RouteMetrics(route, self._slot)
+        return self._routes[route]
 
-    def add_model(self, metrics: ModelMetrics) -> None:
-        """Show the counts of a version from now on."""
-        self._models.append(metrics)
+    def add_model(self, metrics: ModelMetrics, drift: Drift | None = None) -> None:
+        """Show a version as one being served, and how far its rows are from those of its training."""
+        metrics.show(self._slot)
+        if drift is not None:
+            drift.show(self._slot)
+            self._page.drifts[drift.key] = drift
+
+    def retire_model(self, metrics: ModelMetrics, drift: Drift | None = None) -> None:
+        """Show a version as one served before; its counts go on until its last request."""
+        metrics.retire()
+        if drift is not None:
+            drift.retire()
+            self._page.drifts.pop(drift.key, None)
+
+    def count(self, name: str, *labels: str, by: float = 1.0) -> None:
+        """Add to one of `inference.families.COUNTERS`, by its name and the values of its labels.
+
+        For what happens now and then: it looks its place up every time.
+        """
+        assert len(labels) == len(COUNTERS[name].labels), name
+        self._slot.add(_counter(name, labels), 1)[0] += by
 
     def write_page(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: text format 0.0.4, or OpenMetrics if ``accept`` asks for it."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return self._page.write(accept)
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the families are known when they are collected."""
-        return []
 
-    def collect(self) -> Iterator[Metric]:
-        """The families of the service, in the order of the page."""
-        yield from self._collect_requests()
-        yield from self._collect_models()
+def _counter(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    return ("counter", name, *labels)
 
-    def _collect_requests(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "http_requests", "Answered requests.", labels=["route", "method", "status"]
-        )
-        durations = HistogramMetricFamily(
-            "http_request_duration_seconds", "From routing to the answer handed over.", labels=["route"]
-        )
-        for route in self._routes.values():
-            for (method, status), count in sorted(route.counts.items()):
-                requests.add_metric([route.route, method, str(status)], count)
-            if route.counts:
-                durations.add_metric([route.route], *route.durations.cumulate())
-        yield requests
-        yield durations
-        yield GaugeMetricFamily("requests_in_flight", "Requests being worked on.", value=self.in_flight)
 
-    def _collect_models(self) -> Iterator[Metric]:
-        labels = ["model", "version"]
-        durations = HistogramMetricFamily(
-            "inference_duration_seconds", "One run of the graph, rows to probabilities.", labels=labels
-        )
-        rows = HistogramMetricFamily("inference_rows", "Rows in one run of the graph.", labels=labels)
-        predictions = CounterMetricFamily(
-            "predictions", "Rows by predicted class.", labels=[*labels, "class"]
-        )
-        info = GaugeMetricFamily("model_info", "A version being served.", labels=[*labels, "sha256"])
-        loaded = GaugeMetricFamily(
-            "model_loaded_timestamp_seconds", "When the version was ready to be served.", labels=labels
-        )
-        for model in self._models:
-            durations.add_metric(model.labels, *model.durations.cumulate())
-            rows.add_metric(model.labels, *model.rows.cumulate())
-            for name, count in zip(model.classes, model.predictions, strict=True):
-                predictions.add_metric([*model.labels, name], count)
-            info.add_metric([*model.labels, model.digest], 1)
-            loaded.add_metric(model.labels, model.loaded_at)
-        yield from (durations, rows, predictions, info, loaded)
+def _nothing(count: int) -> memoryview[float]:
+    return memoryview(bytearray(8 * count)).cast("d")

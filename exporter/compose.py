@@ -6,6 +6,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from exporter.errors import ExportError
+from exporter.fold import fold_scales
 from exporter.graphs import (
     canonicalise,
     expose_tensor,
@@ -45,6 +46,7 @@ def compose_graph(
     merged.graph.output.extend(_outputs(class_count))
     # An optimiser keeps a tensor's name only while the tensor is an output.
     optimised = optimise_offline(expose_tensor(merged, FEATURES))
+    fold_scales(optimised, {FEATURES})
     model = canonicalise(optimised, inputs=merged.graph.input, outputs=merged.graph.output, keep={FEATURES})
     check_graph(model)
     return model

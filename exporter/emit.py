@@ -81,10 +81,10 @@ class Emitter:
             bias[index] = affine.bias
             for column, weight in affine.terms:
                 weights[column, index] = weight
-        product = self._node("MatMul", columns, self.constant(weights[whole]))
+        operands = [columns, self.constant(weights[whole])]
         if bias.any():
-            product = self._node("Add", product, self.constant(bias))
-        return self._block(product, len(sums))
+            return self._block(self._node("Gemm", *operands, self.constant(bias)), len(sums))
+        return self._block(self._node("MatMul", *operands), len(sums))
 
     def elementwise(self, operator: str, operands: Sequence[str], payload: object, width: int) -> Block:
         """One operator over operands that broadcast to (rows, width)."""

@@ -6,6 +6,7 @@ false in ONNX, so a comparison with NULL is neither by itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from exporter.formulas import build_formula
@@ -20,7 +21,7 @@ _COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater"
 
 @dataclass(frozen=True)
 class Affine:
-    """``bias`` plus a sum of raw whole-number columns, each with a weight of few bits: exact in any order."""
+    """``bias`` plus a weighted sum of raw columns that are whole numbers and never NULL."""
 
     terms: tuple[tuple[int, float], ...]
     bias: float
@@ -29,6 +30,18 @@ class Affine:
     def is_exact(self) -> bool:
         """Whether no order of summation rounds, for columns up to 2**22 in magnitude."""
         return all(map(_is_exact, (self.bias, *(weight for _, weight in self.terms))))
+
+    @property
+    def is_close(self) -> bool:
+        """Whether every order of summation ends within 1e-8, for columns up to 2**22 in magnitude.
+
+        A single product rounds once, as the statement does. Of at most five terms whose weights sum
+        to 4 the rounding errors do: 5 terms × 2**-53 × 4 × 2**22 is 1e-8.
+        """
+        weights = [abs(weight) for _, weight in self.terms]
+        if len(weights) == 1 and self.bias == 0:
+            return math.isfinite(weights[0])
+        return len(weights) <= 5 and sum(weights) <= 4 and abs(self.bias) < 2**22
 
     def plus(self, other: Affine, factor: float) -> Affine:
         """This plus ``factor`` times the other."""
@@ -50,7 +63,7 @@ class Lowering:
             self._places.update({name: (kind, index) for index, name in enumerate(names)})
         self.vocabulary: dict[str, float] = {}
         self._values: dict[Expression, Scalar] = {}
-        self._affines: dict[Expression, Affine | None] = {}
+        self._affines: dict[tuple[Expression, bool], Affine | None] = {}
         self._truths: dict[tuple[Expression, bool], Scalar] = {}
 
     def value(self, expression: Expression) -> Scalar:
@@ -58,6 +71,11 @@ class Lowering:
         if expression not in self._values:
             self._values[expression] = self._value(expression)
         return self._values[expression]
+
+    def feature(self, expression: Expression) -> Scalar:
+        """The expression where its last bits decide nothing: as a feature, rounded to 32 bits anyway."""
+        affine = self._affine(expression, exactly=False)
+        return self._affine_value(affine) if affine is not None else self.value(expression)
 
     def truth(self, expression: Expression, wanted: bool) -> Scalar:
         """Whether the condition is true (or, if ``wanted`` is False, false); NULL is neither."""
@@ -81,7 +99,9 @@ class Lowering:
             return self._coalesce(expression)
         if expression.type is ValueType.BOOLEAN:
             return self._condition_value(expression)
-        formula = build_formula(self._graph, expression, [self.value(a) for a in expression.arguments])
+        # A sine or cosine moves by no more than its angle.
+        argument = self.feature if expression.operator in {"sin", "cos"} else self.value
+        formula = build_formula(self._graph, expression, [argument(a) for a in expression.arguments])
         assert formula is not None, expression.operator
         return formula
 
@@ -182,20 +202,23 @@ class Lowering:
             return self._graph.make("numeric", payload=affine.terms[0][0])
         return self._graph.make("affine", payload=affine)
 
-    def _affine(self, expression: Expression) -> Affine | None:
+    def _affine(self, expression: Expression, *, exactly: bool = True) -> Affine | None:
         """The expression as a sum of columns that are whole and never NULL, if it is one.
 
-        Only then is the order of summation free: what is added in a matrix product is exact. A
-        NULL or infinity in any column would reach every sum.
+        A matrix product adds in an order of its own: ``exactly`` asks for a sum that no order
+        rounds, since a comparison may turn on the last bit. A NULL or infinity in any column would
+        reach every sum.
         """
-        if expression not in self._affines:
-            self._affines[expression] = self._find_affine(expression)
-        return self._affines[expression]
+        key = (expression, exactly)
+        if key not in self._affines:
+            self._affines[key] = self._find_affine(expression, exactly)
+        return self._affines[key]
 
-    def _find_affine(self, expression: Expression) -> Affine | None:
+    def _find_affine(self, expression: Expression, exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)
         if isinstance(expression, Literal):
             value = expression.value
-            return Affine((), float(value)) if isinstance(value, int | float) and _is_exact(value) else None
+            is_usable = isinstance(value, int | float) and (_is_exact(value) or not exactly)
+            return Affine((), float(value)) if is_usable else None  # type: ignore[arg-type]
         if expression.nullable:
             return None
         if isinstance(expression, ColumnRef):
@@ -206,12 +229,14 @@ class Lowering:
             return None
         if expression.operator == "to_bigint" and expression.arguments[0].type is ValueType.DOUBLE:
             return None
-        parts = [self._affine(argument) for argument in expression.arguments]
-        combined = _combine(expression.operator, [p for p in parts if p]) if all(parts) else None
-        return combined if combined and combined.is_exact else None
+        parts = [self._affine(argument, exactly=exactly) for argument in expression.arguments]
+        combined = _combine(expression.operator, [p for p in parts if p], exactly) if all(parts) else None
+        if combined is None:
+            return None
+        return combined if combined.is_exact or (combined.is_close and not exactly) else None
 
 
-def _combine(operator: str, parts: list[Affine]) -> Affine | None:  # noqa: PLR0911  (one line an operator)
+def _combine(operator: str, parts: list[Affine], exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)
     nothing = Affine((), 0.0)
     first, last = parts[0], parts[-1]
     match operator:
@@ -225,7 +250,7 @@ def _combine(operator: str, parts: list[Affine]) -> Affine | None:  # noqa: PLR0
             return nothing.plus(last, first.bias)
         case "mul" if not last.terms:
             return nothing.plus(first, last.bias)
-        case "div" if not last.terms and last.bias and _is_exact(1 / last.bias):
+        case "div" if not last.terms and last.bias and (_is_exact(1 / last.bias) or not exactly):
             return nothing.plus(first, 1 / last.bias)
         case "mul" | "div":
             return None

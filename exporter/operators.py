@@ -30,7 +30,7 @@ def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
         LabelEncoder of ai.onnx.ml: ONNX cannot compare strings before opset 19.
     """
     lowering = Lowering(program)
-    outputs = [lowering.value(feature.expression) for feature in program.features]
+    outputs = [lowering.feature(feature.expression) for feature in program.features]
     return build_model(
         outputs,
         numeric_is_whole=[

@@ -34,7 +34,24 @@ def test_reordered_raw_columns_are_one_gather() -> None:
 def test_sums_of_columns_are_one_matrix_product() -> None:
     """Zone features, sums of dozens of one-hot columns, must not cost a node each."""
     sums = [" + ".join(f"k{i}" for i in range(start, start + 10)) for start in range(20)]
-    assert _operators(*sums, "k1 - 2 * k2 + 5", "-(k3 + k4) / 2") == ["Gather", "MatMul", "Add", "Cast"]
+    assert _operators(*sums, "k1 - 2 * k2 + 5", "-(k3 + k4) / 2") == ["Gather", "Gemm", "Cast"]
+
+
+def test_weights_that_round_join_the_matrix_product_where_no_decision_hangs_on_them() -> None:
+    """Heights less a share of a distance, and angles in radians, are what people write."""
+    operators = _operators("k0 - 0.2 * k1", "sin(radians(k2))", "k3 / 3")
+    assert operators == ["Gather", "MatMul", "Gather", "Sin", "Concat", "Gather", "Cast"]
+
+
+def test_weights_that_round_stay_as_written_in_a_comparison() -> None:
+    """0.1 * 3 > 0.3 must be decided as the database decides it, to the last bit."""
+    assert _operators("k0 * 0.1 > 0.3") == ["Gather", "Mul", "Greater", "Cast", "Cast"]
+    assert "MatMul" not in _operators("floor(k0 * 0.1 - k1 * 0.3)")
+
+
+def test_sums_that_could_cancel_far_apart_stay_as_written() -> None:
+    """With large weights the order of summation shows behind the eighth decimal."""
+    assert "MatMul" not in _operators("k0 * 1000.1 - k1 * 1000.3")
 
 
 def test_forty_thresholds_on_one_column_are_one_comparison() -> None:

@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from inference.errors import NotFoundError, NotReadyError
 from inference.request import Request
+from inference.traffic import Split
 from inference.versions import LiveVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """Which version answers what; never changed, only replaced in whole.
+
+    - ``default``: the version of the model behind the routes that name none;
+    - ``models``: the version of each model by its name, the default model's first;
+    - ``canary``: a second version of the default model, which answers the requests that ``split`` takes.
+    """
+
+    default: LiveVersion
+    models: Mapping[str, LiveVersion]
+    canary: LiveVersion | None
+    split: Split | None
+
+    @classmethod
+    def of(
+        cls, versions: Iterable[LiveVersion], canary: LiveVersion | None = None, split: Split | None = None
+    ) -> Lineup:
+        """A lineup of one version for each model, the default model's first."""
+        models = {live.model: live for live in versions}
+        return cls(next(iter(models.values())), models, canary, split)
+
+    def list_versions(self, model: str) -> list[LiveVersion]:
+        """The live versions of ``model``, the one that a path without a number means first."""
+        main = self.models.get(model)
+        if main is None:
+            return []
+        return [main] if main is not self.default or self.canary is None else [main, self.canary]
 
 
 class ServiceState:
     """One process's state; changed on the event loop's thread only.
 
     A request takes its version once and keeps it to its end, so that it sees one version whole.
-
-    Args:
-        live: the version of each model, the default model's first.
     """
 
     def __init__(self, live: Iterable[LiveVersion]) -> None:
-        self.models = {version.model: version for version in live}
-        self.default = next(iter(self.models))
+        self.lineup = Lineup.of(live)
         self.is_draining = False
+
+    @property
+    def models(self) -> Mapping[str, LiveVersion]:
+        """The version of each model by its name, the default model's first."""
+        return self.lineup.models
 
     @property
     def live(self) -> LiveVersion:
         """The version of the default model."""
-        return self.models[self.default]
+        return self.lineup.default
 
     @property
     def is_ready(self) -> bool:
@@ -44,23 +77,41 @@ class ServiceState:
         Raises:
             NotFoundError: this service does not serve it.
         """
+        lineup = self.lineup
         named = request.named
-        if not named:
-            return self.models[self.default]
-        return self.find(named["model"], named.get("version"))
+        if named:
+            model, version = named["model"], named.get("version")
+            if version is not None or model != lineup.default.model:
+                return self.find(model, version)
+        if lineup.canary is not None and lineup.split is not None and lineup.split.takes(request):
+            return lineup.canary
+        return lineup.default
 
     def find(self, model: str, version: str | None) -> LiveVersion:
-        """The version that a path names; without a number, the one being served.
+        """The version that a path names; without a number, the one that is no canary.
 
         Raises:
             NotFoundError: this service does not serve it.
         """
-        live = self.models.get(model)
-        if live is None:
-            there = ", ".join(self.models)
-            raise NotFoundError(f"model {model[:80]!r} is not served here", hint=f"There is: {there}.")
-        if version is not None and version != str(live.version):
-            raise NotFoundError(
-                f"version {version[:80]!r} is not served here", where=model, hint=f"There is: {live.version}."
-            )
-        return live
+        there = self.lineup.list_versions(model)
+        if not there:
+            models = ", ".join(self.models)
+            raise NotFoundError(f"model {model[:80]!r} is not served here", hint=f"There is: {models}.")
+        if version is None:
+            return there[0]
+        for live in there:
+            if version == str(live.version):
+                return live
+        versions = ", ".join(str(live.version) for live in there)
+        raise NotFoundError(
+            f"version {version[:80]!r} is not served here", where=model, hint=f"There is: {versions}."
+        )
+
+    def list_versions(self, model: str) -> list[str]:
+        """Numbers of the live versions of ``model``, the one that a path without a number means first.
+
+        Raises:
+            NotFoundError: this service does not serve the model.
+        """
+        self.find(model, None)
+        return [str(live.version) for live in self.lineup.list_versions(model)]

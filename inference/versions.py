@@ -14,6 +14,7 @@ from inference.codec import AnswerEncoder, RowDecoder
 from inference.errors import GoldenMismatchError
 from inference.metrics import ModelMetrics
 from inference.session import Session
+from inference.traffic import Shadow
 from registry.aliases import resolve
 from registry.manifest import Golden, Manifest
 from registry.names import ModelRef
@@ -32,6 +33,7 @@ class LiveVersion:
     encoder: AnswerEncoder
     metrics: ModelMetrics
     headers: tuple[Header, ...]  # of an answer in JSON: its content type, and the version that gave it
+    shadow: Shadow | None = None  # what else is asked about the rows that this version answered
 
     @property
     def model(self) -> str:
@@ -45,10 +47,14 @@ class LiveVersion:
 
 
 def load_version(store: Store, ref: ModelRef, *, max_rows: int) -> LiveVersion:
-    """Load the version that ``ref`` names; a bare model name is its ``production``.
+    """Load the version that ``ref`` names, a bare model name being its ``production``.
+
+    Every digest is compared and every golden row asked, which may take a second. Any thread may do
+    it; from then on the version belongs to the event loop's.
 
     Raises:
         VersionNotFoundError: there is no such model, version or alias.
+        ManifestError: its manifest cannot be read.
         DigestMismatchError: a file is not the one that was published.
         SignatureMismatchError: the graph is not what its manifest says.
         GoldenMismatchError: the graph does not answer as it did when it was published.

@@ -1,0 +1,274 @@
+"""The versions that the settings name, and where their aliases have moved to since."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
+from typing import Literal, NamedTuple
+
+from inference.config import ServiceConfig
+from inference.metrics import ServiceMetrics
+from inference.state import Lineup
+from inference.traffic import Replay, Shadow, Split, parse_share
+from inference.versions import LiveVersion, load_version
+from registry.aliases import AliasRecord, read_alias, resolve
+from registry.errors import ConfigError, LifecycleError
+from registry.ground.logs import log_event
+from registry.names import PRODUCTION, ModelRef
+from registry.store import Store
+
+_logger = logging.getLogger("inference.fleet")
+
+Role = Literal["main", "canary", "shadow"]
+
+
+def parse_models(text: str) -> list[ModelRef]:
+    """Read ``name``, ``name@alias`` or ``name@7``, several with commas between, each model once.
+
+    Raises:
+        ConfigError: one of them is none of these, or a model is named twice.
+    """
+    refs = [ModelRef.parse(part.strip()) for part in text.split(",")]
+    for index, ref in enumerate(refs):
+        if ref.model in {other.model for other in refs[:index]}:
+            raise ConfigError(
+                f"model {ref.model} is named twice",
+                where="model",
+                hint=f"A second version of it is a canary: --canary {ref.version or _alias_of(ref)}=0.1.",
+            )
+    return refs
+
+
+class Swap(NamedTuple):
+    """What came of one move of an alias."""
+
+    outcome: Literal["swapped", "refused"]
+    model: str
+    role: Role
+    from_version: int | None
+    to_version: int
+    seconds: float
+
+
+class Change(NamedTuple):
+    """What a look at the registry came to: who answers from now on, and what is to be counted."""
+
+    lineup: Lineup
+    swaps: Sequence[Swap]
+
+
+@dataclass
+class _Place:
+    """One reference of the settings, and the version that stands behind it now."""
+
+    role: Role
+    ref: ModelRef
+    live: LiveVersion | None = None
+    sequence: int = 0  # of the alias's move that was last followed or refused; 0 is none
+    trouble: str = ""  # that the log tells of already
+
+    @property
+    def alias(self) -> str | None:
+        """The alias to watch; None where the version is pinned."""
+        return None if self.ref.version is not None else _alias_of(self.ref)
+
+
+class Fleet:
+    """Loads what the settings name, and follows the aliases among it.
+
+    Belongs to one thread at a time: to the main thread at the start, then to the watcher's. What it
+    does may take seconds; what it gives out is finished, and never changed afterwards.
+
+    Raises:
+        ConfigError: the settings name models, canary or shadow in a way that cannot be read.
+    """
+
+    def __init__(self, store: Store, config: ServiceConfig, metrics: ServiceMetrics) -> None:
+        refs = parse_models(config.model)
+        canary = parse_share(config.canary, refs[0].model, setting="canary")
+        shadow = parse_share(config.shadow, refs[0].model, setting="shadow")
+        self._store = store
+        self._metrics = metrics
+        self._max_rows = config.max_rows
+        self._seed = os.getpid()  # so that workers draw differently
+        self._main = [_Place("main", ref) for ref in refs]
+        self._canary = _Place("canary", canary.ref) if canary else None
+        self._shadow = _Place("shadow", shadow.ref) if shadow else None
+        self._places = [place for place in (*self._main, self._canary, self._shadow) if place]
+        self._split = Split(canary.share, config.canary_header, self._seed) if canary else None
+        self._shadow_share = shadow.share if shadow else 0.0
+        self._replay = Replay() if shadow else None
+        self._off: dict[Role, str] = {}  # why canary or shadow are off, as the log tells already
+        self._lineup: Lineup | None = None
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether any version stands behind an alias; pinned ones never move."""
+        return any(place.alias for place in self._places)
+
+    def load(self) -> Lineup:
+        """Load everything for the start.
+
+        Raises:
+            LifecycleError: a main version or a pinned one is not there, or must not be served. The
+                alias of a canary or shadow may be absent or name a version that is refused: the
+                main version serves without.
+        """
+        for place in self._places:
+            if place.role == "main" or place.alias is None:
+                self._open(place)
+            else:
+                self._follow(place)
+        self._lineup = self._line_up()
+        return self._lineup
+
+    def look(self) -> Change | None:
+        """Ask where every alias points, load what is new, and tell what to publish; None for no news."""
+        swaps = [swap for place in self._places if place.alias and (swap := self._follow(place))]
+        if any(swap.outcome == "swapped" for swap in swaps):
+            self._lineup = self._line_up()
+        assert self._lineup is not None
+        return Change(self._lineup, swaps) if swaps else None
+
+    def close(self) -> None:
+        """End the shadow's thread."""
+        if self._replay is not None:
+            self._replay.close()
+
+    def _open(self, place: _Place) -> None:
+        # Looked up before the version is: a move in between is followed by the first look.
+        record = place.alias and read_alias(self._store, place.ref.model, place.alias)
+        place.sequence = record.sequence if record else 0
+        place.live = self._take(place.ref.model, resolve(self._store, place.ref))
+
+    def _follow(self, place: _Place) -> Swap | None:
+        """Bring ``place`` to where its alias points; whatever goes wrong, its version stays.
+
+        A version that is refused is not tried again until the alias moves. A registry that cannot
+        be read says nothing about the version, so that is tried again at every look.
+        """
+        started = monotonic()
+        record = self._read_move(place)
+        if record is None:
+            return None
+        before, outcome = place.live, self._replace(place, record)
+        if outcome is None:
+            return None
+        from_version = before.version if before else None
+        seconds = round(monotonic() - started, 3)
+        return Swap(outcome, record.model, place.role, from_version, record.version, seconds)
+
+    def _read_move(self, place: _Place) -> AliasRecord | None:
+        """Where the alias points now, if that is another move than the last one seen."""
+        assert place.alias is not None
+        try:
+            record = read_alias(self._store, place.ref.model, place.alias)
+        except (OSError, LifecycleError) as error:
+            _warn_once(place, "alias not readable", str(error))
+            return None
+        if record is None and place.live is not None:
+            _warn_once(place, "alias gone", "there is no move of it in the registry")
+        if record is None or record.sequence == place.sequence:
+            place.trouble = "" if record else place.trouble
+            return None
+        return record
+
+    def _replace(self, place: _Place, record: AliasRecord) -> Literal["swapped", "refused"] | None:
+        """Put the version of ``record`` in its place; None if it is there, or cannot be read now."""
+        before = place.live
+        try:
+            place.live = self._take(record.model, record.version)
+        except OSError as error:
+            _warn_once(place, "registry not readable", str(error))
+            return None
+        except Exception as error:  # the edge towards what somebody published
+            place.sequence = record.sequence
+            _log_refusal(place, record.version, error)
+            return "refused"
+        place.sequence, place.trouble = record.sequence, ""
+        if place.live is before:
+            return None
+        if before is not None:
+            self._retire(before)
+        return "swapped"
+
+    def _take(self, model: str, version: int) -> LiveVersion:
+        """The version: from another place if it is there, as when a canary is promoted, else loaded."""
+        for place in self._places:
+            live = place.live
+            if live is not None and (live.model, live.version) == (model, version):
+                return live
+        return load_version(self._store, ModelRef(model, version), max_rows=self._max_rows)
+
+    def _retire(self, live: LiveVersion) -> None:
+        """Have the log tell when the last request of a version has ended, and its memory is free."""
+        if any(place.live is live for place in self._places):
+            return
+        told = weakref.finalize(
+            live.session, log_event, _logger, "retired", model=live.model, version=live.version
+        )
+        told.atexit = False  # what is live at the end of the process is not retired
+
+    def _line_up(self) -> Lineup:
+        main = [place.live for place in self._main if place.live is not None]
+        canary = self._canary.live if self._canary and self._is_on(self._canary, main[0]) else None
+        shadow = self._shadow.live if self._shadow and self._is_on(self._shadow, main[0]) else None
+        if shadow is not None:
+            main[0] = replace(main[0], shadow=self._build_shadow(main[0], shadow))
+        return Lineup.of(main, canary, self._split)
+
+    def _is_on(self, place: _Place, main: LiveVersion) -> bool:
+        """Whether a second version has something to do beside ``main``; a change is told in the log."""
+        why = _find_obstacle(place, main)
+        if self._off.get(place.role, "") != why:
+            self._off[place.role] = why
+            log_event(_logger, f"{place.role} {'off' if why else 'on'}", ref=str(place.ref), why=why or None)
+        return not why
+
+    def _build_shadow(self, main: LiveVersion, shadow: LiveVersion) -> Shadow:
+        assert self._replay is not None
+        count = partial(self._metrics.count_shadow, main.model, main.version, shadow.version)
+        return Shadow(shadow.session, self._shadow_share, self._replay, count, self._seed)
+
+
+def _find_obstacle(place: _Place, main: LiveVersion) -> str:
+    """Why a canary or shadow has nothing to do; empty if it has."""
+    if place.live is None:
+        return "there is no version to serve behind it"
+    if place.live.version == main.version:
+        return f"it is version {main.version}, which answers already"
+    if place.role == "shadow" and _shape(place.live) != _shape(main):
+        return f"its columns or classes are not those of version {main.version}"
+    return ""
+
+
+def _shape(live: LiveVersion) -> tuple[list[tuple[str, str]], list[str]]:
+    """What a row of the version is, and what an answer."""
+    signature = live.manifest.signature
+    columns = [(column.name, str(column.datatype)) for column in signature.columns]
+    return columns, [label.value for label in signature.classes]
+
+
+def _alias_of(ref: ModelRef) -> str:
+    return ref.alias or PRODUCTION
+
+
+def _warn_once(place: _Place, event: str, why: str) -> None:
+    """Tell of trouble when it begins; until it is over it is the same at every look."""
+    if place.trouble != event:
+        place.trouble = event
+        log_event(_logger, event, logging.WARNING, ref=str(place.ref), why=why[:300])
+
+
+def _log_refusal(place: _Place, version: int, error: Exception) -> None:
+    code = error.code if isinstance(error, LifecycleError) else "unexpected"
+    fields = {"model": place.ref.model, "version": version, "role": place.role, "code": code}
+    if code == "unexpected":
+        _logger.exception("version refused", extra={"fields": {**fields, "why": str(error)[:300]}})
+    else:
+        log_event(_logger, "version refused", logging.ERROR, **fields, why=str(error))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +97,32 @@ def test_a_chunked_body_within_the_limit_is_read(service: RunningService) -> Non
         head, body = read_answer(connection)
     assert head.startswith(b"HTTP/1.1 200")
     assert json.loads(body)["prediction"] == "2"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_compressed_body_is_inflated(service: RunningService, coding: str) -> None:
+    """Rows compress to a tenth, and clients far away know it."""
+    compress = gzip.compress if coding == "gzip" else zlib.compress
+    rows = [[float(index % 90), index + 1, False, None] for index in range(4000)]
+    body = json.dumps({"instances": rows}, separators=(",", ":")).encode()
+    assert 65_536 < len(body) < LIMIT  # beyond what is inflated on the event loop
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    status, _, answer = service.request("POST", "/predict", compress(body), headers)
+    assert status == 200, answer
+    assert json.loads(answer) == service.predict({"instances": rows})[1]
+
+
+def test_a_bomb_is_refused_while_it_arrives(service: RunningService) -> None:
+    """A few kilobytes that grow beyond the bound are refused, though their end never comes."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = compressor.compress(b" " * 2**24) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert len(bomb) < LIMIT
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    with connected(service) as connection:
+        connection.sendall(head % (len(bomb) + 1) + bomb)
+        answer, body = read_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert "the inflated body has more than 100,000 bytes" in json.loads(body)["error"]
 
 
 def test_the_connection_can_be_used_after_a_refusal(service: RunningService) -> None:

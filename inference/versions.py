@@ -14,6 +14,7 @@ from inference.codec import AnswerEncoder, RowDecoder
 from inference.errors import GoldenMismatchError
 from inference.metrics import ModelMetrics
 from inference.session import Session
+from inference.tensors import TensorReader, TensorWriter
 from inference.traffic import Shadow
 from registry.aliases import resolve
 from registry.manifest import Golden, Manifest
@@ -31,6 +32,8 @@ class LiveVersion:
     session: Session
     decoder: RowDecoder
     encoder: AnswerEncoder
+    reader: TensorReader
+    writer: TensorWriter
     metrics: ModelMetrics
     headers: tuple[Header, ...]  # of an answer in JSON: its content type, and the version that gave it
     shadow: Shadow | None = None  # what else is asked about the rows that this version answered
@@ -67,6 +70,8 @@ def load_version(store: Store, ref: ModelRef, *, max_rows: int) -> LiveVersion:
         session=Session(graph, manifest.signature, where=f"{ref.model}@{version}: {MODEL_FILE}"),
         decoder=RowDecoder(manifest.signature.columns, max_rows),
         encoder=AnswerEncoder(manifest.model, version, manifest.signature.classes),
+        reader=TensorReader(manifest.signature, max_rows),
+        writer=TensorWriter(manifest.model, version, manifest.signature),
         metrics=ModelMetrics(
             manifest.model,
             version,

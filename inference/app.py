@@ -17,6 +17,7 @@ from inference.auth import OPEN_ROUTES, Guard, read_guard
 from inference.body import BodyReader
 from inference.config import ServiceConfig
 from inference.health import Health
+from inference.infer import Infer
 from inference.metrics import RouteMetrics, ServiceMetrics
 from inference.predict import Predict
 from inference.protocol import Metadata
@@ -71,6 +72,7 @@ class App:
         health = Health(state)
         metadata = Metadata(state)
         predict = Predict(state, config, runner)
+        infer = Infer(state, config, runner)
         table: list[tuple[str, Mapping[str, Handler]]] = [
             ("/", {"GET": health.probe}),
             ("/predict", {"POST": predict}),
@@ -82,6 +84,11 @@ class App:
             ("/v2/health/ready", {"GET": health.ready}),
             ("/v2/models/{model}", {"GET": metadata.model}),
             ("/v2/models/{model}/versions/{version}", {"GET": metadata.model}),
+            ("/v2/models/{model}/ready", {"GET": metadata.ready}),
+            ("/v2/models/{model}/versions/{version}/ready", {"GET": metadata.ready}),
+            ("/v2/models/{model}/infer", {"POST": infer}),
+            ("/v2/models/{model}/versions/{version}/infer", {"POST": infer}),
+            ("/v2/repository/index", {"POST": metadata.index}),
         ]
         endpoints = {path: self._endpoint(path, handlers) for path, handlers in table}
         nowhere = self._endpoint(UNMATCHED, None)

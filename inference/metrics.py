@@ -8,9 +8,10 @@ processes lose what a worker that ended knew about itself.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from prometheus_client.metrics_core import Metric
 
 from inference.drift import Drift
 from inference.families import (
@@ -64,7 +65,7 @@ class RouteMetrics:
 class ModelMetrics:
     """Inferences of one version; counted for nobody until `ServiceMetrics.add_model` shows them."""
 
-    __slots__ = ("_durations", "_layout", "_live", "_values", "digest", "key", "loaded_at")
+    __slots__ = ("_layout", "_live", "_values", "digest", "key", "loaded_at")
 
     def __init__(
         self, model: str, version: int, classes: Sequence[str], *, digest: str, loaded_at: float
@@ -84,7 +85,7 @@ class ModelMetrics:
         values[ModelLayout.WAITED_SUM] += waited
         values[ModelLayout.DURATIONS + bisect_left(SECONDS, seconds)] += 1.0
         values[ModelLayout.DURATIONS_SUM] += seconds
-        values[ModelLayout.ROWS] += 1.0
+        values[ModelLayout.SIZES] += 1.0
         values[ModelLayout.PREDICTIONS + label] += 1.0
 
     def observe_rows(self, outputs: Outputs, seconds: float, waited: float = 0.0) -> None:
@@ -95,9 +96,9 @@ class ModelMetrics:
         values[ModelLayout.WAITED_SUM] += waited
         values[ModelLayout.DURATIONS + bisect_left(SECONDS, seconds)] += 1.0
         values[ModelLayout.DURATIONS_SUM] += seconds
-        values[ModelLayout.ROWS + bisect_left(ROWS, rows)] += 1.0
+        values[ModelLayout.SIZES + bisect_left(ROWS, rows)] += 1.0
         if rows > 1:  # the first bucket's sum is its count
-            values[ModelLayout.ROWS_SUM] += rows
+            values[ModelLayout.SIZES_SUM] += rows
         for label, count in enumerate(np.bincount(outputs.labels).tolist(), ModelLayout.PREDICTIONS):
             if count:
                 values[label] += count
@@ -125,6 +126,7 @@ class ServiceMetrics:
         self._slot = create_private() if slot is None else slot
         self._in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
         self._routes: dict[str, RouteMetrics] = {}
+        self._models: dict[ModelMetrics, Drift | None] = {}
         self._page = Page(self._slot.memory)
 
     @property
@@ -144,17 +146,35 @@ class ServiceMetrics:
 
     def add_model(self, metrics: ModelMetrics, drift: Drift | None = None) -> None:
         """Show a version as one being served, and how far its rows are from those of its training."""
+        if metrics in self._models:
+            return
         metrics.show(self._slot)
+        self._models[metrics] = drift
         if drift is not None:
             drift.show(self._slot)
             self._page.drifts[drift.key] = drift
 
-    def retire_model(self, metrics: ModelMetrics, drift: Drift | None = None) -> None:
-        """Show a version as one served before; its counts go on until its last request."""
-        metrics.retire()
-        if drift is not None:
-            drift.retire()
-            self._page.drifts.pop(drift.key, None)
+    def show_models(self, models: Mapping[ModelMetrics, Drift | None]) -> None:
+        """Show exactly these versions as being served, and those before as served once.
+
+        What a retired one still has in work is counted as before.
+        """
+        for metrics in [one for one in self._models if one not in models]:
+            metrics.retire()
+            drift = self._models.pop(metrics)
+            if drift is not None:
+                drift.retire()
+                self._page.drifts.pop(drift.key, None)
+        for metrics, drift in models.items():
+            self.add_model(metrics, drift)
+
+    def count_swap(self, model: str, outcome: str) -> None:
+        """Count a version that took over (``swapped``), or did not (``refused``)."""
+        self.count("model_swaps", model, outcome)
+
+    def count_shadow(self, model: str, version: int, shadow: int, outcome: str, rows: int) -> None:
+        """Count rows that ``version`` answered and the version ``shadow`` was asked too."""
+        self.count("shadow_rows", model, str(version), str(shadow), outcome, by=rows)
 
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Add to one of `inference.families.COUNTERS`, by its name and the values of its labels.
@@ -167,6 +187,10 @@ class ServiceMetrics:
     def write_page(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: text format 0.0.4, or OpenMetrics if ``accept`` asks for it."""
         return self._page.write(accept)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of the page."""
+        return self._page.collect()
 
 
 def _counter(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:

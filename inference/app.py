@@ -69,7 +69,7 @@ class App:
         self._open = OPEN_ROUTES | {config.health_route}
         self._is_logging = config.request_log
         runner = Runner(pool, self._work, config.inline_max_rows)
-        health = Health(state)
+        health = Health(state, metrics)
         metadata = Metadata(state)
         predict = Predict(state, config, runner)
         infer = Infer(state, config, runner)

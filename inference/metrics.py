@@ -26,7 +26,7 @@ from inference.families import (
     Page,
 )
 from inference.session import Outputs
-from inference.shared import Slot, clear, create_private
+from inference.shared import Memory, Slot, clear, create_private
 
 # Any other method counts as OTHER: a client must not be able to make new series.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -128,6 +128,11 @@ class ServiceMetrics:
         self._routes: dict[str, RouteMetrics] = {}
         self._models: dict[ModelMetrics, Drift | None] = {}
         self._page = Page(self._slot.memory)
+
+    @property
+    def memory(self) -> Memory:
+        """Where this process and all others count."""
+        return self._slot.memory
 
     @property
     def in_flight(self) -> int:

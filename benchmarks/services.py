@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -60,7 +61,7 @@ class Launch:
         Raises:
             ServiceStartError: it ended, stayed silent for ``timeout_s``, or announced another version.
         """
-        line = _read_line(self.process, self.started + timeout_s)
+        line = read_line(self.process, self.started + timeout_s)
         seconds = time.monotonic() - self.started
         if line is None:
             state = self.process.poll()
@@ -79,8 +80,12 @@ class Launch:
         return tail.splitlines()[-1][:300] if tail else "none"
 
 
-def _read_line(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """The first line on stdout, or None when the process ended or the deadline passed before it."""
+def read_line(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+    """The next line on stdout, or None when the process ended or the deadline passed before it.
+
+    ``deadline`` is on the clock of `time.monotonic`. A process writes a line only when it was asked to,
+    so that there is never a second one behind it.
+    """
     assert process.stdout is not None
     data = b""
     with selectors.DefaultSelector() as selector:
@@ -88,7 +93,7 @@ def _read_line(process: subprocess.Popen[bytes], deadline: float) -> bytes | Non
         while b"\n" not in data:
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 return None
-            chunk = process.stdout.read1(4096)  # type: ignore[attr-defined]  # a BufferedReader
+            chunk = process.stdout.read1(65536)  # type: ignore[attr-defined]  # a BufferedReader
             if not chunk:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1)
@@ -99,13 +104,45 @@ def _read_line(process: subprocess.Popen[bytes], deadline: float) -> bytes | Non
 
 @contextlib.contextmanager
 def launch_service(
-    registry: str, model: str, version: int, *, log: Path, stop_timeout_s: float
+    registry: str,
+    model: str,
+    version: int,
+    *,
+    log: Path,
+    stop_timeout_s: float,
+    flags: Sequence[str] = (),
+    cores: Collection[int] = (),
 ) -> Iterator[Launch]:
-    """Start ``model@version`` from the registry on a free port; it is ended when the block is left."""
+    """Start ``model@version`` from the registry on a free port; it is ended when the block is left.
+
+    Args:
+        flags: more flags of ``python -m inference serve``.
+        cores: the processors that it may use; none given is all.
+    """
     name = f"{model}@{version}"
     command = [sys.executable, "-m", "inference", "serve", "--model", name, "--registry", registry]
-    command += ["--host", "127.0.0.1", "--port", "0"]
-    with log.open("ab") as errors, _process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process:
+    command += ["--host", "127.0.0.1", "--port", "0", *flags]
+    with launch_command(command, name, log=log, stop_timeout_s=stop_timeout_s, cores=cores) as launch:
+        yield launch
+
+
+@contextlib.contextmanager
+def launch_command(
+    command: list[str],
+    name: str,
+    *,
+    log: Path,
+    stop_timeout_s: float,
+    cores: Collection[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Launch]:
+    """Start any service that announces itself as ours does, as ``name`` (model@version)."""
+    with (
+        log.open("ab") as errors,
+        running_process(
+            command, errors=errors, stop_timeout_s=stop_timeout_s, cores=cores, environment=environment
+        ) as process,
+    ):
         yield Launch(process, name, log)
 
 
@@ -113,7 +150,10 @@ def launch_service(
 def launch_driver(*, log: Path, stop_timeout_s: float) -> Iterator[subprocess.Popen[bytes]]:
     """Start a Locust process, which waits for its plan; see `drive`."""
     command = [sys.executable, "-m", "benchmarks.users"]
-    with log.open("ab") as errors, _process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process:
+    with (
+        log.open("ab") as errors,
+        running_process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process,
+    ):
         yield process
 
 
@@ -139,11 +179,23 @@ def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log:
 
 
 @contextlib.contextmanager
-def _process(
-    command: list[str], *, errors: BinaryIO, stop_timeout_s: float
+def running_process(
+    command: list[str],
+    *,
+    errors: BinaryIO,
+    stop_timeout_s: float,
+    cores: Collection[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with pipes to its input and output, ended when the block is left.
+
+    Args:
+        cores: the processors that it and its children may use (Linux only); none given is all.
+        environment: set for it beside our own variables.
+    """
     process = subprocess.Popen(
-        _leash(command),
+        _leash(command, cores),
+        env={**os.environ, **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -173,17 +225,27 @@ def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
                     stream.close()
 
 
-def _leash(command: list[str]) -> list[str]:
+def _leash(command: list[str], cores: Collection[int]) -> list[str]:
     """Linux: have the kernel end the process when the gate is killed with no chance to clean up.
+
+    Pins it to ``cores``, too.
 
     A tiny interpreter asks for it and then becomes ``command``; asking between fork and exec would
     run Python in a process that may have had threads.
     """
-    return [sys.executable, "-I", "-S", "-c", _LEASH, *command] if sys.platform == "linux" else command
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _LEASH, ",".join(map(str, sorted(cores))), *command]
 
 
 # 1 is PR_SET_PDEATHSIG, 15 SIGTERM; <linux/prctl.h>.
-_LEASH = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+_LEASH = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if sys.argv[1]:
+    os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @contextlib.contextmanager

@@ -1,0 +1,50 @@
+"""Processor time of other processes, in nanoseconds.
+
+The kernel's clock of a process counts what all of its threads ran, user and system, also of those
+that have ended; unlike ``/proc/<pid>/stat`` it is not rounded to ticks of 10 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from benchmarks.errors import BenchmarkError
+
+# CPUCLOCK_SCHED of <linux/posix-timers.h>: what the scheduler ran, as clock_getcpuclockid(3) makes it.
+_SCHEDULED = 2
+
+
+def read_cpu_s(pid: int) -> float:
+    """Seconds of processor time that the process has used so far.
+
+    Raises:
+        BenchmarkError: there is no such process (any longer).
+    """
+    try:
+        return time.clock_gettime_ns((~pid << 3) | _SCHEDULED) / 1e9
+    except OSError:
+        raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None
+
+
+def read_wait_s(pid: int) -> float:
+    """Seconds in which the process's threads could have run, but others had the processor."""
+    waited = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            waited += int((task / "schedstat").read_bytes().split()[1])
+    return waited / 1e9
+
+
+def list_processes(pid: int) -> list[int]:
+    """The process and everything below it, now; the process itself comes first."""
+    return [pid, *sorted(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def read_resident_bytes(pids: Sequence[int]) -> list[int]:
+    """Memory of each process now (RSS; pages that several share count for each)."""
+    return [int(psutil.Process(pid).memory_info().rss) for pid in pids]

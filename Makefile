@@ -20,10 +20,10 @@ STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate promote rollback release serve bench bench-etl \
-        test lock images clean
+        bench-service bench-rivals-setup test lock images clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "  variables: MODEL=$(MODEL) DATA=$(or $(DATA),var/data) REGISTRY=$(REGISTRY) HOST=$(HOST) PORT=$(PORT) SET='section.key=value'"
 
 setup: $(VENV)/.installed ## make the environment from the lock file
@@ -70,6 +70,12 @@ bench: setup ## latency, throughput, start-up and memory of the production versi
 bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 	@$(PY) -m benchmarks etl $(STAGE)
 
+bench-service: setup ## CPU a request of the production version, beside a no-op and other services
+	@$(PY) -m benchmarks service --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+
+bench-rivals-setup: setup ## install the services that bench-service compares with, under var/rivals
+	@$(PY) -m benchmarks rivals
+
 test: setup ## everything that guards the project
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -79,6 +85,7 @@ test: setup ## everything that guards the project
 lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 	for role in serve train bench; do $(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
+	for rival in fastapi mlserver; do $(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/rivals/$$rival.in -o requirements/rivals/$$rival.txt; done
 
 images: ## build the train and serve images with the container engine at hand
 	$(ENGINE) build -f Dockerfile.train -t timberline-train .

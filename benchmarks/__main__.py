@@ -1,4 +1,4 @@
-"""``python -m benchmarks gate | bench | etl``: judge a candidate, measure a version, measure the ETL."""
+"""``python -m benchmarks gate | bench | service | rivals | etl``: judge a candidate, measure the rest."""
 
 from __future__ import annotations
 
@@ -43,6 +43,27 @@ def _parser() -> argparse.ArgumentParser:
     etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run")
     etl.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
     etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
+    service = _add_verb(verbs, "service", "processor time a request, beside a no-op and other services")
+    service.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    service.add_argument("--window-s", type=float, default=2.0, help="seconds of load a round (default 2)")
+    service.add_argument("--connections", type=int, default=16, help="closed-loop clients (default 16)")
+    service.add_argument("--starts", type=int, default=3, help="starts of the service (default 3)")
+    service.add_argument("--seed", type=int, default=0, help="of the order of the rounds (default 0)")
+    service.add_argument(
+        "--rivals",
+        nargs="?",
+        const="all",
+        default="there",
+        choices=["none", "there", "all"],
+        help="other services: none, those that are there (default), or all, installed if need be",
+    )
+    service.add_argument("--targets", type=Path, help="the bounds (default service_targets.toml)")
+    service.add_argument("--check", action="store_true", help="end with 1 on a missed target")
+    rivals = _add_verb(verbs, "rivals", "install the services to compare with, each on its own")
+    for verb in (service, rivals):
+        verb.add_argument(
+            "--environments", type=Path, default=Path("var/rivals"), help="where other services are installed"
+        )
     return parser
 
 
@@ -117,7 +138,45 @@ def _etl(options: argparse.Namespace) -> int:
     return 0
 
 
-_VERBS = {"gate": _gate, "bench": _bench, "etl": _etl}
+def _service(options: argparse.Namespace) -> int:
+    from benchmarks.service_figures import DEFAULT_TARGETS, load_targets
+    from benchmarks.service_report import format_service, write_report
+    from benchmarks.service_speed import Settings, measure_service
+    from registry.aliases import resolve
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    store, ref = open_store(options.registry), ModelRef.parse(options.model)
+    report = measure_service(
+        store,
+        ref.model,
+        resolve(store, ref),
+        Settings(
+            rounds=options.rounds,
+            window_s=options.window_s,
+            connections=options.connections,
+            starts=options.starts,
+            seed=options.seed,
+        ),
+        load_targets(options.targets or DEFAULT_TARGETS),
+        environments=options.environments,
+        rivals=options.rivals,
+    )
+    sys.stderr.write(format_service(report) + "\n")
+    print_result(report)
+    sys.stderr.write(f"report: {write_report(report, options.data)}\n")
+    is_missed = any(target.is_met is False for target in report.targets)
+    return 1 if options.check and is_missed else 0
+
+
+def _rivals(options: argparse.Namespace) -> int:
+    from benchmarks.rivals.environments import list_rivals, make_environment
+
+    print_result({name: str(make_environment(options.environments, name)) for name in list_rivals()})
+    return 0
+
+
+_VERBS = {"gate": _gate, "bench": _bench, "service": _service, "rivals": _rivals, "etl": _etl}
 
 
 if __name__ == "__main__":

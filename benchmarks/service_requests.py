@@ -1,0 +1,90 @@
+"""The requests of the service's benchmark, whole and as bytes, made from a version's golden rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.errors import WorkloadError
+from registry.manifest import Manifest
+from registry.signature import NUMERIC_INPUT
+
+_JSON = "content-type: application/json"
+_OCTETS = "content-type: application/octet-stream"
+# What a client sends beside: few headers, as each costs every server.
+_USUAL = ("host: 127.0.0.1", "user-agent: timberline-benchmark", "accept: */*")
+
+
+def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
+    """``POST /predict`` of the first golden row as an object of all raw columns.
+
+    ``is_chunked`` sends the body in one chunk, the way that the service has no short cut for.
+    """
+    names = [column.name for column in manifest.signature.columns]
+    body = msgspec.json.encode(dict(zip(names, manifest.golden.rows[0], strict=True)))
+    return _write("/predict", body, _JSON, is_chunked=is_chunked)
+
+
+def write_protocol_row(manifest: Manifest) -> bytes:
+    """The same row as JSON of the Open Inference Protocol."""
+    matrix = build_matrix(manifest, 1)
+    tensor = {
+        "name": NUMERIC_INPUT,
+        "shape": matrix.shape,
+        "datatype": "FP64",
+        "data": [None if np.isnan(value) else value for value in matrix[0].tolist()],
+    }
+    return _write(_infer_path(manifest), msgspec.json.encode({"inputs": [tensor]}), _JSON)
+
+
+def write_protocol_batch(manifest: Manifest, matrix: npt.NDArray[np.float64]) -> bytes:
+    """``matrix``, (rows, columns), as one binary FP64 tensor; all outputs are asked for in binary."""
+    blob = matrix.astype("<f8").tobytes()
+    tensor = {
+        "name": NUMERIC_INPUT,
+        "shape": matrix.shape,
+        "datatype": "FP64",
+        "parameters": {"binary_data_size": len(blob)},
+    }
+    head = msgspec.json.encode({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    length = f"inference-header-content-length: {len(head)}"
+    return _write(_infer_path(manifest), head + blob, _OCTETS, length)
+
+
+def write_octet_batch(matrix: npt.NDArray[np.float64]) -> bytes:
+    """``matrix``, (rows, columns), as bare float32 rows for ``POST /predict``."""
+    return _write("/predict", matrix.astype("<f4").tobytes(), _OCTETS)
+
+
+def build_matrix(manifest: Manifest, rows: int) -> npt.NDArray[np.float64]:
+    """Golden rows, over and over, as the graph takes them: (rows, columns); NULL is NaN.
+
+    Raises:
+        WorkloadError: there is a column of text.
+    """
+    columns = manifest.signature.columns
+    if any(column.datatype == "BYTES" for column in columns):
+        raise WorkloadError(
+            "has columns of text; the graph alone and the rivals are measured on numbers only",
+            where=f"{manifest.model}@{manifest.version}",
+        )
+    golden: Sequence[Any] = manifest.golden.rows
+    return np.array([golden[i % len(golden)] for i in range(rows)], dtype=np.float64)  # None → NaN
+
+
+def _infer_path(manifest: Manifest) -> str:
+    return f"/v2/models/{manifest.model}/infer"
+
+
+def _write(path: str, body: bytes, *headers: str, is_chunked: bool = False) -> bytes:
+    if is_chunked:
+        length = "transfer-encoding: chunked"
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        length = f"content-length: {len(body)}"
+    lines = [f"POST {path} HTTP/1.1", *_USUAL, *headers, length]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

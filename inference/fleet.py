@@ -95,6 +95,8 @@ class Fleet:
         self._store = store
         self._metrics = metrics
         self._max_rows = config.max_rows
+        # The window is the service's; each worker has its part, and at least a row if there is any.
+        self._drift_rows = -(-config.drift_window_rows // config.workers)
         self._seed = os.getpid()  # so that workers draw differently
         self._main = [_Place("main", ref) for ref in refs]
         self._canary = _Place("canary", canary.ref) if canary else None
@@ -203,7 +205,8 @@ class Fleet:
             live = place.live
             if live is not None and (live.model, live.version) == (model, version):
                 return live
-        return load_version(self._store, ModelRef(model, version), max_rows=self._max_rows)
+        ref = ModelRef(model, version)
+        return load_version(self._store, ref, max_rows=self._max_rows, drift_rows=self._drift_rows)
 
     def _retire(self, live: LiveVersion) -> None:
         """Have the log tell when the last request of a version has ended, and its memory is free."""

@@ -48,7 +48,9 @@ class Runner:
         seconds = perf_counter() - started
         if not isfinite(sum(probabilities)):
             raise _refuse_values("")
-        live.metrics.observe_row(label, seconds)
+        live.metrics.observe_row(label, seconds, self._work.waited)
+        if live.drift is not None:
+            live.drift.keep_row(row, label)
         return label, probabilities
 
     def run(self, live: LiveVersion, feed: Feed) -> Outputs:
@@ -57,8 +59,8 @@ class Runner:
         Raises:
             RowError: the graph has no finite answer; says for which row.
         """
-        outputs, seconds = _run(live, feed)
-        live.metrics.observe_rows(outputs, seconds)
+        outputs, _, seconds = _run(live, feed)
+        _count(live, feed, outputs, seconds, self._work.waited)
         return outputs
 
     async def run_large(self, live: LiveVersion, feed: Feed) -> Outputs:
@@ -67,8 +69,9 @@ class Runner:
         Raises:
             RowError, DeadlineError: no finite answer, or none in time.
         """
-        outputs, seconds = await self.in_pool(_run, live, feed)
-        live.metrics.observe_rows(outputs, seconds)
+        submitted = perf_counter()
+        outputs, started, seconds = await self.in_pool(_run, live, feed)
+        _count(live, feed, outputs, seconds, started - submitted)
         return outputs
 
     async def in_pool(self, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
@@ -93,15 +96,21 @@ class Runner:
             future.exception()  # seen, also when nobody waits any longer
 
 
-def _run(live: LiveVersion, feed: Feed) -> tuple[Outputs, float]:
-    """Outputs, and seconds of the graph's run; touches nothing that another thread may."""
+def _run(live: LiveVersion, feed: Feed) -> tuple[Outputs, float, float]:
+    """Outputs, when the graph's run began and its seconds; touches nothing that another thread may."""
     started = perf_counter()
     outputs = live.session.run(feed)
     seconds = perf_counter() - started
     finite = np.isfinite(outputs.probabilities).all(axis=1)  # (rows, classes) → (rows,)
     if not finite.all():
         raise _refuse_values(f"row {int(np.argmin(finite))}")
-    return outputs, seconds
+    return outputs, started, seconds
+
+
+def _count(live: LiveVersion, feed: Feed, outputs: Outputs, seconds: float, waited: float) -> None:
+    live.metrics.observe_rows(outputs, seconds, waited)
+    if live.drift is not None:
+        live.drift.keep_rows(feed, outputs)
 
 
 def _refuse_values(where: str) -> RowError:

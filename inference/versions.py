@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from inference.answers import JSON, Header
 from inference.codec import AnswerEncoder, RowDecoder
+from inference.drift import Drift
 from inference.errors import GoldenMismatchError
 from inference.metrics import ModelMetrics
 from inference.session import Session
@@ -36,6 +37,7 @@ class LiveVersion:
     writer: TensorWriter
     metrics: ModelMetrics
     headers: tuple[Header, ...]  # of an answer in JSON: its content type, and the version that gave it
+    drift: Drift | None = None  # None where it is not measured
     shadow: Shadow | None = None  # what else is asked about the rows that this version answered
 
     @property
@@ -49,8 +51,10 @@ class LiveVersion:
         return self.manifest.version
 
 
-def load_version(store: Store, ref: ModelRef, *, max_rows: int) -> LiveVersion:
+def load_version(store: Store, ref: ModelRef, *, max_rows: int, drift_rows: int = 0) -> LiveVersion:
     """Load the version that ``ref`` names, a bare model name being its ``production``.
+
+    Drift is measured over this process's latest ``drift_rows`` rows; 0 is not at all.
 
     Every digest is compared and every golden row asked, which may take a second. Any thread may do
     it; from then on the version belongs to the event loop's.
@@ -67,7 +71,12 @@ def load_version(store: Store, ref: ModelRef, *, max_rows: int) -> LiveVersion:
     graph = store.read_file(ref.model, version, MODEL_FILE)
     live = LiveVersion(
         manifest=manifest,
-        session=Session(graph, manifest.signature, where=f"{ref.model}@{version}: {MODEL_FILE}"),
+        session=Session(
+            graph,
+            manifest.signature,
+            where=f"{ref.model}@{version}: {MODEL_FILE}",
+            row_by_row=manifest.precision == "int8",
+        ),
         decoder=RowDecoder(manifest.signature.columns, max_rows),
         encoder=AnswerEncoder(manifest.model, version, manifest.signature.classes),
         reader=TensorReader(manifest.signature, max_rows),
@@ -80,6 +89,7 @@ def load_version(store: Store, ref: ModelRef, *, max_rows: int) -> LiveVersion:
             loaded_at=time.time(),
         ),
         headers=(JSON, (VERSION_HEADER, f"{manifest.model}@{version}".encode())),
+        drift=Drift(manifest, drift_rows) if drift_rows else None,
     )
     replay_golden(live)
     return live

@@ -79,7 +79,6 @@ class Watcher:
 
 
 def show_versions(lineup: Lineup, metrics: ServiceMetrics) -> None:
-    """Have the metrics show every version that may answer a request."""
-    for model in lineup.models:
-        for live in lineup.list_versions(model):
-            metrics.add_model(live.metrics)
+    """Have the metrics show every version that may answer a request, and no other as being served."""
+    versions = [live for model in lineup.models for live in lineup.list_versions(model)]
+    metrics.show_models({live.metrics: live.drift for live in versions})

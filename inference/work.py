@@ -28,6 +28,7 @@ class WorkLimit:
     def __init__(self, max_requests: int, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self.held = 0
+        self.waited = 0.0  # seconds, of the request taken on last
         self._max_requests = max_requests
         self._in_turn = 0
         self._turn_began = 0.0
@@ -49,7 +50,7 @@ class WorkLimit:
                 f"{self._max_requests:,} requests are in work, the most there may be",
                 hint="Ask again in a second.",
             )
-        waited = now - self._turn_began
+        self.waited = waited = now - self._turn_began
         if waited > self.deadline_s:
             raise DeadlineError.after(self.deadline_s)
         return waited

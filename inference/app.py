@@ -19,6 +19,7 @@ from inference.config import ServiceConfig
 from inference.health import Health
 from inference.infer import Infer
 from inference.metrics import RouteMetrics, ServiceMetrics
+from inference.openapi import OpenApi
 from inference.predict import Predict
 from inference.protocol import Metadata
 from inference.request import Handler, Request
@@ -73,10 +74,12 @@ class App:
         metadata = Metadata(state)
         predict = Predict(state, config, runner)
         infer = Infer(state, config, runner)
+        document = OpenApi(state, config, self._guard is not None)
         table: list[tuple[str, Mapping[str, Handler]]] = [
             ("/", {"GET": health.probe}),
             ("/predict", {"POST": predict}),
             ("/predict/", {"POST": predict}),
+            ("/openapi.json", {"GET": document}),
             ("/metrics", {"GET": _page_handler(metrics)}),
             ("/v2", {"GET": metadata.server}),
             ("/v2/", {"GET": metadata.server}),
@@ -91,6 +94,7 @@ class App:
             ("/v2/repository/index", {"POST": metadata.index}),
         ]
         endpoints = {path: self._endpoint(path, handlers) for path, handlers in table}
+        document.paths = endpoints.keys()
         nowhere = self._endpoint(UNMATCHED, None)
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)

@@ -31,6 +31,20 @@ from inference.shared import Memory, Slot, clear, create_private
 # Any other method counts as OTHER: a client must not be able to make new series.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS_SUM = len(SECONDS) + 1
+# Errors' codes (`inference.errors`) → why a request was rejected. What is not here is no rejection:
+# a path that is not there, a client that went away.
+_REASONS = {
+    "overloaded": "overload",
+    "deadline": "deadline",
+    "body_too_large": "too_large",
+    "batch_too_large": "too_large",
+    "bad_request": "malformed",
+    "malformed_body": "malformed",
+    "bad_row": "malformed",
+    "unsupported_media": "unsupported",
+    "unauthorized": "unauthorized",
+    "slow_client": "slow_client",
+}
 
 
 class RouteMetrics:
@@ -172,6 +186,12 @@ class ServiceMetrics:
                 self._page.drifts.pop(drift.key, None)
         for metrics, drift in models.items():
             self.add_model(metrics, drift)
+
+    def count_rejected(self, code: str) -> None:
+        """Count a request that failed with the error ``code``, if that was a rejection."""
+        reason = _REASONS.get(code)
+        if reason is not None:
+            self.count("rejected_requests", reason)
 
     def count_swap(self, model: str, outcome: str) -> None:
         """Count a version that took over (``swapped``), or did not (``refused``)."""

@@ -11,6 +11,7 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from inference import errors
 from inference.drift import LEAST_ROWS, Drift
 from inference.families import COUNTERS, SECONDS, cumulate
 from inference.metrics import ModelMetrics, ServiceMetrics
@@ -197,6 +198,22 @@ def test_a_version_has_at_most_200_series() -> None:
     assert "drift_psi" in own
     predictions = [count for (name, _), count in samples.items() if name == "predictions_total"]
     assert sum(predictions) == LEAST_ROWS
+
+
+def test_rejections_are_told_apart_by_reason() -> None:
+    """More machines help against overload, nothing but a call helps against malformed requests."""
+    metrics = ServiceMetrics()
+    for error in (
+        errors.BodyTooLargeError,
+        errors.BatchTooLargeError,
+        errors.RowError,
+        errors.OverloadedError,
+    ):
+        metrics.count_rejected(error.code)
+    metrics.count_rejected(errors.NotFoundError.code)
+    samples = read_page(metrics)
+    found = {dict(key)["reason"]: count for (name, key), count in samples.items() if "rejected" in name}
+    assert found == {"too_large": 2, "malformed": 1, "overload": 1}
 
 
 def test_every_counter_has_its_name_and_labels_on_the_page() -> None:

@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from time import monotonic
 from typing import Literal, NamedTuple
 
@@ -235,7 +234,11 @@ class Fleet:
 
     def _build_shadow(self, main: LiveVersion, shadow: LiveVersion) -> Shadow:
         assert self._replay is not None
-        count = partial(self._metrics.count_shadow, main.model, main.version, shadow.version)
+        versions = (main.model, str(main.version), str(shadow.version))
+
+        def count(outcome: str, rows: int) -> None:
+            self._metrics.count("shadow_rows", *versions, outcome, by=rows)
+
         return Shadow(shadow.session, self._shadow_share, self._replay, count, self._seed)
 
 

@@ -51,6 +51,8 @@ class Runner:
         live.metrics.observe_row(label, seconds, self._work.waited)
         if live.drift is not None:
             live.drift.keep_row(row, label)
+        if live.shadow is not None:
+            live.shadow.offer_row(row, label)
         return label, probabilities
 
     def run(self, live: LiveVersion, feed: Feed) -> Outputs:
@@ -61,6 +63,8 @@ class Runner:
         """
         outputs, _, seconds = _run(live, feed)
         _count(live, feed, outputs, seconds, self._work.waited)
+        if live.shadow is not None:
+            live.shadow.offer_rows(feed, outputs)
         return outputs
 
     async def run_large(self, live: LiveVersion, feed: Feed) -> Outputs:

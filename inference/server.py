@@ -21,12 +21,12 @@ from inference.config import ServiceConfig
 from inference.connection import Connection
 from inference.cpus import count_cpus
 from inference.example import write_curl
+from inference.fleet import Fleet
 from inference.metrics import ServiceMetrics
 from inference.state import ServiceState
-from inference.versions import load_version
+from inference.watch import Watcher, show_versions
 from registry.errors import ConfigError
 from registry.ground.logs import log_event
-from registry.names import ModelRef
 from registry.store import open_store
 
 _logger = logging.getLogger("inference.server")
@@ -45,15 +45,15 @@ def serve(config: ServiceConfig) -> int:
     """
     started = monotonic()
     with _bind(config.host, config.port) as listener, _pool(config) as pool:
-        live = load_version(
-            open_store(config.registry), ModelRef.parse(config.model), max_rows=config.max_rows
-        )
         metrics = ServiceMetrics()
-        metrics.add_model(live.metrics)
-        state = ServiceState([live])
-        server = Server(_uvicorn_config(config, state, metrics, pool), state, config, started)
+        fleet = Fleet(open_store(config.registry), config, metrics)
+        state = ServiceState(fleet.load())
+        show_versions(state.lineup, metrics)
+        watcher = Watcher(fleet, state, metrics, config.watch_s)
+        server = Server(_uvicorn_config(config, state, metrics, pool), state, config, started, watcher)
         server.run(sockets=[listener])
-    log_event(_logger, "stopped", model=live.model, version=live.version)
+        watcher.stop()
+    log_event(_logger, "stopped", model=state.live.model, version=state.live.version)
     return 0
 
 
@@ -61,9 +61,15 @@ class Server(uvicorn.Server):
     """uvicorn's server that announces itself when it is ready and ends with 0 when told to stop."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServiceState, service: ServiceConfig, started_at: float
+        self,
+        config: uvicorn.Config,
+        state: ServiceState,
+        service: ServiceConfig,
+        started_at: float,
+        watcher: Watcher,
     ) -> None:
         super().__init__(config)
+        self._watcher = watcher
         self._state = state
         self._service = service
         self._drained_at: float | None = None
@@ -72,6 +78,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so: one event in the log, one JSON line on stdout."""
         await super().startup(sockets)
+        self._watcher.start(asyncio.get_running_loop())
         assert sockets
         host, port = sockets[0].getsockname()[:2]
         live = self._state.live

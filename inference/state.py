@@ -47,8 +47,8 @@ class ServiceState:
     A request takes its version once and keeps it to its end, so that it sees one version whole.
     """
 
-    def __init__(self, live: Iterable[LiveVersion]) -> None:
-        self.lineup = Lineup.of(live)
+    def __init__(self, lineup: Lineup) -> None:
+        self.lineup = lineup
         self.is_draining = False
 
     @property

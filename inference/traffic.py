@@ -97,10 +97,11 @@ def place_key(key: bytes) -> float:
 
 
 class _Item(NamedTuple):
-    """Rows of one answered request; ``rows`` as they came to the runner."""
+    """Rows of one answered request, as they came to the runner: one alone, or a feed."""
 
     shadow: Shadow
-    rows: Row | Feed
+    row: Row | None
+    feed: Feed | None
     labels: Sequence[int]
 
 
@@ -133,12 +134,12 @@ class Shadow:
     def offer_row(self, row: Row, label: int) -> None:
         """Take note of an answered row, if it is drawn."""
         if self._draw() < self._share:
-            self._replay.put(_Item(self, row, (label,)))
+            self._replay.put(_Item(self, row, None, (label,)))
 
     def offer_rows(self, feed: Feed, outputs: Outputs) -> None:
         """Take note of the answered rows of one request, all or none of them."""
         if self._draw() < self._share:
-            self._replay.put(_Item(self, feed, outputs.labels.tolist()))
+            self._replay.put(_Item(self, None, feed, outputs.labels.tolist()))
 
 
 class Replay:
@@ -192,21 +193,24 @@ _Counts = Counter[tuple[Shadow, Replayed]]
 def _replay_all(batch: list[_Item]) -> _Counts:
     """Rows by shadow and outcome; touches nothing that the event loop's thread does."""
     counts: _Counts = Counter()
-    for (shadow, is_feed), items in groupby(batch, key=lambda item: (item.shadow, _is_feed(item))):
-        together = list(items)
-        size = 1 if is_feed else _MOST_AT_ONCE
-        for start in range(0, len(together), size):
-            _replay_some(shadow, together[start : start + size], counts)
+    for shadow, items in groupby(batch, key=lambda item: item.shadow):
+        rows: list[tuple[Row, int]] = []
+        for item in items:
+            if item.row is not None:
+                rows.append((item.row, item.labels[0]))
+            else:
+                _ask(shadow, item.feed, item.labels, counts)
+        for start in range(0, len(rows), _MOST_AT_ONCE):
+            some, labels = zip(*rows[start : start + _MOST_AT_ONCE], strict=True)
+            _ask(shadow, some, labels, counts)
     return counts
 
 
-def _replay_some(shadow: Shadow, items: list[_Item], counts: _Counts) -> None:
-    """Ask about one feed, or about single rows together."""
-    answered = [label for item in items for label in item.labels]
+def _ask(shadow: Shadow, rows: Feed | Sequence[Row] | None, answered: Sequence[int], counts: _Counts) -> None:
+    """Run the shadow's graph once and compare its labels with the ``answered`` ones."""
+    assert rows is not None
     try:
-        first = items[0].rows
-        feed = first if isinstance(first, Feed) else shadow.session.feed_rows([item.rows for item in items])
-        outputs = shadow.session.run(feed)
+        outputs = shadow.session.run(rows if isinstance(rows, Feed) else shadow.session.feed_rows(rows))
     except Exception as error:  # the edge towards a version that answers nobody
         if not shadow.has_failed:
             log_event(_logger, "shadow failed", logging.WARNING, why=str(error)[:300])
@@ -216,9 +220,6 @@ def _replay_some(shadow: Shadow, items: list[_Item], counts: _Counts) -> None:
     finite = np.isfinite(outputs.probabilities).all(axis=1)  # (rows, classes) → (rows,)
     agree = int((finite & (outputs.labels == np.array(answered))).sum())
     failed = int((~finite).sum())
-    for outcome, rows in (("agree", agree), ("failed", failed), ("differ", len(answered) - agree - failed)):
-        counts[shadow, outcome] += rows
-
-
-def _is_feed(item: _Item) -> bool:
-    return isinstance(item.rows, Feed)
+    counts[shadow, "agree"] += agree
+    counts[shadow, "differ"] += len(answered) - agree - failed
+    counts[shadow, "failed"] += failed

@@ -59,7 +59,7 @@ class Watcher:
         show_versions(change.lineup, self._metrics)
         self._state.lineup = change.lineup
         for swap in change.swaps:
-            self._metrics.count_swap(swap.model, swap.outcome)
+            self._metrics.count("model_swaps", swap.model, swap.outcome)
             if swap.outcome == "swapped":
                 log_event(_logger, "swap", **{k: v for k, v in swap._asdict().items() if k != "outcome"})
 

@@ -4,7 +4,8 @@ store = open_store(tmp_path)
 version = publish_numeric(store)      # tiny@1 and tiny@production: FP64, INT64, BOOL, nullable FP64
 version = publish_mixed(store)        # tiny_text: the same and two text columns
 
-``expect_probabilities`` computes the answers a second time in numpy.
+``expect_probabilities`` computes the answers a second time in numpy. Versions of another ``scale``
+answer otherwise: its sign turns the classes around.
 """
 
 from __future__ import annotations
@@ -65,9 +66,16 @@ MIXED_ROWS = tuple(
 Row = Sequence[float | int | bool | str | None]
 
 
-def publish_numeric(store: Store, model: str = "tiny", *, alias: str = PRODUCTION, **changes: Any) -> int:
-    """Publish the next version with numeric columns only and point ``alias`` at it."""
-    return _publish(store, model, NUMERIC_COLUMNS, NUMERIC_ROWS, alias, changes)
+def publish_numeric(
+    store: Store,
+    model: str = "tiny",
+    *,
+    alias: str | None = PRODUCTION,
+    scale: float = 1.0,
+    **changes: Any,
+) -> int:
+    """Publish the next version with numeric columns only and point ``alias``, if any, at it."""
+    return _publish(store, model, NUMERIC_COLUMNS, NUMERIC_ROWS, alias, changes, scale)
 
 
 def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUCTION, **changes: Any) -> int:
@@ -75,13 +83,21 @@ def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUC
     return _publish(store, model, MIXED_COLUMNS, MIXED_ROWS, alias, changes)
 
 
-def expect_probabilities(columns: Sequence[Column], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+def point_alias(store: Store, model: str, alias: str, version: int) -> None:
+    """Point ``alias`` at ``version``, wherever it points now."""
+    seen = read_alias(store, model, alias)
+    move_alias(store, model, alias, version, expected=seen.sequence if seen else None, reason="a test")
+
+
+def expect_probabilities(
+    columns: Sequence[Column], rows: Sequence[Row], scale: float = 1.0
+) -> npt.NDArray[np.float64]:
     """What the tiny graph says about ``rows``, (rows, classes), computed without it."""
     logits = np.zeros((len(rows), len(CLASSES)))
     for index, row in enumerate(rows):
         values = dict(zip([column.name for column in columns], row, strict=True))
         numbers = [0.0 if values[c.name] is None else float(values[c.name] or 0) for c in NUMERIC_COLUMNS]
-        logits[index] = np.array(numbers) @ _WEIGHTS
+        logits[index] = np.array(numbers) @ _WEIGHTS * scale
         if "soil" in values:
             texts = [SOILS.get(str(values["soil"]), 0.0), 1.0 if values["note"] is None else 0.0]
             logits[index] += np.array(texts) @ _TEXT_WEIGHTS
@@ -90,9 +106,11 @@ def expect_probabilities(columns: Sequence[Column], rows: Sequence[Row]) -> npt.
     return result
 
 
-def build_graph(columns: Sequence[Column], probabilities: str = PROBABILITIES_OUTPUT) -> bytes:
+def build_graph(
+    columns: Sequence[Column], probabilities: str = PROBABILITIES_OUTPUT, scale: float = 1.0
+) -> bytes:
     """The tiny graph's bytes for numeric or mixed columns; ``probabilities`` names its first output."""
-    nodes, values = _numeric_nodes()
+    nodes, values = _numeric_nodes(scale)
     inputs = [helper.make_tensor_value_info(NUMERIC_INPUT, TensorProto.DOUBLE, [None, len(NUMERIC_COLUMNS)])]
     logits = "numeric_logits"
     if len(columns) > len(NUMERIC_COLUMNS):
@@ -115,14 +133,14 @@ def build_graph(columns: Sequence[Column], probabilities: str = PROBABILITIES_OU
     return bytes(model.SerializeToString())
 
 
-def _numeric_nodes() -> tuple[list[Any], dict[str, npt.NDArray[np.float32]]]:
+def _numeric_nodes(scale: float) -> tuple[list[Any], dict[str, npt.NDArray[np.float32]]]:
     nodes = [
         helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("IsNaN", ["numbers"], ["is_null"]),
         helper.make_node("Where", ["is_null", "zero", "numbers"], ["filled"]),
         helper.make_node("MatMul", ["filled", "weights"], ["numeric_logits"]),
     ]
-    return nodes, {"zero": np.zeros((), np.float32), "weights": _WEIGHTS.astype(np.float32)}
+    return nodes, {"zero": np.zeros((), np.float32), "weights": (_WEIGHTS * scale).astype(np.float32)}
 
 
 def _text_nodes() -> list[Any]:
@@ -142,18 +160,19 @@ def _publish(
     model: str,
     columns: tuple[Column, ...],
     rows: tuple[Row, ...],
-    alias: str,
+    alias: str | None,
     changes: dict[str, Any],
+    scale: float = 1.0,
 ) -> int:
-    probabilities = expect_probabilities(columns, rows)
+    probabilities = expect_probabilities(columns, rows, scale)
     golden = Golden(
         rows=tuple(tuple(row) for row in rows),
         class_indexes=tuple(int(index) for index in probabilities.argmax(axis=1)),
         probabilities=tuple(tuple(row) for row in probabilities.tolist()),
     )
     manifest = {"signature": build_signature(columns, CLASSES), "golden": golden, "histograms": {}, **changes}
-    graph = manifest.pop("model_bytes", None) or build_graph(columns)
+    graph = manifest.pop("model_bytes", None) or build_graph(columns, scale=scale)
     version = publish_tiny(store, model, model_bytes=graph, **manifest)
-    seen = read_alias(store, model, alias)
-    move_alias(store, model, alias, version, expected=seen.sequence if seen else None, reason="a test")
+    if alias is not None:
+        point_alias(store, model, alias, version)
     return version

@@ -1,0 +1,45 @@
+"""A registry on a disk that fails when told to: the edge of the house, with the real place behind it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from registry.blobs import Blobs
+
+
+class FailingBlobs:
+    """`registry.blobs.Blobs` that reads from ``place`` unless ``failing`` is a part of the key."""
+
+    def __init__(self, place: Blobs) -> None:
+        self._place = place
+        self.failing: str | None = None
+        self.location = place.location
+
+    def list_keys(self, prefix: str = "") -> list[str]:
+        self._check(prefix)
+        return self._place.list_keys(prefix)
+
+    def read(self, key: str) -> bytes | None:
+        self._check(key)
+        return self._place.read(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._place.put(key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self._place.put_if_absent(key, data)
+
+    def stage(self) -> AbstractContextManager[Path]:
+        return self._place.stage()
+
+    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
+        return self._place.commit(staged, prefix, last=last)
+
+    def open_folder(self, prefix: str) -> Path:
+        self._check(prefix)
+        return self._place.open_folder(prefix)
+
+    def _check(self, key: str) -> None:
+        if self.failing is not None and self.failing in key:
+            raise OSError(5, "Input/output error", key)

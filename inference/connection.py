@@ -16,7 +16,7 @@ import asyncio
 import fcntl
 import struct
 import termios
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httptools
@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from inference.answers import Answer, Header
 from inference.app import Endpoint
+from inference.errors import RequestError, SlowClientError
 from inference.request import Request
 
 # A request with one of these goes the general way.
@@ -61,12 +62,14 @@ class Connection(HttpToolsProtocol):
 
     - ``direct``: endpoints by request target for which the short way is open;
     - ``max_direct_bytes``: longest body that takes it;
-    - ``heads``: what they know of answers' first lines.
+    - ``heads``: what they know of answers' first lines;
+    - ``count_rejected``: told the error's code of what is refused before it is a request.
     """
 
     direct: Mapping[bytes, Endpoint] = {}
     max_direct_bytes = 0
     heads: Heads
+    count_rejected: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -80,9 +83,16 @@ class Connection(HttpToolsProtocol):
         self._waiting: asyncio.Task[None] | None = None
 
     @classmethod
-    def bind(cls, direct: Mapping[bytes, Endpoint], max_direct_bytes: int) -> type[Connection]:
+    def bind(
+        cls, direct: Mapping[bytes, Endpoint], max_direct_bytes: int, count_rejected: Callable[[str], None]
+    ) -> type[Connection]:
         """The class of one service's connections."""
-        settings = {"direct": direct, "max_direct_bytes": max_direct_bytes, "heads": Heads()}
+        settings = {
+            "direct": direct,
+            "max_direct_bytes": max_direct_bytes,
+            "heads": Heads(),
+            "count_rejected": staticmethod(count_rejected),
+        }
         return type("BoundConnection", (cls,), settings)
 
     def data_received(self, data: bytes) -> None:
@@ -196,6 +206,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, and hang up: where the next request begins is not known."""
+        self.count_rejected(RequestError.code)
         self._refuse(400, "the request is not valid HTTP/1.1")
 
     def _refuse(self, status: int, message: str) -> None:
@@ -217,6 +228,7 @@ class Connection(HttpToolsProtocol):
                 if self.is_busy or (self.cycle is not None and self.cycle.response_started):
                     self.transport.abort()  # an answer is on its way or out; there is nothing more to say
                 else:
+                    self.count_rejected(SlowClientError.code)
                     self._refuse(408, "the request did not arrive in time")
         elif not self.is_busy and now - self.since > idle_s:
             self.transport.close()

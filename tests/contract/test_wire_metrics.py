@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from registry.manifest import Histogram
 from registry.store import open_store
-from tests.support.service import RunningService, running_service
+from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
 
 VERSION = {"model": "tiny", "version": "1"}
@@ -58,6 +65,7 @@ def test_requests_and_predictions_are_counted(service: RunningService) -> None:
     assert value("inference_rows_sum", **VERSION) == 4
     assert value("inference_rows_bucket", **VERSION, le="1.0") == 1
     assert [value("predictions_total", **VERSION, **{"class": c}) for c in ("1", "2", "7")] == [1, 2, 1]
+    assert value("inference_queue_seconds_count", **VERSION) == 2
     assert value("requests_in_flight") == 1  # the one that reads the page
 
 
@@ -74,6 +82,79 @@ def test_the_version_and_the_process_are_described(service: RunningService) -> N
         "process_start_time_seconds",
         "process_open_fds",
     } <= names
+
+
+def test_rejections_are_counted_by_why(tmp_path: Path) -> None:
+    """Alerts on overload and on malformed clients go to different people."""
+    publish_numeric(open_store(tmp_path))
+    with running_service(tmp_path, "tiny", "--max-body-bytes", "1000") as service:
+        assert service.predict({"ring": 40})[0] == 400
+        assert service.request("POST", "/predict", b"{")[0] == 400
+        assert service.request("POST", "/predict", b" " * 1001)[0] == 413
+        assert service.request("POST", "/predict", b"x", {"Content-Type": "image/png"})[0] == 415
+        assert service.request("GET", "/nowhere")[0] == 404
+        samples = read_samples(service)
+    found = {dict(key)["reason"]: count for (name, key), count in samples.items() if "rejected" in name}
+    assert found == {"malformed": 2, "too_large": 1, "unsupported": 1}
+
+
+def test_drift_shows_a_moved_column_within_a_window(tmp_path: Path) -> None:
+    """The first sign that a model is being asked about other rows than it learned from."""
+    histogram = Histogram(counts=(50,) * 20, edges=tuple(5.0 * edge for edge in range(21)))
+    publish_numeric(open_store(tmp_path), histograms={"height": histogram})
+    random = np.random.default_rng(3)
+    with running_service(tmp_path, "tiny", "--drift-window-rows", "1000") as service:
+        heights = random.uniform(0, 100, 1000)
+        ask_rows(service, heights[:100])
+        assert wait_for_rows(service, 100) == {}
+        ask_rows(service, heights[100:])
+        assert wait_for_rows(service, 1000)["height"] < 0.05
+        ask_rows(service, heights + 100 / math.sqrt(12))
+        assert wait_for_psi(service, 0.2) > 0.2
+
+
+def ask_rows(service: RunningService, heights: Iterable[float]) -> None:
+    """Predict rows of these heights, a hundred at a time."""
+    rows = [(height, 40, False, None) for height in heights]
+    for start in range(0, len(rows), 100):
+        assert service.predict({"instances": rows[start : start + 100]})[0] == 200
+
+
+def read_drift(service: RunningService) -> tuple[float, dict[str, float]]:
+    """Rows in the window, and PSI by feature."""
+    samples = read_samples(service)
+    rows = samples.get(("drift_window_rows", frozenset(VERSION.items())), 0.0)
+    return rows, {dict(key)["feature"]: psi for (name, key), psi in samples.items() if name == "drift_psi"}
+
+
+def wait_for_rows(service: RunningService, rows: int) -> dict[str, float]:
+    """PSI by feature once so many rows are in the window; a row gets there within a second."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        found, psi = read_drift(service)
+        if found >= rows:
+            return psi
+    raise AssertionError(f"{found} rows in the window after {DEADLINE_S} s")
+
+
+def wait_for_psi(service: RunningService, least: float) -> float:
+    """The PSI of ``height`` once it is above ``least``."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        psi = read_drift(service)[1]["height"]
+        if psi > least:
+            return psi
+    raise AssertionError(f"PSI is {psi} after {DEADLINE_S} s")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on this machine")
+def test_promtool_has_nothing_to_say(service: RunningService) -> None:
+    """Names, units, help and types follow the rules that the tools downstream rely on."""
+    assert service.predict({"rings": 40})[0] == 200
+    assert service.predict({"ring": 40})[0] == 400
+    _, _, page = service.request("GET", "/metrics")
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 def open_digest(service: RunningService) -> str:
@@ -107,3 +188,7 @@ def test_open_metrics_is_written_when_asked_for(service: RunningService) -> None
     _, headers, page = service.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
     assert headers["content-type"].startswith("application/openmetrics-text")
     assert page.endswith(b"# EOF\n")
+    assert service.predict({"rings": 40})[0] == 200
+    _, _, page = service.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
+    names = {family.name for family in open_metrics_families(page.decode())}
+    assert {"http_requests", "predictions", "rejected_requests", "inference_queue_seconds"} <= names

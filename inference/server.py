@@ -164,7 +164,9 @@ def _uvicorn_config(
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=Connection.bind(app.direct, config.inline_max_body_bytes),
+        http=Connection.bind(
+            app.direct, min(config.inline_max_body_bytes, config.max_body_bytes), metrics.count_rejected
+        ),
         ws="none",
         lifespan="off",
         log_config=None,

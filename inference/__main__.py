@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ _FLAGS = {
     "registry": "folder of the registry (default var/registry)",
     "host": "address to listen on (default 127.0.0.1)",
     "port": "port to listen on, 0 for a free one (default 8000)",
-    "workers": "processes (default 1)",
+    "workers": "processes that answer; from 2 on a supervisor restarts those that end (default 1)",
     "threads": "large requests worked on at a time, 0 for the CPU quota (default 0)",
     "max-body-bytes": "longest body that is read (default 16 MiB)",
     "max-rows": "most rows in a request (default 10,000)",
@@ -52,10 +53,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from inference.config import resolve_config
-    from inference.server import serve
 
     flags = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _FLAGS}
-    return serve(resolve_config(flags, os.environ))
+    config = resolve_config(flags, os.environ)
+    _heed_sigterm()
+    if config.workers > 1:
+        from inference.supervisor import supervise
+
+        return supervise(config, ["--log-level", options.log_level, "--log-format", options.log_format])
+    from inference.worker import serve
+
+    return serve(config)
+
+
+def _work(options: argparse.Namespace) -> int:
+    _heed_sigterm()
+    from inference.worker import work
+
+    return work()
+
+
+def _heed_sigterm() -> None:
+    """End on SIGTERM before there is a server to do it; a container's first process ignores it otherwise."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _health(options: argparse.Namespace) -> int:
@@ -70,19 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m inference", description="Answer requests with a version."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,health}")
     verb = verbs.add_parser("serve", help="serve one version over HTTP until SIGTERM")
     for name, text in _FLAGS.items():
         verb.add_argument(f"--{name}", help=text)
     health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
     health.add_argument("--port", help="where it listens (default 8000)")
-    for command in (verb, health):
+    worker = verbs.add_parser("worker")  # the supervisor's way to start one; no help, so not listed
+    for command in (verb, health, worker):
         command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
         command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
     return parser
 
 
-_VERBS = {"serve": _serve, "health": _health}
+_VERBS = {"serve": _serve, "health": _health, "worker": _work}
 
 
 if __name__ == "__main__":

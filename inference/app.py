@@ -48,6 +48,7 @@ STATUSES: Mapping[type[LifecycleError], int] = {
 _OUT_OF_TIME = errors.NotReadyError("the service stopped before the request was complete")
 # Paths that are nobody's are counted together, so that a client cannot make new series.
 UNMATCHED = "(none)"
+_METRICS_ROUTES = ("/metrics", "/v2/health/live", "/v2/health/ready")
 
 
 class App:
@@ -57,7 +58,8 @@ class App:
     latter always adds turns errors into text, and every endpoint here answers its own. Paths
     without a parameter are looked up directly; walking the routes costs a tenth of a request.
 
-    ``direct`` holds, by request target, what `inference.connection` may answer without ASGI.
+    ``direct`` holds, by request target, what `inference.connection` may answer without ASGI, and
+    ``metrics_app`` what there is on the metrics' own port.
     """
 
     def __init__(
@@ -96,6 +98,10 @@ class App:
         endpoints = {path: self._endpoint(path, handlers) for path, handlers in table}
         document.paths = endpoints.keys()
         nowhere = self._endpoint(UNMATCHED, None)
+        aside = [Route(path, endpoints[path]) for path in _METRICS_ROUTES]
+        self.metrics_app = Router(aside, redirect_slashes=False, default=nowhere)
+        if config.metrics_port:
+            del endpoints["/metrics"]
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)
         self._fixed: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}

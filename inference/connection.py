@@ -107,6 +107,8 @@ class Connection(HttpToolsProtocol):
     # Parser callbacks
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]  # it was the last request's
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -197,7 +199,8 @@ class Connection(HttpToolsProtocol):
         answer = await coming
         self._waiting = None
         self._write(answer, keep_alive)
-        self.flow.resume_reading()
+        if not self.flow.write_paused:
+            self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -217,6 +220,17 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
 
+    def pause_writing(self) -> None:
+        """The client does not take its answers: read no more of its requests until it does."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client takes its answers again."""
+        super().resume_writing()
+        if not self.is_busy:
+            self.flow.resume_reading()
+
     # The end
 
     def sweep(self, now: float, idle_s: float, receive_s: float) -> None:
@@ -224,12 +238,12 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.is_receiving:
-            if now - self.since > receive_s:
-                if self.is_busy or (self.cycle is not None and self.cycle.response_started):
-                    self.transport.abort()  # an answer is on its way or out; there is nothing more to say
-                else:
+            if now - self.since > receive_s and not self.is_busy:  # work has limits of its own
+                if self.cycle is None:
                     self.count_rejected(SlowClientError.code)
                     self._refuse(408, "the request did not arrive in time")
+                else:
+                    self.transport.abort()  # the answer is out; there is nothing more to say
         elif not self.is_busy and now - self.since > idle_s:
             self.transport.close()
 
@@ -239,6 +253,15 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
         self.loop.call_later(_LINGER_S, self._close_if_idle)
+
+    def give_up(self) -> None:
+        """End now, and say so to who has sent a part of a request; cancelled work answers by itself."""
+        if self.transport.is_closing() or self.is_busy:
+            return
+        if self.is_receiving and self.cycle is None:
+            self._refuse(503, "the service stopped before the request was complete")
+        else:
+            self.transport.close()
 
     def _close_if_idle(self) -> None:
         if self.transport.is_closing():

@@ -1,179 +1,209 @@
-"""The process: its socket, its event loop, its readiness and its end."""
+"""One serving process from its first connection to its last: accept, sweep, drain, end.
+
+Of uvicorn this uses the HTTP protocol and what that needs. Its server's end loses requests
+(Kludex/uvicorn#2757), waits where there is nothing to wait for, and knows no drain.
+
+The end, after the first SIGTERM:
+
+1. readiness is false; for ``drain_s`` everything is accepted and answered as before;
+2. every answer is its connection's last; what is still shaking hands is accepted, then nobody;
+3. requests in work, and those received in part, have ``shutdown_grace_s``;
+4. what is left then is told 503.
+
+A signal more goes on to the next step.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import os
 import signal
 import socket
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
-from types import FrameType
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from time import time
+from typing import Any
 
-import msgspec
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
-from inference.app import App
+from inference.acceptor import HANDSHAKE_S, Acceptor, Balance, turn_new_ones_away
 from inference.config import ServiceConfig
 from inference.connection import Connection
-from inference.cpus import count_cpus
-from inference.example import write_curl
-from inference.fleet import Fleet
-from inference.metrics import ServiceMetrics
 from inference.state import ServiceState
-from inference.watch import Watcher, show_versions
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
-from registry.store import open_store
 
-_logger = logging.getLogger("inference.server")
-# Connections that may wait for the event loop before the kernel turns more away.
-_BACKLOG = 2048
+# How often connections are looked over, and how old the date in an answer may be.
+_TICK_S = 1.0
+# For the answers of those that were given up to leave the process.
+_FLUSH_S = 1.0
 
 
-def serve(config: ServiceConfig) -> int:
-    """Load the version, answer requests until SIGTERM or SIGINT, and return the exit code.
+class Door:
+    """One listening socket and what answers behind it."""
 
-    The port is taken first, so that a taken one is told at once, but nothing can connect before
-    the version is verified, loaded and warm.
+    def __init__(self, listener: socket.socket, app: ASGIApp, connection: type[Connection]) -> None:
+        self.listener = listener
+        self.config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+        )
+        self.config.load()
 
-    Raises:
-        LifecycleError: the service could not start; nothing was ever answered.
+
+class Server:
+    """Serves on the running event loop until it is told to stop; see the module for how it ends.
+
+    Args:
+        config: the service's settings.
+        state: told when the service begins to stop.
+        doors: where to listen; each listener is closed at the end.
+        balance: how this worker's connections compare to others'.
+        is_alone: whether nobody else accepts from the same sockets.
     """
-    started = monotonic()
-    with _bind(config.host, config.port) as listener, _pool(config) as pool:
-        metrics = ServiceMetrics()
-        fleet = Fleet(open_store(config.registry), config, metrics)
-        state = ServiceState(fleet.load())
-        show_versions(state.lineup, metrics)
-        watcher = Watcher(fleet, state, metrics, config.watch_s)
-        server = Server(_uvicorn_config(config, state, metrics, pool), state, config, started, watcher)
-        server.run(sockets=[listener])
-        watcher.stop()
-    log_event(_logger, "stopped", model=state.live.model, version=state.live.version)
-    return 0
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server that announces itself when it is ready and ends with 0 when told to stop."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        config: ServiceConfig,
         state: ServiceState,
-        service: ServiceConfig,
-        started_at: float,
-        watcher: Watcher,
+        doors: Sequence[Door],
+        balance: Balance,
+        *,
+        is_alone: bool,
     ) -> None:
-        super().__init__(config)
-        self._watcher = watcher
+        self._config = config
         self._state = state
-        self._service = service
-        self._drained_at: float | None = None
-        self._started_at = started_at
+        self._doors = doors
+        self._balance = balance
+        self._is_alone = is_alone
+        self._uvicorn = ServerState()
+        self._connections = _Connections(balance)
+        self._uvicorn.connections = self._connections
+        self._is_stopping = asyncio.Event()  # the drain is over
+        self._is_hurrying = asyncio.Event()  # so is the grace
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so: one event in the log, one JSON line on stdout."""
-        await super().startup(sockets)
-        self._watcher.start(asyncio.get_running_loop())
-        assert sockets
-        host, port = sockets[0].getsockname()[:2]
-        live = self._state.live
-        line = {
-            "event": "listening",
-            "host": host,
-            "port": port,
-            "model": live.model,
-            "version": live.version,
-        }
-        seconds = round(monotonic() - self._started_at, 3)
-        log_event(
-            _logger,
-            "ready",
-            model=live.model,
-            version=live.version,
-            seconds=seconds,
-            example=write_curl(live.manifest, host, port),
-        )
-        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
-        sys.stdout.flush()
+    async def run(self, announce: Callable[[], None], watched_fd: int | None = None) -> None:
+        """Listen, call ``announce``, and return when every connection is closed.
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT; unlike uvicorn's own, not raise them again at the end."""
-        previous = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        The end of file on ``watched_fd`` is a SIGTERM: whoever held its other end is gone.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop, number)
+        if watched_fd is not None:
+            loop.add_reader(watched_fd, self._look_at, watched_fd)
+        self._balance.enter()
+        self._tick(loop)
+        acceptors = [self._open(door) for door in self._doors]
+        announce()
+        await self._is_stopping.wait()
+        await self._end(acceptors)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn readiness off and begin to stop: after the drain on a first SIGTERM, else at once."""
-        if sig == signal.SIGTERM and self._service.drain_s and not self._state.is_draining:
-            self._drained_at = monotonic() + self._service.drain_s
-        else:
-            super().handle_exit(sig, frame)
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Begin to stop, or go on to the next step of stopping."""
+        is_first = not self._state.is_draining
         self._state.is_draining = True
+        if self._is_stopping.is_set():
+            self._is_hurrying.set()
+        elif is_first and number != signal.SIGINT and self._config.drain_s:
+            asyncio.get_running_loop().call_later(self._config.drain_s, self._is_stopping.set)
+        else:
+            self._is_stopping.set()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Called every 0.1 s; True ends the serving."""
-        if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, Connection)
-                connection.sweep(now, self._service.keep_alive_s, self._service.receive_timeout_s)
-        if self._drained_at is not None and monotonic() >= self._drained_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
+    def _open(self, door: Door) -> Acceptor:
+        loop = asyncio.get_running_loop()
+        make: Callable[..., Connection] = door.config.http_protocol_class  # type: ignore[assignment]
+
+        def make_connection() -> Connection:
+            connection = make(config=door.config, server_state=self._uvicorn, app_state={}, _loop=loop)
+            if self._is_stopping.is_set():
+                loop.call_soon(connection.shutdown)
+            return connection
+
+        acceptor = Acceptor(door.listener, make_connection, self._balance)
+        acceptor.start()
+        return acceptor
+
+    def _look_at(self, fd: int) -> None:
+        if not os.read(fd, 4096):
+            asyncio.get_running_loop().remove_reader(fd)
+            self.stop()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        date = formatdate(time(), usegmt=True).encode()
+        self._uvicorn.default_headers = [(b"date", date)]
+        now = loop.time()
+        for connection in list(self._connections):
+            connection.sweep(now, self._config.keep_alive_s, self._config.receive_timeout_s)
+        loop.call_later(_TICK_S, self._tick, loop)
+
+    async def _end(self, acceptors: Sequence[Acceptor]) -> None:
+        self._balance.leave()
+        for connection in list(self._connections):
+            connection.shutdown()
+        if self._is_alone:
+            for door in self._doors:
+                turn_new_ones_away(door.listener)
+        await asyncio.sleep(HANDSHAKE_S)
+        for acceptor in acceptors:
+            await acceptor.close()
+        async with _at_most(self._config.shutdown_grace_s):
+            await _first_of(self._connections.wait_for_none(), self._is_hurrying.wait())
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        for task in list(self._uvicorn.tasks):
+            task.cancel()
+        for connection in list(self._connections):
+            connection.give_up()
+        async with _at_most(_FLUSH_S):
+            await self._connections.wait_for_none()
+        for connection in list(self._connections):
+            connection.transport.abort()
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+class _Connections(set[Any]):
+    """The open connections; uvicorn's protocol adds itself and takes itself out."""
+
+    def __init__(self, balance: Balance) -> None:
+        super().__init__()
+        self._balance = balance
+        self._has_changed = asyncio.Event()
+
+    def discard(self, connection: Any) -> None:
+        if connection in self:
+            super().discard(connection)
+            self._balance.add(-1)
+            self._has_changed.set()
+
+    async def wait_for_none(self) -> None:
+        """Return as soon as none is open."""
+        while self:
+            self._has_changed.clear()
+            await self._has_changed.wait()
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet; closed by its ``with`` block.
+@contextlib.asynccontextmanager
+async def _at_most(seconds: float) -> Any:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            yield
 
-    Raises:
-        ConfigError: the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+
+async def _first_of(*waits: Any) -> None:
+    """Return when one of them is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen: {error}", where=f"{host}:{port}", hint="Choose another --host or --port."
-        ) from error
-    return listener
-
-
-def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(config.threads or count_cpus(), thread_name_prefix="large-request")
-
-
-def _uvicorn_config(
-    config: ServiceConfig, state: ServiceState, metrics: ServiceMetrics, pool: ThreadPoolExecutor
-) -> uvicorn.Config:
-    app = App(state, config, metrics, pool)
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http=Connection.bind(
-            app.direct, min(config.inline_max_body_bytes, config.max_body_bytes), metrics.count_rejected
-        ),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=round(config.keep_alive_s),
-        timeout_graceful_shutdown=round(config.shutdown_grace_s),
-    )
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -21,11 +21,16 @@ DEFAULT_TARGETS = Path(__file__).with_name("service_targets.toml")
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """One value a round: their median, and the whole range that they lie in."""
+    """One value a round: their median, and the whole range that they lie in.
+
+    ``least`` of a ratio of costs is that of the cheapest round of each side: other programs only ever
+    make a round dearer, so on a busy machine it comes nearest to what a quiet one would show.
+    """
 
     median: float
     low: float
     high: float
+    least: float | None = None
 
 
 def summarise(values: Sequence[float]) -> Spread:
@@ -33,9 +38,10 @@ def summarise(values: Sequence[float]) -> Spread:
     return Spread(median=statistics.median(values), low=min(values), high=max(values))
 
 
-def divide(values: Sequence[float], others: Sequence[float]) -> Spread:
-    """The spread of the ratios, round by round."""
-    return summarise([value / other for value, other in zip(values, others, strict=True)])
+def divide(costs: Sequence[float], others: Sequence[float]) -> Spread:
+    """The spread of the ratios of costs, round by round."""
+    ratios = summarise([cost / other for cost, other in zip(costs, others, strict=True)])
+    return msgspec.structs.replace(ratios, least=min(costs) / min(others))
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,13 +90,13 @@ def describe_service(rounds: Sequence[Seen], noop: Sequence[Seen]) -> Row:
     )
 
 
-def count_capacity(seen: Seen) -> float:
-    """Requests a second that the server could answer if each of its processes had a core to itself.
+def busiest_us(seen: Seen) -> float:
+    """Processor time a request of the server's busiest process, microseconds.
 
-    It is full when its busiest process is: that one's processor time a request decides. Two
-    processes that share the work evenly count double, at 70 % and 30 % only 1 / 0.7 times.
+    If each of its processes had a core to itself, the server would be full when that one is. Two
+    processes that share the work evenly have half of `cost_us`, at 70 % and 30 % only 0.7 of it.
     """
-    return seen.requests / max(seen.server_cpu_s)
+    return max(seen.server_cpu_s) / seen.requests * 1e6
 
 
 def count_rate(seen: Seen, cores: int) -> float:

@@ -10,7 +10,20 @@ import msgspec
 from benchmarks.service_figures import Judged, Row, Spread
 from benchmarks.service_speed import Report
 
-_HEADS = ("", "CPU µs", "× no-op", "(range)", "requests/s", "p50 ms", "p99 ms", "busy", "waited")
+_HEADS = (
+    "",
+    "CPU µs",
+    "least",
+    "× no-op",
+    "(range)",
+    "least",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "busy",
+    "waited",
+)
+_FIGURE_HEADS = ("", "median", "(range)", "least")
 _NAMES = {
     "noop": "no-op (raw ASGI)",
     "starlette_noop": "no-op (Starlette)",
@@ -43,7 +56,7 @@ _FIGURES = {
 
 def format_service(report: Report) -> str:
     """The report as text for a terminal."""
-    machine, settings = report.machine, report.settings
+    machine, settings, figures = report.machine, report.settings, report.figures
     lines = [
         f"{report.model}@{report.version}, {settings.rounds} rounds of {settings.window_s:g} s, "
         f"{settings.connections} connections, closed loop; server on core {machine['server_core']}, "
@@ -51,7 +64,7 @@ def format_service(report: Report) -> str:
         "",
         *_layout([_HEADS, *(_cells(name, row) for name, row in report.services.items())]),
         "",
-        *_layout([_figure(name, spread) for name, spread in _in_order(report.figures)]),
+        *_layout([_FIGURE_HEADS, *(_figure(name, figures[name]) for name in _FIGURES if name in figures)]),
         "",
         *_layout([_target(target) for target in report.targets]),
     ]
@@ -72,8 +85,10 @@ def _cells(name: str, row: Row) -> tuple[str, ...]:
     return (
         _NAMES.get(name, name),
         f"{row.cpu_us.median:,.1f}",
+        f"{row.cpu_us.low:,.1f}",
         f"{row.to_noop.median:.2f}",
         f"({row.to_noop.low:.2f}–{row.to_noop.high:.2f})",
+        f"{row.to_noop.least:.2f}",
         f"{row.requests_per_s:,.0f}",
         f"{row.p50_ms:.3f}",
         f"{row.p99_ms:.3f}",
@@ -82,16 +97,13 @@ def _cells(name: str, row: Row) -> tuple[str, ...]:
     )
 
 
-def _in_order(figures: dict[str, Spread]) -> list[tuple[str, Spread]]:
-    return [(name, figures[name]) for name in _FIGURES if name in figures]
-
-
 def _figure(name: str, spread: Spread) -> tuple[str, ...]:
     digits = ",.0f" if spread.median >= 1000 else ".2f"
     return (
         _FIGURES[name],
         f"{spread.median:{digits}}",
         f"({spread.low:{digits}}–{spread.high:{digits}})",
+        "" if spread.least is None else f"{spread.least:.2f}",
     )
 
 

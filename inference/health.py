@@ -35,8 +35,8 @@ class Health:
     def probe(self, request: Request) -> Answer:
         """What is served here: a page for a person's browser, JSON for everybody else.
 
-        ``requests`` are those for predictions that were answered, ``predictions`` the rows in them,
-        since the service started.
+        ``requests`` are all that brought a body, refused ones included, ``predictions`` the rows
+        that were predicted; of every worker and since the service started. ``uptime_s`` is this worker's.
         """
         self._state.check_ready()
         live = self._state.live

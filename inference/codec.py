@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from inference.exact import LARGEST_INTEGER, read_exactly, refuse_batch
+from inference.exact import LARGEST_INTEGER, RowBatch, read_exactly, refuse_batch
 from inference.session import Outputs, Row
+from inference.tables import TableReader
 from registry.signature import ClassLabel, Column
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
@@ -26,11 +27,10 @@ _INSTANCES = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*([\[{])')
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 
 
-class RowBatch(NamedTuple):
-    """The rows of one request, in order; ``is_single`` asks for one answer and not for a list."""
+class Parameters(msgspec.Struct, forbid_unknown_fields=True):
+    """What may stand beside ``instances``."""
 
-    rows: Sequence[Row]
-    is_single: bool
+    probabilities: bool | UnsetType = UNSET
 
 
 class RowDecoder:
@@ -42,6 +42,7 @@ class RowDecoder:
     """
 
     def __init__(self, columns: Sequence[Column], max_rows: int) -> None:
+        self.tables = TableReader(columns, max_rows)  # reads the bodies that are not JSON
         self._columns = tuple(columns)
         self._max_rows = max_rows
         self._width = len(columns)
@@ -65,8 +66,7 @@ class RowDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError):
             batch = None
         if batch is None:
-            rows, is_single = read_exactly(body, self._columns, self._max_rows)
-            return RowBatch(rows, is_single)
+            return read_exactly(body, self._columns, self._max_rows)
         return batch
 
     def _decode_fast(self, body: bytes) -> RowBatch | None:
@@ -80,19 +80,19 @@ class RowDecoder:
             if left_out == self._width or not _has_keys(body, self._width - left_out):
                 return None
             return RowBatch([self._fill(row) if left_out else row], True)
-        if batch[1] == b"[":
-            rows = [_astuple(row) for row in self._decode_arrays(body).instances]
-            left_out_each = [0] * len(rows)
-            keys = 1
-        else:
-            rows = [_astuple(row) for row in self._decode_objects(body).instances]
-            left_out_each = [row.count(UNSET) for row in rows]
-            keys = 1 + self._width * len(rows) - sum(left_out_each)
+        is_positional = batch[1] == b"["
+        found = self._decode_arrays(body) if is_positional else self._decode_objects(body)
+        rows = [_astuple(row) for row in found.instances]
+        keys, is_short = _count_parameters(found.parameters)
+        left_out_each = [0 if is_positional else row.count(UNSET) for row in rows]
+        if not is_positional:
+            keys += self._width * len(rows) - sum(left_out_each)
         if len(rows) > self._max_rows:
             raise refuse_batch(len(rows), self._max_rows)
         if self._width in left_out_each or not _has_keys(body, keys):
             return None
-        return RowBatch([self._fill(r) if n else r for r, n in zip(rows, left_out_each, strict=True)], False)
+        filled = [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
+        return RowBatch(filled, False, is_short)
 
     def _fill(self, row: tuple[Any, ...]) -> Row:
         pairs = zip(row, self._defaults, strict=True)
@@ -110,11 +110,28 @@ class AnswerEncoder:
         tail = b'"model":%b,"version":%d}' % (msgspec.json.encode(model), version)
         self._rows = tuple(_row_template(label, classes) for label in classes)
         self._singles = tuple(row[:-1] + b"," + tail.replace(b"%", b"%%") for row in self._rows)
+        self._short_rows = tuple(_write_short(label) for label in classes)
+        self._short_singles = tuple(row[:-1] + b"," + tail for row in self._short_rows)
         self._batch_tail = b"]," + tail
 
     def encode_row(self, label: int, probabilities: tuple[float, ...]) -> bytes:
         """One answer with model and version."""
         return self._singles[label] % probabilities
+
+    def encode_label(self, label: int) -> bytes:
+        """One short answer, without probabilities, with model and version."""
+        return self._short_singles[label]
+
+    def encode_labels(self, outputs: Outputs) -> bytes:
+        """The short answers in order, then model and version."""
+        rows = self._short_rows
+        answers = [rows[label] for label in outputs.labels.tolist()]
+        return b'{"predictions":[' + b",".join(answers) + self._batch_tail
+
+    @staticmethod
+    def encode_floats(outputs: Outputs) -> bytes:
+        """The bare probabilities: float32, little-endian, row by row in the order of the classes."""
+        return outputs.probabilities.astype("<f4", copy=False).tobytes()
 
     def encode_rows(self, outputs: Outputs) -> bytes:
         """The answers in order, then model and version."""
@@ -152,7 +169,17 @@ def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], type[
 
 
 def _batch_struct(row: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    return msgspec.defstruct("Instances", [("instances", list[row])], forbid_unknown_fields=True)  # type: ignore[valid-type]
+    beside = ("parameters", Parameters | None | UnsetType, UNSET)
+    return msgspec.defstruct("Instances", [("instances", list[row]), beside], forbid_unknown_fields=True)  # type: ignore[valid-type]
+
+
+def _count_parameters(given: Parameters | UnsetType | None) -> tuple[int, bool]:
+    """How many names a batch's body holds beside the rows', and whether it asks for short answers."""
+    if given is UNSET:
+        return 1, False
+    if given is None or given.probabilities is UNSET:
+        return 2, False
+    return 3, not given.probabilities
 
 
 def _has_keys(body: bytes, count: int) -> bool:
@@ -164,13 +191,14 @@ def _has_keys(body: bytes, count: int) -> bool:
     return body.count(b":") == count or _STRINGS.findall(body).count(b":") == count
 
 
+def _write_short(winner: ClassLabel) -> bytes:
+    names = (msgspec.json.encode(winner.value), msgspec.json.encode(winner.label))
+    return b'{"prediction":%b,"label":%b}' % names
+
+
 def _row_template(winner: ClassLabel, classes: Sequence[ClassLabel]) -> bytes:
     def quoted(text: str) -> bytes:
         return msgspec.json.encode(text).replace(b"%", b"%%")
 
     probabilities = b",".join(quoted(label.value) + b":%.9g" for label in classes)
-    return b'{"prediction":%b,"label":%b,"probabilities":{%b}}' % (
-        quoted(winner.value),
-        quoted(winner.label),
-        probabilities,
-    )
+    return _write_short(winner)[:-1].replace(b"%", b"%%") + b',"probabilities":{%b}}' % probabilities

@@ -2,7 +2,8 @@
 
 Only bodies that the fast way (`inference/codec.py`) is not sure of come here. What is accepted:
 
-- an object of named values, or ``{"instances": [...]}`` of such objects or of arrays in column order;
+- an object of named values, or ``{"instances": [...]}`` of such objects or of arrays in column order,
+  beside which ``"parameters": {"probabilities": false}`` asks for short answers;
 - a name may be left out if its column has a default or may be null, but not every name of a row;
 - numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a
   JSON number is not exact; booleans, numbers and strings do not stand for each other;
@@ -17,13 +18,16 @@ import difflib
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from inference.errors import BatchTooLargeError, MalformedBodyError, RowError
+from inference.session import Row
 from registry.signature import Column
 
 LARGEST_INTEGER = 2.0**53 - 1
 _INSTANCES = "instances"
+_PARAMETERS = "parameters"
+_PROBABILITIES = "probabilities"
 _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
 
 
@@ -37,8 +41,16 @@ class _Token(str):
     __slots__ = ()
 
 
-def read_exactly(body: bytes, columns: Sequence[Column], max_rows: int) -> tuple[list[tuple[Any, ...]], bool]:
-    """The rows in ``body`` in column order with defaults filled in, and whether it was a single row.
+class RowBatch(NamedTuple):
+    """The rows of one request, in order, and how they are to be answered."""
+
+    rows: Sequence[Row]
+    is_single: bool  # with one answer and not with a list
+    is_short: bool = False  # without probabilities
+
+
+def read_exactly(body: bytes, columns: Sequence[Column], max_rows: int) -> RowBatch:
+    """The rows in ``body``, every value checked and every default filled in.
 
     Raises:
         MalformedBodyError, RowError, BatchTooLargeError: as `RowDecoder.decode`.
@@ -51,8 +63,9 @@ def read_exactly(body: bytes, columns: Sequence[Column], max_rows: int) -> tuple
     by_name = {column.name: column for column in columns}
     instances = [value for name, value in tree if name == _INSTANCES]
     if not instances or (_INSTANCES in by_name and not isinstance(instances[0], list)):
-        return [_read_object(tree, by_name, None)], True
-    return _read_instances(tree, instances, by_name, max_rows), False
+        return RowBatch([_read_object(tree, by_name, None)], True)
+    rows = _read_instances(instances, by_name, max_rows)
+    return RowBatch(rows, False, _read_parameters(tree))
 
 
 def _parse(body: bytes) -> Any:
@@ -80,12 +93,32 @@ def _parse_integer(text: str) -> int | float:
     return int(text) if len(text) < 309 else math.copysign(math.inf, -1 if text[0] == "-" else 1)
 
 
-def _read_instances(
-    tree: _Pairs, instances: list[Any], by_name: dict[str, Column], max_rows: int
-) -> list[tuple[Any, ...]]:
-    others = [name for name, _ in tree if name != _INSTANCES]
-    if others:
-        raise MalformedBodyError(f'unknown name {_quote(others[0])} beside "{_INSTANCES}"')
+def _read_parameters(tree: _Pairs) -> bool:
+    """Whether the answers shall be short, by what stands beside ``instances``."""
+    beside = [(name, value) for name, value in tree if name != _INSTANCES]
+    for name, _ in beside:
+        if name != _PARAMETERS:
+            raise MalformedBodyError(f'unknown name {quote(name)} beside "{_INSTANCES}"')
+    if len(beside) > 1:
+        raise MalformedBodyError(f'"{_PARAMETERS}" is given twice')
+    given = beside[0][1] if beside else None
+    if given is None:
+        return False
+    if not isinstance(given, _Pairs):
+        raise MalformedBodyError(f'"{_PARAMETERS}" is {_describe(given)}, expected an object')
+    for name, value in given:
+        if name != _PROBABILITIES:
+            raise MalformedBodyError(
+                f'unknown name {quote(name)} in "{_PARAMETERS}"', hint=f"There is: {_PROBABILITIES}."
+            )
+        if not isinstance(value, bool):
+            raise MalformedBodyError(f'"{name}" is {_describe(value)}, expected true or false')
+    if len(given) > 1:
+        raise MalformedBodyError(f'"{_PROBABILITIES}" is given twice')
+    return bool(given) and not given[0][1]
+
+
+def _read_instances(instances: list[Any], by_name: dict[str, Column], max_rows: int) -> list[tuple[Any, ...]]:
     if len(instances) > 1:
         raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
     rows = instances[0]
@@ -130,7 +163,7 @@ def _read_object(pairs: _Pairs, by_name: dict[str, Column], index: int | None) -
     given: dict[str, Any] = {}
     for name, value in pairs:
         if name not in by_name:
-            raise _refuse_unknown(name, by_name, index)
+            raise refuse_unknown(name, by_name, index)
         if name in given:
             raise RowError("is given twice", where=place(index, name))
         given[name] = value
@@ -142,6 +175,15 @@ def _read_object(pairs: _Pairs, by_name: dict[str, Column], index: int | None) -
 def _take(given: dict[str, Any], column: Column, index: int | None) -> Any:
     if column.name in given:
         return _read_value(given[column.name], column, index)
+    return fill_default(column, index)
+
+
+def fill_default(column: Column, index: int | None) -> Any:
+    """The value of ``column`` in row ``index`` (None for the only row) where none is given.
+
+    Raises:
+        RowError: the column has no default and may not be null.
+    """
     if column.default is None and not column.is_nullable:
         raise RowError("is missing", where=place(index, column.name), hint="It has no default.")
     return column.default
@@ -203,17 +245,18 @@ def _refuse(value: Any, column: Column, index: int | None) -> NoReturn:
     )
 
 
-def _refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> RowError:
+def refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> RowError:
+    """The error for a name that is no column's, with the nearest that is."""
     folded = {known.casefold(): known for known in by_name}
     near = difflib.get_close_matches(name.casefold()[:200], folded, n=1, cutoff=0.6)
-    hint = f"Did you mean {_quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
-    return RowError(f"unknown name {_quote(name)}", where=place(index), hint=hint)
+    hint = f"Did you mean {quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
+    return RowError(f"unknown name {quote(name)}", where=place(index), hint=hint)
 
 
 def place(index: int | None, name: str | None = None) -> str:
     """Where something is wrong: ``row 3, "height"``; the only row of a request has no number."""
     row = "" if index is None else f"row {index}"
-    column = "" if name is None else _quote(name)
+    column = "" if name is None else quote(name)
     return ", ".join(part for part in (row, column) if part)
 
 
@@ -226,7 +269,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, _Token):
         return str(value)
     if isinstance(value, str):
-        return f"the string {_quote(value)}"
+        return f"the string {quote(value)}"
     if isinstance(value, _Pairs):
         return "an object"
     if isinstance(value, list):
@@ -236,6 +279,7 @@ def _describe(value: Any) -> str:
     return f"the number {value!r:.80}"
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """``text`` as JSON, of a long one the beginning: a message never echoes a whole payload."""
     shown = json.dumps(text[:77] + "..." if len(text) > 80 else text)
     return shown if len(shown) <= 120 else shown[:117] + "..."

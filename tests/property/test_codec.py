@@ -18,10 +18,12 @@ from registry.signature import ClassLabel, Column
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 
 MAX_ROWS = 3
-DECODERS = {columns: RowDecoder(columns, MAX_ROWS) for columns in (NUMERIC_COLUMNS, MIXED_COLUMNS)}
+DECODERS: dict[tuple[Column, ...], RowDecoder] = {
+    columns: RowDecoder(columns, MAX_ROWS) for columns in (NUMERIC_COLUMNS, MIXED_COLUMNS)
+}
 
 # Written as text, so that what no JSON library would write is tried too.
-fitting = {
+fitting: dict[str, st.SearchStrategy[str]] = {
     "FP64": st.one_of(
         st.integers(-(2**60), 2**60).map(str),
         st.floats(allow_nan=False, allow_infinity=False).map(repr),
@@ -40,6 +42,31 @@ wild = st.one_of(
     st.sampled_from(["9007199254740992", "9007199254740993", "1e16", "-1e16"]),
     st.sampled_from(['"\\u0000"', '"a\\u0000"', '"\\ud800"', '"\ud800"', '"\x01"', "'a'", '"\\x"']),
     st.sampled_from(["null", "[]", "{}", '{"a":1}', "[[1]]", "", "nul"]),
+)
+
+beside_fitting = st.sampled_from(
+    [
+        "",
+        "",
+        ',"parameters":null',
+        ',"parameters":{}',
+        ',"parameters":{"probabilities":true}',
+        ',"parameters":{"probabilities":false}',
+    ]
+)
+beside = st.one_of(
+    beside_fitting,
+    st.sampled_from(
+        [
+            ',"parameters":{"probabilities":1}',
+            ',"parameters":{"probabilities":null}',
+            ',"parameters":{"probabilities":true,"probabilities":false}',
+            ',"parameters":{"top":1}',
+            ',"parameters":[]',
+            ',"parameters":null,"parameters":null',
+            ',"x":":"',
+        ]
+    ),
 )
 
 
@@ -87,7 +114,8 @@ def bodies(draw: st.DrawFn, columns: tuple[Column, ...]) -> bytes:
     else:
         heads = ['{"instances":[', ' {\n"instances" : [ ', '{"\\u0069nstances":[']
         head = draw(st.sampled_from(heads + ['{"x":1,"instances":['] * (wildness > 0)))
-        text = head + ",".join(draw(st.lists(kind, min_size=not wildness, max_size=MAX_ROWS + 1))) + "]}"
+        rows_text = ",".join(draw(st.lists(kind, min_size=not wildness, max_size=MAX_ROWS + 1)))
+        text = head + rows_text + "]" + draw(beside if wildness else beside_fitting) + "}"
     body = text.encode("utf-8", "surrogatepass")
     place = draw(st.integers(0, len(body)))
     damage = draw(st.sampled_from(["none"] * 18 + ["cut", "insert"])) if wildness else "none"
@@ -104,10 +132,10 @@ cases = st.sampled_from(list(DECODERS)).flatmap(lambda columns: st.tuples(st.jus
 def read_either_way(read: Any) -> tuple[str, Any]:
     """("rows", …) or ("error", kind and message)."""
     try:
-        rows, is_single = read()
+        rows, is_single, is_short = read()
     except RequestError as error:
         return "error", (type(error).__name__, str(error))
-    return "rows", ([tuple(row) for row in rows], is_single)
+    return "rows", ([tuple(row) for row in rows], is_single, is_short)
 
 
 @settings(max_examples=300, deadline=None)
@@ -137,6 +165,7 @@ def test_answers_bring_every_float32_back(probabilities: list[float], names: str
     classes = [ClassLabel(value=f"{names}{index}", label=names) for index in range(len(probabilities))]
     encoder = AnswerEncoder("any", 7, classes)
     best = int(np.argmax(probabilities))
+    short = json.loads(encoder.encode_label(best))
     answer = json.loads(encoder.encode_row(best, tuple(probabilities)))
     assert list(answer) == ["prediction", "label", "probabilities", "model", "version"]
     assert (answer["prediction"], answer["label"]) == (f"{names}{best}", names)
@@ -148,3 +177,6 @@ def test_answers_bring_every_float32_back(probabilities: list[float], names: str
     assert list(rows) == ["predictions", "model", "version"]
     del answer["model"], answer["version"]
     assert rows["predictions"][0] == answer
+    del short["model"], short["version"], answer["probabilities"]
+    assert short == answer == json.loads(encoder.encode_labels(outputs))["predictions"][0]
+    assert np.frombuffer(encoder.encode_floats(outputs), "<f4").tolist() == probabilities * 2

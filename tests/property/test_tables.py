@@ -1,0 +1,157 @@
+"""CSV and float32 bodies: both ways of reading CSV agree, tables survive the wire, anything is answered."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from inference.errors import RequestError
+from inference.session import Feed
+from inference.tables import TableReader
+from registry.signature import NULL_TEXT, Column
+from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
+
+MAX_ROWS = 3
+READERS: dict[tuple[Column, ...], TableReader] = {
+    columns: TableReader(columns, MAX_ROWS) for columns in (NUMERIC_COLUMNS, MIXED_COLUMNS)
+}
+# Text that is nearly a table.
+tokens = st.sampled_from(
+    [
+        *(
+            "1",
+            "0",
+            "-2.50",
+            "+1",
+            ".5",
+            "5.",
+            "1e2",
+            "1e999",
+            "01",
+            "1_0",
+            "nan",
+            "inf",
+            "٣",
+            "9007199254740992",
+        ),
+        *("", " ", " 1 ", "true", "FALSE", "clay", '"a,""b"', '"', "'", "\x00", "[", "]", "null", "\ufeff"),
+        *("height", "rings", "is_wet", "slope", "soil", "note", "Rings"),
+    ]
+)
+lines = st.lists(tokens, min_size=1, max_size=6).map(",".join)
+tables = st.one_of(
+    st.lists(lines, max_size=5).map("\n".join),
+    st.lists(lines, max_size=5).map("\r\n".join),
+    st.lists(lines, max_size=5).map("\r".join),
+    st.text(max_size=20),
+)
+plain = st.sampled_from(["1", "0", "-0", "2.0", "1e0", "40"])
+plain_lines = st.lists(plain, min_size=4, max_size=4).map(",".join)
+plain_tables = st.lists(plain_lines, min_size=1, max_size=4).map("\n".join)
+
+
+def describe(read: Any) -> object:
+    """The tensors as lists, or kind and message of the error."""
+    try:
+        feed: Feed = read()
+    except RequestError as error:
+        return type(error).__name__, str(error)
+    numbers = None if feed.numeric is None else np.nan_to_num(feed.numeric, nan=-77.0).tolist()
+    return numbers, None if feed.text is None else feed.text.tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    columns=st.sampled_from(list(READERS)),
+    body=st.one_of(tables, plain_tables, plain_tables.map("rings,height,slope,is_wet\n{}\n\n".format)),
+    has_header=st.sampled_from([None, None, True, False]),
+)
+@example(columns=NUMERIC_COLUMNS, body="0,1,0,\r2,0,1,0,1", has_header=None)
+@example(columns=NUMERIC_COLUMNS, body="0,1,0,1],[0,1,0,1", has_header=None)
+@example(columns=NUMERIC_COLUMNS, body="rings\n1", has_header=None)
+@example(columns=NUMERIC_COLUMNS, body="rings,rings\n1,1", has_header=None)
+def test_both_ways_of_reading_csv_agree(
+    columns: tuple[Column, ...], body: str, has_header: bool | None
+) -> None:
+    """The short way is an optimisation; where it reads anything else, it is a hole."""
+    reader, sent = READERS[columns], body.encode()
+    assert describe(lambda: reader.read_csv(sent, has_header)) == describe(
+        lambda: reader._read_exactly(sent, has_header)
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=st.binary(max_size=40), columns=st.sampled_from(list(READERS)))
+def test_any_bytes_are_rows_or_an_error_that_says_why(body: bytes, columns: tuple[Column, ...]) -> None:
+    """What a stranger sends must end in an answer, never in a traceback."""
+    for read in (lambda: READERS[columns].read_csv(body, None), lambda: READERS[columns].read_floats(body)):
+        try:
+            feed = read()
+        except RequestError:
+            continue
+        assert 0 < feed.row_count <= MAX_ROWS
+        assert feed.numeric is not None
+        assert not np.isinf(feed.numeric).any()
+
+
+# Not U+FEFF, which in front of everything is a mark, nor a bare carriage return, which ends a line.
+values: dict[str, st.SearchStrategy[Any]] = {
+    "FP64": st.floats(allow_nan=False, allow_infinity=False),
+    "INT64": st.integers(-(2**53) + 1, 2**53 - 1),
+    "BOOL": st.booleans(),
+    "BYTES": st.text(st.characters(exclude_characters="\x00\ufeff\r", codec="utf-8"), min_size=1, max_size=6),
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), columns=st.sampled_from(list(READERS)), has_header=st.booleans())
+def test_a_table_arrives_as_it_was_written(
+    data: st.DataObject, columns: tuple[Column, ...], has_header: bool
+) -> None:
+    """Written by another program's rules: quotes, line ends in fields, any order under a header."""
+    shuffled = list(data.draw(st.permutations(columns))) if has_header else list(columns)
+    row = {c.name: st.none() | values[c.datatype] if c.is_nullable else values[c.datatype] for c in columns}
+    rows = data.draw(st.lists(st.fixed_dictionaries(row), min_size=1, max_size=MAX_ROWS))
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator=data.draw(st.sampled_from(["\n", "\r\n"])))
+    if has_header:
+        writer.writerow([column.name for column in shuffled])
+    writer.writerows([[row[column.name] for column in shuffled] for row in rows])
+    feed = READERS[columns].read_csv(file.getvalue().encode(), has_header)
+    for index, sent in enumerate(rows):
+        numbers = [sent[c.name] for c in columns if c.datatype != "BYTES"]
+        assert feed.numeric is not None
+        assert feed.numeric[index].tolist() == pytest.approx(
+            [math.nan if value is None else float(value) for value in numbers], rel=0, abs=0, nan_ok=True
+        )
+        if feed.text is not None:
+            texts = [sent[c.name] for c in columns if c.datatype == "BYTES"]
+            assert feed.text[index].tolist() == [NULL_TEXT if value is None else value for value in texts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.floats(allow_nan=False, allow_infinity=False, width=32),
+            st.integers(-(2**24), 2**24),
+            st.integers(0, 1),
+            st.floats(allow_infinity=False, width=32),
+        ),
+        min_size=1,
+        max_size=MAX_ROWS,
+    )
+)
+def test_float32_rows_arrive_as_they_were_written(rows: list[tuple[float, ...]]) -> None:
+    """The matrix that the graph sees is the one that was sent, value by value."""
+    sent = np.array(rows, dtype="<f4")
+    feed = READERS[NUMERIC_COLUMNS].read_floats(sent.tobytes())
+    assert feed.text is None
+    np.testing.assert_array_equal(feed.numeric, sent.astype(np.float64))

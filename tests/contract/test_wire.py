@@ -80,6 +80,30 @@ def assert_same(found: Any, expected: Any) -> None:
         assert found == expected
 
 
+def test_the_probe_says_what_is_served_and_how_much_was_answered(service: RunningService) -> None:
+    """Scripts and the page at / read these names; the figures are live, so no golden answer has them."""
+    before = service.get_json("/")
+    assert service.predict({"instances": [{"rings": 4}, {"rings": 40}]})[0] == 200
+    status, headers, body = service.request("GET", "/", headers={"Accept": "*/*"})
+    after = json.loads(body)
+    assert (status, headers["content-type"], headers["vary"]) == (200, "application/json", "accept")
+    assert {key: after.pop(key) - before[key] for key in ("requests", "predictions")} == {
+        "requests": 1,
+        "predictions": 2,
+    }
+    assert after.pop("uptime_s") >= before["uptime_s"] >= 0
+    assert after == {
+        "status": "ok",
+        "model": "tiny",
+        "version": 1,
+        "title": "Tiny",
+        "predict": "/predict",
+        "metadata": "/v2/models/tiny",
+        "metrics": "/metrics",
+        "models": {"tiny": ["1"]},
+    }
+
+
 def test_every_error_names_what_is_wrong_in_one_string() -> None:
     """One shape on every route: a client needs one way to show any error."""
     errors = [case for case in CASES if case["status"] != 200]

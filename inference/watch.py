@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 
@@ -74,8 +75,9 @@ class Watcher:
         except Exception:  # the edge of the thread; the next look may fare better
             _logger.exception("look failed")
             return
-        if change is not None and not self._stopping.is_set():
-            loop.call_soon_threadsafe(self.publish, change)
+        if change is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to answer
+                loop.call_soon_threadsafe(self.publish, change)
 
 
 def show_versions(lineup: Lineup, metrics: ServiceMetrics) -> None:

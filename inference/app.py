@@ -20,6 +20,7 @@ from inference.health import Health
 from inference.infer import Infer
 from inference.metrics import RouteMetrics, ServiceMetrics
 from inference.openapi import OpenApi
+from inference.platforms import add_routes
 from inference.predict import Predict
 from inference.protocol import Metadata
 from inference.request import Handler, Request
@@ -81,6 +82,7 @@ class App:
             ("/", {"GET": health.probe}),
             ("/predict", {"POST": predict}),
             ("/predict/", {"POST": predict}),
+            ("/predict/{model}", {"POST": predict}),
             ("/openapi.json", {"GET": document}),
             ("/metrics", {"GET": _page_handler(metrics)}),
             ("/v2", {"GET": metadata.server}),
@@ -95,6 +97,13 @@ class App:
             ("/v2/models/{model}/versions/{version}/infer", {"POST": infer}),
             ("/v2/repository/index", {"POST": metadata.index}),
         ]
+        add_routes(
+            table,
+            predict,
+            health.ready,
+            predict_route=config.predict_route,
+            health_route=config.health_route,
+        )
         endpoints = {path: self._endpoint(path, handlers) for path, handlers in table}
         document.paths = endpoints.keys()
         nowhere = self._endpoint(UNMATCHED, None)
@@ -105,8 +114,9 @@ class App:
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)
         self._fixed: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}
-        direct = ("/predict", "/predict/") if not config.request_log else ()  # only ASGI names the client
-        self.direct = {path.encode(): endpoints[path] for path in direct}
+        # Only ASGI names the client, which a line in the log does.
+        direct = {p for p, h in table if h.get("POST") is predict} if not config.request_log else set()
+        self.direct = {path.encode(): endpoints[path] for path in direct & self._fixed.keys()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -1,4 +1,4 @@
-"""The service's settings: flag > environment > default, resolved once at the process edge."""
+"""The service's settings: flag > environment > platform > default, resolved once at the process edge."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from inference.platforms import check_route, read_platform
 from registry.errors import ConfigError
 
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
@@ -84,22 +85,29 @@ def environment_name(key: str) -> str:
 def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> ServiceConfig:
     """Settings from ``flags`` (None where not given) over ``environment`` over the defaults.
 
-    An empty variable counts as not set, as compose files and shells write "nothing" that way.
+    Between the last two is what a managed platform's own variables ask for (`inference.platforms`);
+    under one, the default of ``host`` is ``0.0.0.0``. An empty variable counts as not set, as
+    compose files and shells write "nothing" that way.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range; says which and where it came from.
     """
     chosen: dict[str, str] = {}
     origins: dict[str, str] = {}
+    platform = read_platform(environment)
     for key in ServiceConfig.__struct_fields__:
         variable = environment_name(key)
         if (flag := flags.get(key)) is not None:
             chosen[key], origins[key] = flag, f"--{key.replace('_', '-')}"
         elif environment.get(variable):
             chosen[key], origins[key] = environment[variable], f"environment {variable}"
+        elif key in platform:
+            chosen[key], origins[key] = platform[key][0], f"environment {platform[key][1]}"
     _refuse_unknown(environment)
     for key, text in chosen.items():
         _convert({key: text}, where=origins[key])  # one by one, so that the error can name its origin
+        if key.endswith("_route") and text:
+            check_route(text, where=origins[key])
     return _convert(chosen, where="settings")
 
 

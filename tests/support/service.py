@@ -101,11 +101,15 @@ def running_service(
     *flags: str,
     environment: Mapping[str, str] | None = None,
     python: str = sys.executable,
+    is_bare: bool = False,
 ) -> Iterator[RunningService]:
-    """Start ``python -m inference serve`` and yield it once it is ready."""
+    """Start ``python -m inference serve`` and yield it once it is ready.
+
+    ``is_bare`` is without a flag, as a container is started: host and port are the environment's.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        process = _start(registry, model, flags, environment, log, python)
+        process = _start(registry, model, flags, environment, log, python, is_bare)
         try:
             service = RunningService(process, _read_announcement(process, log), log)
             yield service
@@ -134,13 +138,17 @@ def _start(
     environment: Mapping[str, str] | None,
     log: Path,
     python: str = sys.executable,
+    is_bare: bool = False,
 ) -> subprocess.Popen[bytes]:
-    command = [python, "-m", "inference", "serve", "--model", model, "--registry", str(registry)]
+    command = [python, "-m", "inference", "serve"]
+    given = {"MODEL": model, "REGISTRY": str(registry)} if is_bare else {}
+    if not is_bare:
+        command += ["--model", model, "--registry", str(registry), "--host", "127.0.0.1", "--port", "0"]
     with log.open("wb") as stderr:
         return subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", "0", *flags],
+            [*command, *flags],
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **given, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=stderr,
         )

@@ -1,0 +1,120 @@
+"""Managed platforms: a container that gets nothing but their variables keeps their contracts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.store import open_store
+from tests.support.service import RunningService, refuse_to_start, running_service
+from tests.support.tiny_model import publish_numeric
+
+HEALTH = "/v1/endpoints/12/deployedModels/34"
+PREDICT = f"{HEALTH}:predict"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with tiny@1."""
+    folder = tmp_path_factory.mktemp("registry")
+    publish_numeric(open_store(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sagemaker(registry: Path) -> Iterator[RunningService]:
+    """The service as SageMaker starts it, but for the port: any free one."""
+    environment = {"SAGEMAKER_BIND_TO_PORT": "0"}
+    with running_service(registry, "tiny", environment=environment, is_bare=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def vertex(registry: Path) -> Iterator[RunningService]:
+    """The service as Vertex AI starts it, but for the port: any free one."""
+    environment = {"AIP_HTTP_PORT": "0", "AIP_HEALTH_ROUTE": HEALTH, "AIP_PREDICT_ROUTE": PREDICT}
+    with running_service(registry, "tiny", environment=environment, is_bare=True) as running:
+        yield running
+
+
+def test_a_platform_reaches_the_container_from_outside(
+    sagemaker: RunningService, vertex: RunningService
+) -> None:
+    """Both ask from another network namespace, where loopback is somebody else."""
+    assert sagemaker.host == vertex.host == "0.0.0.0"
+
+
+def test_sagemaker_finds_its_routes(sagemaker: RunningService) -> None:
+    """Its contract: an empty or small 200 for GET /ping, rows for POST /invocations."""
+    assert sagemaker.request("GET", "/ping")[0] == 200
+    status, _, answer = sagemaker.request("POST", "/invocations", {"rings": 40})
+    assert (status, json.loads(answer)["prediction"]) == (200, "2")
+    batch = {"instances": [{"rings": 40}]}
+    assert sagemaker.request("POST", "/invocations", batch)[0] == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/csv", "text/csv; charset=utf-8", "text/csv; header=absent"])
+def test_sagemaker_sends_csv_without_a_header(sagemaker: RunningService, content_type: str) -> None:
+    """Its batch transform cuts files into lines; the first of a part is a row like any other."""
+    body = b"12.5,40,false,\n0,400,1,12"
+    status, _, answer = sagemaker.request("POST", "/invocations", body, {"Content-Type": content_type})
+    assert status == 200, answer
+    assert (
+        json.loads(answer)["predictions"]
+        == sagemaker.predict({"instances": [[12.5, 40, False, None], [0, 400, True, 12]]})[1]["predictions"]
+    )
+
+
+def test_vertex_finds_its_routes(vertex: RunningService) -> None:
+    """Its contract: 200 on the health route, {"predictions"} in order for {"instances"}."""
+    assert vertex.request("GET", HEALTH)[0] == 200
+    body = {"instances": [{"rings": 40}, {"rings": 1}], "parameters": {"probabilities": False}}
+    status, _, answer = vertex.request("POST", PREDICT, body)
+    assert (status, json.loads(answer)) == (
+        200,
+        {
+            "predictions": [{"prediction": "2", "label": '50 % "Pine"'}] * 2,
+            "model": "tiny",
+            "version": 1,
+        },
+    )
+    assert vertex.request("POST", PREDICT, {"instances": [{"rings": 40}], "parameters": None})[0] == 200
+
+
+@pytest.mark.parametrize("route", ["/ping", HEALTH])
+def test_a_platforms_errors_look_like_all_others(vertex: RunningService, route: str) -> None:
+    """The wrong method on a configured route must not fall through to another shape."""
+    status, headers, answer = vertex.request("POST", route, {})
+    assert (status, headers["allow"], list(json.loads(answer))) == (405, "GET, HEAD", ["error"])
+
+
+def test_routes_that_do_their_work_already_may_be_named_again(registry: Path) -> None:
+    """Deployments often set the platform's variables to the service's own paths."""
+    environment = {"AIP_HTTP_PORT": "0", "AIP_HEALTH_ROUTE": "/ping", "AIP_PREDICT_ROUTE": "/predict"}
+    with running_service(registry, "tiny", environment=environment, is_bare=True) as service:
+        assert service.request("GET", "/ping")[0] == 200
+        assert service.predict({"rings": 40})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--predict-route", "score"), "--predict-route: found 'score', expected a path"),
+        (("--predict-route", "/score/{row}"), "--predict-route: found '/score/{row}'"),
+        (("--predict-route", "/score?x=1"), "--predict-route: found '/score?x=1'"),
+        (("--predict-route", "/metrics"), "predict route: /metrics is taken by the service's own /metrics"),
+        (("--predict-route", "/v2/models/tiny"), "is taken by the service's own /v2/models/{model}"),
+        (("--health-route", "/predict"), "health route: /predict is taken by the service's own /predict"),
+        (("--health-route", "/score", "--predict-route", "/score"), "health route: /score is taken"),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused_at_the_start(
+    registry: Path, flags: tuple[str, ...], message: str
+) -> None:
+    """Otherwise it would be found when the platform's first request goes somewhere else."""
+    code, log = refuse_to_start(registry, "tiny", *flags)
+    assert code == 2, log
+    assert message in log

@@ -16,7 +16,9 @@ from registry.signature import NUMERIC_INPUT
 _JSON = "content-type: application/json"
 _OCTETS = "content-type: application/octet-stream"
 # What a client sends beside: few headers, as each costs every server.
-_USUAL = ("host: 127.0.0.1", "user-agent: timberline-benchmark", "accept: */*")
+_USUAL = ("host: 127.0.0.1", "user-agent: timberline-benchmark")
+_ANY = "accept: */*"
+_BINARY_ANSWER = "accept: application/octet-stream"
 
 
 def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
@@ -26,7 +28,7 @@ def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
     """
     names = [column.name for column in manifest.signature.columns]
     body = msgspec.json.encode(dict(zip(names, manifest.golden.rows[0], strict=True)))
-    return _write("/predict", body, _JSON, is_chunked=is_chunked)
+    return _write("/predict", body, _JSON, _ANY, is_chunked=is_chunked)
 
 
 def write_protocol_row(manifest: Manifest) -> bytes:
@@ -38,7 +40,7 @@ def write_protocol_row(manifest: Manifest) -> bytes:
         "datatype": "FP64",
         "data": [None if np.isnan(value) else value for value in matrix[0].tolist()],
     }
-    return _write(_infer_path(manifest), msgspec.json.encode({"inputs": [tensor]}), _JSON)
+    return _write(_infer_path(manifest), msgspec.json.encode({"inputs": [tensor]}), _JSON, _ANY)
 
 
 def write_protocol_batch(manifest: Manifest, matrix: npt.NDArray[np.float64]) -> bytes:
@@ -52,12 +54,12 @@ def write_protocol_batch(manifest: Manifest, matrix: npt.NDArray[np.float64]) ->
     }
     head = msgspec.json.encode({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     length = f"inference-header-content-length: {len(head)}"
-    return _write(_infer_path(manifest), head + blob, _OCTETS, length)
+    return _write(_infer_path(manifest), head + blob, _OCTETS, _ANY, length)
 
 
 def write_octet_batch(matrix: npt.NDArray[np.float64]) -> bytes:
-    """``matrix``, (rows, columns), as bare float32 rows for ``POST /predict``."""
-    return _write("/predict", matrix.astype("<f4").tobytes(), _OCTETS)
+    """``matrix``, (rows, columns), as bare float32 rows for ``POST /predict``, answered in kind."""
+    return _write("/predict", matrix.astype("<f4").tobytes(), _OCTETS, _BINARY_ANSWER)
 
 
 def build_matrix(manifest: Manifest, rows: int) -> npt.NDArray[np.float64]:

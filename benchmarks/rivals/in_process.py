@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,10 @@ def bind_row(session: Any, row: npt.NDArray[np.float64], classes: int) -> Callab
     outputs: tuple[npt.NDArray[Any], ...] = (probabilities, label)
     for name, array in zip(_OUTPUTS, outputs, strict=True):
         binding.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-    run = session.run_with_iobinding
-
-    def run_row() -> None:
-        run(binding)
-
-    # The binding holds addresses, not the arrays.
-    run_row.__dict__["arrays"] = (row, probabilities, label)
+    # As our service calls it, past the question whether a graph is captured on a GPU.
+    run_row: Callable[[], None] = partial(session._sess.run_with_iobinding, binding._iobinding, None)
+    # The binding holds addresses and neither the arrays nor itself.
+    run_row.__dict__["bound"] = (binding, row, probabilities, label)
     return run_row
 
 

@@ -181,14 +181,16 @@ class Supervisor:
             failures = 0 if worker.has_settled else failures + 1
             while (replacement := await self._replace(failures)) is None:
                 failures += 1
+                if self._signals:
+                    return
             worker = replacement
             log_event(_logger, "worker restarted", worker=worker.slot, pid=worker.pid)
 
     async def _replace(self, failures: int) -> Worker | None:
-        """Start another after so many early failures; None if it is one more."""
+        """Start another after so many early failures; None if it is one more, or the end has begun."""
         if failures:
             await asyncio.sleep(min(_FIRST_DELAY_S * 2 ** (failures - 1), _LAST_DELAY_S))
-        return await self._try_to_launch()
+        return None if self._signals else await self._try_to_launch()
 
     async def _roll_when_asked(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from exporter.graphs import (
     require_stock_operators,
 )
 from exporter.runtime import open_session, optimise_offline
+from registry.manifest import Precision
 from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
 
 # Protobuf's limit for one file; a larger graph would need external data, which a version may not have.
@@ -23,7 +24,11 @@ _MAX_BYTES = 2**31 - 1
 
 
 def compose_graph(
-    features: onnx.ModelProto, network: onnx.ModelProto, *, class_count: int
+    features: onnx.ModelProto,
+    network: onnx.ModelProto,
+    *,
+    class_count: int,
+    precision: Precision = "float32",
 ) -> onnx.ModelProto:
     """Merge, optimise and check: raw inputs → `probabilities` FLOAT (rows, C) and `label` INT64 (rows,).
 
@@ -31,6 +36,7 @@ def compose_graph(
         features: graph of the features: inputs `numeric` and/or `text`, output `features`.
         network: one input, FLOAT (rows, F) → one output, FLOAT (rows, C); same operator set.
         class_count: C.
+        precision: what the layers are to be; the graph itself is float32 in any case.
 
     The tensor `features` keeps its name inside, so that `cut_graph` finds it. Equal
     graphs give equal bytes.
@@ -46,7 +52,7 @@ def compose_graph(
     merged.graph.output.extend(_outputs(class_count))
     # An optimiser keeps a tensor's name only while the tensor is an output.
     optimised = optimise_offline(expose_tensor(merged, FEATURES))
-    fold_scales(optimised, {FEATURES})
+    fold_scales(optimised, {FEATURES}, in_front=precision == "float32")
     model = canonicalise(optimised, inputs=merged.graph.input, outputs=merged.graph.output, keep={FEATURES})
     check_graph(model)
     return model

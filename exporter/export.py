@@ -91,6 +91,7 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
         if (
             manifest.lineage.run_digest == inputs.run_digest
             and manifest.opset == inputs.export.opset
+            and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
             and manifest.gate == inputs.gate
             and manifest.producers.get("timberline") == __version__
@@ -124,8 +125,15 @@ def _export(
     network = KerasNetwork(inputs.saved_model, len(program.features))
     opset = inputs.export.opset
     model = compose_graph(
-        build_feature_graph(program, opset), network.convert(opset), class_count=len(run.classes)
+        build_feature_graph(program, opset),
+        network.convert(opset),
+        class_count=len(run.classes),
+        precision=inputs.export.precision,
     )
+    if inputs.export.precision == "int8":
+        from exporter.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
+
+        model = quantise_graph(model)
     return publish_proven(
         model,
         network,
@@ -151,6 +159,8 @@ def publish_proven(
 ) -> ExportResult:
     """Prove ``model`` equal to what it was made from on every test row, and only then publish it.
 
+    Equal within ``tolerances``; those of the precision that ``inputs.export`` names.
+
     Args:
         network: what was trained; the truth.
         converters: versions of the programs that made ``model``, for the manifest.
@@ -158,6 +168,8 @@ def publish_proven(
     Raises:
         ParityInputError, ExportError, RegistryError: as `export_run`.
     """
+    precision = inputs.export.precision
+    tolerances = tolerances.choose(precision)
     data = serialise(model)
     log_event(log, "composed the graph", nodes=len(model.graph.node), bytes=len(data))
     with tempfile.TemporaryDirectory(prefix="timberline-export-") as scratch:
@@ -172,6 +184,7 @@ def publish_proven(
             tolerances=tolerances,
             class_count=len(inputs.run.classes),
             golden_rows=inputs.export.golden_rows,
+            precision=precision,
         )
         version = None
         if keeps_bounds(proof.report):
@@ -192,6 +205,7 @@ def _make_evidence(
         run=inputs.run,
         run_digest=inputs.run_digest,
         opset=inputs.export.opset,
+        precision=inputs.export.precision,
         gate=inputs.gate,
         metrics=inputs.metrics,
         parity=manifest_parity(proof.report, tolerances.by_tensor()),

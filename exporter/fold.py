@@ -17,15 +17,17 @@ from onnx import numpy_helper
 Weights = npt.NDArray[np.float32]
 
 
-def fold_scales(model: onnx.ModelProto, keep: set[str]) -> None:
+def fold_scales(model: onnx.ModelProto, keep: set[str], *, in_front: bool = True) -> None:
     """Rewrite ``model`` in place until no constant scale stands beside a Gemm that could take it.
 
     Args:
         model: an optimised graph.
         keep: tensors that must stay as they are, besides the outputs.
+        in_front: also scales before a product. Without them its operand is no longer standardised,
+            which quantisation needs: there one scale serves all columns.
     """
     kept = keep | {output.name for output in model.graph.output}
-    folder = _Folder(model.graph, kept)
+    folder = _Folder(model.graph, kept, in_front)
     while folder.fold_once():
         pass
 
@@ -33,7 +35,8 @@ def fold_scales(model: onnx.ModelProto, keep: set[str]) -> None:
 class _Folder:
     """One graph, its constants and who makes and reads each tensor."""
 
-    def __init__(self, graph: onnx.GraphProto, kept: set[str]) -> None:
+    def __init__(self, graph: onnx.GraphProto, kept: set[str], in_front: bool) -> None:
+        self._is_in_front = in_front
         self._graph = graph
         self._kept = kept
         self._count = 0
@@ -52,7 +55,12 @@ class _Folder:
 
     def _fold_in_front(self, gemm: onnx.NodeProto, scale: onnx.NodeProto | None) -> bool:
         """``(x * s) W + b`` → ``x (s W) + b``."""
-        if scale is None or scale.op_type != "Mul" or not self._is_only_reader(scale.output[0]):
+        if (
+            not self._is_in_front
+            or scale is None
+            or scale.op_type != "Mul"
+            or not self._is_only_reader(scale.output[0])
+        ):
             return False
         factor, source = self._split(scale)
         weights = self._read(gemm.input[1])

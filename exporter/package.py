@@ -25,6 +25,7 @@ from registry.manifest import (
     Manifest,
     Metrics,
     ParityTensor,
+    Precision,
 )
 from registry.runs import RunRecord
 from registry.signature import build_signature
@@ -93,6 +94,7 @@ class Evidence:
     run: RunRecord
     run_digest: str
     opset: int
+    precision: Precision
     gate: GateLimits
     metrics: Metrics
     parity: dict[str, ParityTensor]
@@ -117,6 +119,7 @@ def describe_version(
             files=files,
             signature=build_signature(run.columns, run.classes),
             opset=evidence.opset,
+            precision=evidence.precision,
             producers={**run.producers, **evidence.producers, "timberline": __version__},
             lineage=_lineage(evidence),
             prior=run.prior,

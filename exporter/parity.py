@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from exporter.errors import ParityInputError
 from registry.ground.settings import load_settings
-from registry.manifest import ParityTensor
+from registry.manifest import ParityTensor, Precision
 from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -41,12 +41,30 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     reason: Annotated[str, msgspec.Meta(min_length=20)]
 
 
+class QuantisedTolerances(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bounds of a network of 8-bit integers; features are computed as in any other graph.
+
+    ``golden_atol`` is how far another processor may be from the published probabilities.
+    """
+
+    probabilities: Tolerance
+    label: Tolerance
+    golden_atol: Annotated[float, msgspec.Meta(gt=0)]
+
+
 class Tolerances(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The bounds that an export has to keep, by tensor."""
+    """The bounds that an export has to keep, by tensor, and those of `precision` int8 in their place."""
 
     features: Tolerance
     probabilities: Tolerance
     label: Tolerance
+    int8: QuantisedTolerances
+
+    def choose(self, precision: Precision) -> Tolerances:
+        """The bounds for a graph of this precision."""
+        if precision == "float32":
+            return self
+        return msgspec.structs.replace(self, probabilities=self.int8.probabilities, label=self.int8.label)
 
     def by_tensor(self) -> dict[str, Tolerance]:
         """The bounds under the names of the tensors."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -33,7 +34,7 @@ from exporter.parity import (
 from exporter.rows import Chunk, count_rows, read_chunks, rows_to_feeds
 from exporter.runtime import open_session
 from registry.ground.progress import Progress
-from registry.manifest import Golden
+from registry.manifest import Golden, Precision
 from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
 from training.features import FeatureProgram
 
@@ -61,14 +62,27 @@ class Proof:
 
 
 class GraphUnderTrial:
-    """The graph as published, and beside it the part of it that computes the features."""
+    """The graph as published, and beside it the part of it that computes the features.
 
-    def __init__(self, model: onnx.ModelProto, *, threads: int = _THREADS) -> None:
-        self._graph = open_session(serialise(model), threads=threads)
+    A quantised graph (``precision`` int8) is asked row by row, as the service asks it.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, *, threads: int = _THREADS, precision: Precision = "float32"
+    ) -> None:
+        self._is_row_by_row = precision == "int8"
+        self._graph = open_session(serialise(model), threads=1 if self._is_row_by_row else threads)
         self._features = open_session(serialise(cut_graph(model, FEATURES)), threads=threads)
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
         """Probabilities float32 (rows, C) and labels int64 (rows,)."""
+        if not self._is_row_by_row:
+            return self._run(feeds)
+        count = len(next(iter(feeds.values())))
+        parts = [self._run({name: feed[i : i + 1] for name, feed in feeds.items()}) for i in range(count)]
+        return np.concatenate([p for p, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+    def _run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
         probabilities, labels = self._graph.run([PROBABILITIES_OUTPUT, LABEL_OUTPUT], feeds)
         return probabilities, labels
 
@@ -88,6 +102,7 @@ def prove(
     tolerances: Tolerances,
     class_count: int,
     golden_rows: int,
+    precision: Precision = "float32",
 ) -> Proof:
     """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
 
@@ -96,7 +111,7 @@ def prove(
     Raises:
         ParityInputError: the two sides cannot be compared at all, or the network answers NaN.
     """
-    graph = GraphUnderTrial(model)
+    graph = GraphUnderTrial(model, precision=precision)
     names = {
         FEATURES: [feature.name for feature in program.features],
         PROBABILITIES_OUTPUT: [f"p_{index}" for index in range(class_count)],
@@ -117,7 +132,10 @@ def prove(
             progress.advance(len(chunk.rows))
     if not report:
         raise ParityInputError("the test split has no rows", where=str(test_parquet), hint="See [split].")
-    return Proof(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=golden.pick())
+    picked = golden.pick()
+    if precision == "int8":
+        picked = msgspec.structs.replace(picked, atol=tolerances.int8.golden_atol)
+    return Proof(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=picked)
 
 
 def _compare_chunk(

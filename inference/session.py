@@ -65,6 +65,9 @@ class Outputs(NamedTuple):
 class Session:
     """One graph in ONNX Runtime, on one thread a Run.
 
+    A graph that is ``row_by_row`` takes scales over a whole tensor (dynamic quantisation), so several
+    rows are run one after the other: nobody's answer depends on the rows beside his.
+
     ``run`` may be called from several threads at a time; ``run_row`` works in one fixed
     buffer and belongs to the event loop's thread alone.
 
@@ -72,7 +75,8 @@ class Session:
         SignatureMismatchError: the bytes are no graph, or not one with this signature.
     """
 
-    def __init__(self, graph: bytes, signature: Signature, *, where: str) -> None:
+    def __init__(self, graph: bytes, signature: Signature, *, where: str, row_by_row: bool = False) -> None:
+        self._is_row_by_row = row_by_row
         self._session = _open_session(graph, where)
         _check_graph(self._session, signature, where)
         columns = signature.columns
@@ -89,6 +93,16 @@ class Session:
             tensors[NUMERIC_INPUT] = feed.numeric
         if feed.text is not None:
             tensors[TEXT_INPUT] = feed.text
+        if not self._is_row_by_row:
+            return self._run(tensors)
+        singles = [
+            self._run({name: tensor[i : i + 1] for name, tensor in tensors.items()})
+            for i in range(feed.row_count)
+        ]
+        labels, probabilities = zip(*singles, strict=True)
+        return Outputs(np.concatenate(labels), np.concatenate(probabilities))
+
+    def _run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         probabilities, labels = self._session.run(self._output_names, tensors)
         return Outputs(labels, probabilities)
 

@@ -25,6 +25,10 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every table in a manifest."""
 
 
+# How the network computes: float32, or int8 (dynamically quantised layers, to be run one row at a time).
+Precision = Literal["float32", "int8"]
+
+
 class FileDigest(_Part, frozen=True, kw_only=True):
     """A file of the version: SHA-256 and size in bytes."""
 
@@ -153,6 +157,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     files: dict[FileName, FileDigest]
     signature: Signature
     opset: int
+    precision: Precision = "float32"
     producers: dict[str, str]
     lineage: Lineage
     prior: Prior

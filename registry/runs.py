@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from registry.errors import ManifestError, StageError
-from registry.manifest import Histogram, Prior
+from registry.manifest import Histogram, Precision, Prior
 from registry.signature import ClassLabel, Column
 
 RUN_SCHEMA_VERSION = 1
@@ -24,6 +24,7 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How the graph is written; from ``[export]`` in model.toml."""
 
     opset: Annotated[int, msgspec.Meta(ge=17, le=23)] = 18
+    precision: Precision = "float32"
     golden_rows: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
 
 

@@ -243,10 +243,9 @@ def test_broken_parity_ends_the_command_with_1(
     """A pipeline stops at the exit code: 1 is "the answer is no", not "could not find out"."""
     strict = tmp_path / "tolerances.toml"
     reason = "reason = 'bounds that float32 cannot keep'"
-    bounds = {"features": 0.0, "probabilities": 0.0, "label": 0.0}
-    strict.write_text(
-        "".join(f"[{name}]\natol = {value}\nrtol = 0.0\n{reason}\n" for name, value in bounds.items())
-    )
+    names = ("features", "probabilities", "label", "int8.probabilities", "int8.label")
+    bounds = "".join(f"[{name}]\natol = 0.0\nrtol = 0.0\n{reason}\n" for name in names)
+    strict.write_text(f"{bounds}[int8]\ngolden_atol = 0.02\n")
 
     code = run_main(data, tmp_path / "registry", "--tolerances", str(strict))
 

@@ -133,8 +133,8 @@ class Inflater:
         try:
             out = stream.decompress(self._waiting, most)  # most is at least 1; 0 would be no limit
         except zlib.error:
-            behind = " behind its end" if self._members > 1 else ""
-            raise self._refuse(f"cannot be inflated{behind}") from None
+            what = "cannot be inflated" if self._members == 1 else "has something behind its end"
+            raise self._refuse(what) from None
         self._waiting = stream.unused_data if stream.eof else stream.unconsumed_tail
         self._has_more = len(out) == most and not stream.eof
         self._parts.append(out)

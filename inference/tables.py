@@ -129,12 +129,12 @@ class TableReader:
         lines = self._split(body, has_header is not False)
         is_headed = self._is_header(lines[0], has_header)
         names = lines.pop(0) if is_headed else list(self._by_name)
+        if is_headed:
+            _check_names(names, self._by_name)
         if not lines:
             raise MalformedBodyError("the body has no rows, only a header")
         if len(lines) > self._max_rows:
             raise refuse_batch(len(lines), self._max_rows)
-        if is_headed:
-            _check_names(names, self._by_name)
         _check_lines(lines, len(names), is_headed)
         given: dict[str, Fields] = dict(zip(names, zip(*lines, strict=True), strict=True))
         empty: Fields = [""] * len(lines)

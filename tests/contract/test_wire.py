@@ -1,17 +1,20 @@
 """The wire: every answer and every error of the real service, against golden JSON.
 
-A case's long body is written as head, a repeated part, how often, tail. Probabilities may differ in
+A case's long body is written as head, a repeated part, how often, tail; one that is no text in
+base64. Probabilities may differ in
 the seventh digit between processors; everything else, also the order of keys, may not differ.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from registry.store import open_store
@@ -52,16 +55,23 @@ def text_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_the_wire_is_as_written_down(service: RunningService, case: dict[str, Any]) -> None:
     """Clients parse these answers and people read these errors; a change to either must be meant."""
-    body = case["body"]
-    if isinstance(body, list):
-        head, part, count, tail = body
-        body = head + part * count + tail
-    sent = None if body is None else body.encode()
+    sent = read_body(case)
     status, headers, answer = service.request(case["method"], case["path"], sent, case["headers"])
     assert status == case["status"], answer
     assert headers["content-type"] == "application/json"
     assert headers["allow"] == case.get("allow")
     assert_same(json.loads(answer), case["answer"])
+
+
+def read_body(case: dict[str, Any]) -> bytes | None:
+    """The bytes that a case sends."""
+    if "base64" in case:
+        return base64.b64decode(case["base64"])
+    body = case["body"]
+    if isinstance(body, list):
+        head, part, count, tail = body
+        body = head + part * count + tail
+    return None if body is None else body.encode()
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -150,6 +160,59 @@ def test_colons_in_strings_are_not_taken_for_names_given_twice(text_service: Run
     """The check for doubled names counts colons; a time of day must not trip it."""
     status, answer = text_service.predict({"soil": 'a:b":c', "rings": 4, "note": "12:30:00"})
     assert status == 200, answer
+
+
+def test_float32_rows_are_refused_where_a_column_holds_text(text_service: RunningService) -> None:
+    """Rather than guess how a string was put into four bytes."""
+    headers = {"Content-Type": "application/octet-stream"}
+    status, _, answer = text_service.request("POST", "/predict", b"\0" * 24, headers)
+    assert (status, json.loads(answer)["error"]) == (
+        415,
+        '"soil": float32 rows hold numbers only. This column holds text; send application/json or text/csv.',
+    )
+
+
+@pytest.mark.parametrize("header", ["", "soil,height,rings,is_wet,slope,note\r\n"], ids=["bare", "headed"])
+def test_csv_brings_strings_and_nulls_to_the_graph(text_service: RunningService, header: str) -> None:
+    """A field with a comma, a quote or a line end in it is one field, and an empty one is NULL."""
+    body = header + 'clay,12.5,40,false,,\r\n"a ""b"", c\r\n",30,400,TRUE,12,"ü:7"\r\n'
+    status, _, answer = text_service.request("POST", "/predict", body.encode(), {"Content-Type": "text/csv"})
+    assert status == 200, answer
+    rows = [("clay", 12.5, 40, False, None, None), ('a "b", c\r\n', 30.0, 400, True, 12.0, "ü:7")]
+    expected = expect_probabilities(MIXED_COLUMNS, rows)
+    for found, wanted in zip(json.loads(answer)["predictions"], expected.tolist(), strict=True):
+        assert list(found["probabilities"].values()) == pytest.approx(wanted, abs=ATOL)
+
+
+@pytest.mark.parametrize("kind", ["text/csv", "application/octet-stream", "application/json"])
+def test_bare_probabilities_are_float32_by_row_and_class(service: RunningService, kind: str) -> None:
+    """What a client of many rows reads without parsing; the header still says which version it was."""
+    rows = [[12.5, 40, 0, 1.0], [30.0, 400, 1, 12.0], [0.0, 1, 1, -3.5]]
+    body = {
+        "text/csv": "\n".join(",".join(map(str, row)) for row in rows).encode(),
+        "application/octet-stream": np.array(rows, dtype="<f4").tobytes(),
+        "application/json": json.dumps({"instances": [[*r[:2], bool(r[2]), r[3]] for r in rows]}).encode(),
+    }[kind]
+    asked = {"Content-Type": kind, "Accept": "application/octet-stream"}
+    status, headers, answer = service.request("POST", "/predict", body, asked)
+    assert (status, headers["content-type"]) == (200, "application/octet-stream")
+    assert headers["x-model-version"] == "tiny@1"
+    found = np.frombuffer(answer, dtype="<f4").reshape(-1, 3)
+    expected = expect_probabilities(NUMERIC_COLUMNS, [(*row[:2], bool(row[2]), row[3]) for row in rows])
+    np.testing.assert_allclose(found, expected, atol=ATOL)
+
+
+def test_every_model_of_a_service_answers_by_its_name(tmp_path: Path) -> None:
+    """One process may serve several; without a name it is the first that answers."""
+    publish_numeric(open_store(tmp_path))
+    publish_mixed(open_store(tmp_path))
+    with running_service(tmp_path, "tiny,tiny_text") as service:
+        row = {"rings": 40, "soil": "clay"}
+        status, _, answer = service.request("POST", "/predict/tiny_text", row)
+        assert (status, json.loads(answer)["model"]) == (200, "tiny_text")
+        assert service.request("POST", "/predict/tiny", row)[0] == 400  # it has no soil
+        assert service.predict({"rings": 40})[1]["model"] == "tiny"
+        assert service.request("GET", "/predict/tiny")[0] == 405
 
 
 def test_the_answer_is_the_same_by_every_way(service: RunningService) -> None:

@@ -185,7 +185,7 @@ class Endpoint:
             self._work.begin()
             answer = self._handlers["POST"](request)
         except Exception as error:  # the edge of the process towards its clients
-            answer = answer_error(error, request.headers)
+            answer = self._fail(error, request.headers)
         if not isinstance(answer, Answer):
             return self._wait(answer, started, request)
         self._counts.observe("POST", answer.status, perf_counter() - started)
@@ -194,7 +194,7 @@ class Endpoint:
     async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
         self._metrics.in_flight += 1
         try:
-            answer = await _settle(coming, request.headers)
+            answer = await self._settle(coming, request.headers)
             self._counts.observe("POST", answer.status, perf_counter() - started)
             return answer
         finally:
@@ -217,8 +217,21 @@ class Endpoint:
         except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
             return answer_error(_OUT_OF_TIME)
         except Exception as error:  # the edge of the process towards its clients
-            return answer_error(error, headers)
-        return answer if isinstance(answer, Answer) else await _settle(answer, headers)
+            return self._fail(error, headers)
+        return answer if isinstance(answer, Answer) else await self._settle(answer, headers)
+
+    async def _settle(self, coming: Awaitable[Answer], headers: Iterable[Header]) -> Answer:
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            return answer_error(_OUT_OF_TIME)
+        except Exception as error:  # the edge of the process towards its clients
+            return self._fail(error, headers)
+
+    def _fail(self, error: Exception, headers: Iterable[Header]) -> Answer:
+        if isinstance(error, LifecycleError):
+            self._metrics.count_rejected(error.code)
+        return answer_error(error, headers)
 
     def _refuse(self, scope: Scope) -> Handler:
         path = scope["path"][:80]
@@ -235,15 +248,6 @@ class LoggedEndpoint(Endpoint):
         answer = await super()._answer(scope, receive)
         log_request(self._counts.route, scope, answer, perf_counter() - started)
         return answer
-
-
-async def _settle(coming: Awaitable[Answer], headers: Iterable[Header]) -> Answer:
-    try:
-        return await coming
-    except asyncio.CancelledError:
-        return answer_error(_OUT_OF_TIME)
-    except Exception as error:  # the edge of the process towards its clients
-        return answer_error(error, headers)
 
 
 def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:

@@ -37,6 +37,7 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
     with running_service(tmp_path / "registry", "tiny") as running:
         for _ in range(REQUESTS):
             assert running.predict({"rings": 40})[0] == 200
+        assert running.predict({"ring": 40})[0] == 400
         yield running
 
 
@@ -91,6 +92,11 @@ def test_prometheus_sees_every_request_and_its_latency(prometheus: str) -> None:
     )
     assert ask(prometheus, 'sum(predictions_total{model="tiny",version="1"})', until=REQUESTS) == REQUESTS
     count = 'sum(http_request_duration_seconds_count{route="/predict"})'
+    assert ask(prometheus, count, until=REQUESTS + 1) == REQUESTS + 1  # one was refused
+    count = 'sum(inference_queue_seconds_count{model="tiny",version="1"})'
     assert ask(prometheus, count, until=REQUESTS) == REQUESTS
     assert ask(prometheus, 'model_info{model="tiny",version="1"}', until=1) == 1
-    assert ask(prometheus, "process_resident_memory_bytes", until=1) > 10_000_000
+    assert ask(prometheus, 'drift_window_rows{model="tiny",version="1"}', until=REQUESTS) == REQUESTS
+    assert ask(prometheus, "sum(rejected_requests_total)", until=1) == 1
+    assert ask(prometheus, "requests_in_flight", until=1) == 1  # the scrape
+    assert ask(prometheus, 'process_resident_memory_bytes{worker="0"}', until=1) > 10_000_000

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,30 @@ class RunningService:
         self.announced = announced
         self.host: str = announced["host"]
         self.port: int = announced["port"]
+        self.expected_code = 0  # for tests that end it otherwise than by SIGTERM
         self._log = log
 
     @property
     def log(self) -> str:
         """Everything the service has logged so far."""
         return self._log.read_text("utf-8", errors="replace")
+
+    def list_events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of the log that tell of ``event``, so far."""
+        whole = self.log.rpartition("\n")[0].splitlines()
+        return [line for line in map(json.loads, whole) if line["event"] == event]
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Of the worker processes that are there, by the log; the last started comes last."""
+        ended = {line["pid"] for line in self.list_events("worker ended")}
+        return [line["pid"] for line in self.list_events("worker started") if line["pid"] not in ended]
+
+    def wait_for(self, fact: Callable[[], object]) -> None:
+        """Ask again until ``fact()`` holds; fails when the deadline has passed."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not fact():
+            assert time.monotonic() < deadline, self.log
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection; the caller closes it."""
@@ -86,12 +104,12 @@ class RunningService:
         assert "Traceback" not in self.log, self.log
 
     def wait(self) -> None:
-        """Assert that the process ends with 0 by itself before the deadline."""
+        """Assert that the process ends with the expected code by itself before the deadline."""
         try:
             code = self.process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the service did not stop\n{self.log}") from None
-        assert code == 0, f"the service ended with {code}\n{self.log}"
+        assert code == self.expected_code, f"the service ended with {code}\n{self.log}"
 
 
 @contextlib.contextmanager

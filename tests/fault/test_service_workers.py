@@ -1,0 +1,223 @@
+"""Several workers: who answers, what happens when one ends, and how all of them are replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.store import open_store
+from tests.support.closed_loop import ClosedLoop
+from tests.support.service import DEADLINE_S, ROOT, RunningService, refuse_to_start, running_service
+from tests.support.tiny_model import publish_numeric
+
+BODY = b'{"rings": 40}'
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """A registry with tiny@production."""
+    publish_numeric(open_store(tmp_path / "registry"))
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def service(registry: Path) -> Iterator[RunningService]:
+    """tiny@1 behind two workers."""
+    with running_service(registry, "tiny", "--workers", "2") as running:
+        yield running
+
+
+def count_connections(pid: int) -> int:
+    """Sockets that a process has open."""
+    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(link.startswith("socket:") for link in links)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def test_one_line_announces_all_workers(service: RunningService) -> None:
+    """Whoever starts the service reads one line, however many processes there are."""
+    assert service.announced["workers"] == 2
+    assert service.announced["model"] == "tiny"
+    assert len(service.worker_pids) == 2
+    assert len(service.list_events("ready")) == 2
+    command = [sys.executable, "-m", "inference", "health", "--port", str(service.port)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def test_connections_are_spread_evenly(service: RunningService) -> None:
+    """A client pool's connections live for hours; a worker that took most of them has most of the work."""
+    pids = service.worker_pids
+    before = [count_connections(pid) for pid in pids]
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            connection = stack.enter_context(contextlib.closing(service.connect()))
+            connection.request("GET", "/v2/health/live")
+            connection.getresponse().read()
+        shares = [count_connections(pid) - old for pid, old in zip(pids, before, strict=True)]
+    assert sum(shares) == 16
+    assert min(shares) >= 6, shares
+
+
+def test_a_killed_worker_is_replaced_while_the_other_answers(service: RunningService) -> None:
+    """Running out of memory ends a process without a word; nobody but the log is to notice."""
+    victim, survivor = service.worker_pids
+    os.kill(victim, signal.SIGKILL)
+    while not service.list_events("worker restarted"):
+        assert service.predict({"rings": 40})[0] == 200
+    (ended,) = service.list_events("worker ended")
+    assert (ended["pid"], ended["signal"], ended["level"]) == (victim, "SIGKILL", "error")
+    (restarted,) = service.list_events("worker restarted")
+    assert restarted["worker"] == ended["worker"]
+    assert set(service.worker_pids) == {survivor, restarted["pid"]}
+
+
+def test_a_worker_that_cannot_start_again_is_tried_until_it_can(
+    service: RunningService, registry: Path
+) -> None:
+    """A registry that is away for a minute must not cost the service its workers for good."""
+    shutil.move(registry, registry.with_name("away"))
+    os.kill(service.worker_pids[0], signal.SIGKILL)
+    service.wait_for(lambda: len(service.list_events("worker ended")) >= 3)
+    assert service.predict({"rings": 40})[0] == 200
+    shutil.move(registry.with_name("away"), registry)
+    service.wait_for(lambda: service.list_events("worker restarted"))
+    assert service.predict({"rings": 40})[0] == 200
+
+
+def test_workers_end_with_their_supervisor(registry: Path) -> None:
+    """What nobody watches over must not hold the port; but what was begun is finished."""
+    with (
+        running_service(registry, "tiny", "--workers", "2") as service,
+        contextlib.ExitStack() as stack,
+    ):
+        service.expected_code = -signal.SIGKILL
+        pids = service.worker_pids
+        for pid in pids:
+            stack.callback(kill_if_there, pid)
+        begun = stack.enter_context(socket.create_connection((service.host, service.port), DEADLINE_S))
+        begun.sendall(HEAD + BODY[:5])
+        service.process.kill()
+        service.wait()
+        begun.sendall(BODY[5:])
+        assert begun.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        service.wait_for(lambda: all(has_ended(pid) for pid in pids))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((service.host, service.port), DEADLINE_S)
+
+
+def kill_if_there(pid: int) -> None:
+    """Leave no process behind when a test failed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_rolling_restart_loses_no_request(service: RunningService) -> None:
+    """New settings of the machine, a new program: replaced under load, and nobody sees it."""
+    before = service.worker_pids
+    with ClosedLoop(service, 16) as load:
+        for times in range(1, 4):
+            seen = load.answer_count
+            service.process.send_signal(signal.SIGHUP)
+            service.wait_for(lambda times=times: len(service.list_events("rolling restart done")) == times)
+            service.wait_for(lambda seen=seen: load.answer_count > seen + 100)
+    assert load.failures == []
+    assert load.statuses == {200}
+    assert not set(before) & set(service.worker_pids)
+    assert len(service.worker_pids) == 2
+
+
+def test_a_rolling_restart_that_cannot_succeed_changes_nothing(
+    service: RunningService, registry: Path
+) -> None:
+    """A replacement is ready before anybody is dismissed."""
+    before = service.worker_pids
+    shutil.move(registry, registry.with_name("away"))
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for(lambda: service.list_events("rolling restart given up"))
+    assert service.worker_pids == before
+    assert service.predict({"rings": 40})[0] == 200
+
+
+def test_no_request_of_a_closed_loop_is_lost_at_the_end(registry: Path) -> None:
+    """The end of a service of several processes is the end of one: every request is answered."""
+    with running_service(registry, "tiny", "--workers", "2") as service:
+        with ClosedLoop(service, 16) as load:
+            service.wait_for(lambda: load.answer_count > 500)
+            service.stop()
+        assert load.failures == []
+        assert load.statuses == {200}
+
+
+def test_a_worker_that_does_not_end_is_ended(registry: Path) -> None:
+    """One that hangs, here because it was stopped, must not hang the release."""
+    with running_service(registry, "tiny", "--workers", "2", "--shutdown-grace-s", "0") as service:
+        stuck = service.worker_pids[0]
+        os.kill(stuck, signal.SIGSTOP)
+        service.stop()
+        assert ("SIGKILL", stuck) in [
+            (ended.get("signal"), ended["pid"]) for ended in service.list_events("worker ended")
+        ]
+
+
+def test_a_service_that_cannot_start_says_so_once(tmp_path: Path) -> None:
+    """An exit code for the script, one line for the person, as with one process."""
+    publish_numeric(open_store(tmp_path))
+    graph = tmp_path / "tiny" / "1" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    code, log = refuse_to_start(tmp_path, "tiny", "--workers", "2")
+    errors = [line for line in map(json.loads, log.splitlines()) if line["level"] == "error"]
+    assert code == 3, log
+    assert "tiny@1: model.onnx" in errors[0]["event"]
+    assert [line["event"] for line in errors[1:]] == ["worker ended"]
+
+
+def test_a_worker_without_an_order_is_refused() -> None:
+    """The verb is the supervisor's; a person who finds it is told what to use."""
+    command = [sys.executable, "-m", "inference", "worker"]
+    done = subprocess.run(command, cwd=ROOT, input=b"", capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"--workers" in done.stderr
+
+
+def test_the_supervisor_loads_nothing_heavy() -> None:
+    """It must outlive what workers die of, and its memory is nobody's use."""
+    heavy = ("numpy", "onnxruntime", "uvicorn", "uvloop", "starlette", "prometheus_client")
+    code = f"import sys, inference.supervisor\nprint(sorted(set({heavy!r}) & set(sys.modules)))\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_metrics_may_have_a_port_of_their_own(registry: Path, workers: str) -> None:
+    """What the outside may ask for predictions need not see the traffic."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = ("--workers", workers, "--metrics-port", str(port))
+    with running_service(registry, "tiny", *flags) as service:
+        assert service.predict({"rings": 40})[0] == 200
+        assert service.request("GET", "/metrics")[0] == 404
+        aside = RunningService(service.process, {**service.announced, "port": port}, Path(os.devnull))
+        status, _, page = aside.request("GET", "/metrics")
+        assert status == 200
+        assert b'http_requests_total{method="POST",route="/predict",status="200"} 1.0' in page
+        assert aside.request("GET", "/v2/health/ready")[0] == 200
+        assert aside.predict({"rings": 40})[0] == 404

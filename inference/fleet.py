@@ -15,7 +15,7 @@ from inference.metrics import ServiceMetrics
 from inference.state import Lineup
 from inference.traffic import Replay, Shadow, Split, parse_share
 from inference.versions import LiveVersion, load_version
-from registry.aliases import AliasRecord, read_alias, resolve
+from registry.aliases import AliasRecord, read_alias, read_history, resolve
 from registry.errors import ConfigError, LifecycleError
 from registry.ground.logs import log_event
 from registry.names import PRODUCTION, ModelRef
@@ -112,8 +112,12 @@ class Fleet:
         """Whether any version stands behind an alias; pinned ones never move."""
         return any(place.alias for place in self._places)
 
-    def load(self) -> Lineup:
+    def load(self, *, falls_back: bool = False) -> Lineup:
         """Load everything for the start.
+
+        Args:
+            falls_back: where an alias names a version that is refused, take the one before it. That is what
+                the other workers answer with; one that joins them must not fail where they go on.
 
         Raises:
             LifecycleError: a main version or a pinned one is not there, or must not be served. The
@@ -122,7 +126,7 @@ class Fleet:
         """
         for place in self._places:
             if place.role == "main" or place.alias is None:
-                self._open(place)
+                self._open(place, falls_back)
             else:
                 self._follow(place)
         self._lineup = self._line_up()
@@ -141,11 +145,27 @@ class Fleet:
         if self._replay is not None:
             self._replay.close()
 
-    def _open(self, place: _Place) -> None:
+    def _open(self, place: _Place, falls_back: bool) -> None:
         # Looked up before the version is: a move in between is followed by the first look.
-        record = place.alias and read_alias(self._store, place.ref.model, place.alias)
+        model = place.ref.model
+        record = place.alias and read_alias(self._store, model, place.alias)
         place.sequence = record.sequence if record else 0
-        place.live = self._take(place.ref.model, resolve(self._store, place.ref))
+        version = resolve(self._store, place.ref)
+        earlier = self._list_earlier(place, version) if falls_back else []
+        while place.live is None:
+            try:
+                place.live = self._take(model, version)
+            except LifecycleError as error:
+                if not earlier:
+                    raise
+                _log_refusal(place, version, error)
+                version = earlier.pop(0)
+
+    def _list_earlier(self, place: _Place, version: int) -> list[int]:
+        """The other versions that the alias named before ``version``, latest first, each once."""
+        history = read_history(self._store, place.ref.model, place.alias) if place.alias else []
+        named = dict.fromkeys(record.version for record in reversed(history))
+        return [earlier for earlier in named if earlier != version]
 
     def _follow(self, place: _Place) -> Swap | None:
         """Bring ``place`` to where its alias points; whatever goes wrong, its version stays.

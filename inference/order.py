@@ -19,6 +19,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     - ``worker``: the slot that this worker takes in everything shared, from 0;
     - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
+    - ``is_replacement``: others are answering already;
     - ``listener_fd``, ``metrics_listener_fd``: bound sockets;
     - ``balance_fd``, ``metrics_fd``: memory of `inference.acceptor.Balance` and of `inference.shared`.
     """
@@ -30,6 +31,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     metrics_listener_fd: int | None
     balance_fd: int
     metrics_fd: int
+    is_replacement: bool = False
 
     @property
     def fds(self) -> tuple[int, ...]:

@@ -81,6 +81,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._signals: list[int] = []
         self._roll = asyncio.Event()
+        self._has_started = False  # all workers have been ready
 
     async def run(self) -> int:
         """Start the workers, announce the service, watch until told to stop; the exit code."""
@@ -112,6 +113,7 @@ class Supervisor:
             if worker.announced is None:
                 return 0 if self._signals else await worker.wait()
             self._background(self._keep(worker))
+        self._has_started = True
         log_event(_logger, "all workers ready", workers=self._config.workers)
         sys.stdout.write(msgspec.json.encode(first.announced).decode() + "\n")
         sys.stdout.flush()
@@ -156,6 +158,7 @@ class Supervisor:
             metrics_listener_fd=fds[1] if len(fds) > 1 else None,
             balance_fd=self._balance_fd,
             metrics_fd=self._metrics.fd,
+            is_replacement=self._has_started,
         )
 
     # Watching

@@ -67,7 +67,7 @@ def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Ord
     place: dict[str, Any] = {} if order is None else {"worker": order.worker}
     log_event(_logger, "starting", model=config.model, **place)
     metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
-    state, watcher = _load(config, metrics)
+    state, watcher = _load(config, metrics, falls_back=order is not None and order.is_replacement)
     with _pool(config) as pool:
         doors = _open_doors(listeners, App(state, config, metrics, pool), config, metrics)
 
@@ -97,9 +97,11 @@ async def _run(
     await server.run(announce, watched_fd=sys.stdin.fileno())
 
 
-def _load(config: ServiceConfig, metrics: ServiceMetrics) -> tuple[ServiceState, Watcher]:
+def _load(
+    config: ServiceConfig, metrics: ServiceMetrics, *, falls_back: bool
+) -> tuple[ServiceState, Watcher]:
     fleet = Fleet(open_store(config.registry), config, metrics)
-    state = ServiceState(fleet.load())
+    state = ServiceState(fleet.load(falls_back=falls_back))
     show_versions(state.lineup, metrics)
     return state, Watcher(fleet, state, metrics, config.watch_s)
 

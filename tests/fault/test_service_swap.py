@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -128,6 +129,20 @@ def test_a_version_without_its_manifest_is_refused_until_it_is_whole(tmp_path: P
         shutil.copy(whole / "tiny" / "2" / "manifest.json", manifest)
         point_alias(open_store(copied), "tiny", "production", 2)
         wait_for(lambda: service.get_json("/")["version"] == 2, service)
+
+
+def test_a_worker_killed_after_a_refusal_comes_back_with_the_old_version(tmp_path: Path) -> None:
+    """Production names a version that nobody may serve; a crash in that state must not cost a worker."""
+    publish_numeric(store := open_store(tmp_path))
+    flip_byte(store)
+    with running_service(tmp_path, "tiny", "--workers", "2", *WATCH) as service:
+        point_alias(store, "tiny", "production", 2)
+        wait_for(lambda: len(read_events(service, "version refused")) == 2, service)
+        os.kill(read_events(service, "worker started")[0]["pid"], signal.SIGKILL)
+        wait_for(lambda: read_events(service, "worker restarted"), service)
+        answers = [service.predict({"instances": [list(NUMERIC_ROWS[0])]}) for _ in range(20)]
+        assert {(status, answer["version"]) for status, answer in answers} == {(HTTPStatus.OK, 1)}
+        assert len(read_events(service, "version refused")) == 3
 
 
 def assert_refused(service: RunningService, code: str) -> None:

@@ -23,7 +23,7 @@ from inference.run import Runner
 from inference.state import Lineup, ServiceState
 from inference.watch import Watcher
 from inference.work import WorkLimit
-from registry.errors import ConfigError, VersionNotFoundError
+from registry.errors import ConfigError, DigestMismatchError, VersionNotFoundError
 from registry.names import ModelRef
 from registry.store import MODEL_FILE, Store, open_store
 from tests.support.failing_blobs import FailingBlobs
@@ -249,6 +249,22 @@ def test_a_canary_that_is_refused_at_the_start_does_not_stop_it(store: Store) ->
     flip_byte(store, 2)
     move(store, 2, "candidate")
     assert name(open_fleet(store, canary="candidate=0.1").load()) == ["tiny@1"]
+
+
+def test_a_worker_that_joins_others_falls_back_to_what_they_serve(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They refused the newest versions and go on; one that is started again must not end for it."""
+    publish_numeric(store, alias=None)
+    for version in (2, 3):
+        flip_byte(store, version)
+        move(store, version)
+    with pytest.raises(DigestMismatchError):
+        open_fleet(store).load()
+    fleet = open_fleet(store)
+    assert name(fleet.load(falls_back=True)) == ["tiny@1"]
+    assert told(caplog) == ["version refused"] * 2
+    assert fleet.look() is None
 
 
 def test_a_pinned_canary_that_is_not_there_stops_the_start(store: Store) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -48,8 +49,9 @@ class RowDecoder:
         self._width = len(columns)
         self._has_text = any(column.datatype == "BYTES" for column in columns)
         self._defaults = tuple(column.default for column in columns)
-        named, positional = _row_structs(self._columns)
+        named, positional, complete = _row_structs(self._columns)
         self._decode_row = msgspec.json.Decoder(named).decode
+        self._decode_complete = msgspec.json.Decoder(complete).decode
         self._decode_objects: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(named)).decode
         self._decode_arrays: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(positional)).decode
 
@@ -73,6 +75,11 @@ class RowDecoder:
         """The rows, or None when only the exact way can tell whether they are right."""
         if self._has_text and b"\\u0000" in body:  # may stand for NULL_TEXT, which no value may be
             return None
+        if body.count(b":") == self._width:  # as many keys as columns: most rows name them all
+            try:
+                return RowBatch((_astuple(self._decode_complete(body)),), True)
+            except msgspec.ValidationError:
+                pass  # or as many by chance
         batch = _INSTANCES.match(body)
         if batch is None:
             row = _astuple(self._decode_row(body))
@@ -146,8 +153,8 @@ class AnswerEncoder:
 _astuple: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
 
 
-def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], type[msgspec.Struct]]:
-    """A row as an object of named values, and as an array in column order."""
+def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], ...]:
+    """A row as an object of named values, as an array in column order, and as an object with every name."""
     named: list[Any] = []
     positional: list[Any] = []
     for index, column in enumerate(columns):
@@ -160,11 +167,11 @@ def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], type[
             named.append((f"c{index}", kind))
     names = {f"c{index}": column.name for index, column in enumerate(columns)}
     # Columns need not be Python names, nor are required ones first.
+    define = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
     return (
-        msgspec.defstruct(
-            "NamedRow", named, rename=names, forbid_unknown_fields=True, kw_only=True, gc=False
-        ),
-        msgspec.defstruct("PositionalRow", positional, array_like=True, forbid_unknown_fields=True, gc=False),
+        define("NamedRow", named, rename=names, kw_only=True),
+        define("PositionalRow", positional, array_like=True),
+        define("CompleteRow", positional, rename=names),
     )
 
 

@@ -29,6 +29,7 @@ _ALWAYS = (400, 405, 408, 500, 503)
 _NAMED = (404,)
 _WITH_BODY = (413, 415, 504)
 _TEXT: Tree = {"type": "string"}
+_BINARY: Tree = {"type": "string", "format": "binary"}
 _HEADERS: Tree = {
     "WWW-Authenticate": {"schema": {"const": "Bearer"}},
     "Allow": {"description": "The methods there are.", "schema": {"type": "string"}},
@@ -121,15 +122,11 @@ class PathWriter:
         return {"get": {**operation, "security": []}}
 
     def _predict(self, path: str) -> Tree:
-        answers = {
-            "application/json": {
-                "schema": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/Prediction"},
-                        {"$ref": "#/components/schemas/Predictions"},
-                    ]
-                }
-            }
+        both = [{"$ref": f"#/components/schemas/{name}"} for name in ("Prediction", "Predictions")]
+        floats = "For many rows: the bare probabilities, little-endian float32, row by row in class order."
+        answers: Tree = {
+            "application/json": {"schema": {"anyOf": both}},
+            "application/octet-stream": {"schema": {**_BINARY, "description": floats}},
         }
         operation = self._operation(path, "Predict the class of one row or of many", answers, *_WITH_BODY)
         operation["parameters"] = [
@@ -163,8 +160,7 @@ class PathWriter:
         if all(spec.name != TEXT_INPUT for spec in self._manifest.signature.inputs):
             width = len(self._manifest.signature.columns)
             text = f"Rows of {width} little-endian float32 values in column order; NaN is NULL."
-            bodies["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
-            bodies["application/octet-stream"]["schema"]["description"] = text
+            bodies["application/octet-stream"] = {"schema": {**_BINARY, "description": text}}
         return bodies
 
     def _server(self, path: str) -> Tree:
@@ -197,10 +193,8 @@ class PathWriter:
     def _index(self, path: str) -> Tree:
         entry = _object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})
         answers = {"application/json": {"schema": {"type": "array", "items": entry}}}
-        operation = self._operation(path, "The versions that are live", answers, *_WITH_BODY)
-        asked = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
-        operation["requestBody"] = {"content": {"application/json": {"schema": asked}}}
-        return {"post": operation}
+        # The protocol's body, {"ready": true}, is not read: a version that is not ready is not listed.
+        return {"post": self._operation(path, "The versions that are live", answers, *_WITH_BODY)}
 
     def _place(self, path: str) -> list[Tree]:
         model = {"name": "model", "in": "path", "required": True}

@@ -123,7 +123,14 @@ def _rows(row: str, max_rows: int, example: Any) -> Schema:
     return {
         "type": "object",
         "description": f"Up to {max_rows:,} rows; the answers come in the same order.",
-        "properties": {"instances": items},
+        "properties": {
+            "instances": items,
+            "parameters": {
+                "type": ["object", "null"],
+                "properties": {"probabilities": {"type": "boolean", "default": True}},
+                "additionalProperties": False,
+            },
+        },
         "required": ["instances"],
         "additionalProperties": False,
         "examples": [{"instances": [example]}],

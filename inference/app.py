@@ -70,7 +70,7 @@ class App:
         self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s)
         self._metrics = metrics
         self._guard = read_guard(config)
-        self._open = OPEN_ROUTES | {config.health_route}
+        self._open = OPEN_ROUTES | {config.health_route} | ({"/metrics"} if config.metrics_port else set())
         self._is_logging = config.request_log
         runner = Runner(pool, self._work, config.inline_max_rows)
         health = Health(state, metrics)
@@ -114,9 +114,12 @@ class App:
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)
         self._fixed: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}
-        # Only ASGI names the client, which a line in the log does.
-        direct = {p for p, h in table if h.get("POST") is predict} if not config.request_log else set()
-        self.direct = {path.encode(): endpoints[path] for path in direct & self._fixed.keys()}
+        direct = {p for p, h in table if h.get("POST") is predict} & self._fixed.keys()
+        self.direct = {path.encode(): endpoints[path] for path in direct}
+        # A request whose path is not taken apart names no model, and so means this one.
+        self.direct[f"/v2/models/{state.live.model}/infer".encode()] = endpoints["/v2/models/{model}/infer"]
+        if config.request_log:  # only ASGI names the client, which a line in the log does
+            self.direct = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

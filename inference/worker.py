@@ -32,6 +32,8 @@ from registry.ground.logs import log_event
 from registry.store import open_store
 
 _logger = logging.getLogger("inference.worker")
+# What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.
+_SHORT_BYTES = 1 << 20
 
 
 def serve(config: ServiceConfig) -> int:
@@ -109,7 +111,7 @@ def _load(
 def _open_doors(
     listeners: Sequence[socket.socket], app: App, config: ServiceConfig, metrics: ServiceMetrics
 ) -> list[Door]:
-    longest = min(config.inline_max_body_bytes, config.max_body_bytes)
+    longest = min(_SHORT_BYTES, config.max_body_bytes)
     main = Door(listeners[0], app, Connection.bind(app.direct, longest, metrics.count_rejected))
     aside = Connection.bind({}, 0, metrics.count_rejected)
     return [main, *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]]]

@@ -46,6 +46,7 @@ _VERSION_HEADER: Tree = {
 KINDS: Mapping[str, str] = {
     "/": "probe",
     "/predict": "predict",
+    "/predict/{model}": "predict",
     "/invocations": "predict",
     "/ping": "ready",
     "/metrics": "metrics",
@@ -128,7 +129,8 @@ class PathWriter:
             "application/json": {"schema": {"anyOf": both}},
             "application/octet-stream": {"schema": {**_BINARY, "description": floats}},
         }
-        operation = self._operation(path, "Predict the class of one row or of many", answers, *_WITH_BODY)
+        more = (*_WITH_BODY, *_NAMED) if "{model}" in path else _WITH_BODY
+        operation = self._operation(path, "Predict the class of one row or of many", answers, *more)
         operation["parameters"] = [
             {
                 "name": "probabilities",
@@ -139,7 +141,12 @@ class PathWriter:
         ]
         operation["requestBody"] = {"required": True, "content": self._bodies()}
         operation["responses"]["200"]["headers"] = _VERSION_HEADER
-        return {"post": operation}
+        if "{model}" not in path:
+            return {"post": operation}
+        # The rows are told of this model only; those of others are in their metadata.
+        place = self._place(path)
+        place[0]["schema"]["enum"] = [self._manifest.model]
+        return {"parameters": place, "post": operation}
 
     def _bodies(self) -> Tree:
         named = ("Row", "Rows", "RowsOfValues")

@@ -93,9 +93,7 @@ def page_headers() -> tuple[Header, ...]:
     return (
         (b"content-type", b"text/html; charset=utf-8"),
         (b"content-security-policy", policy.encode()),
-        (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
-        (b"cache-control", b"no-store"),  # a reload shows the version that is live by then
         (b"vary", b"accept"),
     )
 

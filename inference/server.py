@@ -36,6 +36,8 @@ from inference.state import ServiceState
 
 # How often connections are looked over, and how old the date in an answer may be.
 _TICK_S = 1.0
+# Of every answer: its type is what it says, and nobody keeps a row or what was predicted of it.
+_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 # For the answers of those that were given up to leave the process.
 _FLUSH_S = 1.0
 
@@ -140,7 +142,7 @@ class Server:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         date = formatdate(time(), usegmt=True).encode()
-        self._uvicorn.default_headers = [(b"date", date)]
+        self._uvicorn.default_headers = [(b"date", date), *_SAFE]
         now = loop.time()
         for connection in list(self._connections):
             connection.sweep(now, self._config.keep_alive_s, self._config.receive_timeout_s)

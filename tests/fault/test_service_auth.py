@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     folder = tmp_path_factory.mktemp("guarded")
     publish_numeric(open_store(folder / "registry"))
     (folder / "tokens").write_text(f"# made for this test\n{FROM_FILE}\n", "utf-8")
-    flags = ("--tokens-file", str(folder / "tokens"))
+    flags = ("--tokens-file", str(folder / "tokens"), "--health-route", "/up")
     environment = {"TIMBERLINE_SERVE_TOKENS": f"{FROM_VARIABLE}, {FROM_VARIABLE}-2"}
     with running_service(folder / "registry", "tiny", *flags, environment=environment) as running:
         yield running
@@ -84,7 +86,7 @@ def test_every_route_is_guarded_but_health() -> None:
     assert {"/v2/health/live", "/v2/health/ready", "/ping"} == OPEN_ROUTES
 
 
-@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/ping", "/up"])
 def test_health_is_open(service: RunningService, path: str) -> None:
     """Orchestrators and platforms send no token, and would kill a service that asks for one."""
     assert service.request("GET", path)[0] == 200
@@ -170,3 +172,42 @@ def test_requests_are_not_logged_unless_asked_for(tmp_path: Path) -> None:
     with running_service(tmp_path, "tiny") as service:
         assert service.predict({"rings": 40})[0] == 200
         assert '"request"' not in service.log
+
+
+def test_metrics_on_a_port_of_their_own_need_no_token(tmp_path: Path) -> None:
+    """That port is for the inside; on the one for everybody there are no metrics then, token or not."""
+    publish_numeric(open_store(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {"TIMBERLINE_SERVE_TOKENS": FROM_VARIABLE}
+    with running_service(tmp_path, "tiny", "--metrics-port", str(port), environment=environment) as service:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            connection.request("GET", "/metrics")
+            response = connection.getresponse()
+            assert (response.status, b"http_requests_total" in response.read()) == (200, True)
+            connection.request("POST", "/predict", b'{"rings": 40}')
+            assert connection.getresponse().status in {401, 404}
+        assert service.request("GET", "/metrics")[0] == 401
+        assert ask(service, "GET", "/metrics", FROM_VARIABLE)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("POST", "/predict", "*/*"),
+        ("GET", "/", "*/*"),
+        ("GET", "/", "text/html"),
+        ("GET", "/metrics", "*/*"),
+        ("GET", "/nothing/here", "*/*"),
+    ],
+)
+def test_no_answer_is_guessed_at_or_kept(
+    service: RunningService, method: str, path: str, accept: str
+) -> None:
+    """A browser must not take JSON for a page, nor a cache keep what was predicted of whom."""
+    headers = {"Authorization": f"Bearer {FROM_FILE}", "Accept": accept}
+    body = b'{"rings": 40}' if method == "POST" else None
+    answer = service.request(method, path, body, headers)[1]
+    assert answer.get_all("x-content-type-options") == ["nosniff"]
+    assert answer.get_all("cache-control") == ["no-store"]
+    assert answer["server"] is None

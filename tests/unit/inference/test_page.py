@@ -115,7 +115,6 @@ def test_the_policy_knows_the_style_and_the_script_and_nothing_else() -> None:
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
-    assert headers[b"x-content-type-options"] == b"nosniff"
     assert headers[b"referrer-policy"] == b"no-referrer"
 
 

@@ -55,6 +55,12 @@ class Heads:
         return head
 
 
+class _Ahead:
+    """A request of the short way that a thread answers, where uvicorn looks for one of its own."""
+
+    response_complete = False
+
+
 class Connection(HttpToolsProtocol):
     """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
 
@@ -176,6 +182,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
+        if self._waiting is not None and self.cycle is None:
+            self.cycle = _Ahead()  # so that this one queues behind it
         super().on_headers_complete()
         if self.is_stopping:
             self.cycle.keep_alive = False
@@ -199,7 +207,9 @@ class Connection(HttpToolsProtocol):
         answer = await coming
         self._waiting = None
         self._write(answer, keep_alive)
-        if not self.flow.write_paused:
+        if self.pipeline and not self.transport.is_closing():
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self.flow.write_paused:
             self.flow.resume_reading()
 
     def on_response_complete(self) -> None:

@@ -177,6 +177,11 @@ class Connection(HttpToolsProtocol):
         """Whether a request that came before is still being answered."""
         return self._waiting is not None or not (self.cycle is None or self.cycle.response_complete)
 
+    @property
+    def _is_unanswered(self) -> bool:
+        """Whether the request being received has no answer: the last cycle was of one before it."""
+        return self.cycle is None or not self.cycle.more_body
+
     def _begin_cycle(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -187,6 +192,13 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self.is_stopping:
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Begin to answer, or line up behind a request of the short way that is still being answered."""
+        if self._waiting is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self.pipeline.appendleft((cycle, app))
 
     # Answers
 
@@ -249,7 +261,7 @@ class Connection(HttpToolsProtocol):
             return
         if self.is_receiving:
             if now - self.since > receive_s and not self.is_busy:  # work has limits of its own
-                if self.cycle is None:
+                if self._is_unanswered:
                     self.count_rejected(SlowClientError.code)
                     self._refuse(408, "the request did not arrive in time")
                 else:
@@ -268,7 +280,7 @@ class Connection(HttpToolsProtocol):
         """End now, and say so to who has sent a part of a request; cancelled work answers by itself."""
         if self.transport.is_closing() or self.is_busy:
             return
-        if self.is_receiving and self.cycle is None:
+        if self.is_receiving and self._is_unanswered:
             self._refuse(503, "the service stopped before the request was complete")
         else:
             self.transport.close()

@@ -6,41 +6,23 @@ import logging
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Literal, NamedTuple
 
 from inference.config import ServiceConfig
 from inference.metrics import ServiceMetrics
+from inference.places import Place, Role, parse_models
 from inference.state import Lineup
 from inference.traffic import Replay, Shadow, Split, parse_share
 from inference.versions import LiveVersion, load_version
 from registry.aliases import AliasRecord, read_alias, read_history, resolve
-from registry.errors import ConfigError, LifecycleError
+from registry.errors import LifecycleError
 from registry.ground.logs import log_event
-from registry.names import PRODUCTION, ModelRef
+from registry.names import ModelRef
 from registry.store import Store
 
 _logger = logging.getLogger("inference.fleet")
-
-Role = Literal["main", "canary", "shadow"]
-
-
-def parse_models(text: str) -> list[ModelRef]:
-    """Read ``name``, ``name@alias`` or ``name@7``, several with commas between, each model once.
-
-    Raises:
-        ConfigError: one of them is none of these, or a model is named twice.
-    """
-    refs = [ModelRef.parse(part.strip()) for part in text.split(",")]
-    for index, ref in enumerate(refs):
-        if ref.model in {other.model for other in refs[:index]}:
-            raise ConfigError(
-                f"model {ref.model} is named twice",
-                where="model",
-                hint=f"A second version of it is a canary: --canary {ref.version or _alias_of(ref)}=0.1.",
-            )
-    return refs
 
 
 class Swap(NamedTuple):
@@ -59,22 +41,6 @@ class Change(NamedTuple):
 
     lineup: Lineup
     swaps: Sequence[Swap]
-
-
-@dataclass
-class _Place:
-    """One reference of the settings, and the version that stands behind it now."""
-
-    role: Role
-    ref: ModelRef
-    live: LiveVersion | None = None
-    sequence: int = 0  # of the alias's move that was last followed or refused; 0 is none
-    trouble: str = ""  # that the log tells of already
-
-    @property
-    def alias(self) -> str | None:
-        """The alias to watch; None where the version is pinned."""
-        return None if self.ref.version is not None else _alias_of(self.ref)
 
 
 class Fleet:
@@ -97,9 +63,9 @@ class Fleet:
         # The window is the service's; each worker has its part, and at least a row if there is any.
         self._drift_rows = -(-config.drift_window_rows // config.workers)
         self._seed = os.getpid()  # so that workers draw differently
-        self._main = [_Place("main", ref) for ref in refs]
-        self._canary = _Place("canary", canary.ref) if canary else None
-        self._shadow = _Place("shadow", shadow.ref) if shadow else None
+        self._main = [Place("main", ref) for ref in refs]
+        self._canary = Place("canary", canary.ref) if canary else None
+        self._shadow = Place("shadow", shadow.ref) if shadow else None
         self._places = [place for place in (*self._main, self._canary, self._shadow) if place]
         self._split = Split(canary.share, config.canary_header, self._seed) if canary else None
         self._shadow_share = shadow.share if shadow else 0.0
@@ -145,7 +111,7 @@ class Fleet:
         if self._replay is not None:
             self._replay.close()
 
-    def _open(self, place: _Place, falls_back: bool) -> None:
+    def _open(self, place: Place, falls_back: bool) -> None:
         # Looked up before the version is: a move in between is followed by the first look.
         model = place.ref.model
         record = place.alias and read_alias(self._store, model, place.alias)
@@ -158,16 +124,16 @@ class Fleet:
             except LifecycleError as error:
                 if not earlier:
                     raise
-                _log_refusal(place, version, error)
+                place.log_refusal(version, error)
                 version = earlier.pop(0)
 
-    def _list_earlier(self, place: _Place, version: int) -> list[int]:
+    def _list_earlier(self, place: Place, version: int) -> list[int]:
         """The other versions that the alias named before ``version``, latest first, each once."""
         history = read_history(self._store, place.ref.model, place.alias) if place.alias else []
         named = dict.fromkeys(record.version for record in reversed(history))
         return [earlier for earlier in named if earlier != version]
 
-    def _follow(self, place: _Place) -> Swap | None:
+    def _follow(self, place: Place) -> Swap | None:
         """Bring ``place`` to where its alias points; whatever goes wrong, its version stays.
 
         A version that is refused is not tried again until the alias moves. A registry that cannot
@@ -184,32 +150,32 @@ class Fleet:
         seconds = round(monotonic() - started, 3)
         return Swap(outcome, record.model, place.role, from_version, record.version, seconds)
 
-    def _read_move(self, place: _Place) -> AliasRecord | None:
+    def _read_move(self, place: Place) -> AliasRecord | None:
         """Where the alias points now, if that is another move than the last one seen."""
         assert place.alias is not None
         try:
             record = read_alias(self._store, place.ref.model, place.alias)
         except (OSError, LifecycleError) as error:
-            _warn_once(place, "alias not readable", str(error))
+            place.warn_once("alias not readable", str(error))
             return None
         if record is None and place.live is not None:
-            _warn_once(place, "alias gone", "there is no move of it in the registry")
+            place.warn_once("alias gone", "there is no move of it in the registry")
         if record is None or record.sequence == place.sequence:
             place.trouble = "" if record else place.trouble
             return None
         return record
 
-    def _replace(self, place: _Place, record: AliasRecord) -> Literal["swapped", "refused"] | None:
+    def _replace(self, place: Place, record: AliasRecord) -> Literal["swapped", "refused"] | None:
         """Put the version of ``record`` in its place; None if it is there, or cannot be read now."""
         before = place.live
         try:
             place.live = self._take(record.model, record.version)
         except OSError as error:
-            _warn_once(place, "registry not readable", str(error))
+            place.warn_once("registry not readable", str(error))
             return None
         except Exception as error:  # the edge towards what somebody published
             place.sequence = record.sequence
-            _log_refusal(place, record.version, error)
+            place.log_refusal(record.version, error)
             return "refused"
         place.sequence, place.trouble = record.sequence, ""
         if place.live is before:
@@ -244,9 +210,9 @@ class Fleet:
             main[0] = replace(main[0], shadow=self._build_shadow(main[0], shadow))
         return Lineup.of(main, canary, self._split)
 
-    def _is_on(self, place: _Place, main: LiveVersion) -> bool:
+    def _is_on(self, place: Place, main: LiveVersion) -> bool:
         """Whether a second version has something to do beside ``main``; a change is told in the log."""
-        why = _find_obstacle(place, main)
+        why = place.find_obstacle(main)
         if self._off.get(place.role, "") != why:
             self._off[place.role] = why
             log_event(_logger, f"{place.role} {'off' if why else 'on'}", ref=str(place.ref), why=why or None)
@@ -260,41 +226,3 @@ class Fleet:
             self._metrics.count("shadow_rows", *versions, outcome, by=rows)
 
         return Shadow(shadow.session, self._shadow_share, self._replay, count, self._seed)
-
-
-def _find_obstacle(place: _Place, main: LiveVersion) -> str:
-    """Why a canary or shadow has nothing to do; empty if it has."""
-    if place.live is None:
-        return "there is no version to serve behind it"
-    if place.live.version == main.version:
-        return f"it is version {main.version}, which answers already"
-    if place.role == "shadow" and _shape(place.live) != _shape(main):
-        return f"its columns or classes are not those of version {main.version}"
-    return ""
-
-
-def _shape(live: LiveVersion) -> tuple[list[tuple[str, str]], list[str]]:
-    """What a row of the version is, and what an answer."""
-    signature = live.manifest.signature
-    columns = [(column.name, str(column.datatype)) for column in signature.columns]
-    return columns, [label.value for label in signature.classes]
-
-
-def _alias_of(ref: ModelRef) -> str:
-    return ref.alias or PRODUCTION
-
-
-def _warn_once(place: _Place, event: str, why: str) -> None:
-    """Tell of trouble when it begins; until it is over it is the same at every look."""
-    if place.trouble != event:
-        place.trouble = event
-        log_event(_logger, event, logging.WARNING, ref=str(place.ref), why=why[:300])
-
-
-def _log_refusal(place: _Place, version: int, error: Exception) -> None:
-    code = error.code if isinstance(error, LifecycleError) else "unexpected"
-    fields = {"model": place.ref.model, "version": version, "role": place.role, "code": code}
-    if code == "unexpected":
-        _logger.exception("version refused", extra={"fields": {**fields, "why": str(error)[:300]}})
-    else:
-        log_event(_logger, "version refused", logging.ERROR, **fields, why=str(error))

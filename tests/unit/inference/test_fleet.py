@@ -15,8 +15,9 @@ import pytest
 
 from inference.answers import Answer
 from inference.config import ServiceConfig
-from inference.fleet import Change, Fleet, parse_models
+from inference.fleet import Change, Fleet
 from inference.metrics import ServiceMetrics
+from inference.places import parse_models
 from inference.predict import Predict
 from inference.request import Request
 from inference.run import Runner

@@ -155,8 +155,9 @@ class _BoundRow:
 def _open_session(graph: bytes, where: str) -> Any:
     """A session over the very bytes whose digest was checked.
 
-    From bytes and not from a path: the file cannot change between check and load, and a graph
-    cannot name external data beside itself.
+    From bytes and not from a path: the file cannot change between check and load. Weights in files
+    of their own, which no digest covers, are refused: of a graph in memory they would be looked for
+    in the working directory (seen with 1.31), so they are told to be in what is no directory.
     """
     options = ort.SessionOptions()
     # A table's row is too little work to share: more threads make single rows slower, and spinning
@@ -165,6 +166,7 @@ def _open_session(graph: bytes, where: str) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.log_severity_level = 3  # errors; warnings about fused nodes are no news to an operator
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -131,6 +131,18 @@ def test_a_version_without_its_manifest_is_refused_until_it_is_whole(tmp_path: P
         wait_for(lambda: service.get_json("/")["version"] == 2, service)
 
 
+def test_a_registry_that_never_answers_holds_up_neither_answers_nor_the_end(tmp_path: Path) -> None:
+    """A file server that hangs must cost the news only: the watcher waits, and nobody waits for it."""
+    publish_versions(tmp_path)
+    with running_service(tmp_path, "tiny", *WATCH) as service:
+        # Whoever opens a pipe to read it waits for somebody to write; opening it to write tells when.
+        os.mkfifo(hung := tmp_path / "tiny" / "aliases" / "production" / "2.json")
+        with hung.open("wb"):
+            answers = [service.predict({"instances": [list(NUMERIC_ROWS[0])]}) for _ in range(20)]
+            assert {(status, answer["version"]) for status, answer in answers} == {(HTTPStatus.OK, 1)}
+            service.stop()
+
+
 def test_a_worker_killed_after_a_refusal_comes_back_with_the_old_version(tmp_path: Path) -> None:
     """Production names a version that nobody may serve; a crash in that state must not cost a worker."""
     publish_numeric(store := open_store(tmp_path))

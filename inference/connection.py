@@ -55,12 +55,6 @@ class Heads:
         return head
 
 
-class _Ahead:
-    """A request of the short way that a thread answers, where uvicorn looks for one of its own."""
-
-    response_complete = False
-
-
 class Connection(HttpToolsProtocol):
     """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
 
@@ -187,8 +181,6 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
-        if self._waiting is not None and self.cycle is None:
-            self.cycle = _Ahead()  # so that this one queues behind it
         super().on_headers_complete()
         if self.is_stopping:
             self.cycle.keep_alive = False

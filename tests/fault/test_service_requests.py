@@ -201,23 +201,6 @@ def test_a_pipelined_pair_is_answered_in_order(service: RunningService) -> None:
     assert answers.index(b"200 OK") < answers.index(b"400 Bad Request")
 
 
-@pytest.mark.parametrize("second", [b"GET /v2", b"POST /predict"])
-def test_requests_behind_one_in_a_thread_wait_for_its_answer(service: RunningService, second: bytes) -> None:
-    """Answers come in the order of the requests: nothing else tells which is whose."""
-    rows = json.dumps({"instances": [[1.0, 40, False, None]] * 50}).encode()  # more than are answered inline
-    first = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(rows) + rows
-    other = second + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n%b\r\n{}"
-    with connected(service) as connection:
-        connection.sendall(first + other % b"" + other % b"Connection: close\r\n")
-        answers = b""
-        while part := connection.recv(65536):
-            answers += part
-    one, two, three = answers.split(b"HTTP/1.1 ")[1:]
-    assert b'"predictions"' in one
-    assert two.partition(b"\r\n\r\n")[2] == three.partition(b"\r\n\r\n")[2]
-    assert b'"predictions"' not in two
-
-
 def test_no_usage_is_recorded(tmp_path: Path) -> None:
     """ONNX Runtime's usage reports begin with a device number in the user's cache; none may be made.
 

@@ -14,28 +14,49 @@ import json
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
-from tests.support.service import running_service
+from registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, running_service
+from tests.support.tiny_model import publish_numeric
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
+# Every tenth request has so many rows that it is worked on in a thread.
+_MANY = json.dumps({"instances": [[12.5, 40, False, None]] * 500}).encode()
+_ONE = b'{"rings": 40}'
 
 
 def main() -> int:
     """Print one JSON line; see the module."""
     bring_loopback_up()
-    answered = 0
-    with (
-        running_service(Path(sys.argv[1]), "tiny") as service,
-        contextlib.closing(service.connect()) as client,
-    ):
-        for _ in range(1000):
-            client.request("POST", "/predict", b'{"rings": 40}')
-            response = client.getresponse()
-            answered += response.status == 200 and bool(response.read())
+    registry = Path(sys.argv[1])
+    with running_service(registry, "tiny", "--watch-s", "0.05") as service:
+        answered = ask_often(service, 500)
+        swap(service, registry)
+        answered += ask_often(service, 500)
     print(json.dumps({"answered": answered, "outgoing": count_outgoing()}))
     return 0
+
+
+def ask_often(service: RunningService, times: int) -> int:
+    """How many of ``times`` requests, small and large ones, were answered with 200."""
+    answered = 0
+    with contextlib.closing(service.connect()) as client:
+        for number in range(times):
+            client.request("POST", "/predict", _ONE if number % 10 else _MANY)
+            response = client.getresponse()
+            answered += response.status == 200 and bool(response.read())
+    return answered
+
+
+def swap(service: RunningService, registry: Path) -> None:
+    """Publish the next version, and wait until it is the one that answers."""
+    version = publish_numeric(open_store(registry))
+    deadline = time.monotonic() + DEADLINE_S
+    while service.get_json("/")["version"] != version:
+        assert time.monotonic() < deadline, service.log
 
 
 def bring_loopback_up() -> None:

@@ -20,7 +20,7 @@ STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate promote rollback release serve bench bench-etl \
-        bench-service bench-rivals-setup test lock images clean
+        bench-service bench-rivals-setup test soak lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ test: setup ## everything that guards the project
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks
+	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak
 
 lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt

@@ -18,7 +18,9 @@ import difflib
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+import msgspec
 
 from inference.errors import BatchTooLargeError, MalformedBodyError, RowError
 from inference.session import Row
@@ -41,7 +43,7 @@ class _Token(str):
     __slots__ = ()
 
 
-class RowBatch(NamedTuple):
+class RowBatch(msgspec.Struct, frozen=True, gc=False):
     """The rows of one request, in order, and how they are to be answered."""
 
     rows: Sequence[Row]

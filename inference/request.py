@@ -41,7 +41,10 @@ class Request:
 
     def find_header(self, name: bytes) -> bytes | None:
         """The first header called ``name`` (lower case), or None."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:  # a generator takes twice as long
+            if key == name:
+                return value
+        return None
 
 
 # Called on the event loop's thread. What is quick is answered at once; what is not is given back as

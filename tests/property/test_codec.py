@@ -132,10 +132,10 @@ cases = st.sampled_from(list(DECODERS)).flatmap(lambda columns: st.tuples(st.jus
 def read_either_way(read: Any) -> tuple[str, Any]:
     """("rows", …) or ("error", kind and message)."""
     try:
-        rows, is_single, is_short = read()
+        batch = read()
     except RequestError as error:
         return "error", (type(error).__name__, str(error))
-    return "rows", ([tuple(row) for row in rows], is_single, is_short)
+    return "rows", ([tuple(row) for row in batch.rows], batch.is_single, batch.is_short)
 
 
 @settings(max_examples=300, deadline=None)

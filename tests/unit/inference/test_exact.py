@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from inference.errors import RequestError
-from inference.exact import read_exactly
+from inference.exact import RowBatch, read_exactly
 from registry.signature import Column
 
 COLUMNS = (Column(name="instances", datatype="FP64"), Column(name="text", datatype="BYTES", default="x"))
@@ -13,8 +13,8 @@ COLUMNS = (Column(name="instances", datatype="FP64"), Column(name="text", dataty
 
 def test_a_column_called_instances_is_still_a_column() -> None:
     """The word is ours, the column is the user's; a value is never an array, so both can be told apart."""
-    assert read_exactly(b'{"instances": 3}', COLUMNS, 9) == ([(3.0, "x")], True, False)
-    assert read_exactly(b'{"instances": [{"instances": 3}]}', COLUMNS, 9) == ([(3.0, "x")], False, False)
+    assert read_exactly(b'{"instances": 3}', COLUMNS, 9) == RowBatch([(3.0, "x")], True)
+    assert read_exactly(b'{"instances": [{"instances": 3}]}', COLUMNS, 9) == RowBatch([(3.0, "x")], False)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,8 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
             chosen[key], origins[key] = environment[variable], f"environment {variable}"
         elif key in platform:
             chosen[key], origins[key] = platform[key][0], f"environment {platform[key][1]}"
+    if chosen.get("tokens_file") == "":  # a shell's variable that is not set: it was meant to guard
+        raise ConfigError("found '', expected a file of tokens", where=origins["tokens_file"])
     _refuse_unknown(environment)
     for key, text in chosen.items():
         _convert({key: text}, where=origins[key])  # one by one, so that the error can name its origin

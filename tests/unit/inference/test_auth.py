@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inference.auth import Guard, read_guard
-from inference.config import ServiceConfig
+from inference.config import ServiceConfig, resolve_config
 from inference.errors import UnauthorizedError
 from inference.requestlog import find_trace
 from registry.errors import ConfigError
@@ -106,6 +106,12 @@ def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     """A secret that was not mounted must not open the service."""
     with pytest.raises(ConfigError, match="No such file"):
         read_guard(ServiceConfig(tokens_file=str(tmp_path / "none")))
+
+
+def test_an_empty_name_of_a_file_is_a_mistake() -> None:
+    """What --tokens-file "$TOKENS" becomes where the variable is not set must not open the service."""
+    with pytest.raises(ConfigError, match="^--tokens-file: found ''"):
+        resolve_config({"tokens_file": ""}, {})
 
 
 @pytest.mark.parametrize("tokens", [",", "short", f"{FIRST},short"])

@@ -22,7 +22,18 @@ ALLOWED_PARTS = {
 }
 ALLOWED_LIBRARIES = {
     "registry": {"msgspec"},
-    "inference": {"msgspec", "numpy", "onnxruntime", "prometheus_client", "starlette", "uvicorn"},
+    "inference": {
+        *(
+            "httptools",
+            "msgspec",
+            "numpy",
+            "onnxruntime",
+            "prometheus_client",
+            "starlette",
+            "uvicorn",
+            "uvloop",
+        ),
+    },
     "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
 }
 # Programs of other services, run in environments of their own and imported by nobody.

@@ -110,7 +110,7 @@ def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
 
 def test_an_empty_name_of_a_file_is_a_mistake() -> None:
     """What --tokens-file "$TOKENS" becomes where the variable is not set must not open the service."""
-    with pytest.raises(ConfigError, match="^--tokens-file: found ''"):
+    with pytest.raises(ConfigError, match=r"^--tokens-file: found ''"):
         resolve_config({"tokens_file": ""}, {})
 
 

@@ -41,8 +41,9 @@ class RunningService:
 
     @property
     def log(self) -> str:
-        """Everything the service has logged so far."""
-        return self._log.read_text("utf-8", errors="replace")
+        """Everything the service has logged so far; whole lines, as long as it may be writing one."""
+        text = self._log.read_text("utf-8", errors="replace")
+        return text if self.process.poll() is not None else text[: text.rfind("\n") + 1]
 
     def list_events(self, event: str) -> list[dict[str, Any]]:
         """The lines of the log that tell of ``event``, so far."""

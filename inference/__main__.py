@@ -18,7 +18,7 @@ _FLAGS = {
     "host": "address to listen on (default 127.0.0.1)",
     "port": "port to listen on, 0 for a free one (default 8000)",
     "workers": "processes that answer; from 2 on a supervisor restarts those that end (default 1)",
-    "threads": "large requests worked on at a time, 0 for the CPU quota (default 0)",
+    "threads": "large requests worked on at a time, 0 for its share of the CPU quota (default 0)",
     "max-body-bytes": "longest body that is read (default 16 MiB)",
     "max-rows": "most rows in a request (default 10,000)",
     "inline-max-rows": "most rows that are answered on the event loop (default 64)",

@@ -23,7 +23,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``port`` 0 takes a free one.
     - ``workers``: processes; from 2 on they are watched over by one more, which restarts those that end.
     - ``threads``: how many large requests are worked on at the same time, beside the event loop;
-      0 is as many as the container's CPU quota allows. One Run always uses one thread.
+      0 is a worker's share of the container's CPU quota. One Run always uses one thread.
     - ``max_body_bytes``: also the bound of what a compressed body may grow to.
     - ``inline_max_rows``, ``inline_max_body_bytes``: up to here a request is answered on the event
       loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take

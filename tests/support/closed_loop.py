@@ -59,14 +59,18 @@ class Line(asyncio.Protocol):
 
     async def pour(self, data: bytes) -> bytes:
         """Everything that comes back before the end of the connection, of which this is the last word."""
-        self._transport.write(data)
-        self._transport.write_eof()
-        await self._end
+        try:
+            self._transport.write(data)
+            self._transport.write_eof()
+            await asyncio.shield(self._end)
+        finally:
+            await self.close()
         return bytes(self._received)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Hang up."""
         self._transport.close()
+        await self._end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -185,26 +189,31 @@ class Clients(Generic[Question]):
 
     async def _work(self, number: int, questions: Iterator[Question]) -> None:
         line = await self.connect()
-        for question in questions:
-            if self.is_over:
-                break
-            self.sent += 1
-            try:
-                answer = await line.ask(question.request)
-            except ConnectionError as error:
-                self.lost.append(f"client {number}: {error}; it had sent {question!r:.500}")
-                line = await self.connect()
-                continue
-            self.answered += 1
-            try:
-                self._take(number, question, answer)
-            except AssertionError as error:
-                self.wrong.append(f"client {number}: {error}; it had sent {question!r:.500}")
-            if answer.is_last:
-                self.reconnected += 1
-                line.close()
-                line = await self.connect()
-        line.close()
+        try:
+            for question in questions:
+                if self.is_over:
+                    break
+                if not await self._ask(line, number, question):
+                    await line.close()
+                    line = await self.connect()
+        finally:
+            await line.close()
+
+    async def _ask(self, line: Line, number: int, question: Question) -> bool:
+        """Whether there may be another question on this line."""
+        self.sent += 1
+        try:
+            answer = await line.ask(question.request)
+        except ConnectionError as error:
+            self.lost.append(f"client {number}: {error}; it had sent {question!r:.2000}")
+            return False
+        self.answered += 1
+        try:
+            self._take(number, question, answer)
+        except AssertionError as error:
+            self.wrong.append(f"client {number}: {error}; it had sent {question!r:.2000}")
+        self.reconnected += answer.is_last
+        return not answer.is_last
 
 
 def run_clients(main: Callable[[], Awaitable[None]]) -> None:

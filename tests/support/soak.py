@@ -18,7 +18,8 @@ class Sizes(NamedTuple):
     moves: int
     restarts: int
     bodies: int  # fuzzed
-    drawn: int  # of the seeds for those, by hypothesis; as many again by schemathesis
+    trees: int  # of the seeds for those, drawn by hypothesis
+    documented: int  # the same, by schemathesis
     living_requests: int  # over swaps, for leaks
     living_swaps: int
 
@@ -28,12 +29,20 @@ _FULL = Sizes(
     moves=20,
     restarts=20,
     bodies=1_000_000,
-    drawn=5_000,
+    trees=5_000,
+    documented=1_000,
     living_requests=50_000,
     living_swaps=24,
 )
 _REDUCED = Sizes(
-    requests=3_000, moves=4, restarts=3, bodies=5_000, drawn=200, living_requests=2_000, living_swaps=6
+    requests=3_000,
+    moves=4,
+    restarts=3,
+    bodies=5_000,
+    trees=150,
+    documented=50,
+    living_requests=2_000,
+    living_swaps=6,
 )
 SIZES = _FULL if os.environ.get("TIMBERLINE_SOAK") == "full" else _REDUCED
 

@@ -23,7 +23,6 @@ _UNSUPPORTED = ("classification", "shared_memory_region")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
-_NO_NUMBER = re.compile(rb"\b(?:NaN|Infinity)\b")
 
 Parameters = dict[str, str | int | float | bool | None]
 _Optional = Parameters | None | UnsetType
@@ -122,7 +121,8 @@ def _parse(text: bytes) -> Envelope:
             raise MalformedBodyError(
                 "the body is empty", hint='Send {"inputs": [...]}; GET /v2/models/<model> names them.'
             ) from None
-        hint = "JSON has no NaN and no Infinity; null is NULL." if _NO_NUMBER.search(text) else ""
+        is_no_number = b"NaN" in text or b"Infinity" in text  # not by an expression: 100 times as slow
+        hint = "JSON has no NaN and no Infinity; null is NULL." if is_no_number else ""
         raise MalformedBodyError(f"the body is not JSON: {error}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise MalformedBodyError(f"the body is not UTF-8: {error.reason}") from None

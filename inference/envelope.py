@@ -23,6 +23,8 @@ _UNSUPPORTED = ("classification", "shared_memory_region")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
+# A message never echoes a whole payload; the decoder does, if the payload is one long name.
+_LONGEST = 120
 
 Parameters = dict[str, str | int | float | bool | None]
 _Optional = Parameters | None | UnsetType
@@ -115,6 +117,7 @@ def _parse(text: bytes) -> Envelope:
         return _decode(text)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
+        what = f"{what[:_LONGEST]}..." if len(what) > _LONGEST else what
         raise MalformedBodyError(what[0].lower() + what[1:], where=path.strip("`.")) from None
     except msgspec.DecodeError as error:
         if not text.strip():

@@ -317,6 +317,7 @@ REFUSED_BYTES: list[tuple[str, bytes, str]] = [
     ("array", b"[]", "expected `object`, got `array`"),
     ("no inputs", b"{}", "object missing required field `inputs`"),
     ("unknown field", b'{"inputs":[],"output":[]}', "object contains unknown field `output`"),
+    ("long name", b'{"%b":1}' % (b"x" * 9000), f"object contains unknown field `{'x' * 80}"),
     ("a name twice", b'{"inputs":[],"id":"a","inputs":[RINGS]}', "a name is given twice in one object"),
     ("data twice", b'{"inputs":[{"data":[1],"data":[2],FIELDS}]}', "a name is given twice in one object"),
     ("number for an id", b'{"inputs":[RINGS],"id":4}', "id: expected `str | null`, got `int`"),

@@ -17,7 +17,7 @@ from inference.state import Lineup
 from inference.traffic import Replay, Shadow, Split, parse_share
 from inference.versions import LiveVersion, load_version
 from registry.aliases import AliasRecord, read_alias, read_history, resolve
-from registry.errors import LifecycleError
+from registry.errors import DigestMismatchError, LifecycleError
 from registry.ground.logs import log_event
 from registry.names import ModelRef
 from registry.store import Store
@@ -114,13 +114,14 @@ class Fleet:
     def _open(self, place: Place, falls_back: bool) -> None:
         # Looked up before the version is: a move in between is followed by the first look.
         model = place.ref.model
-        record = place.alias and read_alias(self._store, model, place.alias)
+        record = read_alias(self._store, model, place.alias) if place.alias else None
         place.sequence = record.sequence if record else 0
         version = resolve(self._store, place.ref)
         earlier = self._list_earlier(place, version) if falls_back else []
         while place.live is None:
             try:
-                place.live = self._take(model, version)
+                pinned = record.manifest_sha256 if record and record.version == version else None
+                place.live = self._take(model, version, pinned)
             except LifecycleError as error:
                 if not earlier:
                     raise
@@ -169,7 +170,7 @@ class Fleet:
         """Put the version of ``record`` in its place; None if it is there, or cannot be read now."""
         before = place.live
         try:
-            place.live = self._take(record.model, record.version)
+            place.live = self._take(record.model, record.version, record.manifest_sha256)
         except OSError as error:
             place.warn_once("registry not readable", str(error))
             return None
@@ -184,12 +185,24 @@ class Fleet:
             self._retire(before)
         return "swapped"
 
-    def _take(self, model: str, version: int) -> LiveVersion:
-        """The version: from another place if it is there, as when a canary is promoted, else loaded."""
+    def _take(self, model: str, version: int, pinned: str | None) -> LiveVersion:
+        """The version: from another place if it is there, as when a canary is promoted, else loaded.
+
+        Raises:
+            DigestMismatchError: its manifest is not ``pinned``, the one that the alias was moved to; or
+                as `load_version`.
+        """
         for place in self._places:
             live = place.live
             if live is not None and (live.model, live.version) == (model, version):
                 return live
+        found = self._store.identify(model, version).manifest_sha256
+        if pinned is not None and found != pinned:
+            raise DigestMismatchError(
+                f"its manifest has digest {found[:12]}…, the alias was moved to {pinned[:12]}…",
+                where=f"{model}@{version}",
+                hint="The version changed after the move. Publish a new one; do not edit this one.",
+            )
         ref = ModelRef(model, version)
         return load_version(self._store, ref, max_rows=self._max_rows, drift_rows=self._drift_rows)
 

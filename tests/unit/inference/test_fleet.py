@@ -171,6 +171,19 @@ def test_a_damaged_version_is_refused_once_and_the_old_one_stays(
     assert fleet.look() is None
 
 
+def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
+    """Digests of files stand in the manifest; what holds the manifest itself is the alias's record."""
+    fleet = open_fleet(store)
+    fleet.load()
+    move(store, 2)
+    manifest = store.open_folder("tiny", 2) / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(manifest.read_bytes().replace(b'"title": "', b'"title": "Other '))
+    assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
+    with pytest.raises(DigestMismatchError, match="the alias was moved to"):
+        open_fleet(store).load()
+
+
 def test_a_refused_version_is_tried_again_when_the_alias_moves(store: Store) -> None:
     """Mending the registry and promoting again is what an operator does."""
     fleet = open_fleet(store)

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from msgspec import inspect
 
+from inference.app import STATUSES
+from inference.config import ServiceConfig
 from training.config import ModelConfig
 from training.features.language import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+SERVING = (ROOT / "docs" / "serving.md").read_text("utf-8")
 
 
 def section(title: str) -> str:
@@ -71,3 +74,21 @@ def test_every_target_named_in_the_readme_is_in_the_makefile() -> None:
     assert named - targets - {"itself"} == set()
     assert {"setup", "fetch", "etl", "train", "evaluate", "export", "gate", "promote", "rollback"} <= targets
     assert {"release", "serve", "bench", "test", "help"} <= targets
+
+
+@pytest.mark.parametrize("key", ServiceConfig.__struct_fields__)
+def test_every_setting_of_the_service_is_in_its_reference(key: str) -> None:
+    """As for a model folder."""
+    name = "TIMBERLINE_SERVE_TOKENS" if key == "tokens" else f"--{key.replace('_', '-')}"
+    assert f"`{name}`" in SERVING
+
+
+def test_every_route_and_status_of_the_service_is_in_its_reference() -> None:
+    """What a client may call, and what it may be told."""
+    source = (ROOT / "inference" / "app.py").read_text("utf-8")
+    routes = {route.replace("/versions/{version}", "") for route in re.findall(r'\("(/[^"]*)", \{', source)}
+    assert len(routes) > 10
+    told = re.sub(r"\[[^]]*\]", "", SERVING)  # optional parts
+    assert [route for route in sorted(routes) if route.rstrip("/") not in told] == []
+    statuses = {str(status) for status in STATUSES.values()} - {"499"}
+    assert [status for status in sorted(statuses) if status not in SERVING] == []

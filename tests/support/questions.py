@@ -133,7 +133,8 @@ def _list_questions() -> Iterator[Question]:
     both = octets, (b"accept", _OCTETS)
     yield Question("float32 both ways", write_request(b"/predict", floats, *both), 3, _read_floats)
     yield Question("large float32", write_request(b"/predict", floats * 100, *both), 300, _read_floats)
-    lines = [",".join(map(_field, line)) for line in [list[object](names), *arrays]]
+    table: list[list[Any]] = [names, *arrays]
+    lines = [",".join(map(_field, line)) for line in table]
     csv = "\n".join(lines).encode()
     yield Question("csv", write_request(b"/predict", csv, (b"content-type", b"text/csv")), 3, _read_rows)
     tensor = {"name": "numeric", "shape": [3, 4], "datatype": "FP64"}

@@ -11,13 +11,15 @@ from pathlib import Path
 from registry.store import Store, open_store
 from tests.support.closed_loop import Answer, Clients, run_clients
 from tests.support.pages import read_counter
-from tests.support.questions import Judge, Question, cycle_questions
+from tests.support.questions import Judge, Question, cycle_questions, end_with
 from tests.support.service import RunningService, running_service
 from tests.support.soak import SIZES, Summary
 from tests.support.swapping import publish_versions
 from tests.support.tiny_model import point_alias
 
 CONNECTIONS = 16
+# Beside them, clients that connect anew for every request.
+VISITORS = 2
 WORKERS = 2
 FLAGS = ("--workers", str(WORKERS), "--watch-s", "0.02")
 
@@ -32,8 +34,9 @@ class Day:
         self._service = service
         self._store = store
         self._judge = Judge()
-        self._latest = [0] * CONNECTIONS  # version that each client was answered by last
+        self._latest = [0] * (CONNECTIONS + VISITORS)  # version that each client was answered by last
         questions = [cycle_questions(number) for number in range(CONNECTIONS)]
+        questions += [map(end_with, cycle_questions(number)) for number in range(VISITORS)]
         self.clients = Clients(service, questions, self._take)
         self._wait_for = self.clients.wait_for
 

@@ -51,6 +51,8 @@ class Line(asyncio.Protocol):
         Raises:
             ConnectionError: there was none, or a part of one; or something had come unasked.
         """
+        if self.is_closed:
+            raise ConnectionError("closed before the request, and no answer had said so")
         if self._received:
             raise ConnectionError(f"unasked: {bytes(self._received[:200])!r}")
         self._waiting = asyncio.get_running_loop().create_future()

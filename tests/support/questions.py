@@ -57,6 +57,12 @@ def cycle_questions(number: int) -> Iterator[Question]:
         yield large[rounds % len(large)] if place == _LARGE_EVERY - 1 else small[count % len(small)]
 
 
+def end_with(question: Question) -> Question:
+    """The same question as its connection's last."""
+    host = b"host: x\r\n"
+    return question._replace(request=question.request.replace(host, host + b"connection: close\r\n", 1))
+
+
 class Judge:
     """Says which version gave an answer. Equal bytes to an equal question are judged once."""
 

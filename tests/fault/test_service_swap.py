@@ -26,9 +26,9 @@ from tests.support.tiny_model import (
     publish_numeric,
 )
 
-# In CI a fiftieth of what `make soak` asks.
-REQUESTS = int(os.environ.get("SWAP_REQUESTS", "2000"))
-MOVES = int(os.environ.get("SWAP_MOVES", "6"))
+# tests/soak does it for longer, with restarts in between and in every format.
+REQUESTS = 2000
+MOVES = 6
 WATCH = ("--watch-s", "0.02")
 
 

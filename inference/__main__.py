@@ -58,17 +58,17 @@ def _serve(options: argparse.Namespace) -> int:
     config = resolve_config(flags, os.environ)
     _heed_sigterm()
     if config.workers > 1:
-        from inference.supervisor import supervise
+        from inference.process.supervisor import supervise
 
         return supervise(config, ["--log-level", options.log_level, "--log-format", options.log_format])
-    from inference.worker import serve
+    from inference.process.worker import serve
 
     return serve(config)
 
 
 def _work(options: argparse.Namespace) -> int:
     _heed_sigterm()
-    from inference.worker import work
+    from inference.process.worker import work
 
     return work()
 
@@ -80,7 +80,7 @@ def _heed_sigterm() -> None:
 
 def _health(options: argparse.Namespace) -> int:
     from inference.config import resolve_config
-    from inference.probe import ask_readiness
+    from inference.process.probe import ask_readiness
 
     config = resolve_config({"port": options.port}, os.environ)
     return 0 if ask_readiness(config.port) else 1

@@ -12,22 +12,22 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference import errors
-from inference.answers import Answer, Header, answer_json
-from inference.auth import OPEN_ROUTES, Guard, read_guard
-from inference.body import BodyReader
 from inference.config import ServiceConfig
-from inference.health import Health
-from inference.infer import Infer
-from inference.metrics import RouteMetrics, ServiceMetrics
-from inference.openapi import OpenApi
-from inference.platforms import add_routes
-from inference.predict import Predict
-from inference.protocol import Metadata
-from inference.request import Handler, Request
-from inference.requestlog import find_trace, log_request
-from inference.run import Runner
-from inference.state import ServiceState
-from inference.work import WorkLimit
+from inference.live.run import Runner
+from inference.live.state import ServiceState
+from inference.live.work import WorkLimit
+from inference.metrics.counters import RouteMetrics, ServiceMetrics
+from inference.routes.auth import OPEN_ROUTES, Guard, read_guard
+from inference.routes.health import Health
+from inference.routes.infer import Infer
+from inference.routes.openapi import OpenApi
+from inference.routes.platforms import add_routes
+from inference.routes.predict import Predict
+from inference.routes.protocol import Metadata
+from inference.routes.requestlog import find_trace, log_request
+from inference.wire.answers import Answer, Header, answer_json
+from inference.wire.body import BodyReader
+from inference.wire.request import Handler, Request
 from registry.errors import LifecycleError
 
 _logger = logging.getLogger("inference.app")
@@ -59,7 +59,7 @@ class App:
     latter always adds turns errors into text, and every endpoint here answers its own. Paths
     without a parameter are looked up directly; walking the routes costs a tenth of a request.
 
-    ``direct`` holds, by request target, what `inference.connection` may answer without ASGI, and
+    ``direct`` holds, by request target, what `inference.process.connection` may answer without ASGI, and
     ``metrics_app`` what there is on the metrics' own port.
     """
 
@@ -179,7 +179,7 @@ class Endpoint:
     def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
         """Answer one request whose body is here already; raises nothing.
 
-        The short way of `inference.connection`. What is not answered at once is to be waited for.
+        The short way of `inference.process.connection`. What is not answered at once is to be waited for.
         """
         started = perf_counter()
         try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from inference.platforms import check_route, read_platform
+from inference.routes.platforms import check_route, read_platform
 from registry.errors import ConfigError
 
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
@@ -85,7 +85,7 @@ def environment_name(key: str) -> str:
 def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> ServiceConfig:
     """Settings from ``flags`` (None where not given) over ``environment`` over the defaults.
 
-    Between the last two is what a managed platform's own variables ask for (`inference.platforms`);
+    Between the last two is what a managed platform's own variables ask for (`inference.routes.platforms`);
     under one, the default of ``host`` is ``0.0.0.0``. An empty variable counts as not set, as
     compose files and shells write "nothing" that way.
 

@@ -141,7 +141,7 @@ def test_a_fresh_interpreter_serves_without_the_training_stack() -> None:
     """The serve environment does not have them; here they are installed, so only this would tell."""
     heavy = ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "sqlglot", "pandas")
     code = (
-        "import sys, inference.worker, inference.supervisor, inference.__main__\n"
+        "import sys, inference.process.worker, inference.process.supervisor, inference.__main__\n"
         f"print(sorted(set({heavy!r}) & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

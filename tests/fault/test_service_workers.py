@@ -201,7 +201,7 @@ def test_a_worker_without_an_order_is_refused() -> None:
 def test_the_supervisor_loads_nothing_heavy() -> None:
     """It must outlive what workers die of, and its memory is nobody's use."""
     heavy = ("numpy", "onnxruntime", "uvicorn", "uvloop", "starlette", "prometheus_client")
-    code = f"import sys, inference.supervisor\nprint(sorted(set({heavy!r}) & set(sys.modules)))\n"
+    code = f"import sys, inference.process.supervisor\nprint(sorted(set({heavy!r}) & set(sys.modules)))\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

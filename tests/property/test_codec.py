@@ -10,10 +10,10 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.codec import AnswerEncoder, RowDecoder
 from inference.errors import RequestError
-from inference.exact import read_exactly
 from inference.session import Outputs
+from inference.wire.codec import AnswerEncoder, RowDecoder
+from inference.wire.exact import read_exactly
 from registry.signature import ClassLabel, Column
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import RequestError, RowError
-from inference.exact import read_exactly
-from inference.matrix import check_numeric
+from inference.wire.exact import read_exactly
+from inference.wire.matrix import check_numeric
 from registry.signature import Column
 
 COLUMNS = (

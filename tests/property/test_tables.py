@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from inference.errors import RequestError
 from inference.session import Feed
-from inference.tables import TableReader
+from inference.wire.tables import TableReader
 from registry.signature import NULL_TEXT, Column
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 

@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.envelope import InferRequest, read_header_length, read_request
 from inference.errors import RequestError
 from inference.session import Feed, Outputs
-from inference.tensors import TensorReader, TensorWriter
+from inference.wire.envelope import InferRequest, read_header_length, read_request
+from inference.wire.tensors import TensorReader, TensorWriter
 from registry.signature import Column, build_signature
 from tests.support.tiny_model import CLASSES, MIXED_COLUMNS, NUMERIC_COLUMNS
 

@@ -47,9 +47,7 @@ def test_weights_outside_of_the_graph_are_refused(
     """The file is there, in the working directory even, and fits: but no digest covers it."""
     graph = move_weights_out(location.format(name=tmp_path.name, folder=tmp_path), tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        SignatureMismatchError, match=r"^tiny@1: .*External data path"
-    ):
+    with pytest.raises(SignatureMismatchError, match=r"^tiny@1: .*External data path"):
         Session(graph, SIGNATURE, where="tiny@1")
 
 

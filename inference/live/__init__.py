@@ -1,0 +1,1 @@
+"""The versions being served: loaded, proven, followed, split, run."""

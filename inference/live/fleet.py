@@ -1,0 +1,241 @@
+"""The versions that the settings name, and where their aliases have moved to since."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import Literal, NamedTuple
+
+from inference.config import ServiceConfig
+from inference.live.places import Place, Role, parse_models
+from inference.live.state import Lineup
+from inference.live.traffic import Replay, Shadow, Split, parse_share
+from inference.live.versions import LiveVersion, load_version
+from inference.metrics.counters import ServiceMetrics
+from registry.aliases import AliasRecord, read_alias, read_history, resolve
+from registry.errors import DigestMismatchError, LifecycleError
+from registry.ground.logs import log_event
+from registry.names import ModelRef
+from registry.store import Store
+
+_logger = logging.getLogger("inference.live.fleet")
+
+
+class Swap(NamedTuple):
+    """What came of one move of an alias."""
+
+    outcome: Literal["swapped", "refused"]
+    model: str
+    role: Role
+    from_version: int | None
+    to_version: int
+    seconds: float
+
+
+class Change(NamedTuple):
+    """What a look at the registry came to: who answers from now on, and what is to be counted."""
+
+    lineup: Lineup
+    swaps: Sequence[Swap]
+
+
+class Fleet:
+    """Loads what the settings name, and follows the aliases among it.
+
+    Belongs to one thread at a time: to the main thread at the start, then to the watcher's. What it
+    does may take seconds; what it gives out is finished, and never changed afterwards.
+
+    Raises:
+        ConfigError: the settings name models, canary or shadow in a way that cannot be read.
+    """
+
+    def __init__(self, store: Store, config: ServiceConfig, metrics: ServiceMetrics) -> None:
+        refs = parse_models(config.model)
+        canary = parse_share(config.canary, refs[0].model, setting="canary")
+        shadow = parse_share(config.shadow, refs[0].model, setting="shadow")
+        self._store = store
+        self._metrics = metrics
+        self._max_rows = config.max_rows
+        # The window is the service's; each worker has its part, and at least a row if there is any.
+        self._drift_rows = -(-config.drift_window_rows // config.workers)
+        self._seed = os.getpid()  # so that workers draw differently
+        self._main = [Place("main", ref) for ref in refs]
+        self._canary = Place("canary", canary.ref) if canary else None
+        self._shadow = Place("shadow", shadow.ref) if shadow else None
+        self._places = [place for place in (*self._main, self._canary, self._shadow) if place]
+        self._split = Split(canary.share, config.canary_header, self._seed) if canary else None
+        self._shadow_share = shadow.share if shadow else 0.0
+        self._replay = Replay() if shadow else None
+        self._off: dict[Role, str] = {}  # why canary or shadow are off, as the log tells already
+        self._lineup: Lineup | None = None
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether any version stands behind an alias; pinned ones never move."""
+        return any(place.alias for place in self._places)
+
+    def load(self, *, falls_back: bool = False) -> Lineup:
+        """Load everything for the start.
+
+        Args:
+            falls_back: where an alias names a version that is refused, take the one before it. That is what
+                the other workers answer with; one that joins them must not fail where they go on.
+
+        Raises:
+            LifecycleError: a main version or a pinned one is not there, or must not be served. The
+                alias of a canary or shadow may be absent or name a version that is refused: the
+                main version serves without.
+        """
+        for place in self._places:
+            if place.role == "main" or place.alias is None:
+                self._open(place, falls_back)
+            else:
+                self._follow(place)
+        self._lineup = self._line_up()
+        return self._lineup
+
+    def look(self) -> Change | None:
+        """Ask where every alias points, load what is new, and tell what to publish; None for no news."""
+        swaps = [swap for place in self._places if place.alias and (swap := self._follow(place))]
+        if any(swap.outcome == "swapped" for swap in swaps):
+            self._lineup = self._line_up()
+        assert self._lineup is not None
+        return Change(self._lineup, swaps) if swaps else None
+
+    def close(self) -> None:
+        """End the shadow's thread."""
+        if self._replay is not None:
+            self._replay.close()
+
+    def _open(self, place: Place, falls_back: bool) -> None:
+        # Looked up before the version is: a move in between is followed by the first look.
+        model = place.ref.model
+        record = read_alias(self._store, model, place.alias) if place.alias else None
+        place.sequence = record.sequence if record else 0
+        version = resolve(self._store, place.ref)
+        earlier = self._list_earlier(place, version) if falls_back else []
+        while place.live is None:
+            try:
+                pinned = record.manifest_sha256 if record and record.version == version else None
+                place.live = self._take(model, version, pinned)
+            except LifecycleError as error:
+                if not earlier:
+                    raise
+                place.log_refusal(version, error)
+                version = earlier.pop(0)
+
+    def _list_earlier(self, place: Place, version: int) -> list[int]:
+        """The other versions that the alias named before ``version``, latest first, each once."""
+        history = read_history(self._store, place.ref.model, place.alias) if place.alias else []
+        named = dict.fromkeys(record.version for record in reversed(history))
+        return [earlier for earlier in named if earlier != version]
+
+    def _follow(self, place: Place) -> Swap | None:
+        """Bring ``place`` to where its alias points; whatever goes wrong, its version stays.
+
+        A version that is refused is not tried again until the alias moves. A registry that cannot
+        be read says nothing about the version, so that is tried again at every look.
+        """
+        started = monotonic()
+        record = self._read_move(place)
+        if record is None:
+            return None
+        before, outcome = place.live, self._replace(place, record)
+        if outcome is None:
+            return None
+        from_version = before.version if before else None
+        seconds = round(monotonic() - started, 3)
+        return Swap(outcome, record.model, place.role, from_version, record.version, seconds)
+
+    def _read_move(self, place: Place) -> AliasRecord | None:
+        """Where the alias points now, if that is another move than the last one seen."""
+        assert place.alias is not None
+        try:
+            record = read_alias(self._store, place.ref.model, place.alias)
+        except (OSError, LifecycleError) as error:
+            place.warn_once("alias not readable", str(error))
+            return None
+        if record is None and place.live is not None:
+            place.warn_once("alias gone", "there is no move of it in the registry")
+        if record is None or record.sequence == place.sequence:
+            place.trouble = "" if record else place.trouble
+            return None
+        return record
+
+    def _replace(self, place: Place, record: AliasRecord) -> Literal["swapped", "refused"] | None:
+        """Put the version of ``record`` in its place; None if it is there, or cannot be read now."""
+        before = place.live
+        try:
+            place.live = self._take(record.model, record.version, record.manifest_sha256)
+        except OSError as error:
+            place.warn_once("registry not readable", str(error))
+            return None
+        except Exception as error:  # the edge towards what somebody published
+            place.sequence = record.sequence
+            place.log_refusal(record.version, error)
+            return "refused"
+        place.sequence, place.trouble = record.sequence, ""
+        if place.live is before:
+            return None
+        if before is not None:
+            self._retire(before)
+        return "swapped"
+
+    def _take(self, model: str, version: int, pinned: str | None) -> LiveVersion:
+        """The version: from another place if it is there, as when a canary is promoted, else loaded.
+
+        Raises:
+            DigestMismatchError: its manifest is not ``pinned``, the one that the alias was moved to; or
+                as `load_version`.
+        """
+        for place in self._places:
+            live = place.live
+            if live is not None and (live.model, live.version) == (model, version):
+                return live
+        found = self._store.identify(model, version).manifest_sha256
+        if pinned is not None and found != pinned:
+            raise DigestMismatchError(
+                f"its manifest has digest {found[:12]}…, the alias was moved to {pinned[:12]}…",
+                where=f"{model}@{version}",
+                hint="The version changed after the move. Publish a new one; do not edit this one.",
+            )
+        ref = ModelRef(model, version)
+        return load_version(self._store, ref, max_rows=self._max_rows, drift_rows=self._drift_rows)
+
+    def _retire(self, live: LiveVersion) -> None:
+        """Have the log tell when the last request of a version has ended, and its memory is free."""
+        if any(place.live is live for place in self._places):
+            return
+        told = weakref.finalize(
+            live.session, log_event, _logger, "retired", model=live.model, version=live.version
+        )
+        told.atexit = False  # what is live at the end of the process is not retired
+
+    def _line_up(self) -> Lineup:
+        main = [place.live for place in self._main if place.live is not None]
+        canary = self._canary.live if self._canary and self._is_on(self._canary, main[0]) else None
+        shadow = self._shadow.live if self._shadow and self._is_on(self._shadow, main[0]) else None
+        if shadow is not None:
+            main[0] = replace(main[0], shadow=self._build_shadow(main[0], shadow))
+        return Lineup.of(main, canary, self._split)
+
+    def _is_on(self, place: Place, main: LiveVersion) -> bool:
+        """Whether a second version has something to do beside ``main``; a change is told in the log."""
+        why = place.find_obstacle(main)
+        if self._off.get(place.role, "") != why:
+            self._off[place.role] = why
+            log_event(_logger, f"{place.role} {'off' if why else 'on'}", ref=str(place.ref), why=why or None)
+        return not why
+
+    def _build_shadow(self, main: LiveVersion, shadow: LiveVersion) -> Shadow:
+        assert self._replay is not None
+        versions = (main.model, str(main.version), str(shadow.version))
+
+        def count(outcome: str, rows: int) -> None:
+            self._metrics.count("shadow_rows", *versions, outcome, by=rows)
+
+        return Shadow(shadow.session, self._shadow_share, self._replay, count, self._seed)

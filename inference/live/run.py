@@ -1,0 +1,125 @@
+"""Rows to outputs: where the graph is run, and what is counted about it. Knows no wire format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from math import isfinite
+from time import perf_counter
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from inference.errors import DeadlineError, RowError
+from inference.live.versions import LiveVersion
+from inference.live.work import WorkLimit
+from inference.session import Feed, Outputs, Row
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Runner:
+    """Runs versions' graphs for every route alike.
+
+    Small requests are worked on right on the event loop, as handing them to a thread costs more
+    than answering them; large ones go to ``pool`` so that small ones need not wait behind them.
+
+    Args:
+        pool: for large requests.
+        work: the bound on requests in work.
+        inline_max_rows: up to here a request is small.
+    """
+
+    def __init__(self, pool: Executor, work: WorkLimit, inline_max_rows: int) -> None:
+        self._pool = pool
+        self._work = work
+        self.inline_max_rows = inline_max_rows
+
+    def run_row(self, live: LiveVersion, row: Row) -> tuple[int, tuple[float, ...]]:
+        """Label index and probabilities of one row.
+
+        Raises:
+            RowError: the graph has no finite answer.
+        """
+        started = perf_counter()
+        label, probabilities = live.session.run_row(row)
+        seconds = perf_counter() - started
+        if not isfinite(sum(probabilities)):
+            raise _refuse_values("")
+        live.metrics.observe_row(label, seconds, self._work.waited)
+        if live.drift is not None:
+            live.drift.keep_row(row, label)
+        if live.shadow is not None:
+            live.shadow.offer_row(row, label)
+        return label, probabilities
+
+    def run(self, live: LiveVersion, feed: Feed) -> Outputs:
+        """Outputs of all rows, on the event loop; for requests of at most ``inline_max_rows``.
+
+        Raises:
+            RowError: the graph has no finite answer; says for which row.
+        """
+        outputs, _, seconds = _run(live, feed)
+        _count(live, feed, outputs, seconds, self._work.waited)
+        if live.shadow is not None:
+            live.shadow.offer_rows(feed, outputs)
+        return outputs
+
+    async def run_large(self, live: LiveVersion, feed: Feed) -> Outputs:
+        """As `run`, in a thread.
+
+        Raises:
+            RowError, DeadlineError: no finite answer, or none in time.
+        """
+        submitted = perf_counter()
+        outputs, started, seconds = await self.in_pool(_run, live, feed)
+        _count(live, feed, outputs, seconds, started - submitted)
+        return outputs
+
+    async def in_pool(self, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+        """Do ``work`` in a thread; it counts as a request in work until it is done.
+
+        Raises:
+            DeadlineError: it was not done in time. A thread cannot be stopped: what it does is lost.
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, lambda: work(*arguments, **named))
+        self._work.held += 1
+        future.add_done_callback(self._release)
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), self._work.deadline_s)
+        except TimeoutError:
+            future.cancel()  # if it has not begun
+            raise DeadlineError.after(self._work.deadline_s) from None
+
+    def _release(self, future: asyncio.Future[_T]) -> None:
+        self._work.held -= 1
+        if not future.cancelled():
+            future.exception()  # seen, also when nobody waits any longer
+
+
+def _run(live: LiveVersion, feed: Feed) -> tuple[Outputs, float, float]:
+    """Outputs, when the graph's run began and its seconds; touches nothing that another thread may."""
+    started = perf_counter()
+    outputs = live.session.run(feed)
+    seconds = perf_counter() - started
+    finite = np.isfinite(outputs.probabilities).all(axis=1)  # (rows, classes) → (rows,)
+    if not finite.all():
+        raise _refuse_values(f"row {int(np.argmin(finite))}")
+    return outputs, started, seconds
+
+
+def _count(live: LiveVersion, feed: Feed, outputs: Outputs, seconds: float, waited: float) -> None:
+    live.metrics.observe_rows(outputs, seconds, waited)
+    if live.drift is not None:
+        live.drift.keep_rows(feed, outputs)
+
+
+def _refuse_values(where: str) -> RowError:
+    return RowError(
+        "the model has no finite answer for these values",
+        where=where,
+        hint="One of them is far outside of everything that can be computed with.",
+    )

@@ -1,0 +1,60 @@
+"""What a supervisor gives to a worker that it starts: one line of JSON on the worker's standard input.
+
+Not on its command line, which every user of the machine can read and the settings may hold tokens.
+The input stays open as long as the supervisor lives; its end is how a worker learns that it does not.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import msgspec
+
+from inference.config import ServiceConfig
+from registry.errors import ConfigError
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings, and the numbers of inherited file descriptors.
+
+    - ``worker``: the slot that this worker takes in everything shared, from 0;
+    - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
+    - ``is_replacement``: others are answering already;
+    - ``listener_fd``, ``metrics_listener_fd``: bound sockets;
+    - ``balance_fd``, ``metrics_fd``: memory of `inference.process.acceptor.Balance` and of
+      `inference.metrics.shared`.
+    """
+
+    config: ServiceConfig
+    worker: int
+    slots: int
+    listener_fd: int
+    metrics_listener_fd: int | None
+    balance_fd: int
+    metrics_fd: int
+    is_replacement: bool = False
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What the worker must inherit."""
+        fds = (self.listener_fd, self.metrics_listener_fd, self.balance_fd, self.metrics_fd)
+        return tuple(fd for fd in fds if fd is not None)
+
+
+def write_order(order: Order) -> bytes:
+    """The line."""
+    return msgspec.json.encode(order) + b"\n"
+
+
+def read_order(source: BinaryIO) -> Order:
+    """Read the line.
+
+    Raises:
+        ConfigError: it is no order; somebody else than the supervisor started this process.
+    """
+    try:
+        return msgspec.json.decode(source.readline(), type=Order)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"no order: {error}", where="standard input", hint="Use python -m inference serve --workers N."
+        ) from None

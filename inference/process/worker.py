@@ -1,0 +1,143 @@
+"""The process that answers requests: on its own, or one of several under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import msgspec
+import uvloop
+
+from inference.app import App
+from inference.config import ServiceConfig
+from inference.live.fleet import Fleet
+from inference.live.state import ServiceState
+from inference.live.watch import Watcher, show_versions
+from inference.metrics.counters import ServiceMetrics
+from inference.metrics.shared import attach
+from inference.process.acceptor import Balance, bind_listener
+from inference.process.connection import Connection
+from inference.process.cpus import count_cpus
+from inference.process.order import Order, read_order
+from inference.process.server import Door, Server
+from inference.routes.example import write_curl
+from registry.ground.logs import log_event
+from registry.store import open_store
+
+_logger = logging.getLogger("inference.process.worker")
+# What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.
+_SHORT_BYTES = 1 << 20
+
+
+def serve(config: ServiceConfig) -> int:
+    """Load the version, answer requests until SIGTERM or SIGINT, and return the exit code.
+
+    The ports are taken first, so that a taken one is told at once, but nothing can connect before
+    the version is verified, loaded and warm.
+
+    Raises:
+        LifecycleError: the service could not start; nothing was ever answered.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
+        listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
+        return _serve(config, listeners, None)
+
+
+def work() -> int:
+    """As `serve`, with the sockets and settings of the supervisor on the other end of standard input.
+
+    Raises:
+        LifecycleError: the worker could not start; it answered nothing.
+    """
+    order = read_order(sys.stdin.buffer)
+    with contextlib.ExitStack() as stack:
+        fds = (order.listener_fd, order.metrics_listener_fd)
+        listeners = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds if fd is not None]
+        return _serve(order.config, listeners, order)
+
+
+def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Order | None) -> int:
+    started = monotonic()
+    place: dict[str, Any] = {} if order is None else {"worker": order.worker}
+    log_event(_logger, "starting", model=config.model, **place)
+    metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
+    state, watcher = _load(config, metrics, falls_back=order is not None and order.is_replacement)
+    with _pool(config) as pool:
+        doors = _open_doors(listeners, App(state, config, metrics, pool), config, metrics)
+
+        def announce() -> None:
+            watcher.start(asyncio.get_running_loop())
+            _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(config, state, doors, announce, order))
+        watcher.stop()
+    log_event(_logger, "stopped", model=state.live.model, version=state.live.version, **place)
+    return 0
+
+
+async def _run(
+    config: ServiceConfig,
+    state: ServiceState,
+    doors: Sequence[Door],
+    announce: Callable[[], None],
+    order: Order | None,
+) -> None:
+    if order is None:
+        await Server(config, state, doors, Balance(), is_alone=True).run(announce)
+        return
+    balance = Balance(order.balance_fd, order.slots, order.worker)
+    server = Server(config, state, doors, balance, is_alone=False)
+    await server.run(announce, watched_fd=sys.stdin.fileno())
+
+
+def _load(
+    config: ServiceConfig, metrics: ServiceMetrics, *, falls_back: bool
+) -> tuple[ServiceState, Watcher]:
+    fleet = Fleet(open_store(config.registry), config, metrics)
+    state = ServiceState(fleet.load(falls_back=falls_back))
+    show_versions(state.lineup, metrics)
+    return state, Watcher(fleet, state, metrics, config.watch_s)
+
+
+def _open_doors(
+    listeners: Sequence[socket.socket], app: App, config: ServiceConfig, metrics: ServiceMetrics
+) -> list[Door]:
+    longest = min(_SHORT_BYTES, config.max_body_bytes)
+    main = Door(listeners[0], app, Connection.bind(app.direct, longest, metrics.count_rejected))
+    aside = Connection.bind({}, 0, metrics.count_rejected)
+    return [main, *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]]]
+
+
+def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
+    threads = config.threads or max(1, count_cpus() // config.workers)
+    return ThreadPoolExecutor(threads, thread_name_prefix="large-request")
+
+
+def _announce(
+    config: ServiceConfig, state: ServiceState, doors: Sequence[Door], fields: dict[str, Any]
+) -> None:
+    """Say that it is ready: one event in the log, one JSON line on stdout."""
+    host, port = doors[0].listener.getsockname()[:2]
+    live = state.live
+    if fields.get("worker", 0) == 0:  # once is enough
+        fields["example"] = write_curl(live.manifest, host, port)
+    log_event(_logger, "ready", model=live.model, version=live.version, **fields)
+    line = {
+        "event": "listening",
+        "host": host,
+        "port": port,
+        "model": live.model,
+        "version": live.version,
+        "workers": config.workers,
+    }
+    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    sys.stdout.flush()

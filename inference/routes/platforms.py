@@ -1,0 +1,92 @@
+"""Managed platforms' contracts: where they say how to listen, and the routes that they ask.
+
+- Amazon SageMaker: port 8080 (or ``SAGEMAKER_BIND_TO_PORT``), ``GET /ping``, ``POST /invocations``.
+- Google Vertex AI: ``AIP_HTTP_PORT``, ``AIP_HEALTH_ROUTE`` and ``AIP_PREDICT_ROUTE``.
+
+Their variables are defaults: a flag or a variable of the service's own comes before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from inference.wire.request import Handler
+from registry.errors import ConfigError
+
+_PREFIXES = ("AIP_", "SAGEMAKER_")
+# By setting: the variables that it is taken from.
+_VARIABLES = {
+    "port": ("AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"),
+    "health_route": ("AIP_HEALTH_ROUTE",),
+    "predict_route": ("AIP_PREDICT_ROUTE",),
+}
+# What a request's path can hold as it stands (RFC 3986, 3.3): no query, no escape, no pattern.
+_ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*\Z")
+
+_PARAMETER = re.compile(r"\{[a-z]+\}")
+
+Rows = list[tuple[str, Mapping[str, Handler]]]
+
+
+def read_platform(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """By setting: what the platform that the variables speak of wants it to be, and the variable.
+
+    A platform talks to the container from outside, so that under one the host is every address.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name in sorted(environment):
+        if name.startswith(_PREFIXES) and environment[name]:
+            found["host"] = ("0.0.0.0", name)
+            if name.startswith("SAGEMAKER_"):
+                found["port"] = ("8080", name)
+    for key, names in _VARIABLES.items():
+        for name in names:
+            if environment.get(name):
+                found[key] = (environment[name], name)
+    return found
+
+
+def check_route(route: str, *, where: str) -> None:
+    """Refuse a path that no request can have, or that starlette would take for a pattern.
+
+    Raises:
+        ConfigError: it is one; ``where`` is where it was set.
+    """
+    if not _ROUTE.match(route):
+        raise ConfigError(
+            f"found {route!r:.80}, expected a path such as /score",
+            where=where,
+            hint="It begins with a slash.",
+        )
+
+
+def add_routes(
+    rows: Rows, predict: Handler, ready: Handler, *, predict_route: str = "", health_route: str = ""
+) -> None:
+    """Add the platforms' routes to the table ``rows``: the fixed ones and, if given, the configured.
+
+    A configured route that already does what it is wanted for is left as it is.
+
+    Raises:
+        ConfigError: a configured route is taken by something else.
+    """
+    rows += [("/ping", {"GET": ready}), ("/invocations", {"POST": predict})]
+    for setting, route, method, handler in (
+        ("predict route", predict_route, "POST", predict),
+        ("health route", health_route, "GET", ready),
+    ):
+        taken = _find_taken(rows, route)
+        if taken is None and route:
+            rows.append((route, {method: handler}))
+        elif taken is not None and dict(rows)[taken].get(method) != handler:
+            raise ConfigError(
+                f"{route} is taken by the service's own {taken}", where=setting, hint="Choose another path."
+            )
+
+
+def _find_taken(rows: Iterable[tuple[str, object]], route: str) -> str | None:
+    for path, _ in rows:
+        if re.fullmatch("[^/]+".join(map(re.escape, _PARAMETER.split(path))), route):
+            return path
+    return None

@@ -1,0 +1,167 @@
+"""The bytes of a request: no more of them than allowed, inflated if compressed, in the time allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterable
+
+from starlette.types import Message, Receive
+
+from inference.errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    MalformedBodyError,
+    SlowClientError,
+    UnsupportedMediaError,
+)
+from inference.wire.answers import Header
+
+# Content codings (RFC 9110, 8.4.1) and zlib's window bits for them: 31 is a gzip wrapper, 15 a zlib one.
+_WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+_IDENTITY = frozenset({b"", b"identity"})
+# So much is inflated on the event loop, which takes some 0.1 ms; what is more, in a thread.
+_INLINE_BYTES = 64 * 1024
+# Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
+# empty members would cost a new inflater for every 20 bytes.
+_MOST_MEMBERS = 1024
+
+
+class BodyReader:
+    """Reads bodies as they arrive.
+
+    Args:
+        max_bytes: longest body, also of what a compressed one grows to.
+        timeout_s: seconds that one may take to arrive.
+    """
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def read(self, headers: Iterable[Header], receive: Receive) -> bytes:
+        """Read one body, inflated if it is gzip or deflate by its declaration.
+
+        Raises:
+            UnsupportedMediaError: it is compressed in another way, or more than once.
+            BodyTooLargeError: it is longer than allowed, by its declared length, as it arrives or
+                as it is inflated; the rest is neither kept nor inflated.
+            MalformedBodyError: it cannot be inflated, ends early or has something behind its end.
+            SlowClientError: it did not arrive in time.
+            ClientGoneError: the client hung up in the middle.
+        """
+        inflater: Inflater | None = None
+        for name, value in headers:
+            if name == b"content-length":
+                if int(value) > self._max_bytes:
+                    raise _refuse_length(self._max_bytes)
+            elif name == b"content-encoding" and (coding := value.strip().lower()) not in _IDENTITY:
+                if coding not in _WINDOW_BITS or inflater is not None:
+                    raise _refuse_coding(value)
+                inflater = Inflater(coding, self._max_bytes)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._read(await receive(), receive, inflater)
+        except TimeoutError:
+            raise SlowClientError(f"the body did not arrive within {self._timeout_s:g} s") from None
+
+    async def _read(self, message: Message, receive: Receive, inflater: Inflater | None) -> bytes:
+        parts: list[bytes] = []
+        length = 0
+        while message["type"] == "http.request":
+            part = message.get("body", b"")
+            length += len(part)
+            if length > self._max_bytes:
+                raise _refuse_length(self._max_bytes)
+            if inflater is None:
+                parts.append(part)
+            elif not inflater.feed(part, _INLINE_BYTES):
+                await asyncio.to_thread(inflater.feed, b"", self._max_bytes + 1)
+            if not message.get("more_body", False):
+                return b"".join(parts) if inflater is None else inflater.finish()
+            message = await receive()
+        raise ClientGoneError("the client closed the connection before the body was complete")
+
+
+class Inflater:
+    """Inflates one body, part by part, and never more of it than allowed.
+
+    Args:
+        coding: ``gzip``, ``x-gzip`` or ``deflate``.
+        max_bytes: longest body when inflated.
+    """
+
+    def __init__(self, coding: bytes, max_bytes: int) -> None:
+        self._coding = coding.decode("ascii")
+        self._bits = _WINDOW_BITS[coding]
+        self._max_bytes = max_bytes
+        self._stream = zlib.decompressobj(self._bits)
+        self._members = 1
+        self._waiting = b""  # what has arrived and is not inflated yet
+        self._has_more = False  # zlib holds back what the last call had no room for
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def feed(self, part: bytes, most: int) -> bool:
+        """Inflate what was waiting and ``part``; False if ``most`` bytes came out and more is waiting.
+
+        Raises:
+            BodyTooLargeError, MalformedBodyError: as `BodyReader.read`.
+        """
+        self._waiting += part
+        until = self._length + most
+        while self._waiting or self._has_more:
+            if self._length >= until:
+                return False
+            if self._stream.eof:
+                self._begin_member()
+            self._inflate(min(until, self._max_bytes + 1) - self._length)
+        return True
+
+    def finish(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            MalformedBodyError: the compressed one is not at its end.
+        """
+        if not self._stream.eof:
+            raise self._refuse("ends early")
+        return b"".join(self._parts)
+
+    def _inflate(self, most: int) -> None:
+        stream = self._stream
+        try:
+            out = stream.decompress(self._waiting, most)  # most is at least 1; 0 would be no limit
+        except zlib.error:
+            what = "cannot be inflated" if self._members == 1 else "has something behind its end"
+            raise self._refuse(what) from None
+        self._waiting = stream.unused_data if stream.eof else stream.unconsumed_tail
+        self._has_more = len(out) == most and not stream.eof
+        self._parts.append(out)
+        self._length += len(out)
+        if self._length > self._max_bytes:
+            raise _refuse_length(self._max_bytes, "inflated ")
+
+    def _begin_member(self) -> None:
+        """A gzip body may be several, one behind the other (RFC 1952, 2.2); a deflate body is one."""
+        self._members += 1
+        if self._bits == _WINDOW_BITS[b"deflate"] or self._members > _MOST_MEMBERS:
+            raise self._refuse("has something behind its end")
+        self._stream = zlib.decompressobj(self._bits)
+
+    def _refuse(self, what: str) -> MalformedBodyError:
+        return MalformedBodyError(f"the body is declared to be {self._coding}, but {what}")
+
+
+def _refuse_length(max_bytes: int, kind: str = "") -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the {kind}body has more than {max_bytes:,} bytes, the most that is read",
+        hint="Send the rows in parts.",
+    )
+
+
+def _refuse_coding(value: bytes) -> UnsupportedMediaError:
+    shown = repr(value.decode("latin-1"))[:80]
+    return UnsupportedMediaError(
+        f"content encoding {shown} is not read here", hint="Send gzip, deflate or the plain body."
+    )

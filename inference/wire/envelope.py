@@ -1,0 +1,228 @@
+"""What stands around the tensors of an Open Inference Protocol request: the JSON part and its blobs.
+
+A body is one JSON object, or, with the header ``Inference-Header-Content-Length``, that many bytes
+of JSON and then the blobs of its binary tensors, one behind the other in the order of the inputs.
+Values are left as they were sent; `inference/wire/tensors.py` reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from inference.errors import MalformedBodyError
+
+_BINARY_SIZE = "binary_data_size"
+# What changes the meaning of an answer must not be overlooked; other parameters are hints.
+_UNSUPPORTED = ("classification", "shared_memory_region")
+# No length has more digits than the largest 64-bit number.
+_LENGTH = re.compile(rb"[0-9]{1,19}")
+# Every string of a JSON text, with the colon behind it if it is a key.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
+# A message never echoes a whole payload; the decoder does, if the payload is one long name.
+_LONGEST = 120
+
+Parameters = dict[str, str | int | float | bool | None]
+_Optional = Parameters | None | UnsetType
+
+
+class RequestedInput(msgspec.Struct, forbid_unknown_fields=True):
+    """One input tensor as it was sent; ``data`` is its JSON, empty if it is a blob."""
+
+    name: str
+    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    datatype: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+    parameters: _Optional = UNSET
+
+
+class RequestedOutput(msgspec.Struct, forbid_unknown_fields=True):
+    """One output tensor that was asked for."""
+
+    name: str
+    parameters: _Optional = UNSET
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON part of a request."""
+
+    inputs: list[RequestedInput]
+    outputs: list[RequestedOutput] | UnsetType | None = UNSET
+    id: str | UnsetType | None = UNSET
+    parameters: _Optional = UNSET
+
+
+class InferRequest(NamedTuple):
+    """A request taken apart; nothing is known yet of the model's names and types."""
+
+    inputs: Sequence[RequestedInput]
+    blobs: Sequence[memoryview | None]  # of each input; None where the values are in its JSON
+    outputs: Mapping[str, bool] | None  # name → whether as a blob, in order; None for all of them
+    is_binary: bool  # whether outputs that say nothing are wanted as blobs
+    id: str | None
+
+
+_decode = msgspec.json.Decoder(Envelope).decode
+
+
+def read_header_length(value: bytes | None, body_length: int) -> int:
+    """How many bytes of the body are JSON; 0 for a body that is one blob.
+
+    Args:
+        value: of the header ``Inference-Header-Content-Length``, None without one.
+        body_length: in bytes, after the body was inflated.
+
+    Raises:
+        MalformedBodyError: it is no number, or larger than the body.
+    """
+    if value is None:
+        return body_length
+    if not _LENGTH.fullmatch(value):
+        raise _refuse_length(f"{value.decode('latin-1')[:80]!r} is no length")
+    length = int(value)
+    if length > body_length:
+        raise _refuse_length(f"{length} is more than the body's {body_length} bytes")
+    return length
+
+
+def read_request(body: bytes, header_length: int) -> InferRequest:
+    """Take ``body`` apart, its first ``header_length`` bytes being JSON.
+
+    Raises:
+        MalformedBodyError: not JSON, not an inference request, a name given twice, or blobs whose
+            sizes do not add up to what is behind the JSON.
+    """
+    text = body if header_length == len(body) else body[:header_length]
+    envelope = _parse(text)
+    if not envelope.inputs:
+        raise MalformedBodyError('"inputs" is empty, expected at least one tensor')
+    _check_keys(text, envelope)
+    parameters = envelope.parameters or {}
+    is_binary = _read_flag(parameters, "binary_data_output", "parameters", False)
+    return InferRequest(
+        inputs=envelope.inputs,
+        blobs=_split_blobs(envelope.inputs, memoryview(body)[header_length:]),
+        outputs=_read_outputs(envelope.outputs, is_binary) if envelope.outputs else None,
+        is_binary=is_binary,
+        id=envelope.id or (envelope.id if envelope.id == "" else None),
+    )
+
+
+def _parse(text: bytes) -> Envelope:
+    try:
+        return _decode(text)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        what = f"{what[:_LONGEST]}..." if len(what) > _LONGEST else what
+        raise MalformedBodyError(what[0].lower() + what[1:], where=path.strip("`.")) from None
+    except msgspec.DecodeError as error:
+        if not text.strip():
+            raise MalformedBodyError(
+                "the body is empty", hint='Send {"inputs": [...]}; GET /v2/models/<model> names them.'
+            ) from None
+        is_no_number = b"NaN" in text or b"Infinity" in text  # not by an expression: 100 times as slow
+        hint = "JSON has no NaN and no Infinity; null is NULL." if is_no_number else ""
+        raise MalformedBodyError(f"the body is not JSON: {error}", hint=hint) from None
+    except UnicodeDecodeError as error:
+        raise MalformedBodyError(f"the body is not UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise MalformedBodyError("the body is nested too deeply; data has at most two levels") from None
+
+
+def _check_keys(text: bytes, envelope: Envelope) -> None:
+    """Refuse a name given twice: the decoder keeps the last and says nothing.
+
+    Every key has a colon behind it, so as many colons outside of ``data`` as distinct names means as
+    many keys; only colons within strings call for the closer look.
+    """
+    tensors = [*envelope.inputs, *(envelope.outputs or ())]
+    count = sum(_count_names(part) for part in (envelope, *tensors))
+    if _count_keys(text, envelope.inputs, _count_colons) == count:
+        return
+    if _count_keys(text, envelope.inputs, _count_keys_in_strings) != count:
+        raise MalformedBodyError("a name is given twice in one object")
+
+
+def _count_names(part: Envelope | RequestedInput | RequestedOutput) -> int:
+    given = [value for value in msgspec.structs.astuple(part) if value is not UNSET]
+    names = sum(bool(value) if isinstance(value, msgspec.Raw) else 1 for value in given)
+    return names + (len(part.parameters) if part.parameters else 0)
+
+
+def _count_keys(text: bytes, inputs: Sequence[RequestedInput], count: Callable[[bytes], int]) -> int:
+    return count(text) - sum(count(bytes(tensor.data)) for tensor in inputs)
+
+
+def _count_colons(text: bytes) -> int:
+    return text.count(b":")
+
+
+def _count_keys_in_strings(text: bytes) -> int:
+    return _STRINGS.findall(text).count(b":")
+
+
+def _split_blobs(inputs: Sequence[RequestedInput], rest: memoryview) -> list[memoryview | None]:
+    blobs: list[memoryview | None] = []
+    offset = 0
+    for tensor in inputs:
+        size = _read_size(tensor)
+        blobs.append(None if size is None else rest[offset : offset + size])
+        offset += size or 0
+    if offset != len(rest):
+        raise MalformedBodyError(
+            f"the inputs' {_BINARY_SIZE} add up to {offset} bytes, {len(rest)} are behind the JSON",
+            hint="Inference-Header-Content-Length says where the JSON ends.",
+        )
+    return blobs
+
+
+def _read_size(tensor: RequestedInput) -> int | None:
+    """Bytes of the tensor's blob; None if it has none."""
+    where = f'input "{tensor.name[:80]}"'
+    parameters = tensor.parameters or {}
+    _refuse_unsupported(parameters, where)
+    size = parameters.get(_BINARY_SIZE)
+    if size is None:
+        if not bytes(tensor.data):
+            raise MalformedBodyError(f"has neither data nor {_BINARY_SIZE}", where=where)
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise MalformedBodyError(f"{_BINARY_SIZE} is {size!r:.80}, expected a number of bytes", where=where)
+    if bytes(tensor.data):
+        raise MalformedBodyError(f"has both data and {_BINARY_SIZE}", where=where)
+    return size
+
+
+def _read_outputs(outputs: Sequence[RequestedOutput], is_binary: bool) -> dict[str, bool]:
+    wanted: dict[str, bool] = {}
+    for output in outputs:
+        where = f'output "{output.name[:80]}"'
+        if output.name in wanted:
+            raise MalformedBodyError("is asked for twice", where=where)
+        parameters = output.parameters or {}
+        _refuse_unsupported(parameters, where)
+        wanted[output.name] = _read_flag(parameters, "binary_data", where, is_binary)
+    return wanted
+
+
+def _read_flag(parameters: Parameters, name: str, where: str, otherwise: bool) -> bool:
+    value = parameters.get(name)
+    if value is None:
+        return otherwise
+    if not isinstance(value, bool):
+        raise MalformedBodyError(f"{name} is {value!r:.80}, expected true or false", where=where)
+    return value
+
+
+def _refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:
+    for name in _UNSUPPORTED:
+        if name in parameters:
+            raise MalformedBodyError(f'the parameter "{name}" is not supported here', where=where)
+
+
+def _refuse_length(what: str) -> MalformedBodyError:
+    return MalformedBodyError(what, where="header Inference-Header-Content-Length")

@@ -1,0 +1,287 @@
+"""JSON bodies to raw rows: the slow, complete way, which can name what is wrong.
+
+Only bodies that the fast way (`inference/wire/codec.py`) is not sure of come here. What is accepted:
+
+- an object of named values, or ``{"instances": [...]}`` of such objects or of arrays in column order,
+  beside which ``"parameters": {"probabilities": false}`` asks for short answers;
+- a name may be left out if its column has a default or may be null, but not every name of a row;
+- numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a
+  JSON number is not exact; booleans, numbers and strings do not stand for each other;
+- null only where the column may be null; no name twice in an object; no U+0000 in a string.
+
+Values outside the range seen in training are accepted: that is drift, not an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from inference.errors import BatchTooLargeError, MalformedBodyError, RowError
+from inference.session import Row
+from registry.signature import Column
+
+LARGEST_INTEGER = 2.0**53 - 1
+_INSTANCES = "instances"
+_PARAMETERS = "parameters"
+_PROBABILITIES = "probabilities"
+_EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object as it stands, names given twice included."""
+
+
+class _Token(str):
+    """NaN, Infinity or -Infinity: read by many programs, part of JSON in none."""
+
+    __slots__ = ()
+
+
+class RowBatch(msgspec.Struct, frozen=True, gc=False):
+    """The rows of one request, in order, and how they are to be answered."""
+
+    rows: Sequence[Row]
+    is_single: bool  # with one answer and not with a list
+    is_short: bool = False  # without probabilities
+
+
+def read_exactly(body: bytes, columns: Sequence[Column], max_rows: int) -> RowBatch:
+    """The rows in ``body``, every value checked and every default filled in.
+
+    Raises:
+        MalformedBodyError, RowError, BatchTooLargeError: as `RowDecoder.decode`.
+    """
+    tree = _parse(body)
+    if not isinstance(tree, _Pairs):
+        raise MalformedBodyError(
+            f'the body is {_describe(tree)}, expected an object of named values or {{"instances": [...]}}'
+        )
+    by_name = {column.name: column for column in columns}
+    instances = [value for name, value in tree if name == _INSTANCES]
+    if not instances or (_INSTANCES in by_name and not isinstance(instances[0], list)):
+        return RowBatch([_read_object(tree, by_name, None)], True)
+    rows = _read_instances(instances, by_name, max_rows)
+    return RowBatch(rows, False, _read_parameters(tree))
+
+
+def _parse(body: bytes) -> Any:
+    if not body.strip():
+        raise MalformedBodyError("the body is empty", hint="Send one object of named values.")
+    try:
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_Pairs,
+            parse_constant=_Token,
+            parse_int=_parse_integer,
+        )
+    except UnicodeDecodeError as error:
+        raise MalformedBodyError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise MalformedBodyError(
+            f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise MalformedBodyError("the body is nested too deeply; a row's values are not nested") from None
+
+
+def _parse_integer(text: str) -> int | float:
+    # Python refuses to read integers of more than 4,300 digits; no column holds one of 309.
+    return int(text) if len(text) < 309 else math.copysign(math.inf, -1 if text[0] == "-" else 1)
+
+
+def _read_parameters(tree: _Pairs) -> bool:
+    """Whether the answers shall be short, by what stands beside ``instances``."""
+    beside = [(name, value) for name, value in tree if name != _INSTANCES]
+    for name, _ in beside:
+        if name != _PARAMETERS:
+            raise MalformedBodyError(f'unknown name {quote(name)} beside "{_INSTANCES}"')
+    if len(beside) > 1:
+        raise MalformedBodyError(f'"{_PARAMETERS}" is given twice')
+    given = beside[0][1] if beside else None
+    if given is None:
+        return False
+    if not isinstance(given, _Pairs):
+        raise MalformedBodyError(f'"{_PARAMETERS}" is {_describe(given)}, expected an object')
+    for name, value in given:
+        if name != _PROBABILITIES:
+            raise MalformedBodyError(
+                f'unknown name {quote(name)} in "{_PARAMETERS}"', hint=f"There is: {_PROBABILITIES}."
+            )
+        if not isinstance(value, bool):
+            raise MalformedBodyError(f'"{name}" is {_describe(value)}, expected true or false')
+    if len(given) > 1:
+        raise MalformedBodyError(f'"{_PROBABILITIES}" is given twice')
+    return bool(given) and not given[0][1]
+
+
+def _read_instances(instances: list[Any], by_name: dict[str, Column], max_rows: int) -> list[tuple[Any, ...]]:
+    if len(instances) > 1:
+        raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
+    rows = instances[0]
+    if not isinstance(rows, list) or isinstance(rows, _Pairs):
+        raise MalformedBodyError(f'"{_INSTANCES}" is {_describe(rows)}, expected an array of rows')
+    if not rows:
+        raise MalformedBodyError(f'"{_INSTANCES}" is empty, expected at least one row')
+    if len(rows) > max_rows:
+        raise refuse_batch(len(rows), max_rows)
+    return [_read_row(row, index, type(rows[0]), by_name) for index, row in enumerate(rows)]
+
+
+def refuse_batch(count: int, max_rows: int) -> BatchTooLargeError:
+    """The error for a request of more rows than are taken at once."""
+    return BatchTooLargeError(
+        f"{count:,} rows in one request, at most {max_rows:,} are taken", hint="Send them in parts."
+    )
+
+
+def _read_row(row: Any, index: int, kind: type, by_name: dict[str, Column]) -> tuple[Any, ...]:
+    if not isinstance(row, list):
+        raise RowError(
+            f"{_describe(row)}, expected an object of named values or an array in column order",
+            where=f"row {index}",
+        )
+    if type(row) is not kind:
+        raise RowError("objects and arrays are mixed; send one or the other", where=f"row {index}")
+    if isinstance(row, _Pairs):
+        return _read_object(row, by_name, index)
+    if len(row) != len(by_name):
+        raise RowError(
+            f"{len(row)} values, expected {len(by_name)} in column order",
+            where=f"row {index}",
+            hint="To leave some out, send an object of named values.",
+        )
+    return tuple(
+        _read_value(value, column, index) for value, column in zip(row, by_name.values(), strict=True)
+    )
+
+
+def _read_object(pairs: _Pairs, by_name: dict[str, Column], index: int | None) -> tuple[Any, ...]:
+    given: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in by_name:
+            raise refuse_unknown(name, by_name, index)
+        if name in given:
+            raise RowError("is given twice", where=place(index, name))
+        given[name] = value
+    if not given:
+        raise RowError("no column is named", where=place(index), hint=f"Columns: {_some(by_name)}.")
+    return tuple(_take(given, column, index) for column in by_name.values())
+
+
+def _take(given: dict[str, Any], column: Column, index: int | None) -> Any:
+    if column.name in given:
+        return _read_value(given[column.name], column, index)
+    return fill_default(column, index)
+
+
+def fill_default(column: Column, index: int | None) -> Any:
+    """The value of ``column`` in row ``index`` (None for the only row) where none is given.
+
+    Raises:
+        RowError: the column has no default and may not be null.
+    """
+    if column.default is None and not column.is_nullable:
+        raise RowError("is missing", where=place(index, column.name), hint="It has no default.")
+    return column.default
+
+
+def _read_value(value: Any, column: Column, index: int | None) -> Any:
+    if value is None:
+        if column.is_nullable:
+            return None
+        _refuse(value, column, index)
+    if column.datatype == "BYTES":
+        return read_text(value, column, index)
+    if column.datatype == "BOOL":
+        return value if isinstance(value, bool) else _refuse(value, column, index)
+    return read_number(value, column, index)
+
+
+def read_number(value: Any, column: Column, index: int | None) -> float:
+    """``value`` as a number of an FP64 or INT64 column of row ``index`` (None for the only row).
+
+    Raises:
+        RowError: it is none, or not one that the column takes.
+    """
+    if isinstance(value, bool | str) or not isinstance(value, int | float):
+        _refuse(value, column, index)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    where = place(index, column.name)
+    if not math.isfinite(number):
+        raise RowError("the number is out of range, expected a finite one", where=where)
+    if column.datatype == "INT64":
+        if not number.is_integer():
+            raise RowError(f"expected an integer, found {value!r:.80}", where=where)
+        if abs(number) > LARGEST_INTEGER:
+            raise RowError("the integer is not exact, expected at most ±(2^53 - 1)", where=where)
+    return number
+
+
+def read_text(value: Any, column: Column, index: int | None) -> str:
+    """``value`` as a string of row ``index`` (None for the only row).
+
+    Raises:
+        RowError: it is none, or holds what no string may hold.
+    """
+    if not isinstance(value, str) or isinstance(value, _Token):
+        _refuse(value, column, index)
+    if "\x00" in value:
+        raise RowError("the string holds U+0000", where=place(index, column.name))
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RowError("the string holds half of a surrogate pair", where=place(index, column.name))
+    return str(value)
+
+
+def _refuse(value: Any, column: Column, index: int | None) -> NoReturn:
+    raise RowError(
+        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}", where=place(index, column.name)
+    )
+
+
+def refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> RowError:
+    """The error for a name that is no column's, with the nearest that is."""
+    folded = {known.casefold(): known for known in by_name}
+    near = difflib.get_close_matches(name.casefold()[:200], folded, n=1, cutoff=0.6)
+    hint = f"Did you mean {quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
+    return RowError(f"unknown name {quote(name)}", where=place(index), hint=hint)
+
+
+def place(index: int | None, name: str | None = None) -> str:
+    """Where something is wrong: ``row 3, "height"``; the only row of a request has no number."""
+    row = "" if index is None else f"row {index}"
+    column = "" if name is None else quote(name)
+    return ", ".join(part for part in (row, column) if part)
+
+
+def _some(by_name: dict[str, Column]) -> str:
+    names = list(by_name)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, _Token):
+        return str(value)
+    if isinstance(value, str):
+        return f"the string {quote(value)}"
+    if isinstance(value, _Pairs):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"the number {value!r:.80}"
+
+
+def quote(text: str) -> str:
+    """``text`` as JSON, of a long one the beginning: a message never echoes a whole payload."""
+    shown = json.dumps(text[:77] + "..." if len(text) > 80 else text)
+    return shown if len(shown) <= 120 else shown[:117] + "..."

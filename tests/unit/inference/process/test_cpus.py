@@ -1,0 +1,61 @@
+"""How many processors a container may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from inference.process.cpus import count_cpus
+
+AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    """Lay ``files`` out under ``root``."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"sys/fs/cgroup/cpu.max": "50000 100000\n"},
+        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+        {"proc/self/cgroup": "0::/pod/box\n", "sys/fs/cgroup/pod/box/cpu.max": "90000 100000\n"},
+        {
+            "proc/self/cgroup": "0::/pod/box\n",
+            "sys/fs/cgroup/pod/box/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/pod/cpu.max": "100000 100000\n",
+        },
+        {
+            "proc/self/cgroup": "4:cpu,cpuacct:/box\n",
+            "sys/fs/cgroup/cpu/box/cpu.cfs_quota_us": "1000\n",
+            "sys/fs/cgroup/cpu/box/cpu.cfs_period_us": "100000\n",
+        },
+    ],
+    ids=["v2 inside", "v1 inside", "v2 outside", "v2 group above", "v1 outside"],
+)
+def test_a_quota_of_up_to_one_processor_means_one(tmp_path: Path, files: dict[str, str]) -> None:
+    """More threads than the quota only take it from each other and are then throttled together."""
+    write(tmp_path, files)
+    assert count_cpus(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"sys/fs/cgroup/cpu.max": "max 100000\n"},
+        {"sys/fs/cgroup/cpu.max": "99900000 100000\n"},
+        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+        {"sys/fs/cgroup/cpu.max": "what\n"},
+    ],
+    ids=["no groups", "no limit", "wide limit", "v1 no limit", "unreadable"],
+)
+def test_without_a_tighter_quota_the_affinity_counts(tmp_path: Path, files: dict[str, str]) -> None:
+    """Outside of a container, and on systems that have no such groups."""
+    write(tmp_path, files)
+    assert count_cpus(tmp_path) == AFFINITY

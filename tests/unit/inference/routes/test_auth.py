@@ -1,0 +1,152 @@
+"""Tokens: where they come from, which are refused, and what passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.config import ServiceConfig, resolve_config
+from inference.errors import UnauthorizedError
+from inference.routes.auth import Guard, read_guard
+from inference.routes.requestlog import find_trace
+from registry.errors import ConfigError
+
+FIRST = "first-token-0123456789"
+SECOND = "c2Vjb25kLXRva2Vu/+~._=="
+
+
+def passes(guard: Guard, *values: bytes) -> bool:
+    """Whether a request with these ``Authorization`` headers may be answered."""
+    try:
+        guard.check([(b"host", b"x"), *((b"authorization", value) for value in values)])
+    except UnauthorizedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"Bearer " + FIRST.encode(), b"bearer " + SECOND.encode(), b"BEARER   " + FIRST.encode() + b" "],
+)
+def test_every_token_passes_whatever_the_case_of_the_scheme(value: bytes) -> None:
+    """Tokens are changed by having two for a while; HTTP's scheme names have no case."""
+    assert passes(Guard([FIRST, SECOND]), value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [b""],
+        [b"Bearer"],
+        [b"Bearer "],
+        [FIRST.encode()],
+        [b"Basic " + FIRST.encode()],
+        [b"Bearer " + FIRST[:-1].encode()],
+        [b"Bearer " + FIRST.encode() + b"x"],
+        [b"Bearer " + FIRST.upper().encode()],
+        [b"Bearer " + FIRST.encode() + b"," + SECOND.encode()],
+        [b"Bearer \xff\xfe"],
+        [b"Bearer wrong-wrong-wrong", b"Bearer " + FIRST.encode()],
+    ],
+)
+def test_anything_else_is_refused(values: list[bytes]) -> None:
+    """Also two headers of which one is right: a proxy before this may have read the other."""
+    assert not passes(Guard([FIRST, SECOND]), *values)
+
+
+def test_a_refusal_does_not_repeat_what_was_sent() -> None:
+    """A token with one character mistyped must not end up in a client's log."""
+    with pytest.raises(UnauthorizedError) as caught:
+        Guard([FIRST]).check([(b"authorization", b"Bearer nearly-" + FIRST.encode())])
+    assert FIRST not in str(caught.value)
+
+
+def test_nothing_set_is_no_guard() -> None:
+    """Without tokens the service is open, and asks nothing of any request."""
+    assert read_guard(ServiceConfig()) is None
+
+
+def test_tokens_of_both_places_pass(tmp_path: Path) -> None:
+    """The environment and the file add up; comments, blank lines and line ends are no part of tokens."""
+    file = tmp_path / "tokens"
+    file.write_bytes(f"# made in spring\r\n\r\n  {SECOND}\r\n".encode())
+    guard = read_guard(ServiceConfig(tokens=f"{FIRST}, ", tokens_file=str(file)))
+    assert guard is not None
+    assert passes(guard, b"Bearer " + FIRST.encode())
+    assert passes(guard, b"Bearer " + SECOND.encode())
+    assert not passes(guard, b"Bearer # made in spring")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no token is there"),
+        (b"# none yet\n\n", "no token is there"),
+        (b"\n\ntoo-short-token\n", "line 3: the token has 15 characters, expected at least 16"),
+        (b"words of a sentence\n", "line 1: the token has a character that no bearer token may have"),
+        (b"\xff" * 20, "the tokens cannot be read: it is not UTF-8"),
+    ],
+    ids=["empty", "comments", "short", "spaces", "bytes"],
+)
+def test_a_file_that_guards_nothing_is_a_mistake(tmp_path: Path, content: bytes, message: str) -> None:
+    """Who names a file of tokens believes to be guarded; and the message must show none of them."""
+    file = tmp_path / "tokens"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_guard(ServiceConfig(tokens_file=str(file)))
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)
+    assert "too-short-token" not in str(caught.value)
+    assert "sentence" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    """A secret that was not mounted must not open the service."""
+    with pytest.raises(ConfigError, match="No such file"):
+        read_guard(ServiceConfig(tokens_file=str(tmp_path / "none")))
+
+
+def test_an_empty_name_of_a_file_is_a_mistake() -> None:
+    """What --tokens-file "$TOKENS" becomes where the variable is not set must not open the service."""
+    with pytest.raises(ConfigError, match=r"^--tokens-file: found ''"):
+        resolve_config({"tokens_file": ""}, {})
+
+
+@pytest.mark.parametrize("tokens", [",", "short", f"{FIRST},short"])
+def test_a_variable_with_a_bad_token_is_a_mistake(tokens: str) -> None:
+    """One bad token among good ones would be a surprise for whoever got it."""
+    with pytest.raises(ConfigError, match="environment TIMBERLINE_SERVE_TOKENS") as caught:
+        read_guard(ServiceConfig(tokens=tokens))
+    assert FIRST not in str(caught.value)
+
+
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    "value", [TRACE, b"cc" + TRACE[2:], b"cc" + TRACE[2:] + b"-what-the-future-will-be-like"]
+)
+def test_a_trace_is_found(value: bytes) -> None:
+    """A later version of the header is read as far as this one goes."""
+    assert find_trace([(b"traceparent", value)]) == {"traceparent": value[:55].decode()}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [TRACE, TRACE],
+        [TRACE.upper()],
+        [b"ff" + TRACE[2:]],
+        [TRACE + b"-more"],
+        [TRACE + b"\n"],
+        [TRACE[:-1]],
+        [b"00-" + b"0" * 32 + TRACE[35:]],
+        [TRACE[:36] + b"0" * 16 + b"-01"],
+    ],
+)
+def test_what_is_no_trace_is_left_out(values: list[bytes]) -> None:
+    """The header is the client's to write; only what is one may come into a log."""
+    assert find_trace([(b"traceparent", value) for value in values]) == {}

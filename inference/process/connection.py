@@ -25,7 +25,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from inference.app import Endpoint
 from inference.errors import RequestError, SlowClientError
-from inference.wire.answers import Answer, Header
+from inference.process.heads import AnswerHeads, Head, KnownHeads
+from inference.wire.answers import Answer
 from inference.wire.request import Request
 
 # A request with one of these goes the general way.
@@ -36,25 +37,6 @@ _LINGER_S = 1.0
 _LOOK_AGAIN_S = 0.02
 
 
-class Heads:
-    """Status line and headers as bytes, joined once for all answers that have the same ones."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, tuple[Header, ...]], bytes] = {}
-        self._defaults: list[Header] | None = None
-
-    def find(self, status: int, headers: tuple[Header, ...], defaults: list[Header]) -> bytes:
-        """Everything before ``content-length``; ``defaults`` is a new list whenever they change."""
-        if defaults is not self._defaults:
-            self._known.clear()  # once a second, when the date changes
-            self._defaults = defaults
-        head = self._known.get((status, headers))
-        if head is None:
-            lines = [b"%b: %b\r\n" % header for header in (*defaults, *headers)]
-            head = self._known[status, headers] = STATUS_LINE[status] + b"".join(lines)
-        return head
-
-
 class Connection(HttpToolsProtocol):
     """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
 
@@ -63,12 +45,14 @@ class Connection(HttpToolsProtocol):
     - ``direct``: endpoints by request target for which the short way is open;
     - ``max_direct_bytes``: longest body that takes it;
     - ``heads``: what they know of answers' first lines;
+    - ``known``: heads of requests by their bytes; a client sends the same one again and again;
     - ``count_rejected``: told the error's code of what is refused before it is a request.
     """
 
     direct: Mapping[bytes, Endpoint] = {}
     max_direct_bytes = 0
-    heads: Heads
+    heads: AnswerHeads
+    known: KnownHeads
     count_rejected: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -80,6 +64,7 @@ class Connection(HttpToolsProtocol):
         self._is_usual = True
         self._length = -1
         self._parts: list[bytes] = []
+        self._data = self._begun_in = b""
         self._waiting: asyncio.Task[None] | None = None
 
     @classmethod
@@ -90,19 +75,28 @@ class Connection(HttpToolsProtocol):
         settings = {
             "direct": direct,
             "max_direct_bytes": max_direct_bytes,
-            "heads": Heads(),
+            "heads": AnswerHeads(),
+            "known": KnownHeads(),
             "count_rejected": staticmethod(count_rejected),
         }
         return type("BoundConnection", (cls,), settings)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, without a timer to take back."""
+        """As uvicorn's, without a timer to take back, and without parsing a head that is known."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self.known.find(data[:end])
+        if known and known.length == len(data) - end and not self.is_receiving and not self.is_busy:
+            self.since = self.loop.time()
+            self._answer(known, data[end:])
+            return
+        self._data = b"" if self.is_receiving else data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self.send_400_response("")
         except httptools.HttpParserUpgrade:
             pass  # not offered: the request itself has been answered as if it had not asked
+        self._data = self._begun_in = b""
 
     # Parser callbacks
 
@@ -117,6 +111,7 @@ class Connection(HttpToolsProtocol):
         self._endpoint = None
         self._is_usual = True
         self._length = -1
+        self._begun_in = self._data
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -153,16 +148,27 @@ class Connection(HttpToolsProtocol):
         if self._endpoint is None:
             super().on_message_complete()
             return
-        parts = self._parts
         path, _, query = self.url.partition(b"?")
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        answer = self._endpoint.answer_post(Request("POST", path.decode("ascii"), query, self.headers, body))
-        keep_alive = self.parser.should_keep_alive()
+        head = Head(
+            self._endpoint,
+            path.decode("ascii"),
+            query,
+            self.headers,
+            self._length,
+            self.parser.should_keep_alive(),
+        )
+        if self._begun_in is self._data:
+            self.known.learn(self._data, head)
+        self._answer(head, b"".join(self._parts))
+
+    def _answer(self, head: Head, body: bytes) -> None:
+        request = Request("POST", head.path, head.query, head.headers, body)
+        answer = head.endpoint.answer_post(request)
         if isinstance(answer, Answer):
-            self._write(answer, keep_alive)
+            self._write(answer, head.keep_alive)
         else:
             self.flow.pause_reading()
-            self._waiting = self.loop.create_task(self._write_later(answer, keep_alive))
+            self._waiting = self.loop.create_task(self._write_later(answer, head.keep_alive))
             self.tasks.add(self._waiting)
             self._waiting.add_done_callback(self.tasks.discard)
 

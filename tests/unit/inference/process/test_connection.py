@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from inference.process.connection import Heads
+from inference.process.heads import AnswerHeads
 from inference.wire.answers import JSON
 
 
 def test_a_head_holds_the_status_and_every_header() -> None:
     """A header that is lost here is lost in every answer."""
-    head = Heads().find(503, (JSON, (b"retry-after", b"1")), [(b"date", b"today")])
+    head = AnswerHeads().find(503, (JSON, (b"retry-after", b"1")), [(b"date", b"today")])
     lines = [b"HTTP/1.1 503 Service Unavailable", b"date: today", b"content-type: application/json"]
     assert head.split(b"\r\n") == [*lines, b"retry-after: 1", b""]
 
 
 def test_a_head_is_joined_anew_when_the_date_changes() -> None:
     """What is kept must not be older than what it says."""
-    heads = Heads()
+    heads = AnswerHeads()
     today = [(b"date", b"today")]
     assert heads.find(200, (JSON,), today) is heads.find(200, (JSON,), today)
     assert b"tomorrow" in heads.find(200, (JSON,), [(b"date", b"tomorrow")])
@@ -24,7 +24,7 @@ def test_a_head_is_joined_anew_when_the_date_changes() -> None:
 
 def test_heads_are_told_apart_by_status_and_headers() -> None:
     """An answer with another version's header would be a wrong answer."""
-    heads = Heads()
+    heads = AnswerHeads()
     defaults = [(b"date", b"today")]
     found = {
         heads.find(status, (JSON, (b"x-model-version", version)), defaults)

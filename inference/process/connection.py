@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from inference.app import Endpoint
 from inference.errors import RequestError, SlowClientError
-from inference.process.heads import AnswerHeads, Head, KnownHeads
+from inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads
 from inference.wire.answers import Answer
 from inference.wire.request import Request
 
@@ -83,13 +83,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, without a timer to take back, and without parsing a head that is known."""
-        end = data.find(b"\r\n\r\n") + 4
-        known = self.known.find(data[:end])
-        if known and known.length == len(data) - end and not self.is_receiving and not self.is_busy:
-            self.since = self.loop.time()
-            self._answer(known, data[end:])
-            return
-        self._data = b"" if self.is_receiving else data
+        if not self.is_receiving:
+            end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
+            known = self.known.find(data[:end])
+            if known and known.length == len(data) - end and not self.is_busy:
+                self.since = self.loop.time()
+                self._answer(known, data[end:])
+                return
+            self._data = data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:

@@ -11,7 +11,7 @@ from inference.wire.answers import Header
 
 # A client's head changes with its body's length only: some dozen heads a client, a fifth of a KB each.
 _MOST_KNOWN = 512
-_LONGEST_KNOWN = 1024
+LONGEST_KNOWN = 1024
 
 
 class Head(NamedTuple):
@@ -35,7 +35,7 @@ class KnownHeads:
     def learn(self, data: bytes, head: Head) -> None:
         """Keep a head if ``data`` is one whole request: a head from its first byte on, and its body."""
         end = len(data) - head.length
-        if data.find(b"\r\n\r\n") + 4 == end <= _LONGEST_KNOWN:
+        if data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4 == end:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[data[:end]] = head

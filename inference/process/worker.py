@@ -25,6 +25,7 @@ from inference.metrics.shared import attach
 from inference.process.acceptor import Balance, bind_listener
 from inference.process.connection import Connection
 from inference.process.cpus import count_cpus
+from inference.process.memory import settle_memory
 from inference.process.order import Order, read_order
 from inference.process.server import Door, Server
 from inference.routes.example import write_curl
@@ -105,6 +106,7 @@ def _load(
     fleet = Fleet(open_store(config.registry), config, metrics)
     state = ServiceState(fleet.load(falls_back=falls_back))
     show_versions(state.lineup, metrics)
+    settle_memory()
     return state, Watcher(fleet, state, metrics, config.watch_s)
 
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from registry.store import Store, open_store
-from tests.support.closed_loop import Answer, Clients, run_clients
 from tests.support.questions import QUESTIONS, Judge, Question, cycle_questions
+from tests.support.raw_clients import Answer, Clients, run_clients
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.soak import MOST_GROWTH_BYTES, SIZES, Footprint, Summary, measure_footprint, show_bytes
 from tests.support.swapping import publish_versions

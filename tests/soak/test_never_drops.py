@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from registry.store import Store, open_store
-from tests.support.closed_loop import Answer, Clients, run_clients
 from tests.support.pages import read_counter
 from tests.support.questions import Judge, Question, cycle_questions, end_with
+from tests.support.raw_clients import Answer, Clients, run_clients
 from tests.support.service import RunningService, running_service
 from tests.support.soak import SIZES, Summary
 from tests.support.swapping import publish_versions

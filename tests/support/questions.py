@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.closed_loop import Answer
+from tests.support.raw_clients import Answer
 from tests.support.swapping import EXPECTED
 from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS, NUMERIC_ROWS
 

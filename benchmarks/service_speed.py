@@ -9,9 +9,10 @@ and ratios are taken within a round (`benchmarks.service_figures`).
 Two things cannot be measured directly on a machine with two cores, as the clients need one:
 
 - *Capacity of two workers* is computed: the processor time a request of the busiest worker, against
-  that of one worker alone. It counts what sharing costs (locks, counters, an uneven spread of
-  connections), not what waiting for a core costs. The rate that two workers and the clients reached
-  together on the two cores is told beside it, scaled to what the clients left.
+  that of one worker alone, each with the same number of connections. It counts what sharing costs
+  (locks, counters, an uneven spread of connections), not what waiting for a core costs. The rate
+  that two workers and the clients reached together on the two cores is told beside it, scaled to
+  what the clients left.
 - *A batch* is compared by rows a processor second; rows a second as seen are told beside it.
 """
 
@@ -277,7 +278,11 @@ class _Bench:
         service = self._start_service(self.cores.all, "--workers", "2")
         await_answer(service, row, self._name)
         self._workers.append(service)
-        self.arms["two_workers"] = self._load(service, row, client_cores=self.cores.all)
+        # As many connections a worker as the one alone has: with fewer, a turn of its loop has less to do.
+        connections = 2 * self.settings.connections
+        self.arms["two_workers"] = self._load(
+            service, row, client_cores=self.cores.all, connections=connections
+        )
 
     def _start_batches(self, ours: Service) -> None:
         try:

@@ -16,6 +16,7 @@ import pytest
 
 from registry.manifest import Golden
 from registry.store import MODEL_FILE, Store, open_store
+from tests.support.pages import read_counter
 from tests.support.service import DEADLINE_S, RunningService, refuse_to_start, running_service
 from tests.support.swapping import EXPECTED, SCALES, publish_versions, swap_under_load
 from tests.support.tiny_model import (
@@ -30,13 +31,6 @@ from tests.support.tiny_model import (
 REQUESTS = 2000
 MOVES = 6
 WATCH = ("--watch-s", "0.02")
-
-
-def read_counter(page: str, name: str, **labels: str) -> float:
-    """The sum of all series of ``name`` that have these labels."""
-    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
-    chosen = [line for line in lines if all(f'{key}="{value}"' in line for key, value in labels.items())]
-    return sum(float(line.rpartition(" ")[2]) for line in chosen)
 
 
 def read_events(service: RunningService, event: str) -> list[dict[str, Any]]:

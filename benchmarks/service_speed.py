@@ -3,8 +3,9 @@
 The yardstick is the processor time (user and system, of all its processes) that a server takes for
 one request. It moves far less than requests a second do when other programs run, but it does move:
 they empty the caches, and slowed clients give a server fewer requests at a time. So rounds are
-short and many, all services are started once and loaded in turn, in a new random order each round,
-and ratios are taken within a round (`benchmarks.service_figures`).
+short and many, all services are loaded in turn, in a new random order each round, and ratios are
+taken within a round (`benchmarks.service_figures`). Where a process happens to lie in memory moves
+its figures as well, by a tenth and for as long as it lives: so everything is started several times.
 
 Two things cannot be measured directly on a machine with two cores, as the clients need one:
 
@@ -125,17 +126,28 @@ def measure_service(
     """
     manifest = store.verify(model, version)
     load_before = os.getloadavg()[0]
-    with interruptible(), contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    left_out: dict[str, str] = {}
+    pythons = _find_rivals(environments, rivals, left_out)
+    log = _Log()
+    with interruptible(), tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
         (scratch / MODEL_FILE).write_bytes(store.read_file(model, version, MODEL_FILE))
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-        bench = _Bench(stack, scratch, store.location, manifest, settings, choose_cores())
-        bench.start_ours()
-        bench.start_rivals(_find_rivals(environments, rivals, bench.left_out))
-        samples = bench.measure_rounds()
-        bench.note_memory()
+        for start in range(settings.starts):
+            with contextlib.ExitStack() as stack:
+                bench = _Bench(stack, scratch, store.location, manifest, settings, choose_cores(), log)
+                bench.start_ours()
+                bench.start_rivals(pythons)
+                bench.measure_rounds(start)
+                bench.note_memory()
+            left_out |= bench.left_out
+    samples = log.samples
     services = {name: describe_service(samples[name], samples["noop"]) for name in bench.services}
-    figures = {**derive_figures(samples, settings.batch_rows), **bench.starts}
+    figures = {
+        **derive_figures(samples, settings.batch_rows),
+        "ready_s": summarise(log.ready_s),
+        "resident_mb": summarise([size / 1e6 for size in log.resident_bytes]),
+    }
     return Report(
         model=model,
         version=version,
@@ -150,7 +162,7 @@ def measure_service(
         },
         services=services,
         figures=figures,
-        left_out=bench.left_out,
+        left_out=left_out,
         targets=judge(targets, figures),
     )
 
@@ -204,8 +216,17 @@ def _find_rivals(environments: Path, wanted: str, left_out: dict[str, str]) -> d
 
 
 @dataclass
+class _Log:
+    """What was seen over all starts; the rounds of every arm, in one order."""
+
+    samples: dict[str, list[Seen]] = field(default_factory=dict)
+    ready_s: list[float] = field(default_factory=list)
+    resident_bytes: list[int] = field(default_factory=list)
+
+
+@dataclass
 class _Bench:
-    """Everything that runs while it is measured."""
+    """Everything that runs while it is measured, from one start to its end."""
 
     stack: contextlib.ExitStack
     scratch: Path
@@ -213,28 +234,24 @@ class _Bench:
     manifest: Manifest
     settings: Settings
     cores: Cores
+    log: _Log
     arms: dict[str, Arm] = field(default_factory=dict)
     services: list[str] = field(default_factory=list)  # arms of the table, in its order
-    starts: dict[str, Spread] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clients: Clients = self.stack.enter_context(launch_clients(self._log("clients")))
         self._name = f"{self.manifest.model}@{self.manifest.version}"
         self._workers: list[Service] = []
-        self._ready_s: list[float] = []
-        self._resident_bytes: list[int] = []
 
     # What is started
 
     def start_ours(self) -> None:
         """The no-ops, our service, and the graph alone."""
-        for _ in range(self.settings.starts - 1):
-            self._try_start()
         row = requests.write_row(self.manifest)
         ours = self._start_service([self.cores.server])
         self._workers.append(ours)
-        self._ready_s.append(ours.ready_s)
+        self.log.ready_s.append(ours.ready_s)
         body_bytes = await_answer(ours, row, self._name)
         for name in ("noop", "starlette_noop"):
             noop = self._start_rival(sys.executable, name, "--body-bytes", str(body_bytes))
@@ -262,14 +279,6 @@ class _Bench:
         if python := pythons.get("mlserver"):
             service = self._start_rival(str(python), "mlserver_service", *version)
             self._add_row("mlserver", service, requests.write_protocol_row(self.manifest))
-
-    def _try_start(self) -> None:
-        """Start our service once more, only to see how long it takes and how large it is."""
-        with contextlib.ExitStack() as stack:
-            service = self._start_service([self.cores.server], stack=stack)
-            self._ready_s.append(service.ready_s)
-            await_answer(service, requests.write_row(self.manifest), self._name)
-            self._resident_bytes += read_resident_bytes(find_processes(service))
 
     def _start_two_workers(self, row: bytes) -> None:
         if len(self.cores.all) == 1:
@@ -305,9 +314,7 @@ class _Bench:
             else:
                 self.arms[name] = self._load(ours, request, connections=_BATCH_CONNECTIONS)
 
-    def _start_service(
-        self, cores: Sequence[int], *flags: str, stack: contextlib.ExitStack | None = None
-    ) -> Service:
+    def _start_service(self, cores: Sequence[int], *flags: str) -> Service:
         launch = launch_service(
             self.registry,
             self.manifest.model,
@@ -317,7 +324,7 @@ class _Bench:
             flags=flags,
             cores=cores,
         )
-        return (stack or self.stack).enter_context(launch).await_ready(START_TIMEOUT_S)
+        return self.stack.enter_context(launch).await_ready(START_TIMEOUT_S)
 
     def _start_rival(self, python: str, module: str, *flags: str) -> Service:
         launch = launch_command(
@@ -357,25 +364,24 @@ class _Bench:
 
     # What is measured
 
-    def measure_rounds(self) -> dict[str, list[Seen]]:
-        """Every arm once a round, in an order that is drawn anew; before that once unmeasured."""
+    def measure_rounds(self, start: int) -> None:
+        """This start's share of the rounds: every arm once a round, in an order that is drawn anew.
+
+        Before that, once unmeasured.
+        """
         settings = self.settings
-        order = random.Random(settings.seed)
-        samples: dict[str, list[Seen]] = {name: [] for name in self.arms}
+        order = random.Random(settings.seed + start)
         for arm in self.arms.values():
             arm.run(settings.warmup_s, settings.warmup_s)
-        for number in range(1, settings.rounds + 1):
+        samples = self.log.samples
+        for number in range(start, settings.rounds, settings.starts):
             for name in order.sample(list(self.arms), len(self.arms)):
-                samples[name].append(self.arms[name].run(settings.window_s, settings.warmup_s))
+                seen = self.arms[name].run(settings.window_s, settings.warmup_s)
+                samples.setdefault(name, []).append(seen)
             last = {name: round(cost_us(rounds[-1]), 1) for name, rounds in samples.items()}
-            log_event(_logger, "round measured", round=number, of=settings.rounds, cpu_us=last)
-        return samples
+            log_event(_logger, "round measured", round=number + 1, of=settings.rounds, cpu_us=last)
 
     def note_memory(self) -> None:
-        """Memory of every worker after the load, beside that of the other starts."""
+        """Memory of every worker after the load."""
         for service in self._workers:
-            self._resident_bytes += read_resident_bytes(find_processes(service))
-        self.starts = {
-            "ready_s": summarise(self._ready_s),
-            "resident_mb": summarise([size / 1e6 for size in self._resident_bytes]),
-        }
+            self.log.resident_bytes += read_resident_bytes(find_processes(service))

@@ -73,7 +73,7 @@ class App:
         self._open = OPEN_ROUTES | {config.health_route} | ({"/metrics"} if config.metrics_port else set())
         self._is_logging = config.request_log
         runner = Runner(pool, self._work, config.inline_max_rows)
-        health = Health(state, metrics)
+        health = Health(state, metrics, config.metrics_port)
         metadata = Metadata(state)
         predict = Predict(state, config, runner)
         infer = Infer(state, config, runner)

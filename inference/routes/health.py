@@ -14,9 +14,16 @@ from inference.wire.request import Request
 
 
 class Health:
-    """Handlers that say how the service is; the Open Inference Protocol's two, and ``GET /``."""
+    """Handlers that say how the service is; the Open Inference Protocol's two, and ``GET /``.
 
-    def __init__(self, state: ServiceState, metrics: ServiceMetrics) -> None:
+    Args:
+        state: what is served.
+        metrics: what was counted.
+        metrics_port: where ``/metrics`` is; 0 is here.
+    """
+
+    def __init__(self, state: ServiceState, metrics: ServiceMetrics, metrics_port: int = 0) -> None:
+        self._metrics_at = f":{metrics_port}/metrics" if metrics_port else "/metrics"
         self._state = state
         self._metrics = metrics
         self._pages = PageBuilder()
@@ -50,7 +57,7 @@ class Health:
                 "title": live.manifest.title,
                 "predict": "/predict",
                 "metadata": f"/v2/models/{live.model}",
-                "metrics": "/metrics",
+                "metrics": self._metrics_at,
                 "models": {name: self._state.list_versions(name) for name in self._state.models},
                 "uptime_s": round(monotonic() - self._started, 1),
                 **_sum_traffic(self._metrics.memory),

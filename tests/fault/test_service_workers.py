@@ -215,6 +215,7 @@ def test_the_metrics_may_have_a_port_of_their_own(registry: Path, workers: str) 
     with running_service(registry, "tiny", *flags) as service:
         assert service.predict({"rings": 40})[0] == 200
         assert service.request("GET", "/metrics")[0] == 404
+        assert service.get_json("/")["metrics"] == f":{port}/metrics"
         aside = RunningService(service.process, {**service.announced, "port": port}, Path(os.devnull))
         status, _, page = aside.request("GET", "/metrics")
         assert status == 200

@@ -171,7 +171,9 @@ class Supervisor:
         del self._workers[worker.slot]
         self._free.insert(0, worker.slot)
         how = {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
-        level = logging.INFO if worker.is_asked_to_end else logging.ERROR
+        # One that failed may have been asked to end while it did.
+        is_expected = worker.is_asked_to_end and code <= 0
+        level = logging.INFO if is_expected else logging.ERROR
         log_event(_logger, "worker ended", level, worker=worker.slot, pid=worker.pid, **how)
 
     async def _keep(self, worker: Worker) -> None:

@@ -21,7 +21,7 @@ from registry.store import open_store
 from tests.support.service import DEADLINE_S, ROOT, RunningService, running_service
 from tests.support.tiny_model import publish_mixed, publish_numeric
 
-EXAMPLES = os.environ.get("TIMBERLINE_FUZZ_EXAMPLES", "20")
+EXAMPLES = os.environ.get("TIMBERLINE_FUZZ_EXAMPLES", "6")
 SEED = "20"
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
 

@@ -55,7 +55,8 @@ def test_check_turns_a_missed_target_into_a_no(folder: Path) -> None:
     """A bound that nothing can keep must be missed, told, and end with 1 only when asked for."""
     targets = folder / "targets.toml"
     targets.write_text('[timberline_to_noop]\ntext = "impossible"\nat_most = 0.0\n')
-    code, report, log = run(folder, "--model", "tiny", "--targets", str(targets), "--check")
+    flags = ("--targets", str(targets), "--check", "--rounds", "1")
+    code, report, log = run(folder, "--model", "tiny", *flags)
     assert (code, report["targets"][0]["is_met"]) == (1, False), log
     assert "NOT MET" in log
 

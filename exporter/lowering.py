@@ -35,8 +35,8 @@ class Affine:
     def is_close(self) -> bool:
         """Whether every order of summation ends within 1e-8, for columns up to 2**22 in magnitude.
 
-        A single product rounds once, as the statement does. Of at most five terms whose weights sum
-        to 4 the rounding errors do: 5 terms × 2**-53 × 4 × 2**22 is 1e-8.
+        A single product is off by a rounding or two of itself, far below what a float32 holds. Of at
+        most five terms whose weights sum to 4 the rounding errors do: 5 × 2**-53 × 4 × 2**22 is 1e-8.
         """
         weights = [abs(weight) for _, weight in self.terms]
         if len(weights) == 1 and self.bias == 0:
@@ -99,11 +99,20 @@ class Lowering:
             return self._coalesce(expression)
         if expression.type is ValueType.BOOLEAN:
             return self._condition_value(expression)
-        # A sine or cosine moves by no more than its angle.
-        argument = self.feature if expression.operator in {"sin", "cos"} else self.value
+        argument = self._angle if expression.operator in {"sin", "cos"} else self.value
         formula = build_formula(self._graph, expression, [argument(a) for a in expression.arguments])
         assert formula is not None, expression.operator
         return formula
+
+    def _angle(self, expression: Expression) -> Scalar:
+        """As `value`; degrees in radians join the product of sums, as they round there as written.
+
+        Anything longer could end in another last bit, and what a sine is compared with is not known here.
+        """
+        if not isinstance(expression, Call) or expression.operator != "mul":
+            return self.value(expression)
+        kinds = {type(argument) for argument in expression.arguments}
+        return self.feature(expression) if kinds == {ColumnRef, Literal} else self.value(expression)
 
     def _number(self, literal: Literal) -> float:
         if literal.value is None:

@@ -47,6 +47,8 @@ def test_weights_that_round_stay_as_written_in_a_comparison() -> None:
     """0.1 * 3 > 0.3 must be decided as the database decides it, to the last bit."""
     assert _operators("k0 * 0.1 > 0.3") == ["Gather", "Mul", "Greater", "Cast", "Cast"]
     assert "MatMul" not in _operators("floor(k0 * 0.1 - k1 * 0.3)")
+    assert "MatMul" not in _operators("sin(k0 / 3) > 0.5")
+    assert "MatMul" not in _operators("cos(k0 * 0.1 - k1 * 0.3)")
 
 
 def test_sums_that_could_cancel_far_apart_stay_as_written() -> None:

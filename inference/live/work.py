@@ -18,7 +18,7 @@ class WorkLimit:
 
     A request answered within one turn of the loop is in work from the turn's beginning: it waited
     for those of the same turn that came before it. So ``begin`` counts the requests of the turn,
-    and ``hold``/``release`` those that last longer.
+    and whoever hands work to a thread counts it in ``held`` for as long as it lasts.
 
     Args:
         max_requests: more than this at a time are refused.

@@ -209,7 +209,6 @@ class Connection(HttpToolsProtocol):
         end = b"connection: close\r\n\r\n" if is_last else b"\r\n"
         head = self.heads.find(status, headers, self.server_state.default_headers)
         self.transport.write(b"%bcontent-length: %d\r\n%b%b" % (head, len(body), end, body))
-        self.server_state.total_requests += 1
         if is_last:
             self.transport.close()
         self.since = self.loop.time()

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["none", "there", "all"],
         help="other services: none, those that are there (default), or all, installed if need be",
     )
-    service.add_argument("--targets", type=Path, help="the bounds (default service_targets.toml)")
+    service.add_argument("--targets", type=Path, help="the bounds (default targets.toml)")
     service.add_argument("--check", action="store_true", help="end with 1 on a missed target")
     rivals = _add_verb(verbs, "rivals", "install the services to compare with, each on its own")
     for verb in (service, rivals):
@@ -90,7 +90,7 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 def _gate(options: argparse.Namespace) -> int:
     from benchmarks.gate import run_gate
-    from benchmarks.report import format_table
+    from benchmarks.report.text import format_table
     from registry.names import ModelRef
     from registry.store import open_store
 
@@ -114,7 +114,7 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from benchmarks.bench import format_bench, run_bench
+    from benchmarks.load.bench import format_bench, run_bench
     from registry.aliases import resolve
     from registry.names import ModelRef
     from registry.store import open_store
@@ -128,7 +128,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _etl(options: argparse.Namespace) -> int:
-    from benchmarks.etl_speed import measure_etl
+    from benchmarks.etl.speed import measure_etl
 
     if options.set:
         raise ConfigError("the ETL is measured with the model folder as it stands", where="--set")
@@ -139,9 +139,9 @@ def _etl(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> int:
-    from benchmarks.service_figures import DEFAULT_TARGETS, load_targets
-    from benchmarks.service_report import format_service, write_report
-    from benchmarks.service_speed import Settings, measure_service
+    from benchmarks.service.figures import DEFAULT_TARGETS, load_targets
+    from benchmarks.service.report import format_service, write_report
+    from benchmarks.service.speed import Settings, measure_service
     from registry.aliases import resolve
     from registry.names import ModelRef
     from registry.store import open_store

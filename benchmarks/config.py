@@ -48,7 +48,7 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
 
 
 class LatencySettings(_Section, frozen=True, kw_only=True):
-    """Levels and the stored spread of the latency judgement; see `benchmarks.measure`."""
+    """Levels and the stored spread of the latency judgement; see `benchmarks.judge.measure`."""
 
     alpha_block: Level
     alpha_pass: Level
@@ -58,7 +58,7 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):
-    """Levels of the accuracy judgement; see `benchmarks.accuracy`."""
+    """Levels of the accuracy judgement; see `benchmarks.judge.paired`."""
 
     alpha_block: Level
     alpha_recall: Level

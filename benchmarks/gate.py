@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.config import GateSettings
+from benchmarks.drive.services import interruptible
+from benchmarks.drive.workload import load_workload
 from benchmarks.match import GATE_VERSION, Match, find_match
-from benchmarks.services import interruptible
-from benchmarks.workload import load_workload
 from registry.errors import RegistryError
 from registry.ground.files import fresh_folder
 from registry.ground.logs import log_event

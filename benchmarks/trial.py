@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import GateSettings
-from benchmarks.duet import Duet
+from benchmarks.drive.duet import Duet
+from benchmarks.drive.workload import Workload, draw_bodies
 from benchmarks.errors import BenchmarkError
-from benchmarks.evidence import StaticEvidence, judge_static
-from benchmarks.judge_latency import judge_answers, judge_p50, judge_p50_ceiling, report_service
+from benchmarks.judge.evidence import StaticEvidence, judge_static
+from benchmarks.judge.latency import judge_answers, judge_p50, judge_p50_ceiling, report_service
+from benchmarks.judge.measure import Restart
+from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.match import GATE_VERSION, Match
-from benchmarks.measure import Restart
-from benchmarks.report import write_markdown, write_report
-from benchmarks.verdict import combine_lines, required_lines
-from benchmarks.workload import Workload, draw_bodies
+from benchmarks.report.text import write_markdown, write_report
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
 from registry.store import Store

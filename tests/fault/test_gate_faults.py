@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from benchmarks.config import GateSettings, load_gate_settings
-from benchmarks.duet import find_problem
+from benchmarks.drive.duet import find_problem
+from benchmarks.drive.plan import Body, Outcome, Plan, Target, read_observations
+from benchmarks.drive.services import drive, launch_driver
 from benchmarks.errors import BenchmarkError
 from benchmarks.gate import run_gate
-from benchmarks.plan import Body, Outcome, Plan, Target, read_observations
-from benchmarks.services import drive, launch_driver
 from registry.manifest import Golden
 from registry.store import MODEL_FILE, open_store
 from registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdict

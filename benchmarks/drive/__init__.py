@@ -1,0 +1,1 @@
+"""Services under test and the Locust process that drives them."""

@@ -1,0 +1,138 @@
+"""Drive champion and candidate side by side, in fresh processes for every restart.
+
+The restart is the unit of replication: placement, memory layout and start order make identical
+processes differ by several percent, and only new processes show that spread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.config import DuetSettings
+from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
+from benchmarks.drive.services import Service, drive, launch_driver, launch_service
+from benchmarks.drive.workload import golden_bodies
+from benchmarks.errors import BenchmarkError
+from benchmarks.judge.measure import ArmRun, Restart
+from registry.ground.logs import log_event
+from registry.manifest import Manifest
+
+logger = logging.getLogger("benchmarks")
+
+# The wall clock and the monotonic clock part by more only when somebody sets a clock or the machine sleeps.
+_MAX_CLOCK_JUMP_S = 1.0
+# What a Locust run may take beside its window: import, golden rows, warm-up, writing.
+_DRIVER_SLACK_S = 60.0
+
+
+@dataclass(frozen=True)
+class Duet:
+    """What is driven and how; ``versions`` by arm ("candidate", and "champion" if there is one)."""
+
+    registry: str
+    versions: Mapping[str, Manifest]
+    bodies: tuple[Body, ...]
+    settings: DuetSettings
+    folder: Path
+    users: int = 1
+
+    def run_restart(self, number: int) -> Restart:
+        """Start every service, drive them for one window, end them.
+
+        What goes wrong is in the result's ``problem``: a restart that cannot be believed is
+        evidence too. Raw observations and logs stay in ``folder``.
+        """
+        try:
+            return self._run_restart(number)
+        except BenchmarkError as error:
+            return Restart(number=number, pairs=0, arms={}, problem=str(error))
+
+    def _run_restart(self, number: int) -> Restart:
+        seed = f"{self.settings.seed}-{number}"
+        observations = self.folder / f"restart-{number:02}.csv.gz"
+        driver_log = self.folder / f"restart-{number:02}-locust.log"
+        with (
+            self._services(number, random.Random(seed)) as services,
+            launch_driver(log=driver_log, stop_timeout_s=self.settings.stop_timeout_s) as driver,
+        ):
+            pids = [driver.pid, *(service.process.pid for service in services.values())]
+            log_event(logger, "services ready", logging.DEBUG, number=number, pids=pids)
+            plan = Plan(
+                targets=tuple(build_target(arm, self.versions[arm], s) for arm, s in services.items()),
+                bodies=self.bodies,
+                users=self.users,
+                window_s=self.settings.window_s,
+                warmup_cycles=self.settings.warmup_pairs,
+                seed=seed,
+                request_timeout_s=self.settings.request_timeout_s,
+                observations=str(observations),
+            )
+            timeout_s = self.settings.window_s + self.settings.request_timeout_s + _DRIVER_SLACK_S
+            outcome = drive(driver, plan, timeout_s=timeout_s, log=driver_log)
+            residents = {arm: service.resident_bytes() for arm, service in services.items()}
+        seen = read_observations(observations)
+        arms = {
+            arm: ArmRun(_latencies(seen, arm), services[arm].ready_s, residents[arm])
+            for arm in sorted(services)
+        }
+        problem = find_problem(outcome, seen, tuple(arms), self.settings.min_pairs)
+        return Restart(number, outcome.cycles, arms, problem, outcome.cpu_share)
+
+    @contextlib.contextmanager
+    def _services(self, number: int, chance: random.Random) -> Iterator[dict[str, Service]]:
+        """Every service ready, started in random order; the order of the result is random too."""
+        order = sorted(self.versions)
+        chance.shuffle(order)
+        with contextlib.ExitStack() as stack:
+            launches = {}
+            for arm in order:
+                manifest = self.versions[arm]
+                launches[arm] = stack.enter_context(
+                    launch_service(
+                        self.registry,
+                        manifest.model,
+                        manifest.version,
+                        log=self.folder / f"restart-{number:02}-{arm}.log",
+                        stop_timeout_s=self.settings.stop_timeout_s,
+                    )
+                )
+            chance.shuffle(order)
+            yield {arm: launches[arm].await_ready(self.settings.start_timeout_s) for arm in order}
+
+
+def build_target(arm: str, manifest: Manifest, service: Service) -> Target:
+    """A ready service as the load generator has to see it."""
+    return Target(
+        arm=arm,
+        url=service.url,
+        model=manifest.model,
+        version=manifest.version,
+        classes=tuple(label.value for label in manifest.signature.classes),
+        atol=manifest.golden.atol,
+        golden=golden_bodies(manifest, arm),
+    )
+
+
+def _latencies(observations: list[Observation], arm: str) -> tuple[float, ...]:
+    return tuple(seen.latency_ms for seen in observations if seen.arm == arm)
+
+
+def find_problem(
+    outcome: Outcome, observations: list[Observation], arms: tuple[str, ...], min_pairs: int
+) -> str:
+    """Why a restart cannot be believed; "" when it can."""
+    if outcome.failures:
+        return f"{outcome.failures} failed requests, the first: {outcome.first_failure}"
+    if outcome.cycles < min_pairs:
+        return f"{outcome.cycles} pairs, expected at least {min_pairs}"
+    if outcome.clock_jump_s > _MAX_CLOCK_JUMP_S:
+        return f"a clock jumped by {outcome.clock_jump_s:.1f} s"
+    shares = {arm: sum(seen.arm == arm for seen in observations) for arm in arms}
+    if set(shares.values()) != {outcome.cycles}:
+        return f"unequal shares: {shares} observations of {outcome.cycles} pairs"
+    return ""

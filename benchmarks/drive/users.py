@@ -1,0 +1,170 @@
+"""The Locust process: one plan on stdin, one outcome on stdout, every raw observation in a file.
+
+Run by the gate as ``python -m benchmarks.drive.users``, never imported by it: Locust patches the standard
+library on import. Latencies are the unrounded floats of Locust's ``request`` event.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from locust import FastHttpUser, task
+from locust.env import Environment
+from locust.exception import StopUser
+
+from benchmarks.drive.answers import check_reply
+from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, write_observations
+
+# A service that fails every request would fail thousands in a window; these many tell the story.
+_MAX_FAILURES = 50
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+
+
+class Recorder:
+    """Keeps what the ``request`` event says, in memory until the window is over."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.observations: list[Observation] = []
+        self.cycles = 0
+        self.failures = 0
+        self.first_failure = ""
+        self.began: float | None = None
+        self.ended = 0.0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """So much has failed that the rest would not change the verdict."""
+        return self.failures >= _MAX_FAILURES
+
+    def begin(self) -> float:
+        """The first user to finish its warm-up opens the window; returns when it closes."""
+        if self.began is None:
+            self.began = time.perf_counter()
+        return self.began + self.plan.window_s
+
+    def on_request(
+        self, response_time: float, context: dict[str, Any], exception: Exception | None, **_: object
+    ) -> None:
+        """Listener of Locust's ``request`` event; ``response_time`` is milliseconds as a float."""
+        problem = str(exception)[:200] if exception else ""
+        if problem:
+            self.failures += 1
+            self.first_failure = self.first_failure or f"{context['arm']}: {problem}"
+        if context["pair"] is None or self.began is None:
+            return
+        self.ended = time.perf_counter()
+        self.observations.append(
+            Observation(
+                pair=context["pair"],
+                position=context["position"],
+                arm=context["arm"],
+                body=context["body"],
+                sent_s=self.ended - self.began - response_time / 1e3,
+                latency_ms=response_time,
+                problem=problem,
+            )
+        )
+
+
+class DuetUser(FastHttpUser):
+    """Sends the same body to every target, in random order, one request in flight."""
+
+    abstract = True
+    host = "http://127.0.0.1"
+    plan: Plan
+    recorder: Recorder
+    count = 0
+
+    def on_start(self) -> None:
+        """Replay the golden rows and warm up; neither is measured."""
+        type(self).count += 1
+        self.random = random.Random(f"{self.plan.seed}-{type(self).count}")
+        for target in self.plan.targets:
+            for body in target.golden:
+                self._send(target, body, pair=None)
+        for _ in range(self.plan.warmup_cycles):
+            self._cycle(pair=None)
+        self.closes = self.recorder.begin()
+
+    @task
+    def measure(self) -> None:
+        """One measured cycle; the window ends between cycles, so that no pair is half there."""
+        if time.perf_counter() >= self.closes or self.recorder.is_hopeless:
+            raise StopUser
+        pair = self.recorder.cycles
+        self.recorder.cycles += 1
+        self._cycle(pair)
+
+    def _cycle(self, pair: int | None) -> None:
+        if self.recorder.is_hopeless:
+            return
+        index = self.random.randrange(len(self.plan.bodies))
+        order = list(self.plan.targets)
+        self.random.shuffle(order)
+        for position, target in enumerate(order):
+            self._send(target, self.plan.bodies[index], pair=pair, position=position, index=index)
+
+    def _send(
+        self, target: Target, body: Body, *, pair: int | None, position: int = 0, index: int = 0
+    ) -> None:
+        context = {"arm": target.arm, "pair": pair, "position": position, "body": index}
+        with self.client.post(
+            f"{target.url}/predict",
+            data=body.payload,
+            headers=_HEADERS,
+            name=target.arm,
+            context=context,
+            catch_response=True,
+        ) as response:
+            if response.status_code == 0:
+                return  # no reply at all: Locust reports the exception itself
+            problem = check_reply(response.status_code, response.content, target, body)
+            if problem:
+                response.failure(problem)
+            else:
+                response.success()
+
+
+def run_plan(plan: Plan) -> Outcome:
+    """Drive the targets and write the raw observations to ``plan.observations``."""
+    recorder = Recorder(plan)
+    user: Any = type(
+        "PlannedUser",
+        (DuetUser,),
+        {
+            "plan": plan,
+            "recorder": recorder,
+            "network_timeout": plan.request_timeout_s,
+            "connection_timeout": plan.request_timeout_s,
+        },
+    )
+    environment: Any = Environment(user_classes=[user], catch_exceptions=False)
+    environment.events.request.add_listener(recorder.on_request)
+    runner = environment.create_local_runner()
+    wall, steady, cpu = time.time(), time.monotonic(), time.process_time()
+    runner.start(plan.users, spawn_rate=max(plan.users, 1))
+    runner.spawning_greenlet.join()
+    runner.user_greenlets.join()
+    jump = abs((time.time() - wall) - (time.monotonic() - steady))
+    share = (time.process_time() - cpu) / max(time.monotonic() - steady, 1e-9)
+    runner.quit()
+    write_observations(Path(plan.observations), recorder.observations)
+    return Outcome(
+        cycles=recorder.cycles,
+        failures=recorder.failures,
+        first_failure=recorder.first_failure,
+        elapsed_s=recorder.ended - recorder.began if recorder.began and recorder.ended else 0.0,
+        clock_jump_s=jump,
+        cpu_share=share,
+    )
+
+
+if __name__ == "__main__":
+    outcome = run_plan(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))
+    sys.stdout.buffer.write(msgspec.json.encode(outcome))

@@ -1,0 +1,1 @@
+"""The ETL beside a bare copy and beside pandas."""

@@ -1,0 +1,1 @@
+"""From raw observations and held-out predictions to lines of a verdict."""

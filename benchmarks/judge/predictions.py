@@ -1,0 +1,186 @@
+"""Read held-out predictions of versions and lay them side by side, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.errors import EvidenceError
+from benchmarks.judge.paired import Discordance
+
+# Probabilities are clipped here before the logarithm: float32 cannot tell smaller ones from 0.
+_SMALLEST = 1e-7
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One version's answers to the test split, ordered by source row; all arrays have shape (rows,).
+
+    ``truth`` and ``label`` are class indexes, ``loss`` is -ln of the true class's probability.
+    """
+
+    rows: Integers
+    truth: Integers
+    label: Integers
+    loss: Floats
+
+    @property
+    def correct(self) -> Flags:
+        """Whether the label is the truth, per row."""
+        correct: Flags = self.label == self.truth
+        return correct
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One version's quality on the test split; ``loss_sd`` is the SD of a row's log-loss."""
+
+    rows: int
+    correct: int
+    loss: float
+    loss_sd: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows with the right label."""
+        return self.correct / self.rows
+
+
+@dataclass(frozen=True)
+class RecallChange:
+    """Rows of one class; recalls of champion and candidate and what changed between them."""
+
+    label: str
+    champion: float
+    candidate: float
+    pairs: Discordance
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Champion and candidate on the same rows; losses are candidate minus champion, per row."""
+
+    champion: Quality
+    candidate: Quality
+    pairs: Discordance
+    recalls: tuple[RecallChange, ...]
+    loss_difference: float
+    loss_difference_sd: float
+
+
+def read_predictions(path: Path, class_count: int) -> Predictions:
+    """Read an ``evaluation.parquet``.
+
+    Raises:
+        EvidenceError: it is missing, damaged or empty, names a row twice, or holds values that no
+            prediction can have.
+    """
+    names = [f"p_{index}" for index in range(class_count)]
+    try:
+        table: Any = pq.read_table(path, columns=["row", "class_index", "label_index", *names])
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise EvidenceError(f"held-out predictions cannot be read: {error}", where=str(path)) from error
+    if table.num_rows == 0 or any(column.null_count for column in table.columns):
+        raise EvidenceError("held-out predictions are empty or have gaps", where=str(path))
+    if table.num_columns != class_count + 3:
+        raise EvidenceError(f"expected probabilities of {class_count} classes", where=str(path))
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    order = np.argsort(columns["row"], kind="stable")
+    rows, truth, label = (
+        columns[name][order].astype(np.int64) for name in ("row", "class_index", "label_index")
+    )
+    chances = np.stack([columns[name][order] for name in names], axis=1).astype(float)  # (rows, classes)
+    _check(rows, truth, label, chances, where=str(path))
+    true_chance = np.take_along_axis(chances, truth[:, None], axis=1)[:, 0]
+    return Predictions(rows, truth, label, -np.log(np.clip(true_chance, _SMALLEST, 1.0)))
+
+
+def _check(rows: Integers, truth: Integers, label: Integers, chances: Floats, *, where: str) -> None:
+    classes = chances.shape[1]
+    if np.any(np.diff(rows) == 0):
+        raise EvidenceError("a row is named twice", where=where)
+    for indexes in (truth, label):
+        if indexes.min() < 0 or indexes.max() >= classes:
+            raise EvidenceError(f"a class index is outside 0 to {classes - 1}", where=where)
+    # 1e-3: float32 probabilities of many classes need not sum to exactly 1.
+    if not np.all(np.isfinite(chances)) or np.any(np.abs(chances.sum(axis=1) - 1) > 1e-3):
+        raise EvidenceError("probabilities are not finite or do not sum to 1", where=where)
+
+
+def measure_quality(predictions: Predictions) -> Quality:
+    """Accuracy and log-loss of one version."""
+    return Quality(
+        rows=predictions.rows.size,
+        correct=int(predictions.correct.sum()),
+        loss=float(predictions.loss.mean()),
+        loss_sd=_spread(predictions.loss),
+    )
+
+
+def compare_predictions(champion: Predictions, candidate: Predictions, classes: Sequence[str]) -> Comparison:
+    """Lay the two side by side.
+
+    Raises:
+        EvidenceError: they do not answer the same rows, or disagree about the truth of one.
+    """
+    if not np.array_equal(champion.rows, candidate.rows):
+        shared = np.intersect1d(champion.rows, candidate.rows).size
+        raise EvidenceError(
+            f"champion answered {champion.rows.size} rows, candidate {candidate.rows.size}, "
+            f"only {shared} of them the same",
+            where="evaluation.parquet",
+            hint="Export both versions with the same test split.",
+        )
+    if not np.array_equal(champion.truth, candidate.truth):
+        row = int(champion.rows[np.flatnonzero(champion.truth != candidate.truth)[0]])
+        raise EvidenceError(
+            f"the true class of row {row} is not the same in both versions",
+            where="evaluation.parquet",
+            hint="Labels were revised: export the champion again.",
+        )
+    difference = candidate.loss - champion.loss
+    everything = np.ones(champion.rows.size, dtype=bool)
+    return Comparison(
+        champion=measure_quality(champion),
+        candidate=measure_quality(candidate),
+        pairs=_count(champion, candidate, everything),
+        recalls=tuple(
+            _compare_recall(champion, candidate, label, champion.truth == index)
+            for index, label in enumerate(classes)
+            if np.any(champion.truth == index)
+        ),
+        loss_difference=float(difference.mean()),
+        loss_difference_sd=_spread(difference),
+    )
+
+
+def _compare_recall(champion: Predictions, candidate: Predictions, label: str, chosen: Flags) -> RecallChange:
+    return RecallChange(
+        label=label,
+        champion=float(champion.correct[chosen].mean()),
+        candidate=float(candidate.correct[chosen].mean()),
+        pairs=_count(champion, candidate, chosen),
+    )
+
+
+def _count(champion: Predictions, candidate: Predictions, chosen: Flags) -> Discordance:
+    return Discordance(
+        rows=int(chosen.sum()),
+        lost=int((champion.correct & ~candidate.correct & chosen).sum()),
+        gained=int((~champion.correct & candidate.correct & chosen).sum()),
+    )
+
+
+def _spread(values: Floats) -> float:
+    return float(values.std(ddof=1)) if values.size > 1 else 0.0

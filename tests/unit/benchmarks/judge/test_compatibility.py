@@ -1,0 +1,64 @@
+"""What a client of the champion would trip over."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from benchmarks.judge.compatibility import find_breaks
+from registry.signature import ClassLabel, Column, build_signature
+from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS
+
+HEIGHT, RINGS = TINY_COLUMNS
+BEFORE = build_signature(TINY_COLUMNS, TINY_CLASSES)
+
+
+def changed(column: Column, **fields: object) -> Column:
+    """The column with other fields."""
+    return msgspec.structs.replace(column, **fields)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        TINY_COLUMNS,
+        (RINGS, HEIGHT),
+        (*TINY_COLUMNS, Column(name="bark", datatype="FP64", default=0.0)),
+        (*TINY_COLUMNS, Column(name="bark", datatype="BYTES", is_nullable=True)),
+        (HEIGHT, changed(RINGS, datatype="FP64")),
+        (HEIGHT, changed(RINGS, default=1)),
+        (changed(HEIGHT, is_nullable=True, maximum=5.0, unit="ft"), RINGS),
+    ],
+)
+def test_what_old_clients_do_not_notice_is_no_break(columns: tuple[Column, ...]) -> None:
+    """A gate that blocks harmless growth gets switched off."""
+    assert find_breaks(BEFORE, build_signature(columns, TINY_CLASSES)) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ((HEIGHT,), "column rings was removed"),
+        ((*TINY_COLUMNS, Column(name="bark", datatype="FP64")), "column bark is new and required"),
+        ((changed(HEIGHT, default=None), RINGS), "column height became required"),
+        ((changed(HEIGHT, datatype="INT64"), RINGS), "column height was FP64, is INT64"),
+        ((HEIGHT, changed(RINGS, datatype="BYTES")), "column rings was INT64, is BYTES"),
+    ],
+)
+def test_what_old_clients_trip_over_is_a_break(columns: tuple[Column, ...], message: str) -> None:
+    """Their next request would be answered with 400."""
+    assert find_breaks(BEFORE, build_signature(columns, TINY_CLASSES)) == [message]
+
+
+def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
+    """A null that was fine yesterday is refused today."""
+    nullable = build_signature((changed(HEIGHT, is_nullable=True), RINGS), TINY_CLASSES)
+    assert find_breaks(nullable, BEFORE) == ["column height may no longer be null"]
+
+
+@pytest.mark.parametrize(
+    "classes", [TINY_CLASSES[:1], TINY_CLASSES[::-1], (*TINY_CLASSES, ClassLabel(value="3", label=""))]
+)
+def test_other_classes_are_a_break(classes: tuple[ClassLabel, ...]) -> None:
+    """Clients switch on the class, and the held-out predictions are indexed by it."""
+    assert len(find_breaks(BEFORE, build_signature(TINY_COLUMNS, classes))) == 1

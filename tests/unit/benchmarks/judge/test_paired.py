@@ -1,0 +1,143 @@
+"""Formulas of the accuracy judgement against published figures and brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from benchmarks.judge.paired import (
+    Discordance,
+    adjust_holm,
+    bound_drop,
+    bound_proportion,
+    p_value_of_drop,
+    provable_margin,
+    rows_to_find,
+    rows_to_prove,
+)
+
+
+def test_mid_p_equals_the_published_value_for_the_airway_data() -> None:
+    """Fagerland, Lydersen & Laake 2013, table 1: b = 7, c = 1 gives a two-sided mid-p of 0.039."""
+    assert 2 * p_value_of_drop(Discordance(21, 7, 1)) == pytest.approx(0.039, abs=5e-4)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 0), (4, 9), (12, 12), (40, 21)])
+def test_mid_p_equals_counting_every_split_of_the_discordant_rows(lost: int, gained: int) -> None:
+    """The binomial tail is easily taken one step too far; counting cannot be."""
+    count = lost + gained
+    more = sum(math.comb(count, k) for k in range(lost + 1, count + 1))
+    expected = (more + math.comb(count, lost) / 2) / 2**count
+    assert p_value_of_drop(Discordance(100, lost, gained)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lost", "gained", "alpha", "low", "high"),
+    [
+        # Tango 1998, section 6.2 (sleeping difficulties).
+        (32, 9, 3, 0.025, -0.027, 0.390),
+        # Fagerland, Lydersen & Laake 2014, airway data.
+        (21, 1, 7, 0.025, -0.517, -0.026),
+        # R package PropCIs: scoreci.mp(25, 28, 618, 0.90).
+        (618, 28, 25, 0.05, -0.0148, 0.0247),
+    ],
+)
+def test_tango_bounds_equal_published_ones(
+    rows: int, lost: int, gained: int, alpha: float, low: float, high: float
+) -> None:
+    """PASS rests on this bound; three authors' figures are matched to their last digit."""
+    found = bound_drop(Discordance(rows, lost, gained), alpha_low=alpha, alpha_high=alpha)
+    digits = 5e-4 if rows < 100 else 5e-5
+    assert found == (pytest.approx(low, abs=digits), pytest.approx(high, abs=digits))
+
+
+@pytest.mark.parametrize(("rows", "lost", "gained"), [(50, 3, 8), (200, 0, 0), (200, 5, 0), (80, 30, 2)])
+def test_tango_bounds_are_where_the_constrained_likelihood_says(rows: int, lost: int, gained: int) -> None:
+    """The closed form of the restricted estimate is checked by maximising the likelihood on a grid."""
+    for bound, sign in zip(
+        bound_drop(Discordance(rows, lost, gained), alpha_low=0.05, alpha_high=0.05), (1, -1), strict=True
+    ):
+        shares = np.linspace(max(0.0, -bound) + 1e-9, (1 - bound) / 2 - 1e-9, 400_001)
+        neither = rows - lost - gained
+        with np.errstate(divide="ignore"):
+            logs = [np.log(shares + bound), np.log(shares), np.log(1 - 2 * shares - bound)]
+        likelihood = sum(
+            n * part if n else 0 * part for n, part in zip((lost, gained, neither), logs, strict=True)
+        )
+        q = shares[np.nanargmax(likelihood)]
+        score = (lost - gained - rows * bound) / math.sqrt(rows * (2 * q + bound * (1 - bound)))
+        assert score == pytest.approx(sign * norm.isf(0.05), abs=0.02)
+
+
+def test_upper_bound_holds_its_level_by_simulation() -> None:
+    """A one-sided 95 % bound may lie below the true drop in about 5 % of samples, not in 10 %."""
+    chance = np.random.default_rng(5)
+    lost, gained, rows = 0.02, 0.015, 4000
+    draws = chance.multinomial(rows, [lost, gained, 1 - lost - gained], size=1500)
+    missed = [
+        bound_drop(Discordance(rows, int(b), int(c)), alpha_low=0.05, alpha_high=0.05)[1] < lost - gained
+        for b, c, _ in draws
+    ]
+    assert 0.03 < np.mean(missed) < 0.07
+
+
+@pytest.mark.parametrize(
+    ("rate", "drop", "rows"),
+    [(0.03, 0.003, 52_562), (0.05, 0.005, 31_535), (0.07, 0.01, 11_033), (0.10, 0.02, 3_937)],
+)
+def test_rows_to_find_a_drop_agree_with_a_second_computation(rate: float, drop: float, rows: int) -> None:
+    """Recorded figures for a false block of 1 % and a power of 95 %, computed independently."""
+    assert rows_to_find(rate, drop, alpha=0.01, power=0.95) == rows
+
+
+@pytest.mark.parametrize(
+    ("rate", "margin", "rows"), [(0.03, 0.003, 36_069), (0.05, 0.005, 21_639), (0.10, 0.01, 10_817)]
+)
+def test_rows_to_prove_agree_with_a_second_computation(rate: float, margin: float, rows: int) -> None:
+    """The count printed with INCONCLUSIVE tells somebody how much data to fetch."""
+    assert rows_to_prove(rate, margin, alpha=0.05, power=0.95) == rows
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.03, 0.2])
+def test_provable_margin_is_proven_by_its_rows(rate: float) -> None:
+    """It is printed as advice for `max_accuracy_drop`; following it must be enough."""
+    margin = provable_margin(rate, 9_062, alpha=0.05, power=0.95)
+    needed = rows_to_prove(rate, margin, alpha=0.05, power=0.95)
+    assert 0.95 * 9_062 < needed <= 9_063
+
+
+def test_rows_to_prove_are_enough_by_simulation() -> None:
+    """With the printed number of rows, an equal candidate passes about as often as promised."""
+    rate, margin = 0.04, 0.01
+    rows = rows_to_prove(rate, margin, alpha=0.05, power=0.95)
+    draws = np.random.default_rng(3).multinomial(rows, [rate / 2, rate / 2, 1 - rate], size=600)
+    passed = [
+        bound_drop(Discordance(rows, int(b), int(c)), alpha_low=0.05, alpha_high=0.05)[1] < margin
+        for b, c, _ in draws
+    ]
+    assert 0.91 < np.mean(passed) < 0.98
+
+
+def test_holm_adjusts_as_the_textbook_example() -> None:
+    """0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02 (R: p.adjust, method "holm")."""
+    assert adjust_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_rejects_what_its_definition_rejects() -> None:
+    """Adjusted values are only a way to write the step-down rule; here is the rule itself."""
+    for p_values in itertools.product((0.001, 0.012, 0.02, 0.3), repeat=3):
+        rejected = set()
+        for step, (p, index) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
+            if p > 0.05 / (len(p_values) - step):
+                break
+            rejected.add(index)
+        assert {i for i, p in enumerate(adjust_holm(p_values)) if p <= 0.05} == rejected
+
+
+def test_wilson_bounds_equal_the_published_example() -> None:
+    """Newcombe 1998, method 3: 81 of 263 gives 0.2553 to 0.3662."""
+    assert bound_proportion(81, 263, alpha=0.025) == pytest.approx((0.2553, 0.3662), abs=5e-5)

@@ -1,0 +1,66 @@
+"""From lines to one outcome: what is missing or broken is never a PASS."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from benchmarks.judge.verdict import combine_lines, required_lines
+from registry.manifest import GateLimits
+from registry.verdict import VerdictLine
+
+REQUIRED = required_lines(GateLimits(), is_first=False)
+
+
+def line(name: str, outcome: str) -> VerdictLine:
+    """A line with nothing but its outcome."""
+    return VerdictLine(name=name, candidate=None, outcome=outcome, reason="")  # type: ignore[arg-type]
+
+
+def lines(**outcomes: str) -> list[VerdictLine]:
+    """Every required line passes, except for the given ones."""
+    return [line(name, outcomes.get(name, "PASS")) for name in sorted(REQUIRED)]
+
+
+def test_passes_when_every_required_line_passes() -> None:
+    """The gate can open at all."""
+    assert combine_lines(lines(), REQUIRED) == "PASS"
+
+
+def test_information_decides_nothing() -> None:
+    """Client p99 of a shared machine must not block a release."""
+    assert combine_lines([*lines(), line("p99", "INFO")], REQUIRED) == "PASS"
+
+
+@pytest.mark.parametrize("missing", sorted(REQUIRED))
+def test_a_missing_line_is_invalid(missing: str) -> None:
+    """A judgement that was not made is not a judgement that passed."""
+    assert combine_lines([kept for kept in lines() if kept.name != missing], REQUIRED) == "INVALID"
+
+
+def test_no_line_at_all_is_invalid() -> None:
+    """An empty run is the classic false pass."""
+    assert combine_lines([], REQUIRED) == "INVALID"
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED))
+@pytest.mark.parametrize("outcome", ["BLOCK", "INVALID", "INCONCLUSIVE", "INFO"])
+def test_one_required_line_that_does_not_pass_is_enough(name: str, outcome: str) -> None:
+    """Whatever the line, nothing but PASS lets a version through."""
+    assert combine_lines(lines(**{name: outcome}), REQUIRED) != "PASS"
+
+
+def test_the_gravest_outcome_wins() -> None:
+    """A proven no is an answer even if something else could not be measured."""
+    ranks = ["PASS", "INCONCLUSIVE", "INVALID", "BLOCK"]
+    for one, other in itertools.product(ranks, repeat=2):
+        found = combine_lines(lines(accuracy=one, p50=other), REQUIRED)
+        assert found == max(one, other, key=ranks.index)
+
+
+def test_a_first_version_needs_no_comparison_and_others_do() -> None:
+    """A gate that forgot the champion would judge every version by the floors alone."""
+    first = required_lines(GateLimits(max_log_loss=1.0), is_first=True)
+    assert first == {"digests", "answers", "accuracy_floor", "log_loss_ceiling", "p50_ceiling"}
+    assert REQUIRED - first == {"signature", "accuracy", "recall", "p50"}

@@ -35,7 +35,8 @@ class VerdictLine(_Part, frozen=True, kw_only=True):
 
     ``difference`` is candidate minus champion, or its ratio, as ``unit`` says; ``low`` and ``high``
     bound it (or, in a first verdict, ``candidate``) as ``reason`` says; ``limit`` is what it is
-    compared with. "INFO" lines are reported and decide nothing.
+    compared with. "INFO" lines are reported and decide nothing. ``evidence`` names the file that it
+    was computed from.
     """
 
     name: str
@@ -48,6 +49,7 @@ class VerdictLine(_Part, frozen=True, kw_only=True):
     unit: str = ""
     outcome: Literal["PASS", "BLOCK", "INCONCLUSIVE", "INVALID", "INFO"]
     reason: str
+    evidence: str = ""
 
 
 class Verdict(_Part, frozen=True, kw_only=True):

@@ -8,24 +8,47 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from benchmarks.errors import EvidenceError
 
-COLUMNS = ("pair", "position", "arm", "body", "sent_s", "latency_ms", "problem")
+COLUMNS = (
+    "pair",
+    "position",
+    "arm",
+    "body",
+    "sent_s",
+    "latency_ms",
+    "handler_ms",
+    "cpu_ms",
+    "wait_ms",
+    "problem",
+)
 
 
 class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything said between the two processes."""
 
 
-class Body(_Word, frozen=True, kw_only=True):
-    """One request body (JSON text) of ``rows`` rows; ``answers`` are known probabilities by arm."""
+Form = Literal["json", "csv", "float32", "oip", "oip_binary"]
 
-    payload: str
+
+class Body(_Word, frozen=True, kw_only=True):
+    """One request of ``rows`` rows; ``answers`` are known probabilities by arm.
+
+    ``payload`` is what is posted to ``path`` with ``headers``; ``form`` says how the reply is read.
+    ``{model}`` in the path stands for the target's model.
+    """
+
+    payload: bytes
     rows: int
+    form: Form = "json"
+    path: str = "/predict"
+    headers: dict[str, str] = {"Content-Type": "application/json", "Accept": "application/json"}
     answers: dict[str, tuple[tuple[float, ...], ...]] = {}
 
 
@@ -73,7 +96,12 @@ class Outcome(_Word, frozen=True, kw_only=True):
 
 
 class Observation(_Word, frozen=True, kw_only=True):
-    """One measured request; ``problem`` is empty for a right answer."""
+    """One measured request; ``problem`` is empty for a right answer.
+
+    ``latency_ms`` is what the client saw. The service itself tells ``handler_ms`` (wall time in
+    it), ``cpu_ms`` (processor time of that) and ``wait_ms`` (of that, waiting in the kernel's run
+    queue); NaN where it does not.
+    """
 
     pair: int
     position: int
@@ -81,7 +109,15 @@ class Observation(_Word, frozen=True, kw_only=True):
     body: int
     sent_s: float
     latency_ms: float
+    handler_ms: float = math.nan
+    cpu_ms: float = math.nan
+    wait_ms: float = math.nan
     problem: str
+
+    @property
+    def net_ms(self) -> float:
+        """Time in the service less the wait for a processor; processor time where that is unknown."""
+        return self.cpu_ms if math.isnan(self.wait_ms) else self.handler_ms - self.wait_ms
 
 
 def write_observations(path: Path, observations: list[Observation]) -> None:
@@ -89,7 +125,8 @@ def write_observations(path: Path, observations: list[Observation]) -> None:
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed:
         rows = [",".join(COLUMNS)]
         rows += [
-            f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},{_quote(o.problem)}"
+            f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},"
+            f"{o.handler_ms!r},{o.cpu_ms!r},{o.wait_ms!r},{_quote(o.problem)}"
             for o in observations
         ]
         packed.write(("\n".join(rows) + "\n").encode())

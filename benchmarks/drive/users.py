@@ -22,7 +22,6 @@ from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, writ
 
 # A service that fails every request would fail thousands in a window; these many tell the story.
 _MAX_FAILURES = 50
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
 class Recorder:
@@ -115,9 +114,9 @@ class DuetUser(FastHttpUser):
     ) -> None:
         context = {"arm": target.arm, "pair": pair, "position": position, "body": index}
         with self.client.post(
-            f"{target.url}/predict",
-            data=body.payload,
-            headers=_HEADERS,
+            target.url + body.path.replace("{model}", target.model),
+            data=body.payload,  # type: ignore[arg-type]  # bytes are sent as they are
+            headers=body.headers,
             name=target.arm,
             context=context,
             catch_response=True,

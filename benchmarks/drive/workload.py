@@ -113,5 +113,5 @@ def _golden(manifest: Manifest) -> dict[bytes, tuple[dict[str, object], Answer]]
     }
 
 
-def _encode(rows: list[dict[str, object]]) -> str:
-    return msgspec.json.encode(rows[0] if len(rows) == 1 else {"instances": rows}).decode()
+def _encode(rows: list[dict[str, object]]) -> bytes:
+    return msgspec.json.encode(rows[0] if len(rows) == 1 else {"instances": rows})

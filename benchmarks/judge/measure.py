@@ -102,16 +102,39 @@ def bound_mean(
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One arm in one restart: its raw client latencies, start-up time and memory."""
+    """One arm in one restart: raw times of its requests, start-up time and memory.
+
+    The tuples hold one number a request, milliseconds, in the order sent. ``net_ms`` is time in the
+    service less what others had the processor for; empty where the service does not tell.
+    ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1.
+    """
 
     latencies_ms: tuple[float, ...]
     ready_s: float
     resident_bytes: int
+    net_ms: tuple[float, ...] = ()
+    lost_share: float = 0.0
 
     @property
     def p50_ms(self) -> float:
         """Median client latency of this restart."""
         return summarize_latencies(self.latencies_ms).p50_ms
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """What one restart says about candidate against champion.
+
+    - ``net_p50``: difference of the medians of net time, as a share of the champion's client p50.
+    - ``net_p99``: ln of the ratio of the p99s of net time.
+    - ``client_p50``: ln of the ratio of the client p50s.
+
+    The first two are None where the service does not tell its times.
+    """
+
+    net_p50: float | None
+    net_p99: float | None
+    client_p50: float
 
 
 @dataclass(frozen=True)
@@ -133,6 +156,17 @@ class Restart:
     def log_ratio(self) -> float:
         """ln(p50 candidate / p50 champion), the contrast that is judged."""
         return math.log(self.arms["candidate"].p50_ms / self.arms["champion"].p50_ms)
+
+    @property
+    def contrasts(self) -> Contrasts:
+        """The contrasts that are judged; both arms have to be there."""
+        champion, candidate = self.arms["champion"], self.arms["candidate"]
+        net_p50 = net_p99 = None
+        if champion.net_ms and candidate.net_ms:
+            before, after = (np.quantile(arm.net_ms, [0.50, 0.99]) for arm in (champion, candidate))
+            net_p50 = float(after[0] - before[0]) / champion.p50_ms
+            net_p99 = math.log(after[1] / before[1])
+        return Contrasts(net_p50, net_p99, self.log_ratio)
 
 
 def pool_latencies(restarts: Sequence[Restart], arm: str) -> Latencies:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 QUICK = {"restarts": 1, "max_restarts": 1, "window_s": 0.3, "min_pairs": 5, "warmup_pairs": 2}
 RIGHT = {"probabilities": {"1": 0.75, "2": 0.25}, "model": "tiny", "version": 1}
-BODY = Body(payload='{"rings": 3}', rows=1, answers={"candidate": ((0.75, 0.25),)})
+BODY = Body(payload=b'{"rings": 3}', rows=1, answers={"candidate": ((0.75, 0.25),)})
 
 
 def quick_settings() -> GateSettings:

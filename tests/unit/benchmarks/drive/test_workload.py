@@ -70,7 +70,7 @@ def test_a_wrong_reply_is_told(status: int, content: bytes | None, message: str)
 def test_a_batch_is_checked_row_by_row() -> None:
     """One wrong row among many is still wrong."""
     right, wrong = {"probabilities": {"1": 0.75, "2": 0.25}}, {"probabilities": {"1": 0.25, "2": 0.75}}
-    body = Body(payload="", rows=2, answers={"candidate": ((0.75, 0.25), (0.75, 0.25))})
+    body = Body(payload=b"", rows=2, answers={"candidate": ((0.75, 0.25), (0.75, 0.25))})
     batch = {"predictions": [right, wrong], "model": "tiny", "version": 1}
     assert check_reply(200, msgspec.json.encode(batch), target(), body).startswith("row 1")
 

@@ -34,6 +34,7 @@ class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of everything said between the two processes."""
 
 
+JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 Form = Literal["json", "csv", "float32", "oip", "oip_binary"]
 
 
@@ -48,7 +49,7 @@ class Body(_Word, frozen=True, kw_only=True):
     rows: int
     form: Form = "json"
     path: str = "/predict"
-    headers: dict[str, str] = {"Content-Type": "application/json", "Accept": "application/json"}
+    headers: dict[str, str] = msgspec.field(default_factory=lambda: dict(JSON_HEADERS))
     answers: dict[str, tuple[tuple[float, ...], ...]] = {}
 
 

@@ -90,7 +90,7 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 def _gate(options: argparse.Namespace) -> int:
     from benchmarks.gate import run_gate
-    from benchmarks.report.text import format_table
+    from benchmarks.report.terminal import format_table
     from registry.names import ModelRef
     from registry.store import open_store
 

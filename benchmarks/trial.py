@@ -18,7 +18,8 @@ from benchmarks.judge.latency import judge_answers, judge_p50, judge_p50_ceiling
 from benchmarks.judge.measure import Restart
 from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.match import GATE_VERSION, Match
-from benchmarks.report.text import write_markdown, write_report
+from benchmarks.report.data import write_report
+from benchmarks.report.markdown import write_markdown
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
 from registry.store import Store

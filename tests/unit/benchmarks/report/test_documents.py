@@ -6,7 +6,9 @@ import msgspec
 
 from benchmarks.config import load_gate_settings
 from benchmarks.judge.measure import ArmRun, Restart
-from benchmarks.report.text import format_table, write_markdown, write_report
+from benchmarks.report.data import write_report
+from benchmarks.report.markdown import write_markdown
+from benchmarks.report.terminal import format_table
 from registry.ground.files import digest_bytes
 from registry.verdict import Judged, Verdict, VerdictLine
 from tests.support.manifests import build_verdict

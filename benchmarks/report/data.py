@@ -1,0 +1,44 @@
+"""report.json: everything that was judged, and with what, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from benchmarks.config import GateSettings
+from registry.verdict import Verdict
+
+if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
+    from benchmarks.judge.measure import Restart
+    from benchmarks.judge.predictions import Comparison
+
+
+def write_report(
+    verdict: Verdict,
+    restarts: Sequence[Restart],
+    comparison: Comparison | None,
+    settings: GateSettings,
+) -> bytes:
+    """report.json: the verdict, what every restart and class gave, and the settings, as JSON."""
+    tree = {
+        "verdict": verdict,
+        "settings": settings,
+        "restarts": [_restart(restart) for restart in restarts],
+        "recalls": [] if comparison is None else comparison.recalls,
+    }
+    return msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"
+
+
+def _restart(restart: Restart) -> dict[str, object]:
+    return {
+        "number": restart.number,
+        "pairs": restart.pairs,
+        "problem": restart.problem,
+        "load_generator_cpu_share": restart.cpu_share,
+        "observations": f"restart-{restart.number:02}.csv.gz",
+        "p50_ms": {arm: run.p50_ms for arm, run in restart.arms.items() if run.latencies_ms},
+        "ready_s": {arm: run.ready_s for arm, run in restart.arms.items()},
+        "resident_bytes": {arm: run.resident_bytes for arm, run in restart.arms.items()},
+    }

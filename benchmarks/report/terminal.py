@@ -1,0 +1,25 @@
+"""A verdict on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.judge.verdict import describe_outcome
+from benchmarks.report.cells import HEAD, describe_match, lay_cells
+from registry.verdict import Verdict
+
+
+def format_table(verdict: Verdict) -> str:
+    """One row a judgement, its reason below it, the outcome last."""
+    heads = HEAD[:-1]
+    rows = [lay_cells(line) for line in verdict.lines]
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+
+    def layout(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)).rstrip()
+
+    lines = [f"{verdict.model}@{verdict.candidate.version} {describe_match(verdict)}", "", layout(heads)]
+    for row in rows:
+        lines += [layout(row[:-1]), f"{' ' * (widths[0] + 2)}{row[-1]}"]
+    said = describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    return "\n".join([*lines, "", f"{verdict.outcome}: {said}"])

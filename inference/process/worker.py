@@ -24,11 +24,11 @@ from inference.metrics.counters import ServiceMetrics
 from inference.metrics.shared import attach
 from inference.process.acceptor import Balance, bind_listener
 from inference.process.connection import Connection
-from inference.process.cpus import count_cpus
 from inference.process.memory import settle_memory
 from inference.process.order import Order, read_order
 from inference.process.server import Door, Server
 from inference.routes.example import write_curl
+from registry.ground.cpus import count_cpus
 from registry.ground.logs import log_event
 from registry.store import open_store
 

@@ -1,4 +1,4 @@
-"""What every part stands on: files, settings, logs, progress, stages, the edge of a command.
+"""What every part stands on: files, settings, processors, logs, progress, stages, the edge of a command.
 
 Nothing here knows what a model is.
 """

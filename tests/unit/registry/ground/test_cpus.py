@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.process.cpus import count_cpus
+from registry.ground.cpus import count_cpus
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

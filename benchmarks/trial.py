@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from benchmarks.judge.evidence import StaticEvidence, judge_static
 from benchmarks.judge.latency import judge_answers, judge_p50, judge_p50_ceiling, report_service
 from benchmarks.judge.measure import Restart
 from benchmarks.judge.verdict import combine_lines, required_lines
+from benchmarks.machine import describe_machine
 from benchmarks.match import GATE_VERSION, Match
 from benchmarks.report.data import write_report
 from benchmarks.report.markdown import write_markdown
@@ -122,13 +121,3 @@ def _log_restart(restart: Restart) -> None:
         return
     p50: dict[str, Any] = {f"{arm}_p50_ms": run.p50_ms for arm, run in restart.arms.items()}
     log_event(logger, "restart measured", number=restart.number, pairs=restart.pairs, **p50)
-
-
-def describe_machine() -> dict[str, str]:
-    """The class of machine that a verdict was given on; nothing that names one machine."""
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "cpu_count": str(os.cpu_count() or 0),
-        "python": platform.python_version(),
-    }

@@ -67,6 +67,18 @@ class RecallChange:
     pairs: Discordance
 
 
+Counts = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows by truth (first index) and label (second), counted for both versions; shape (classes, classes)."""
+
+    classes: tuple[str, ...]
+    champion: Counts
+    candidate: Counts
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Champion and candidate on the same rows; losses are candidate minus champion, per row."""
@@ -77,6 +89,7 @@ class Comparison:
     recalls: tuple[RecallChange, ...]
     loss_difference: float
     loss_difference_sd: float
+    confusion: Confusion
 
 
 def read_predictions(path: Path, class_count: int) -> Predictions:
@@ -162,7 +175,18 @@ def compare_predictions(champion: Predictions, candidate: Predictions, classes: 
         ),
         loss_difference=float(difference.mean()),
         loss_difference_sd=_spread(difference),
+        confusion=Confusion(
+            classes=tuple(classes),
+            champion=count_confusion(champion, len(classes)),
+            candidate=count_confusion(candidate, len(classes)),
+        ),
     )
+
+
+def count_confusion(predictions: Predictions, class_count: int) -> Counts:
+    """How many rows of each true class got each label."""
+    cells = np.bincount(predictions.truth * class_count + predictions.label, minlength=class_count**2)
+    return tuple(tuple(row) for row in cells.reshape(class_count, class_count).tolist())
 
 
 def _compare_recall(champion: Predictions, candidate: Predictions, label: str, chosen: Flags) -> RecallChange:

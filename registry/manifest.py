@@ -129,20 +129,37 @@ class Golden(_Part, frozen=True, kw_only=True):
     atol: float = 1e-5
 
 
+# A slice becomes the column `slice_<name>` of evaluation.parquet.
+SLICE_PREFIX = "slice_"
+SliceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
+
+
 class GateLimits(_Part, frozen=True, kw_only=True):
     """What a release of this model must keep; from ``[gate]`` in model.toml.
 
-    ``min_*``/``max_*`` floors judge a first version alone; ``*_drop``/``*_increase`` judge a
-    candidate against the champion. Accuracies 0 to 1; ``max_p50_increase`` is a share of the
-    champion's client p50 (0.10 is 10 %).
+    ``min_accuracy``, ``max_log_loss``, ``max_p50_ms`` and ``max_model_bytes`` judge a first version
+    alone and every later one too; ``*_drop``/``*_increase`` judge a candidate against the champion.
+    Accuracies, recalls and calibration errors 0 to 1, log-losses in nats. ``max_p50_increase`` is a
+    share of the champion's client p50 (0.10 is 10 %), ``max_p99_increase`` of the p99 of its time in
+    the service, ``max_memory_increase`` and ``max_start_up_increase`` of its memory and start-up.
+    ``slices`` are conditions over the raw columns by name (the language of features.sql); where one
+    is NULL the row is not in the slice.
     """
 
     min_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     max_log_loss: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_p50_ms: Annotated[float, msgspec.Meta(gt=0)] = 50.0
+    max_model_bytes: Annotated[int, msgspec.Meta(ge=1)] = 100_000_000
     max_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
     max_recall_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    max_slice_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    max_log_loss_increase: Annotated[float, msgspec.Meta(ge=0)] = 0.002
+    max_ece_increase: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
     max_p50_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.10
+    max_p99_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.20
+    max_memory_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.5
+    max_start_up_increase: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    slices: dict[SliceName, str] = {}
 
 
 class Manifest(_Part, frozen=True, kw_only=True):

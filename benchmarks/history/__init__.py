@@ -1,0 +1,1 @@
+"""What became of every version: read from the registry, chained, and searched for changes."""

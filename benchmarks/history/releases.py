@@ -1,0 +1,165 @@
+"""One version's past: how good it was, what the gate said, when it was in production.
+
+Everything is read from the registry; nothing is measured. What is missing or damaged is None, and
+``problem`` says why: a history with a hole is still a history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from benchmarks.history.chain import LatencyIndex, Link, chain_ratios
+from registry.aliases import AliasRecord, read_history
+from registry.errors import RegistryError
+from registry.manifest import Interval
+from registry.names import PRODUCTION
+from registry.store import MODEL_FILE, Store
+from registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode_verdict
+
+# Lines whose difference the gate measured side by side in one run: these can be believed over years.
+PAIRED_LINES = ("p50", "net_p50", "net_p99", "accuracy", "log_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One version's past, oldest field first.
+
+    Attributes:
+        version: its number.
+        created_at: ISO 8601, UTC; like all times here.
+        accuracy: on its test rows, 0 to 1, with the 95 % interval.
+        log_loss: on the same rows, nats.
+        model_bytes: size of model.onnx.
+        test_fingerprint: which rows these were; accuracies on other rows are not to be compared.
+        outcome: what the gate said of these very bytes; None when it said nothing.
+        champion: the version it was judged against; None also for a first one.
+        judged_at: when.
+        machine: the class of machine that it was judged on.
+        lines: what was measured side by side with the champion, of `PAIRED_LINES`.
+        latency: client p50 as a multiple of the first version's; None when nothing links it.
+        promoted_at: when `production` first pointed here; None when it never did.
+        rolled_back_at: when `production` was last taken away by a rollback, unless it came back.
+        is_forced: its last promotion overruled the gate; ``forced_reason`` says why.
+        is_production: `production` points here now.
+        problem: what could not be read, and why; empty when everything could.
+    """
+
+    version: int
+    created_at: str | None = None
+    accuracy: Interval | None = None
+    log_loss: float | None = None
+    model_bytes: int | None = None
+    test_fingerprint: str | None = None
+    outcome: Outcome | None = None
+    champion: int | None = None
+    judged_at: str | None = None
+    machine: dict[str, str] = field(default_factory=dict)
+    lines: tuple[VerdictLine, ...] = ()
+    latency: LatencyIndex | None = None
+    promoted_at: str | None = None
+    rolled_back_at: str | None = None
+    is_forced: bool = False
+    forced_reason: str = ""
+    is_production: bool = False
+    problem: str = ""
+
+    def line(self, name: str) -> VerdictLine | None:
+        """What was measured under this name, or None."""
+        return next((line for line in self.lines if line.name == name), None)
+
+    @property
+    def p50(self) -> VerdictLine | None:
+        """Client p50 over the champion's: ``difference`` is the ratio, ``low`` and ``high`` bound it."""
+        return self.line("p50")
+
+
+def read_releases(store: Store, model: str) -> tuple[Release, ...]:
+    """Every version of ``model``, oldest first; empty when there is none.
+
+    Damage is told in ``problem`` and never raised: the history is also drawn by a gate that has
+    better things to fail for.
+    """
+    releases = [_read_release(store, model, version) for version in store.versions(model)]
+    try:
+        moves = read_history(store, model, PRODUCTION)
+    except RegistryError as error:
+        return tuple(_add_problem(release, f"promotions unknown: {error}") for release in _chain(releases))
+    return tuple(_add_moves(release, moves) for release in _chain(releases))
+
+
+def _read_release(store: Store, model: str, version: int) -> Release:
+    try:
+        manifest = store.read_manifest(model, version)
+    except RegistryError as error:
+        return Release(version=version, problem=str(error))
+    release = Release(
+        version=version,
+        created_at=manifest.created_at,
+        accuracy=manifest.metrics.accuracy,
+        log_loss=manifest.metrics.log_loss,
+        model_bytes=manifest.files[MODEL_FILE].size,
+        test_fingerprint=manifest.lineage.test_fingerprint,
+    )
+    try:
+        verdict = _read_verdict(store, model, version)
+    except RegistryError as error:
+        return _add_problem(release, str(error))
+    return release if verdict is None else _add_verdict(release, verdict)
+
+
+def _read_verdict(store: Store, model: str, version: int) -> Verdict | None:
+    data = store.read_document(model, version, VERDICT_FILE)
+    if data is None:
+        return None
+    verdict = decode_verdict(data, where=f"{model}@{version}: {VERDICT_FILE}")
+    if (verdict.model, verdict.candidate) != (model, store.identify(model, version)):
+        raise RegistryError(
+            "the verdict is for other bytes",
+            where=f"{model}@{version}: {VERDICT_FILE}",
+            hint="Run the gate again for this version.",
+        )
+    return verdict
+
+
+def _add_verdict(release: Release, verdict: Verdict) -> Release:
+    return replace(
+        release,
+        outcome=verdict.outcome,
+        champion=verdict.champion.version if verdict.champion else None,
+        judged_at=verdict.created_at,
+        machine=verdict.machine,
+        lines=tuple(
+            line for line in verdict.lines if line.name in PAIRED_LINES and line.difference is not None
+        ),
+    )
+
+
+def _add_moves(release: Release, moves: list[AliasRecord]) -> Release:
+    to_here = [move for move in moves if move.version == release.version]
+    if not to_here:
+        return release
+    last = to_here[-1]
+    after = next((move for move in moves if move.sequence > last.sequence), None)
+    return replace(
+        release,
+        promoted_at=to_here[0].moved_at,
+        rolled_back_at=after.moved_at if after and after.action == "rollback" else None,
+        is_forced=last.forced,
+        forced_reason=last.reason if last.forced else "",
+        is_production=moves[-1] is last,
+    )
+
+
+def _add_problem(release: Release, problem: str) -> Release:
+    return replace(release, problem="; ".join(filter(None, [release.problem, problem])))
+
+
+def _chain(releases: list[Release]) -> list[Release]:
+    links = [
+        Link(release.version, release.champion, line.difference, line.high)
+        for release in sorted(releases, key=lambda release: release.judged_at or "")
+        if (line := release.p50) and release.champion and line.difference and line.high
+    ]
+    first = [release.version for release in releases if release.outcome and release.champion is None]
+    indexes = chain_ratios(links, first)
+    return [replace(release, latency=indexes.get(release.version)) for release in releases]

@@ -1,0 +1,63 @@
+"""The stored spread of a class of machine: read back as written, never taken for another class's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.calibration import Calibration, find_calibration, load_calibration, store_calibration
+from registry.errors import ConfigError
+
+KNOWN = Calibration(
+    machine_class="linux-x86_64-2cpu-amd-epyc-7b13",
+    measured_at="2026-11-22T08:00:00+00:00",
+    model='forest"cover@1',
+    workload="single_rows",
+    window_s=4.0,
+    restarts=24,
+    nu0=9.5,
+    net_p50=0.0059,
+    net_p99=0.096,
+    client_p50=0.05,
+    memory=0.001,
+    start_up=1e-05,
+)
+
+
+def test_a_calibration_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    """A digit lost on the way would make the gate judge by a spread that nobody measured."""
+    path = store_calibration(tmp_path / "calibrations", KNOWN)
+    assert path == find_calibration(tmp_path / "calibrations", KNOWN.machine_class)
+    assert load_calibration(tmp_path / "calibrations", KNOWN.machine_class) == KNOWN
+
+
+def test_a_class_that_was_never_calibrated_has_none(tmp_path: Path) -> None:
+    """The gate then takes the committed spread and must not take another machine's."""
+    store_calibration(tmp_path, KNOWN)
+    assert load_calibration(tmp_path, "linux-x86_64-64cpu") is None
+    assert load_calibration(tmp_path / "absent", KNOWN.machine_class) is None
+
+
+def test_a_calibration_copied_from_another_class_is_refused(tmp_path: Path) -> None:
+    """A quiet machine's spread on a noisy one would make every release a regression."""
+    data = store_calibration(tmp_path, KNOWN).read_bytes()
+    find_calibration(tmp_path, "other").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"is about linux-x86_64-2cpu-amd-epyc-7b13, expected other"):
+        load_calibration(tmp_path, "other")
+
+
+@pytest.mark.parametrize("damage", ["net_p50 = 0", "net_p51 = 1.0", "net_p50 = ["])
+def test_a_damaged_calibration_is_an_error_and_not_a_default(tmp_path: Path, damage: str) -> None:
+    """A spread of 0 would prove anything, and falling back in silence would hide it."""
+    path = store_calibration(tmp_path, KNOWN)
+    path.write_text(path.read_text("utf-8").replace("net_p50 = 0.0059", damage), "utf-8")
+    with pytest.raises(ConfigError):
+        load_calibration(tmp_path, KNOWN.machine_class)
+
+
+def test_every_field_is_in_the_file(tmp_path: Path) -> None:
+    """People read these files, and a field that only the program knows is one they cannot check."""
+    written = store_calibration(tmp_path, KNOWN).read_text("utf-8")
+    assert all(f"\n{name} = " in written for name in msgspec.structs.asdict(KNOWN))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from registry.ground.command import run_command
 from registry.ground.logs import configure_logging
@@ -33,13 +34,15 @@ _FLAGS = {
     "drift-window-rows": "rows over which drift is measured, 0 for none (default 1000)",
     "metrics-port": "a port of its own for /metrics (default: none)",
     "tokens-file": "file with a bearer token on each line",
-    "request-log": "true: a line in the log for every request (default false)",
+    "request-log": "a line in the log for every request (default false)",
+    "server-timing": "a header with its time in every answer to a POST (default false)",
     "predict-route": "one more path for POST /predict",
     "health-route": "one more path for readiness",
     "drain-s": "seconds after SIGTERM in which new work is still answered (default 0)",
     "shutdown-grace-s": "seconds that requests in flight may take then (default 30)",
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",
 }
+_SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,health}")
     verb = verbs.add_parser("serve", help="serve one version over HTTP until SIGTERM")
     for name, text in _FLAGS.items():
-        verb.add_argument(f"--{name}", help=text)
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if name in _SWITCHES else {}
+        verb.add_argument(f"--{name}", help=text, **alone)
     health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
     health.add_argument("--port", help="where it listens (default 8000)")
     worker = verbs.add_parser("worker")  # the supervisor's way to start one; no help, so not listed

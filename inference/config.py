@@ -40,6 +40,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``tokens``, ``tokens_file``: bearer tokens, with commas or on lines; with any, everything but
       health asks for one.
     - ``request_log``: one line in the log for every request.
+    - ``server_timing``: every answer to a ``POST`` says what it cost (`inference.process.timing`); for
+      measurements, as it tells strangers about the machine.
     - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
     - ``drain_s``: how long after SIGTERM new work is still answered while readiness already says no,
       for load balancers that learn of it late.
@@ -70,6 +72,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tokens: str = ""
     tokens_file: str = ""
     request_log: bool = False
+    server_timing: bool = False
     predict_route: str = ""
     health_route: str = ""
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 0

@@ -27,6 +27,7 @@ from inference.process.connection import Connection
 from inference.process.memory import settle_memory
 from inference.process.order import Order, read_order
 from inference.process.server import Door, Server
+from inference.process.timing import TimedApp, TimedConnection, TimedPool
 from inference.routes.example import write_curl
 from registry.ground.cpus import count_cpus
 from registry.ground.logs import log_event
@@ -114,14 +115,17 @@ def _open_doors(
     listeners: Sequence[socket.socket], app: App, config: ServiceConfig, metrics: ServiceMetrics
 ) -> list[Door]:
     longest = min(_SHORT_BYTES, config.max_body_bytes)
-    main = Door(listeners[0], app, Connection.bind(app.direct, longest, metrics.count_rejected))
+    kind = TimedConnection if config.server_timing else Connection
+    behind = TimedApp(app) if config.server_timing else app
+    main = Door(listeners[0], behind, kind.bind(app.direct, longest, metrics.count_rejected))
     aside = Connection.bind({}, 0, metrics.count_rejected)
     return [main, *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]]]
 
 
 def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
     threads = config.threads or max(1, count_cpus() // config.workers)
-    return ThreadPoolExecutor(threads, thread_name_prefix="large-request")
+    kind = TimedPool if config.server_timing else ThreadPoolExecutor
+    return kind(threads, thread_name_prefix="large-request")
 
 
 def _announce(

@@ -12,10 +12,12 @@ from typing import Annotated
 
 import msgspec
 
-from benchmarks.drive.plan import Body
+from benchmarks.drive.forms import Row, carries, write_body
+from benchmarks.drive.plan import Body, Form
 from benchmarks.errors import WorkloadError
 from registry.ground.settings import load_settings
 from registry.manifest import Manifest
+from registry.signature import Column
 
 WORKLOADS = Path(__file__).resolve().parents[1] / "workloads"
 
@@ -24,9 +26,10 @@ Answer = tuple[float, ...]
 
 
 class Mix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Requests of ``rows`` rows come ``weight`` times as often as those of weight 1."""
+    """Requests of ``rows`` rows in this form come ``weight`` times as often as those of weight 1."""
 
     rows: Count
+    form: Form = "json"
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
@@ -50,8 +53,9 @@ def load_workload(name: str) -> Workload:
 
 def golden_bodies(manifest: Manifest, arm: str) -> tuple[Body, ...]:
     """One body for each golden row of a version, with its known answer."""
+    columns = manifest.signature.columns
     return tuple(
-        Body(payload=_encode([row]), rows=1, answers={arm: (answer,)})
+        msgspec.structs.replace(write_body("json", [row], columns), answers={arm: (answer,)})
         for row, answer in _golden(manifest).values()
     )
 
@@ -63,55 +67,106 @@ def draw_bodies(workload: Workload, versions: dict[str, Manifest]) -> tuple[Body
     alone when the candidate takes more (its clients do not know the new column yet).
 
     Args:
-        workload: sizes and seed.
+        workload: sizes, forms and seed.
         versions: manifests by arm; "candidate" alone for a first version.
 
     Raises:
-        WorkloadError: there is no golden row to draw from.
+        WorkloadError: there is no golden row to draw from, or a form in the mix cannot carry these
+            versions' columns.
     """
-    answers: dict[bytes, dict[str, Answer]] = {}
-    rows: dict[bytes, dict[str, object]] = {}
-    for arm, manifest in _sources(versions).items():
-        for key, (row, answer) in _golden(manifest).items():
-            rows[key] = row
-            answers.setdefault(key, {})[arm] = answer
-    if not rows or not workload.mix:
+    pool = _Pool(versions)
+    if not pool.rows or not workload.mix:
         raise WorkloadError(
             "has no row to send",
-            where=", ".join(f"{m.model}@{m.version}" for m in versions.values()),
+            where=pool.where,
             hint="Export with golden_rows above 0 and give the workload a [[mix]].",
         )
+    choices = {mix.form: pool.find_choices(mix.form) for mix in workload.mix}
+    weights = [mix.weight for mix in workload.mix]
     chance = random.Random(workload.seed)
-    keys = sorted(rows)
     bodies = []
     for _ in range(workload.bodies):
-        size = chance.choices(workload.mix, [mix.weight for mix in workload.mix])[0].rows
-        chosen = chance.choices(keys, k=size)
-        known = {
-            arm: tuple(answers[key][arm] for key in chosen)
-            for arm in versions
-            if all(arm in answers[key] for key in chosen)
-        }
-        bodies.append(Body(payload=_encode([rows[key] for key in chosen]), rows=size, answers=known))
+        mix = chance.choices(workload.mix, weights)[0]
+        bodies.append(pool.write(mix.form, chance.choices(choices[mix.form], k=mix.rows)))
     return tuple(bodies)
 
 
+class _Pool:
+    """The golden rows to draw from, by their canonical bytes, and every version's answers to them."""
+
+    def __init__(self, versions: dict[str, Manifest]) -> None:
+        self.rows: dict[bytes, Row] = {}
+        self.where = ", ".join(f"{m.model}@{m.version}" for m in versions.values())
+        self._answers: dict[bytes, dict[str, Answer]] = {}
+        self._arms = tuple(versions)
+        self._is_shared = len({_lay_out(manifest) for manifest in versions.values()}) == 1
+        self._columns: tuple[Column, ...] = ()
+        for arm, manifest in _sources(versions).items():
+            self._columns = self._columns or manifest.signature.columns
+            for key, (row, answer) in _golden(manifest).items():
+                self.rows[key] = row
+                self._answers.setdefault(key, {})[arm] = answer
+
+    def find_choices(self, form: Form) -> list[bytes]:
+        """The rows that can be sent in a form; those that arrive unchanged, if there are any.
+
+        Raises:
+            WorkloadError: there are none.
+        """
+        if form == "float32":
+            text = [column.name for column in self._columns if column.datatype == "BYTES"]
+            if text:
+                raise _refuse_form(form, f"column {text[0]} is text", self.where)
+            if not self._is_shared:
+                raise _refuse_form(form, "the versions take different columns", self.where)
+        exact = sorted(key for key in self.rows if self._carries(form, key))
+        # Measurements seldom fit the 24 bits of a float32; they are sent all the same.
+        if not exact and form != "float32":
+            raise _refuse_form(form, "no golden row can be written in it", self.where)
+        return exact or sorted(self.rows)
+
+    def write(self, form: Form, keys: list[bytes]) -> Body:
+        """The body of these rows, with the answers of each arm that knows them all.
+
+        A value that was rounded beside a threshold may be another class's: nobody knows the answer.
+        """
+        body = write_body(form, [self.rows[key] for key in keys], self._columns, is_shared=self._is_shared)
+        is_exact = all(self._carries(form, key) for key in keys)
+        known = {
+            arm: tuple(self._answers[key][arm] for key in keys)
+            for arm in self._arms
+            if is_exact and all(arm in self._answers[key] for key in keys)
+        }
+        return msgspec.structs.replace(body, answers=known)
+
+    def _carries(self, form: Form, key: bytes) -> bool:
+        return carries(form, self.rows[key], self._columns)
+
+
+def _refuse_form(form: Form, reason: str, where: str) -> WorkloadError:
+    return WorkloadError(
+        f"cannot be asked in the form {form}: {reason}",
+        where=where,
+        hint=f'Take a workload without form = "{form}".',
+    )
+
+
+def _lay_out(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    return tuple((column.name, column.datatype) for column in manifest.signature.columns)
+
+
 def _sources(versions: dict[str, Manifest]) -> dict[str, Manifest]:
-    columns = {arm: {c.name: c.datatype for c in m.signature.columns} for arm, m in versions.items()}
+    columns = {arm: set(_lay_out(manifest)) for arm, manifest in versions.items()}
     if len(versions) > 1 and columns["champion"] != columns["candidate"]:
         return {"champion": versions["champion"]}
     return versions
 
 
-def _golden(manifest: Manifest) -> dict[bytes, tuple[dict[str, object], Answer]]:
+def _golden(manifest: Manifest) -> dict[bytes, tuple[Row, Answer]]:
     """Named rows and their answers, by the row's canonical bytes; NULL is sent as null."""
     names = [column.name for column in manifest.signature.columns]
-    named: list[dict[str, object]] = [dict(zip(names, row, strict=True)) for row in manifest.golden.rows]
+    named: list[Row] = [dict(zip(names, row, strict=True)) for row in manifest.golden.rows]
     return {
         msgspec.json.encode(row, order="sorted"): (row, answer)
         for row, answer in zip(named, manifest.golden.probabilities, strict=True)
     }
-
-
-def _encode(rows: list[dict[str, object]]) -> bytes:
-    return msgspec.json.encode(rows[0] if len(rows) == 1 else {"instances": rows})

@@ -1,15 +1,13 @@
-"""Which bodies are sent, and which answers are right."""
+"""Which bodies are sent."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 import pytest
 
-from benchmarks.drive.answers import check_reply
-from benchmarks.drive.plan import Body, Target
-from benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies, load_workload
+from benchmarks.drive.forms import INFER_PATH
+from benchmarks.drive.plan import Form
+from benchmarks.drive.workload import Mix, Workload, draw_bodies, load_workload
 from benchmarks.errors import WorkloadError
 from registry.errors import ConfigError
 from registry.manifest import Golden, Manifest
@@ -17,69 +15,22 @@ from registry.signature import Column, build_signature
 from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS, build_manifest
 
 SINGLE = Workload(seed=1, bodies=40, mix=(Mix(rows=1),))
+FORMS: tuple[Form, ...] = ("json", "csv", "float32", "oip", "oip_binary")
 
 
-def target(**changes: Any) -> Target:
-    """Version 1 of the tiny model behind a port."""
-    known = {"arm": "candidate", "url": "http://127.0.0.1:1", "model": "tiny", "version": 1}
-    given = {**known, "classes": ("1", "2"), "atol": 1e-5, "golden": (), **changes}
-    return Target(**given)
-
-
-def reply(**changes: Any) -> bytes:
-    """The right reply to the first golden row."""
-    probabilities = {"1": 0.75, "2": 0.25}
-    right = {
-        "prediction": "1",
-        "label": "Spruce",
-        "probabilities": probabilities,
-        "model": "tiny",
-        "version": 1,
-    }
-    return msgspec.json.encode(right | changes)
-
-
-BODY = golden_bodies(build_manifest(), "candidate")[0]
-
-
-def test_the_right_reply_is_accepted() -> None:
-    """Otherwise every gate would be INVALID."""
-    assert check_reply(200, reply(), target(), BODY) == ""
-
-
-@pytest.mark.parametrize(
-    ("status", "content", "message"),
-    [
-        (500, b'{"error": "no"}', "HTTP 500"),
-        (200, None, "not a prediction"),
-        (200, b"<html>", "not a prediction"),
-        (200, reply(version=2), "tiny@2 answered, expected tiny@1"),
-        (200, reply(model="other"), "other@1 answered"),
-        (200, reply(probabilities={"1": 0.7499, "2": 0.2501}), "the manifest 0.75"),
-        (200, reply(probabilities={"1": None, "2": 0.25}), "not a prediction"),
-        (200, reply(probabilities={"1": 0.75}), "not those of classes"),
-        (200, reply(probabilities=None), "not those of classes"),
-        (200, reply(predictions=[]), "0 predictions for 1 rows"),
-    ],
-)
-def test_a_wrong_reply_is_told(status: int, content: bytes | None, message: str) -> None:
-    """A fast wrong answer, or the right one of another version, must not count as a good one."""
-    assert message in check_reply(status, content, target(), BODY)
-
-
-def test_a_batch_is_checked_row_by_row() -> None:
-    """One wrong row among many is still wrong."""
-    right, wrong = {"probabilities": {"1": 0.75, "2": 0.25}}, {"probabilities": {"1": 0.25, "2": 0.75}}
-    body = Body(payload=b"", rows=2, answers={"candidate": ((0.75, 0.25), (0.75, 0.25))})
-    batch = {"predictions": [right, wrong], "model": "tiny", "version": 1}
-    assert check_reply(200, msgspec.json.encode(batch), target(), body).startswith("row 1")
+def of_form(form: Form) -> Workload:
+    """Single rows in one form only."""
+    return Workload(seed=1, bodies=40, mix=(Mix(rows=1, form=form),))
 
 
 def test_bodies_are_named_rows_and_repeatable() -> None:
     """A run can be repeated with the very same requests."""
     drawn = draw_bodies(SINGLE, {"candidate": build_manifest()})
     assert drawn == draw_bodies(SINGLE, {"candidate": build_manifest()})
-    assert {body.payload for body in drawn} == {'{"height":10.0,"rings":20}', '{"height":90.0,"rings":200}'}
+    assert {body.payload for body in drawn} == {
+        b'{"height":10.0,"rings":20}',
+        b'{"height":90.0,"rings":200}',
+    }
 
 
 def test_both_versions_answers_are_known_for_shared_rows() -> None:
@@ -87,8 +38,8 @@ def test_both_versions_answers_are_known_for_shared_rows() -> None:
     other = Golden(rows=((10.0, 20),), class_indexes=(0,), probabilities=((0.6, 0.4),))
     versions = {"champion": build_manifest(), "candidate": build_manifest(version=2, golden=other)}
     known = {body.payload: body.answers for body in draw_bodies(SINGLE, versions)}
-    assert known['{"height":10.0,"rings":20}'] == {"champion": ((0.75, 0.25),), "candidate": ((0.6, 0.4),)}
-    assert set(known['{"height":90.0,"rings":200}']) == {"champion"}
+    assert known[b'{"height":10.0,"rings":20}'] == {"champion": ((0.75, 0.25),), "candidate": ((0.6, 0.4),)}
+    assert set(known[b'{"height":90.0,"rings":200}']) == {"champion"}
 
 
 def test_a_candidate_with_a_new_column_gets_the_champions_bodies_only() -> None:
@@ -97,7 +48,7 @@ def test_a_candidate_with_a_new_column_gets_the_champions_bodies_only() -> None:
     golden = Golden(rows=((1.0, 2, 3.0),), class_indexes=(0,), probabilities=((0.5, 0.5),))
     candidate = build_manifest(version=2, signature=build_signature(columns, TINY_CLASSES), golden=golden)
     drawn = draw_bodies(SINGLE, {"champion": build_manifest(), "candidate": candidate})
-    assert all("bark" not in body.payload for body in drawn)
+    assert all(b"bark" not in body.payload for body in drawn)
 
 
 @pytest.mark.parametrize("versions", [{}, {"candidate": Golden(rows=(), class_indexes=(), probabilities=())}])
@@ -115,10 +66,72 @@ def test_batches_come_as_instances() -> None:
     assert len(sent["instances"]) == drawn[0].rows == len(drawn[0].answers["candidate"]) == 4
 
 
-@pytest.mark.parametrize("name", ["single_rows", "mixed_batches"])
+@pytest.mark.parametrize("name", ["single_rows", "mixed_batches", "mixed_protocols"])
 def test_committed_workloads_can_be_drawn(name: str) -> None:
     """A typo in a workload must not wait for a release to be found."""
     assert draw_bodies(load_workload(name), {"candidate": build_manifest()})
+
+
+def test_the_mixed_workload_holds_every_form_in_singles_and_batches() -> None:
+    """What no workload asks, no release proves."""
+    drawn = draw_bodies(load_workload("mixed_protocols"), {"candidate": build_manifest()})
+    assert {(body.form, body.rows > 1) for body in drawn} == {(f, b) for f in FORMS for b in (False, True)}
+    assert all("candidate" in body.answers for body in drawn)
+
+
+def test_a_model_with_text_cannot_be_asked_in_float32() -> None:
+    """The service would refuse every one of these requests; the workload is wrong, not the candidate."""
+    columns = (*TINY_COLUMNS, Column(name="soil", datatype="BYTES"))
+    golden = Golden(rows=((1.0, 2, "clay"),), class_indexes=(0,), probabilities=((0.5, 0.5),))
+    manifest = build_manifest(signature=build_signature(columns, TINY_CLASSES), golden=golden)
+    with pytest.raises(WorkloadError, match=r"tiny@1.*float32: column soil is text"):
+        draw_bodies(of_form("float32"), {"candidate": manifest})
+    for form in FORMS[:2] + FORMS[3:]:
+        assert draw_bodies(of_form(form), {"candidate": manifest})
+
+
+def test_versions_of_different_columns_share_no_float32_rows() -> None:
+    """Bare rows have no names: what is whole for one version is cut short for the other."""
+    columns = tuple(reversed(TINY_COLUMNS))
+    golden = Golden(rows=((20, 10.0),), class_indexes=(0,), probabilities=((0.5, 0.5),))
+    candidate = build_manifest(version=2, signature=build_signature(columns, TINY_CLASSES), golden=golden)
+    versions = {"champion": build_manifest(), "candidate": candidate}
+    with pytest.raises(WorkloadError, match="different columns"):
+        draw_bodies(of_form("float32"), versions)
+    (tensors,) = {
+        tuple(one["name"] for one in msgspec.json.decode(body.payload)["inputs"])
+        for body in draw_bodies(of_form("oip"), versions)
+    }
+    assert tensors == ("height", "rings")  # and not "numeric", whose columns are in another order
+
+
+def test_rows_that_a_form_would_change_are_not_sent_in_it() -> None:
+    """A rounded value beside a threshold may get another class, and would count as a wrong answer."""
+    golden = Golden(rows=((0.1, 20), (0.5, 20)), class_indexes=(0, 1), probabilities=((0.7, 0.3), (0.2, 0.8)))
+    drawn = draw_bodies(of_form("float32"), {"candidate": build_manifest(golden=golden)})
+    assert {body.answers["candidate"] for body in drawn} == {((0.2, 0.8),)}
+
+
+def test_rows_that_no_float32_can_hold_are_sent_without_an_answer() -> None:
+    """Measured values seldom fit 24 bits; their speed is asked for all the same."""
+    golden = Golden(rows=((0.1, 20),), class_indexes=(0,), probabilities=((0.7, 0.3),))
+    drawn = draw_bodies(of_form("float32"), {"candidate": build_manifest(golden=golden)})
+    assert {tuple(body.answers) for body in drawn} == {()}
+
+
+def test_a_form_that_can_write_no_golden_row_is_refused() -> None:
+    """In CSV an empty field is the default, so that NULL beside a default cannot be said."""
+    columns = (Column(name="height", datatype="FP64", default=0.0, is_nullable=True), TINY_COLUMNS[1])
+    golden = Golden(rows=((None, 20),), class_indexes=(0,), probabilities=((0.7, 0.3),))
+    manifest = build_manifest(signature=build_signature(columns, TINY_CLASSES), golden=golden)
+    with pytest.raises(WorkloadError, match="no golden row"):
+        draw_bodies(of_form("csv"), {"candidate": manifest})
+
+
+def test_requests_of_the_protocol_go_to_the_model_by_name() -> None:
+    """The path is filled in by whoever knows the target."""
+    for form in FORMS[3:]:
+        assert {b.path for b in draw_bodies(of_form(form), {"candidate": build_manifest()})} == {INFER_PATH}
 
 
 def test_an_unknown_workload_is_refused() -> None:

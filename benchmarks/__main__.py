@@ -12,8 +12,8 @@ from registry.errors import ConfigError
 from registry.ground.command import print_json, print_result, run_command
 from registry.ground.logs import configure_logging
 
-# The verdict decides the exit code; an unproven candidate is not promoted, so it is a no.
-_EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 1, "INVALID": 3}
+# The verdict decides the exit code; only 0 lets a release go on.
+_EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,8 +32,10 @@ def _parser() -> argparse.ArgumentParser:
         "--champion", metavar="REF", help="default: MODEL@production; given, the verdict is not stored"
     )
     gate.add_argument("--again", action="store_true", help="measure even if these digests passed already")
-    gate.add_argument("--restarts", type=int, help="restarts between two looks")
-    gate.add_argument("--max-restarts", type=int, help="restarts at most")
+    gate.add_argument("--looks", metavar="N,N", help="restarts after which it may be decided")
+    gate.add_argument(
+        "--calibrations", type=Path, help="spreads by class of machine (default: DATA/calibrations)"
+    )
     bench = _add_verb(verbs, "bench", "percentiles, throughput, start-up and memory of one version")
     bench.add_argument("--users", default="1,16", help="closed-loop clients, one run each (default 1,16)")
     for verb in (gate, bench):
@@ -83,7 +85,9 @@ def _add_verb(
 
 
 def _settings(options: argparse.Namespace) -> GateSettings:
-    flags = {key: getattr(options, key, None) for key in ("restarts", "max_restarts", "window_s", "workload")}
+    flags = {key: getattr(options, key, None) for key in ("window_s", "workload")}
+    if getattr(options, "looks", None):
+        flags["looks"] = f"[{options.looks}]"
     overrides = [f"duet.{key}={value}" for key, value in flags.items() if value is not None]
     return load_gate_settings(options.gates, overrides=[*options.set, *overrides], environment=os.environ)
 
@@ -104,6 +108,7 @@ def _gate(options: argparse.Namespace) -> int:
         candidate=candidate,
         champion=options.champion,
         again=options.again,
+        calibrations=options.calibrations,
     )
     if result.verdict is not None:
         sys.stderr.write(format_table(result.verdict) + "\n")

@@ -27,11 +27,13 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class DuetSettings(_Section, frozen=True, kw_only=True):
-    """How champion and candidate are driven; the unit of replication is the restart of both."""
+    """How champion and candidate are driven; the unit of replication is the restart of both.
+
+    ``looks`` are restart counts after which the latencies are looked at; the last one is the end.
+    """
 
     workload: str
-    restarts: Count
-    max_restarts: Count
+    looks: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)]
     window_s: Positive
     warmup_pairs: Annotated[int, msgspec.Meta(ge=0)]
     min_pairs: Count
@@ -40,21 +42,41 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
     stop_timeout_s: Positive
     request_timeout_s: Positive
 
-    @property
-    def looks(self) -> tuple[int, ...]:
-        """Restart counts after which the latencies are looked at: 4, 8, 12."""
-        looks = list(range(self.restarts, self.max_restarts, self.restarts))
-        return (*looks, self.max_restarts)
+
+class Spread(_Section, frozen=True, kw_only=True):
+    """SD between restarts of identical processes, by contrast.
+
+    ``net_p50`` as a share of the client p50, the others of logarithms of ratios.
+    """
+
+    net_p50: Positive
+    net_p99: Positive
+    client_p50: Positive
+    memory: Positive
+    start_up: Positive
 
 
 class LatencySettings(_Section, frozen=True, kw_only=True):
-    """Levels and the stored spread of the latency judgement; see `benchmarks.judge.measure`."""
+    """Levels, margins and the stored spread of the latency judgement; see `benchmarks.judge.latency`.
 
-    alpha_block: Level
+    ``spend_block`` and ``spend_pass`` are (restarts, share) points: how much of a level may be
+    spent until then. Margins are shares of the limit that the model's own [gate] table sets.
+    """
+
+    alpha_net_p50: Level
+    alpha_net_p99: Level
+    alpha_client_p50: Level
+    alpha_resources: Level
     alpha_pass: Level
-    block_share: Share
-    s0: Positive
+    spend_block: tuple[tuple[Count, Share], ...]
+    spend_pass: tuple[tuple[Count, Share], ...]
+    net_p50_limit: Share
+    net_p50_margin: Share
+    net_p99_margin: Share
+    client_p50_margin: Share
+    s0: Spread
     nu0: Positive
+    max_spread: Positive
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):
@@ -87,9 +109,7 @@ def load_gate_settings(
         ConfigError: a setting is unknown, of the wrong type or out of range.
     """
     settings = load_settings(path, GateSettings, overrides=overrides, environment=environment)
-    if settings.duet.max_restarts < settings.duet.restarts:
-        raise ConfigError(
-            f"is {settings.duet.max_restarts}, below restarts = {settings.duet.restarts}",
-            where=f"{path}: duet.max_restarts",
-        )
+    looks = settings.duet.looks
+    if list(looks) != sorted(set(looks)):
+        raise ConfigError(f"are {list(looks)}, expected rising numbers", where=f"{path}: duet.looks")
     return settings

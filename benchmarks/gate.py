@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from benchmarks.calibration import load_calibration
 from benchmarks.config import GateSettings
 from benchmarks.drive.services import interruptible
 from benchmarks.drive.workload import load_workload
+from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION, Match, find_match
 from registry.errors import RegistryError
 from registry.ground.files import fresh_folder
@@ -61,6 +66,8 @@ def run_gate(
     candidate: str | None = None,
     champion: str | None = None,
     again: bool = False,
+    programs: Mapping[str, Sequence[str]] | None = None,
+    calibrations: Path | None = None,
 ) -> GateResult:
     """Judge the candidate, write the report, store the verdict with the candidate.
 
@@ -73,15 +80,21 @@ def run_gate(
         champion: a reference other than the alias `production`; the verdict is then not stored,
             because it says nothing about taking over from what is in production.
         again: measure even if a passing verdict for these very digests and settings is there.
+        programs: by arm, the module, and flags before its verb, that serve in the place of
+            ``inference``; the verdict is then not stored, because it is about something else.
+        calibrations: where spreads measured on machines of a class are kept; by default
+            ``calibrations/`` in ``data``. That of this class takes the place of the settings' own.
     """
     started = time.monotonic()
     match = find_match(store, model, candidate, champion)
     if champion is None and match.candidate == match.champion:
         return GateResult(match, None, f"version {match.candidate} is in production already")
+    settings = _calibrate(settings, calibrations or data / "calibrations")
     workload = load_workload(settings.duet.workload)
     config_digest = digest_value([GATE_VERSION, settings, workload])
     judged = {arm: store.identify(model, version) for arm, version in match.arms.items()}
-    if champion is None and not again:
+    is_stored = champion is None and not programs
+    if is_stored and not again:
         known = _find_passing(store, match, judged, config_digest)
         if known is not None:
             reason = f"version {match.candidate} passed already, for these very digests and settings"
@@ -91,14 +104,28 @@ def run_gate(
     from benchmarks.trial import judge_match  # noqa: PLC0415
 
     with interruptible(), fresh_folder(target) as folder:
-        verdict, documents = judge_match(store, match, judged, folder, settings, workload, config_digest)
+        verdict, documents = judge_match(
+            store, match, judged, folder, settings, workload, config_digest, programs or {}
+        )
         for name, content in documents.items():
             (folder / name).write_bytes(content)
-    if champion is None:
+    if is_stored:
         # The verdict last: it names the report.
         for name, content in documents.items():
             store.write_document(model, match.candidate, name, content)
     return GateResult(match, verdict, report=target / "report.md", seconds=time.monotonic() - started)
+
+
+def _calibrate(settings: GateSettings, folder: Path) -> GateSettings:
+    """The settings with the spreads of this class of machine, if it was calibrated."""
+    known = load_calibration(folder, machine_class())
+    if known is None:
+        return settings
+    latency = settings.latency
+    s0 = msgspec.structs.replace(
+        latency.s0, net_p50=known.net_p50, net_p99=known.net_p99, client_p50=known.client_p50
+    )
+    return msgspec.structs.replace(settings, latency=msgspec.structs.replace(latency, s0=s0))
 
 
 def _find_passing(

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import datetime
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.config import GateSettings
-from benchmarks.drive.duet import Duet
+from benchmarks.drive.duet import Duet, open_duet
 from benchmarks.drive.workload import Workload, draw_bodies
 from benchmarks.errors import BenchmarkError
-from benchmarks.judge.evidence import StaticEvidence, judge_static
-from benchmarks.judge.latency import judge_answers, judge_p50, judge_p50_ceiling, report_service
+from benchmarks.judge.evidence import judge_static
+from benchmarks.judge.latency import (
+    judge_answers,
+    judge_latencies,
+    judge_model_size,
+    judge_p50_ceiling,
+    judge_resources,
+    report_service,
+)
 from benchmarks.judge.measure import Restart
 from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.machine import describe_machine
@@ -20,7 +28,7 @@ from benchmarks.match import GATE_VERSION, Match
 from benchmarks.report.data import write_report
 from benchmarks.report.markdown import write_markdown
 from registry.ground.logs import log_event
-from registry.manifest import Manifest
+from registry.manifest import GateLimits, Manifest
 from registry.store import Store
 from registry.verdict import (
     VERDICT_FILE,
@@ -42,15 +50,17 @@ def judge_match(
     settings: GateSettings,
     workload: Workload,
     config_digest: str,
+    programs: Mapping[str, Sequence[str]],
 ) -> tuple[Verdict, dict[str, bytes]]:
     """The verdict and its documents by name, ``verdict.json`` last; raw data go to ``folder``."""
     versions = {arm: store.read_manifest(match.model, version) for arm, version in match.arms.items()}
     log_event(logger, "gate started", model=match.model, **match.arms)
     static = judge_static(store, versions, settings.accuracy)
-    restarts: list[Restart] = []
-    lines = static.lines
+    restarts: tuple[Restart, ...] = ()
+    lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
-        lines += _judge_running(store, versions, folder, settings, workload, static, restarts)
+        restarts, measured = _measure(store.location, versions, folder, settings, workload, lines, programs)
+        lines += measured
     limits, is_first = versions["candidate"].gate, match.champion is None
     verdict = Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,
@@ -73,44 +83,57 @@ def judge_match(
     }
 
 
-def _judge_running(
-    store: Store,
+def _measure(
+    registry: str,
     versions: dict[str, Manifest],
     folder: Path,
     settings: GateSettings,
     workload: Workload,
-    static: StaticEvidence,
-    restarts: list[Restart],
-) -> tuple[VerdictLine, ...]:
-    """Restart and measure until the latencies are decided; ``restarts`` is filled."""
+    known: Sequence[VerdictLine],
+    programs: Mapping[str, Sequence[str]],
+) -> tuple[tuple[Restart, ...], tuple[VerdictLine, ...]]:
+    """Restart and measure until the latencies are decided; ``known`` lines were judged before."""
     try:
         bodies = draw_bodies(workload, versions)
     except BenchmarkError as error:
-        return (VerdictLine(name="answers", candidate=None, outcome="INVALID", reason=str(error)),)
-    duet = Duet(store.location, versions, bodies, settings.duet, folder)
+        line = VerdictLine(name="answers", candidate=None, outcome="INVALID", reason=str(error))
+        return (), (line,)
+    with open_duet(registry, versions, bodies, settings.duet, folder, programs) as duet:
+        restarts, lines = _restart_until_decided(duet, settings, known)
+    if restarts[-1].problem:
+        return restarts, (judge_answers(restarts),)
+    return restarts, (judge_answers(restarts), *lines, *report_service(restarts, versions))
+
+
+def _restart_until_decided(
+    duet: Duet, settings: GateSettings, known: Sequence[VerdictLine]
+) -> tuple[tuple[Restart, ...], tuple[VerdictLine, ...]]:
+    restarts: list[Restart] = []
     lines: tuple[VerdictLine, ...] = ()
-    for number in range(1, settings.duet.max_restarts + 1):
-        restart = duet.run_restart(number)
-        restarts.append(restart)
-        _log_restart(restart)
-        if restart.problem:
-            return (judge_answers(restarts),)
+    for number in range(1, settings.duet.looks[-1] + 1):
+        restarts.append(duet.run_restart(number))
+        _log_restart(restarts[-1])
+        if restarts[-1].problem:
+            break
         if number not in settings.duet.looks:
             continue
-        lines = _judge_latencies(restarts, versions, settings)
+        lines = _judge(restarts, duet.versions["candidate"].gate, settings)
         # Longer measuring cannot save a candidate that something else blocks.
-        outcomes = {line.outcome for line in (*lines, *static.lines)}
+        outcomes = {line.outcome for line in (*lines, *known)}
         if "INCONCLUSIVE" not in {line.outcome for line in lines} or outcomes & {"BLOCK", "INVALID"}:
             break
-    return (judge_answers(restarts), *lines, *report_service(restarts, versions))
+    return tuple(restarts), lines
 
 
-def _judge_latencies(
-    restarts: list[Restart], versions: dict[str, Manifest], settings: GateSettings
-) -> tuple[VerdictLine, ...]:
-    limits = versions["candidate"].gate
+def _judge(restarts: list[Restart], limits: GateLimits, settings: GateSettings) -> tuple[VerdictLine, ...]:
     ceiling = judge_p50_ceiling(restarts, limits, settings)
-    return (judge_p50(restarts, limits, settings), ceiling) if "champion" in versions else (ceiling,)
+    if "champion" not in restarts[0].arms:
+        return (ceiling,)
+    return (
+        *judge_latencies(restarts, limits, settings),
+        ceiling,
+        *judge_resources(restarts, limits, settings),
+    )
 
 
 def _log_restart(restart: Restart) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.config import DuetSettings
 from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
-from benchmarks.drive.services import Service, drive, launch_driver, launch_service
+from benchmarks.drive.services import SERVICE, Service, drive, launch_driver, launch_service
 from benchmarks.drive.workload import golden_bodies
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.measure import ArmRun, Restart
@@ -28,18 +30,25 @@ logger = logging.getLogger("benchmarks")
 _MAX_CLOCK_JUMP_S = 1.0
 # What a Locust run may take beside its window: import, golden rows, warm-up, writing.
 _DRIVER_SLACK_S = 60.0
+_DRIVER_LOG = "locust.log"
+# The service is asked to tell its own times, which the client cannot see.
+_SERVICE_FLAGS = ("--server-timing",)
 
 
 @dataclass(frozen=True)
 class Duet:
-    """What is driven and how; ``versions`` by arm ("candidate", and "champion" if there is one)."""
+    """What is driven and how; ``versions`` by arm ("candidate", and "champion" if there is one).
+
+    ``programs``: by arm, the module and flags that stand in the place of ``inference``; see `open_duet`.
+    """
 
     registry: str
     versions: Mapping[str, Manifest]
     bodies: tuple[Body, ...]
     settings: DuetSettings
     folder: Path
-    users: int = 1
+    driver: subprocess.Popen[bytes]
+    programs: Mapping[str, Sequence[str]]
 
     def run_restart(self, number: int) -> Restart:
         """Start every service, drive them for one window, end them.
@@ -55,17 +64,13 @@ class Duet:
     def _run_restart(self, number: int) -> Restart:
         seed = f"{self.settings.seed}-{number}"
         observations = self.folder / f"restart-{number:02}.csv.gz"
-        driver_log = self.folder / f"restart-{number:02}-locust.log"
-        with (
-            self._services(number, random.Random(seed)) as services,
-            launch_driver(log=driver_log, stop_timeout_s=self.settings.stop_timeout_s) as driver,
-        ):
-            pids = [driver.pid, *(service.process.pid for service in services.values())]
+        with self._services(number, random.Random(seed)) as services:
+            pids = [self.driver.pid, *(service.process.pid for service in services.values())]
             log_event(logger, "services ready", logging.DEBUG, number=number, pids=pids)
             plan = Plan(
                 targets=tuple(build_target(arm, self.versions[arm], s) for arm, s in services.items()),
                 bodies=self.bodies,
-                users=self.users,
+                users=1,
                 window_s=self.settings.window_s,
                 warmup_cycles=self.settings.warmup_pairs,
                 seed=seed,
@@ -73,11 +78,11 @@ class Duet:
                 observations=str(observations),
             )
             timeout_s = self.settings.window_s + self.settings.request_timeout_s + _DRIVER_SLACK_S
-            outcome = drive(driver, plan, timeout_s=timeout_s, log=driver_log)
+            outcome = drive(self.driver, plan, timeout_s=timeout_s, log=self.folder / _DRIVER_LOG)
             residents = {arm: service.resident_bytes() for arm, service in services.items()}
         seen = read_observations(observations)
         arms = {
-            arm: ArmRun(_latencies(seen, arm), services[arm].ready_s, residents[arm])
+            arm: build_arm([o for o in seen if o.arm == arm], services[arm].ready_s, residents[arm])
             for arm in sorted(services)
         }
         problem = find_problem(outcome, seen, tuple(arms), self.settings.min_pairs)
@@ -99,10 +104,49 @@ class Duet:
                         manifest.version,
                         log=self.folder / f"restart-{number:02}-{arm}.log",
                         stop_timeout_s=self.settings.stop_timeout_s,
+                        flags=_SERVICE_FLAGS,
+                        program=self.programs.get(arm, SERVICE),
                     )
                 )
             chance.shuffle(order)
             yield {arm: launches[arm].await_ready(self.settings.start_timeout_s) for arm in order}
+
+
+@contextlib.contextmanager
+def open_duet(
+    registry: str,
+    versions: Mapping[str, Manifest],
+    bodies: tuple[Body, ...],
+    settings: DuetSettings,
+    folder: Path,
+    programs: Mapping[str, Sequence[str]],
+) -> Iterator[Duet]:
+    """A duet with its Locust process, which serves all restarts: it is the same for both arms.
+
+    Args:
+        registry: where both versions are.
+        versions: manifests by arm.
+        bodies: what is asked.
+        settings: how long and how often.
+        folder: where raw observations and logs go.
+        programs: by arm, the module, and flags before its verb, that stand in the place of ``inference``.
+    """
+    with launch_driver(log=folder / _DRIVER_LOG, stop_timeout_s=settings.stop_timeout_s) as driver:
+        yield Duet(registry, versions, bodies, settings, folder, driver, programs)
+
+
+def build_arm(observations: Sequence[Observation], ready_s: float, resident_bytes: int) -> ArmRun:
+    """The observations of one arm in the order sent, as they are judged."""
+    net = tuple(seen.net_ms for seen in observations)
+    is_told = bool(net) and not any(map(math.isnan, net))
+    handler = sum(seen.handler_ms for seen in observations)
+    return ArmRun(
+        latencies_ms=tuple(seen.latency_ms for seen in observations),
+        ready_s=ready_s,
+        resident_bytes=resident_bytes,
+        net_ms=net if is_told else (),
+        lost_share=1 - sum(seen.cpu_ms for seen in observations) / handler if is_told else 0.0,
+    )
 
 
 def build_target(arm: str, manifest: Manifest, service: Service) -> Target:
@@ -116,10 +160,6 @@ def build_target(arm: str, manifest: Manifest, service: Service) -> Target:
         atol=manifest.golden.atol,
         golden=golden_bodies(manifest, arm),
     )
-
-
-def _latencies(observations: list[Observation], arm: str) -> tuple[float, ...]:
-    return tuple(seen.latency_ms for seen in observations if seen.arm == arm)
 
 
 def find_problem(

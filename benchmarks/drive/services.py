@@ -23,6 +23,8 @@ from benchmarks.drive.plan import Outcome, Plan
 from benchmarks.errors import BenchmarkError, ServiceStartError
 
 _LOG_TAIL_BYTES = 2000
+# The module that serves a version.
+SERVICE = ("inference",)
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,17 @@ def launch_service(
     stop_timeout_s: float,
     flags: Sequence[str] = (),
     cores: Collection[int] = (),
+    program: Sequence[str] = SERVICE,
 ) -> Iterator[Launch]:
     """Start ``model@version`` from the registry on a free port; it is ended when the block is left.
 
     Args:
         flags: more flags of ``python -m inference serve``.
+        program: the module, and flags before its verb, that stand in the place of ``inference``.
         cores: the processors that it may use; none given is all.
     """
     name = f"{model}@{version}"
-    command = [sys.executable, "-m", "inference", "serve", "--model", name, "--registry", registry]
+    command = [sys.executable, "-m", *program, "serve", "--model", name, "--registry", registry]
     command += ["--host", "127.0.0.1", "--port", "0", *flags]
     with launch_command(command, name, log=log, stop_timeout_s=stop_timeout_s, cores=cores) as launch:
         yield launch
@@ -158,18 +162,24 @@ def launch_driver(*, log: Path, stop_timeout_s: float) -> Iterator[subprocess.Po
 
 
 def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log: Path) -> Outcome:
-    """Hand the plan to the Locust process and wait for the outcome.
+    """Hand a plan to the Locust process and wait for its outcome; it may get another one afterwards.
 
     Raises:
         BenchmarkError: it failed, hung, or ended without an outcome (a stalled machine may end a
             Locust run without a single request and with exit code 0).
     """
+    assert driver.stdin is not None
+    deadline = time.monotonic() + timeout_s
     try:
-        answer, _ = driver.communicate(msgspec.json.encode(plan), timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"not finished after {timeout_s:g} s", where="load generator") from None
+        driver.stdin.write(msgspec.json.encode(plan) + b"\n")
+        driver.stdin.flush()
+        answer = read_line(driver, deadline)
+    except BrokenPipeError:
+        answer = None
+    if answer is None and driver.poll() is None:
+        raise BenchmarkError(f"not finished after {timeout_s:g} s", where="load generator")
     try:
-        return msgspec.json.decode(answer, type=Outcome)
+        return msgspec.json.decode(answer or b"", type=Outcome)
     except msgspec.DecodeError as error:
         raise BenchmarkError(
             f"ended with exit code {driver.returncode} and no outcome",

@@ -1,4 +1,4 @@
-"""The Locust process: one plan on stdin, one outcome on stdout, every raw observation in a file.
+"""The Locust process: plans on stdin, a line each; outcomes on stdout; raw observations in files.
 
 Run by the gate as ``python -m benchmarks.drive.users``, never imported by it: Locust patches the standard
 library on import. Latencies are the unrounded floats of Locust's ``request`` event.
@@ -6,7 +6,10 @@ library on import. Latencies are the unrounded floats of Locust's ``request`` ev
 
 from __future__ import annotations
 
+import gc
+import math
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -22,6 +25,10 @@ from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, writ
 
 # A service that fails every request would fail thousands in a window; these many tell the story.
 _MAX_FAILURES = 50
+
+
+# Server Timing (W3C): what the service tells of its own time, in milliseconds.
+_TIMES = re.compile(r"\b(handler|cpu|wait);dur=([0-9.]+)")
 
 
 class Recorder:
@@ -58,6 +65,7 @@ class Recorder:
         if context["pair"] is None or self.began is None:
             return
         self.ended = time.perf_counter()
+        times = context["times"]
         self.observations.append(
             Observation(
                 pair=context["pair"],
@@ -66,6 +74,9 @@ class Recorder:
                 body=context["body"],
                 sent_s=self.ended - self.began - response_time / 1e3,
                 latency_ms=response_time,
+                handler_ms=times.get("handler", math.nan),
+                cpu_ms=times.get("cpu", math.nan),
+                wait_ms=times.get("wait", math.nan),
                 problem=problem,
             )
         )
@@ -112,7 +123,13 @@ class DuetUser(FastHttpUser):
     def _send(
         self, target: Target, body: Body, *, pair: int | None, position: int = 0, index: int = 0
     ) -> None:
-        context = {"arm": target.arm, "pair": pair, "position": position, "body": index}
+        context: dict[str, Any] = {
+            "arm": target.arm,
+            "pair": pair,
+            "position": position,
+            "body": index,
+            "times": {},
+        }
         with self.client.post(
             target.url + body.path.replace("{model}", target.model),
             data=body.payload,  # type: ignore[arg-type]  # bytes are sent as they are
@@ -123,7 +140,9 @@ class DuetUser(FastHttpUser):
         ) as response:
             if response.status_code == 0:
                 return  # no reply at all: Locust reports the exception itself
-            problem = check_reply(response.status_code, response.content, target, body)
+            told = response.headers.get("server-timing", "") if pair is not None else ""
+            context["times"] = {name: float(value) for name, value in _TIMES.findall(told)}
+            problem = check_reply(response.status_code, response.content, target, body, response.headers)
             if problem:
                 response.failure(problem)
             else:
@@ -146,12 +165,16 @@ def run_plan(plan: Plan) -> Outcome:
     environment: Any = Environment(user_classes=[user], catch_exceptions=False)
     environment.events.request.add_listener(recorder.on_request)
     runner = environment.create_local_runner()
+    # No collection within the window: it would hit one arm's request or the other's.
+    gc.collect()
+    gc.disable()
     wall, steady, cpu = time.time(), time.monotonic(), time.process_time()
     runner.start(plan.users, spawn_rate=max(plan.users, 1))
     runner.spawning_greenlet.join()
     runner.user_greenlets.join()
     jump = abs((time.time() - wall) - (time.monotonic() - steady))
     share = (time.process_time() - cpu) / max(time.monotonic() - steady, 1e-9)
+    gc.enable()
     runner.quit()
     write_observations(Path(plan.observations), recorder.observations)
     return Outcome(
@@ -164,6 +187,13 @@ def run_plan(plan: Plan) -> Outcome:
     )
 
 
+def main() -> None:
+    """Run every plan that comes until there is no more."""
+    for line in sys.stdin.buffer:
+        outcome = run_plan(msgspec.json.decode(line, type=Plan))
+        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
+        sys.stdout.buffer.flush()
+
+
 if __name__ == "__main__":
-    outcome = run_plan(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))
-    sys.stdout.buffer.write(msgspec.json.encode(outcome))
+    main()

@@ -1,20 +1,29 @@
 """Restarts → lines of the verdict. Pure.
 
-Only client p50 is judged: between identical processes on a shared machine, client p95 and p99
-differ by half their value from restart to restart, so no rule can hold them; they are reported.
+Three contrasts are judged. Net time (time in the service less the wait for a processor that others
+had) is what a loaded machine hardly disturbs, so its p50 and p99 find small changes; the client's
+p50 holds what net time cannot see. Client p95 and p99 of identical processes differ by half their
+value from restart to restart on a shared machine, so no rule can hold them; they are reported.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, stdev
+
+import msgspec
+import numpy as np
 
 from benchmarks.config import GateSettings
-from benchmarks.judge.measure import Bounds, Restart, bound_mean, pool_latencies
-from benchmarks.judge.sequential import look_levels
+from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean, pool_latencies
+from benchmarks.judge.sequential import look_levels, spent_shares
 from registry.manifest import GateLimits, Manifest
+from registry.store import MODEL_FILE
 from registry.verdict import Outcome, VerdictLine
+
+OBSERVATIONS = "restart-*.csv.gz"
 
 
 def judge_answers(restarts: Sequence[Restart]) -> VerdictLine:
@@ -33,43 +42,183 @@ def judge_answers(restarts: Sequence[Restart]) -> VerdictLine:
     )
 
 
-def judge_p50(restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings) -> VerdictLine:
-    """Client p50 of the candidate over the champion's.
+@dataclass(frozen=True)
+class _Question:
+    """One contrast and how it is judged; everything on the contrast's own scale.
 
-    BLOCK: the lower bound of the mean log ratio exceeds ``block_share`` of the allowed increase.
-    PASS: the upper bound is below the allowed increase. Both levels are spent over all looks.
+    ``values`` has one number a restart, ``medians`` are what is shown of each arm. ``limit`` None:
+    the line can block and never keeps a release waiting.
     """
-    allowed = limits.max_p50_increase
-    bounds = _bound([restart.log_ratio for restart in restarts], settings)
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    medians: dict[str, float]
+    s0: float
+    alpha: float
+    margin: float
+    limit: float | None
+    show: Callable[[float], float] = math.exp
+
+
+def judge_latencies(
+    restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings
+) -> tuple[VerdictLine, ...]:
+    """Net p50, net p99 and client p50 of the candidate beside the champion's.
+
+    BLOCK: the lower bound of the mean over restarts exceeds the margin. PASS: the upper bound is below the
+    limit. All levels are spent over all looks. INVALID when the restarts differ far more than
+    identical processes do on this kind of machine: what they differ by is then not known. INVALID,
+    too, when the service did not tell its times.
+    """
+    latency = settings.latency
+    contrasts = [restart.contrasts for restart in restarts]
+    p50, p99 = limits.max_p50_increase, limits.max_p99_increase
+    client = _Question(
+        "p50",
+        "ms, ratio",
+        tuple(c.client_p50 for c in contrasts),
+        _medians(restarts, lambda arm: arm.p50_ms),
+        latency.s0.client_p50,
+        latency.alpha_client_p50,
+        margin=math.log1p(latency.client_p50_margin * p50),
+        limit=math.log1p(p50),
+    )
+    net_p50 = tuple(c.net_p50 for c in contrasts if c.net_p50 is not None)
+    net_p99 = tuple(c.net_p99 for c in contrasts if c.net_p99 is not None)
+    if len(net_p50) < len(restarts):
+        untold = VerdictLine(
+            name="net_p50", candidate=None, outcome="INVALID", reason="the service did not tell its times"
+        )
+        return untold, msgspec.structs.replace(untold, name="net_p99"), _judge(client, settings)
+    return (
+        _judge(
+            _Question(
+                "net_p50",
+                "ms, share of client p50",
+                net_p50,
+                _medians(restarts, lambda arm: float(np.median(arm.net_ms))),
+                latency.s0.net_p50,
+                latency.alpha_net_p50,
+                margin=latency.net_p50_margin * p50,
+                limit=latency.net_p50_limit * p50,
+                show=float,
+            ),
+            settings,
+        ),
+        _judge(
+            _Question(
+                "net_p99",
+                "ms, ratio",
+                net_p99,
+                _medians(restarts, lambda arm: float(np.quantile(arm.net_ms, 0.99))),
+                latency.s0.net_p99,
+                latency.alpha_net_p99,
+                margin=math.log1p(latency.net_p99_margin * p99),
+                limit=math.log1p(p99),
+            ),
+            settings,
+        ),
+        _judge(client, settings),
+    )
+
+
+def judge_resources(
+    restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings
+) -> tuple[VerdictLine, ...]:
+    """Memory and start-up beside the champion's; they block what is proven and keep nothing waiting."""
+    latency = settings.latency
+    return (
+        _judge(
+            _ratio_question(
+                "memory",
+                "bytes, ratio",
+                restarts,
+                lambda arm: float(arm.resident_bytes),
+                latency.s0.memory,
+                latency.alpha_resources,
+                limits.max_memory_increase,
+            ),
+            settings,
+        ),
+        _judge(
+            _ratio_question(
+                "start_up",
+                "s, ratio",
+                restarts,
+                lambda arm: arm.ready_s,
+                latency.s0.start_up,
+                latency.alpha_resources,
+                limits.max_start_up_increase,
+            ),
+            settings,
+        ),
+    )
+
+
+def _ratio_question(
+    name: str,
+    unit: str,
+    restarts: Sequence[Restart],
+    read: Callable[[ArmRun], float],
+    s0: float,
+    alpha: float,
+    increase: float,
+) -> _Question:
+    values = tuple(math.log(read(r.arms["candidate"]) / read(r.arms["champion"])) for r in restarts)
+    margin = math.log1p(increase)
+    return _Question(name, unit, values, _medians(restarts, read), s0, alpha, margin, limit=None)
+
+
+def _medians(restarts: Sequence[Restart], read: Callable[[ArmRun], float]) -> dict[str, float]:
+    return {arm: median(read(r.arms[arm]) for r in restarts) for arm in ("champion", "candidate") if restarts}
+
+
+def _judge(asked: _Question, settings: GateSettings) -> VerdictLine:
+    bounds = _bound(asked.values, asked.s0, asked.alpha, settings)
     if bounds is None:
-        return _not_at_a_look("p50", len(restarts))
-    margin = settings.latency.block_share * allowed
-    outcome: Outcome
-    if bounds.low > math.log1p(margin):
-        outcome, why = "BLOCK", f"more than {margin:.1%} slower"
-    elif bounds.high < math.log1p(allowed):
-        outcome, why = "PASS", f"{allowed:.0%} slower is excluded"
-    else:
-        outcome, why = "INCONCLUSIVE", f"{allowed:.0%} slower is not excluded"
-    p50 = {arm: median(r.arms[arm].p50_ms for r in restarts) for arm in ("candidate", "champion")}
+        return _not_at_a_look(asked.name, len(asked.values))
+    outcome, why = _decide(asked, bounds, settings)
     return VerdictLine(
-        name="p50",
-        candidate=p50["candidate"],
-        champion=p50["champion"],
-        difference=math.exp(bounds.mean),
-        low=math.exp(bounds.low),
-        high=math.exp(bounds.high),
-        limit=1 + allowed,
-        unit="ms, ratio",
+        name=asked.name,
+        candidate=asked.medians["candidate"],
+        champion=asked.medians["champion"],
+        difference=asked.show(bounds.mean),
+        low=asked.show(bounds.low),
+        high=asked.show(bounds.high),
+        limit=asked.show(asked.margin if asked.limit is None else asked.limit),
+        unit=asked.unit,
         outcome=outcome,
         reason=f"{why}; {_describe(bounds, settings)}",
+        evidence=OBSERVATIONS,
     )
+
+
+def _decide(asked: _Question, bounds: Bounds, settings: GateSettings) -> tuple[Outcome, str]:
+    margin = _say_increase(asked, asked.margin)
+    if bounds.low > asked.margin:
+        return "BLOCK", f"an increase of more than {margin} is proven"
+    spread = stdev(asked.values) if bounds.count > 1 else 0.0
+    most = settings.latency.max_spread * asked.s0
+    if spread > most:
+        return "INVALID", f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
+    if asked.limit is None:
+        return "PASS", f"no increase of more than {margin} is proven"
+    limit = _say_increase(asked, asked.limit)
+    if bounds.high < asked.limit:
+        return "PASS", f"an increase of {limit} is excluded"
+    return "INCONCLUSIVE", f"an increase of {limit} is not excluded"
+
+
+def _say_increase(asked: _Question, value: float) -> str:
+    return f"{asked.show(value) - asked.show(0.0):.1%}"
 
 
 def judge_p50_ceiling(restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings) -> VerdictLine:
     """Client p50 of the candidate against the absolute limit, bounded in the same way."""
     values = [math.log(restart.arms["candidate"].p50_ms) for restart in restarts]
-    bounds = _bound(values, settings)
+    latency = settings.latency
+    bounds = _bound(values, latency.s0.client_p50, latency.alpha_client_p50, settings)
     if bounds is None:
         return _not_at_a_look("p50_ceiling", len(restarts))
     ceiling = math.log(limits.max_p50_ms)
@@ -84,21 +233,23 @@ def judge_p50_ceiling(restarts: Sequence[Restart], limits: GateLimits, settings:
         unit="ms",
         outcome=outcome,
         reason=_describe(bounds, settings),
+        evidence=OBSERVATIONS,
     )
 
 
-def _bound(values: list[float], settings: GateSettings) -> Bounds | None:
+def _bound(values: Sequence[float], s0: float, alpha: float, settings: GateSettings) -> Bounds | None:
     """Bounds at the levels of this look, or None when these restarts are no look."""
     looks = settings.duet.looks
     if len(values) not in looks:
         return None
     look, latency = looks.index(len(values)), settings.latency
+    block, accept = (spent_shares(looks, plan) for plan in (latency.spend_block, latency.spend_pass))
     return bound_mean(
         values,
-        s0=latency.s0,
+        s0=s0,
         nu0=latency.nu0,
-        alpha_low=look_levels(looks, latency.alpha_block, "obrien-fleming")[look],
-        alpha_high=look_levels(looks, latency.alpha_pass, "pocock")[look],
+        alpha_low=look_levels(looks, alpha, block)[look],
+        alpha_high=look_levels(looks, latency.alpha_pass, accept)[look],
     )
 
 
@@ -106,7 +257,7 @@ def _describe(bounds: Bounds, settings: GateSettings) -> str:
     looks = settings.duet.looks
     return (
         f"{bounds.count} restarts (look {looks.index(bounds.count) + 1} of {len(looks)}), "
-        f"moderated SD of the logarithm {bounds.sd:.3f}"
+        f"moderated SD {bounds.sd:.4f}"
     )
 
 
@@ -117,17 +268,11 @@ def _not_at_a_look(name: str, count: int) -> VerdictLine:
 
 
 def report_service(restarts: Sequence[Restart], versions: dict[str, Manifest]) -> tuple[VerdictLine, ...]:
-    """Tail latencies, start-up, memory and size; reported, decide nothing."""
+    """Tail latencies of the client; reported, decide nothing."""
     pooled = {arm: pool_latencies(restarts, arm) for arm in versions}
-    measured: dict[str, tuple[str, dict[str, float]]] = {
-        "p95": ("ms", {arm: pooled[arm].p95_ms for arm in versions}),
-        "p99": ("ms", {arm: pooled[arm].p99_ms for arm in versions}),
-        "start_up": ("s", {arm: median(r.arms[arm].ready_s for r in restarts) for arm in versions}),
-        "memory": (
-            "bytes",
-            {arm: float(median(r.arms[arm].resident_bytes for r in restarts)) for arm in versions},
-        ),
-        "model_size": ("bytes", {arm: float(m.files["model.onnx"].size) for arm, m in versions.items()}),
+    measured = {
+        "p95": {arm: pooled[arm].p95_ms for arm in versions},
+        "p99": {arm: pooled[arm].p99_ms for arm in versions},
     }
     return tuple(
         VerdictLine(
@@ -135,9 +280,27 @@ def report_service(restarts: Sequence[Restart], versions: dict[str, Manifest]) -
             candidate=values["candidate"],
             champion=values.get("champion"),
             difference=values["candidate"] - values["champion"] if "champion" in values else None,
-            unit=unit,
+            unit="ms",
             outcome="INFO",
-            reason="reported, not judged",
+            reason="client latency, reported and not judged",
+            evidence=OBSERVATIONS,
         )
-        for name, (unit, values) in measured.items()
+        for name, values in measured.items()
+    )
+
+
+def judge_model_size(versions: dict[str, Manifest]) -> VerdictLine:
+    """Bytes of model.onnx against the absolute limit."""
+    sizes = {arm: float(manifest.files[MODEL_FILE].size) for arm, manifest in versions.items()}
+    limit = versions["candidate"].gate.max_model_bytes
+    return VerdictLine(
+        name="model_size",
+        candidate=sizes["candidate"],
+        champion=sizes.get("champion"),
+        difference=sizes["candidate"] - sizes["champion"] if "champion" in sizes else None,
+        limit=float(limit),
+        unit="bytes",
+        outcome="BLOCK" if sizes["candidate"] > limit else "PASS",
+        reason="size of model.onnx, an absolute limit",
+        evidence="manifest.json",
     )

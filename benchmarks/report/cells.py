@@ -56,7 +56,7 @@ class _Scale:
 
 def _scale(line: VerdictLine) -> _Scale:
     """Of difference, bounds and limit."""
-    return _Scale("ratio" if line.unit.endswith("ratio") else line.unit)
+    return _Scale(line.unit.rpartition(", ")[2])
 
 
 def _value_scale(line: VerdictLine) -> _Scale:

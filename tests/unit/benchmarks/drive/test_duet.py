@@ -29,6 +29,9 @@ def observe(pair: int, arm: str, **changes: Any) -> Observation:
         "body": 3,
         "sent_s": 0.1,
         "latency_ms": 0.36,
+        "handler_ms": 0.12,
+        "cpu_ms": 0.1,
+        "wait_ms": 0.01,
         "problem": "",
     }
     return Observation(**{**known, **changes})

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from benchmarks.judge.sequential import boundary_constant, look_levels
+from benchmarks.judge.sequential import look_levels, spent_shares
+
+LOOKS = (1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize(
-    ("looks", "pocock", "obrien_fleming"),
-    [(2, 2.178, 1.977), (3, 2.289, 2.004), (4, 2.361, 2.024), (5, 2.413, 2.040)],
-)
-def test_constants_equal_the_tables(looks: int, pocock: float, obrien_fleming: float) -> None:
-    """Jennison & Turnbull 2000, tables 2.1 and 2.3, two-sided 5 % (one-sided 2.5 % to three digits)."""
-    equal = tuple(range(1, looks + 1))
-    assert boundary_constant(equal, 0.025, "pocock") == pytest.approx(pocock, abs=6e-4)
-    assert boundary_constant(equal, 0.025, "obrien-fleming") == pytest.approx(obrien_fleming, abs=6e-4)
+def spend(shape: Callable[[float], float], alpha: float) -> tuple[float, ...]:
+    """Shares of ``alpha`` that a spending function spends until each of five equal looks."""
+    return tuple(shape(look / 5) / alpha for look in LOOKS)
+
+
+def test_bounds_equal_the_published_ones_of_obrien_fleming_spending() -> None:
+    """Lan & DeMets 1983, one-sided 2.5 %, five equal looks: 4.877, 3.357, 2.680, 2.290, 2.031."""
+    shares = spend(lambda t: 2 * norm.sf(norm.isf(0.0125) / math.sqrt(t)), 0.025)
+    bounds = norm.isf(look_levels(LOOKS, 0.025, shares))
+    assert bounds == pytest.approx([4.877, 3.357, 2.680, 2.290, 2.031], abs=1e-3)
+
+
+def test_bounds_equal_the_published_ones_of_pocock_spending() -> None:
+    """Lan & DeMets 1983, one-sided 2.5 %, five equal looks: 2.438, 2.427, 2.410, 2.397, 2.386."""
+    shares = spend(lambda t: 0.025 * math.log(1 + (math.e - 1) * t), 0.025)
+    bounds = norm.isf(look_levels(LOOKS, 0.025, shares))
+    assert bounds == pytest.approx([2.438, 2.427, 2.410, 2.397, 2.386], abs=1e-3)
 
 
 def test_one_look_costs_nothing() -> None:
     """Without a second look the test is the ordinary one."""
-    assert look_levels((4,), 0.05, "pocock") == pytest.approx((0.05,))
+    assert look_levels((4,), 0.05, (1.0,)) == pytest.approx((0.05,))
 
 
-def test_all_looks_together_spend_the_level_by_simulation() -> None:
+@pytest.mark.parametrize("shares", [(0.2, 0.7, 1.0), (0.0, 0.5, 1.0)])
+def test_all_looks_together_spend_the_level_by_simulation(shares: tuple[float, ...]) -> None:
     """Looks need not be equally far apart, and the sum must still be the stated 5 %."""
     looks = (2, 5, 6)
     steps = np.random.default_rng(1).normal(size=(60_000, looks[-1])).cumsum(axis=1)
-    for shape in ("pocock", "obrien-fleming"):
-        bounds = norm.isf(look_levels(looks, 0.05, shape))  # type: ignore[arg-type]
-        scores = np.stack([steps[:, look - 1] / np.sqrt(look) for look in looks], axis=1)
-        assert np.mean((scores > bounds).any(axis=1)) == pytest.approx(0.05, abs=0.004)
+    bounds = norm.isf(look_levels(looks, 0.05, shares))
+    scores = np.stack([steps[:, look - 1] / np.sqrt(look) for look in looks], axis=1)
+    crossed = scores > bounds
+    assert np.mean(crossed.any(axis=1)) == pytest.approx(0.05, abs=0.004)
+    assert np.mean(crossed[:, 0]) == pytest.approx(0.05 * shares[0], abs=0.004)
 
 
-def test_a_strict_first_look_keeps_nearly_the_whole_level_for_the_last() -> None:
-    """Blocking early needs overwhelming evidence; blocking at the end hardly costs anything."""
-    first, _, last = look_levels((4, 8, 12), 0.001, "obrien-fleming")
-    assert first < 1e-6
-    assert 0.0009 < last < 0.001
+def test_small_levels_of_many_looks_are_found() -> None:
+    """The committed levels are far out in the tail; the search must not stop before them."""
+    levels = look_levels((4, 8, 16, 24, 40), 0.0005, (0.2, 0.7, 0.8, 0.9, 1.0))
+    assert levels[0] == pytest.approx(0.0001, rel=1e-6)
+    assert 0.00025 < levels[1] < 0.0004
+    assert all(0 < level < 0.0005 for level in levels)
+
+
+def test_the_plan_is_linear_between_its_points_and_spends_all_at_the_last_look() -> None:
+    """A gate that may look only twice must not leave a part of its level unspent."""
+    plan = ((4, 0.2), (8, 0.7), (40, 1.0))
+    assert spent_shares((4, 8, 24, 40), plan) == pytest.approx((0.2, 0.7, 0.85, 1.0))
+    assert spent_shares((2, 6), plan) == pytest.approx((0.1, 1.0))
+    assert spent_shares((1,), plan) == (1.0,)

@@ -62,5 +62,21 @@ def test_the_gravest_outcome_wins() -> None:
 def test_a_first_version_needs_no_comparison_and_others_do() -> None:
     """A gate that forgot the champion would judge every version by the floors alone."""
     first = required_lines(GateLimits(max_log_loss=1.0), is_first=True)
-    assert first == {"digests", "answers", "accuracy_floor", "log_loss_ceiling", "p50_ceiling"}
-    assert REQUIRED - first == {"signature", "accuracy", "recall", "p50"}
+    assert first == {
+        "digests",
+        "answers",
+        "accuracy_floor",
+        "log_loss_ceiling",
+        "p50_ceiling",
+        "model_size",
+    }
+    assert REQUIRED - first == {
+        "signature",
+        "accuracy",
+        "recall",
+        "net_p50",
+        "net_p99",
+        "p50",
+        "memory",
+        "start_up",
+    }

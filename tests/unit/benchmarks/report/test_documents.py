@@ -22,8 +22,9 @@ def judged(version: int) -> Judged:
 
 
 def verdict(*lines: VerdictLine) -> Verdict:
-    """A verdict against a champion, with these lines."""
-    return msgspec.structs.replace(build_verdict("tiny", judged(2), judged(1)), lines=lines)
+    """A verdict against a champion, with these lines and the first one's outcome."""
+    given = build_verdict("tiny", judged(2), judged(1))
+    return msgspec.structs.replace(given, lines=lines, outcome=lines[0].outcome)
 
 
 RATIO = VerdictLine(
@@ -56,7 +57,9 @@ def test_every_line_is_one_row_of_the_table() -> None:
 
 def test_the_title_names_versions_and_outcome() -> None:
     """The first line is often the only one that is read."""
-    assert write_markdown(verdict(RATIO)).decode().startswith("# Gate: tiny@2 against version 1: PASS")
+    assert (
+        write_markdown(verdict(RATIO)).decode().startswith("# Gate: tiny@2 against version 1: INCONCLUSIVE")
+    )
 
 
 def test_a_first_verdict_says_so() -> None:

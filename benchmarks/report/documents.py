@@ -1,0 +1,15 @@
+"""One gate → all its documents."""
+
+from __future__ import annotations
+
+from benchmarks.report.data import write_report
+from benchmarks.report.markdown import write_markdown
+from benchmarks.report.record import Record
+
+
+def write_documents(record: Record) -> dict[str, bytes]:
+    """The documents by file name; equal records give equal bytes."""
+    return {
+        "report.md": write_markdown(record.verdict),
+        "report.json": write_report(record.verdict, record.restarts, record.comparison, record.settings),
+    }

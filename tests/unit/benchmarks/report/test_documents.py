@@ -82,4 +82,4 @@ def test_json_holds_verdict_restarts_and_settings() -> None:
     assert msgspec.convert(tree["verdict"], Verdict) == given
     assert tree["restarts"][0]["p50_ms"] == {"candidate": 0.45}
     assert tree["restarts"][0]["observations"] == "restart-01.csv.gz"
-    assert tree["settings"]["latency"]["s0"] == 0.05
+    assert tree["settings"]["latency"]["nu0"] == 10

@@ -15,11 +15,12 @@ from registry.verdict import VERDICT_FILE, Outcome, decode_verdict
 
 
 class VerdictSummary(msgspec.Struct, frozen=True):
-    """``is_bound``: it was given for the digests that the version has now."""
+    """``is_bound``: given for the digests that the version has now; ``is_sealed``: its file has a seal."""
 
     outcome: Outcome
     champion: int | None
     is_bound: bool
+    is_sealed: bool
 
 
 class VersionSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +122,7 @@ def _read_verdict(store: Store, model: str, version: int) -> VerdictSummary | No
         outcome=verdict.outcome,
         champion=verdict.champion.version if verdict.champion else None,
         is_bound=(verdict.model, verdict.candidate) == (model, store.identify(model, version)),
+        is_sealed=verdict.is_sealed,
     )
 
 

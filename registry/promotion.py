@@ -1,18 +1,19 @@
 """Who may move `production`: which evidence a version needs, and the way back.
 
-Evidence is a verdict bound to the version's very digests and to the champion that is in
-production right now. Evidence can be overruled (``force``), in the open; integrity cannot: a
-version whose bytes are not its manifest's is never promoted.
+Evidence is a sealed verdict bound to the version's very digests, to the champion that is in
+production right now, and to the documents beside it. Evidence can be overruled (``force``), in the
+open; integrity cannot: a version whose bytes are not its manifest's is never promoted.
 """
 
 from __future__ import annotations
 
 from registry.aliases import AliasRecord, move_alias, read_alias, read_history
-from registry.errors import ConfigError, PromotionRefusedError
+from registry.errors import ConfigError, PromotionRefusedError, RegistryError
 from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
 from registry.store import Store
 from registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
+from registry.verification import DOCUMENTS
 
 
 def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: Judged | None) -> list[str]:
@@ -23,6 +24,8 @@ def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: J
         champion: the version in production now, likewise; None when there is none.
     """
     objections = []
+    if not verdict.is_sealed:
+        objections.append(f"the verdict is of schema_version {verdict.schema_version}, which has no seal")
     if verdict.outcome != "PASS":
         objections.append(f"the verdict is {verdict.outcome}{_blocking_lines(verdict)}")
     if (verdict.model, verdict.candidate) != (model, candidate):
@@ -34,6 +37,21 @@ def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: J
         then = "no champion" if verdict.champion is None else _describe(model, verdict.champion)
         now = "nothing" if champion is None else _describe(model, champion)
         objections.append(f"the verdict was given against {then}, in production is {now}")
+    return objections
+
+
+def find_exchanged(store: Store, model: str, version: int, verdict: Verdict) -> list[str]:
+    """Documents beside ``model@version`` that are not those of ``verdict``, a sentence each.
+
+    Only what is stored with a version is looked at; raw observations stay where the gate ran.
+    """
+    objections = []
+    for name in sorted(verdict.evidence.keys() & set(DOCUMENTS)):
+        data = store.read_document(model, version, name)
+        if data is None:
+            objections.append(f"{name}, which the verdict rests on, is missing")
+        elif digest_bytes(data) != verdict.evidence[name]:
+            objections.append(f"{name} is not the one that the verdict rests on")
     return objections
 
 
@@ -51,7 +69,7 @@ def promote(
         The move, or the move that put ``version`` into production before.
 
     Raises:
-        PromotionRefusedError: the evidence is missing or says no; nothing changed.
+        PromotionRefusedError: the evidence is missing, says no or was tampered with; nothing changed.
         DigestMismatchError: the version is damaged; nothing changed, forced or not.
         AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
         ConfigError: forced without a reason.
@@ -147,9 +165,13 @@ def _check_evidence(
     hint = f"Nothing was changed. Run `make gate MODEL={model}`, or overrule with --force --reason."
     if data is None:
         raise PromotionRefusedError("has no verdict of the gate", where=where, hint=hint)
-    verdict = decode_verdict(data, where=f"{where}: {VERDICT_FILE}")
+    try:
+        verdict = decode_verdict(data)
+    except RegistryError as error:
+        raise PromotionRefusedError(error.what, where=f"{where}: {VERDICT_FILE}", hint=hint) from error
     champion = store.identify(model, current.version) if current else None
     objections = find_objections(verdict, model, store.identify(model, version), champion)
+    objections += find_exchanged(store, model, version, verdict)
     if objections:
         raise PromotionRefusedError("; ".join(objections), where=where, hint=hint)
 

@@ -106,13 +106,15 @@ def format_size(count: int | None) -> str:
 
 
 def format_verdict(verdict: VerdictSummary | None) -> str:
-    """``PASS (against 3)``, ``PASS (first version)``, ``none``, or that it is void for these bytes."""
+    """``PASS (against 3)``, ``PASS (first version)``, ``none``, or why it is void."""
     if verdict is None:
         return "none"
+    if not verdict.is_bound:
+        return f"void: {verdict.outcome} for other bytes"
+    if not verdict.is_sealed:
+        return f"void: {verdict.outcome} without a seal"
     against = "first version" if verdict.champion is None else f"against {verdict.champion}"
-    return (
-        f"{verdict.outcome} ({against})" if verdict.is_bound else f"void: {verdict.outcome} for other bytes"
-    )
+    return f"{verdict.outcome} ({against})"
 
 
 def _sections(manifest: Manifest) -> list[str]:

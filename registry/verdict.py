@@ -1,6 +1,12 @@
-"""The gate's answer about one version, bound to the digests of what it measured.
+"""The gate's answer about one version, bound to the digests of what it measured, and sealed.
 
 `benchmarks` writes it beside the version; `registry.promotion` believes it only for these digests.
+
+The seal is the SHA-256 of everything else that the verdict says. It shows damage and careless or
+half-hearted editing: an outcome, a limit or a digest changed by hand no longer fits. It is no
+signature. It holds no secret, so whoever may write the registry can change a verdict and seal it
+again; against them only a signature with a key that they do not have would help. Who may write the
+registry is to be settled by the rights on its folder or bucket.
 """
 
 from __future__ import annotations
@@ -10,9 +16,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import RegistryError
+from registry.ground.files import digest_bytes
 from registry.manifest import Sha256
 
-VERDICT_SCHEMA_VERSION = 1
+# 1: no seal, no evidence; still read, to be shown, but it promotes nothing. 2: sealed.
+VERDICT_SCHEMA_VERSION = 2
+_FIRST_SEALED = 2
 VERDICT_FILE = "verdict.json"
 
 Outcome = Literal["PASS", "BLOCK", "INCONCLUSIVE", "INVALID"]
@@ -56,7 +65,10 @@ class Verdict(_Part, frozen=True, kw_only=True):
     """The whole answer; only "PASS" lets `production` move.
 
     ``champion`` is None exactly when ``is_first``: no version was in production, so the candidate
-    was judged by the absolute floors alone. ``report`` names a file beside the verdict.
+    was judged by the absolute floors alone. A "PASS" has a line that passed and none that says no
+    or do not know. ``report`` names a file beside the verdict. ``evidence`` holds the SHA-256 of
+    every document and raw observation file by its name, so that none can be exchanged; a document
+    cannot be listed in itself, so the verdict inside report.json has no ``evidence``.
     """
 
     schema_version: int
@@ -71,37 +83,87 @@ class Verdict(_Part, frozen=True, kw_only=True):
     machine: dict[str, str]
     created_at: str
     report: str | None = None
+    evidence: dict[str, Sha256] = {}
 
     def __post_init__(self) -> None:
         if self.is_first != (self.champion is None):
             raise ValueError("a first verdict has no champion, every other one has")
+        if self.outcome == "PASS":
+            _check_pass(self.lines)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its file carries a seal; one without proves nothing."""
+        return self.schema_version >= _FIRST_SEALED
 
 
 def encode_verdict(verdict: Verdict) -> bytes:
-    """Canonical JSON: sorted keys, two-space indent, one final newline."""
-    return msgspec.json.format(msgspec.json.encode(verdict, order="sorted"), indent=2) + b"\n"
+    """Canonical JSON with the seal: sorted keys, two-space indent, one final newline."""
+    tree = msgspec.to_builtins(verdict)
+    if verdict.is_sealed:
+        tree["seal"] = seal_verdict(verdict)
+    return _encode(tree)
+
+
+def seal_verdict(verdict: Verdict) -> str:
+    """SHA-256 of the verdict's file without the line of the seal, its last; no signature, see the module."""
+    return digest_bytes(_encode(verdict))
 
 
 def decode_verdict(data: bytes, where: str = VERDICT_FILE) -> Verdict:
-    """Read a verdict's bytes.
+    """Read a verdict's bytes and check that its seal fits what it says.
+
+    A verdict of ``schema_version`` 1 has no seal: it is read, and `Verdict.is_sealed` is false.
 
     Raises:
-        RegistryError: not a verdict, or of a ``schema_version`` this code does not know.
+        RegistryError: not a verdict, one that contradicts itself or its seal, or one of a
+            ``schema_version`` this code does not know.
     """
     try:
         schema_version = msgspec.json.decode(data, type=_Head).schema_version
-        if schema_version == VERDICT_SCHEMA_VERSION:
+        if schema_version == 1:
             return msgspec.json.decode(data, type=Verdict)
+        if schema_version == VERDICT_SCHEMA_VERSION:
+            return _open_sealed(msgspec.json.decode(data), where)
     except msgspec.DecodeError as error:
-        raise RegistryError(
-            f"not a verdict: {error}", where=where, hint="Run the gate again for this version."
-        ) from error
+        raise RegistryError(f"not a verdict: {error}", where=where, hint=_HINT) from error
     raise RegistryError(
-        f"schema_version is {schema_version}, this program reads {VERDICT_SCHEMA_VERSION}",
+        f"schema_version is {schema_version}, this program reads 1 to {VERDICT_SCHEMA_VERSION}",
         where=where,
-        hint="Run the gate again for this version.",
+        hint=_HINT,
     )
+
+
+_HINT = "Run the gate again for this version."
 
 
 class _Head(msgspec.Struct):
     schema_version: int
+
+
+def _open_sealed(tree: dict[str, object], where: str) -> Verdict:
+    seal = tree.pop("seal", None)
+    verdict = msgspec.convert(tree, Verdict)
+    fitting = seal_verdict(verdict)
+    if seal is None:
+        raise RegistryError("has no seal; it was not written by the gate", where=where, hint=_HINT)
+    if seal != fitting:
+        raise RegistryError(
+            f"its seal is {str(seal)[:12]}…, what it says has {fitting[:12]}…; "
+            "it was changed after the gate wrote it",
+            where=where,
+            hint=_HINT,
+        )
+    return verdict
+
+
+def _check_pass(lines: tuple[VerdictLine, ...]) -> None:
+    against = [line.name for line in lines if line.outcome not in ("PASS", "INFO")]
+    if against:
+        raise ValueError(f"the outcome is PASS, but not of {', '.join(against)}")
+    if not any(line.outcome == "PASS" for line in lines):
+        raise ValueError("the outcome is PASS, but no line passed")
+
+
+def _encode(tree: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"

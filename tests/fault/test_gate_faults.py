@@ -196,7 +196,7 @@ def test_a_removed_column_blocks_without_a_measurement(tmp_path: Path) -> None:
     assert next(line for line in verdict.lines if line.name == "signature").outcome == "BLOCK"
 
 
-@pytest.mark.parametrize("change", ["candidate", "champion", "config", "outcome", "bytes"])
+@pytest.mark.parametrize("change", ["candidate", "champion", "config", "outcome", "seal", "bytes"])
 def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: str) -> None:
     """A pass for other bytes, another champion or other rules must be earned again."""
     store = open_store(tmp_path / "registry")
@@ -207,7 +207,8 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
     earned = run_gate(store, "tiny", tmp_path / "data", quick_settings()).verdict
     assert earned is not None
     other = "0" * 64
-    passing = msgspec.structs.replace(earned, outcome="PASS")
+    passed = tuple(msgspec.structs.replace(line, outcome="PASS") for line in earned.lines)
+    passing = msgspec.structs.replace(earned, outcome="PASS", lines=passed)
     changed: dict[str, bytes] = {
         "candidate": encode_verdict(
             msgspec.structs.replace(
@@ -217,6 +218,7 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
         "champion": encode_verdict(msgspec.structs.replace(passing, champion=passing.candidate)),
         "config": encode_verdict(msgspec.structs.replace(passing, config_digest=other)),
         "outcome": encode_verdict(msgspec.structs.replace(passing, outcome="INCONCLUSIVE")),
+        "seal": encode_verdict(passing).replace(b'"created_at": "2', b'"created_at": "1'),
         "bytes": encode_verdict(passing)[:-9],
     }
     store.write_document("tiny", version, VERDICT_FILE, changed[change])

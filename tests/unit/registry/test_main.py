@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import pytest
 
 from registry.__main__ import main
 from registry.aliases import move_alias, read_alias, read_history
+from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
 from registry.promotion import promote
 from registry.store import MODEL_FILE, Store, open_store
-from tests.support.manifests import give_verdict, publish_tiny
+from registry.verdict import VERDICT_FILE, encode_verdict
+from tests.support.manifests import build_verdict, give_verdict, publish_tiny
 
 Command = Any
 
@@ -108,6 +110,67 @@ def test_refused_promotion_ends_with_1_and_changes_nothing(store: Store, run: Co
     assert (code, out) == (1, "")
     assert "tiny@2: has no verdict of the gate" in err
     assert len(read_history(store, "tiny", PRODUCTION)) == 1
+
+
+def _tampered(store: Store) -> bytes:
+    data = encode_verdict(give_verdict(store, "tiny", 2, "INCONCLUSIVE"))
+    return data.replace(b'"INCONCLUSIVE"', b'"PASS"')
+
+
+def _sealed_contradiction(store: Store) -> bytes:
+    """As somebody writes it who knows how seals are made but not that lines are added up."""
+    verdict = give_verdict(store, "tiny", 2, "BLOCK")
+    tree = {**msgspec.to_builtins(verdict), "outcome": "PASS"}
+    body = msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"
+    return msgspec.json.encode({**tree, "seal": digest_bytes(body)})
+
+
+def _for_another_digest(store: Store) -> bytes:
+    verdict = give_verdict(store, "tiny", 2)
+    other = msgspec.structs.replace(verdict.candidate, model_sha256="0" * 64)
+    return encode_verdict(msgspec.structs.replace(verdict, candidate=other))
+
+
+def _of_another_version(store: Store) -> bytes:
+    return encode_verdict(build_verdict("tiny", store.identify("tiny", 1), store.identify("tiny", 1)))
+
+
+def _against_another_champion(store: Store) -> bytes:
+    publish_tiny(store)
+    return encode_verdict(build_verdict("tiny", store.identify("tiny", 2), store.identify("tiny", 3)))
+
+
+def _without_a_champion(store: Store) -> bytes:
+    return encode_verdict(build_verdict("tiny", store.identify("tiny", 2)))
+
+
+def _of_the_first_schema(store: Store) -> bytes:
+    return encode_verdict(msgspec.structs.replace(give_verdict(store, "tiny", 2), schema_version=1))
+
+
+@pytest.mark.parametrize(
+    ("forge", "told"),
+    [
+        (_tampered, "changed after the gate wrote it"),
+        (_sealed_contradiction, "the outcome is PASS, but not of accuracy"),
+        (_for_another_digest, "the verdict is for other bytes"),
+        (_of_another_version, "the verdict is for other bytes"),
+        (_against_another_champion, "given against tiny@3"),
+        (_without_a_champion, "given against no champion"),
+        (_of_the_first_schema, "has no seal"),
+    ],
+)
+def test_promotion_by_evidence_that_does_not_hold_ends_with_1(
+    store: Store, run: Command, forge: Callable[[Store], bytes], told: str
+) -> None:
+    """Each of these says PASS; a pipeline must stop at it, and hear what to do."""
+    store.write_document("tiny", 2, VERDICT_FILE, forge(store))
+    before = read_history(store, "tiny", PRODUCTION)
+    code, out, err = run("promote", "tiny@2")
+    assert (code, out) == (1, "")
+    assert told in err
+    assert "Nothing was changed. Run `make gate MODEL=tiny`" in err
+    assert read_history(store, "tiny", PRODUCTION) == before
 
 
 def test_forced_promotion_is_shown_as_forced(run: Command) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from registry.aliases import AliasRecord, read_alias, read_history
-from registry.errors import ConfigError, PromotionRefusedError, RegistryError
+from registry.errors import ConfigError, PromotionRefusedError
 from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
 from registry.promotion import find_objections, promote, rollback, set_alias, succession
@@ -100,11 +100,37 @@ def test_verdict_against_a_champion_is_no_first_verdict(tmp_path: Path) -> None:
 
 
 def test_damaged_verdict_is_not_taken_for_a_missing_one(store: Store) -> None:
-    """ "Could not find out" is an error of its own, and still nothing moves."""
+    """A refusal must say that there was something, for somebody has to find out what befell it."""
     store.write_document("tiny", 2, VERDICT_FILE, b'{"schema_version": 1, "outcome": "PA')
-    with pytest.raises(RegistryError, match=r"tiny@2: verdict\.json: not a verdict"):
-        promote(store, "tiny", 2)
-    assert len(read_history(store, "tiny", PRODUCTION)) == 1
+    _assert_refused(store, 2, r"tiny@2: verdict\.json: not a verdict")
+
+
+def test_promotion_is_refused_when_the_verdict_was_tampered_with(store: Store) -> None:
+    """An editor turns a BLOCK into a PASS in seconds."""
+    data = encode_verdict(give_verdict(store, "tiny", 2, "BLOCK"))
+    store.write_document("tiny", 2, VERDICT_FILE, data.replace(b'"BLOCK"', b'"PASS"'))
+    _assert_refused(store, 2, "tiny@2: verdict.json: its seal is .*changed after the gate wrote it")
+
+
+def test_promotion_is_refused_when_the_verdict_has_no_seal(store: Store) -> None:
+    """A verdict of an older program is shown, but calling a new one an old one is no way around the seal."""
+    verdict = msgspec.structs.replace(give_verdict(store, "tiny", 2), schema_version=1)
+    _write(store, 2, verdict)
+    _assert_refused(store, 2, "schema_version 1, which has no seal. Nothing was changed.*make gate")
+
+
+@pytest.mark.parametrize("report", [b"exchanged", None])
+def test_promotion_is_refused_when_the_report_is_not_the_one_that_was_judged(
+    store: Store, report: bytes | None
+) -> None:
+    """Who reads the report before the release must read what the verdict rests on."""
+    evidence = {"report.json": digest_bytes(b"measured"), "observations-1.csv.gz": digest_bytes(b"raw")}
+    _write(store, 2, msgspec.structs.replace(give_verdict(store, "tiny", 2), evidence=evidence))
+    if report is not None:
+        store.write_document("tiny", 2, "report.json", report)
+    _assert_refused(store, 2, "report.json.* the verdict rests on")
+    store.write_document("tiny", 2, "report.json", b"measured")
+    assert promote(store, "tiny", 2).version == 2
 
 
 def test_every_objection_is_told(store: Store) -> None:

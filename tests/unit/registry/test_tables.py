@@ -33,9 +33,10 @@ def test_size_has_its_unit(count: int | None, text: str) -> None:
     ("verdict", "text"),
     [
         (None, "none"),
-        (VerdictSummary("PASS", None, True), "PASS (first version)"),
-        (VerdictSummary("BLOCK", 3, True), "BLOCK (against 3)"),
-        (VerdictSummary("PASS", 3, False), "void: PASS for other bytes"),
+        (VerdictSummary("PASS", None, True, True), "PASS (first version)"),
+        (VerdictSummary("BLOCK", 3, True, True), "BLOCK (against 3)"),
+        (VerdictSummary("PASS", 3, False, True), "void: PASS for other bytes"),
+        (VerdictSummary("PASS", 3, True, False), "void: PASS without a seal"),
     ],
 )
 def test_verdict_says_against_whom_and_whether_it_counts(verdict: VerdictSummary | None, text: str) -> None:

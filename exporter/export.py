@@ -26,6 +26,7 @@ from exporter.parity import (
 )
 from exporter.proof import Network, Proof, prove, replay_golden
 from exporter.report import ExportResult, log_result, make_result
+from exporter.rows import check_slices
 from exporter.runtime import runtime_versions
 from registry import __version__
 from registry.aliases import move_alias, read_alias
@@ -33,7 +34,7 @@ from registry.errors import DigestMismatchError
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store
-from training.features import FeatureProgram, parse_features
+from training.features import FeatureProgram, parse_features, parse_slices
 
 log = logging.getLogger("exporter.export")
 
@@ -59,6 +60,7 @@ def export_run(
     ``refused`` and names the worst rows.
 
     Raises:
+        ConfigError: a slice of [gate] is refused, or has no row.
         ExportError: the run cannot be made into a graph, or the two sides cannot be compared.
         RegistryError: the version could not be published.
     """
@@ -117,6 +119,7 @@ def _export(
     from exporter.convert import KerasNetwork, converter_versions  # noqa: PLC0415
 
     run = inputs.run
+    check_slices(inputs.test_parquet, parse_slices(inputs.gate.slices, run.columns))
     program = parse_features(run.features_sql, run.columns)
     if program.names != run.feature_names:
         raise ExportError(
@@ -185,6 +188,7 @@ def publish_proven(
             class_count=len(inputs.run.classes),
             golden_rows=inputs.export.golden_rows,
             precision=precision,
+            slices=parse_slices(inputs.gate.slices, inputs.run.columns),
         )
         version = None
         if keeps_bounds(proof.report):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,14 +37,16 @@ _ACCURACY_SLACK = 1e-3
 class EvaluationWriter:
     """Write the graph's held-out predictions chunk by chunk; use as a context manager.
 
-    Columns: row INT64 (source row), class_index INT16 (truth), label_index INT16, and p_0 to
-    p_{C-1} FLOAT, in source order.
+    Columns: row INT64 (source row), class_index INT16 (truth), label_index INT16, p_0 to p_{C-1}
+    FLOAT, and of each slice slice_<name> BOOLEAN (whether the row is in it); in source order.
     """
 
-    def __init__(self, path: Path, class_count: int) -> None:
+    def __init__(self, path: Path, class_count: int, slices: Sequence[str] = ()) -> None:
+        self._slices = slices
         self._schema = pa.schema(
             [("row", pa.int64()), ("class_index", pa.int16()), ("label_index", pa.int16())]
             + [(f"p_{index}", pa.float32()) for index in range(class_count)]
+            + [(name, pa.bool_()) for name in slices]
         )
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self.rows = 0
@@ -60,7 +62,8 @@ class EvaluationWriter:
 
     def write(self, chunk: Chunk, probabilities: FloatArray, labels: IntArray) -> None:
         """Append a chunk: ``probabilities`` float32 (rows, C), ``labels`` (rows,)."""
-        columns = [chunk.rows, chunk.classes, labels, *probabilities.T]
+        inside = [chunk.slices[name] for name in self._slices]
+        columns = [chunk.rows, chunk.classes, labels, *probabilities.T, *inside]
         arrays = [pa.array(values, entry.type) for values, entry in zip(columns, self._schema, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         self.rows += len(labels)

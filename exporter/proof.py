@@ -103,8 +103,11 @@ def prove(
     class_count: int,
     golden_rows: int,
     precision: Precision = "float32",
+    slices: FeatureProgram | None = None,
 ) -> Proof:
     """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
+
+    ``slices`` are written beside the predictions and play no part in the comparison.
 
     Memory is bounded by the chunk, not by the number of rows.
 
@@ -120,10 +123,10 @@ def prove(
     golden = GoldenPicker(golden_rows, class_count)
     report: ParityReport = {}
     with (
-        EvaluationWriter(evaluation, class_count) as writer,
+        EvaluationWriter(evaluation, class_count, slices.names if slices else ()) as writer,
         Progress("parity", count_rows(test_parquet), "rows", logger=log) as progress,
     ):
-        for chunk in read_chunks(test_parquet, program):
+        for chunk in read_chunks(test_parquet, program, slices=slices):
             probabilities, labels = graph.run(chunk.feeds)
             part = _compare_chunk(chunk, graph, network, probabilities, labels, tolerances, names)
             report = merge_reports(report, part) if report else part

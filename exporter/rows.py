@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from exporter.errors import ExportError
 from exporter.parity import FloatArray, IntArray
+from registry.errors import ConfigError
+from registry.manifest import SLICE_PREFIX
 from registry.runs import CLASS_COLUMN, ROW_COLUMN
 from registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
 from training.features import FeatureProgram
@@ -33,7 +35,7 @@ class Chunk:
 
     ``rows``: source row numbers; ``classes``: indexes of the true classes; ``raw``: the raw columns
     as they stand in the file; ``feeds``: the same as the graph's inputs; ``features``: float32
-    (rows, F) by DuckDB, NULL as NaN.
+    (rows, F) by DuckDB, NULL as NaN; ``slices``: by column name, which rows are in the slice.
     """
 
     rows: IntArray
@@ -41,6 +43,7 @@ class Chunk:
     raw: pa.Table
     feeds: dict[str, npt.NDArray[Any]]
     features: FloatArray
+    slices: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     def take(self, index: int) -> tuple[RawValue, ...]:
         """The raw values of one row as a client would send them; NULL and NaN are None."""
@@ -53,19 +56,59 @@ def count_rows(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
-def read_chunks(path: Path, program: FeatureProgram, *, chunk_rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+def check_slices(path: Path, slices: FeatureProgram) -> None:
+    """Count the file's rows in every slice of ``[gate]``; a second for a million rows.
+
+    Raises:
+        ConfigError: a slice has no row, so that the gate would have nothing to judge.
+        ExportError: a raw column is missing.
+    """
+    names = [column.name for column in slices.columns]
+    counts = dict.fromkeys(slices.names, 0)
+    with duckdb.connect(config={"threads": 1}) as connection:
+        for batch in _open(path, names).iter_batches(columns=names) if counts else ():
+            connection.register("raw", batch)
+            for name, inside in _read_slices(connection, slices).items():
+                counts[name] += int(inside.sum())
+    for name, rows in counts.items():
+        if not rows:
+            raise ConfigError(
+                f"holds none of the {count_rows(path):,} test rows",
+                where=f"gate.slices.{name.removeprefix(SLICE_PREFIX)}",
+                hint="Correct the condition, or leave the slice out.",
+            )
+
+
+def _open(path: Path, names: Iterable[str]) -> pq.ParquetFile:
+    file = pq.ParquetFile(path)
+    missing = sorted(set(names) - set(file.schema_arrow.names))
+    if missing:
+        raise ExportError(
+            f"has no column {', '.join(missing)}", where=str(path), hint="Run `make etl train` again."
+        )
+    return file
+
+
+def read_chunks(
+    path: Path,
+    program: FeatureProgram,
+    *,
+    slices: FeatureProgram | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[Chunk]:
     """Yield the file's rows in file order, at most ``chunk_rows`` at a time.
+
+    Args:
+        path: the test split, raw columns and all.
+        program: the features to compute.
+        slices: of ``[gate]``; over the same raw columns.
+        chunk_rows: the most rows of a chunk.
 
     Raises:
         ExportError: a raw column of the program is missing.
     """
     names = [column.name for column in program.columns]
-    file = pq.ParquetFile(path)
-    missing = sorted({ROW_COLUMN, CLASS_COLUMN, *names} - set(file.schema_arrow.names))
-    if missing:
-        raise ExportError(
-            f"has no column {', '.join(missing)}", where=str(path), hint="Run `make etl train` again."
-        )
+    file = _open(path, [ROW_COLUMN, CLASS_COLUMN, *names])
     query = program.select_sql("raw")
     # One thread: a chunk is small, and its rows come back in the order they went in.
     with duckdb.connect(config={"threads": 1}) as connection:
@@ -80,7 +123,18 @@ def read_chunks(path: Path, program: FeatureProgram, *, chunk_rows: int = CHUNK_
                 raw=raw,
                 feeds=make_feeds(raw, program.columns),
                 features=_matrix(features, np.float32),
+                slices=_read_slices(connection, slices),
             )
+
+
+def _read_slices(
+    connection: duckdb.DuckDBPyConnection, slices: FeatureProgram | None
+) -> dict[str, npt.NDArray[np.bool_]]:
+    if slices is None or not slices.features:
+        return {}
+    found = connection.sql(slices.select_sql("raw")).to_arrow_table()
+    # NULL is neither inside nor outside; a row is judged in a slice only when it is surely inside.
+    return {name: found[name].fill_null(0).to_numpy() == 1 for name in slices.names}
 
 
 def make_feeds(raw: pa.Table, columns: Sequence[Column]) -> dict[str, npt.NDArray[Any]]:

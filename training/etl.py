@@ -23,7 +23,7 @@ from training.checks import CheckReport, build_checks, format_checks, judge_chec
 from training.config import HeadSplit, ModelConfig, TimeSplit, input_columns
 from training.database import literal, open_database, quote
 from training.errors import DatasetError
-from training.features import FeatureProgram, parse_features
+from training.features import FeatureProgram, parse_features, parse_slices
 from training.fetch import fetched_files, raw_folder
 from training.ingest import RAW, read_source, stored_columns
 from training.prepare import check_features, write_split
@@ -52,6 +52,7 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
         What is there, as JSON values: rows by split, features, whether the stage was skipped.
 
     Raises:
+        ConfigError: a slice of [gate] is refused; nothing was read.
         FeatureError: features.sql is refused; nothing was read.
         StageError: the source is not fetched.
         DatasetError: the table is not what model.toml says.
@@ -81,7 +82,10 @@ def _failed_folder(folder: Path) -> Path:
 
 
 def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, str]:
-    path = models / config.model.name / config.features.file
+    folder = models / config.model.name
+    # Nothing here needs the slices; refused now, they have cost no training.
+    parse_slices(config.gate.slices, input_columns(config), where=f"{folder / 'model.toml'}: gate.slices")
+    path = folder / config.features.file
     try:
         sql = path.read_text("utf-8")
     except (FileNotFoundError, UnicodeDecodeError) as error:

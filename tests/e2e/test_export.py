@@ -136,6 +136,38 @@ def test_evaluation_holds_the_test_split_in_source_order(
     assert [evaluation[f"p_{index}"].type for index in range(3)] == ["float"] * 3
 
 
+def test_slices_of_the_gate_are_kept_beside_the_predictions(
+    data: Path, inputs: ExportInputs, store: Store
+) -> None:
+    """The registry keeps no raw rows: what the gate is to know of them has to be written now."""
+    limits = GateLimits(
+        slices={"tall": "height > 0.5 AND coalesce(count, 0) < 10", "blue": "colour = 'blue'"}
+    )
+    export_run(replace(inputs, gate=limits), store)
+
+    evaluation = pq.read_table(store.open_folder("tiny", 1) / "evaluation.parquet").to_pydict()
+    test = pq.read_table(data / "prepared/tiny/test.parquet").to_pydict()
+    assert evaluation["slice_blue"] == [colour == "blue" for colour in test["colour"]]
+    assert evaluation["slice_tall"] == [
+        height > 0.5 and (count or 0) < 10
+        for height, count in zip(test["height"], test["count"], strict=True)
+    ]
+    assert store.read_manifest("tiny", 1).gate == limits
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"), [("hight > 1", "no input column"), ("height > 1e9", "none of the 400")]
+)
+def test_a_slice_that_cannot_be_judged_is_refused_and_nothing_is_published(
+    inputs: ExportInputs, store: Store, condition: str, told: str
+) -> None:
+    """A mistake in a limit is the author's to correct, before anything expensive."""
+    limits = GateLimits(slices={"tall": condition})
+    with pytest.raises(ConfigError, match=f"gate.slices.tall: .*{told}"):
+        export_run(replace(inputs, gate=limits, saved_model=Path("not read")), store)
+    assert store.models() == []
+
+
 def test_second_export_of_a_run_is_skipped_and_candidate_points_at_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

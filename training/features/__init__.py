@@ -18,6 +18,7 @@ from training.features.expressions import (
 from training.features.language import OPERATORS, SUPPORTED
 from training.features.parse import parse_features
 from training.features.program import FeatureProgram
+from training.features.slices import parse_slices
 
 __all__ = [
     "OPERATORS",
@@ -33,4 +34,5 @@ __all__ = [
     "may_be_negative_zero",
     "may_be_zero",
     "parse_features",
+    "parse_slices",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_evaluation_has_the_promised_columns_and_every_row(tmp_path: Path) -> No
     np.testing.assert_array_equal(table["p_2"].to_numpy(), probabilities[:, 2])
     assert writer.rows == 5
     assert writer.accuracy == pytest.approx((labels == [0, 1, 2, 2, 0]).mean())
+
+
+def test_slices_stand_behind_the_probabilities_as_flags(tmp_path: Path) -> None:
+    """The gate judges a slice by this column, without the raw rows."""
+    path = tmp_path / "evaluation.parquet"
+    chunk = replace(make_chunk([4, 6], [0, 1]), slices={"slice_low": np.array([True, False])})
+    with EvaluationWriter(path, 3, ["slice_low"]) as writer:
+        writer.write(chunk, make_probabilities(2), np.array([0, 1]))
+
+    table = pq.read_table(path)
+    assert table.schema.names[-2:] == ["p_2", "slice_low"]
+    assert table["slice_low"].to_pylist() == [True, False]
 
 
 @pytest.mark.parametrize(("rows", "accuracy"), [(100, 0.702), (99, 0.7)])

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from exporter.errors import ExportError
-from exporter.rows import count_rows, make_feeds, read_chunks, rows_to_feeds
+from exporter.rows import check_slices, count_rows, make_feeds, read_chunks, rows_to_feeds
+from registry.errors import ConfigError
 from registry.signature import NULL_TEXT, Column
-from training.features import parse_features
+from training.features import parse_features, parse_slices
 
 COLUMNS = (
     Column(name="colour", datatype="BYTES", is_nullable=True),
@@ -92,3 +93,23 @@ def test_missing_column_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ExportError, match="has no column is_wet"):
         list(read_chunks(path, program))
+
+
+def test_a_row_is_in_a_slice_only_when_its_condition_is_true(tmp_path: Path) -> None:
+    """NULL compares as neither; a row of unknown height would dilute the slice of the tall."""
+    program = parse_features("SELECT height FROM raw", COLUMNS)
+    slices = parse_slices({"tall": "height > 1", "not_red": "colour <> 'red'"}, COLUMNS)
+    path = write(tmp_path / "test.parquet", RAW, copies=2)
+
+    chunks = list(read_chunks(path, program, slices=slices, chunk_rows=4))
+
+    inside = {name: [flag for c in chunks for flag in c.slices[name].tolist()] for name in slices.names}
+    assert inside == {"slice_tall": [True, False, False] * 2, "slice_not_red": [False, False, True] * 2}
+    check_slices(path, slices)
+
+
+def test_a_slice_without_rows_is_refused_with_its_key(tmp_path: Path) -> None:
+    """It could never block anything, and would look as if it had been judged."""
+    slices = parse_slices({"tall": "height > 1", "giant": "height > 99"}, COLUMNS)
+    with pytest.raises(ConfigError, match=r"gate\.slices\.giant: holds none of the 3 test rows"):
+        check_slices(write(tmp_path / "test.parquet", RAW), slices)

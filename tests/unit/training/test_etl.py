@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from registry.errors import ConfigError
 from tests.support.tables import SmallTable, rows
 from training.errors import DatasetError, FeatureError
 from training.etl import run_etl
@@ -120,6 +121,15 @@ def test_refused_features_stop_before_the_source_is_looked_at(tmp_path: Path) ->
     table = SmallTable(tmp_path, None, features="SELECT avg(height) AS x FROM raw")
     with pytest.raises(FeatureError, match=r"features\.sql"):
         run_etl(table.config(), table.models, table.data)  # nothing is fetched: that is looked at later
+    assert not table.data.exists()
+
+
+def test_a_refused_slice_stops_before_the_source_is_looked_at(tmp_path: Path) -> None:
+    """The gate needs it, and would find the mistake only after the training."""
+    table = SmallTable(tmp_path, None)
+    config = table.config('gate.slices.tall="hight > 3"')
+    with pytest.raises(ConfigError, match=r"model\.toml: gate\.slices\.tall: .*no input column 'hight'"):
+        run_etl(config, table.models, table.data)
     assert not table.data.exists()
 
 

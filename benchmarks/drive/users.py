@@ -141,7 +141,8 @@ class DuetUser(FastHttpUser):
             if response.status_code == 0:
                 return  # no reply at all: Locust reports the exception itself
             told = response.headers.get("server-timing", "") if pair is not None else ""
-            context["times"] = {name: float(value) for name, value in _TIMES.findall(told)}
+            # In place: what Locust hands to the listener is a copy of the context around it.
+            context["times"].update((name, float(value)) for name, value in _TIMES.findall(told))
             problem = check_reply(response.status_code, response.content, target, body, response.headers)
             if problem:
                 response.failure(problem)

@@ -24,7 +24,7 @@ def test_a_candidate_is_linked_to_the_champion_that_it_met_not_to_the_version_be
     links = [Link(2, 1, 1.5, 1.6), Link(3, 1, 0.9, 1.0)]
     indexes = chain_ratios(links, [1])
     assert indexes[3].value == pytest.approx(0.9)
-    assert (indexes[3].parent, indexes[3].links, indexes[3].root) == (1, 1, 1)
+    assert ([version for version, _ in indexes[3].path], indexes[3].root) == ([3], 1)
 
 
 def test_a_missing_link_starts_a_new_chain_instead_of_being_guessed() -> None:

@@ -107,6 +107,8 @@ class ArmRun:
     The tuples hold one number a request, milliseconds, in the order sent. ``net_ms`` is time in the
     service less what others had the processor for; empty where the service does not tell.
     ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1.
+    ``request_count`` is everything that was asked, golden rows and warm-up too; ``failure_count``
+    what of it failed or was answered wrongly.
     """
 
     latencies_ms: tuple[float, ...]
@@ -114,6 +116,8 @@ class ArmRun:
     resident_bytes: int
     net_ms: tuple[float, ...] = ()
     lost_share: float = 0.0
+    request_count: int = 0
+    failure_count: int = 0
 
     @property
     def p50_ms(self) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import psutil
@@ -23,6 +23,7 @@ from benchmarks.drive.plan import Outcome, Plan
 from benchmarks.errors import BenchmarkError, ServiceStartError
 
 _LOG_TAIL_BYTES = 2000
+T = TypeVar("T")
 # The module that serves a version.
 SERVICE = ("inference",)
 
@@ -151,9 +152,11 @@ def launch_command(
 
 
 @contextlib.contextmanager
-def launch_driver(*, log: Path, stop_timeout_s: float) -> Iterator[subprocess.Popen[bytes]]:
+def launch_driver(
+    *, log: Path, stop_timeout_s: float, module: str = "benchmarks.drive.users"
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a Locust process, which waits for its plan; see `drive`."""
-    command = [sys.executable, "-m", "benchmarks.drive.users"]
+    command = [sys.executable, "-m", module]
     with (
         log.open("ab") as errors,
         running_process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process,
@@ -168,10 +171,21 @@ def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log:
         BenchmarkError: it failed, hung, or ended without an outcome (a stalled machine may end a
             Locust run without a single request and with exit code 0).
     """
+    return exchange(driver, plan, Outcome, timeout_s=timeout_s, log=log)
+
+
+def exchange(
+    driver: subprocess.Popen[bytes], word: msgspec.Struct, kind: type[T], *, timeout_s: float, log: Path
+) -> T:
+    """Say a word to the load generator, a line of JSON, and wait for its answer.
+
+    Raises:
+        BenchmarkError: it failed, hung, or ended without an answer.
+    """
     assert driver.stdin is not None
     deadline = time.monotonic() + timeout_s
     try:
-        driver.stdin.write(msgspec.json.encode(plan) + b"\n")
+        driver.stdin.write(msgspec.json.encode(word) + b"\n")
         driver.stdin.flush()
         answer = read_line(driver, deadline)
     except BrokenPipeError:
@@ -179,7 +193,7 @@ def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log:
     if answer is None and driver.poll() is None:
         raise BenchmarkError(f"not finished after {timeout_s:g} s", where="load generator")
     try:
-        return msgspec.json.decode(answer or b"", type=Outcome)
+        return msgspec.json.decode(answer or b"", type=kind)
     except msgspec.DecodeError as error:
         raise BenchmarkError(
             f"ended with exit code {driver.returncode} and no outcome",

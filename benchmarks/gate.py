@@ -20,6 +20,7 @@ from registry.errors import RegistryError
 from registry.ground.files import fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.stages import digest_value
+from registry.promotion import find_exchanged, find_objections
 from registry.store import Store
 from registry.verdict import (
     VERDICT_FILE,
@@ -139,6 +140,6 @@ def _find_passing(
     except RegistryError as error:
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
-    about = (verdict.model, verdict.candidate, verdict.champion, verdict.config_digest)
-    now = (match.model, judged["candidate"], judged.get("champion"), config_digest)
-    return verdict if about == now and verdict.outcome == "PASS" else None
+    objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
+    objections += find_exchanged(store, match.model, match.candidate, verdict)
+    return None if objections or verdict.config_digest != config_digest else verdict

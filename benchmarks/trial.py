@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.config import GateSettings
 from benchmarks.drive.duet import Duet, open_duet
 from benchmarks.drive.workload import Workload, draw_bodies
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.latency import (
+    OBSERVATIONS,
     judge_answers,
     judge_latencies,
     judge_model_size,
@@ -27,6 +30,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.match import GATE_VERSION, Match
 from benchmarks.report.data import write_report
 from benchmarks.report.markdown import write_markdown
+from registry.ground.files import digest_bytes, digest_file
 from registry.ground.logs import log_event
 from registry.manifest import GateLimits, Manifest
 from registry.store import Store
@@ -76,11 +80,18 @@ def judge_match(
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         report="report.md",
     )
-    return verdict, {
+    documents = {
         "report.md": write_markdown(verdict),
         "report.json": write_report(verdict, restarts, static.comparison, settings),
-        VERDICT_FILE: encode_verdict(verdict),
     }
+    verdict = msgspec.structs.replace(verdict, evidence=_digest_evidence(documents, folder))
+    return verdict, {**documents, VERDICT_FILE: encode_verdict(verdict)}
+
+
+def _digest_evidence(documents: Mapping[str, bytes], folder: Path) -> dict[str, str]:
+    """What the verdict rests on, so that none of it can be exchanged: documents and raw observations."""
+    written = {name: digest_bytes(content) for name, content in documents.items()}
+    return written | {path.name: digest_file(path) for path in sorted(folder.glob(OBSERVATIONS))}
 
 
 def _measure(

@@ -19,6 +19,7 @@ from benchmarks.drive.plan import Body, Outcome, Plan, Target, read_observations
 from benchmarks.drive.services import drive, launch_driver
 from benchmarks.errors import BenchmarkError
 from benchmarks.gate import run_gate
+from registry.ground.files import digest_file
 from registry.manifest import Golden
 from registry.store import MODEL_FILE, open_store
 from registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdict
@@ -28,7 +29,7 @@ from tests.support.wrong_services import Answer, answering
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
-QUICK = {"restarts": 1, "max_restarts": 1, "window_s": 0.3, "min_pairs": 5, "warmup_pairs": 2}
+QUICK = {"looks": (1,), "window_s": 0.3, "min_pairs": 5, "warmup_pairs": 2}
 RIGHT = {"probabilities": {"1": 0.75, "2": 0.25}, "model": "tiny", "version": 1}
 BODY = Body(payload=b'{"rings": 3}', rows=1, answers={"candidate": ((0.75, 0.25),)})
 
@@ -196,7 +197,9 @@ def test_a_removed_column_blocks_without_a_measurement(tmp_path: Path) -> None:
     assert next(line for line in verdict.lines if line.name == "signature").outcome == "BLOCK"
 
 
-@pytest.mark.parametrize("change", ["candidate", "champion", "config", "outcome", "seal", "bytes"])
+@pytest.mark.parametrize(
+    "change", ["candidate", "champion", "config", "outcome", "seal", "schema", "report", "bytes"]
+)
 def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: str) -> None:
     """A pass for other bytes, another champion or other rules must be earned again."""
     store = open_store(tmp_path / "registry")
@@ -208,7 +211,8 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
     assert earned is not None
     other = "0" * 64
     passed = tuple(msgspec.structs.replace(line, outcome="PASS") for line in earned.lines)
-    passing = msgspec.structs.replace(earned, outcome="PASS", lines=passed)
+    # Without evidence: the reports beside it are written anew in between.
+    passing = msgspec.structs.replace(earned, outcome="PASS", lines=passed, evidence={})
     changed: dict[str, bytes] = {
         "candidate": encode_verdict(
             msgspec.structs.replace(
@@ -219,6 +223,8 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
         "config": encode_verdict(msgspec.structs.replace(passing, config_digest=other)),
         "outcome": encode_verdict(msgspec.structs.replace(passing, outcome="INCONCLUSIVE")),
         "seal": encode_verdict(passing).replace(b'"created_at": "2', b'"created_at": "1'),
+        "schema": encode_verdict(msgspec.structs.replace(passing, schema_version=1)),
+        "report": encode_verdict(msgspec.structs.replace(passing, evidence={"report.json": other})),
         "bytes": encode_verdict(passing)[:-9],
     }
     store.write_document("tiny", version, VERDICT_FILE, changed[change])
@@ -227,7 +233,7 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
     assert run_gate(store, "tiny", tmp_path / "data", quick_settings()).skipped != ""
 
 
-def test_a_version_against_itself_passes_and_stores_nothing(tmp_path: Path) -> None:
+def test_a_version_against_itself_is_not_blocked_and_stores_nothing(tmp_path: Path) -> None:
     """An A/A run is for calibration; it is no evidence about taking over from production."""
     store = open_store(tmp_path / "registry")
     version = publish_judged(store, alias="production")
@@ -235,7 +241,12 @@ def test_a_version_against_itself_passes_and_stores_nothing(tmp_path: Path) -> N
         store, "tiny", tmp_path / "data", quick_settings(), candidate="tiny@1", champion="tiny@1"
     )
     assert result.verdict is not None
-    assert result.verdict.outcome == "PASS"
+    # One short restart need not be enough for a PASS.
+    assert result.verdict.outcome in ("PASS", "INCONCLUSIVE")
+    assert result.report is not None
+    assert {"report.json", "restart-01.csv.gz"} <= result.verdict.evidence.keys()
+    for name, digest in result.verdict.evidence.items():
+        assert digest_file(result.report.parent / name) == digest
     assert store.read_document("tiny", version, VERDICT_FILE) is None
 
 

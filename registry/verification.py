@@ -12,7 +12,7 @@ from registry.verdict import VERDICT_FILE
 
 MANIFEST_FILE = "manifest.json"
 # Written beside a version after it was published; the manifest cannot name them.
-DOCUMENTS = (VERDICT_FILE, "report.md", "report.json")
+DOCUMENTS = (VERDICT_FILE, "report.md", "report.json", "report.html", "junit.xml")
 
 
 def find_damage(folder: Path, model: str, version: int, manifest: Manifest) -> list[str]:

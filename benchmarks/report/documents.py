@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.report.data import write_report
+from benchmarks.report.junit import write_junit
 from benchmarks.report.markdown import write_markdown
 from benchmarks.report.record import Record
 
@@ -11,5 +12,6 @@ def write_documents(record: Record) -> dict[str, bytes]:
     """The documents by file name; equal records give equal bytes."""
     return {
         "report.md": write_markdown(record.verdict),
+        "junit.xml": write_junit(record.verdict),
         "report.json": write_report(record.verdict, record.restarts, record.comparison, record.settings),
     }

@@ -11,34 +11,7 @@ from benchmarks.history.chain import Link, chain_ratios
 from benchmarks.history.changes import find_changes, share_errors
 from benchmarks.history.releases import Release
 from registry.manifest import Interval
-from registry.verdict import VerdictLine
-
-
-def make_line(name: str, difference: float, high: float, unit: str) -> VerdictLine:
-    return VerdictLine(
-        name=name, candidate=1.0, difference=difference, high=high, unit=unit, outcome="PASS", reason=""
-    )
-
-
-def make_releases(ratios: list[float], error: float = 1.02) -> list[Release]:
-    """A first version and one a ratio, each promoted after its champion; ``error`` is high / ratio."""
-    links = [Link(n, n - 1, ratio, ratio * error) for n, ratio in enumerate(ratios, start=2)]
-    indexes = chain_ratios(links, [1])
-    first = Release(version=1, promoted_at="2026-01-01", outcome="PASS", latency=indexes[1])
-    return [
-        first,
-        *(
-            Release(
-                version=link.version,
-                champion=link.champion,
-                promoted_at=f"2026-01-{link.version:02}",
-                outcome="PASS",
-                lines=(make_line("p50", link.ratio, link.high, "ms, ratio"),),
-                latency=indexes[link.version],
-            )
-            for link in links
-        ),
-    ]
+from tests.support.releases import make_line, make_releases
 
 
 def test_a_measured_step_is_marked_with_its_interval() -> None:

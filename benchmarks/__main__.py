@@ -1,4 +1,4 @@
-"""``python -m benchmarks gate | bench | service | rivals | etl``: judge a candidate, measure the rest."""
+"""``python -m benchmarks gate | bench | selftest | …``: judge a candidate, measure the rest."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from registry.ground.logs import configure_logging
 
 # The verdict decides the exit code; only 0 lets a release go on.
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
+
+# The candidates of a self-test; see `benchmarks.proof.arms`.
+_ARMS = "aa,cpu_3,cpu_5,cpu_10,tail,worse_0.5,worse_1"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +45,15 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
         verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
         verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
+    selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse")
+    selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
+    selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
+    selftest.add_argument("--csv", type=Path, help="where they are kept (default DATA/selftest/gates.csv)")
+    selftest.add_argument("--report", action="store_true", help="run nothing, show what is there")
+    selftest.add_argument("--rejudge", action="store_true", help="the same, judged by the rule of now")
+    selftest.add_argument("--window-s", type=float, help="seconds of load a restart")
+    selftest.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
+    selftest.add_argument("--rules", dest="gates", type=Path, default=DEFAULT_GATES, help="gates.toml")
     etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run")
     etl.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
     etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
@@ -181,7 +193,34 @@ def _rivals(options: argparse.Namespace) -> int:
     return 0
 
 
-_VERBS = {"gate": _gate, "bench": _bench, "service": _service, "rivals": _rivals, "etl": _etl}
+def _selftest(options: argparse.Namespace) -> int:
+    from benchmarks.proof.arms import parse_arms
+    from benchmarks.proof.rates import find_alarm, format_rates, measure_rates
+    from benchmarks.proof.selftest import SelfTest, list_rejudged, run_selftest
+    from registry.aliases import resolve
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    store, ref = open_store(options.registry), ModelRef.parse(options.model)
+    path = options.csv or options.data / "selftest" / "gates.csv"
+    test = SelfTest(store, ref.model, resolve(store, ref), options.data, _settings(options), path)
+    if not (options.report or options.rejudge):
+        run_selftest(test, parse_arms(options.arms, options.count))
+    rows = list_rejudged(test) if options.rejudge else test.read_done()
+    rates, alarm = measure_rates(rows), find_alarm(rows)
+    sys.stderr.write(f"{format_rates(rates)}\n{alarm}\n")
+    print_result({"rates": rates, "alarm": alarm or None})
+    return 1 if alarm or any(rate.finding == "broken" for rate in rates) else 0
+
+
+_VERBS = {
+    "gate": _gate,
+    "bench": _bench,
+    "selftest": _selftest,
+    "service": _service,
+    "rivals": _rivals,
+    "etl": _etl,
+}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from benchmarks.config import GateSettings
 from registry.errors import ConfigError
 from registry.ground.files import write_atomically
 from registry.ground.settings import load_settings
@@ -37,8 +38,29 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     net_p50: Positive
     net_p99: Positive
     client_p50: Positive
+    client_p99: Positive
     memory: Positive
     start_up: Positive
+
+
+def apply_calibration(settings: GateSettings, known: Calibration | None) -> GateSettings:
+    """The settings with the measured spreads of the latencies in the place of the committed ones.
+
+    Memory and start-up keep theirs, which are wide on purpose: they are to find a leak, not a page.
+    """
+    if known is None:
+        return settings
+    latency = settings.latency
+    s0 = msgspec.structs.replace(
+        latency.s0,
+        net_p50=known.net_p50,
+        net_p99=known.net_p99,
+        client_p50=known.client_p50,
+        client_p99=known.client_p99,
+    )
+    return msgspec.structs.replace(
+        settings, latency=msgspec.structs.replace(latency, s0=s0, nu0=min(known.nu0, latency.nu0))
+    )
 
 
 def find_calibration(folder: Path, machine_class: str) -> Path:

@@ -1,0 +1,113 @@
+"""What is done to the candidate of a self-test, and how often the gate is then to block it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from registry.errors import ConfigError
+
+SLOWED = "benchmarks.proof.slowed"
+# The tail of the self-test: one request in a hundred takes 5 ms more.
+TAIL_SHARE = 0.01
+TAIL_MS = 5.0
+# The rates that are promised: identical versions, and regressions of this size or more.
+FALSE_BLOCK_RATE = 0.01
+FOUND_RATE = 0.95
+FOUND_SHARE = 0.05
+FOUND_DROP = 0.01
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of candidate.
+
+    - ``aa``: the champion itself.
+    - ``cpu_5``: the champion's model, 5 % of the champion's client p50 of processor time a request slower.
+    - ``tail``, ``tail_sleep``: one request in a hundred takes 5 ms more, computing or asleep.
+    - ``worse_0.5``: a model that answers 0.5 % more of the held-out rows wrong, no slower.
+    """
+
+    name: str
+    kind: Literal["aa", "cpu", "tail", "worse"]
+    share: float = 0.0
+    is_asleep: bool = False
+
+    @property
+    def at_most(self) -> float | None:
+        """How often the gate may block it, where that is stated."""
+        is_equal = self.kind == "aa" or (self.kind != "tail" and self.share == 0)
+        return FALSE_BLOCK_RATE if is_equal else None
+
+    @property
+    def at_least(self) -> float | None:
+        """How often the gate has to block it, where that is stated."""
+        least = {"cpu": FOUND_SHARE, "worse": FOUND_DROP}.get(self.kind, 0.0)
+        is_stated = self.kind == "tail" or (self.kind != "aa" and self.share >= least)
+        return FOUND_RATE if is_stated else None
+
+    def injected_us(self, base_p50_ms: float) -> float:
+        """Processor time added to every request, in µs, when the champion's client p50 is this."""
+        return self.share * base_p50_ms * 1e3 if self.kind == "cpu" else 0.0
+
+    def programs(self, injected_us: float, seed: int) -> dict[str, tuple[str, ...]]:
+        """What serves each arm in the place of ``inference``; nothing where the service itself does.
+
+        The champion of a slowed candidate is slowed by nothing, so that they differ in that alone.
+        """
+        if self.kind == "cpu":
+            candidate: tuple[str, ...] = ("--cpu-us", f"{injected_us:.2f}")
+        elif self.kind == "tail":
+            candidate = ("--tail-share", str(TAIL_SHARE), "--tail-ms", str(TAIL_MS), "--seed", str(seed))
+            candidate += ("--tail-kind", "sleep" if self.is_asleep else "cpu")
+        else:
+            return {}
+        return {"champion": (SLOWED,), "candidate": (SLOWED, *candidate)}
+
+
+def parse_arm(name: str) -> Arm:
+    """The arm of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name == "aa":
+        return Arm(name, "aa")
+    if name in {"tail", "tail_sleep"}:
+        return Arm(name, "tail", is_asleep=name == "tail_sleep")
+    if match := re.fullmatch(r"(cpu|worse)_(\d+(?:\.\d+)?)", name):
+        return Arm(name, "cpu" if match[1] == "cpu" else "worse", float(match[2]) / 100)
+    raise ConfigError(
+        f"no arm {name[:80]!r}",
+        where="--arms",
+        hint="There are aa, cpu_<percent>, tail, tail_sleep and worse_<percent>.",
+    )
+
+
+def parse_arms(text: str, gates: int) -> dict[str, int]:
+    """``aa=300,cpu_5`` → how many gates of each arm; ``gates`` where no number is given.
+
+    Raises:
+        ConfigError: an arm is unknown or named twice, or a number is none.
+    """
+    wanted: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, count = part.strip().partition("=")
+        if name in wanted or (equals and not count.isdecimal()):
+            raise ConfigError(
+                f"{part[:80]!r} is named twice or has no number", where="--arms", hint="Say aa=300,cpu_5=100."
+            )
+        wanted[parse_arm(name).name] = int(count) if equals else gates
+    return wanted
+
+
+def choose_arm(wanted: dict[str, int], done: Sequence[str]) -> str | None:
+    """The arm that is furthest behind its number, the first of equals; None when all are done.
+
+    Arms take turns, so that an hour in which the machine is busy is an hour for all of them.
+    """
+    progress = {name: done.count(name) / count for name, count in wanted.items() if count}
+    behind = {name: share for name, share in progress.items() if share < 1}
+    return min(behind, key=behind.__getitem__) if behind else None

@@ -1,0 +1,130 @@
+"""Restarts of a gate: from its folder to rows of a CSV file, and back to what a rule can judge again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.drive.duet import build_arm
+from benchmarks.drive.plan import read_observations
+from benchmarks.errors import EvidenceError
+from benchmarks.judge.measure import ArmRun, Restart
+from benchmarks.proof.ledger import RestartRow
+
+
+class _Told(msgspec.Struct):
+    """A restart in report.json; what else is there is of no interest here."""
+
+    number: int
+    pairs: int
+    problem: str
+    observations: str
+    ready_s: dict[str, float]
+    resident_bytes: dict[str, int]
+
+
+class _Report(msgspec.Struct):
+    restarts: list[_Told]
+
+
+def read_restarts(folder: Path) -> list[Restart]:
+    """The restarts of the gate that left its report and raw observations in ``folder``.
+
+    Raises:
+        EvidenceError: the report or the observations of a restart that was believed are missing.
+    """
+    path = folder / "report.json"
+    try:
+        told = msgspec.json.decode(path.read_bytes(), type=_Report).restarts
+    except (OSError, msgspec.DecodeError) as error:
+        raise EvidenceError(f"report cannot be read: {error}", where=str(path)) from error
+    return [_read_restart(restart, folder) for restart in told]
+
+
+def _read_restart(told: _Told, folder: Path) -> Restart:
+    if told.problem:
+        return Restart(told.number, told.pairs, {}, told.problem)
+    seen = read_observations(folder / told.observations)
+    arms = {
+        arm: build_arm([o for o in seen if o.arm == arm], told.ready_s[arm], told.resident_bytes[arm])
+        for arm in ("candidate", "champion")
+    }
+    return Restart(told.number, told.pairs, arms)
+
+
+def write_row(restart: Restart, *, started_at: str, arm: str) -> RestartRow:
+    """One restart of the gate ``started_at``; NaN and 0 stand for what a failed restart does not have."""
+    contrasts = None if restart.problem else restart.contrasts
+    return msgspec.convert(
+        {
+            "started_at": started_at,
+            "arm": arm,
+            "restart": restart.number,
+            "pairs": restart.pairs,
+            "problem": restart.problem[:200],
+            "net_p50": _or_nan(contrasts.net_p50 if contrasts else None),
+            "net_p99": _or_nan(contrasts.net_p99 if contrasts else None),
+            "client_p50": _or_nan(contrasts.client_p50 if contrasts else None),
+            "client_p99": _or_nan(contrasts.client_p99 if contrasts else None),
+            **_describe(restart.arms, "champion"),
+            **_describe(restart.arms, "candidate"),
+        },
+        RestartRow,
+    )
+
+
+def _describe(arms: Mapping[str, ArmRun], role: str) -> dict[str, float]:
+    run = arms.get(role)
+    net = _p50_and_p99(run.net_ms if run else ())
+    client = _p50_and_p99(run.client_net_ms if run else ())
+    return {
+        f"{role}_p50_ms": run.p50_ms if run else math.nan,
+        f"{role}_net_p50_ms": net[0],
+        f"{role}_net_p99_ms": net[1],
+        f"{role}_client_net_p50_ms": client[0],
+        f"{role}_client_net_p99_ms": client[1],
+        f"{role}_lost_share": run.lost_share if run else math.nan,
+        f"{role}_ready_s": run.ready_s if run else math.nan,
+        f"{role}_resident_bytes": run.resident_bytes if run else 0,
+    }
+
+
+def _p50_and_p99(times_ms: Sequence[float]) -> tuple[float, float]:
+    if not times_ms:
+        return math.nan, math.nan
+    p50, p99 = np.quantile(times_ms, [0.50, 0.99])
+    return float(p50), float(p99)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def read_row(row: RestartRow) -> Restart:
+    """A restart with the percentiles of the recorded one, for a rule that asks for nothing else."""
+    if row.problem:
+        return Restart(row.restart, row.pairs, {}, row.problem)
+    fields = msgspec.structs.asdict(row)
+    return Restart(
+        row.restart, row.pairs, {role: _rebuild(fields, role) for role in ("champion", "candidate")}
+    )
+
+
+def _rebuild(row: Mapping[str, float], role: str) -> ArmRun:
+    return ArmRun(
+        latencies_ms=(row[f"{role}_p50_ms"],),
+        ready_s=row[f"{role}_ready_s"],
+        resident_bytes=int(row[f"{role}_resident_bytes"]),
+        net_ms=_times_with(row[f"{role}_net_p50_ms"], row[f"{role}_net_p99_ms"]),
+        client_net_ms=_times_with(row[f"{role}_client_net_p50_ms"], row[f"{role}_client_net_p99_ms"]),
+        lost_share=row[f"{role}_lost_share"],
+    )
+
+
+def _times_with(p50: float, p99: float) -> tuple[float, ...]:
+    """Three times: the middle one is their median and, interpolated, 98 % of the way to the last their p99."""
+    return () if math.isnan(p50) else (p50, p50, p50 + (p99 - p50) / 0.98)

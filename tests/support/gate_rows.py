@@ -1,0 +1,56 @@
+"""Rows of gates and restarts as a self-test writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from benchmarks.judge.measure import ArmRun, Restart
+from benchmarks.proof.ledger import GateRow
+
+GATE = GateRow(
+    started_at="2026-11-22T08:00:00.000+00:00",
+    machine_class="linux-x86_64-2cpu-amd-epyc-7b13",
+    gate_version="2",
+    config_digest="ab" * 32,
+    model="tiny@1",
+    arm="aa",
+    number=1,
+    seed=20260102,
+    injected_us=0.0,
+    injected_share=0.0,
+    outcome="PASS",
+    deciding="",
+    restarts=8,
+    seconds=61.5,
+    load_average=2.25,
+    champion_p50_ms=0.5,
+    candidate_p50_ms=0.501,
+    net_p50=0.0005,
+    net_p99=-0.01,
+    client_p50=0.002,
+)
+
+
+def build_gate(**changes: Any) -> GateRow:
+    """One gate that passed; ``changes`` replaces fields."""
+    return msgspec.structs.replace(GATE, **changes)
+
+
+def build_restart(number: int, *, slower_ms: float = 0.0, tail: float = 1.0) -> Restart:
+    """A restart of 500 pairs, p50 0.5 ms, net 0.1 ms; the candidate takes ``slower_ms`` more.
+
+    ``tail`` multiplies the candidate's slowest net times.
+    """
+    wobble = 1 + 0.001 * (-1) ** number  # restarts never agree exactly
+    net = [0.1 * wobble] * 490 + [0.3 * wobble] * 10
+    slow = [value * (tail if value > 0.2 else 1.0) + slower_ms for value in net]
+    return Restart(
+        number,
+        500,
+        {
+            "champion": ArmRun((0.5 * wobble,) * 500, 0.6, 90_000_000, tuple(net)),
+            "candidate": ArmRun((0.5 + slower_ms,) * 500, 0.6, 90_000_000, tuple(slow)),
+        },
+    )

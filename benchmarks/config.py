@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from benchmarks.drive.plan import Placement
 from registry.errors import ConfigError
 from registry.ground.settings import load_settings
 
@@ -33,6 +34,7 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
     """
 
     workload: str
+    placement: Placement
     looks: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)]
     window_s: Positive
     warmup_pairs: Annotated[int, msgspec.Meta(ge=0)]
@@ -52,6 +54,7 @@ class Spread(_Section, frozen=True, kw_only=True):
     net_p50: Positive
     net_p99: Positive
     client_p50: Positive
+    client_p99: Positive
     memory: Positive
     start_up: Positive
 
@@ -66,17 +69,38 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
     alpha_net_p50: Level
     alpha_net_p99: Level
     alpha_client_p50: Level
+    alpha_client_p99: Level
     alpha_resources: Level
     alpha_pass: Level
     spend_block: tuple[tuple[Count, Share], ...]
     spend_pass: tuple[tuple[Count, Share], ...]
     net_p50_limit: Share
     net_p50_margin: Share
-    net_p99_margin: Share
+    p99_margin: Share
     client_p50_margin: Share
     s0: Spread
     nu0: Positive
     max_spread: Positive
+
+
+class ValiditySettings(_Section, frozen=True, kw_only=True):
+    """When a measurement is not believed; see `benchmarks.drive.validity` and `benchmarks.judge.fairness`.
+
+    - ``max_clock_jump_s``: between the wall clock and the monotonic one, in one restart.
+    - ``max_standstill_share``: of the window, in which nothing came and nothing was sent.
+    - ``alpha_errors``: one-sided, of blocking a candidate that fails no more often than the champion.
+    - ``max_outside_ratio``: of what requests of the two arms take outside of the services, in one restart.
+    - ``max_mean_outside_ratio``: the same over all restarts, if it is proven at ``alpha_outside``.
+    - ``s0_outside``: SD of its logarithm between restarts of identical processes.
+    """
+
+    max_clock_jump_s: Positive
+    max_standstill_share: Share
+    alpha_errors: Level
+    max_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
+    max_mean_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
+    alpha_outside: Level
+    s0_outside: Positive
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):
@@ -93,6 +117,7 @@ class GateSettings(_Section, frozen=True, kw_only=True):
     """One gates.toml."""
 
     duet: DuetSettings
+    validity: ValiditySettings
     latency: LatencySettings
     accuracy: AccuracySettings
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from benchmarks.calibration import load_calibration
+from benchmarks.calibration import apply_calibration, load_calibration
 from benchmarks.config import GateSettings
 from benchmarks.drive.services import interruptible
 from benchmarks.drive.workload import load_workload
@@ -90,7 +88,9 @@ def run_gate(
     match = find_match(store, model, candidate, champion)
     if champion is None and match.candidate == match.champion:
         return GateResult(match, None, f"version {match.candidate} is in production already")
-    settings = _calibrate(settings, calibrations or data / "calibrations")
+    settings = apply_calibration(
+        settings, load_calibration(calibrations or data / "calibrations", machine_class())
+    )
     workload = load_workload(settings.duet.workload)
     config_digest = digest_value([GATE_VERSION, settings, workload])
     judged = {arm: store.identify(model, version) for arm, version in match.arms.items()}
@@ -115,18 +115,6 @@ def run_gate(
         for name, content in documents.items():
             store.write_document(model, match.candidate, name, content)
     return GateResult(match, verdict, report=target / "report.md", seconds=time.monotonic() - started)
-
-
-def _calibrate(settings: GateSettings, folder: Path) -> GateSettings:
-    """The settings with the spreads of this class of machine, if it was calibrated."""
-    known = load_calibration(folder, machine_class())
-    if known is None:
-        return settings
-    latency = settings.latency
-    s0 = msgspec.structs.replace(
-        latency.s0, net_p50=known.net_p50, net_p99=known.net_p99, client_p50=known.client_p50
-    )
-    return msgspec.structs.replace(settings, latency=msgspec.structs.replace(latency, s0=s0))
 
 
 def _find_passing(

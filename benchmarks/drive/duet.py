@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,10 @@ class Duet:
                 seed=seed,
                 request_timeout_s=self.settings.request_timeout_s,
                 observations=str(observations),
+                min_cycles=self.settings.min_pairs,
+                placement=self.settings.placement if sys.platform == "linux" else "free",
             )
-            timeout_s = self.settings.window_s + self.settings.request_timeout_s + _DRIVER_SLACK_S
+            timeout_s = 3 * self.settings.window_s + self.settings.request_timeout_s + _DRIVER_SLACK_S
             outcome = drive(self.driver, plan, timeout_s=timeout_s, log=self.folder / _DRIVER_LOG)
             residents = {arm: service.resident_bytes() for arm, service in services.items()}
         seen = read_observations(observations)
@@ -138,6 +141,7 @@ def open_duet(
 def build_arm(observations: Sequence[Observation], ready_s: float, resident_bytes: int) -> ArmRun:
     """The observations of one arm in the order sent, as they are judged."""
     net = tuple(seen.net_ms for seen in observations)
+    client = tuple(seen.client_net_ms for seen in observations)
     is_told = bool(net) and not any(map(math.isnan, net))
     handler = sum(seen.handler_ms for seen in observations)
     return ArmRun(
@@ -145,6 +149,7 @@ def build_arm(observations: Sequence[Observation], ready_s: float, resident_byte
         ready_s=ready_s,
         resident_bytes=resident_bytes,
         net_ms=net if is_told else (),
+        client_net_ms=() if any(map(math.isnan, client)) else client,
         lost_share=1 - sum(seen.cpu_ms for seen in observations) / handler if is_told else 0.0,
     )
 
@@ -153,6 +158,7 @@ def build_target(arm: str, manifest: Manifest, service: Service) -> Target:
     """A ready service as the load generator has to see it."""
     return Target(
         arm=arm,
+        pid=service.process.pid,
         url=service.url,
         model=manifest.model,
         version=manifest.version,

@@ -26,6 +26,8 @@ COLUMNS = (
     "handler_ms",
     "cpu_ms",
     "wait_ms",
+    "wake_ms",
+    "queue_ms",
     "problem",
 )
 
@@ -35,6 +37,7 @@ class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+Placement = Literal["shared", "free"]
 Form = Literal["json", "csv", "float32", "oip", "oip_binary"]
 
 
@@ -54,9 +57,13 @@ class Body(_Word, frozen=True, kw_only=True):
 
 
 class Target(_Word, frozen=True, kw_only=True):
-    """One service: where it is, which version must answer, and the golden rows it has to reproduce."""
+    """One service: where it is, which version must answer, and the golden rows it has to reproduce.
+
+    ``pid``: its process, which is moved between processors if the plan says so.
+    """
 
     arm: str
+    pid: int | None = None
     url: str
     model: str
     version: int
@@ -69,6 +76,9 @@ class Plan(_Word, frozen=True, kw_only=True):
     """What one Locust run does: replay the golden rows, warm up, then ``window_s`` of cycles.
 
     A cycle sends one body to every target, in random order. ``users`` 1 keeps one request in flight.
+    A window goes on, up to three times as long, until it has ``min_cycles``: a machine that is busy
+    for a while has not failed. ``placement`` "shared" puts all targets on one processor, drawn anew
+    every few cycles, so that what runs beside them hits all alike; "free" leaves it to the kernel.
     """
 
     targets: tuple[Target, ...]
@@ -79,6 +89,8 @@ class Plan(_Word, frozen=True, kw_only=True):
     seed: str
     request_timeout_s: float
     observations: str
+    min_cycles: int = 0
+    placement: Placement = "free"
 
 
 class Outcome(_Word, frozen=True, kw_only=True):
@@ -99,9 +111,10 @@ class Outcome(_Word, frozen=True, kw_only=True):
 class Observation(_Word, frozen=True, kw_only=True):
     """One measured request; ``problem`` is empty for a right answer.
 
-    ``latency_ms`` is what the client saw. The service itself tells ``handler_ms`` (wall time in
-    it), ``cpu_ms`` (processor time of that) and ``wait_ms`` (of that, waiting in the kernel's run
-    queue); NaN where it does not.
+    ``latency_ms`` is what the client saw; of it, its own thread stood in the kernel's run queue for
+    ``queue_ms``. The service itself tells ``handler_ms`` (wall time in it), ``cpu_ms`` (processor
+    time of that), ``wait_ms`` (of that, in the run queue) and ``wake_ms`` (in the run queue before
+    it could begin). NaN where it is not told.
     """
 
     pair: int
@@ -113,12 +126,19 @@ class Observation(_Word, frozen=True, kw_only=True):
     handler_ms: float = math.nan
     cpu_ms: float = math.nan
     wait_ms: float = math.nan
+    wake_ms: float = math.nan
+    queue_ms: float = math.nan
     problem: str
 
     @property
     def net_ms(self) -> float:
         """Time in the service less the wait for a processor; processor time where that is unknown."""
         return self.cpu_ms if math.isnan(self.wait_ms) else self.handler_ms - self.wait_ms
+
+    @property
+    def client_net_ms(self) -> float:
+        """What the client saw less all waits for a processor, its own too; NaN where they are unknown."""
+        return self.latency_ms - self.queue_ms - self.wait_ms - self.wake_ms
 
 
 def write_observations(path: Path, observations: list[Observation]) -> None:
@@ -127,7 +147,8 @@ def write_observations(path: Path, observations: list[Observation]) -> None:
         rows = [",".join(COLUMNS)]
         rows += [
             f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},"
-            f"{o.handler_ms!r},{o.cpu_ms!r},{o.wait_ms!r},{_quote(o.problem)}"
+            f"{o.handler_ms!r},{o.cpu_ms!r},{o.wait_ms!r},"
+            f"{o.wake_ms!r},{o.queue_ms!r},{_quote(o.problem)}"
             for o in observations
         ]
         packed.write(("\n".join(rows) + "\n").encode())

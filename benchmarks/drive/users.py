@@ -6,12 +6,15 @@ library on import. Latencies are the unrounded floats of Locust's ``request`` ev
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import os
 import random
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,25 @@ _MAX_FAILURES = 50
 
 
 # Server Timing (W3C): what the service tells of its own time, in milliseconds.
-_TIMES = re.compile(r"\b(handler|cpu|wait);dur=([0-9.]+)")
+_TIMES = re.compile(r"\b(handler|cpu|wait|wake);dur=([0-9.]+)")
+
+
+# Both services stay on one processor for so many cycles, some 20 ms: shorter than what neighbours do.
+_STAY_CYCLES = 25
+
+
+class RunQueue:
+    """How long this thread has ever stood in the kernel's run queue; NaN where the kernel does not tell."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        with contextlib.suppress(OSError):
+            # Nanoseconds on a processor, nanoseconds waiting for one, turns.
+            self._fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read_ms(self) -> float:
+        """Milliseconds; takes 1.5 µs."""
+        return math.nan if self._fd is None else int(os.pread(self._fd, 80, 0).split()[1]) / 1e6
 
 
 class Recorder:
@@ -77,6 +98,8 @@ class Recorder:
                 handler_ms=times.get("handler", math.nan),
                 cpu_ms=times.get("cpu", math.nan),
                 wait_ms=times.get("wait", math.nan),
+                wake_ms=times.get("wake", math.nan),
+                queue_ms=times.get("queue", math.nan),
                 problem=problem,
             )
         )
@@ -95,6 +118,7 @@ class DuetUser(FastHttpUser):
         """Replay the golden rows and warm up; neither is measured."""
         type(self).count += 1
         self.random = random.Random(f"{self.plan.seed}-{type(self).count}")
+        self.queue = RunQueue()
         for target in self.plan.targets:
             for body in target.golden:
                 self._send(target, body, pair=None)
@@ -105,11 +129,18 @@ class DuetUser(FastHttpUser):
     @task
     def measure(self) -> None:
         """One measured cycle; the window ends between cycles, so that no pair is half there."""
-        if time.perf_counter() >= self.closes or self.recorder.is_hopeless:
+        if self._is_over():
             raise StopUser
         pair = self.recorder.cycles
         self.recorder.cycles += 1
+        if self.plan.placement == "shared" and pair % _STAY_CYCLES == 0:
+            share_processor(self.plan.targets, self.random)
         self._cycle(pair)
+
+    def _is_over(self) -> bool:
+        late = time.perf_counter() - self.closes
+        is_enough = self.recorder.cycles >= self.plan.min_cycles or late >= 2 * self.plan.window_s
+        return self.recorder.is_hopeless or (late >= 0 and is_enough)
 
     def _cycle(self, pair: int | None) -> None:
         if self.recorder.is_hopeless:
@@ -130,6 +161,7 @@ class DuetUser(FastHttpUser):
             "body": index,
             "times": {},
         }
+        waited = self.queue.read_ms()
         with self.client.post(
             target.url + body.path.replace("{model}", target.model),
             data=body.payload,  # type: ignore[arg-type]  # bytes are sent as they are
@@ -142,12 +174,22 @@ class DuetUser(FastHttpUser):
                 return  # no reply at all: Locust reports the exception itself
             told = response.headers.get("server-timing", "") if pair is not None else ""
             # In place: what Locust hands to the listener is a copy of the context around it.
+            context["times"]["queue"] = self.queue.read_ms() - waited
             context["times"].update((name, float(value)) for name, value in _TIMES.findall(told))
             problem = check_reply(response.status_code, response.content, target, body, response.headers)
             if problem:
                 response.failure(problem)
             else:
                 response.success()
+
+
+def share_processor(targets: Sequence[Target], chance: random.Random) -> None:
+    """Put every thread of the targets on one and the same processor, drawn from those there are."""
+    core = chance.choice(sorted(os.sched_getaffinity(0)))
+    for target in targets:
+        for thread in Path(f"/proc/{target.pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+                os.sched_setaffinity(int(thread.name), {core})
 
 
 def run_plan(plan: Plan) -> Outcome:

@@ -106,6 +106,7 @@ class ArmRun:
 
     The tuples hold one number a request, milliseconds, in the order sent. ``net_ms`` is time in the
     service less what others had the processor for; empty where the service does not tell.
+    ``client_net_ms`` is what the client saw less every wait for a processor, the service's and its own.
     ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1.
     ``request_count`` is everything that was asked, golden rows and warm-up too; ``failure_count``
     what of it failed or was answered wrongly.
@@ -115,6 +116,7 @@ class ArmRun:
     ready_s: float
     resident_bytes: int
     net_ms: tuple[float, ...] = ()
+    client_net_ms: tuple[float, ...] = ()
     lost_share: float = 0.0
     request_count: int = 0
     failure_count: int = 0
@@ -129,16 +131,19 @@ class ArmRun:
 class Contrasts:
     """What one restart says about candidate against champion.
 
-    - ``net_p50``: difference of the medians of net time, as a share of the champion's client p50.
+    - ``net_p50``: difference of the medians of net time, as a share of the champion's client p50 net
+      of all waits (with them it would be smaller the busier the machine is).
     - ``net_p99``: ln of the ratio of the p99s of net time.
-    - ``client_p50``: ln of the ratio of the client p50s.
+    - ``client_p50``: ln of the ratio of the client p50s, waits included.
+    - ``client_p99``: ln of the ratio of the client p99s net of all waits.
 
-    The first two are None where the service does not tell its times.
+    None where the service or the kernel does not tell.
     """
 
     net_p50: float | None
     net_p99: float | None
     client_p50: float
+    client_p99: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,12 +170,19 @@ class Restart:
     def contrasts(self) -> Contrasts:
         """The contrasts that are judged; both arms have to be there."""
         champion, candidate = self.arms["champion"], self.arms["candidate"]
-        net_p50 = net_p99 = None
+        net_p50 = net_p99 = client_p99 = None
+        whole = champion.p50_ms
+        if champion.client_net_ms and candidate.client_net_ms:
+            client_p99 = _log_p99_ratio(champion.client_net_ms, candidate.client_net_ms)
+            whole = float(np.median(champion.client_net_ms))
         if champion.net_ms and candidate.net_ms:
-            before, after = (np.quantile(arm.net_ms, [0.50, 0.99]) for arm in (champion, candidate))
-            net_p50 = float(after[0] - before[0]) / champion.p50_ms
-            net_p99 = math.log(after[1] / before[1])
-        return Contrasts(net_p50, net_p99, self.log_ratio)
+            net_p99 = _log_p99_ratio(champion.net_ms, candidate.net_ms)
+            net_p50 = float(np.median(candidate.net_ms) - np.median(champion.net_ms)) / whole
+        return Contrasts(net_p50, net_p99, self.log_ratio, client_p99)
+
+
+def _log_p99_ratio(champion: Sequence[float], candidate: Sequence[float]) -> float:
+    return math.log(float(np.quantile(candidate, 0.99)) / float(np.quantile(champion, 0.99)))
 
 
 def pool_latencies(restarts: Sequence[Restart], arm: str) -> Latencies:

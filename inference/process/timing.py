@@ -8,7 +8,9 @@
 - ``cpu``: processor time of the threads that worked on it: the event loop's and, for a large
   request, the pool's. Threads that overlap may use more of it than ``handler`` lasts;
 - ``wait``: how long they stood in the kernel's run queue meanwhile, ready and without a processor;
-  left out where the kernel does not tell. ``handler`` less ``wait`` hardly depends on neighbours.
+  ``handler`` less ``wait`` hardly depends on neighbours;
+- ``wake``: how long the event loop's thread stood there since its answer before, which is mostly
+  for being woken by this request. Both are left out where the kernel does not tell.
 
 The event loop goes on with other requests while one waits for the pool or its body, and then the
 numbers hold that work too: they are one request's only while no other is in flight.
@@ -52,7 +54,7 @@ class RunQueue(threading.local):
     """
 
     def __init__(self, path: str = _SCHEDSTAT) -> None:
-        self.told_ns = 0  # of the thread's wait, what requests have been charged with
+        self.told_ns = 0  # of the thread's wait, what requests have been told
         self._fd: int | None = None
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -75,13 +77,14 @@ _QUEUE = RunQueue()
 class Stopwatch:
     """Runs from its making on, in the thread that made it."""
 
-    __slots__ = ("_began", "_cpu", "_queue", "_waited")
+    __slots__ = ("_began", "_cpu", "_queue", "_waited", "_woken")
 
     def __init__(self, queue: RunQueue = _QUEUE) -> None:
         # The wall's reading is around the others', here and at the end, so that it is the longest.
         self._began = perf_counter_ns()
         self._queue = queue
         self._waited = queue.read_ns()
+        self._woken = self._waited - queue.told_ns
         self._cpu = thread_time_ns()
 
     def add(self, cpu_ns: int, waited_ns: int) -> None:
@@ -92,13 +95,16 @@ class Stopwatch:
     def write(self) -> bytes:
         """The header's value, up to now."""
         cpu = thread_time_ns() - self._cpu
-        waited = self._queue.read_ns() - self._waited
+        read = self._queue.read_ns()
+        waited = read - self._waited
+        self._queue.told_ns = read
         handler = perf_counter_ns() - self._began
         if not self._queue.is_known:
             return b"handler;dur=%.6f, cpu;dur=%.6f" % (handler / 1e6, cpu / 1e6)
         # Two threads may wait at the same time; the request lost it once.
         waited = min(waited, handler)
-        return b"handler;dur=%.6f, cpu;dur=%.6f, wait;dur=%.6f" % (handler / 1e6, cpu / 1e6, waited / 1e6)
+        times = (handler / 1e6, cpu / 1e6, waited / 1e6, self._woken / 1e6)
+        return b"handler;dur=%.6f, cpu;dur=%.6f, wait;dur=%.6f, wake;dur=%.6f" % times
 
 
 # Of the request that is being answered; a task that goes on with it takes it along.

@@ -32,6 +32,8 @@ def observe(pair: int, arm: str, **changes: Any) -> Observation:
         "handler_ms": 0.12,
         "cpu_ms": 0.1,
         "wait_ms": 0.01,
+        "wake_ms": 0.02,
+        "queue_ms": 0.0,
         "problem": "",
     }
     return Observation(**{**known, **changes})

@@ -21,9 +21,15 @@ NET = (0.1,) * 98 + (0.3,) * 2
 
 
 def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, **changes: object) -> ArmRun:
-    """An arm with a client p50 of ``p50`` ms; its net times are ``net`` times NET, their tail ``tail`` times."""
+    """An arm with a client p50 of ``p50`` ms; net times are ``net`` times NET, the tail ``tail`` times."""
     times = tuple(ms * net * (tail if ms > 0.2 else 1.0) for ms in NET)
-    known: dict[str, object] = {"latencies_ms": (p50,), "ready_s": 0.5, "resident_bytes": 80, "net_ms": times}
+    known: dict[str, object] = {
+        "latencies_ms": (p50,),
+        "ready_s": 0.5,
+        "resident_bytes": 80,
+        "net_ms": times,
+        "client_net_ms": tuple(0.9 + ms for ms in times),
+    }
     return ArmRun(**known | changes)  # type: ignore[arg-type]
 
 
@@ -72,12 +78,30 @@ def test_net_p50_finds_what_the_client_cannot_see(net: float, count: int, outcom
     assert lines["p50"].outcome == "PASS"
 
 
-@pytest.mark.parametrize(("tail", "outcome"), [(1.0, "PASS"), (1.1, "PASS"), (1.2, "BLOCK"), (2.0, "BLOCK")])
+@pytest.mark.parametrize(("tail", "outcome"), [(1.0, "PASS"), (1.05, "PASS"), (1.2, "BLOCK"), (2.0, "BLOCK")])
 def test_net_p99_finds_a_slow_tail(tail: float, outcome: str) -> None:
     """One request in a hundred that got slower moves no median."""
     lines = judge(8, arm(tail=tail))
     assert lines["net_p99"].outcome == outcome
     assert lines["net_p50"].outcome == lines["p50"].outcome == "PASS"
+
+
+def test_client_p99_finds_a_tail_outside_of_the_handler() -> None:
+    """What is slow before or after the handler is in no time that the service tells."""
+    lines = judge(8, arm(client_net_ms=(1.0,) * 98 + (2.0,) * 2))
+    assert lines["client_p99"].outcome == "BLOCK"
+    assert lines["net_p99"].outcome == "PASS"
+
+
+def test_a_kernel_without_run_queue_times_leaves_one_line_out() -> None:
+    """Elsewhere than on Linux the others must do, and the report shows that one is missing."""
+    lines = [
+        Restart(n, 500, {"champion": arm(client_net_ms=()), "candidate": arm(client_net_ms=())})
+        for n in range(1, 9)
+    ]
+    judged = judge_latencies(lines, LIMITS, SETTINGS)
+    assert [line.name for line in judged] == ["net_p50", "net_p99", "p50"]
+    assert {line.outcome for line in judged} == {"PASS"}
 
 
 def test_a_service_that_does_not_tell_its_times_is_invalid() -> None:
@@ -92,7 +116,7 @@ def test_restarts_that_differ_too_much_are_invalid() -> None:
         Restart(number, 500, {"champion": arm(), "candidate": arm(p50=p50)})
         for number, p50 in enumerate((0.7, 1.0, 0.7, 1.0), 1)
     ]
-    line = judge_latencies(mixed, LIMITS, SETTINGS)[-1]
+    line = judge_latencies(mixed, LIMITS, SETTINGS)[2]
     assert line.outcome == "INVALID"
     assert "restarts differ" in line.reason
 
@@ -101,7 +125,7 @@ def test_a_wider_limit_widens_the_margin_that_blocks() -> None:
     """Who allows 100 % must not be blocked for 6 %."""
     generous = GateLimits(max_p50_increase=1.0, max_p99_increase=8.0)
     slower = arm(p50=1.06, net=1.6)
-    assert {line.outcome for line in judge(8, slower).values()} == {"PASS", "BLOCK"}
+    assert judge(8, slower)["net_p50"].outcome == "BLOCK"
     assert {line.outcome for line in judge(8, slower, generous).values()} == {"PASS"}
 
 
@@ -159,9 +183,9 @@ def test_looks_must_rise(tmp_path: Path) -> None:
 def test_the_levels_sum_to_one_percent() -> None:
     """Each line is one more chance to block a good release; together they get one percent."""
     latency, accuracy = SETTINGS.latency, SETTINGS.accuracy
-    own = [latency.alpha_net_p50, latency.alpha_net_p99, latency.alpha_client_p50]
+    own = [getattr(latency, key) for key in msgspec.structs.asdict(latency) if _is_level(key)]
     others = [getattr(accuracy, key) for key in msgspec.structs.asdict(accuracy) if _is_level(key)]
-    assert sum(own) + 2 * latency.alpha_resources + sum(others) <= 0.01 + 1e-12
+    assert sum(own) + latency.alpha_resources + sum(others) <= 0.01 + 1e-12
 
 
 def _is_level(key: str) -> bool:
@@ -173,5 +197,5 @@ def test_the_committed_margins_are_the_published_ones() -> None:
     latency = SETTINGS.latency
     assert latency.net_p50_margin * LIMITS.max_p50_increase == pytest.approx(0.01)
     assert latency.net_p50_limit * LIMITS.max_p50_increase == pytest.approx(0.05)
-    assert latency.net_p99_margin * LIMITS.max_p99_increase == pytest.approx(0.02)
+    assert latency.p99_margin * LIMITS.max_p99_increase == pytest.approx(0.02)
     assert latency.client_p50_margin * LIMITS.max_p50_increase == pytest.approx(0.05)

@@ -45,6 +45,19 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
         verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
         verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
+    load = _add_verb(verbs, "load", "latency under open-loop load, and the highest rate under an objective")
+    kind = load.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--rate", metavar="N,N", help="requests a second, Poisson arrivals, one run each")
+    kind.add_argument("--users", metavar="N,N", help="closed-loop clients, one run each")
+    kind.add_argument("--sweep", action="store_true", help="look for the highest rate under the objective")
+    load.add_argument("--candidate", metavar="REF", help="side by side; default: MODEL@candidate")
+    load.add_argument("--champion", metavar="REF", help="side by side; default: MODEL@production")
+    load.add_argument("--objective-ms", type=float, help="p99 from the due time")
+    load.add_argument("--rounds", type=int, help="rounds with fresh processes")
+    load.add_argument("--window-s", type=float, help="seconds of one window, at least")
+    load.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
+    load.add_argument("--rules", type=Path, help="the rules (load.toml)")
+    load.add_argument("--check", action="store_true", help="end with 1 on a candidate that bears less")
     selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse")
     selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
     selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
@@ -144,6 +157,43 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load(options: argparse.Namespace) -> int:
+    from benchmarks.load.run import run_load
+    from benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
+    from benchmarks.load.stage import read_loads
+    from benchmarks.load.tables import format_load
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    if options.check and not (options.sweep and (options.candidate or options.champion)):
+        raise ConfigError(
+            "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
+        )
+    flags = {
+        "objective.p99_ms": options.objective_ms,
+        "compare.rounds": options.rounds,
+        "window.window_s": options.window_s,
+        "window.workload": options.workload,
+    }
+    overrides = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    report, folder = run_load(
+        open_store(options.registry),
+        ModelRef.parse(options.model),
+        options.data,
+        load_load_settings(
+            options.rules or DEFAULT_LOAD, overrides=[*options.set, *overrides], environment=os.environ
+        ),
+        read_loads(rates=options.rate, users=options.users),
+        candidate=options.candidate,
+        champion=options.champion,
+    )
+    sys.stderr.write(f"{format_load(report)}\nreport: {folder / 'load.md'}\n")
+    print_result(report)
+    if report.problem:
+        return _EXIT_CODES["INVALID"]
+    return 1 if options.check and report.is_below else 0
+
+
 def _etl(options: argparse.Namespace) -> int:
     from benchmarks.etl.speed import measure_etl
 
@@ -216,6 +266,7 @@ def _selftest(options: argparse.Namespace) -> int:
 _VERBS = {
     "gate": _gate,
     "bench": _bench,
+    "load": _load,
     "selftest": _selftest,
     "service": _service,
     "rivals": _rivals,

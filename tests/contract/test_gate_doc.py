@@ -1,0 +1,139 @@
+"""docs/gate.md names every line, setting, outcome and key of a verdict that there is."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from benchmarks.__main__ import _EXIT_CODES, _parser
+from benchmarks.config import DEFAULT_GATES, GateSettings
+from benchmarks.drive.workload import WORKLOADS, Mix, Workload
+from benchmarks.judge.verdict import required_lines
+from registry.manifest import GateLimits
+from registry.verdict import Judged, Verdict, VerdictLine
+
+ROOT = Path(__file__).resolve().parents[2]
+GATE = (ROOT / "docs" / "gate.md").read_text("utf-8")
+GATES = tomllib.loads(DEFAULT_GATES.read_text("utf-8"))
+LIMITS = {"slices": None} | {
+    field.encode_name: field.default
+    for field in msgspec.structs.fields(GateLimits)
+    if field.default is not msgspec.NODEFAULT
+}
+
+
+def section(title: str) -> str:
+    """The text under the heading ``title``, of any level, up to the next of its level or above."""
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,6}} |\Z)", GATE, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title}"
+    return found[2]
+
+
+def told_defaults(title: str) -> dict[str, Any]:
+    """Key → default of a table of settings; "none" is None."""
+    rows = re.findall(r"^\| `(\w+)` \| `?(.*?)`? \| \S", section(title), re.MULTILINE)
+    return {key: None if text == "none" else tomllib.loads(f"x = {text}")["x"] for key, text in rows}
+
+
+def tables(tree: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """``[a.b]`` → its own keys, of every table in a settings file."""
+    own = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+    found = {prefix: own} if prefix else {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= tables(value, f"{prefix}.{key}".lstrip("."))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(tables(GATES)))
+def test_every_key_of_gates_toml_is_told_with_its_value(name: str) -> None:
+    """A number that decides a release, told wrongly, misleads worse than none."""
+    assert told_defaults(f"`[{name}]`") == tables(GATES)[name]
+
+
+def test_every_section_of_the_settings_is_in_gates_toml() -> None:
+    """What the test above looks at is all that there is."""
+    assert set(GATES) == set(GateSettings.__struct_fields__)
+
+
+def test_every_limit_of_a_model_is_told_with_its_default() -> None:
+    """These are what a user sets."""
+    assert told_defaults("`[gate]` in model.toml") == LIMITS
+
+
+def line_names() -> set[str]:
+    """Names of lines, as they stand in the sources that make them."""
+    sources = [*(ROOT / "benchmarks" / "judge").glob("*.py"), ROOT / "benchmarks" / "trial.py"]
+    text = "\n".join(path.read_text("utf-8") for path in sources)
+    named = re.findall(r'(?:\bname=|\bsay\(|_Question\(|_question\()\s*"([a-z]\w*)"', text)
+    return set(named) | required_lines(GateLimits(max_log_loss=1.0), is_first=False)
+
+
+@pytest.mark.parametrize("name", sorted(line_names()))
+def test_every_line_of_a_verdict_is_in_the_table(name: str) -> None:
+    """Who is blocked looks the line up."""
+    assert len(line_names()) > 15
+    first_cells = re.findall(r"^\| (`.*?`) \|", section("Lines"), re.MULTILINE)
+    assert f"`{name}`" in ", ".join(first_cells).split(", ")
+
+
+def test_every_limit_is_named_by_a_line() -> None:
+    """A limit that no line names is judged by nothing, or its line was forgotten."""
+    assert [key for key in LIMITS if key != "slices" and f"`{key}`" not in section("Lines")] == []
+
+
+@pytest.mark.parametrize(("outcome", "code"), sorted(_EXIT_CODES.items()))
+def test_every_outcome_is_told_with_its_exit_code(outcome: str, code: int) -> None:
+    """Pipelines are written from this table."""
+    assert f"| {outcome} | {code} |" in section("Outcomes and exit codes")
+
+
+@pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *Judged.__struct_fields__])
+def test_every_key_of_a_verdict_is_told(key: str) -> None:
+    """Programs read the file."""
+    assert f"`{key}`" in section("`verdict.json`")
+
+
+@pytest.mark.parametrize("key", VerdictLine.__struct_fields__)
+def test_every_key_of_a_line_is_told(key: str) -> None:
+    """As above."""
+    assert f"`{key}`" in section("`verdict.json`")
+
+
+@pytest.mark.parametrize("key", [*Workload.__struct_fields__, *Mix.__struct_fields__])
+def test_every_key_of_a_workload_is_told(key: str) -> None:
+    """A user's own traffic is a file of these."""
+    assert re.search(rf"`(\[\[)?{key}(\]\])?`", section("Workloads"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in WORKLOADS.glob("*.toml")))
+def test_every_workload_is_told(name: str) -> None:
+    """`--workload` takes these names."""
+    assert f"| `{name}` |" in section("Workloads")
+
+
+def flags_of(verb: str) -> list[str]:
+    """The flags of one verb of the command line that are its own."""
+    (verbs,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    common = {"--model", "--data", "--registry", "--log-level", "--log-format", "--help", "-h"}
+    flags = [flag for action in verbs.choices[verb]._actions for flag in action.option_strings]
+    return [flag for flag in flags if flag not in common]
+
+
+@pytest.mark.parametrize("flag", flags_of("gate"))
+def test_every_flag_of_the_gate_is_told(flag: str) -> None:
+    """`--help` says what a flag is called; the reference says when it is wanted."""
+    assert f"`{flag}" in GATE
+
+
+def test_every_link_leads_somewhere() -> None:
+    """A link to a heading that was renamed leads to the top of the page, and nobody notices."""
+    headings = re.findall(r"^#+ (.*)$", GATE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", GATE)) - anchors == set()

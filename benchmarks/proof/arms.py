@@ -25,7 +25,7 @@ class Arm:
     """One kind of candidate.
 
     - ``aa``: the champion itself.
-    - ``cpu_5``: the champion's model, 5 % of the champion's client p50 of processor time a request slower.
+    - ``cpu_5``: the champion's model, slower by processor time of 5 % of its net client p50.
     - ``tail``, ``tail_sleep``: one request in a hundred takes 5 ms more, computing or asleep.
     - ``worse_0.5``: a model that answers 0.5 % more of the held-out rows wrong, no slower.
     """
@@ -48,9 +48,9 @@ class Arm:
         is_stated = self.kind == "tail" or (self.kind != "aa" and self.share >= least)
         return FOUND_RATE if is_stated else None
 
-    def injected_us(self, base_p50_ms: float) -> float:
-        """Processor time added to every request, in µs, when the champion's client p50 is this."""
-        return self.share * base_p50_ms * 1e3 if self.kind == "cpu" else 0.0
+    def injected_us(self, base_ms: float) -> float:
+        """Processor time added to every request, in µs; ``base_ms`` is the champion's net client p50."""
+        return self.share * base_ms * 1e3 if self.kind == "cpu" else 0.0
 
     def programs(self, injected_us: float, seed: int) -> dict[str, tuple[str, ...]]:
         """What serves each arm in the place of ``inference``; nothing where the service itself does.

@@ -26,8 +26,10 @@ class GateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """One gate.
 
     ``started_at`` names it. ``injected_us`` is processor time added to every request of the candidate,
-    ``injected_share`` that as a share of the champion's client p50 in this very gate. ``deciding`` names
-    the lines that the outcome comes from; ``net_p50`` to ``client_p99`` are means over the restarts.
+    ``injected_share`` that as a share of ``base_p50_ms``: the champion's client p50 in this very gate,
+    less the waits for a processor that others had, so that a busy machine makes no regression larger.
+    ``deciding`` names the lines that the outcome comes from; ``net_p50`` to ``client_p99`` are means
+    over the restarts.
     """
 
     started_at: str
@@ -45,6 +47,7 @@ class GateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     restarts: int
     seconds: float
     load_average: float
+    base_p50_ms: float
     champion_p50_ms: float
     candidate_p50_ms: float
     net_p50: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -126,5 +126,5 @@ def _rebuild(row: Mapping[str, float], role: str) -> ArmRun:
 
 
 def _times_with(p50: float, p99: float) -> tuple[float, ...]:
-    """Three times: the middle one is their median and, interpolated, 98 % of the way to the last their p99."""
+    """Three times with this median and, interpolated at 98 % of the way to the last one, this p99."""
     return () if math.isnan(p50) else (p50, p50, p50 + (p99 - p50) / 0.98)

@@ -24,6 +24,7 @@ from benchmarks.drive.services import interruptible
 from benchmarks.drive.workload import load_workload
 from benchmarks.gate import GateResult, run_gate
 from benchmarks.judge.evidence import judge_static
+from benchmarks.judge.measure import Restart
 from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION
 from benchmarks.proof.arms import Arm, choose_arm, parse_arm
@@ -127,7 +128,7 @@ def run_selftest(test: SelfTest, wanted: Mapping[str, int]) -> None:
 def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
     number = len(done) + 1
     seed = test.settings.duet.seed + number
-    injected_us = arm.injected_us(_base_p50_ms(test, done)) if arm.kind == "cpu" else 0.0
+    injected_us = arm.injected_us(_base_net_ms(test, done)) if arm.kind == "cpu" else 0.0
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     load = os.getloadavg()[0]
     result = _gate(test, arm, arm.programs(injected_us, seed), seed)
@@ -138,6 +139,7 @@ def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
     champion, candidate = (
         _middle([restart.arms[role].p50_ms for restart in believed]) for role in ("champion", "candidate")
     )
+    net = _middle([_net_ms(restart) for restart in believed])
     row = GateRow(
         started_at=started,
         machine_class=machine_class(),
@@ -148,12 +150,13 @@ def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
         number=number,
         seed=seed,
         injected_us=injected_us,
-        injected_share=injected_us / (champion * 1e3),
+        injected_share=injected_us / (net * 1e3),
         outcome=result.verdict.outcome,
         deciding=_name_deciding(result.verdict),
         restarts=len(restarts),
         seconds=result.seconds,
         load_average=load,
+        base_p50_ms=net,
         champion_p50_ms=champion,
         candidate_p50_ms=candidate,
         net_p50=_mean([restart.contrasts.net_p50 for restart in believed]),
@@ -214,13 +217,18 @@ def _mean(values: Sequence[float | None]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _base_p50_ms(test: SelfTest, done: Sequence[GateRow]) -> float:
-    """The champion's client p50 now: of the latest gates, or else measured."""
-    recent = [row.champion_p50_ms for row in done if not math.isnan(row.champion_p50_ms)]
+def _base_net_ms(test: SelfTest, done: Sequence[GateRow]) -> float:
+    """The champion's client p50 net of waits now: of the latest gates, or else measured."""
+    recent = [row.base_p50_ms for row in done if not math.isnan(row.base_p50_ms)]
     if recent:
         return median(recent[-_RECENT_GATES:])
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
         restarts = run_identical(
             test.store, test.model, test.version, test.settings.duet, Path(scratch), _BASE_RESTARTS
         )
-    return median(restart.arms["champion"].p50_ms for restart in restarts)
+    return median(map(_net_ms, restarts))
+
+
+def _net_ms(restart: Restart) -> float:
+    champion = restart.arms["champion"]
+    return median(champion.client_net_ms) if champion.client_net_ms else champion.p50_ms

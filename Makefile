@@ -19,8 +19,9 @@ STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '
 # One stage after the other, whatever -j says.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup fetch etl train evaluate export gate promote rollback release serve bench bench-etl \
-        bench-service bench-rivals-setup test soak lock images clean
+.PHONY: help setup fetch etl train evaluate export gate gate-calibrate gate-selftest history promote \
+        rollback release serve bench bench-load bench-etl bench-service bench-rivals-setup test soak lock \
+        images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -52,6 +53,15 @@ export: evaluate ## write one ONNX model and publish it as the candidate
 gate: setup ## judge the candidate against production
 	@$(PY) -m benchmarks gate --model $(MODEL) $(PLACE) --registry $(REGISTRY)
 
+gate-calibrate: setup ## measure how far identical processes differ on this kind of machine
+	@$(PY) -m benchmarks calibrate --model $(MODEL)@production $(PLACE) --registry $(REGISTRY)
+
+gate-selftest: setup ## hundreds of gates on known candidates: is the gate as sure as it states? hours; goes on where it stopped
+	@$(PY) -m benchmarks selftest --model $(MODEL)@production $(PLACE) --registry $(REGISTRY)
+
+history: setup ## every release of a model, and what changed between them
+	@$(PY) -m benchmarks history $(MODEL) $(PLACE) --registry $(REGISTRY)
+
 promote: setup ## point production at the candidate, if its verdict passes
 	@$(PY) -m registry promote $(MODEL) --registry $(REGISTRY)
 
@@ -66,6 +76,9 @@ serve: release ## release, then serve on http://HOST:PORT
 
 bench: setup ## latency, throughput, start-up and memory of the production version
 	@$(PY) -m benchmarks bench --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+
+bench-load: setup ## the highest rate under the latency objective, candidate beside production, open loop
+	@$(PY) -m benchmarks load --model $(MODEL) $(PLACE) --registry $(REGISTRY) --sweep
 
 bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 	@$(PY) -m benchmarks etl $(STAGE)

@@ -31,6 +31,9 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
     """How champion and candidate are driven; the unit of replication is the restart of both.
 
     ``looks`` are restart counts after which the latencies are looked at; the last one is the end.
+    One restart is not believed with fewer than ``min_pairs``, when the clocks part by more than
+    ``max_clock_jump_s``, when nothing comes or goes for ``max_standstill_share`` of the window, or when
+    what requests take outside of the services differs between the arms by ``max_outside_ratio``.
     """
 
     workload: str
@@ -39,6 +42,9 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
     window_s: Positive
     warmup_pairs: Annotated[int, msgspec.Meta(ge=0)]
     min_pairs: Count
+    max_clock_jump_s: Positive
+    max_standstill_share: Share
+    max_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
     seed: int
     start_timeout_s: Positive
     stop_timeout_s: Positive
@@ -84,20 +90,16 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
 
 
 class ValiditySettings(_Section, frozen=True, kw_only=True):
-    """When a measurement is not believed; see `benchmarks.drive.validity` and `benchmarks.judge.fairness`.
+    """When restarts that were each believed are not believed together.
 
-    - ``max_clock_jump_s``: between the wall clock and the monotonic one, in one restart.
-    - ``max_standstill_share``: of the window, in which nothing came and nothing was sent.
-    - ``alpha_errors``: one-sided, of blocking a candidate that fails no more often than the champion.
-    - ``max_outside_ratio``: of what requests of the two arms take outside of the services, in one restart.
-    - ``max_mean_outside_ratio``: the same over all restarts, if it is proven at ``alpha_outside``.
+    - ``alpha_errors``: one-sided, of blocking a candidate that fails no more often than the champion;
+      see `benchmarks.judge.failures`.
+    - ``max_mean_outside_ratio``: of what requests of the two arms take outside of the services, over
+      all restarts, if it is proven at ``alpha_outside``; see `benchmarks.judge.fairness`.
     - ``s0_outside``: SD of its logarithm between restarts of identical processes.
     """
 
-    max_clock_jump_s: Positive
-    max_standstill_share: Share
     alpha_errors: Level
-    max_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
     max_mean_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
     alpha_outside: Level
     s0_outside: Positive
@@ -108,6 +110,7 @@ class AccuracySettings(_Section, frozen=True, kw_only=True):
 
     alpha_block: Level
     alpha_recall: Level
+    alpha_probabilities: Level
     alpha_pass: Level
     materiality_share: Share
     power: Annotated[float, msgspec.Meta(gt=0, lt=1)]

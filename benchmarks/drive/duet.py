@@ -7,6 +7,7 @@ processes differ by several percent, and only new processes show that spread.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import random
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.config import DuetSettings
-from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
+from benchmarks.drive.plan import Body, Observation, Plan, Target, read_observations
 from benchmarks.drive.services import SERVICE, Service, drive, launch_driver, launch_service
+from benchmarks.drive.validity import find_problem
 from benchmarks.drive.workload import golden_bodies
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.measure import ArmRun, Restart
@@ -27,8 +29,6 @@ from registry.manifest import Manifest
 
 logger = logging.getLogger("benchmarks")
 
-# The wall clock and the monotonic clock part by more only when somebody sets a clock or the machine sleeps.
-_MAX_CLOCK_JUMP_S = 1.0
 # What a Locust run may take beside its window: import, golden rows, warm-up, writing.
 _DRIVER_SLACK_S = 60.0
 _DRIVER_LOG = "locust.log"
@@ -85,10 +85,14 @@ class Duet:
             residents = {arm: service.resident_bytes() for arm, service in services.items()}
         seen = read_observations(observations)
         arms = {
-            arm: build_arm([o for o in seen if o.arm == arm], services[arm].ready_s, residents[arm])
+            arm: dataclasses.replace(
+                build_arm([o for o in seen if o.arm == arm], services[arm].ready_s, residents[arm]),
+                request_count=outcome.asked.get(arm, 0),
+                failure_count=outcome.failed.get(arm, 0),
+            )
             for arm in sorted(services)
         }
-        problem = find_problem(outcome, seen, tuple(arms), self.settings.min_pairs)
+        problem = find_problem(outcome, seen, arms, self.settings)
         return Restart(number, outcome.cycles, arms, problem, outcome.cpu_share)
 
     @contextlib.contextmanager
@@ -166,19 +170,3 @@ def build_target(arm: str, manifest: Manifest, service: Service) -> Target:
         atol=manifest.golden.atol,
         golden=golden_bodies(manifest, arm),
     )
-
-
-def find_problem(
-    outcome: Outcome, observations: list[Observation], arms: tuple[str, ...], min_pairs: int
-) -> str:
-    """Why a restart cannot be believed; "" when it can."""
-    if outcome.failures:
-        return f"{outcome.failures} failed requests, the first: {outcome.first_failure}"
-    if outcome.cycles < min_pairs:
-        return f"{outcome.cycles} pairs, expected at least {min_pairs}"
-    if outcome.clock_jump_s > _MAX_CLOCK_JUMP_S:
-        return f"a clock jumped by {outcome.clock_jump_s:.1f} s"
-    shares = {arm: sum(seen.arm == arm for seen in observations) for arm in arms}
-    if set(shares.values()) != {outcome.cycles}:
-        return f"unequal shares: {shares} observations of {outcome.cycles} pairs"
-    return ""

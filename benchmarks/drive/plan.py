@@ -96,6 +96,7 @@ class Plan(_Word, frozen=True, kw_only=True):
 class Outcome(_Word, frozen=True, kw_only=True):
     """What came of it; ``cycles`` is complete cycles in the window, ``failures`` of all phases.
 
+    ``asked`` and ``failed`` are requests of all phases by arm.
     ``clock_jump_s`` is how far the wall clock and the monotonic clock drifted apart;
     ``cpu_share`` the processor time of the Locust process, as a share of one core.
     """
@@ -106,6 +107,8 @@ class Outcome(_Word, frozen=True, kw_only=True):
     elapsed_s: float
     clock_jump_s: float
     cpu_share: float
+    asked: dict[str, int] = {}
+    failed: dict[str, int] = {}
 
 
 class Observation(_Word, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import random
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class Recorder:
         self.plan = plan
         self.observations: list[Observation] = []
         self.cycles = 0
-        self.failures = 0
+        self.asked: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
         self.first_failure = ""
         self.began: float | None = None
         self.ended = 0.0
@@ -67,7 +69,7 @@ class Recorder:
     @property
     def is_hopeless(self) -> bool:
         """So much has failed that the rest would not change the verdict."""
-        return self.failures >= _MAX_FAILURES
+        return self.failed.total() >= _MAX_FAILURES
 
     def begin(self) -> float:
         """The first user to finish its warm-up opens the window; returns when it closes."""
@@ -80,8 +82,9 @@ class Recorder:
     ) -> None:
         """Listener of Locust's ``request`` event; ``response_time`` is milliseconds as a float."""
         problem = str(exception)[:200] if exception else ""
+        self.asked[context["arm"]] += 1
         if problem:
-            self.failures += 1
+            self.failed[context["arm"]] += 1
             self.first_failure = self.first_failure or f"{context['arm']}: {problem}"
         if context["pair"] is None or self.began is None:
             return
@@ -222,11 +225,13 @@ def run_plan(plan: Plan) -> Outcome:
     write_observations(Path(plan.observations), recorder.observations)
     return Outcome(
         cycles=recorder.cycles,
-        failures=recorder.failures,
+        failures=recorder.failed.total(),
         first_failure=recorder.first_failure,
         elapsed_s=recorder.ended - recorder.began if recorder.began and recorder.ended else 0.0,
         clock_jump_s=jump,
         cpu_share=share,
+        asked=dict(recorder.asked),
+        failed=dict(recorder.failed),
     )
 
 

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from benchmarks.config import GateSettings, load_gate_settings
-from benchmarks.drive.duet import find_problem
-from benchmarks.drive.plan import Body, Outcome, Plan, Target, read_observations
+from benchmarks.drive.duet import build_arm
+from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
 from benchmarks.drive.services import drive, launch_driver
+from benchmarks.drive.validity import find_problem
 from benchmarks.errors import BenchmarkError
 from benchmarks.gate import run_gate
 from registry.ground.files import digest_file
@@ -60,12 +61,17 @@ def drive_at(url: str, folder: Path) -> Outcome:
         return drive(driver, plan, timeout_s=DEADLINE_S, log=log)
 
 
+def explain(outcome: Outcome, seen: list[Observation]) -> str:
+    """Why the run of `drive_at` is not believed."""
+    return find_problem(outcome, seen, {"candidate": build_arm(seen, 1.0, 1)}, quick_settings().duet)
+
+
 def test_right_answers_are_counted_with_unrounded_latencies(tmp_path: Path) -> None:
     """The control of the tests below; and Locust's own rounding to milliseconds stays out."""
     with answering(lambda _: (200, RIGHT)) as url:
         outcome = drive_at(url, tmp_path)
     seen = read_observations(tmp_path / "observations.csv.gz")
-    assert find_problem(outcome, seen, ("candidate",), 1) == ""
+    assert explain(outcome, seen) == ""
     assert len(seen) == outcome.cycles > 0
     assert any(one.latency_ms != round(one.latency_ms) for one in seen)
 
@@ -85,7 +91,7 @@ def test_a_misbehaving_service_is_not_believed(tmp_path: Path, answer: Answer, m
     with answering(answer) as url:
         outcome = drive_at(url, tmp_path)
     seen = read_observations(tmp_path / "observations.csv.gz")
-    assert message in find_problem(outcome, seen, ("candidate",), 1)
+    assert message in explain(outcome, seen)
 
 
 def test_a_service_that_went_away_is_not_believed(tmp_path: Path) -> None:
@@ -96,7 +102,7 @@ def test_a_service_that_went_away_is_not_believed(tmp_path: Path) -> None:
     assert outcome.failures > 0
     seen = read_observations(tmp_path / "observations.csv.gz")
     assert all("refused" in one.problem for one in seen)
-    assert "refused" in find_problem(outcome, seen, ("candidate",), 1)
+    assert "refused" in explain(outcome, seen)
 
 
 def test_a_load_generator_without_an_outcome_is_not_believed(tmp_path: Path) -> None:

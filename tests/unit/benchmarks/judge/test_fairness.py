@@ -1,0 +1,80 @@
+"""Both arms must have had the machine alike: a starved one makes the other look fast."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from benchmarks.config import GateSettings, load_gate_settings
+from benchmarks.judge.fairness import find_starved, judge_fairness, mean_outside_ms
+from benchmarks.judge.measure import ArmRun, Restart
+
+
+def run_arm(outside_ms: float, net_ms: float = 0.2) -> ArmRun:
+    """Two requests with this mean outside of the service."""
+    return ArmRun((net_ms + outside_ms / 2, net_ms + outside_ms * 1.5), 1.0, 1, (net_ms, net_ms))
+
+
+def run_restart(candidate: float, champion: float) -> Restart:
+    """One restart with these means outside of the services."""
+    return Restart(number=1, pairs=2, arms={"candidate": run_arm(candidate), "champion": run_arm(champion)})
+
+
+@pytest.fixture(scope="module")
+def settings() -> GateSettings:
+    """The committed ones."""
+    return load_gate_settings()
+
+
+def test_the_services_own_work_is_not_counted() -> None:
+    """A slow model must be blocked for its slowness, not excused as starved."""
+    assert mean_outside_ms(run_arm(0.4, net_ms=0.2)) == pytest.approx(0.4)
+    assert mean_outside_ms(run_arm(0.4, net_ms=50.0)) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("starved", ["candidate", "champion"])
+def test_the_starved_arm_of_one_restart_is_named(starved: str) -> None:
+    """Whoever runs the gate has to know which process had no processor."""
+    outside = {"candidate": 1.0, "champion": 1.0, starved: 4.5}
+    restart = run_restart(**outside)
+    assert f"the {starved} was starved: 4.50 ms" in find_starved(restart.arms, max_ratio=4.0)
+    assert find_starved(restart.arms, max_ratio=5.0) == ""
+
+
+def test_one_arm_alone_is_compared_with_none() -> None:
+    """A first version has no champion."""
+    assert find_starved({"candidate": run_arm(9.0)}, 2.0) == ""
+
+
+@pytest.mark.parametrize("starved", ["candidate", "champion"])
+def test_an_arm_that_waits_a_little_longer_every_time_is_found(settings: GateSettings, starved: str) -> None:
+    """No restart alone shows it, and all together would let a slow candidate pass."""
+    restarts = [run_restart(**{"candidate": 1.0, "champion": 1.0, starved: 1.6})] * 8
+    assert all(find_starved(r.arms, settings.duet.max_outside_ratio) == "" for r in restarts)
+    line = judge_fairness(restarts, settings)
+    assert line.outcome == "INVALID"
+    assert starved in line.reason
+
+
+def test_arms_that_take_turns_at_waiting_are_fair(settings: GateSettings) -> None:
+    """Where a process ends up on a machine is chance, and so is what it waits there."""
+    restarts = [run_restart(2.0, 1.0), run_restart(1.0, 2.0)] * 4
+    line = judge_fairness(restarts, settings)
+    assert line.outcome == "PASS"
+    assert line.difference == pytest.approx(1.0)
+    assert line.low is not None
+    assert line.high is not None
+    assert line.low < 1 < line.high
+    assert math.log(line.high) == pytest.approx(-math.log(line.low))
+
+
+def test_how_much_is_fair_is_in_the_settings(settings: GateSettings) -> None:
+    """The numbers that decide a release are committed, with their reasons."""
+    lenient = msgspec.structs.replace(
+        settings, validity=msgspec.structs.replace(settings.validity, max_mean_outside_ratio=2.0)
+    )
+    restarts = [run_restart(1.6, 1.0)] * 8
+    assert judge_fairness(restarts, settings).outcome == "INVALID"
+    assert judge_fairness(restarts, lenient).outcome == "PASS"

@@ -1,4 +1,4 @@
-"""``python -m benchmarks gate | bench | selftest | …``: judge a candidate, measure the rest."""
+"""``python -m benchmarks gate | calibrate | selftest | …``: judge a candidate, measure the rest."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
 from registry.errors import ConfigError
 from registry.ground.command import print_json, print_result, run_command
 from registry.ground.logs import configure_logging
+
+if TYPE_CHECKING:
+    from benchmarks.proof.selftest import SelfTest
 
 # The verdict decides the exit code; only 0 lets a release go on.
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
@@ -58,15 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
     load.add_argument("--rules", type=Path, help="the rules (load.toml)")
     load.add_argument("--check", action="store_true", help="end with 1 on a candidate that bears less")
-    selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse")
-    selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
-    selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
-    selftest.add_argument("--csv", type=Path, help="where they are kept (default DATA/selftest/gates.csv)")
-    selftest.add_argument("--report", action="store_true", help="run nothing, show what is there")
-    selftest.add_argument("--rejudge", action="store_true", help="the same, judged by the rule of now")
-    selftest.add_argument("--window-s", type=float, help="seconds of load a restart")
-    selftest.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
-    selftest.add_argument("--rules", dest="gates", type=Path, default=DEFAULT_GATES, help="gates.toml")
+    _add_proof_verbs(verbs)
     etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run")
     etl.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
     etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
@@ -92,6 +88,21 @@ def _parser() -> argparse.ArgumentParser:
             "--environments", type=Path, default=Path("var/rivals"), help="where other services are installed"
         )
     return parser
+
+
+def _add_proof_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse")
+    selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
+    selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
+    selftest.add_argument("--report", action="store_true", help="run nothing, show what is there")
+    selftest.add_argument("--rejudge", action="store_true", help="the same, judged by the rule of now")
+    calibrate = _add_verb(verbs, "calibrate", "measure and store how far identical processes differ here")
+    calibrate.add_argument("--restarts", dest="count", type=int, default=24, help="of both (default 24)")
+    for verb in (calibrate, selftest):
+        verb.add_argument("--csv", type=Path, help="gates are kept here (default DATA/selftest/gates.csv)")
+        verb.add_argument("--window-s", type=float, help="seconds of load a restart")
+        verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
+        verb.add_argument("--rules", dest="gates", type=Path, default=DEFAULT_GATES, help="gates.toml")
 
 
 def _add_verb(
@@ -246,14 +257,9 @@ def _rivals(options: argparse.Namespace) -> int:
 def _selftest(options: argparse.Namespace) -> int:
     from benchmarks.proof.arms import parse_arms
     from benchmarks.proof.rates import find_alarm, format_rates, measure_rates
-    from benchmarks.proof.selftest import SelfTest, list_rejudged, run_selftest
-    from registry.aliases import resolve
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from benchmarks.proof.selftest import list_rejudged, run_selftest
 
-    store, ref = open_store(options.registry), ModelRef.parse(options.model)
-    path = options.csv or options.data / "selftest" / "gates.csv"
-    test = SelfTest(store, ref.model, resolve(store, ref), options.data, _settings(options), path)
+    test = _open_selftest(options)
     if not (options.report or options.rejudge):
         run_selftest(test, parse_arms(options.arms, options.count))
     rows = list_rejudged(test) if options.rejudge else test.read_done()
@@ -263,10 +269,31 @@ def _selftest(options: argparse.Namespace) -> int:
     return 1 if alarm or any(rate.finding == "broken" for rate in rates) else 0
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    from benchmarks.proof.calibrate import calibrate
+
+    calibration, path = calibrate(_open_selftest(options), options.count)
+    print_result(calibration)
+    sys.stderr.write(f"calibration: {path}\n")
+    return 0
+
+
+def _open_selftest(options: argparse.Namespace) -> SelfTest:
+    from benchmarks.proof.selftest import SelfTest
+    from registry.aliases import resolve
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    store, ref = open_store(options.registry), ModelRef.parse(options.model)
+    path = options.csv or options.data / "selftest" / "gates.csv"
+    return SelfTest(store, ref.model, resolve(store, ref), options.data, _settings(options), path)
+
+
 _VERBS = {
     "gate": _gate,
     "bench": _bench,
     "load": _load,
+    "calibrate": _calibrate,
     "selftest": _selftest,
     "service": _service,
     "rivals": _rivals,

@@ -9,6 +9,8 @@ from typing import Literal
 
 from registry.errors import ConfigError
 
+# Gates of identical versions that a calibration was cut into.
+NIGHTLY = "aa_nightly"
 SLOWED = "benchmarks.proof.slowed"
 # The tail of the self-test: one request in a hundred takes 5 ms more.
 TAIL_SHARE = 0.01
@@ -24,7 +26,7 @@ FOUND_DROP = 0.01
 class Arm:
     """One kind of candidate.
 
-    - ``aa``: the champion itself.
+    - ``aa``: the champion itself; ``aa_nightly`` likewise, of restarts that a calibration made.
     - ``cpu_5``: the champion's model, slower by processor time of 5 % of its net client p50.
     - ``tail``, ``tail_sleep``: one request in a hundred takes 5 ms more, computing or asleep.
     - ``worse_0.5``: a model that answers 0.5 % more of the held-out rows wrong, no slower.
@@ -73,7 +75,7 @@ def parse_arm(name: str) -> Arm:
     Raises:
         ConfigError: there is none.
     """
-    if name == "aa":
+    if name in {"aa", NIGHTLY}:
         return Arm(name, "aa")
     if name in {"tail", "tail_sleep"}:
         return Arm(name, "tail", is_asleep=name == "tail_sleep")

@@ -92,7 +92,7 @@ def find_alarm(rows: Sequence[GateRow]) -> str:
 
     Identical versions that are blocked more often than is stated make every other verdict doubtful.
     """
-    answered = [row for row in rows if row.arm == "aa" and row.outcome != "INVALID"]
+    answered = [row for row in rows if parse_arm(row.arm).kind == "aa" and row.outcome != "INVALID"]
     blocked = sum(row.outcome == "BLOCK" for row in answered)
     low = bound_rate_below(blocked, len(answered))
     if low <= FALSE_BLOCK_RATE:

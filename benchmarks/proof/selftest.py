@@ -129,46 +129,74 @@ def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
     number = len(done) + 1
     seed = test.settings.duet.seed + number
     injected_us = arm.injected_us(_base_net_ms(test, done)) if arm.kind == "cpu" else 0.0
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     load = os.getloadavg()[0]
     result = _gate(test, arm, arm.programs(injected_us, seed), seed)
     assert result.report is not None
     assert result.verdict is not None  # a gate with a champion named is always run
-    restarts = read_restarts(result.report.parent)
-    believed = [restart for restart in restarts if not restart.problem]
-    champion, candidate = (
-        _middle([restart.arms[role].p50_ms for restart in believed]) for role in ("champion", "candidate")
-    )
-    net = _middle([_net_ms(restart) for restart in believed])
-    row = GateRow(
-        started_at=started,
-        machine_class=machine_class(),
-        gate_version=result.verdict.gate_version,
-        config_digest=test.digest_config(),
-        model=f"{test.model}@{test.version}",
+    row = record_gate(
+        test,
+        read_restarts(result.report.parent),
         arm=arm.name,
         number=number,
         seed=seed,
-        injected_us=injected_us,
-        injected_share=injected_us / (net * 1e3),
+        started_at=started,
+        load_average=load,
         outcome=result.verdict.outcome,
         deciding=_name_deciding(result.verdict),
-        restarts=len(restarts),
         seconds=result.seconds,
-        load_average=load,
-        base_p50_ms=net,
-        champion_p50_ms=champion,
-        candidate_p50_ms=candidate,
-        net_p50=_mean([restart.contrasts.net_p50 for restart in believed]),
-        net_p99=_mean([restart.contrasts.net_p99 for restart in believed]),
-        client_p50=_mean([restart.contrasts.client_p50 for restart in believed]),
-        client_p99=_mean([restart.contrasts.client_p99 for restart in believed]),
+        injected_us=injected_us,
+    )
+    log_event(_logger, "gate done", number=number, arm=arm.name, outcome=row.outcome, by=row.deciding)
+    return row
+
+
+def record_gate(
+    test: SelfTest,
+    restarts: Sequence[Restart],
+    *,
+    arm: str,
+    number: int,
+    seed: int,
+    started_at: str,
+    load_average: float,
+    outcome: str,
+    deciding: str,
+    seconds: float,
+    injected_us: float = 0.0,
+) -> GateRow:
+    """Write one gate and its restarts down; see `GateRow`."""
+    believed = [restart for restart in restarts if not restart.problem]
+    contrasts = [restart.contrasts for restart in believed]
+    net_ms = _middle([measure_base_ms(restart) for restart in believed])
+    row = GateRow(
+        started_at=started_at,
+        machine_class=machine_class(),
+        gate_version=GATE_VERSION,
+        config_digest=test.digest_config(),
+        model=f"{test.model}@{test.version}",
+        arm=arm,
+        number=number,
+        seed=seed,
+        injected_us=injected_us,
+        injected_share=injected_us / (net_ms * 1e3),
+        outcome=outcome,
+        deciding=deciding,
+        restarts=len(restarts),
+        seconds=seconds,
+        load_average=load_average,
+        base_p50_ms=net_ms,
+        champion_p50_ms=_middle([restart.arms["champion"].p50_ms for restart in believed]),
+        candidate_p50_ms=_middle([restart.arms["candidate"].p50_ms for restart in believed]),
+        net_p50=_mean([c.net_p50 for c in contrasts]),
+        net_p99=_mean([c.net_p99 for c in contrasts]),
+        client_p50=_mean([c.client_p50 for c in contrasts]),
+        client_p99=_mean([c.client_p99 for c in contrasts]),
     )
     if restarts:
-        rows = [write_row(restart, started_at=started, arm=arm.name) for restart in restarts]
+        rows = [write_row(restart, started_at=started_at, arm=arm) for restart in restarts]
         append_rows(find_restarts(test.path), rows)
     append_rows(test.path, [row])  # last: a gate counts when everything about it is there
-    log_event(_logger, "gate done", number=number, arm=arm.name, outcome=row.outcome, by=row.deciding)
     return row
 
 
@@ -226,9 +254,10 @@ def _base_net_ms(test: SelfTest, done: Sequence[GateRow]) -> float:
         restarts = run_identical(
             test.store, test.model, test.version, test.settings.duet, Path(scratch), _BASE_RESTARTS
         )
-    return median(map(_net_ms, restarts))
+    return median(map(measure_base_ms, restarts))
 
 
-def _net_ms(restart: Restart) -> float:
+def measure_base_ms(restart: Restart) -> float:
+    """The champion's client p50 in one restart, less waits for a processor where they are told."""
     champion = restart.arms["champion"]
     return median(champion.client_net_ms) if champion.client_net_ms else champion.p50_ms

@@ -25,11 +25,13 @@ GATE = GateRow(
     restarts=8,
     seconds=61.5,
     load_average=2.25,
+    base_p50_ms=0.45,
     champion_p50_ms=0.5,
     candidate_p50_ms=0.501,
     net_p50=0.0005,
     net_p99=-0.01,
     client_p50=0.002,
+    client_p99=0.01,
 )
 
 
@@ -46,11 +48,14 @@ def build_restart(number: int, *, slower_ms: float = 0.0, tail: float = 1.0) -> 
     wobble = 1 + 0.001 * (-1) ** number  # restarts never agree exactly
     net = [0.1 * wobble] * 490 + [0.3 * wobble] * 10
     slow = [value * (tail if value > 0.2 else 1.0) + slower_ms for value in net]
-    return Restart(
-        number,
-        500,
-        {
-            "champion": ArmRun((0.5 * wobble,) * 500, 0.6, 90_000_000, tuple(net)),
-            "candidate": ArmRun((0.5 + slower_ms,) * 500, 0.6, 90_000_000, tuple(slow)),
-        },
+    champion, candidate = (
+        ArmRun(
+            latencies_ms=(times[0] + 0.4,) * 500,
+            ready_s=0.6,
+            resident_bytes=90_000_000,
+            net_ms=tuple(times),
+            client_net_ms=tuple(time + 0.35 for time in times),
+        )
+        for times in (net, slow)
     )
+    return Restart(number, 500, {"champion": champion, "candidate": candidate})

@@ -21,6 +21,7 @@ KNOWN = Calibration(
     net_p50=0.0059,
     net_p99=0.096,
     client_p50=0.05,
+    client_p99=0.1,
     memory=0.001,
     start_up=1e-05,
 )

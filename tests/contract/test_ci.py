@@ -1,0 +1,202 @@
+"""The CI examples: would their platform take them, and do they keep what they promise?
+
+GitHub's workflow is linted by actionlint, GitLab's file is held to GitLab's own schema (the copy that
+check-jsonschema carries). Jenkins' own linter is a controller; here only the structure is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CI = ROOT / "deploy" / "ci"
+NAMES = ("github.yml", "gitlab-ci.yml", "Jenkinsfile")
+PROGRAMS = Path(sys.executable).parent
+
+
+def load(name: str) -> dict[Any, Any]:
+    tree = yaml.safe_load((CI / name).read_text("utf-8"))
+    assert isinstance(tree, dict)
+    return tree
+
+
+def jobs() -> dict[str, Any]:
+    found: dict[str, Any] = load("github.yml")["jobs"]
+    return found
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_actionlint_finds_nothing_in_the_workflow(tmp_path: Path) -> None:
+    """A workflow with an error is not run at all, and nobody is told: the gate would be gone."""
+    # It looks at context and events only for files that lie where GitHub expects them.
+    workflow = tmp_path / ".github" / "workflows" / "release.yml"
+    workflow.parent.mkdir(parents=True)
+    workflow.write_bytes((CI / "github.yml").read_bytes())
+    run(PROGRAMS / "actionlint", "-no-color", workflow)
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"), [("gitlab-ci.yml", "vendor.gitlab-ci"), ("github.yml", "vendor.github-workflows")]
+)
+def test_files_keep_the_schema_of_their_platform(name: str, schema: str) -> None:
+    """A misspelt key is an error to GitLab, and the pipeline is not created."""
+    run(PROGRAMS / "check-jsonschema", "--builtin-schema", schema, CI / name)
+
+
+def test_actions_are_github_s_own_and_pinned_to_a_commit() -> None:
+    """A tag can be moved by whoever takes over an action; a commit cannot."""
+    text = (CI / "github.yml").read_text("utf-8")
+    uses = re.findall(r"uses: (.+)", text)
+    assert uses
+    for use in uses:
+        assert re.fullmatch(r"actions/[a-z/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use), use
+
+
+def test_no_job_that_runs_the_change_may_write() -> None:
+    """A pull request's code that runs with a token that may write can write whatever it likes."""
+    assert load("github.yml")["permissions"] == {}
+    for name, job in jobs().items():
+        checks_out = any(step.get("uses", "").startswith("actions/checkout@") for step in job["steps"])
+        assert checks_out == (name != "comment")
+        assert job["permissions"] == ({"contents": "read"} if checks_out else {"pull-requests": "write"})
+    assert "pull_request_target" not in (CI / "github.yml").read_text("utf-8")
+
+
+def test_expressions_stand_in_no_script() -> None:
+    """A branch may be called anything; pasted into a script its name is a command."""
+    scripts = [step.get("run", "") for job in jobs().values() for step in job["steps"]]
+    assert any(scripts)
+    assert not [script for script in scripts if "${{" in script]
+
+
+def test_github_keeps_the_report_also_of_a_refused_release() -> None:
+    """The report is wanted most when the gate said no, which is when make fails the step before."""
+    steps = {step["name"]: step for step in jobs()["release"]["steps"]}
+    kept = steps["Keep the report and the raw observations"]
+    assert (kept["if"], kept["with"]["path"]) == ("always()", "var/data/gates/")
+    assert steps["Show the report"]["if"] == "always()"
+    assert jobs()["comment"]["if"].startswith("always()")
+
+
+def test_only_main_writes_the_registry_that_others_read() -> None:
+    """A change that could promote itself for everybody would not need the gate."""
+    saves = [
+        (name, step)
+        for name, job in jobs().items()
+        for step in job["steps"]
+        if step.get("uses", "").startswith("actions/cache/save@")
+    ]
+    assert [name for name, _ in saves] == ["release", "calibrate"]
+    assert "github.ref == 'refs/heads/main'" in saves[0][1]["if"]
+    assert jobs()["calibrate"]["if"] == "github.event_name == 'schedule'"  # runs on the default branch
+
+
+def test_gitlab_keeps_the_report_also_of_a_refused_release() -> None:
+    """The same promise on the other platform."""
+    artifacts = load("gitlab-ci.yml")[".gate"]["artifacts"]
+    assert artifacts["when"] == "always"
+    assert "var/data/gates/" in artifacts["paths"]
+    assert artifacts["reports"]["junit"] == "var/data/gates/*/*/junit.xml"
+
+
+def test_jenkins_keeps_the_report_also_of_a_refused_release() -> None:
+    """And on the third."""
+    text = (CI / "Jenkinsfile").read_text("utf-8")
+    always = text[text.index("post {") :].partition("always {")[2]
+    assert "junit testResults: 'var/data/gates/*/*/junit.xml'" in always
+    assert "archiveArtifacts artifacts: 'var/data/gates/**" in always
+
+
+def test_the_jenkinsfile_is_a_declarative_pipeline_with_its_blocks_closed() -> None:
+    """As much as can be told without a controller: strings and comments aside, brackets match."""
+    text = (CI / "Jenkinsfile").read_text("utf-8")
+    code = re.sub(r"'''.*?'''|'[^'\n]*'|\"[^\"\n]*\"|//[^\n]*", "", text, flags=re.DOTALL)
+    closing = {")": "(", "}": "{", "]": "["}
+    opened: list[str] = []
+    for letter in code:
+        if letter in closing.values():
+            opened.append(letter)
+        elif letter in closing:
+            assert opened.pop() == closing[letter]
+    assert opened == []
+    assert re.match(r"\s*pipeline \{", code)
+    for section in ("agent", "options", "environment", "stages", "post"):
+        assert re.search(rf"^    {section} \{{", code, flags=re.MULTILINE), section
+
+
+def scripts_of(name: str) -> list[str]:
+    """The shell in one of the files."""
+    if name == "github.yml":
+        return [step["run"] for job in jobs().values() for step in job["steps"] if "run" in step]
+    if name == "gitlab-ci.yml":
+        tree = load(name)
+        kinds = ("before_script", "script", "after_script")
+        lists = [job.get(kind, []) for job in tree.values() if isinstance(job, dict) for kind in kinds]
+        return [script for scripts in lists for script in scripts]
+    return re.findall(r"'''(.*?)'''", (CI / name).read_text("utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scripts_are_shell(name: str) -> None:
+    """A script that does not parse fails the first release instead of the test."""
+    scripts = scripts_of(name)
+    assert scripts
+    for script in scripts:
+        run("bash", "-n", "-c", script)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_make_target_is_there(name: str) -> None:
+    """The Makefile is what these files call; a renamed target would break all of them."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
+    called = set(
+        re.findall(r"\bmake ([a-z-]+)", "\n".join([*scripts_of(name), (CI / name).read_text("utf-8")]))
+    )
+    assert {"release", "gate-calibrate"} <= called
+    assert called - {"has"} <= targets  # "make has ended with 2" is a comment
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_champion_nothing_is_judged_by_accident(name: str, tmp_path: Path) -> None:
+    """A lost registry would let anything in by the floors alone, and look like any other release."""
+    (script,) = [text for text in scripts_of(name) if "aliases/production" in text]
+    script, folder = script.partition("# A change is judged")[0], "var/registry"
+
+    def refuses(**environment: str) -> bool:
+        done = subprocess.run(
+            ["sh", "-c", f"set -eu\n{script}"],
+            cwd=tmp_path,
+            env={
+                "MODEL": "tiny",
+                "SHARED": "var/registry",
+                "REGISTRY": "var/registry",
+                "FIRST": "",
+                **environment,
+            },
+            check=False,
+            capture_output=True,
+        )
+        return done.returncode != 0
+
+    assert refuses()
+    assert not refuses(FIRST="yes" if name == "gitlab-ci.yml" else "true")
+    (tmp_path / "var" / "registry" / "tiny" / "aliases" / "production").mkdir(parents=True)
+    assert not refuses()
+
+
+def test_the_readme_names_every_file() -> None:
+    """An example that nobody is told of is dead text."""
+    text = (CI / "README.md").read_text("utf-8")
+    assert {path.name for path in CI.iterdir()} == {*NAMES, "README.md"}
+    assert all(f"`{name}`" in text for name in NAMES)

@@ -95,14 +95,19 @@ class ValiditySettings(_Section, frozen=True, kw_only=True):
     - ``alpha_errors``: one-sided, of blocking a candidate that fails no more often than the champion;
       see `benchmarks.judge.failures`.
     - ``max_mean_outside_ratio``: of what requests of the two arms take outside of the services, over
-      all restarts, if it is proven at ``alpha_outside``; see `benchmarks.judge.fairness`.
-    - ``s0_outside``: SD of its logarithm between restarts of identical processes.
+      all restarts; see `benchmarks.judge.fairness`.
+    - ``max_mean_stopped_share``: difference of that time without waits in the run queue, as a share of it.
+    - ``alpha_fairness``: one-sided, how sure either has to be before nothing is believed.
+    - ``s0_outside``, ``s0_stopped``: SD between restarts of identical processes, of the ratio's
+      logarithm and of the share.
     """
 
     alpha_errors: Level
+    alpha_fairness: Level
     max_mean_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
-    alpha_outside: Level
+    max_mean_stopped_share: Share
     s0_outside: Positive
+    s0_stopped: Positive
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):

@@ -15,6 +15,8 @@ from benchmarks.drive.duet import Duet, open_duet
 from benchmarks.drive.workload import Workload, draw_bodies
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.evidence import judge_static
+from benchmarks.judge.failures import judge_error_rate
+from benchmarks.judge.fairness import judge_fairness
 from benchmarks.judge.latency import (
     OBSERVATIONS,
     judge_answers,
@@ -111,9 +113,10 @@ def _measure(
         return (), (line,)
     with open_duet(registry, versions, bodies, settings.duet, folder, programs) as duet:
         restarts, lines = _restart_until_decided(duet, settings, known)
+    answers = judge_answers(restarts), judge_error_rate(restarts, settings.validity.alpha_errors)
     if restarts[-1].problem:
-        return restarts, (judge_answers(restarts),)
-    return restarts, (judge_answers(restarts), *lines, *report_service(restarts, versions))
+        return restarts, answers
+    return restarts, (*answers, *lines, *report_service(restarts, versions))
 
 
 def _restart_until_decided(
@@ -142,6 +145,7 @@ def _judge(restarts: list[Restart], limits: GateLimits, settings: GateSettings) 
         return (ceiling,)
     return (
         *judge_latencies(restarts, limits, settings),
+        judge_fairness(restarts, settings),
         ceiling,
         *judge_resources(restarts, limits, settings),
     )

@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from benchmarks.config import GateSettings
+from benchmarks.config import GateSettings, ValiditySettings
 from benchmarks.judge.latency import OBSERVATIONS
-from benchmarks.judge.measure import ArmRun, Restart, bound_mean
+from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
 from registry.verdict import VerdictLine
 
 
@@ -46,24 +46,24 @@ def find_starved(arms: Mapping[str, ArmRun], max_ratio: float) -> str:
 
 
 def judge_fairness(restarts: Sequence[Restart], settings: GateSettings) -> VerdictLine:
-    """INVALID when over all restarts one arm is proven to have waited longer than the other.
+    """INVALID when over all restarts one arm is proven to have had less of the machine.
 
+    Two contrasts of time outside of the services are bounded: the ratio of all of it, and the
+    difference of what is left of it without waits in the run queue, which a busy machine hardly
+    disturbs. The second finds a process that is stopped or throttled for a small part of the time.
     Every look has the same level: a verdict that is withheld once too often lets nothing through.
 
     Args:
         restarts: at least one; both arms were observed in each.
-        settings: its ``validity`` says how much longer, and how sure.
+        settings: its ``validity`` says how much less, and how sure.
     """
-    validity = settings.validity
-    bounds = bound_mean(
-        [math.log(_outside(r, "candidate") / _outside(r, "champion")) for r in restarts],
-        s0=validity.s0_outside,
-        nu0=settings.latency.nu0,
-        alpha_low=validity.alpha_outside,
-        alpha_high=validity.alpha_outside,
-    )
-    limit = math.log(validity.max_mean_outside_ratio)
-    starved = "candidate" if bounds.low > limit else "champion" if bounds.high < -limit else ""
+    validity, nu0 = settings.validity, settings.latency.nu0
+    waits = [math.log(_outside(r, "candidate") / _outside(r, "champion")) for r in restarts]
+    waited = _bound(waits, validity.s0_outside, nu0, validity)
+    starved = _name(waited, math.log(validity.max_mean_outside_ratio))
+    stops = [_stopped_share(r) for r in restarts if all(arm.client_net_ms for arm in r.arms.values())]
+    if not starved and stops:
+        starved = _name(_bound(stops, validity.s0_stopped, nu0, validity), validity.max_mean_stopped_share)
     reason = "no arm is proven to have been kept waiting for longer than the other"
     if starved:
         reason = f"the {starved} was starved: the machine kept its requests waiting, not its model"
@@ -71,9 +71,9 @@ def judge_fairness(restarts: Sequence[Restart], settings: GateSettings) -> Verdi
         name="fairness",
         candidate=median(_outside(r, "candidate") for r in restarts),
         champion=median(_outside(r, "champion") for r in restarts),
-        difference=math.exp(bounds.mean),
-        low=math.exp(bounds.low),
-        high=math.exp(bounds.high),
+        difference=math.exp(waited.mean),
+        low=math.exp(waited.low),
+        high=math.exp(waited.high),
         limit=validity.max_mean_outside_ratio,
         unit="ms outside the service, ratio",
         outcome="INVALID" if starved else "PASS",
@@ -84,3 +84,21 @@ def judge_fairness(restarts: Sequence[Restart], settings: GateSettings) -> Verdi
 
 def _outside(restart: Restart, arm: str) -> float:
     return mean_outside_ms(restart.arms[arm])
+
+
+def _stopped_share(restart: Restart) -> float:
+    """Candidate minus champion: time outside that was no wait, as a share of the shorter time outside."""
+    away = {
+        arm: (sum(run.client_net_ms) - sum(run.net_ms)) / len(run.client_net_ms)
+        for arm, run in restart.arms.items()
+    }
+    return (away["candidate"] - away["champion"]) / min(_outside(restart, arm) for arm in restart.arms)
+
+
+def _bound(values: Sequence[float], s0: float, nu0: float, validity: ValiditySettings) -> Bounds:
+    alpha = validity.alpha_fairness
+    return bound_mean(values, s0=s0, nu0=nu0, alpha_low=alpha, alpha_high=alpha)
+
+
+def _name(bounds: Bounds, limit: float) -> str:
+    return "candidate" if bounds.low > limit else "champion" if bounds.high < -limit else ""

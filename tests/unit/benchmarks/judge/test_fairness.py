@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -56,6 +57,20 @@ def test_an_arm_that_waits_a_little_longer_every_time_is_found(settings: GateSet
     line = judge_fairness(restarts, settings)
     assert line.outcome == "INVALID"
     assert starved in line.reason
+
+
+def test_an_arm_that_is_stopped_now_and_then_is_found(settings: GateSettings) -> None:
+    """On a busy machine the waits of both arms hide it, and only what is no wait tells."""
+    restart = run_restart(2.0, 2.2)
+    waits = {"candidate": 1.8, "champion": 1.6}  # in the run queue: what is left is 0.2 and 0.6 ms
+    arms = {
+        arm: dataclasses.replace(run, client_net_ms=tuple(ms - waits[arm] for ms in run.latencies_ms))
+        for arm, run in restart.arms.items()
+    }
+    assert judge_fairness([restart] * 8, settings).outcome == "PASS"
+    line = judge_fairness([dataclasses.replace(restart, arms=arms)] * 8, settings)
+    assert line.outcome == "INVALID"
+    assert "champion" in line.reason
 
 
 def test_arms_that_take_turns_at_waiting_are_fair(settings: GateSettings) -> None:

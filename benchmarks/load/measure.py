@@ -100,7 +100,7 @@ class _Run:
         self.sweeps: list[SweepResult] = []
         self.problem = ""
         self._stage = stage
-        self._tries = stage.settings.objective.tries
+        self._objective = stage.settings.objective
         self._seed = stage.settings.window.seed
 
     def measure_round(self, number: int, loads: Sequence[Load]) -> None:
@@ -122,7 +122,7 @@ class _Run:
     ) -> None:
         seed = f"{self._seed}-{number}-{load.name}"
         for arm in _shuffle(services, chance):
-            for _ in range(self._tries):
+            for _ in range(self._objective.invalid_tries):
                 window = self._run_window(number, services[arm], arm, load, seed)
                 if not window.problem:
                     break
@@ -138,7 +138,7 @@ class _Run:
         points: dict[str, list[Point]] = {arm: [] for arm in services}
         for step in range(rules.max_windows):
             for arm in _shuffle(services, chance):
-                rate = next_rate(points[arm], start, rules, self._tries)
+                rate = next_rate(points[arm], start, rules, self._objective)
                 if rate is None:
                     continue
                 # Equal rates of the two arms are equal loads.
@@ -146,7 +146,7 @@ class _Run:
                 window = self._run_window(number, services[arm], arm, load, f"{self._seed}-{number}-{step}")
                 points[arm].append(Point(rate, window.result))
         for arm, seen in points.items():
-            self._keep_sweep(number, arm, read_bracket(seen, self._tries))
+            self._keep_sweep(number, arm, read_bracket(seen, self._objective))
 
     def _keep_sweep(self, number: int, arm: str, bracket: Bracket) -> None:
         self.sweeps.append(

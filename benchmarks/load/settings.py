@@ -49,6 +49,7 @@ class Objective(_Section, frozen=True, kw_only=True):
     max_lag_share: _Share
     max_cpu_share: _Share
     tries: _Count
+    invalid_tries: _Count
 
     @property
     def max_lag_ms(self) -> float:

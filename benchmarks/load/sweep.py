@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 
-from benchmarks.load.settings import SweepSettings
+from benchmarks.load.settings import Objective, SweepSettings
 from benchmarks.load.window import Result
 
 
@@ -41,23 +41,26 @@ class Bracket:
     is_censored: bool
 
 
-def read_bracket(points: Sequence[Point], tries: int) -> Bracket:
-    """What the windows so far say; a rate counts as missed after ``tries`` of them."""
+def read_bracket(points: Sequence[Point], objective: Objective) -> Bracket:
+    """What the windows so far say.
+
+    A rate counts as missed after ``objective.tries`` windows that missed it, or after
+    ``objective.invalid_tries`` that the load generator could not drive.
+    """
     results: dict[float, list[Result]] = {}
     for point in points:
         results.setdefault(point.rate_rps, []).append(point.result)
     held = max((rate for rate, seen in results.items() if "met" in seen), default=None)
-    missed = [
-        rate
-        for rate, seen in results.items()
-        if "met" not in seen and len(seen) >= tries and (held is None or rate > held)
-    ]
-    lowest = min(missed, default=None)
-    is_censored = lowest is not None and "missed" not in results[lowest]
-    return Bracket(held, lowest, is_censored)
+    above = {rate: seen for rate, seen in results.items() if held is None or rate > held}
+    missed = {rate for rate, seen in above.items() if seen.count("missed") >= objective.tries}
+    undriven = {rate for rate, seen in above.items() if seen.count("invalid") >= objective.invalid_tries}
+    lowest = min(missed | undriven, default=None)
+    return Bracket(held, lowest, lowest is not None and lowest not in missed)
 
 
-def next_rate(points: Sequence[Point], start_rps: float, rules: SweepSettings, tries: int) -> float | None:
+def next_rate(
+    points: Sequence[Point], start_rps: float, rules: SweepSettings, objective: Objective
+) -> float | None:
     """The rate to measure next; None when the sweep is over.
 
     It is over when the bracket is as narrow as ``rules.resolution``, when ``rules.max_windows`` are
@@ -66,12 +69,12 @@ def next_rate(points: Sequence[Point], start_rps: float, rules: SweepSettings, t
     if not points:
         return start_rps
     last = points[-1].rate_rps
-    bracket = read_bracket(points, tries)
+    bracket = read_bracket(points, objective)
     held, missed = bracket.held_rps, bracket.missed_rps
     if len(points) >= rules.max_windows or (held and missed and missed / held <= 1 + rules.resolution):
         return None
     if last not in (held, missed):
-        return last  # once more: it has missed, but not often enough
+        return last  # once more: what it said does not stand yet
     if held and missed:
         return math.sqrt(held * missed)
     if held:

@@ -1,0 +1,29 @@
+"""A process that stands still now and then, as under a garbage collector or a starved machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def freezing(pid: int, *, frozen_s: float, every_s: float) -> Iterator[None]:
+    """Stop the process for ``frozen_s`` at the end of every ``every_s``, until the block is left."""
+    is_over = threading.Event()
+
+    def freeze() -> None:
+        while not is_over.wait(every_s - frozen_s):
+            os.kill(pid, signal.SIGSTOP)
+            is_over.wait(frozen_s)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 # The verdict's upper bound is a one-sided 95 % one, or a stricter one where the gate may look several
 # times, at a t with a few degrees of freedom. Read as a plain normal 95 % bound it gives a standard
-# error that is somewhat too large, and never too small unless `alpha_pass` was set above 5 %.
+# error that is too large, by 40 % with the levels of gates.toml, and never too small unless
+# `alpha_pass` was set above 5 %.
 _BOUND_QUANTILE = 1.6449
 _TWO_SIDED_95 = 1.9600
 

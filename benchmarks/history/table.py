@@ -95,7 +95,7 @@ def describe_change(change: Change) -> str:
     levels = (
         ""
         if change.before is None or change.after is None
-        else f" from {change.before:.4g} to {change.after:.4g}"
+        else f" from {_value(change.before)} to {_value(change.after)}"
     )
     bounds = (
         "" if change.low is None or change.high is None else f", 95 % {change.low:.4g} to {change.high:.4g}"
@@ -108,13 +108,19 @@ def describe_change(change: Change) -> str:
     )
 
 
+def _value(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def describe_latency(releases: Sequence[Release]) -> str:
     """How far client p50 has come along the champions; empty when nothing links two releases.
 
     Many releases that each pass for equal may add up; no single gate shows that.
     """
     linked = [release for release in releases if release.promoted_at and release.latency]
-    last = max(linked, key=lambda release: release.promoted_at or "", default=None)
+    # Times have whole seconds; what is in production now is the last whatever they say.
+    order = [(release.is_production, release.promoted_at or "", release.version) for release in linked]
+    last = linked[order.index(max(order))] if linked else None
     if last is None or last.latency is None or not last.latency.path:
         return ""
     index = last.latency

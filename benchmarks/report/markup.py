@@ -22,19 +22,19 @@ Child = Markup | str | Iterable["Child"] | None
 Value = str | float | bool | None
 
 
-def tag(name: str, *children: Child, **attributes: Value) -> Markup:
+def tag(element: str, /, *children: Child, **attributes: Value) -> Markup:
     """One element.
 
     Args:
-        name: of the element.
+        element: its name.
         children: strings are escaped, `Markup` is kept, iterables are joined, None is left out.
         attributes: None and False are left out, True stands without a value, numbers get at most
             two decimals. ``class_`` is written class, ``data_head`` data-head.
     """
     written = "".join(_attribute(key, value) for key, value in attributes.items())
-    if name in _VOID:
-        return Markup(f"<{name}{written}>")
-    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+    if element in _VOID:
+        return Markup(f"<{element}{written}>")
+    return Markup(f"<{element}{written}>{join(children)}</{element}>")
 
 
 def join(children: Child) -> Markup:

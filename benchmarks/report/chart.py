@@ -1,0 +1,160 @@
+"""A plot area of SVG that is as wide as its place, with text that stays its size.
+
+Places across are percent of the width, places down are pixels: points and text are laid out by the
+browser, and curves lie in an inner drawing that is stretched, their strokes not. So the same plot
+fits a phone and a wide screen, and no script has to draw it again. What it looks like is said by
+classes in page.css; labels of an axis lie outside of the area, in the padding of class "plot".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.report.markup import Markup, format_number, tag
+from benchmarks.report.scales import Kind, Scale
+
+Point = tuple[float, float]
+Format = Callable[[float], str]
+
+_CAP = 4.0  # half the length of a whisker's end stroke, pixels
+
+
+def across(low: float, high: float, kind: Kind = "linear") -> Scale:
+    """A scale over the width of a chart."""
+    return Scale(low, high, 0, 100, kind)
+
+
+@dataclass
+class Chart:
+    """Marks are drawn in the order they are added, curves below all others.
+
+    ``x`` runs over the width (`across`), ``y`` is linear from ``bottom`` at the lower
+    edge to ``top``; ``height`` in pixels, without the labels of the axes.
+    """
+
+    x: Scale
+    bottom: float
+    top: float
+    height: float
+    _marks: list[Markup] = field(default_factory=list)
+    _curves: list[Markup] = field(default_factory=list)
+    _grid: list[Markup] = field(default_factory=list)
+
+    @property
+    def y(self) -> Scale:
+        """Value → pixels from above."""
+        return Scale(self.bottom, self.top, self.height, 0)
+
+    def axis_x(self, format: Format, title: str = "", *, count: int = 6, is_grid: bool = True) -> None:
+        """Ticks and their labels below; every other one may be left out where it is narrow."""
+        self.ticks_x([(value, format(value)) for value in self.x.ticks(count)], is_grid=is_grid)
+        self._name_x(title)
+
+    def ticks_x(self, named: Sequence[tuple[float, str]], title: str = "", *, is_grid: bool = False) -> None:
+        """Labels below at these values."""
+        for index, (value, name) in enumerate(named):
+            at = _percent(self.x(value))
+            if is_grid:
+                self._grid.append(tag("line", x1=at, x2=at, y1=0, y2=self.height, class_="grid"))
+            minor = " minor" if index % 2 and len(named) > 4 else ""
+            place: dict[str, str | float] = {"x": at, "y": self.height + 16}
+            self._grid.append(tag("text", name, class_=f"tick middle{minor}", **place))
+        self._name_x(title)
+
+    def axis_y(self, format: Format, title: str = "", *, count: int = 5) -> None:
+        """Ticks with their labels at the left, and the title above them."""
+        for value in self.y.ticks(count):
+            at = self.y(value)
+            self._grid.append(tag("line", x1=0, x2="100%", y1=at, y2=at, class_="grid"))
+            self._grid.append(tag("text", format(value), x=-8, y=at + 4, class_="tick end"))
+        if title:
+            self._grid.append(tag("text", title, x=-44, y=-12, class_="title"))
+
+    def rule_y(self, value: float, class_: str, name: str = "") -> None:
+        """A line over the whole width, its name above its right end."""
+        at = self.y(value)
+        self._marks.append(tag("line", x1=0, x2="100%", y1=at, y2=at, class_=f"rule {class_}"))
+        if name:
+            self._marks.append(tag("text", name, x="100%", y=at - 4, class_=f"name end {class_}"))
+
+    def rule_x(self, value: float, class_: str, name: str = "", *, y: float = 10) -> None:
+        """A line over the whole height, its name beside it at ``y`` pixels from above."""
+        at = self.x(value)
+        place = _percent(at)
+        self._marks.append(tag("line", x1=place, x2=place, y1=0, y2=self.height, class_=f"rule {class_}"))
+        if name:
+            # In the right half it stands on the left, or it would leave the picture.
+            side, dx = ("end", -4) if at > 50 else ("", 4)
+            self._marks.append(tag("text", name, x=place, dx=dx, y=y, class_=f"name {side} {class_}"))
+
+    def band_x(self, low: float, high: float, class_: str) -> None:
+        """A strip over the whole height."""
+        start, stop = self.x(low), self.x(high)
+        place: dict[str, str | float] = {"x": _percent(start), "y": 0}
+        size: dict[str, str | float] = {"width": _percent(stop - start), "height": self.height}
+        self._grid.append(tag("rect", class_=class_, **place, **size))
+
+    def dot(self, x: float, y: float, class_: str, said: str, *, radius: float = 4.5) -> None:
+        """A point; ``said`` is read when one points at it."""
+        place: dict[str, str | float] = {"cx": _percent(self.x(x)), "cy": self.y(y), "r": radius}
+        self._marks.append(tag("circle", tag("title", said), class_=f"dot {class_}", **place))
+
+    def whisker_y(self, x: float, low: float, high: float, class_: str) -> None:
+        """An interval, upright."""
+        place = _percent(self.x(x))
+        start, stop = self.y(low), self.y(high)
+        self._marks.append(tag("line", x1=place, x2=place, y1=start, y2=stop, class_=f"whisker {class_}"))
+        for end in (start, stop):
+            self._marks.append(_cap(place, end, -_CAP, 0, _CAP, 0, class_))
+
+    def whisker_x(self, low: float, high: float, y: float, class_: str) -> None:
+        """An interval, lying; an end beyond the scale has an arrow."""
+        at, places = self.y(y), [_percent(self.x(low)), _percent(self.x(high))]
+        self._marks.append(tag("line", x1=places[0], x2=places[1], y1=at, y2=at, class_=f"whisker {class_}"))
+        for value, place in zip((low, high), places, strict=True):
+            if self.x.low <= value <= self.x.high:
+                self._marks.append(_cap(place, at, 0, -_CAP, 0, _CAP, class_))
+            else:
+                inward = _CAP if value < self.x.low else -_CAP
+                self._marks += [_cap(place, at, 0, 0, inward, side, class_) for side in (-_CAP, _CAP)]
+
+    def line(self, points: Sequence[Point], class_: str) -> None:
+        """A curve through the points."""
+        self._curves.append(tag("path", d=self._path(points), class_=f"line {class_}"))
+
+    def area(self, upper: Sequence[Point], lower: Sequence[Point], class_: str) -> None:
+        """What lies between two curves."""
+        path = self._path([*upper, *reversed(lower)])
+        self._curves.append(tag("path", d=f"{path}Z", class_=f"area {class_}"))
+
+    def render(self, said: str, class_: str = "plot") -> Markup:
+        """The picture; ``said`` is what it shows, for those who cannot see it."""
+        height = format_number(self.height)
+        stretch: dict[str, str] = {"viewBox": f"0 0 100 {height}", "preserveAspectRatio": "none"}
+        size: dict[str, str] = {"width": "100%", "height": height}
+        inner = tag("svg", self._curves, **size, **stretch) if self._curves else None
+        return tag(
+            "div",
+            tag("svg", self._grid, inner, self._marks, role="img", aria_label=said, **size),
+            class_=class_,
+        )
+
+    def _path(self, points: Sequence[Point]) -> str:
+        places = (f"{format_number(self.x(x))} {format_number(self.y(y))}" for x, y in points)
+        return "M" + "L".join(places)
+
+    def _name_x(self, title: str) -> None:
+        if title:
+            self._grid.append(tag("text", title, x="50%", y=self.height + 34, class_="title middle"))
+
+
+def _percent(place: float) -> str:
+    return f"{format_number(place)}%"
+
+
+def _cap(x: str, y: float, dx1: float, dy1: float, dx2: float, dy2: float, class_: str) -> Markup:
+    """A short stroke from one offset in pixels to another; percent and pixels do not mix in one line."""
+    place: dict[str, str] = {"x": x, "y": format_number(y), "overflow": "visible"}
+    stroke = tag("line", x1=dx1, y1=dy1, x2=dx2, y2=dy2, class_=f"whisker {class_}")
+    return tag("svg", stroke, width="1", height="1", **place)

@@ -1,0 +1,105 @@
+"""Where marks come to lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.report.chart import Chart, across
+
+CHART_HEIGHT = 200
+
+
+@pytest.fixture
+def chart() -> Chart:
+    """0 to 10 across, -1 to 1 upwards, 200 pixels high."""
+    return Chart(across(0, 10), -1, 1, CHART_HEIGHT)
+
+
+def find(chart: Chart, element: str, class_: str) -> Iterator[dict[str, str]]:
+    """Attributes of the drawn elements of a class; parsing also proves that the drawing is well-formed."""
+    for found in ElementTree.fromstring(chart.render("a chart")).iter(element):
+        if class_ in found.get("class", "").split():
+            yield dict(found.attrib)
+
+
+def test_a_dot_lies_at_its_values_and_says_them(chart: Chart) -> None:
+    """Percent across, so that it fits a phone; pixels down; larger values higher up."""
+    chart.dot(2.5, 0.5, "candidate", "restart 1: +50 %")
+    (dot,) = find(chart, "circle", "candidate")
+    assert (dot["cx"], dot["cy"]) == ("25%", "50")
+    assert "<title>restart 1: +50 %</title>" in chart.render("a chart")
+
+
+def test_a_curve_is_drawn_in_the_stretched_inner_picture(chart: Chart) -> None:
+    """A path knows no percent: its numbers are those of a picture 100 wide that is stretched."""
+    chart.line([(0, -1), (5, 0), (10, 1)], "candidate")
+    (path,) = find(chart, "path", "line")
+    assert path["d"] == "M0 200L50 100L100 0"
+    assert 'viewBox="0 0 100 200"' in chart.render("a chart")
+    assert 'preserveAspectRatio="none"' in chart.render("a chart")
+
+
+def test_an_area_goes_there_and_back(chart: Chart) -> None:
+    """A band whose lower edge ran the wrong way would be a bow tie."""
+    chart.area([(0, 1), (10, 1)], [(0, 0), (10, 0)], "band")
+    (path,) = find(chart, "path", "area")
+    assert path["d"] == "M0 0L100 0L100 100L0 100Z"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "strokes"),
+    [
+        (2, 8, [("20%", 0, 0), ("80%", 0, 0)]),
+        (2, 12, [("20%", 0, 0), ("100%", 0, -4), ("100%", 0, -4)]),
+        (-3, 8, [("0%", 0, 4), ("0%", 0, 4), ("80%", 0, 0)]),
+        (11, 12, [("100%", 0, -4)] * 4),
+    ],
+)
+def test_an_interval_that_leaves_the_picture_has_an_arrow(
+    chart: Chart, low: float, high: float, strokes: list[tuple[str, float, float]]
+) -> None:
+    """An end stroke at the edge would say that the interval ended there."""
+    chart.whisker_x(low, high, 0, "block")
+    drawn = re.findall(
+        r'<svg [^>]*x="([^"]+)"[^>]*><line x1="([^"]+)" y1="[^"]+" x2="([^"]+)"', str(chart.render(""))
+    )
+    assert [(at, float(x1), float(x2)) for at, x1, x2 in drawn] == strokes
+
+
+def test_an_upright_interval_spans_its_values(chart: Chart) -> None:
+    """The interval is what the verdict rests on."""
+    chart.whisker_y(5, -0.5, 1, "mean")
+    span = next(find(chart, "line", "mean"))
+    assert (span["x1"], span["y1"], span["x2"], span["y2"]) == ("50%", "150", "50%", "0")
+
+
+def test_rules_cross_the_whole_area_and_names_stay_inside(chart: Chart) -> None:
+    """A name at the right edge is set on the left of its line, or a phone would cut it."""
+    chart.rule_x(9, "limit", "limit")
+    chart.rule_y(0, "zero")
+    upright, level = (next(find(chart, "line", name)) for name in ("limit", "zero"))
+    assert (upright["x1"], upright["y1"], upright["y2"]) == ("90%", "0", "200")
+    assert (level["x1"], level["x2"], level["y1"]) == ("0", "100%", "100")
+    assert "end" in next(find(chart, "text", "limit"))["class"]
+
+
+def test_ticks_are_labelled_below_and_at_the_left(chart: Chart) -> None:
+    """Labels lie outside of the area, where no mark can hide them."""
+    chart.axis_x(str, "restart", count=5)
+    chart.axis_y(str, count=4)
+    labels = list(find(chart, "text", "tick"))
+    below = [label for label in labels if label["x"].endswith("%")]
+    left = [label for label in labels if label["x"] == "-8"]
+    assert all(float(label["y"]) > CHART_HEIGHT for label in below)
+    assert [label["x"] for label in below] == ["0%", "20%", "40%", "60%", "80%", "100%"]
+    assert len(left) == 5
+
+
+def test_what_is_said_reaches_those_who_cannot_see_it(chart: Chart) -> None:
+    """A picture without words is nothing to a screen reader."""
+    assert 'role="img"' in chart.render('p50 < 1 "ms"')
+    assert 'aria-label="p50 &lt; 1 &quot;ms&quot;"' in chart.render('p50 < 1 "ms"')

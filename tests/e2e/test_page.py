@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import open_store
-from tests.support.browser import Browser, running_browser
+from tests.support.browser import CONTRASTS, Browser, running_browser
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed
 from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publish_wood
@@ -18,33 +18,6 @@ from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publ
 PHONE, DESKTOP = (360, 780), (1440, 1000)
 ANSWERED = "document.getElementById('answered').textContent !== ''"
 KRUMMHOLZ = "#bars li:nth-child(2) .figures-right"
-# The contrast of every text with what lies behind it, by WCAG 2.2's definition; colours are read
-# from a canvas, as computed ones come in several notations.
-CONTRASTS = """(() => {
-  const context = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const paint = colors => {
-    context.clearRect(0, 0, 1, 1);
-    for (const color of colors) { context.fillStyle = color; context.fillRect(0, 0, 1, 1); }
-    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const luminance = rgb => rgb.map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const found = {};
-  for (const element of document.querySelectorAll('body *')) {
-    const style = getComputedStyle(element);
-    const hasText = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-    const box = element.getBoundingClientRect();
-    if (!hasText || box.width < 2 || element.matches(':disabled, .skip, script, noscript')) continue;
-    const behind = [];
-    for (let at = element; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
-    const back = paint(behind);
-    const [a, b] = [luminance(paint([...behind, style.color])), luminance(back)].sort((x, y) => y - x);
-    found[`${element.tagName} ${element.className} ${element.textContent.trim().slice(0, 30)}`] =
-      (a + 0.05) / (b + 0.05);
-  }
-  return found;
-})()"""
 
 
 @pytest.fixture(scope="module")

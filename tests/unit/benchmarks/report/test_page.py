@@ -1,0 +1,232 @@
+"""The page says what the verdict says, needs nothing but itself, and lets nothing in."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from html.parser import HTMLParser
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks.judge.verdict import describe_outcome
+from benchmarks.report.page import write_page
+from benchmarks.report.plots.confusion import choose_classes
+from benchmarks.report.record import Record
+from registry.verdict import VerdictLine
+from tests.support.records import build_page_verdict, build_record
+
+ATTACK = "</title><script>alert('1')</script>\"' onload=x &amp;"
+VOID = {"meta", "br", "hr", "img", "link"}
+FIGURES = {"closeness", "restarts", "distributions", "quantiles", "confusion", "parts", "releases"}
+
+
+class Page(HTMLParser):
+    """What a page consists of; every element has to be closed by its own end tag."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__(convert_charrefs=True)
+        self.names: set[str] = set()
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.style = ""
+        self._open: list[str] = []
+        self.feed(page.decode())
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the element and its attributes."""
+        self.names.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """It closes the innermost one."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note text, styles apart."""
+        if self._open and self._open[-1] == "style":
+            self.style += data
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def full() -> Record:
+    """A record that has everything."""
+    return build_record(restarts=4, pairs=300, slower=0.1, worse=0.01, releases=12)
+
+
+def test_every_line_is_there_with_its_reason(full: Record) -> None:
+    """A line that got lost is one that nobody argues with."""
+    page = Page(write_page(full))
+    assert len(full.verdict.lines) >= 6
+    for line in full.verdict.lines:
+        assert line.name in page.text
+        assert line.reason in page.text
+
+
+def test_outcome_and_why_come_first(full: Record) -> None:
+    """Most readers read no further."""
+    page = Page(write_page(full)).text
+    said = describe_outcome(full.verdict.outcome, is_first=False)
+    assert page.strip().startswith("BLOCK: forest_cover@13 against version 12")
+    assert page.index(said[1:]) < page.index("How close everything is")
+
+
+@pytest.mark.parametrize(
+    ("given", "figures"),
+    [
+        ({"restarts": 4, "pairs": 300, "releases": 3}, FIGURES),
+        ({"restarts": 4, "pairs": 300, "is_first": True}, {"closeness", "distributions"}),
+        ({"restarts": 0}, {"closeness", "confusion", "parts"}),
+        ({"restarts": 1, "pairs": 2, "problem": "2 pairs"}, {"closeness", "confusion", "parts"}),
+        ({"restarts": 2, "pairs": 9, "problem": "9 pairs"}, FIGURES - {"releases"}),
+    ],
+    ids=["all", "first version", "nothing measured", "nothing usable", "one usable restart"],
+)
+def test_figures_are_those_that_have_data(given: dict[str, Any], figures: set[str]) -> None:
+    """A gate that went wrong is looked at more closely than any other; its page must not fail too."""
+    record = build_record(**given)
+    page = Page(write_page(record))
+    assert FIGURES & set(page.ids) == figures
+    assert record.verdict.outcome in page.text
+
+
+def test_a_service_that_tells_no_times_has_no_net_plots(full: Record) -> None:
+    """Times of the service are an offer of the kernel that not every machine makes."""
+    bare = tuple(
+        dataclasses.replace(
+            restart,
+            arms={
+                arm: dataclasses.replace(run, net_ms=(), client_net_ms=())
+                for arm, run in restart.arms.items()
+            },
+        )
+        for restart in full.restarts
+    )
+    text = Page(write_page(dataclasses.replace(full, restarts=bare))).text
+    assert "Client p50" in text
+    assert "Service, net" not in text
+    assert "Net p50" not in text
+
+
+def test_nothing_refers_outside(full: Record) -> None:
+    """The page is opened from an artifact of CI, without a network, years later."""
+    page = Page(write_page(full))
+    assert not page.names & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert [
+        value for name, value in page.attributes if name in {"src", "srcset", "action", "xlink:href"}
+    ] == []
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links
+    assert [link for link in links if not link.startswith(("#", "./"))] == []
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+
+
+def test_links_within_the_page_lead_somewhere(full: Record) -> None:
+    """A line of the overview leads to its row."""
+    page = Page(write_page(full))
+    inner = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert inner <= set(page.ids)
+
+
+def test_what_comes_from_outside_stays_text(full: Record) -> None:
+    """Names of classes and models and reasons are written by others; the page must not run them."""
+    assert full.comparison is not None
+    line = VerdictLine(name=ATTACK, candidate=1.0, limit=2.0, unit=ATTACK, outcome="INVALID", reason=ATTACK)
+    verdict = msgspec.structs.replace(
+        build_page_verdict([line], "INVALID", model=ATTACK), machine={ATTACK: ATTACK}, gate_version=ATTACK
+    )
+    confusion = dataclasses.replace(full.comparison.confusion, classes=(ATTACK,) * 7)
+    recalls = tuple(dataclasses.replace(recall, label=ATTACK) for recall in full.comparison.recalls)
+    comparison = dataclasses.replace(full.comparison, confusion=confusion, recalls=recalls)
+    restarts = (dataclasses.replace(full.restarts[0], problem=ATTACK), *full.restarts[1:])
+    page = Page(write_page(Record(verdict, restarts, comparison, full.settings)))
+    assert "script" not in page.names
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count(ATTACK) > 20
+
+
+@pytest.mark.parametrize(
+    ("evidence", "address"),
+    [
+        ("evaluation.parquet", "./evaluation.parquet"),
+        ("restart-*.csv.gz", "#restarts-table"),
+        ("javascript:alert(1)", "./javascript%3Aalert%281%29"),
+        ("//evil.example/x", "./%2F%2Fevil.example%2Fx"),
+        ("../../secrets", "./..%2F..%2Fsecrets"),
+    ],
+)
+def test_evidence_is_a_file_beside_the_page(full: Record, evidence: str, address: str) -> None:
+    """Wherever the name came from, the link stays in the folder of the report."""
+    line = VerdictLine(name="x", candidate=1.0, outcome="INVALID", reason="made up", evidence=evidence)
+    page = Page(write_page(dataclasses.replace(full, verdict=build_page_verdict([line], "INVALID"))))
+    assert ("href", address) in page.attributes
+
+
+def test_the_pages_own_policy_forbids_scripts_and_requests(full: Record) -> None:
+    """The second lock: should a name ever get through, the browser does not run it."""
+    policy = next(value for name, value in Page(write_page(full)).attributes if name == "content")
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
+    assert "script-src" not in policy
+
+
+def test_facts_allow_to_repeat_the_gate(full: Record) -> None:
+    """Digests, rules, machine and the command: what a doubter needs."""
+    text = Page(write_page(full)).text
+    verdict = full.verdict
+    assert verdict.champion is not None
+    for fact in (
+        verdict.candidate.model_sha256,
+        verdict.champion.manifest_sha256,
+        verdict.config_digest,
+        "cpu_count 2",
+        "python -m benchmarks gate --model forest_cover --again "
+        "--candidate forest_cover@13 --champion forest_cover@12",
+        "restart-04.csv.gz",
+    ):
+        assert fact in text
+
+
+def test_confusion_shows_what_became_better_and_worse(full: Record) -> None:
+    """More on the diagonal is good and more elsewhere is bad; a cell tells its two counts."""
+    assert full.comparison is not None
+    confusion = full.comparison.confusion
+    said = html.escape(
+        f"{confusion.classes[0]} labelled {confusion.classes[1]}: champion {confusion.champion[0][1]:,}, "
+        f"candidate {confusion.candidate[0][1]:,}"
+    )
+    page = write_page(full).decode()
+    (cell,) = [cell for cell in page.split("<td ") if said in cell]
+    grown = confusion.candidate[0][1] > confusion.champion[0][1]
+    assert cell.startswith(f'class="{"worse" if grown else "better"}"')
+
+
+def test_of_many_classes_those_are_shown_that_changed_most() -> None:
+    """A thousand classes are a million cells."""
+    changes = np.zeros((100, 100), np.int64)
+    changes[90, 3] = changes[40, 40] = 5
+    shown = choose_classes(changes)
+    assert len(shown) == 20
+    assert {3, 40, 90} <= set(shown)
+    assert shown == sorted(shown)
+
+
+def test_a_long_gate_makes_a_small_page() -> None:
+    """Forty restarts are half a million numbers; the page is mailed and kept."""
+    page = write_page(build_record(restarts=40, pairs=1000, releases=60))
+    assert len(page) < 500_000
+
+
+def test_equal_records_give_equal_pages(full: Record) -> None:
+    """Its digest is part of the verdict."""
+    assert write_page(full) == write_page(full)

@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--rules", type=Path, help="the rules (load.toml)")
     load.add_argument("--check", action="store_true", help="end with 1 on a candidate that bears less")
     _add_proof_verbs(verbs)
+    history = _add_verb(verbs, "history", "every release of a model, and what changed between them")
+    history.add_argument("name", nargs="?", metavar="MODEL", help="the model (default --model)")
     etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run")
     etl.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
     etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
@@ -289,12 +291,28 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
     return SelfTest(store, ref.model, resolve(store, ref), options.data, _settings(options), path)
 
 
+def _history(options: argparse.Namespace) -> int:
+    from benchmarks.history.show import read_past, write_page
+    from benchmarks.history.table import format_history
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    if options.set:
+        raise ConfigError("a history is read, not judged", where="--set")
+    past = read_past(open_store(options.registry), ModelRef.parse(options.name or options.model).model)
+    sys.stderr.write(format_history(past.model, past.releases, past.changes) + "\n")
+    print_result(past)
+    sys.stderr.write(f"page: {write_page(past, options.data)}\n")
+    return 0
+
+
 _VERBS = {
     "gate": _gate,
     "bench": _bench,
     "load": _load,
     "calibrate": _calibrate,
     "selftest": _selftest,
+    "history": _history,
     "service": _service,
     "rivals": _rivals,
     "etl": _etl,

@@ -36,15 +36,6 @@ def write_page(record: Record) -> bytes:
     """The page in UTF-8; equal records give equal bytes."""
     verdict = record.verdict
     name = f"{verdict.model}@{verdict.candidate.version}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{verdict.outcome}: {name} {describe_match(verdict)}"),
-        tag("style", Markup(_STYLE.read_text("utf-8"))),
-    )
     figures = (
         draw_contrasts(record),
         draw_distributions(record),
@@ -57,6 +48,20 @@ def write_page(record: Record) -> bytes:
         "body",
         tag("main", _hero(verdict), _one(draw_closeness(record)), _lines(verdict), map(_one, figures)),
         write_facts(record),
+    )
+    return lay_page(f"{verdict.outcome}: {name} {describe_match(verdict)}", body)
+
+
+def lay_page(title: str, body: Markup) -> bytes:
+    """A whole document around an element ``body``: the house's style, and nothing from elsewhere."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Markup(_STYLE.read_text("utf-8"))),
     )
     page = f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
     return page.encode(errors="replace")  # a path in a reason may hold bytes that are no text

@@ -1,13 +1,21 @@
-"""Histories with chosen latency ratios, without a registry."""
+"""Histories with chosen latency ratios, with and without a registry.
+
+releases = make_releases([1.0, 1.1])            # values alone: three versions, the last one 10 % slower
+version = publish_release(store, 1.1)           # tiny@n with a verdict that says so; not promoted
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from benchmarks.history.chain import Link, chain_ratios
 from benchmarks.history.releases import Release
 from registry.manifest import Interval
-from registry.verdict import VerdictLine
+from registry.store import Store
+from registry.verdict import VERDICT_FILE, Outcome, VerdictLine, encode_verdict
+from tests.support.manifests import give_verdict, publish_tiny
 
 
 def make_line(name: str, difference: float, high: float, unit: str) -> VerdictLine:
@@ -46,3 +54,14 @@ def make_releases(ratios: Sequence[float], error: float = 1.02) -> list[Release]
         )
         for version, index in sorted(indexes.items())
     ]
+
+
+def publish_release(store: Store, ratio: float | None = None, outcome: Outcome = "PASS") -> int:
+    """A published and judged version whose p50 was ``ratio`` times its champion's; not promoted."""
+    version = publish_tiny(store)
+    verdict = give_verdict(store, "tiny", version, outcome)
+    if ratio is not None:
+        line = msgspec.structs.replace(make_line("p50", ratio, ratio * 1.04, "ms, ratio"), outcome=outcome)
+        changed = msgspec.structs.replace(verdict, lines=(line,))
+        store.write_document("tiny", version, VERDICT_FILE, encode_verdict(changed))
+    return version

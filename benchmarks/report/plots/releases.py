@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.report.chart import Chart, Format, across
 from benchmarks.report.figure import Figure, panel, panels
 from benchmarks.report.markup import Markup
+from registry.verdict import Verdict
 
 if TYPE_CHECKING:
     from benchmarks.history.changes import Change
@@ -70,6 +72,13 @@ def draw_history(history: Sequence[Release]) -> Figure | None:
             ("none", "not judged"),
         ),
         body=panels(drawn),
+    )
+
+
+def _judge(release: Release, verdict: Verdict) -> Release:
+    """The registry does not hold this page's verdict yet."""
+    return (
+        replace(release, outcome=verdict.outcome) if release.version == verdict.candidate.version else release
     )
 
 

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from benchmarks.history.releases import read_releases
 from registry.promotion import promote, rollback
-from registry.store import Store, open_store
-from registry.verdict import VERDICT_FILE, Outcome, VerdictLine, encode_verdict
-from tests.support.manifests import give_verdict, publish_tiny
-
-
-def publish_release(store: Store, ratio: float | None = None, outcome: Outcome = "PASS") -> int:
-    """A published and judged version whose p50 was ``ratio`` times its champion's; not promoted."""
-    version = publish_tiny(store)
-    verdict = give_verdict(store, "tiny", version, outcome)
-    if ratio is not None:
-        line = VerdictLine(
-            name="p50",
-            candidate=0.4 * ratio,
-            champion=0.4,
-            difference=ratio,
-            low=ratio * 0.95,
-            high=ratio * 1.04,
-            unit="ms, ratio",
-            outcome=outcome,
-            reason="made up",
-        )
-        changed = msgspec.structs.replace(verdict, lines=(line,))
-        store.write_document("tiny", version, VERDICT_FILE, encode_verdict(changed))
-    return version
+from registry.store import open_store
+from registry.verdict import VERDICT_FILE
+from tests.support.manifests import publish_tiny
+from tests.support.releases import publish_release
 
 
 def test_a_release_tells_what_its_manifest_verdict_and_promotion_say(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""A model's past as a value to print and as a page: the table, the plot, what changed where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.history.changes import Change, find_changes
+from benchmarks.history.releases import Release, read_releases
+from benchmarks.history.table import HEAD, describe_change, describe_latency, lay_release
+from benchmarks.report.markup import Markup, tag
+from benchmarks.report.page import lay_page
+from benchmarks.report.plots.releases import draw_history
+from registry.errors import VersionNotFoundError
+from registry.ground.files import write_atomically
+from registry.store import Store
+
+
+@dataclass(frozen=True)
+class Past:
+    """Every release of a model, oldest first, and what changed between those in production."""
+
+    model: str
+    releases: tuple[Release, ...]
+    changes: tuple[Change, ...]
+
+
+def read_past(store: Store, model: str) -> Past:
+    """Read the past of ``model`` from the registry.
+
+    Raises:
+        VersionNotFoundError: it has no version.
+    """
+    releases = read_releases(store, model)
+    if not releases:
+        known = ", ".join(store.models()) or "none"
+        raise VersionNotFoundError(f"no model {model!r}", where=store.location, hint=f"There are: {known}.")
+    return Past(model, releases, find_changes(releases))
+
+
+def write_page(past: Past, data: Path) -> Path:
+    """Write ``gates/<model>/history.html`` in ``data``, self-contained; returns its path."""
+    path = data / "gates" / past.model / "history.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, draw_page(past))
+    return path
+
+
+def draw_page(past: Past) -> bytes:
+    """The page in UTF-8; equal pasts give equal bytes."""
+    figure = draw_history(past.releases)
+    count = len(past.releases)
+    main = tag(
+        "main",
+        tag(
+            "header",
+            tag("p", "Release history", class_="eyebrow"),
+            tag("h1", f"{past.model} ", tag("small", f"{count} version{'' if count == 1 else 's'}")),
+            tag("p", describe_latency(past.releases), class_="said"),
+            class_="hero",
+        ),
+        figure.render() if figure else None,
+        _list_changes(past.changes),
+        _lay_table(past),
+    )
+    return lay_page(f"{past.model}: release history", tag("body", main))
+
+
+def _list_changes(changes: Sequence[Change]) -> Markup:
+    said = [
+        tag("li", describe_change(change), class_="worse" if change.is_worse else "better")
+        for change in changes
+    ]
+    return tag(
+        "section",
+        tag("h2", "What changed"),
+        tag("ul", said) if said else tag("p", "Nothing that can be told from noise.", class_="note"),
+        class_="card",
+    )
+
+
+def _lay_table(past: Past) -> Markup:
+    rows = [
+        tag("tr", [tag("td", cell) for cell in lay_release(release, past.changes)])
+        for release in reversed(past.releases)
+    ]
+    return tag(
+        "section",
+        tag("h2", "Every version"),
+        tag(
+            "div",
+            tag(
+                "table",
+                tag("thead", tag("tr", [tag("th", head, scope="col") for head in HEAD])),
+                tag("tbody", rows),
+                class_="lines",
+            ),
+            class_="scroll",
+        ),
+        class_="card",
+    )

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 
 # The candidates of a self-test; see `benchmarks.proof.arms`.
-_ARMS = "aa,cpu_3,cpu_5,cpu_10,tail,worse_0.5,worse_1"
+# A worse model is blocked before it is measured, so that few whole gates tell; draws tell the rest.
+_ARMS = "aa,cpu_3,cpu_5,cpu_10,tail,worse_0.5=5,worse_1=5"
+# Shares of the answers that are changed, and how many held-out rows there are (0: all) in draws.
+_DROPS, _SIZES = (0.0, 0.005, 0.01), (5_000, 20_000, 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,6 +99,9 @@ def _add_proof_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
     selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse")
     selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
     selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
+    selftest.add_argument(
+        "--draws", type=int, metavar="N", help="no gates: N worse models of each kind, by their answers alone"
+    )
     selftest.add_argument("--report", action="store_true", help="run nothing, show what is there")
     selftest.add_argument("--rejudge", action="store_true", help="the same, judged by the rule of now")
     calibrate = _add_verb(verbs, "calibrate", "measure and store how far identical processes differ here")
@@ -171,6 +177,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> int:
+    if options.check and not (options.sweep and (options.candidate or options.champion)):
+        raise ConfigError(
+            "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
+        )
     from benchmarks.load.run import run_load
     from benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
     from benchmarks.load.stage import read_loads
@@ -178,10 +188,6 @@ def _load(options: argparse.Namespace) -> int:
     from registry.names import ModelRef
     from registry.store import open_store
 
-    if options.check and not (options.sweep and (options.candidate or options.champion)):
-        raise ConfigError(
-            "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
-        )
     flags = {
         "objective.p99_ms": options.objective_ms,
         "compare.rounds": options.rounds,
@@ -261,6 +267,8 @@ def _selftest(options: argparse.Namespace) -> int:
     from benchmarks.proof.rates import find_alarm, format_rates, measure_rates
     from benchmarks.proof.selftest import list_rejudged, run_selftest
 
+    if options.draws is not None:
+        return _draw(options)
     test = _open_selftest(options)
     if not (options.report or options.rejudge):
         run_selftest(test, parse_arms(options.arms, options.count))
@@ -269,6 +277,20 @@ def _selftest(options: argparse.Namespace) -> int:
     sys.stderr.write(f"{format_rates(rates)}\n{alarm}\n")
     print_result({"rates": rates, "alarm": alarm or None})
     return 1 if alarm or any(rate.finding == "broken" for rate in rates) else 0
+
+
+def _draw(options: argparse.Namespace) -> int:
+    from benchmarks.proof.draws import Draws, format_draws, measure_draws, run_draws
+
+    test = _open_selftest(options)
+    path = options.csv or options.data / "selftest" / "draws.csv"
+    draws = Draws(test.store, test.model, test.version, test.settings, path)
+    if not options.report:
+        run_draws(draws, drops=_DROPS, sizes=_SIZES, count=options.draws)
+    rates = measure_draws(draws.read_done(), test.settings)
+    sys.stderr.write(f"{format_draws(rates)}\n")
+    print_result(rates)
+    return 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -38,8 +39,9 @@ class WindowSettings(_Section, frozen=True, kw_only=True):
 
     def seconds_at(self, rate_rps: float) -> float:
         """How long a window at this rate has to be."""
-        # 1.2: of Poisson arrivals with a mean of 551 fewer than 459 come once in 20,000 windows.
-        return max(self.window_s, 1.2 * self.min_requests / rate_rps)
+        # Four standard deviations above: of Poisson arrivals, fewer come once in 30,000 windows.
+        expected = self.min_requests + 4 * math.sqrt(self.min_requests) + 8
+        return max(self.window_s, expected / rate_rps)
 
 
 class Objective(_Section, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from benchmarks.drive.services import interruptible
 from benchmarks.drive.workload import load_workload
 from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION, Match, find_match
+from benchmarks.report.record import PAGE_FILE
 from registry.errors import RegistryError
 from registry.ground.files import fresh_folder
 from registry.ground.logs import log_event
@@ -114,7 +115,7 @@ def run_gate(
         # The verdict last: it names the report.
         for name, content in documents.items():
             store.write_document(model, match.candidate, name, content)
-    return GateResult(match, verdict, report=target / "report.md", seconds=time.monotonic() - started)
+    return GateResult(match, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
 
 
 def _find_passing(

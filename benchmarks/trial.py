@@ -14,6 +14,7 @@ from benchmarks.config import GateSettings
 from benchmarks.drive.duet import Duet, open_duet
 from benchmarks.drive.workload import Workload, draw_bodies
 from benchmarks.errors import BenchmarkError
+from benchmarks.history.releases import read_releases
 from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.failures import judge_error_rate
 from benchmarks.judge.fairness import judge_fairness
@@ -30,8 +31,8 @@ from benchmarks.judge.measure import Restart
 from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.machine import describe_machine
 from benchmarks.match import GATE_VERSION, Match
-from benchmarks.report.data import write_report
-from benchmarks.report.markdown import write_markdown
+from benchmarks.report.documents import write_documents
+from benchmarks.report.record import PAGE_FILE, Record
 from registry.ground.files import digest_bytes, digest_file
 from registry.ground.logs import log_event
 from registry.manifest import GateLimits, Manifest
@@ -80,12 +81,10 @@ def judge_match(
         config_digest=config_digest,
         machine=describe_machine(),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        report="report.md",
+        report=PAGE_FILE,
     )
-    documents = {
-        "report.md": write_markdown(verdict),
-        "report.json": write_report(verdict, restarts, static.comparison, settings),
-    }
+    history = read_releases(store, match.model)
+    documents = write_documents(Record(verdict, restarts, static.comparison, settings, history))
     verdict = msgspec.structs.replace(verdict, evidence=_digest_evidence(documents, folder))
     return verdict, {**documents, VERDICT_FILE: encode_verdict(verdict)}
 

@@ -6,13 +6,13 @@ from benchmarks.report.data import write_report
 from benchmarks.report.junit import write_junit
 from benchmarks.report.markdown import write_markdown
 from benchmarks.report.page import write_page
-from benchmarks.report.record import Record
+from benchmarks.report.record import PAGE_FILE, Record
 
 
 def write_documents(record: Record) -> dict[str, bytes]:
     """The documents by file name; equal records give equal bytes."""
     return {
-        "report.html": write_page(record),
+        PAGE_FILE: write_page(record),
         "report.md": write_markdown(record.verdict),
         "junit.xml": write_junit(record.verdict),
         "report.json": write_report(record.verdict, record.restarts, record.comparison, record.settings),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate ne
     from benchmarks.judge.measure import Restart
     from benchmarks.judge.predictions import Comparison
 
+# The document that a person opens.
+PAGE_FILE = "report.html"
+
 
 @dataclass(frozen=True)
 class Record:

@@ -27,7 +27,7 @@ Estimate = tuple[float, float, float]
 
 def draw_releases(record: Record) -> Figure | None:
     """The releases before and with this gate's; see `draw_history`."""
-    return draw_history(record.history)
+    return draw_history([_judge(release, record.verdict) for release in record.history])
 
 
 def draw_history(history: Sequence[Release]) -> Figure | None:
@@ -77,9 +77,8 @@ def draw_history(history: Sequence[Release]) -> Figure | None:
 
 def _judge(release: Release, verdict: Verdict) -> Release:
     """The registry does not hold this page's verdict yet."""
-    return (
-        replace(release, outcome=verdict.outcome) if release.version == verdict.candidate.version else release
-    )
+    is_this = release.version == verdict.candidate.version
+    return replace(release, outcome=verdict.outcome) if is_this else release
 
 
 def _accuracy(release: Release) -> Estimate | None:

@@ -5,21 +5,24 @@ A line's difference is candidate minus champion, so a drop is negative; bounds a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks.config import AccuracySettings
 from benchmarks.judge.paired import (
     Discordance,
-    adjust_holm,
     bound_average,
     bound_drop,
     bound_proportion,
     p_value_of_drop,
+)
+from benchmarks.judge.power import (
+    findable_drop,
+    power_to_find,
     provable_margin,
+    rows_to_find,
     rows_to_prove,
 )
-from benchmarks.judge.predictions import Comparison, Quality, RecallChange
+from benchmarks.judge.predictions import Comparison, Quality
 from registry.manifest import GateLimits
+from registry.store import EVALUATION_FILE
 from registry.verdict import Outcome, VerdictLine
 
 
@@ -37,6 +40,7 @@ def judge_floors(quality: Quality, limits: GateLimits, settings: AccuracySetting
             unit="share of rows",
             outcome="PASS" if low >= limits.min_accuracy else _short(high < limits.min_accuracy),
             reason=f"Wilson bounds, one-sided {1 - alpha:.0%}, {quality.rows:,} rows",
+            evidence=EVALUATION_FILE,
         )
     ]
     if limits.max_log_loss is not None:
@@ -50,7 +54,8 @@ def judge_floors(quality: Quality, limits: GateLimits, settings: AccuracySetting
                 limit=limits.max_log_loss,
                 unit="nats",
                 outcome="PASS" if high <= limits.max_log_loss else _short(low > limits.max_log_loss),
-                reason=f"normal bounds, one-sided {1 - alpha:.0%}, {quality.rows:,} rows",
+                reason=f"Student's bounds, one-sided {1 - alpha:.0%}, {quality.rows:,} rows",
+                evidence=EVALUATION_FILE,
             )
         )
     return tuple(lines)
@@ -62,23 +67,21 @@ def _short(is_proven: bool) -> Outcome:
 
 
 def judge_drop(comparison: Comparison, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
-    """BLOCK: mid-p McNemar rejects and the drop is material. PASS: Tango's bound excludes the limit."""
+    """BLOCK: mid-p McNemar rejects and the drop is material. PASS: Tango's bound excludes the limit.
+
+    What these rows can find at all is said whatever the outcome.
+    """
     pairs = comparison.pairs
     rise, fall = bound_drop(pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
     p_value = p_value_of_drop(pairs)
     materiality = settings.materiality_share * limits.max_accuracy_drop
     outcome: Outcome
-    needed = _rows_needed(pairs.rate, limits.max_accuracy_drop, settings)
     if p_value <= settings.alpha_block and pairs.drop >= materiality:
         outcome, why = "BLOCK", f"a drop of {materiality:.2%} or more, p <= {settings.alpha_block:g}"
     elif fall < limits.max_accuracy_drop:
         outcome, why = "PASS", f"a drop of {limits.max_accuracy_drop:.2%} is excluded"
     else:
-        outcome = "INCONCLUSIVE"
-        why = (
-            f"a drop of {limits.max_accuracy_drop:.2%} is not excluded; rows needed: {needed}, these "
-            f"{pairs.rows:,} can exclude {_provable(pairs, settings):.2%} if there is no drop"
-        )
+        outcome, why = "INCONCLUSIVE", _say_unproven(pairs, limits.max_accuracy_drop, settings)
     return VerdictLine(
         name="accuracy",
         candidate=comparison.candidate.accuracy,
@@ -90,91 +93,51 @@ def judge_drop(comparison: Comparison, limits: GateLimits, settings: AccuracySet
         unit="share of rows",
         outcome=outcome,
         reason=(
-            f"{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of {pairs.rows:,}; mid-p McNemar "
-            f"{_say_p(p_value)}; Tango's bounds, one-sided {1 - settings.alpha_pass:.0%}"
+            f"{_say_common(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
+            f"{pairs.rows:,}; mid-p McNemar {say_p(p_value)}; Tango's bounds, one-sided "
+            f"{1 - settings.alpha_pass:.0%}; "
+            f"{say_power(pairs, limits.max_accuracy_drop, settings.alpha_block, settings.power)}"
         ),
+        evidence=EVALUATION_FILE,
     )
 
 
-def _provable(pairs: Discordance, settings: AccuracySettings) -> float:
-    return provable_margin(pairs.rate, pairs.rows, alpha=settings.alpha_pass, power=settings.power)
-
-
-def _rows_needed(rate: float, margin: float, settings: AccuracySettings) -> str:
-    if margin == 0:
-        return "no number of rows proves a drop below 0"
-    return f"{rows_to_prove(rate, margin, alpha=settings.alpha_pass, power=settings.power):,}"
-
-
-def judge_recalls(comparison: Comparison, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
-    """BLOCK when a class's recall fell by more than the limit allows and Holm's test says it is real.
-
-    Lack of proof blocks nothing here: a rare class never has the rows. It is said instead.
-    """
-    adjusted = adjust_holm([p_value_of_drop(recall.pairs) for recall in comparison.recalls])
-    judged = list(zip(adjusted, comparison.recalls, strict=True))
-    limit = limits.max_recall_drop
-    fallen = [
-        (p, recall) for p, recall in judged if p <= settings.alpha_recall and recall.pairs.drop >= limit
-    ]
-    p_value, worst = max(fallen or judged, key=lambda pair: (pair[1].pairs.drop, -pair[0]))
-    rise, fall = bound_drop(worst.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
-    return VerdictLine(
-        name="recall",
-        candidate=worst.candidate,
-        champion=worst.champion,
-        difference=0.0 - worst.pairs.drop,
-        low=-fall,
-        high=-rise,
-        limit=-limit,
-        unit="share of the class's rows",
-        outcome="BLOCK" if fallen else "PASS",
-        reason=(
-            f"worst class: {worst.label}, {worst.pairs.rows:,} rows; mid-p McNemar with Holm over "
-            f"{len(judged)} classes {_say_p(p_value)}"
-            + (
-                f"; fallen: class {_name([recall for _, recall in fallen])}"
-                if fallen
-                else _say_power(comparison.recalls, limit, settings)
-            )
-        ),
+def _say_common(comparison: Comparison) -> str:
+    if comparison.test_rows is None:
+        return ""
+    before, after = comparison.test_rows
+    return (
+        f"other test rows than the champion's: judged on the {comparison.pairs.rows:,} that both have "
+        f"(champion {before:,}, candidate {after:,}); "
     )
 
 
-def _say_power(recalls: Sequence[RecallChange], limit: float, settings: AccuracySettings) -> str:
-    """Which classes could have fallen by the limit without anybody seeing it."""
-    weak = [
-        recall
-        for recall in recalls
-        if bound_drop(recall.pairs, alpha_low=0.05, alpha_high=settings.alpha_pass)[1] >= limit
-    ]
-    return f"; too few rows to exclude a drop of {limit:.1%} in class {_name(weak)}" if weak else ""
+def _say_unproven(pairs: Discordance, margin: float, settings: AccuracySettings) -> str:
+    alpha, power = settings.alpha_pass, settings.power
+    needed = (
+        f"{rows_to_prove(pairs.rate, margin, alpha=alpha, power=power):,}"
+        if margin
+        else "no number of rows proves a drop below 0"
+    )
+    provable = provable_margin(pairs.rate, pairs.rows, alpha=alpha, power=power)
+    return (
+        f"a drop of {margin:.2%} is not excluded; rows needed: {needed}, these {pairs.rows:,} can "
+        f"exclude {provable:.2%} if there is no drop"
+    )
 
 
-def _name(recalls: Sequence[RecallChange]) -> str:
-    return ", ".join(recall.label for recall in recalls)[:80]
+def say_power(pairs: Discordance, drop: float, alpha: float, power: float) -> str:
+    """How many rows finding ``drop`` takes, and what those at hand find; "underpowered" when too few."""
+    smallest = findable_drop(pairs.rate, pairs.rows, alpha=alpha, power=power)
+    finds = f"smallest drop found with power {power:.0%}: {smallest:.2%}"
+    if drop == 0:
+        return finds
+    needed = rows_to_find(pairs.rate, drop, alpha=alpha, power=power)
+    has = power_to_find(pairs.rate, drop, pairs.rows, alpha=alpha)
+    short = f"underpowered, a drop of {drop:.2%} is found with power {has:.0%} only; " if has < power else ""
+    return f"{short}rows to find {drop:.2%}: {needed:,}, there are {pairs.rows:,}; {finds}"
 
 
-def _say_p(p_value: float) -> str:
+def say_p(p_value: float) -> str:
+    """A p-value as people read it."""
     return f"p = {p_value:.3g}" if p_value >= 1e-15 else "p < 1e-15"
-
-
-def report_log_loss(comparison: Comparison, settings: AccuracySettings) -> VerdictLine:
-    """The paired log-loss difference; reported, decides nothing."""
-    low, high = bound_average(
-        comparison.loss_difference,
-        comparison.loss_difference_sd,
-        comparison.pairs.rows,
-        alpha=settings.alpha_pass,
-    )
-    return VerdictLine(
-        name="log_loss",
-        candidate=comparison.candidate.loss,
-        champion=comparison.champion.loss,
-        difference=comparison.loss_difference,
-        low=low,
-        high=high,
-        unit="nats",
-        outcome="INFO",
-        reason=f"paired difference, normal bounds, one-sided {1 - settings.alpha_pass:.0%}",
-    )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from benchmarks.config import AccuracySettings
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import judge_drop, judge_floors, judge_recalls, report_log_loss
+from benchmarks.judge.accuracy import judge_drop, judge_floors
 from benchmarks.judge.compatibility import find_breaks
+from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import (
     Comparison,
     Predictions,
     compare_predictions,
+    keep_common,
     measure_quality,
     read_predictions,
 )
+from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
 from registry.errors import DigestMismatchError
-from registry.manifest import Manifest
+from registry.manifest import Manifest, ParityTensor
+from registry.signature import FEATURES, PROBABILITIES_OUTPUT
 from registry.store import EVALUATION_FILE, Store
 from registry.verdict import Outcome, VerdictLine
+from registry.verification import MANIFEST_FILE
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,10 @@ class StaticEvidence:
 class _Lines:
     lines: list[VerdictLine] = field(default_factory=list)
 
-    def say(self, name: str, outcome: Outcome, reason: str) -> None:
-        self.lines.append(VerdictLine(name=name, candidate=None, outcome=outcome, reason=reason))
+    def say(self, name: str, outcome: Outcome, reason: str, evidence: str = MANIFEST_FILE) -> None:
+        self.lines.append(
+            VerdictLine(name=name, candidate=None, outcome=outcome, reason=reason, evidence=evidence)
+        )
 
 
 def judge_static(store: Store, versions: dict[str, Manifest], settings: AccuracySettings) -> StaticEvidence:
@@ -52,6 +60,7 @@ def judge_static(store: Store, versions: dict[str, Manifest], settings: Accuracy
         said.say("digests", "INVALID", str(error))
         return StaticEvidence(tuple(said.lines), can_run=False)
     said.say("digests", "PASS", "every file is the one that its manifest names")
+    said.lines.append(judge_parity(versions))
     is_compatible = True
     if "champion" in versions:
         breaks = find_breaks(versions["champion"].signature, versions["candidate"].signature)
@@ -76,36 +85,91 @@ def _judge_predictions(
     candidate = versions["candidate"]
     limits = candidate.gate
     try:
-        own = _read(store, candidate)
+        own = _read(store, candidate, limits.slices)
         said.lines += judge_floors(measure_quality(own), limits, settings)
         if "champion" not in versions or not is_compatible:
             return None
         champion = versions["champion"]
-        _check_fingerprints(champion, candidate)
-        labels = [label.value for label in candidate.signature.classes]
-        comparison = compare_predictions(_read(store, champion), own, labels)
+        comparison = _compare(champion, candidate, _read(store, champion), own)
     except EvidenceError as error:
-        said.say("held_out_rows", "INVALID", str(error))
+        said.say("held_out_rows", "INVALID", str(error), EVALUATION_FILE)
         return None
-    said.lines += [
-        judge_drop(comparison, limits, settings),
-        judge_recalls(comparison, limits, settings),
-        report_log_loss(comparison, settings),
-    ]
+    judges = [judge_drop, judge_recalls, judge_log_loss, judge_calibration]
+    if limits.slices:
+        judges.insert(2, judge_slices)
+    said.lines += [judge(comparison, limits, settings) for judge in judges]
     return comparison
 
 
-def _read(store: Store, manifest: Manifest) -> Predictions:
+def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predictions:
     folder = store.open_folder(manifest.model, manifest.version)
-    return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes))
+    return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes), slices)
 
 
-def _check_fingerprints(champion: Manifest, candidate: Manifest) -> None:
-    before, after = champion.lineage.test_fingerprint, candidate.lineage.test_fingerprint
-    if before != after:
+def _compare(champion: Manifest, candidate: Manifest, before: Predictions, after: Predictions) -> Comparison:
+    """Lay the two side by side, on the rows that both were tested on if their test splits differ.
+
+    Raises:
+        EvidenceError: they come from different tables, have no row in common, or disagree about a truth.
+    """
+    labels = [label.value for label in candidate.signature.classes]
+    if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
+        return compare_predictions(before, after, labels)
+    _require_one_table(champion, candidate)
+    comparison = compare_predictions(*keep_common(before, after), labels)
+    return replace(comparison, test_rows=(before.rows.size, after.rows.size))
+
+
+def _require_one_table(champion: Manifest, candidate: Manifest) -> None:
+    """Row numbers mean the same rows only in the same table.
+
+    A table in another order has the same fingerprint; then the truths do not agree.
+    """
+    if champion.lineage.data_fingerprint != candidate.lineage.data_fingerprint:
+        before, after = champion.lineage.test_fingerprint, candidate.lineage.test_fingerprint
         raise EvidenceError(
             f"the test splits differ: version {champion.version} was tested on {before[:16]}, "
-            f"version {candidate.version} on {after[:16]}",
+            f"version {candidate.version} on {after[:16]}, which are parts of different tables",
             where=candidate.model,
             hint="Export the champion's run again on the present test split, or restore the split.",
         )
+
+
+def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:
+    """Worst error of each graph against the network it was made from; BLOCK beyond the bound.
+
+    The exporter refuses such a graph, so this catches one that came another way. The bound of a
+    feature depends on the feature's value, which no manifest keeps: its error is told only.
+    """
+    candidate = versions["candidate"].parity
+    probabilities = candidate.get(PROBABILITIES_OUTPUT)
+    broken = [
+        name
+        for name, tensor in candidate.items()
+        if name != FEATURES and not tensor.worst_absolute_error <= _bound(tensor)
+    ]
+    told = "; ".join(
+        f"{arm}: "
+        + ", ".join(f"{name} {tensor.worst_absolute_error:.2g}" for name, tensor in manifest.parity.items())
+        for arm, manifest in versions.items()
+    )
+    champion = versions["champion"].parity.get(PROBABILITIES_OUTPUT) if "champion" in versions else None
+    outcome: Outcome = "INVALID" if probabilities is None else "BLOCK" if broken else "PASS"
+    why = {
+        "INVALID": "no parity of the probabilities is known",
+        "BLOCK": f"beyond the bound: {', '.join(broken)}",
+    }
+    return VerdictLine(
+        name="parity",
+        candidate=probabilities.worst_absolute_error if probabilities else None,
+        champion=champion.worst_absolute_error if champion else None,
+        limit=_bound(probabilities) if probabilities else None,
+        outcome=outcome,
+        reason=f"{why.get(outcome, 'worst errors over all test rows are within their bounds')}; {told}",
+        evidence=MANIFEST_FILE,
+    )
+
+
+def _bound(tensor: ParityTensor) -> float:
+    """atol + rtol x |reference|, where the reference is a probability and so at most 1."""
+    return tensor.atol + tensor.rtol

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.optimize import brentq
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, t
 
 
 @dataclass(frozen=True)
@@ -85,42 +85,6 @@ def _score(pairs: Discordance, difference: float) -> float:
     return surplus / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, surplus) * bool(surplus)
 
 
-def rows_to_prove(rate: float, margin: float, *, alpha: float, power: float) -> int:
-    """Rows needed to show that the drop is below ``margin`` when in truth it is 0.
-
-    N = (z_{1-alpha} sqrt(psi - m^2) + z_{power} sqrt(psi))^2 / m^2, psi = ``rate``.
-
-    Source: Connor, *Sample size for testing differences in proportions for the paired-sample
-    design*, Biometrics 43 (1987) 207-211, in the form of a non-inferiority test.
-    """
-    psi = max(rate, margin)
-    root = norm.isf(alpha) * math.sqrt(psi - margin**2) + norm.ppf(power) * math.sqrt(psi)
-    return math.ceil(float(root) ** 2 / margin**2)
-
-
-def provable_margin(rate: float, rows: int, *, alpha: float, power: float) -> float:
-    """The smallest margin that so many rows can prove when the true drop is 0; a little too large.
-
-    `rows_to_prove` solved for m, with psi - m^2 rounded up to psi; psi is at least m.
-    """
-    quantiles = float(norm.isf(alpha) + norm.ppf(power))
-    margin = quantiles * math.sqrt(rate / rows)
-    return margin if 0 < margin <= rate else quantiles**2 / rows
-
-
-def rows_to_find(rate: float, drop: float, *, alpha: float, power: float) -> int:
-    """Rows needed to find a drop of this size.
-
-    N = (z_{1-alpha} sqrt(psi) + z_{power} sqrt(psi - D^2))^2 / D^2, psi = ``rate``.
-
-    Source: Miettinen, *The matched pairs design in the case of all-or-none responses*, Biometrics
-    24 (1968) 339-352; Connor (1987).
-    """
-    psi = max(rate, drop)
-    root = norm.isf(alpha) * math.sqrt(psi) + norm.ppf(power) * math.sqrt(psi - drop**2)
-    return math.ceil(float(root) ** 2 / drop**2)
-
-
 def adjust_holm(p_values: Sequence[float]) -> list[float]:
     """p-values for several questions at once: reject where the adjusted value is at most the family's level.
 
@@ -146,6 +110,8 @@ def bound_proportion(successes: int, rows: int, *, alpha: float) -> tuple[float,
 
 
 def bound_average(mean: float, sd: float, rows: int, *, alpha: float) -> tuple[float, float]:
-    """One-sided bounds of a mean over many rows (normal)."""
-    half = float(norm.isf(alpha)) * sd / math.sqrt(rows)
+    """One-sided bounds of a mean (Student, Biometrika 6 (1908) 1-25); one row bounds nothing."""
+    if rows < 2:
+        return -math.inf, math.inf
+    half = float(t.isf(alpha, rows - 1)) * sd / math.sqrt(rows)
     return mean - half, mean + half

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.errors import EvidenceError
+from benchmarks.judge.calibration_error import CalibrationChange, measure_calibration
 from benchmarks.judge.paired import Discordance
+from registry.manifest import SLICE_PREFIX
 
 # Probabilities are clipped here before the logarithm: float32 cannot tell smaller ones from 0.
 _SMALLEST = 1e-7
@@ -27,19 +29,33 @@ Flags = npt.NDArray[np.bool_]
 class Predictions:
     """One version's answers to the test split, ordered by source row; all arrays have shape (rows,).
 
-    ``truth`` and ``label`` are class indexes, ``loss`` is -ln of the true class's probability.
+    ``truth`` and ``label`` are class indexes, ``loss`` is -ln of the true class's probability,
+    ``confidence`` the greatest probability; ``slices`` tell by name which rows are in a slice.
     """
 
     rows: Integers
     truth: Integers
     label: Integers
     loss: Floats
+    confidence: Floats
+    slices: dict[str, Flags] = field(default_factory=dict)
 
     @property
     def correct(self) -> Flags:
         """Whether the label is the truth, per row."""
         correct: Flags = self.label == self.truth
         return correct
+
+    def take(self, chosen: Flags) -> Predictions:
+        """The chosen rows alone."""
+        return Predictions(
+            self.rows[chosen],
+            self.truth[chosen],
+            self.label[chosen],
+            self.loss[chosen],
+            self.confidence[chosen],
+            {name: inside[chosen] for name, inside in self.slices.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,8 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class RecallChange:
-    """Rows of one class; recalls of champion and candidate and what changed between them."""
+class PartChange:
+    """Rows of one class or slice; shares that champion and candidate get right, and what changed."""
 
     label: str
     champion: float
@@ -81,33 +97,44 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Champion and candidate on the same rows; losses are candidate minus champion, per row."""
+    """Champion and candidate on the same rows; losses are candidate minus champion, per row.
+
+    ``recalls`` has the classes that have rows, ``slices`` every slice; ``test_rows`` counts the
+    champion's and the candidate's own test rows when only those of both were compared.
+    """
 
     champion: Quality
     candidate: Quality
     pairs: Discordance
-    recalls: tuple[RecallChange, ...]
+    recalls: tuple[PartChange, ...]
+    slices: tuple[PartChange, ...]
     loss_difference: float
     loss_difference_sd: float
+    calibration: CalibrationChange
     confusion: Confusion
+    test_rows: tuple[int, int] | None = None
 
 
-def read_predictions(path: Path, class_count: int) -> Predictions:
-    """Read an ``evaluation.parquet``.
+def read_predictions(path: Path, class_count: int, slices: Iterable[str] = ()) -> Predictions:
+    """Read an ``evaluation.parquet`` and these slices of it.
 
     Raises:
         EvidenceError: it is missing, damaged or empty, names a row twice, or holds values that no
             prediction can have.
     """
+    flags = {name: f"{SLICE_PREFIX}{name}" for name in slices}
     names = [f"p_{index}" for index in range(class_count)]
+    wanted = ["row", "class_index", "label_index", *names, *flags.values()]
     try:
-        table: Any = pq.read_table(path, columns=["row", "class_index", "label_index", *names])
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in wanted if name not in file.schema_arrow.names]
+            if missing:
+                raise EvidenceError(f"held-out predictions lack {', '.join(missing)[:80]}", where=str(path))
+            table: Any = file.read(columns=wanted)
+    except (OSError, pa.ArrowInvalid) as error:
         raise EvidenceError(f"held-out predictions cannot be read: {error}", where=str(path)) from error
     if table.num_rows == 0 or any(column.null_count for column in table.columns):
         raise EvidenceError("held-out predictions are empty or have gaps", where=str(path))
-    if table.num_columns != class_count + 3:
-        raise EvidenceError(f"expected probabilities of {class_count} classes", where=str(path))
     columns = {name: table[name].to_numpy() for name in table.column_names}
     order = np.argsort(columns["row"], kind="stable")
     rows, truth, label = (
@@ -116,7 +143,14 @@ def read_predictions(path: Path, class_count: int) -> Predictions:
     chances = np.stack([columns[name][order] for name in names], axis=1).astype(float)  # (rows, classes)
     _check(rows, truth, label, chances, where=str(path))
     true_chance = np.take_along_axis(chances, truth[:, None], axis=1)[:, 0]
-    return Predictions(rows, truth, label, -np.log(np.clip(true_chance, _SMALLEST, 1.0)))
+    return Predictions(
+        rows,
+        truth,
+        label,
+        loss=-np.log(np.clip(true_chance, _SMALLEST, 1.0)),
+        confidence=chances.max(axis=1),
+        slices={name: columns[flag][order].astype(bool) for name, flag in flags.items()},
+    )
 
 
 def _check(rows: Integers, truth: Integers, label: Integers, chances: Floats, *, where: str) -> None:
@@ -127,8 +161,8 @@ def _check(rows: Integers, truth: Integers, label: Integers, chances: Floats, *,
         if indexes.min() < 0 or indexes.max() >= classes:
             raise EvidenceError(f"a class index is outside 0 to {classes - 1}", where=where)
     # 1e-3: float32 probabilities of many classes need not sum to exactly 1.
-    if not np.all(np.isfinite(chances)) or np.any(np.abs(chances.sum(axis=1) - 1) > 1e-3):
-        raise EvidenceError("probabilities are not finite or do not sum to 1", where=where)
+    if not (chances.min() >= 0 and np.all(np.abs(chances.sum(axis=1) - 1) <= 1e-3)):
+        raise EvidenceError("probabilities are negative, not finite or do not sum to 1", where=where)
 
 
 def measure_quality(predictions: Predictions) -> Quality:
@@ -139,6 +173,25 @@ def measure_quality(predictions: Predictions) -> Quality:
         loss=float(predictions.loss.mean()),
         loss_sd=_spread(predictions.loss),
     )
+
+
+def keep_common(champion: Predictions, candidate: Predictions) -> tuple[Predictions, Predictions]:
+    """The rows that both answered, for two splits of one table.
+
+    Raises:
+        EvidenceError: there is none.
+    """
+    before, after = (
+        one.take(np.isin(one.rows, other.rows, assume_unique=True))
+        for one, other in ((champion, candidate), (candidate, champion))
+    )
+    if before.rows.size == 0:
+        raise EvidenceError(
+            "the two versions were tested on different rows and have none in common",
+            where="evaluation.parquet",
+            hint="Export the champion's run again on the present test split.",
+        )
+    return before, after
 
 
 def compare_predictions(champion: Predictions, candidate: Predictions, classes: Sequence[str]) -> Comparison:
@@ -163,18 +216,23 @@ def compare_predictions(champion: Predictions, candidate: Predictions, classes: 
             hint="Labels were revised: export the champion again.",
         )
     difference = candidate.loss - champion.loss
-    everything = np.ones(champion.rows.size, dtype=bool)
     return Comparison(
         champion=measure_quality(champion),
         candidate=measure_quality(candidate),
-        pairs=_count(champion, candidate, everything),
+        pairs=_count(champion, candidate),
         recalls=tuple(
-            _compare_recall(champion, candidate, label, champion.truth == index)
+            _compare_part(champion, candidate, label, champion.truth == index)
             for index, label in enumerate(classes)
             if np.any(champion.truth == index)
         ),
+        slices=tuple(
+            _compare_part(champion, candidate, name, inside) for name, inside in candidate.slices.items()
+        ),
         loss_difference=float(difference.mean()),
         loss_difference_sd=_spread(difference),
+        calibration=measure_calibration(
+            (champion.confidence, champion.correct), (candidate.confidence, candidate.correct)
+        ),
         confusion=Confusion(
             classes=tuple(classes),
             champion=count_confusion(champion, len(classes)),
@@ -189,20 +247,22 @@ def count_confusion(predictions: Predictions, class_count: int) -> Counts:
     return tuple(tuple(row) for row in cells.reshape(class_count, class_count).tolist())
 
 
-def _compare_recall(champion: Predictions, candidate: Predictions, label: str, chosen: Flags) -> RecallChange:
-    return RecallChange(
+def _compare_part(champion: Predictions, candidate: Predictions, label: str, chosen: Flags) -> PartChange:
+    before, after = champion.take(chosen), candidate.take(chosen)
+    rows = max(before.rows.size, 1)
+    return PartChange(
         label=label,
-        champion=float(champion.correct[chosen].mean()),
-        candidate=float(candidate.correct[chosen].mean()),
-        pairs=_count(champion, candidate, chosen),
+        champion=int(before.correct.sum()) / rows,
+        candidate=int(after.correct.sum()) / rows,
+        pairs=_count(before, after),
     )
 
 
-def _count(champion: Predictions, candidate: Predictions, chosen: Flags) -> Discordance:
+def _count(champion: Predictions, candidate: Predictions) -> Discordance:
     return Discordance(
-        rows=int(chosen.sum()),
-        lost=int((champion.correct & ~candidate.correct & chosen).sum()),
-        gained=int((~champion.correct & candidate.correct & chosen).sum()),
+        rows=champion.rows.size,
+        lost=int((champion.correct & ~candidate.correct).sum()),
+        gained=int((~champion.correct & candidate.correct).sum()),
     )
 
 

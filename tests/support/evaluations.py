@@ -8,7 +8,7 @@ publish_judged(store, alias="candidate", crippled=True)   # the same graph with 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ def encode_evaluation(
     *,
     classes: int = len(CLASSES),
     rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    slices: Mapping[str, npt.NDArray[np.bool_]] | None = None,
 ) -> bytes:
     """evaluation.parquet with these true and predicted classes; the label has probability 0.8."""
     labels = np.asarray(label, np.int64)
@@ -49,6 +50,7 @@ def encode_evaluation(
         "class_index": np.asarray(truth, np.int16),
         "label_index": labels.astype(np.int16),
         **{f"p_{index}": chances[:, index] for index in range(classes)},
+        **{f"slice_{name}": inside for name, inside in (slices or {}).items()},
     }
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)

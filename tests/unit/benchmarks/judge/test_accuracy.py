@@ -9,11 +9,12 @@ import pytest
 
 from benchmarks.config import load_gate_settings
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import judge_drop, judge_floors, judge_recalls, report_log_loss
+from benchmarks.judge.accuracy import judge_drop, judge_floors
 from benchmarks.judge.predictions import (
     Comparison,
     Predictions,
     compare_predictions,
+    keep_common,
     measure_quality,
     read_predictions,
 )
@@ -59,7 +60,7 @@ def test_counts_are_those_of_the_rows(tmp_path: Path) -> None:
         (40_000, 600, 600, "PASS"),
         (40_000, 0, 0, "PASS"),
         (40_000, 660, 600, "PASS"),  # perhaps worse, but surely by less than 0.5 %
-        (40_000, 700, 600, "BLOCK"),  # surely worse, and by more than 0.1 %
+        (40_000, 720, 600, "BLOCK"),  # surely worse, and by more than 0.1 %
         (40_000, 700, 500, "BLOCK"),  # surely worse, and by 0.5 %
         (40_000, 80, 45, "PASS"),  # p = 0.0009, but a drop of 0.09 % is not material
         (1_000, 30, 30, "INCONCLUSIVE"),
@@ -80,6 +81,50 @@ def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
     assert "rows needed: 12,982, these 1,000 can exclude 1.80%" in told.reason
 
 
+@pytest.mark.parametrize(
+    ("rows", "changed", "outcome", "said"),
+    [
+        # Passes, and would still overlook a drop of the limit half of the time: that is said, too.
+        (
+            12_000,
+            150,
+            "PASS",
+            "underpowered, a drop of 0.50% is found with power 72% only; rows to find 0.50%: "
+            "20,451, there are 12,000; smallest drop found with power 95%: 0.65%",
+        ),
+        (
+            40_000,
+            600,
+            "PASS",
+            "rows to find 0.50%: 24,542, there are 40,000; smallest drop found with power 95%: 0.39%",
+        ),
+        (
+            10,
+            0,
+            "INCONCLUSIVE",
+            "underpowered, a drop of 0.50% is found with power 0% only; rows to find 0.50%: "
+            "4,085, there are 10; smallest drop found with power 95%: 100.00%",
+        ),
+    ],
+)
+def test_what_the_rows_can_find_is_said_whatever_the_outcome(
+    tmp_path: Path, rows: int, changed: int, outcome: str, said: str
+) -> None:
+    """A pass without power is not evidence, and must not look like one."""
+    told = judge_drop(compare(tmp_path, rows=rows, lost=changed, gained=changed), LIMITS, SETTINGS)
+    assert told.outcome == outcome
+    assert told.reason.endswith(said)
+    assert told.evidence == "evaluation.parquet"
+
+
+def test_a_limit_of_zero_is_never_proven_and_breaks_nothing(tmp_path: Path) -> None:
+    """No number of rows proves a drop below nothing, and nothing may divide by it."""
+    limits = GateLimits(max_accuracy_drop=0)
+    told = judge_drop(compare(tmp_path, rows=300, lost=2, gained=2), limits, SETTINGS)
+    assert told.outcome == "INCONCLUSIVE"
+    assert "no number of rows" in told.reason
+
+
 def test_a_drop_is_told_as_candidate_minus_champion(tmp_path: Path) -> None:
     """The sign of a difference is the first thing that gets read wrongly."""
     told = judge_drop(compare(tmp_path, rows=1_000, lost=60, gained=10), LIMITS, SETTINGS)
@@ -87,28 +132,6 @@ def test_a_drop_is_told_as_candidate_minus_champion(tmp_path: Path) -> None:
     assert told.low is not None
     assert told.high is not None
     assert told.low < -0.05 < told.high < 0
-
-
-def test_one_class_that_falls_blocks_although_accuracy_holds(tmp_path: Path) -> None:
-    """A rare class can be lost for a gain elsewhere that hides it in the mean."""
-    truth = np.where(np.arange(20_000) < 1_000, 2, np.arange(20_000) % 2)
-    champion, candidate = truth.copy(), truth.copy()
-    candidate[:200] = 0
-    champion[5_000:5_200] = 2
-    comparison = compare_predictions(
-        predictions(tmp_path, truth, champion), predictions(tmp_path, truth, candidate), CLASSES
-    )
-    assert judge_drop(comparison, LIMITS, SETTINGS).outcome == "PASS"
-    told = judge_recalls(comparison, LIMITS, SETTINGS)
-    assert told.outcome == "BLOCK"
-    assert "fallen: class 7" in told.reason
-
-
-def test_a_class_without_power_is_named(tmp_path: Path) -> None:
-    """A rare class blocks nothing, but the report must not look as if it had been checked."""
-    told = judge_recalls(compare(tmp_path, rows=90, lost=1, gained=1), LIMITS, SETTINGS)
-    assert told.outcome == "PASS"
-    assert "too few rows to exclude a drop of 5.0% in class 1, 2, 7" in told.reason
 
 
 @pytest.mark.parametrize(
@@ -135,14 +158,6 @@ def test_log_loss_ceiling_is_judged_when_it_is_given(tmp_path: Path, ceiling: fl
     ]
 
 
-def test_log_loss_is_reported_and_decides_nothing(tmp_path: Path) -> None:
-    """It is shown with its interval; a level is not spent on it."""
-    told = report_log_loss(compare(tmp_path, rows=300, lost=12, gained=5), SETTINGS)
-    assert told.outcome == "INFO"
-    assert told.difference is not None
-    assert told.difference > 0
-
-
 def test_other_rows_are_refused(tmp_path: Path) -> None:
     """Pairing by position would compare one row with another."""
     truth = np.arange(30) % 3
@@ -150,6 +165,16 @@ def test_other_rows_are_refused(tmp_path: Path) -> None:
     candidate = predictions(tmp_path, truth, truth, rows=np.arange(1, 31))
     with pytest.raises(EvidenceError, match="only 29 of them the same"):
         compare_predictions(champion, candidate, CLASSES)
+
+
+def test_two_splits_of_one_table_are_compared_where_they_overlap(tmp_path: Path) -> None:
+    """Rows are known by their number; what only one version was tested on says nothing about the other."""
+    truth = np.arange(30) % 3
+    champion = predictions(tmp_path, truth, truth)
+    candidate = predictions(tmp_path, np.arange(10, 50) % 3, np.arange(10, 50) % 3, rows=np.arange(10, 50))
+    before, after = keep_common(champion, candidate)
+    assert before.rows.tolist() == after.rows.tolist() == list(range(10, 30))
+    assert compare_predictions(before, after, CLASSES).pairs.rows == 20
 
 
 def test_row_order_does_not_matter(tmp_path: Path) -> None:
@@ -176,7 +201,7 @@ def test_revised_labels_are_refused(tmp_path: Path) -> None:
         (encode_evaluation([], []), "empty"),
         (encode_evaluation([0, 1], [0, 1], rows=[5, 5]), "named twice"),
         (encode_evaluation([0, 3], [0, 1]), "outside 0 to 2"),
-        (encode_evaluation([0, 1], [0, 1], classes=2), "p_2"),
+        (encode_evaluation([0, 1], [0, 1], classes=2), "lack p_2"),
     ],
 )
 def test_damaged_predictions_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -185,3 +210,12 @@ def test_damaged_predictions_are_refused(tmp_path: Path, content: bytes, message
     path.write_bytes(content)
     with pytest.raises(EvidenceError, match=message):
         read_predictions(path, len(CLASSES))
+
+
+def test_slices_that_the_manifest_promises_have_to_be_there(tmp_path: Path) -> None:
+    """A slice that silently went missing would be a slice that is never judged."""
+    path = tmp_path / "evaluation.parquet"
+    path.write_bytes(encode_evaluation([0, 1], [0, 1], rows=[9, 4], slices={"low": np.array([True, False])}))
+    assert read_predictions(path, 3, ["low"]).slices["low"].tolist() == [False, True]  # in row order
+    with pytest.raises(EvidenceError, match="lack slice_high"):
+        read_predictions(path, 3, ["low", "high"])

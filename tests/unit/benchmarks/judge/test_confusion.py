@@ -11,7 +11,7 @@ TRUTH = np.array([0, 0, 1, 2, 2])
 
 def predict(*labels: int) -> Predictions:
     """These labels for the five rows; a class of the signature need not be in the rows."""
-    return Predictions(np.arange(5), TRUTH, np.array(labels), np.ones(5))
+    return Predictions(np.arange(5), TRUTH, np.array(labels), np.ones(5), np.ones(5))
 
 
 def test_confusion_counts_rows_by_truth_and_label() -> None:

@@ -69,14 +69,23 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
         "log_loss_ceiling",
         "p50_ceiling",
         "model_size",
+        "parity",
     }
     assert REQUIRED - first == {
         "signature",
         "accuracy",
         "recall",
+        "log_loss",
+        "calibration",
         "net_p50",
         "net_p99",
         "p50",
         "memory",
         "start_up",
     }
+
+
+def test_slices_have_to_pass_where_there_are_any() -> None:
+    """A slice that a model folder names is never skipped."""
+    asked = required_lines(GateLimits(slices={"low": "height < 3"}), is_first=False)
+    assert asked - REQUIRED == {"slices"}

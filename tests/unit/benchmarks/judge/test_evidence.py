@@ -1,0 +1,197 @@
+"""Two versions in a registry → the lines that need no running service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks.config import load_gate_settings
+from benchmarks.judge.evidence import StaticEvidence, judge_parity, judge_static
+from benchmarks.judge.verdict import required_lines
+from registry.manifest import GateLimits, ParityTensor
+from registry.store import Store, open_store
+from tests.support.evaluations import ANY_SPEED, draw_evaluation, encode_evaluation, publish_judged
+from tests.support.manifests import build_manifest
+
+SETTINGS = load_gate_settings().accuracy
+# What running services are asked for; everything else is known beforehand.
+MEASURED = {"answers", "p50_ceiling", "model_size", "net_p50", "net_p99", "p50", "memory", "start_up"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty registry."""
+    return open_store(tmp_path / "registry")
+
+
+def judge(
+    store: Store, *, candidate: dict[str, Any], champion: dict[str, Any] | None = None
+) -> StaticEvidence:
+    """Publish a champion and a candidate and judge them; changes are of their manifests or predictions."""
+    versions = {
+        arm: store.read_manifest("tiny", publish_judged(store, alias=alias, **changes))
+        for arm, alias, changes in (
+            ("champion", "production", champion or {}),
+            ("candidate", "candidate", candidate),
+        )
+    }
+    return judge_static(store, versions, SETTINGS)
+
+
+def outcomes(evidence: StaticEvidence) -> dict[str, str]:
+    """Line → outcome."""
+    return {line.name: line.outcome for line in evidence.lines}
+
+
+def lineage(**changes: str) -> Any:
+    """The lineage of a test's version, changed."""
+    return msgspec.structs.replace(build_manifest().lineage, **changes)
+
+
+def predict(rows: range, *, wrong: range = range(0)) -> bytes:
+    """Predictions of source rows, right but for some; the truth follows from the row."""
+    numbers = np.array(rows)
+    truth = numbers % 3
+    label = np.where(np.isin(numbers, np.array(wrong)), (truth + 1) % 3, truth)
+    return encode_evaluation(truth, label, rows=numbers)
+
+
+def test_equal_versions_pass_every_line_and_each_names_its_evidence(store: Store) -> None:
+    """A line that nobody can trace back to a file is a claim."""
+    limits = msgspec.structs.replace(ANY_SPEED, slices={"even": "rings > 0"}, max_log_loss=1.0)
+    truth = np.arange(9_000) % 3
+    told = encode_evaluation(truth, truth, slices={"even": truth == 0})
+    evidence = judge(
+        store, candidate={"gate": limits, "evaluation_bytes": told}, champion={"evaluation_bytes": told}
+    )
+    found = outcomes(evidence)
+    assert set(found.values()) == {"PASS"}
+    assert set(found) == required_lines(limits, is_first=False) - MEASURED
+    files = {line.name: line.evidence for line in evidence.lines}
+    assert {name for name, file in files.items() if file == "manifest.json"} == {
+        "digests",
+        "parity",
+        "signature",
+    }
+    assert {file for name, file in files.items()} == {"manifest.json", "evaluation.parquet"}
+
+
+def test_a_first_version_is_judged_alone(store: Store) -> None:
+    """There is nothing to compare with, and its parity still has to hold."""
+    version = publish_judged(store, alias="candidate")
+    evidence = judge_static(store, {"candidate": store.read_manifest("tiny", version)}, SETTINGS)
+    assert set(outcomes(evidence)) == required_lines(ANY_SPEED, is_first=True) - MEASURED
+    assert set(outcomes(evidence).values()) == {"PASS"}
+    assert evidence.comparison is None
+
+
+def test_two_splits_of_one_table_are_judged_on_the_rows_of_both(store: Store) -> None:
+    """A new split must not cost the comparison; the rows that both were tested on trained neither."""
+    evidence = judge(
+        store,
+        champion={"evaluation_bytes": predict(range(9_000))},
+        candidate={
+            "evaluation_bytes": predict(range(2_000, 12_000), wrong=range(9_000, 9_900)),
+            "lineage": lineage(test_fingerprint="22" * 16),
+        },
+    )
+    (line,) = [line for line in evidence.lines if line.name == "accuracy"]
+    assert line.outcome == "PASS"
+    assert line.reason.startswith(
+        "other test rows than the champion's: judged on the 7,000 that both have "
+        "(champion 9,000, candidate 10,000); "
+    )
+    assert evidence.comparison is not None
+    assert evidence.comparison.pairs.lost == 0  # its mistakes are on rows that the champion never saw
+
+
+def test_an_overlap_too_small_to_tell_is_not_a_pass(store: Store) -> None:
+    """Two random fifths share a twenty-fifth; that is rarely enough, and then it is said."""
+    evidence = judge(
+        store,
+        champion={"evaluation_bytes": predict(range(3_000))},
+        candidate={
+            "evaluation_bytes": predict(range(2_900, 6_000)),
+            "lineage": lineage(test_fingerprint="22" * 16),
+        },
+    )
+    assert outcomes(evidence)["accuracy"] == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(
+    ("changed", "rows", "told"),
+    [
+        ({"test_fingerprint": "22" * 16, "data_fingerprint": "33" * 16}, range(6_000), "different tables"),
+        ({"test_fingerprint": "22" * 16}, range(6_000, 9_000), "none in common"),
+        ({"test_fingerprint": "22" * 16}, range(1, 9_001, 2), "true class of row"),
+    ],
+)
+def test_rows_that_cannot_be_the_same_are_not_compared(
+    store: Store, changed: dict[str, str], rows: range, told: str
+) -> None:
+    """Row 7 of another table is another row; so is that of the same table in another order."""
+    numbers = np.array(rows)
+    truth = (numbers + (told == "true class of row")) % 3
+    evidence = judge(
+        store,
+        champion={"evaluation_bytes": predict(range(6_000))},
+        candidate={
+            "evaluation_bytes": encode_evaluation(truth, truth, rows=numbers),
+            "lineage": lineage(**changed),
+        },
+    )
+    (line,) = [line for line in evidence.lines if line.name == "held_out_rows"]
+    assert line.outcome == "INVALID"
+    assert told in line.reason
+    assert line.evidence == "evaluation.parquet"
+    assert "accuracy" not in outcomes(evidence)
+
+
+def test_a_slice_that_the_predictions_lack_is_invalid(store: Store) -> None:
+    """The manifest promises it, so something other than the exporter wrote this file."""
+    limits = GateLimits(min_accuracy=0.5, slices={"low": "rings < 5"})
+    evidence = judge(store, candidate={"gate": limits, "evaluation_bytes": draw_evaluation()})
+    (line,) = [line for line in evidence.lines if line.name == "held_out_rows"]
+    assert (line.outcome, "lack slice_low" in line.reason) == ("INVALID", True)
+
+
+def tensor(worst: float, *, atol: float = 1e-5, rtol: float = 0.0) -> ParityTensor:
+    """Parity of ten rows."""
+    return ParityTensor(rows=10, worst_absolute_error=worst, worst_row=3, atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("parity", "outcome"),
+    [
+        ({"probabilities": tensor(1e-5)}, "PASS"),
+        ({"probabilities": tensor(1.1e-5)}, "BLOCK"),
+        ({"probabilities": tensor(float("nan"))}, "BLOCK"),
+        ({"probabilities": tensor(1e-6), "label": tensor(0.1)}, "BLOCK"),
+        # A feature of a million is right to 0.06 in 32 bits; its bound is relative, its value unknown.
+        ({"probabilities": tensor(1e-6), "features": tensor(0.05, atol=1e-8, rtol=2.4e-7)}, "PASS"),
+        ({"features": tensor(0.0)}, "INVALID"),
+        ({}, "INVALID"),
+    ],
+)
+def test_parity_is_held_to_its_bound(parity: dict[str, ParityTensor], outcome: str) -> None:
+    """The graph must be the network that was evaluated, or every other line is about something else."""
+    versions = {arm: build_manifest(parity=parity) for arm in ("champion", "candidate")}
+    told = judge_parity(versions)
+    assert told.outcome == outcome
+    assert told.evidence == "manifest.json"
+
+
+def test_parity_shows_both_versions_beside_the_bound() -> None:
+    """How close to the bound, and whether that is new."""
+    told = judge_parity(
+        {
+            "champion": build_manifest(parity={"probabilities": tensor(2e-6)}),
+            "candidate": build_manifest(parity={"probabilities": tensor(3e-6), "label": tensor(0.0)}),
+        }
+    )
+    assert (told.champion, told.candidate, told.limit) == (2e-6, 3e-6, 1e-5)
+    assert "champion: probabilities 2e-06; candidate: probabilities 3e-06, label 0" in told.reason

@@ -1,0 +1,130 @@
+"""Classes and slices → lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from benchmarks.config import load_gate_settings
+from benchmarks.judge.accuracy import judge_drop
+from benchmarks.judge.parts import judge_recalls, judge_slices
+from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
+from registry.manifest import GateLimits
+
+SETTINGS = load_gate_settings().accuracy
+LIMITS = GateLimits(slices={"low": "", "rare": ""})
+CLASSES = ["1", "2", "7"]
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def predict(truth: Integers, label: Integers, slices: dict[str, Flags] | None = None) -> Predictions:
+    """Predictions whose probabilities do not matter."""
+    ones = np.ones(truth.size)
+    return Predictions(np.arange(truth.size), truth, label, ones, ones, slices or {})
+
+
+def compare(truth: Integers, champion: Integers, candidate: Integers, **slices: Flags) -> Comparison:
+    """Lay the two side by side; slices are the candidate's."""
+    return compare_predictions(predict(truth, champion), predict(truth, candidate, slices), CLASSES)
+
+
+def test_one_class_that_falls_blocks_although_accuracy_holds() -> None:
+    """A rare class can be lost for a gain elsewhere that hides it in the mean."""
+    truth = np.where(np.arange(20_000) < 1_000, 2, np.arange(20_000) % 2)
+    champion, candidate = truth.copy(), truth.copy()
+    candidate[:200] = 0
+    champion[5_000:5_200] = 2
+    comparison = compare(truth, champion, candidate)
+    assert judge_drop(comparison, LIMITS, SETTINGS).outcome == "PASS"
+    told = judge_recalls(comparison, LIMITS, SETTINGS)
+    assert told.outcome == "BLOCK"
+    assert "fallen: class 7" in told.reason
+
+
+def test_one_slice_that_falls_blocks_although_accuracy_and_recalls_hold() -> None:
+    """What a slice is for: a loss that is spread over all classes and made up for elsewhere."""
+    truth = np.arange(20_000) % 3
+    champion, candidate = truth.copy(), truth.copy()
+    candidate[:200] = (truth[:200] + 1) % 3
+    champion[5_000:5_200] = (truth[5_000:5_200] + 1) % 3
+    inside = np.arange(20_000) < 2_000
+    comparison = compare(truth, champion, candidate, low=inside, rare=~inside)
+    assert judge_drop(comparison, LIMITS, SETTINGS).outcome == "PASS"
+    assert judge_recalls(comparison, LIMITS, SETTINGS).outcome == "PASS"
+    told = judge_slices(comparison, LIMITS, SETTINGS)
+    assert told.outcome == "BLOCK"
+    assert (told.candidate, told.champion, told.difference) == (0.9, 1.0, pytest.approx(-0.1))
+    assert "worst slice: low, 2,000 rows" in told.reason
+    assert "over 5 classes and slices" in told.reason
+    assert "fallen: slice low" in told.reason
+    assert told.evidence == "evaluation.parquet"
+
+
+def test_a_proven_drop_below_the_limit_blocks_nothing() -> None:
+    """Networks trade a little of one class for another; the limit says how much may be."""
+    truth = np.arange(60_000) % 3
+    candidate = truth.copy()
+    candidate[:1_500] = (truth[:1_500] + 1) % 3  # 2.5 % of every class
+    told = judge_recalls(compare(truth, truth, candidate), LIMITS, SETTINGS)
+    assert told.outcome == "PASS"
+    assert "p < 1e-15" in told.reason
+    assert judge_recalls(
+        compare(truth, truth, candidate), GateLimits(max_recall_drop=0.02), SETTINGS
+    ).outcome == ("BLOCK")
+
+
+def test_parts_without_power_are_named_with_the_rows_they_need() -> None:
+    """A rare class blocks nothing, but the report must not look as if it had been checked."""
+    truth = np.arange(90) % 3
+    champion, candidate = truth.copy(), truth.copy()
+    candidate[0], champion[1] = 1, 2
+    told = judge_recalls(compare(truth, champion, candidate), LIMITS, SETTINGS)
+    assert told.outcome == "PASS"
+    assert "underpowered for a drop of 5.0% in class" in told.reason
+    assert "7 (power 2%, rows to find it: 479, there are 30, which find 81.2%)" in told.reason
+
+
+def test_parts_with_power_say_the_rows_too() -> None:
+    """The needed number stands beside the one there is whether or not it suffices."""
+    truth = np.arange(9_000) % 3
+    told = judge_recalls(compare(truth, truth, truth), LIMITS, SETTINGS)
+    assert "rows to find a drop of 5.0%: 479 at most, there are 3,000 or more" in told.reason
+
+
+def test_only_the_weakest_of_many_parts_are_told() -> None:
+    """A report of forty classes is still read."""
+    truth = np.arange(60) % 3
+    slices = {f"s{index}": np.arange(60) % 7 == index for index in range(7)}
+    told = judge_slices(compare(truth, truth, truth, **slices), LIMITS, SETTINGS)
+    assert told.reason.count("rows to find it") == 4
+    assert told.reason.endswith("; and 3 more")
+
+
+def test_a_slice_without_rows_is_not_judged_and_passes_nothing() -> None:
+    """Of two test splits so little may be left in common that a slice is empty."""
+    truth = np.arange(60) % 3
+    comparison = compare(truth, truth, truth, low=truth == 0, rare=np.zeros(60, bool))
+    told = judge_slices(comparison, LIMITS, SETTINGS)
+    assert told.outcome == "INCONCLUSIVE"
+    assert "no row is left of slice rare" in told.reason
+    assert judge_recalls(comparison, LIMITS, SETTINGS).outcome == "PASS"
+
+
+def test_equal_versions_are_blocked_by_a_class_less_often_than_the_level() -> None:
+    """Seven unequal classes are seven chances to block; Holm pays for them, and the limit helps."""
+    chance = np.random.default_rng(8)
+    shares = np.array([0.4, 0.3, 0.12, 0.08, 0.05, 0.03, 0.02])
+    truth = chance.choice(7, 3_000, p=shares)
+    classes = [str(index) for index in range(7)]
+    strict = GateLimits(max_recall_drop=0.0)
+    blocked = 0
+    for _ in range(400):
+        labels = [np.where(chance.random(3_000) < 0.1, (truth + 1) % 7, truth) for _ in range(2)]
+        champion, candidate = (predict(truth, label) for label in labels)
+        comparison = compare_predictions(champion, candidate, classes)
+        blocked += judge_recalls(comparison, strict, SETTINGS).outcome == "BLOCK"
+    # Expected at most 0.0015 x 400 = 0.6; five or more have a chance of 0.04 %.
+    assert blocked < 5

@@ -1,0 +1,97 @@
+"""How many rows it takes, against published figures and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.judge.paired import Discordance, bound_drop, p_value_of_drop
+from benchmarks.judge.power import (
+    findable_drop,
+    power_to_find,
+    provable_margin,
+    rows_to_find,
+    rows_to_prove,
+)
+
+
+@pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.9), (0.025, 0.8)])
+def test_rows_to_find_equal_the_published_example(alpha: float, power: float) -> None:
+    """powersamplesize.com, McNemar's Z-test (Connor 1987): p = 0.45 and 0.05 take 23 pairs in both forms."""
+    assert rows_to_find(0.5, 0.4, alpha=alpha, power=power) == 23
+
+
+@pytest.mark.parametrize(
+    ("rate", "drop", "rows"),
+    [(0.03, 0.003, 52_562), (0.05, 0.005, 31_535), (0.07, 0.01, 11_033), (0.10, 0.02, 3_937)],
+)
+def test_rows_to_find_a_drop_agree_with_a_second_computation(rate: float, drop: float, rows: int) -> None:
+    """Recorded figures for a false block of 1 % and a power of 95 %, computed independently."""
+    assert rows_to_find(rate, drop, alpha=0.01, power=0.95) == rows
+
+
+@pytest.mark.parametrize(
+    ("rate", "margin", "rows"), [(0.03, 0.003, 36_069), (0.05, 0.005, 21_639), (0.10, 0.01, 10_817)]
+)
+def test_rows_to_prove_agree_with_a_second_computation(rate: float, margin: float, rows: int) -> None:
+    """The count printed with INCONCLUSIVE tells somebody how much data to fetch."""
+    assert rows_to_prove(rate, margin, alpha=0.05, power=0.95) == rows
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.03, 0.2])
+def test_provable_margin_is_proven_by_its_rows(rate: float) -> None:
+    """It is printed as advice for `max_accuracy_drop`; following it must be enough."""
+    margin = provable_margin(rate, 9_062, alpha=0.05, power=0.95)
+    needed = rows_to_prove(rate, margin, alpha=0.05, power=0.95)
+    assert 0.95 * 9_062 < needed <= 9_063
+
+
+def test_rows_to_prove_are_enough_by_simulation() -> None:
+    """With the printed number of rows, an equal candidate passes about as often as promised."""
+    rate, margin = 0.04, 0.01
+    rows = rows_to_prove(rate, margin, alpha=0.05, power=0.95)
+    draws = np.random.default_rng(3).multinomial(rows, [rate / 2, rate / 2, 1 - rate], size=600)
+    passed = [
+        bound_drop(Discordance(rows, int(b), int(c)), alpha_low=0.05, alpha_high=0.05)[1] < margin
+        for b, c, _ in draws
+    ]
+    assert 0.91 < np.mean(passed) < 0.98
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.03, 0.2])
+@pytest.mark.parametrize("drop", [0.002, 0.01])
+def test_power_is_reached_with_the_rows_that_are_said_to_be_needed(rate: float, drop: float) -> None:
+    """Both are printed side by side: they are one equation, solved for one side or the other."""
+    needed = rows_to_find(rate, drop, alpha=0.002, power=0.95)
+    assert power_to_find(rate, drop, needed, alpha=0.002) >= 0.95
+    assert power_to_find(rate, drop, needed - 1, alpha=0.002) < 0.95 + 1e-9
+
+
+def test_smallest_drops_equal_the_recorded_ones() -> None:
+    """3.97 sqrt(psi / N) for 1 % and 95 %; recorded for 58,101 rows: 0.29, 0.37, 0.44, 0.52 %."""
+    found = [findable_drop(rate, 58_101, alpha=0.01, power=0.95) for rate in (0.03, 0.05, 0.07, 0.10)]
+    assert [round(100 * drop, 2) for drop in found] == [0.29, 0.37, 0.44, 0.52]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.03, 0.2])
+def test_the_smallest_drop_is_found_with_the_power_that_is_said(rate: float) -> None:
+    """Versions that never disagreed still may by that drop, and not by less."""
+    drop = findable_drop(rate, 9_062, alpha=0.002, power=0.95)
+    assert 0.95 <= power_to_find(rate, drop, 9_062, alpha=0.002) < 0.96
+
+
+def test_a_handful_of_rows_finds_nothing_and_says_so() -> None:
+    """No number above 1 is a drop, and none of these may divide by 0."""
+    assert findable_drop(0.5, 1, alpha=0.002, power=0.95) == 1.0
+    assert power_to_find(0.0, 1.0, 1, alpha=0.002) == 0.0
+    assert power_to_find(0.0, 1.0, 100, alpha=0.002) == 1.0
+
+
+@pytest.mark.parametrize(("rate", "drop"), [(0.05, 0.01), (0.02, 0.01)])
+def test_stated_power_is_the_simulated_one(rate: float, drop: float) -> None:
+    """The report says "found with power 80 %"; drawn 4,000 times, it is found about as often."""
+    rows = rows_to_find(rate, drop, alpha=0.002, power=0.8)
+    shares = [(rate + drop) / 2, (rate - drop) / 2, 1 - rate]
+    draws = np.random.default_rng(4).multinomial(rows, shares, size=4_000)
+    found = [p_value_of_drop(Discordance(rows, int(b), int(c))) <= 0.002 for b, c, _ in draws]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.03)

@@ -1,0 +1,85 @@
+"""Log-loss and calibration → lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.config import load_gate_settings
+from benchmarks.judge.predictions import Predictions, compare_predictions
+from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
+from registry.manifest import GateLimits
+from registry.verdict import VerdictLine
+
+SETTINGS = load_gate_settings().accuracy
+LIMITS = GateLimits()
+
+
+def judge(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> dict[str, VerdictLine]:
+    """Both lines; the candidate's logits are the calibrated champion's, noisy and times ``temperature``."""
+    chance = np.random.default_rng(seed)
+    logits = 3 * chance.normal(size=rows)
+    truth = (chance.random(rows) < 1 / (1 + np.exp(-logits))).astype(int)
+    versions = []
+    for own in (logits, (logits + noise * chance.normal(size=rows)) * temperature):
+        second = np.clip(1 / (1 + np.exp(-own)), 1e-7, 1 - 1e-7)
+        loss = -np.log(np.where(truth == 1, second, 1 - second))
+        label = (second > 0.5).astype(int)
+        versions.append(Predictions(np.arange(rows), truth, label, loss, np.maximum(second, 1 - second)))
+    comparison = compare_predictions(*versions, ["0", "1"])
+    lines = [f(comparison, LIMITS, SETTINGS) for f in (judge_log_loss, judge_calibration)]
+    return {line.name: line for line in lines}
+
+
+def test_an_equal_candidate_passes_with_its_interval() -> None:
+    """Both lines block only what is proven; the interval shows how much is known."""
+    for line in judge(4_000, 1, noise=0.02).values():
+        assert line.outcome == "PASS"
+        assert line.low is not None
+        assert line.high is not None
+        assert line.difference is not None
+        assert line.low < line.difference < line.high
+        assert "is not proven" in line.reason
+        assert line.evidence == "evaluation.parquet"
+
+
+@pytest.mark.parametrize("temperature", [2.0, 0.5])
+def test_a_model_that_no_longer_knows_how_sure_it_is_blocks(temperature: float) -> None:
+    """It is right exactly as often, so that no line on accuracy can see it."""
+    lines = judge(20_000, 2, temperature=temperature)
+    assert {line.outcome for line in lines.values()} == {"BLOCK"}
+    assert "an increase of more than 0.002 nats is proven" in lines["log_loss"].reason
+    assert "an increase of more than 0.005 ECE is proven" in lines["calibration"].reason
+
+
+def test_a_better_candidate_is_no_increase() -> None:
+    """The sign decides which way a release goes."""
+    champion_is_worse = judge(20_000, 3, noise=0.5)["log_loss"]
+    assert champion_is_worse.difference is not None
+    assert champion_is_worse.difference > 0
+    assert champion_is_worse.candidate == pytest.approx(
+        (champion_is_worse.champion or 0) + champion_is_worse.difference
+    )
+
+
+def test_the_level_is_split_between_the_two() -> None:
+    """Two lines, one family: 0.15 % in all, 0.075 % each."""
+    assert SETTINGS.alpha_probabilities == pytest.approx(0.0015)
+    for line in judge(500, 4).values():
+        assert "one-sided 99.925% and 95%" in line.reason
+
+
+def test_log_loss_blocks_as_often_as_stated_by_simulation() -> None:
+    """At the margin itself the chance of blocking is the level: here 5 %, to be seen in 400 runs."""
+    settings = load_gate_settings(overrides=["accuracy.alpha_probabilities=0.1"]).accuracy
+    chance = np.random.default_rng(6)
+    ones = np.ones(2_000)
+    zeros = np.zeros(2_000, int)
+    blocked = 0
+    for _ in range(400):
+        loss = chance.exponential(0.3, 2_000)
+        worse = loss + chance.normal(LIMITS.max_log_loss_increase, 0.1, 2_000)
+        versions = [Predictions(np.arange(2_000), zeros, zeros, values, ones) for values in (loss, worse)]
+        comparison = compare_predictions(*versions, ["0"])
+        blocked += judge_log_loss(comparison, LIMITS, settings).outcome == "BLOCK"
+    assert 0.02 < blocked / 400 < 0.085

@@ -6,6 +6,7 @@ Everything is read from the registry; nothing is measured. What is missing or da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.history.chain import LatencyIndex, Link, chain_ratios
@@ -85,6 +86,15 @@ def read_releases(store: Store, model: str) -> tuple[Release, ...]:
     except RegistryError as error:
         return tuple(_add_problem(release, f"promotions unknown: {error}") for release in _chain(releases))
     return tuple(_add_moves(release, moves) for release in _chain(releases))
+
+
+def judge_release(releases: Sequence[Release], verdict: Verdict) -> tuple[Release, ...]:
+    """The same releases once ``verdict``, which is not stored yet, is that of its candidate."""
+    judged = [
+        _add_verdict(release, verdict) if release.version == verdict.candidate.version else release
+        for release in releases
+    ]
+    return tuple(_chain(judged))
 
 
 def _read_release(store: Store, model: str, version: int) -> Release:

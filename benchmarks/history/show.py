@@ -82,7 +82,7 @@ def _list_changes(changes: Sequence[Change]) -> Markup:
 
 def _lay_table(past: Past) -> Markup:
     rows = [
-        tag("tr", [tag("td", cell) for cell in lay_release(release, past.changes)])
+        tag("tr", [_lay_cell(*cell) for cell in zip(HEAD, lay_release(release, past.changes), strict=True)])
         for release in reversed(past.releases)
     ]
     return tag(
@@ -100,3 +100,10 @@ def _lay_table(past: Past) -> Markup:
         ),
         class_="card",
     )
+
+
+def _lay_cell(head: str, text: str) -> Markup:
+    # Where it is narrow every cell is a line of its own, led by the column's name; empty ones go.
+    if head == "notes":
+        return tag("td", text, class_="why")
+    return tag("td", text, data_head=head, class_="num empty" if text == "-" else "num")

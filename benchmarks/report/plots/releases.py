@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.report.chart import Chart, Format, across
 from benchmarks.report.figure import Figure, panel, panels
 from benchmarks.report.markup import Markup
-from registry.verdict import Verdict
 
 if TYPE_CHECKING:
     from benchmarks.history.changes import Change
@@ -26,7 +24,7 @@ Estimate = tuple[float, float, float]
 
 
 def draw_releases(record: Record) -> Figure | None:
-    """The releases before and with this gate's; see `draw_history`."""
+    """The releases with this gate's, whose verdict the registry does not hold yet; see `draw_history`."""
     return draw_history([_judge(release, record.verdict) for release in record.history])
 
 
@@ -73,12 +71,6 @@ def draw_history(history: Sequence[Release]) -> Figure | None:
         ),
         body=panels(drawn),
     )
-
-
-def _judge(release: Release, verdict: Verdict) -> Release:
-    """The registry does not hold this page's verdict yet."""
-    is_this = release.version == verdict.candidate.version
-    return replace(release, outcome=verdict.outcome) if is_this else release
 
 
 def _accuracy(release: Release) -> Estimate | None:

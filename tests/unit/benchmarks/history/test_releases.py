@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.history.releases import read_releases
+from benchmarks.history.releases import judge_release, read_releases
 from registry.promotion import promote, rollback
 from registry.store import open_store
-from registry.verdict import VERDICT_FILE
+from registry.verdict import VERDICT_FILE, decode_verdict
 from tests.support.manifests import publish_tiny
 from tests.support.releases import publish_release
 
@@ -93,3 +93,19 @@ def test_a_damaged_manifest_and_a_damaged_alias_are_told_and_not_raised(tmp_path
     assert "promotions unknown" in first.problem
     assert (second.version, second.created_at) == (2, None)
     assert "not a manifest" in second.problem
+
+
+def test_a_verdict_that_is_not_stored_yet_can_be_looked_at_in_its_place(tmp_path: Path) -> None:
+    """The page of a gate is written before its verdict, and shows it among the others."""
+    store = open_store(tmp_path)
+    promote(store, "tiny", publish_release(store))
+    version = publish_release(store, 1.2, "BLOCK")
+    data = store.read_document("tiny", version, VERDICT_FILE)
+    assert data is not None
+    (tmp_path / "tiny" / "2" / VERDICT_FILE).unlink()
+    before = read_releases(store, "tiny")
+    after = judge_release(before, decode_verdict(data))
+    assert (before[1].outcome, before[1].latency) == (None, None)
+    assert (after[0], after[1].outcome, after[1].champion) == (before[0], "BLOCK", 1)
+    assert after[1].latency is not None
+    assert after[1].latency.value == pytest.approx(1.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.history.releases import judge_release
 from benchmarks.report.chart import Chart, Format, across
 from benchmarks.report.figure import Figure, panel, panels
 from benchmarks.report.markup import Markup
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _HEIGHT = 190
 # More would be a smear; `python -m benchmarks history` shows all.
 _LAST = 40
-_LATENCIES = frozenset({"latency", "p50", "net_p50", "net_p99", "client_p99"})
+_LATENCIES = frozenset({"latency", "p50", "net_p50", "net_p99", "net_tail", "client_p99"})
 
 # (value, low, high) of one release.
 Estimate = tuple[float, float, float]
@@ -25,7 +26,7 @@ Estimate = tuple[float, float, float]
 
 def draw_releases(record: Record) -> Figure | None:
     """The releases with this gate's, whose verdict the registry does not hold yet; see `draw_history`."""
-    return draw_history([_judge(release, record.verdict) for release in record.history])
+    return draw_history(judge_release(record.history, record.verdict))
 
 
 def draw_history(history: Sequence[Release]) -> Figure | None:

@@ -71,6 +71,7 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
     contrasts = [restart.contrasts for restart in restarts]
     net_p50 = [c.net_p50 for c in contrasts if c.net_p50 is not None]
     net_p99 = [c.net_p99 for c in contrasts if c.net_p99 is not None]
+    net_tail = [c.net_tail for c in contrasts if c.net_tail is not None]
     client_p99 = [c.client_p99 for c in contrasts if c.client_p99 is not None]
     if len(net_p50) < len(restarts) or len(net_p99) < len(restarts):
         raise BenchmarkError("the service did not tell its times", where=f"{test.model}@{test.version}")
@@ -87,6 +88,7 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
         nu0=round(min(count_freedom(values) for values in judged if values), 2),
         net_p50=measure_spread(net_p50),
         net_p99=measure_spread(net_p99),
+        net_tail=measure_spread(net_tail),
         client_p50=measure_spread(client_p50),
         # Where the kernel does not tell waits there is no such contrast, and no use for its spread.
         client_p99=measure_spread(client_p99) if client_p99 else settings.latency.s0.client_p99,

@@ -52,6 +52,7 @@ class GateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     candidate_p50_ms: float
     net_p50: float
     net_p99: float
+    net_tail: float
     client_p50: float
     client_p99: float
 
@@ -66,6 +67,7 @@ class RestartRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     problem: str
     net_p50: float
     net_p99: float
+    net_tail: float
     client_p50: float
     client_p99: float
     champion_p50_ms: float

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.drive.duet import build_arm
 from benchmarks.drive.plan import read_observations
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.measure import ArmRun, Restart
+from benchmarks.judge.measure import ArmRun, Contrasts, Restart
 from benchmarks.proof.ledger import RestartRow
 
 
@@ -68,6 +68,7 @@ def write_row(restart: Restart, *, started_at: str, arm: str) -> RestartRow:
             "problem": restart.problem[:200],
             "net_p50": _or_nan(contrasts.net_p50 if contrasts else None),
             "net_p99": _or_nan(contrasts.net_p99 if contrasts else None),
+            "net_tail": _or_nan(contrasts.net_tail if contrasts else None),
             "client_p50": _or_nan(contrasts.client_p50 if contrasts else None),
             "client_p99": _or_nan(contrasts.client_p99 if contrasts else None),
             **_describe(restart.arms, "champion"),
@@ -105,13 +106,23 @@ def _or_nan(value: float | None) -> float:
 
 
 def read_row(row: RestartRow) -> Restart:
-    """A restart with the percentiles of the recorded one, for a rule that asks for nothing else."""
+    """A restart with the contrasts and percentiles of the recorded one, for a rule that asks for no other."""
     if row.problem:
         return Restart(row.restart, row.pairs, {}, row.problem)
     fields = msgspec.structs.asdict(row)
-    return Restart(
-        row.restart, row.pairs, {role: _rebuild(fields, role) for role in ("champion", "candidate")}
+    contrasts = Contrasts(
+        net_p50=_or_none(row.net_p50),
+        net_p99=_or_none(row.net_p99),
+        client_p50=row.client_p50,
+        client_p99=_or_none(row.client_p99),
+        net_tail=_or_none(row.net_tail),
     )
+    arms = {role: _rebuild(fields, role) for role in ("champion", "candidate")}
+    return Restart(row.restart, row.pairs, arms, recorded=contrasts)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _rebuild(row: Mapping[str, float], role: str) -> ArmRun:
@@ -119,12 +130,11 @@ def _rebuild(row: Mapping[str, float], role: str) -> ArmRun:
         latencies_ms=(row[f"{role}_p50_ms"],),
         ready_s=row[f"{role}_ready_s"],
         resident_bytes=int(row[f"{role}_resident_bytes"]),
-        net_ms=_times_with(row[f"{role}_net_p50_ms"], row[f"{role}_net_p99_ms"]),
-        client_net_ms=_times_with(row[f"{role}_client_net_p50_ms"], row[f"{role}_client_net_p99_ms"]),
+        net_ms=_times_with(row[f"{role}_net_p50_ms"]),
+        client_net_ms=_times_with(row[f"{role}_client_net_p50_ms"]),
         lost_share=row[f"{role}_lost_share"],
     )
 
 
-def _times_with(p50: float, p99: float) -> tuple[float, ...]:
-    """Three times with this median and, interpolated at 98 % of the way to the last one, this p99."""
-    return () if math.isnan(p50) else (p50, p50, p50 + (p99 - p50) / 0.98)
+def _times_with(p50: float) -> tuple[float, ...]:
+    return () if math.isnan(p50) else (p50,)

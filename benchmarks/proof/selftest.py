@@ -190,6 +190,7 @@ def record_gate(
         candidate_p50_ms=_middle([restart.arms["candidate"].p50_ms for restart in believed]),
         net_p50=_mean([c.net_p50 for c in contrasts]),
         net_p99=_mean([c.net_p99 for c in contrasts]),
+        net_tail=_mean([c.net_tail for c in contrasts]),
         client_p50=_mean([c.client_p50 for c in contrasts]),
         client_p99=_mean([c.client_p99 for c in contrasts]),
     )

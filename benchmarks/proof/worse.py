@@ -8,6 +8,7 @@ worse by nothing in its recalls and its log-loss either.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ def draw_worse(
     return Answers(answers.truth, label, chances)
 
 
+@functools.lru_cache(maxsize=1)
 def read_answers(path: Path) -> tuple[Answers, pa.Table]:
     """The answers in an ``evaluation.parquet``, in its order, and the whole table."""
     table: Any = pq.read_table(path)
@@ -142,28 +144,49 @@ class Staged:
 
 
 def stage_worse(
-    source: Store, model: str, version: int, folder: Path, *, drop: float, seed: int, churn: float = CHURN
+    source: Store,
+    model: str,
+    version: int,
+    folder: Path,
+    *,
+    drop: float,
+    seed: int,
+    churn: float = CHURN,
+    rows: int | None = None,
 ) -> Staged:
     """Publish ``model@version`` and a worse version of it into a new registry in ``folder``.
 
     The manifest's metrics are left as they were: a gate that believed them would see no difference.
+
+    Args:
+        source: where the version is; nothing is written there.
+        model: its name.
+        version: its number.
+        folder: of the new registry; numbers begin at 1 in it.
+        drop: expected drop of accuracy.
+        seed: of the draw.
+        churn: expected rate of discordance.
+        rows: how many held-out rows both versions keep, drawn from those there are; None is all.
     """
+    chance = np.random.default_rng(seed)
+    answers, table = read_answers(source.open_folder(model, version) / EVALUATION_FILE)
+    if rows is not None:
+        chosen = np.sort(chance.choice(answers.truth.size, rows, replace=False))
+        table = table.take(pa.array(chosen))
+        answers = Answers(answers.truth[chosen], answers.label[chosen], answers.chances[chosen])
+    worse = draw_worse(answers, weigh_doubt(answers), drop=drop, churn=churn, chance=chance)
     target = open_store(folder)
-    original = source.open_folder(model, version)
-    answers, table = read_answers(original / EVALUATION_FILE)
-    worse = draw_worse(
-        answers, weigh_doubt(answers), drop=drop, churn=churn, chance=np.random.default_rng(seed)
-    )
-    champion = _publish_copy(source, model, version, target, {})
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        path = Path(scratch) / EVALUATION_FILE
-        pq.write_table(_replace_answers(table, worse), path)
-        candidate = _publish_copy(source, model, version, target, {EVALUATION_FILE: path})
-    return Staged(target, champion, candidate)
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        numbers = []
+        for given in (table, _replace_answers(table, worse)):
+            path = Path(scratch) / EVALUATION_FILE
+            pq.write_table(given, path)
+            numbers.append(_publish_copy(source, model, version, target, {EVALUATION_FILE: path}))
+    return Staged(target, *numbers)
 
 
 def _publish_copy(source: Store, model: str, version: int, target: Store, instead: dict[str, Path]) -> int:
-    manifest = source.verify(model, version)
+    manifest = source.read_manifest(model, version)
     folder = source.open_folder(model, version)
     files = {name: folder / name for name in manifest.files} | instead
     return target.publish(

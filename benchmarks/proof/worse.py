@@ -45,14 +45,25 @@ class Answers:
         correct: Flags = self.label == self.truth
         return correct
 
+    def take(self, chosen: Integers) -> Answers:
+        """Those of the chosen rows."""
+        return Answers(self.truth[chosen], self.label[chosen], self.chances[chosen])
+
 
 @dataclass(frozen=True)
 class Doubt:
-    """How likely each row is to change sides, as a share of rows that do; shape (rows,)."""
+    """How likely each row is to be lost or gained, 1 on average; all arrays have shape (rows,).
+
+    ``rival`` is the class that a row falls to: the second most probable one.
+    """
 
     lost: Floats
     gained: Floats
-    rival: Integers  # the class that a row falls to: the second most probable one
+    rival: Integers
+
+    def take(self, chosen: Integers) -> Doubt:
+        """That of the chosen rows, as likely as among all: the drop is one of all rows there could be."""
+        return Doubt(self.lost[chosen], self.gained[chosen], self.rival[chosen])
 
 
 def weigh_doubt(answers: Answers) -> Doubt:
@@ -71,7 +82,7 @@ def weigh_doubt(answers: Answers) -> Doubt:
     classes = answers.chances.shape[1]
     per_class = [np.bincount(answers.truth, weights, classes) for weights in (gained, lost)]
     lost *= (per_class[0] / np.maximum(per_class[1], 1e-12))[answers.truth]
-    return Doubt(lost / lost.sum(), gained / gained.sum(), rival)
+    return Doubt(lost / lost.mean(), gained / gained.mean(), rival)
 
 
 def draw_worse(
@@ -90,8 +101,8 @@ def draw_worse(
         EvidenceError: there are not enough rows in doubt for so much churn.
     """
     rows = answers.truth.size
-    lost = doubt.lost * (churn + drop) / 2 * rows
-    gained = doubt.gained * (churn - drop) / 2 * rows
+    lost = doubt.lost * (churn + drop) / 2
+    gained = doubt.gained * (churn - drop) / 2
     if max(lost.max(), gained.max()) > 1:
         raise EvidenceError(
             f"has too few rows in doubt for a churn of {churn:.1%}",
@@ -110,7 +121,6 @@ def draw_worse(
     return Answers(answers.truth, label, chances)
 
 
-@functools.lru_cache(maxsize=1)
 def read_answers(path: Path) -> tuple[Answers, pa.Table]:
     """The answers in an ``evaluation.parquet``, in its order, and the whole table."""
     table: Any = pq.read_table(path)
@@ -169,12 +179,11 @@ def stage_worse(
         rows: how many held-out rows both versions keep, drawn from those there are; None is all.
     """
     chance = np.random.default_rng(seed)
-    answers, table = read_answers(source.open_folder(model, version) / EVALUATION_FILE)
+    answers, doubt, table = _read(source.open_folder(model, version) / EVALUATION_FILE)
     if rows is not None:
         chosen = np.sort(chance.choice(answers.truth.size, rows, replace=False))
-        table = table.take(pa.array(chosen))
-        answers = Answers(answers.truth[chosen], answers.label[chosen], answers.chances[chosen])
-    worse = draw_worse(answers, weigh_doubt(answers), drop=drop, churn=churn, chance=chance)
+        answers, doubt, table = answers.take(chosen), doubt.take(chosen), table.take(pa.array(chosen))
+    worse = draw_worse(answers, doubt, drop=drop, churn=churn, chance=chance)
     target = open_store(folder)
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
         numbers = []
@@ -183,6 +192,12 @@ def stage_worse(
             pq.write_table(given, path)
             numbers.append(_publish_copy(source, model, version, target, {EVALUATION_FILE: path}))
     return Staged(target, *numbers)
+
+
+@functools.lru_cache(maxsize=1)  # read for every one of a thousand draws
+def _read(path: Path) -> tuple[Answers, Doubt, Any]:
+    answers, table = read_answers(path)
+    return answers, weigh_doubt(answers), table
 
 
 def _publish_copy(source: Store, model: str, version: int, target: Store, instead: dict[str, Path]) -> int:

@@ -167,23 +167,40 @@ def test_every_make_target_is_there(name: str) -> None:
     assert called - {"has"} <= targets  # "make has ended with 2" is a comment
 
 
+@pytest.mark.parametrize("name", ["gitlab-ci.yml", "Jenkinsfile"])
+@pytest.mark.parametrize("is_change", [True, False])
+def test_a_change_is_judged_in_a_copy_of_the_registry(name: str, is_change: bool, tmp_path: Path) -> None:
+    """What is not merged yet must not become production for everybody; what is merged must."""
+    (script,) = [text for text in scripts_of(name) if "make release" in text]
+    (tmp_path / "registry" / "tiny" / "aliases" / "production").mkdir(parents=True)
+    (tmp_path / "calibrations").mkdir()
+    change = {"CI_PIPELINE_SOURCE": "merge_request_event", "CHANGE_ID": "7"} if is_change else {}
+    done = subprocess.run(
+        ["bash", "-c", f'set -eu\nmake() {{ echo "$@"; }}\n{script}'],
+        cwd=tmp_path,
+        env={"MODEL": "tiny", "SHARED": ".", "PATH": "/usr/bin:/bin", "CI_PIPELINE_SOURCE": "push", **change},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["release", f"REGISTRY={'var' if is_change else '.'}/registry"]
+    assert (tmp_path / "var" / "registry" / "tiny").is_dir() == is_change
+    assert (tmp_path / "var" / "data" / "calibrations").is_dir()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_champion_nothing_is_judged_by_accident(name: str, tmp_path: Path) -> None:
     """A lost registry would let anything in by the floors alone, and look like any other release."""
     (script,) = [text for text in scripts_of(name) if "aliases/production" in text]
     script = script.partition("# A change is judged")[0]
+    # Where each file says that the registry is, with the folder of the test in the place of the shared one.
+    kept = tmp_path / ("var/registry" if name == "github.yml" else "registry")
 
     def refuses(**environment: str) -> bool:
         done = subprocess.run(
             ["sh", "-c", f"set -eu\n{script}"],
             cwd=tmp_path,
-            env={
-                "MODEL": "tiny",
-                "SHARED": "var/registry",
-                "REGISTRY": "var/registry",
-                "FIRST": "",
-                **environment,
-            },
+            env={"MODEL": "tiny", "SHARED": ".", "FIRST": "", **environment},
             check=False,
             capture_output=True,
         )
@@ -191,7 +208,7 @@ def test_without_a_champion_nothing_is_judged_by_accident(name: str, tmp_path: P
 
     assert refuses()
     assert not refuses(FIRST="yes" if name == "gitlab-ci.yml" else "true")
-    (tmp_path / "var" / "registry" / "tiny" / "aliases" / "production").mkdir(parents=True)
+    (kept / "tiny" / "aliases" / "production").mkdir(parents=True)
     assert not refuses()
 
 

@@ -37,6 +37,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     nu0: Positive
     net_p50: Positive
     net_p99: Positive
+    net_tail: Positive
     client_p50: Positive
     client_p99: Positive
     memory: Positive
@@ -55,6 +56,7 @@ def apply_calibration(settings: GateSettings, known: Calibration | None) -> Gate
         latency.s0,
         net_p50=known.net_p50,
         net_p99=known.net_p99,
+        net_tail=known.net_tail,
         client_p50=known.client_p50,
         client_p99=known.client_p99,
     )

@@ -59,6 +59,7 @@ class Spread(_Section, frozen=True, kw_only=True):
 
     net_p50: Positive
     net_p99: Positive
+    net_tail: Positive
     client_p50: Positive
     client_p99: Positive
     memory: Positive
@@ -74,6 +75,7 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
 
     alpha_net_p50: Level
     alpha_net_p99: Level
+    alpha_net_tail: Level
     alpha_client_p50: Level
     alpha_client_p99: Level
     alpha_resources: Level

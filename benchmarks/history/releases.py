@@ -18,7 +18,17 @@ from registry.store import MODEL_FILE, Store
 from registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode_verdict
 
 # Lines whose difference the gate measured side by side in one run: these can be believed over years.
-PAIRED_LINES = ("p50", "net_p50", "net_p99", "client_p99", "accuracy", "log_loss", "memory", "start_up")
+PAIRED_LINES = (
+    "p50",
+    "net_p50",
+    "net_p99",
+    "net_tail",
+    "client_p99",
+    "accuracy",
+    "log_loss",
+    "memory",
+    "start_up",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Restarts → lines of the verdict. Pure.
 
-Four contrasts are judged. Net time is time less every wait for a processor that others had, which is
-what a loaded machine hardly disturbs: net p50 and p99 of the time in the service, net p99 of the
-time that the client saw. The client's p50 with all waits holds what net time cannot see: waits that
-a version makes itself. Raw client p95 and p99 are reported: on a shared machine they are others'.
+Five contrasts are judged. Net time is time less every wait for a processor that others had, which is
+what a loaded machine hardly disturbs: p50, p99 and the slowest twentieth of the net time in the
+service, p99 of the net time that the client saw. The client's p50 with all waits holds what net time
+cannot see: waits that a version makes itself. Raw client p95 and p99 are reported: on a shared
+machine they are others'.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from statistics import median, stdev
 import numpy as np
 
 from benchmarks.config import GateSettings
-from benchmarks.judge.measure import ArmRun, Bounds, Contrasts, Restart, bound_mean, pool_latencies
+from benchmarks.judge.measure import (
+    ArmRun,
+    Bounds,
+    Contrasts,
+    Restart,
+    average_slowest,
+    bound_mean,
+    pool_latencies,
+)
 from benchmarks.judge.sequential import look_levels, spent_shares
 from registry.manifest import GateLimits, Manifest
 from registry.store import MODEL_FILE
@@ -63,12 +72,12 @@ class _Question:
 def judge_latencies(
     restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings
 ) -> tuple[VerdictLine, ...]:
-    """Net p50 and p99, client p50 and net client p99 of the candidate beside the champion's.
+    """Net p50, p99 and tail, client p50 and net client p99 of the candidate beside the champion's.
 
     BLOCK: the lower bound of the mean over restarts exceeds the margin. PASS: the upper bound is below the
-    limit. All levels are spent over all looks. INVALID when the restarts differ far more than
-    identical processes do on this kind of machine: what they differ by is then not known. INVALID,
-    too, when the service did not tell its times.
+    limit. All levels are spent over all looks. No PASS when the restarts differ far more than
+    identical processes do on this kind of machine: what they differ by is then not known, and the
+    line is INVALID at the last look. INVALID, too, when the service did not tell its times.
     """
     latency = settings.latency
     contrasts = [restart.contrasts for restart in restarts]
@@ -76,6 +85,7 @@ def judge_latencies(
     told: dict[str, Callable[[Contrasts], float | None]] = {
         "net_p50": lambda c: c.net_p50,
         "net_p99": lambda c: c.net_p99,
+        "net_tail": lambda c: c.net_tail,
         "p50": lambda c: c.client_p50,
         "client_p99": lambda c: c.client_p99,
     }
@@ -103,6 +113,16 @@ def judge_latencies(
             latency.s0.net_p99,
             latency.alpha_net_p99,
             *tail,
+        ),
+        _Question(
+            "net_tail",
+            "ms, ratio",
+            values["net_tail"],
+            _medians(restarts, lambda arm: average_slowest(arm.net_ms) if arm.net_ms else math.nan),
+            latency.s0.net_tail,
+            latency.alpha_net_tail,
+            margin=math.log1p(p99),
+            limit=None,
         ),
         _Question(
             "p50",
@@ -197,7 +217,8 @@ def _judge(asked: _Question, settings: GateSettings) -> VerdictLine:
     bounds = _bound(asked.values, asked.s0, asked.alpha, settings)
     if bounds is None:
         return _not_at_a_look(asked.name, len(asked.values))
-    outcome, why = _decide(asked, bounds, settings)
+    is_last = bounds.count == settings.duet.looks[-1]
+    outcome, why = _decide(asked, bounds, settings, is_last=is_last)
     return VerdictLine(
         name=asked.name,
         candidate=asked.medians["candidate"],
@@ -213,16 +234,19 @@ def _judge(asked: _Question, settings: GateSettings) -> VerdictLine:
     )
 
 
-def _decide(asked: _Question, bounds: Bounds, settings: GateSettings) -> tuple[Outcome, str]:
+def _decide(
+    asked: _Question, bounds: Bounds, settings: GateSettings, *, is_last: bool
+) -> tuple[Outcome, str]:
     margin = _say_increase(asked, asked.margin)
     if bounds.low > asked.margin:
         return "BLOCK", f"an increase of more than {margin} is proven"
-    spread = stdev(asked.values) if bounds.count > 1 else 0.0
-    most = settings.latency.max_spread * asked.s0
-    if spread > most:
-        return "INVALID", f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
     if asked.limit is None:
         return "PASS", f"no increase of more than {margin} is proven"
+    spread = stdev(asked.values) if bounds.count > 1 else 0.0
+    if spread > settings.latency.max_spread * asked.s0:
+        # No yes can come of it; more restarts may still prove a no, or be quieter.
+        why = f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
+        return "INVALID" if is_last else "INCONCLUSIVE", why
     limit = _say_increase(asked, asked.limit)
     if bounds.high < asked.limit:
         return "PASS", f"an increase of {limit} is excluded"

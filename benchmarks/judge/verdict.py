@@ -10,12 +10,12 @@ from registry.verdict import Outcome, VerdictLine
 
 def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
     """The names of the lines that have to pass before a verdict may."""
-    names = {"digests", "answers", "accuracy_floor", "p50_ceiling", "model_size", "parity"}
+    names = {"digests", "answers", "error_rate", "accuracy_floor", "p50_ceiling", "model_size", "parity"}
     if limits.max_log_loss is not None:
         names.add("log_loss_ceiling")
     if not is_first:
         names |= {"signature", "accuracy", "recall", "log_loss", "calibration"}
-        names |= {"net_p50", "net_p99", "p50", "memory", "start_up"}
+        names |= {"fairness", "net_p50", "net_p99", "net_tail", "p50", "memory", "start_up"}
         if limits.slices:
             names.add("slices")
     return frozenset(names)

@@ -30,6 +30,7 @@ GATE = GateRow(
     candidate_p50_ms=0.501,
     net_p50=0.0005,
     net_p99=-0.01,
+    net_tail=0.0,
     client_p50=0.002,
     client_p99=0.01,
 )

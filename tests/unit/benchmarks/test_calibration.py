@@ -20,6 +20,7 @@ KNOWN = Calibration(
     nu0=9.5,
     net_p50=0.0059,
     net_p99=0.096,
+    net_tail=0.15,
     client_p50=0.05,
     client_p99=0.1,
     memory=0.001,

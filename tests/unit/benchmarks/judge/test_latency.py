@@ -86,6 +86,15 @@ def test_net_p99_finds_a_slow_tail(tail: float, outcome: str) -> None:
     assert lines["net_p50"].outcome == lines["p50"].outcome == "PASS"
 
 
+def test_net_tail_finds_what_hits_one_request_in_a_hundred() -> None:
+    """A p99 is a coin at exactly one in a hundred; half of the restarts would see nothing."""
+    one_slow = (0.1,) * 94 + (0.3,) * 5
+    lines = judge(4, arm(net_ms=(*one_slow, 5.0)))
+    assert lines["net_tail"].outcome == "BLOCK"
+    assert judge(4, arm(net_ms=(*one_slow, 0.3)))["net_tail"].outcome == "BLOCK"
+    assert judge(4, arm())["net_tail"].outcome == "PASS"
+
+
 def test_client_p99_finds_a_tail_outside_of_the_handler() -> None:
     """What is slow before or after the handler is in no time that the service tells."""
     lines = judge(8, arm(client_net_ms=(1.0,) * 98 + (2.0,) * 2))
@@ -100,7 +109,7 @@ def test_a_kernel_without_run_queue_times_leaves_one_line_out() -> None:
         for n in range(1, 9)
     ]
     judged = judge_latencies(lines, LIMITS, SETTINGS)
-    assert [line.name for line in judged] == ["net_p50", "net_p99", "p50"]
+    assert [line.name for line in judged] == ["net_p50", "net_p99", "net_tail", "p50"]
     assert {line.outcome for line in judged} == {"PASS"}
 
 
@@ -116,9 +125,11 @@ def test_restarts_that_differ_too_much_are_invalid() -> None:
         Restart(number, 500, {"champion": arm(), "candidate": arm(p50=p50)})
         for number, p50 in enumerate((0.7, 1.0, 0.7, 1.0), 1)
     ]
-    line = judge_latencies(mixed, LIMITS, SETTINGS)[2]
-    assert line.outcome == "INVALID"
-    assert "restarts differ" in line.reason
+    early = {line.name: line for line in judge_latencies(mixed, LIMITS, SETTINGS)}["p50"]
+    assert early.outcome == "INCONCLUSIVE"
+    assert "restarts differ" in early.reason
+    late = {line.name: line for line in judge_latencies(mixed * 10, LIMITS, SETTINGS)}["p50"]
+    assert late.outcome == "INVALID"
 
 
 def test_a_wider_limit_widens_the_margin_that_blocks() -> None:

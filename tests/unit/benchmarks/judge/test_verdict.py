@@ -65,6 +65,7 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
     assert first == {
         "digests",
         "answers",
+        "error_rate",
         "accuracy_floor",
         "log_loss_ceiling",
         "p50_ceiling",
@@ -72,6 +73,7 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
         "parity",
     }
     assert REQUIRED - first == {
+        "fairness",
         "signature",
         "accuracy",
         "recall",
@@ -79,6 +81,7 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
         "calibration",
         "net_p50",
         "net_p99",
+        "net_tail",
         "p50",
         "memory",
         "start_up",

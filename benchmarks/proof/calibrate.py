@@ -58,7 +58,7 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
     ):
         restarts = run_identical(test.store, test.model, test.version, settings, fresh, count)
         calibration = summarize(test, restarts)
-        _keep_gates(test, restarts, seconds=(time.monotonic() - began) / count, load_average=load)
+        keep_gates(test, restarts, seconds=(time.monotonic() - began) / count, load_average=load)
     return calibration, store_calibration(test.calibrations, calibration)
 
 
@@ -76,7 +76,7 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
     if len(net_p50) < len(restarts) or len(net_p99) < len(restarts):
         raise BenchmarkError("the service did not tell its times", where=f"{test.model}@{test.version}")
     client_p50 = [c.client_p50 for c in contrasts]
-    judged = [net_p50, net_p99, client_p50, client_p99]
+    judged = [net_p50, net_p99, net_tail, client_p50, client_p99]
     settings = test.settings
     return Calibration(
         machine_class=machine_class(),
@@ -133,7 +133,7 @@ def count_freedom(values: Sequence[float]) -> float:
     return float(count) if kurtosis <= 3 else 2 * count / (kurtosis - 1)
 
 
-def _keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, load_average: float) -> None:
+def keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, load_average: float) -> None:
     """Cut the restarts into gates, as many as the rule can decide, and write them down.
 
     ``seconds`` is what one restart took.

@@ -13,8 +13,17 @@ from benchmarks.config import load_gate_settings
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.measure import ArmRun, Restart
 from benchmarks.machine import machine_class
-from benchmarks.proof.calibrate import FEWEST_RESTARTS, calibrate, count_freedom, measure_spread, summarize
+from benchmarks.proof.arms import NIGHTLY
+from benchmarks.proof.calibrate import (
+    FEWEST_RESTARTS,
+    calibrate,
+    count_freedom,
+    keep_gates,
+    measure_spread,
+    summarize,
+)
 from benchmarks.proof.selftest import SelfTest
+from registry.manifest import GateLimits
 from registry.store import open_store
 from tests.support.evaluations import publish_judged
 from tests.support.gate_rows import build_restart
@@ -24,7 +33,7 @@ from tests.support.gate_rows import build_restart
 def test(tmp_path: Path) -> SelfTest:
     """A self-test of a tiny version."""
     store = open_store(tmp_path / "registry")
-    version = publish_judged(store, alias="production")
+    version = publish_judged(store, alias="production", gate=GateLimits(min_accuracy=0.5))
     return SelfTest(store, "tiny", version, tmp_path, load_gate_settings(), tmp_path / "gates.csv")
 
 
@@ -88,3 +97,19 @@ def test_too_few_restarts_are_refused_before_anything_is_started(test: SelfTest)
     with pytest.raises(BenchmarkError, match="too few"):
         calibrate(test, FEWEST_RESTARTS - 1)
     assert not find_calibration(test.calibrations, machine_class()).exists()
+
+
+def test_restarts_of_a_calibration_are_kept_as_gates_of_identical_versions(test: SelfTest) -> None:
+    """They are the only gates on most nights, and a machine that has changed shows in them first."""
+    first = test.settings.duet.looks[0]
+    alike = [build_restart(number) for number in range(1, 2 * first + 1)]
+    slower = [build_restart(number, slower_ms=0.2) for number in range(1, first + 1)]
+    keep_gates(test, [*alike, *slower, build_restart(1)], seconds=7.0, load_average=1.5)
+    rows = test.read_done()
+    assert [(row.arm, row.number, row.outcome, row.restarts) for row in rows] == [
+        (NIGHTLY, 1, "PASS", first),
+        (NIGHTLY, 2, "PASS", first),
+        (NIGHTLY, 3, "BLOCK", first),
+    ]
+    assert {row.seconds for row in rows} == {7.0 * first}
+    assert len({row.started_at for row in rows}) == 3

@@ -122,7 +122,8 @@ class Stage:
             seed=seed,
             request_timeout_s=window.request_timeout_s,
             max_in_flight=window.max_in_flight,
-            max_lag_ms=self.settings.objective.max_lag_ms,
+            # Once 1 % were sent later than this, nothing can come of the window but doubt.
+            max_lag_ms=self.settings.objective.p99_ms,
             observations=str(self.folder / name),
         )
         timeout_s = plan.window_s + 2 * window.request_timeout_s + _SLACK_S

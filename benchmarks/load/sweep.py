@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 
 from benchmarks.load.settings import Objective, SweepSettings
-from benchmarks.load.window import Result
+from benchmarks.load.validity import Result
 
 
 @dataclass(frozen=True)

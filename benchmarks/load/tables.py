@@ -94,12 +94,12 @@ def _span(span: Span) -> str:
 
 
 def _conclude(report: LoadReport) -> Iterator[str]:
-    doubtful = [window for window in report.windows if window.result == "invalid"]
+    # In a sweep it is the result that counts, which may stand in spite of a lag.
+    is_sweep = bool(report.sweeps)
+    doubtful = [w for w in report.windows if w.result == "invalid" or (w.problem and not is_sweep)]
     if doubtful:
-        yield (
-            f"{len(doubtful)} of {len(report.windows)} windows say nothing and were not counted, "
-            f"such as number {doubtful[0].number}: {doubtful[0].problem}"
-        )
+        first = f"such as number {doubtful[0].number}: {doubtful[0].problem}"
+        yield f"{len(doubtful)} of {len(report.windows)} windows say nothing and were not counted, {first}"
     if report.problem:
         yield f"INVALID: {report.problem}"
     elif report.is_censored:

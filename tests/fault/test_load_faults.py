@@ -155,8 +155,8 @@ def test_a_load_generator_that_stood_still_is_not_believed(tmp_path: Path) -> No
         generator.wake(target, bodies)
         with freezing(generator.process.pid, frozen_s=0.2, every_s=0.4):
             seen = generator.drive(target, bodies, max_lag_ms=50.0, window_s=2.0)
-    assert seen.result.result == "invalid"
     assert "the load generator lags" in seen.result.problem
+    assert seen.result.lag_p99_ms > 50.0
 
 
 def test_a_service_that_is_down_is_broken_and_not_quick(tmp_path: Path) -> None:

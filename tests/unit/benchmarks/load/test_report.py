@@ -13,7 +13,8 @@ from benchmarks.load.report import LoadReport, build_report
 from benchmarks.load.settings import load_load_settings
 from benchmarks.load.stage import Load, read_loads
 from benchmarks.load.tables import format_load, format_markdown
-from benchmarks.load.window import Result, WindowResult
+from benchmarks.load.validity import Result
+from benchmarks.load.window import WindowResult
 from registry.errors import ConfigError
 
 SETTINGS = load_load_settings(overrides=["compare.rounds=2"])

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.load.settings import load_load_settings
 from benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
-from benchmarks.load.window import Result
+from benchmarks.load.validity import Result
 
 SETTINGS = load_load_settings()
 OBJECTIVE = msgspec.structs.replace(SETTINGS.objective, tries=2, invalid_tries=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from benchmarks.__main__ import _EXIT_CODES, _parser
-from benchmarks.config import DEFAULT_GATES, GateSettings
+from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
 from benchmarks.drive.workload import WORKLOADS, Mix, Workload
+from benchmarks.judge.sequential import look_levels, spent_shares
 from benchmarks.judge.verdict import required_lines
 from registry.manifest import GateLimits
 from registry.verdict import Judged, Verdict, VerdictLine
@@ -77,6 +81,41 @@ def test_levels_of_each_family_add_up_to_what_is_told() -> None:
     }
     assert {family: float(share) / 100 for family, share in told} == pytest.approx(real)
     assert len([key for key in accuracy if key.startswith("alpha_")]) == 4, "a family was forgotten"
+
+
+def smallest_found(line: str, restarts: int) -> float:
+    """In percent: margin + (t(1 - alpha) + z(0.95)) s0 / sqrt(K), at the level of that look."""
+    settings, limits = load_gate_settings(), GateLimits()
+    latency, looks = settings.latency, settings.duet.looks
+    p50, p99 = limits.max_p50_increase, math.log1p(latency.p99_margin * limits.max_p99_increase)
+    alpha, s0, margin = {
+        "net_p50": (latency.alpha_net_p50, latency.s0.net_p50, latency.net_p50_margin * p50),
+        "net_p99": (latency.alpha_net_p99, latency.s0.net_p99, p99),
+        "p50": (
+            latency.alpha_client_p50,
+            latency.s0.client_p50,
+            math.log1p(latency.client_p50_margin * p50),
+        ),
+        "client_p99": (latency.alpha_client_p99, latency.s0.client_p99, p99),
+    }[line]
+    level = look_levels(looks, alpha, spent_shares(looks, latency.spend_block))[looks.index(restarts)]
+    quantiles = float(student.isf(level, latency.nu0 + restarts - 1) + norm.ppf(0.95))
+    found = margin + quantiles * s0 / math.sqrt(restarts)
+    return 100 * (found if line == "net_p50" else math.expm1(found))
+
+
+def test_told_power_of_the_latency_lines_is_that_of_the_settings() -> None:
+    """What the gate can find is what a release is trusted for."""
+    text = section("How the latencies are judged")
+    head = re.search(r"^\| restarts \| (.*) \|$", text, re.MULTILINE)
+    assert head
+    lines = re.findall(r"`(\w+)`", head[1])
+    rows = re.findall(r"^\| (\d+) \| ([\d. |]+) \|$", text, re.MULTILINE)
+    assert [int(row) for row, _ in rows] == [4, 8, 40]
+    for restarts, cells in rows:
+        told = [float(cell) for cell in cells.split(" | ")]
+        real = [float(f"{smallest_found(line, int(restarts)):.2g}") for line in lines]
+        assert told == real, restarts
 
 
 def test_every_limit_of_a_model_is_told_with_its_default() -> None:

@@ -120,7 +120,9 @@ class Chart:
                 self._marks += [_cap(place, at, 0, 0, inward, side, class_) for side in (-_CAP, _CAP)]
 
     def line(self, points: Sequence[Point], class_: str) -> None:
-        """A curve through the points."""
+        """A curve through the points; none through fewer than two."""
+        if len(points) < 2:
+            return
         self._curves.append(tag("path", d=self._path(points), class_=f"line {class_}"))
 
     def area(self, upper: Sequence[Point], lower: Sequence[Point], class_: str) -> None:

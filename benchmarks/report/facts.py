@@ -22,7 +22,7 @@ def write_facts(record: Record) -> Markup:
     """The end of the page."""
     return tag(
         "footer",
-        _restarts(record) if record.restarts else None,
+        _restarts(record),
         tag("section", tag("h2", "What was compared, and how"), _facts(record), class_="card"),
         tag("section", tag("h2", "Do it again"), _again(record), class_="card"),
     )
@@ -31,11 +31,17 @@ def write_facts(record: Record) -> Markup:
 def _restarts(record: Record) -> Markup:
     head = tag("tr", [tag("th", name, scope="col") for name in _HEADS])
     rows = [row for restart in record.restarts for row in _rows(restart, list(arm_names(record)))]
+    rows = rows or [tag("tr", tag("td", "nothing was started", colspan=len(_HEADS)))]
     table = tag("table", tag("thead", head), tag("tbody", rows), class_="small")
     return tag(
         "details",
         tag("summary", tag("h2", "Every restart and its raw observations")),
-        tag("p", "The files lie beside this page where the gate ran.", class_="note"),
+        tag(
+            "p",
+            "The files lie beside this page where the gate ran; manifests and predictions lie beside it "
+            "in the registry.",
+            class_="note",
+        ),
         tag("div", table, class_="scroll"),
         id="restarts-table",
         class_="card",

@@ -93,9 +93,7 @@ def _reasons(verdict: Verdict) -> Markup | None:
     if verdict.outcome == "PASS":
         return None
     deciding = [line for line in verdict.lines if line.outcome == verdict.outcome]
-    rows = [
-        tag("li", tag("a", line.name, href=f"#{line_anchor(line)}"), f": {line.reason}") for line in deciding
-    ]
+    rows = [tag("li", _link_line(line), f"{_sum_up(line)}: {line.reason}") for line in deciding]
     return tag("ul", rows or tag("li", "not everything that has to pass was judged"))
 
 
@@ -117,28 +115,32 @@ def _tile(line: VerdictLine) -> Markup:
     )
 
 
+def _sum_up(line: VerdictLine) -> str:
+    """What was found and what would have been allowed."""
+    cells = dict(zip(HEAD, lay_cells(line), strict=True))
+    found = cells["difference"] or cells["candidate"]
+    return f" {found}, limit {cells['limit']}" if found and cells["limit"] else ""
+
+
 def _link_line(line: VerdictLine) -> Markup:
     return tag("a", line.name, href=f"#{line_anchor(line)}")
 
 
 def _lines(verdict: Verdict) -> Markup:
-    heads = ("", "what", "champion", "candidate", "difference", "limit", "why")
+    heads = ("", "what", "champion", "candidate", "difference", "limit", "evidence")
     head = tag("tr", [tag("th", name, scope="col") for name in heads])
+    rows = [_row(line) for line in verdict.lines]
     return tag(
         "section",
         tag("h2", "Every line"),
-        tag(
-            "table",
-            tag("thead", head),
-            tag("tbody", [_row(line) for line in verdict.lines]),
-            class_="lines",
-        ),
+        tag("table", tag("thead", head), rows, class_="lines"),
         class_="card",
         id="lines",
     )
 
 
 def _row(line: VerdictLine) -> Markup:
+    """The numbers, and below them the reason, which may be long."""
     cells = dict(zip(HEAD, lay_cells(line), strict=True))
     bounds = tag("small", cells["bounds"]) if cells["bounds"] else None
 
@@ -146,7 +148,7 @@ def _row(line: VerdictLine) -> Markup:
         # Where it is narrow every cell is a line of its own, led by the column's name; empty ones go.
         return tag("td", *content, data_head=name, class_="num" if any(content) else "num empty")
 
-    return tag(
+    numbers = tag(
         "tr",
         tag("td", badge(line.outcome)),
         tag("th", line.name, scope="row"),
@@ -154,9 +156,10 @@ def _row(line: VerdictLine) -> Markup:
         cell("candidate", cells["candidate"], None if cells["difference"] else bounds),
         cell("difference", cells["difference"], bounds if cells["difference"] else None),
         cell("limit", cells["limit"]),
-        tag("td", line.reason, _evidence(line.evidence), class_="why"),
-        id=line_anchor(line),
+        cell("evidence", _evidence(line.evidence)),
     )
+    reason = tag("tr", tag("td", class_="empty"), tag("td", line.reason, colspan="6", class_="why"))
+    return tag("tbody", numbers, reason, id=line_anchor(line))
 
 
 def badge(outcome: Outcome | str) -> Markup:
@@ -169,7 +172,7 @@ def _evidence(name: str) -> Markup | None:
     if not name:
         return None
     href = "#restarts-table" if "*" in name else link(name)
-    return tag("a", name, href=href, class_="evidence")
+    return tag("a", name, href=href)
 
 
 def link(name: str) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.config import load_gate_settings
-from benchmarks.history.chain import LatencyIndex
 from benchmarks.history.releases import Release
 from benchmarks.judge.measure import ArmRun, Restart
 from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions, read_predictions
@@ -30,6 +29,19 @@ from tests.support.evaluations import encode_evaluation
 
 CLASSES = ("Spruce/Fir", "Lodgepole Pine", "Ponderosa Pine", "Willow", "Aspen", "Douglas-fir", "Krummholz")
 _RANKS: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")
+# As long as the longest that the gate writes: units and reasons have to fit a phone, too.
+_LONG_LINE = VerdictLine(
+    name="resources_of_the_whole_process",
+    candidate=0.7456,
+    champion=0.7388,
+    difference=1.007,
+    low=0.924,
+    high=1.097,
+    unit="ms outside the service, ratio",
+    outcome="INFO",
+    reason="worst errors are within their bounds; " * 6,
+    evidence="evaluation.parquet",
+)
 
 
 def build_record(
@@ -54,7 +66,7 @@ def build_record(
         worse: share of rows that the candidate alone gets wrong.
         problem: of the last restart.
         is_first: there is no champion.
-        releases: length of the history.
+        releases: length of the history, which ends with version 13, the candidate; at most 13.
         seed: of all randomness.
     """
     settings, chance = load_gate_settings(), np.random.default_rng(seed)
@@ -67,7 +79,7 @@ def build_record(
         measured[-1] = dataclasses.replace(measured[-1], problem=problem)
     comparison = None if is_first else _draw_comparison(chance, worse)
     lines = [] if comparison is None else [_accuracy_line(comparison)]
-    lines.append(_answers_line(measured, problem))
+    lines += [_answers_line(measured, problem), _LONG_LINE]
     if measured and not problem:
         lines += [_ceiling_line(measured)] + ([] if is_first else _latency_lines(measured))
     outcome = next(outcome for outcome in _RANKS if outcome in {line.outcome for line in lines})
@@ -148,6 +160,7 @@ def _latency_lines(restarts: Sequence[Restart]) -> list[VerdictLine]:
     told = {
         ("net_p50", "ms, share of client p50", 0.01, 0.05): [c.net_p50 or 0.0 for c in contrasts],
         ("net_p99", "ms, ratio", 0.02, 0.2): [math.expm1(c.net_p99 or 0.0) for c in contrasts],
+        ("net_tail", "ms, ratio", 0.02, 0.2): [math.expm1(c.net_tail or 0.0) for c in contrasts],
         ("p50", "ms, ratio", 0.05, 0.1): [math.expm1(c.client_p50) for c in contrasts],
         ("client_p99", "ms, ratio", 0.02, 0.2): [math.expm1(c.client_p99 or 0.0) for c in contrasts],
     }
@@ -234,22 +247,26 @@ def _read(folder: Path, truth: npt.NDArray[np.int64], label: npt.NDArray[np.int6
 
 
 def _draw_history(chance: np.random.Generator, count: int) -> tuple[Release, ...]:
-    outcomes: tuple[Outcome | None, ...] = ("PASS", "PASS", "PASS", "BLOCK", "PASS", "INCONCLUSIVE", None)
-    value, releases = 1.0, []
-    for version in range(1, count + 1):
-        value *= float(chance.lognormal(0.15 if version == 1 + count // 2 else 0, 0.01))
+    """What the registry tells before this gate: the last version has no verdict yet."""
+    outcomes: tuple[Outcome, ...] = ("PASS", "PASS", "PASS", "BLOCK", "PASS", "INCONCLUSIVE")
+    champion, releases = None, []
+    for version in range(14 - count, 14):
         accuracy = 0.9 + 0.0004 * version + float(chance.normal(0, 0.001))
-        outcome = outcomes[version % len(outcomes)]
+        outcome = outcomes[version % len(outcomes)] if version < 13 else None
+        slower = 0.15 if version == 8 else 0.0
+        ratio = _latency_line("p50", "ms, ratio", chance.normal(slower, 0.01, 8).tolist(), 0.05, 0.1)
+        is_live = outcome == "PASS"
         releases.append(
             Release(
                 version=version,
                 created_at=f"2026-10-{version:02}T10:00:00+00:00",
                 accuracy=Interval(value=accuracy, low=accuracy - 0.003, high=accuracy + 0.003),
                 outcome=outcome,
-                latency=LatencyIndex(
-                    root=1, path=((version, 0.0002),), value=value, low=value * 0.97, high=value * 1.03
-                ),
-                promoted_at=f"2026-10-{version:02}T11:00:00+00:00" if outcome == "PASS" else None,
+                champion=champion,
+                judged_at=f"2026-10-{version:02}T10:30:00+00:00" if outcome else None,
+                lines=(ratio,) if champion and outcome else (),
+                promoted_at=f"2026-10-{version:02}T11:00:00+00:00" if is_live else None,
             )
         )
+        champion = version if is_live else champion
     return tuple(releases)

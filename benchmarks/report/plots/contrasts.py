@@ -35,7 +35,7 @@ def _to_change(log_ratio: float | None) -> float | None:
 
 
 _CONTRASTS = (
-    _Contrast("net_p50", "Net p50", "difference as a share of client p50", lambda c: c.net_p50),
+    _Contrast("net_p50", "Net p50", "share of the client p50", lambda c: c.net_p50),
     _Contrast("net_p99", "Net p99", "change of the ratio", lambda c: _to_change(c.net_p99)),
     _Contrast("net_tail", "Net tail", "change of the ratio", lambda c: _to_change(c.net_tail)),
     _Contrast("p50", "Client p50", "change of the ratio", lambda c: _to_change(c.client_p50)),

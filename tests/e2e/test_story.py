@@ -22,7 +22,9 @@ from tests.support.service import running_service
 # not judged here: two processes of this size on a busy runner may differ by more than the limit.
 SMALL = (
     "training.epochs=2 network.widths=[48] gate.min_accuracy=0.3 gate.max_p50_increase=20 "
-    "gate.max_accuracy_drop=0.05 gate.max_recall_drop=0.9"
+    "gate.max_accuracy_drop=0.05 gate.max_recall_drop=0.9 gate.max_slice_drop=0.9 "
+    "gate.max_log_loss_increase=0.1 gate.max_ece_increase=0.1 gate.max_p99_increase=20 "
+    "gate.max_memory_increase=20 gate.max_start_up_increase=20"
 )
 BETTER = SMALL.replace("epochs=2", "epochs=8")
 CRIPPLED = SMALL.replace("epochs=2", "epochs=1") + " training.learning_rate=1e-7 training.seed=5"

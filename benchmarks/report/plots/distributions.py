@@ -21,9 +21,9 @@ Floats = npt.NDArray[np.float64]
 _HEIGHT = 200
 _BINS = 90  # a bin is about 3 pixels wide where there is room, and tells 5 % from each other over two decades
 _PERCENTILES = (50, 95, 99)
-# The axis ends here, and what is slower counts into the last bin: one frozen second in a hundred
-# thousand requests would otherwise press all others into a corner.
-_AXIS_END = 0.999
+# The axis ends here at both sides, and what lies beyond counts into the outer bins: one frozen second
+# in a hundred thousand requests would otherwise press all others into a corner.
+_BEYOND = 0.001
 
 
 def draw_distributions(record: Record) -> Figure | None:
@@ -52,11 +52,11 @@ def _draw(record: Record, title: str, note: str, read: Callable[[ArmRun], Sequen
     if any(values.size == 0 for values in pooled.values()):
         return None
     everything = np.concatenate(list(pooled.values()))
-    low, high = float(everything.min()), float(np.quantile(everything, _AXIS_END))
+    low, high = (float(end) for end in np.quantile(everything, [_BEYOND, 1 - _BEYOND]))
     if high <= low:
         low, high = low / 2, low * 2
     edges = np.geomspace(low, high, _BINS + 1)
-    shares = {arm: _bin(values, edges) for arm, values in pooled.items()}
+    shares = {arm: bin_shares(values, edges) for arm, values in pooled.items()}
     chart = Chart(across(low, high, "log"), 0, 1.08 * max(float(s.max()) for s in shares.values()), _HEIGHT)
     chart.axis_y(lambda value: f"{100 * value:g} %", count=4)
     chart.axis_x(format_ms, "milliseconds", count=7)
@@ -86,7 +86,8 @@ def _pool(record: Record, arm: str, read: Callable[[ArmRun], Sequence[float]]) -
     return positive
 
 
-def _bin(values: Floats, edges: Floats) -> Floats:
+def bin_shares(values: Floats, edges: Floats) -> Floats:
+    """Share of the values in every bin; those beyond the edges count into the outer ones."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     shares: Floats = counts / values.size
     return shares

@@ -25,6 +25,8 @@ _SHARES = np.arange(1, 100) / 100  # p1 to p99: a restart has observations enoug
 _LEVEL = 0.95
 # Where few restarts disagree wildly the band leaves the picture, or nothing else could be seen in it.
 _MOST = 1.0
+# Of the median: what is less is no time that a ratio could be taken of.
+_NOTHING = 0.05
 
 
 def draw_quantiles(record: Record) -> Figure | None:
@@ -55,12 +57,17 @@ def _draw(record: Record, title: str, read: Callable[[ArmRun], Sequence[float]])
     restarts = [r for r in usable_restarts(record) if all(read(run) for run in r.arms.values())]
     if not restarts:
         return None
-    mean, low, high = bound_shift(
-        np.stack([shift_quantiles(read(r.arms["champion"]), read(r.arms["candidate"])) for r in restarts])
+    shifts = np.stack(
+        [shift_quantiles(read(r.arms["champion"]), read(r.arms["candidate"])) for r in restarts]
     )
+    known = np.isfinite(shifts).all(axis=0)
+    if known.sum() < 2:
+        return None
+    shares = _SHARES[known]
+    mean, low, high = bound_shift(shifts[:, known])
     seen = np.concatenate([[-0.02, 0.02], mean, low, high])
     chart = Chart(
-        across(float(_SHARES[0]), float(_SHARES[-1]), "normal"),
+        across(float(shares[0]), float(shares[-1]), "normal"),
         max(float(seen.min()), min(-_MOST, float(mean.min()))) * 1.08,
         min(float(seen.max()), max(_MOST, float(mean.max()))) * 1.08,
         _HEIGHT,
@@ -69,29 +76,34 @@ def _draw(record: Record, title: str, read: Callable[[ArmRun], Sequence[float]])
     chart.axis_x(lambda share: f"p{100 * share:.0f}", "percentile", count=7)
     chart.rule_y(0, "zero")
     if len(restarts) > 1:
-        chart.area(_points(high), _points(low), "band")
-    chart.line(_points(mean), "candidate")
-    for index in (49, 98):
-        share, value = float(_SHARES[index]), float(mean[index])
+        chart.area(_points(shares, high), _points(shares, low), "band")
+    chart.line(_points(shares, mean), "candidate")
+    named = [index for index, share in enumerate(shares) if share in (0.5, 0.99)]
+    for index in named:
+        share, value = float(shares[index]), float(mean[index])
         bounds = f", {low[index]:+.1%} to {high[index]:+.1%}" if len(restarts) > 1 else ""
         chart.dot(share, value, "candidate", f"p{100 * share:.0f}: {value:+.2%}{bounds}")
-    said = f"{title}: p50 {mean[49]:+.1%}, p99 {mean[98]:+.1%}"
-    return panel(title, chart.render(said))
+    said = ", ".join(f"p{100 * shares[index]:.0f} {mean[index]:+.1%}" for index in named)
+    return panel(title, chart.render(f"{title}: {said}"))
 
 
 def shift_quantiles(champion: Sequence[float], candidate: Sequence[float]) -> Floats:
     """Candidate's p1 to p99 over the champion's, minus 1; shape (99,).
 
+    NaN where the champion's is next to nothing: a time net of waits is a difference of clocks, whose
+    lowest percentiles may be 0 or less.
+
     Source: Doksum, *Empirical probability plots and statistical inference for nonlinear models in
     the two-sample case*, Ann. Stat. 2 (1974) 267-277 (the shift function), here relative.
     """
     before, after = (np.quantile(np.asarray(arm, dtype=float), _SHARES) for arm in (champion, candidate))
-    shift: Floats = np.maximum(after, 1e-9) / np.maximum(before, 1e-9) - 1
+    is_time = (before > _NOTHING * before[49]) & (before > 0)
+    shift: Floats = np.where(is_time, after / np.where(is_time, before, 1.0) - 1, np.nan)
     return shift
 
 
 def bound_shift(shifts: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean over restarts with its two-sided bounds at each percentile; (restarts, 99) → three of (99,).
+    """Mean over restarts with its two-sided bounds at each percentile; (restarts, n) → three of (n,).
 
     Student's t over the restarts; of one restart the bounds are the mean.
     """
@@ -103,5 +115,5 @@ def bound_shift(shifts: Floats) -> tuple[Floats, Floats, Floats]:
     return mean, mean - reach, mean + reach
 
 
-def _points(values: Floats) -> list[tuple[float, float]]:
-    return [(float(share), float(value)) for share, value in zip(_SHARES, values, strict=True)]
+def _points(shares: Floats, values: Floats) -> list[tuple[float, float]]:
+    return [(float(share), float(value)) for share, value in zip(shares, values, strict=True)]

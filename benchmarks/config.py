@@ -98,18 +98,18 @@ class ValiditySettings(_Section, frozen=True, kw_only=True):
       see `benchmarks.judge.failures`.
     - ``max_mean_outside_ratio``: of what requests of the two arms take outside of the services, over
       all restarts; see `benchmarks.judge.fairness`.
-    - ``max_mean_stopped_share``: difference of that time without waits in the run queue, as a share of it.
+    - ``max_outside_p99_ratio``: of the p99s of that time without waits in the run queue, over all restarts.
     - ``alpha_fairness``: one-sided, how sure either has to be before nothing is believed.
-    - ``s0_outside``, ``s0_stopped``: SD between restarts of identical processes, of the ratio's
-      logarithm and of the share.
+    - ``s0_outside``, ``s0_outside_p99``: SD between restarts of identical processes, of the ratios'
+      logarithms.
     """
 
     alpha_errors: Level
     alpha_fairness: Level
     max_mean_outside_ratio: Annotated[float, msgspec.Meta(ge=1)]
-    max_mean_stopped_share: Share
+    max_outside_p99_ratio: Annotated[float, msgspec.Meta(ge=1)]
     s0_outside: Positive
-    s0_stopped: Positive
+    s0_outside_p99: Positive
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):

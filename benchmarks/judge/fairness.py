@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+import numpy as np
+
 from benchmarks.config import GateSettings, ValiditySettings
 from benchmarks.judge.latency import OBSERVATIONS
 from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
@@ -48,9 +50,9 @@ def find_starved(arms: Mapping[str, ArmRun], max_ratio: float) -> str:
 def judge_fairness(restarts: Sequence[Restart], settings: GateSettings) -> VerdictLine:
     """INVALID when over all restarts one arm is proven to have had less of the machine.
 
-    Two contrasts of time outside of the services are bounded: the ratio of all of it, and the
-    difference of what is left of it without waits in the run queue, which a busy machine hardly
-    disturbs. The second finds a process that is stopped or throttled for a small part of the time.
+    Two ratios of time outside of the services are bounded: of the means of all of it, and of the p99s
+    of what is left without waits in the run queue, which a busy machine hardly disturbs. The second
+    finds a process that is stopped or throttled for a hundredth of the time.
     Every look has the same level: a verdict that is withheld once too often lets nothing through.
 
     Args:
@@ -61,9 +63,10 @@ def judge_fairness(restarts: Sequence[Restart], settings: GateSettings) -> Verdi
     waits = [math.log(_outside(r, "candidate") / _outside(r, "champion")) for r in restarts]
     waited = _bound(waits, validity.s0_outside, nu0, validity)
     starved = _name(waited, math.log(validity.max_mean_outside_ratio))
-    stops = [_stopped_share(r) for r in restarts if all(arm.client_net_ms for arm in r.arms.values())]
-    if not starved and stops:
-        starved = _name(_bound(stops, validity.s0_stopped, nu0, validity), validity.max_mean_stopped_share)
+    pauses = [ratio for restart in restarts if (ratio := _compare_pauses(restart)) is not None]
+    if not starved and pauses:
+        paused = _bound(pauses, validity.s0_outside_p99, nu0, validity)
+        starved = _name(paused, math.log(validity.max_outside_p99_ratio))
     reason = "no arm is proven to have been kept waiting for longer than the other"
     if starved:
         reason = f"the {starved} was starved: the machine kept its requests waiting, not its model"
@@ -86,13 +89,16 @@ def _outside(restart: Restart, arm: str) -> float:
     return mean_outside_ms(restart.arms[arm])
 
 
-def _stopped_share(restart: Restart) -> float:
-    """Candidate minus champion: time outside that was no wait, as a share of the shorter time outside."""
-    away = {
-        arm: (sum(run.client_net_ms) - sum(run.net_ms)) / len(run.client_net_ms)
-        for arm, run in restart.arms.items()
-    }
-    return (away["candidate"] - away["champion"]) / min(_outside(restart, arm) for arm in restart.arms)
+def _compare_pauses(restart: Restart) -> float | None:
+    """ln of the ratio of the p99s of time outside that was no wait; None where the kernel does not tell."""
+    pauses = {}
+    for arm, run in restart.arms.items():
+        away = np.subtract(run.client_net_ms, run.net_ms) if run.client_net_ms and run.net_ms else np.zeros(1)
+        pauses[arm] = float(np.quantile(away, 0.99))
+    # Where almost everything is waits, these are taken for a little more than they were.
+    if min(pauses.values()) <= 0:
+        return None
+    return math.log(pauses["candidate"] / pauses["champion"])
 
 
 def _bound(values: Sequence[float], s0: float, nu0: float, validity: ValiditySettings) -> Bounds:

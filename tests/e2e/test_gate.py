@@ -30,7 +30,7 @@ for setting in (
     "duet.max_standstill_share=1",
     "duet.max_outside_ratio=100",
     "validity.max_mean_outside_ratio=100",
-    "validity.max_mean_stopped_share=1",
+    "validity.max_outside_p99_ratio=100",
     "latency.max_spread=100",
 ):
     QUICK += ["--set", setting]

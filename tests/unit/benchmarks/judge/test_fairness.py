@@ -59,18 +59,31 @@ def test_an_arm_that_waits_a_little_longer_every_time_is_found(settings: GateSet
     assert starved in line.reason
 
 
-def test_an_arm_that_is_stopped_now_and_then_is_found(settings: GateSettings) -> None:
+def pause(restart: Restart, arm: str) -> Restart:
+    """The same with 100 requests an arm, all of it waits but 0.2 ms; ``arm`` was stopped for 3 ms in two."""
+    arms = {}
+    for name in restart.arms:
+        away = [0.2] * 98 + ([3.2] * 2 if name == arm else [0.2] * 2)
+        latencies = tuple(5.0 + ms for ms in away)
+        arms[name] = ArmRun(latencies, 1.0, 1, (0.2,) * 100, tuple(0.2 + ms for ms in away))
+    return dataclasses.replace(restart, arms=arms)
+
+
+@pytest.mark.parametrize("stopped", ["candidate", "champion"])
+def test_an_arm_that_is_stopped_now_and_then_is_found(settings: GateSettings, stopped: str) -> None:
     """On a busy machine the waits of both arms hide it, and only what is no wait tells."""
-    restart = run_restart(2.0, 2.2)
-    waits = {"candidate": 1.8, "champion": 1.6}  # in the run queue: what is left is 0.2 and 0.6 ms
-    arms = {
-        arm: dataclasses.replace(run, client_net_ms=tuple(ms - waits[arm] for ms in run.latencies_ms))
-        for arm, run in restart.arms.items()
-    }
-    assert judge_fairness([restart] * 8, settings).outcome == "PASS"
-    line = judge_fairness([dataclasses.replace(restart, arms=arms)] * 8, settings)
+    restarts = [pause(run_restart(1.0, 1.0), stopped)] * 4
+    line = judge_fairness(restarts, settings)
     assert line.outcome == "INVALID"
-    assert "champion" in line.reason
+    assert stopped in line.reason
+    assert line.difference == pytest.approx(1.0, abs=0.05)
+    assert judge_fairness([pause(run_restart(1.0, 1.0), "")] * 4, settings).outcome == "PASS"
+
+
+def test_waits_that_fill_all_of_it_prove_no_pause(settings: GateSettings) -> None:
+    """They are taken for a little more than they were, and less than nothing has no ratio."""
+    arms = {arm: ArmRun((1.0, 2.0), 1.0, 1, (0.2, 0.2), (0.1, 0.1)) for arm in ("candidate", "champion")}
+    assert judge_fairness([Restart(number=1, pairs=2, arms=arms)], settings).outcome == "PASS"
 
 
 def test_arms_that_take_turns_at_waiting_are_fair(settings: GateSettings) -> None:

@@ -77,8 +77,8 @@ serve: release ## release, then serve on http://HOST:PORT
 bench: setup ## latency, throughput, start-up and memory of the production version
 	@$(PY) -m benchmarks bench --model $(MODEL) $(PLACE) --registry $(REGISTRY)
 
-bench-load: setup ## the highest rate under the latency objective, candidate beside production, open loop
-	@$(PY) -m benchmarks load --model $(MODEL) $(PLACE) --registry $(REGISTRY) --sweep
+bench-load: setup ## the highest rate under the latency objective, in an open loop
+	@$(PY) -m benchmarks load --model $(MODEL)@production $(PLACE) --registry $(REGISTRY) --sweep
 
 bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 	@$(PY) -m benchmarks etl $(STAGE)

@@ -113,6 +113,19 @@ def test_a_process_that_is_stopped_again_and_again_is_found(tmp_path: Path, star
     assert f"the {starved} was starved" in find_line(verdict, "answers").reason
 
 
+@pytest.mark.parametrize("starved", list(ARMS))
+def test_a_process_that_is_stopped_now_and_then_is_found(tmp_path: Path, starved: str) -> None:
+    """It loses a fifteenth of the time, and its p99 becomes one that no slow tail stands out beside."""
+
+    def starve(processes: Mapping[str, psutil.Process], is_over: threading.Event) -> None:
+        pulse(processes[starved], 0.002, 0.03, is_over)
+
+    with disturbing(starve, ARMS):
+        verdict = judge(tmp_path, one_restart(looks=(2,), max_standstill_share=1.0))
+    assert verdict.outcome == "INVALID"
+    assert any(f"the {starved} was starved" in line.reason for line in verdict.lines)
+
+
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="the kernel does not weigh sessions")
 @pytest.mark.parametrize("starved", list(ARMS))
 def test_a_process_that_others_keep_from_its_processor_is_found(tmp_path: Path, starved: str) -> None:

@@ -18,16 +18,10 @@ from benchmarks.history.releases import read_releases
 from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.failures import judge_error_rate
 from benchmarks.judge.fairness import judge_fairness
-from benchmarks.judge.latency import (
-    OBSERVATIONS,
-    judge_answers,
-    judge_latencies,
-    judge_model_size,
-    judge_p50_ceiling,
-    judge_resources,
-    report_service,
-)
+from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
 from benchmarks.judge.measure import Restart
+from benchmarks.judge.question import OBSERVATIONS
+from benchmarks.judge.resources import judge_model_size, judge_resources
 from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.machine import describe_machine
 from benchmarks.match import GATE_VERSION, Match

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest, fisher_exact
 
-from benchmarks.judge.latency import OBSERVATIONS
 from benchmarks.judge.measure import Restart
+from benchmarks.judge.question import OBSERVATIONS
 from registry.verdict import Outcome, VerdictLine
 
 _SURE = 0.95

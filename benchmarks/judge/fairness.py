@@ -15,8 +15,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks.config import GateSettings, ValiditySettings
-from benchmarks.judge.latency import OBSERVATIONS
 from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
+from benchmarks.judge.question import OBSERVATIONS
 from registry.verdict import VerdictLine
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from benchmarks.config import GateSettings
-from benchmarks.judge.latency import judge_latencies, judge_resources
+from benchmarks.judge.latency import judge_latencies
 from benchmarks.judge.measure import Restart
+from benchmarks.judge.resources import judge_resources
 from benchmarks.proof.ledger import GateRow, RestartRow
 from benchmarks.proof.recorded import read_row
 from registry.manifest import GateLimits

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from benchmarks.config import DEFAULT_GATES, load_gate_settings
-from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, judge_resources
+from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling
 from benchmarks.judge.measure import ArmRun, Restart
+from benchmarks.judge.resources import judge_resources
 from registry.errors import ConfigError
 from registry.manifest import GateLimits
 from registry.verdict import VerdictLine

@@ -1,0 +1,114 @@
+"""One contrast of two versions over restarts → one line of the verdict. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, stdev
+
+from benchmarks.config import GateSettings
+from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
+from benchmarks.judge.sequential import look_levels, spent_shares
+from registry.verdict import Outcome, VerdictLine
+
+OBSERVATIONS = "restart-*.csv.gz"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One contrast and how it is judged; everything on the contrast's own scale.
+
+    ``values`` has one number a restart, ``medians`` are what is shown of each arm. ``limit`` None:
+    the line can block and never keeps a release waiting.
+    """
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    medians: dict[str, float]
+    s0: float
+    alpha: float
+    margin: float
+    limit: float | None
+    show: Callable[[float], float] = math.exp
+
+
+def medians_by_arm(restarts: Sequence[Restart], read: Callable[[ArmRun], float]) -> dict[str, float]:
+    """The median over restarts of what ``read`` says of an arm; empty without restarts."""
+    return {arm: median(read(r.arms[arm]) for r in restarts) for arm in ("champion", "candidate") if restarts}
+
+
+def judge_question(asked: Question, settings: GateSettings) -> VerdictLine:
+    """BLOCK above the margin, PASS below the limit, by bounds whose levels are spent over all looks."""
+    bounds = bound_at_look(asked.values, asked.s0, asked.alpha, settings)
+    if bounds is None:
+        return not_at_a_look(asked.name, len(asked.values))
+    is_last = bounds.count == settings.duet.looks[-1]
+    outcome, why = _decide(asked, bounds, settings, is_last=is_last)
+    return VerdictLine(
+        name=asked.name,
+        candidate=asked.medians["candidate"],
+        champion=asked.medians["champion"],
+        difference=asked.show(bounds.mean),
+        low=asked.show(bounds.low),
+        high=asked.show(bounds.high),
+        limit=asked.show(asked.margin if asked.limit is None else asked.limit),
+        unit=asked.unit,
+        outcome=outcome,
+        reason=f"{why}; {describe_bounds(bounds, settings)}",
+        evidence=OBSERVATIONS,
+    )
+
+
+def _decide(asked: Question, bounds: Bounds, settings: GateSettings, *, is_last: bool) -> tuple[Outcome, str]:
+    margin = _say_increase(asked, asked.margin)
+    if bounds.low > asked.margin:
+        return "BLOCK", f"an increase of more than {margin} is proven"
+    if asked.limit is None:
+        return "PASS", f"no increase of more than {margin} is proven"
+    spread = stdev(asked.values) if bounds.count > 1 else 0.0
+    if spread > settings.latency.max_spread * asked.s0:
+        # No yes can come of it; more restarts may still prove a no, or be quieter.
+        why = f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
+        return "INVALID" if is_last else "INCONCLUSIVE", why
+    limit = _say_increase(asked, asked.limit)
+    if bounds.high < asked.limit:
+        return "PASS", f"an increase of {limit} is excluded"
+    return "INCONCLUSIVE", f"an increase of {limit} is not excluded"
+
+
+def _say_increase(asked: Question, value: float) -> str:
+    return f"{asked.show(value) - asked.show(0.0):.1%}"
+
+
+def bound_at_look(values: Sequence[float], s0: float, alpha: float, settings: GateSettings) -> Bounds | None:
+    """Bounds at the levels of this look, or None when these restarts are no look."""
+    looks = settings.duet.looks
+    if len(values) not in looks:
+        return None
+    look, latency = looks.index(len(values)), settings.latency
+    block, accept = (spent_shares(looks, plan) for plan in (latency.spend_block, latency.spend_pass))
+    return bound_mean(
+        values,
+        s0=s0,
+        nu0=latency.nu0,
+        alpha_low=look_levels(looks, alpha, block)[look],
+        alpha_high=look_levels(looks, latency.alpha_pass, accept)[look],
+    )
+
+
+def describe_bounds(bounds: Bounds, settings: GateSettings) -> str:
+    """From how much the bounds come, in words."""
+    looks = settings.duet.looks
+    return (
+        f"{bounds.count} restarts (look {looks.index(bounds.count) + 1} of {len(looks)}), "
+        f"moderated SD {bounds.sd:.4f}"
+    )
+
+
+def not_at_a_look(name: str, count: int) -> VerdictLine:
+    """The line of a contrast that was asked for between two looks."""
+    return VerdictLine(
+        name=name, candidate=None, outcome="INVALID", reason=f"{count} complete restarts are too few to judge"
+    )

@@ -314,8 +314,8 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from benchmarks.history.show import read_past, write_page
     from benchmarks.history.table import format_history
+    from benchmarks.report.past import read_past, write_page
     from registry.names import ModelRef
     from registry.store import open_store
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from benchmarks.drive.plan import Placement
 from registry.errors import ConfigError
 from registry.ground.settings import load_settings
 
@@ -21,6 +20,7 @@ Level = Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Placement = Literal["shared", "free"]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from benchmarks.config import Placement
 from benchmarks.errors import EvidenceError
 
 COLUMNS = (
@@ -37,7 +38,6 @@ class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
-Placement = Literal["shared", "free"]
 Form = Literal["json", "csv", "float32", "oip", "oip_binary"]
 
 

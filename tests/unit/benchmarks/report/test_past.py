@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.history.show import draw_page, read_past
+from benchmarks.report.past import draw_page, read_past
 from registry.errors import VersionNotFoundError
 from registry.promotion import promote
 from registry.store import Store, open_store

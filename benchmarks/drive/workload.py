@@ -15,6 +15,7 @@ import msgspec
 from benchmarks.drive.forms import Row, carries, write_body
 from benchmarks.drive.plan import Body, Form
 from benchmarks.errors import WorkloadError
+from registry.errors import ConfigError
 from registry.ground.settings import load_settings
 from registry.manifest import Manifest
 from registry.signature import Column
@@ -47,8 +48,16 @@ def load_workload(name: str) -> Workload:
     Raises:
         ConfigError: there is none, or a key in it is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else WORKLOADS / f"{name}.toml"
-    return load_settings(path, Workload)
+    if name.endswith(".toml"):
+        return load_settings(Path(name), Workload)
+    known = sorted(path.stem for path in WORKLOADS.glob("*.toml"))
+    if name not in known:
+        raise ConfigError(
+            f"no workload {name[:80]!r}",
+            where="duet.workload",
+            hint=f"There are {', '.join(known)}; a path to another one ends in .toml.",
+        )
+    return load_settings(WORKLOADS / f"{name}.toml", Workload)
 
 
 def golden_bodies(manifest: Manifest, arm: str) -> tuple[Body, ...]:

@@ -22,6 +22,7 @@ from benchmarks.proof.identical import run_identical
 from benchmarks.proof.ledger import locked
 from benchmarks.proof.rejudge import judge_restarts
 from benchmarks.proof.selftest import SelfTest, record_gate
+from registry.errors import ConfigError
 from registry.ground.files import fresh_folder
 from registry.ground.logs import log_event
 
@@ -44,11 +45,12 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
         the calibration and where it is.
 
     Raises:
-        BenchmarkError: too few restarts were asked for, one of them cannot be believed, or the service
-            does not tell its times; nothing is stored then.
+        ConfigError: too few restarts were asked for.
+        BenchmarkError: one of them cannot be believed, or the service does not tell its times; nothing
+            is stored then.
     """
     if count < FEWEST_RESTARTS:
-        raise BenchmarkError(f"{count} are too few, expected {FEWEST_RESTARTS} or more", where="--restarts")
+        raise ConfigError(f"{count} are too few, expected {FEWEST_RESTARTS} or more", where="--restarts")
     began, load = time.monotonic(), os.getloadavg()[0]
     settings = test.settings.duet
     with (

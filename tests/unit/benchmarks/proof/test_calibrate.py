@@ -23,6 +23,7 @@ from benchmarks.proof.calibrate import (
     summarize,
 )
 from benchmarks.proof.selftest import SelfTest
+from registry.errors import ConfigError
 from registry.manifest import GateLimits
 from registry.store import open_store
 from tests.support.evaluations import publish_judged
@@ -94,7 +95,7 @@ def test_a_service_that_does_not_tell_its_times_cannot_be_calibrated(test: SelfT
 
 def test_too_few_restarts_are_refused_before_anything_is_started(test: SelfTest) -> None:
     """An SD of three restarts is a guess that the gate would be as sure of as of any other."""
-    with pytest.raises(BenchmarkError, match="too few"):
+    with pytest.raises(ConfigError, match="too few"):
         calibrate(test, FEWEST_RESTARTS - 1)
     assert not find_calibration(test.calibrations, machine_class()).exists()
 

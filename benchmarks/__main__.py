@@ -263,16 +263,17 @@ def _rivals(options: argparse.Namespace) -> int:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from benchmarks.proof.arms import parse_arms
+    from benchmarks.proof.arms import NIGHTLY, parse_arms
     from benchmarks.proof.rates import find_alarm, format_rates, measure_rates
-    from benchmarks.proof.selftest import list_rejudged, run_selftest
+    from benchmarks.proof.selftest import list_nightly, list_rejudged, run_selftest
 
     if options.draws is not None:
         return _draw(options)
     test = _open_selftest(options)
     if not (options.report or options.rejudge):
         run_selftest(test, parse_arms(options.arms, options.count))
-    rows = list_rejudged(test) if options.rejudge else test.read_done()
+    done = [row for row in test.read_done() if row.arm != NIGHTLY]
+    rows = list_rejudged(test) if options.rejudge else [*done, *list_nightly(test)]
     rates, alarm = measure_rates(rows), find_alarm(rows)
     sys.stderr.write(f"{format_rates(rates)}\n{alarm}\n")
     print_result({"rates": rates, "alarm": alarm or None})

@@ -47,19 +47,19 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def apply_calibration(settings: GateSettings, known: Calibration | None) -> GateSettings:
     """The settings with the measured spreads of the latencies in the place of the committed ones.
 
-    Memory and start-up keep theirs, which are wide on purpose: they are to find a leak, not a page.
+    None becomes less than 1 / ``max_spread`` of the committed one: a machine that was calibrated in a
+    quiet hour may have a loud one, and what identical processes differ by there must not be taken for
+    something that cannot be. Memory and start-up keep theirs, which are wide on purpose: they are to
+    find a leak, not a page.
     """
     if known is None:
         return settings
     latency = settings.latency
-    s0 = msgspec.structs.replace(
-        latency.s0,
-        net_p50=known.net_p50,
-        net_p99=known.net_p99,
-        net_tail=known.net_tail,
-        client_p50=known.client_p50,
-        client_p99=known.client_p99,
-    )
+    measured = ("net_p50", "net_p99", "net_tail", "client_p50", "client_p99")
+    spreads = {
+        name: max(getattr(known, name), getattr(latency.s0, name) / latency.max_spread) for name in measured
+    }
+    s0 = msgspec.structs.replace(latency.s0, **spreads)
     return msgspec.structs.replace(
         settings, latency=msgspec.structs.replace(latency, s0=s0, nu0=min(known.nu0, latency.nu0))
     )

@@ -27,7 +27,7 @@ from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.measure import Restart
 from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION
-from benchmarks.proof.arms import Arm, choose_arm, parse_arm
+from benchmarks.proof.arms import NIGHTLY, Arm, choose_arm, parse_arm
 from benchmarks.proof.identical import run_identical
 from benchmarks.proof.ledger import GateRow, RestartRow, append_rows, find_restarts, locked, read_rows
 from benchmarks.proof.recorded import read_restarts, write_row
@@ -100,6 +100,17 @@ class SelfTest:
         key = (machine_class(), GATE_VERSION, self.digest_config())
         rows = read_rows(self.path, GateRow)
         return [row for row in rows if (row.machine_class, row.gate_version, row.config_digest) == key]
+
+
+def list_nightly(test: SelfTest) -> list[GateRow]:
+    """The gates of identical versions that calibrations were, of this class of machine and gate version.
+
+    Whatever was calibrated before each: every calibration changes the spreads, and with them what two
+    gates must share to be counted together, but the machine that they watch is the same.
+    """
+    rows = read_rows(test.path, GateRow)
+    key = (machine_class(), GATE_VERSION, NIGHTLY)
+    return [row for row in rows if (row.machine_class, row.gate_version, row.arm) == key]
 
 
 def list_rejudged(test: SelfTest) -> list[GateRow]:

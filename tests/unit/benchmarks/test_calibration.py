@@ -7,7 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.calibration import Calibration, find_calibration, load_calibration, store_calibration
+from benchmarks.calibration import (
+    Calibration,
+    apply_calibration,
+    find_calibration,
+    load_calibration,
+    store_calibration,
+)
+from benchmarks.config import load_gate_settings
 from registry.errors import ConfigError
 
 KNOWN = Calibration(
@@ -57,6 +64,18 @@ def test_a_damaged_calibration_is_an_error_and_not_a_default(tmp_path: Path, dam
     path.write_text(path.read_text("utf-8").replace("net_p50 = 0.0059", damage), "utf-8")
     with pytest.raises(ConfigError):
         load_calibration(tmp_path, KNOWN.machine_class)
+
+
+def test_a_calibration_of_a_quiet_hour_leaves_room_for_a_loud_one() -> None:
+    """Restarts that differ as identical processes do under load would else be INVALID for ever."""
+    settings = load_gate_settings()
+    committed, most = settings.latency.s0, settings.latency.max_spread
+    quiet = msgspec.structs.replace(KNOWN, client_p50=1e-4)
+    used = apply_calibration(settings, quiet).latency
+    assert used.s0.client_p50 == pytest.approx(committed.client_p50 / most)
+    assert used.s0.net_p50 == KNOWN.net_p50
+    assert (used.s0.memory, used.nu0) == (committed.memory, KNOWN.nu0)
+    assert apply_calibration(settings, None) == settings
 
 
 def test_every_field_is_in_the_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from benchmarks.match import GATE_VERSION
 from benchmarks.proof.ledger import GateRow, append_rows, find_restarts
 from benchmarks.proof.rates import find_alarm
 from benchmarks.proof.recorded import write_row
-from benchmarks.proof.selftest import SelfTest, list_rejudged, measure_base_ms, record_gate
+from benchmarks.proof.selftest import SelfTest, list_nightly, list_rejudged, measure_base_ms, record_gate
 from registry.errors import ConfigError
 from registry.manifest import GateLimits
 from registry.store import open_store
@@ -45,6 +45,18 @@ def test_only_gates_of_this_machine_rule_and_load_count(test: SelfTest) -> None:
     rows = [build_own(test), *(build_own(test, **{name: "other"}) for name in others)]
     append_rows(test.path, rows)
     assert test.read_done() == rows[:1]
+
+
+def test_nightly_gates_count_over_all_calibrations(test: SelfTest) -> None:
+    """Each calibration changes what gates are counted by; a machine that drifts is seen over weeks."""
+    nights = [build_own(test, arm="aa_nightly", config_digest=digest) for digest in ("monday", "tuesday")]
+    others = [
+        build_own(test, arm="aa_nightly", machine_class="other"),
+        build_own(test, arm="aa_nightly", gate_version="0"),
+        build_own(test, arm="aa"),
+    ]
+    append_rows(test.path, [*nights, *others])
+    assert list_nightly(test) == nights
 
 
 def test_another_rule_load_or_model_begins_a_new_count(test: SelfTest) -> None:

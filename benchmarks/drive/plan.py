@@ -6,8 +6,6 @@ is loaded in. No import of Locust here.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from pathlib import Path
 from typing import Literal
@@ -15,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from benchmarks.config import Placement
-from benchmarks.errors import EvidenceError
+from benchmarks.drive.raw import quote, read_rows, write_rows
 
 COLUMNS = (
     "pair",
@@ -146,19 +144,13 @@ class Observation(_Word, frozen=True, kw_only=True):
 
 def write_observations(path: Path, observations: list[Observation]) -> None:
     """Write compressed CSV; floats in full, equal observations give equal bytes."""
-    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed:
-        rows = [",".join(COLUMNS)]
-        rows += [
-            f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},"
-            f"{o.handler_ms!r},{o.cpu_ms!r},{o.wait_ms!r},"
-            f"{o.wake_ms!r},{o.queue_ms!r},{_quote(o.problem)}"
-            for o in observations
-        ]
-        packed.write(("\n".join(rows) + "\n").encode())
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace('"', "'").replace("\n", " ") + '"' if text else ""
+    rows = (
+        f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},"
+        f"{o.handler_ms!r},{o.cpu_ms!r},{o.wait_ms!r},"
+        f"{o.wake_ms!r},{o.queue_ms!r},{quote(o.problem)}"
+        for o in observations
+    )
+    write_rows(path, COLUMNS, rows)
 
 
 def read_observations(path: Path) -> list[Observation]:
@@ -167,8 +159,4 @@ def read_observations(path: Path) -> list[Observation]:
     Raises:
         EvidenceError: the file is missing, damaged or cut short.
     """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return [msgspec.convert(row, Observation, strict=False) for row in csv.DictReader(file)]
-    except (OSError, EOFError, msgspec.ValidationError) as error:
-        raise EvidenceError(f"raw observations cannot be read: {error}", where=str(path)) from error
+    return read_rows(path, Observation)

@@ -7,34 +7,28 @@ library on import. Latencies are the unrounded floats of Locust's ``request`` ev
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import random
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from locust import FastHttpUser, task
 from locust.env import Environment
 from locust.exception import StopUser
 
 from benchmarks.drive.answers import check_reply
+from benchmarks.drive.loop import run_users, serve_plans
 from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, write_observations
 
 # A service that fails every request would fail thousands in a window; these many tell the story.
 _MAX_FAILURES = 50
-
-
 # Server Timing (W3C): what the service tells of its own time, in milliseconds.
 _TIMES = re.compile(r"\b(handler|cpu|wait|wake);dur=([0-9.]+)")
-
-
 # Both services stay on one processor for so many cycles, some 20 ms: shorter than what neighbours do.
 _STAY_CYCLES = 25
 
@@ -211,17 +205,7 @@ def run_plan(plan: Plan) -> Outcome:
     environment: Any = Environment(user_classes=[user], catch_exceptions=False)
     environment.events.request.add_listener(recorder.on_request)
     runner = environment.create_local_runner()
-    # No collection within the window: it would hit one arm's request or the other's.
-    gc.collect()
-    gc.disable()
-    wall, steady, cpu = time.time(), time.monotonic(), time.process_time()
-    runner.start(plan.users, spawn_rate=max(plan.users, 1))
-    runner.spawning_greenlet.join()
-    runner.user_greenlets.join()
-    jump = abs((time.time() - wall) - (time.monotonic() - steady))
-    share = (time.process_time() - cpu) / max(time.monotonic() - steady, 1e-9)
-    gc.enable()
-    runner.quit()
+    jump, share = run_users(runner, plan.users)
     write_observations(Path(plan.observations), recorder.observations)
     return Outcome(
         cycles=recorder.cycles,
@@ -235,13 +219,5 @@ def run_plan(plan: Plan) -> Outcome:
     )
 
 
-def main() -> None:
-    """Run every plan that comes until there is no more."""
-    for line in sys.stdin.buffer:
-        outcome = run_plan(msgspec.json.decode(line, type=Plan))
-        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
-        sys.stdout.buffer.flush()
-
-
 if __name__ == "__main__":
-    main()
+    serve_plans(Plan, run_plan)

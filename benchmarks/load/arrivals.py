@@ -10,22 +10,20 @@ Imported by nobody: Locust patches the standard library on import.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent.pool
-import msgspec
 from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
 from benchmarks.drive.answers import check_reply
+from benchmarks.drive.loop import run_users, serve_plans
 from benchmarks.drive.plan import Body
 from benchmarks.load.alarm import Alarm
 from benchmarks.load.connections import Connections, Reply, write_request
@@ -54,6 +52,10 @@ class Window:
         self.wrong = 0
         self.late = 0
         self.is_cut = False
+        self.open()
+
+    def open(self) -> None:
+        """Let the window's time begin now."""
         self.began = self.ended = time.perf_counter()
 
     @property
@@ -200,29 +202,8 @@ def _run_users(window: Window) -> tuple[float, float]:
     environment.events.request.add_listener(window.on_request)
     runner = environment.create_local_runner()
     users = 1 if is_open else window.plan.users
-    # No collection within the window: it would look like a stall.
-    gc.collect()
-    gc.disable()
-    window.began = window.ended = time.perf_counter()
-    wall, steady, cpu = time.time(), time.monotonic(), time.process_time()
-    runner.start(users, spawn_rate=users)
-    runner.spawning_greenlet.join()
-    runner.user_greenlets.join()
-    elapsed = max(time.monotonic() - steady, 1e-9)
-    jump = abs((time.time() - wall) - elapsed)
-    share = (time.process_time() - cpu) / elapsed
-    gc.enable()
-    runner.quit()
-    return jump, share
-
-
-def main() -> None:
-    """Run every window that comes until there is no more."""
-    for line in sys.stdin.buffer:
-        outcome = run_window(msgspec.json.decode(line, type=WindowPlan))
-        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
-        sys.stdout.buffer.flush()
+    return run_users(runner, users, window.open)
 
 
 if __name__ == "__main__":
-    main()
+    serve_plans(WindowPlan, run_window)

@@ -5,15 +5,13 @@ No import of Locust or gevent here.
 
 from __future__ import annotations
 
-import csv
-import gzip
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from benchmarks.drive.plan import Body, Target
-from benchmarks.errors import EvidenceError
+from benchmarks.drive.raw import quote, read_rows, write_rows
 
 # How a request ended: answered rightly; refused for want of time or room (503, 504, silence), which is
 # what overload looks like; or anything else, which says that something is broken.
@@ -85,17 +83,11 @@ class Arrival(_Word, frozen=True, kw_only=True):
 
 def write_arrivals(path: Path, arrivals: list[Arrival]) -> None:
     """Write compressed CSV, in the order of the timetable; equal observations give equal bytes."""
-    rows = [",".join(COLUMNS)]
-    rows += [
-        f"{a.number},{a.body},{a.due_s!r},{a.lag_ms!r},{a.latency_ms!r},{a.ending},{_quote(a.problem)}"
+    rows = (
+        f"{a.number},{a.body},{a.due_s!r},{a.lag_ms!r},{a.latency_ms!r},{a.ending},{quote(a.problem)}"
         for a in sorted(arrivals, key=lambda arrival: arrival.number)
-    ]
-    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed:
-        packed.write(("\n".join(rows) + "\n").encode())
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace('"', "'").replace("\n", " ") + '"' if text else ""
+    )
+    write_rows(path, COLUMNS, rows)
 
 
 def read_arrivals(path: Path) -> list[Arrival]:
@@ -104,8 +96,4 @@ def read_arrivals(path: Path) -> list[Arrival]:
     Raises:
         EvidenceError: the file is missing, damaged or cut short.
     """
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return [msgspec.convert(row, Arrival, strict=False) for row in csv.DictReader(file)]
-    except (OSError, EOFError, msgspec.ValidationError) as error:
-        raise EvidenceError(f"raw observations cannot be read: {error}", where=str(path)) from error
+    return read_rows(path, Arrival)

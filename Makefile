@@ -99,9 +99,9 @@ soak: setup ## the long proofs in full: releases and restarts under load, a mill
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak
 
 lock: setup ## write the lock files again from pyproject.toml
-	$(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
-	for role in serve train bench; do $(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
-	for rival in fastapi mlserver; do $(PY) -m uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/rivals/$$rival.in -o requirements/rivals/$$rival.txt; done
+	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	for role in serve train bench; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
+	for rival in fastapi mlserver; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/rivals/$$rival.in -o requirements/rivals/$$rival.txt; done
 
 images: ## build the train and serve images with the container engine at hand
 	$(ENGINE) build -f Dockerfile.train -t timberline-train .

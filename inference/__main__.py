@@ -21,6 +21,7 @@ _FLAGS = {
     "workers": "processes that answer; from 2 on a supervisor restarts those that end (default 1)",
     "threads": "large requests worked on at a time, 0 for its share of the CPU quota (default 0)",
     "max-body-bytes": "longest body that is read (default 16 MiB)",
+    "max-receiving-bytes": "bytes of bodies that all connections hold at a time (default 64 MiB)",
     "max-rows": "most rows in a request (default 10,000)",
     "inline-max-rows": "most rows that are answered on the event loop (default 64)",
     "inline-max-body-bytes": "longest body that is read on the event loop (default 64 KiB)",

@@ -25,6 +25,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``threads``: how many large requests are worked on at the same time, beside the event loop;
       0 is a worker's share of the container's CPU quota. One Run always uses one thread.
     - ``max_body_bytes``: also the bound of what a compressed body may grow to.
+    - ``max_receiving_bytes``: bytes of bodies, inflated or not, that all connections of a worker hold
+      together, from the first byte until the answer; never less than ``max_body_bytes``.
     - ``inline_max_rows``, ``inline_max_body_bytes``: up to here a request is answered on the event
       loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take
       0.07 to 0.5 ms, which is what a request behind it may have to wait.
@@ -57,6 +59,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024 * 1024
+    max_receiving_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
     max_rows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     inline_max_rows: Annotated[int, msgspec.Meta(ge=0)] = 64
     inline_max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024

@@ -4,6 +4,7 @@
     ├─ SignatureMismatchError · GoldenMismatchError      a version that must not be served
     ├─ NotReadyError                                     the service cannot answer now
     │  └─ OverloadedError                                it has as much to do as it may
+    │     └─ ReceivingError                              it holds as many bytes of requests as it may
     ├─ DeadlineError                                     it could not answer in time
     └─ RequestError                                      the client can do something about it
        ├─ MalformedBodyError · RowError                  what was sent is not rows of this model
@@ -51,6 +52,12 @@ class OverloadedError(NotReadyError):
     """As many requests as may be are in work."""
 
     code = "overloaded"
+
+
+class ReceivingError(OverloadedError):
+    """The bodies being received and worked on, of all connections, are as large as they may be."""
+
+    code = "receiving"
 
 
 class DeadlineError(ServingError):

@@ -35,6 +35,7 @@ _SECONDS_SUM = len(SECONDS) + 1
 # a path that is not there, a client that went away.
 _REASONS = {
     "overloaded": "overload",
+    "receiving": "receiving",
     "deadline": "deadline",
     "body_too_large": "too_large",
     "batch_too_large": "too_large",

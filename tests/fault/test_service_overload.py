@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import select
 import selectors
 import socket
 import threading
@@ -144,6 +145,39 @@ def test_a_client_that_sends_on_after_its_answer_is_cut(registry: Path) -> None:
         with pytest.raises(ConnectionError):
             send_for_ever(endless)
         assert service.predict({"rings": 40})[0] == 200
+
+
+def test_bytes_of_unfinished_bodies_are_bounded_over_all_connections(registry: Path) -> None:
+    """Sixty clients that never finish a body of 16 MiB held a gigabyte; each was within its own bound."""
+    flags = ("--max-body-bytes", "2000000", "--max-receiving-bytes", "5000000")
+    body = b" " * 1_500_000
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % 2_000_000
+    with running_service(registry, "tiny", *flags) as service, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(service)) for _ in range(4)]
+        for connection in slow:
+            with contextlib.suppress(ConnectionError):  # one of them is refused in the middle
+                connection.sendall(head + body)
+        answered, _, _ = select.select(slow, [], [], DEADLINE_S)
+        assert len(answered) == 1
+        answer = read_all(answered[0])
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in answer
+        assert b"connection: close" in answer
+        assert "5,000,000 bytes" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert service.predict({"rings": 40})[0] == 200  # what is small is no burden
+        page = service.request("GET", "/metrics")[2]
+        assert b'rejected_requests_total{reason="receiving"} 1.0' in page
+        for connection in slow:
+            connection.close()
+
+        def is_given_back() -> bool:
+            """Whether a body of the same size fits again."""
+            sent = {"Content-Type": "application/json"}
+            with contextlib.suppress(ConnectionError):  # while it does not, it is refused in the middle
+                return service.request("POST", "/predict", BODY + body, sent)[0] == 200
+            return False
+
+        service.wait_for(is_given_back)
 
 
 @pytest.mark.parametrize("first", [b"", SMALL], ids=["never asked", "asked once"])

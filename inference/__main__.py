@@ -26,6 +26,7 @@ _FLAGS = {
     "inline-max-rows": "most rows that are answered on the event loop (default 64)",
     "inline-max-body-bytes": "longest body that is read on the event loop (default 64 KiB)",
     "max-requests-in-work": "requests in work at a time, beyond which they are refused (default 256)",
+    "max-connections": "connections of a worker; one more replaces an idle one or is refused (default 1024)",
     "deadline-s": "seconds that a request may take (default 10)",
     "receive-timeout-s": "seconds that a client may take to send a request (default 30)",
     "watch-s": "seconds between looks at the registry's aliases, 0 for never (default 1)",

@@ -40,7 +40,9 @@ STATUSES: Mapping[type[LifecycleError], int] = {
     errors.SlowClientError: 408,
     errors.BodyTooLargeError: 413,
     errors.BatchTooLargeError: 413,
+    errors.TargetTooLongError: 414,
     errors.UnsupportedMediaError: 415,
+    errors.HeadTooLargeError: 431,
     errors.ClientGoneError: 499,  # nginx's number for it; only ever seen in the metrics
     errors.RequestError: 400,
     errors.NotReadyError: 503,

@@ -31,6 +31,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take
       0.07 to 0.5 ms, which is what a request behind it may have to wait.
     - ``max_requests_in_work``: of one worker; beyond it requests are turned away at once.
+    - ``max_connections``: of one worker; one more takes the place of an idle one, or is refused.
     - ``deadline_s``: a request that is not answered by then is given up.
     - ``receive_timeout_s``: how long a client may take to send one request, head and body.
     - ``watch_s``: how often the registry is asked where an alias points; 0 is never.
@@ -64,6 +65,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     inline_max_rows: Annotated[int, msgspec.Meta(ge=0)] = 64
     inline_max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024
     max_requests_in_work: Annotated[int, msgspec.Meta(ge=1)] = 256
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1024
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     receive_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     watch_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0

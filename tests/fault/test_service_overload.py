@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import open_store
+from tests.support.freezing import frozen
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
 
@@ -59,11 +60,17 @@ def send_for_ever(connection: socket.socket) -> None:
 def test_what_is_beyond_the_bound_is_turned_away_at_once(registry: Path) -> None:
     """A queue that grows makes everybody wait; a client that is turned away can ask another service."""
     with running_service(registry, "tiny", "--max-requests-in-work", "3") as service:
-        with connected(service) as connection:
-            last = SMALL.replace(b"Host: x", b"Host: x\r\nConnection: close")
-            connection.sendall(SMALL * 9 + last)  # read in one turn of the loop
-            answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
-        assert [answer[:3] for answer in answers] == [b"200"] * 3 + [b"503"] * 7
+        last = SMALL.replace(b"Host: x", b"Host: x\r\nConnection: close")
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connected(service)) for _ in range(10)]
+            for client in clients:  # by the time of an answer it has been accepted
+                client.sendall(SMALL)
+                assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            with frozen(service.process.pid):  # so that all are read in one turn of the loop
+                for client in clients:
+                    client.sendall(last)
+            answers = sorted(map(read_all, clients))
+        assert [answer[9:12] for answer in answers] == [b"200"] * 3 + [b"503"] * 7
         assert b"retry-after: 1" in answers[-1]
         assert "3 requests are in work" in json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]
         assert service.predict({"rings": 40})[0] == 200

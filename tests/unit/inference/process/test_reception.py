@@ -57,10 +57,9 @@ def test_chunks_may_be_as_small_as_they_can_be() -> None:
     for _ in range(200_000):
         reception.add_body(b"x")
         reception.count_framing(6, 1)
+    reception.count_framing(LONGEST_HEAD, 0)  # as much once is no attack
     with pytest.raises(HeadTooLargeError):
-        for _ in range(200):
-            reception.add_body(b"x")
-            reception.count_framing(1 << 14, 1)
+        reception.count_framing(1_000_000, 1)
 
 
 def test_a_second_framing_is_refused() -> None:

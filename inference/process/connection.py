@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether to stay open: a client may end its side first and still wait for its answers."""
         self._is_at_eof = True
-        return not self._is_refused and (self._has_rest or (self.is_busy and not self.is_receiving))
+        return not self._is_refused and (bool(self._held) or (self.is_busy and not self.is_receiving))
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest; False if none is."""
@@ -152,7 +152,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer a request that is known and whole; everything else goes to the parser."""
-        if not self._held and not self._reception.has_begun:
+        held = self._held
+        if not held and not self._reception.has_begun:
             end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
             known = self.known.find(data[:end])
             if known and known.length == len(data) - end and not self.is_busy and not self._is_over:
@@ -161,31 +162,34 @@ class Connection(HttpToolsProtocol):
                 return
         if self._is_over:
             return
-        is_waiting = self._has_rest
-        self._held, self._at = self._held[self._at :] + data, 0
         self._reception.begun_at = -1
-        if is_waiting:
+        if held:
+            self._held, self._at = held[self._at :] + data, 0
             self.flow.pause_reading()
             self._settle()
         else:
+            self._held = data
             self._advance()
 
     def go_on(self) -> None:
         """Take the next turn, with what has come behind an answered request."""
         self._is_scheduled = False
-        self._advance()
+        if self._held:
+            self._advance()
 
     def _advance(self) -> None:
         """Feed the parser what is held, up to the end of one request or of this turn."""
         until = self._at + _TURN_BYTES
-        while self._has_rest and not self._is_over:
-            if not self.is_receiving and (self.is_busy or self.flow.write_paused):
+        while True:
+            reception = self._reception
+            if not reception.has_begun and (self.is_busy or self.flow.write_paused):
                 self.flow.pause_reading()  # the end of the answer goes on with it
                 break
-            reception = self._reception
             self._feed(reception)
             if self._ready is not None:
                 self._answer_ready(*self._ready)
+            if self._at >= len(self._held) or self._is_over:
+                break
             if self._reception is not reception or (reception.is_chunked and self._at >= until):
                 self._schedule()
                 break
@@ -193,36 +197,42 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, reception: Reception) -> None:
         """Feed the parser one head, the rest of one body or a bite of chunks, or refuse it."""
-        held, at, received = self._held, self._at, reception.body_bytes
+        held, at = self._held, self._at
         try:
             end = self._at = reception.find_end(held, at)
             self._fed_from = at
-            self._is_biting = is_chunked = reception.has_head and reception.is_chunked
-            self._parse(held if at == 0 and end == len(held) else memoryview(held)[at:end])
-            self._reception.count_fed(held, at, end)
-            if is_chunked and self._reception is reception:
+            self._is_biting = reception.is_bite
+            received = reception.body_bytes
+            part = held if at == 0 and end == len(held) else memoryview(held)[at:end]
+            try:
+                self.parser.feed_data(part)
+            except httptools.HttpParserUpgrade as stop:
+                self._feed_without_upgrade(part[stop.args[0] :])
+            if not self._reception.has_head:
+                self._reception.remember_end(held, at, end)
+            if self._is_biting and self._reception is reception:
                 reception.count_framing(end - at, reception.body_bytes - received)
         except httptools.HttpParserCallbackError as error:
             self._refuse(_find_cause(error))
         except (httptools.HttpParserError, LifecycleError) as error:
             self._refuse(error)
 
-    def _parse(self, part: bytes | memoryview) -> None:
-        """Give ``part`` to the parser; it stops behind a head that asks for another protocol."""
+    def _feed_without_upgrade(self, rest: bytes | memoryview) -> None:
+        """Give a new parser the last head again without the wish for another protocol, then ``rest``."""
         while True:
+            self._repeat_without_upgrade()
             try:
-                self.parser.feed_data(part)
+                if rest:
+                    self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as stop:
-                part = part[stop.args[0] :]
-                self._repeat_without_upgrade()
-                if part:
-                    continue
-            return
+                rest = rest[stop.args[0] :]
+            else:
+                return
 
     def _repeat_without_upgrade(self) -> None:
-        """Give a new parser the last head again, without the wish for another protocol."""
         version = self.parser.get_http_version().encode()
         head = write_head(self.parser.get_method(), self.url, version, self._reception.headers)
+        self._reception = self._reception.repeat()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(head)
@@ -240,12 +250,7 @@ class Connection(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """Whether the connection can be closed without losing anything that its client has sent."""
-        return not (self.is_receiving or self.is_busy or self._has_rest or self._is_over)
-
-    @property
-    def _has_rest(self) -> bool:
-        """Whether something has come that the parser has not had."""
-        return self._at < len(self._held)
+        return not (self.is_receiving or self.is_busy or self._held or self._is_over)
 
     @property
     def _is_over(self) -> bool:
@@ -254,24 +259,31 @@ class Connection(HttpToolsProtocol):
 
     def _schedule(self) -> None:
         """Give what is held its next turn, after all other connections had theirs."""
-        if self._has_rest and not self._is_scheduled and not self._is_over:
+        if self._held and not self._is_scheduled and not self._is_over:
             self._is_scheduled = True
             self.flow.pause_reading()
             self.loop.call_soon(self.go_on)
 
     def _tidy(self) -> None:
         """Let go of what the parser has had, and read on if nothing waits."""
-        if self._is_over:
-            self._held, self._at, self._kept = b"", 0, 0
-            self.flow.resume_reading()
-        elif not self._has_rest:
+        if self._at >= len(self._held) or self._is_over:
             self._held, self._at = b"", 0
-            is_full = self._reception.has_cycle and len(self.cycle.body) > HIGH_WATER_LIMIT
-            if self._is_at_eof and not self.is_busy:
-                self.transport.close()
-            elif not (is_full or self._waiting is not None or self.flow.write_paused):
+            if self.flow.read_paused or self._is_at_eof:
+                self._read_on()
+        if self._held or self._kept or self._counted:
+            self._settle()
+
+    def _read_on(self) -> None:
+        """Read on, as everything that has come is with the parser; after its client's end, close."""
+        if self._is_over:
+            self._kept = 0
+            self.flow.resume_reading()  # and drop it
+        elif self._is_at_eof and not self.is_busy:
+            self.transport.close()
+        elif self._waiting is None and not self.flow.write_paused:
+            has_enough = self._reception.has_cycle and len(self.cycle.body) > HIGH_WATER_LIMIT
+            if not has_enough:
                 self.flow.resume_reading()
-        self._settle()
 
     def _settle(self) -> None:
         """Have the budget know what this connection holds; what the endpoints hold they count themselves."""
@@ -323,10 +335,16 @@ class Connection(HttpToolsProtocol):
         reception.add_body(body)
         if reception.endpoint is not None:
             self._kept += len(body)
-        elif not self.cycle.response_complete:
-            if reception.expects:  # its body comes, so that where the next request begins is known
-                self.cycle.keep_alive = reception.keep_alive and not self.is_stopping
-            super().on_body(body)
+            return
+        cycle = self.cycle
+        if cycle.response_complete:
+            return  # it was refused, and the rest of it is dropped
+        if reception.expects:  # its body comes, so that where the next request begins is known
+            cycle.keep_alive = reception.keep_alive and not self.is_stopping
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         reception = self._reception
@@ -334,7 +352,8 @@ class Connection(HttpToolsProtocol):
             return
         self._reception = Reception()
         if reception.endpoint is None:
-            super().on_message_complete()
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
             return
         path, _, query = self.url.partition(b"?")
         head = Head(
@@ -407,16 +426,20 @@ class Connection(HttpToolsProtocol):
         self._end_answer()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # the sweep closes idle connections
         self.since = self.loop.time()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         self._end_answer()
 
     def _end_answer(self) -> None:
         """An answer is out: go on with what its client has sent behind the request."""
         if self._refusal is not None and not self.is_busy:
             self._write_refusal(self._refusal)
-        self._schedule()
+        if self._held:
+            self._schedule()
         self._tidy()
 
     def _refuse(self, error: Exception) -> None:

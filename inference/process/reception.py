@@ -31,59 +31,39 @@ class Reception:
 
     - ``headers``: of the head, names in lower case;
     - ``endpoint``: if it takes the short way; ``has_cycle``: if it takes uvicorn's;
+    - ``is_bite``: the parser is fed what may be more than this request;
     - ``begun_at``: where in the bytes received last it began, -1 if it began before them;
     - ``parts``, ``body_bytes``: of its body, on the short way and in all;
     - ``wants_upgrade``, ``expects``: it asks for another protocol, or waits for ``100 Continue``;
     - ``keep_alive``: whether its connection may be used again, once its body comes.
     """
 
-    __slots__ = (
-        "_framing_bytes",
-        "_has_line",
-        "_head_bytes",
-        "_host_count",
-        "_remaining",
-        "_stalled_bytes",
-        "_tail",
-        "begun_at",
-        "body_bytes",
-        "endpoint",
-        "expects",
-        "has_begun",
-        "has_cycle",
-        "has_head",
-        "headers",
-        "is_chunked",
-        "is_usual",
-        "keep_alive",
-        "length",
-        "parts",
-        "wants_upgrade",
-    )
+    # Defaults of every one: most requests change few of them.
+    endpoint: Endpoint | None = None
+    has_begun = has_head = has_cycle = False
+    is_chunked = is_bite = wants_upgrade = expects = False
+    is_usual = keep_alive = True
+    length = begun_at = -1
+    body_bytes = 0
+    _remaining = _host_count = 0
+    _head_bytes = _framing_bytes = _stalled_bytes = 0
+    _has_line = False
+    _tail = b""
 
     def __init__(self) -> None:
         self.headers: list[Header] = []
         self.parts: list[bytes] = []
-        self.endpoint: Endpoint | None = None
-        self.has_begun = self.has_head = self.has_cycle = False
-        self.is_chunked = self.wants_upgrade = self.expects = False
-        self.is_usual = self.keep_alive = True
-        self.length = self.begun_at = -1
-        self.body_bytes = 0
-        self._remaining = self._host_count = 0
-        self._head_bytes = self._framing_bytes = self._stalled_bytes = 0
-        self._has_line = False
-        self._tail = b""
 
     def begin(self, at: int) -> None:
         """The first byte is among those that begin at ``at`` of what was received last."""
         self.has_begun = True
         self.begun_at = at
-        self.headers = []
-        self._host_count = 0
-        self.length = -1
-        self.is_usual = True
-        self.is_chunked = self.expects = self.wants_upgrade = False
+
+    def repeat(self) -> Reception:
+        """A new one for the same request, whose head is read again."""
+        repeated = Reception()
+        repeated._head_bytes, repeated.begun_at = self._head_bytes, self.begun_at
+        return repeated
 
     def find_end(self, held: bytes, at: int) -> int:
         """Up to where of ``held`` the parser is fed next: a head's end, a body's, or a bite of chunks.
@@ -92,8 +72,12 @@ class Reception:
             HeadTooLargeError, TargetTooLongError: the head would have too many bytes.
         """
         if self.has_head:
+            self.is_bite = self.is_chunked
             return min(len(held), at + (_BITE_BYTES if self.is_chunked else self._remaining))
         end = self._find_end_of_head(held, at)
+        if end < len(held) <= at + _BITE_BYTES and held.find(b"chunked", at, end) >= 0:
+            self.is_bite = True  # head and body in one
+            return len(held)
         room = LONGEST_HEAD - self._head_bytes
         self._head_bytes += end - at
         self._has_line = self._has_line or held.find(b"\n", at, at + room) >= 0
@@ -116,10 +100,9 @@ class Reception:
         found = held.find(_END_OF_HEAD, at)
         return len(held) if found < 0 else found + len(_END_OF_HEAD)
 
-    def count_fed(self, held: bytes, at: int, end: int) -> None:
-        """Keep in mind what may be the begin of a head's end, as the parser has had up to ``end``."""
-        if not self.has_head:
-            self._tail = (self._tail + held[max(at, end - 3) : end])[-3:]
+    def remember_end(self, held: bytes, at: int, end: int) -> None:
+        """Keep in mind what may be the begin of a head's end, of what the parser has had last."""
+        self._tail = (self._tail + held[max(at, end - 3) : end])[-3:]
 
     def count_framing(self, fed: int, received: int) -> None:
         """Bound what a chunked body has beside its bytes.

@@ -17,7 +17,7 @@ def feed_head(reception: Reception, data: bytes, cuts: list[int]) -> int:
     for begin, end in itertools.pairwise(edges):
         part = data[begin:end]
         found = reception.find_end(part, 0)
-        reception.count_fed(part, 0, found)
+        reception.remember_end(part, 0, found)
         if found < len(part):
             return begin + found
     return len(data)

@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["none", "there", "all"],
         help="other services: none, those that are there (default), or all, installed if need be",
     )
+    service.add_argument("--beside", default="", help="another checkout: its service is measured as well")
     service.add_argument("--targets", type=Path, help="the bounds (default targets.toml)")
     service.add_argument("--check", action="store_true", help="end with 1 on a missed target")
     rivals = _add_verb(verbs, "rivals", "install the services to compare with, each on its own")
@@ -243,6 +244,7 @@ def _service(options: argparse.Namespace) -> int:
             connections=options.connections,
             starts=options.starts,
             seed=options.seed,
+            beside=options.beside,
         ),
         load_targets(options.targets or DEFAULT_TARGETS),
         environments=options.environments,

@@ -18,7 +18,7 @@ from tests.support.locks import (
     write_index,
     write_lock,
 )
-from tests.support.pips import list_pips
+from tests.support.pips import ROOT, list_pips
 
 LOCKS = {path.relative_to(path.parents[1]).with_suffix("").as_posix(): path for path in list_locks()}
 
@@ -47,6 +47,17 @@ def test_a_lock_file_installs_what_it_pins_when_newer_releases_are_out(
     worked on the day of locking, and broke by itself four days later (pypa/pip#9644)."""
     text = LOCKS[name].read_text("utf-8")
     code, installed, said = try_lock(text, LOCKS[name], version, tmp_path)
+    assert code == 0, said
+    assert installed == {f"{pin.name}-{pin.version}" for pin in parse_lock(text) if pin.is_for_here}
+
+
+def test_an_image_takes_its_lock_files_together(tmp_path: Path) -> None:
+    """One call of pip reads several files there, and two pins of one package must not be two wishes."""
+    names = re.findall(r"-r (/requirements/\w+)\.txt", (ROOT / "Dockerfile.train").read_text("utf-8"))
+    paths = [LOCKS[name.lstrip("/")] for name in names]
+    assert len(paths) > 1
+    text = "\n".join(path.read_text("utf-8") for path in paths)
+    code, installed, said = try_lock(text, paths[0], list_pips()[0], tmp_path)
     assert code == 0, said
     assert installed == {f"{pin.name}-{pin.version}" for pin in parse_lock(text) if pin.is_for_here}
 

@@ -88,7 +88,7 @@ def write_index(folder: Path, requirements: Mapping[Pin, Iterable[str]]) -> dict
     digests = {}
     for pin, lines in requirements.items():
         page = folder / pin.name
-        page.mkdir(parents=True)
+        page.mkdir(parents=True, exist_ok=True)
         wheels = [_write_wheel(page, pin, version, lines) for version in (pin.version, pin.later)]
         links = "".join(f'<a href="{wheel.name}">{wheel.name}</a>\n' for wheel in wheels)
         (page / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>", "utf-8")

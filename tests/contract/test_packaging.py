@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import registry
+from registry.ground.quiet import NO_TELEMETRY
 from tests.support.locks import parse_lock
 from tests.support.roles import declared
 
@@ -87,10 +88,19 @@ def test_nothing_that_installs_brings_a_pip_of_its_own(path: Path) -> None:
         re.findall(r"--upgrade|\s-U\s|ensurepip|get-pip|virtualenv|\buv (?:venv|pip (?:install|sync))", text)
         == []
     )
-    for arguments in re.findall(r"pip(?: --python \S+)? install((?:[^\n]|\\\n)*)", text):
+    for arguments in re.findall(r"pip(?: --python \S+)? install((?:\\\n|[^\n])*)", text):
         assert "--require-hashes" in arguments, arguments
 
 
 def test_the_package_and_the_project_have_one_version() -> None:
     """The version stands in receipts; two of them would make a stale result look current."""
     assert PROJECT["version"] == registry.__version__
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.serve", "Dockerfile.train"])
+def test_an_image_forbids_usage_reports(name: str) -> None:
+    """For whatever else is run in it: our own code forbids them by itself."""
+    (environment,) = re.findall(
+        r"^ENV ((?:\\\n|[^\n])*)$", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE
+    )
+    assert {f"{variable}={value}" for variable, value in NO_TELEMETRY.items()} <= set(environment.split())

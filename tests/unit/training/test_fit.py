@@ -130,7 +130,10 @@ def test_a_diverging_loss_fails_and_names_the_epoch(
     splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
 ) -> None:
     """A network of NaN would save, load and answer without an error."""
-    with pytest.raises(TrainingError, match="epoch 1: the loss became nan"):
+    # Which of the two is seen first depends on what the processor's kernels make of NaN.
+    with pytest.raises(
+        TrainingError, match=r"epoch 1: (the loss became (nan|inf)|the weights .* are not finite)"
+    ):
         fit(
             splits,
             tmp_path,

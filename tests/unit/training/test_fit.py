@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from tests.support.prepared import forced_precision
 from training.checkpoints import Epoch
 from training.config import MlpPleNetwork, TrainingSection
 from training.dataset import PreparedSplit
@@ -50,7 +51,8 @@ def fit(
     make_deterministic(config.seed)
     statistics = measure_features(splits[0].read_batches(), ("x", "y"), 2)
     shape = MlpPleNetwork(widths=(16, 16), bins=8, embedding_width=4, dropout=0.1)
-    network = build_network(shape, statistics, 2, seed=config.seed)
+    precision = "mixed_bfloat16" if forced_precision() == "mixed_bfloat16" else "float32"
+    network = build_network(shape, statistics, 2, seed=config.seed, precision=precision)
     return network, fit_network(network, *splits, config, checkpoints=checkpoints, resume=resume)
 
 

@@ -87,6 +87,18 @@ def test_the_readmes_curl_line_gets_what_keras_says(forest: Workshop) -> None:
     assert re.search(r'^http_requests_total\{[^}]*route="/predict"[^}]*\} 1\.0$', metrics, re.MULTILINE)
 
 
+@pytest.mark.parametrize("above", [0, 5])
+def test_a_row_with_a_feature_that_cannot_be_computed_is_refused(forest: Workshop, above: int) -> None:
+    """features.sql divides by the distance + 1: at -1 that is 0/0 or 5/0, which no kernel is to answer."""
+    row = {**readme_body(), "Horizontal_Distance_To_Hydrology": -1, "Vertical_Distance_To_Hydrology": above}
+    with running_service(forest.registry, forest.model) as service:
+        status, answer = service.predict(row)
+        beside = service.predict({"instances": [readme_body(), row]})
+    assert (status, beside[0]) == (400, 400)
+    assert "no finite answer" in answer["error"]
+    assert beside[1]["error"].startswith("row 1: the model has no finite answer")
+
+
 def test_the_version_tells_where_it_came_from(forest: Workshop) -> None:
     """An estimate of the prior from unlabelled test rows must be declared, and parity covers every row."""
     manifest = open_store(forest.registry).verify("forest_cover", 1)

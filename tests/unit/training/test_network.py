@@ -99,6 +99,7 @@ def test_quantile_scaling_spreads_a_skewed_feature_evenly() -> None:
     network = build_network(MlpNetwork(scaling="quantile"), measured(table()), CLASSES, seed=0)
     scaled = network.get_layer("scaling")(table()).numpy()[:, 1]
     counts, _ = np.histogram(scaled, bins=10, range=(-1, 1))
+    # 30 of the 300 rows each; a row or two lies on a bin's edge, where the last bit decides.
     assert counts.min() >= 25
     assert counts.max() <= 35
 

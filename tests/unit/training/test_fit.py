@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tests.support.prepared import forced_precision
 from training.checkpoints import Epoch
-from training.config import MlpPleNetwork, TrainingSection
+from training.config import MlpNetwork, MlpPleNetwork, TrainingSection
 from training.dataset import PreparedSplit
 from training.errors import TrainingError
 from training.fit import make_deterministic
@@ -147,6 +147,21 @@ def test_a_diverging_loss_fails_and_names_the_epoch(
             tmp_path,
             TrainingSection(epochs=2, batch_rows=16, learning_rate=1e30, warmup_fraction=0.0),
         )
+
+
+def test_weights_of_nan_fail_even_where_the_kernels_hide_them(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """oneDNN's fused product and ReLU make 0 of NaN: the loss is finite, the network dead."""
+    make_deterministic(0)
+    statistics = measure_features(splits[0].read_batches(), ("x", "y"), 2)
+    network = build_network(MlpNetwork(widths=(8,)), statistics, 2, seed=0)
+    kernel = network.get_layer("hidden_0").kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(
+        TrainingError, match=r"epoch 1: (the loss became nan|the weights hidden_0/kernel are not)"
+    ):
+        fit_network(network, *splits, SETTINGS, checkpoints=tmp_path)
 
 
 def test_a_damaged_checkpoint_is_refused(splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ def _network(name: str, precision: str, *, is_small: bool = False, needs: str = 
     return Setting(f"{name}, {precision}", environment, NETWORKS, is_small, needs)
 
 
+# The one that this Python's first release brought, and below the newest that was tried.
+_OLDEST_PIP = {(3, 11): "22.3", (3, 12): "23.2.1"}.get(sys.version_info[:2], "24.2")
+
 SETTINGS = (
     Setting("as this machine is", {}, (*NETWORKS, *ARRAYS)),
     _network("oneDNN off", "float32", TF_ENABLE_ONEDNN_OPTS="0", is_small=True),
@@ -89,8 +92,7 @@ SETTINGS = (
         Setting(f"OpenBLAS {core}", {"OPENBLAS_CORETYPE": core}, ARRAYS, needs=flag)
         for core, flag in (("Nehalem", ""), ("Haswell", "avx2"), ("SkylakeX", "avx512f"))
     ),
-    # The oldest that supported Pythons bring, and the newest that was tried: tests/support/pips.txt.
-    *(Setting(f"pip {pip}", {"TIMBERLINE_TEST_PIP": pip}, PIP) for pip in ("22.3", "26.3")),
+    *(Setting(f"pip {pip}", {"TIMBERLINE_TEST_PIP": pip}, PIP) for pip in (_OLDEST_PIP, "26.3")),
 )
 # Pairs that are no platform, and why.
 LEFT_OUT = {
@@ -114,14 +116,29 @@ class Outcome:
 def run_setting(setting: Setting, tests: Iterable[str] | None = None) -> Outcome:
     """Run the setting's files, or ``tests``, under it in one pytest process.
 
-    A process that died counts as one failure that names its end.
+    A process that died or hung counts as one failure that names its end.
     """
     with tempfile.TemporaryDirectory(prefix="timberline-platforms-") as folder:
         report = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}"]
         started = time.monotonic()
+        end, log = _run([*command, *dict.fromkeys(setting.tests if tests is None else tests)], setting)
+        seconds = time.monotonic() - started
+        cases = list(ET.parse(report).getroot().iter("testcase")) if report.is_file() else []
+    broken = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    failed = [f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}" for case in broken]
+    if end and not failed:
+        failed.append(end)
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    passed = max(len(cases) - len(broken) - skipped, 0)
+    return Outcome(setting.name, passed, skipped, tuple(failed), seconds, log)
+
+
+def _run(command: list[str], setting: Setting) -> tuple[str, str]:
+    """How the process ended, nothing if well, and what it printed."""
+    try:
         done = subprocess.run(
-            [*command, *dict.fromkeys(setting.tests if tests is None else tests)],
+            command,
             cwd=ROOT,
             env={**os.environ, **setting.environment},
             stdout=subprocess.PIPE,
@@ -131,24 +148,11 @@ def run_setting(setting: Setting, tests: Iterable[str] | None = None) -> Outcome
             timeout=_DEADLINE_S,
             check=False,
         )
-        seconds = time.monotonic() - started
-        cases = list(ET.parse(report).getroot().iter("testcase")) if report.is_file() else []
-    failed = [
-        _name(case) for case in cases if case.find("failure") is not None or case.find("error") is not None
-    ]
-    if done.returncode and not failed:
-        failed.append(_end(done.returncode))
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    passed = max(len(cases) - len(failed) - skipped, 0)
-    return Outcome(setting.name, passed, skipped, tuple(failed), seconds, done.stdout)
-
-
-def _name(case: ET.Element) -> str:
-    return f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
-
-
-def _end(code: int) -> str:
-    return f"the process died of {signal.Signals(-code).name}" if code < 0 else f"pytest ended with {code}"
+    except subprocess.TimeoutExpired as error:
+        return f"not done after {_DEADLINE_S:.0f} s", str(error.stdout or "")
+    if done.returncode < 0:
+        return f"the process died of {signal.Signals(-done.returncode).name}", done.stdout
+    return f"pytest ended with {done.returncode}" if done.returncode else "", done.stdout
 
 
 def missing_flag(setting: Setting, processor: Path = Path("/proc/cpuinfo")) -> str:

@@ -152,7 +152,7 @@ class _Loop:
         broken = next((w.path for w in self._network.trainable_weights if not _is_finite(w)), None)
         if broken or not math.isfinite(loss):
             raise TrainingError(
-                f"the weights {broken} are not finite" if broken else f"the loss became {loss}",
+                f"the weights {broken} are not finite" if math.isfinite(loss) else f"the loss became {loss}",
                 where=f"epoch {epoch + 1}",
                 hint="Lower training.learning_rate or set training.clip_norm.",
             )

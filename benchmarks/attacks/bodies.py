@@ -15,6 +15,7 @@ from registry.manifest import Manifest
 
 _JSON = b"content-type: application/json"
 _CSV = b"content-type: text/csv"
+_LINES = b"content-type: application/jsonlines"
 _OCTETS = b"content-type: application/octet-stream"
 _GZIP = b"content-encoding: gzip"
 # Below the bound, so that it is not the length that is refused.
@@ -69,10 +70,19 @@ def list_bodies(subject: Subject) -> Mapping[str, Callable[[], bytes]]:
         "one name, many times": lambda: made.predict(made.fill(b"{", b'"%b":1' % made.number, b"}")),
         "one huge number": lambda: made.predict(made.fill_plain(b'{"%b":' % made.number, b"9", b"}")),
         "text of escapes": lambda: made.predict(made.fill_plain(b'{"%b":"' % made.text, rb"\u0061", b'"}')),
+        "text of colons": lambda: made.predict(made.fill_plain(b'{"%b":"' % made.text, b":", b'"}')),
+        "spaces": lambda: made.predict(b" " * made.size),
+        "JSON lines of {}": lambda: made.post("/predict", b"{}\n" * (made.size // 3), _LINES),
+        "CSV of one quoted field": lambda: made.csv(made.fill_plain(b'"', b"1\n", b'"')),
         "CSV of commas": lambda: made.csv(b"," * made.size),
         "CSV of quotes": lambda: made.csv(b'"",' * (made.size // 3)),
         "float32, zeros": lambda: made.post("/predict", bytes(made.size // 4 * 4), _OCTETS),
         "OIP, long numbers": lambda: made.infer(made.data(b"0.12345678901234567890123")),
+        "OIP, long shape": lambda: made.infer(
+            made.fill(
+                b'{"inputs":[{"name":"%b","datatype":"FP64","data":[1],"shape":[' % made.number, b"1", b"]}]}"
+            )
+        ),
         "OIP, many inputs": lambda: made.infer(made.fill(b'{"inputs":[', made.tensor(b"[1]"), b"]}")),
         "OIP, many outputs": lambda: made.infer(
             made.fill(b'{"inputs":[%b],"outputs":[' % made.tensor(b"[1]"), b'{"name":"label"}', b"]}")

@@ -290,16 +290,15 @@ _LETTERS = b"b" * _BLOCK_BYTES
 _LINES = (b"x-a: " + b"b" * 1000 + b"\r\n") * 64
 
 
-def leave_bodies_unfinished(ground: Field) -> None:
-    """Bodies of the allowed size that miss their last bytes, on many connections at once."""
-    size = ground.order.subject.max_body_bytes
+def _leave_unfinished(count: int, size: int) -> Callable[[Field], None]:
+    """Bodies of ``size`` bytes that miss the last of them, on ``count`` connections at once."""
     head = _open_request(b"content-length: %d" % size) + b"\r\n"
     blocks = (size - 1000) // _BLOCK_BYTES
-    _hold(ground, _UNFINISHED, lambda: chain([head], repeat(b" " * _BLOCK_BYTES, blocks)))
+    return lambda ground: _hold(ground, count, lambda: chain([head], repeat(b" " * _BLOCK_BYTES, blocks)))
 
 
 def leave_gzip_unfinished(ground: Field) -> None:
-    """The same compressed: 16 KB each, whose last bytes are missing."""
+    """Compressed bodies, 16 KB each, that miss their last bytes."""
     body = gzip.compress(b" " * (ground.order.subject.max_body_bytes - 1000), 9)
     head = _open_request(b"content-encoding: gzip", b"content-length: %d" % len(body)) + b"\r\n"
     _hold(ground, _UNFINISHED, lambda: [head + body[:-8]])
@@ -422,7 +421,8 @@ def list_attacks(subject: Subject) -> dict[str, Attack]:
         "empty lines before a request": _endless(b"\r\n", b"\r\n" * (_BLOCK_BYTES // 2)),
     }
     waiting = {
-        "60 unfinished bodies": leave_bodies_unfinished,
+        "60 unfinished bodies": _leave_unfinished(_UNFINISHED, subject.max_body_bytes),
+        "500 unfinished bodies of 1 MiB": _leave_unfinished(500, min(1 << 20, subject.max_body_bytes)),
         "60 unfinished gzip bodies": leave_gzip_unfinished,
         "chunks of one byte": _endless(_CHUNKED, b"1\r\n \r\n" * (_BLOCK_BYTES // 6), MOST_URL_BYTES),
         "4,000 idle connections": hold_idle,

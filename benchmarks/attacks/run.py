@@ -181,7 +181,7 @@ class _Bench:
         order = Order(
             attack=name,
             port=port,
-            request=self._request,
+            request=requests.write_least_row(self._manifest),
             subject=choose_subject(self._manifest, settings.max_body_bytes),
             again_s=settings.again_s,
             most_s=settings.most_s,

@@ -10,6 +10,10 @@ import msgspec
 from inference.routes.platforms import check_route, read_platform
 from registry.errors import ConfigError
 
+# An answer names every class in every row, and may be much longer than its request. So many times the
+# longest body is the most of it that is kept, and no less than this.
+_ANSWER_PER_BODY = 4
+_LEAST_ANSWER_BYTES = 64 * 1024 * 1024
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
 # The names that every target of the Makefile and every container platform uses.
 _SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port": "PORT"}
@@ -83,6 +87,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 0
     shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
+
+    @property
+    def max_answer_bytes(self) -> int:
+        """Longest answer."""
+        return max(_ANSWER_PER_BODY * self.max_body_bytes, _LEAST_ANSWER_BYTES)
 
 
 def environment_name(key: str) -> str:

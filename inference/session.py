@@ -52,6 +52,15 @@ class Feed(NamedTuple):
         tensor = self.text if self.numeric is None else self.numeric
         return 0 if tensor is None else len(tensor)
 
+    @classmethod
+    def join(cls, feeds: Sequence[Feed]) -> Feed:
+        """Their rows, in order; they are of one signature."""
+        if len(feeds) == 1:
+            return feeds[0]
+        numeric = [feed.numeric for feed in feeds if feed.numeric is not None]
+        text = [feed.text for feed in feeds if feed.text is not None]
+        return cls(np.concatenate(numeric) if numeric else None, np.concatenate(text) if text else None)
+
 
 class Outputs(NamedTuple):
     """What the graph says about some rows."""

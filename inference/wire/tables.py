@@ -58,6 +58,10 @@ class TableReader:
         self._rules = MatrixRules(columns)
         self._max_rows = max_rows
 
+    def count_floats(self, body: bytes) -> int:
+        """How many whole rows a float32 body of this length has."""
+        return len(body) // (len(self._by_name) * _FLOAT_BYTES)
+
     def read_floats(self, body: bytes) -> Feed:
         """The rows of a float32 body.
 

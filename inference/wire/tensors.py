@@ -36,6 +36,10 @@ from registry.signature import (
     Signature,
 )
 
+# Probabilities that are turned into Python numbers at a time; a millisecond's work.
+_STEP_VALUES = 4096
+_MOST_VALUE_BYTES = 16  # a float32 with nine digits, and its comma
+
 
 class TensorReader:
     """Reads the input tensors of one signature.
@@ -207,6 +211,11 @@ class TensorWriter:
             return text, None
         return b"".join([text, *blobs]), len(text)
 
+    def count_bytes(self, rows: int, wanted: Mapping[str, bool]) -> int:
+        """At least as many bytes as these outputs of ``rows`` rows have."""
+        values = sum(abs(math.prod(self._specs[name].shape)) for name in wanted)
+        return rows * values * _MOST_VALUE_BYTES
+
     def _write_tensor(self, outputs: Outputs, name: str, blob: bytes | None) -> bytes:
         spec = self._specs[name]
         shape = (len(outputs.labels), *spec.shape[1:])
@@ -228,8 +237,9 @@ def _as_blob(outputs: Outputs, name: str) -> bytes:
 
 def _write_values(outputs: Outputs, name: str) -> bytes:
     if name == PROBABILITIES_OUTPUT:
-        values = outputs.probabilities.ravel().tolist()
-        return b",".join([b"%.9g"] * len(values)) % tuple(values)
+        flat = outputs.probabilities.ravel()
+        slices = (flat[start : start + _STEP_VALUES].tolist() for start in range(0, len(flat), _STEP_VALUES))
+        return b",".join([b",".join([b"%.9g"] * len(values)) % tuple(values) for values in slices])
     return msgspec.json.encode(outputs.labels.tolist())[1:-1]
 
 

@@ -178,10 +178,10 @@ def test_bytes_of_unfinished_bodies_are_bounded_over_all_connections(registry: P
             connection.close()
 
         def is_given_back() -> bool:
-            """Whether a body of the same size fits again."""
+            """Whether a body of the same size is read again, and found to be no row."""
             sent = {"Content-Type": "application/json"}
             with contextlib.suppress(ConnectionError):  # while it does not, it is refused in the middle
-                return service.request("POST", "/predict", BODY + body, sent)[0] == 200
+                return service.request("POST", "/predict", body, sent)[0] == 400
             return False
 
         service.wait_for(is_given_back)

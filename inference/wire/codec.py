@@ -61,7 +61,7 @@ class RowDecoder:
 
     def __init__(self, columns: Sequence[Column], max_rows: int, limits: Limits | None = None) -> None:
         self._limits = limits or Limits.of_columns(len(columns))
-        self.tables = TableReader(columns, max_rows)  # reads the bodies that are not JSON
+        self.tables = TableReader(columns, max_rows, limits)  # reads the bodies that are not JSON
         self._columns = tuple(columns)
         self._max_rows = max_rows
         self._width = len(columns)

@@ -27,6 +27,7 @@ from inference.wire.elements import (
 from inference.wire.envelope import InferRequest, RequestedInput
 from inference.wire.exact import refuse_batch
 from inference.wire.matrix import MatrixRules
+from inference.wire.outline import Limits
 from registry.signature import (
     NULL_TEXT,
     NUMERIC_INPUT,
@@ -47,10 +48,12 @@ class TensorReader:
     Args:
         signature: columns and the graph's tensors.
         max_rows: more rows than this are refused.
+        limits: of what is decoded at a time; without, those of as many columns.
     """
 
-    def __init__(self, signature: Signature, max_rows: int) -> None:
+    def __init__(self, signature: Signature, max_rows: int, limits: Limits | None = None) -> None:
         self._columns = signature.columns
+        self._limits = limits or Limits.of_columns(len(signature.columns))
         self._rules = MatrixRules(signature.columns)
         self._max_rows = max_rows
         of_tensors = {NUMERIC_INPUT: self._rules.numeric, TEXT_INPUT: self._rules.text}
@@ -75,7 +78,8 @@ class TensorReader:
         row_count = self._check_shapes(inputs, table)
         found: dict[str, Elements] = {}
         for tensor, blob in zip(inputs, request.blobs, strict=True):
-            found[tensor.name] = read_elements(tensor, blob, table[tensor.name])  # (rows, its columns)
+            columns = table[tensor.name]
+            found[tensor.name] = read_elements(tensor, blob, columns, self._limits)  # (rows, its columns)
         if table is self._tensors:
             feed = Feed(found.get(NUMERIC_INPUT), found.get(TEXT_INPUT))
         else:
@@ -99,7 +103,8 @@ class TensorReader:
             )
         ((name, columns),) = self._tensors.items()
         blob = memoryview(body)
-        shape = [count_elements(self._datatypes[name], blob) // len(columns), len(columns)]
+        count = count_elements(self._datatypes[name], blob, (self._max_rows + 1) * len(columns))
+        shape = [count // len(columns), len(columns)]
         tensor = RequestedInput(name=name, shape=shape, datatype=self._datatypes[name])
         return InferRequest(inputs=[tensor], blobs=[blob], outputs=None, is_binary=True, id=None)
 

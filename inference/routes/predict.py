@@ -69,8 +69,9 @@ class Predict:
         """The answer to rows that come as columns, not one by one."""
         body, tables = request.body, live.decoder.tables
         if media.format == "csv":
-            most_rows = max(body.count(b"\n"), body.count(b"\r"))
-            is_large = len(body) > self._inline_max_body_bytes or self._is_long(most_rows)
+            is_large = len(body) > self._inline_max_body_bytes or self._is_long(
+                max(body.count(b"\n"), body.count(b"\r"))
+            )
             read: Callable[[], Feed] = partial(tables.read_csv, body, media.has_header)
         else:
             is_large = self._is_long(tables.count_floats(body))

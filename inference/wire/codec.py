@@ -140,14 +140,15 @@ class RowDecoder:
             MalformedBodyError, BatchTooLargeError: as `decode`.
             RowError: as `decode`; and a row is longer than `Limits` allow.
         """
-        named = _INSTANCES.match(body)
+        longest = self._limits.longest
+        named = _INSTANCES.match(body, 0, longest)
         begin = named.start(1) if named else None
-        if begin is None and len(body) > self._limits.longest:
-            begin = find_instances(body, self._limits.longest)
-            if begin is None and not body.isspace():
+        if begin is None and len(body) > longest:
+            begin = find_instances(body, longest)
+            if begin is None:
                 raise self._refuse_long(None)
         if begin is None:
-            batch = self.decode(body if len(body) <= self._limits.longest else b"")
+            batch = self.decode(body)
             return SlicedBatch([batch.rows], batch.is_single, batch.is_short)
         try:
             outline = cut_array(body, begin, self._max_rows, self._limits)
@@ -155,7 +156,7 @@ class RowDecoder:
             raise refuse_batch(None, self._max_rows) from None
         except LongElementError as error:
             raise self._refuse_long(error.index) from None
-        if begin + len(body) - outline.end > self._limits.longest:
+        if begin + len(body) - outline.end > longest:
             raise self._refuse_long(None)
         is_short = read_frame(body, begin, outline.end) if outline.is_closed else False
         return SlicedBatch(self._read_slices(body, outline), False, is_short)

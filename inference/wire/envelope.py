@@ -135,7 +135,7 @@ def _find_data(text: bytes, limits: Limits) -> list[slice]:
     cuts: list[slice] = []
     begin: int | None = None  # of the one that is not closed yet
     cut_bytes = 0
-    for marks in find_marks(text, 0, limits.block):
+    for marks in find_marks(text, 0, limits.block, has_commas=False):
         opening = np.flatnonzero((marks.kinds == 1) & (marks.depths == _DATA_DEPTH))
         closing = np.flatnonzero((marks.kinds == -1) & (marks.depths == _DATA_DEPTH - 1))
         at = 0

@@ -83,6 +83,44 @@ def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUC
     return _publish(store, model, MIXED_COLUMNS, MIXED_ROWS, alias, changes)
 
 
+def publish_wide(store: Store, model: str = "wide", *, width: int = 54, class_count: int = 7) -> int:
+    """Publish the next version with ``width`` columns ``c0``, ``c1``, … whose default is 0, and point production at it.
+
+    Its answer is the same for every row: what is tried with it are sizes.
+    """
+    columns = [Column(name=f"c{index}", datatype="FP64", default=0.0) for index in range(width)]
+    classes = [ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count)]
+    weights = np.zeros((width, class_count), dtype=np.float32)
+    nodes = [
+        helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["numbers", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [PROBABILITIES_OUTPUT], axis=1),
+        helper.make_node("ArgMax", [PROBABILITIES_OUTPUT], [LABEL_OUTPUT], axis=1, keepdims=0),
+    ]
+    inputs = [helper.make_tensor_value_info(NUMERIC_INPUT, TensorProto.DOUBLE, [None, width])]
+    outputs = [
+        helper.make_tensor_value_info(PROBABILITIES_OUTPUT, TensorProto.FLOAT, [None, class_count]),
+        helper.make_tensor_value_info(LABEL_OUTPUT, TensorProto.INT64, [None]),
+    ]
+    graph = helper.make_graph(
+        nodes, "wide", inputs, outputs, [numpy_helper.from_array(weights, "weights")]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    golden = Golden(
+        rows=((1.0,) * width,), class_indexes=(0,), probabilities=((1 / class_count,) * class_count,)
+    )
+    version = publish_tiny(
+        store,
+        model,
+        model_bytes=made.SerializeToString(),
+        signature=build_signature(columns, classes),
+        golden=golden,
+        histograms={},
+    )
+    point_alias(store, model, PRODUCTION, version)
+    return version
+
+
 def point_alias(store: Store, model: str, alias: str, version: int) -> None:
     """Point ``alias`` at ``version``, wherever it points now."""
     seen = read_alias(store, model, alias)

@@ -17,6 +17,7 @@ from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.work import WorkLimit
 from inference.metrics.counters import RouteMetrics, ServiceMetrics
+from inference.process.memory import Trimmer
 from inference.routes.auth import OPEN_ROUTES, Guard, read_guard
 from inference.routes.health import Health
 from inference.routes.infer import Infer
@@ -71,7 +72,8 @@ class App:
     ) -> None:
         self._work = WorkLimit(config.max_requests_in_work, config.deadline_s)
         # One body must always fit, whatever is set.
-        self.receiving = ReceiveBudget(max(config.max_receiving_bytes, config.max_body_bytes))
+        most_bytes = max(config.max_receiving_bytes, config.max_body_bytes)
+        self.receiving = ReceiveBudget(most_bytes, Trimmer().note)
         self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s, self.receiving)
         self._metrics = metrics
         self._guard = read_guard(config)

@@ -18,7 +18,7 @@ from tests.support.tiny_model import publish_numeric
 ROW = json.dumps({"rings": 40})
 BATCH = json.dumps({"instances": [{"rings": 40}] * 300})
 # Beyond what a client sends before it has asked whether it may (Expect: 100-continue).
-LONG = ROW + " " * 1_500_000
+LONG = '{"instances": [' + ", ".join(['{"rings": 40, "height": 12.5%s}' % ("0" * 100)] * 9_900) + "]}"
 REPEATS = 3
 # `java Client.java URL ROW BATCH` runs a source file; it writes a line for each answer: the client, what
 # it sent, status, version, body.

@@ -48,23 +48,19 @@ class Infer:
         if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
             return self._answer_large(live, partial(_read, live, body, json_length))
         asked = _take_apart(live, body, json_length)
-        if _count_rows(asked) > self._runner.inline_max_rows:
+        shape = asked.inputs[0].shape  # those of the others must be of as many rows
+        if shape and shape[0] > self._runner.inline_max_rows:
             return self._answer_large(live, partial(_ask, live, asked))
         question = _ask(live, asked)
-        return self._answer(live, question, self._runner.run(live, question.feed))
+        return _answer(live, question, self._runner.run(live, question.feed))
 
     async def _answer_large(self, live: LiveVersion, read: Callable[[], _Question]) -> Answer:
-        return await self._runner.run_large(live, read, partial(self._answer, live))
+        def write(question: _Question, outputs: Outputs) -> Answer:
+            most_bytes = live.writer.count_bytes(len(outputs.labels), question.outputs)
+            check_length(most_bytes, self._max_answer_bytes)
+            return _answer(live, question, outputs)
 
-    def _answer(self, live: LiveVersion, question: _Question, outputs: Outputs) -> Answer:
-        check_length(
-            live.writer.count_bytes(question.feed.row_count, question.outputs), self._max_answer_bytes
-        )
-        body, json_length = live.writer.write(outputs, question.outputs, question.id)
-        if json_length is None:
-            return answer_bytes(body, live.headers)
-        length = (_JSON_LENGTH, b"%d" % json_length)
-        return answer_bytes(body, (_BLOBS, *live.headers[1:], length))
+        return await self._runner.run_large(live, read, write)
 
 
 def _check_media(request: Request) -> None:
@@ -80,14 +76,17 @@ def _take_apart(live: LiveVersion, body: bytes, json_length: int) -> InferReques
     return read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
 
 
-def _count_rows(asked: InferRequest) -> int:
-    """How many rows the request says that it has; whether it is right is not known yet."""
-    return max((tensor.shape[0] for tensor in asked.inputs if tensor.shape), default=0)
-
-
 def _read(live: LiveVersion, body: bytes, json_length: int) -> _Question:
     return _ask(live, _take_apart(live, body, json_length))
 
 
 def _ask(live: LiveVersion, asked: InferRequest) -> _Question:
     return _Question(live.reader.read(asked), live.writer.choose(asked), asked.id)
+
+
+def _answer(live: LiveVersion, question: _Question, outputs: Outputs) -> Answer:
+    body, json_length = live.writer.write(outputs, question.outputs, question.id)
+    if json_length is None:
+        return answer_bytes(body, live.headers)
+    length = (_JSON_LENGTH, b"%d" % json_length)
+    return answer_bytes(body, (_BLOBS, *live.headers[1:], length))

@@ -44,10 +44,11 @@ class Predict:
         body = request.body
         if media is not JSON_MEDIA:
             return self._answer_table(live, request, media, is_short)
-        # Every row has a bracket of its own, and two stand around them; in a string they may be more.
-        if len(body) > self._inline_max_body_bytes or self._is_long(body.count(b"{") + body.count(b"[") - 2):
+        batch = None
+        if len(body) <= self._inline_max_body_bytes:
+            batch = live.decoder.decode_short(body)
+        if batch is None:
             return self._answer_large(live, request, is_short, partial(_read_rows, live, body))
-        batch = live.decoder.decode(body)
         if not batch.is_single:
             return self._answer_batch(live, request, batch, is_short)
         label, probabilities = self._runner.run_row(live, batch.rows[0])
@@ -58,7 +59,11 @@ class Predict:
     def _is_long(self, most_rows: int) -> bool:
         return most_rows > self._runner.inline_max_rows
 
-    def _answer_batch(self, live: LiveVersion, request: Request, batch: RowBatch, is_short: bool) -> Answer:
+    def _answer_batch(
+        self, live: LiveVersion, request: Request, batch: RowBatch, is_short: bool
+    ) -> Answer | Awaitable[Answer]:
+        if len(batch.rows) > self._runner.inline_max_rows:
+            return self._answer_large(live, request, is_short, partial(_feed_rows, live, batch))
         encode, headers = _choose_encoding(live, request, is_short or batch.is_short)
         outputs = self._runner.run(live, live.session.feed_rows(batch.rows))
         return answer_bytes(encode(outputs), headers)
@@ -110,6 +115,10 @@ def _read_rows(live: LiveVersion, body: bytes) -> _Rows:
     batch = live.decoder.decode_large(body)
     feeds = [live.session.feed_rows(rows) for rows in batch.slices]
     return _Rows(Feed.join(feeds), batch.is_single, batch.is_short)
+
+
+def _feed_rows(live: LiveVersion, batch: RowBatch) -> _Rows:
+    return _Rows(live.session.feed_rows(batch.rows), batch.is_single, batch.is_short)
 
 
 def _encode_single(live: LiveVersion, outputs: Outputs, is_short: bool) -> bytes:

@@ -41,7 +41,13 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 
 # Probabilities that are turned into Python numbers at a time; a millisecond's work.
 _STEP_VALUES = 4096
+# 64 KiB hold hardly more that are written out; left out, values cost no byte of a body and eight here.
+_MOST_SHORT_VALUES = 16 * 1024
 _PROBABILITY_BYTES = 16  # no float32 has more, with nine digits
+
+
+class _ManyRows(Exception):  # noqa: N818 - no error
+    """There are more rows than are read here."""
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,6 +71,7 @@ class RowDecoder:
         self._columns = tuple(columns)
         self._max_rows = max_rows
         self._width = len(columns)
+        self._most_short_rows = max(1, _MOST_SHORT_VALUES // self._width)
         self._has_text = any(column.datatype == "BYTES" for column in columns)
         self._defaults = tuple(column.default for column in columns)
         named, positional, complete = _row_structs(self._columns)
@@ -85,15 +92,28 @@ class RowDecoder:
             RowError: a row does not fit the columns; says which row and which column.
             BatchTooLargeError: there are more than ``max_rows`` rows.
         """
+        return self._decode(body, self._max_rows)
+
+    def decode_short(self, body: bytes) -> RowBatch | None:
+        """As `decode`, of a short body; None if its rows are many for their bytes.
+
+        Then most of their values are defaults, and the rows much larger than the body.
+        """
         try:
-            batch = self._decode_fast(body)
+            return self._decode(body, self._most_short_rows)
+        except _ManyRows:
+            return None
+
+    def _decode(self, body: bytes, most_rows: int) -> RowBatch:
+        try:
+            batch = self._decode_fast(body, most_rows)
         except (msgspec.DecodeError, UnicodeDecodeError):
             batch = None
         if batch is None:
             return read_exactly(body, self._columns, self._max_rows)
         return batch
 
-    def _decode_fast(self, body: bytes) -> RowBatch | None:
+    def _decode_fast(self, body: bytes, most_rows: int) -> RowBatch | None:
         """The rows, or None when only the exact way can tell whether they are right."""
         if self._has_text and b"\\u0000" in body:  # may stand for NULL_TEXT, which no value may be
             return None
@@ -113,6 +133,8 @@ class RowDecoder:
         found = self._decode_arrays(body) if is_positional else self._decode_objects(body)
         if len(found.instances) > self._max_rows:
             raise refuse_batch(len(found.instances), self._max_rows)
+        if len(found.instances) > most_rows:
+            raise _ManyRows
         keys, is_short = _count_parameters(found.parameters)
         rows = self._take_rows(found.instances, body, keys, is_positional)
         return None if rows is None else RowBatch(rows, False, is_short)
@@ -244,14 +266,22 @@ class AnswerEncoder:
     def encode_rows(self, outputs: Outputs) -> bytes:
         """The answers in order, then model and version."""
         step = self._step_rows
-        slices = range(0, len(outputs.labels), step)
-        parts = [self._encode_slice(outputs, slice(start, start + step)) for start in slices]
+        if len(outputs.labels) <= step:
+            return b'{"predictions":[%b%b' % (self._encode_slice(outputs), self._batch_tail)
+        parts = [
+            self._encode_slice(
+                Outputs(labels=outputs.labels[part], probabilities=outputs.probabilities[part])
+            )
+            for part in (slice(start, start + step) for start in range(0, len(outputs.labels), step))
+        ]
         return b'{"predictions":[%b%b' % (b",".join(parts), self._batch_tail)
 
-    def _encode_slice(self, outputs: Outputs, part: slice) -> bytes:
+    def _encode_slice(self, outputs: Outputs) -> bytes:
         templates = self._rows
-        labels, probabilities = outputs.labels[part].tolist(), outputs.probabilities[part].tolist()
-        answers = [templates[label] % tuple(row) for label, row in zip(labels, probabilities, strict=True)]
+        answers = [
+            templates[label] % tuple(row)
+            for label, row in zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
+        ]
         return b",".join(answers)
 
     def count_bytes(self, rows: int) -> int:

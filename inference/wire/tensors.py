@@ -243,9 +243,15 @@ def _as_blob(outputs: Outputs, name: str) -> bytes:
 def _write_values(outputs: Outputs, name: str) -> bytes:
     if name == PROBABILITIES_OUTPUT:
         flat = outputs.probabilities.ravel()
+        if len(flat) <= _STEP_VALUES:
+            return _write_floats(flat.tolist())
         slices = (flat[start : start + _STEP_VALUES].tolist() for start in range(0, len(flat), _STEP_VALUES))
-        return b",".join([b",".join([b"%.9g"] * len(values)) % tuple(values) for values in slices])
+        return b",".join([_write_floats(values) for values in slices])
     return msgspec.json.encode(outputs.labels.tolist())[1:-1]
+
+
+def _write_floats(values: Sequence[float]) -> bytes:
+    return b",".join([b"%.9g"] * len(values)) % tuple(values)
 
 
 def _can_be_left_out(column: Column) -> bool:

@@ -203,6 +203,17 @@ def test_a_body_in_slices_is_read_as_a_whole_one(
         assert found[0] == "error"
 
 
+def test_many_rows_of_few_bytes_are_not_short() -> None:
+    """Values that are left out cost a body nothing, and the event loop as much as others."""
+    decoder = RowDecoder(NUMERIC_COLUMNS, 100_000)
+    few, many = (b'{"instances":[' + b",".join([b'{"rings":1}'] * count) + b"]}" for count in (4096, 4097))
+    short = decoder.decode_short(few)
+    assert short is not None
+    assert short == decoder.decode(few)
+    assert decoder.decode_short(many) is None
+    assert len(decoder.decode(many).rows) == 4097
+
+
 @pytest.mark.parametrize(
     "fault",
     [

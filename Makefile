@@ -100,6 +100,7 @@ test: setup ## everything that guards the project
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles
+
 test-platforms: setup ## the numeric and end-to-end tests under other kernels, precisions and pips; hours
 	@$(PY) -m tests.platforms.matrix
 

@@ -53,7 +53,7 @@ class _StderrHandler(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, in one call; what goes wrong is `logging`'s to tell."""
+        """Write one line, in one call; errors go to `handleError`, as in every handler."""
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()

@@ -102,7 +102,7 @@ def test_a_long_value_has_a_line_of_its_own_for_people(monkeypatch: pytest.Monke
 def test_the_log_follows_stderr_when_it_is_replaced(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Who calls a command in his own process closes what he captured; later lines must not go there."""
+    """A caller in the same process closes what it captured; later lines must not go there."""
     first, second = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", first)
     configure_logging(format="json")

@@ -46,7 +46,7 @@ from benchmarks.service.arms import (
     find_port,
     find_processes,
 )
-from benchmarks.service.cpu_time import read_cpu_s, read_memory
+from benchmarks.service.cpu_time import read_cpu_s, read_memory, read_wait_s
 from registry.errors import ConfigError
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
@@ -169,6 +169,7 @@ class _Bench:
             done=done,
             seconds=done.ended_at_s - done.began_at_s,
             server_cpu_s=gauge.cpu_s,
+            server_wait_s=gauge.wait_s,
             honest=honest,
             memory=memory,
             judged=judge_row(self._bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
@@ -251,6 +252,7 @@ class _Gauge:
         self._pids = find_processes(service)
         self._used: dict[int, float] = {}  # processor time by process, also of those that have ended
         self._used_before = 0.0
+        self.wait_s = 0.0  # in which the service could have worked, but others had its core
         self._before_bytes = self._peak_bytes = self._after_bytes = 0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._read_on, daemon=True)
@@ -272,6 +274,7 @@ class _Gauge:
         """Take what there is now as the state before."""
         self._read()
         self._used_before = sum(self._used.values())
+        self.wait_s = -sum(self._list(read_wait_s))
         self._before_bytes = self._peak_bytes = sum(read_memory(pid).resident_bytes for pid in self._pids)
         self._thread.start()
 
@@ -284,6 +287,7 @@ class _Gauge:
             is_quiet = sum(self._used.values()) - used < _QUIET_SHARE * _QUIET_S
             if is_quiet or time.monotonic() > deadline:
                 break
+        self.wait_s += sum(self._list(read_wait_s))
         self._after_bytes = sum(self._list(lambda pid: read_memory(pid).resident_bytes))
 
     def describe(self) -> Memory:
@@ -309,6 +313,6 @@ class _Gauge:
         """What is read of each process that is still there."""
         found = []
         for pid in self._pids:
-            with contextlib.suppress(BenchmarkError):
+            with contextlib.suppress(BenchmarkError, FileNotFoundError):
                 found.append(read(pid))
         return found

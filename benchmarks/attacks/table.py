@@ -21,7 +21,7 @@ from benchmarks.service.report import lay_out
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
 _MIB = 1024 * 1024
 _HEADS = (
-    *("attack", "sent MB", "answers", "cut", "s", "CPU s"),
+    *("attack", "sent MB", "answers", "cut", "s", "CPU s", "waited s"),
     *("p50 ms", "p99 ms", "worst ms", "not 200", "peak MiB", "after MiB", "bound"),
 )
 _SHORT = {"p99_ms": "p99", "worst_ms": "worst", "failed": "not 200", "extra_answers": "extra answers"}
@@ -62,13 +62,18 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One attack on a fresh service; ``server_cpu_s`` counts the honest clients' requests as well."""
+    """One attack on a fresh service.
+
+    ``server_cpu_s`` counts the honest clients' requests as well; ``server_wait_s`` is the time in which
+    the service's processes could have worked, but other programs or one another had the core.
+    """
 
     attack: str
     bounds: str
     done: Done
     seconds: float
     server_cpu_s: float
+    server_wait_s: float
     honest: Honest
     memory: Memory
     judged: tuple[Judged, ...]
@@ -204,6 +209,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.done.cut:,}",
         f"{row.seconds:.1f}",
         f"{row.server_cpu_s:.2f}",
+        f"{row.server_wait_s:.2f}",
         f"{honest.p50_ms:.2f}",
         f"{honest.p99_ms:,.1f}",
         f"{honest.worst_ms:,.1f}",

@@ -189,6 +189,7 @@ def test_the_table_says_what_is_over_and_lists_each_bound_once() -> None:
                 done=seen,
                 seconds=2.0,
                 server_cpu_s=0.5,
+                server_wait_s=0.25,
                 honest=HONEST,
                 memory=MEMORY,
                 judged=judged,

@@ -191,6 +191,10 @@ class ServiceMetrics:
         for metrics, drift in models.items():
             self.add_model(metrics, drift)
 
+    def beat(self) -> None:
+        """Show the supervisor that this process is not stuck."""
+        self._slot.beat()
+
     def count_rejected(self, code: str) -> None:
         """Count a request that failed with the error ``code``, if that was a rejection."""
         reason = _REASONS.get(code)

@@ -55,6 +55,7 @@ COUNTERS: Mapping[str, Counted] = {
         "Versions that took over (swapped), or failed their checks and did not (refused), in each worker.",
         ("model", "outcome"),
     ),
+    "worker_restarts": Counted("Workers that were started in place of another, by why.", ("reason",)),
     "shadow_rows": Counted(
         "Rows that another version (shadow) was asked too, by whether it agreed.",
         ("model", "version", "shadow", "outcome"),

@@ -36,6 +36,8 @@ from registry.store import open_store
 _logger = logging.getLogger("inference.process.worker")
 # What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.
 _SHORT_BYTES = 1 << 20
+# How often a worker shows that it is not stuck (inference/process/supervisor.py).
+_BEAT_S = 0.5
 
 
 def serve(config: ServiceConfig) -> int:
@@ -71,12 +73,15 @@ def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Ord
     place: dict[str, Any] = {} if order is None else {"worker": order.worker}
     log_event(_logger, "starting", model=config.model, **place)
     metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
-    state, watcher = _load(config, metrics, falls_back=order is not None and order.is_replacement)
+    state, watcher = _load(config, metrics, falls_back=order is not None and bool(order.replaces))
     with _pool(config) as pool:
         doors = _open_doors(listeners, App(state, config, metrics, pool), config, metrics)
 
         def announce() -> None:
             watcher.start(asyncio.get_running_loop())
+            _beat(asyncio.get_running_loop(), metrics)
+            if order is not None and order.replaces:
+                metrics.count("worker_restarts", order.replaces)
             _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -99,6 +104,12 @@ async def _run(
     balance = Balance(order.balance_fd, order.slots, order.worker)
     server = Server(config, state, doors, balance, is_alone=False)
     await server.run(announce, watched_fd=sys.stdin.fileno())
+
+
+def _beat(loop: asyncio.AbstractEventLoop, metrics: ServiceMetrics) -> None:
+    """Have the event loop show from now on that it comes around."""
+    metrics.beat()
+    loop.call_later(_BEAT_S, _beat, loop, metrics)
 
 
 def _load(

@@ -30,6 +30,8 @@ _FLAGS = {
     "deadline-s": "seconds that a request may take (default 10)",
     "receive-timeout-s": "seconds that a client may take to send a request (default 30)",
     "watch-s": "seconds between looks at the registry's aliases, 0 for never (default 1)",
+    "load-timeout-s": "seconds that loading a version may take (default 60)",
+    "load-memory-bytes": "memory that loading a version may take (default 1 GiB)",
     "canary": "alias=share: this version answers a share of the requests",
     "canary-header": "header whose value decides which version answers (default x-request-key)",
     "shadow": "alias=share: this version is asked too, unseen by clients",
@@ -78,6 +80,12 @@ def _work(options: argparse.Namespace) -> int:
     return work()
 
 
+def _try(options: argparse.Namespace) -> int:
+    from inference.live.proven import run_trial
+
+    return run_trial(sys.stdin.buffer, sys.stdout.buffer)
+
+
 def _heed_sigterm() -> None:
     """End on SIGTERM before there is a server to do it; a container's first process ignores it otherwise."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -103,13 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
     health.add_argument("--port", help="where it listens (default 8000)")
     worker = verbs.add_parser("worker")  # the supervisor's way to start one; no help, so not listed
-    for command in (verb, health, worker):
+    trial = verbs.add_parser("trial")  # a worker's way to load a version without being harmed by it
+    for command in (verb, health, worker, trial):
         command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
         command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
     return parser
 
 
-_VERBS = {"serve": _serve, "health": _health, "worker": _work}
+_VERBS = {"serve": _serve, "health": _health, "worker": _work, "trial": _try}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``deadline_s``: a request that is not answered by then is given up.
     - ``receive_timeout_s``: how long a client may take to send one request, head and body.
     - ``watch_s``: how often the registry is asked where an alias points; 0 is never.
+    - ``load_timeout_s``, ``load_memory_bytes``: what loading one version may take; more is a version that
+      is not served. Of the memory, that which is added to an empty process.
     - ``canary``: ``alias=share`` or ``number=share``: the share (0 to 1) of the default model's
       requests that this version answers. Requests with the same ``canary_header`` go the same way.
     - ``shadow``: ``alias=share``: the share of requests that this version is asked too, unseen by clients.
@@ -73,6 +75,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     receive_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     watch_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    load_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    load_memory_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1024 * 1024 * 1024
     canary: str = ""
     canary_header: str = "x-request-key"
     shadow: str = ""

@@ -17,7 +17,10 @@ from inference.metrics.drift import Drift
 from inference.metrics.families import (
     COUNTERS,
     IN_FLIGHT,
+    LAST_LOOK,
     LIVE,
+    LOAD,
+    LOAD_SECONDS,
     MODEL,
     ROUTE,
     ROWS,
@@ -143,6 +146,7 @@ class ServiceMetrics:
     def __init__(self, slot: Slot | None = None) -> None:
         self._slot = create_private() if slot is None else slot
         self._in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
+        self._last_look = self._slot.add((LAST_LOOK,), 1, is_gauge=True)
         self._routes: dict[str, RouteMetrics] = {}
         self._models: dict[ModelMetrics, Drift | None] = {}
         self._page = Page(self._slot.memory)
@@ -190,6 +194,19 @@ class ServiceMetrics:
                 self._page.drifts.pop(drift.key, None)
         for metrics, drift in models.items():
             self.add_model(metrics, drift)
+
+    def note_look(self, at: float) -> None:
+        """Show when this process last found out where every alias points, in seconds since 1970.
+
+        The one number that another thread than the event loop's may write: nobody else does.
+        """
+        self._last_look[0] = at
+
+    def observe_load(self, model: str, seconds: float) -> None:
+        """Count what came of a version, taken over or refused, and how long that took to find out."""
+        values = self._slot.add((LOAD, model), len(LOAD_SECONDS) + 2)
+        values[bisect_left(LOAD_SECONDS, seconds)] += 1.0
+        values[-1] += seconds
 
     def beat(self) -> None:
         """Show the supervisor that this process is not stuck."""

@@ -20,6 +20,17 @@ _M_ARENA_MAX = -8
 _YOUNG = 10_000
 
 
+def share_heap() -> None:
+    """Have threads that are still to come use the heap that is there.
+
+    By default every thread gets a heap of its own, and keeps the end of it whatever is asked. One that
+    was made before, for the thread that loads, would stay, and others would take it over.
+    """
+    mallopt = getattr(_LIBRARY, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
 def settle_memory() -> None:
     """Leave what is loaded out of every garbage collection, and let freed blocks be used again.
 
@@ -29,10 +40,9 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 10, 10)
+    share_heap()
     mallopt = getattr(_LIBRARY, "mallopt", None)
     if mallopt is not None:
-        # By default every thread gets a heap of its own, and keeps the end of it whatever is asked.
-        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 

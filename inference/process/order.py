@@ -24,8 +24,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
     - ``replaces``: why this worker takes the place of another; empty at the start;
     - ``listener_fd``, ``metrics_listener_fd``: bound sockets;
-    - ``balance_fd``, ``metrics_fd``: memory of `inference.process.acceptor.Balance` and of
-      `inference.metrics.shared`.
+    - ``balance_fd``, ``metrics_fd``, ``trials_fd``: memory of `inference.process.acceptor.Balance`, of
+      `inference.metrics.shared` and of `inference.live.trial.Ledger`.
     """
 
     config: ServiceConfig
@@ -35,12 +35,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     metrics_listener_fd: int | None
     balance_fd: int
     metrics_fd: int
+    trials_fd: int
     replaces: Replaced | Literal[""] = ""
 
     @property
     def fds(self) -> tuple[int, ...]:
         """What the worker must inherit."""
-        fds = (self.listener_fd, self.metrics_listener_fd, self.balance_fd, self.metrics_fd)
+        shared = (self.balance_fd, self.metrics_fd, self.trials_fd)
+        fds = (self.listener_fd, self.metrics_listener_fd, *shared)
         return tuple(fd for fd in fds if fd is not None)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from inference.config import ServiceConfig
+from inference.live.trial import Ledger
 from inference.metrics.shared import Memory, create_memory
 from inference.process.acceptor import Balance, bind_listener, turn_new_ones_away
 from inference.process.child import Worker, start_worker
@@ -81,6 +82,7 @@ class Supervisor:
         self._balance_fd = Balance.create_memory(self._slots)
         self._balance = Balance(self._balance_fd, self._slots)
         self._metrics: Memory = create_memory(self._slots)
+        self._trials_fd = Ledger.create_memory()
         self._free = list(range(self._slots))
         self._workers: dict[int, Worker] = {}  # by slot
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +166,7 @@ class Supervisor:
             metrics_listener_fd=fds[1] if len(fds) > 1 else None,
             balance_fd=self._balance_fd,
             metrics_fd=self._metrics.fd,
+            trials_fd=self._trials_fd,
             replaces=replaces,
         )
 

@@ -156,6 +156,7 @@ class Endpoint:
         if "GET" in self._handlers:
             self._handlers["HEAD"] = self._handlers["GET"]
         self._is_matched = handlers is not None
+        self._in_flight = metrics.in_flight if "POST" in self._handlers else metrics.not_in_flight
         self._metrics = metrics
         self._work = work
         self._bodies = bodies
@@ -165,7 +166,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request the general way."""
         started = perf_counter()
-        self._metrics.in_flight += 1
+        self._in_flight[0] += 1.0
         try:
             status, headers, body = await self._answer(scope, receive)
             # Counted before it is sent: no client has an answer that is in no count.
@@ -174,7 +175,7 @@ class Endpoint:
             await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
             await send({"type": "http.response.body", "body": body})
         finally:
-            self._metrics.in_flight -= 1
+            self._in_flight[0] -= 1.0
 
     def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
         """Answer one request whose body is here already; raises nothing.
@@ -182,6 +183,7 @@ class Endpoint:
         The short way of `inference.process.connection`. What is not answered at once is to be waited for.
         """
         started = perf_counter()
+        self._in_flight[0] += 1.0  # another worker may be asked for the number meanwhile
         try:
             if self._guard is not None:
                 self._guard.check(request.headers)
@@ -189,19 +191,20 @@ class Endpoint:
             answer = self._handlers["POST"](request)
         except Exception as error:  # the edge of the process towards its clients
             answer = self._fail(error, request.headers)
+        self._in_flight[0] -= 1.0
         if not isinstance(answer, Answer):
             return self._wait(answer, started, request)
         self._counts.observe("POST", answer.status, perf_counter() - started)
         return answer
 
     async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
-        self._metrics.in_flight += 1
+        self._in_flight[0] += 1.0
         try:
             answer = await self._settle(coming, request.headers)
             self._counts.observe("POST", answer.status, perf_counter() - started)
             return answer
         finally:
-            self._metrics.in_flight -= 1
+            self._in_flight[0] -= 1.0
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]

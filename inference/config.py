@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,6 +14,12 @@ from registry.errors import ConfigError
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
 # The names that every target of the Makefile and every container platform uses.
 _SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port": "PORT"}
+# What Kubernetes sets in every pod for every Service of its namespace, by the Service's name (service links:
+# pkg/kubelet/envvars/envvars.go). NAME_PORT is known by its value, as settings of ours end in it too.
+_LINK_NAME = re.compile(
+    r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)", re.ASCII
+)
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,13 +97,14 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
 
     Between the last two is what a managed platform's own variables ask for (`inference.routes.platforms`);
     under one, the default of ``host`` is ``0.0.0.0``. An empty variable counts as not set, as
-    compose files and shells write "nothing" that way.
+    compose files and shells write "nothing" that way. Service links are nobody's settings.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range; says which and where it came from.
     """
     chosen: dict[str, str] = {}
     origins: dict[str, str] = {}
+    environment = {name: text for name, text in environment.items() if not is_service_link(name, text)}
     platform = read_platform(environment)
     for key in ServiceConfig.__struct_fields__:
         variable = environment_name(key)
@@ -114,6 +122,16 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
         if key.endswith("_route") and text:
             check_route(text, where=origins[key])
     return _convert(chosen, where="settings")
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes set this variable for a Service of the namespace, which may be called like us.
+
+    A Service ``timberline-serve-metrics`` gives ``TIMBERLINE_SERVE_METRICS_PORT=tcp://10.0.0.7:9000``.
+    """
+    if _LINK_NAME.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and _LINK_VALUE.fullmatch(text) is not None
 
 
 def _convert(tree: dict[str, Any], *, where: str) -> ServiceConfig:

@@ -137,11 +137,13 @@ def running_service(
             _end(process)
 
 
-def refuse_to_start(registry: Path, model: str, *flags: str) -> tuple[int, str]:
+def refuse_to_start(
+    registry: Path, model: str, *flags: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Exit code and log of a service that must not get ready; fails if it announces itself."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        process = _start(registry, model, flags, None, log)
+        process = _start(registry, model, flags, environment, log)
         try:
             said, _ = process.communicate(timeout=DEADLINE_S)
             assert not said, f"the service announced itself: {said!r}"

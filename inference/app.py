@@ -17,7 +17,7 @@ from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.work import WorkLimit
 from inference.metrics.counters import RouteMetrics, ServiceMetrics
-from inference.routes.auth import OPEN_ROUTES, Guard, read_guard
+from inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
 from inference.routes.health import Health
 from inference.routes.infer import Infer
 from inference.routes.openapi import OpenApi
@@ -70,6 +70,7 @@ class App:
         self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s)
         self._metrics = metrics
         self._guard = read_guard(config)
+        self._tokens = TokensWatch(self._guard, config) if self._guard and config.tokens_file else None
         self._open = OPEN_ROUTES | {config.health_route} | ({"/metrics"} if config.metrics_port else set())
         self._is_logging = config.request_log
         runner = Runner(pool, self._work, config.inline_max_rows)
@@ -124,6 +125,11 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._fixed.get(scope["path"], self._router)(scope, receive, send)
+
+    def start(self) -> None:
+        """Begin to follow the tokens file, if there is one."""
+        if self._tokens is not None:
+            self._tokens.start()
 
     def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
         guard = None if route in self._open else self._guard

@@ -73,10 +73,12 @@ def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Ord
     metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
     state, watcher = _load(config, metrics, falls_back=order is not None and order.is_replacement)
     with _pool(config) as pool:
-        doors = _open_doors(listeners, App(state, config, metrics, pool), config, metrics)
+        app = App(state, config, metrics, pool)
+        doors = _open_doors(listeners, app, config, metrics)
 
         def announce() -> None:
             watcher.start(asyncio.get_running_loop())
+            app.start()
             _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and sys.argv[1:2] == ["health"]:
+    # Asked every few seconds: what is imported below would cost ten times as much as asking.
+    from inference.process.probe import main as ask
+
+    if (_code := ask(sys.argv[2:])) is not None:
+        sys.exit(_code)
+
 import argparse
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +49,7 @@ _FLAGS = {
     "drain-s": "seconds after SIGTERM in which new work is still answered (default 0)",
     "shutdown-grace-s": "seconds that requests in flight may take then (default 30)",
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",
+    "runtime-dir": "folder for the file that health finds the service by (default: the first usable)",
 }
 _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 
@@ -82,11 +91,9 @@ def _heed_sigterm() -> None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from inference.config import resolve_config
-    from inference.process.probe import ask_readiness
+    from inference.process.probe import check
 
-    config = resolve_config({"port": options.port}, os.environ)
-    return 0 if ask_readiness(config.port) else 1
+    return check(options.port, options.runtime_dir)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +106,10 @@ def _parser() -> argparse.ArgumentParser:
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if name in _SWITCHES else {}
         verb.add_argument(f"--{name}", help=text, **alone)
     health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
-    health.add_argument("--port", help="where it listens (default 8000)")
+    health.add_argument("--port", type=int, default=0, help="of which one (default: the one that there is)")
+    health.add_argument(
+        "--runtime-dir", default="", help="where it leaves its file (default: as the service's)"
+    )
     worker = verbs.add_parser("worker")  # the supervisor's way to start one; no help, so not listed
     for command in (verb, health, worker):
         command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])

@@ -55,6 +55,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``shutdown_grace_s``: how long requests in flight may take after that.
     - ``keep_alive_s``: longer than the 60 s after which common load balancers let go of an idle
       connection, so that it is never the service that closes one in use.
+    - ``runtime_dir``: where the service leaves the file that ``health`` finds it by
+      (`inference.process.statefile`); "" is the first of the usual folders that can be used.
     """
 
     model: str = "forest_cover"
@@ -85,6 +87,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 0
     shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
+    runtime_dir: str = ""
 
 
 def environment_name(key: str) -> str:

@@ -27,6 +27,7 @@ from inference.process.connection import Connection
 from inference.process.memory import settle_memory
 from inference.process.order import Order, read_order
 from inference.process.server import Door, Server
+from inference.process.statefile import StateFile
 from inference.process.timing import TimedApp, TimedConnection, TimedPool
 from inference.routes.example import write_curl
 from registry.ground.cpus import count_cpus
@@ -50,7 +51,8 @@ def serve(config: ServiceConfig) -> int:
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
         listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
-        return _serve(config, listeners, None)
+        state_file = stack.enter_context(StateFile(config.runtime_dir))
+        return _serve(config, listeners, None, state_file)
 
 
 def work() -> int:
@@ -66,7 +68,12 @@ def work() -> int:
         return _serve(order.config, listeners, order)
 
 
-def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Order | None) -> int:
+def _serve(
+    config: ServiceConfig,
+    listeners: Sequence[socket.socket],
+    order: Order | None,
+    state_file: StateFile | None = None,
+) -> int:
     started = monotonic()
     place: dict[str, Any] = {} if order is None else {"worker": order.worker}
     log_event(_logger, "starting", model=config.model, **place)
@@ -79,6 +86,8 @@ def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Ord
         def announce() -> None:
             watcher.start(asyncio.get_running_loop())
             app.start()
+            if state_file is not None:
+                state_file.write(*listeners[0].getsockname()[:2])
             _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

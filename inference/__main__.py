@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from registry.ground.command import run_command
-from registry.ground.logs import configure_logging
+from registry.ground.logs import configure_logging, write_in_background
 
 _FLAGS = {
     "model": "name, name@alias or name@7, several with commas (default forest_cover, its production)",
@@ -57,6 +57,8 @@ _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.verb != "health":
+        write_in_background()
     configure_logging(options.log_level, options.log_format)
     for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events
         logging.getLogger(name).setLevel(logging.WARNING)

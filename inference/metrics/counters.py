@@ -143,6 +143,7 @@ class ServiceMetrics:
         self._slot = create_private() if slot is None else slot
         self.in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
         self.not_in_flight = _nothing(1)
+        self._dropped_lines = self._slot.add(_counter("log_lines_dropped", ()), 1)
         self._routes: dict[str, RouteMetrics] = {}
         self._models: dict[ModelMetrics, Drift | None] = {}
         self._page = Page(self._slot.memory)
@@ -187,6 +188,10 @@ class ServiceMetrics:
         reason = _REASONS.get(code)
         if reason is not None:
             self.count("rejected_requests", reason)
+
+    def count_dropped_lines(self, lines: int) -> None:
+        """Count lines of the log that were dropped; from any thread, but one call at a time."""
+        self._dropped_lines[0] += lines
 
     def count_swap(self, model: str, outcome: str) -> None:
         """Count a version that took over (``swapped``), or did not (``refused``)."""

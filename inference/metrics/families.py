@@ -55,6 +55,7 @@ COUNTERS: Mapping[str, Counted] = {
         "Versions that took over (swapped), or failed their checks and did not (refused), in each worker.",
         ("model", "outcome"),
     ),
+    "log_lines_dropped": Counted("Lines of the log that nobody took in time, of every worker.", ()),
     "shadow_rows": Counted(
         "Rows that another version (shadow) was asked too, by whether it agreed.",
         ("model", "version", "shadow", "outcome"),

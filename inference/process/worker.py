@@ -31,7 +31,7 @@ from inference.process.statefile import StateFile
 from inference.process.timing import TimedApp, TimedConnection, TimedPool
 from inference.routes.example import write_curl
 from registry.ground.cpus import count_cpus
-from registry.ground.logs import log_event
+from registry.ground.logs import log_event, watch_dropped_lines
 from registry.store import open_store
 
 _logger = logging.getLogger("inference.process.worker")
@@ -78,6 +78,7 @@ def _serve(
     place: dict[str, Any] = {} if order is None else {"worker": order.worker}
     log_event(_logger, "starting", model=config.model, **place)
     metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
+    watch_dropped_lines(metrics.count_dropped_lines)
     state, watcher = _load(config, metrics, falls_back=order is not None and order.is_replacement)
     with _pool(config) as pool:
         app = App(state, config, metrics, pool)

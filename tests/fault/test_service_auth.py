@@ -145,6 +145,7 @@ def test_a_request_log_has_one_line_a_request(tmp_path: Path) -> None:
         headers = {"traceparent": TRACE, "Content-Type": "application/json"}
         assert service.request("POST", "/predict", b'{"rings": 40}', headers)[0] == 200
         assert service.request("GET", "/made/up?secret=1", None, {"traceparent": "none"})[0] == 404
+        service.wait_for(lambda: len(service.list_events("request")) == 2)
         log = service.log
     lines = [json.loads(line) for line in log.splitlines()]
     first, second = (line for line in lines if line["event"] == "request")

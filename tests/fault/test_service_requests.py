@@ -182,7 +182,7 @@ def test_what_only_looks_is_not_in_flight(service: RunningService) -> None:
             assert service.request("GET", "/v2/health/ready")[0] == 200
             page = service.request("GET", "/metrics")[2].decode()
             assert re.search(r"^requests_in_flight [01]\.0$", page, re.M)
-        connection.sendall(b"a\r\n\"rings\":4}\r\n0\r\n\r\n")
+        connection.sendall(b'a\r\n"rings":4}\r\n0\r\n\r\n')
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
     assert "requests_in_flight 0.0" in service.request("GET", "/metrics")[2].decode()
 

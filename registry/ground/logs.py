@@ -32,6 +32,8 @@ _LONGEST_BESIDE = 60
 _MOST_WAITING_BYTES = 1 << 20
 # Several processes write into one pipe, which keeps the bytes of a write together up to here (POSIX).
 _WHOLE_BYTES = select.PIPE_BUF
+# How long a line waits for others: waking the thread for each costs as much as writing the line.
+_GATHER_S = 0.01
 # How often a reader that is merely slow hears how much it missed.
 _TELL_S = 1.0
 # What the end of a process waits for its last lines: a reader that is merely slow takes them in less.
@@ -120,6 +122,7 @@ class BackgroundStream(io.TextIOBase):
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._bytes = 0  # waiting or being written
+        self._hurrying = 0  # who waits in `drain`
         self._thread: threading.Thread | None = None
 
     @property
@@ -153,13 +156,19 @@ class BackgroundStream(io.TextIOBase):
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name=f"writer-{self._fd}", daemon=True)
                     self._thread.start()
-                self._changed.notify_all()
+                if len(self._waiting) == 1:
+                    self._changed.notify_all()
         return len(text)
 
     def drain(self, limit_s: float) -> bool:
         """Wait until nothing waits, for at most ``limit_s``; whether nothing does."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._bytes, limit_s)
+            self._hurrying += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._bytes, limit_s)
+            finally:
+                self._hurrying -= 1
 
     def end(self) -> None:
         """Write what waits for as long as a reader may need; what comes later is written at once or not."""
@@ -178,6 +187,8 @@ class BackgroundStream(io.TextIOBase):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
+                if self._after is None and self._bytes < _WHOLE_BYTES:
+                    self._changed.wait_for(lambda: self._hurrying, _GATHER_S)
             if self._after is not None:
                 self._after.drain(_ORDER_S)
             with self._changed:

@@ -17,6 +17,7 @@ from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.work import WorkLimit
 from inference.metrics.counters import RouteMetrics, ServiceMetrics
+from inference.process.memory import Trimmer
 from inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
 from inference.routes.health import Health
 from inference.routes.infer import Infer
@@ -26,7 +27,7 @@ from inference.routes.predict import Predict
 from inference.routes.protocol import Metadata
 from inference.routes.requestlog import find_trace, log_request
 from inference.wire.answers import Answer, Header, answer_json
-from inference.wire.body import BodyReader
+from inference.wire.body import BodyReader, ReceiveBudget
 from inference.wire.request import Handler, Request
 from registry.errors import LifecycleError
 
@@ -40,7 +41,9 @@ STATUSES: Mapping[type[LifecycleError], int] = {
     errors.SlowClientError: 408,
     errors.BodyTooLargeError: 413,
     errors.BatchTooLargeError: 413,
+    errors.TargetTooLongError: 414,
     errors.UnsupportedMediaError: 415,
+    errors.HeadTooLargeError: 431,
     errors.ClientGoneError: 499,  # nginx's number for it; only ever seen in the metrics
     errors.RequestError: 400,
     errors.NotReadyError: 503,
@@ -59,15 +62,19 @@ class App:
     latter always adds turns errors into text, and every endpoint here answers its own. Paths
     without a parameter are looked up directly; walking the routes costs a tenth of a request.
 
-    ``direct`` holds, by request target, what `inference.process.connection` may answer without ASGI, and
-    ``metrics_app`` what there is on the metrics' own port.
+    ``direct`` holds, by request target, what `inference.process.connection` may answer without ASGI,
+    ``metrics_app`` what there is on the metrics' own port, and ``receiving`` counts the bytes of requests
+    that all connections hold.
     """
 
     def __init__(
         self, state: ServiceState, config: ServiceConfig, metrics: ServiceMetrics, pool: Executor
     ) -> None:
         self._work = WorkLimit(config.max_requests_in_work, config.deadline_s)
-        self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s)
+        # One body must always fit, whatever is set.
+        most_bytes = max(config.max_receiving_bytes, config.max_body_bytes)
+        self.receiving = ReceiveBudget(most_bytes, Trimmer().note)
+        self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s, self.receiving)
         self._metrics = metrics
         self._guard = read_guard(config)
         self._tokens = TokensWatch(self._guard, config) if self._guard and config.tokens_file else None
@@ -206,19 +213,33 @@ class Endpoint:
     async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
         self._in_flight[0] += 1.0
         try:
-            answer = await self._settle(coming, request.headers)
+            answer = await self._hold(coming, request)
             self._counts.observe("POST", answer.status, perf_counter() - started)
             return answer
         finally:
             self._in_flight[0] -= 1.0
 
+    async def _hold(self, coming: Awaitable[Answer], request: Request) -> Answer:
+        """Count the body as held until it is answered; what was answered at once was held by nobody."""
+        receiving = self._bodies.receiving
+        try:
+            receiving.take(len(request.body))
+        except errors.ReceivingError as error:
+            if asyncio.iscoroutine(coming):
+                coming.close()  # it has not begun
+            return self._fail(error, request.headers)
+        try:
+            return await self._settle(coming, request.headers)
+        finally:
+            receiving.give(len(request.body))
+
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]
+        body = b""
         try:
             if self._guard is not None:
                 self._guard.check(headers)
             handler = self._handlers.get(scope["method"]) or self._refuse(scope)
-            body = b""
             if scope["method"] == "POST":
                 body = await self._bodies.read(headers, receive)
                 self._work.begin()
@@ -226,11 +247,13 @@ class Endpoint:
             answer = handler(
                 Request(scope["method"], scope["path"], scope["query_string"], headers, body, named)
             )
+            return answer if isinstance(answer, Answer) else await self._settle(answer, headers)
         except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
             return answer_error(_OUT_OF_TIME)
         except Exception as error:  # the edge of the process towards its clients
             return self._fail(error, headers)
-        return answer if isinstance(answer, Answer) else await self._settle(answer, headers)
+        finally:
+            self._bodies.receiving.give(len(body))
 
     async def _settle(self, coming: Awaitable[Answer], headers: Iterable[Header]) -> Answer:
         try:
@@ -276,7 +299,7 @@ def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:
                 more.append((b"www-authenticate", b"Bearer"))
             if status == 503:
                 more.append((b"retry-after", b"1"))
-            if status == 408:
+            if status == 408 or isinstance(error, errors.ReceivingError):  # the rest is not read
                 more.append((b"connection", b"close"))
             return answer_json({"error": str(error)}, status, *more)
     _logger.error("a request failed", exc_info=error, extra={"fields": find_trace(headers)})

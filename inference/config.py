@@ -11,6 +11,10 @@ import msgspec
 from inference.routes.platforms import check_route, read_platform
 from registry.errors import ConfigError
 
+# An answer names every class in every row, and may be much longer than its request. So many times the
+# longest body is the most of it that is kept, and no less than this.
+_ANSWER_PER_BODY = 4
+_LEAST_ANSWER_BYTES = 64 * 1024 * 1024
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
 # The names that every target of the Makefile and every container platform uses.
 _SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port": "PORT"}
@@ -32,10 +36,13 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``threads``: how many large requests are worked on at the same time, beside the event loop;
       0 is a worker's share of the container's CPU quota. One Run always uses one thread.
     - ``max_body_bytes``: also the bound of what a compressed body may grow to.
+    - ``max_receiving_bytes``: bytes of bodies, inflated or not, that all connections of a worker hold
+      together, from the first byte until the answer; never less than ``max_body_bytes``.
     - ``inline_max_rows``, ``inline_max_body_bytes``: up to here a request is answered on the event
       loop. A hand-over to a thread costs about 40 µs; 64 rows through the networks at hand take
       0.07 to 0.5 ms, which is what a request behind it may have to wait.
     - ``max_requests_in_work``: of one worker; beyond it requests are turned away at once.
+    - ``max_connections``: of one worker; one more takes the place of an idle one, or is refused.
     - ``deadline_s``: a request that is not answered by then is given up.
     - ``receive_timeout_s``: how long a client may take to send one request, head and body.
     - ``watch_s``: how often the registry is asked where an alias points; 0 is never.
@@ -66,10 +73,12 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024 * 1024
+    max_receiving_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024 * 1024
     max_rows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     inline_max_rows: Annotated[int, msgspec.Meta(ge=0)] = 64
     inline_max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024
     max_requests_in_work: Annotated[int, msgspec.Meta(ge=1)] = 256
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1024
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     receive_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     watch_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -88,6 +97,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
     runtime_dir: str = ""
+
+    @property
+    def max_answer_bytes(self) -> int:
+        """Longest answer."""
+        return max(_ANSWER_PER_BODY * self.max_body_bytes, _LEAST_ANSWER_BYTES)
 
 
 def environment_name(key: str) -> str:

@@ -4,9 +4,12 @@
     ├─ SignatureMismatchError · GoldenMismatchError      a version that must not be served
     ├─ NotReadyError                                     the service cannot answer now
     │  └─ OverloadedError                                it has as much to do as it may
+    │     └─ ReceivingError                              it holds as many bytes of requests as it may
+    │     └─ TooManyConnectionsError                     it has as many clients as it may
     ├─ DeadlineError                                     it could not answer in time
     └─ RequestError                                      the client can do something about it
        ├─ MalformedBodyError · RowError                  what was sent is not rows of this model
+       ├─ HeadTooLargeError · TargetTooLongError
        ├─ BodyTooLargeError · BatchTooLargeError
        ├─ UnsupportedMediaError · SlowClientError
        ├─ UnauthorizedError
@@ -53,6 +56,18 @@ class OverloadedError(NotReadyError):
     code = "overloaded"
 
 
+class ReceivingError(OverloadedError):
+    """The bodies being received and worked on, of all connections, are as large as they may be."""
+
+    code = "receiving"
+
+
+class TooManyConnectionsError(OverloadedError):
+    """As many connections as may be are open, and none of them is idle."""
+
+    code = "too_many_connections"
+
+
 class DeadlineError(ServingError):
     """The request could not be answered in the time that it may take."""
 
@@ -80,6 +95,18 @@ class RowError(RequestError):
     """A row is not a row of this model: a name is unknown, missing or given twice, or a value is wrong."""
 
     code = "bad_row"
+
+
+class HeadTooLargeError(RequestError):
+    """A request has more header fields, or more bytes of them, than the service reads."""
+
+    code = "head_too_large"
+
+
+class TargetTooLongError(RequestError):
+    """A request's first line is longer than the service reads."""
+
+    code = "target_too_long"
 
 
 class BodyTooLargeError(RequestError):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.errors import SignatureMismatchError
+from registry.ground.quiet import NO_TELEMETRY
 from registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
@@ -22,14 +23,11 @@ from registry.signature import (
     TensorSpec,
 )
 
-# The official wheels report usage to their maker: a device number in the user's cache folder at load,
-# packets some ten seconds later. Only this variable, set before the library loads, stops both
-# (measured with 1.31); the call below alone stops neither, but is the documented switch.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ.update(NO_TELEMETRY)
 
 import onnxruntime as ort
 
-ort.disable_telemetry_events()
+ort.disable_telemetry_events()  # alone it stops nothing, but it is the documented switch
 
 # One raw row in the order of the signature's columns; None is NULL.
 Row = Sequence[float | int | bool | str | None]
@@ -53,6 +51,15 @@ class Feed(NamedTuple):
         """Number of rows."""
         tensor = self.text if self.numeric is None else self.numeric
         return 0 if tensor is None else len(tensor)
+
+    @classmethod
+    def join(cls, feeds: Sequence[Feed]) -> Feed:
+        """Their rows, in order; they are of one signature."""
+        if len(feeds) == 1:
+            return feeds[0]
+        numeric = [feed.numeric for feed in feeds if feed.numeric is not None]
+        text = [feed.text for feed in feeds if feed.text is not None]
+        return cls(np.concatenate(numeric) if numeric else None, np.concatenate(text) if text else None)
 
 
 class Outputs(NamedTuple):

@@ -116,6 +116,7 @@ def launch_service(
     flags: Sequence[str] = (),
     cores: Collection[int] = (),
     program: Sequence[str] = SERVICE,
+    checkout: Path | None = None,
 ) -> Iterator[Launch]:
     """Start ``model@version`` from the registry on a free port; it is ended when the block is left.
 
@@ -123,11 +124,14 @@ def launch_service(
         flags: more flags of ``python -m inference serve``.
         program: the module, and flags before its verb, that stand in the place of ``inference``.
         cores: the processors that it may use; none given is all.
+        checkout: another checkout of this project, whose service it is.
     """
     name = f"{model}@{version}"
     command = [sys.executable, "-m", *program, "serve", "--model", name, "--registry", registry]
     command += ["--host", "127.0.0.1", "--port", "0", *flags]
-    with launch_command(command, name, log=log, stop_timeout_s=stop_timeout_s, cores=cores) as launch:
+    with launch_command(
+        command, name, log=log, stop_timeout_s=stop_timeout_s, cores=cores, folder=checkout
+    ) as launch:
         yield launch
 
 
@@ -140,12 +144,18 @@ def launch_command(
     stop_timeout_s: float,
     cores: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Launch]:
     """Start any service that announces itself as ours does, as ``name`` (model@version)."""
     with (
         log.open("ab") as errors,
         running_process(
-            command, errors=errors, stop_timeout_s=stop_timeout_s, cores=cores, environment=environment
+            command,
+            errors=errors,
+            stop_timeout_s=stop_timeout_s,
+            cores=cores,
+            environment=environment,
+            folder=folder,
         ) as process,
     ):
         yield Launch(process, name, log)
@@ -210,15 +220,18 @@ def running_process(
     stop_timeout_s: float,
     cores: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process with pipes to its input and output, ended when the block is left.
 
     Args:
         cores: the processors that it and its children may use (Linux only); none given is all.
         environment: set for it beside our own variables.
+        folder: where it runs, and finds modules first; here by default.
     """
     process = subprocess.Popen(
         _leash(command, cores),
+        cwd=folder,
         env={**os.environ, **(environment or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

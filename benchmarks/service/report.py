@@ -29,6 +29,8 @@ _NAMES = {
     "starlette_noop": "no-op (Starlette)",
     "timberline": "Timberline",
     "timberline_chunked": "Timberline, chunked body",
+    "beside": "the other checkout",
+    "beside_chunked": "the other checkout, chunked body",
     "noop_one_connection": "no-op, 1 connection",
     "timberline_one_connection": "Timberline, 1 connection",
     "fastapi": "FastAPI, async",
@@ -39,6 +41,8 @@ _FIGURES = {
     "run_us": "in-process Run of one row, CPU µs",
     "timberline_to_noop": "Timberline, × no-op",
     "not_run_to_noop": "Timberline less Run, × no-op",
+    "timberline_to_beside": "Timberline, × the other checkout",
+    "chunked_to_beside": "Timberline, chunked body, × the other checkout",
     "fastapi_to_timberline": "FastAPI async, × Timberline",
     "fastapi_threads_to_timberline": "FastAPI threads, × Timberline",
     "mlserver_to_timberline": "MLServer, × Timberline",
@@ -62,11 +66,11 @@ def format_service(report: Report) -> str:
         f"{settings.connections} connections, closed loop; server on core {machine['server_core']}, "
         f"clients on core {machine['client_core']}, load average {machine['load_average_before']:.1f}",
         "",
-        *_layout([_HEADS, *(_cells(name, row) for name, row in report.services.items())]),
+        *lay_out([_HEADS, *(_cells(name, row) for name, row in report.services.items())]),
         "",
-        *_layout([_FIGURE_HEADS, *(_figure(name, figures[name]) for name in _FIGURES if name in figures)]),
+        *lay_out([_FIGURE_HEADS, *(_figure(name, figures[name]) for name in _FIGURES if name in figures)]),
         "",
-        *_layout([_target(target) for target in report.targets]),
+        *lay_out([_target(target) for target in report.targets]),
     ]
     lines += [f"not measured: {name}: {why}" for name, why in report.left_out.items()]
     return "\n".join(lines)
@@ -113,7 +117,7 @@ def _target(target: Judged) -> tuple[str, ...]:
     return (target.text, target.bound, value, said)
 
 
-def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
+def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width, the first to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [

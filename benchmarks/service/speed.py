@@ -78,7 +78,10 @@ _BATCH_CONNECTIONS = 4
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is measured; seconds a window, and before each one to get going again."""
+    """How much is measured; seconds a window, and before each one to get going again.
+
+    - ``beside``: folder of another checkout of this project, whose service is measured in the same rounds.
+    """
 
     rounds: int = 10
     window_s: float = 1.0
@@ -87,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows: int = 1000
     starts: int = 3
     seed: int = 0
+    beside: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +181,9 @@ def derive_figures(samples: Mapping[str, Sequence[Seen]], batch_rows: int) -> di
         rest = divide([total - alone for total, alone in zip(ours, run, strict=True)], noop)
         least = (min(ours) - min(run)) / min(noop)
         figures["not_run_to_noop"] = msgspec.structs.replace(rest, least=least)
+    if "beside" in costs:
+        figures["timberline_to_beside"] = divide(ours, costs["beside"])
+        figures["chunked_to_beside"] = divide(costs["timberline_chunked"], costs["beside_chunked"])
     for rival in ("fastapi", "fastapi_threads", "mlserver"):
         if rival in costs:
             figures[f"{rival}_to_timberline"] = divide(costs[rival], ours)
@@ -257,7 +264,12 @@ class _Bench:
             noop = self._start_rival(sys.executable, name, "--body-bytes", str(body_bytes))
             self._add_row(name, noop, row)
         self._add_row("timberline", ours, row)
-        self._add_row("timberline_chunked", ours, requests.write_row(self.manifest, is_chunked=True))
+        chunked = requests.write_row(self.manifest, is_chunked=True)
+        self._add_row("timberline_chunked", ours, chunked)
+        if self.settings.beside:
+            other = self._start_service([self.cores.server], checkout=Path(self.settings.beside).resolve())
+            self._add_row("beside", other, row)
+            self._add_row("beside_chunked", other, chunked)
         for name, service in (("noop", self.arms["noop"]), ("timberline", self.arms["timberline"])):
             assert isinstance(service, Load)
             self.arms[f"{name}_one_connection"] = dataclasses.replace(service, connections=1)
@@ -314,15 +326,16 @@ class _Bench:
             else:
                 self.arms[name] = self._load(ours, request, connections=_BATCH_CONNECTIONS)
 
-    def _start_service(self, cores: Sequence[int], *flags: str) -> Service:
+    def _start_service(self, cores: Sequence[int], *flags: str, checkout: Path | None = None) -> Service:
         launch = launch_service(
-            self.registry,
+            str(Path(self.registry).resolve()) if checkout else self.registry,
             self.manifest.model,
             self.manifest.version,
             log=self._log("timberline"),
             stop_timeout_s=STOP_TIMEOUT_S,
             flags=flags,
             cores=cores,
+            checkout=checkout,
         )
         return self.stack.enter_context(launch).await_ready(START_TIMEOUT_S)
 

@@ -35,7 +35,11 @@ _SECONDS_SUM = len(SECONDS) + 1
 # a path that is not there, a client that went away.
 _REASONS = {
     "overloaded": "overload",
+    "receiving": "receiving",
+    "too_many_connections": "connections",
     "deadline": "deadline",
+    "head_too_large": "too_large",
+    "target_too_long": "too_large",
     "body_too_large": "too_large",
     "batch_too_large": "too_large",
     "bad_request": "malformed",

@@ -1,9 +1,20 @@
-"""One HTTP/1.1 connection: uvicorn's, with a short way for small predictions and an end without loss.
+"""One HTTP/1.1 connection: uvicorn's, with a short way, with bounds, and with an end that loses nothing.
 
 A small ``POST`` to a route that is known beforehand is answered inside the call that received its
 last byte: no task, no ASGI messages, one write. Everything else (other methods, chunked or
-compressed bodies, ``Expect``, a request behind one that is still being answered) goes uvicorn's way
-through the application; both ways call the same endpoint.
+compressed bodies, ``Expect``, HTTP/1.0) goes uvicorn's way through the application; both ways call
+the same endpoint.
+
+The parser is fed one request at a time. What a client sends behind a request waits until that one is
+answered and the event loop has looked after all other connections: a client that pipelines gets
+its answers in order, one each turn of the loop, and delays no other.
+
+What a client can make the service keep is bounded: a head in `inference.process.reception`, bodies
+and pipelined requests of all connections by one `ReceiveBudget`, connections by their number.
+
+A request may ask for another protocol with ``Upgrade``; a server may ignore that (RFC 9110, 7.8).
+The parser stops behind such a head and would take the body for the next request, so a new one is
+given the head again without the wish.
 
 A connection ends when its client ends it, when it was idle or slow for too long, or when the
 service stops; then the next answer says ``Connection: close``, so that no request is ever sent
@@ -20,21 +31,28 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httptools
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from inference.app import Endpoint
-from inference.errors import RequestError, SlowClientError
-from inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads
-from inference.wire.answers import Answer
+from inference.app import Endpoint, answer_error
+from inference.errors import NotReadyError, RequestError, SlowClientError, TooManyConnectionsError
+from inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads, write_head
+from inference.process.reception import Reception
+from inference.wire.answers import Answer, Header
+from inference.wire.body import ReceiveBudget
 from inference.wire.request import Request
+from registry.errors import LifecycleError
 
-# A request with one of these goes the general way.
-_UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"})
+# Of one connection's chunked body in one turn of the loop: there may be a callback for every few bytes.
+_TURN_BYTES = 64 * 1024
 # How long an idle connection is kept after the service began to stop: its client may have sent the
 # next request already. Clients in a closed loop send it within milliseconds.
 _LINGER_S = 1.0
 _LOOK_AGAIN_S = 0.02
+# How long the bytes of a refused client are read and dropped. Closing with bytes unread resets the
+# connection, and the client may lose the refusal.
+_REFUSED_S = 2.0
+_CLOSE: Header = (b"connection", b"close")
 
 
 class Connection(HttpToolsProtocol):
@@ -44,13 +62,17 @@ class Connection(HttpToolsProtocol):
 
     - ``direct``: endpoints by request target for which the short way is open;
     - ``max_direct_bytes``: longest body that takes it;
+    - ``max_connections``: more than this are refused; 0 is no bound;
+    - ``receiving``: the budget of bytes that all connections hold;
     - ``heads``: what they know of answers' first lines;
     - ``known``: heads of requests by their bytes; a client sends the same one again and again;
-    - ``count_rejected``: told the error's code of what is refused before it is a request.
+    - ``count_rejected``: given the error's code of what is refused before it is a request.
     """
 
     direct: Mapping[bytes, Endpoint] = {}
     max_direct_bytes = 0
+    max_connections = 0
+    receiving: ReceiveBudget
     heads: AnswerHeads
     known: KnownHeads
     count_rejected: Callable[[str], None]
@@ -58,109 +80,320 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.since = self.loop.time()  # of the last request's first byte, or the last answer
-        self.is_receiving = False
         self.is_stopping = False
-        self._endpoint: Endpoint | None = None  # of the request being received, if it takes the short way
-        self._is_usual = True
-        self._length = -1
-        self._parts: list[bytes] = []
-        self._data = self._begun_in = b""
+        self._reception = Reception()
+        self._ready: tuple[Head, Reception] | None = None  # a whole request that takes the short way
         self._waiting: asyncio.Task[None] | None = None
+        self._held = b""  # what came last, of which the parser has had `_at` bytes, the last from `_fed_from`
+        self._at = self._fed_from = 0
+        self._is_biting = False  # at a chunked body, whose end and what begins behind it come together
+        self._is_scheduled = False  # the rest has its turn
+        self._is_at_eof = False  # the client sends no more
+        self._is_refused = False  # the last answer is out
+        self._refusal: Exception | None = None  # of what stands behind requests that are not answered yet
+        self._kept = 0  # bytes of a body that takes the short way
+        self._counted = 0  # bytes that the budget knows of
 
     @classmethod
     def bind(
-        cls, direct: Mapping[bytes, Endpoint], max_direct_bytes: int, count_rejected: Callable[[str], None]
+        cls,
+        direct: Mapping[bytes, Endpoint],
+        max_direct_bytes: int,
+        count_rejected: Callable[[str], None],
+        receiving: ReceiveBudget,
+        max_connections: int = 0,
     ) -> type[Connection]:
         """The class of one service's connections."""
         settings = {
             "direct": direct,
             "max_direct_bytes": max_direct_bytes,
+            "max_connections": max_connections,
+            "receiving": receiving,
             "heads": AnswerHeads(),
             "known": KnownHeads(),
             "count_rejected": staticmethod(count_rejected),
         }
         return type("BoundConnection", (cls,), settings)
 
+    # Its begin, and its client's end
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As uvicorn's; where there are too many, one that is idle makes room or this one is refused."""
+        super().connection_made(transport)
+        if self.max_connections and len(self.connections) > self.max_connections and not self._make_room():
+            self._refuse(
+                TooManyConnectionsError(
+                    f"{self.max_connections:,} connections are open, the most there may be",
+                    hint="Use a connection for many requests, or ask again in a second.",
+                )
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn's; what was received is given up."""
+        super().connection_lost(exc)
+        self._held, self._at, self._kept = b"", 0, 0
+        self._reception = Reception()
+        self._settle()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to stay open: a client may end its side first and still wait for its answers."""
+        self._is_at_eof = True
+        return not self._is_refused and (bool(self._held) or (self.is_busy and not self.is_receiving))
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest; False if none is."""
+        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
+        idle = [other for other in others if other.is_idle]
+        if idle:
+            min(idle, key=lambda other: other.since).transport.close()
+        return bool(idle)
+
+    # What comes
+
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, without a timer to take back, and without parsing a head that is known."""
-        if not self.is_receiving:
+        """Answer a request that is known and whole; everything else goes to the parser."""
+        held = self._held
+        if not held and not self._reception.has_begun:
             end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
             known = self.known.find(data[:end])
-            if known and known.length == len(data) - end and not self.is_busy:
+            if known and known.length == len(data) - end and not self.is_busy and not self._is_over:
                 self.since = self.loop.time()
                 self._answer(known, data[end:])
                 return
-            self._data = data
+        if self._is_over:
+            return
+        self._reception.begun_at = -1
+        if held:
+            self._held, self._at = held[self._at :] + data, 0
+            self.flow.pause_reading()
+            self._settle()
+        else:
+            self._held = data
+            self._advance()
+
+    def go_on(self) -> None:
+        """Take the next turn, with what has come behind an answered request."""
+        self._is_scheduled = False
+        if self._held:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Feed the parser what is held, up to the end of one request or of this turn."""
+        until = self._at + _TURN_BYTES
+        while True:
+            reception = self._reception
+            if not reception.has_begun and (self.is_busy or self.flow.write_paused):
+                self.flow.pause_reading()  # the end of the answer goes on with it
+                break
+            self._feed(reception)
+            if self._ready is not None:
+                self._answer_ready(*self._ready)
+            if self._at >= len(self._held) or self._is_over:
+                break
+            if self._reception is not reception or (reception.is_chunked and self._at >= until):
+                self._schedule()
+                break
+        self._tidy()
+
+    def _feed(self, reception: Reception) -> None:
+        """Feed the parser one head, the rest of one body or a bite of chunks, or refuse it."""
+        held, at = self._held, self._at
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.send_400_response("")
-        except httptools.HttpParserUpgrade:
-            pass  # not offered: the request itself has been answered as if it had not asked
-        self._data = self._begun_in = b""
+            end = self._at = reception.find_end(held, at)
+            self._fed_from = at
+            self._is_biting = reception.is_bite
+            received = reception.body_bytes
+            part = held if at == 0 and end == len(held) else memoryview(held)[at:end]
+            try:
+                self.parser.feed_data(part)
+            except httptools.HttpParserUpgrade as stop:
+                self._feed_without_upgrade(part[stop.args[0] :])
+            if not self._reception.has_head:
+                self._reception.remember_end(held, at, end)
+            if self._is_biting and self._reception is reception:
+                reception.count_framing(end - at, reception.body_bytes - received)
+        except httptools.HttpParserCallbackError as error:
+            self._refuse(_find_cause(error))
+        except (httptools.HttpParserError, LifecycleError) as error:
+            self._refuse(error)
+
+    def _feed_without_upgrade(self, rest: bytes | memoryview) -> None:
+        """Give a new parser the last head again without the wish for another protocol, then ``rest``."""
+        while True:
+            self._repeat_without_upgrade()
+            try:
+                if rest:
+                    self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as stop:
+                rest = rest[stop.args[0] :]
+            else:
+                return
+
+    def _repeat_without_upgrade(self) -> None:
+        version = self.parser.get_http_version().encode()
+        head = write_head(self.parser.get_method(), self.url, version, self._reception.headers)
+        self._reception = self._reception.repeat()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(head)
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a request has begun to come and is not whole."""
+        return self._reception.has_begun
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._waiting is not None or not (self.cycle is None or self.cycle.response_complete)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection can be closed without losing anything that its client has sent."""
+        return not (self.is_receiving or self.is_busy or self._held or self._is_over)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether what comes is dropped."""
+        return self._is_refused or self._refusal is not None or self.transport.is_closing()
+
+    def _schedule(self) -> None:
+        """Give what is held its next turn, after all other connections had theirs."""
+        if self._held and not self._is_scheduled and not self._is_over:
+            self._is_scheduled = True
+            self.flow.pause_reading()
+            self.loop.call_soon(self.go_on)
+
+    def _tidy(self) -> None:
+        """Let go of what the parser has had, and read on if nothing waits."""
+        if self._at >= len(self._held) or self._is_over:
+            self._held, self._at = b"", 0
+            if self.flow.read_paused or self._is_at_eof:
+                self._read_on()
+        if self._held or self._kept or self._counted:
+            self._settle()
+
+    def _read_on(self) -> None:
+        """Read on, as everything that has come is with the parser; after its client's end, close."""
+        if self._is_over:
+            self._kept = 0
+            self.flow.resume_reading()  # and drop it
+        elif self._is_at_eof and not self.is_busy:
+            self.transport.close()
+        elif self._waiting is None and not self.flow.write_paused:
+            has_enough = self._reception.has_cycle and len(self.cycle.body) > HIGH_WATER_LIMIT
+            if not has_enough:
+                self.flow.resume_reading()
+
+    def _settle(self) -> None:
+        """Have the budget know what this connection holds; what the endpoints hold they count themselves."""
+        holds = self._kept + len(self._held) - self._at
+        if holds < self._counted:
+            self.receiving.give(self._counted - holds)
+            self._counted = holds
+        elif holds > self._counted:
+            try:
+                self.receiving.take(holds - self._counted)
+                self._counted = holds
+            except LifecycleError as error:
+                self._refuse(error)
 
     # Parser callbacks
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and self.cycle.response_complete:
             self.cycle = None  # type: ignore[assignment]  # it was the last request's
+        self._reception.begin(self._fed_from)
         self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-        self.is_receiving = True
         self.since = self.loop.time()
-        self._endpoint = None
-        self._is_usual = True
-        self._length = -1
-        self._begun_in = self._data
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in _UNUSUAL:
-            self._is_usual = False
-            self.expect_100_continue = name == b"expect" and value.lower() == b"100-continue"
-        elif name == b"content-length":
-            self._length = int(value)
-        self.headers.append((name, value))
+        self._reception.add_header(name, value)
 
     def on_headers_complete(self) -> None:
+        reception, parser = self._reception, self.parser
+        method = parser.get_method()
+        if parser.should_upgrade() and method != b"CONNECT":
+            reception.wants_upgrade = True  # the parser says that it is all; `_feed_without_upgrade` is next
+            return
+        reception.end_head(parser.get_http_version(), method)
         url = self.url
         endpoint = self.direct.get(url if b"?" not in url else url[: url.index(b"?")])
         if (
             endpoint is not None
-            and self._is_usual
-            and 0 <= self._length <= self.max_direct_bytes
-            and self.parser.get_method() == b"POST"
-            and not self.is_busy
+            and reception.is_usual
+            and 0 <= reception.length <= self.max_direct_bytes
+            and method == b"POST"
+            and not (self.is_busy or self._is_biting)
         ):
-            self._endpoint = endpoint
-            self._parts = []
+            reception.endpoint = endpoint
         else:
-            self._begin_cycle()
+            self._begin_cycle(reception)
 
     def on_body(self, body: bytes) -> None:
-        if self._endpoint is None:
-            super().on_body(body)
-        else:
-            self._parts.append(body)
+        reception = self._reception
+        reception.add_body(body)
+        if reception.endpoint is not None:
+            self._kept += len(body)
+            return
+        cycle = self.cycle
+        if cycle.response_complete:
+            return  # it was refused, and the rest of it is dropped
+        if reception.expects:  # its body comes, so that where the next request begins is known
+            cycle.keep_alive = reception.keep_alive and not self.is_stopping
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        self.is_receiving = False
-        if self._endpoint is None:
-            super().on_message_complete()
+        reception = self._reception
+        if reception.wants_upgrade:
+            return
+        self._reception = Reception()
+        if reception.endpoint is None:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
             return
         path, _, query = self.url.partition(b"?")
         head = Head(
-            self._endpoint,
+            reception.endpoint,
             path.decode("ascii"),
             query,
-            self.headers,
-            self._length,
+            reception.headers,
+            reception.length,
             self.parser.should_keep_alive(),
         )
-        if self._begun_in is self._data:
-            self.known.learn(self._data, head)
-        self._answer(head, b"".join(self._parts))
+        self._ready = head, reception
+
+    def _begin_cycle(self, reception: Reception) -> None:
+        """Answer through the application, which is given the body as it comes."""
+        url = self.url
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, reception.expects
+        self.headers = self.scope["headers"] = reception.headers
+        super().on_headers_complete()
+        reception.has_cycle = True
+        cycle = self.cycle
+        if self.is_stopping:
+            cycle.keep_alive = False
+        elif self.scope["http_version"] == "1.0" and self.parser.should_keep_alive():
+            cycle.keep_alive = True
+            cycle.default_headers = [*cycle.default_headers, (b"connection", b"keep-alive")]
+        elif reception.expects:
+            # If it is answered before its body has come, the client may send the body or not.
+            reception.keep_alive, cycle.keep_alive = cycle.keep_alive, False
+
+    # Answers
+
+    def _answer_ready(self, head: Head, reception: Reception) -> None:
+        self._ready = None
+        if reception.begun_at == 0 and self._at == len(self._held):
+            self.known.learn(self._held, head)
+        body = b"".join(reception.parts)
+        self._kept = 0  # the endpoint counts it from here on
+        self._settle()
+        self._answer(head, body)
 
     def _answer(self, head: Head, body: bytes) -> None:
         request = Request("POST", head.path, head.query, head.headers, body)
@@ -172,34 +405,6 @@ class Connection(HttpToolsProtocol):
             self._waiting = self.loop.create_task(self._write_later(answer, head.keep_alive))
             self.tasks.add(self._waiting)
             self._waiting.add_done_callback(self.tasks.discard)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a request that came before is still being answered."""
-        return self._waiting is not None or not (self.cycle is None or self.cycle.response_complete)
-
-    @property
-    def _is_unanswered(self) -> bool:
-        """Whether the request being received has no answer: the last cycle was of one before it."""
-        return self.cycle is None or not self.cycle.more_body
-
-    def _begin_cycle(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
-        super().on_headers_complete()
-        if self.is_stopping:
-            self.cycle.keep_alive = False
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Begin to answer, or line up behind a request of the short way that is still being answered."""
-        if self._waiting is None:
-            super()._start_asgi_task(cycle, app)
-        else:
-            self.pipeline.appendleft((cycle, app))
-
-    # Answers
 
     def _write(self, answer: Answer, keep_alive: bool) -> None:
         if self.transport.is_closing():
@@ -214,31 +419,74 @@ class Connection(HttpToolsProtocol):
         self.since = self.loop.time()
 
     async def _write_later(self, coming: Awaitable[Answer], keep_alive: bool) -> None:
-        answer = await coming
+        status, headers, body = await coming
         self._waiting = None
-        self._write(answer, keep_alive)
-        if self.pipeline and not self.transport.is_closing():
-            self._start_asgi_task(*self.pipeline.pop())
-        elif not self.flow.write_paused:
-            self.flow.resume_reading()
+        kept = tuple(header for header in headers if header != _CLOSE)
+        self._write(Answer(status, kept, body), keep_alive and len(kept) == len(headers))
+        self._end_answer()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # the sweep closes idle connections
         self.since = self.loop.time()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        self._end_answer()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, and hang up: where the next request begins is not known."""
-        self.count_rejected(RequestError.code)
-        self._refuse(400, "the request is not valid HTTP/1.1")
+    def _end_answer(self) -> None:
+        """An answer is out: go on with what its client has sent behind the request."""
+        if self._refusal is not None and not self.is_busy:
+            self._write_refusal(self._refusal)
+        if self._held:
+            self._schedule()
+        self._tidy()
 
-    def _refuse(self, status: int, message: str) -> None:
-        body = msgspec.json.encode({"error": message})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
-            body
-        )
-        self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+    def _refuse(self, error: Exception) -> None:
+        """Refuse what is being received, behind the answers to what came before it, and read no more."""
+        if self._is_over:
+            return
+        self._refusal = error
+        is_due = self._take_back_cycle(error) if self._reception.has_cycle else not self.is_busy
+        if is_due:
+            self._write_refusal(error)
+        self._tidy()
+
+    def _take_back_cycle(self, error: Exception) -> bool:
+        """Give the application no more of the request being received; whether `error` answers it now."""
+        cycle = self.cycle
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if self.pipeline and self.pipeline[0][0] is cycle:  # it stands behind another, and has not begun
+
+            async def refuse(*_: object) -> None:
+                self._write_refusal(error)
+
+            self.pipeline[0] = cycle, refuse
+            return False
+        self.cycle = None  # type: ignore[assignment]
+        if cycle.response_started:  # a request has one answer
+            self._hang_up()
+        return not cycle.response_started
+
+    def _write_refusal(self, error: Exception) -> None:
+        """The connection's last answer, by the table of `inference.app`."""
+        if isinstance(error, httptools.HttpParserError | UnicodeDecodeError):
+            error = RequestError("the request is not valid HTTP/1.1")
+        if isinstance(error, LifecycleError):
+            self.count_rejected(error.code)
+        status, headers, body = answer_error(error)
+        headers = tuple(header for header in headers if header != _CLOSE)
+        head = type(self).heads.find(status, headers, self.server_state.default_headers)
+        length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(head + length + body)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """End this side; what the client still sends is read for a while, so that it can read its answer."""
+        self._is_refused = True
+        self.transport.write_eof()
+        self.loop.call_later(_REFUSED_S, self.transport.abort)
 
     def pause_writing(self) -> None:
         """The client does not take its answers: read no more of its requests until it does."""
@@ -249,50 +497,56 @@ class Connection(HttpToolsProtocol):
         """The client takes its answers again."""
         super().resume_writing()
         if not self.is_busy:
-            self.flow.resume_reading()
+            self._schedule()
+            self._tidy()
 
     # The end
 
     def sweep(self, now: float, idle_s: float, receive_s: float) -> None:
         """Close the connection if it has been idle, or receiving one request, for too long."""
-        if self.transport.is_closing():
+        if self._is_over or self.is_busy:  # work has limits of its own
             return
-        if self.is_receiving:
-            if now - self.since > receive_s and not self.is_busy:  # work has limits of its own
-                if self._is_unanswered:
-                    self.count_rejected(SlowClientError.code)
-                    self._refuse(408, "the request did not arrive in time")
-                else:
-                    self.transport.abort()  # the answer is out; there is nothing more to say
-        elif not self.is_busy and now - self.since > idle_s:
-            self.transport.close()
+        if not self.is_receiving:
+            if now - self.since > idle_s:
+                self.transport.close()
+        elif now - self.since > receive_s:
+            if self._reception.has_cycle:
+                self.transport.abort()  # the answer is out; there is nothing more to say
+            else:
+                self._refuse(SlowClientError("the request did not arrive in time"))
 
     def shutdown(self) -> None:
         """Begin to stop: the next answer is the connection's last."""
         self.is_stopping = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
+            self.cycle.default_headers = self.server_state.default_headers
         self.loop.call_later(_LINGER_S, self._close_if_idle)
 
     def give_up(self) -> None:
         """End now, and say so to who has sent a part of a request; cancelled work answers by itself."""
-        if self.transport.is_closing() or self.is_busy:
+        if self._is_over or self.is_busy:
             return
-        if self.is_receiving and self._is_unanswered:
-            self._refuse(503, "the service stopped before the request was complete")
+        if self.is_receiving and not self._reception.has_cycle:
+            self._refuse(NotReadyError("the service stopped before the request was complete"))
         else:
             self.transport.close()
 
     def _close_if_idle(self) -> None:
-        if self.transport.is_closing():
+        if self._is_over:
             return
-        if self.is_receiving or self.is_busy or self._count_unread():
-            self.loop.call_later(_LOOK_AGAIN_S, self._close_if_idle)
-        else:
+        if self.is_idle and not self._count_unread():
             self.transport.close()
+        else:
+            self.loop.call_later(_LOOK_AGAIN_S, self._close_if_idle)
 
     def _count_unread(self) -> int:
         """Bytes that the kernel has received and the loop has not read."""
         fd = self.transport.get_extra_info("socket").fileno()
         count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]
         return count
+
+
+def _find_cause(error: httptools.HttpParserCallbackError) -> Exception:
+    """What a callback raised; the parser puts an error of its own around it."""
+    return error.__context__ if isinstance(error.__context__, Exception) else error

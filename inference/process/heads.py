@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -23,6 +24,18 @@ class Head(NamedTuple):
     headers: list[Header]
     length: int  # of the body, in bytes
     keep_alive: bool
+
+
+def write_head(method: bytes, target: bytes, version: bytes, headers: Sequence[Header]) -> bytes:
+    """A request's head as bytes, without what asks for another protocol (RFC 9110, 7.6.1 and 7.8)."""
+    lines = [b"%b %b HTTP/%b\r\n" % (method, target, version)]
+    for name, value in headers:
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            value = b", ".join(option for option in options if option.lower() != b"upgrade")  # noqa: PLW2901
+        if name != b"upgrade" and not (name == b"connection" and not value):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join([*lines, b"\r\n"])
 
 
 class KnownHeads:

@@ -191,6 +191,14 @@ class TimedConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """As its base's, timed from here on: these bytes may be a request's last."""
+        self._start()
+        super().data_received(data)
+
+    def go_on(self) -> None:
+        """As its base's; a pipelined request is timed from its turn on."""
+        self._start()
+        super().go_on()
+
+    def _start(self) -> None:
         self.heads.stopwatch = stopwatch = Stopwatch()
         _current.set(stopwatch)
-        super().data_received(data)

@@ -129,9 +129,12 @@ def _open_doors(
     longest = min(_SHORT_BYTES, config.max_body_bytes)
     kind = TimedConnection if config.server_timing else Connection
     behind = TimedApp(app) if config.server_timing else app
-    main = Door(listeners[0], behind, kind.bind(app.direct, longest, metrics.count_rejected))
-    aside = Connection.bind({}, 0, metrics.count_rejected)
-    return [main, *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]]]
+    main = kind.bind(app.direct, longest, metrics.count_rejected, app.receiving, config.max_connections)
+    aside = Connection.bind({}, 0, metrics.count_rejected, app.receiving)
+    return [
+        Door(listeners[0], behind, main),
+        *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]],
+    ]
 
 
 def _pool(config: ServiceConfig) -> ThreadPoolExecutor:

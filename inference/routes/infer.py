@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from inference.config import ServiceConfig
@@ -10,8 +11,8 @@ from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs
-from inference.wire.answers import Answer, Header, answer_bytes
-from inference.wire.envelope import read_header_length, read_request
+from inference.wire.answers import Answer, Header, answer_bytes, check_length
+from inference.wire.envelope import InferRequest, read_header_length, read_request
 from inference.wire.media import check_json
 from inference.wire.request import Request
 
@@ -35,6 +36,7 @@ class Infer:
     def __init__(self, state: ServiceState, config: ServiceConfig, runner: Runner) -> None:
         self._state = state
         self._runner = runner
+        self._max_answer_bytes = config.max_answer_bytes
         self._inline_max_json_bytes = config.inline_max_body_bytes
 
     def __call__(self, request: Request) -> Answer | Awaitable[Answer]:
@@ -44,21 +46,25 @@ class Infer:
         body = request.body
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
         if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
-            return self._answer_large(live, body, json_length)
-        question = _read(live, body, json_length)
-        if question.feed.row_count > self._runner.inline_max_rows:
-            return self._answer_rows(live, question)
-        return _answer(live, question, self._runner.run(live, question.feed))
+            return self._answer_large(live, partial(_read, live, body, json_length))
+        asked = _take_apart(live, body, json_length)
+        if _count_rows(asked) > self._runner.inline_max_rows:
+            return self._answer_large(live, partial(_ask, live, asked))
+        question = _ask(live, asked)
+        return self._answer(live, question, self._runner.run(live, question.feed))
 
-    async def _answer_large(self, live: LiveVersion, body: bytes, json_length: int) -> Answer:
-        question = await self._runner.in_pool(_read, live, body, json_length)
-        return await self._answer_rows(live, question)
+    async def _answer_large(self, live: LiveVersion, read: Callable[[], _Question]) -> Answer:
+        return await self._runner.run_large(live, read, partial(self._answer, live))
 
-    async def _answer_rows(self, live: LiveVersion, question: _Question) -> Answer:
-        outputs = await self._runner.run_large(live, question.feed)
-        if all(question.outputs.values()):  # a blob is a copy of the graph's own memory
-            return _answer(live, question, outputs)
-        return await self._runner.in_pool(_answer, live, question, outputs)
+    def _answer(self, live: LiveVersion, question: _Question, outputs: Outputs) -> Answer:
+        check_length(
+            live.writer.count_bytes(question.feed.row_count, question.outputs), self._max_answer_bytes
+        )
+        body, json_length = live.writer.write(outputs, question.outputs, question.id)
+        if json_length is None:
+            return answer_bytes(body, live.headers)
+        length = (_JSON_LENGTH, b"%d" % json_length)
+        return answer_bytes(body, (_BLOBS, *live.headers[1:], length))
 
 
 def _check_media(request: Request) -> None:
@@ -70,14 +76,18 @@ def _check_media(request: Request) -> None:
         check_json(request)
 
 
+def _take_apart(live: LiveVersion, body: bytes, json_length: int) -> InferRequest:
+    return read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
+
+
+def _count_rows(asked: InferRequest) -> int:
+    """How many rows the request says that it has; whether it is right is not known yet."""
+    return max((tensor.shape[0] for tensor in asked.inputs if tensor.shape), default=0)
+
+
 def _read(live: LiveVersion, body: bytes, json_length: int) -> _Question:
-    asked = read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
+    return _ask(live, _take_apart(live, body, json_length))
+
+
+def _ask(live: LiveVersion, asked: InferRequest) -> _Question:
     return _Question(live.reader.read(asked), live.writer.choose(asked), asked.id)
-
-
-def _answer(live: LiveVersion, question: _Question, outputs: Outputs) -> Answer:
-    body, json_length = live.writer.write(outputs, question.outputs, question.id)
-    if json_length is None:
-        return answer_bytes(body, live.headers)
-    length = (_JSON_LENGTH, b"%d" % json_length)
-    return answer_bytes(body, (_BLOBS, *live.headers[1:], length))

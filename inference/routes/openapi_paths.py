@@ -20,12 +20,14 @@ ERRORS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
     405: ("MethodNotAllowed", "The path is there, but not for this method.", ("Allow",)),
     408: ("RequestTimeout", "The request did not arrive in time.", ()),
     413: ("ContentTooLarge", "More bytes or more rows than are taken at once.", ()),
+    414: ("URITooLong", "The request line is longer than what is read.", ()),
     415: ("UnsupportedMediaType", "The body is declared to be something that is not read here.", ()),
+    431: ("RequestHeaderFieldsTooLarge", "The head is longer than what is read, or has too many fields.", ()),
     500: ("InternalError", "The service failed; its log says why.", ()),
     503: ("ServiceUnavailable", "Too much to do, or stopping; ask again.", ("Retry-After",)),
     504: ("DeadlineExceeded", "Not answered in the time that a request may take.", ()),
 }
-_ALWAYS = (400, 405, 408, 500, 503)
+_ALWAYS = (400, 405, 408, 414, 431, 500, 503)
 _NAMED = (404,)
 _WITH_BODY = (413, 415, 504)
 _TEXT: Tree = {"type": "string"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.types import Message, Receive
 
@@ -12,6 +12,7 @@ from inference.errors import (
     BodyTooLargeError,
     ClientGoneError,
     MalformedBodyError,
+    ReceivingError,
     SlowClientError,
     UnsupportedMediaError,
 )
@@ -22,9 +23,49 @@ _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 _IDENTITY = frozenset({b"", b"identity"})
 # So much is inflated on the event loop, which takes some 0.1 ms; what is more, in a thread.
 _INLINE_BYTES = 64 * 1024
+# So much is inflated in one step of the thread; between two of them it is counted.
+_STEP_BYTES = 1 << 20
+_MANY_BYTES = 1 << 20
 # Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
 # empty members would cost a new inflater for every 20 bytes.
 _MOST_MEMBERS = 1024
+
+
+class ReceiveBudget:
+    """Counts the bytes of requests that all connections hold; belongs to the event loop's thread.
+
+    Whoever keeps bytes of a request that is not answered yet takes as many here first, and gives them
+    back when it lets go of them.
+
+    Args:
+        max_bytes: more than this at a time are refused.
+        when_freed: told that many bytes were given back at once.
+    """
+
+    def __init__(self, max_bytes: int, when_freed: Callable[[], None] | None = None) -> None:
+        self.held = 0
+        self._max_bytes = max_bytes
+        self._when_freed = when_freed
+
+    def take(self, count: int) -> None:
+        """Count ``count`` more bytes as held.
+
+        Raises:
+            ReceivingError: they would be more than allowed; none of them is counted.
+        """
+        if self.held + count > self._max_bytes:
+            raise ReceivingError(
+                f"requests being received and worked on hold {self._max_bytes:,} bytes, "
+                "the most they may together",
+                hint="Ask again in a second.",
+            )
+        self.held += count
+
+    def give(self, count: int) -> None:
+        """Count ``count`` bytes, taken before, as held no longer."""
+        self.held -= count
+        if count >= _MANY_BYTES and self._when_freed is not None:
+            self._when_freed()
 
 
 class BodyReader:
@@ -33,14 +74,19 @@ class BodyReader:
     Args:
         max_bytes: longest body, also of what a compressed one grows to.
         timeout_s: seconds that one may take to arrive.
+        receiving: what all bodies together may hold.
     """
 
-    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, max_bytes: int, timeout_s: float, receiving: ReceiveBudget) -> None:
+        self.receiving = receiving
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
     async def read(self, headers: Iterable[Header], receive: Receive) -> bytes:
         """Read one body, inflated if it is gzip or deflate by its declaration.
+
+        Returns:
+            The body; as many bytes are taken from ``receiving``, which the caller gives back.
 
         Raises:
             UnsupportedMediaError: it is compressed in another way, or more than once.
@@ -48,6 +94,7 @@ class BodyReader:
                 as it is inflated; the rest is neither kept nor inflated.
             MalformedBodyError: it cannot be inflated, ends early or has something behind its end.
             SlowClientError: it did not arrive in time.
+            ReceivingError: all bodies being received are as large as they may be together.
             ClientGoneError: the client hung up in the middle.
         """
         inflater: Inflater | None = None
@@ -59,13 +106,22 @@ class BodyReader:
                 if coding not in _WINDOW_BITS or inflater is not None:
                     raise _refuse_coding(value)
                 inflater = Inflater(coding, self._max_bytes)
+        share = _Held(self.receiving)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._read(await receive(), receive, inflater)
+                body = await self._read(await receive(), receive, inflater, share)
+            share.hold(len(body))
         except TimeoutError:
+            share.hold(0)
             raise SlowClientError(f"the body did not arrive within {self._timeout_s:g} s") from None
+        except BaseException:
+            share.hold(0)
+            raise
+        return body
 
-    async def _read(self, message: Message, receive: Receive, inflater: Inflater | None) -> bytes:
+    async def _read(
+        self, message: Message, receive: Receive, inflater: Inflater | None, share: _Held
+    ) -> bytes:
         parts: list[bytes] = []
         length = 0
         while message["type"] == "http.request":
@@ -74,13 +130,38 @@ class BodyReader:
             if length > self._max_bytes:
                 raise _refuse_length(self._max_bytes)
             if inflater is None:
+                share.hold(length)
                 parts.append(part)
-            elif not inflater.feed(part, _INLINE_BYTES):
-                await asyncio.to_thread(inflater.feed, b"", self._max_bytes + 1)
+            else:
+                is_done = inflater.feed(part, _INLINE_BYTES)
+                share.hold(inflater.held)
+                while not is_done:
+                    is_done = await asyncio.to_thread(inflater.feed, b"", _STEP_BYTES)
+                    share.hold(inflater.held)
             if not message.get("more_body", False):
                 return b"".join(parts) if inflater is None else inflater.finish()
             message = await receive()
         raise ClientGoneError("the client closed the connection before the body was complete")
+
+
+class _Held:
+    """What one body holds of the budget of all."""
+
+    def __init__(self, receiving: ReceiveBudget) -> None:
+        self._receiving = receiving
+        self._count = 0
+
+    def hold(self, count: int) -> None:
+        """Hold ``count`` bytes from now on.
+
+        Raises:
+            ReceivingError: as `ReceiveBudget.take`; what was held before still is.
+        """
+        if count < self._count:
+            self._receiving.give(self._count - count)
+        else:
+            self._receiving.take(count - self._count)
+        self._count = count
 
 
 class Inflater:
@@ -101,6 +182,11 @@ class Inflater:
         self._has_more = False  # zlib holds back what the last call had no room for
         self._parts: list[bytes] = []
         self._length = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes held: of the body so far, and of what is not inflated yet."""
+        return self._length + len(self._waiting)
 
     def feed(self, part: bytes, most: int) -> bool:
         """Inflate what was waiting and ``part``; False if ``most`` bytes came out and more is waiting.

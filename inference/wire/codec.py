@@ -8,15 +8,27 @@ which is slow, complete and says exactly what is wrong; the two agree on every b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from inference.errors import RowError
 from inference.session import Outputs, Row
-from inference.wire.exact import LARGEST_INTEGER, RowBatch, read_exactly, refuse_batch
+from inference.wire.exact import (
+    LARGEST_INTEGER,
+    RowBatch,
+    SlicedBatch,
+    find_instances,
+    place,
+    read_exactly,
+    read_frame,
+    read_slice,
+    refuse_batch,
+)
+from inference.wire.outline import Limits, LongElementError, Outline, TooManyElementsError, cut_array
 from inference.wire.tables import TableReader
 from registry.signature import ClassLabel, Column
 
@@ -26,6 +38,10 @@ _TYPES: dict[str, Any] = {"FP64": float, "INT64": _Integer, "BOOL": bool, "BYTES
 _INSTANCES = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*([\[{])')
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
+
+# Probabilities that are turned into Python numbers at a time; a millisecond's work.
+_STEP_VALUES = 4096
+_PROBABILITY_BYTES = 16  # no float32 has more, with nine digits
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,10 +56,12 @@ class RowDecoder:
     Args:
         columns: the raw columns in order.
         max_rows: more rows than this are refused.
+        limits: of what is decoded at a time; without, those of as many columns.
     """
 
-    def __init__(self, columns: Sequence[Column], max_rows: int) -> None:
-        self.tables = TableReader(columns, max_rows)  # reads the bodies that are not JSON
+    def __init__(self, columns: Sequence[Column], max_rows: int, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits.of_columns(len(columns))
+        self.tables = TableReader(columns, max_rows, limits)  # reads the bodies that are not JSON
         self._columns = tuple(columns)
         self._max_rows = max_rows
         self._width = len(columns)
@@ -54,6 +72,10 @@ class RowDecoder:
         self._decode_complete = msgspec.json.Decoder(complete).decode
         self._decode_objects: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(named)).decode
         self._decode_arrays: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(positional)).decode
+        self._decode_slices: tuple[Callable[[bytes], list[Any]], ...] = tuple(
+            msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+            for row in (named, positional)
+        )
 
     def decode(self, body: bytes) -> RowBatch:
         """The rows in ``body``, every value checked and every default filled in.
@@ -89,17 +111,94 @@ class RowDecoder:
             return RowBatch([self._fill(row) if left_out else row], True)
         is_positional = batch[1] == b"["
         found = self._decode_arrays(body) if is_positional else self._decode_objects(body)
-        rows = [_astuple(row) for row in found.instances]
+        if len(found.instances) > self._max_rows:
+            raise refuse_batch(len(found.instances), self._max_rows)
         keys, is_short = _count_parameters(found.parameters)
+        rows = self._take_rows(found.instances, body, keys, is_positional)
+        return None if rows is None else RowBatch(rows, False, is_short)
+
+    def _take_rows(
+        self, found: Sequence[Any], text: bytes, keys: int, is_positional: bool
+    ) -> Sequence[Row] | None:
+        """The rows decoded from ``text``, which holds ``keys`` names beside theirs; None if unsure."""
+        rows = [_astuple(row) for row in found]
         left_out_each = [0 if is_positional else row.count(UNSET) for row in rows]
         if not is_positional:
             keys += self._width * len(rows) - sum(left_out_each)
-        if len(rows) > self._max_rows:
-            raise refuse_batch(len(rows), self._max_rows)
-        if self._width in left_out_each or not _has_keys(body, keys):
+        if self._width in left_out_each or not _has_keys(text, keys):
             return None
-        filled = [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
-        return RowBatch(filled, False, is_short)
+        return [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
+
+    def decode_large(self, body: bytes) -> SlicedBatch:
+        """As `decode`, some rows at a time: of a long body that is little memory, held but briefly.
+
+        What stands around the rows, and how many they are, is judged at once; the rows are decoded as
+        the slices are asked for, which raises what is wrong with them. Of several faults in a body it
+        may be another one than `decode` finds.
+
+        Raises:
+            MalformedBodyError, BatchTooLargeError: as `decode`.
+            RowError: as `decode`; and a row is longer than `Limits` allow.
+        """
+        longest = self._limits.longest
+        named = _INSTANCES.match(body, 0, longest)
+        begin = named.start(1) if named else None
+        if begin is None and len(body) > longest:
+            begin = find_instances(body, longest)
+            if begin is None:
+                raise self._refuse_long(None)
+        if begin is None:
+            batch = self.decode(body)
+            return SlicedBatch([batch.rows], batch.is_single, batch.is_short)
+        try:
+            outline = cut_array(body, begin, self._max_rows, self._limits)
+        except TooManyElementsError:
+            raise refuse_batch(None, self._max_rows) from None
+        except LongElementError as error:
+            raise self._refuse_long(error.index) from None
+        if begin + len(body) - outline.end > longest:
+            raise self._refuse_long(None)
+        is_short = read_frame(body, begin, outline.end) if outline.is_closed else False
+        return SlicedBatch(self._read_slices(body, outline), False, is_short)
+
+    def _read_slices(self, body: bytes, outline: Outline) -> Iterator[Sequence[Row]]:
+        first = outline.slices[0]
+        start = body[first.start : first.end].lstrip()[:1]
+        if not start and outline.end == first.end:
+            read_exactly(body, self._columns, self._max_rows)  # says that there are no rows
+        is_positional = start == b"["
+        index = 0
+        for part in outline.slices:
+            rows = None
+            if outline.is_closed:
+                rows = self._decode_slice(b"[%b]" % body[part.start : part.end], part.size, is_positional)
+            if rows is None:
+                rows = read_slice(
+                    body,
+                    part,
+                    self._columns,
+                    index,
+                    is_positional=is_positional,
+                    is_closed=outline.is_closed or part is not outline.slices[-1],
+                )
+            yield rows
+            index += part.size
+
+    def _decode_slice(self, text: bytes, count: int, is_positional: bool) -> Sequence[Row] | None:
+        """The ``count`` rows that ``text`` is an array of; None when only the exact way can tell."""
+        if self._has_text and b"\\u0000" in text:
+            return None
+        try:
+            found = self._decode_slices[is_positional](text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return self._take_rows(found, text, 0, is_positional) if len(found) == count else None
+
+    def _refuse_long(self, index: int | None) -> RowError:
+        longest = f"{self._limits.longest:,} bytes"
+        if index is None:
+            return RowError(f'more than {longest} outside of the rows of "instances", the most that are read')
+        return RowError(f"has more than {longest}, the most that are read of one", where=place(index))
 
     def _fill(self, row: tuple[Any, ...]) -> Row:
         pairs = zip(row, self._defaults, strict=True)
@@ -120,6 +219,8 @@ class AnswerEncoder:
         self._short_rows = tuple(_write_short(label) for label in classes)
         self._short_singles = tuple(row[:-1] + b"," + tail for row in self._short_rows)
         self._batch_tail = b"]," + tail
+        self._row_bytes = max(map(len, self._rows)) + _PROBABILITY_BYTES * len(classes)
+        self._step_rows = max(1, _STEP_VALUES // len(classes))
 
     def encode_row(self, label: int, probabilities: tuple[float, ...]) -> bytes:
         """One answer with model and version."""
@@ -133,7 +234,7 @@ class AnswerEncoder:
         """The short answers in order, then model and version."""
         rows = self._short_rows
         answers = [rows[label] for label in outputs.labels.tolist()]
-        return b'{"predictions":[' + b",".join(answers) + self._batch_tail
+        return b'{"predictions":[%b%b' % (b",".join(answers), self._batch_tail)
 
     @staticmethod
     def encode_floats(outputs: Outputs) -> bytes:
@@ -142,12 +243,20 @@ class AnswerEncoder:
 
     def encode_rows(self, outputs: Outputs) -> bytes:
         """The answers in order, then model and version."""
+        step = self._step_rows
+        slices = range(0, len(outputs.labels), step)
+        parts = [self._encode_slice(outputs, slice(start, start + step)) for start in slices]
+        return b'{"predictions":[%b%b' % (b",".join(parts), self._batch_tail)
+
+    def _encode_slice(self, outputs: Outputs, part: slice) -> bytes:
         templates = self._rows
-        answers = [
-            templates[label] % tuple(row)
-            for label, row in zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
-        ]
-        return b'{"predictions":[' + b",".join(answers) + self._batch_tail
+        labels, probabilities = outputs.labels[part].tolist(), outputs.probabilities[part].tolist()
+        answers = [templates[label] % tuple(row) for label, row in zip(labels, probabilities, strict=True)]
+        return b",".join(answers)
+
+    def count_bytes(self, rows: int) -> int:
+        """At least as many bytes as the answers to ``rows`` rows have, with probabilities."""
+        return rows * self._row_bytes
 
 
 _astuple: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple

@@ -73,6 +73,22 @@ class _HumanFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to whatever ``sys.stderr`` is at that moment.
+
+    ``StreamHandler`` keeps the stream of its beginning, and writes into a closed file once somebody has
+    put another in its place: a caller that captures output, a test.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, in one call; what goes wrong is `logging`'s to tell."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
 def _show(name: str, text: str) -> str:
     """Beside the event, or on a line of its own if it is long: a command to copy, a path."""
     return f"  {name}={text}" if len(text) <= _LONGEST_BESIDE else f"\n    {name}: {text}"
@@ -88,7 +104,7 @@ def configure_logging(level: str = "info", format: LogFormat = "auto") -> None:
     ``auto`` is ``human`` when stderr is a terminal and ``json`` when it is not.
     """
     human = sys.stderr is not None and sys.stderr.isatty() if format == "auto" else format == "human"
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(_HumanFormatter() if human else _JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_figures_are_there_and_sane(folder: Path) -> None:
     """The command that backs the README's speed claims must work on any version."""
-    code, report, log = run(folder, "--model", "tiny")
+    code, report, log = run(folder, "--model", "tiny", "--beside", str(ROOT))
     assert code == 0, log
     rows = report["services"]
     assert {"noop", "starlette_noop", "timberline", "timberline_chunked"} <= set(rows)
@@ -45,6 +45,7 @@ def test_the_figures_are_there_and_sane(folder: Path) -> None:
     assert rows["noop"]["to_noop"] == {"median": 1.0, "low": 1.0, "high": 1.0, "least": 1.0}
     figures = report["figures"]
     assert figures["run_us"]["median"] < rows["timberline"]["cpu_us"]["median"]
+    assert {"timberline_to_beside", "chunked_to_beside"} <= set(figures)
     assert {"timberline_to_noop", "not_run_to_noop", "ready_s", "resident_mb"} <= set(figures)
     assert set(report["left_out"]) >= {"fastapi", "mlserver"}
     assert "no-op (raw ASGI)" in log

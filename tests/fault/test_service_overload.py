@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import select
 import selectors
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from registry.store import open_store
+from tests.support.freezing import frozen
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
 
@@ -58,11 +60,17 @@ def send_for_ever(connection: socket.socket) -> None:
 def test_what_is_beyond_the_bound_is_turned_away_at_once(registry: Path) -> None:
     """A queue that grows makes everybody wait; a client that is turned away can ask another service."""
     with running_service(registry, "tiny", "--max-requests-in-work", "3") as service:
-        with connected(service) as connection:
-            last = SMALL.replace(b"Host: x", b"Host: x\r\nConnection: close")
-            connection.sendall(SMALL * 9 + last)  # read in one turn of the loop
-            answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
-        assert [answer[:3] for answer in answers] == [b"200"] * 3 + [b"503"] * 7
+        last = SMALL.replace(b"Host: x", b"Host: x\r\nConnection: close")
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connected(service)) for _ in range(10)]
+            for client in clients:  # by the time of an answer it has been accepted
+                client.sendall(SMALL)
+                assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            with frozen(service.process.pid):  # so that all are read in one turn of the loop
+                for client in clients:
+                    client.sendall(last)
+            answers = sorted(map(read_all, clients))
+        assert [answer[9:12] for answer in answers] == [b"200"] * 3 + [b"503"] * 7
         assert b"retry-after: 1" in answers[-1]
         assert "3 requests are in work" in json.loads(answers[-1].partition(b"\r\n\r\n")[2])["error"]
         assert service.predict({"rings": 40})[0] == 200
@@ -144,6 +152,39 @@ def test_a_client_that_sends_on_after_its_answer_is_cut(registry: Path) -> None:
         with pytest.raises(ConnectionError):
             send_for_ever(endless)
         assert service.predict({"rings": 40})[0] == 200
+
+
+def test_bytes_of_unfinished_bodies_are_bounded_over_all_connections(registry: Path) -> None:
+    """Sixty clients that never finish a body of 16 MiB held a gigabyte; each was within its own bound."""
+    flags = ("--max-body-bytes", "2000000", "--max-receiving-bytes", "5000000")
+    body = b" " * 1_500_000
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % 2_000_000
+    with running_service(registry, "tiny", *flags) as service, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connected(service)) for _ in range(4)]
+        for connection in slow:
+            with contextlib.suppress(ConnectionError):  # one of them is refused in the middle
+                connection.sendall(head + body)
+        answered, _, _ = select.select(slow, [], [], DEADLINE_S)
+        assert len(answered) == 1
+        answer = read_all(answered[0])
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in answer
+        assert b"connection: close" in answer
+        assert "5,000,000 bytes" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert service.predict({"rings": 40})[0] == 200  # what is small is no burden
+        page = service.request("GET", "/metrics")[2]
+        assert b'rejected_requests_total{reason="receiving"} 1.0' in page
+        for connection in slow:
+            connection.close()
+
+        def is_given_back() -> bool:
+            """Whether a body of the same size is read again, and found to be no row."""
+            sent = {"Content-Type": "application/json"}
+            with contextlib.suppress(ConnectionError):  # while it does not, it is refused in the middle
+                return service.request("POST", "/predict", body, sent)[0] == 400
+            return False
+
+        service.wait_for(is_given_back)
 
 
 @pytest.mark.parametrize("first", [b"", SMALL], ids=["never asked", "asked once"])

@@ -27,3 +27,13 @@ def freezing(pid: int, *, frozen_s: float, every_s: float) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop the process until the block is left; what is sent to it meanwhile it finds all at once."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -3,6 +3,7 @@
 store = open_store(tmp_path)
 version = publish_numeric(store)      # tiny@1 and tiny@production: FP64, INT64, BOOL, nullable FP64
 version = publish_mixed(store)        # tiny_text: the same and two text columns
+version = publish_wide(store)         # wide: as many columns and classes as are asked for
 
 ``expect_probabilities`` computes the answers a second time in numpy. Versions of another ``scale``
 answer otherwise: its sign turns the classes around.
@@ -81,6 +82,42 @@ def publish_numeric(
 def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUCTION, **changes: Any) -> int:
     """Publish the next version with numeric and text columns and point ``alias`` at it."""
     return _publish(store, model, MIXED_COLUMNS, MIXED_ROWS, alias, changes)
+
+
+def publish_wide(store: Store, model: str = "wide", *, width: int = 54, class_count: int = 7) -> int:
+    """Publish the next version with ``width`` columns ``c0``, ``c1``, … and point production at it.
+
+    Every column has the default 0 and every row the same answer: what is tried with it are sizes.
+    """
+    columns = [Column(name=f"c{index}", datatype="FP64", default=0.0) for index in range(width)]
+    classes = [ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count)]
+    weights = np.zeros((width, class_count), dtype=np.float32)
+    nodes = [
+        helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["numbers", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [PROBABILITIES_OUTPUT], axis=1),
+        helper.make_node("ArgMax", [PROBABILITIES_OUTPUT], [LABEL_OUTPUT], axis=1, keepdims=0),
+    ]
+    inputs = [helper.make_tensor_value_info(NUMERIC_INPUT, TensorProto.DOUBLE, [None, width])]
+    outputs = [
+        helper.make_tensor_value_info(PROBABILITIES_OUTPUT, TensorProto.FLOAT, [None, class_count]),
+        helper.make_tensor_value_info(LABEL_OUTPUT, TensorProto.INT64, [None]),
+    ]
+    graph = helper.make_graph(nodes, "wide", inputs, outputs, [numpy_helper.from_array(weights, "weights")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    golden = Golden(
+        rows=((1.0,) * width,), class_indexes=(0,), probabilities=((1 / class_count,) * class_count,)
+    )
+    version = publish_tiny(
+        store,
+        model,
+        model_bytes=made.SerializeToString(),
+        signature=build_signature(columns, classes),
+        golden=golden,
+        histograms={},
+    )
+    point_alias(store, model, PRODUCTION, version)
+    return version
 
 
 def point_alias(store: Store, model: str, alias: str, version: int) -> None:

@@ -208,12 +208,13 @@ def test_rejections_are_told_apart_by_reason() -> None:
         errors.BatchTooLargeError,
         errors.RowError,
         errors.OverloadedError,
+        errors.ReceivingError,
     ):
         metrics.count_rejected(error.code)
     metrics.count_rejected(errors.NotFoundError.code)
     samples = read_page(metrics)
     found = {dict(key)["reason"]: count for (name, key), count in samples.items() if "rejected" in name}
-    assert found == {"too_large": 2, "malformed": 1, "overload": 1}
+    assert found == {"too_large": 2, "malformed": 1, "overload": 1, "receiving": 1}
 
 
 def test_every_counter_has_its_name_and_labels_on_the_page() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
 import tracemalloc
@@ -9,8 +10,8 @@ import zlib
 
 import pytest
 
-from inference.errors import BodyTooLargeError, MalformedBodyError
-from inference.wire.body import Inflater
+from inference.errors import BodyTooLargeError, ClientGoneError, MalformedBodyError, ReceivingError
+from inference.wire.body import BodyReader, Inflater, ReceiveBudget
 
 LIMIT = 100_000
 # What no compressor makes small, and what every one makes tiny.
@@ -87,3 +88,49 @@ def test_one_byte_over_the_limit_is_over_the_limit(step: int, most: int) -> None
     """The bound is the one that the error names."""
     with pytest.raises(BodyTooLargeError):
         inflate(b"gzip", gzip.compress(b"x" * (LIMIT + 1)), step, most)
+
+
+def read_parts(budget: ReceiveBudget, parts: list[bytes], *headers: tuple[bytes, bytes]) -> bytes:
+    """The body that arrives in these parts; without an empty one at the end the client hangs up."""
+    messages = [{"type": "http.request", "body": part, "more_body": bool(part)} for part in parts]
+    messages.append({"type": "http.disconnect"})
+
+    async def receive() -> dict[str, object]:
+        """The next part."""
+        return messages.pop(0)
+
+    return asyncio.run(BodyReader(LIMIT, 60, budget).read(headers, receive))
+
+
+def test_a_body_holds_its_share_of_the_budget_until_it_is_given_back() -> None:
+    """A body that waits for a thread is as much memory as one that is being received."""
+    budget = ReceiveBudget(1000)
+    assert len(read_parts(budget, [b"x" * 300, b"x" * 400, b""])) == 700
+    assert budget.held == 700
+    with pytest.raises(ReceivingError, match="1,000 bytes"):
+        read_parts(budget, [b"x" * 300, b"x"])
+    assert budget.held == 700
+    budget.give(700)
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"identity"])
+def test_a_body_that_is_never_whole_gives_its_share_back(coding: bytes) -> None:
+    """Else the service refuses everything after some clients that hung up."""
+    budget = ReceiveBudget(LIMIT)
+    sent = gzip.compress(random.Random(7).randbytes(3000)) if coding == b"gzip" else b"x" * 3000
+    with pytest.raises(ClientGoneError):
+        read_parts(budget, [sent[:2000]], (b"content-encoding", coding))
+    with pytest.raises(BodyTooLargeError):
+        read_parts(budget, [b"x"] * (LIMIT + 1))
+    assert budget.held == 0
+
+
+def test_what_a_compressed_body_inflates_to_is_counted() -> None:
+    """Some kilobytes that arrive are megabytes that are held."""
+    budget = ReceiveBudget(LIMIT - 1)
+    with pytest.raises(ReceivingError):
+        read_parts(budget, [gzip.compress(b"x" * LIMIT), b""], (b"content-encoding", b"gzip"))
+    assert budget.held == 0
+    assert read_parts(budget, [gzip.compress(b"x" * 90_000), b""], (b"content-encoding", b"gzip"))
+    assert budget.held == 90_000

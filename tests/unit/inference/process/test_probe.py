@@ -180,6 +180,18 @@ def test_a_file_counts_as_long_as_its_process_lives(tmp_path: Path) -> None:
     assert list(Path(folder).iterdir()) == []
 
 
+def test_a_service_that_cannot_leave_its_file_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder was cleaned up, a disk is full: it is there to answer, and the log says what to do."""
+    (folder,) = map(Path, list_folders(str(tmp_path)))
+    with StateFile(str(tmp_path)) as file:
+        folder.rmdir()
+        file.write("127.0.0.1", 4)
+    assert [record.getMessage() for record in caplog.records] == ["no state file"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_others_can_write_to_is_not_believed(tmp_path: Path) -> None:
     """In /tmp anybody can make our folder first, and say in it that all is well."""
     (folder,) = list_folders(str(tmp_path))

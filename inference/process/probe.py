@@ -152,8 +152,8 @@ def _ask_any(hosts: tuple[str, ...], port: int) -> str:
             status = ask(_ANYWHERE.get(host, host), port)
         except TimeoutError:
             return f"{host} port {port}: no whole answer within {_LIMIT_S} s"
-        except OSError as error:
-            reason = reason or f"{host} port {port}: {error.strerror or error}"
+        except (OSError, OverflowError) as error:  # the latter is of a port beyond 65535
+            reason = reason or f"{host} port {port}: {getattr(error, 'strerror', None) or error}"
             continue
         return "" if status == 200 else f"{host} port {port}: status {status}"
     return reason

@@ -224,6 +224,7 @@ def test_the_check_imports_next_to_nothing(registry: Path, place: dict[str, str]
 
 def test_a_mistake_in_the_flags_is_told_by_the_real_parser() -> None:
     """The short way understands what is right; what is not gets the same words as everywhere."""
+    assert check("--port", "99999")[0] == 1
     code, told = check("--prot", "1")
     assert code == 2
     assert "usage: python -m inference" in told

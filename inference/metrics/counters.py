@@ -139,14 +139,19 @@ class ModelMetrics:
 class ServiceMetrics:
     """Everything this process counts, and the page of what all processes count.
 
+    ``in_flight`` is one number, of the requests that this process is working on; what only looks, as
+    scrapes and health checks do, counts itself in ``not_in_flight``, which nobody is shown.
+
     Args:
         slot: where to count; without one, a place of this process alone.
     """
 
     def __init__(self, slot: Slot | None = None) -> None:
         self._slot = create_private() if slot is None else slot
-        self._in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
+        self.in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
         self._last_look = self._slot.add((LAST_LOOK,), 1, is_gauge=True)
+        self.not_in_flight = _nothing(1)
+        self._dropped_lines = self._slot.add(_counter("log_lines_dropped", ()), 1)
         self._routes: dict[str, RouteMetrics] = {}
         self._models: dict[ModelMetrics, Drift | None] = {}
         self._page = Page(self._slot.memory)
@@ -155,15 +160,6 @@ class ServiceMetrics:
     def memory(self) -> Memory:
         """Where this process and all others count."""
         return self._slot.memory
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that this process is working on."""
-        return int(self._in_flight[0])
-
-    @in_flight.setter
-    def in_flight(self, count: int) -> None:
-        self._in_flight[0] = count
 
     def add_route(self, route: str) -> RouteMetrics:
         """The counts of a route, made when first asked for."""
@@ -217,6 +213,10 @@ class ServiceMetrics:
         reason = _REASONS.get(code)
         if reason is not None:
             self.count("rejected_requests", reason)
+
+    def count_dropped_lines(self, lines: int) -> None:
+        """Count lines of the log that were dropped; from any thread, but one call at a time."""
+        self._dropped_lines[0] += lines
 
     def count_swap(self, model: str, outcome: str) -> None:
         """Count a version that took over (``swapped``), or did not (``refused``)."""

@@ -25,6 +25,7 @@ from inference.metrics.shared import Memory, create_memory
 from inference.process.acceptor import Balance, bind_listener, turn_new_ones_away
 from inference.process.child import Worker, start_worker
 from inference.process.order import Order, Replaced
+from inference.process.statefile import StateFile
 from registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.process.supervisor")
@@ -58,7 +59,8 @@ def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
         listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
-        code = asyncio.run(Supervisor(config, listeners, flags).run())
+        state_file = stack.enter_context(StateFile(config.runtime_dir))
+        code = asyncio.run(Supervisor(config, listeners, flags, state_file).run())
     log_event(_logger, "stopped", workers=config.workers)
     return code
 
@@ -70,14 +72,20 @@ class Supervisor:
         config: the service's settings.
         listeners: bound sockets: the service's, and the metrics' if they have one of their own.
         flags: of the workers' command line.
+        state_file: written when all workers are ready.
     """
 
     def __init__(
-        self, config: ServiceConfig, listeners: Sequence[socket.socket], flags: Sequence[str]
+        self,
+        config: ServiceConfig,
+        listeners: Sequence[socket.socket],
+        flags: Sequence[str],
+        state_file: StateFile,
     ) -> None:
         self._config = config
         self._listeners = listeners
         self._flags = flags
+        self._state_file = state_file
         self._slots = config.workers + 1
         self._balance_fd = Balance.create_memory(self._slots)
         self._balance = Balance(self._balance_fd, self._slots)
@@ -122,6 +130,7 @@ class Supervisor:
             if worker.announced is None:
                 return 0 if self._signals else await worker.wait()
             self._background(self._keep(worker))
+        self._state_file.write(*self._listeners[0].getsockname()[:2])
         log_event(_logger, "all workers ready", workers=self._config.workers)
         sys.stdout.write(msgspec.json.encode(first.announced).decode() + "\n")
         sys.stdout.flush()

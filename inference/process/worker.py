@@ -32,11 +32,12 @@ from inference.process.connection import Connection
 from inference.process.memory import settle_memory, share_heap
 from inference.process.order import Order, read_order
 from inference.process.server import Door, Server
+from inference.process.statefile import StateFile
 from inference.process.timing import TimedApp, TimedConnection, TimedPool
 from inference.routes.example import write_curl
 from registry.folder import find_root
 from registry.ground.cpus import count_cpus
-from registry.ground.logs import log_event
+from registry.ground.logs import log_event, watch_dropped_lines
 from registry.store import open_store
 
 _logger = logging.getLogger("inference.process.worker")
@@ -58,7 +59,8 @@ def serve(config: ServiceConfig) -> int:
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
         listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
-        return _serve(config, listeners, None)
+        state_file = stack.enter_context(StateFile(config.runtime_dir))
+        return _serve(config, listeners, None, state_file)
 
 
 def work() -> int:
@@ -74,20 +76,30 @@ def work() -> int:
         return _serve(order.config, listeners, order)
 
 
-def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Order | None) -> int:
+def _serve(
+    config: ServiceConfig,
+    listeners: Sequence[socket.socket],
+    order: Order | None,
+    state_file: StateFile | None = None,
+) -> int:
     started = monotonic()
     place: dict[str, Any] = {} if order is None else {"worker": order.worker}
     log_event(_logger, "starting", model=config.model, **place)
     metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
+    watch_dropped_lines(metrics.count_dropped_lines)
     state, watcher = _start(config, metrics, order)
     with _pool(config) as pool:
-        doors = _open_doors(listeners, App(state, config, metrics, pool), config, metrics)
+        app = App(state, config, metrics, pool)
+        doors = _open_doors(listeners, app, config, metrics)
 
         def announce() -> None:
             watcher.start(asyncio.get_running_loop())
             _beat(asyncio.get_running_loop(), metrics)
             if order is not None and order.replaces:
                 metrics.count("worker_restarts", order.replaces)
+            app.start()
+            if state_file is not None:
+                state_file.write(*listeners[0].getsockname()[:2])
             _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

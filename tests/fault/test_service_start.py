@@ -229,3 +229,24 @@ def test_the_help_needs_no_model(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "inference", "serve", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--max-body-bytes" in done.stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_kubernetes_service_of_the_same_name_does_not_stop_the_start(tmp_path: Path, workers: str) -> None:
+    """Its links are in every pod of the namespace, and every pod that refuses them restarts for ever."""
+    publish_numeric(open_store(tmp_path))
+    links = {
+        "TIMBERLINE_SERVE_SERVICE_HOST": "10.0.0.7",
+        "TIMBERLINE_SERVE_SERVICE_PORT": "8000",
+        "TIMBERLINE_SERVE_PORT": "tcp://10.0.0.7:8000",
+        "TIMBERLINE_SERVE_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "TIMBERLINE_SERVE_PORT_8000_TCP_PROTO": "tcp",
+        "TIMBERLINE_SERVE_METRICS_PORT": "tcp://10.0.0.8:9000",
+    }
+    with running_service(tmp_path, "tiny", "--workers", workers, environment=links) as service:
+        assert service.predict({"rings": 40})[0] == 200
+        assert service.request("GET", "/metrics")[0] == 200  # on the same port, as nobody asked for another
+    environment = {**links, "TIMBERLINE_SERVE_PORTS": "8000"}
+    code, log = refuse_to_start(tmp_path, "tiny", environment=environment)
+    assert code == 2
+    assert "TIMBERLINE_SERVE_PORTS: no such setting" in read_error(log)

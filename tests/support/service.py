@@ -188,11 +188,13 @@ def read_cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def refuse_to_start(registry: Path, model: str, *flags: str) -> tuple[int, str]:
+def refuse_to_start(
+    registry: Path, model: str, *flags: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Exit code and log of a service that must not get ready; fails if it announces itself."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        process = _start(registry, model, flags, None, log)
+        process = _start(registry, model, flags, environment, log)
         try:
             said, _ = process.communicate(timeout=DEADLINE_S)
             assert not said, f"the service announced itself: {said!r}"

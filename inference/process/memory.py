@@ -10,8 +10,9 @@ import gc
 # soon as they are free and asks for them again, zeroed page by page, at the next request.
 _KEPT_BYTES = 16 * 1024 * 1024
 _LARGE_BYTES = 4 * 1024 * 1024
-# Until then large requests find what the last one left.
-_QUIET_S = 2.0
+# Large requests that come close behind each other find what the last one left; one that comes later
+# pays some milliseconds for the pages that it touches.
+_QUIET_S = 0.1
 _LIBRARY = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_THRESHOLD = -3

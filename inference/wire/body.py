@@ -25,7 +25,8 @@ _IDENTITY = frozenset({b"", b"identity"})
 _INLINE_BYTES = 64 * 1024
 # So much is inflated in one step of the thread; between two of them it is counted.
 _STEP_BYTES = 1 << 20
-_MANY_BYTES = 1 << 20
+# Who gives back so many at once has left room that may be worth giving back, too.
+_MANY_BYTES = 64 * 1024
 # Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
 # empty members would cost a new inflater for every 20 bytes.
 _MOST_MEMBERS = 1024

@@ -45,7 +45,9 @@ class Infer:
         live = self._state.choose(request)
         body = request.body
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
-        if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
+        # Without JSON nothing says how many strings a blob holds; they are counted one by one.
+        most_bytes = _INLINE_BLOB_BYTES if json_length else self._inline_max_json_bytes
+        if json_length > self._inline_max_json_bytes or len(body) - json_length > most_bytes:
             return self._answer_large(live, partial(_read, live, body, json_length))
         asked = _take_apart(live, body, json_length)
         shape = asked.inputs[0].shape  # those of the others must be of as many rows

@@ -110,11 +110,13 @@ class TensorReader:
 
     def _find_table(self, names: Sequence[str]) -> Mapping[str, tuple[Column, ...]]:
         """The columns behind each name: of the graph's tensors, or of single columns."""
-        for index, name in enumerate(names):
+        seen: set[str] = set()
+        for name in names:
             if name not in self._tensors and name not in self._singles:
                 raise refuse_input("the model has no such input", name, hint=self._list_names())
-            if name in names[:index]:
+            if name in seen:
                 raise refuse_input("is given twice", name)
+            seen.add(name)
         table = self._tensors if names[0] in self._tensors else self._singles
         for name in names:
             if name not in table:
@@ -125,7 +127,7 @@ class TensorReader:
             is_optional = table is self._singles and (
                 columns[0].default is not None or columns[0].is_nullable
             )
-            if name not in names and not is_optional:
+            if name not in seen and not is_optional:
                 raise refuse_input("is missing", name, hint=self._list_names())
         return table
 

@@ -40,11 +40,12 @@ class ReceiveBudget:
 
     Args:
         max_bytes: more than this at a time are refused.
-        when_freed: told that many bytes were given back at once.
+        when_freed: called when many bytes have been given back, at once or one after the other.
     """
 
     def __init__(self, max_bytes: int, when_freed: Callable[[], None] | None = None) -> None:
         self.held = 0
+        self._peak = 0  # since bytes were said to be freed
         self._max_bytes = max_bytes
         self._when_freed = when_freed
 
@@ -61,11 +62,13 @@ class ReceiveBudget:
                 hint="Ask again in a second.",
             )
         self.held += count
+        self._peak = max(self._peak, self.held)
 
     def give(self, count: int) -> None:
         """Count ``count`` bytes, taken before, as held no longer."""
         self.held -= count
-        if count >= _MANY_BYTES and self._when_freed is not None:
+        if self._peak - self.held >= _MANY_BYTES and self._when_freed is not None:
+            self._peak = self.held
             self._when_freed()
 
 

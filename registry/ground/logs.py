@@ -275,12 +275,18 @@ def write_in_background() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
     if sys.stderr is sys.__stderr__:
         sys.stderr = BackgroundStream(2)
-        atexit.register(sys.stderr.end)
         logging.captureWarnings(True)
     if sys.stdout is sys.__stdout__:
         logs = sys.stderr if isinstance(sys.stderr, BackgroundStream) else None
         sys.stdout = BackgroundStream(1, after=logs)
-        atexit.register(sys.stdout.end)
+    atexit.register(finish_writing)
+
+
+def finish_writing() -> None:
+    """Have what was printed and logged written, as far as its reader takes it; needed before `os._exit`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, BackgroundStream):
+            stream.end()
 
 
 def watch_dropped_lines(tell: Callable[[int], None]) -> None:

@@ -279,11 +279,11 @@ def write_in_background() -> None:
     if sys.stdout is sys.__stdout__:
         logs = sys.stderr if isinstance(sys.stderr, BackgroundStream) else None
         sys.stdout = BackgroundStream(1, after=logs)
-    atexit.register(finish_writing)
+    atexit.register(end_output)
 
 
-def finish_writing() -> None:
-    """Have what was printed and logged written, as far as its reader takes it; needed before `os._exit`."""
+def end_output() -> None:
+    """Write what still waits, for a second or two at most; for the end of the process, however it ends."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, BackgroundStream):
             stream.end()

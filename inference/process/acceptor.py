@@ -165,7 +165,7 @@ class Acceptor:
     """
 
     def __init__(
-        self, listener: socket.socket, factory: Callable[[], asyncio.Protocol], balance: Balance
+        self, listener: socket.socket, factory: Callable[[], asyncio.BaseProtocol], balance: Balance
     ) -> None:
         self._listener = listener
         self._factory = factory

@@ -56,7 +56,7 @@ _REFUSED_S = 2.0
 _CLOSE: Header = (b"connection", b"close")
 
 
-class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
+class Connection(HttpToolsProtocol):
     """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
 
     Set on a subclass by `bind`:
@@ -263,7 +263,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection can be closed without losing anything that its client has sent."""
+        """Whether nothing that has been read waits for an answer."""
         return not (self.is_receiving or self.is_busy or self._held or self._is_over)
 
     @property
@@ -552,16 +552,32 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _close_if_idle(self) -> None:
         if self._is_over:
             return
-        if self.is_idle and not self._count_unread():
+        if self.is_idle and not self.count_unread():
             self.transport.close()
         else:
             self.loop.call_later(_LOOK_AGAIN_S, self._close_if_idle)
 
-    def _count_unread(self) -> int:
+    def count_unread(self) -> int:
         """Bytes that the kernel has received and the loop has not read."""
         fd = self.transport.get_extra_info("socket").fileno()
         count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]
         return count
+
+
+class Reader(asyncio.BufferedProtocol):
+    """What the event loop knows of a connection; through this it reads into our buffer.
+
+    uvloop takes whatever is a ``Protocol``, as uvicorn's is, for one that has no buffer.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.get_buffer = connection.get_buffer  # type: ignore[method-assign]
+        self.buffer_updated = connection.buffer_updated  # type: ignore[method-assign]
+        self.connection_made = connection.connection_made  # type: ignore[method-assign,assignment]
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
+        self.eof_received = connection.eof_received  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
 
 
 def _find_cause(error: httptools.HttpParserCallbackError) -> Exception:

@@ -42,7 +42,10 @@ class Sharing(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can be closed without losing anything that its client has sent."""
+        """Whether nothing that has been read waits for an answer."""
+
+    def count_unread(self) -> int:
+        """Bytes that have come and not been read."""
 
     def go_on(self) -> None:
         """Take a turn."""
@@ -89,7 +92,7 @@ class IdleConnections:
             self._missed_at = self._missed_at if found else newcomer.since
         while found:
             oldest = found.pop()
-            if oldest.is_idle:
+            if oldest.is_idle and not oldest.count_unread():
                 oldest.transport.close()
                 return True
         return False

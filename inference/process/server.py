@@ -32,7 +32,7 @@ from uvicorn.server import ServerState
 from inference.config import ServiceConfig
 from inference.live.state import ServiceState
 from inference.process.acceptor import HANDSHAKE_S, Acceptor, Balance, turn_new_ones_away
-from inference.process.connection import Connection
+from inference.process.connection import Connection, Reader
 
 # How often connections are looked over, and how old the date in an answer may be.
 _TICK_S = 1.0
@@ -125,11 +125,11 @@ class Server:
         loop = asyncio.get_running_loop()
         make: Callable[..., Connection] = door.config.http_protocol_class  # type: ignore[assignment]
 
-        def make_connection() -> Connection:
+        def make_connection() -> Reader:
             connection = make(config=door.config, server_state=self._uvicorn, app_state={}, _loop=loop)
             if self._is_stopping.is_set():
                 loop.call_soon(connection.shutdown)
-            return connection
+            return Reader(connection)
 
         acceptor = Acceptor(door.listener, make_connection, self._balance)
         acceptor.start()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple
 
 from inference.config import ServiceConfig
+from inference.errors import MalformedBodyError
 from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs
 from inference.wire.answers import Answer, Header, answer_bytes
-from inference.wire.envelope import read_header_length, read_request
+from inference.wire.envelope import InferRequest, read_header_length, read_request
 from inference.wire.media import check_json
 from inference.wire.request import Request
 
@@ -24,6 +25,7 @@ _INLINE_BLOB_BYTES = 1 << 20
 class _Question(NamedTuple):
     """What a request asks for, in the model's terms."""
 
+    live: LiveVersion  # that answers
     feed: Feed
     outputs: Mapping[str, bool]  # name → whether as a blob, in order
     id: str | None
@@ -43,22 +45,25 @@ class Infer:
         live = self._state.choose(request)
         body = request.body
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
+        # What the body may name instead; taken here, as a thread must not look at the state.
+        others = () if "version" in request.named else self._state.lineup.list_versions(live.model)
         if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
-            return self._answer_large(live, body, json_length)
-        question = _read(live, body, json_length)
+            return self._answer_large(live, others, body, json_length)
+        question = _read(live, others, body, json_length)
         if question.feed.row_count > self._runner.inline_max_rows:
-            return self._answer_rows(live, question)
-        return _answer(live, question, self._runner.run(live, question.feed))
+            return self._answer_rows(question)
+        return _answer(question, self._runner.run(question.live, question.feed))
 
-    async def _answer_large(self, live: LiveVersion, body: bytes, json_length: int) -> Answer:
-        question = await self._runner.in_pool(_read, live, body, json_length)
-        return await self._answer_rows(live, question)
+    async def _answer_large(
+        self, live: LiveVersion, others: Sequence[LiveVersion], body: bytes, json_length: int
+    ) -> Answer:
+        return await self._answer_rows(await self._runner.in_pool(_read, live, others, body, json_length))
 
-    async def _answer_rows(self, live: LiveVersion, question: _Question) -> Answer:
-        outputs = await self._runner.run_large(live, question.feed)
+    async def _answer_rows(self, question: _Question) -> Answer:
+        outputs = await self._runner.run_large(question.live, question.feed)
         if all(question.outputs.values()):  # a blob is a copy of the graph's own memory
-            return _answer(live, question, outputs)
-        return await self._runner.in_pool(_answer, live, question, outputs)
+            return _answer(question, outputs)
+        return await self._runner.in_pool(_answer, question, outputs)
 
 
 def _check_media(request: Request) -> None:
@@ -70,12 +75,36 @@ def _check_media(request: Request) -> None:
         check_json(request)
 
 
-def _read(live: LiveVersion, body: bytes, json_length: int) -> _Question:
+def _read(live: LiveVersion, others: Sequence[LiveVersion], body: bytes, json_length: int) -> _Question:
     asked = read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
-    return _Question(live.reader.read(asked), live.writer.choose(asked), asked.id)
+    if asked.model_name or asked.model_version:
+        live = _find_named(asked, live, others)
+    return _Question(live, live.reader.read(asked), live.writer.choose(asked), asked.id)
 
 
-def _answer(live: LiveVersion, question: _Question, outputs: Outputs) -> Answer:
+def _find_named(asked: InferRequest, live: LiveVersion, others: Sequence[LiveVersion]) -> LiveVersion:
+    """The version that the body names beside the path; ``others`` may be named if the path has no number.
+
+    Raises:
+        MalformedBodyError: path and body do not name the same.
+    """
+    if asked.model_name not in {"", live.model}:
+        raise MalformedBodyError(
+            f'the body names the model "{asked.model_name[:80]}", the path "{live.model}"', where="model_name"
+        )
+    if asked.model_version in {"", str(live.version)}:
+        return live
+    for other in others:
+        if asked.model_version == str(other.version):
+            return other
+    raise MalformedBodyError(
+        f'the body names the version "{asked.model_version[:80]}", {live.model}@{live.version} answers here',
+        where="model_version",
+    )
+
+
+def _answer(question: _Question, outputs: Outputs) -> Answer:
+    live = question.live
     body, json_length = live.writer.write(outputs, question.outputs, question.id)
     if json_length is None:
         return answer_bytes(body, live.headers)

@@ -101,6 +101,13 @@ class App:
             ("/v2/models/{model}/infer", {"POST": infer}),
             ("/v2/models/{model}/versions/{version}/infer", {"POST": infer}),
             ("/v2/repository/index", {"POST": metadata.index}),
+            ("/v2/models", {"GET": metadata.models}),
+            ("/v1/models", {"GET": metadata.models}),
+            # Before the model's own page, whose name would take the verb in.
+            ("/v1/models/{model}:predict", {"POST": predict}),
+            ("/v1/models/{model}/versions/{version}:predict", {"POST": predict}),
+            ("/v1/models/{model}", {"GET": metadata.status}),
+            ("/v1/models/{model}/versions/{version}", {"GET": metadata.status}),
         ]
         add_routes(
             table,
@@ -122,7 +129,8 @@ class App:
         direct = {p for p, h in table if h.get("POST") is predict} & self._fixed.keys()
         self.direct = {path.encode(): endpoints[path] for path in direct}
         # A request whose path is not taken apart names no model, and so means this one.
-        self.direct[f"/v2/models/{state.live.model}/infer".encode()] = endpoints["/v2/models/{model}/infer"]
+        for path in ("/v2/models/{model}/infer", "/v1/models/{model}:predict"):
+            self.direct[path.format(model=state.live.model).encode()] = endpoints[path]
         if config.request_log:  # only ASGI names the client, which a line in the log does
             self.direct = {}
 

@@ -51,7 +51,7 @@ class Health:
             return self._pages.answer(live)
         return answer_json(
             {
-                "status": "ok",
+                "status": "alive",  # the word that KServe's v1 clients ask liveness by
                 "model": live.model,
                 "version": live.version,
                 "title": live.manifest.title,

@@ -63,6 +63,12 @@ KINDS: Mapping[str, str] = {
     "/v2/models/{model}/infer": "infer",
     "/v2/models/{model}/versions/{version}/infer": "infer",
     "/v2/repository/index": "index",
+    "/v2/models": "model_list",
+    "/v1/models": "model_list",
+    "/v1/models/{model}:predict": "predict",
+    "/v1/models/{model}/versions/{version}:predict": "predict",
+    "/v1/models/{model}": "status",
+    "/v1/models/{model}/versions/{version}": "status",
 }
 
 
@@ -100,7 +106,7 @@ class PathWriter:
 
     def _probe(self, path: str) -> Tree:
         answers = {
-            "application/json": {"schema": _object({"status": {"const": "ok"}})},
+            "application/json": {"schema": _object({"status": {"const": "alive"}})},
             "text/html": {"schema": {"type": "string"}},
         }
         return {"get": self._operation(path, "What is served here", answers)}
@@ -185,6 +191,15 @@ class PathWriter:
         operation["responses"]["503"] = {"description": "Not ready.", "content": _refer("ModelReady")}
         return {"parameters": self._place(path), "get": operation}
 
+    def _model_list(self, path: str) -> Tree:
+        return {"get": self._operation(path, "The models that are served", _refer("ModelList"))}
+
+    def _status(self, path: str) -> Tree:
+        answers = _refer("ModelStatus")
+        operation = self._operation(path, "Whether a model can answer, and its versions", answers, *_NAMED)
+        operation["responses"]["503"] = {"description": "Not ready.", "content": answers}
+        return {"parameters": self._place(path), "get": operation}
+
     def _infer(self, path: str) -> Tree:
         answers = _refer("InferenceResponse")
         operation = self._operation(path, "Run a version on tensors", answers, *_NAMED, *_WITH_BODY)
@@ -243,6 +258,7 @@ def describe_protocol() -> Tree:
     spec: Tree = {"name": _TEXT, "datatype": _TEXT, "shape": shape}
     tensor: Tree = {**spec, "parameters": parameters, "data": {"type": "array"}}
     tensors = {"type": "array", "items": _object(spec)}
+    of_version = {"error_code": _TEXT, "error_message": _TEXT}
     return {
         "Error": _close({"error": _TEXT}, ["error"]),
         "Health": _object({"live": {"type": "boolean"}, "ready": {"type": "boolean"}}),
@@ -251,6 +267,17 @@ def describe_protocol() -> Tree:
             {"name": _TEXT, "versions": texts, "platform": _TEXT, "inputs": tensors, "outputs": tensors}
         ),
         "ModelReady": _object({"name": _TEXT, "ready": {"type": "boolean"}}),
+        "ModelList": _object({"models": texts}),
+        "ModelStatus": _object(
+            {
+                "name": _TEXT,
+                "ready": {"type": "boolean"},
+                "model_version_status": {
+                    "type": "array",
+                    "items": _object({"version": _TEXT, "state": _TEXT, "status": _object(of_version)}),
+                },
+            }
+        ),
         "InferenceRequest": _close(
             {
                 "id": {"type": ["string", "null"]},

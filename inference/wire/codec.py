@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from inference.session import Outputs, Row
-from inference.wire.exact import LARGEST_INTEGER, RowBatch, read_exactly, refuse_batch
+from inference.wire.exact import LARGEST_INTEGER, SIGNATURE, RowBatch, read_exactly, refuse_batch
 from inference.wire.tables import TableReader
 from registry.signature import ClassLabel, Column
 
@@ -90,7 +90,7 @@ class RowDecoder:
         is_positional = batch[1] == b"["
         found = self._decode_arrays(body) if is_positional else self._decode_objects(body)
         rows = [_astuple(row) for row in found.instances]
-        keys, is_short = _count_parameters(found.parameters)
+        keys, is_short = _count_parameters(found)
         left_out_each = [0 if is_positional else row.count(UNSET) for row in rows]
         if not is_positional:
             keys += self._width * len(rows) - sum(left_out_each)
@@ -176,17 +176,23 @@ def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], ...]:
 
 
 def _batch_struct(row: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    beside = ("parameters", Parameters | None | UnsetType, UNSET)
-    return msgspec.defstruct("Instances", [("instances", list[row]), beside], forbid_unknown_fields=True)  # type: ignore[valid-type]
+    fields: list[Any] = [
+        ("instances", list[row]),  # type: ignore[valid-type]
+        ("parameters", Parameters | None | UnsetType, UNSET),
+        ("signature_name", Literal[SIGNATURE, ""] | None | UnsetType, UNSET),
+    ]
+    return msgspec.defstruct("Instances", fields, forbid_unknown_fields=True)
 
 
-def _count_parameters(given: Parameters | UnsetType | None) -> tuple[int, bool]:
+def _count_parameters(batch: Any) -> tuple[int, bool]:
     """How many names a batch's body holds beside the rows', and whether it asks for short answers."""
+    count = 1 + (batch.signature_name is not UNSET)
+    given: Parameters | UnsetType | None = batch.parameters
     if given is UNSET:
-        return 1, False
+        return count, False
     if given is None or given.probabilities is UNSET:
-        return 2, False
-    return 3, not given.probabilities
+        return count + 1, False
+    return count + 2, not given.probabilities
 
 
 def _has_keys(body: bytes, count: int) -> bool:

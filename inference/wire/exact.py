@@ -3,7 +3,8 @@
 Only bodies that the fast way (`inference/wire/codec.py`) is not sure of come here. What is accepted:
 
 - an object of named values, or ``{"instances": [...]}`` of such objects or of arrays in column order,
-  beside which ``"parameters": {"probabilities": false}`` asks for short answers;
+  beside which ``"parameters": {"probabilities": false}`` asks for short answers, and ``"signature_name"``
+  may say what TensorFlow Serving's clients say there;
 - a name may be left out if its column has a default or may be null, but not every name of a row;
 - numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a
   JSON number is not exact; booleans, numbers and strings do not stand for each other;
@@ -18,7 +19,7 @@ import difflib
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -30,6 +31,9 @@ LARGEST_INTEGER = 2.0**53 - 1
 _INSTANCES = "instances"
 _PARAMETERS = "parameters"
 _PROBABILITIES = "probabilities"
+_SIGNATURE = "signature_name"
+# TensorFlow Serving's name for the signature that a model has if it has one; ours have one.
+SIGNATURE: Final = "serving_default"
 _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
 
 
@@ -97,13 +101,19 @@ def _parse_integer(text: str) -> int | float:
 
 def _read_parameters(tree: _Pairs) -> bool:
     """Whether the answers shall be short, by what stands beside ``instances``."""
-    beside = [(name, value) for name, value in tree if name != _INSTANCES]
-    for name, _ in beside:
-        if name != _PARAMETERS:
+    beside: dict[str, Any] = {}
+    for name, value in tree:
+        if name == _INSTANCES:
+            continue
+        if name not in {_PARAMETERS, _SIGNATURE}:
             raise MalformedBodyError(f'unknown name {quote(name)} beside "{_INSTANCES}"')
-    if len(beside) > 1:
-        raise MalformedBodyError(f'"{_PARAMETERS}" is given twice')
-    given = beside[0][1] if beside else None
+        if name in beside:
+            raise MalformedBodyError(f'"{name}" is given twice')
+        beside[name] = value
+    signature = beside.get(_SIGNATURE)
+    if signature is not None and (isinstance(signature, list) or signature not in {SIGNATURE, ""}):
+        raise MalformedBodyError(f'"{_SIGNATURE}" is {_describe(signature)}, expected "{SIGNATURE}"')
+    given = beside.get(_PARAMETERS)
     if given is None:
         return False
     if not isinstance(given, _Pairs):

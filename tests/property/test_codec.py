@@ -52,6 +52,8 @@ beside_fitting = st.sampled_from(
         ',"parameters":{}',
         ',"parameters":{"probabilities":true}',
         ',"parameters":{"probabilities":false}',
+        ',"signature_name":"serving_default"',
+        ',"signature_name":null,"parameters":{"probabilities":false}',
     ]
 )
 beside = st.one_of(
@@ -64,6 +66,10 @@ beside = st.one_of(
             ',"parameters":{"top":1}',
             ',"parameters":[]',
             ',"parameters":null,"parameters":null',
+            ',"signature_name":"","signature_name":""',
+            ',"signature_name":"other"',
+            ',"signature_name":["serving_default"]',
+            ',"signature_name":1',
             ',"x":":"',
         ]
     ),

@@ -20,6 +20,7 @@ import msgspec
 from inference.live.versions import VERSION_HEADER, LiveVersion
 from inference.routes.card import describe_version
 from inference.wire.answers import Answer, Header
+from inference.wire.media import read_accept
 from registry.manifest import Manifest
 
 _STATIC = Path(__file__).with_name("static")
@@ -48,14 +49,10 @@ def prefers_page(accept: bytes) -> bool:
     """Whether a client with this Accept header asks for HTML rather than JSON.
 
     Only a client that names ``text/html`` does, as browsers do; ``*/*`` is a program's.
-
-    Source: RFC 9110, section 12.5.1.
     """
-    weights: dict[str, float] = {}
-    for entry in accept.decode("latin-1").lower().split(","):
-        media, *parameters = (part.strip() for part in entry.split(";"))
-        weights[media] = _read_weight(parameters)
-    return weights.get("text/html", 0) > 0 and weights["text/html"] >= weights.get("application/json", 0)
+    ranges = read_accept(accept)
+    page, data = (ranges[name][0] if name in ranges else 0 for name in ("text/html", "application/json"))
+    return page > 0 and page >= data
 
 
 def write_page(manifest: Manifest) -> bytes:
@@ -108,11 +105,3 @@ def _read_sources() -> tuple[str, str, Template]:
 def _digest(source: str) -> str:
     """A source expression of Content Security Policy Level 3 for an inline element's text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
-
-
-def _read_weight(parameters: list[str]) -> float:
-    given = next((p.partition("=")[2] for p in parameters if p.startswith("q=")), "1")
-    try:
-        return float(given)
-    except ValueError:
-        return 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from urllib.parse import parse_qsl
 
 from inference.config import ServiceConfig
@@ -13,19 +14,23 @@ from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs, Row
 from inference.wire.answers import Answer, Header, answer_bytes
 from inference.wire.exact import RowBatch, quote
-from inference.wire.media import JSON_MEDIA, Media, find_media, wants_floats
+from inference.wire.media import JSON_MEDIA, LINES_MEDIA, Media, find_media, find_wanted, wants_lines
 from inference.wire.request import Request
 
 _SWITCH = {"true": True, "false": False}
 _FLOATS: Header = (b"content-type", b"application/octet-stream")
+_LINES: Header = (b"content-type", b"application/jsonlines")
+_CSV: Header = (b"content-type", b"text/csv; charset=utf-8")
+_CSV_HEADED: Header = (b"content-type", b"text/csv; charset=utf-8; header=present")
 
 
 class Predict:
     """Handler of ``POST /predict``, of the same for one model, and of the platforms' routes.
 
-    Rows come as JSON, CSV or float32, by the content type. Answers are JSON: one object for one
-    object, else a list in the order of the rows. ``?probabilities=false`` asks for short ones, and
-    ``Accept: application/octet-stream`` for the bare probabilities of a list: float32, little-endian.
+    Rows come as JSON, JSON lines, CSV or float32, by the content type. Answers are JSON: one object for
+    one object, else a list in the order of the rows. ``?probabilities=false`` asks for short ones, and
+    ``Accept`` for lines of CSV or JSON, or (``application/octet-stream``) for the bare probabilities of a
+    list: float32, little-endian.
     """
 
     def __init__(self, state: ServiceState, config: ServiceConfig, runner: Runner) -> None:
@@ -39,21 +44,26 @@ class Predict:
         is_short = bool(request.query) and not _read_query(request.query)
         live = self._state.choose(request)
         body = request.body
-        if media is not JSON_MEDIA:
+        decode = live.decoder.decode
+        if media is LINES_MEDIA:
+            decode = live.decoder.decode_lines
+        elif media is not JSON_MEDIA:
             return self._answer_table(live, request, media, is_short)
         if len(body) > self._inline_max_body_bytes:
-            return self._answer_large(live, request, is_short)
-        batch = live.decoder.decode(body)
-        if not batch.is_single:
+            return self._answer_large(live, request, decode, is_short)
+        batch = decode(body)
+        if not batch.is_single or wants_lines(request):
             return self._answer_batch(live, request, batch, is_short)
         label, probabilities = self._runner.run_row(live, batch.rows[0])
         if is_short:
             return answer_bytes(live.encoder.encode_label(label), live.headers)
         return answer_bytes(live.encoder.encode_row(label, probabilities), live.headers)
 
-    async def _answer_large(self, live: LiveVersion, request: Request, is_short: bool) -> Answer:
-        batch: RowBatch = await self._runner.in_pool(live.decoder.decode, request.body)
-        if batch.is_single:
+    async def _answer_large(
+        self, live: LiveVersion, request: Request, decode: Callable[[bytes], RowBatch], is_short: bool
+    ) -> Answer:
+        batch: RowBatch = await self._runner.in_pool(decode, request.body)
+        if batch.is_single and not wants_lines(request):
             label, probabilities = self._runner.run_row(live, batch.rows[0])
             short, full = live.encoder.encode_label, live.encoder.encode_row
             return answer_bytes(short(label) if is_short else full(label, probabilities), live.headers)
@@ -107,15 +117,23 @@ Headers = tuple[Header, ...]
 
 def _choose_encoding(live: LiveVersion, request: Request, is_short: bool) -> tuple[Encode, Headers]:
     """How a list of answers is written."""
-    if wants_floats(request):
-        if is_short:
-            raise RequestError(
-                "float32 answers are probabilities, and they were asked to be left out",
-                where="probabilities=false",
-                hint="Ask for application/json.",
-            )
-        return live.encoder.encode_floats, (_FLOATS, *live.headers[1:])
-    return live.encoder.encode_labels if is_short else live.encoder.encode_rows, live.headers
+    encoder, wanted = live.encoder, find_wanted(request)
+    if wanted.format == "json":
+        return encoder.encode_labels if is_short else encoder.encode_rows, live.headers
+    more = live.headers[1:]
+    if wanted.format == "jsonlines":
+        return partial(encoder.encode_lines, is_short=is_short), (_LINES, *more)
+    if wanted.format == "csv":
+        has_header = bool(wanted.has_header)
+        encode = partial(encoder.encode_csv, is_short=is_short, has_header=has_header)
+        return encode, (_CSV_HEADED if has_header else _CSV, *more)
+    if is_short:
+        raise RequestError(
+            "float32 answers are probabilities, and they were asked to be left out",
+            where="probabilities=false",
+            hint="Ask for application/json.",
+        )
+    return encoder.encode_floats, (_FLOATS, *more)
 
 
 def _read_query(query: bytes) -> bool:

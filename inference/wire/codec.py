@@ -7,6 +7,9 @@ which is slow, complete and says exactly what is wrong; the two agree on every b
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,17 +18,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from inference.errors import MalformedBodyError
 from inference.session import Outputs, Row
-from inference.wire.exact import LARGEST_INTEGER, SIGNATURE, RowBatch, read_exactly, refuse_batch
+from inference.wire.exact import LARGEST_INTEGER, SIGNATURE, RowBatch, place, read_exactly, refuse_batch
 from inference.wire.tables import TableReader
 from registry.signature import ClassLabel, Column
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": _Integer, "BOOL": bool, "BYTES": str}
+# A line from its first character on that is no space.
+_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 _INSTANCES = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*([\[{])')
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
+
+
+# Finds where a value ends, and makes nothing of it.
+_decode_nothing = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,6 +80,26 @@ class RowDecoder:
         if batch is None:
             return read_exactly(body, self._columns, self._max_rows)
         return batch
+
+    def decode_lines(self, body: bytes) -> RowBatch:
+        """As `decode`, of a row a line, each as ``instances`` may hold it; blank lines do not count.
+
+        Raises:
+            MalformedBodyError, RowError, BatchTooLargeError: as `decode`; a line is not one JSON value.
+        """
+        found = itertools.islice(_LINE.finditer(body), self._max_rows + 1)
+        lines = [line[0] for line in found]
+        if not lines:
+            raise MalformedBodyError("the body is empty", hint="Send a row on each line.")
+        if len(lines) > self._max_rows:
+            raise refuse_batch(sum(1 for _ in _LINE.finditer(body)), self._max_rows)
+        # Each must be whole in itself: "{}, {}" and a value broken over lines would fit into the array too.
+        for index, line in enumerate(lines):
+            try:
+                _decode_nothing(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise MalformedBodyError(f"the line is not JSON: {error}", where=place(index)) from None
+        return self.decode(b'{"instances":[' + b",".join(lines) + b"]}")
 
     def _decode_fast(self, body: bytes) -> RowBatch | None:
         """The rows, or None when only the exact way can tell whether they are right."""
@@ -120,6 +150,12 @@ class AnswerEncoder:
         self._short_rows = tuple(_write_short(label) for label in classes)
         self._short_singles = tuple(row[:-1] + b"," + tail for row in self._short_rows)
         self._batch_tail = b"]," + tail
+        self._csv_short_rows = tuple(_join_csv(label.value, label.label) for label in classes)
+        numbers = b",%.9g" * len(classes)
+        self._csv_rows = tuple(row.replace(b"%", b"%%") + numbers for row in self._csv_short_rows)
+        self._csv_short_names = _join_csv("prediction", "label")
+        names = [f"probability_{label.value}" for label in classes]
+        self._csv_names = _join_csv("prediction", "label", *names)
 
     def encode_row(self, label: int, probabilities: tuple[float, ...]) -> bytes:
         """One answer with model and version."""
@@ -142,12 +178,31 @@ class AnswerEncoder:
 
     def encode_rows(self, outputs: Outputs) -> bytes:
         """The answers in order, then model and version."""
-        templates = self._rows
-        answers = [
-            templates[label] % tuple(row)
-            for label, row in zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
-        ]
-        return b'{"predictions":[' + b",".join(answers) + self._batch_tail
+        return b'{"predictions":[' + b",".join(_write_answers(self._rows, outputs)) + self._batch_tail
+
+    def encode_lines(self, outputs: Outputs, *, is_short: bool) -> bytes:
+        """JSON lines: the answer of each row, without model and version."""
+        rows = self._short_rows
+        answers = (
+            [rows[label] for label in outputs.labels.tolist()]
+            if is_short
+            else _write_answers(self._rows, outputs)
+        )
+        return b"\n".join(answers) + b"\n"
+
+    def encode_csv(self, outputs: Outputs, *, is_short: bool, has_header: bool) -> bytes:
+        """CSV: class, label and then the probability of each class, a line a row.
+
+        Without a line of names unless one is asked for: batch jobs join the lines to those they sent.
+        """
+        rows = self._csv_short_rows
+        answers = (
+            [rows[label] for label in outputs.labels.tolist()]
+            if is_short
+            else _write_answers(self._csv_rows, outputs)
+        )
+        names = [self._csv_short_names if is_short else self._csv_names] if has_header else []
+        return b"\n".join([*names, *answers]) + b"\n"
 
 
 _astuple: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
@@ -202,6 +257,19 @@ def _has_keys(body: bytes, count: int) -> bool:
     colons within strings call for the closer look.
     """
     return body.count(b":") == count or _STRINGS.findall(body).count(b":") == count
+
+
+def _write_answers(templates: Sequence[bytes], outputs: Outputs) -> list[bytes]:
+    """The template of each row's class with the row's probabilities in it."""
+    rows = zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
+    return [templates[label] % tuple(row) for label, row in rows]
+
+
+def _join_csv(*fields: str) -> bytes:
+    """A line of CSV without its end; what holds a comma, a quote or a line end is quoted (RFC 4180)."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(fields)  # what it ends lines with is what it quotes
+    return text.getvalue()[:-2].encode()
 
 
 def _write_short(winner: ClassLabel) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from typing import Any
@@ -161,6 +163,33 @@ def test_both_ways_of_reading_agree(case: tuple[tuple[Column, ...], bytes]) -> N
             assert all(not isinstance(value, float) or math.isfinite(value) for value in row)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.sampled_from(list(DECODERS)).flatmap(
+        lambda columns: st.tuples(
+            st.just(columns),
+            st.sampled_from([objects, arrays]).flatmap(
+                lambda kind: st.lists(kind(columns, 1), min_size=1, max_size=MAX_ROWS + 1)
+            ),
+        )
+    ),
+    end=st.sampled_from(["\n", "\r\n", "\n\n", " \n\t\n"]),
+)
+def test_lines_are_read_as_the_same_rows_in_an_array(
+    rows: tuple[tuple[Column, ...], list[str]], end: str
+) -> None:
+    """One set of rules for rows, whatever stands between them."""
+    columns, lines = rows
+    lines = [line.replace("\n", " ") for line in lines]
+    body = (end.join(lines) + end).encode("utf-8", "surrogatepass")
+    array = ('{"instances":[' + ",".join(lines) + "]}").encode("utf-8", "surrogatepass")
+    found = read_either_way(lambda: DECODERS[columns].decode_lines(body))
+    expected = read_either_way(lambda: DECODERS[columns].decode(array))
+    assert found[0] == expected[0]
+    if found[0] == "rows" or found[1][0] == "RowError":
+        assert found == expected
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     probabilities=st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9),
@@ -186,3 +215,15 @@ def test_answers_bring_every_float32_back(probabilities: list[float], names: str
     del short["model"], short["version"], answer["probabilities"]
     assert short == answer == json.loads(encoder.encode_labels(outputs))["predictions"][0]
     assert np.frombuffer(encoder.encode_floats(outputs), "<f4").tolist() == probabilities * 2
+    for is_short in (False, True):
+        lines = encoder.encode_lines(outputs, is_short=is_short).decode().removesuffix("\n").split("\n")
+        whole = rows if not is_short else json.loads(encoder.encode_labels(outputs))
+        assert [json.loads(line) for line in lines] == whole["predictions"]
+        table = io.StringIO(
+            encoder.encode_csv(outputs, is_short=is_short, has_header=True).decode(), newline=""
+        )
+        header, *cells = csv.reader(table)
+        assert [row[:2] for row in cells] == [[f"{names}{index}", names] for index in (best, 0)]
+        assert len(header) == len(set(header)) == (2 if is_short else 2 + len(classes))
+        for row in cells if not is_short else ():
+            assert np.array(row[2:], dtype=np.float32).tolist() == probabilities

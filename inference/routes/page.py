@@ -31,16 +31,21 @@ _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 
 class PageBuilder:
-    """Builds the page of a version when it is first asked for, and keeps the last one."""
+    """Builds the page of a version when it is first asked for, and keeps the last one.
 
-    def __init__(self) -> None:
+    Args:
+        root_path: before every path that it asks for.
+    """
+
+    def __init__(self, root_path: str = "") -> None:
+        self._root_path = root_path
         self._built: tuple[weakref.ref[LiveVersion], Answer] | None = None
 
     def answer(self, live: LiveVersion) -> Answer:
         """The page of ``live``."""
         if self._built is None or self._built[0]() is not live:
             version = (VERSION_HEADER, f"{live.model}@{live.version}".encode())
-            page = write_page(live.manifest)
+            page = write_page(live.manifest, self._root_path)
             self._built = (weakref.ref(live), Answer(200, (*page_headers(), version), page))
         return self._built[1]
 
@@ -55,15 +60,16 @@ def prefers_page(accept: bytes) -> bool:
     return page > 0 and page >= data
 
 
-def write_page(manifest: Manifest) -> bytes:
-    """The whole page about one version."""
+def write_page(manifest: Manifest, root_path: str = "") -> bytes:
+    """The whole page about one version; without a ``root_path`` it asks for what lies beside it."""
     style, script, template = _read_sources()
-    data = msgspec.json.encode(describe_version(manifest)).decode().translate(_ESCAPES)
+    data = msgspec.json.encode({"root": root_path, **describe_version(manifest)}).decode().translate(_ESCAPES)
     page = template.substitute(
         name=html.escape(f"{manifest.model}@{manifest.version}"),
         title=html.escape(manifest.title),
         description=html.escape(manifest.description),
         model=html.escape(manifest.model),
+        root=html.escape(f"{root_path}/" if root_path else ""),
         style=style,
         script=script,
         data=data,

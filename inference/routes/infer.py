@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from typing import NamedTuple
 
 from inference.config import ServiceConfig
 from inference.errors import MalformedBodyError
 from inference.live.run import Runner
-from inference.live.state import ServiceState
+from inference.live.state import Lineup, ServiceState
 from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs
 from inference.wire.answers import Answer, Header, answer_bytes
@@ -45,8 +45,8 @@ class Infer:
         live = self._state.choose(request)
         body = request.body
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
-        # What the body may name instead; taken here, as a thread must not look at the state.
-        others = () if "version" in request.named else self._state.lineup.list_versions(live.model)
+        # Whose versions the body may name instead; taken here, as a thread must not look at the state.
+        others = None if "version" in request.named else self._state.lineup
         if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
             return self._answer_large(live, others, body, json_length)
         question = _read(live, others, body, json_length)
@@ -55,7 +55,7 @@ class Infer:
         return _answer(question, self._runner.run(question.live, question.feed))
 
     async def _answer_large(
-        self, live: LiveVersion, others: Sequence[LiveVersion], body: bytes, json_length: int
+        self, live: LiveVersion, others: Lineup | None, body: bytes, json_length: int
     ) -> Answer:
         return await self._answer_rows(await self._runner.in_pool(_read, live, others, body, json_length))
 
@@ -75,15 +75,15 @@ def _check_media(request: Request) -> None:
         check_json(request)
 
 
-def _read(live: LiveVersion, others: Sequence[LiveVersion], body: bytes, json_length: int) -> _Question:
+def _read(live: LiveVersion, others: Lineup | None, body: bytes, json_length: int) -> _Question:
     asked = read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
     if asked.model_name or asked.model_version:
         live = _find_named(asked, live, others)
     return _Question(live, live.reader.read(asked), live.writer.choose(asked), asked.id)
 
 
-def _find_named(asked: InferRequest, live: LiveVersion, others: Sequence[LiveVersion]) -> LiveVersion:
-    """The version that the body names beside the path; ``others`` may be named if the path has no number.
+def _find_named(asked: InferRequest, live: LiveVersion, others: Lineup | None) -> LiveVersion:
+    """The version that the body names beside the path; one of ``others`` if the path has no number.
 
     Raises:
         MalformedBodyError: path and body do not name the same.
@@ -94,7 +94,7 @@ def _find_named(asked: InferRequest, live: LiveVersion, others: Sequence[LiveVer
         )
     if asked.model_version in {"", str(live.version)}:
         return live
-    for other in others:
+    for other in others.list_versions(live.model) if others else ():
         if asked.model_version == str(other.version):
             return other
     raise MalformedBodyError(

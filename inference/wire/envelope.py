@@ -154,7 +154,9 @@ def _check_keys(text: bytes, envelope: Envelope) -> None:
     parts = [envelope, *envelope.inputs, *(envelope.outputs or ())]
     count = sum(_count_names(part) for part in parts)
     values = [tensor.data for tensor in envelope.inputs]
-    values += [value for part in parts if part.parameters for value in part.parameters.values()]
+    for part in parts:
+        if part.parameters:
+            values += part.parameters.values()
     if _count_keys(text, values, _count_colons) == count:
         return
     if _count_keys(text, values, _count_keys_in_strings) != count:

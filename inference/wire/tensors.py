@@ -110,7 +110,9 @@ class TensorReader:
             if name in names[:index]:
                 raise refuse_input("is given twice", name)
         # Names that are one or the other decide, wherever they stand; without any, the shapes do.
-        certain = next((name for name in names if name not in self._twofold), None)
+        certain: str | None = names[0]
+        if certain in self._twofold:
+            certain = next((name for name in names if name not in self._twofold), None)
         is_whole = self._are_tensors(inputs) if certain is None else certain in self._tensors
         table = self._tensors if is_whole else self._singles
         for name in names:

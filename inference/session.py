@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -38,6 +39,8 @@ _DATATYPES = {
     "tensor(int64)": "INT64",
     "tensor(string)": "BYTES",
 }
+# Of its arena, and of C++.
+_NO_MEMORY = re.compile("Failed to allocate memory|bad_alloc|bad allocation")
 
 
 class Feed(NamedTuple):
@@ -80,6 +83,7 @@ class Session:
 
     Raises:
         SignatureMismatchError: the bytes are no graph, or not one with this signature.
+        MemoryError: it needs more memory than there is.
     """
 
     def __init__(self, graph: bytes, signature: Signature, *, where: str, row_by_row: bool = False) -> None:
@@ -179,9 +183,16 @@ def _open_session(graph: bytes, where: str) -> Any:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding's exceptions have no base of their own
         first = str(error).partition("\n")[0][:300]
+        if is_out_of_memory(error):
+            raise MemoryError(first) from error
         raise SignatureMismatchError(
             f"ONNX Runtime cannot load the graph: {first}", where=where, hint="Export the model again."
         ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime failed because it got no memory; its exception says so in words only."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def _check_graph(session: Any, signature: Signature, where: str) -> None:

@@ -10,14 +10,26 @@ import gc
 # soon as they are free and asks for them again, zeroed page by page, at the next request.
 _KEPT_BYTES = 16 * 1024 * 1024
 _LARGE_BYTES = 4 * 1024 * 1024
-# Until then large requests find what the last one left.
-_QUIET_S = 2.0
+# Large requests that come close behind each other find what the last one left; one that comes later
+# pays some milliseconds for the pages that it touches.
+_QUIET_S = 0.1
 _LIBRARY = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 # Young containers between two collections; 700 by default, which a few requests fill.
 _YOUNG = 10_000
+
+
+def share_heap() -> None:
+    """Have threads that are still to come use the heap that is there.
+
+    By default every thread gets a heap of its own, and keeps the end of it whatever is asked. One that
+    was made before, for the thread that loads, would stay, and others would take it over.
+    """
+    mallopt = getattr(_LIBRARY, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def settle_memory() -> None:
@@ -29,10 +41,9 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 10, 10)
+    share_heap()
     mallopt = getattr(_LIBRARY, "mallopt", None)
     if mallopt is not None:
-        # By default every thread gets a heap of its own, and keeps the end of it whatever is asked.
-        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 

@@ -49,7 +49,9 @@ class Infer:
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
         # Whose versions the body may name instead; taken here, as a thread must not look at the state.
         others = None if "version" in request.named else self._state.lineup
-        if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
+        # Without JSON nothing says how many strings a blob holds; they are counted one by one.
+        most_bytes = _INLINE_BLOB_BYTES if json_length else self._inline_max_json_bytes
+        if json_length > self._inline_max_json_bytes or len(body) - json_length > most_bytes:
             return self._answer_large(partial(_read, live, others, body, json_length))
         live, asked = _take_apart(live, others, body, json_length)
         shape = asked.inputs[0].shape  # those of the others must be of as many rows

@@ -76,6 +76,7 @@ class Predict:
         self, live: LiveVersion, request: Request, media: Media, is_short: bool
     ) -> Answer | Awaitable[Answer]:
         """The answer to rows that are all that their body holds."""
+        encode, headers = _choose_encoding(live, request, is_short)
         body, tables = request.body, live.decoder.tables
         read: Callable[[], Feed]
         if media.format == "floats":
@@ -85,22 +86,17 @@ class Predict:
             is_large = len(body) > self._inline_max_body_bytes or self._is_long(
                 max(body.count(b"\n"), body.count(b"\r"))
             )
-            is_csv = media.format == "csv"
-            read = (
-                partial(tables.read_csv, body, media.has_header)
-                if is_csv
-                else partial(_read_lines, live, body)
-            )
+            read = partial(_read_lines, live, body)
+            if media.format == "csv":
+                read = partial(tables.read_csv, body, media.has_header)
         if is_large:
             return self._answer_large(live, request, is_short, lambda: _Rows(live, read()))
-        encode, headers = _choose_encoding(live, request, is_short)
         return answer_bytes(encode(self._runner.run(live, read())), headers)
 
     async def _answer_large(
         self, live: LiveVersion, request: Request, is_short: bool, read: Callable[[], _Rows]
     ) -> Answer:
         """The answer to what is read, run and written in a thread."""
-        _choose_encoding(live, request, is_short)  # what cannot be written need not be read
 
         def write(rows: _Rows, outputs: Outputs) -> Answer:
             if rows.is_single and not wants_lines(request):

@@ -25,7 +25,8 @@ _IDENTITY = frozenset({b"", b"identity"})
 _INLINE_BYTES = 64 * 1024
 # So much is inflated in one step of the thread; between two of them it is counted.
 _STEP_BYTES = 1 << 20
-_MANY_BYTES = 1 << 20
+# Who gives back so many at once has left room that may be worth giving back, too.
+_MANY_BYTES = 64 * 1024
 # Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
 # empty members would cost a new inflater for every 20 bytes.
 _MOST_MEMBERS = 1024
@@ -39,11 +40,12 @@ class ReceiveBudget:
 
     Args:
         max_bytes: more than this at a time are refused.
-        when_freed: told that many bytes were given back at once.
+        when_freed: called when many bytes have been given back, at once or one after the other.
     """
 
     def __init__(self, max_bytes: int, when_freed: Callable[[], None] | None = None) -> None:
         self.held = 0
+        self._peak = 0  # since bytes were said to be freed
         self._max_bytes = max_bytes
         self._when_freed = when_freed
 
@@ -60,11 +62,13 @@ class ReceiveBudget:
                 hint="Ask again in a second.",
             )
         self.held += count
+        self._peak = max(self._peak, self.held)
 
     def give(self, count: int) -> None:
         """Count ``count`` bytes, taken before, as held no longer."""
         self.held -= count
-        if count >= _MANY_BYTES and self._when_freed is not None:
+        if self._peak - self.held >= _MANY_BYTES and self._when_freed is not None:
+            self._peak = self.held
             self._when_freed()
 
 

@@ -274,12 +274,14 @@ def _read_plain_block(block: bytes, width: int) -> npt.NDArray[np.float64] | Non
 
 
 def _check_names(names: Sequence[str], by_name: dict[str, Column]) -> None:
-    for index, name in enumerate(names):
+    seen: set[str] = set()
+    for name in names:
         if name not in by_name:
             error = refuse_unknown(name, by_name, None)
             raise RowError(error.what, where="header", hint=error.hint)
-        if name in names[:index]:
+        if name in seen:
             raise RowError("is given twice", where=f"header, {quote(name)}")
+        seen.add(name)
 
 
 def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: int) -> Iterator[Fields]:

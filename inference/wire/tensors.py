@@ -113,11 +113,13 @@ class TensorReader:
     def _find_table(self, inputs: Sequence[RequestedInput]) -> Mapping[str, tuple[Column, ...]]:
         """The columns behind each name: of the graph's tensors, or of single columns."""
         names = [tensor.name for tensor in inputs]
-        for index, name in enumerate(names):
+        seen: set[str] = set()
+        for name in names:
             if name not in self._tensors and name not in self._singles:
                 raise refuse_input("the model has no such input", name, hint=self._list_names())
-            if name in names[:index]:
+            if name in seen:
                 raise refuse_input("is given twice", name)
+            seen.add(name)
         # Names that are one or the other decide, wherever they stand; without any, the shapes do.
         certain: str | None = names[0]
         if certain in self._twofold:
@@ -133,7 +135,7 @@ class TensorReader:
             is_optional = table is self._singles and (
                 columns[0].default is not None or columns[0].is_nullable
             )
-            if name not in names and not is_optional:
+            if name not in seen and not is_optional:
                 raise refuse_input("is missing", name, hint=self._list_names())
         return table
 

@@ -35,6 +35,7 @@ from tests.support.tiny_model import publish_numeric
 PRIVATE = {
     "_iobinding": "onnxruntime: the binding itself, for a Run that asks for nothing beside it",
     "_loop": "uvicorn: the protocol asks for the running loop under this name",
+    "_exit": "os: a thread inside a graph cannot be ended, only its process",
     "_sess": "onnxruntime: the session itself, whose Run is a twentieth quicker for one row",
     "_session": "kagglesdk: where a Range header can be set; held by test_sources_kaggle.py",
     "_SubParsersAction": "argparse: the type of what add_subparsers returns has no public name",

@@ -53,7 +53,7 @@ def test_a_lock_file_installs_what_it_pins_when_newer_releases_are_out(
 
 
 def test_an_image_takes_its_lock_files_together(tmp_path: Path) -> None:
-    """One call of pip reads several files there, whose pins of one package must not differ."""
+    """One call of pip reads several files there, and their pins of one package must not differ."""
     names = re.findall(r"-r (/requirements/\w+)\.txt", (ROOT / "Dockerfile.train").read_text("utf-8"))
     paths = [LOCKS[name.lstrip("/")] for name in names]
     assert len(paths) > 1

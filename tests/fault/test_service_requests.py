@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import socket
 import zlib
 from collections.abc import Iterator
@@ -166,7 +167,23 @@ def test_clients_that_leave_in_the_middle_are_let_go(service: RunningService) ->
     page = ""
     while 'status="499"' not in page:
         page = service.request("GET", "/metrics")[2].decode()
-    assert "requests_in_flight 1.0" in page
+    assert "requests_in_flight 0.0" in page
+
+
+def test_what_only_looks_is_not_in_flight(service: RunningService) -> None:
+    """An autoscaler that follows the number must not see its own scrapes, nor the probes, as work."""
+    with connected(service) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{    \r\n"
+        )
+        page = ""
+        while "requests_in_flight 1.0" not in page:
+            assert service.request("GET", "/v2/health/ready")[0] == 200
+            page = service.request("GET", "/metrics")[2].decode()
+            assert re.search(r"^requests_in_flight [01]\.0$", page, re.M)
+        connection.sendall(b'a\r\n"rings":4}\r\n0\r\n\r\n')
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert "requests_in_flight 0.0" in service.request("GET", "/metrics")[2].decode()
 
 
 def test_large_requests_are_answered_beside_small_ones(service: RunningService) -> None:

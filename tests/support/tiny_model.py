@@ -5,6 +5,8 @@ version = publish_numeric(store)      # tiny@1 and tiny@production: FP64, INT64,
 version = publish_mixed(store)        # tiny_text: the same and two text columns
 version = publish_wide(store)         # wide: as many columns and classes as are asked for
 
+version = publish_numeric(store, model_bytes=build_endless_graph())   # or build_large_graph()
+
 ``expect_probabilities`` computes the answers a second time in numpy. Versions of another ``scale``
 answer otherwise: its sign turns the classes around.
 """
@@ -167,6 +169,63 @@ def build_graph(
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 2)]
     model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def build_endless_graph() -> bytes:
+    """As the numeric graph, but it goes round in a loop for longer than anybody lives."""
+    turns = {"turns": np.array(2**62, np.int64)}
+    return _add_to_logits([_build_loop()], {**turns, "yes": np.array(True)})
+
+
+def build_slow_graph() -> bytes:
+    """As the numeric graph, but it goes round in a loop rows² times; 2,000 rows take some seconds."""
+    nodes = [
+        helper.make_node("Shape", [NUMERIC_INPUT], ["rows"], start=0, end=1),
+        helper.make_node("Mul", ["rows", "rows"], ["squared"]),
+        helper.make_node("Squeeze", ["squared"], ["turns"]),
+    ]
+    return _add_to_logits([*nodes, _build_loop()], {"yes": np.array(True)})
+
+
+def _build_loop() -> Any:
+    state = [
+        helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
+    ]
+    results = [
+        helper.make_tensor_value_info("once_more", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("next_sum", TensorProto.FLOAT, []),
+    ]
+    steps = [
+        helper.make_node("Identity", ["again"], ["once_more"]),
+        helper.make_node("Add", ["sum", "zero"], ["next_sum"]),
+    ]
+    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    body = helper.make_graph(steps, "body", [turn, *state], results)
+    return helper.make_node("Loop", ["turns", "yes", "zero"], ["more"], body=body)
+
+
+def build_large_graph(numbers: int = 900_000_000) -> bytes:
+    """As the numeric graph, but so many float32 (3.6 GB) are made and summed up on the way; few bytes."""
+    nodes = [
+        helper.make_node("Expand", ["zero", "shape"], ["numbers_of_nothing"]),
+        helper.make_node("ReduceSum", ["numbers_of_nothing"], ["more"], keepdims=0),
+    ]
+    return _add_to_logits(nodes, {"shape": np.array([numbers], np.int64)})
+
+
+def _add_to_logits(nodes: Sequence[Any], constants: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """The numeric graph with ``more``, which ``nodes`` compute and is 0, added before the softmax."""
+    model = ModelProto.FromString(build_graph(NUMERIC_COLUMNS))
+    graph = model.graph
+    softmax = next(index for index, node in enumerate(graph.node) if node.op_type == "Softmax")
+    before, after = list(graph.node[:softmax]), list(graph.node[softmax:])
+    after[0].input[0] = "more_logits"
+    add = helper.make_node("Add", ["numeric_logits", "more"], ["more_logits"])
+    del graph.node[:]
+    graph.node.extend([*before, *nodes, add, *after])
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     return bytes(model.SerializeToString())
 
 

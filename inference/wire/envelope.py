@@ -188,12 +188,15 @@ def _put_back(inputs: Sequence[RequestedInput], text: bytes, cuts: Sequence[slic
     Raises:
         MalformedBodyError: an input has data that was not found by its name.
     """
-    cut_short = [tensor for tensor in inputs if tensor.data]
-    if len(cut_short) != len(cuts):  # each has one, or one of another name would be given it
-        raise MalformedBodyError('"data" is no array, or its name is written with escapes')
     view = memoryview(text)
-    for tensor, cut in zip(cut_short, cuts, strict=True):
-        tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
+    numbered = {b"[%d]" % number: cut for number, cut in enumerate(cuts)}
+    for tensor in inputs:
+        if tensor.data:
+            # Each once, or an array of another name would stand for one; parameters may hold the others.
+            cut = numbered.pop(bytes(tensor.data), None)
+            if cut is None:
+                raise MalformedBodyError('"data" is no array, or its name is written with escapes')
+            tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
 
 
 def _find_place(place: int, cuts: Sequence[slice]) -> int:

@@ -691,3 +691,21 @@ def test_an_unknown_output_is_refused() -> None:
 def test_the_tiny_rows_are_the_ones_of_the_model() -> None:
     """The rows here are written as numbers; they must stay those that golden answers exist for."""
     assert [[float(v) if v is not None else None for v in row] for row in NUMERIC_ROWS] == ROWS
+
+
+@pytest.mark.parametrize("parameters", [{"hint": {"data": [1, 2]}}, {"data": [1], "hint": {"data": []}}])
+def test_parameters_of_a_long_body_may_hold_arrays_called_data(parameters: object) -> None:
+    """What MLServer's clients put there is of any shape, and is no input's data."""
+    sent = {"parameters": parameters, "inputs": [tensor("numeric", [3, 4], "FP64", ROWS)]}
+    body = json.dumps(sent).encode()
+    for limits in (Limits(10_000, 16), Limits(10_000, 10_000)):
+        feed = NUMERIC.read(read_request(body, len(body), limits))
+        assert np.array_equal(feed.numeric, MATRIX, equal_nan=True)  # type: ignore[arg-type]
+
+
+def test_data_under_another_spelling_is_refused_in_a_long_body() -> None:
+    """It would be read as the number of an array that is some other input's."""
+    body = json.dumps({"inputs": [tensor("a", [1], "FP64", [0]), tensor("b", [1], "FP64", [0.5])]}).encode()
+    body = body.replace(b'"data"', b'"d\\u0061ta"', 1)
+    with pytest.raises(RequestError, match="written with escapes"):
+        read_request(body, len(body), Limits(10_000, 16))

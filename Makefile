@@ -20,8 +20,8 @@ STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate gate-selftest history promote \
-        rollback release serve bench bench-load bench-etl bench-service bench-rivals-setup test test-clients \
-        soak lock images clean
+        rollback release serve bench bench-load bench-etl bench-service bench-attacks bench-rivals-setup \
+        test test-roles test-clients test-platforms soak lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 bench-service: setup ## CPU a request of the production version, beside a no-op and other services
 	@$(PY) -m benchmarks service --model $(MODEL) $(PLACE) --registry $(REGISTRY)
 
+bench-attacks: setup ## what honest clients notice of attacks on the production version's service, one run
+	@$(PY) -m benchmarks attacks --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+
 bench-rivals-setup: setup ## install the services that bench-service compares with, under var/rivals
 	@$(PY) -m benchmarks rivals
 
@@ -97,6 +100,11 @@ test: setup ## everything that guards the project
 
 test-clients: setup ## KServe's, Triton's, MLServer's and generated clients, each in an environment under var/clients
 	$(PY) -m pytest tests/clients
+test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
+	@$(PY) -m tests.support.roles
+
+test-platforms: setup ## the numeric and end-to-end tests under other kernels, precisions and pips; hours
+	@$(PY) -m tests.platforms.matrix
 
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak

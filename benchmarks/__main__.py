@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     service.add_argument("--beside", default="", help="another checkout: its service is measured as well")
     service.add_argument("--targets", type=Path, help="the bounds (default targets.toml)")
     service.add_argument("--check", action="store_true", help="end with 1 on a missed target")
+    attacks = _add_verb(verbs, "attacks", "what honest clients notice of attacks on the service")
+    attacks.add_argument("--only", default="", metavar="REGEX", help="attacks whose names match")
+    attacks.add_argument("--json", type=Path, metavar="FILE", help="the figures (default DATA/bench/…)")
+    attacks.add_argument("--again-s", type=float, default=2.0, help="seconds a cut attack is begun again")
+    attacks.add_argument("--bounds", type=Path, help="the bounds (default bounds.toml)")
+    attacks.add_argument("--check", action="store_true", help="end with 1 on a bound that is not kept")
     rivals = _add_verb(verbs, "rivals", "install the services to compare with, each on its own")
     for verb in (service, rivals):
         verb.add_argument(
@@ -257,6 +263,29 @@ def _service(options: argparse.Namespace) -> int:
     return 1 if options.check and is_missed else 0
 
 
+def _attacks(options: argparse.Namespace) -> int:
+    from benchmarks.attacks.run import Settings, measure_attacks
+    from benchmarks.attacks.table import DEFAULT_BOUNDS, format_attacks, load_bounds, write_report
+    from registry.aliases import resolve
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    store, ref = open_store(options.registry), ModelRef.parse(options.model)
+    report = measure_attacks(
+        store,
+        ref.model,
+        resolve(store, ref),
+        Settings(only=options.only, again_s=options.again_s),
+        load_bounds(options.bounds or DEFAULT_BOUNDS),
+    )
+    default = options.data / "bench" / f"attacks-{report.model}-{report.version}.json"
+    sys.stderr.write(format_attacks(report) + "\n")
+    print_result(report)
+    sys.stderr.write(f"report: {write_report(report, options.json or default)}\n")
+    is_over = bool(report.left_out) or any(row.is_over for row in report.rows)
+    return 1 if options.check and is_over else 0
+
+
 def _rivals(options: argparse.Namespace) -> int:
     from benchmarks.rivals.environments import list_rivals, make_environment
 
@@ -339,6 +368,7 @@ _VERBS = {
     "selftest": _selftest,
     "history": _history,
     "service": _service,
+    "attacks": _attacks,
     "rivals": _rivals,
     "etl": _etl,
 }

@@ -6,6 +6,7 @@ only when there is something to export.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from onnx import version_converter
 from exporter.errors import ExportError, UnsupportedLayerError
 from exporter.graphs import require_stock_operators
 from exporter.parity import FloatArray
-from registry.ground.quiet import quiet_stderr
+from registry.ground.quiet import NO_TELEMETRY, quiet_stderr
 from registry.signature import FEATURES, PROBABILITIES_OUTPUT
 
+os.environ.update(NO_TELEMETRY)
 with quiet_stderr(), warnings.catch_warnings():
     # Third-party deprecation notes at import time; nothing that a user of ours could act on.
     warnings.simplefilter("ignore")

@@ -112,7 +112,8 @@ def prove(
     Memory is bounded by the chunk, not by the number of rows.
 
     Raises:
-        ParityInputError: the two sides cannot be compared at all, or the network answers NaN.
+        ParityInputError: the two sides cannot be compared at all, a feature is not finite in some row, or
+            the network's answer is not.
     """
     graph = GraphUnderTrial(model, precision=precision)
     names = {
@@ -150,13 +151,14 @@ def _compare_chunk(
     tolerances: Tolerances,
     names: Mapping[str, Sequence[str]],
 ) -> ParityReport:
+    _require_finite_features(chunk, names[FEATURES])
     truth = network.predict(chunk.features)
-    undefined = np.flatnonzero(np.isnan(truth).any(axis=1))
+    undefined = np.flatnonzero(~np.isfinite(truth).all(axis=1))
     if len(undefined):
         raise ParityInputError(
-            f"the network answers NaN for {len(undefined):,} rows of a chunk",
+            f"the network answers NaN for {len(undefined):,} rows of a chunk, whose features are all finite",
             where=f"{PROBABILITIES_OUTPUT}, source row {chunk.rows[undefined[0]]}",
-            hint="A NULL reached the network; fill it with COALESCE in features.sql.",
+            hint="Its weights are not finite, or a feature is far outside of the others; train again.",
         )
     best, chosen = label_choice(truth, labels)
     return compare_outputs(
@@ -165,6 +167,21 @@ def _compare_chunk(
         tolerances.by_tensor(),
         rows=chunk.rows,
         columns=names,
+    )
+
+
+def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
+    """Refuse NULL and infinity in front of the network, whatever this processor's kernels make of them."""
+    is_finite = np.isfinite(chunk.features)  # (rows, F)
+    if is_finite.all():
+        return
+    index, feature = divmod(int(np.argmin(is_finite)), is_finite.shape[1])
+    value = chunk.features[index, feature]
+    raise ParityInputError(
+        f"is {'NULL' if np.isnan(value) else value} here, and not a finite number in "
+        f"{int((~is_finite[:, feature]).sum()):,} rows of a chunk",
+        where=f"feature {names[feature]!r}, source row {chunk.rows[index]}",
+        hint="Say what it is there in features.sql, for example `coalesce(…, 0)`; then `make etl train`.",
     )
 
 

@@ -11,6 +11,7 @@ which the runtime cannot run in integers), and everything without constant weigh
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto
+
+from registry.ground.quiet import NO_TELEMETRY
+
+os.environ.update(NO_TELEMETRY)
+
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from exporter.compose import check_graph

@@ -6,11 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
-# Read by the native library when it is loaded, hence before the import; the call below covers the
-# case that another module loaded it first.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import onnx
+
+from registry.ground.quiet import NO_TELEMETRY
+
+os.environ.update(NO_TELEMETRY)
+
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 

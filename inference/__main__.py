@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and sys.argv[1:2] == ["health"]:
+    # Asked every few seconds: what is imported below would cost ten times as much as asking.
+    from inference.process.probe import main as ask
+
+    if (_code := ask(sys.argv[2:])) is not None:
+        sys.exit(_code)
+
 import argparse
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from registry.ground.command import run_command
-from registry.ground.logs import configure_logging
+from registry.ground.logs import configure_logging, write_in_background
 
 _FLAGS = {
     "model": "name, name@alias or name@7, several with commas (default forest_cover, its production)",
@@ -30,6 +38,8 @@ _FLAGS = {
     "deadline-s": "seconds that a request may take (default 10)",
     "receive-timeout-s": "seconds that a client may take to send a request (default 30)",
     "watch-s": "seconds between looks at the registry's aliases, 0 for never (default 1)",
+    "load-timeout-s": "seconds that loading a version may take (default 60)",
+    "load-memory-bytes": "memory that loading a version may take (default 1 GiB)",
     "canary": "alias=share: this version answers a share of the requests",
     "canary-header": "header whose value decides which version answers (default x-request-key)",
     "shadow": "alias=share: this version is asked too, unseen by clients",
@@ -45,6 +55,7 @@ _FLAGS = {
     "drain-s": "seconds after SIGTERM in which new work is still answered (default 0)",
     "shutdown-grace-s": "seconds that requests in flight may take then (default 30)",
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",
+    "runtime-dir": "folder for the file that health finds the service by (default: the first usable)",
 }
 _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 
@@ -52,6 +63,8 @@ _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.verb != "health":
+        write_in_background()
     configure_logging(options.log_level, options.log_format)
     for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -80,17 +93,21 @@ def _work(options: argparse.Namespace) -> int:
     return work()
 
 
+def _try(options: argparse.Namespace) -> int:
+    from inference.live.proven import run_trial
+
+    return run_trial(sys.stdin.buffer, sys.stdout.buffer)
+
+
 def _heed_sigterm() -> None:
     """End on SIGTERM before there is a server to do it; a container's first process ignores it otherwise."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _health(options: argparse.Namespace) -> int:
-    from inference.config import resolve_config
-    from inference.process.probe import ask_readiness
+    from inference.process.probe import check
 
-    config = resolve_config({"port": options.port}, os.environ)
-    return 0 if ask_readiness(config.port) else 1
+    return check(options.port, options.runtime_dir)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,15 +120,19 @@ def _parser() -> argparse.ArgumentParser:
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if name in _SWITCHES else {}
         verb.add_argument(f"--{name}", help=text, **alone)
     health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
-    health.add_argument("--port", help="where it listens (default 8000)")
+    health.add_argument("--port", type=int, default=0, help="of which one (default: the one that there is)")
+    health.add_argument(
+        "--runtime-dir", default="", help="where it leaves its file (default: as the service's)"
+    )
     worker = verbs.add_parser("worker")  # the supervisor's way to start one; no help, so not listed
-    for command in (verb, health, worker):
+    trial = verbs.add_parser("trial")  # a worker's way to load a version without being harmed by it
+    for command in (verb, health, worker, trial):
         command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
         command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
     return parser
 
 
-_VERBS = {"serve": _serve, "health": _health, "worker": _work}
+_VERBS = {"serve": _serve, "health": _health, "worker": _work, "trial": _try}
 
 
 if __name__ == "__main__":

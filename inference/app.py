@@ -18,7 +18,8 @@ from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.work import WorkLimit
 from inference.metrics.counters import RouteMetrics, ServiceMetrics
-from inference.routes.auth import OPEN_ROUTES, Guard, read_guard
+from inference.process.memory import Trimmer
+from inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
 from inference.routes.cors import CorsPolicy, read_policy
 from inference.routes.health import Health
 from inference.routes.infer import Infer
@@ -73,10 +74,12 @@ class App:
     ) -> None:
         self._work = WorkLimit(config.max_requests_in_work, config.deadline_s)
         # One body must always fit, whatever is set.
-        self.receiving = ReceiveBudget(max(config.max_receiving_bytes, config.max_body_bytes))
+        most_bytes = max(config.max_receiving_bytes, config.max_body_bytes)
+        self.receiving = ReceiveBudget(most_bytes, Trimmer().note)
         self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s, self.receiving)
         self._metrics = metrics
         self._guard = read_guard(config)
+        self._tokens = TokensWatch(self._guard, config) if self._guard and config.tokens_file else None
         self._open = OPEN_ROUTES | {config.health_route} | ({"/metrics"} if config.metrics_port else set())
         self._is_logging = config.request_log
         self._cors = read_policy(config)
@@ -147,6 +150,11 @@ class App:
         """Answer one request."""
         await self._fixed.get(scope["path"], self._router)(scope, receive, send)
 
+    def start(self) -> None:
+        """Begin to follow the tokens file, if there is one."""
+        if self._tokens is not None:
+            self._tokens.start()
+
     def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
         guard = None if route in self._open else self._guard
         if self._cors is not None:
@@ -181,6 +189,7 @@ class Endpoint:
         if "GET" in self._handlers:
             self._handlers["HEAD"] = self._handlers["GET"]
         self._is_matched = handlers is not None
+        self._in_flight = metrics.in_flight if "POST" in self._handlers else metrics.not_in_flight
         self._metrics = metrics
         self._work = work
         self._bodies = bodies
@@ -190,7 +199,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request the general way."""
         started = perf_counter()
-        self._metrics.in_flight += 1
+        self._in_flight[0] += 1.0
         try:
             status, headers, body = await self._answer(scope, receive)
             # Counted before it is sent: no client has an answer that is in no count.
@@ -199,7 +208,7 @@ class Endpoint:
             await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
             await send({"type": "http.response.body", "body": body})
         finally:
-            self._metrics.in_flight -= 1
+            self._in_flight[0] -= 1.0
 
     def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
         """Answer one request whose body is here already; raises nothing.
@@ -207,6 +216,7 @@ class Endpoint:
         The short way of `inference.process.connection`. What is not answered at once is to be waited for.
         """
         started = perf_counter()
+        self._in_flight[0] += 1.0  # another worker may be asked for the number meanwhile
         try:
             if self._guard is not None:
                 self._guard.check(request.headers)
@@ -214,19 +224,20 @@ class Endpoint:
             answer = self._handlers["POST"](request)
         except Exception as error:  # the edge of the process towards its clients
             answer = self._fail(error, request.headers)
+        self._in_flight[0] -= 1.0
         if not isinstance(answer, Answer):
             return self._wait(answer, started, request)
         self._counts.observe("POST", answer.status, perf_counter() - started)
         return answer
 
     async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
-        self._metrics.in_flight += 1
+        self._in_flight[0] += 1.0
         try:
             answer = await self._hold(coming, request)
             self._counts.observe("POST", answer.status, perf_counter() - started)
             return answer
         finally:
-            self._metrics.in_flight -= 1
+            self._in_flight[0] -= 1.0
 
     async def _hold(self, coming: Awaitable[Answer], request: Request) -> Answer:
         """Count the body as held until it is answered; what was answered at once was held by nobody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,10 +11,20 @@ import msgspec
 from inference.routes.platforms import check_route, read_platform
 from registry.errors import ConfigError
 
+# An answer names every class in every row, and may be much longer than its request. So many times the
+# longest body is the most of it that is kept, and no less than this.
+_ANSWER_PER_BODY = 4
+_LEAST_ANSWER_BYTES = 64 * 1024 * 1024
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
 _PATHS = ("predict_route", "health_route", "root_path")
 # The names that every target of the Makefile and every container platform uses.
 _SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port": "PORT"}
+# What Kubernetes sets in every pod for every Service of its namespace, by the Service's name (service links:
+# pkg/kubelet/envvars/envvars.go). NAME_PORT is known by its value, as settings of ours end in it too.
+_LINK_NAME = re.compile(
+    r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)", re.ASCII
+)
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +47,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``deadline_s``: a request that is not answered by then is given up.
     - ``receive_timeout_s``: how long a client may take to send one request, head and body.
     - ``watch_s``: how often the registry is asked where an alias points; 0 is never.
+    - ``load_timeout_s``, ``load_memory_bytes``: what loading one version may take; more is a version that
+      is not served. Of the memory, that which is added to an empty process.
     - ``canary``: ``alias=share`` or ``number=share``: the share (0 to 1) of the default model's
       requests that this version answers. Requests with the same ``canary_header`` go the same way.
     - ``shadow``: ``alias=share``: the share of requests that this version is asked too, unseen by clients.
@@ -55,6 +68,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``shutdown_grace_s``: how long requests in flight may take after that.
     - ``keep_alive_s``: longer than the 60 s after which common load balancers let go of an idle
       connection, so that it is never the service that closes one in use.
+    - ``runtime_dir``: where the service leaves the file that ``health`` finds it by
+      (`inference.process.statefile`); "" is the first of the usual folders that can be used.
     """
 
     model: str = "forest_cover"
@@ -73,6 +88,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     receive_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     watch_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    load_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    load_memory_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1024 * 1024 * 1024
     canary: str = ""
     canary_header: str = "x-request-key"
     shadow: str = ""
@@ -89,6 +106,12 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 0
     shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
+    runtime_dir: str = ""
+
+    @property
+    def max_answer_bytes(self) -> int:
+        """Longest answer."""
+        return max(_ANSWER_PER_BODY * self.max_body_bytes, _LEAST_ANSWER_BYTES)
 
 
 def environment_name(key: str) -> str:
@@ -101,13 +124,14 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
 
     Between the last two is what a managed platform's own variables ask for (`inference.routes.platforms`);
     under one, the default of ``host`` is ``0.0.0.0``. An empty variable counts as not set, as
-    compose files and shells write "nothing" that way.
+    compose files and shells write "nothing" that way. Service links are nobody's settings.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range; says which and where it came from.
     """
     chosen: dict[str, str] = {}
     origins: dict[str, str] = {}
+    environment = {name: text for name, text in environment.items() if not is_service_link(name, text)}
     platform = read_platform(environment)
     for key in ServiceConfig.__struct_fields__:
         variable = environment_name(key)
@@ -127,6 +151,16 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
     if "root_path" in chosen:  # joined to paths, which begin with a slash
         chosen["root_path"] = chosen["root_path"].rstrip("/")
     return _convert(chosen, where="settings")
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes set this variable for a Service of the namespace, which may be called like us.
+
+    A Service ``timberline-serve-metrics`` gives ``TIMBERLINE_SERVE_METRICS_PORT=tcp://10.0.0.7:9000``.
+    """
+    if _LINK_NAME.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and _LINK_VALUE.fullmatch(text) is not None
 
 
 def _convert(tree: dict[str, Any], *, where: str) -> ServiceConfig:

@@ -2,6 +2,7 @@
 
     ServingError
     ├─ SignatureMismatchError · GoldenMismatchError      a version that must not be served
+    ├─ LoadFailedError                                   nor one that takes too much to load
     ├─ NotReadyError                                     the service cannot answer now
     │  └─ OverloadedError                                it has as much to do as it may
     │     └─ ReceivingError                              it holds as many bytes of requests as it may
@@ -42,6 +43,12 @@ class GoldenMismatchError(ServingError):
     """The loaded graph does not give the answers that were published with it."""
 
     code = "golden_mismatch"
+
+
+class LoadFailedError(ServingError):
+    """Loading a version took more time or memory than it may, or ended the process that tried."""
+
+    code = "load_failed"
 
 
 class NotReadyError(ServingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.errors import SignatureMismatchError
+from registry.ground.quiet import NO_TELEMETRY
 from registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
@@ -22,14 +24,11 @@ from registry.signature import (
     TensorSpec,
 )
 
-# The official wheels report usage to their maker: a device number in the user's cache folder at load,
-# packets some ten seconds later. Only this variable, set before the library loads, stops both
-# (measured with 1.31); the call below alone stops neither, but is the documented switch.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ.update(NO_TELEMETRY)
 
 import onnxruntime as ort
 
-ort.disable_telemetry_events()
+ort.disable_telemetry_events()  # alone it stops nothing, but it is the documented switch
 
 # One raw row in the order of the signature's columns; None is NULL.
 Row = Sequence[float | int | bool | str | None]
@@ -40,6 +39,8 @@ _DATATYPES = {
     "tensor(int64)": "INT64",
     "tensor(string)": "BYTES",
 }
+# Of its arena, and of C++.
+_NO_MEMORY = re.compile("Failed to allocate memory|bad_alloc|bad allocation")
 
 
 class Feed(NamedTuple):
@@ -53,6 +54,15 @@ class Feed(NamedTuple):
         """Number of rows."""
         tensor = self.text if self.numeric is None else self.numeric
         return 0 if tensor is None else len(tensor)
+
+    @classmethod
+    def join(cls, feeds: Sequence[Feed]) -> Feed:
+        """Their rows, in order; they are of one signature."""
+        if len(feeds) == 1:
+            return feeds[0]
+        numeric = [feed.numeric for feed in feeds if feed.numeric is not None]
+        text = [feed.text for feed in feeds if feed.text is not None]
+        return cls(np.concatenate(numeric) if numeric else None, np.concatenate(text) if text else None)
 
 
 class Outputs(NamedTuple):
@@ -73,6 +83,7 @@ class Session:
 
     Raises:
         SignatureMismatchError: the bytes are no graph, or not one with this signature.
+        MemoryError: it needs more memory than there is.
     """
 
     def __init__(self, graph: bytes, signature: Signature, *, where: str, row_by_row: bool = False) -> None:
@@ -172,9 +183,16 @@ def _open_session(graph: bytes, where: str) -> Any:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding's exceptions have no base of their own
         first = str(error).partition("\n")[0][:300]
+        if is_out_of_memory(error):
+            raise MemoryError(first) from error
         raise SignatureMismatchError(
             f"ONNX Runtime cannot load the graph: {first}", where=where, hint="Export the model again."
         ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime failed because it got no memory; its exception says so in words only."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def _check_graph(session: Any, signature: Signature, where: str) -> None:

@@ -21,6 +21,8 @@ from registry.store import Store
 
 Action = Literal["set", "promote", "rollback"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
+# A record has 500 bytes and what somebody gave as the reason.
+_MOST_RECORD_BYTES = 1 << 20
 
 
 class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,7 +150,8 @@ def _key(model: str, alias: str, sequence: int | None) -> str:
 def _read(store: Store, model: str, alias: str, sequence: int) -> AliasRecord:
     where = f"{model}@{alias}: {_key(model, alias, sequence)}"
     try:
-        record = msgspec.json.decode(store.blobs.read(_key(model, alias, sequence)) or b"", type=AliasRecord)
+        data = store.blobs.read(_key(model, alias, sequence), _MOST_RECORD_BYTES) or b""
+        record = msgspec.json.decode(data, type=AliasRecord)
     except msgspec.DecodeError as error:
         raise RegistryError(f"not an alias record: {error}", where=where, hint=_RESTORE) from error
     if (record.model, record.alias, record.sequence) != (model, alias, sequence):

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+# What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
+MOST_BYTES = 2 << 30
+
 
 class Blobs(Protocol):
     """Named bytes that appear whole or not at all, for every reader and after every kill.
@@ -30,8 +33,12 @@ class Blobs(Protocol):
         """Every key below the folder ``prefix``, sorted; none if there is no such folder."""
         ...
 
-    def read(self, key: str) -> bytes | None:
-        """The bytes under ``key``, or None when there are none."""
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        """The bytes under ``key``, or None when there are none.
+
+        Raises:
+            RegistryError: there are more than ``most_bytes``, or what is there is no plain file.
+        """
         ...
 
     def put(self, key: str, data: bytes) -> None:

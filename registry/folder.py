@@ -14,22 +14,44 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from registry.blobs import MOST_BYTES
 from registry.errors import RegistryError
 from registry.ground.files import sync_folder
 
 _STAGING = ".staging"
 # rename(2) of a folder onto one with files in it, or onto something that is no folder.
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+# open(2) of a socket or of a device without a driver, and of a symbolic link that must not be followed.
+_NO_FILE = {errno.ENXIO, errno.ENODEV, errno.ELOOP}
+# Where Kubernetes keeps the files of a volume that it writes: a link that is switched to the next tree.
+_KUBERNETES_DATA = "..data"
+
+
+def find_root(location: Path) -> Path:
+    """The folder that ``location`` leads to now, free of symbolic links; it need not be there.
+
+    The last of the links on the way may be switched to another tree at any time (git-sync, Kubernetes).
+    Whoever wants to see one tree reads all of it below one answer of this function.
+
+    Raises:
+        RegistryError: the links lead in a circle.
+    """
+    data = location / _KUBERNETES_DATA
+    try:
+        return (data if data.is_symlink() else location).resolve()
+    except RuntimeError as error:
+        raise RegistryError("its symbolic links lead in a circle", where=str(location)) from error
 
 
 class FolderBlobs:
     """`registry.blobs.Blobs` under ``root``, which need not exist before the first write."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
+        self._root = find_root(root)
         self.location = str(root)
 
     def list_keys(self, prefix: str = "") -> list[str]:
@@ -41,11 +63,23 @@ class FolderBlobs:
             keys += [(relative / name).as_posix() for name in names if not name.startswith(".")]
         return sorted(keys)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        path = self._path(key)
         try:
-            return self._path(key).read_bytes()
+            handle = _open_file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if handle is None:
+            raise RegistryError(
+                "is no plain file",
+                where=str(path),
+                hint="It was not read: a registry holds files. Remove it.",
+            )
+        with os.fdopen(handle, "rb") as file:
+            size = os.fstat(handle).st_size
+            if size > most_bytes:
+                raise RegistryError(f"has more than {most_bytes:,} bytes", where=str(path))
+            return file.read(size)  # and no more, though it may be growing
 
     def put(self, key: str, data: bytes) -> None:
         with self._written(data) as file, self._parent_of(key) as target:
@@ -118,6 +152,23 @@ class FolderBlobs:
             file.write_bytes(data)
             _sync_file(file)
             yield file
+
+
+def _open_file(path: Path) -> int | None:
+    """A descriptor to read a plain file with; None if it is another thing.
+
+    A FIFO without a writer or a device would hold up whoever opens it, for ever; so neither is waited for.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    return None
 
 
 def _sync_file(path: Path) -> None:

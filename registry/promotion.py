@@ -60,7 +60,8 @@ def promote(
 ) -> AliasRecord:
     """Point `production` at ``version`` if the evidence allows it.
 
-    A version that is in production already stays there; no move is recorded.
+    A version that is in production already stays there, and no move is recorded unless it is forced:
+    services try a version that they refused once for each move.
 
     Args:
         force: move without a passing verdict; ``reason`` is then required, and both are recorded.
@@ -78,7 +79,7 @@ def promote(
         raise ConfigError("--force without a reason", where=f"{model}@{version}", hint='Add --reason "…".')
     current = read_alias(store, model, PRODUCTION)
     store.verify(model, version)
-    if current and current.version == version:
+    if current and current.version == version and not force:
         return current
     data = store.read_document(model, version, VERDICT_FILE)
     if not force:

@@ -18,9 +18,10 @@ from registry.ground.logs import log_event
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
 from registry.runs import read_run
 from training.checkpoints import Epoch, discard_checkpoint
-from training.config import ModelConfig
+from training.config import ModelConfig, input_columns
 from training.dataset import PreparedSplit
 from training.deployment import fit_deployment
+from training.features import parse_features
 from training.loop import Fitted, fit_network
 from training.network import build_network, build_serving_model
 from training.persist import check_saved_model, save_model
@@ -124,7 +125,9 @@ def _train(
     )
     make_deterministic(config.training.seed)
     statistics = measure_features(splits.train.read_batches(), profile.feature_names, len(profile.classes))
-    network, fitted = _fit(config, statistics, splits, checkpoints, resume=resume)
+    sql = (models / config.model.name / config.features.file).read_text("utf-8")
+    nullable = parse_features(sql, input_columns(config)).nullable
+    network, fitted = _fit(config, statistics, splits, checkpoints, nullable=nullable, resume=resume)
     deployment = fit_deployment(
         config.prior,
         network,
@@ -154,14 +157,19 @@ def make_deterministic(seed: int) -> None:
 
 
 def _fit(
-    config: ModelConfig, statistics: FeatureStatistics, splits: _Splits, checkpoints: Path, *, resume: bool
+    config: ModelConfig,
+    statistics: FeatureStatistics,
+    splits: _Splits,
+    checkpoints: Path,
+    *,
+    nullable: tuple[bool, ...],
+    resume: bool,
 ) -> tuple[keras.Model, Fitted]:
     """Train in the fastest precision; the network that comes back computes in float32."""
     classes, seed = len(statistics.class_counts), config.training.seed
     precision = choose_precision(config.training.precision)
-    is_nullable = any(column.nullable for column in config.inputs.values())
     build = functools.partial(
-        build_network, config.network, statistics, classes, seed=seed, is_nullable=is_nullable
+        build_network, config.network, statistics, classes, seed=seed, nullable=nullable
     )
     network = build(precision=precision)
     log_event(

@@ -43,7 +43,7 @@ class Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class FillNull(Constants):
-    """NaN (a NULL feature) → the training mean of that feature."""
+    """NaN (a NULL feature) → its ``value``: the training mean, or NaN where NULL is not to be filled."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.math.is_nan(inputs), self.constants["value"], inputs)
@@ -134,6 +134,23 @@ class PeriodicEmbedding(_Embedding):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "sigma": self.sigma}
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class RefuseUndefined(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
+    """Probabilities → NaN in a row that has a NaN or an infinity among its features; others stay as they are.
+
+    Written with sums alone, in which IEEE 754 hands NaN on. What a clip, a ReLU, a softmax or an
+    8-bit integer makes of NaN is each kernel's choice: 0, a bound or NaN, by processor. Features whose
+    sum leaves the range of float32 count as infinite.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **{k: v for k, v in kwargs.items() if k != "dtype"})
+
+    def call(self, probabilities: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        total = tf.reduce_sum(features, axis=1, keepdims=True)  # (rows, features) → (rows, 1)
+        return probabilities + (total - total)
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)

@@ -64,7 +64,7 @@ def fit_network(
         resume: go on from the checkpoint, if there is one; without it an old one is discarded.
 
     Raises:
-        TrainingError: the loss became NaN or infinite, or the checkpoint is of another network.
+        TrainingError: the loss or a weight became NaN or infinite, or the checkpoint is of another network.
     """
     loop = _Loop(network, train, validation, config)
     if not resume:
@@ -148,9 +148,11 @@ class _Loop:
             sums.append(self._train_step(features, classes).numpy())
             progress.advance(int(classes.shape[0]), f"epoch {epoch + 1}/{config.epochs}")
         loss, accuracy = _means(sums, train.rows)
-        if not math.isfinite(loss):
+        # A fused kernel may turn NaN into 0, and the loss is finite again; the weights tell.
+        broken = next((w.path for w in self._network.trainable_weights if not _is_finite(w)), None)
+        if broken or not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss}",
+                f"the weights {broken} are not finite" if math.isfinite(loss) else f"the loss became {loss}",
                 where=f"epoch {epoch + 1}",
                 hint="Lower training.learning_rate or set training.clip_norm.",
             )
@@ -184,6 +186,10 @@ class _Loop:
         yield
         for variable, value in zip(variables, latest, strict=True):
             variable.assign(value)
+
+
+def _is_finite(weights: keras.Variable) -> bool:
+    return bool(np.isfinite(weights.numpy()).all())
 
 
 def _means(sums: list[Any], rows: int) -> tuple[float, float]:

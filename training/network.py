@@ -6,6 +6,7 @@ saved model is whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from training.layers import (
     PeriodicEmbedding,
     PiecewiseLinearEmbedding,
     QuantileScale,
+    RefuseUndefined,
 )
 from training.scaling import (
     FeatureStatistics,
@@ -33,6 +35,7 @@ from training.scaling import (
 
 FEATURES_INPUT = "features"
 PROBABILITIES = "probabilities"
+_FILL_NULL = "fill_null"
 
 
 def build_network(
@@ -42,7 +45,7 @@ def build_network(
     *,
     seed: int,
     precision: str = "float32",
-    is_nullable: bool = False,
+    nullable: Sequence[bool] = (),
 ) -> keras.Model:
     """The network to train: ``features`` (rows, features) float32 → logits (rows, classes).
 
@@ -50,13 +53,16 @@ def build_network(
 
     Args:
         precision: Keras dtype policy of the hidden layers; weights and logits are float32.
-        is_nullable: a served row may hold NULL even if no training row does.
+        nullable: of each feature, whether a served row may hold NULL even if no training row does;
+            empty for none. Such a feature, and one that is NULL in training, is filled with its mean.
     """
     width = len(statistics.mean)
     inputs = keras.Input((width,), name=FEATURES_INPUT, dtype="float32")
     x = inputs
-    if is_nullable or statistics.nulls.any():
-        x = FillNull({"value": [width]}, name="fill_null").fill(value=statistics.mean)(x)
+    is_filled = (statistics.nulls > 0) | np.asarray(nullable or [False] * width)
+    if is_filled.any():
+        values = np.where(is_filled, statistics.mean, np.nan)
+        x = FillNull({"value": [width]}, name=_FILL_NULL).fill(value=values)(x)
     scaled = _scaling(config.scaling, statistics)(x)
     indexes = quantity_indexes(statistics)
     if not isinstance(config, MlpNetwork) and len(indexes):
@@ -135,6 +141,8 @@ def build_serving_model(
 ) -> keras.Model:
     """``network`` with its correction and softmax: features → {"probabilities"}, float32.
 
+    A row with a feature that is not finite, once NULL is filled, has NaN for every probability.
+
     Args:
         shift: added to ``factor * logits``; shape (classes,).
 
@@ -142,7 +150,10 @@ def build_serving_model(
     """
     correction = Correction({"factor": [], "shift": [len(shift)]}, name="correction")
     logits = correction.fill(factor=np.array(factor), shift=shift)(network.output)
-    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
+    softmax = keras.layers.Softmax(name="softmax", dtype="float32")(logits)
+    filled = [layer.output for layer in network.layers if layer.name == _FILL_NULL]
+    features = filled[0] if filled else network.input
+    probabilities = RefuseUndefined(name=PROBABILITIES)(softmax, features)
     return keras.Model(network.input, {PROBABILITIES: probabilities}, name=network.name)
 
 

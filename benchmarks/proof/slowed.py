@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# As inference/session.py does, before the library loads.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+from registry.ground.quiet import NO_TELEMETRY
+
+os.environ.update(NO_TELEMETRY)
 
 from onnxruntime.capi.onnxruntime_pybind11_state import InferenceSession
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# As in our service: no rival is measured while it reports home.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+from registry.ground.quiet import NO_TELEMETRY
+
+os.environ.update(NO_TELEMETRY)  # no rival is measured while it reports home
 
 import onnxruntime as ort
 

@@ -1,4 +1,4 @@
-"""Processor time of other processes, in nanoseconds.
+"""Processor time of other processes, in nanoseconds, and their memory.
 
 The kernel's clock of a process counts what all of its threads ran, user and system, also of those
 that have ended; unlike ``/proc/<pid>/stat`` it is not rounded to ticks of 10 ms.
@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -48,3 +49,24 @@ def list_processes(pid: int) -> list[int]:
 def read_resident_bytes(pids: Sequence[int]) -> list[int]:
     """Memory of each process now (RSS; pages that several share count for each)."""
     return [int(psutil.Process(pid).memory_info().rss) for pid in pids]
+
+
+class ProcessMemory(NamedTuple):
+    """Memory of one process: now (RSS), and the most since it was started (VmHWM)."""
+
+    resident_bytes: int
+    peak_bytes: int
+
+
+def read_memory(pid: int) -> ProcessMemory:
+    """Memory of the process, now and at its peak; Linux only.
+
+    Raises:
+        BenchmarkError: there is no such process (any longer).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        return ProcessMemory(*(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+    except (OSError, KeyError):  # a process that has ended keeps its file for a moment, without these
+        raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None

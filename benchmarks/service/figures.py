@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.service.closed_loop import Seen
 from registry.errors import ConfigError
 
+T = TypeVar("T")
 DEFAULT_TARGETS = Path(__file__).with_name("targets.toml")
 
 
@@ -136,8 +137,17 @@ def load_targets(path: Path = DEFAULT_TARGETS) -> dict[str, Target]:
     Raises:
         ConfigError: the file is not one of targets.
     """
+    return decode_targets(path, dict[str, Target])
+
+
+def decode_targets(path: Path, kind: type[T]) -> T:
+    """Targets in tables of the shape ``kind``.
+
+    Raises:
+        ConfigError: the file is not one of them.
+    """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=dict[str, Target])
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
     except (msgspec.DecodeError, OSError) as error:
         raise ConfigError(str(error), where=str(path)) from error
 

@@ -66,11 +66,11 @@ def format_service(report: Report) -> str:
         f"{settings.connections} connections, closed loop; server on core {machine['server_core']}, "
         f"clients on core {machine['client_core']}, load average {machine['load_average_before']:.1f}",
         "",
-        *_layout([_HEADS, *(_cells(name, row) for name, row in report.services.items())]),
+        *lay_out([_HEADS, *(_cells(name, row) for name, row in report.services.items())]),
         "",
-        *_layout([_FIGURE_HEADS, *(_figure(name, figures[name]) for name in _FIGURES if name in figures)]),
+        *lay_out([_FIGURE_HEADS, *(_figure(name, figures[name]) for name in _FIGURES if name in figures)]),
         "",
-        *_layout([_target(target) for target in report.targets]),
+        *lay_out([_target(target) for target in report.targets]),
     ]
     lines += [f"not measured: {name}: {why}" for name, why in report.left_out.items()]
     return "\n".join(lines)
@@ -117,7 +117,7 @@ def _target(target: Judged) -> tuple[str, ...]:
     return (target.text, target.bound, value, said)
 
 
-def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
+def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of equal width, the first to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inference.live.versions import LiveVersion
+from registry.aliases import AliasRecord
 from registry.errors import ConfigError, LifecycleError
 from registry.ground.logs import log_event
 from registry.names import PRODUCTION, ModelRef
@@ -16,6 +17,8 @@ _logger = logging.getLogger("inference.live.places")
 Role = Literal["main", "canary", "shadow"]
 
 _REFUSED = "version refused"
+# Between two attempts at a version that may still become whole.
+_LONGEST_PAUSE_S = 60.0
 
 
 def parse_models(text: str) -> list[ModelRef]:
@@ -36,13 +39,25 @@ def parse_models(text: str) -> list[ModelRef]:
 
 
 @dataclass
+class Retry:
+    """A move that could not be followed yet: what was wrong may be mended, as when a copy is under way."""
+
+    record: AliasRecord
+    code: str  # of what was wrong at the last attempt, as the log tells already
+    is_counted: bool  # as a refusal
+    pause_s: float
+    due: float  # of the next attempt, by the fleet's clock
+
+
+@dataclass
 class Place:
     """One reference of the settings, and the version that stands behind it now."""
 
     role: Role
     ref: ModelRef
     live: LiveVersion | None = None
-    sequence: int = 0  # of the alias's move that was last followed or refused; 0 is none
+    settled: AliasRecord | None = None  # the alias's move that was last followed, or refused for good
+    retry: Retry | None = None
     trouble: str = ""  # that the log tells of already
 
     @property
@@ -65,6 +80,29 @@ class Place:
         if self.trouble != event:
             self.trouble = event
             log_event(_logger, event, logging.WARNING, ref=str(self.ref), why=why[:300])
+
+    def postpone(self, record: AliasRecord, error: Exception, first_pause_s: float, now: float) -> bool:
+        """Have a move tried again, each time after twice the pause; whether it is to be counted as refused.
+
+        A registry that cannot be read refuses nothing. What is known of a move is told once.
+        """
+        is_refusal = isinstance(error, LifecycleError)
+        code = error.code if isinstance(error, LifecycleError) else ""
+        last = self.retry if self.retry is not None and self.retry.record == record else None
+        if not is_refusal:
+            self.warn_once("registry not readable", str(error))
+        elif last is None or last.code != code:
+            self.log_refusal(record.version, error)
+        pause_s = min(last.pause_s * 2, _LONGEST_PAUSE_S) if last else first_pause_s
+        was_counted = last is not None and last.is_counted
+        self.retry = Retry(record, code, was_counted or is_refusal, pause_s, now + pause_s)
+        return is_refusal and not was_counted
+
+    def settle(self, record: AliasRecord | None) -> bool:
+        """Have a move not tried again; whether it was counted as refused before."""
+        last, self.retry = self.retry, None
+        self.settled = record
+        return last is not None and last.record == record and last.is_counted
 
     def log_refusal(self, version: int, error: Exception) -> None:
         """Tell why a version is not served."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from math import isfinite
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,9 +16,36 @@ from inference.errors import DeadlineError, RowError
 from inference.live.versions import LiveVersion
 from inference.live.work import WorkLimit
 from inference.session import Feed, Outputs, Row
+from registry.errors import LifecycleError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+class Asked(Protocol):
+    """What a request asks for, as its route knows it."""
+
+    @property
+    def live(self) -> LiveVersion:
+        """The version that answers."""
+
+    @property
+    def feed(self) -> Feed:
+        """Its rows."""
+
+
+_A = TypeVar("_A", bound=Asked)
+
+
+class _Done(NamedTuple, Generic[_T]):
+    """A large request that was answered, and what is counted about it."""
+
+    answer: _T
+    live: LiveVersion
+    feed: Feed
+    outputs: Outputs
+    started: float  # when a thread was free for it
+    seconds: float  # of the graph's run
 
 
 class Runner:
@@ -61,22 +89,29 @@ class Runner:
         Raises:
             RowError: the graph has no finite answer; says for which row.
         """
-        outputs, _, seconds = _run(live, feed)
+        outputs, seconds = _run(live, feed)
         _count(live, feed, outputs, seconds, self._work.waited)
         if live.shadow is not None:
             live.shadow.offer_rows(feed, outputs)
         return outputs
 
-    async def run_large(self, live: LiveVersion, feed: Feed) -> Outputs:
-        """As `run`, in a thread.
+    async def run_large(self, read: Callable[[], _A], write: Callable[[_A, Outputs], _T]) -> _T:
+        """Read rows, run the graph over them and write the answer, all in one thread.
+
+        In one piece, as rows that wait for a thread between two steps are memory that nothing bounds:
+        a hundred times what their request's body has, where most columns have defaults.
+
+        Args:
+            read: gives what is asked, with its ``feed``, and of which version.
+            write: gives the answer.
 
         Raises:
-            RowError, DeadlineError: no finite answer, or none in time.
+            RowError, DeadlineError: no finite answer, or none in time; and what ``read`` and ``write`` raise.
         """
         submitted = perf_counter()
-        outputs, started, seconds = await self.in_pool(_run, live, feed)
-        _count(live, feed, outputs, seconds, started - submitted)
-        return outputs
+        done = await self.in_pool(_answer, read, write)
+        _count(done.live, done.feed, done.outputs, done.seconds, done.started - submitted)
+        return done.answer
 
     async def in_pool(self, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         """Do ``work`` in a thread; it counts as a request in work until it is done.
@@ -90,18 +125,21 @@ class Runner:
         answer: asyncio.Future[_T] = loop.create_future()
         task = self._pool.submit(work, *arguments, **named)
         self._work.held += 1
-
-        def hand_back(done: Future[_T]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._settle, done, answer)
-
-        task.add_done_callback(hand_back)
+        task.add_done_callback(partial(self._hand_back, loop, answer))
         timer = loop.call_later(self._work.deadline_s, _expire, answer, self._work.deadline_s)
         try:
             return await answer
         finally:
             timer.cancel()
             task.cancel()  # if it has not begun
+            # Either holds the error, and the error this frame, which holds the request's body.
+            del answer, task
+
+    def _hand_back(
+        self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[_T], done: Future[_T]
+    ) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._settle, done, answer)
 
     def _settle(self, done: Future[_T], answer: asyncio.Future[_T]) -> None:
         self._work.held -= 1
@@ -111,6 +149,8 @@ class Runner:
         if error is None:
             answer.set_result(done.result())
         else:
+            if isinstance(error, LifecycleError):  # nobody looks at where, and the frames hold the rows
+                error.__traceback__ = error.__context__ = None
             answer.set_exception(error)
 
 
@@ -119,15 +159,22 @@ def _expire(answer: asyncio.Future[Any], seconds: float) -> None:
         answer.set_exception(DeadlineError.after(seconds))
 
 
-def _run(live: LiveVersion, feed: Feed) -> tuple[Outputs, float, float]:
-    """Outputs, when the graph's run began and its seconds; touches nothing that another thread may."""
+def _answer(read: Callable[[], _A], write: Callable[[_A, Outputs], _T]) -> _Done[_T]:
+    started = perf_counter()
+    asked = read()
+    outputs, seconds = _run(asked.live, asked.feed)
+    return _Done(write(asked, outputs), asked.live, asked.feed, outputs, started, seconds)
+
+
+def _run(live: LiveVersion, feed: Feed) -> tuple[Outputs, float]:
+    """Outputs and the seconds of the graph's run; touches nothing that another thread may."""
     started = perf_counter()
     outputs = live.session.run(feed)
     seconds = perf_counter() - started
     if not isfinite(outputs.probabilities.sum()):  # a tenth of the time of looking at each
         finite = np.isfinite(outputs.probabilities).all(axis=1)  # (rows, classes) → (rows,)
         raise _refuse_values(f"row {int(np.argmin(finite))}")
-    return outputs, started, seconds
+    return outputs, seconds
 
 
 def _count(live: LiveVersion, feed: Feed, outputs: Outputs, seconds: float, waited: float) -> None:

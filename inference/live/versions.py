@@ -1,15 +1,11 @@
-"""The version being served: found by its name, verified, loaded, and asked what it must know."""
+"""The version being served: found by its name, proven, and made ready to answer and to be counted."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
-
-from inference.errors import GoldenMismatchError
+from inference.live.proven import open_proven
 from inference.live.traffic import Shadow
 from inference.metrics.counters import ModelMetrics
 from inference.metrics.drift import Drift
@@ -18,7 +14,7 @@ from inference.wire.answers import JSON, Header
 from inference.wire.codec import AnswerEncoder, RowDecoder
 from inference.wire.tensors import TensorReader, TensorWriter
 from registry.aliases import resolve
-from registry.manifest import Golden, Manifest
+from registry.manifest import Manifest
 from registry.names import ModelRef
 from registry.store import MODEL_FILE, Store
 
@@ -30,6 +26,7 @@ class LiveVersion:
     """One verified version with all that answering a request for it takes; never changed, only replaced."""
 
     manifest: Manifest
+    manifest_sha256: str
     session: Session
     decoder: RowDecoder
     encoder: AnswerEncoder
@@ -61,23 +58,16 @@ def load_version(store: Store, ref: ModelRef, *, max_rows: int, drift_rows: int 
 
     Raises:
         VersionNotFoundError: there is no such model, version or alias.
-        ManifestError: its manifest cannot be read.
-        DigestMismatchError: a file is not the one that was published.
-        SignatureMismatchError: the graph is not what its manifest says.
-        GoldenMismatchError: the graph does not answer as it did when it was published.
+        LifecycleError: as `inference.live.proven.open_proven`.
     """
     version = resolve(store, ref)
-    manifest = store.verify(ref.model, version)
-    graph = store.read_file(ref.model, version, MODEL_FILE)
-    live = LiveVersion(
+    proven = open_proven(store, ref.model, version, max_rows=max_rows)
+    manifest = proven.manifest
+    return LiveVersion(
         manifest=manifest,
-        session=Session(
-            graph,
-            manifest.signature,
-            where=f"{ref.model}@{version}: {MODEL_FILE}",
-            row_by_row=manifest.precision == "int8",
-        ),
-        decoder=RowDecoder(manifest.signature.columns, max_rows),
+        manifest_sha256=proven.manifest_sha256,
+        session=proven.session,
+        decoder=proven.decoder,
         encoder=AnswerEncoder(manifest.model, version, manifest.signature.classes),
         reader=TensorReader(manifest.signature, max_rows),
         writer=TensorWriter(manifest.model, version, manifest.signature),
@@ -91,33 +81,3 @@ def load_version(store: Store, ref: ModelRef, *, max_rows: int, drift_rows: int 
         headers=(JSON, (VERSION_HEADER, f"{manifest.model}@{version}".encode())),
         drift=Drift(manifest, drift_rows) if drift_rows else None,
     )
-    replay_golden(live)
-    return live
-
-
-def replay_golden(live: LiveVersion) -> None:
-    """Ask the loaded version its golden rows, by the ways that requests take; this is also its warm-up.
-
-    Raises:
-        GoldenMismatchError: a probability is further than ``golden.atol`` from the published one.
-        RowError: a golden row is no row of the signature.
-    """
-    golden = live.manifest.golden
-    # One by one, as max_rows may be set below their number.
-    bodies = [msgspec.json.encode({"instances": [row]}) for row in golden.rows]
-    rows = [live.decoder.decode(body).rows[0] for body in bodies]
-    _compare(live, golden, live.session.run(live.session.feed_rows(rows)).probabilities)
-    singles = [live.session.run_row(row)[1] for row in rows]
-    _compare(live, golden, np.array(singles, dtype=np.float32))
-
-
-def _compare(live: LiveVersion, golden: Golden, found: npt.NDArray[np.float32]) -> None:
-    expected = np.array(golden.probabilities, dtype=np.float32)  # (rows, classes)
-    errors = np.abs(found - expected).max(axis=1)  # (rows, classes) → (rows,)
-    worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
-    if not errors[worst] <= golden.atol:
-        raise GoldenMismatchError(
-            f"probabilities are off by {errors[worst]:.3g}, allowed {golden.atol:.3g}",
-            where=f"{live.model}@{live.version}: golden row {worst}",
-            hint="This machine computes otherwise than the exporter's; export and gate the version here.",
-        )

@@ -17,7 +17,10 @@ from inference.metrics.drift import Drift
 from inference.metrics.families import (
     COUNTERS,
     IN_FLIGHT,
+    LAST_LOOK,
     LIVE,
+    LOAD,
+    LOAD_SECONDS,
     MODEL,
     ROUTE,
     ROWS,
@@ -136,13 +139,19 @@ class ModelMetrics:
 class ServiceMetrics:
     """Everything this process counts, and the page of what all processes count.
 
+    ``in_flight`` is one number, of the requests that this process is working on; what only looks, as
+    scrapes and health checks do, counts itself in ``not_in_flight``, which nobody is shown.
+
     Args:
         slot: where to count; without one, a place of this process alone.
     """
 
     def __init__(self, slot: Slot | None = None) -> None:
         self._slot = create_private() if slot is None else slot
-        self._in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
+        self.in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
+        self._last_look = self._slot.add((LAST_LOOK,), 1, is_gauge=True)
+        self.not_in_flight = _nothing(1)
+        self._dropped_lines = self._slot.add(_counter("log_lines_dropped", ()), 1)
         self._routes: dict[str, RouteMetrics] = {}
         self._models: dict[ModelMetrics, Drift | None] = {}
         self._page = Page(self._slot.memory)
@@ -151,15 +160,6 @@ class ServiceMetrics:
     def memory(self) -> Memory:
         """Where this process and all others count."""
         return self._slot.memory
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that this process is working on."""
-        return int(self._in_flight[0])
-
-    @in_flight.setter
-    def in_flight(self, count: int) -> None:
-        self._in_flight[0] = count
 
     def add_route(self, route: str) -> RouteMetrics:
         """The counts of a route, made when first asked for."""
@@ -191,11 +191,32 @@ class ServiceMetrics:
         for metrics, drift in models.items():
             self.add_model(metrics, drift)
 
+    def note_look(self, at: float) -> None:
+        """Show when this process last found out where every alias points, in seconds since 1970.
+
+        The one number that another thread than the event loop's may write: nobody else does.
+        """
+        self._last_look[0] = at
+
+    def observe_load(self, model: str, seconds: float) -> None:
+        """Count what came of a version, taken over or refused, and how long that took to find out."""
+        values = self._slot.add((LOAD, model), len(LOAD_SECONDS) + 2)
+        values[bisect_left(LOAD_SECONDS, seconds)] += 1.0
+        values[-1] += seconds
+
+    def beat(self) -> None:
+        """Show the supervisor that this process is not stuck."""
+        self._slot.beat()
+
     def count_rejected(self, code: str) -> None:
         """Count a request that failed with the error ``code``, if that was a rejection."""
         reason = _REASONS.get(code)
         if reason is not None:
             self.count("rejected_requests", reason)
+
+    def count_dropped_lines(self, lines: int) -> None:
+        """Count lines of the log that were dropped; from any thread, but one call at a time."""
+        self._dropped_lines[0] += lines
 
     def count_swap(self, model: str, outcome: str) -> None:
         """Count a version that took over (``swapped``), or did not (``refused``)."""

@@ -26,10 +26,13 @@ SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
 )
+# A small version is loaded in half a second, a large one on a busy machine in a minute.
+LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
 
 # Kinds of block: the first word of their keys.
 ROUTE, MODEL, LIVE, IN_FLIGHT, COUNTER = "route", "model", "live", "in_flight", "counter"
+LAST_LOOK, LOAD = "last_look", "load"
 
 # Versions of a model that are shown although nobody serves them any longer.
 _RETIRED_SHOWN = 3
@@ -55,6 +58,8 @@ COUNTERS: Mapping[str, Counted] = {
         "Versions that took over (swapped), or failed their checks and did not (refused), in each worker.",
         ("model", "outcome"),
     ),
+    "worker_restarts": Counted("Workers that were started in place of another, by why.", ("reason",)),
+    "log_lines_dropped": Counted("Lines of the log that nobody took in time, of every worker.", ()),
     "shadow_rows": Counted(
         "Rows that another version (shadow) was asked too, by whether it agreed.",
         ("model", "version", "shadow", "outcome"),
@@ -116,6 +121,7 @@ class Page(Collector):
             kinds.setdefault(group.key[0], []).append(group)
         yield from _collect_counters(kinds.get(COUNTER, []))
         yield from _collect_requests(kinds, pids)
+        yield from _collect_following(kinds, pids)
         yield from _collect_models(kinds.get(MODEL, []), _find_live(kinds.get(LIVE, []), pids))
         yield from self._collect_drift(pids)
         yield from self._collect_processes(pids)
@@ -187,6 +193,25 @@ def _collect_requests(kinds: Mapping[str, list[Group]], pids: Mapping[int, int])
     in_flight = sum(group.sum_of(pids)[0] for group in kinds.get(IN_FLIGHT, []))
     yield durations
     yield GaugeMetricFamily("requests_in_flight", "Requests being worked on.", value=in_flight)
+
+
+def _collect_following(kinds: Mapping[str, list[Group]], pids: Mapping[int, int]) -> Iterator[Metric]:
+    looks = [values[0] for group in kinds.get(LAST_LOOK, []) for slot, values in group.parts if slot in pids]
+    last_look = GaugeMetricFamily(
+        "registry_last_look_timestamp_seconds",
+        "When each alias was last looked up, by the worker that did so longest ago.",
+    )
+    if watching := [at for at in looks if at]:
+        last_look.add_metric([], min(watching))
+    loads = HistogramMetricFamily(
+        "version_load_seconds",
+        "From an alias's move seen to its version loaded or refused.",
+        labels=["model"],
+    )
+    for group in kinds.get(LOAD, []):
+        *counts, total = group.sum()
+        loads.add_metric(group.key[1:], cumulate(LOAD_SECONDS, counts), total)
+    yield from (last_look, loads)
 
 
 class _Shown(NamedTuple):

@@ -5,7 +5,7 @@ blocks that only grows: a key and the values counted under it. Whoever answers `
 the values of equal keys over all slots.
 
     region   slot 0 | slot 1 | …                        ``_SLOT_BYTES`` each
-    slot     pid | used | block | block | …             ``used``: end of the last whole block
+    slot     pid | used | beats | block | block | …     ``used``: end of the last whole block
     block    key bytes | values | is gauge | key, padded to 8 bytes | values (float64)
 
 No locks are needed: a value is 8 aligned bytes, which processors store as one, and has one writer;
@@ -38,7 +38,7 @@ _logger = logging.getLogger("inference.metrics.shared")
 
 _SLOT_BYTES = 64 * 1024 * 1024
 _SLOT_HEAD = 64  # bytes; a cache line of its own, as ``used`` is written by one and read by others
-_PID, _USED = 0, 1  # in words
+_PID, _USED, _BEATS = 0, 1, 2  # in words
 _BLOCK_HEAD = struct.Struct("=3q")
 _WORD = 8
 
@@ -70,7 +70,12 @@ class Memory:
 
     def release(self, slot: int) -> None:
         """Say that the slot's process has ended; for whoever waited for it. Its counts stay."""
-        self._parts[slot].cast("q")[_PID] = 0
+        head = self._parts[slot].cast("q")
+        head[_PID] = head[_BEATS] = 0
+
+    def read_beats(self, slot: int) -> int:
+        """How often the slot's process has shown that it is not stuck; 0 if it has not begun to."""
+        return self._parts[slot].cast("q")[_BEATS]
 
     def read(self) -> Mapping[tuple[Key, int], Group]:
         """All blocks by key and number of values, in the order found. Only what is new is looked at."""
@@ -121,7 +126,12 @@ class Slot:
             self._known[block.key, len(block.values)] = block.values
             if block.is_gauge:
                 clear(block.values)
+        self._head[_BEATS] = 0
         self._head[_PID] = os.getpid()
+
+    def beat(self) -> None:
+        """Show that this process is not stuck."""
+        self._head[_BEATS] += 1
 
     def add(self, key: Key, count: int, *, is_gauge: bool = False) -> memoryview[float]:
         """``count`` values to count in under ``key``: those that are there already, else new ones at 0.

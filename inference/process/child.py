@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from inference.process.order import Order, write_order
+from inference.process.order import Order, Replaced, write_order
 
 # A worker that was ready for so long has not failed early.
 _SETTLED_S = 5.0
@@ -47,8 +47,11 @@ class Worker:
         self.slot = slot
         self.announced: dict[str, Any] | None = None  # what it said when it was ready
         self.is_asked_to_end = False
+        self.is_hung = False
         self._process = process
         self._ready_at: float | None = None
+        self._beats = 0
+        self._silent_looks = 0
 
     @property
     def pid(self) -> int:
@@ -59,6 +62,29 @@ class Worker:
     def has_settled(self) -> bool:
         """Whether it was ready for long enough to count as one that works."""
         return self._ready_at is not None and monotonic() - self._ready_at >= _SETTLED_S
+
+    @property
+    def replaced_as(self) -> Replaced:
+        """Why another one is to take its place, now that it has ended."""
+        if self.is_hung:
+            return "hung"
+        return "killed" if (self._process.returncode or 0) < 0 else "ended"
+
+    def note_beats(self, beats: int) -> int:
+        """How many times in a row its beats were the same as the time before."""
+        self._silent_looks = self._silent_looks + 1 if beats == self._beats else 0
+        self._beats = beats
+        return self._silent_looks
+
+    def forgive(self) -> None:
+        """Begin to count its silence anew."""
+        self._silent_looks = 0
+
+    def end_hung(self) -> None:
+        """End it at once, as one that does not hear; another takes its place."""
+        self.is_hung = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def get_ready(self) -> bool:
         """Wait until it is ready, or has ended without having been."""

@@ -1,7 +1,8 @@
-"""How the process keeps memory, once everything that lasts is loaded."""
+"""How the process keeps memory once everything that lasts is loaded, and when it gives it back."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 
@@ -9,10 +10,26 @@ import gc
 # soon as they are free and asks for them again, zeroed page by page, at the next request.
 _KEPT_BYTES = 16 * 1024 * 1024
 _LARGE_BYTES = 4 * 1024 * 1024
+# Large requests that come close behind each other find what the last one left; one that comes later
+# pays some milliseconds for the pages that it touches.
+_QUIET_S = 0.1
+_LIBRARY = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 # Young containers between two collections; 700 by default, which a few requests fill.
 _YOUNG = 10_000
+
+
+def share_heap() -> None:
+    """Have threads that are still to come use the heap that is there.
+
+    By default every thread gets a heap of its own, and keeps the end of it whatever is asked. One that
+    was made before, for the thread that loads, would stay, and others would take it over.
+    """
+    mallopt = getattr(_LIBRARY, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def settle_memory() -> None:
@@ -24,7 +41,42 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 10, 10)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    share_heap()
+    mallopt = getattr(_LIBRARY, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+class Trimmer:
+    """Gives freed memory back to the kernel when no large request has ended for a while.
+
+    By itself the C library only gives back what is free at the end of the heap, and `settle_memory` lets
+    it keep some of that: what some large requests at once leave behind, no small one will ever need.
+    Belongs to the event loop's thread.
+
+    Args:
+        quiet_s: how long a while is.
+    """
+
+    def __init__(self, quiet_s: float = _QUIET_S) -> None:
+        self._quiet_s = quiet_s
+        self._due = 0.0
+        self._is_armed = False
+
+    def note(self) -> None:
+        """A large request has ended."""
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + self._quiet_s
+        if not self._is_armed:
+            self._is_armed = True
+            loop.call_at(self._due, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop.time() < self._due:
+            loop.call_at(self._due, self._look, loop)
+            return
+        self._is_armed = False
+        trim = getattr(_LIBRARY, "malloc_trim", None)
+        if trim is not None:
+            loop.run_in_executor(None, trim, 0)  # some milliseconds; a call through ctypes holds nobody up

@@ -6,12 +6,15 @@ The input stays open as long as the supervisor lives; its end is how a worker le
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
 from inference.config import ServiceConfig
 from registry.errors import ConfigError
+
+# Why a worker is replaced: it was stuck, a signal ended it, it ended by itself, or all are replaced.
+Replaced = Literal["hung", "killed", "ended", "rolled"]
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,10 +22,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     - ``worker``: the slot that this worker takes in everything shared, from 0;
     - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
-    - ``is_replacement``: others are answering already;
+    - ``replaces``: why this worker takes the place of another; empty at the start;
     - ``listener_fd``, ``metrics_listener_fd``: bound sockets;
-    - ``balance_fd``, ``metrics_fd``: memory of `inference.process.acceptor.Balance` and of
-      `inference.metrics.shared`.
+    - ``balance_fd``, ``metrics_fd``, ``trials_fd``: memory of `inference.process.acceptor.Balance`, of
+      `inference.metrics.shared` and of `inference.live.trial.Ledger`.
     """
 
     config: ServiceConfig
@@ -32,12 +35,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     metrics_listener_fd: int | None
     balance_fd: int
     metrics_fd: int
-    is_replacement: bool = False
+    trials_fd: int
+    replaces: Replaced | Literal[""] = ""
 
     @property
     def fds(self) -> tuple[int, ...]:
         """What the worker must inherit."""
-        fds = (self.listener_fd, self.metrics_listener_fd, self.balance_fd, self.metrics_fd)
+        shared = (self.balance_fd, self.metrics_fd, self.trials_fd)
+        fds = (self.listener_fd, self.metrics_listener_fd, *shared)
         return tuple(fd for fd in fds if fd is not None)
 
 

@@ -92,6 +92,9 @@ class Reception:
 
     def _find_end_of_head(self, held: bytes, at: int) -> int:
         """Behind the head, or behind everything if it is not whole; its end may have come in two parts."""
+        if not self.has_begun and held.startswith((b"\r", b"\n"), at):
+            blank = held[at:]  # the parser reads over blank lines before a request
+            return len(held) - len(blank.lstrip(b"\r\n"))
         if self._tail:
             seam = self._tail + held[at : at + 3]
             found = seam.find(_END_OF_HEAD)

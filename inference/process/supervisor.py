@@ -15,15 +15,17 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from inference.config import ServiceConfig
+from inference.live.trial import Ledger
 from inference.metrics.shared import Memory, create_memory
 from inference.process.acceptor import Balance, bind_listener, turn_new_ones_away
 from inference.process.child import Worker, start_worker
-from inference.process.order import Order
+from inference.process.order import Order, Replaced
+from inference.process.statefile import StateFile
 from registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.process.supervisor")
@@ -33,6 +35,13 @@ _FIRST_DELAY_S = 0.1
 _LAST_DELAY_S = 5.0
 # What a worker may take to end beyond the times of its settings.
 _END_S = 5.0
+# How often beats are looked for (a worker's comes every 0.5 s), and how many looks without a new one make
+# it stuck: 3.5 to 4.5 s, where no callback of the event loop takes one. Looks and not seconds, as in a
+# machine that was suspended many of these pass at once.
+_LOOK_S = 0.5
+_MOST_SILENT_LOOKS = 7
+# The same for one that has not begun to beat: Python itself is still being read from a slow disk.
+_MOST_UNBORN_LOOKS = 120
 
 
 def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
@@ -50,7 +59,8 @@ def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
         listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
-        code = asyncio.run(Supervisor(config, listeners, flags).run())
+        state_file = stack.enter_context(StateFile(config.runtime_dir))
+        code = asyncio.run(Supervisor(config, listeners, flags, state_file).run())
     log_event(_logger, "stopped", workers=config.workers)
     return code
 
@@ -62,18 +72,25 @@ class Supervisor:
         config: the service's settings.
         listeners: bound sockets: the service's, and the metrics' if they have one of their own.
         flags: of the workers' command line.
+        state_file: written when all workers are ready.
     """
 
     def __init__(
-        self, config: ServiceConfig, listeners: Sequence[socket.socket], flags: Sequence[str]
+        self,
+        config: ServiceConfig,
+        listeners: Sequence[socket.socket],
+        flags: Sequence[str],
+        state_file: StateFile,
     ) -> None:
         self._config = config
         self._listeners = listeners
         self._flags = flags
+        self._state_file = state_file
         self._slots = config.workers + 1
         self._balance_fd = Balance.create_memory(self._slots)
         self._balance = Balance(self._balance_fd, self._slots)
         self._metrics: Memory = create_memory(self._slots)
+        self._trials_fd = Ledger.create_memory()
         self._free = list(range(self._slots))
         self._workers: dict[int, Worker] = {}  # by slot
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +98,6 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._signals: list[int] = []
         self._roll = asyncio.Event()
-        self._has_started = False  # all workers have been ready
 
     async def run(self) -> int:
         """Start the workers, announce the service, watch until told to stop; the exit code."""
@@ -89,6 +105,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._take_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._roll.set)
+        self._background(self._watch_beats())
         try:
             code = await self._start()
             if code is None:
@@ -113,13 +130,13 @@ class Supervisor:
             if worker.announced is None:
                 return 0 if self._signals else await worker.wait()
             self._background(self._keep(worker))
-        self._has_started = True
+        self._state_file.write(*self._listeners[0].getsockname()[:2])
         log_event(_logger, "all workers ready", workers=self._config.workers)
         sys.stdout.write(msgspec.json.encode(first.announced).decode() + "\n")
         sys.stdout.flush()
         return None
 
-    async def _launch(self) -> Worker:
+    async def _launch(self, replaces: Replaced | Literal[""] = "") -> Worker:
         """Start a worker in a free slot and wait until it is ready, or has ended instead.
 
         Raises:
@@ -127,7 +144,7 @@ class Supervisor:
         """
         slot = self._free.pop(0)
         try:
-            worker = await start_worker(self._write_order(slot), self._flags)
+            worker = await start_worker(self._write_order(slot, replaces), self._flags)
         except OSError:
             self._free.insert(0, slot)
             raise
@@ -139,16 +156,16 @@ class Supervisor:
         await worker.get_ready()
         return worker
 
-    async def _try_to_launch(self) -> Worker | None:
+    async def _try_to_launch(self, replaces: Replaced) -> Worker | None:
         """As `_launch`, but None if it did not get ready."""
         try:
-            worker = await self._launch()
+            worker = await self._launch(replaces)
         except OSError as error:
             log_event(_logger, "worker not started", logging.ERROR, error=str(error))
             return None
         return worker if worker.announced else None
 
-    def _write_order(self, slot: int) -> Order:
+    def _write_order(self, slot: int, replaces: Replaced | Literal[""]) -> Order:
         fds = [listener.fileno() for listener in self._listeners]
         return Order(
             config=self._config,
@@ -158,7 +175,8 @@ class Supervisor:
             metrics_listener_fd=fds[1] if len(fds) > 1 else None,
             balance_fd=self._balance_fd,
             metrics_fd=self._metrics.fd,
-            is_replacement=self._has_started,
+            trials_fd=self._trials_fd,
+            replaces=replaces,
         )
 
     # Watching
@@ -176,6 +194,28 @@ class Supervisor:
         level = logging.INFO if is_expected else logging.ERROR
         log_event(_logger, "worker ended", level, worker=worker.slot, pid=worker.pid, **how)
 
+    async def _watch_beats(self) -> None:
+        """End workers that are stuck, so that others take their place.
+
+        If all are silent at once it may as well be the machine that stood still: then only the first.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            there = self._workers.values()
+            watched = [worker for worker in there if not (worker.is_asked_to_end or worker.is_hung)]
+            silent = [worker for worker in watched if self._is_silent(worker)]
+            if len(silent) == len(watched) > 1:
+                for worker in silent[1:]:
+                    worker.forgive()
+                del silent[1:]
+            for worker in silent:
+                log_event(_logger, "worker hung", logging.ERROR, worker=worker.slot, pid=worker.pid)
+                worker.end_hung()
+
+    def _is_silent(self, worker: Worker) -> bool:
+        beats = self._metrics.read_beats(worker.slot)
+        return worker.note_beats(beats) >= (_MOST_SILENT_LOOKS if beats else _MOST_UNBORN_LOOKS)
+
     async def _keep(self, worker: Worker) -> None:
         """Start another whenever the worker has ended without having been asked to."""
         failures = 0
@@ -184,18 +224,19 @@ class Supervisor:
             if worker.is_asked_to_end or self._signals:
                 return
             failures = 0 if worker.has_settled else failures + 1
-            while (replacement := await self._replace(failures)) is None:
+            why = worker.replaced_as
+            while (replacement := await self._replace(failures, why)) is None:
                 failures += 1
                 if self._signals:
                     return
             worker = replacement
             log_event(_logger, "worker restarted", worker=worker.slot, pid=worker.pid)
 
-    async def _replace(self, failures: int) -> Worker | None:
+    async def _replace(self, failures: int, why: Replaced) -> Worker | None:
         """Start another after so many early failures; None if it is one more, or the end has begun."""
         if failures:
             await asyncio.sleep(min(_FIRST_DELAY_S * 2 ** (failures - 1), _LAST_DELAY_S))
-        return None if self._signals else await self._try_to_launch()
+        return None if self._signals else await self._try_to_launch(why)
 
     async def _roll_when_asked(self) -> None:
         while True:
@@ -210,7 +251,7 @@ class Supervisor:
         for old in list(self._workers.values()):
             if old.slot not in self._workers or old.announced is None:
                 continue  # it has ended meanwhile, or has only just begun
-            new = await self._try_to_launch()
+            new = await self._try_to_launch("rolled")
             if new is None:
                 return False  # its log says why; the old one keeps answering
             self._background(self._keep(new))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import select
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import uvloop
@@ -18,24 +22,29 @@ import uvloop
 from inference.app import App
 from inference.config import ServiceConfig
 from inference.live.fleet import Fleet
-from inference.live.state import ServiceState
+from inference.live.state import Lineup, ServiceState
+from inference.live.trial import Ledger, TrialRunner, limit_memory, took_too_long
 from inference.live.watch import Watcher, show_versions
 from inference.metrics.counters import ServiceMetrics
 from inference.metrics.shared import attach
 from inference.process.acceptor import Balance, bind_listener
 from inference.process.connection import Connection
-from inference.process.memory import settle_memory
+from inference.process.memory import settle_memory, share_heap
 from inference.process.order import Order, read_order
 from inference.process.server import Door, Server
+from inference.process.statefile import StateFile
 from inference.process.timing import TimedApp, TimedConnection, TimedPool
 from inference.routes.example import write_curl
+from registry.folder import find_root
 from registry.ground.cpus import count_cpus
-from registry.ground.logs import log_event
+from registry.ground.logs import log_event, watch_dropped_lines
 from registry.store import open_store
 
 _logger = logging.getLogger("inference.process.worker")
 # What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.
 _SHORT_BYTES = 1 << 20
+# How often a worker shows that it is not stuck (inference/process/supervisor.py).
+_BEAT_S = 0.5
 
 
 def serve(config: ServiceConfig) -> int:
@@ -50,7 +59,8 @@ def serve(config: ServiceConfig) -> int:
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
         listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
-        return _serve(config, listeners, None)
+        state_file = stack.enter_context(StateFile(config.runtime_dir))
+        return _serve(config, listeners, None, state_file)
 
 
 def work() -> int:
@@ -66,17 +76,30 @@ def work() -> int:
         return _serve(order.config, listeners, order)
 
 
-def _serve(config: ServiceConfig, listeners: Sequence[socket.socket], order: Order | None) -> int:
+def _serve(
+    config: ServiceConfig,
+    listeners: Sequence[socket.socket],
+    order: Order | None,
+    state_file: StateFile | None = None,
+) -> int:
     started = monotonic()
     place: dict[str, Any] = {} if order is None else {"worker": order.worker}
     log_event(_logger, "starting", model=config.model, **place)
     metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
-    state, watcher = _load(config, metrics, falls_back=order is not None and order.is_replacement)
+    watch_dropped_lines(metrics.count_dropped_lines)
+    state, watcher = _start(config, metrics, order)
     with _pool(config) as pool:
-        doors = _open_doors(listeners, App(state, config, metrics, pool), config, metrics)
+        app = App(state, config, metrics, pool)
+        doors = _open_doors(listeners, app, config, metrics)
 
         def announce() -> None:
             watcher.start(asyncio.get_running_loop())
+            _beat(asyncio.get_running_loop(), metrics)
+            if order is not None and order.replaces:
+                metrics.count("worker_restarts", order.replaces)
+            app.start()
+            if state_file is not None:
+                state_file.write(*listeners[0].getsockname()[:2])
             _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -101,14 +124,89 @@ async def _run(
     await server.run(announce, watched_fd=sys.stdin.fileno())
 
 
-def _load(
-    config: ServiceConfig, metrics: ServiceMetrics, *, falls_back: bool
+def _beat(loop: asyncio.AbstractEventLoop, metrics: ServiceMetrics) -> None:
+    """Have the event loop show from now on that it comes around."""
+    metrics.beat()
+    loop.call_later(_BEAT_S, _beat, loop, metrics)
+
+
+def _start(
+    config: ServiceConfig, metrics: ServiceMetrics, order: Order | None
 ) -> tuple[ServiceState, Watcher]:
-    fleet = Fleet(open_store(config.registry), config, metrics)
-    state = ServiceState(fleet.load(falls_back=falls_back))
+    """Load the versions in a thread, so that this one hears signals; within the limits of the settings.
+
+    A thread that is inside a graph cannot be ended. So if it takes too long, or the process is told to end,
+    that is done here and now. There is no trial before: it would double the time to start, and there
+    is no client yet whom a process that ends could fail.
+    """
+    share_heap()
+    trials = TrialRunner(Ledger(order.trials_fd if order else None))
+    fleet = Fleet(lambda: open_store(find_root(Path(config.registry))), config, metrics, trials)
+    timeout_s = config.load_timeout_s * fleet.place_count
+    try:
+        loading = _Loading(fleet, config, falls_back=order is not None and bool(order.replaces))
+        is_loaded = _wait(loading, metrics, timeout_s, None if order is None else sys.stdin.fileno())
+    except (SystemExit, KeyboardInterrupt):
+        log_event(_logger, "stopped", model=config.model, while_starting=True)
+        _exit_now(0)
+    if not is_loaded:
+        error = took_too_long(config.model, timeout_s)
+        _logger.error("%s", error, extra={"fields": {"code": error.code}})
+        _exit_now(error.exit_code)
+    state = ServiceState(loading.get())
     show_versions(state.lineup, metrics)
     settle_memory()
     return state, Watcher(fleet, state, metrics, config.watch_s)
+
+
+class _Loading:
+    """The thread that loads; ``is_done_fd`` can be read when it has ended."""
+
+    def __init__(self, fleet: Fleet, config: ServiceConfig, *, falls_back: bool) -> None:
+        self.is_done_fd, self._done_fd = os.pipe()
+        self._fleet = fleet
+        self._memory_bytes = config.load_memory_bytes * fleet.place_count
+        self._falls_back = falls_back
+        self._lineup: Lineup | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="loading", daemon=True).start()
+
+    def get(self) -> Lineup:
+        """What was loaded, or the error that kept it from being."""
+        os.close(self.is_done_fd)
+        if self._error is not None:
+            raise self._error
+        assert self._lineup is not None
+        return self._lineup
+
+    def _run(self) -> None:
+        try:
+            with limit_memory(self._memory_bytes):
+                self._lineup = self._fleet.load(falls_back=self._falls_back)
+        except BaseException as error:  # raised again by `get`
+            self._error = error
+        finally:
+            os.close(self._done_fd)
+
+
+def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_fd: int | None) -> bool:
+    """Whether it has ended in time; a SystemExit if whoever held the other end of ``watched_fd`` is gone."""
+    until = monotonic() + timeout_s
+    fds = [loading.is_done_fd] if watched_fd is None else [loading.is_done_fd, watched_fd]
+    while monotonic() < until:
+        metrics.beat()
+        ready, _, _ = select.select(fds, [], [], _BEAT_S)
+        if loading.is_done_fd in ready:
+            return True
+        if ready:
+            raise SystemExit
+    return False
+
+
+def _exit_now(code: int) -> NoReturn:
+    """End the process with a thread in it that would not let the interpreter end."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def _open_doors(

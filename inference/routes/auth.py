@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import logging
+import os
 import re
+import stat
+import threading
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +16,9 @@ from inference.config import ServiceConfig, environment_name
 from inference.errors import UnauthorizedError
 from inference.wire.answers import Header
 from registry.errors import ConfigError
+from registry.ground.logs import log_event
+
+_logger = logging.getLogger("inference.routes.auth")
 
 # Orchestrators and platforms ask these without a token, and they tell nothing but yes or no.
 OPEN_ROUTES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
@@ -19,6 +26,9 @@ OPEN_ROUTES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
 _SHORTEST = 16
 # RFC 6750, section 2.1: what can stand behind "Bearer ".
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
+_MOST_BYTES = 1 << 20  # of a tokens file
+# A file that changed is read when it was the same at two looks: not while it is being written.
+_LOOK_S = 1.0
 _HINT = "Send the header Authorization: Bearer, and a token of this service."
 
 
@@ -30,7 +40,15 @@ class Guard:
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self._digests = tuple(sha256(token.encode()).digest() for token in tokens)
+        self._digests: tuple[bytes, ...] = ()
+        self.replace(tokens)
+
+    def replace(self, tokens: Iterable[str]) -> bool:
+        """Let these pass from now on and no others; whether they are others. From any thread."""
+        digests = tuple(sha256(token.encode()).digest() for token in tokens)
+        is_new = digests != self._digests
+        self._digests = digests
+        return is_new
 
     def check(self, headers: Iterable[Header]) -> None:
         """Nothing if the request may be answered.
@@ -62,17 +80,82 @@ def read_guard(config: ServiceConfig) -> Guard | None:
     """
     if not config.tokens and not config.tokens_file:
         return None
+    return Guard(_read_tokens(config))
+
+
+class TokensWatch:
+    """Keeps a guard at what its tokens file says; in a thread, as a file may be on a slow network.
+
+    A file that cannot be read any more, or holds what stops a start, leaves the tokens as they are,
+    and the log says so once. The old tokens end with the new ones' beginning.
+
+    Args:
+        guard: of `read_guard`.
+        config: of the same.
+    """
+
+    def __init__(self, guard: Guard, config: ServiceConfig) -> None:
+        self._guard = guard
+        self._config = config
+        self._seen: object = None  # at the last look
+        self._read: object = None  # when it was read
+
+    def start(self) -> None:
+        """Look every second until the process ends, if there is a file; a pipe says what it says once."""
+        if isinstance(_stat(self._config.tokens_file), tuple):
+            threading.Thread(target=self._run, name="tokens", daemon=True).start()
+
+    def look(self) -> None:
+        """Look at the file, and read it if it changed before the last look and has not changed since."""
+        before, self._seen = self._seen, _stat(self._config.tokens_file)
+        if self._seen != before or self._seen == self._read:
+            return
+        self._read = self._seen
+        try:
+            tokens = _read_tokens(self._config, is_regular=True)
+        except ConfigError as error:
+            log_event(_logger, "tokens kept as they were", logging.ERROR, error=str(error))
+            return
+        if self._guard.replace(tokens):
+            log_event(_logger, "tokens read again", tokens=len(tokens))
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(_LOOK_S):
+            self.look()
+
+
+def _stat(path: str) -> tuple[int, ...] | str:
+    """What changes when the file does, or when a link on the way to it does; else why it is no file."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError) as error:
+        return str(error)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _read_tokens(config: ServiceConfig, *, is_regular: bool = False) -> list[str]:
     tokens: list[str] = []
     if config.tokens:
         tokens += _check(config.tokens.split(","), "token", f"environment {environment_name('tokens')}")
     if config.tokens_file:
-        tokens += _check(_read_lines(config.tokens_file), "line", config.tokens_file)
-    return Guard(tokens)
+        tokens += _check(_read_lines(config.tokens_file, is_regular), "line", config.tokens_file)
+    return tokens
 
 
-def _read_lines(path: str) -> Sequence[str]:
+def _read_lines(path: str, is_regular: bool) -> Sequence[str]:
+    """Lines of the file; one that must be ``is_regular`` is never waited for, as a pipe may be."""
     try:
-        return Path(path).read_text("utf-8").split("\n")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if is_regular else 0))
+        with os.fdopen(fd, "rb") as file:
+            if is_regular and not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError("the tokens cannot be read: it is not a regular file", where=path)
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"the tokens cannot be read: more than {_MOST_BYTES:,} bytes", where=path)
+        return data.decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"the tokens cannot be read: {reason}", where=path) from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from inference.config import ServiceConfig
@@ -11,7 +12,7 @@ from inference.live.run import Runner
 from inference.live.state import Lineup, ServiceState
 from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs
-from inference.wire.answers import Answer, Header, answer_bytes
+from inference.wire.answers import Answer, Header, answer_bytes, check_length
 from inference.wire.envelope import InferRequest, read_header_length, read_request
 from inference.wire.media import check_json
 from inference.wire.request import Request
@@ -37,6 +38,7 @@ class Infer:
     def __init__(self, state: ServiceState, config: ServiceConfig, runner: Runner) -> None:
         self._state = state
         self._runner = runner
+        self._max_answer_bytes = config.max_answer_bytes
         self._inline_max_json_bytes = config.inline_max_body_bytes
 
     def __call__(self, request: Request) -> Answer | Awaitable[Answer]:
@@ -47,23 +49,26 @@ class Infer:
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
         # Whose versions the body may name instead; taken here, as a thread must not look at the state.
         others = None if "version" in request.named else self._state.lineup
-        if json_length > self._inline_max_json_bytes or len(body) - json_length > _INLINE_BLOB_BYTES:
-            return self._answer_large(live, others, body, json_length)
-        question = _read(live, others, body, json_length)
-        if question.feed.row_count > self._runner.inline_max_rows:
-            return self._answer_rows(question)
-        return _answer(question, self._runner.run(question.live, question.feed))
+        # Without JSON nothing says how many strings a blob holds; they are counted one by one.
+        most_bytes = _INLINE_BLOB_BYTES if json_length else self._inline_max_json_bytes
+        if json_length > self._inline_max_json_bytes or len(body) - json_length > most_bytes:
+            return self._answer_large(partial(_read, live, others, body, json_length))
+        asked = _take_apart(live, body, json_length)
+        if asked.model_name or asked.model_version:
+            live = _find_named(asked, live, others)
+        shape = asked.inputs[0].shape  # those of the others must be of as many rows
+        if shape and shape[0] > self._runner.inline_max_rows:
+            return self._answer_large(partial(_ask, live, asked))
+        question = _ask(live, asked)
+        return _answer(question, self._runner.run(live, question.feed))
 
-    async def _answer_large(
-        self, live: LiveVersion, others: Lineup | None, body: bytes, json_length: int
-    ) -> Answer:
-        return await self._answer_rows(await self._runner.in_pool(_read, live, others, body, json_length))
-
-    async def _answer_rows(self, question: _Question) -> Answer:
-        outputs = await self._runner.run_large(question.live, question.feed)
-        if all(question.outputs.values()):  # a blob is a copy of the graph's own memory
+    async def _answer_large(self, read: Callable[[], _Question]) -> Answer:
+        def write(question: _Question, outputs: Outputs) -> Answer:
+            most_bytes = question.live.writer.count_bytes(len(outputs.labels), question.outputs)
+            check_length(most_bytes, self._max_answer_bytes)
             return _answer(question, outputs)
-        return await self._runner.in_pool(_answer, question, outputs)
+
+        return await self._runner.run_large(read, write)
 
 
 def _check_media(request: Request) -> None:
@@ -75,10 +80,18 @@ def _check_media(request: Request) -> None:
         check_json(request)
 
 
+def _take_apart(live: LiveVersion, body: bytes, json_length: int) -> InferRequest:
+    return read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
+
+
 def _read(live: LiveVersion, others: Lineup | None, body: bytes, json_length: int) -> _Question:
-    asked = read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
+    asked = _take_apart(live, body, json_length)
     if asked.model_name or asked.model_version:
         live = _find_named(asked, live, others)
+    return _ask(live, asked)
+
+
+def _ask(live: LiveVersion, asked: InferRequest) -> _Question:
     return _Question(live, live.reader.read(asked), live.writer.choose(asked), asked.id)
 
 

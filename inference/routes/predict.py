@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from inference.config import ServiceConfig
@@ -11,8 +12,8 @@ from inference.errors import RequestError
 from inference.live.run import Runner
 from inference.live.state import ServiceState
 from inference.live.versions import LiveVersion
-from inference.session import Feed, Outputs, Row
-from inference.wire.answers import Answer, Header, answer_bytes
+from inference.session import Feed, Outputs
+from inference.wire.answers import Answer, Header, answer_bytes, check_length
 from inference.wire.exact import RowBatch, quote
 from inference.wire.media import JSON_MEDIA, LINES_MEDIA, Media, find_media, find_wanted, wants_lines
 from inference.wire.request import Request
@@ -37,6 +38,7 @@ class Predict:
         self._state = state
         self._runner = runner
         self._inline_max_body_bytes = config.inline_max_body_bytes
+        self._max_answer_bytes = config.max_answer_bytes
 
     def __call__(self, request: Request) -> Answer | Awaitable[Answer]:
         """The answer, or the wait for it."""
@@ -44,14 +46,16 @@ class Predict:
         is_short = bool(request.query) and not _read_query(request.query)
         live = self._state.choose(request)
         body = request.body
-        decode = live.decoder.decode
-        if media is LINES_MEDIA:
-            decode = live.decoder.decode_lines
-        elif media is not JSON_MEDIA:
+        if media is not JSON_MEDIA and media is not LINES_MEDIA:
             return self._answer_table(live, request, media, is_short)
-        if len(body) > self._inline_max_body_bytes:
-            return self._answer_large(live, request, decode, is_short)
-        batch = decode(body)
+        batch = None
+        is_lines = media is LINES_MEDIA
+        if len(body) <= self._inline_max_body_bytes:
+            if is_lines:
+                body, is_lines = live.decoder.join_lines(body), False
+            batch = live.decoder.decode_short(body)
+        if batch is None:
+            return self._answer_large(live, request, is_short, partial(_read_rows, live, body, is_lines))
         if not batch.is_single or wants_lines(request):
             return self._answer_batch(live, request, batch, is_short)
         label, probabilities = self._runner.run_row(live, batch.rows[0])
@@ -59,23 +63,15 @@ class Predict:
             return answer_bytes(live.encoder.encode_label(label), live.headers)
         return answer_bytes(live.encoder.encode_row(label, probabilities), live.headers)
 
-    async def _answer_large(
-        self, live: LiveVersion, request: Request, decode: Callable[[bytes], RowBatch], is_short: bool
-    ) -> Answer:
-        batch: RowBatch = await self._runner.in_pool(decode, request.body)
-        if batch.is_single and not wants_lines(request):
-            label, probabilities = self._runner.run_row(live, batch.rows[0])
-            short, full = live.encoder.encode_label, live.encoder.encode_row
-            return answer_bytes(short(label) if is_short else full(label, probabilities), live.headers)
-        answer = self._answer_batch(live, request, batch, is_short)
-        return answer if isinstance(answer, Answer) else await answer
+    def _is_long(self, most_rows: int) -> bool:
+        return most_rows > self._runner.inline_max_rows
 
     def _answer_batch(
         self, live: LiveVersion, request: Request, batch: RowBatch, is_short: bool
     ) -> Answer | Awaitable[Answer]:
-        encode, headers = _choose_encoding(live, request, is_short or batch.is_short)
         if len(batch.rows) > self._runner.inline_max_rows:
-            return self._answer_rows(live, batch.rows, encode, headers)
+            return self._answer_large(live, request, is_short, partial(_feed_rows, live, batch))
+        encode, headers = _choose_encoding(live, request, is_short or batch.is_short)
         outputs = self._runner.run(live, live.session.feed_rows(batch.rows))
         return answer_bytes(encode(outputs), headers)
 
@@ -83,32 +79,61 @@ class Predict:
         self, live: LiveVersion, request: Request, media: Media, is_short: bool
     ) -> Answer | Awaitable[Answer]:
         """The answer to rows that come as columns, not one by one."""
-        encode, headers = _choose_encoding(live, request, is_short)
+        body, tables = request.body, live.decoder.tables
         if media.format == "csv":
-            if len(request.body) > self._inline_max_body_bytes:
-                return self._answer_csv(live, request.body, media.has_header, encode, headers)
-            feed = live.decoder.tables.read_csv(request.body, media.has_header)
-        else:  # 10,000 rows take 1 ms, so that no thread is asked
-            feed = live.decoder.tables.read_floats(request.body)
-        if feed.row_count > self._runner.inline_max_rows:
-            return self._answer_feed(live, feed, encode, headers)
-        return answer_bytes(encode(self._runner.run(live, feed)), headers)
+            is_large = len(body) > self._inline_max_body_bytes or self._is_long(
+                max(body.count(b"\n"), body.count(b"\r"))
+            )
+            read: Callable[[], Feed] = partial(tables.read_csv, body, media.has_header)
+        else:
+            is_large = self._is_long(tables.count_floats(body))
+            read = partial(tables.read_floats, body)
+        if is_large:
+            return self._answer_large(live, request, is_short, lambda: _Rows(live, read()))
+        encode, headers = _choose_encoding(live, request, is_short)
+        return answer_bytes(encode(self._runner.run(live, read())), headers)
 
-    async def _answer_csv(
-        self, live: LiveVersion, body: bytes, has_header: bool | None, encode: Encode, headers: Headers
+    async def _answer_large(
+        self, live: LiveVersion, request: Request, is_short: bool, read: Callable[[], _Rows]
     ) -> Answer:
-        feed = await self._runner.in_pool(live.decoder.tables.read_csv, body, has_header)
-        return await self._answer_feed(live, feed, encode, headers)
+        """The answer to what is read, run and written in a thread."""
+        _choose_encoding(live, request, is_short)  # what cannot be written need not be read
 
-    async def _answer_rows(
-        self, live: LiveVersion, rows: Sequence[Row], encode: Encode, headers: Headers
-    ) -> Answer:
-        feed = await self._runner.in_pool(live.session.feed_rows, rows)
-        return await self._answer_feed(live, feed, encode, headers)
+        def write(rows: _Rows, outputs: Outputs) -> Answer:
+            if rows.is_single and not wants_lines(request):
+                return answer_bytes(_encode_single(live, outputs, is_short), live.headers)
+            encode, headers = _choose_encoding(live, request, is_short or rows.is_short)
+            if not (is_short or rows.is_short) and encode != live.encoder.encode_floats:
+                check_length(live.encoder.count_bytes(rows.feed.row_count), self._max_answer_bytes)
+            return answer_bytes(encode(outputs), headers)
 
-    async def _answer_feed(self, live: LiveVersion, feed: Feed, encode: Encode, headers: Headers) -> Answer:
-        outputs = await self._runner.run_large(live, feed)
-        return answer_bytes(await self._runner.in_pool(encode, outputs), headers)
+        return await self._runner.run_large(read, write)
+
+
+class _Rows(NamedTuple):
+    """The rows of one request, and how they are to be answered."""
+
+    live: LiveVersion
+    feed: Feed
+    is_single: bool = False
+    is_short: bool = False
+
+
+def _read_rows(live: LiveVersion, body: bytes, is_lines: bool) -> _Rows:
+    batch = live.decoder.decode_large(live.decoder.join_lines(body) if is_lines else body)
+    feeds = [live.session.feed_rows(rows) for rows in batch.slices]
+    return _Rows(live, Feed.join(feeds), batch.is_single, batch.is_short)
+
+
+def _feed_rows(live: LiveVersion, batch: RowBatch) -> _Rows:
+    return _Rows(live, live.session.feed_rows(batch.rows), batch.is_single, batch.is_short)
+
+
+def _encode_single(live: LiveVersion, outputs: Outputs, is_short: bool) -> bytes:
+    label = int(outputs.labels[0])
+    if is_short:
+        return live.encoder.encode_label(label)
+    return live.encoder.encode_row(label, tuple(outputs.probabilities[0].tolist()))
 
 
 Encode = Callable[[Outputs], bytes]

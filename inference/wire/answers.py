@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from inference.errors import BatchTooLargeError
+
 Header = tuple[bytes, bytes]
 
 JSON: Header = (b"content-type", b"application/json")
@@ -29,3 +31,12 @@ def answer_bytes(body: bytes, headers: tuple[Header, ...] = JSON_HEADERS) -> Ans
 def answer_json(value: Any, status: int = 200, *more: Header) -> Answer:
     """An answer with ``value`` as JSON and ``more`` headers."""
     return Answer(status, (JSON, *more), msgspec.json.encode(value))
+
+
+def check_length(most_bytes: int, allowed: int) -> None:
+    """Raise `BatchTooLargeError` if an answer may have more bytes than are kept of one."""
+    if most_bytes > allowed:
+        raise BatchTooLargeError(
+            f"the answer may have {most_bytes:,} bytes, more than {allowed:,}",
+            hint="Send the rows in parts, or ask for less.",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.types import Message, Receive
 
@@ -25,6 +25,8 @@ _IDENTITY = frozenset({b"", b"identity"})
 _INLINE_BYTES = 64 * 1024
 # So much is inflated in one step of the thread; between two of them it is counted.
 _STEP_BYTES = 1 << 20
+# Who gives back so many at once has left room that may be worth giving back, too.
+_MANY_BYTES = 64 * 1024
 # Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
 # empty members would cost a new inflater for every 20 bytes.
 _MOST_MEMBERS = 1024
@@ -38,11 +40,14 @@ class ReceiveBudget:
 
     Args:
         max_bytes: more than this at a time are refused.
+        when_freed: called when many bytes have been given back, at once or one after the other.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, when_freed: Callable[[], None] | None = None) -> None:
         self.held = 0
+        self._peak = 0  # since bytes were said to be freed
         self._max_bytes = max_bytes
+        self._when_freed = when_freed
 
     def take(self, count: int) -> None:
         """Count ``count`` more bytes as held.
@@ -57,10 +62,14 @@ class ReceiveBudget:
                 hint="Ask again in a second.",
             )
         self.held += count
+        self._peak = max(self._peak, self.held)
 
     def give(self, count: int) -> None:
         """Count ``count`` bytes, taken before, as held no longer."""
         self.held -= count
+        if self._peak - self.held >= _MANY_BYTES and self._when_freed is not None:
+            self._peak = self.held
+            self._when_freed()
 
 
 class BodyReader:
@@ -152,7 +161,10 @@ class _Held:
         Raises:
             ReceivingError: as `ReceiveBudget.take`; what was held before still is.
         """
-        self._receiving.take(count - self._count)
+        if count < self._count:
+            self._receiving.give(self._count - count)
+        else:
+            self._receiving.take(count - self._count)
         self._count = count
 
 

@@ -9,29 +9,51 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from inference.errors import MalformedBodyError
+from inference.errors import MalformedBodyError, RowError
 from inference.session import Outputs, Row
-from inference.wire.exact import LARGEST_INTEGER, SIGNATURE, RowBatch, place, read_exactly, refuse_batch
+from inference.wire.exact import (
+    LARGEST_INTEGER,
+    SIGNATURE,
+    RowBatch,
+    SlicedBatch,
+    find_instances,
+    place,
+    read_exactly,
+    read_frame,
+    read_slice,
+    refuse_batch,
+)
+from inference.wire.outline import Limits, LongElementError, Outline, TooManyElementsError, cut_array
 from inference.wire.tables import TableReader
 from registry.signature import ClassLabel, Column
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": _Integer, "BOOL": bool, "BYTES": str}
-# A line from its first character on that is no space.
-_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
+# JSON's white space.
+_SPACES = re.compile(rb"[ \t\r\n]*")
+_BLANK = (b" ", b"\t", b"\r", b"\n", b"")
 _INSTANCES = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*([\[{])')
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
+
+# Probabilities that are turned into Python numbers at a time; a millisecond's work.
+_STEP_VALUES = 4096
+# 64 KiB hold hardly more that are written out; left out, values cost no byte of a body and eight here.
+_MOST_SHORT_VALUES = 16 * 1024
+_PROBABILITY_BYTES = 16  # no float32 has more, with nine digits
+
+
+class _ManyRows(Exception):  # noqa: N818 - no error
+    """There are more rows than are read here."""
 
 
 # Finds where a value ends, and makes nothing of it.
@@ -50,13 +72,16 @@ class RowDecoder:
     Args:
         columns: the raw columns in order.
         max_rows: more rows than this are refused.
+        limits: of what is decoded at a time; without, those of as many columns.
     """
 
-    def __init__(self, columns: Sequence[Column], max_rows: int) -> None:
-        self.tables = TableReader(columns, max_rows)  # reads the bodies that are not JSON
+    def __init__(self, columns: Sequence[Column], max_rows: int, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits.of_columns(len(columns))
+        self.tables = TableReader(columns, max_rows, limits)  # reads the bodies that are not JSON
         self._columns = tuple(columns)
         self._max_rows = max_rows
         self._width = len(columns)
+        self._most_short_rows = max(1, _MOST_SHORT_VALUES // self._width)
         self._has_text = any(column.datatype == "BYTES" for column in columns)
         self._defaults = tuple(column.default for column in columns)
         named, positional, complete = _row_structs(self._columns)
@@ -64,6 +89,10 @@ class RowDecoder:
         self._decode_complete = msgspec.json.Decoder(complete).decode
         self._decode_objects: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(named)).decode
         self._decode_arrays: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(positional)).decode
+        self._decode_slices: tuple[Callable[[bytes], list[Any]], ...] = tuple(
+            msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
+            for row in (named, positional)
+        )
 
     def decode(self, body: bytes) -> RowBatch:
         """The rows in ``body``, every value checked and every default filled in.
@@ -73,35 +102,63 @@ class RowDecoder:
             RowError: a row does not fit the columns; says which row and which column.
             BatchTooLargeError: there are more than ``max_rows`` rows.
         """
+        return self._decode(body, self._max_rows)
+
+    def decode_short(self, body: bytes) -> RowBatch | None:
+        """As `decode`, of a short body; None if its rows are many for their bytes.
+
+        Then most of their values are defaults, and the rows much larger than the body.
+        """
         try:
-            batch = self._decode_fast(body)
+            return self._decode(body, self._most_short_rows)
+        except _ManyRows:
+            return None
+
+    def _decode(self, body: bytes, most_rows: int) -> RowBatch:
+        try:
+            batch = self._decode_fast(body, most_rows)
         except (msgspec.DecodeError, UnicodeDecodeError):
             batch = None
         if batch is None:
             return read_exactly(body, self._columns, self._max_rows)
         return batch
 
-    def decode_lines(self, body: bytes) -> RowBatch:
-        """As `decode`, of a row a line, each as ``instances`` may hold it; blank lines do not count.
+    def join_lines(self, body: bytes) -> bytes:
+        """The rows of JSON lines as a body that `decode` and `decode_large` read.
 
         Raises:
-            MalformedBodyError, RowError, BatchTooLargeError: as `decode`; a line is not one JSON value.
+            MalformedBodyError, RowError, BatchTooLargeError: there is none, a line is not one JSON value or
+                is longer than `Limits` allow, or there are too many.
         """
-        found = itertools.islice(_LINE.finditer(body), self._max_rows + 1)
-        lines = [line[0] for line in found]
-        if not lines:
-            raise MalformedBodyError("the body is empty", hint="Send a row on each line.")
-        if len(lines) > self._max_rows:
-            raise refuse_batch(sum(1 for _ in _LINE.finditer(body)), self._max_rows)
-        # Each must be whole in itself: "{}, {}" and a value broken over lines would fit into the array too.
-        for index, line in enumerate(lines):
+        lines: list[bytes] = []
+        for line in self._split_lines(body):
+            if len(lines) == self._max_rows:
+                raise refuse_batch(None, self._max_rows)
+            # Each must be whole: "{}, {}" and a value broken over lines would fit into the array too.
             try:
                 _decode_nothing(line)
             except (msgspec.DecodeError, RecursionError) as error:
-                raise MalformedBodyError(f"the line is not JSON: {error}", where=place(index)) from None
-        return self.decode(b'{"instances":[' + b",".join(lines) + b"]}")
+                raise MalformedBodyError(f"the line is not JSON: {error}", where=place(len(lines))) from None
+            lines.append(line)
+        if not lines:
+            raise MalformedBodyError("the body is empty", hint="Send a row on each line.")
+        return b'{"instances":[%b]}' % b",".join(lines)
 
-    def _decode_fast(self, body: bytes) -> RowBatch | None:
+    def _split_lines(self, body: bytes) -> Iterator[bytes]:
+        """The lines that hold something, from their first character on; a bounded piece of work each."""
+        longest, begin, index = self._limits.longest, 0, 0
+        while begin < len(body):
+            begin = _SPACES.match(body, begin, begin + longest).end()  # type: ignore[union-attr]
+            if body[begin : begin + 1] in _BLANK:
+                continue
+            end = body.find(b"\n", begin, begin + longest + 1)
+            if end < 0 and len(body) - begin > longest:
+                raise self._refuse_long(index)
+            yield body[begin:end] if end >= 0 else body[begin:]
+            begin = end if end >= 0 else len(body)
+            index += 1
+
+    def _decode_fast(self, body: bytes, most_rows: int) -> RowBatch | None:
         """The rows, or None when only the exact way can tell whether they are right."""
         if self._has_text and b"\\u0000" in body:  # may stand for NULL_TEXT, which no value may be
             return None
@@ -119,17 +176,96 @@ class RowDecoder:
             return RowBatch([self._fill(row) if left_out else row], True)
         is_positional = batch[1] == b"["
         found = self._decode_arrays(body) if is_positional else self._decode_objects(body)
-        rows = [_astuple(row) for row in found.instances]
+        if len(found.instances) > self._max_rows:
+            raise refuse_batch(len(found.instances), self._max_rows)
+        if len(found.instances) > most_rows:
+            raise _ManyRows
         keys, is_short = _count_parameters(found)
+        rows = self._take_rows(found.instances, body, keys, is_positional)
+        return None if rows is None else RowBatch(rows, False, is_short)
+
+    def _take_rows(
+        self, found: Sequence[Any], text: bytes, keys: int, is_positional: bool
+    ) -> Sequence[Row] | None:
+        """The rows decoded from ``text``, which holds ``keys`` names beside theirs; None if unsure."""
+        rows = [_astuple(row) for row in found]
         left_out_each = [0 if is_positional else row.count(UNSET) for row in rows]
         if not is_positional:
             keys += self._width * len(rows) - sum(left_out_each)
-        if len(rows) > self._max_rows:
-            raise refuse_batch(len(rows), self._max_rows)
-        if self._width in left_out_each or not _has_keys(body, keys):
+        if self._width in left_out_each or not _has_keys(text, keys):
             return None
-        filled = [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
-        return RowBatch(filled, False, is_short)
+        return [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
+
+    def decode_large(self, body: bytes) -> SlicedBatch:
+        """As `decode`, some rows at a time: of a long body that is little memory, held but briefly.
+
+        What stands around the rows, and how many they are, is judged at once; the rows are decoded as
+        the slices are asked for, which raises what is wrong with them. Of several faults in a body it
+        may be another one than `decode` finds.
+
+        Raises:
+            MalformedBodyError, BatchTooLargeError: as `decode`.
+            RowError: as `decode`; and a row is longer than `Limits` allow.
+        """
+        longest = self._limits.longest
+        named = _INSTANCES.match(body, 0, longest)
+        begin = named.start(1) if named else None
+        if begin is None and len(body) > longest:
+            begin = find_instances(body, longest)
+            if begin is None:
+                raise self._refuse_long(None)
+        if begin is None:
+            batch = self.decode(body)
+            return SlicedBatch([batch.rows], batch.is_single, batch.is_short)
+        try:
+            outline = cut_array(body, begin, self._max_rows, self._limits)
+        except TooManyElementsError:
+            raise refuse_batch(None, self._max_rows) from None
+        except LongElementError as error:
+            raise self._refuse_long(error.index) from None
+        if begin + len(body) - outline.end > longest:
+            raise self._refuse_long(None)
+        is_short = read_frame(body, begin, outline.end) if outline.is_closed else False
+        return SlicedBatch(self._read_slices(body, outline), False, is_short)
+
+    def _read_slices(self, body: bytes, outline: Outline) -> Iterator[Sequence[Row]]:
+        first = outline.slices[0]
+        start = body[first.start : first.end].lstrip()[:1]
+        if not start and outline.end == first.end:
+            read_exactly(body, self._columns, self._max_rows)  # says that there are no rows
+        is_positional = start == b"["
+        index = 0
+        for part in outline.slices:
+            rows = None
+            if outline.is_closed:
+                rows = self._decode_slice(b"[%b]" % body[part.start : part.end], part.size, is_positional)
+            if rows is None:
+                rows = read_slice(
+                    body,
+                    part,
+                    self._columns,
+                    index,
+                    is_positional=is_positional,
+                    is_closed=outline.is_closed or part is not outline.slices[-1],
+                )
+            yield rows
+            index += part.size
+
+    def _decode_slice(self, text: bytes, count: int, is_positional: bool) -> Sequence[Row] | None:
+        """The ``count`` rows that ``text`` is an array of; None when only the exact way can tell."""
+        if self._has_text and b"\\u0000" in text:
+            return None
+        try:
+            found = self._decode_slices[is_positional](text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return self._take_rows(found, text, 0, is_positional) if len(found) == count else None
+
+    def _refuse_long(self, index: int | None) -> RowError:
+        longest = f"{self._limits.longest:,} bytes"
+        if index is None:
+            return RowError(f'more than {longest} outside of the rows of "instances", the most that are read')
+        return RowError(f"has more than {longest}, the most that are read of one", where=place(index))
 
     def _fill(self, row: tuple[Any, ...]) -> Row:
         pairs = zip(row, self._defaults, strict=True)
@@ -156,6 +292,8 @@ class AnswerEncoder:
         self._csv_short_names = _join_csv("prediction", "label")
         names = [f"probability_{label.value}" for label in classes]
         self._csv_names = _join_csv("prediction", "label", *names)
+        self._row_bytes = max(map(len, self._rows)) + _PROBABILITY_BYTES * len(classes)
+        self._step_rows = max(1, _STEP_VALUES // len(classes))
 
     def encode_row(self, label: int, probabilities: tuple[float, ...]) -> bytes:
         """One answer with model and version."""
@@ -169,7 +307,7 @@ class AnswerEncoder:
         """The short answers in order, then model and version."""
         rows = self._short_rows
         answers = [rows[label] for label in outputs.labels.tolist()]
-        return b'{"predictions":[' + b",".join(answers) + self._batch_tail
+        return b'{"predictions":[%b%b' % (b",".join(answers), self._batch_tail)
 
     @staticmethod
     def encode_floats(outputs: Outputs) -> bytes:
@@ -178,31 +316,40 @@ class AnswerEncoder:
 
     def encode_rows(self, outputs: Outputs) -> bytes:
         """The answers in order, then model and version."""
-        return b'{"predictions":[' + b",".join(_write_answers(self._rows, outputs)) + self._batch_tail
+        answers = self._write_answers(self._rows, outputs, b",")
+        return b'{"predictions":[%b%b' % (answers, self._batch_tail)
 
     def encode_lines(self, outputs: Outputs, *, is_short: bool) -> bytes:
         """JSON lines: the answer of each row, without model and version."""
-        rows = self._short_rows
-        answers = (
-            [rows[label] for label in outputs.labels.tolist()]
-            if is_short
-            else _write_answers(self._rows, outputs)
-        )
-        return b"\n".join(answers) + b"\n"
+        if is_short:
+            return b"\n".join([self._short_rows[label] for label in outputs.labels.tolist()]) + b"\n"
+        return self._write_answers(self._rows, outputs, b"\n") + b"\n"
 
     def encode_csv(self, outputs: Outputs, *, is_short: bool, has_header: bool) -> bytes:
         """CSV: class, label and then the probability of each class, a line a row.
 
         Without a line of names unless one is asked for: batch jobs join the lines to those they sent.
         """
-        rows = self._csv_short_rows
-        answers = (
-            [rows[label] for label in outputs.labels.tolist()]
-            if is_short
-            else _write_answers(self._csv_rows, outputs)
-        )
-        names = [self._csv_short_names if is_short else self._csv_names] if has_header else []
-        return b"\n".join([*names, *answers]) + b"\n"
+        if is_short:
+            names = self._csv_short_names
+            answers = b"\n".join([self._csv_short_rows[label] for label in outputs.labels.tolist()])
+        else:
+            names = self._csv_names
+            answers = self._write_answers(self._csv_rows, outputs, b"\n")
+        return b"%b\n%b\n" % (names, answers) if has_header else answers + b"\n"
+
+    def _write_answers(self, templates: Sequence[bytes], outputs: Outputs, between: bytes) -> bytes:
+        """The template of each row's class with the row's probabilities in it, some at a time."""
+        parts = []
+        for start in range(0, len(outputs.labels), self._step_rows):
+            part = slice(start, start + self._step_rows)
+            rows = zip(outputs.labels[part].tolist(), outputs.probabilities[part].tolist(), strict=True)
+            parts.append(between.join([templates[label] % tuple(row) for label, row in rows]))
+        return between.join(parts)
+
+    def count_bytes(self, rows: int) -> int:
+        """At least as many bytes as the answers to ``rows`` rows have, with probabilities."""
+        return rows * self._row_bytes
 
 
 _astuple: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
@@ -257,12 +404,6 @@ def _has_keys(body: bytes, count: int) -> bool:
     colons within strings call for the closer look.
     """
     return body.count(b":") == count or _STRINGS.findall(body).count(b":") == count
-
-
-def _write_answers(templates: Sequence[bytes], outputs: Outputs) -> list[bytes]:
-    """The template of each row's class with the row's probabilities in it."""
-    rows = zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
-    return [templates[label] % tuple(row) for label, row in rows]
 
 
 def _join_csv(*fields: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from inference.errors import MalformedBodyError, RowError
 from inference.wire.envelope import RequestedInput
 from inference.wire.exact import LARGEST_INTEGER, place, read_text
+from inference.wire.outline import Limits, LongElementError, TooManyElementsError, cut_array
 from registry.signature import NULL_TEXT, Column
 
 TEXT = "BYTES"
@@ -41,18 +43,22 @@ NUMBERS: Mapping[str, tuple[str, float, float]] = {
     "FP64": ("<f8", -math.inf, math.inf),
 }
 _MAY_BE_INEXACT = frozenset({"INT64", "UINT64"})
+_NESTED = re.compile(rb"\[\s*\[")
 _LENGTH_BYTES = 4  # in front of every string of a blob, little-endian
 
 Elements = npt.NDArray[Any]  # (rows, columns): float64, or object holding str
 
 
-def read_elements(tensor: RequestedInput, blob: memoryview | None, columns: Sequence[Column]) -> Elements:
+def read_elements(
+    tensor: RequestedInput, blob: memoryview | None, columns: Sequence[Column], limits: Limits
+) -> Elements:
     """The tensor's elements; datatype and shape have been found to suit the columns.
 
     Args:
         tensor: as it was sent.
         blob: its elements, if they are not JSON.
         columns: what the elements of a row belong to.
+        limits: of what is decoded at a time.
 
     Returns:
         (rows, columns), float64 with NaN for NULL or str with ``NULL_TEXT`` for it; it may share
@@ -64,18 +70,18 @@ def read_elements(tensor: RequestedInput, blob: memoryview | None, columns: Sequ
     """
     shape = (tensor.shape[0], len(columns))
     if blob is None:
-        return _read_json(tensor, shape, columns)
+        return _read_json(tensor, shape, columns, limits)
     if tensor.datatype == TEXT:
-        return _read_strings(tensor, blob, shape, columns)
+        return _read_strings(tensor, blob, shape, columns, limits)
     return _read_numbers(tensor, blob, shape, columns)
 
 
-def count_elements(datatype: str, blob: memoryview) -> int:
-    """How many elements a blob holds; of strings, one that is cut short counts too."""
+def count_elements(datatype: str, blob: memoryview, most: int) -> int:
+    """How many elements a blob holds, of strings up to ``most``; one that is cut short counts too."""
     if datatype != TEXT:
         return len(blob) // np.dtype(NUMBERS[datatype][0]).itemsize
     count = offset = 0
-    while offset < len(blob):
+    while offset < len(blob) and count < most:
         offset += _LENGTH_BYTES + int.from_bytes(blob[offset : offset + _LENGTH_BYTES], "little")
         count += 1
     return count
@@ -117,30 +123,34 @@ def _check_exact(values: Elements, columns: Sequence[Column]) -> None:
 
 
 def _read_strings(
-    tensor: RequestedInput, blob: memoryview, shape: tuple[int, int], columns: Sequence[Column]
+    tensor: RequestedInput,
+    blob: memoryview,
+    shape: tuple[int, int],
+    columns: Sequence[Column],
+    limits: Limits,
 ) -> npt.NDArray[np.object_]:
-    data = bytes(blob)
     texts: list[str] = []
     end = 0
     for index in range(math.prod(shape)):
         start = end + _LENGTH_BYTES
-        end = start + int.from_bytes(data[end:start], "little")
-        if start > len(data) or end > len(data):
+        end = start + int.from_bytes(blob[end:start], "little")
+        if start > len(blob) or end > len(blob):
             raise refuse_input(f"its bytes end within element {index}", tensor.name)
+        row, column = divmod(index, len(columns))
+        if end - start > limits.longest:
+            raise RowError(
+                f"the string has more than {limits.longest:,} bytes, the most that are read",
+                where=place(row, columns[column].name),
+            )
         try:
-            texts.append(data[start:end].decode())
+            texts.append(str(blob[start:end], "utf-8"))
         except UnicodeDecodeError as error:
-            row, column = divmod(index, len(columns))
             raise RowError(
                 f"the string is not UTF-8: {error.reason} at byte {error.start}",
                 where=place(row, columns[column].name),
             ) from None
-    if end != len(data):
-        raise refuse_input(f"has {len(data) - end} bytes behind its last element", tensor.name)
-    return _as_objects(texts, shape)
-
-
-def _as_objects(texts: Sequence[str], shape: tuple[int, int]) -> npt.NDArray[np.object_]:
+    if end != len(blob):
+        raise refuse_input(f"has {len(blob) - end} bytes behind its last element", tensor.name)
     return np.array(texts, dtype=np.object_).reshape(shape)
 
 
@@ -180,39 +190,113 @@ _DECODERS = {
 }
 
 
-def _read_json(tensor: RequestedInput, shape: tuple[int, int], columns: Sequence[Column]) -> Elements:
+def _read_json(
+    tensor: RequestedInput, shape: tuple[int, int], columns: Sequence[Column], limits: Limits
+) -> Elements:
     if tensor.datatype == "FP16":
         raise refuse_input("FP16 is not read from JSON", tensor.name, hint="Send FP32, or a blob.")
+    if memoryview(tensor.data).nbytes > limits.block:
+        return _read_slices(tensor, shape, columns, limits)
     text = bytes(tensor.data)
-    try:
-        values = _decode(tensor, text, shape, columns)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        values = None
+    is_nested = text[1:].lstrip()[:1] == b"["
+    values = None
+    if not is_nested or len(tensor.shape) == 2:
+        values = _decode(tensor, text, columns, 0, shape[0] if is_nested else math.prod(shape), is_nested)
     if values is None:
         values = _read_json_exactly(tensor, text, shape, columns)
-    if tensor.datatype == TEXT:
-        return _as_objects([NULL_TEXT if value is None else str(value) for value in values], shape)
-    return np.array(values, dtype=np.float64).reshape(shape)  # None → NaN
+    return _as_array(tensor.datatype, values).reshape(shape)
+
+
+def _as_array(datatype: str, values: Sequence[Any]) -> Elements:
+    if datatype == TEXT:
+        return np.array([NULL_TEXT if value is None else str(value) for value in values], dtype=np.object_)
+    return np.array(values, dtype=np.float64)  # None → NaN
 
 
 def _decode(
-    tensor: RequestedInput, text: bytes, shape: tuple[int, int], columns: Sequence[Column]
+    tensor: RequestedInput, text: bytes, columns: Sequence[Column], first: int, size: int, is_nested: bool
 ) -> list[Any] | None:
-    """The elements row by row; None where only the exact way can tell whether they are right."""
-    row_count, width = shape
+    """The elements in ``text``, row by row; None where only the exact way can tell whether they are right.
+
+    Args:
+        tensor: whose elements they are.
+        text: a JSON array of some of them, or, if nested, of some rows.
+        columns: what the elements of a row belong to.
+        first: number of the first element, or row, of ``text`` in the tensor.
+        size: how many elements, or rows, there must be.
+        is_nested: whether they are rows.
+    """
+    width = len(columns)
     takes_null = any(column.is_nullable for column in columns)
-    depth = 2 if text[1:].lstrip()[:1] == b"[" else 1
-    values = _DECODERS[tensor.datatype, takes_null, depth].decode(text)
-    if depth == 2:
-        if len(tensor.shape) != 2 or len(values) != row_count or set(map(len, values)) != {width}:
+    try:
+        values = _DECODERS[tensor.datatype, takes_null, 2 if is_nested else 1].decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if len(values) != size:
+        return None
+    if is_nested:
+        if set(map(len, values)) != {width}:
             return None
         values = [value for row in values for value in row]
-    if len(values) != row_count * width:
-        return None
+        first *= width
     if tensor.datatype == TEXT and b"\\u0000" in text:  # may stand for NULL_TEXT, which no value may be
         return None
     strict = [index for index, column in enumerate(columns) if takes_null and not column.is_nullable]
-    return None if any(None in values[index::width] for index in strict) else values
+    return None if any(None in values[(index - first) % width :: width] for index in strict) else values
+
+
+# Long JSON, some elements at a time
+
+
+def _read_slices(
+    tensor: RequestedInput, shape: tuple[int, int], columns: Sequence[Column], limits: Limits
+) -> Elements:
+    """The elements of a long array, decoded slice by slice into one that was made for them."""
+    text = memoryview(tensor.data)
+    is_nested = len(tensor.shape) == 2 and _NESTED.match(text) is not None
+    expected = math.prod(shape)
+    try:
+        outline = cut_array(text, 1, shape[0] if is_nested else expected, limits)
+    except TooManyElementsError:
+        raise refuse_input(f"has more values than shape {tensor.shape} takes", tensor.name) from None
+    except LongElementError as error:
+        what = f"element {error.index} of its data has more than {limits.longest:,} bytes"
+        raise refuse_input(f"{what}, the most that are read", tensor.name) from None
+    found = np.empty(expected, dtype=np.object_ if tensor.datatype == TEXT else np.float64)
+    first = end = 0
+    for part in outline.slices:
+        inner = bytes(text[part.start : part.end])
+        values = _decode(tensor, b"[%b]" % inner, columns, first, part.size, is_nested)
+        if values is None:
+            values = _read_slice_exactly(tensor, inner, columns, first, is_nested)
+        assert end + len(values) <= expected, "cut_array counts as json does"
+        found[end : end + len(values)] = _as_array(tensor.datatype, values)
+        end += len(values)
+        first += part.size
+    if end != expected:
+        raise refuse_input(f"has {end} values, shape {tensor.shape} takes {expected}", tensor.name)
+    return found.reshape(shape)
+
+
+def _read_slice_exactly(
+    tensor: RequestedInput, text: bytes, columns: Sequence[Column], first: int, is_nested: bool
+) -> list[float | str | None]:
+    """As `_read_json_exactly`, of some elements or rows, of which ``first`` is the first."""
+    width = len(columns)
+    # Behind others a comma stands in front of them, and something must follow it.
+    values = _parse(tensor, b"[0,%b]" % text)[1:] if first else _parse(tensor, b"[%b]" % text)
+    if is_nested:
+        for index, row in enumerate(values, first):
+            if not isinstance(row, list) or len(row) != width:
+                what = f"{len(row)} values" if isinstance(row, list) else _describe(row)
+                raise refuse_input(f"row {index} has {what}, expected {width} values", tensor.name)
+        values = [value for row in values for value in row]
+        first *= width
+    places = (divmod(index, width) for index in range(first, first + len(values)))
+    return [
+        _read_value(tensor.datatype, value, columns[column], row)
+        for value, (row, column) in zip(values, places, strict=True)
+    ]
 
 
 # JSON, the exact way

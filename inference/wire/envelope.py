@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, UnsetType
 
 from inference.errors import MalformedBodyError
+from inference.wire.outline import Limits, find_marks
 
 _BINARY_SIZE = "binary_data_size"
 # What changes the meaning of an answer must not be overlooked; other parameters are hints.
@@ -23,6 +25,11 @@ _UNSUPPORTED = ("classification", "shared_memory_region")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
+_BYTE = re.compile(r"\(byte (\d+)\)")
+_DATA = re.compile(rb'"data"\s*:\s*\[\Z')
+_DATA_DEPTH = 4  # {"inputs": [{"data": [
+# A request of a thousand columns, each an input of its own, has some 100 KB around its data.
+_LIMITS = Limits(longest=1 << 20)
 # A message never echoes a whole payload; the decoder does, if the payload is one long name.
 _LONGEST = 120
 
@@ -99,18 +106,25 @@ def read_header_length(value: bytes | None, body_length: int) -> int:
     return length
 
 
-def read_request(body: bytes, header_length: int) -> InferRequest:
+def read_request(body: bytes, header_length: int, limits: Limits = _LIMITS) -> InferRequest:
     """Take ``body`` apart, its first ``header_length`` bytes being JSON.
+
+    Of a long JSON part every input's ``data`` is cut out first: only the frame around them is decoded
+    here, which is no longer than ``limits`` allow.
 
     Raises:
         MalformedBodyError: not JSON, not an inference request, a name given twice, or blobs whose
             sizes do not add up to what is behind the JSON.
     """
     text = body if header_length == len(body) else body[:header_length]
-    envelope = _parse(text)
+    cuts = _find_data(text, limits) if len(text) > limits.block else []
+    frame = _cut_out(text, cuts) if cuts else text
+    envelope = _parse(frame, cuts)
     if not envelope.inputs:
         raise MalformedBodyError('"inputs" is empty, expected at least one tensor')
-    _check_keys(text, envelope)
+    _check_keys(frame, envelope)
+    if cuts:
+        _put_back(envelope.inputs, text, cuts)
     parameters = envelope.parameters or {}
     is_binary = _read_flag(parameters, "binary_data_output", "parameters", False)
     return InferRequest(
@@ -124,7 +138,74 @@ def read_request(body: bytes, header_length: int) -> InferRequest:
     )
 
 
-def _parse(text: bytes) -> Envelope:
+def _find_data(text: bytes, limits: Limits) -> list[slice]:
+    """What is between the brackets of every input's ``data``.
+
+    Raises:
+        MalformedBodyError: there is too much around them.
+    """
+    cuts: list[slice] = []
+    begin: int | None = None  # of the one that is not closed yet
+    cut_bytes = 0
+    for marks in find_marks(text, 0, limits.block, has_commas=False):
+        opening = np.flatnonzero((marks.kinds == 1) & (marks.depths == _DATA_DEPTH))
+        closing = np.flatnonzero((marks.kinds == -1) & (marks.depths == _DATA_DEPTH - 1))
+        at = 0
+        while True:
+            found = opening if begin is None else closing
+            first = int(np.searchsorted(found, at))
+            if first == len(found):
+                break
+            at = int(found[first]) + 1
+            place = int(marks.offsets[at - 1])
+            if begin is not None:
+                cuts.append(slice(begin, place))
+                cut_bytes += place - begin
+                begin = None
+            elif _DATA.search(text, max(0, place - _LONGEST), place + 1):
+                begin = place + 1
+        if (marks.end if begin is None else begin) - cut_bytes > limits.longest:
+            raise MalformedBodyError(
+                f"more than {limits.longest:,} bytes of JSON outside of the inputs' data, "
+                "the most that are read"
+            )
+    return cuts
+
+
+def _cut_out(text: bytes, cuts: Sequence[slice]) -> bytes:
+    """``text`` with the number of each cut in its place."""
+    parts: list[bytes] = []
+    end = 0
+    for number, cut in enumerate(cuts):
+        parts += (text[end : cut.start], b"%d" % number)
+        end = cut.stop
+    return b"".join([*parts, text[end:]])
+
+
+def _put_back(inputs: Sequence[RequestedInput], text: bytes, cuts: Sequence[slice]) -> None:
+    """Give the inputs their data, as views of ``text``.
+
+    Raises:
+        MalformedBodyError: an input has data that was not found by its name.
+    """
+    cut_short = [tensor for tensor in inputs if tensor.data]
+    if len(cut_short) != len(cuts):  # each has one, or one of another name would be given it
+        raise MalformedBodyError('"data" is no array, or its name is written with escapes')
+    view = memoryview(text)
+    for tensor, cut in zip(cut_short, cuts, strict=True):
+        tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
+
+
+def _find_place(place: int, cuts: Sequence[slice]) -> int:
+    """Where in the whole text a byte of the frame is."""
+    for number, cut in enumerate(cuts):
+        if place <= cut.start:
+            break
+        place += cut.stop - cut.start - len(str(number))
+    return place
+
+
+def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
     try:
         return _decode(text)
     except msgspec.ValidationError as error:
@@ -138,7 +219,8 @@ def _parse(text: bytes) -> Envelope:
             ) from None
         is_no_number = b"NaN" in text or b"Infinity" in text  # not by an expression: 100 times as slow
         hint = "JSON has no NaN and no Infinity; null is NULL." if is_no_number else ""
-        raise MalformedBodyError(f"the body is not JSON: {error}", hint=hint) from None
+        what = _BYTE.sub(lambda found: f"(byte {_find_place(int(found[1]), cuts)})", str(error))
+        raise MalformedBodyError(f"the body is not JSON: {what}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise MalformedBodyError(f"the body is not UTF-8: {error.reason}") from None
     except RecursionError:
@@ -203,12 +285,12 @@ def _read_size(tensor: RequestedInput) -> int | None:
     _refuse_unsupported(parameters, where)
     size = _read_parameter(parameters, _BINARY_SIZE, where)
     if size is None:
-        if not bytes(tensor.data):
+        if not tensor.data:
             raise MalformedBodyError(f"has neither data nor {_BINARY_SIZE}", where=where)
         return None
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise MalformedBodyError(f"{_BINARY_SIZE} is {size!r:.80}, expected a number of bytes", where=where)
-    if bytes(tensor.data):
+    if tensor.data:
         raise MalformedBodyError(f"has both data and {_BINARY_SIZE}", where=where)
     return size
 

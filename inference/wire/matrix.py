@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ _LARGEST = float(np.finfo(np.float64).max)
 _BOUNDS = {"FP64": (-_LARGEST, _LARGEST), "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER), "BOOL": (0.0, 1.0)}
 # With more runs of columns of one datatype than this, looking at each costs more than the close look.
 _MOST_RUNS = 8
+_STEP = 64  # strings that are looked at together
 
 
 def check_numeric(columns: Sequence[Column], numeric: npt.NDArray[np.float64]) -> None:
@@ -122,17 +124,23 @@ class MatrixRules:
             RowError: NULL where null is not allowed; a string with U+0000 or half of a surrogate pair.
         """
         values = text.ravel().tolist()
-        try:
-            joined = "".join(values)
-            joined.encode()
-        except (TypeError, UnicodeEncodeError):
-            joined = NULL_TEXT
-        if NULL_TEXT not in joined:
+        # Some at a time: joined, all are as much memory again.
+        if not any(_may_be_wrong(values[at : at + _STEP]) for at in range(0, len(values), _STEP)):
             return
         for index, value in enumerate(values):
             row, column = divmod(index, len(self.text))
             if not (value == NULL_TEXT and self.text[column].is_nullable):
                 read_text(None if value == NULL_TEXT else value, self.text[column], row)
+
+
+def _may_be_wrong(values: Sequence[Any]) -> bool:
+    """Whether one of these may be no string, or one that not every column takes."""
+    try:
+        joined = "".join(values)
+        joined.encode()
+    except (TypeError, UnicodeEncodeError):
+        return True
+    return NULL_TEXT in joined
 
 
 def _find_runs(columns: Sequence[Column]) -> tuple[tuple[slice, str], ...]:

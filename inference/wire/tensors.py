@@ -27,6 +27,7 @@ from inference.wire.elements import (
 from inference.wire.envelope import InferRequest, RequestedInput
 from inference.wire.exact import refuse_batch
 from inference.wire.matrix import MatrixRules
+from inference.wire.outline import Limits
 from registry.signature import (
     NULL_TEXT,
     NUMERIC_INPUT,
@@ -36,6 +37,10 @@ from registry.signature import (
     Signature,
 )
 
+# Probabilities that are turned into Python numbers at a time; a millisecond's work.
+_STEP_VALUES = 4096
+_MOST_VALUE_BYTES = 16  # a float32 with nine digits, and its comma
+
 
 class TensorReader:
     """Reads the input tensors of one signature.
@@ -43,10 +48,12 @@ class TensorReader:
     Args:
         signature: columns and the graph's tensors.
         max_rows: more rows than this are refused.
+        limits: of what is decoded at a time; without, those of as many columns.
     """
 
-    def __init__(self, signature: Signature, max_rows: int) -> None:
+    def __init__(self, signature: Signature, max_rows: int, limits: Limits | None = None) -> None:
         self._columns = signature.columns
+        self._limits = limits or Limits.of_columns(len(signature.columns))
         self._rules = MatrixRules(signature.columns)
         self._max_rows = max_rows
         of_tensors = {NUMERIC_INPUT: self._rules.numeric, TEXT_INPUT: self._rules.text}
@@ -73,7 +80,8 @@ class TensorReader:
         row_count = self._check_shapes(inputs, table)
         found: dict[str, Elements] = {}
         for tensor, blob in zip(inputs, request.blobs, strict=True):
-            found[tensor.name] = read_elements(tensor, blob, table[tensor.name])  # (rows, its columns)
+            columns = table[tensor.name]
+            found[tensor.name] = read_elements(tensor, blob, columns, self._limits)  # (rows, its columns)
         if table is self._tensors:
             feed = Feed(found.get(NUMERIC_INPUT), found.get(TEXT_INPUT))
         else:
@@ -97,18 +105,21 @@ class TensorReader:
             )
         ((name, columns),) = self._tensors.items()
         blob = memoryview(body)
-        shape = [count_elements(self._datatypes[name], blob) // len(columns), len(columns)]
+        count = count_elements(self._datatypes[name], blob, (self._max_rows + 1) * len(columns))
+        shape = [count // len(columns), len(columns)]
         tensor = RequestedInput(name=name, shape=shape, datatype=self._datatypes[name])
         return InferRequest(inputs=[tensor], blobs=[blob], outputs=None, is_binary=True, id=None)
 
     def _find_table(self, inputs: Sequence[RequestedInput]) -> Mapping[str, tuple[Column, ...]]:
         """The columns behind each name: of the graph's tensors, or of single columns."""
         names = [tensor.name for tensor in inputs]
-        for index, name in enumerate(names):
+        seen: set[str] = set()
+        for name in names:
             if name not in self._tensors and name not in self._singles:
                 raise refuse_input("the model has no such input", name, hint=self._list_names())
-            if name in names[:index]:
+            if name in seen:
                 raise refuse_input("is given twice", name)
+            seen.add(name)
         # Names that are one or the other decide, wherever they stand; without any, the shapes do.
         certain: str | None = names[0]
         if certain in self._twofold:
@@ -124,7 +135,7 @@ class TensorReader:
             is_optional = table is self._singles and (
                 columns[0].default is not None or columns[0].is_nullable
             )
-            if name not in names and not is_optional:
+            if name not in seen and not is_optional:
                 raise refuse_input("is missing", name, hint=self._list_names())
         return table
 
@@ -226,6 +237,11 @@ class TensorWriter:
             return text, None
         return b"".join([text, *blobs]), len(text)
 
+    def count_bytes(self, rows: int, wanted: Mapping[str, bool]) -> int:
+        """At least as many bytes as these outputs of ``rows`` rows have."""
+        values = sum(abs(math.prod(self._specs[name].shape)) for name in wanted)
+        return rows * values * _MOST_VALUE_BYTES
+
     def _write_tensor(self, outputs: Outputs, name: str, blob: bytes | None) -> bytes:
         spec = self._specs[name]
         shape = (len(outputs.labels), *spec.shape[1:])
@@ -247,9 +263,16 @@ def _as_blob(outputs: Outputs, name: str) -> bytes:
 
 def _write_values(outputs: Outputs, name: str) -> bytes:
     if name == PROBABILITIES_OUTPUT:
-        values = outputs.probabilities.ravel().tolist()
-        return b",".join([b"%.9g"] * len(values)) % tuple(values)
+        flat = outputs.probabilities.ravel()
+        if len(flat) <= _STEP_VALUES:
+            return _write_floats(flat.tolist())
+        slices = (flat[start : start + _STEP_VALUES].tolist() for start in range(0, len(flat), _STEP_VALUES))
+        return b",".join([_write_floats(values) for values in slices])
     return msgspec.json.encode(outputs.labels.tolist())[1:-1]
+
+
+def _write_floats(values: Sequence[float]) -> bytes:
+    return b",".join([b"%.9g"] * len(values)) % tuple(values)
 
 
 def _fits(tensor: RequestedInput, columns: Sequence[Column], *, is_single: bool) -> bool:

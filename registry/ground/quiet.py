@@ -1,4 +1,4 @@
-"""Keep the chatter of native libraries off the terminal, without losing it when something fails."""
+"""Keep native libraries quiet: their chatter off the terminal, their usage reports off the network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+
+# ONNX Runtime's official wheels report usage to their maker: a device number in the user's cache folder
+# at load, packets some ten seconds later. Only a variable that is set before the library loads stops
+# both (measured with 1.31, which knows the first; later releases know the second). To be written into
+# os.environ above each import of onnxruntime, or of tf2onnx, which imports it.
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
 
 
 @contextlib.contextmanager

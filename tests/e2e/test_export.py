@@ -313,15 +313,23 @@ def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
     store.verify("tiny", 1)
 
 
-def test_null_that_reaches_the_network_is_told_with_its_row(tmp_path: Path, store: Store) -> None:
-    """A probability that is NaN has no label; the user must fill the NULL, not the service guess."""
+@pytest.mark.parametrize(
+    ("features_sql", "told"),
+    [
+        ("SELECT count FROM raw", "is NULL here"),
+        ("SELECT abs(count) / 0 AS count_ratio FROM raw", "is inf here"),
+    ],
+)
+def test_feature_that_is_not_finite_is_refused_before_the_network_with_its_row(
+    tmp_path: Path, store: Store, features_sql: str, told: str
+) -> None:
+    """What a network makes of NaN differs by processor, so its answer cannot be what is looked at."""
     plan = RunPlan(
-        columns=(Column(name="count", datatype="INT64", is_nullable=True),),
-        features_sql="SELECT count FROM raw",
+        columns=(Column(name="count", datatype="INT64", is_nullable=True),), features_sql=features_sql
     )
     build_run(tmp_path / "data", plan)
 
-    with pytest.raises(ParityInputError, match=r"source row \d+: the network answers NaN .* COALESCE"):
+    with pytest.raises(ParityInputError, match=rf"feature 'count.*', source row \d+: {told}.*coalesce"):
         export_run(load_inputs(tmp_path / "data", "tiny", SETTINGS), store)
 
     assert store.models() == []

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from registry.aliases import read_alias
@@ -26,8 +27,11 @@ SMALL = (
     "gate.max_log_loss_increase=0.1 gate.max_ece_increase=0.1 gate.max_p99_increase=20 "
     "gate.max_memory_increase=20 gate.max_start_up_increase=20"
 )
-BETTER = SMALL.replace("epochs=2", "epochs=8")
-CRIPPLED = SMALL.replace("epochs=2", "epochs=1") + " training.learning_rate=1e-7 training.seed=5"
+# Better and worse by construction, whatever a processor's kernels make of the training: all three are the
+# same network, and two of them were told that nearly every row is DOWN, or UP, at deployment. In the table
+# 58 % are DOWN: the second is right in those rows alone, the third in the others alone.
+ALL_DOWN = SMALL + " prior.method=given prior.values=[0.9999,0.0001]"
+ALL_UP = SMALL + " prior.method=given prior.values=[0.0001,0.9999]"
 
 
 def production(workshop: Workshop) -> int:
@@ -78,8 +82,21 @@ def test_the_readmes_curl_line_gets_what_keras_says(forest: Workshop) -> None:
     assert (status, answer["model"], answer["version"]) == (200, "forest_cover", 1)
     expected = ask_keras(forest, readme_body())
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
-    assert answer["prediction"] == max(expected, key=lambda value: expected[value])
+    # Of two that are within twice that bound either may be named.
+    assert expected[answer["prediction"]] == pytest.approx(max(expected.values()), abs=2e-5)
     assert re.search(r'^http_requests_total\{[^}]*route="/predict"[^}]*\} 1\.0$', metrics, re.MULTILINE)
+
+
+@pytest.mark.parametrize("above", [0, 5])
+def test_a_row_with_a_feature_that_cannot_be_computed_is_refused(forest: Workshop, above: int) -> None:
+    """features.sql divides by the distance + 1: at -1 that is 0/0 or 5/0, which no kernel is to answer."""
+    row = {**readme_body(), "Horizontal_Distance_To_Hydrology": -1, "Vertical_Distance_To_Hydrology": above}
+    with running_service(forest.registry, forest.model) as service:
+        status, answer = service.predict(row)
+        beside = service.predict({"instances": [readme_body(), row]})
+    assert (status, beside[0]) == (400, 400)
+    assert "no finite answer" in answer["error"]
+    assert beside[1]["error"].startswith("row 1: the model has no finite answer")
 
 
 def test_the_version_tells_where_it_came_from(forest: Workshop) -> None:
@@ -89,7 +106,15 @@ def test_the_version_tells_where_it_came_from(forest: Workshop) -> None:
     assert manifest.prior.method == "em"
     assert {tensor.rows for tensor in manifest.parity.values()} == {565_892}
     assert manifest.metrics.rows == 565_892
-    assert manifest.metrics.accuracy.value > manifest.metrics.baselines["majority_class"]
+    predictions = pq.read_table(
+        open_store(forest.registry).open_folder("forest_cover", 1) / "evaluation.parquet",
+        columns=["class_index", "label_index"],
+    )
+    right = (predictions["class_index"].to_numpy() == predictions["label_index"].to_numpy()).mean()
+    # The figure is Keras's, the file the graph's: a label may differ where two are within their bound.
+    assert manifest.metrics.accuracy.value == pytest.approx(right, abs=1e-3)
+    # Counted, not trained: all classes are equally many in training, and the first of them is named.
+    assert manifest.metrics.baselines["majority_class"] == 209_680 / 565_892
 
 
 def test_a_second_release_of_the_same_inputs_does_nothing(forest: Workshop) -> None:
@@ -119,11 +144,11 @@ def test_releases_after_the_first_are_judged_against_production(tmp_path: Path) 
     On the second table, which has no line of Python of its own.
     """
     workshop = Workshop(tmp_path, "electricity")
-    workshop.made("release", overrides=SMALL)
+    workshop.made("release", overrides=ALL_DOWN)
     assert production(workshop) == 1
-    workshop.made("release", overrides=BETTER)
+    workshop.made("release", overrides=SMALL)
     assert production(workshop) == 2
-    refused = workshop.make("release", overrides=CRIPPLED)
+    refused = workshop.make("release", overrides=ALL_UP)
     assert refused.code != 0
     assert "BLOCK" in refused.output
     assert production(workshop) == 2

@@ -145,6 +145,7 @@ def test_a_request_log_has_one_line_a_request(tmp_path: Path) -> None:
         headers = {"traceparent": TRACE, "Content-Type": "application/json"}
         assert service.request("POST", "/predict", b'{"rings": 40}', headers)[0] == 200
         assert service.request("GET", "/made/up?secret=1", None, {"traceparent": "none"})[0] == 404
+        service.wait_for(lambda: len(service.list_events("request")) == 2)
         log = service.log
     lines = [json.loads(line) for line in log.splitlines()]
     first, second = (line for line in lines if line["event"] == "request")
@@ -189,6 +190,53 @@ def test_metrics_on_a_port_of_their_own_need_no_token(tmp_path: Path) -> None:
             assert connection.getresponse().status in {401, 404}
         assert service.request("GET", "/metrics")[0] == 401
         assert ask(service, "GET", "/metrics", FROM_VARIABLE)[0] == 404
+
+
+def ask_all(service: RunningService, token: str) -> set[int]:
+    """Statuses of many connections' answers, so that every worker is among those that gave them."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(contextlib.closing(service.connect())) for _ in range(16)]
+        for connection in connections:
+            connection.connect()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        for connection in connections:
+            connection.request("POST", "/predict", b'{"rings": 40}', headers)
+        return {connection.getresponse().status for connection in connections}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tokens_that_change_are_read_again(tmp_path: Path, workers: int) -> None:
+    """A token that leaked is to stop working without a restart; Kubernetes switches a link to do it."""
+    publish_numeric(open_store(tmp_path / "registry"))
+    for name, token in (("old", FROM_FILE), ("new", FROM_VARIABLE), ("bad", "hunter2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokens").write_text(token, "utf-8")
+    data, file = tmp_path / "..data", tmp_path / "tokens"
+
+    def switch(name: str) -> None:
+        (tmp_path / "link").symlink_to(name)
+        (tmp_path / "link").replace(data)
+
+    switch("old")
+    file.symlink_to("..data/tokens")
+    flags = ("--tokens-file", str(file), "--workers", str(workers))
+    with running_service(tmp_path / "registry", "tiny", *flags) as service:
+        assert (ask_all(service, FROM_FILE), ask_all(service, FROM_VARIABLE)) == ({200}, {401})
+        switch("new")
+        service.wait_for(lambda: len(service.list_events("tokens read again")) == workers)
+        assert (ask_all(service, FROM_FILE), ask_all(service, FROM_VARIABLE)) == ({401}, {200})
+        switch("bad")
+        service.wait_for(lambda: len(service.list_events("tokens kept as they were")) == workers)
+        assert (ask_all(service, "hunter2"), ask_all(service, FROM_VARIABLE)) == ({401}, {200})
+        data.unlink()
+        service.wait_for(lambda: len(service.list_events("tokens kept as they were")) == 2 * workers)
+        assert ask_all(service, FROM_VARIABLE) == {200}
+        switch("old")
+        service.wait_for(lambda: len(service.list_events("tokens read again")) == 2 * workers)
+        assert (ask_all(service, FROM_FILE), ask_all(service, FROM_VARIABLE)) == ({200}, {401})
+        for line in service.list_events("tokens kept as they were"):
+            assert str(file) in line["error"]
+        assert [token for token in (FROM_FILE, FROM_VARIABLE, "hunter2") if token in service.log] == []
 
 
 @pytest.mark.parametrize(

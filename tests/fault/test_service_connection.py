@@ -427,4 +427,6 @@ def test_bodies_that_never_end_have_one_budget(tmp_path: Path, length: int) -> N
         page = service.request("GET", "/metrics")[2].decode()
         assert re.search(r'rejected_requests_total\{reason="receiving"\} [1-9]', page)
         stack.close()
-        service.wait_for(lambda: service.request("POST", "/predict", BODY + b" " * 3_900_000)[0] == 200)
+        service.wait_for(lambda: read_memory(service, "VmRSS") - before < limit)  # and given back
+        rows = {"instances": [{"rings": 40, "height": 0.1234567890123}] * 9000}
+        service.wait_for(lambda: service.predict(rows)[0] == 200)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from registry.store import open_store
-from tests.support.isolated_service import ask_often, read_counter, swap
+from tests.support.isolated_service import REPORTING, ask_often, read_counter, swap
+from tests.support.roles import PARTS, list_imports
 from tests.support.service import DEADLINE_S, ROOT, running_service
 from tests.support.tiny_model import publish_numeric
 
@@ -29,6 +30,17 @@ def witness(event, arguments):
             file.write(f"{event} {arguments[1:]!r}\\n")
 sys.addaudithook(witness)
 """
+
+
+def list_modules_with_onnxruntime() -> list[str]:
+    """Our modules that load onnxruntime themselves; tf2onnx loads it too."""
+    loaders = {"onnxruntime", "tf2onnx"}
+    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
+    files += sorted((ROOT / "tests" / "support").glob("*.py"))
+    found = [
+        path for path in files if loaders & {module.partition(".")[0] for module, _ in list_imports(path)}
+    ]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
 
 
 def test_the_kernel_counts_no_packet_in_a_thousand_requests(tmp_path: Path) -> None:
@@ -65,7 +77,7 @@ def test_python_opens_no_connection_in_a_thousand_requests(tmp_path: Path) -> No
     site, seen = tmp_path / "site", tmp_path / "seen"
     site.mkdir()
     (site / "sitecustomize.py").write_text(WITNESS, "utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(site), "WITNESS": str(seen)}
+    environment = {**os.environ, **REPORTING, "PYTHONPATH": str(site), "WITNESS": str(seen)}
     knock = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
     subprocess.run([sys.executable, "-c", knock], env=environment, check=True)
     assert seen.read_text("utf-8").startswith("socket.connect"), "the witness sees nothing"
@@ -77,3 +89,38 @@ def test_python_opens_no_connection_in_a_thousand_requests(tmp_path: Path) -> No
         swap(service, tmp_path / "registry")
         assert ask_often(service, 500) == 500
     assert not seen.exists(), seen.read_text("utf-8")
+
+
+def record_usage(folder: Path, code: str) -> list[Path]:
+    """What onnxruntime leaves in an empty home folder, where it would report its usage, of Python code."""
+    environment = {**os.environ, **REPORTING, "HOME": str(folder), "XDG_CACHE_HOME": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [path for path in folder.rglob("*") if "onnxruntime" in path.as_posix().lower()]
+
+
+def test_onnxruntime_does_record_usage_where_it_is_not_forbidden(tmp_path: Path) -> None:
+    """Its reports begin with a device number in the user's cache, at once, where a packet takes ten
+    seconds: where that file is no sign of them any more, the tests below prove nothing."""
+    assert [path.name for path in record_usage(tmp_path, "import onnxruntime") if path.name == "deviceid"]
+
+
+@pytest.mark.parametrize("module", list_modules_with_onnxruntime())
+def test_no_usage_is_recorded_by_what_imports_onnxruntime(module: str, tmp_path: Path) -> None:
+    """The service, and each of its siblings as the first to load the library in its process."""
+    switches = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}  # releases differ
+    code = f"import os, {module}; assert {switches}.items() <= os.environ.items()"
+    assert record_usage(tmp_path, code) == []
+
+
+def test_no_usage_of_the_service_is_recorded(tmp_path: Path) -> None:
+    """The same of the whole program, over a prediction."""
+    home = tmp_path / "home"
+    home.mkdir()
+    publish_numeric(open_store(tmp_path / "registry"))
+    environment = {**REPORTING, "HOME": str(home), "XDG_CACHE_HOME": ""}
+    with running_service(tmp_path / "registry", "tiny", environment=environment) as service:
+        assert service.predict({"rings": 40})[0] == 200
+    assert list(home.rglob("*")) == []

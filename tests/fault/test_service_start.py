@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,12 +15,22 @@ import pytest
 from registry.manifest import Golden
 from registry.signature import ClassLabel, build_signature
 from registry.store import open_store
-from tests.support.service import ROOT, refuse_to_start, running_service
+from tests.support.service import (
+    ROOT,
+    StartingService,
+    has_ended,
+    read_cpu_seconds,
+    refuse_to_start,
+    running_service,
+    starting_service,
+)
 from tests.support.tiny_model import (
     CLASSES,
     NUMERIC_COLUMNS,
     NUMERIC_ROWS,
+    build_endless_graph,
     build_graph,
+    build_large_graph,
     expect_probabilities,
     publish_numeric,
 )
@@ -137,6 +149,70 @@ def test_variables_stand_in_for_flags(tmp_path: Path) -> None:
         assert service.predict({"instances": [[0, 1, False, None]] * 2})[0] == 413
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_that_hangs_ends_when_it_is_told_to(
+    tmp_path: Path, workers: str, number: signal.Signals
+) -> None:
+    """Whoever released a graph that never returns must be able to take it back."""
+    publish_numeric(open_store(tmp_path), model_bytes=build_endless_graph())
+    flags = ("--workers", workers, "--load-timeout-s", "1000")
+    with starting_service(tmp_path, "tiny", *flags) as service:
+        pid = wait_until_it_hangs(service)
+        assert service.stop(number) == 0
+        assert has_ended(pid)
+
+
+def wait_until_it_hangs(service: StartingService) -> int:
+    """The process that loads, once it has been in the graph for a while."""
+    service.wait_for(lambda: service.list_events("starting"))
+    started = service.list_events("worker started")
+    pid: int = started[0]["pid"] if started else service.process.pid
+    before = read_cpu_seconds(pid)
+    service.wait_for(lambda: read_cpu_seconds(pid) > before + 0.3)
+    return pid
+
+
+def test_a_worker_whose_start_hangs_ends_with_its_supervisor(tmp_path: Path) -> None:
+    """It has answered nobody yet, and nobody would ever know of it."""
+    publish_numeric(open_store(tmp_path), model_bytes=build_endless_graph())
+    flags = ("--workers", "2", "--load-timeout-s", "1000")
+    with starting_service(tmp_path, "tiny", *flags) as service:
+        pid = wait_until_it_hangs(service)
+        assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+        service.wait_for(lambda: has_ended(pid))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path, workers: str) -> None:
+    """An orchestrator can only help a service that says that it cannot."""
+    publish_numeric(open_store(tmp_path), model_bytes=build_endless_graph())
+    code, log = refuse_to_start(tmp_path, "tiny", "--workers", workers, "--load-timeout-s", "2")
+    errors = [event for event in map(json.loads, log.splitlines()) if event["level"] == "error"]
+    assert code == 3, log
+    assert errors[0]["code"] == "load_failed"
+    assert "not loaded within 2 s" in errors[0]["event"]
+
+
+def test_a_start_that_takes_too_much_memory_is_given_up(tmp_path: Path) -> None:
+    """As for a version that is followed; before it has taken the memory."""
+    publish_numeric(open_store(tmp_path), model_bytes=build_large_graph(200_000_000))
+    code, log = refuse_to_start(tmp_path, "tiny", "--load-memory-bytes", str(512 << 20))
+    assert code == 3, log
+    assert "takes more memory than it may" in log
+
+
+@pytest.mark.parametrize("place", ["1/manifest.json", "1/model.onnx", "aliases/production/1.json"])
+def test_a_start_from_what_is_no_file_is_refused(tmp_path: Path, place: str) -> None:
+    """Opening a FIFO to read waits for a writer, whom nobody expects."""
+    publish_numeric(open_store(tmp_path))
+    (odd := tmp_path / "tiny" / place).unlink()
+    os.mkfifo(odd)
+    code, log = refuse_to_start(tmp_path, "tiny")
+    assert code == 3, log
+    assert "no plain file" in read_error(log) or "not a plain file" in read_error(log)
+
+
 def test_a_fresh_interpreter_serves_without_the_training_stack() -> None:
     """The serve environment does not have them; here they are installed, so only this would tell."""
     heavy = ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "sqlglot", "pandas")
@@ -153,3 +229,24 @@ def test_the_help_needs_no_model(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "inference", "serve", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--max-body-bytes" in done.stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_kubernetes_service_of_the_same_name_does_not_stop_the_start(tmp_path: Path, workers: str) -> None:
+    """Its links are in every pod of the namespace, and every pod that refuses them restarts for ever."""
+    publish_numeric(open_store(tmp_path))
+    links = {
+        "TIMBERLINE_SERVE_SERVICE_HOST": "10.0.0.7",
+        "TIMBERLINE_SERVE_SERVICE_PORT": "8000",
+        "TIMBERLINE_SERVE_PORT": "tcp://10.0.0.7:8000",
+        "TIMBERLINE_SERVE_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "TIMBERLINE_SERVE_PORT_8000_TCP_PROTO": "tcp",
+        "TIMBERLINE_SERVE_METRICS_PORT": "tcp://10.0.0.8:9000",
+    }
+    with running_service(tmp_path, "tiny", "--workers", workers, environment=links) as service:
+        assert service.predict({"rings": 40})[0] == 200
+        assert service.request("GET", "/metrics")[0] == 200  # on the same port, as nobody asked for another
+    environment = {**links, "TIMBERLINE_SERVE_PORTS": "8000"}
+    code, log = refuse_to_start(tmp_path, "tiny", environment=environment)
+    assert code == 2
+    assert "TIMBERLINE_SERVE_PORTS: no such setting" in read_error(log)

@@ -11,14 +11,24 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from registry.store import open_store
 from tests.support.closed_loop import ClosedLoop
-from tests.support.service import DEADLINE_S, ROOT, RunningService, refuse_to_start, running_service
-from tests.support.tiny_model import publish_numeric
+from tests.support.pages import read_counter
+from tests.support.service import (
+    DEADLINE_S,
+    ROOT,
+    RunningService,
+    has_ended,
+    read_cpu_seconds,
+    refuse_to_start,
+    running_service,
+)
+from tests.support.tiny_model import NUMERIC_ROWS, build_slow_graph, publish_numeric
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
@@ -42,15 +52,6 @@ def count_connections(pid: int) -> int:
     """Sockets that a process has open."""
     links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return sum(link.startswith("socket:") for link in links)
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or waits only for its parent to notice."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return True
-    return state == "Z"
 
 
 def test_one_line_announces_all_workers(service: RunningService) -> None:
@@ -87,7 +88,47 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(service: RunningSer
     assert (ended["pid"], ended["signal"], ended["level"]) == (victim, "SIGKILL", "error")
     (restarted,) = service.list_events("worker restarted")
     assert restarted["worker"] == ended["worker"]
+    assert count_restarts(service) == {"killed": 1}
     assert set(service.worker_pids) == {survivor, restarted["pid"]}
+
+
+def test_a_worker_that_is_stuck_is_replaced(service: RunningService) -> None:
+    """It holds connections and takes more of them; only its silence tells."""
+    stuck, other = service.worker_pids
+    os.kill(stuck, signal.SIGSTOP)
+    service.wait_for(lambda: service.list_events("worker restarted"))
+    (hung,) = service.list_events("worker hung")
+    assert (hung["pid"], hung["level"]) == (stuck, "error")
+    (ended,) = service.list_events("worker ended")
+    assert (ended["pid"], ended["signal"]) == (stuck, "SIGKILL")
+    assert other in service.worker_pids
+    assert len(service.worker_pids) == 2
+    assert service.predict({"rings": 40})[0] == 200
+    assert count_restarts(service) == {"hung": 1}
+
+
+def count_restarts(service: RunningService) -> dict[str, float]:
+    """Workers that took the place of another, by why."""
+    page = service.request("GET", "/metrics")[2].decode()
+    found = {
+        reason: read_counter(page, "worker_restarts_total", reason=reason)
+        for reason in ("hung", "killed", "ended", "rolled")
+    }
+    return {reason: count for reason, count in found.items() if count}
+
+
+def test_a_machine_that_stood_still_does_not_cost_all_workers(service: RunningService) -> None:
+    """A suspended machine silences all at once; ending them all would end the service."""
+    first, second = service.worker_pids
+    for pid in (first, second):
+        os.kill(pid, signal.SIGSTOP)
+    service.wait_for(lambda: service.list_events("worker hung"))
+    (hung,) = service.list_events("worker hung")
+    left = second if hung["pid"] == first else first
+    os.kill(left, signal.SIGCONT)
+    service.wait_for(lambda: service.list_events("worker restarted"))
+    assert left in service.worker_pids
+    assert service.predict({"rings": 40})[0] == 200
 
 
 def test_a_worker_that_cannot_start_again_is_tried_until_it_can(
@@ -124,6 +165,33 @@ def test_workers_end_with_their_supervisor(registry: Path) -> None:
             socket.create_connection((service.host, service.port), DEADLINE_S)
 
 
+def test_what_is_in_work_when_the_supervisor_is_killed_is_answered(tmp_path: Path) -> None:
+    """Slow requests are finished, and those that come during the drain are answered, as on SIGTERM."""
+    publish_numeric(open_store(tmp_path), model_bytes=build_slow_graph())
+    flags = ("--workers", "2", "--drain-s", "4", "--deadline-s", "60")
+    rows = [list(NUMERIC_ROWS[0])] * 2000
+    with (
+        running_service(tmp_path, "tiny", *flags) as service,
+        contextlib.ExitStack() as stack,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        service.expected_code = -signal.SIGKILL
+        pids = service.worker_pids
+        for pid in pids:
+            stack.callback(kill_if_there, pid)
+        before = {pid: read_cpu_seconds(pid) for pid in pids}
+        slow = pool.submit(service.predict, {"instances": rows})
+        service.wait_for(lambda: any(read_cpu_seconds(pid) > before[pid] + 0.3 for pid in pids))
+        assert not slow.done()
+        service.process.kill()
+        service.wait()
+        service.wait_for(lambda: service.request("GET", "/v2/health/ready")[0] == 503)
+        assert service.predict({"rings": 40})[0] == 200
+        status, answer = slow.result(DEADLINE_S)
+        assert (status, len(answer["predictions"])) == (200, len(rows))
+        service.wait_for(lambda: all(has_ended(pid) for pid in pids))
+
+
 def kill_if_there(pid: int) -> None:
     """Leave no process behind when a test failed."""
     with contextlib.suppress(ProcessLookupError):
@@ -141,6 +209,7 @@ def test_a_rolling_restart_loses_no_request(service: RunningService) -> None:
             service.wait_for(lambda seen=seen: load.answer_count > seen + 100)
     assert load.failures == []
     assert load.statuses == {200}
+    assert count_restarts(service) == {"rolled": 6}
     assert not set(before) & set(service.worker_pids)
     assert len(service.worker_pids) == 2
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.http_files import FileServer, Resource, serve_files
 from tests.support.kaggle_stand_in import make_zip
+from tests.support.pips import find_pip, list_oldest_and_newest
 from tests.support.sources import config_for, hidden_files, visible_files
 from training.config import CsvSource, ModelConfig, PackageSource
 from training.errors import SourceError
@@ -227,8 +228,10 @@ def test_a_full_disk_is_one_clear_error_that_frees_what_was_written(
     assert _run(config, tmp_path) == BODY
 
 
-@pytest.fixture
-def wheel(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> PackageSource:
+@pytest.fixture(params=[pytest.param(version, id=f"pip-{version}") for version in list_oldest_and_newest()])
+def wheel(
+    request: pytest.FixtureRequest, files: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> PackageSource:
     """A wheel of three megabytes on the file server, which is all that pip may ask."""
     packed = make_zip(
         {
@@ -242,6 +245,7 @@ def wheel(files: FileServer, monkeypatch: pytest.MonkeyPatch) -> PackageSource:
     files.resources[f"/{name}"] = Resource(packed, content_type="application/zip")
     files.resources["/"] = Resource(f'<a href="/{name}">{name}</a>'.encode(), content_type="text/html")
     for variable, value in {
+        "PYTHONPATH": str(find_pip(request.param)),
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": files.url + "/",
         "PIP_CONFIG_FILE": os.devnull,
@@ -286,15 +290,30 @@ def test_killed_while_pip_downloads_the_next_run_starts_again(
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_wheel_that_breaks_off_is_one_error_that_leaves_nothing(
+def test_a_wheel_that_breaks_off_for_good_is_one_error_that_leaves_nothing(
     tmp_path: Path, files: FileServer, wheel: PackageSource
 ) -> None:
-    """Half a wheel has another digest, and that is what counts."""
-    files.resources["/big_data-1.0-py3-none-any.whl"].cuts = [1_000_000] * 9
-    with pytest.raises(SourceError, match=r"^package big-data 1\.0: "):
+    """Old pips take half a wheel for the whole one, newer ones ask for the rest: the user reads the same."""
+    files.resources["/big_data-1.0-py3-none-any.whl"].cuts = [1_000_000, *[0] * 50]
+    with pytest.raises(SourceError, match=r"^package big-data 1\.0: .*the download broke off") as refused:
         run_fetch(config_for(wheel), tmp_path)
+    assert "WARNING" not in str(refused.value)
     assert not visible_files(tmp_path)
     assert not hidden_files(tmp_path)
+
+
+def test_a_wheel_that_breaks_off_once_is_whole_at_the_latest_in_the_next_run(
+    tmp_path: Path, files: FileServer, wheel: PackageSource
+) -> None:
+    """Whether the rest is asked for is the pip's own matter; half a wheel must never be used."""
+    files.resources["/big_data-1.0-py3-none-any.whl"].cuts = [1_000_000]
+    try:
+        run_fetch(config_for(wheel), tmp_path)
+    except SourceError:
+        assert not visible_files(tmp_path)
+        assert not hidden_files(tmp_path)
+    run_fetch(config_for(wheel), tmp_path)
+    assert fetched_files(config_for(wheel), tmp_path)[0].read_bytes() == BODY
 
 
 @pytest.mark.usefixtures("files")

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from inference.errors import RequestError
 from inference.session import Outputs
 from inference.wire.codec import AnswerEncoder, RowDecoder
 from inference.wire.exact import read_exactly
+from inference.wire.outline import Limits
 from registry.signature import ClassLabel, Column
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 
@@ -183,11 +185,100 @@ def test_lines_are_read_as_the_same_rows_in_an_array(
     lines = [line.replace("\n", " ") for line in lines]
     body = (end.join(lines) + end).encode("utf-8", "surrogatepass")
     array = ('{"instances":[' + ",".join(lines) + "]}").encode("utf-8", "surrogatepass")
-    found = read_either_way(lambda: DECODERS[columns].decode_lines(body))
+    found = read_either_way(lambda: DECODERS[columns].decode(DECODERS[columns].join_lines(body)))
     expected = read_either_way(lambda: DECODERS[columns].decode(array))
     assert found[0] == expected[0]
     if found[0] == "rows" or found[1][0] == "RowError":
         assert found == expected
+
+
+def read_in_slices(decoder: RowDecoder, body: bytes) -> tuple[str, Any]:
+    """As `read_either_way`, the way of bodies that are too long to be decoded at once."""
+    try:
+        batch = decoder.decode_large(body)
+        rows = [tuple(row) for part in batch.slices for row in part]
+    except RequestError as error:
+        return "error", (type(error).__name__, str(error))
+    return "rows", (rows, batch.is_single, batch.is_short)
+
+
+@settings(max_examples=400, deadline=None)
+@given(case=cases, block=st.integers(1, 40), longest=st.sampled_from([60, 10_000]))
+@example(case=(NUMERIC_COLUMNS, b'{"instances":[[0,1,true,null],[0,1,true,null],]}'), block=1, longest=10_000)
+@example(case=(NUMERIC_COLUMNS, b'{"instances":[[0,1,true,null] [0,1,true,null]]}'), block=1, longest=10_000)
+@example(
+    case=(NUMERIC_COLUMNS, b'{"instances":[{"rings":1},{"rings":1,"rings":1}]}'), block=9, longest=10_000
+)
+@example(case=(NUMERIC_COLUMNS, b'{"instances":[ ],"parameters":null}' + b" " * 60), block=9, longest=60)
+@example(
+    case=(NUMERIC_COLUMNS, b'{"parameters":{},"instances":[{"rings":1}' + b" " * 60 + b"]}"),
+    block=9,
+    longest=60,
+)
+@example(
+    case=(MIXED_COLUMNS, b'{"instances":[{"soil":"},{\\"","rings":1},{"soil":"\\\\","rings":1}]}'),
+    block=1,
+    longest=60,
+)
+def test_a_body_in_slices_is_read_as_a_whole_one(
+    case: tuple[tuple[Column, ...], bytes], block: int, longest: int
+) -> None:
+    """Where a long body is cut must not show; only, of several faults it may name another first."""
+    columns, body = case
+    decoder = RowDecoder(columns, MAX_ROWS, Limits(longest, block))
+    found = read_in_slices(decoder, body)
+    exact = read_either_way(lambda: read_exactly(body, columns, MAX_ROWS))
+    if exact[0] == "rows":
+        if found[0] == "error":
+            assert f"more than {longest}" in found[1][1]
+            assert len(body) > longest
+        else:
+            assert found == exact
+    else:
+        assert found[0] == "error"
+
+
+def test_many_rows_of_few_bytes_are_not_short() -> None:
+    """Values that are left out cost a body nothing, and the event loop as much as others."""
+    decoder = RowDecoder(NUMERIC_COLUMNS, 100_000)
+    few, many = (b'{"instances":[' + b",".join([b'{"rings":1}'] * count) + b"]}" for count in (4096, 4097))
+    short = decoder.decode_short(few)
+    assert short is not None
+    assert short == decoder.decode(few)
+    assert decoder.decode_short(many) is None
+    assert len(decoder.decode(many).rows) == 4097
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        b"nul",
+        b'"a',
+        b"[0,1,true,null",
+        b"{}]",
+        b"[0,1,true]",
+        b'{"rings":1,"rings":2}',
+        b'{"ring":1}',
+        b"[0,1.5,true,null]",
+        b"[0,1,true,null],",
+        b"[[0],1,true,null]",
+        b'{"rings":1 "height":2}',
+        b"[0,1,true,null]]",
+        b'{"\xff":1}',
+        "[ü]".encode(),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 30, 1000])
+def test_one_fault_in_a_long_body_is_named_as_in_a_short_one(fault: bytes, block: int) -> None:
+    """Row, line and column are of the whole body, wherever it was cut."""
+    good = b"[0,1,true,null],\n"
+    if fault.startswith(b"{"):
+        good = b'{"rings":1, \n"slope":null},'
+    body = b'{"instances":[\n' + good * 5 + fault + b"]\n}"
+    decoder = RowDecoder(NUMERIC_COLUMNS, 100, Limits(10_000, block))
+    exact = read_either_way(lambda: read_exactly(body, NUMERIC_COLUMNS, 100))
+    assert exact[0] == "error"
+    assert read_in_slices(decoder, body) == exact
 
 
 @settings(max_examples=100, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from inference.errors import RequestError
 from inference.session import Feed
+from inference.wire.outline import Limits
 from inference.wire.tables import TableReader
 from registry.signature import NULL_TEXT, Column
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
@@ -85,6 +87,29 @@ def test_both_ways_of_reading_csv_agree(
     assert describe(lambda: reader.read_csv(sent, has_header)) == describe(
         lambda: reader._read_exactly(sent, has_header)
     )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    columns=st.sampled_from(list(READERS)),
+    body=st.one_of(tables, plain_tables, plain_tables.map("rings,height,slope,is_wet\n{}\n\n".format)),
+    has_header=st.sampled_from([None, None, True, False]),
+    block=st.integers(1, 30),
+)
+@example(columns=NUMERIC_COLUMNS, body="0,1,0,1\r\n0,1,0,1\r\n", has_header=None, block=7)
+@example(columns=NUMERIC_COLUMNS, body="0,1,0,1\n\n\n0,1,0,1\n\n", has_header=None, block=1)
+def test_a_long_table_is_read_as_a_short_one(
+    columns: tuple[Column, ...], body: str, has_header: bool | None, block: int
+) -> None:
+    """Where a body is cut must not show."""
+    reader, sent = TableReader(columns, MAX_ROWS, Limits(1000, block)), body.encode()
+    found = describe(lambda: reader.read_csv(sent, has_header))
+    expected = describe(lambda: READERS[columns].read_csv(sent, has_header))
+    if "BatchTooLargeError" in str(expected):  # how many there are too many is only counted in a short one
+        found, expected = (
+            re.sub(r"(more than )?\d+ rows(?= in one)", "", str(it)) for it in (found, expected)
+        )
+    assert found == expected
 
 
 @settings(max_examples=200, deadline=None)

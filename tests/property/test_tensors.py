@@ -8,18 +8,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from inference.errors import RequestError
 from inference.session import Feed, Outputs
 from inference.wire.envelope import InferRequest, read_header_length, read_request
+from inference.wire.outline import Limits
 from inference.wire.tensors import TensorReader, TensorWriter
 from registry.signature import Column, build_signature
 from tests.support.tiny_model import CLASSES, MIXED_COLUMNS, NUMERIC_COLUMNS
 
 MAX_ROWS = 4
 READER = TensorReader(build_signature(MIXED_COLUMNS, CLASSES), MAX_ROWS)
+# Everything is long here: the frame around the data, and each tensor.
+LARGE = Limits(longest=1 << 20)
+LIMITS = Limits(longest=10_000, block=7)
+LONG_READER = TensorReader(build_signature(MIXED_COLUMNS, CLASSES), MAX_ROWS, LIMITS)
 WRITER = TensorWriter("tiny", 1, build_signature(MIXED_COLUMNS, CLASSES))
 TEXT_COLUMNS = [column for column in MIXED_COLUMNS if column.datatype == "BYTES"]
 
@@ -59,7 +65,9 @@ def pick(table: Sequence[Sequence[Any]], columns: Sequence[Column]) -> list[list
     return [[row[index] for index in indexes] for row in table]
 
 
-def as_json(table: Sequence[Sequence[Any]], nested: bool) -> InferRequest:
+def as_json(
+    table: Sequence[Sequence[Any]], nested: bool, limits: Limits = LARGE, indent: int | None = None
+) -> InferRequest:
     """The graph's tensors in JSON."""
     inputs = []
     for name, datatype, columns in (("numeric", "FP64", NUMERIC_COLUMNS), ("text", "BYTES", TEXT_COLUMNS)):
@@ -67,11 +75,11 @@ def as_json(table: Sequence[Sequence[Any]], nested: bool) -> InferRequest:
         data = rows if nested else [value for row in rows for value in row]
         shape = [len(table), len(columns)]
         inputs.append({"name": name, "datatype": datatype, "shape": shape, "data": data})
-    body = json.dumps({"inputs": inputs}).encode()
-    return read_request(body, len(body))
+    body = json.dumps({"inputs": inputs}, indent=indent).encode()
+    return read_request(body, len(body), limits)
 
 
-def as_columns(table: Sequence[Sequence[Any]]) -> InferRequest:
+def as_columns(table: Sequence[Sequence[Any]], limits: Limits = LARGE) -> InferRequest:
     """One tensor a column, in JSON."""
     inputs = [
         {
@@ -83,7 +91,7 @@ def as_columns(table: Sequence[Sequence[Any]]) -> InferRequest:
         for index, column in enumerate(MIXED_COLUMNS)
     ]
     body = json.dumps({"inputs": inputs}).encode()
-    return read_request(body, len(body))
+    return read_request(body, len(body), limits)
 
 
 def as_blobs(table: Sequence[Sequence[Any]]) -> InferRequest:
@@ -106,10 +114,10 @@ def as_blobs(table: Sequence[Sequence[Any]]) -> InferRequest:
     return read_request(head + b"".join(blobs), len(head))
 
 
-def read(request: InferRequest) -> tuple[list[Any], list[Any]] | None:
+def read(request: InferRequest, reader: TensorReader = READER) -> tuple[list[Any], list[Any]] | None:
     """Numbers (as text, so that NaN equals NaN) and strings; None if they are refused."""
     try:
-        feed: Feed = READER.read(request)
+        feed: Feed = reader.read(request)
     except RequestError:
         return None
     assert feed.numeric is not None
@@ -133,6 +141,49 @@ def test_every_form_of_a_table_gives_the_same_rows(table: list[list[float | str 
     assert read(as_columns(table)) == found
     if not is_ambiguous(table):
         assert read(as_blobs(table)) == found
+
+
+@given(tables(), st.sampled_from([None, 0, 3]))
+@settings(max_examples=300, deadline=None)
+def test_a_long_request_gives_the_same_rows(
+    table: list[list[float | str | None]], indent: int | None
+) -> None:
+    """Where its data is cut must not show in the answer."""
+    found = read(as_json(table, nested=False))
+    for is_nested in (False, True):
+        assert read(as_json(table, is_nested, LIMITS, indent), LONG_READER) == found
+    assert read(as_columns(table, LIMITS), LONG_READER) == found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[1,2,3,]",
+        b"[1,2,3,4,5]",
+        b"[1,2,3]",
+        b"[[1],[2],[3],[4]]",
+        b"[[1],[2],3,[4]]",
+        b"[1,2,3 4]",
+        b"[1,,2,3]",
+        b'[1,"2",3,4]',
+        b"[1,[2],3,4]",
+        b"[1,2,3,4}",
+        b"[1,2,3,4",
+        b"[       ]",
+        b"[1,2,3,4]]",
+        b"[1,2.5,3,4]",
+        b'[1,2,3,4],"data":[1,2,3,4]',
+        b'[1,2,3,4],"d\\u0061ta":[1,2,3,4]',
+    ],
+)
+def test_wrong_data_is_refused_long_or_short(data: bytes) -> None:
+    """What a cut leaves out of sight must not be taken for an answer's rows."""
+    body = b'{"inputs":[{"name":"rings","datatype":"INT64","shape":[4],"data":' + data + b"}]}"
+    reader = TensorReader(build_signature(NUMERIC_COLUMNS, CLASSES), MAX_ROWS)
+    long_reader = TensorReader(build_signature(NUMERIC_COLUMNS, CLASSES), MAX_ROWS, LIMITS)
+    for one, limits in ((reader, LARGE), (long_reader, LIMITS)):
+        with pytest.raises(RequestError):
+            one.read(read_request(body, len(body), limits))
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=12))
@@ -213,5 +264,11 @@ def test_noise_is_refused_and_nothing_else(request: Any, rest: bytes, cut: int |
             asked = read_request(body, json_length)
             READER.read(asked)
             WRITER.choose(asked)
+            is_taken = True
         except RequestError:
-            pass
+            is_taken = False
+        try:
+            LONG_READER.read(read_request(body, read_header_length(length, len(body)), LIMITS))
+            assert is_taken
+        except RequestError:
+            assert not is_taken

@@ -16,6 +16,10 @@ import runpy
 import sys
 from typing import TextIO
 
+from registry.ground.quiet import NO_TELEMETRY
+
+os.environ.update(NO_TELEMETRY)
+
 from onnxruntime.capi.onnxruntime_pybind11_state import InferenceSession
 
 from benchmarks.proof.slowed import slow_down

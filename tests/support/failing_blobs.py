@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from registry.blobs import Blobs
+from registry.blobs import MOST_BYTES, Blobs
 
 
 class FailingBlobs:
@@ -20,9 +20,9 @@ class FailingBlobs:
         self._check(prefix)
         return self._place.list_keys(prefix)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
         self._check(key)
-        return self._place.read(key)
+        return self._place.read(key, most_bytes)
 
     def put(self, key: str, data: bytes) -> None:
         self._place.put(key, data)

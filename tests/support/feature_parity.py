@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pyarrow as pa
+
+from registry.ground.quiet import NO_TELEMETRY
+
+os.environ.update(NO_TELEMETRY)
+
+import onnxruntime
 
 from exporter.operators import build_feature_graph
 from registry.signature import NULL_TEXT, Column

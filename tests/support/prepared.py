@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,16 @@ _CLASSES = ("outside", "rim", "inside")
 _ROWS = {"train": 400, "validation": 150, "test": 300}
 
 
+def forced_precision() -> str:
+    """What ``TIMBERLINE_TRAINING_PRECISION`` says, or ``auto``; tests/platforms chooses with it."""
+    return os.environ.get("TIMBERLINE_TRAINING_PRECISION", "auto")
+
+
 def write_model(models: Path, overrides: tuple[str, ...] = ()) -> ModelConfig:
     """Leave the model folder ``circle`` and read it back."""
     folder = models / MODEL
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.toml").write_text(_TOML, "utf-8")
+    (folder / "model.toml").write_text(f'{_TOML}precision = "{forced_precision()}"\n', "utf-8")
     (folder / "features.sql").write_text(FEATURES_SQL, "utf-8")
     return load_model_config(models, MODEL, overrides=overrides, use_environment=False)
 

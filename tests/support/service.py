@@ -137,11 +137,64 @@ def running_service(
             _end(process)
 
 
-def refuse_to_start(registry: Path, model: str, *flags: str) -> tuple[int, str]:
-    """Exit code and log of a service that must not get ready; fails if it announces itself."""
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+class StartingService:
+    """A service that has not announced itself, and may never."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    def list_events(self, event: str) -> list[dict[str, Any]]:
+        """As `RunningService.list_events`."""
+        whole = self._log.read_text("utf-8").rpartition("\n")[0].splitlines()
+        return [line for line in map(json.loads, whole) if line["event"] == event]
+
+    def wait_for(self, fact: Callable[[], object]) -> None:
+        """As `RunningService.wait_for`."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not fact():
+            assert time.monotonic() < deadline, self._log.read_text("utf-8")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def starting_service(registry: Path, model: str, *flags: str) -> Iterator[StartingService]:
+    """Start a service and do not wait for it; it is killed at the end of the block if it is still there."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
         process = _start(registry, model, flags, None, log)
+        try:
+            yield StartingService(process, log)
+        finally:
+            _end(process)
+
+
+def read_cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def refuse_to_start(
+    registry: Path, model: str, *flags: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Exit code and log of a service that must not get ready; fails if it announces itself."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "log")
+        process = _start(registry, model, flags, environment, log)
         try:
             said, _ = process.communicate(timeout=DEADLINE_S)
             assert not said, f"the service announced itself: {said!r}"

@@ -3,6 +3,9 @@
 store = open_store(tmp_path)
 version = publish_numeric(store)      # tiny@1 and tiny@production: FP64, INT64, BOOL, nullable FP64
 version = publish_mixed(store)        # tiny_text: the same and two text columns
+version = publish_wide(store)         # wide: as many columns and classes as are asked for
+
+version = publish_numeric(store, model_bytes=build_endless_graph())   # or build_large_graph()
 
 ``expect_probabilities`` computes the answers a second time in numpy. Versions of another ``scale``
 answer otherwise: its sign turns the classes around.
@@ -83,6 +86,42 @@ def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUC
     return _publish(store, model, MIXED_COLUMNS, MIXED_ROWS, alias, changes)
 
 
+def publish_wide(store: Store, model: str = "wide", *, width: int = 54, class_count: int = 7) -> int:
+    """Publish the next version with ``width`` columns ``c0``, ``c1``, … and point production at it.
+
+    Every column has the default 0 and every row the same answer: what is tried with it are sizes.
+    """
+    columns = [Column(name=f"c{index}", datatype="FP64", default=0.0) for index in range(width)]
+    classes = [ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count)]
+    weights = np.zeros((width, class_count), dtype=np.float32)
+    nodes = [
+        helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["numbers", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [PROBABILITIES_OUTPUT], axis=1),
+        helper.make_node("ArgMax", [PROBABILITIES_OUTPUT], [LABEL_OUTPUT], axis=1, keepdims=0),
+    ]
+    inputs = [helper.make_tensor_value_info(NUMERIC_INPUT, TensorProto.DOUBLE, [None, width])]
+    outputs = [
+        helper.make_tensor_value_info(PROBABILITIES_OUTPUT, TensorProto.FLOAT, [None, class_count]),
+        helper.make_tensor_value_info(LABEL_OUTPUT, TensorProto.INT64, [None]),
+    ]
+    graph = helper.make_graph(nodes, "wide", inputs, outputs, [numpy_helper.from_array(weights, "weights")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    golden = Golden(
+        rows=((1.0,) * width,), class_indexes=(0,), probabilities=((1 / class_count,) * class_count,)
+    )
+    version = publish_tiny(
+        store,
+        model,
+        model_bytes=made.SerializeToString(),
+        signature=build_signature(columns, classes),
+        golden=golden,
+        histograms={},
+    )
+    point_alias(store, model, PRODUCTION, version)
+    return version
+
+
 def point_alias(store: Store, model: str, alias: str, version: int) -> None:
     """Point ``alias`` at ``version``, wherever it points now."""
     seen = read_alias(store, model, alias)
@@ -130,6 +169,63 @@ def build_graph(
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 2)]
     model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def build_endless_graph() -> bytes:
+    """As the numeric graph, but it goes round in a loop for longer than anybody lives."""
+    turns = {"turns": np.array(2**62, np.int64)}
+    return _add_to_logits([_build_loop()], {**turns, "yes": np.array(True)})
+
+
+def build_slow_graph() -> bytes:
+    """As the numeric graph, but it goes round in a loop rows² times; 2,000 rows take some seconds."""
+    nodes = [
+        helper.make_node("Shape", [NUMERIC_INPUT], ["rows"], start=0, end=1),
+        helper.make_node("Mul", ["rows", "rows"], ["squared"]),
+        helper.make_node("Squeeze", ["squared"], ["turns"]),
+    ]
+    return _add_to_logits([*nodes, _build_loop()], {"yes": np.array(True)})
+
+
+def _build_loop() -> Any:
+    state = [
+        helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
+    ]
+    results = [
+        helper.make_tensor_value_info("once_more", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("next_sum", TensorProto.FLOAT, []),
+    ]
+    steps = [
+        helper.make_node("Identity", ["again"], ["once_more"]),
+        helper.make_node("Add", ["sum", "zero"], ["next_sum"]),
+    ]
+    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    body = helper.make_graph(steps, "body", [turn, *state], results)
+    return helper.make_node("Loop", ["turns", "yes", "zero"], ["more"], body=body)
+
+
+def build_large_graph(numbers: int = 900_000_000) -> bytes:
+    """As the numeric graph, but so many float32 (3.6 GB) are made and summed up on the way; few bytes."""
+    nodes = [
+        helper.make_node("Expand", ["zero", "shape"], ["numbers_of_nothing"]),
+        helper.make_node("ReduceSum", ["numbers_of_nothing"], ["more"], keepdims=0),
+    ]
+    return _add_to_logits(nodes, {"shape": np.array([numbers], np.int64)})
+
+
+def _add_to_logits(nodes: Sequence[Any], constants: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """The numeric graph with ``more``, which ``nodes`` compute and is 0, added before the softmax."""
+    model = ModelProto.FromString(build_graph(NUMERIC_COLUMNS))
+    graph = model.graph
+    softmax = next(index for index, node in enumerate(graph.node) if node.op_type == "Softmax")
+    before, after = list(graph.node[:softmax]), list(graph.node[softmax:])
+    after[0].input[0] = "more_logits"
+    add = helper.make_node("Add", ["numeric_logits", "more"], ["more_logits"])
+    del graph.node[:]
+    graph.node.extend([*before, *nodes, add, *after])
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     return bytes(model.SerializeToString())
 
 

@@ -108,6 +108,20 @@ def may_be_negative_zero(value: Expression) -> bool:
     return may_be_zero(value) and not is_whole_input
 
 
+def may_hold_null(value: Expression) -> bool:
+    """Whether NULL in a nullable column may make it NULL; a computation without an answer does not count."""
+    waiting, seen = [value], set[Expression]()
+    while waiting:
+        part = waiting.pop()
+        if not part.nullable or part in seen:
+            continue
+        if isinstance(part, ColumnRef):
+            return True
+        seen.add(part)
+        waiting += part.arguments if isinstance(part, Call) else ()
+    return False
+
+
 @dataclass(frozen=True)
 class Feature:
     """One named column of the network's input."""

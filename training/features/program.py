@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from registry.signature import Column
-from training.features.expressions import Feature
+from training.features.expressions import Feature, may_hold_null
 from training.features.render import render_feature, render_select
 
 
@@ -21,6 +21,11 @@ class FeatureProgram:
     def names(self) -> tuple[str, ...]:
         """The features' names in order."""
         return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def nullable(self) -> tuple[bool, ...]:
+        """Of each feature, whether a NULL in a nullable column may make it NULL."""
+        return tuple(may_hold_null(feature.expression) for feature in self.features)
 
     def select_sql(self, relation: str, *, computed_only: bool = False) -> str:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.

@@ -21,7 +21,7 @@ from training.sources.archive import extract_member
 from training.sources.scrub import scrub
 
 _logger = logging.getLogger("training.fetch")
-# What pip says → what to do about it; the first that fits. pip's wording since 20.0.
+# What pip says → what to do about it; the first that fits. The wording of pip 22.3 to 26.3.
 _HINTS = (
     ("No module named pip", "Run `python -m ensurepip`, then the same command again."),
     (
@@ -30,10 +30,13 @@ _HINTS = (
         "package, python_version and platform in model.toml.",
     ),
     ("No matching distribution", "Correct source.version in model.toml."),
+    ("not enough bytes were received", "Each time the download broke off: run the command again."),
     ("No space left", "Make room, or point DATA at another disk."),
     ("File too large", "A size limit for files is in force here (`ulimit -f`)."),
 )
 _GOT = re.compile(r"^\s*Got\s+([0-9a-f]{64})\s*$", re.MULTILINE)
+# How a line begins that says why pip failed: the older form, and that of errors with a hint (pip 21.3).
+_REASONS = ("ERROR: ", "× ")
 
 
 class PackageFetcher:
@@ -90,8 +93,9 @@ class PackageFetcher:
 
     def _pip_error(self, said: str) -> SourceError:
         if got := _GOT.search(said):
-            return self._wrong_digest(got[1], self._source.sha256, self.label)
-        lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+            # pip below 25.1, or any without a Content-Length, takes half a wheel for the whole one.
+            return self._wrong_digest(got[1], self._source.sha256, self.label, ", or the download broke off")
+        lines = [line.partition(" ")[2] for line in said.splitlines() if line.startswith(_REASONS)]
         reason = scrub(" ".join(lines) or said) or "it said nothing"
         hint = next((hint for words, hint in _HINTS if words in said), "")
         hint = hint or "Check the connection and pip's own settings (`pip config list`), then run it again."
@@ -102,9 +106,9 @@ class PackageFetcher:
             raise self._wrong_digest(found, expected, where)
 
     @staticmethod
-    def _wrong_digest(found: str, expected: str, where: str) -> SourceError:
+    def _wrong_digest(found: str, expected: str, where: str, or_else: str = "") -> SourceError:
         return SourceError(
             f"has SHA-256 {found}, model.toml says {expected}",
             where=where,
-            hint="It is not the file that was pinned; it is not used.",
+            hint=f"It is not the file that was pinned{or_else}; it is not used.",
         )

@@ -99,6 +99,20 @@ def test_a_long_value_has_a_line_of_its_own_for_people(monkeypatch: pytest.Monke
     assert terminal.getvalue().endswith(f"ready  version=1\n    example: {command}\n")
 
 
+def test_the_log_follows_stderr_when_it_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A caller in the same process closes what it captured; later lines must not go there."""
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    configure_logging(format="json")
+    monkeypatch.setattr(sys, "stderr", second)
+    first.close()
+    log_event(LOGGER, "still here")
+    assert json.loads(second.getvalue())["event"] == "still here"
+    assert capfd.readouterr().err == ""
+
+
 def test_log_level_holds(capsys: pytest.CaptureFixture[str]) -> None:
     """--log-level error must silence the rest."""
     configure_logging(level="error", format="json")

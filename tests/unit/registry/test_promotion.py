@@ -166,6 +166,16 @@ def test_promoting_what_is_in_production_changes_nothing(store: Store) -> None:
     assert read_history(store, "tiny", PRODUCTION) == before
 
 
+def test_promoting_by_force_what_is_in_production_is_a_move(store: Store) -> None:
+    """Services try a version once for each move; this is how to have one tried again that they refused."""
+    record = promote(store, "tiny", 1, force=True, reason="the machine is mended")
+    assert (record.version, record.sequence, record.forced) == (1, 2, True)
+    assert promote(store, "tiny", 1, force=True, reason="again").sequence == 3
+    give_verdict(store, "tiny", 2)
+    promote(store, "tiny", 2)
+    assert rollback(store, "tiny").version == 1
+
+
 def test_rollback_returns_to_the_version_before(store: Store) -> None:
     """The way back asks for no verdict and no version number: at night both are hard to get."""
     give_verdict(store, "tiny", 2)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -163,6 +167,54 @@ def test_reading_a_key_below_a_file_finds_nothing(tmp_path: Path) -> None:
     blobs.put("a", b"")
     assert blobs.read("a/b") is None
     assert blobs.read("b") is None
+
+
+def make_socket(path: Path) -> None:
+    """A socket in the file system; bound by its name alone, as an address has at most 108 bytes."""
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):
+        bound.bind(path.name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_socket], ids=["FIFO", "folder", "socket"])
+def test_what_is_no_file_is_refused_without_waiting_for_it(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """`read` of a FIFO would wait for a writer for ever, in a service as on the command line."""
+    make(tmp_path / "a.json")
+    with pytest.raises(RegistryError, match="is no plain file"):
+        FolderBlobs(tmp_path).read("a.json")
+
+
+def test_no_more_than_the_bound_is_read(tmp_path: Path) -> None:
+    """A record of some bytes that has a terabyte is damage and must not fill the memory."""
+    blobs = FolderBlobs(tmp_path)
+    blobs.put("a", b"12345")
+    assert blobs.read("a", 5) == b"12345"
+    with (tmp_path / "a").open("r+b") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room on the disk
+    with pytest.raises(RegistryError, match="has more than 5 bytes"):
+        blobs.read("a", 5)
+
+
+def test_a_store_stays_with_the_tree_that_it_found(tmp_path: Path) -> None:
+    """A link that is switched in the middle must not show the alias of one tree and the bytes of another."""
+    for name in ("old", "new"):
+        publish_tiny(open_store(tmp_path / name))
+    publish_tiny(open_store(tmp_path / "new"))
+    (link := tmp_path / "current").symlink_to(tmp_path / "old")
+    store = open_store(link)
+    (tmp_path / "next").symlink_to(tmp_path / "new")
+    (tmp_path / "next").rename(link)
+    assert store.versions("tiny") == [1]
+    assert open_store(link).versions("tiny") == [1, 2]
+
+
+def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    """A mistake of whoever mounts it; never a traceback."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(RegistryError, match="lead in a circle"):
+        open_store(tmp_path / "a")
 
 
 def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:

@@ -52,6 +52,35 @@ def test_columns_pattern_and_star_expand_to_plain_columns_as_duckdb_expands_them
         assert list(program.names) == [d[0] for d in described or ()], items
 
 
+@pytest.mark.parametrize(
+    ("expression", "may_hold_null"),
+    [
+        ("Slope", True),
+        ("Slope * 2 + Elevation", True),
+        ("CASE WHEN Elevation > 0 THEN Slope ELSE 0 END", True),
+        ("coalesce(Slope, 0)", False),
+        ("Slope IS NULL", False),
+        ("Elevation + 1", False),
+        ("Elevation / (Elevation - 1)", False),  # NULL at 0/0, which no column's NULL explains
+        ("Elevation / coalesce(Slope, 0)", False),
+        ("sqrt(Elevation)", False),
+    ],
+)
+def test_null_of_a_column_is_told_from_a_computation_without_an_answer(
+    expression: str, may_hold_null: bool
+) -> None:
+    """The one is filled when served, by rule; the other has no answer."""
+    assert _parse(f"SELECT Soil_Type1, {expression} AS f FROM raw").nullable == (False, may_hold_null)
+
+
+def test_nullability_of_a_deeply_shared_expression_is_found_at_once() -> None:
+    """Each power names its base twice: a walk over every path would take 2 ** 30 steps."""
+    nested = "Elevation"
+    for _ in range(30):
+        nested = f"power({nested} - 1, 2)"
+    assert _parse(f"SELECT sqrt({nested}) AS f FROM raw").nullable == (False,)
+
+
 def test_names_of_columns_ignore_case_and_come_out_as_declared() -> None:
     """As in DuckDB; the prepared table then holds the column once."""
     program = _parse('SELECT elevation, raw.SLOPE AS steepness, "is_DAY" FROM RAW')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import msgspec
 import numpy as np
 import pytest
@@ -50,13 +51,13 @@ def test_a_prior_from_unlabelled_rows_is_said_and_served(
     assert record.unlabelled_splits == ("test",)
     assert sum(record.prior.deployment) == pytest.approx(1)
     saved = tf.saved_model.load(str(data / record.saved_model))
-    features, classes = next(PreparedSplit(data / record.test_parquet, record.feature_names).read_batches())
+    features, _ = next(PreparedSplit(data / record.test_parquet, record.feature_names).read_batches())
     probabilities = saved.serve(tf.constant(features))["probabilities"].numpy()
-    # The answer already holds the deployment prior: averaged over the rows it estimates itself.
-    np.testing.assert_allclose(probabilities.mean(axis=0), record.prior.deployment, atol=0.01)
-    assert (
-        probabilities.argmax(axis=1) == classes
-    ).mean() > 0.9  # 0.75 where EM saw posteriors that were not calibrated
+    # The answer already holds the deployment prior: averaged over the rows it estimates itself. That is
+    # where EM ends for any network (it stops within 1e-7 of a share), so the bound is for rounding alone.
+    np.testing.assert_allclose(probabilities.mean(axis=0), record.prior.deployment, atol=1e-3)
+    model = keras.models.load_model(data / record.keras_model)
+    assert float(model.get_layer("correction").constants["factor"]) != 1.0  # EM saw calibrated posteriors
 
 
 def test_the_history_has_a_line_an_epoch(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:

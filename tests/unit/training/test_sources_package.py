@@ -1,4 +1,4 @@
-"""The package source with the real pip against a folder of wheels: no index, no network."""
+"""The package source with real pips, oldest and newest, against a folder of wheels: no index, no network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.kaggle_stand_in import make_zip
+from tests.support.pips import find_pip, list_oldest_and_newest
 from tests.support.sources import TABLE, config_for, hidden_files, visible_files
 from training.config import PackageSource
 from training.errors import SourceError
@@ -19,11 +20,12 @@ from training.fetch import fetched_files, run_fetch
 MEMBER = "tiny_data/sets/table.csv"
 
 
-@pytest.fixture
-def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=[pytest.param(version, id=f"pip-{version}") for version in list_oldest_and_newest()])
+def wheels(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is all that pip may look into."""
     folder = tmp_path / "wheels"
     folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(find_pip(request.param)))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)

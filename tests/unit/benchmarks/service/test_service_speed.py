@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -32,6 +33,7 @@ from benchmarks.service.figures import (
 )
 from benchmarks.service.speed import derive_figures
 from registry.errors import ConfigError
+from registry.manifest import Golden
 from registry.signature import Column, build_signature
 from tests.support.manifests import TINY_CLASSES, build_manifest
 
@@ -149,6 +151,22 @@ def test_requests_carry_every_column_and_their_length() -> None:
     chunked = service_requests.write_row(manifest, is_chunked=True)
     assert chunked.endswith(b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
     assert b"content-length" not in chunked
+
+
+def test_the_least_row_is_of_the_columns_that_must_be_given() -> None:
+    """An attacker sends as little as is answered, so that as much as can be has to be worked on."""
+    columns = (
+        Column(name="soil", datatype="BYTES", is_nullable=True),
+        Column(name="rings", datatype="INT64"),
+        Column(name="height", datatype="FP64", default=0.0),
+    )
+    golden = Golden(rows=((None, 40, 1.5),), class_indexes=(0,), probabilities=((0.5, 0.5),))
+    for given, body in ((columns, b'{"rings":40}'), (columns[::2], b'{"soil":null}')):
+        rows = tuple(row if given is columns else row[::2] for row in golden.rows)
+        manifest = build_manifest(
+            signature=build_signature(given, TINY_CLASSES), golden=msgspec.structs.replace(golden, rows=rows)
+        )
+        assert service_requests.write_least_row(manifest).endswith(b"\r\n\r\n" + body)
 
 
 def test_a_binary_batch_tells_where_its_tensor_begins() -> None:

@@ -24,6 +24,7 @@ from inference.metrics.counters import ServiceMetrics
 from inference.routes.predict import Predict
 from inference.wire.answers import Answer
 from inference.wire.request import Request
+from registry.blobs import MOST_BYTES
 from registry.errors import ConfigError, DigestMismatchError, VersionNotFoundError
 from registry.names import ModelRef
 from registry.store import MODEL_FILE, Store, open_store
@@ -41,9 +42,20 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def open_fleet(store: Store, model: str = "tiny", **settings: Any) -> Fleet:
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def open_fleet(store: Store, model: str = "tiny", clock: Clock | None = None, **settings: Any) -> Fleet:
     """A fleet that is not loaded yet."""
-    return Fleet(store, ServiceConfig(model=model, **settings), ServiceMetrics())
+    config = ServiceConfig(model=model, **settings)
+    return Fleet(lambda: store, config, ServiceMetrics(), clock=clock or Clock())
 
 
 def move(store: Store, version: int, alias: str = "production") -> None:
@@ -209,18 +221,107 @@ def test_a_registry_that_cannot_be_read_is_asked_again(
 ) -> None:
     """An outage says nothing about a version: one line in the log, and the swap when it is over."""
     broken, blobs = fail(store)
-    fleet = open_fleet(broken)
+    fleet = open_fleet(broken, clock=(clock := Clock()))
     fleet.load()
     move(store, 2)
     blobs.failing = part
     assert [fleet.look() for _ in range(3)] == [None, None, None]
     assert len(told(caplog)) == 1
     blobs.failing = None
+    clock.now += 1
     assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
     told(caplog)
     blobs.failing = "aliases/production"
     assert fleet.look() is None
     assert told(caplog) == ["alias not readable"]  # a new outage is news
+
+
+def count_attempts(fleet: Fleet, clock: Clock, reads: Reads, seconds: int) -> list[int]:
+    """In which of the next seconds a look read more than the alias."""
+    attempts = []
+    for second in range(1, seconds + 1):
+        clock.now += 1
+        before = reads.count
+        assert fleet.look() is None
+        if reads.count > before:
+            attempts.append(second)
+    return attempts
+
+
+class Reads(FailingBlobs):
+    """Counts how often a manifest is read."""
+
+    count = 0
+
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        self.count += key.endswith("manifest.json")
+        return super().read(key, most_bytes)
+
+
+def test_what_may_become_whole_is_tried_again_with_growing_pauses(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Copies bring files in any order; asking a slow file server every second would slow the copy down."""
+    reads = Reads(store.blobs)
+    fleet = open_fleet(Store(reads), clock=(clock := Clock()))
+    fleet.load()
+    (graph := store.open_folder("tiny", 2) / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
+    move(store, 2)
+    assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
+    assert count_attempts(fleet, clock, reads, 300) == [1, 3, 7, 15, 31, 63, 123, 183, 243]
+    assert told(caplog) == ["version refused"]
+    graph.with_name(".model.onnx.part").rename(graph)
+    clock.now += 60
+    assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
+
+
+def test_what_no_byte_can_mend_is_tried_once_for_each_move(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A graph that is not what was promised costs a trial, and not one every minute for ever."""
+    publish_numeric(store, alias=None, model_bytes=b"no graph")
+    reads = Reads(store.blobs)
+    fleet = open_fleet(Store(reads), clock=(clock := Clock()))
+    fleet.load()
+    for _ in range(2):
+        move(store, 3)
+        assert look(fleet) == (["tiny@1"], [("refused", 1, 3)])
+        assert count_attempts(fleet, clock, reads, 300) == []
+        assert told(caplog) == ["version refused"]
+
+
+def test_a_refusal_is_counted_once_and_told_when_its_reason_changes(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """First it is not whole, then whole and no good: one failed release, two things to know."""
+    publish_numeric(store, alias=None, model_bytes=b"no graph")
+    fleet = open_fleet(store, clock=(clock := Clock()))
+    fleet.load()
+    move(store, 3)
+    (manifest := store.open_folder("tiny", 3) / "manifest.json").rename(hidden := manifest.with_name(".m"))
+    assert look(fleet) == (["tiny@1"], [("refused", 1, 3)])
+    hidden.rename(manifest)
+    clock.now += 1
+    assert fleet.look() is None
+    codes = [record.__dict__["fields"]["code"] for record in caplog.records]
+    assert codes == ["version_not_found", "signature_mismatch"]
+
+
+def test_a_switched_tree_with_other_bytes_under_the_same_number_is_followed(
+    tmp_path: Path, store: Store
+) -> None:
+    """A link in front of a registry may lead to one that was built anew: numbers start at 1 there too."""
+    other = open_store(tmp_path / "other")
+    publish_numeric(other, scale=-1.0)
+    places = [store]
+    fleet = Fleet(lambda: places[0], ServiceConfig(model="tiny"), ServiceMetrics())
+    fleet.load()
+    assert fleet.look() is None
+    places[0] = other
+    assert look(fleet) == (["tiny@1"], [("swapped", 1, 1)])
+    assert fleet.look() is None
+    places[0] = store
+    assert look(fleet) == (["tiny@1"], [("swapped", 1, 1)])
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
@@ -318,7 +419,7 @@ def test_a_version_is_freed_with_its_last_request(store: Store, caplog: pytest.L
 async def hold_a_request(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Swap while a request for the old version waits for its thread."""
     config = ServiceConfig(model="tiny", inline_max_body_bytes=0)
-    fleet = Fleet(store, config, metrics := ServiceMetrics())
+    fleet = Fleet(lambda: store, config, metrics := ServiceMetrics())
     state = ServiceState(fleet.load())
     watcher = Watcher(fleet, state, metrics, every_s=0)
     metrics.add_model(state.live.metrics)

@@ -126,7 +126,7 @@ def test_every_process_shows_what_all_have_counted(slots: tuple[Slot, Slot]) -> 
     for metrics, times in ((first, 2), (second, 3)):
         model = build_model()
         metrics.add_model(model)
-        metrics.in_flight += 1
+        metrics.in_flight[0] += 1
         for _ in range(times):
             metrics.add_route("/x").observe("POST", 200, 0.1)
             model.observe_row(1, 0.1)

@@ -13,6 +13,7 @@ from inference.process.reception import LONGEST_HEAD, Reception
 
 def feed_head(reception: Reception, data: bytes, cuts: list[int]) -> int:
     """Find the end of a head whose bytes come in pieces; how many of ``data`` belong to it."""
+    reception.begin(0)
     edges = [0, *cuts, len(data)]
     for begin, end in itertools.pairwise(edges):
         part = data[begin:end]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from inference.config import ServiceConfig, resolve_config
 from inference.errors import UnauthorizedError
-from inference.routes.auth import Guard, read_guard
+from inference.routes.auth import Guard, TokensWatch, read_guard
 from inference.routes.requestlog import find_trace
 from registry.errors import ConfigError
 
@@ -120,6 +122,95 @@ def test_a_variable_with_a_bad_token_is_a_mistake(tokens: str) -> None:
     with pytest.raises(ConfigError, match="environment TIMBERLINE_SERVE_TOKENS") as caught:
         read_guard(ServiceConfig(tokens=tokens))
     assert FIRST not in str(caught.value)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> tuple[Path, Guard, TokensWatch]:
+    """A file with the first token, the guard over it, and the watch that keeps the guard at the file."""
+    file = tmp_path / "tokens"
+    file.write_text(FIRST, "utf-8")
+    config = ServiceConfig(tokens_file=str(file), tokens=f"{FIRST}-always")
+    guard = read_guard(config)
+    assert guard is not None
+    return file, guard, TokensWatch(guard, config)
+
+
+def find_passing(guard: Guard) -> list[str]:
+    """Which of the tokens of these tests pass."""
+    tokens = (FIRST, SECOND, f"{FIRST}-always")
+    return [token for token in tokens if passes(guard, b"Bearer " + token.encode())]
+
+
+def test_a_file_that_changed_is_read_when_it_has_come_to_rest(
+    watched: tuple[Path, Guard, TokensWatch],
+) -> None:
+    """Half a file is no file of tokens; the old ones end when the new ones begin, the environment's stay."""
+    file, guard, watch = watched
+    watch.look()
+    for text in (SECOND[:16], SECOND[:18], SECOND):
+        file.write_text(text, "utf-8")
+        watch.look()
+        assert find_passing(guard) == [FIRST, f"{FIRST}-always"]
+    watch.look()
+    assert find_passing(guard) == [SECOND, f"{FIRST}-always"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"short\n"),
+        lambda file: file.write_bytes(b"\xff" * 20),
+        lambda file: file.write_bytes(b"a" * 2_000_000),
+        lambda file: file.unlink(),
+        lambda file: (file.unlink(), file.mkdir()),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+        lambda file: (file.unlink(), file.symlink_to(file)),
+    ],
+    ids=["empty", "short", "not UTF-8", "huge", "gone", "folder", "pipe", "circle"],
+)
+def test_a_file_that_went_bad_keeps_the_tokens_and_is_told_once(
+    watched: tuple[Path, Guard, TokensWatch],
+    spoil: Callable[[Path], object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody is locked out by a mistake, nor is everybody let in; a line a second would fill the log."""
+    file, guard, watch = watched
+    spoil(file)
+    for _ in range(5):
+        watch.look()
+    assert find_passing(guard) == [FIRST, f"{FIRST}-always"]
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "tokens kept as they were")
+    assert str(file) in record.fields["error"]  # type: ignore[attr-defined]
+    if file.is_dir():
+        file.rmdir()
+    else:
+        file.unlink(missing_ok=True)
+    file.write_text(SECOND, "utf-8")
+    for _ in range(2):
+        watch.look()
+    assert find_passing(guard) == [SECOND, f"{FIRST}-always"]
+
+
+def test_a_change_is_seen_although_size_and_time_are_the_same(
+    watched: tuple[Path, Guard, TokensWatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What copies a file may set its time back; and a file that was only touched is no news."""
+    file, guard, watch = watched
+    status = file.stat()
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            watch.look()
+        file.write_text(SECOND.ljust(len(FIRST)), "utf-8")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        for _ in range(3):
+            watch.look()
+        os.utime(file, ns=(0, 0))
+        for _ in range(3):
+            watch.look()
+    assert find_passing(guard) == [SECOND, f"{FIRST}-always"]
+    assert [record.getMessage() for record in caplog.records] == ["tokens read again"]
 
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

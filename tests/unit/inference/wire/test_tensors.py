@@ -13,6 +13,7 @@ import pytest
 from inference.errors import BatchTooLargeError, RequestError
 from inference.session import Feed, Outputs
 from inference.wire.envelope import InferRequest, read_header_length, read_request
+from inference.wire.outline import Limits
 from inference.wire.tensors import TensorReader, TensorWriter
 from registry.signature import NULL_TEXT, Column, build_signature
 from tests.support.tiny_model import CLASSES, MIXED_COLUMNS, MIXED_ROWS, NUMERIC_COLUMNS, NUMERIC_ROWS
@@ -181,6 +182,26 @@ def test_a_body_that_is_one_blob_of_strings_is_read_too() -> None:
     feed = reader.read(reader.describe_raw(join_strings(b"x", b"", b"\xc3\xbc", b"y")))
     assert feed.text is not None
     assert feed.text.tolist() == [["x", ""], ["ü", "y"]]
+
+
+def test_strings_of_a_blob_are_counted_no_further_than_rows_may_be() -> None:
+    """Four million empty strings are a body of 16 MiB; each is looked at to find the next."""
+    columns = (Column(name="a", datatype="BYTES"), Column(name="b", datatype="BYTES"))
+    reader = TensorReader(build_signature(columns, CLASSES), MAX_ROWS)
+    asked = reader.describe_raw(join_strings(*[b""] * 100_000))
+    assert asked.inputs[0].shape == [MAX_ROWS + 1, 2]
+    with pytest.raises(BatchTooLargeError):
+        reader.read(asked)
+
+
+def test_a_string_of_a_blob_is_no_longer_than_a_row_may_be() -> None:
+    """One character beyond the Basic Multilingual Plane makes four bytes of each of the others."""
+    columns = (Column(name="a", datatype="BYTES"),)
+    reader = TensorReader(build_signature(columns, CLASSES), MAX_ROWS, Limits(longest=10))
+    feed = reader.read(reader.describe_raw(join_strings(b"x" * 10)))
+    assert feed.row_count == 1
+    with pytest.raises(RequestError, match='row 1, "a": the string has more than 10 bytes'):
+        reader.read(reader.describe_raw(join_strings(b"x", b"x" * 11)))
 
 
 NUMERIC_INPUT = tensor("numeric", [1, 4], "FP64", [1, 40, 0, None])

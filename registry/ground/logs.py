@@ -275,12 +275,18 @@ def write_in_background() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
     if sys.stderr is sys.__stderr__:
         sys.stderr = BackgroundStream(2)
-        atexit.register(sys.stderr.end)
         logging.captureWarnings(True)
     if sys.stdout is sys.__stdout__:
         logs = sys.stderr if isinstance(sys.stderr, BackgroundStream) else None
         sys.stdout = BackgroundStream(1, after=logs)
-        atexit.register(sys.stdout.end)
+    atexit.register(end_output)
+
+
+def end_output() -> None:
+    """Write what still waits, for a second or two at most; for the end of the process, however it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, BackgroundStream):
+            stream.end()
 
 
 def watch_dropped_lines(tell: Callable[[int], None]) -> None:

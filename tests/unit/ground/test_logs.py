@@ -172,7 +172,7 @@ def test_what_cannot_be_encoded_is_written_all_the_same() -> None:
 
 SCRIPT = """
 import sys, logging
-from registry.ground.logs import configure_logging, log_event, write_in_background
+from registry.ground.logs import configure_logging, end_output, log_event, write_in_background
 write_in_background()
 configure_logging("info", "json")
 log = logging.getLogger("x")
@@ -187,10 +187,11 @@ def run_script(body: str, shell: str = "") -> subprocess.CompletedProcess[bytes]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=DEADLINE_S)
 
 
-def test_the_last_lines_are_out_before_the_end() -> None:
+@pytest.mark.parametrize("end", ["raise SystemExit(3)", "import os; end_output(); os._exit(3)"])
+def test_the_last_lines_are_out_before_the_end(end: str) -> None:
     """Why a service ended is in its last line."""
     done = run_script(
-        "for number in range(1000): log_event(log, 'line', number=number)\nprint('out')\nraise SystemExit(3)"
+        f"for number in range(1000): log_event(log, 'line', number=number)\nprint('out')\n{end}"
     )
     assert done.returncode == 3
     assert done.stdout == b"out\n"

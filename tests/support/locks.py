@@ -1,9 +1,9 @@
 """Lock files read by a real pip, against a folder of empty wheels that stands for a later index.
 
 Of every pin there are two wheels: the pinned version, and a later one that asks for the same. What a
-pinned package asks for is read from the environment of the tests; of the rivals, which are not
-installed there, from rival_requirements.json. ``python -m tests.support.locks`` writes that file anew,
-with the index at hand; `make lock` of a rival needs it.
+pinned package asks for is read from the environment of the tests; of the rivals and of foreign clients,
+which are not installed there, from rival_requirements.json. ``python -m tests.support.locks`` writes
+that file anew, with the index at hand; `make lock` of one of them needs it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Pin:
 
 
 def list_locks() -> list[Path]:
-    """Every lock file: of the roles and of the rivals."""
+    """Every lock file: of the roles, of the rivals and of foreign clients."""
     return sorted(REQUIREMENTS.rglob("*.txt"))
 
 
@@ -130,9 +130,9 @@ def resolve(version: str, lock: Path, index: Path) -> subprocess.CompletedProces
 
 
 def main() -> None:
-    """Write `RECORD` anew: what the rivals' pinned packages ask for."""
+    """Write `RECORD` anew: what the pinned packages of rivals and of foreign clients ask for."""
     record: dict[str, list[str]] = {}
-    for lock in sorted((REQUIREMENTS / "rivals").glob("*.txt")):
+    for lock in (lock for lock in list_locks() if lock.parent != REQUIREMENTS):
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.json"
             # The newest pip reads an index's metadata and leaves the wheels where they are.

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import heapq
 import struct
 import termios
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +36,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.app import Endpoint, answer_error
 from inference.errors import NotReadyError, RequestError, SlowClientError, TooManyConnectionsError
+from inference.process.fairness import Flow, IdleConnections, Turns
 from inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads, write_head
 from inference.process.reception import Reception
 from inference.wire.answers import Answer, Header
@@ -44,44 +44,19 @@ from inference.wire.body import ReceiveBudget
 from inference.wire.request import Request
 from registry.errors import LifecycleError
 
-# Of one connection's chunked body in one turn of the loop: a callback for every six bytes takes 5 ms.
-_TURN_BYTES = 16 * 1024
+# Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
+_BUFFER = memoryview(bytearray(64 * 1024))
 # How long an idle connection is kept after the service began to stop: its client may have sent the
 # next request already. Clients in a closed loop send it within milliseconds.
 _LINGER_S = 1.0
 _LOOK_AGAIN_S = 0.02
-# Of idle connections, in one look at all: it takes half a millisecond, and so is worth it for many.
-_MOST_FOUND = 64
 # How long the bytes of a refused client are read and dropped. Closing with bytes unread resets the
 # connection, and the client may lose the refusal.
 _REFUSED_S = 2.0
 _CLOSE: Header = (b"connection", b"close")
 
 
-class IdleConnections:
-    """Finds the connection that has been idle for longest, without a look at all of them each time."""
-
-    def __init__(self) -> None:
-        self._found: list[Connection] = []  # the longest idle last
-        self._missed_at = 0.0  # when a look found none
-
-    def close_one(self, newcomer: Connection) -> bool:
-        """Close one of the connections beside ``newcomer``; False if none is idle."""
-        found = self._found
-        if not found and newcomer.since - self._missed_at > _LOOK_AGAIN_S:
-            others = [one for one in newcomer.connections if isinstance(one, Connection) and one.is_idle]
-            longest = heapq.nsmallest(_MOST_FOUND + 1, others, key=lambda one: one.since)
-            found += [one for one in reversed(longest) if one is not newcomer]
-            self._missed_at = self._missed_at if found else newcomer.since
-        while found:
-            oldest = found.pop()
-            if oldest.is_idle:
-                oldest.transport.close()
-                return True
-        return False
-
-
-class Connection(HttpToolsProtocol):
+class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
 
     Set on a subclass by `bind`:
@@ -89,6 +64,7 @@ class Connection(HttpToolsProtocol):
     - ``direct``: endpoints by request target for which the short way is open;
     - ``max_direct_bytes``: longest body that takes it;
     - ``max_connections``: more than this are refused; 0 is no bound; ``idle``: who makes room for one more;
+    - ``turns``: the line of those that have more to do than one turn allows;
     - ``receiving``: the budget of bytes that all connections hold;
     - ``heads``: what they know of answers' first lines;
     - ``known``: heads of requests by their bytes; a client sends the same one again and again;
@@ -99,6 +75,8 @@ class Connection(HttpToolsProtocol):
     max_direct_bytes = 0
     max_connections = 0
     idle: IdleConnections
+    turns: Turns
+    flow: Flow
     receiving: ReceiveBudget
     heads: AnswerHeads
     known: KnownHeads
@@ -114,7 +92,7 @@ class Connection(HttpToolsProtocol):
         self._held = b""  # what came last, of which the parser has had `_at` bytes, the last from `_fed_from`
         self._at = self._fed_from = 0
         self._is_biting = False  # at a chunked body, whose end and what begins behind it come together
-        self._is_scheduled = False  # the rest has its turn
+        self._is_in_line = False  # for its next turn
         self._is_at_eof = False  # the client sends no more
         self._is_refused = False  # the last answer is out
         self._refusal: Exception | None = None  # of what stands behind requests that are not answered yet
@@ -136,6 +114,7 @@ class Connection(HttpToolsProtocol):
             "max_direct_bytes": max_direct_bytes,
             "max_connections": max_connections,
             "idle": IdleConnections(),
+            "turns": Turns(),
             "receiving": receiving,
             "heads": AnswerHeads(),
             "known": KnownHeads(),
@@ -151,7 +130,7 @@ class Connection(HttpToolsProtocol):
         if (
             self.max_connections
             and len(self.connections) > self.max_connections
-            and not self.idle.close_one(self)
+            and not self.idle.close_one(self, self.connections)
         ):
             self._refuse(
                 TooManyConnectionsError(
@@ -173,6 +152,16 @@ class Connection(HttpToolsProtocol):
         return not self._is_refused and (bool(self._held) or (self.is_busy and not self.is_receiving))
 
     # What comes
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: one buffer for all, as they are taken out of it before the next come."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes have come."""
+        self.data_received(_BUFFER[:nbytes].tobytes())
+        if nbytes == len(_BUFFER):  # there is more where that came from
+            self._line_up()
 
     def data_received(self, data: bytes) -> None:
         """Answer a request that is known and whole; everything else goes to the parser."""
@@ -196,14 +185,15 @@ class Connection(HttpToolsProtocol):
             self._advance()
 
     def go_on(self) -> None:
-        """Take the next turn, with what has come behind an answered request."""
-        self._is_scheduled = False
-        if self._held:
+        """Take the next turn: with what has come already, else with reading on."""
+        self._is_in_line = self.flow.is_in_line = False
+        if self._held and not self._is_over:
             self._advance()
+        else:
+            self._tidy()
 
     def _advance(self) -> None:
-        """Feed the parser what is held, up to the end of one request or of this turn."""
-        until = self._at + _TURN_BYTES
+        """Feed the parser what is held, up to the end of one request or of one bite of chunks."""
         while True:
             reception = self._reception
             if not reception.has_begun and (self.is_busy or self.flow.write_paused):
@@ -214,8 +204,8 @@ class Connection(HttpToolsProtocol):
                 self._answer_ready(*self._ready)
             if self._at >= len(self._held) or self._is_over:
                 break
-            if self._reception is not reception or (reception.is_chunked and self._at >= until):
-                self._schedule()
+            if self._reception is not reception or self._is_biting:
+                self._line_up()
                 break
         self._tidy()
 
@@ -281,12 +271,12 @@ class Connection(HttpToolsProtocol):
         """Whether what comes is dropped."""
         return self._is_refused or self._refusal is not None or self.transport.is_closing()
 
-    def _schedule(self) -> None:
-        """Give what is held its next turn, after all other connections had theirs."""
-        if self._held and not self._is_scheduled and not self._is_over:
-            self._is_scheduled = True
+    def _line_up(self) -> None:
+        """Go on when other connections had their turns."""
+        if not self._is_in_line and not self.transport.is_closing():
             self.flow.pause_reading()
-            self.loop.call_soon(self.go_on)
+            self._is_in_line = self.flow.is_in_line = True
+            self.turns.line_up(self)
 
     def _tidy(self) -> None:
         """Let go of what the parser has had, and read on if nothing waits."""
@@ -463,7 +453,7 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None and not self.is_busy:
             self._write_refusal(self._refusal)
         if self._held:
-            self._schedule()
+            self._line_up()
         self._tidy()
 
     def _refuse(self, error: Exception) -> None:
@@ -523,7 +513,8 @@ class Connection(HttpToolsProtocol):
         """The client takes its answers again."""
         super().resume_writing()
         if not self.is_busy:
-            self._schedule()
+            if self._held:
+                self._line_up()
             self._tidy()
 
     # The end

@@ -176,7 +176,8 @@ def test_no_method_of_our_connection_has_lost_its_caller(live: dict[str, set[str
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
-    assert {name for name in methods if not name.startswith("__")} - set(live) - called == set()
+    buffered = {"get_buffer", "buffer_updated"}  # the event loop calls these of any `asyncio.BufferedProtocol`
+    assert {name for name in methods if not name.startswith("__")} - set(live) - called == buffered
 
 
 def test_what_our_server_takes_from_uvicorns_state_is_there() -> None:

@@ -176,7 +176,7 @@ def test_no_method_of_our_connection_has_lost_its_caller(live: dict[str, set[str
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
-    buffered = {"get_buffer", "buffer_updated"}  # the event loop calls these of any `asyncio.BufferedProtocol`
+    buffered = {"get_buffer", "buffer_updated"}  # the event loop calls them, of any `BufferedProtocol`
     assert {name for name in methods if not name.startswith("__")} - set(live) - called == buffered
 
 

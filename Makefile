@@ -21,7 +21,7 @@ STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate gate-selftest history promote \
         rollback release serve bench bench-load bench-etl bench-service bench-attacks bench-rivals-setup \
-        test test-roles test-platforms soak lock images clean
+        test test-roles test-clients test-platforms soak lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ test-roles: setup ## install each role alone from its lock file, under var/roles
 test-platforms: setup ## the numeric and end-to-end tests under other kernels, precisions and pips; hours
 	@$(PY) -m tests.platforms.matrix
 
+test-clients: setup ## KServe's, Triton's, MLServer's and generated clients, each in an environment under var/clients
+	$(PY) -m pytest tests/clients
+
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak
 
@@ -111,6 +114,8 @@ lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 	for role in serve train bench; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
 	for rival in fastapi mlserver; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/rivals/$$rival.in -o requirements/rivals/$$rival.txt; done
+	for client in kserve mlserver openapi triton; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/clients/$$client.in -o requirements/clients/$$client.txt; done
+	cd requirements/clients/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 images: ## build the train and serve images with the container engine at hand
 	$(ENGINE) build -f Dockerfile.train -t timberline-train .

@@ -50,6 +50,8 @@ _FLAGS = {
     "server-timing": "a header with its time in every answer to a POST (default false)",
     "predict-route": "one more path for POST /predict",
     "health-route": "one more path for readiness",
+    "root-path": "path that a proxy has before every other, as in links and openapi.json",
+    "cors-origin": "origins whose pages may ask, several with commas, or * (default: none)",
     "drain-s": "seconds after SIGTERM in which new work is still answered (default 0)",
     "shutdown-grace-s": "seconds that requests in flight may take then (default 30)",
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",

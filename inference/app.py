@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import Executor
 from time import perf_counter
+from typing import Any
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,7 @@ from inference.live.work import WorkLimit
 from inference.metrics.counters import RouteMetrics, ServiceMetrics
 from inference.process.memory import Trimmer
 from inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
+from inference.routes.cors import CorsPolicy, read_policy
 from inference.routes.health import Health
 from inference.routes.infer import Infer
 from inference.routes.openapi import OpenApi
@@ -80,8 +82,9 @@ class App:
         self._tokens = TokensWatch(self._guard, config) if self._guard and config.tokens_file else None
         self._open = OPEN_ROUTES | {config.health_route} | ({"/metrics"} if config.metrics_port else set())
         self._is_logging = config.request_log
+        self._cors = read_policy(config)
         runner = Runner(pool, self._work, config.inline_max_rows)
-        health = Health(state, metrics, config.metrics_port)
+        health = Health(state, metrics, config.metrics_port, config.root_path)
         metadata = Metadata(state)
         predict = Predict(state, config, runner)
         infer = Infer(state, config, runner)
@@ -104,6 +107,13 @@ class App:
             ("/v2/models/{model}/infer", {"POST": infer}),
             ("/v2/models/{model}/versions/{version}/infer", {"POST": infer}),
             ("/v2/repository/index", {"POST": metadata.index}),
+            ("/v2/models", {"GET": metadata.models}),
+            ("/v1/models", {"GET": metadata.models}),
+            # Before the model's own page, whose name would take the verb in.
+            ("/v1/models/{model}:predict", {"POST": predict}),
+            ("/v1/models/{model}/versions/{version}:predict", {"POST": predict}),
+            ("/v1/models/{model}", {"GET": metadata.status}),
+            ("/v1/models/{model}/versions/{version}", {"GET": metadata.status}),
         ]
         add_routes(
             table,
@@ -119,13 +129,20 @@ class App:
         self.metrics_app = Router(aside, redirect_slashes=False, default=nowhere)
         if config.metrics_port:
             del endpoints["/metrics"]
+        if prefix := config.root_path:  # of a proxy that passes it on; most take it off
+            endpoints = {**endpoints, **{prefix + p: e for p, e in endpoints.items()}, prefix: endpoints["/"]}
         routes = [Route(path, endpoint) for path, endpoint in endpoints.items()]
         self._router = Router(routes, redirect_slashes=False, default=nowhere)
         self._fixed: dict[str, ASGIApp] = {p: e for p, e in endpoints.items() if "{" not in p}
-        direct = {p for p, h in table if h.get("POST") is predict} & self._fixed.keys()
-        self.direct = {path.encode(): endpoints[path] for path in direct}
+        direct = {p: p for p, h in table if h.get("POST") is predict and p in self._fixed}
         # A request whose path is not taken apart names no model, and so means this one.
-        self.direct[f"/v2/models/{state.live.model}/infer".encode()] = endpoints["/v2/models/{model}/infer"]
+        named = ("/v2/models/{model}/infer", "/v1/models/{model}:predict")
+        direct |= {path.format(model=state.live.model): path for path in named}
+        self.direct = {
+            (before + path).encode(): endpoints[pattern]
+            for path, pattern in direct.items()
+            for before in {"", config.root_path}
+        }
         if config.request_log:  # only ASGI names the client, which a line in the log does
             self.direct = {}
 
@@ -140,6 +157,9 @@ class App:
 
     def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
         guard = None if route in self._open else self._guard
+        if self._cors is not None:
+            kind = LoggedCorsEndpoint if self._is_logging else CorsEndpoint
+            return kind(self._cors, route, handlers, self._metrics, self._work, self._bodies, guard)
         endpoint = LoggedEndpoint if self._is_logging else Endpoint
         return endpoint(route, handlers, self._metrics, self._work, self._bodies, guard)
 
@@ -283,6 +303,35 @@ class LoggedEndpoint(Endpoint):
         answer = await super()._answer(scope, receive)
         log_request(self._counts.route, scope, answer, perf_counter() - started)
         return answer
+
+
+class CorsEndpoint(Endpoint):
+    """An endpoint that pages of other origins may ask; it takes the place of others where that is set."""
+
+    def __init__(self, policy: CorsPolicy, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._policy = policy
+
+    def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
+        """As `Endpoint`'s."""
+        answer = super().answer_post(request)
+        if isinstance(answer, Answer):
+            return self._policy.allow(answer, request.headers)
+        return self._allow_later(answer, request)
+
+    async def _allow_later(self, coming: Awaitable[Answer], request: Request) -> Answer:
+        return self._policy.allow(await coming, request.headers)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        headers = scope["headers"]
+        # Before the guard is asked: a browser sends no token with this question.
+        if scope["method"] == "OPTIONS" and (answer := self._policy.answer_preflight(headers)):
+            return answer
+        return self._policy.allow(await super()._answer(scope, receive), headers)
+
+
+class LoggedCorsEndpoint(LoggedEndpoint, CorsEndpoint):
+    """Both."""
 
 
 def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:

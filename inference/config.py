@@ -16,6 +16,7 @@ from registry.errors import ConfigError
 _ANSWER_PER_BODY = 4
 _LEAST_ANSWER_BYTES = 64 * 1024 * 1024
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
+_PATHS = ("predict_route", "health_route", "root_path")
 # The names that every target of the Makefile and every container platform uses.
 _SHARED_NAMES = {"model": "MODEL", "registry": "REGISTRY", "host": "HOST", "port": "PORT"}
 # What Kubernetes sets in every pod for every Service of its namespace, by the Service's name (service links:
@@ -59,6 +60,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``server_timing``: every answer to a ``POST`` says what it cost (`inference.process.timing`); for
       measurements, as it tells strangers about the machine.
     - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
+    - ``root_path``: what a proxy in front has before every path; it stands in links and documents, and
+      requests may have it or not. No header of a request decides this, as anybody can send one.
+    - ``cors_origin``: origins with commas between, or ``*``: whose pages may ask (`inference.routes.cors`).
     - ``drain_s``: how long after SIGTERM new work is still answered while readiness already says no,
       for load balancers that learn of it late.
     - ``shutdown_grace_s``: how long requests in flight may take after that.
@@ -97,6 +101,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     server_timing: bool = False
     predict_route: str = ""
     health_route: str = ""
+    root_path: str = ""
+    cors_origin: str = ""
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 0
     shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
@@ -140,8 +146,10 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
     _refuse_unknown(environment)
     for key, text in chosen.items():
         _convert({key: text}, where=origins[key])  # one by one, so that the error can name its origin
-        if key.endswith("_route") and text:
+        if key in _PATHS and text:
             check_route(text, where=origins[key])
+    if "root_path" in chosen:  # joined to paths, which begin with a slash
+        chosen["root_path"] = chosen["root_path"].rstrip("/")
     return _convert(chosen, where="settings")
 
 

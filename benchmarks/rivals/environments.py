@@ -1,4 +1,7 @@
-"""Virtual environments of the rivals: made from their own lock files, never mixed with ours."""
+"""Virtual environments of foreign programs: made from their own lock files, never mixed with ours.
+
+The rivals that we are compared with have theirs here, and the tests of foreign clients the same way.
+"""
 
 from __future__ import annotations
 
@@ -22,38 +25,37 @@ def list_rivals() -> list[str]:
     return sorted(path.stem for path in LOCKS.glob("*.txt"))
 
 
-def find_python(environments: Path, rival: str) -> Path | None:
-    """The interpreter of a rival's environment, or None where there is none of this lock file."""
-    folder = environments / rival
+def find_python(environments: Path, name: str, locks: Path = LOCKS) -> Path | None:
+    """The interpreter of an environment, or None where there is none of this lock file."""
+    folder = environments / name
     stamp = folder / _STAMP
-    is_current = stamp.is_file() and stamp.read_text("ascii") == _digest(rival)
+    is_current = stamp.is_file() and stamp.read_text("ascii") == _digest(locks / f"{name}.txt")
     return (folder / "bin" / "python").absolute() if is_current else None
 
 
-def make_environment(environments: Path, rival: str) -> Path:
-    """Install a rival from its lock file, unless it is there; its interpreter.
+def make_environment(environments: Path, name: str, locks: Path = LOCKS) -> Path:
+    """Install what ``name``'s lock file in ``locks`` pins, unless it is there; its interpreter.
 
     Raises:
         BenchmarkError: it could not be installed; told with the installer's last words.
     """
-    if python := find_python(environments, rival):
+    if python := find_python(environments, name, locks):
         return python
-    folder = environments / rival
-    log_event(_logger, "installing a rival", rival=rival, folder=str(folder))
-    _run([sys.executable, "-m", "venv", "--clear", str(folder)], rival)
-    lock = LOCKS / f"{rival}.txt"
-    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    folder, lock = environments / name, locks / f"{name}.txt"
+    log_event(_logger, "installing an environment", name=name, folder=str(folder))
+    _run([sys.executable, "-m", "venv", "--clear", str(folder)], name)
+    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
     install += ["--disable-pip-version-check", "--require-hashes", "-r", str(lock)]
-    _run(install, rival)
-    (folder / _STAMP).write_text(_digest(rival), "ascii")
+    _run(install, name)
+    (folder / _STAMP).write_text(_digest(lock), "ascii")
     return (folder / "bin" / "python").absolute()
 
 
-def _digest(rival: str) -> str:
-    return hashlib.sha256((LOCKS / f"{rival}.txt").read_bytes()).hexdigest()
+def _digest(lock: Path) -> str:
+    return hashlib.sha256(lock.read_bytes()).hexdigest()
 
 
-def _run(command: list[str], rival: str) -> None:
+def _run(command: list[str], name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchmarkError(f"cannot be installed: {done.stderr.strip()[-500:]}", where=rival)
+        raise BenchmarkError(f"cannot be installed: {done.stderr.strip()[-500:]}", where=name)

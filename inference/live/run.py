@@ -26,6 +26,10 @@ class Asked(Protocol):
     """What a request asks for, as its route knows it."""
 
     @property
+    def live(self) -> LiveVersion:
+        """The version that answers."""
+
+    @property
     def feed(self) -> Feed:
         """Its rows."""
 
@@ -37,6 +41,7 @@ class _Done(NamedTuple, Generic[_T]):
     """A large request that was answered, and what is counted about it."""
 
     answer: _T
+    live: LiveVersion
     feed: Feed
     outputs: Outputs
     started: float  # when a thread was free for it
@@ -90,25 +95,22 @@ class Runner:
             live.shadow.offer_rows(feed, outputs)
         return outputs
 
-    async def run_large(
-        self, live: LiveVersion, read: Callable[[], _A], write: Callable[[_A, Outputs], _T]
-    ) -> _T:
+    async def run_large(self, read: Callable[[], _A], write: Callable[[_A, Outputs], _T]) -> _T:
         """Read rows, run the graph over them and write the answer, all in one thread.
 
         In one piece, as rows that wait for a thread between two steps are memory that nothing bounds:
         a hundred times what their request's body has, where most columns have defaults.
 
         Args:
-            live: whose graph is run.
-            read: gives what is asked, with its ``feed``.
+            read: gives what is asked: the rows, and whose graph is run.
             write: gives the answer.
 
         Raises:
             RowError, DeadlineError: no finite answer, or none in time; and what ``read`` and ``write`` raise.
         """
         submitted = perf_counter()
-        done = await self.in_pool(_answer, live, read, write)
-        _count(live, done.feed, done.outputs, done.seconds, done.started - submitted)
+        done = await self.in_pool(_answer, read, write)
+        _count(done.live, done.feed, done.outputs, done.seconds, done.started - submitted)
         return done.answer
 
     async def in_pool(self, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
@@ -157,11 +159,11 @@ def _expire(answer: asyncio.Future[Any], seconds: float) -> None:
         answer.set_exception(DeadlineError.after(seconds))
 
 
-def _answer(live: LiveVersion, read: Callable[[], _A], write: Callable[[_A, Outputs], _T]) -> _Done[_T]:
+def _answer(read: Callable[[], _A], write: Callable[[_A, Outputs], _T]) -> _Done[_T]:
     started = perf_counter()
     asked = read()
-    outputs, seconds = _run(live, asked.feed)
-    return _Done(write(asked, outputs), asked.feed, outputs, started, seconds)
+    outputs, seconds = _run(asked.live, asked.feed)
+    return _Done(write(asked, outputs), asked.live, asked.feed, outputs, started, seconds)
 
 
 def _run(live: LiveVersion, feed: Feed) -> tuple[Outputs, float]:

@@ -20,13 +20,17 @@ class Health:
         state: what is served.
         metrics: what was counted.
         metrics_port: where ``/metrics`` is; 0 is here.
+        root_path: before every path that is told.
     """
 
-    def __init__(self, state: ServiceState, metrics: ServiceMetrics, metrics_port: int = 0) -> None:
-        self._metrics_at = f":{metrics_port}/metrics" if metrics_port else "/metrics"
+    def __init__(
+        self, state: ServiceState, metrics: ServiceMetrics, metrics_port: int = 0, root_path: str = ""
+    ) -> None:
+        self._metrics_at = f":{metrics_port}/metrics" if metrics_port else f"{root_path}/metrics"
+        self._root_path = root_path
         self._state = state
         self._metrics = metrics
-        self._pages = PageBuilder()
+        self._pages = PageBuilder(root_path)
         self._started = monotonic()
 
     def live(self, request: Request) -> Answer:
@@ -51,12 +55,12 @@ class Health:
             return self._pages.answer(live)
         return answer_json(
             {
-                "status": "ok",
+                "status": "alive",  # the word that KServe's v1 clients ask liveness by
                 "model": live.model,
                 "version": live.version,
                 "title": live.manifest.title,
-                "predict": "/predict",
-                "metadata": f"/v2/models/{live.model}",
+                "predict": f"{self._root_path}/predict",
+                "metadata": f"{self._root_path}/v2/models/{live.model}",
                 "metrics": self._metrics_at,
                 "models": {name: self._state.list_versions(name) for name in self._state.models},
                 "uptime_s": round(monotonic() - self._started, 1),

@@ -7,8 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 from inference.config import ServiceConfig
+from inference.errors import MalformedBodyError
 from inference.live.run import Runner
-from inference.live.state import ServiceState
+from inference.live.state import Lineup, ServiceState
 from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs
 from inference.wire.answers import Answer, Header, answer_bytes, check_length
@@ -25,6 +26,7 @@ _INLINE_BLOB_BYTES = 1 << 20
 class _Question(NamedTuple):
     """What a request asks for, in the model's terms."""
 
+    live: LiveVersion  # that answers
     feed: Feed
     outputs: Mapping[str, bool]  # name → whether as a blob, in order
     id: str | None
@@ -45,24 +47,26 @@ class Infer:
         live = self._state.choose(request)
         body = request.body
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
+        # Whose versions the body may name instead; taken here, as a thread must not look at the state.
+        others = None if "version" in request.named else self._state.lineup
         # Without JSON nothing says how many strings a blob holds; they are counted one by one.
         most_bytes = _INLINE_BLOB_BYTES if json_length else self._inline_max_json_bytes
         if json_length > self._inline_max_json_bytes or len(body) - json_length > most_bytes:
-            return self._answer_large(live, partial(_read, live, body, json_length))
-        asked = _take_apart(live, body, json_length)
+            return self._answer_large(partial(_read, live, others, body, json_length))
+        live, asked = _take_apart(live, others, body, json_length)
         shape = asked.inputs[0].shape  # those of the others must be of as many rows
         if shape and shape[0] > self._runner.inline_max_rows:
-            return self._answer_large(live, partial(_ask, live, asked))
+            return self._answer_large(partial(_ask, live, asked))
         question = _ask(live, asked)
-        return _answer(live, question, self._runner.run(live, question.feed))
+        return _answer(question, self._runner.run(live, question.feed))
 
-    async def _answer_large(self, live: LiveVersion, read: Callable[[], _Question]) -> Answer:
+    async def _answer_large(self, read: Callable[[], _Question]) -> Answer:
         def write(question: _Question, outputs: Outputs) -> Answer:
-            most_bytes = live.writer.count_bytes(len(outputs.labels), question.outputs)
+            most_bytes = question.live.writer.count_bytes(len(outputs.labels), question.outputs)
             check_length(most_bytes, self._max_answer_bytes)
-            return _answer(live, question, outputs)
+            return _answer(question, outputs)
 
-        return await self._runner.run_large(live, read, write)
+        return await self._runner.run_large(read, write)
 
 
 def _check_media(request: Request) -> None:
@@ -74,19 +78,47 @@ def _check_media(request: Request) -> None:
         check_json(request)
 
 
-def _take_apart(live: LiveVersion, body: bytes, json_length: int) -> InferRequest:
-    return read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
+def _take_apart(
+    live: LiveVersion, others: Lineup | None, body: bytes, json_length: int
+) -> tuple[LiveVersion, InferRequest]:
+    """The request, and the version that answers it."""
+    asked = read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
+    if asked.model_name or asked.model_version:
+        live = _find_named(asked, live, others)
+    return live, asked
 
 
-def _read(live: LiveVersion, body: bytes, json_length: int) -> _Question:
-    return _ask(live, _take_apart(live, body, json_length))
+def _read(live: LiveVersion, others: Lineup | None, body: bytes, json_length: int) -> _Question:
+    return _ask(*_take_apart(live, others, body, json_length))
 
 
 def _ask(live: LiveVersion, asked: InferRequest) -> _Question:
-    return _Question(live.reader.read(asked), live.writer.choose(asked), asked.id)
+    return _Question(live, live.reader.read(asked), live.writer.choose(asked), asked.id)
 
 
-def _answer(live: LiveVersion, question: _Question, outputs: Outputs) -> Answer:
+def _find_named(asked: InferRequest, live: LiveVersion, others: Lineup | None) -> LiveVersion:
+    """The version that the body names beside the path; one of ``others`` if the path has no number.
+
+    Raises:
+        MalformedBodyError: path and body do not name the same.
+    """
+    if asked.model_name not in {"", live.model}:
+        raise MalformedBodyError(
+            f'the body names the model "{asked.model_name[:80]}", the path "{live.model}"', where="model_name"
+        )
+    if asked.model_version in {"", str(live.version)}:
+        return live
+    for other in others.list_versions(live.model) if others else ():
+        if asked.model_version == str(other.version):
+            return other
+    raise MalformedBodyError(
+        f'the body names the version "{asked.model_version[:80]}", {live.model}@{live.version} answers here',
+        where="model_version",
+    )
+
+
+def _answer(question: _Question, outputs: Outputs) -> Answer:
+    live = question.live
     body, json_length = live.writer.write(outputs, question.outputs, question.id)
     if json_length is None:
         return answer_bytes(body, live.headers)

@@ -61,7 +61,7 @@ class OpenApi:
                 "description": "\n\n".join(filter(None, about)),
                 "version": str(manifest.version),
             },
-            "servers": [{"url": "/"}],
+            "servers": [{"url": config.root_path or "/"}],
             "paths": paths.write(self.paths, config.predict_route, config.health_route),
             "components": components,
         }

@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from inference.routes.openapi_rows import write_csv_example
+from inference.wire.elements import NUMBERS, TEXT
 from registry.manifest import Manifest
 from registry.signature import TEXT_INPUT
 
@@ -31,6 +34,10 @@ _ALWAYS = (400, 405, 408, 414, 431, 500, 503)
 _NAMED = (404,)
 _WITH_BODY = (413, 415, 504)
 _TEXT: Tree = {"type": "string"}
+_TEXT_OR_NONE: Tree = {"type": ["string", "null"]}
+# Of a tensor, flat or in rows; numbers, booleans and strings by the datatype, and null for NULL.
+_SCALARS = ["number", "boolean", "string", "null"]
+_ELEMENT: Tree = {"anyOf": [{"type": _SCALARS}, {"type": "array", "items": {"type": _SCALARS}}]}
 _BINARY: Tree = {"type": "string", "format": "binary"}
 _HEADERS: Tree = {
     "WWW-Authenticate": {"schema": {"const": "Bearer"}},
@@ -41,6 +48,12 @@ _VERSION_HEADER: Tree = {
     "x-model-version": {
         "description": "The model and version that answered.",
         "schema": {"type": "string", "examples": ["forest_cover@7"]},
+    }
+}
+_JSON_LENGTH_HEADER: Tree = {
+    "inference-header-content-length": {
+        "description": "Where blobs follow: bytes of JSON before them.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
     }
 }
 
@@ -63,6 +76,12 @@ KINDS: Mapping[str, str] = {
     "/v2/models/{model}/infer": "infer",
     "/v2/models/{model}/versions/{version}/infer": "infer",
     "/v2/repository/index": "index",
+    "/v2/models": "model_list",
+    "/v1/models": "model_list",
+    "/v1/models/{model}:predict": "predict",
+    "/v1/models/{model}/versions/{version}:predict": "predict",
+    "/v1/models/{model}": "status",
+    "/v1/models/{model}/versions/{version}": "status",
 }
 
 
@@ -100,7 +119,7 @@ class PathWriter:
 
     def _probe(self, path: str) -> Tree:
         answers = {
-            "application/json": {"schema": _object({"status": {"const": "ok"}})},
+            "application/json": {"schema": _object({"status": {"const": "alive"}})},
             "text/html": {"schema": {"type": "string"}},
         }
         return {"get": self._operation(path, "What is served here", answers)}
@@ -129,6 +148,10 @@ class PathWriter:
         floats = "For many rows: the bare probabilities, little-endian float32, row by row in class order."
         answers: Tree = {
             "application/json": {"schema": {"anyOf": both}},
+            "text/csv": {
+                "schema": {**_TEXT, "description": "A line for each row: class, label, probabilities."}
+            },
+            "application/jsonlines": {"schema": {**_TEXT, "description": "A line for each row: its answer."}},
             "application/octet-stream": {"schema": {**_BINARY, "description": floats}},
         }
         more = (*_WITH_BODY, *_NAMED) if "{model}" in path else _WITH_BODY
@@ -165,6 +188,10 @@ class PathWriter:
                 "schema": {"type": "string", "description": "Rows with a line of names, or in column order."},
                 "example": write_csv_example(self._manifest),
             },
+            "application/jsonlines": {
+                "schema": {"type": "string", "description": "A row on each line, as instances may hold it."},
+                "example": "".join(msgspec.json.encode(row).decode() + "\n" for row in golden[:2]),
+            },
         }
         if all(spec.name != TEXT_INPUT for spec in self._manifest.signature.inputs):
             width = len(self._manifest.signature.columns)
@@ -185,9 +212,23 @@ class PathWriter:
         operation["responses"]["503"] = {"description": "Not ready.", "content": _refer("ModelReady")}
         return {"parameters": self._place(path), "get": operation}
 
+    def _model_list(self, path: str) -> Tree:
+        return {"get": self._operation(path, "The models that are served", _refer("ModelList"))}
+
+    def _status(self, path: str) -> Tree:
+        answers = _refer("ModelStatus")
+        operation = self._operation(path, "Whether a model can answer, and its versions", answers, *_NAMED)
+        operation["responses"]["503"] = {"description": "Not ready.", "content": answers}
+        return {"parameters": self._place(path), "get": operation}
+
     def _infer(self, path: str) -> Tree:
-        answers = _refer("InferenceResponse")
+        blobs = "The same JSON, and behind it the blobs of the outputs that were asked for as such."
+        answers = {
+            **_refer("InferenceResponse"),
+            "application/octet-stream": {"schema": {**_BINARY, "description": blobs}},
+        }
         operation = self._operation(path, "Run a version on tensors", answers, *_NAMED, *_WITH_BODY)
+        operation["responses"]["200"]["headers"] = {**_VERSION_HEADER, **_JSON_LENGTH_HEADER}
         operation["requestBody"] = {
             "required": True,
             "content": {
@@ -235,14 +276,13 @@ def _name_operation(path: str) -> str:
 def describe_protocol() -> Tree:
     """The component schemas of health and of the Open Inference Protocol, by their names."""
     texts: Tree = {"type": "array", "items": _TEXT}
-    parameters: Tree = {
-        "type": ["object", "null"],
-        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
-    }
     shape: Tree = {"type": "array", "items": {"type": "integer", "minimum": -1}}
     spec: Tree = {"name": _TEXT, "datatype": _TEXT, "shape": shape}
-    tensor: Tree = {**spec, "parameters": parameters, "data": {"type": "array"}}
+    data: Tree = {"type": "array", "items": _ELEMENT}
     tensors = {"type": "array", "items": _object(spec)}
+    rows: Tree = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 2}
+    sent: Tree = {"name": _TEXT, "datatype": {"type": "string", "enum": [*NUMBERS, TEXT]}, "shape": rows}
+    of_version = {"error_code": _TEXT, "error_message": _TEXT}
     return {
         "Error": _close({"error": _TEXT}, ["error"]),
         "Health": _object({"live": {"type": "boolean"}, "ready": {"type": "boolean"}}),
@@ -251,14 +291,34 @@ def describe_protocol() -> Tree:
             {"name": _TEXT, "versions": texts, "platform": _TEXT, "inputs": tensors, "outputs": tensors}
         ),
         "ModelReady": _object({"name": _TEXT, "ready": {"type": "boolean"}}),
+        "ModelList": _object({"models": texts}),
+        "ModelStatus": _object(
+            {
+                "name": _TEXT,
+                "ready": {"type": "boolean"},
+                "model_version_status": {
+                    "type": "array",
+                    "items": _object({"version": _TEXT, "state": _TEXT, "status": _object(of_version)}),
+                },
+            }
+        ),
         "InferenceRequest": _close(
             {
-                "id": {"type": ["string", "null"]},
-                "parameters": parameters,
-                "inputs": {"type": "array", "minItems": 1, "items": _close(tensor, [*spec, "data"])},
+                "id": _TEXT_OR_NONE,
+                "parameters": _describe_hints("binary_data_output"),
+                "inputs": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _close({**sent, "parameters": _describe_hints(), "data": data}, [*sent, "data"]),
+                },
                 "outputs": {
                     "type": ["array", "null"],
-                    "items": _close({"name": _TEXT, "parameters": parameters}, ["name"]),
+                    "items": _close({"name": _TEXT, "parameters": _describe_hints("binary_data")}, ["name"]),
+                },
+                "model_name": {**_TEXT_OR_NONE, "description": "Of the path; no other is taken."},
+                "model_version": {
+                    **_TEXT_OR_NONE,
+                    "description": "Of the path, or of a version that is live.",
                 },
             },
             ["inputs"],
@@ -269,12 +329,24 @@ def describe_protocol() -> Tree:
                 "model_name": _TEXT,
                 "model_version": _TEXT,
                 "id": _TEXT,
-                "parameters": parameters,
-                "outputs": {"type": "array", "items": {**_object(tensor), "required": list(spec)}},
+                "parameters": _describe_hints(),
+                "outputs": {
+                    "type": "array",
+                    "items": {
+                        **_object({**spec, "parameters": _describe_hints(), "data": data}),
+                        "required": list(spec),
+                    },
+                },
             },
             "required": ["model_name", "outputs"],
         },
     }
+
+
+def _describe_hints(*flags: str) -> Tree:
+    """Parameters: what is read, and whatever else an implementation puts there."""
+    known = {name: {"type": ["boolean", "null"]} for name in flags}
+    return {"type": ["object", "null"], "properties": known, "additionalProperties": True}
 
 
 def _object(properties: Tree) -> Tree:

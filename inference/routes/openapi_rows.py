@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import Any
 
 from inference.routes.example import pick_example
@@ -13,8 +14,11 @@ from registry.signature import Column
 
 Schema = dict[str, Any]
 
+# Networks compute with float32, and this is the largest double that becomes a finite one. A request whose
+# answer is not finite is refused.
+_LARGEST = math.nextafter((2 - 2**-24) * 2.0**127, 0)
 _TYPES: dict[str, Schema] = {
-    "FP64": {"type": "number", "format": "double"},
+    "FP64": {"type": "number", "format": "double", "minimum": -_LARGEST, "maximum": _LARGEST},
     # Beyond, a number in JSON is not exact; 3.0 is an integer, here as in JSON Schema.
     "INT64": {
         "type": "integer",
@@ -50,9 +54,9 @@ def describe_rows(manifest: Manifest, max_rows: int) -> dict[str, Schema]:
     positional: Schema = {
         "type": "array",
         "description": f"One row as all {len(columns)} values in the order of the columns.",
-        # A default is for what is left out, and here nothing is.
+        # A default is for what is left out, and here nothing is. No more items than prefixItems: maxItems
+        # says so as well as "items": false, which generators of clients do not read.
         "prefixItems": [{k: v for k, v in schema.items() if k != "default"} for schema in values.values()],
-        "items": False,
         "minItems": len(columns),
         "maxItems": len(columns),
         "examples": [list(manifest.golden.rows[0])],

@@ -20,6 +20,7 @@ import msgspec
 from inference.live.versions import VERSION_HEADER, LiveVersion
 from inference.routes.card import describe_version
 from inference.wire.answers import Answer, Header
+from inference.wire.media import read_accept
 from registry.manifest import Manifest
 
 _STATIC = Path(__file__).with_name("static")
@@ -30,16 +31,21 @@ _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 
 class PageBuilder:
-    """Builds the page of a version when it is first asked for, and keeps the last one."""
+    """Builds the page of a version when it is first asked for, and keeps the last one.
 
-    def __init__(self) -> None:
+    Args:
+        root_path: before every path that it asks for.
+    """
+
+    def __init__(self, root_path: str = "") -> None:
+        self._root_path = root_path
         self._built: tuple[weakref.ref[LiveVersion], Answer] | None = None
 
     def answer(self, live: LiveVersion) -> Answer:
         """The page of ``live``."""
         if self._built is None or self._built[0]() is not live:
             version = (VERSION_HEADER, f"{live.model}@{live.version}".encode())
-            page = write_page(live.manifest)
+            page = write_page(live.manifest, self._root_path)
             self._built = (weakref.ref(live), Answer(200, (*page_headers(), version), page))
         return self._built[1]
 
@@ -48,25 +54,22 @@ def prefers_page(accept: bytes) -> bool:
     """Whether a client with this Accept header asks for HTML rather than JSON.
 
     Only a client that names ``text/html`` does, as browsers do; ``*/*`` is a program's.
-
-    Source: RFC 9110, section 12.5.1.
     """
-    weights: dict[str, float] = {}
-    for entry in accept.decode("latin-1").lower().split(","):
-        media, *parameters = (part.strip() for part in entry.split(";"))
-        weights[media] = _read_weight(parameters)
-    return weights.get("text/html", 0) > 0 and weights["text/html"] >= weights.get("application/json", 0)
+    ranges = read_accept(accept)
+    page, data = (ranges[name][0] if name in ranges else 0 for name in ("text/html", "application/json"))
+    return page > 0 and page >= data
 
 
-def write_page(manifest: Manifest) -> bytes:
-    """The whole page about one version."""
+def write_page(manifest: Manifest, root_path: str = "") -> bytes:
+    """The whole page about one version; without a ``root_path`` it asks for what lies beside it."""
     style, script, template = _read_sources()
-    data = msgspec.json.encode(describe_version(manifest)).decode().translate(_ESCAPES)
+    data = msgspec.json.encode({"root": root_path, **describe_version(manifest)}).decode().translate(_ESCAPES)
     page = template.substitute(
         name=html.escape(f"{manifest.model}@{manifest.version}"),
         title=html.escape(manifest.title),
         description=html.escape(manifest.description),
         model=html.escape(manifest.model),
+        root=html.escape(f"{root_path}/" if root_path else ""),
         style=style,
         script=script,
         data=data,
@@ -108,11 +111,3 @@ def _read_sources() -> tuple[str, str, Template]:
 def _digest(source: str) -> str:
     """A source expression of Content Security Policy Level 3 for an inline element's text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
-
-
-def _read_weight(parameters: list[str]) -> float:
-    given = next((p.partition("=")[2] for p in parameters if p.startswith("q=")), "1")
-    try:
-        return float(given)
-    except ValueError:
-        return 0.0

@@ -24,6 +24,8 @@ _VARIABLES = {
 # What a request's path can hold as it stands (RFC 3986, 3.3): no query, no escape, no pattern.
 _ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*\Z")
 
+# A whole path is looked up before patterns are tried, so that one may stand where these patterns reach.
+_SHADOWED = "/v1/models/"
 _PARAMETER = re.compile(r"\{[a-z]+\}")
 
 Rows = list[tuple[str, Mapping[str, Handler]]]
@@ -66,7 +68,8 @@ def add_routes(
 ) -> None:
     """Add the platforms' routes to the table ``rows``: the fixed ones and, if given, the configured.
 
-    A configured route that already does what it is wanted for is left as it is.
+    A configured route that already does what it is wanted for is left as it is. One that looks like
+    another model's in v1 is added: platforms that were set up for TensorFlow Serving name it so.
 
     Raises:
         ConfigError: a configured route is taken by something else.
@@ -87,6 +90,8 @@ def add_routes(
 
 def _find_taken(rows: Iterable[tuple[str, object]], route: str) -> str | None:
     for path, _ in rows:
-        if re.fullmatch("[^/]+".join(map(re.escape, _PARAMETER.split(path))), route):
+        if not path.startswith(_SHADOWED) and re.fullmatch(
+            "[^/]+".join(map(re.escape, _PARAMETER.split(path))), route
+        ):
             return path
     return None

@@ -15,19 +15,23 @@ from inference.live.versions import LiveVersion
 from inference.session import Feed, Outputs
 from inference.wire.answers import Answer, Header, answer_bytes, check_length
 from inference.wire.exact import RowBatch, quote
-from inference.wire.media import JSON_MEDIA, Media, find_media, wants_floats
+from inference.wire.media import JSON_MEDIA, Media, find_media, find_wanted, wants_lines
 from inference.wire.request import Request
 
 _SWITCH = {"true": True, "false": False}
 _FLOATS: Header = (b"content-type", b"application/octet-stream")
+_LINES: Header = (b"content-type", b"application/jsonlines")
+_CSV: Header = (b"content-type", b"text/csv; charset=utf-8")
+_CSV_HEADED: Header = (b"content-type", b"text/csv; charset=utf-8; header=present")
 
 
 class Predict:
     """Handler of ``POST /predict``, of the same for one model, and of the platforms' routes.
 
-    Rows come as JSON, CSV or float32, by the content type. Answers are JSON: one object for one
-    object, else a list in the order of the rows. ``?probabilities=false`` asks for short ones, and
-    ``Accept: application/octet-stream`` for the bare probabilities of a list: float32, little-endian.
+    Rows come as JSON, JSON lines, CSV or float32, by the content type. Answers are JSON: one object for
+    one object, else a list in the order of the rows. ``?probabilities=false`` asks for short ones, and
+    ``Accept`` for lines of CSV or JSON, or (``application/octet-stream``) for the bare probabilities of a
+    list: float32, little-endian.
     """
 
     def __init__(self, state: ServiceState, config: ServiceConfig, runner: Runner) -> None:
@@ -49,7 +53,7 @@ class Predict:
             batch = live.decoder.decode_short(body)
         if batch is None:
             return self._answer_large(live, request, is_short, partial(_read_rows, live, body))
-        if not batch.is_single:
+        if not batch.is_single or wants_lines(request):
             return self._answer_batch(live, request, batch, is_short)
         label, probabilities = self._runner.run_row(live, batch.rows[0])
         if is_short:
@@ -71,19 +75,22 @@ class Predict:
     def _answer_table(
         self, live: LiveVersion, request: Request, media: Media, is_short: bool
     ) -> Answer | Awaitable[Answer]:
-        """The answer to rows that come as columns, not one by one."""
+        """The answer to rows that are all that their body holds."""
         encode, headers = _choose_encoding(live, request, is_short)
         body, tables = request.body, live.decoder.tables
-        if media.format == "csv":
+        read: Callable[[], Feed]
+        if media.format == "floats":
+            is_large = self._is_long(tables.count_floats(body))
+            read = partial(tables.read_floats, body)
+        else:
             is_large = len(body) > self._inline_max_body_bytes or self._is_long(
                 max(body.count(b"\n"), body.count(b"\r"))
             )
-            read: Callable[[], Feed] = partial(tables.read_csv, body, media.has_header)
-        else:
-            is_large = self._is_long(tables.count_floats(body))
-            read = partial(tables.read_floats, body)
+            read = partial(_read_lines, live, body)
+            if media.format == "csv":
+                read = partial(tables.read_csv, body, media.has_header)
         if is_large:
-            return self._answer_large(live, request, is_short, lambda: _Rows(read()))
+            return self._answer_large(live, request, is_short, lambda: _Rows(live, read()))
         return answer_bytes(encode(self._runner.run(live, read())), headers)
 
     async def _answer_large(
@@ -92,19 +99,21 @@ class Predict:
         """The answer to what is read, run and written in a thread."""
 
         def write(rows: _Rows, outputs: Outputs) -> Answer:
-            if rows.is_single:
+            if rows.is_single and not wants_lines(request):
                 return answer_bytes(_encode_single(live, outputs, is_short), live.headers)
-            encode, headers = _choose_encoding(live, request, is_short or rows.is_short)
-            if encode == live.encoder.encode_rows:
+            is_bare = is_short or rows.is_short
+            encode, headers = _choose_encoding(live, request, is_bare)
+            if not is_bare and encode is not live.encoder.encode_floats:
                 check_length(live.encoder.count_bytes(rows.feed.row_count), self._max_answer_bytes)
             return answer_bytes(encode(outputs), headers)
 
-        return await self._runner.run_large(live, read, write)
+        return await self._runner.run_large(read, write)
 
 
 class _Rows(NamedTuple):
     """The rows of one request, and how they are to be answered."""
 
+    live: LiveVersion
     feed: Feed
     is_single: bool = False
     is_short: bool = False
@@ -113,11 +122,15 @@ class _Rows(NamedTuple):
 def _read_rows(live: LiveVersion, body: bytes) -> _Rows:
     batch = live.decoder.decode_large(body)
     feeds = [live.session.feed_rows(rows) for rows in batch.slices]
-    return _Rows(Feed.join(feeds), batch.is_single, batch.is_short)
+    return _Rows(live, Feed.join(feeds), batch.is_single, batch.is_short)
+
+
+def _read_lines(live: LiveVersion, body: bytes) -> Feed:
+    return Feed.join([live.session.feed_rows(rows) for rows in live.decoder.decode_lines(body)])
 
 
 def _feed_rows(live: LiveVersion, batch: RowBatch) -> _Rows:
-    return _Rows(live.session.feed_rows(batch.rows), batch.is_single, batch.is_short)
+    return _Rows(live, live.session.feed_rows(batch.rows), batch.is_single, batch.is_short)
 
 
 def _encode_single(live: LiveVersion, outputs: Outputs, is_short: bool) -> bytes:
@@ -133,15 +146,23 @@ Headers = tuple[Header, ...]
 
 def _choose_encoding(live: LiveVersion, request: Request, is_short: bool) -> tuple[Encode, Headers]:
     """How a list of answers is written."""
-    if wants_floats(request):
-        if is_short:
-            raise RequestError(
-                "float32 answers are probabilities, and they were asked to be left out",
-                where="probabilities=false",
-                hint="Ask for application/json.",
-            )
-        return live.encoder.encode_floats, (_FLOATS, *live.headers[1:])
-    return live.encoder.encode_labels if is_short else live.encoder.encode_rows, live.headers
+    encoder, wanted = live.encoder, find_wanted(request)
+    if wanted.format == "json":
+        return encoder.encode_labels if is_short else encoder.encode_rows, live.headers
+    more = live.headers[1:]
+    if wanted.format == "jsonlines":
+        return partial(encoder.encode_lines, is_short=is_short), (_LINES, *more)
+    if wanted.format == "csv":
+        has_header = bool(wanted.has_header)
+        encode = partial(encoder.encode_csv, is_short=is_short, has_header=has_header)
+        return encode, (_CSV_HEADED if has_header else _CSV, *more)
+    if is_short:
+        raise RequestError(
+            "float32 answers are probabilities, and they were asked to be left out",
+            where="probabilities=false",
+            hint="Ask for application/json.",
+        )
+    return encoder.encode_floats, (_FLOATS, *more)
 
 
 def _read_query(query: bytes) -> bool:

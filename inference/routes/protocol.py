@@ -1,4 +1,7 @@
-"""Open Inference Protocol v2: what the server and the versions being served say about themselves."""
+"""What the server and the versions being served say about themselves: Open Inference Protocol v2, and v1.
+
+v1 is what TensorFlow Serving began and KServe went on with. Where the two differ, one answer holds both.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from registry.manifest import Manifest
 
 # The repository's index is answered too, but not its loading and unloading, so it is not named here.
 EXTENSIONS = ("binary_tensor_data",)
+_AGAIN = (b"retry-after", b"1")
 
 
 class Metadata:
-    """Handlers of ``GET /v2``, ``GET /v2/models/{model}[/versions/{version}][/ready]`` and the index."""
+    """Handlers of ``GET /v2``, of a model and its readiness in v2 and v1, and of the lists of models."""
 
     def __init__(self, state: ServiceState) -> None:
         self._state = state
@@ -43,8 +47,30 @@ class Metadata:
         """Whether this version can be asked: 200 or 503."""
         live = self._state.find(request.named["model"], request.named.get("version"))
         is_ready = self._state.is_ready
-        more = () if is_ready else ((b"retry-after", b"1"),)
+        more = () if is_ready else (_AGAIN,)
         return answer_json({"name": live.model, "ready": is_ready}, 200 if is_ready else 503, *more)
+
+    def models(self, request: Request) -> Answer:
+        """The names of the models, as KServe lists them in both protocols."""
+        return answer_json({"models": list(self._state.models)})
+
+    def status(self, request: Request) -> Answer:
+        """Of v1: whether a model can be asked (KServe: 200 or 503), and its versions (TensorFlow Serving)."""
+        live = self._state.find(request.named["model"], request.named.get("version"))
+        is_ready = self._state.is_ready
+        versions = [request.named["version"]] if "version" in request.named else None
+        state = {
+            "state": "AVAILABLE" if is_ready else "UNLOADING",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+        page = {
+            "name": live.model,
+            "ready": is_ready,
+            "model_version_status": [
+                {"version": version, **state} for version in versions or self._state.list_versions(live.model)
+            ],
+        }
+        return answer_json(page, 200 if is_ready else 503, *(() if is_ready else (_AGAIN,)))
 
     def index(self, request: Request) -> Answer:
         """The versions being served, as the repository extension lists them."""

@@ -7,35 +7,51 @@ which is slow, complete and says exactly what is wrong; the two agree on every b
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from inference.errors import RowError
+from inference.errors import MalformedBodyError, RowError
 from inference.session import Outputs, Row
 from inference.wire.exact import (
     LARGEST_INTEGER,
+    SIGNATURE,
     RowBatch,
     SlicedBatch,
     find_instances,
     place,
     read_exactly,
     read_frame,
+    read_lines,
     read_slice,
     refuse_batch,
 )
-from inference.wire.outline import Limits, LongElementError, Outline, TooManyElementsError, cut_array
+from inference.wire.outline import (
+    Limits,
+    LongElementError,
+    Outline,
+    Slice,
+    TooManyElementsError,
+    cut_array,
+    cut_lines,
+)
 from inference.wire.tables import TableReader
 from registry.signature import ClassLabel, Column
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": _Integer, "BOOL": bool, "BYTES": str}
-_INSTANCES = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*([\[{])')
+# TensorFlow Serving's clients name the signature first.
+_INSTANCES = re.compile(
+    rb'\s*\{\s*(?:"signature_name"\s*:\s*"(?:%b)?"\s*,\s*)?"instances"\s*:\s*\[\s*([\[{])'
+    % SIGNATURE.encode()
+)
 # Every string of a JSON text, with the colon behind it if it is a key.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 
@@ -82,6 +98,9 @@ class RowDecoder:
         self._decode_slices: tuple[Callable[[bytes], list[Any]], ...] = tuple(
             msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
             for row in (named, positional)
+        )
+        self._split_lines: tuple[Callable[[bytes], list[Any]], ...] = tuple(
+            msgspec.json.Decoder(row).decode_lines for row in (named, positional)
         )
 
     def decode(self, body: bytes) -> RowBatch:
@@ -135,7 +154,7 @@ class RowDecoder:
             raise refuse_batch(len(found.instances), self._max_rows)
         if len(found.instances) > most_rows:
             raise _ManyRows
-        keys, is_short = _count_parameters(found.parameters)
+        keys, is_short = _count_parameters(found)
         rows = self._take_rows(found.instances, body, keys, is_positional)
         return None if rows is None else RowBatch(rows, False, is_short)
 
@@ -193,7 +212,8 @@ class RowDecoder:
         for part in outline.slices:
             rows = None
             if outline.is_closed:
-                rows = self._decode_slice(b"[%b]" % body[part.start : part.end], part.size, is_positional)
+                text = b"[%b]" % body[part.start : part.end]
+                rows = self._decode_slice(text, part, self._decode_slices, is_positional)
             if rows is None:
                 rows = read_slice(
                     body,
@@ -206,15 +226,46 @@ class RowDecoder:
             yield rows
             index += part.size
 
-    def _decode_slice(self, text: bytes, count: int, is_positional: bool) -> Sequence[Row] | None:
-        """The ``count`` rows that ``text`` is an array of; None when only the exact way can tell."""
+    def _decode_slice(
+        self, text: bytes, part: Slice, decoders: Sequence[Callable[[bytes], list[Any]]], is_positional: bool
+    ) -> Sequence[Row] | None:
+        """The rows of a slice, read by one of ``decoders``; None when only the exact way can tell."""
         if self._has_text and b"\\u0000" in text:
             return None
         try:
-            found = self._decode_slices[is_positional](text)
+            found = decoders[is_positional](text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return self._take_rows(found, text, 0, is_positional) if len(found) == count else None
+        return self._take_rows(found, text, 0, is_positional) if len(found) == part.size else None
+
+    def decode_lines(self, body: bytes) -> Iterator[Sequence[Row]]:
+        """The rows of JSON lines, some at a time, each as ``instances`` may hold it.
+
+        Blank lines do not count. How many others there are is judged before the first is decoded.
+
+        Raises:
+            MalformedBodyError: there is no line, or one is not one JSON value.
+            RowError, BatchTooLargeError: as `decode_large`.
+        """
+        try:
+            parts = cut_lines(body, self._max_rows, self._limits)
+        except TooManyElementsError:
+            raise refuse_batch(None, self._max_rows) from None
+        except LongElementError as error:
+            raise self._refuse_long(error.index) from None
+        if not parts:
+            raise MalformedBodyError("the body is empty", hint="Send a row on each line.")
+        return self._read_lines(body, parts)
+
+    def _read_lines(self, body: bytes, parts: Sequence[Slice]) -> Iterator[Sequence[Row]]:
+        is_positional = body[parts[0].start : parts[0].end].lstrip()[:1] == b"["
+        index = 0
+        for part in parts:
+            # As many values as lines, none of which shares a line with another, are one in each.
+            text = body[part.start : part.end]
+            rows = self._decode_slice(text, part, self._split_lines, is_positional)
+            yield rows or read_lines(body, part, self._columns, index, is_positional=is_positional)
+            index += part.size
 
     def _refuse_long(self, index: int | None) -> RowError:
         longest = f"{self._limits.longest:,} bytes"
@@ -241,7 +292,16 @@ class AnswerEncoder:
         self._short_rows = tuple(_write_short(label) for label in classes)
         self._short_singles = tuple(row[:-1] + b"," + tail for row in self._short_rows)
         self._batch_tail = b"]," + tail
-        self._row_bytes = max(map(len, self._rows)) + _PROBABILITY_BYTES * len(classes)
+        self._csv_short_rows = tuple(_join_csv(label.value, label.label) for label in classes)
+        numbers = b",%.9g" * len(classes)
+        self._csv_rows = tuple(row.replace(b"%", b"%%") + numbers for row in self._csv_short_rows)
+        self._csv_short_names = _join_csv("prediction", "label")
+        names = [f"probability_{label.value}" for label in classes]
+        self._csv_names = _join_csv("prediction", "label", *names)
+        # Of a row with probabilities, however it is written; the four bytes of a template's "%.9g" are more
+        # than what stands between two rows.
+        longest = max(map(len, (*self._rows, *self._csv_rows)))
+        self._row_bytes = longest + _PROBABILITY_BYTES * len(classes)
         self._step_rows = max(1, _STEP_VALUES // len(classes))
 
     def encode_row(self, label: int, probabilities: tuple[float, ...]) -> bytes:
@@ -254,9 +314,8 @@ class AnswerEncoder:
 
     def encode_labels(self, outputs: Outputs) -> bytes:
         """The short answers in order, then model and version."""
-        rows = self._short_rows
-        answers = [rows[label] for label in outputs.labels.tolist()]
-        return b'{"predictions":[%b%b' % (b",".join(answers), self._batch_tail)
+        answers = self._join(self._short_rows, outputs, b",", is_short=True)
+        return b'{"predictions":[%b%b' % (answers, self._batch_tail)
 
     @staticmethod
     def encode_floats(outputs: Outputs) -> bytes:
@@ -265,24 +324,34 @@ class AnswerEncoder:
 
     def encode_rows(self, outputs: Outputs) -> bytes:
         """The answers in order, then model and version."""
+        return b'{"predictions":[%b%b' % (self._join(self._rows, outputs, b","), self._batch_tail)
+
+    def encode_lines(self, outputs: Outputs, *, is_short: bool) -> bytes:
+        """JSON lines: the answer of each row, without model and version."""
+        rows = self._short_rows if is_short else self._rows
+        return self._join(rows, outputs, b"\n", is_short=is_short) + b"\n"
+
+    def encode_csv(self, outputs: Outputs, *, is_short: bool, has_header: bool) -> bytes:
+        """CSV: class, label and then the probability of each class, a line a row.
+
+        Without a line of names unless one is asked for: batch jobs join the lines to those they sent.
+        """
+        rows = self._csv_short_rows if is_short else self._csv_rows
+        names = self._csv_short_names if is_short else self._csv_names
+        head = names + b"\n" if has_header else b""
+        return b"%b%b\n" % (head, self._join(rows, outputs, b"\n", is_short=is_short))
+
+    def _join(
+        self, templates: Sequence[bytes], outputs: Outputs, between: bytes, *, is_short: bool = False
+    ) -> bytes:
+        """The template of each row's class, with its probabilities unless the answers are short."""
+        write = _choose_texts if is_short else _fill_templates
         step = self._step_rows
         if len(outputs.labels) <= step:
-            return b'{"predictions":[%b%b' % (self._encode_slice(outputs), self._batch_tail)
-        parts = [
-            self._encode_slice(
-                Outputs(labels=outputs.labels[part], probabilities=outputs.probabilities[part])
-            )
-            for part in (slice(start, start + step) for start in range(0, len(outputs.labels), step))
-        ]
-        return b'{"predictions":[%b%b' % (b",".join(parts), self._batch_tail)
-
-    def _encode_slice(self, outputs: Outputs) -> bytes:
-        templates = self._rows
-        answers = [
-            templates[label] % tuple(row)
-            for label, row in zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
-        ]
-        return b",".join(answers)
+            return between.join(write(templates, outputs))
+        parts = (slice(start, start + step) for start in range(0, len(outputs.labels), step))
+        slices = (Outputs(labels=outputs.labels[p], probabilities=outputs.probabilities[p]) for p in parts)
+        return between.join([between.join(write(templates, part)) for part in slices])
 
     def count_bytes(self, rows: int) -> int:
         """At least as many bytes as the answers to ``rows`` rows have, with probabilities."""
@@ -315,17 +384,23 @@ def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], ...]:
 
 
 def _batch_struct(row: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    beside = ("parameters", Parameters | None | UnsetType, UNSET)
-    return msgspec.defstruct("Instances", [("instances", list[row]), beside], forbid_unknown_fields=True)  # type: ignore[valid-type]
+    fields: list[Any] = [
+        ("instances", list[row]),  # type: ignore[valid-type]
+        ("parameters", Parameters | None | UnsetType, UNSET),
+        ("signature_name", Literal[SIGNATURE, ""] | None | UnsetType, UNSET),
+    ]
+    return msgspec.defstruct("Instances", fields, forbid_unknown_fields=True)
 
 
-def _count_parameters(given: Parameters | UnsetType | None) -> tuple[int, bool]:
+def _count_parameters(batch: Any) -> tuple[int, bool]:
     """How many names a batch's body holds beside the rows', and whether it asks for short answers."""
+    count = 1 + (batch.signature_name is not UNSET)
+    given: Parameters | UnsetType | None = batch.parameters
     if given is UNSET:
-        return 1, False
+        return count, False
     if given is None or given.probabilities is UNSET:
-        return 2, False
-    return 3, not given.probabilities
+        return count + 1, False
+    return count + 2, not given.probabilities
 
 
 def _has_keys(body: bytes, count: int) -> bool:
@@ -335,6 +410,22 @@ def _has_keys(body: bytes, count: int) -> bool:
     colons within strings call for the closer look.
     """
     return body.count(b":") == count or _STRINGS.findall(body).count(b":") == count
+
+
+def _fill_templates(templates: Sequence[bytes], outputs: Outputs) -> list[bytes]:
+    rows = zip(outputs.labels.tolist(), outputs.probabilities.tolist(), strict=True)
+    return [templates[label] % tuple(row) for label, row in rows]
+
+
+def _choose_texts(texts: Sequence[bytes], outputs: Outputs) -> list[bytes]:
+    return [texts[label] for label in outputs.labels.tolist()]
+
+
+def _join_csv(*fields: str) -> bytes:
+    """A line of CSV without its end; what holds a comma, a quote or a line end is quoted (RFC 4180)."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(fields)  # what it ends lines with is what it quotes
+    return text.getvalue()[:-2].encode()
 
 
 def _write_short(winner: ClassLabel) -> bytes:

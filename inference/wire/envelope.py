@@ -33,8 +33,11 @@ _LIMITS = Limits(longest=1 << 20)
 # A message never echoes a whole payload; the decoder does, if the payload is one long name.
 _LONGEST = 120
 
-Parameters = dict[str, str | int | float | bool | None]
+# As they were sent. Implementations put hints of their own here, of any shape (MLServer's "content_type" and
+# "headers", Triton's "sequence_id", "priority", "timeout"); only what is read is decoded.
+Parameters = dict[str, msgspec.Raw]
 _Optional = Parameters | None | UnsetType
+_NOT_SAID = (UNSET, None)
 
 
 class RequestedInput(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,12 +58,17 @@ class RequestedOutput(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON part of a request."""
+    """The JSON part of a request.
+
+    ``model_name`` and ``model_version`` are the path's by the protocol; KServe's client repeats them here.
+    """
 
     inputs: list[RequestedInput]
     outputs: list[RequestedOutput] | UnsetType | None = UNSET
     id: str | UnsetType | None = UNSET
     parameters: _Optional = UNSET
+    model_name: str | UnsetType | None = UNSET
+    model_version: str | int | UnsetType | None = UNSET
 
 
 class InferRequest(NamedTuple):
@@ -71,6 +79,8 @@ class InferRequest(NamedTuple):
     outputs: Mapping[str, bool] | None  # name → whether as a blob, in order; None for all of them
     is_binary: bool  # whether outputs that say nothing are wanted as blobs
     id: str | None
+    model_name: str = ""  # as the body repeats them; empty where it does not
+    model_version: str = ""
 
 
 _decode = msgspec.json.Decoder(Envelope).decode
@@ -123,6 +133,8 @@ def read_request(body: bytes, header_length: int, limits: Limits = _LIMITS) -> I
         outputs=_read_outputs(envelope.outputs, is_binary) if envelope.outputs else None,
         is_binary=is_binary,
         id=envelope.id or (envelope.id if envelope.id == "" else None),
+        model_name=envelope.model_name or "",
+        model_version="" if envelope.model_version in _NOT_SAID else str(envelope.model_version),
     )
 
 
@@ -176,12 +188,15 @@ def _put_back(inputs: Sequence[RequestedInput], text: bytes, cuts: Sequence[slic
     Raises:
         MalformedBodyError: an input has data that was not found by its name.
     """
-    cut_short = [tensor for tensor in inputs if tensor.data]
-    if len(cut_short) != len(cuts):  # each has one, or one of another name would be given it
-        raise MalformedBodyError('"data" is no array, or its name is written with escapes')
     view = memoryview(text)
-    for tensor, cut in zip(cut_short, cuts, strict=True):
-        tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
+    numbered = {b"[%d]" % number: cut for number, cut in enumerate(cuts)}
+    for tensor in inputs:
+        if tensor.data:
+            # Each once, or an array of another name would stand for one; parameters may hold the others.
+            cut = numbered.pop(bytes(tensor.data), None)
+            if cut is None:
+                raise MalformedBodyError('"data" is no array, or its name is written with escapes')
+            tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
 
 
 def _find_place(place: int, cuts: Sequence[slice]) -> int:
@@ -218,14 +233,18 @@ def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
 def _check_keys(text: bytes, envelope: Envelope) -> None:
     """Refuse a name given twice: the decoder keeps the last and says nothing.
 
-    Every key has a colon behind it, so as many colons outside of ``data`` as distinct names means as
-    many keys; only colons within strings call for the closer look.
+    Every key has a colon behind it, so as many colons outside of ``data`` and of the parameters' values
+    as distinct names means as many keys; only colons within strings call for the closer look.
     """
-    tensors = [*envelope.inputs, *(envelope.outputs or ())]
-    count = sum(_count_names(part) for part in (envelope, *tensors))
-    if _count_keys(text, envelope.inputs, _count_colons) == count:
+    parts = [envelope, *envelope.inputs, *(envelope.outputs or ())]
+    count = sum(_count_names(part) for part in parts)
+    values = [tensor.data for tensor in envelope.inputs]
+    for part in parts:
+        if part.parameters:
+            values += part.parameters.values()
+    if _count_keys(text, values, _count_colons) == count:
         return
-    if _count_keys(text, envelope.inputs, _count_keys_in_strings) != count:
+    if _count_keys(text, values, _count_keys_in_strings) != count:
         raise MalformedBodyError("a name is given twice in one object")
 
 
@@ -235,8 +254,8 @@ def _count_names(part: Envelope | RequestedInput | RequestedOutput) -> int:
     return names + (len(part.parameters) if part.parameters else 0)
 
 
-def _count_keys(text: bytes, inputs: Sequence[RequestedInput], count: Callable[[bytes], int]) -> int:
-    return count(text) - sum(count(bytes(tensor.data)) for tensor in inputs)
+def _count_keys(text: bytes, values: Sequence[msgspec.Raw], count: Callable[[bytes], int]) -> int:
+    return count(text) - sum(count(bytes(value)) for value in values)
 
 
 def _count_colons(text: bytes) -> int:
@@ -267,7 +286,7 @@ def _read_size(tensor: RequestedInput) -> int | None:
     where = f'input "{tensor.name[:80]}"'
     parameters = tensor.parameters or {}
     _refuse_unsupported(parameters, where)
-    size = parameters.get(_BINARY_SIZE)
+    size = _read_parameter(parameters, _BINARY_SIZE, where)
     if size is None:
         if not tensor.data:
             raise MalformedBodyError(f"has neither data nor {_BINARY_SIZE}", where=where)
@@ -292,12 +311,23 @@ def _read_outputs(outputs: Sequence[RequestedOutput], is_binary: bool) -> dict[s
 
 
 def _read_flag(parameters: Parameters, name: str, where: str, otherwise: bool) -> bool:
-    value = parameters.get(name)
+    value = _read_parameter(parameters, name, where)
     if value is None:
         return otherwise
     if not isinstance(value, bool):
         raise MalformedBodyError(f"{name} is {value!r:.80}, expected true or false", where=where)
     return value
+
+
+def _read_parameter(parameters: Parameters, name: str, where: str) -> Any:
+    """The value of a parameter, None where there is none."""
+    value = parameters.get(name)
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedBodyError(f"{name} cannot be read", where=where) from None
 
 
 def _refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:

@@ -3,7 +3,8 @@
 Only bodies that the fast way (`inference/wire/codec.py`) is not sure of come here. What is accepted:
 
 - an object of named values, or ``{"instances": [...]}`` of such objects or of arrays in column order,
-  beside which ``"parameters": {"probabilities": false}`` asks for short answers;
+  beside which ``"parameters": {"probabilities": false}`` asks for short answers, and ``"signature_name"``
+  may say what TensorFlow Serving's clients say there;
 - a name may be left out if its column has a default or may be null, but not every name of a row;
 - numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a
   JSON number is not exact; booleans, numbers and strings do not stand for each other;
@@ -20,13 +21,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
 from inference.errors import BatchTooLargeError, MalformedBodyError, RowError
 from inference.session import Row
-from inference.wire.outline import Slice, locate
+from inference.wire.outline import Slice, find_lines, locate
 from registry.signature import Column
 
 LARGEST_INTEGER = 2.0**53 - 1
@@ -36,6 +37,9 @@ _PROBABILITIES = "probabilities"
 # Names that an unknown one is compared with, some 10 µs each, while everybody waits.
 _MOST_COMPARED = 200
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SIGNATURE = "signature_name"
+# TensorFlow Serving's name for the signature that a model has if it has one; ours have one.
+SIGNATURE: Final = "serving_default"
 _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
 
 
@@ -82,23 +86,33 @@ def _parse(body: bytes) -> Any:
     return _parse_part(body, 0, len(body))
 
 
-def _parse_part(body: bytes, start: int, end: int, before: bytes = b"", behind: bytes = b"") -> Any:
-    """The value that ``body[start:end]`` is between two texts; errors name their place in the body."""
+def _parse_part(
+    body: bytes, start: int, end: int, before: bytes = b"", behind: bytes = b"", row: int | None = None
+) -> Any:
+    """The value that ``body[start:end]`` is between two texts; errors name their place in the body.
+
+    ``row`` is for a line of JSON lines.
+    """
+    what = "the body" if row is None else "the line"
     part = b"%b%b%b" % (before, body[start:end], behind)
     try:
         text = part.decode("utf-8")
     except UnicodeDecodeError as error:
-        where = start + error.start - len(before)
-        raise MalformedBodyError(f"the body is not UTF-8: {error.reason} at byte {where}") from None
+        at = start + error.start - len(before)
+        raise MalformedBodyError(
+            f"{what} is not UTF-8: {error.reason} at byte {at}", where=place(row)
+        ) from None
     try:
         return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_Token, parse_int=_parse_integer)
     except json.JSONDecodeError as error:
         line, column = locate(body, start + len(text[: error.pos].encode()) - len(before))
         raise MalformedBodyError(
-            f"the body is not JSON: {error.msg} at line {line} column {column}"
+            f"{what} is not JSON: {error.msg} at line {line} column {column}", where=place(row)
         ) from None
     except RecursionError:
-        raise MalformedBodyError("the body is nested too deeply; a row's values are not nested") from None
+        raise MalformedBodyError(
+            f"{what} is nested too deeply; a row's values are not nested", where=place(row)
+        ) from None
 
 
 def _parse_integer(text: str) -> int | float:
@@ -108,13 +122,19 @@ def _parse_integer(text: str) -> int | float:
 
 def _read_parameters(tree: _Pairs) -> bool:
     """Whether the answers shall be short, by what stands beside ``instances``."""
-    beside = [(name, value) for name, value in tree if name != _INSTANCES]
-    for name, _ in beside:
-        if name != _PARAMETERS:
+    beside: dict[str, Any] = {}
+    for name, value in tree:
+        if name == _INSTANCES:
+            continue
+        if name not in {_PARAMETERS, _SIGNATURE}:
             raise MalformedBodyError(f'unknown name {quote(name)} beside "{_INSTANCES}"')
-    if len(beside) > 1:
-        raise MalformedBodyError(f'"{_PARAMETERS}" is given twice')
-    given = beside[0][1] if beside else None
+        if name in beside:
+            raise MalformedBodyError(f'"{name}" is given twice')
+        beside[name] = value
+    signature = beside.get(_SIGNATURE)
+    if signature is not None and (isinstance(signature, list) or signature not in {SIGNATURE, ""}):
+        raise MalformedBodyError(f'"{_SIGNATURE}" is {_describe(signature)}, expected "{SIGNATURE}"')
+    given = beside.get(_PARAMETERS)
     if given is None:
         return False
     if not isinstance(given, _Pairs):
@@ -234,6 +254,28 @@ def read_slice(
     by_name = {column.name: column for column in columns}
     kind = list if is_positional else _Pairs
     return [_read_row(row, first + index, kind, by_name) for index, row in enumerate(rows)]
+
+
+def read_lines(
+    body: bytes, part: Slice, columns: Sequence[Column], first: int, *, is_positional: bool
+) -> list[Row]:
+    """The rows that the lines of ``body[part.start:part.end]`` are, each by itself.
+
+    Args:
+        body: the whole body.
+        part: some of its lines.
+        columns: the raw columns in order.
+        first: number of the first of these rows.
+        is_positional: whether the first row of all is an array.
+
+    Raises:
+        MalformedBodyError, RowError: as `read_exactly`.
+    """
+    lines = enumerate(find_lines(body, part.start, part.end), first)
+    rows = [_parse_part(body, line.start(), line.end(), row=index) for index, line in lines]
+    by_name = {column.name: column for column in columns}
+    kind = list if is_positional else _Pairs
+    return [_read_row(row, index, kind, by_name) for index, row in enumerate(rows, first)]
 
 
 def _read_row(row: Any, index: int, kind: type, by_name: dict[str, Column]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Where the elements of a large JSON array lie: found in blocks, before one of them is decoded.
+"""Where the elements of a large JSON array, or of JSON lines, lie: found before one of them is decoded.
 
 A decoder makes objects of what it reads, some forty times as much memory as ``[],[],[],…`` has
 bytes, and holds the interpreter until it is done. So an array that may be long is first cut up here:
@@ -9,6 +9,8 @@ decodes the slices; between wrong brackets or quotes the cuts are anywhere, and 
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,6 +31,8 @@ _ALL_KINDS = bytes(_MARKS.get(bytes([code]), 0) & 0xFF for code in range(256))
 _BRACKETS = _ALL_KINDS.replace(bytes([_COMMA]), b"\0")
 _QUOTE = ord('"')
 _BACKSLASH = b"\\"
+# What is not blank of a line.
+_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 # The second and later bytes of a character in UTF-8.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
@@ -149,6 +153,48 @@ def cut_array(text: bytes | memoryview, start: int, most: int, limits: Limits) -
         if len(closing):
             return Outline([*slices, Slice(begin, end, 1)], end, True)
     return Outline([*slices, Slice(begin, len(text), 1)], len(text), False)
+
+
+def cut_lines(text: bytes, most: int, limits: Limits) -> list[Slice]:
+    """Cut up lines: a slice is as many whole ones as end in a block, or one that is longer.
+
+    ``size`` of a slice is the number of lines that are not blank; slices without any are left out.
+
+    Raises:
+        TooManyElementsError: more than ``most`` are not blank; nothing behind them is looked at.
+        LongElementError: one is longer than allowed.
+    """
+    slices: list[Slice] = []
+    count = start = 0
+    while start < len(text):
+        end = _end_lines(text, start, limits)
+        if end is None:
+            raise LongElementError(count)
+        size = sum(1 for _ in itertools.islice(find_lines(text, start, end), most - count + 1))
+        count += size
+        if count > most:
+            raise TooManyElementsError
+        if size:
+            slices.append(Slice(start, end, size))
+        start = end
+    return slices
+
+
+def find_lines(text: bytes, start: int, end: int) -> Iterator[re.Match[bytes]]:
+    """The lines of ``text[start:end]`` that are not blank, without the space in front of them."""
+    return _LINE.finditer(text, start, end)
+
+
+def _end_lines(text: bytes, start: int, limits: Limits) -> int | None:
+    """Where the last line ends that does in the block from ``start`` on, else the first; None if too late."""
+    if len(text) - start <= limits.block:
+        return len(text)
+    end = text.rfind(b"\n", start, start + limits.block)
+    if end < 0:
+        end = text.find(b"\n", start + limits.block, start + limits.longest)
+    if end >= 0:
+        return end + 1
+    return len(text) if len(text) - start <= limits.longest else None
 
 
 def locate(text: bytes, offset: int) -> tuple[int, int]:

@@ -60,6 +60,8 @@ class TensorReader:
         self._tensors = {spec.name: of_tensors[spec.name] for spec in signature.inputs}
         self._datatypes = {spec.name: spec.datatype for spec in signature.inputs}
         self._singles = {column.name: (column,) for column in signature.columns}
+        # Columns that are called like a tensor: such an input may be meant either way.
+        self._twofold = self._tensors.keys() & self._singles.keys()
 
     def read(self, request: InferRequest) -> Feed:
         """The rows in ``request``, every value checked and every default filled in.
@@ -74,7 +76,7 @@ class TensorReader:
             BatchTooLargeError: there are more than ``max_rows`` rows.
         """
         inputs = request.inputs
-        table = self._find_table([tensor.name for tensor in inputs])
+        table = self._find_table(inputs)
         row_count = self._check_shapes(inputs, table)
         found: dict[str, Elements] = {}
         for tensor, blob in zip(inputs, request.blobs, strict=True):
@@ -108,8 +110,9 @@ class TensorReader:
         tensor = RequestedInput(name=name, shape=shape, datatype=self._datatypes[name])
         return InferRequest(inputs=[tensor], blobs=[blob], outputs=None, is_binary=True, id=None)
 
-    def _find_table(self, names: Sequence[str]) -> Mapping[str, tuple[Column, ...]]:
+    def _find_table(self, inputs: Sequence[RequestedInput]) -> Mapping[str, tuple[Column, ...]]:
         """The columns behind each name: of the graph's tensors, or of single columns."""
+        names = [tensor.name for tensor in inputs]
         seen: set[str] = set()
         for name in names:
             if name not in self._tensors and name not in self._singles:
@@ -117,11 +120,16 @@ class TensorReader:
             if name in seen:
                 raise refuse_input("is given twice", name)
             seen.add(name)
-        table = self._tensors if names[0] in self._tensors else self._singles
+        # Names that are one or the other decide, wherever they stand; without any, the shapes do.
+        certain: str | None = names[0]
+        if certain in self._twofold:
+            certain = next((name for name in names if name not in self._twofold), None)
+        is_whole = self._are_tensors(inputs) if certain is None else certain in self._tensors
+        table = self._tensors if is_whole else self._singles
         for name in names:
             if name not in table:
                 raise refuse_input(
-                    f'is sent beside "{names[0]}"', name, hint="Send the graph's tensors or single columns."
+                    f'is sent beside "{certain}"', name, hint="Send the graph's tensors or single columns."
                 )
         for name, columns in table.items():
             is_optional = table is self._singles and (
@@ -130,6 +138,17 @@ class TensorReader:
             if name not in seen and not is_optional:
                 raise refuse_input("is missing", name, hint=self._list_names())
         return table
+
+    def _are_tensors(self, inputs: Sequence[RequestedInput]) -> bool:
+        """Whether inputs that may be the graph's tensors or columns of the same names are the tensors.
+
+        They are if all tensors are there and each fits. Where both ways fit, both mean the same: a
+        tensor that fits a column as well has only that one.
+        """
+        is_complete = len(inputs) == len(self._tensors)
+        if is_complete and all(_fits(one, self._tensors[one.name], is_single=False) for one in inputs):
+            return True
+        return not all(_fits(one, self._singles[one.name], is_single=True) for one in inputs)
 
     def _list_names(self) -> str:
         tensors = ", ".join(f"{name} [-1, {len(columns)}]" for name, columns in self._tensors.items())
@@ -256,8 +275,12 @@ def _write_floats(values: Sequence[float]) -> bytes:
     return b",".join([b"%.9g"] * len(values)) % tuple(values)
 
 
-def _can_be_left_out(column: Column) -> bool:
-    return column.default is not None or column.is_nullable
+def _fits(tensor: RequestedInput, columns: Sequence[Column], *, is_single: bool) -> bool:
+    try:
+        _check_tensor(tensor, columns, is_single=is_single)
+    except MalformedBodyError:
+        return False
+    return True
 
 
 def _check_tensor(tensor: RequestedInput, columns: Sequence[Column], *, is_single: bool) -> None:

@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -298,6 +299,45 @@ def test_concurrent_requests_keep_their_ids_and_values(service: RunningService) 
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(200)))
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer"])
+@pytest.mark.parametrize("version", ["1", 1, "", None])
+def test_a_body_may_repeat_what_the_path_names(service: RunningService, path: str, version: object) -> None:
+    """KServe's InferenceRESTClient always sends the model's name, transcoding gateways both."""
+    request = {"inputs": [IN_JSON], "model_name": "tiny", "model_version": version}
+    status, answer, blobs = infer(service, request, path=path)
+    assert status == 200, answer
+    assert_right(read_outputs(answer, blobs), expect_probabilities(NUMERIC_COLUMNS, NUMERIC_ROWS))
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer"])
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"model_name": "other"}, 'the body names the model "other", the path "tiny"'),
+        ({"model_name": "tiny", "model_version": "9"}, 'the body names the version "9", tiny@1 answers here'),
+    ],
+)
+def test_a_body_that_names_another_model_or_version_is_refused(
+    service: RunningService, path: str, named: dict[str, str], message: str
+) -> None:
+    """Its sender would take the answer for the other one's."""
+    status, answer, _ = infer(service, {"inputs": [IN_JSON], **named}, path=path)
+    assert (status, answer) == (400, {"error": f"{list(named)[-1]}: {message}"})
+
+
+def test_the_version_that_a_body_names_answers(tmp_path: Path) -> None:
+    """Beside a canary the path alone means either; who names a version gets that one, every time."""
+    store = open_store(tmp_path)
+    publish_numeric(store)
+    publish_numeric(store, alias="candidate", scale=-1.0)
+    with running_service(tmp_path, "tiny", "--canary", "candidate=0.5") as service:
+        for version in ("1", "2") * 10:
+            status, answer, _ = infer(service, {"inputs": [IN_JSON], "model_version": version})
+            assert (status, answer["model_version"]) == (200, version)
+        path = "/v2/models/tiny/versions/1/infer"
+        assert infer(service, {"inputs": [IN_JSON], "model_version": "2"}, path=path)[0] == 400
 
 
 REFUSED: list[tuple[str, object, int, str]] = [

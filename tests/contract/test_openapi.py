@@ -75,10 +75,14 @@ def list_examples(document: dict[str, Any]) -> Iterator[tuple[str, str, str, Any
 def test_whatever_is_sent_the_answer_is_one_that_is_documented(
     service: RunningService, tmp_path: Path
 ) -> None:
-    """Valid data is answered, invalid data refused, nothing fails, and every answer has its schema."""
+    """Valid data is answered, invalid data refused, nothing fails, and every answer has its schema.
+
+    Examples have a test of their own: schemathesis sends none where bodies come from a strategy.
+    """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(SETTINGS), "run"]
-    flags = ["--seed", SEED, "--max-examples", EXAMPLES, "--phases", "examples,coverage,fuzzing"]
+    flags = ["--seed", SEED, "--max-examples", EXAMPLES, "--phases", "coverage,fuzzing"]
     hooks = {"SCHEMATHESIS_HOOKS": "tests.support.schema_checks", "PYTHONPATH": str(ROOT)}
+    hooks["TIMBERLINE_TINY"] = service.announced["model"]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{service.port}/openapi.json", *flags, "--generation-database", "none"],
         cwd=tmp_path,  # where it leaves what a failed case was

@@ -103,7 +103,7 @@ def test_the_probe_says_what_is_served_and_how_much_was_answered(service: Runnin
     }
     assert after.pop("uptime_s") >= before["uptime_s"] >= 0
     assert after == {
-        "status": "ok",
+        "status": "alive",
         "model": "tiny",
         "version": 1,
         "title": "Tiny",

@@ -24,6 +24,7 @@ MOST_BYTES = 2 << 20
 MOST_ROWS = 2000
 JSON = "application/json"
 CSV = "text/csv"
+LINES = "application/jsonlines"
 PREDICT = "/predict"
 INFER = "/v2/models/wide/infer"
 TENSOR = b'{"name":"c0","datatype":"FP64","shape":[1],"data":[1]}'
@@ -61,6 +62,16 @@ BODIES: dict[str, tuple[str, str, bytes, int]] = {
     "a string of quotes": (PREDICT, JSON, fill(b'{"c0":"', b'\\"', b'"}'), 400),
     "a million digits": (PREDICT, JSON, fill(b'{"instances":[{"c0":', b"1", b"}]}"), 400),
     "parameters": (PREDICT, JSON, b'{"instances":[{"c0":1}],"parameters":{' + names(150_000) + b"}}", 400),
+    "lines of empty rows": (PREDICT, LINES, fill(b"", b"{}\n"), 413),
+    "lines of empty arrays": (PREDICT, LINES, fill(b"", b"[]\n"), 413),
+    "lines of one column": (PREDICT, LINES, fill(b"", b'{"c0":1}\n'), 413),
+    "lines of half a row": (PREDICT, LINES, fill(b"", b"[1,\n"), 413),
+    "as many empty lines as may be": (PREDICT, LINES, b"{}\n" * MOST_ROWS, 400),
+    "blank lines": (PREDICT, LINES, fill(b"", b"\n"), 400),
+    "a blank line": (PREDICT, LINES, b" " * MOST_BYTES, 400),
+    "a line of a million": (PREDICT, LINES, fill(b"[1", b",1", b"]"), 400),
+    "a line without end": (PREDICT, LINES, fill(b"", b"["), 400),
+    "lines that are nested": (PREDICT, LINES, (b"[" * 100_000 + b"\n") * 20, 400),
     "csv of short lines": (PREDICT, CSV, fill(b"", b"1\n"), 400),
     "csv of blank lines": (PREDICT, CSV, fill(b"", b"\n"), 400),
     "csv of one line": (PREDICT, CSV, fill(b"", b","), 400),
@@ -86,6 +97,13 @@ BODIES: dict[str, tuple[str, str, bytes, int]] = {
         fill(b'{"inputs":[{"name":"c0","datatype":"FP64","shape":[1', b",1", b'],"data":[1]}]}'),
         400,
     ),
+    "a parameter of names": (
+        INFER,
+        JSON,
+        b'{"parameters":{"x":{' + names(150_000) + b'}},"inputs":[' + TENSOR + b"]}",
+        400,
+    ),
+    "a nested parameter": (INFER, JSON, fill(b'{"parameters":{"x":', b"[", b"}}"), 400),
     "many parameters": (
         INFER,
         JSON,
@@ -98,6 +116,8 @@ SHORT = (
     "empty arrays",
     "rows of one column",
     "csv of short lines",
+    "lines of empty rows",
+    "lines of one column",
     "nested data",
     "an id of colons",
 )
@@ -191,15 +211,20 @@ def test_many_such_bodies_at_once_are_refused_within_bounds(service: RunningServ
     assert statuses == [413] * 12
 
 
-def test_large_answers_are_given_within_bounds(service: RunningService) -> None:
+@pytest.mark.parametrize("kind", [JSON, LINES])
+@pytest.mark.parametrize("accept", [JSON, LINES, CSV])
+def test_large_answers_are_given_within_bounds(service: RunningService, kind: str, accept: str) -> None:
     """A good request of as many rows as may be holds little more than its body and its answer."""
-    row = {f"c{index}": 1 for index in range(54)}
-    body = json.dumps({"instances": [row] * MOST_ROWS}).encode()
+    row = json.dumps({f"c{index}": 1 for index in range(54)}).encode()
+    body = b"\n".join([row] * MOST_ROWS)
+    if kind == JSON:
+        body = b'{"instances":[%b]}' % body.replace(b"\n", b",")
     assert len(body) < MOST_BYTES
     with bounded(service, 10 * MOST_BYTES):
-        status, _, answer = service.request("POST", PREDICT, body, {"Content-Type": JSON})
+        status, _, answer = service.request("POST", PREDICT, body, {"Content-Type": kind, "Accept": accept})
         assert status == 200
-    assert len(json.loads(answer)["predictions"]) == MOST_ROWS
+    count = len(json.loads(answer)["predictions"]) if accept == JSON else answer.count(b"\n")
+    assert count == MOST_ROWS
 
 
 def test_an_answer_that_would_be_huge_is_refused(tmp_path: Path) -> None:
@@ -208,9 +233,11 @@ def test_an_answer_that_would_be_huge_is_refused(tmp_path: Path) -> None:
     body = b'{"instances":[' + b",".join([b'{"c0":1}'] * 10_000) + b"]}"
     with running_service(tmp_path, "wide") as service:
         before = read_memory(service, "VmRSS")
-        status, _, answer = service.request("POST", PREDICT, body, {"Content-Type": JSON})
-        assert status == 413
-        assert "the answer may have" in json.loads(answer)["error"]
+        for accept in (JSON, LINES, CSV):
+            headers = {"Content-Type": JSON, "Accept": accept}
+            status, _, answer = service.request("POST", PREDICT, body, headers)
+            assert status == 413
+            assert "the answer may have" in json.loads(answer)["error"]
         assert read_memory(service, "VmHWM") - before < 160 << 20
         short = service.request("POST", f"{PREDICT}?probabilities=false", body, {"Content-Type": JSON})
         assert short[0] == 200

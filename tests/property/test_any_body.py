@@ -27,6 +27,15 @@ LIMITS = (
     "99",
 )
 TYPES = ("application/json", "text/csv", "text/csv; header=absent", "application/octet-stream")
+TYPES += ("application/jsonlines",)
+ACCEPTS = (
+    "*/*",
+    "*/*",
+    "application/octet-stream",
+    "text/csv",
+    "text/csv;header=present",
+    "application/jsonlines",
+)
 pieces = st.sampled_from(
     [
         *(
@@ -78,10 +87,11 @@ def service(
     coding=st.sampled_from(["", "", "", *codings]),
     is_compressed=st.booleans(),
     query=st.sampled_from(["", "", "?probabilities=false", "?probabilities=", "?%ff=%00", "?a&b"]),
-    accept=st.sampled_from(["*/*", "*/*", "application/octet-stream"]),
+    accept=st.sampled_from(ACCEPTS),
 )
 @example(b'{"rings":40}', TYPES[0], "gzip", True, "", "*/*")
 @example(b"0,40,0,1\n", TYPES[1], "", False, "", "application/octet-stream")
+@example(b'{"rings":40}\n{"rings":40}', TYPES[4], "", False, "", "text/csv")
 def test_any_body_is_answered(
     service: RunningService,
     body: bytes,

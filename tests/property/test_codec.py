@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.errors import RequestError
+from inference.errors import BatchTooLargeError, RequestError
 from inference.session import Outputs
 from inference.wire.codec import AnswerEncoder, RowDecoder
 from inference.wire.exact import read_exactly
@@ -54,6 +56,8 @@ beside_fitting = st.sampled_from(
         ',"parameters":{}',
         ',"parameters":{"probabilities":true}',
         ',"parameters":{"probabilities":false}',
+        ',"signature_name":"serving_default"',
+        ',"signature_name":null,"parameters":{"probabilities":false}',
     ]
 )
 beside = st.one_of(
@@ -66,6 +70,10 @@ beside = st.one_of(
             ',"parameters":{"top":1}',
             ',"parameters":[]',
             ',"parameters":null,"parameters":null',
+            ',"signature_name":"","signature_name":""',
+            ',"signature_name":"other"',
+            ',"signature_name":["serving_default"]',
+            ',"signature_name":1',
             ',"x":":"',
         ]
     ),
@@ -246,6 +254,104 @@ def test_one_fault_in_a_long_body_is_named_as_in_a_short_one(fault: bytes, block
     assert read_in_slices(decoder, body) == exact
 
 
+def read_lines(decoder: RowDecoder, body: bytes) -> tuple[str, Any]:
+    """As `read_either_way`, of a row a line."""
+    try:
+        return "rows", [tuple(row) for part in decoder.decode_lines(body) for row in part]
+    except RequestError as error:
+        return "error", (type(error).__name__, str(error))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    rows=st.sampled_from(list(DECODERS)).flatmap(
+        lambda columns: st.tuples(
+            st.just(columns),
+            st.sampled_from([objects, arrays]).flatmap(
+                lambda kind: st.lists(kind(columns, 1), min_size=1, max_size=MAX_ROWS + 1)
+            ),
+        )
+    ),
+    end=st.sampled_from(["\n", "\r\n", "\n\n", " \n\t\n", "\n" * 50]),
+    block=st.sampled_from([1, 9, 40, 10_000]),
+)
+def test_lines_are_read_as_the_same_rows_in_an_array(
+    rows: tuple[tuple[Column, ...], list[str]], end: str, block: int
+) -> None:
+    """One set of rules for rows, whatever stands between them, and wherever a long body is cut."""
+    columns, lines = rows
+    lines = [line.replace("\n", " ") for line in lines]
+    body = (end.join(lines) + end).encode("utf-8", "surrogatepass")
+    array = ('{"instances":[' + ",".join(lines) + "]}").encode("utf-8", "surrogatepass")
+    found = read_lines(RowDecoder(columns, MAX_ROWS, Limits(10_000, block)), body)
+    expected = read_either_way(lambda: read_exactly(array, columns, MAX_ROWS))
+    assert found[0] == expected[0]
+    if found[0] == "rows":
+        assert (found[1], False, False) == expected[1]
+    elif expected[1][0] == "RowError":
+        assert found == expected
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.lists(
+        st.sampled_from(
+            [
+                *("\n", "\r", " ", "\n\n", "\v", "\x00", "\ufeff"),
+                *("[0,1,true,null]", "[0,1", ",true,null]", ",", "[", "]"),
+                *('{"rings":1}', '{"rings":', "1}", '{"rings":1,"rings":1}', '"', '"\\', "7"),
+            ]
+        ),
+        max_size=12,
+    ).map("".join),
+    block=st.sampled_from([1, 9, 40, 10_000]),
+)
+def test_each_line_is_one_row_and_each_row_one_line(text: str, block: int) -> None:
+    """The decoder of many lines would take a row broken over two; two rows on a line fit into an array."""
+    lines = [line for line in text.split("\n") if line.strip(" \t\r")]
+    wanted: list[Any] = []
+    for line in lines[: 4 * MAX_ROWS]:
+        array = b'{"instances":[%b]}' % line.encode()
+        wanted.append(read_either_way(lambda array=array: read_exactly(array, NUMERIC_COLUMNS, MAX_ROWS)))
+    are_whole = all(kind == "rows" and len(value[0]) == 1 for kind, value in wanted)
+    are_alike = len({line.lstrip(" \t\r")[:1] for line in lines}) == 1
+    found = read_lines(RowDecoder(NUMERIC_COLUMNS, MAX_ROWS, Limits(10_000, block)), text.encode())
+    if found[0] == "rows":
+        assert found[1] == [value[0][0] for _, value in wanted]
+    assert (found[0] == "rows") == (0 < len(lines) <= MAX_ROWS and are_whole and are_alike)
+
+
+@pytest.mark.parametrize("block", [1, 30, 1000])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (b"nul", "row 5: the line is not JSON: Expecting value at line 7 column 1"),
+        (b"[0,1,true,null", "row 5: the line is not JSON: Expecting ',' delimiter at line 7 column 15"),
+        (b"[0,1,true,null],", "row 5: the line is not JSON: Extra data at line 7 column 16"),
+        (b'["\xff"]', "row 5: the line is not UTF-8: invalid start byte at byte 93"),
+        (b"[" * 100_000, "row 5: the line is nested too deeply; a row's values are not nested"),
+        (b"[0,1.5,true,null]", 'row 5, "rings": expected an integer, found 1.5'),
+        (b'{"rings":1}', "row 5: objects and arrays are mixed; send one or the other"),
+        (b"[" + b" " * 200_000 + b"]", "row 5: has more than 150,000 bytes, the most that are read of one"),
+    ],
+)
+def test_a_fault_in_long_lines_is_named_as_in_short_ones(fault: bytes, message: str, block: int) -> None:
+    """Row, line and column are of the whole body, wherever it was cut."""
+    body = b"\n" + b"[0,1,true,null] \r\n" * 5 + fault + b"\n[0,1,true,null]"
+    kind, found = read_lines(RowDecoder(NUMERIC_COLUMNS, 100, Limits(150_000, block)), body)
+    assert (kind, found[1]) == ("error", message)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64 * 1024])
+def test_lines_are_counted_before_one_is_decoded(block: int) -> None:
+    """Rows are many times their bytes: a body of too many costs the look at it."""
+    decoder = RowDecoder(NUMERIC_COLUMNS, 100, Limits(10_000, block))
+    most = b"\n".join([b"[0,1,true,null]"] * 100)
+    assert len([row for part in decoder.decode_lines(most) for row in part]) == 100
+    with pytest.raises(BatchTooLargeError):  # and not at the first row, which is none
+        decoder.decode_lines(b"7\n" + most)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     probabilities=st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9),
@@ -271,3 +377,48 @@ def test_answers_bring_every_float32_back(probabilities: list[float], names: str
     del short["model"], short["version"], answer["probabilities"]
     assert short == answer == json.loads(encoder.encode_labels(outputs))["predictions"][0]
     assert np.frombuffer(encoder.encode_floats(outputs), "<f4").tolist() == probabilities * 2
+    for is_short in (False, True):
+        lines = encoder.encode_lines(outputs, is_short=is_short).decode().removesuffix("\n").split("\n")
+        whole = rows if not is_short else json.loads(encoder.encode_labels(outputs))
+        assert [json.loads(line) for line in lines] == whole["predictions"]
+        table = io.StringIO(
+            encoder.encode_csv(outputs, is_short=is_short, has_header=True).decode(), newline=""
+        )
+        header, *cells = csv.reader(table)
+        assert [row[:2] for row in cells] == [[f"{names}{index}", names] for index in (best, 0)]
+        assert len(header) == len(set(header)) == (2 if is_short else 2 + len(classes))
+        for row in cells if not is_short else ():
+            assert np.array(row[2:], dtype=np.float32).tolist() == probabilities
+
+
+@pytest.mark.parametrize("count", [1, 4096 // 3, 4096 // 3 + 1, 5000])
+def test_answers_in_slices_are_those_of_each_row(count: int) -> None:
+    """A large answer is written some rows at a time, and its bytes are bounded before one is written."""
+    classes = [ClassLabel(value=value, label=f'a "{value}", and % too') for value in ("x", "y,z", "ü")]
+    encoder = AnswerEncoder("any", 7, classes)
+    labels = np.arange(count) % 3
+    probabilities = np.full((count, 3), -1.1754944e-38, dtype=np.float32)  # no float32 is longer
+    outputs = Outputs(labels, probabilities)
+    rows = [
+        json.loads(encoder.encode_row(label, tuple(row)))
+        for label, row in zip(labels.tolist(), probabilities.tolist(), strict=True)
+    ]
+    for row in rows:
+        del row["model"], row["version"]
+    full = encoder.encode_rows(outputs)
+    lines = encoder.encode_lines(outputs, is_short=False)
+    table = encoder.encode_csv(outputs, is_short=False, has_header=True)
+    assert json.loads(full)["predictions"] == rows
+    assert [json.loads(line) for line in lines.splitlines()] == rows
+    cells = list(csv.reader(io.StringIO(table.decode(), newline="")))[1:]
+    assert [[*row[:2], *map(float, row[2:])] for row in cells] == [
+        [row["prediction"], row["label"], *row["probabilities"].values()] for row in rows
+    ]
+    if count > 100:  # what stands around the rows counts for nothing
+        assert max(map(len, (full, lines, table))) <= encoder.count_bytes(count)
+    for row in rows:
+        del row["probabilities"]
+    assert json.loads(encoder.encode_labels(outputs))["predictions"] == rows
+    assert [json.loads(line) for line in encoder.encode_lines(outputs, is_short=True).splitlines()] == rows
+    short = encoder.encode_csv(outputs, is_short=True, has_header=False)
+    assert list(csv.reader(io.StringIO(short.decode(), newline=""))) == [[*row.values()] for row in rows]

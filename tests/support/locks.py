@@ -1,9 +1,9 @@
 """Lock files read by a real pip, against a folder of empty wheels that stands for a later index.
 
 Of every pin there are two wheels: the pinned version, and a later one that asks for the same. What a
-pinned package asks for is read from the environment of the tests; of the rivals, which are not
-installed there, from rival_requirements.json. ``python -m tests.support.locks`` writes that file anew,
-with the index at hand; `make lock` of a rival needs it.
+pinned package asks for is read from the environment of the tests; of rivals and foreign clients, which
+are not installed there, from recorded_requirements.json. ``python -m tests.support.locks`` writes that
+file anew, with the index at hand; `make lock` of one of them needs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from packaging.markers import Marker
 from tests.support.pips import ROOT, find_pip, list_pips
 
 REQUIREMENTS = ROOT / "requirements"
-RECORD = Path(__file__).with_name("rival_requirements.json")
+RECORD = Path(__file__).with_name("recorded_requirements.json")
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)(\[[^\]]+\])?==([^ \\]+)(?: ; ([^\\\n]+?))? \\$", re.MULTILINE)
 
 
@@ -52,7 +52,7 @@ class Pin:
 
 
 def list_locks() -> list[Path]:
-    """Every lock file: of the roles and of the rivals."""
+    """Every lock file: of the roles, of the rivals and of foreign clients."""
     return sorted(REQUIREMENTS.rglob("*.txt"))
 
 
@@ -67,7 +67,7 @@ def read_requirements(lock: Path, pins: Iterable[Pin]) -> dict[Pin, list[str]]:
     """What each pinned package that is for here asks for, as in its wheel's ``Requires-Dist``.
 
     Raises:
-        AssertionError: the environment, or the record of the rivals, is of another lock file.
+        AssertionError: the environment, or the record of the others, is of another lock file.
     """
     recorded = json.loads(RECORD.read_text("utf-8")) if lock.parent != REQUIREMENTS else None
     found = {}
@@ -130,9 +130,9 @@ def resolve(version: str, lock: Path, index: Path) -> subprocess.CompletedProces
 
 
 def main() -> None:
-    """Write `RECORD` anew: what the rivals' pinned packages ask for."""
+    """Write `RECORD` anew: what the pinned packages of rivals and foreign clients ask for."""
     record: dict[str, list[str]] = {}
-    for lock in sorted((REQUIREMENTS / "rivals").glob("*.txt")):
+    for lock in (path for path in list_locks() if path.parent != REQUIREMENTS):
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.json"
             # The newest pip reads an index's metadata and leaves the wheels where they are.

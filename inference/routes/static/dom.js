@@ -2,6 +2,8 @@
 // and attributes only, never markup.
 
 const version = JSON.parse(document.getElementById("data").textContent);
+// Where the service is: as it was set, else where the page is, whatever a proxy has put in front.
+const home = new URL(version.root ? `${version.root}/` : ".", location.href);
 const SVG = "http://www.w3.org/2000/svg";
 
 const find = (id) => document.getElementById(id);

@@ -32,7 +32,7 @@ function readRow() {
   return Object.fromEntries(named.length ? named : [[version.columns[0].name, values[0]]]);
 }
 
-const address = new URL("predict", location.href);
+const address = new URL("predict", home);
 
 function writeCurl(body) {
   const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;

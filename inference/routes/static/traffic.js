@@ -63,7 +63,7 @@ function showReach(isReached) {
 
 async function look() {
   try {
-    const response = await fetch(new URL(".", location.href), {
+    const response = await fetch(home, {
       headers: { accept: "application/json" },
       signal: AbortSignal.timeout(2 * EVERY_MS),
     });

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from inference.app import STATUSES, App
@@ -75,8 +77,12 @@ async def _get(app: App) -> dict[str, Any]:
     return document
 
 
-def test_a_number_says_its_unit_and_what_training_saw_but_bounds_nothing() -> None:
+def test_a_number_says_its_unit_and_what_training_saw_but_is_bound_by_float32_alone() -> None:
     """Values outside of the training's range are answered; a client that refuses them would be wrong."""
+    largest = 3.4028235677973362e38
+    assert np.isfinite(np.float64(largest).astype(np.float32))
+    with np.errstate(over="ignore"):
+        assert np.isinf(np.nextafter(largest, np.inf).astype(np.float32))
     column = Column(
         name="height",
         datatype="FP64",
@@ -89,6 +95,8 @@ def test_a_number_says_its_unit_and_what_training_saw_but_bounds_nothing() -> No
     assert describe_column(column) == {
         "type": "number",
         "format": "double",
+        "minimum": -largest,
+        "maximum": largest,
         "default": 0.0,
         "description": "Above the sea. Unit: m. Training saw -1.5 to 100.",
         "x-unit": "m",
@@ -167,9 +175,34 @@ def test_float32_bodies_are_told_of_models_of_numbers_only(versions: dict[str, L
         document = write_document(live)
         media[name] = list(document["paths"]["/predict"]["post"]["requestBody"]["content"])
     assert media == {
-        "tiny": ["application/json", "text/csv", "application/octet-stream"],
-        "tiny_text": ["application/json", "text/csv"],
+        "tiny": ["application/json", "text/csv", "application/jsonlines", "application/octet-stream"],
+        "tiny_text": ["application/json", "text/csv", "application/jsonlines"],
     }
+
+
+def list_arrays(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every schema of an array in a document."""
+    if isinstance(tree, dict):
+        kind = tree.get("type")
+        if kind == "array" or (isinstance(kind, list) and "array" in kind):
+            yield tree
+        for value in tree.values():
+            yield from list_arrays(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from list_arrays(value)
+
+
+def test_every_array_says_what_it_holds(versions: dict[str, LiveVersion]) -> None:
+    """Generators of clients stop at one that does not, and at ``"items": false``."""
+    for live in versions.values():
+        arrays = list(list_arrays(write_document(live)))
+        assert len(arrays) > 10
+        for schema in arrays:
+            kinds = schema.get("prefixItems", [schema.get("items")])
+            assert all(isinstance(kind, dict) and kind for kind in kinds), schema
+            if "prefixItems" in schema:
+                assert schema["minItems"] == schema["maxItems"] == len(kinds)
 
 
 def test_the_csv_example_has_a_line_of_names_and_empty_fields_for_null(

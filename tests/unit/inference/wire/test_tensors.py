@@ -351,7 +351,23 @@ REFUSED_BYTES: list[tuple[str, bytes, str]] = [
         b'{"inputs":[RINGS],"parameters":{"binary_data_output":1}}',
         "parameters: binary_data_output is 1, expected true or false",
     ),
-    ("list for a parameter", b'{"inputs":[RINGS],"parameters":{"a":[]}}', "parameters[...]: expected"),
+    (
+        "list for a flag",
+        b'{"inputs":[RINGS],"parameters":{"binary_data_output":[]}}',
+        "parameters: binary_data_output is [], expected true or false",
+    ),
+    (
+        "number that is none for a size",
+        b'{"inputs":[{FIELDS,"parameters":{"binary_data_size":1e999}}]}',
+        'input "rings": binary_data_size cannot be read',
+    ),
+    (
+        "parameter twice, one of them nested",
+        b'{"inputs":[RINGS],"parameters":{"a":{"b":1},"a":{"b":1}}}',
+        "a name is given twice",
+    ),
+    ("number for the model", b'{"inputs":[RINGS],"model_name":1}', "model_name: expected"),
+    ("model twice", b'{"inputs":[RINGS],"model_name":"a","model_name":"a"}', "a name is given twice"),
     (
         "output twice",
         b'{"inputs":[RINGS],"outputs":[{"name":"label"},{"name":"label"}]}',
@@ -375,6 +391,96 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, message: str) -> None
     with pytest.raises(RequestError) as refused:
         take_apart(body)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"content_type": "pd", "headers": {"x-a": "1:2", "b": [{"c": None}]}},  # MLServer's
+        {"sequence_id": 7, "sequence_start": True, "priority": 1, "timeout": 500, "my_own": 0.5},  # Triton's
+        {"triton_enable_empty_final_response": True, "schema": None, "list": [1, [2]]},
+        {},
+        None,
+    ],
+)
+def test_parameters_of_any_shape_are_hints(given: object) -> None:
+    """Every implementation puts its own there, at the request, the inputs and the outputs."""
+    rings = {**tensor("rings", [1], "INT64", [40]), "parameters": given}
+    wanted = [{"name": "label", "parameters": given}]
+    asked = take_apart({"inputs": [rings], "outputs": wanted, "parameters": given})
+    assert_numbers(NUMERIC.read(asked), [[0, 40, 0, None]])
+    assert asked.outputs == {"label": False}
+
+
+def test_a_body_may_name_its_model_and_version() -> None:
+    """KServe's client always does; gRPC gateways write an empty version for none."""
+    for version, expected in (("3", "3"), (3, "3"), ("", ""), (None, "")):
+        asked = take_apart({"inputs": [RINGS], "model_name": "tiny", "model_version": version})
+        assert (asked.model_name, asked.model_version) == ("tiny", expected)
+    assert take_apart({"inputs": [RINGS]}).model_name == ""
+
+
+# Columns that are called as requests and tensors are.
+_NAMES = ("text", "numeric", "instances", "parameters", "label", "model", "inputs", "id")
+_TEXTS = {"text", "model"}
+NAMED = TensorReader(
+    build_signature(
+        tuple(Column(name=name, datatype="BYTES" if name in _TEXTS else "FP64") for name in _NAMES), CLASSES
+    ),
+    MAX_ROWS,
+)
+
+
+@pytest.mark.parametrize("first", _NAMES)
+@pytest.mark.parametrize("shape", [[1], [1, 1]], ids=["flat", "column"])
+def test_columns_called_like_tensors_are_columns_in_every_order(first: str, shape: list[int]) -> None:
+    """What a request means must not depend on which of its inputs comes first."""
+    names = [first, *(name for name in _NAMES if name != first)]
+    inputs = [
+        tensor(name, shape, "BYTES", [name]) if name in _TEXTS else tensor(name, shape, "FP64", [len(name)])
+        for name in names
+    ]
+    feed = read(NAMED, *inputs)
+    assert_numbers(feed, [[len(name) for name in _NAMES if name not in _TEXTS]])
+    assert feed.text is not None
+    assert feed.text.tolist() == [["text", "model"]]
+
+
+@pytest.mark.parametrize("is_text_first", [True, False])
+def test_tensors_called_like_columns_are_tensors_in_every_order(is_text_first: bool) -> None:
+    """The same model's own tensors, as its metadata name them."""
+    text = tensor("text", [1, 2], "BYTES", ["a", "b"])
+    numeric = tensor("numeric", [1, 6], "FP64", [1, 2, 3, 4, 5, 6])
+    feed = read(NAMED, *([text, numeric] if is_text_first else [numeric, text]))
+    assert_numbers(feed, [[1, 2, 3, 4, 5, 6]])
+    assert feed.text is not None
+    assert feed.text.tolist() == [["a", "b"]]
+
+
+def test_a_column_called_like_a_tensor_may_stand_alone() -> None:
+    """The others may be left out, which tensors may not."""
+    columns = (
+        Column(name="numeric", datatype="INT64"),
+        Column(name="b", datatype="FP64", default=2.0),
+        Column(name="text", datatype="BYTES", is_nullable=True),
+    )
+    reader = TensorReader(build_signature(columns, CLASSES), MAX_ROWS)
+    assert_numbers(read(reader, tensor("numeric", [2], "INT64", [1, 3])), [[1, 2], [3, 2]])
+    with pytest.raises(RequestError, match='input "text": is missing'):
+        read(reader, tensor("numeric", [1, 2], "FP64", [1, 3]))
+
+
+def test_columns_of_each_others_names_are_told_apart_by_their_datatypes() -> None:
+    """One column of each kind, called after the other kind's tensor: the shapes say nothing."""
+    columns = (Column(name="text", datatype="FP64"), Column(name="numeric", datatype="BYTES"))
+    reader = TensorReader(build_signature(columns, CLASSES), MAX_ROWS)
+    as_columns = [tensor("numeric", [1, 1], "BYTES", ["a"]), tensor("text", [1, 1], "FP64", [1])]
+    as_tensors = [tensor("numeric", [1, 1], "FP64", [1]), tensor("text", [1, 1], "BYTES", ["a"])]
+    for inputs in (as_columns, as_columns[::-1], as_tensors, as_tensors[::-1]):
+        feed = read(reader, *inputs)
+        assert_numbers(feed, [[1]])
+        assert feed.text is not None
+        assert feed.text.tolist() == [["a"]]
 
 
 def test_colons_in_strings_are_not_names() -> None:
@@ -585,3 +691,21 @@ def test_an_unknown_output_is_refused() -> None:
 def test_the_tiny_rows_are_the_ones_of_the_model() -> None:
     """The rows here are written as numbers; they must stay those that golden answers exist for."""
     assert [[float(v) if v is not None else None for v in row] for row in NUMERIC_ROWS] == ROWS
+
+
+@pytest.mark.parametrize("parameters", [{"hint": {"data": [1, 2]}}, {"data": [1], "hint": {"data": []}}])
+def test_parameters_of_a_long_body_may_hold_arrays_called_data(parameters: object) -> None:
+    """What MLServer's clients put there is of any shape, and is no input's data."""
+    sent = {"parameters": parameters, "inputs": [tensor("numeric", [3, 4], "FP64", ROWS)]}
+    body = json.dumps(sent).encode()
+    for limits in (Limits(10_000, 16), Limits(10_000, 10_000)):
+        feed = NUMERIC.read(read_request(body, len(body), limits))
+        assert np.array_equal(feed.numeric, MATRIX, equal_nan=True)  # type: ignore[arg-type]
+
+
+def test_data_under_another_spelling_is_refused_in_a_long_body() -> None:
+    """It would be read as the number of an array that is some other input's."""
+    body = json.dumps({"inputs": [tensor("a", [1], "FP64", [0]), tensor("b", [1], "FP64", [0.5])]}).encode()
+    body = body.replace(b'"data"', b'"d\\u0061ta"', 1)
+    with pytest.raises(RequestError, match="written with escapes"):
+        read_request(body, len(body), Limits(10_000, 16))

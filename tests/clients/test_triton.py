@@ -1,58 +1,31 @@
-"""The public ``tritonclient[http]`` works against the service unchanged, synchronous and asyncio.
-
-It runs in a process of its own, by default with this interpreter; ``TIMBERLINE_TRITON_PYTHON`` names
-another one, so that other versions of the client can be tried.
-"""
+"""The public ``tritonclient[http]`` works against the service unchanged, blocking and asyncio."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from registry.store import open_store
-from tests.support.service import DEADLINE_S, running_service
+from tests.support.clients import ask_as
+from tests.support.service import RunningService
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
     MIXED_ROWS,
     NUMERIC_COLUMNS,
     NUMERIC_ROWS,
     expect_probabilities,
-    publish_mixed,
-    publish_numeric,
 )
 
-CHILD = Path(__file__).parents[1] / "support" / "triton_child.py"
-PYTHON = os.environ.get("TIMBERLINE_TRITON_PYTHON", sys.executable)
 ATOL = 1e-6  # float32 against float64, some operations deep
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny_text"])
-def model(request: pytest.FixtureRequest) -> str:
-    """Numbers alone, and numbers with text."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["sync", "asyncio"])
-def seen(
-    request: pytest.FixtureRequest, model: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
+@pytest.fixture(scope="module", params=[False, True], ids=["blocking", "asyncio"])
+def seen(request: pytest.FixtureRequest, service: RunningService, model: str) -> dict[str, Any]:
     """What one run of the client was told."""
-    registry = tmp_path_factory.mktemp("registry")
-    (publish_numeric if model == "tiny" else publish_mixed)(open_store(registry))
-    with running_service(registry, model) as service:
-        order = {"url": f"{service.host}:{service.port}", "model": model, "is_async": request.param}
-        command = [PYTHON, str(CHILD), json.dumps(order)]
-        child = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-        assert child.returncode == 0, f"{child.stderr}\n{service.log}"
-        yield json.loads(child.stdout)
+    order = {"url": f"127.0.0.1:{service.port}", "model": model, "is_async": request.param}
+    found: dict[str, Any] = ask_as("triton", "triton_child.py", **order)
+    return found
 
 
 def test_health_is_understood(seen: dict[str, Any]) -> None:

@@ -1,0 +1,73 @@
+"""Requests of foreign clients, byte for byte as they sent them, without the clients.
+
+The clients themselves run in `make test-clients`, which also holds this recording to what they send.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from registry.store import open_store
+from tests.support.clients import LOCKS
+from tests.support.recording import Recorded, read_recorded, send_raw
+from tests.support.service import RunningService, running_service
+from tests.support.tiny_model import publish_mixed
+
+RECORDED = read_recorded()
+CLIENTS = {"kserve", "mlserver", "triton", "triton asyncio"}
+# Whose requests a status other than 200 answers: they ask for what is not there, or wrongly on purpose.
+REFUSED = (b"/v2/models/other", b"/v1/models/other", b"/config ", b":explain ", b'"other"', b'"x"')
+JSON_LENGTH = b"inference-header-content-length"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The service that was recorded."""
+    registry = tmp_path_factory.mktemp("registry")
+    publish_mixed(open_store(registry))
+    with running_service(registry, "tiny_text") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "row", RECORDED, ids=[f"{row.client} {i} {row.status}" for i, row in enumerate(RECORDED)]
+)
+def test_a_clients_own_bytes_are_answered_as_they_were(service: RunningService, row: Recorded) -> None:
+    """Its odd headers too: bytes declared to be octets that are JSON, names in the body, gzip."""
+    answer = send_raw(service.port, row.request)
+    assert answer.status == row.status
+    if row.status == 200 and row.request.startswith(b"POST") and b"/infer " in row.request:
+        text = answer.body[: int(answer.headers.get(JSON_LENGTH, len(answer.body)))]
+        assert json.loads(text)["model_name"] == "tiny_text"
+    if row.status >= 400:
+        assert list(json.loads(answer.body)) == ["error"]
+
+
+@pytest.mark.parametrize("client", sorted(CLIENTS))
+def test_every_client_is_recorded_in_json_and_in_blobs_and_understood(client: str) -> None:
+    """A recording without the hard cases would pass for ever."""
+    rows = [row for row in RECORDED if row.client == client]
+    infers = [row.request for row in rows if b"/infer " in row.request and row.status == 200]
+    lengths = [JSON_LENGTH in request.partition(b"\r\n\r\n")[0].lower() for request in infers]
+    assert False in lengths
+    assert (True in lengths) == (client != "mlserver")  # its command sends no text in blobs
+    for row in rows:
+        is_refused = any(mark in row.request for mark in REFUSED) or b"[1, 2]" in row.request
+        assert row.status == 200 or is_refused or b'"shape":[1,2]' in row.request, row.request[:300]
+
+
+def test_every_client_is_locked_with_hashes_and_no_host() -> None:
+    """What was recorded can be installed again, from wherever the user's index is."""
+    assert {path.stem for path in LOCKS.glob("*.in")} == {"kserve", "mlserver", "openapi", "triton"}
+    for source in LOCKS.glob("*.in"):
+        text = source.with_suffix(".txt").read_text("utf-8")
+        entries = re.split(r"\n(?=[a-z0-9])", text.strip())
+        assert [entry.partition(" ")[0] for entry in entries if "--hash=sha256:" not in entry] == []
+        assert re.findall(r"https?://|--(?:extra-)?index-url|--find-links", text) == []
+    packages = json.loads((LOCKS / "typescript" / "package-lock.json").read_text("utf-8"))["packages"]
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
+    assert [name for name, package in packages.items() if "resolved" in package] == []

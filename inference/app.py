@@ -76,7 +76,7 @@ class App:
         # One body must always fit, whatever is set.
         most_bytes = max(config.max_receiving_bytes, config.max_body_bytes)
         self.receiving = ReceiveBudget(most_bytes, Trimmer().note)
-        self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s, self.receiving)
+        self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s, self.receiving, pool)
         self._metrics = metrics
         self._guard = read_guard(config)
         self._tokens = TokensWatch(self._guard, config) if self._guard and config.tokens_file else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from functools import partial
 
 from starlette.types import Message, Receive
 
@@ -79,10 +81,14 @@ class BodyReader:
         max_bytes: longest body, also of what a compressed one grows to.
         timeout_s: seconds that one may take to arrive.
         receiving: what all bodies together may hold.
+        pool: where long ones are inflated; None is asyncio's own.
     """
 
-    def __init__(self, max_bytes: int, timeout_s: float, receiving: ReceiveBudget) -> None:
+    def __init__(
+        self, max_bytes: int, timeout_s: float, receiving: ReceiveBudget, pool: Executor | None = None
+    ) -> None:
         self.receiving = receiving
+        self._pool = pool
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
@@ -140,7 +146,8 @@ class BodyReader:
                 is_done = inflater.feed(part, _INLINE_BYTES)
                 share.hold(inflater.held)
                 while not is_done:
-                    is_done = await asyncio.to_thread(inflater.feed, b"", _STEP_BYTES)
+                    step = partial(inflater.feed, b"", _STEP_BYTES)
+                    is_done = await asyncio.get_running_loop().run_in_executor(self._pool, step)
                     share.hold(inflater.held)
             if not message.get("more_body", False):
                 return b"".join(parts) if inflater is None else inflater.finish()

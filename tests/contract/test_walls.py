@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import http
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ RIVAL_LIBRARIES = {
 }
 # Becomes the service, and slows down what the service runs its graphs with.
 SLOWED = ("benchmarks/proof/slowed.py", "onnxruntime")
+REFUSALS = {int(status) for status in http.HTTPStatus if status >= http.HTTPStatus.BAD_REQUEST}
 FORBIDDEN_LIBRARIES = {
     "training": {"onnx", "onnxruntime", "tf2onnx", "starlette", "uvicorn", "locust"},
     "exporter": {"starlette", "uvicorn", "locust", "kaggle", "kagglesdk"},
@@ -141,3 +143,19 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
                 graph[name] |= {alias.name for alias in node.names} & set(modules)
         graph[name].discard(name)
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
+
+
+def test_one_table_decides_what_a_refusal_looks_like() -> None:
+    """A status that is written in a second place has, sooner or later, another body or another header."""
+    found = {
+        (str(path.relative_to(ROOT / "inference")), node.value)
+        for path in (ROOT / "inference").rglob("*.py")
+        if path.name != "app.py" and not path.name.startswith("openapi")  # the table, and what documents it
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value in REFUSALS
+    }
+    assert found == {
+        ("routes/health.py", 503),  # readiness is an answer, not a refusal
+        ("routes/protocol.py", 503),
+        ("routes/card.py", 500),  # a number of categories
+    }

@@ -176,11 +176,7 @@ def test_no_method_of_our_connection_has_lost_its_caller(live: dict[str, set[str
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
-    buffered = {
-        "get_buffer",
-        "buffer_updated",
-    }  # the event loop calls these of any `asyncio.BufferedProtocol`
-    assert {name for name in methods if not name.startswith("__")} - set(live) - called == buffered
+    assert {name for name in methods if not name.startswith("__")} - set(live) - called == set()
 
 
 def test_what_our_server_takes_from_uvicorns_state_is_there() -> None:

@@ -82,7 +82,8 @@ def find_wanted(request: Request) -> Media:
 
 def wants_lines(request: Request) -> bool:
     """Whether the answer shall be lines, of CSV or of JSON; they are for one row what they are for many."""
-    return find_wanted(request).format in {"csv", "jsonlines"}
+    wanted = find_wanted(request)
+    return wanted is not JSON_MEDIA and wanted.format in {"csv", "jsonlines"}
 
 
 def read_accept(accept: bytes) -> dict[str, tuple[float, dict[str, str]]]:

@@ -124,7 +124,7 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
 
     Between the last two is what a managed platform's own variables ask for (`inference.routes.platforms`);
     under one, the default of ``host`` is ``0.0.0.0``. An empty variable counts as not set, as
-    compose files and shells write "nothing" that way. Service links are nobody's settings.
+    compose files and shells write "nothing" that way. Service links are no settings.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range; says which and where it came from.

@@ -96,7 +96,7 @@ class Watcher:
                 loop.call_soon_threadsafe(self.publish, change)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell once of each look that takes long; on the loop's thread, as the other one is in it."""
+        """Log each look that takes long, once; on the loop's thread, as the other one is in it."""
         began_at = self._began_at
         if began_at is not None and began_at != self._long_look and monotonic() - began_at > _LONG_LOOK_S:
             self._long_look = began_at

@@ -1,4 +1,4 @@
-"""Which other origins' pages may ask, and what their browsers are told (Fetch Standard, section 3.2: CORS).
+"""Which other origins' pages may ask, and the headers that their browsers need (Fetch Standard, section 3.2: CORS).
 
 Off by default: then nothing here is in the way of a request. No credentials are ever allowed: a token
 is sent by the page's own script, in a header, and no browser adds one by itself.
@@ -63,7 +63,7 @@ class CorsPolicy:
         return answer._replace(headers=(*answer.headers, *more))
 
     def answer_preflight(self, headers: Sequence[Header]) -> Answer | None:
-        """What a browser is told that asks before it asks; None if these headers are of no such question."""
+        """The answer to a preflight; None if these headers are of none."""
         names = {name for name, _ in headers}
         if not {b"origin", b"access-control-request-method"} <= names:
             return None

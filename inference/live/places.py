@@ -84,7 +84,7 @@ class Place:
     def postpone(self, record: AliasRecord, error: Exception, first_pause_s: float, now: float) -> bool:
         """Have a move tried again, each time after twice the pause; whether it is to be counted as refused.
 
-        A registry that cannot be read refuses nothing. What is known of a move is told once.
+        A registry that cannot be read refuses nothing. What is known of a move is logged once.
         """
         is_refusal = isinstance(error, LifecycleError)
         code = error.code if isinstance(error, LifecycleError) else ""

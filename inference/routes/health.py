@@ -20,7 +20,7 @@ class Health:
         state: what is served.
         metrics: what was counted.
         metrics_port: where ``/metrics`` is; 0 is here.
-        root_path: before every path that is told.
+        root_path: before every path in an answer.
     """
 
     def __init__(

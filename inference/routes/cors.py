@@ -1,4 +1,4 @@
-"""Which other origins' pages may ask, and the headers their browsers need (Fetch Standard, section 3.2: CORS).
+"""Which other origins' pages may ask, and the headers their browsers need (Fetch Standard, 3.2: CORS).
 
 Off by default: then nothing here is in the way of a request. No credentials are ever allowed: a token
 is sent by the page's own script, in a header, and no browser adds one by itself.

@@ -46,7 +46,11 @@ ARRAYS = (
     "tests/e2e/test_gate.py",
 )
 # tests that call pip
-PIP = ("tests/fault/test_sources_faults.py", "tests/unit/training/test_sources_package.py")
+PIP = (
+    "tests/contract/test_locks.py",
+    "tests/fault/test_sources_faults.py",
+    "tests/unit/training/test_sources_package.py",
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,11 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.service import DEADLINE_S
 
 
 @contextlib.contextmanager
@@ -33,6 +37,9 @@ def freezing(pid: int, *, frozen_s: float, every_s: float) -> Iterator[None]:
 def frozen(pid: int) -> Iterator[None]:
     """Stop the process until the block is left; what is sent to it meanwhile it finds all at once."""
     os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + DEADLINE_S
+    while Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline, "the process goes on after SIGSTOP"
     try:
         yield
     finally:

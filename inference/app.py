@@ -75,7 +75,7 @@ class App:
         self._work = WorkLimit(config.max_requests_in_work, config.deadline_s)
         # One body must always fit, whatever is set.
         most_bytes = max(config.max_receiving_bytes, config.max_body_bytes)
-        self.receiving = ReceiveBudget(most_bytes, Trimmer().note)
+        self.receiving = ReceiveBudget(most_bytes, Trimmer(pool).note)
         self._bodies = BodyReader(config.max_body_bytes, config.receive_timeout_s, self.receiving, pool)
         self._metrics = metrics
         self._guard = read_guard(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+from concurrent.futures import Executor
 
 # Arrays of a large request are up to some MB. By default glibc gives such blocks back to the kernel as
 # soon as they are free and asks for them again, zeroed page by page, at the next request.
@@ -56,10 +57,12 @@ class Trimmer:
     Belongs to the event loop's thread.
 
     Args:
+        pool: where it is done.
         quiet_s: how long a while is.
     """
 
-    def __init__(self, quiet_s: float = _QUIET_S) -> None:
+    def __init__(self, pool: Executor, quiet_s: float = _QUIET_S) -> None:
+        self._pool = pool
         self._quiet_s = quiet_s
         self._due = 0.0
         self._is_armed = False
@@ -79,4 +82,4 @@ class Trimmer:
         self._is_armed = False
         trim = getattr(_LIBRARY, "malloc_trim", None)
         if trim is not None:
-            loop.run_in_executor(None, trim, 0)  # some milliseconds; a call through ctypes holds nobody up
+            loop.run_in_executor(self._pool, trim, 0)  # some milliseconds; ctypes lets go of the interpreter

@@ -47,12 +47,12 @@ async def main():
     before = resident()
     with ThreadPoolExecutor(3) as pool:
         kept = [pool.submit(fill).result() for _ in range(6)]
-    grown = resident() - before
-    Trimmer(quiet_s=0.01).note()
-    loop = asyncio.get_running_loop()
-    until = loop.time() + 60
-    while resident() - before > (6 << 20) and loop.time() < until:
-        await asyncio.sleep(0.01)
+        grown = resident() - before
+        Trimmer(pool, quiet_s=0.01).note()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 60
+        while resident() - before > (6 << 20) and loop.time() < until:
+            await asyncio.sleep(0.01)
     print(grown, resident() - before)
 
 asyncio.run(main())

@@ -45,7 +45,8 @@ from inference.wire.request import Request
 from registry.errors import LifecycleError
 
 # Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
-_BUFFER = memoryview(bytearray(64 * 1024))
+_BUFFER_BYTES = 64 * 1024
+_BUFFER = memoryview(bytearray(_BUFFER_BYTES))
 # How long an idle connection is kept after the service began to stop: its client may have sent the
 # next request already. Clients in a closed loop send it within milliseconds.
 _LINGER_S = 1.0
@@ -54,6 +55,7 @@ _LOOK_AGAIN_S = 0.02
 # connection, and the client may lose the refusal.
 _REFUSED_S = 2.0
 _CLOSE: Header = (b"connection", b"close")
+_NOT_NAMED: Mapping[str, str] = {}
 
 
 class Connection(HttpToolsProtocol):
@@ -95,6 +97,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_line = False  # for its next turn
         self._is_at_eof = False  # the client sends no more
         self._is_refused = False  # the last answer is out
+        self._is_deaf = False  # or will be it, and what comes is dropped
         self._refusal: Exception | None = None  # of what stands behind requests that are not answered yet
         self._kept = 0  # bytes of a body that takes the short way
         self._counted = 0  # bytes that the budget knows of
@@ -160,7 +163,7 @@ class Connection(HttpToolsProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have come."""
         self.data_received(_BUFFER[:nbytes].tobytes())
-        if nbytes == len(_BUFFER):  # there is more where that came from
+        if nbytes == _BUFFER_BYTES:  # there is more where that came from
             self._line_up()
 
     def data_received(self, data: bytes) -> None:
@@ -169,7 +172,7 @@ class Connection(HttpToolsProtocol):
         if not held and not self._reception.has_begun:
             end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
             known = self.known.find(data[:end])
-            if known and known.length == len(data) - end and not self.is_busy and not self._is_over:
+            if known and known.length == len(data) - end and not self.is_busy and not self._is_deaf:
                 self.since = self.loop.time()
                 self._answer(known, data[end:])
                 return
@@ -269,7 +272,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_over(self) -> bool:
         """Whether what comes is dropped."""
-        return self._is_refused or self._refusal is not None or self.transport.is_closing()
+        return self._is_deaf or self.transport.is_closing()
 
     def _line_up(self) -> None:
         """Go on when other connections had their turns."""
@@ -375,6 +378,7 @@ class Connection(HttpToolsProtocol):
             path.decode("ascii"),
             query,
             reception.headers,
+            dict(reversed(reception.headers)),
             reception.length,
             self.parser.should_keep_alive(),
         )
@@ -410,7 +414,7 @@ class Connection(HttpToolsProtocol):
         self._answer(head, body)
 
     def _answer(self, head: Head, body: bytes) -> None:
-        request = Request("POST", head.path, head.query, head.headers, body)
+        request = Request("POST", head.path, head.query, head.headers, body, _NOT_NAMED, head.first)
         answer = head.endpoint.answer_post(request)
         if isinstance(answer, Answer):
             self._write(answer, head.keep_alive)
@@ -460,7 +464,7 @@ class Connection(HttpToolsProtocol):
         """Refuse what is being received, behind the answers to what came before it, and read no more."""
         if self._is_over:
             return
-        self._refusal = error
+        self._refusal, self._is_deaf = error, True
         is_due = self._take_back_cycle(error) if self._reception.has_cycle else not self.is_busy
         if is_due:
             self._write_refusal(error)
@@ -499,7 +503,7 @@ class Connection(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         """End this side; what the client still sends is read for a while, so that it can read its answer."""
-        self._is_refused = True
+        self._is_refused = self._is_deaf = True
         self._refusal = None  # and with it the frames of its traceback, which hold what was received
         self.transport.write_eof()
         self.loop.call_later(_REFUSED_S, self.transport.abort)

@@ -22,6 +22,7 @@ class Head(NamedTuple):
     path: str
     query: bytes
     headers: list[Header]
+    first: dict[bytes, bytes]  # of the headers, by name
     length: int  # of the body, in bytes
     keep_alive: bool
 

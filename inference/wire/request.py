@@ -19,9 +19,10 @@ class Request:
         headers: names in lower case, in the order sent.
         body: all of it, inflated if it came compressed.
         named: the values of the route's parameters.
+        first: the first header of each name, for heads that are read again and again.
     """
 
-    __slots__ = ("body", "headers", "method", "named", "path", "query")
+    __slots__ = ("body", "first", "headers", "method", "named", "path", "query")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Request:
         headers: Sequence[Header],
         body: bytes,
         named: Mapping[str, str] = _NOTHING,
+        first: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -38,9 +40,12 @@ class Request:
         self.headers = headers
         self.body = body
         self.named = named
+        self.first = first
 
     def find_header(self, name: bytes) -> bytes | None:
         """The first header called ``name`` (lower case), or None."""
+        if self.first is not None:
+            return self.first.get(name)
         for key, value in self.headers:  # a generator takes twice as long
             if key == name:
                 return value

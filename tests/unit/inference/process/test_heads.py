@@ -9,7 +9,9 @@ import pytest
 from inference.process.heads import Head, KnownHeads
 
 HEAD = b"POST /predict HTTP/1.1\r\nContent-Length: 4\r\n\r\n"
-MEANING = Head(sentinel.endpoint, "/predict", b"", [(b"content-length", b"4")], 4, True)
+MEANING = Head(
+    sentinel.endpoint, "/predict", b"", [(b"content-length", b"4")], {b"content-length": b"4"}, 4, True
+)
 
 
 def test_a_whole_request_teaches_its_head() -> None:

@@ -52,6 +52,19 @@ def test_one_row_gives_what_it_gives_among_others(columns: tuple[Column, ...], r
         assert probabilities == pytest.approx(together.probabilities[index].tolist(), abs=ATOL)
 
 
+def test_many_rows_are_run_some_at_a_time_and_stay_in_order() -> None:
+    """A Run takes memory for each of its rows, and keeps it; none may be lost between two Runs."""
+    session = open_tiny(NUMERIC_COLUMNS)
+    rows = [(float(index % 97), index % 90, index % 2 == 0, None) for index in range(2500)]
+    together = session.run(session.feed_rows(rows))
+    apart = [session.run(session.feed_rows(rows[start : start + 100])) for start in range(0, 2500, 100)]
+    assert together.labels.tolist() == np.concatenate([part.labels for part in apart]).tolist()
+    # The same sums, of which a kernel may add the terms in another order where there are more rows.
+    np.testing.assert_allclose(
+        together.probabilities, np.concatenate([part.probabilities for part in apart]), rtol=1e-5
+    )
+
+
 def test_what_is_no_graph_is_refused_with_its_place() -> None:
     """The runtime's own message names no version."""
     with pytest.raises(SignatureMismatchError, match=r"^tiny@1: ONNX Runtime cannot load the graph"):

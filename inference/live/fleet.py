@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Literal, NamedTuple
 
@@ -231,7 +232,10 @@ class Fleet:
         """Put the version of ``record`` in its place; None if there is nothing new to tell of it."""
         before = place.live
         try:
-            place.live = self._take(store, record.model, record.version, record, is_tried=True)
+            wanted = partial(self._is_wanted, store, place, record)
+            place.live = self._take(
+                store, record.model, record.version, record, is_tried=True, is_wanted=wanted
+            )
         except NotReadyError:
             return None
         except Exception as error:  # the edge towards what somebody published
@@ -249,13 +253,21 @@ class Fleet:
         return "swapped"
 
     def _take(
-        self, store: Store, model: str, version: int, move: AliasRecord | None, *, is_tried: bool
+        self,
+        store: Store,
+        model: str,
+        version: int,
+        move: AliasRecord | None,
+        *,
+        is_tried: bool,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> LiveVersion:
         """The version: from another place if it is there, as when a canary is promoted, else loaded.
 
         Args:
             move: of the alias to this version, if that is what asks for it.
             is_tried: whether another process loads it first.
+            is_wanted: whether it still is, asked while that lasts.
 
         Raises:
             DigestMismatchError: its manifest is not the one that the alias was moved to; or as
@@ -277,9 +289,18 @@ class Fleet:
             )
         store.check_sizes(model, version)  # what is still being copied is not worth a process
         if is_tried and self._trials is not None:
-            self._trials.check(self._describe(store, model, version, found, move.sequence if move else 0))
+            trial = self._describe(store, model, version, found, move.sequence if move else 0)
+            self._trials.check(trial, is_wanted)
         ref = ModelRef(model, version)
         return load_version(store, ref, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
+
+    def _is_wanted(self, store: Store, place: Place, record: AliasRecord) -> bool:
+        """Whether the alias still is where ``record`` moved it; what cannot be read has not moved."""
+        assert place.alias is not None
+        try:
+            return read_alias(store, record.model, place.alias) in (record, None)
+        except (OSError, LifecycleError):
+            return True
 
     def _describe(self, store: Store, model: str, version: int, digest: str, sequence: int) -> Trial:
         return Trial(

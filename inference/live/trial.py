@@ -22,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 
@@ -32,6 +33,8 @@ from registry.errors import LifecycleError, RegistryError
 
 # Moves whose outcome is remembered.
 _MOST_ENTRIES = 64
+# How often a trial that lasts is held against where the alias points by then.
+_LOOK_AGAIN_S = 0.5
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,21 +162,25 @@ class TrialRunner:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = False
 
-    def check(self, trial: Trial) -> None:
+    def check(self, trial: Trial, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """Return if the version loads and answers within the limits.
 
         What is found is remembered, unless later bytes of the registry may change it.
 
+        Args:
+            trial: what to try.
+            is_wanted: asked now and then; a version that is wanted no longer is not worth the rest.
+
         Raises:
             LoadFailedError: it takes longer or more memory than it may, or crashes.
-            NotReadyError: `stop` was called; nothing was found out.
+            NotReadyError: `stop` was called, or it is not wanted any more; nothing was found out.
             LifecycleError: as `inference.live.proven.open_proven`.
             OSError: no process could be started, or the registry could not be read.
         """
         with self._ledger.locked():
             outcome = self._ledger.find(trial)
             if outcome is None:
-                outcome = self._try(trial)
+                outcome = self._try(trial, is_wanted)
                 if not outcome.may_heal:
                     self._ledger.add(trial, outcome)
         outcome.check()
@@ -185,13 +192,13 @@ class TrialRunner:
             if self._process is not None:
                 self._process.kill()
 
-    def _try(self, trial: Trial) -> Outcome:
+    def _try(self, trial: Trial, is_wanted: Callable[[], bool]) -> Outcome:
         where = f"{trial.model}@{trial.version}"
         with self._start() as process:
             try:
-                said, _ = process.communicate(msgspec.json.encode(trial) + b"\n", trial.timeout_s)
-            except subprocess.TimeoutExpired:
-                return Outcome.of(took_too_long(where, trial.timeout_s))
+                said = _converse(process, trial, is_wanted)
+                if said is None:
+                    return Outcome.of(took_too_long(where, trial.timeout_s))
             finally:
                 process.kill()  # does nothing to one that has ended
                 with self._lock:
@@ -218,6 +225,28 @@ class TrialRunner:
                 process_group=0,  # Ctrl+C is for its parent, which ends it
             )
             return self._process
+
+
+def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callable[[], bool]) -> bytes | None:
+    """What the process says of ``trial``; None if it says nothing in time.
+
+    Raises:
+        NotReadyError: the trial is not wanted any more.
+    """
+    until = monotonic() + trial.timeout_s
+    asked: bytes | None = msgspec.json.encode(trial) + b"\n"
+    while True:
+        left = max(0.0, until - monotonic())
+        try:
+            said, _ = process.communicate(asked, min(left, _LOOK_AGAIN_S))
+        except subprocess.TimeoutExpired:
+            asked = None
+            if left <= _LOOK_AGAIN_S:
+                return None
+            if not is_wanted():
+                raise NotReadyError("the alias has moved on") from None
+        else:
+            return said
 
 
 def may_heal(error: Exception) -> bool:

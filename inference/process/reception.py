@@ -22,6 +22,8 @@ _FRAMING_EACH = 8
 # behind the body within one bite lines up in uvicorn's pipeline.
 _BITE_BYTES = 4096
 _END_OF_HEAD = b"\r\n\r\n"
+# Of a Content-Length, as they are written; Python refuses to read more than 4,300.
+_MOST_DIGITS = 40
 # A request with one of these goes the general way.
 _UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect"})
 
@@ -144,6 +146,8 @@ class Reception:
                     refuse_syntax("a body is chunked once, or has a length")
                 self.is_chunked = True
         elif name == b"content-length":
+            if len(value) > _MOST_DIGITS:
+                refuse_syntax("its Content-Length has too many digits")
             self.length = int(value)
         elif name == b"host":
             self._host_count += 1

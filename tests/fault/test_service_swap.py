@@ -193,6 +193,22 @@ def test_a_graph_that_never_returns_is_refused_and_the_next_version_followed(
         assert list_trials(service) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_ends_when_the_alias_has_moved_on(tmp_path: Path, workers: int) -> None:
+    """Whoever sees that a version hangs points the alias elsewhere, and is not made to wait for the clock."""
+    publish_versions(tmp_path)
+    publish_numeric(store := open_store(tmp_path), alias=None, model_bytes=build_endless_graph())
+    flags = ("--load-timeout-s", "3600", "--workers", str(workers), *WATCH)
+    with running_service(tmp_path, "tiny", *flags) as service:
+        point_alias(store, "tiny", "production", 3)
+        wait_for(lambda: list_trials(service), service)
+        point_alias(store, "tiny", "production", 2)
+        wait_for(lambda: len(read_events(service, "swap")) == workers, service)
+        assert service.get_json("/")["version"] == 2
+        assert list_trials(service) == []
+        assert read_events(service, "version refused") == []  # nothing was found out
+
+
 def list_trials(service: RunningService) -> list[int]:
     """The processes that try a version for this service."""
     found = []

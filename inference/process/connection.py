@@ -190,7 +190,9 @@ class Connection(HttpToolsProtocol):
     def go_on(self) -> None:
         """Take the next turn: with what has come already, else with reading on."""
         self._is_in_line = self.flow.is_in_line = False
-        if self._held and not self._is_over:
+        if self.transport.is_closing():
+            return  # it was closed while it stood in line
+        if self._held and not self._is_deaf:
             self._advance()
         else:
             self._tidy()
@@ -292,7 +294,9 @@ class Connection(HttpToolsProtocol):
 
     def _read_on(self) -> None:
         """Read on, as everything that has come is with the parser; after its client's end, close."""
-        if self._is_over:
+        if self.transport.is_closing():
+            self._kept = 0
+        elif self._is_deaf:
             self._kept = 0
             self.flow.resume_reading()  # and drop it
         elif self._is_at_eof and not self.is_busy:

@@ -70,10 +70,12 @@ class Turns:
 
     def _take(self) -> None:
         self._is_due = False
-        for _ in range(min(_MOST_A_TURN, len(self._line))):
-            self._line.popleft().go_on()
-        if self._line:
-            self._plan()
+        try:
+            for _ in range(min(_MOST_A_TURN, len(self._line))):
+                self._line.popleft().go_on()
+        finally:  # whatever goes wrong with one, the others have their turns
+            if self._line:
+                self._plan()
 
 
 class IdleConnections:

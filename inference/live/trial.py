@@ -73,7 +73,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: Exception) -> Outcome:
-        """An error as it is told to another process."""
+        """An error in a form that another process reads."""
         if isinstance(error, LifecycleError):
             return cls(error.code, error.what, error.where, error.hint)
         code = _OS_ERROR if isinstance(error, OSError) else ServingError.code

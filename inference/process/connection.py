@@ -41,7 +41,7 @@ from inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads
 from inference.process.reception import Reception
 from inference.wire.answers import Answer, Header
 from inference.wire.body import ReceiveBudget
-from inference.wire.request import Request
+from inference.wire.request import NOTHING_NAMED, Request
 from registry.errors import LifecycleError
 
 # Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
@@ -55,7 +55,6 @@ _LOOK_AGAIN_S = 0.02
 # connection, and the client may lose the refusal.
 _REFUSED_S = 2.0
 _CLOSE: Header = (b"connection", b"close")
-_NOT_NAMED: Mapping[str, str] = {}
 
 
 class Connection(HttpToolsProtocol):
@@ -130,6 +129,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn's; where there are too many, one that is idle makes room or this one is refused."""
         super().connection_made(transport)
+        self.flow = Flow(transport)
         if (
             self.max_connections
             and len(self.connections) > self.max_connections
@@ -418,7 +418,7 @@ class Connection(HttpToolsProtocol):
         self._answer(head, body)
 
     def _answer(self, head: Head, body: bytes) -> None:
-        request = Request("POST", head.path, head.query, head.headers, body, _NOT_NAMED, head.first)
+        request = Request("POST", head.path, head.query, head.headers, body, NOTHING_NAMED, head.first)
         answer = head.endpoint.answer_post(request)
         if isinstance(answer, Answer):
             self._write(answer, head.keep_alive)

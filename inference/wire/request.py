@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from inference.wire.answers import Answer, Header
 
-_NOTHING: Mapping[str, str] = {}
+NOTHING_NAMED: Mapping[str, str] = {}
 
 
 class Request:
@@ -31,7 +31,7 @@ class Request:
         query: bytes,
         headers: Sequence[Header],
         body: bytes,
-        named: Mapping[str, str] = _NOTHING,
+        named: Mapping[str, str] = NOTHING_NAMED,
         first: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.method = method

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import uvicorn
+from uvicorn.server import ServerState
+
+from inference.process.connection import Connection as ServiceConnection
 from inference.process.fairness import IdleConnections, Turns
+from inference.wire.body import ReceiveBudget
 
 
 class Transport:
@@ -97,3 +102,58 @@ def test_room_is_made_by_the_one_that_is_idle_for_longest_and_has_nothing_unread
     assert [other.transport.is_closed for other in others] == [False, False, True, False]
     assert not newcomer.transport.is_closed
     assert not IdleConnections().close_one(newcomer, [others[0], newcomer])
+
+
+class Pipe(asyncio.Transport):
+    """A transport that notes whether it is read from."""
+
+    is_read = True
+
+    def pause_reading(self) -> None:
+        """Read no more."""
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self.is_read = True
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+
+def test_one_that_fills_the_buffer_is_read_again_in_its_turn_and_not_before() -> None:
+    """The application asks for more of a body as soon as it has some; the line would be of no use."""
+
+    async def main() -> list[bool]:
+        is_over = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await is_over.wait()
+
+        bound = ServiceConnection.bind({}, 0, lambda code: None, ReceiveBudget(1 << 20))
+        config = uvicorn.Config(
+            app, http=bound, ws="none", lifespan="off", interface="asgi3", log_config=None
+        )
+        config.load()
+        loop = asyncio.get_running_loop()
+        connection = bound(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+        pipe = Pipe()
+        connection.connection_made(pipe)
+        buffer = connection.get_buffer(-1)
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
+        buffer[: len(head)] = head
+        connection.buffer_updated(len(buffer))
+        seen = [pipe.is_read]
+        connection.cycle.body = bytearray()  # the application takes what there is,
+        connection.flow.resume_reading()  # and asks for more
+        seen.append(pipe.is_read)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        seen.append(pipe.is_read)
+        connection.cycle.disconnected = True
+        is_over.set()
+        await asyncio.gather(*connection.tasks)
+        return seen
+
+    assert asyncio.run(main()) == [False, False, True]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import ManifestError
+from registry.ground.decode import decode_json
 from registry.signature import Signature
 
 SCHEMA_VERSION = 1
@@ -197,14 +198,14 @@ def decode_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
         ManifestError: not JSON, not a manifest, or of a ``schema_version`` this code does not know.
     """
     try:
-        head = msgspec.json.decode(data, type=_Head)
+        head = decode_json(data, _Head)
         if head.schema_version != SCHEMA_VERSION:
             raise ManifestError(
                 f"schema_version is {head.schema_version}, this program reads {SCHEMA_VERSION}",
                 where=where,
                 hint="Upgrade timberline, or publish the version again.",
             )
-        return msgspec.json.decode(data, type=Manifest)
+        return decode_json(data, Manifest)
     except msgspec.DecodeError as error:
         raise ManifestError(f"not a manifest: {error}", where=where) from error
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import RegistryError
+from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes
 from registry.manifest import Sha256
 
@@ -120,11 +121,11 @@ def decode_verdict(data: bytes, where: str = VERDICT_FILE) -> Verdict:
             ``schema_version`` this code does not know.
     """
     try:
-        schema_version = msgspec.json.decode(data, type=_Head).schema_version
+        schema_version = decode_json(data, _Head).schema_version
         if schema_version == 1:
-            return msgspec.json.decode(data, type=Verdict)
+            return decode_json(data, Verdict)
         if schema_version == VERDICT_SCHEMA_VERSION:
-            return _open_sealed(msgspec.json.decode(data), where)
+            return _open_sealed(decode_json(data, dict[str, object]), where)
     except msgspec.DecodeError as error:
         raise RegistryError(f"not a verdict: {error}", where=where, hint=_HINT) from error
     raise RegistryError(

@@ -73,3 +73,13 @@ def test_torn_manifest_is_refused(cut: int) -> None:
     """Half a manifest is none."""
     with pytest.raises(ManifestError, match="not a manifest"):
         decode_manifest(LATEST.read_bytes()[:cut])
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [(b'"title": "\xe9', "not UTF-8"), (b'"title": ' + b"[" * 100_000 + b'"', "nested too deeply")],
+)
+def test_manifest_that_is_no_text_or_nested_without_end_is_refused(written: bytes, found: str) -> None:
+    """The parser has errors of its own for these; one that got out stopped the commands for every model."""
+    with pytest.raises(ManifestError, match=f"not a manifest: .*{found}"):
+        decode_manifest(LATEST.read_bytes().replace(b'"title": "', written))

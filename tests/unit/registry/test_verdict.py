@@ -58,6 +58,14 @@ def test_verdict_that_says_more_or_other_than_a_verdict_may_is_refused(change: T
         decode_verdict(msgspec.json.encode({**_tree(), **change}))
 
 
+@pytest.mark.parametrize("written", [b'"reason": "\xe9', b'"reason": ' + b"[" * 100_000 + b'"'])
+def test_verdict_that_is_no_text_or_nested_without_end_is_refused(written: bytes) -> None:
+    """The parser has errors of its own for these, which a promotion must not end with."""
+    data = encode_verdict(build_verdict("tiny", _JUDGED)).replace(b'"reason": "', written)
+    with pytest.raises(RegistryError, match="not a verdict"):
+        decode_verdict(data)
+
+
 def _block_to_pass(tree: Tree) -> None:
     tree["outcome"] = "PASS"
     tree["lines"][0]["outcome"] = "PASS"

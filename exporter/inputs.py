@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from registry.errors import StageError
+from registry.ground.decode import decode_json
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.ground.stages import Receipt, find_current, read_receipt
 from registry.manifest import GateLimits, Metrics
@@ -110,7 +111,7 @@ def _require_stage(folder: Path, command: str) -> Receipt:
 
 def _read_metrics(path: Path) -> Metrics:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Metrics)
+        return decode_json(path.read_bytes(), Metrics)
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise StageError(
             f"not readable as metrics: {error}", where=str(path), hint="Run `make evaluate` again."

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from registry.errors import ManifestError, StageError
+from registry.ground.decode import decode_json
 from registry.manifest import Histogram, Precision, Prior
 from registry.signature import ClassLabel, Column
 
@@ -69,7 +70,7 @@ def find_run(data: Path, model: str, run_id: str | None = None) -> Path:
     """
     runs = data / "runs" / model
     try:
-        chosen = run_id or (runs / "latest").read_text("utf-8").strip()
+        chosen = run_id or (runs / "latest").read_text("utf-8", "replace").strip()
     except FileNotFoundError:
         raise StageError("no finished run", where=model, hint=f"Run `make train MODEL={model}`.") from None
     folder = runs / chosen
@@ -85,7 +86,7 @@ def read_run(folder: Path) -> RunRecord:
         ManifestError: it is damaged or of another ``schema_version``.
     """
     try:
-        record = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunRecord)
+        record = decode_json((folder / "run.json").read_bytes(), RunRecord)
     except msgspec.DecodeError as error:
         raise ManifestError(f"not a run record: {error}", where=str(folder / "run.json")) from error
     if record.schema_version != RUN_SCHEMA_VERSION:

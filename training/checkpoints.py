@@ -17,6 +17,7 @@ import keras
 import msgspec
 import numpy as np
 
+from registry.ground.decode import decode_json
 from registry.ground.files import write_atomically
 from training.errors import TrainingError
 
@@ -81,7 +82,7 @@ def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimiz
     try:
         with np.load(io.BytesIO(path.read_bytes())) as saved:
             arrays = dict(saved)
-        history = msgspec.json.decode(arrays["history"].tobytes(), type=list[Epoch])
+        history = decode_json(arrays["history"].tobytes(), list[Epoch])
         best = _numbered(arrays, "best")
         _assign(network.weights, _numbered(arrays, "network"))
         _assign(optimizer.variables, _numbered(arrays, "optimizer"))

@@ -284,6 +284,19 @@ def input_columns(config: ModelConfig) -> tuple[Column, ...]:
     )
 
 
+def read_features_sql(config: ModelConfig, models: Path) -> str:
+    """The text of the model's features.sql.
+
+    Raises:
+        ConfigError: it is not there, or not UTF-8.
+    """
+    path = models / config.model.name / config.features.file
+    try:
+        return path.read_text("utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
+
+
 def load_model_config(
     models: Path, model: str, *, overrides: Iterable[str] = (), use_environment: bool = True
 ) -> ModelConfig:

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from registry.errors import ConfigError, StageError
+from registry.errors import StageError
 from registry.ground.files import digest_bytes, fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
@@ -20,7 +20,7 @@ from registry.ground.stages import digest_code, digest_value, find_current, read
 from registry.signature import ClassLabel, Column
 from training.census import Census, take_census
 from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
-from training.config import HeadSplit, ModelConfig, TimeSplit, input_columns
+from training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
 from training.database import literal, open_database, quote
 from training.errors import DatasetError
 from training.features import FeatureProgram, parse_features, parse_slices
@@ -85,12 +85,8 @@ def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, s
     folder = models / config.model.name
     # Nothing here needs the slices; refused now, they have cost no training.
     parse_slices(config.gate.slices, input_columns(config), where=f"{folder / 'model.toml'}: gate.slices")
-    path = folder / config.features.file
-    try:
-        sql = path.read_text("utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
-    return parse_features(sql, input_columns(config), file=str(path)), sql
+    sql = read_features_sql(config, models)
+    return parse_features(sql, input_columns(config), file=str(folder / config.features.file)), sql
 
 
 def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:

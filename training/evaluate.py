@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from registry.ground.decode import decode_json
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
@@ -69,7 +70,7 @@ def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any
             _evaluate(run, run_folder, data, partial)
     else:
         log_event(log, "evaluate is skipped: its inputs are unchanged", run=run.run_id)
-    metrics = msgspec.json.decode((folder / "metrics.json").read_bytes(), type=Metrics)
+    metrics = decode_json((folder / "metrics.json").read_bytes(), Metrics)
     return {
         "stage": "evaluate",
         "skipped": current is not None,
@@ -125,6 +126,20 @@ def predict_split(saved_model: Path, split: PreparedSplit) -> tuple[Probabilitie
     return np.concatenate(parts), np.concatenate(truths)
 
 
+def read_history(path: Path) -> list[Epoch]:
+    """The epochs in a run's ``history.json``.
+
+    Raises:
+        TrainingError: it is missing or damaged.
+    """
+    try:
+        return decode_json(path.read_bytes(), list[Epoch])
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        raise TrainingError(
+            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
+        ) from error
+
+
 def _draw(
     run: RunRecord,
     run_folder: Path,
@@ -133,7 +148,7 @@ def _draw(
     truth: Classes,
     folder: Path,
 ) -> None:
-    history = msgspec.json.decode((run_folder / "history.json").read_bytes(), type=list[Epoch])
+    history = read_history(run_folder / "history.json")
     plot_learning_curves(
         folder / "learning_curves.png",
         epochs=[epoch.epoch + 1 for epoch in history],  # people count from 1

@@ -13,12 +13,13 @@ import msgspec
 import tensorflow as tf
 
 from registry.errors import StageError
+from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes, write_atomically
 from registry.ground.logs import log_event
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
 from registry.runs import read_run
 from training.checkpoints import Epoch, discard_checkpoint
-from training.config import ModelConfig, input_columns
+from training.config import ModelConfig, input_columns, read_features_sql
 from training.dataset import PreparedSplit
 from training.deployment import fit_deployment
 from training.features import parse_features
@@ -88,7 +89,7 @@ def _inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
     if receipt is None:
         raise StageError("the data is not prepared", where=name, hint=f"Run `make etl MODEL={name}`.")
     features = models / name / config.features.file
-    digest = digest_bytes(features.read_text("utf-8").encode())
+    digest = digest_bytes(read_features_sql(config, models).encode())
     if receipt.inputs.get("features") != digest:
         raise StageError(
             "has changed since the data was prepared",
@@ -125,7 +126,7 @@ def _train(
     )
     make_deterministic(config.training.seed)
     statistics = measure_features(splits.train.read_batches(), profile.feature_names, len(profile.classes))
-    sql = (models / config.model.name / config.features.file).read_text("utf-8")
+    sql = read_features_sql(config, models)
     nullable = parse_features(sql, input_columns(config)).nullable
     network, fitted = _fit(config, statistics, splits, checkpoints, nullable=nullable, resume=resume)
     deployment = fit_deployment(
@@ -193,7 +194,7 @@ def _fit(
 def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
     """What a finished run says of itself; read back from disk, so that a skipped stage says the same."""
     record = read_run(folder)
-    history = msgspec.json.decode((folder / _HISTORY).read_bytes(), type=list[Epoch])
+    history = decode_json((folder / _HISTORY).read_bytes(), list[Epoch])
     stops_early = config.training.early_stopping_patience is not None
     kept = min(history, key=lambda line: line.validation_loss) if stops_early else history[-1]
     return {

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from registry.errors import StageError
+from registry.ground.decode import decode_json
 from registry.manifest import Histogram
 from registry.signature import ClassLabel, Column
 from training.errors import DatasetError
@@ -99,7 +100,7 @@ def load_profile(path: Path) -> Profile:
         DatasetError: it is damaged, or of another ``schema_version``.
     """
     try:
-        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
+        profile = decode_json(path.read_bytes(), Profile)
     except FileNotFoundError:
         raise StageError("the data is not prepared", where=str(path), hint="Run `make etl`.") from None
     except msgspec.DecodeError as error:

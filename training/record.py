@@ -16,7 +16,7 @@ from registry import __version__
 from registry.ground.stages import digest_value
 from registry.manifest import Prior
 from registry.runs import RUN_SCHEMA_VERSION, RunRecord
-from training.config import ModelConfig
+from training.config import ModelConfig, read_features_sql
 from training.persist import KERAS_FILE, SAVED_MODEL
 from training.profile import Profile
 
@@ -36,7 +36,7 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         columns=profile.input_columns,
         classes=profile.classes,
-        features_sql=(models / name / config.features.file).read_text("utf-8"),
+        features_sql=read_features_sql(config, models),
         feature_names=profile.feature_names,
         saved_model=f"{run}/{SAVED_MODEL}",
         keras_model=f"{run}/{KERAS_FILE}",

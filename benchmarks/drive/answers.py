@@ -47,7 +47,7 @@ def check_reply(
         return f"HTTP {status}: {content[:80].decode(errors='replace')}"
     try:
         source, rows = _READERS[body.form](content, headers, target)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:  # the first: also what msgspec raises
         return f"reply is not a prediction: {error}"
     expected = f"{target.model}@{target.version}"
     named = headers.get(_VERSION_HEADER)

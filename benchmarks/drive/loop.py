@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from registry.ground.decode import decode_json
+
 _Plan = TypeVar("_Plan")
 
 
@@ -48,5 +50,5 @@ def run_users(runner: Any, users: int, begin: Callable[[], object] | None = None
 def serve_plans(kind: type[_Plan], run: Callable[[_Plan], object]) -> None:
     """Run every plan that comes on stdin, a line each, and answer each with a line."""
     for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(msgspec.json.encode(run(msgspec.json.decode(line, type=kind))) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(run(decode_json(line, kind))) + b"\n")
         sys.stdout.buffer.flush()

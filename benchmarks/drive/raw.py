@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +35,9 @@ def read_rows(path: Path, kind: type[_Row]) -> list[_Row]:
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return [msgspec.convert(row, kind, strict=False) for row in csv.DictReader(file)]
-    except (OSError, EOFError, msgspec.ValidationError) as error:
+            reader = csv.DictReader(file)
+            if reader.fieldnames is None:
+                raise EvidenceError("raw observations cannot be read: there is no line", where=str(path))
+            return [msgspec.convert(row, kind, strict=False) for row in reader]
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:  # the last: not UTF-8, no row
         raise EvidenceError(f"raw observations cannot be read: {error}", where=str(path)) from error

@@ -21,6 +21,7 @@ import psutil
 
 from benchmarks.drive.plan import Outcome, Plan
 from benchmarks.errors import BenchmarkError, ServiceStartError
+from registry.ground.decode import decode_json
 
 _LOG_TAIL_BYTES = 2000
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Launch:
             how = f"ended with exit code {state}" if state is not None else f"not ready in {timeout_s:g} s"
             raise ServiceStartError(f"{how}. Its last words: {self._last_words()}", where=self._name)
         try:
-            said = msgspec.json.decode(line, type=_Announcement)
+            said = decode_json(line, _Announcement)
         except msgspec.DecodeError as error:
             raise ServiceStartError(f"announced {line[:80]!r}", where=self._name) from error
         if f"{said.model}@{said.version}" != self._name:
@@ -203,7 +204,7 @@ def exchange(
     if answer is None and driver.poll() is None:
         raise BenchmarkError(f"not finished after {timeout_s:g} s", where="load generator")
     try:
-        return msgspec.json.decode(answer or b"", type=kind)
+        return decode_json(answer or b"", kind)
     except msgspec.DecodeError as error:
         raise BenchmarkError(
             f"ended with exit code {driver.returncode} and no outcome",

@@ -7,7 +7,6 @@ because it is disturbed less.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.errors import BenchmarkError
+from registry.ground.decode import decode_json
 from registry.ground.stages import RECEIPT
 
 # From the project's targets: at most four bare COPYs, a third of pandas, 1 GB.
@@ -36,6 +36,10 @@ class ProcessCost(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
     cpu_s: float
     peak_rss_bytes: int
+
+
+class _Fetched(msgspec.Struct):
+    files: list[str]
 
 
 def measure_etl(
@@ -134,7 +138,7 @@ def _find_source(model: str, models: Path, data: Path) -> Path:
     fetched = subprocess.run([*command, "--data", str(data)], capture_output=True, check=False)
     if fetched.returncode:
         raise BenchmarkError(f"fetch failed: {fetched.stderr[-2000:].decode(errors='replace')}", where=model)
-    files = json.loads(fetched.stdout)["files"]
+    files = decode_json(fetched.stdout, _Fetched).files
     if len(files) != 1 or not files[0].endswith(".csv"):
         raise BenchmarkError(f"needs one CSV file, found {files}", where=model)
     return Path(files[0])

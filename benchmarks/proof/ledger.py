@@ -102,7 +102,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     if not path.is_file():
         return []
     whole = path.read_bytes()
-    text = whole[: whole.rfind(b"\n") + 1].decode()
+    text = whole[: whole.rfind(b"\n") + 1].decode(errors="replace")
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         return [msgspec.convert(row, kind, strict=False) for row in reader]

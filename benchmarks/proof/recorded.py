@@ -14,6 +14,7 @@ from benchmarks.drive.plan import read_observations
 from benchmarks.errors import EvidenceError
 from benchmarks.judge.measure import ArmRun, Contrasts, Restart
 from benchmarks.proof.ledger import RestartRow
+from registry.ground.decode import decode_json
 
 
 class _Told(msgspec.Struct):
@@ -39,7 +40,7 @@ def read_restarts(folder: Path) -> list[Restart]:
     """
     path = folder / "report.json"
     try:
-        told = msgspec.json.decode(path.read_bytes(), type=_Report).restarts
+        told = decode_json(path.read_bytes(), _Report).restarts
     except (OSError, msgspec.DecodeError) as error:
         raise EvidenceError(f"report cannot be read: {error}", where=str(path)) from error
     return [_read_restart(restart, folder) for restart in told]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -25,7 +26,9 @@ from benchmarks.drive.services import Service, read_line, running_process
 from benchmarks.errors import BenchmarkError, ServiceStartError
 from benchmarks.service.closed_loop import Failed, Round, Seen, read_answer_length
 from benchmarks.service.cpu_time import list_processes
+from registry.ground.decode import decode_json
 
+T = TypeVar("T")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 # A round takes its window and what is left of answers; anything near this is a hang.
@@ -74,9 +77,9 @@ class Clients:
         """
         answer = _converse(self._process, msgspec.json.encode(plan), "load generator")
         try:
-            return msgspec.json.decode(answer, type=Seen)
+            return decode_json(answer, Seen)
         except msgspec.ValidationError:
-            failure = msgspec.json.decode(answer, type=Failed).failure
+            failure = _read(answer, Failed, "load generator").failure
             raise BenchmarkError(failure, where=f"load on port {plan.port}") from None
 
 
@@ -141,7 +144,7 @@ class GraphAlone:
             "matrix": base64.b64encode(self.matrix.tobytes()).decode(),
         }
         answer = _converse(self.process, msgspec.json.encode(asked), "graph alone")
-        run = msgspec.json.decode(answer, type=_Run)
+        run = _read(answer, _Run, "graph alone")
         return Seen(
             requests=run.runs,
             elapsed_s=run.elapsed_s,
@@ -169,6 +172,13 @@ def _converse(process: subprocess.Popen[bytes], line: bytes, where: str) -> byte
         how = f"ended with exit code {state}" if state is not None else f"silent for {_ROUND_TIMEOUT_S:g} s"
         raise BenchmarkError(how, where=where)
     return answer
+
+
+def _read(answer: bytes, kind: type[T], where: str) -> T:
+    try:
+        return decode_json(answer, kind)
+    except msgspec.DecodeError as error:
+        raise BenchmarkError(f"answered {answer[:80]!r}", where=where) from error
 
 
 def find_port(service: Service) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.service.closed_loop import Seen
 from registry.errors import ConfigError
+from registry.ground.decode import decode_toml
 
 T = TypeVar("T")
 DEFAULT_TARGETS = Path(__file__).with_name("targets.toml")
@@ -147,7 +148,7 @@ def decode_targets(path: Path, kind: type[T]) -> T:
         ConfigError: the file is not one of them.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind)
+        return msgspec.convert(decode_toml(path.read_bytes()), kind)
     except (msgspec.DecodeError, OSError) as error:
         raise ConfigError(str(error), where=str(path)) from error
 

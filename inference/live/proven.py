@@ -23,6 +23,7 @@ from inference.live.trial import Outcome, Trial, limit_memory
 from inference.session import Session, is_out_of_memory
 from inference.wire.codec import RowDecoder
 from registry.errors import ConfigError
+from registry.ground.decode import decode_json
 from registry.manifest import Golden, Manifest
 from registry.store import MODEL_FILE, Store, open_store
 
@@ -120,7 +121,7 @@ def run_trial(source: BinaryIO, target: BinaryIO) -> int:
         ConfigError: there is no trial; somebody else than a worker started this process.
     """
     try:
-        trial = msgspec.json.decode(source.readline(), type=Trial)
+        trial = decode_json(source.readline(), Trial)
     except msgspec.DecodeError as error:
         raise ConfigError(f"no trial: {error}", where="standard input") from None
     _end_with_parent(trial.timeout_s)

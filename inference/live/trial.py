@@ -30,6 +30,7 @@ import msgspec
 
 from inference.errors import LoadFailedError, NotReadyError, ServingError
 from registry.errors import LifecycleError, RegistryError
+from registry.ground.decode import decode_json
 
 # Moves whose outcome is remembered.
 _MOST_ENTRIES = 64
@@ -148,7 +149,7 @@ class Ledger:
     def _read(self) -> list[tuple[tuple[str, int, str, int], Outcome]]:
         data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         try:
-            return msgspec.json.decode(data, type=list[tuple[tuple[str, int, str, int], Outcome]])
+            return decode_json(data, list[tuple[tuple[str, int, str, int], Outcome]])
         except msgspec.DecodeError:  # nothing yet, or its last writer was killed: it is tried again
             return []
 
@@ -206,7 +207,7 @@ class TrialRunner:
         if self._is_over:
             raise _STOPPING
         try:
-            return msgspec.json.decode(said, type=Outcome)
+            return decode_json(said, Outcome)
         except msgspec.DecodeError:
             code = process.returncode
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from registry.ground.decode import decode_json
 from registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.metrics.shared")
@@ -220,7 +221,10 @@ def _walk(part: memoryview, start: int, end: int) -> Iterator[_Block]:
         text = start + _BLOCK_HEAD.size
         first = text + _pad(length)
         start = first + count * _WORD
-        key = msgspec.json.decode(part[text : text + length], type=Key)
+        try:
+            key = decode_json(bytes(part[text : text + length]), Key)
+        except msgspec.DecodeError:  # as above: shown without its text
+            return
         yield _Block(key, part[first:start].cast("d"), bool(is_gauge), start)
 
 

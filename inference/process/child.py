@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Sequence
 from time import monotonic
@@ -12,6 +13,10 @@ from typing import Any
 import msgspec
 
 from inference.process.order import Order, Replaced, write_order
+from registry.ground.decode import decode_json
+from registry.ground.logs import log_event
+
+_logger = logging.getLogger("inference.process.child")
 
 # A worker that was ready for so long has not failed early.
 _SETTLED_S = 5.0
@@ -89,11 +94,15 @@ class Worker:
     async def get_ready(self) -> bool:
         """Wait until it is ready, or has ended without having been."""
         assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if line:
-            self.announced = msgspec.json.decode(line)
-            self._ready_at = monotonic()
-        return bool(line)
+        while line := await self._process.stdout.readline():
+            try:
+                self.announced = decode_json(line, dict[str, Any])
+            except msgspec.DecodeError:  # some library's: whoever writes there is not to end the service
+                log_event(_logger, "not an announcement", logging.WARNING, pid=self.pid, line=repr(line[:80]))
+            else:
+                self._ready_at = monotonic()
+                return True
+        return False
 
     async def wait(self) -> int:
         """Its exit code, once it has ended; minus the number of the signal that ended it."""

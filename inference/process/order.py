@@ -12,6 +12,7 @@ import msgspec
 
 from inference.config import ServiceConfig
 from registry.errors import ConfigError
+from registry.ground.decode import decode_json
 
 # Why a worker is replaced: it was stuck, a signal ended it, it ended by itself, or all are replaced.
 Replaced = Literal["hung", "killed", "ended", "rolled"]
@@ -58,7 +59,7 @@ def read_order(source: BinaryIO) -> Order:
         ConfigError: it is no order; somebody else than the supervisor started this process.
     """
     try:
-        return msgspec.json.decode(source.readline(), type=Order)
+        return decode_json(source.readline(), Order)
     except msgspec.DecodeError as error:
         raise ConfigError(
             f"no order: {error}", where="standard input", hint="Use python -m inference serve --workers N."

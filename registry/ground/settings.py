@@ -7,7 +7,6 @@ Precedence: flag (``--set a.b=1``) > environment (``TIMBERLINE_A_B=1``) > file >
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from registry.errors import ConfigError
+from registry.ground.decode import decode_toml
 from registry.ground.explain import child_hint, find_fault, format_path, list_keys
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -57,10 +57,10 @@ def load_settings(
         ConfigError: the file is missing, is not TOML, or does not describe a ``kind``.
     """
     try:
-        tree = tomllib.loads(path.read_text("utf-8"))
+        tree = decode_toml(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError("no such file", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from error
     changed = _apply_environment(tree, kind, environment or {})
     changed.update(apply_overrides(tree, overrides))
@@ -134,8 +134,8 @@ def _find_key(variable: str, kind: type) -> tuple[str, ...]:
 def _parse_key(dotted: str) -> tuple[str, ...]:
     """The steps of a dotted TOML key; none if it is not one."""
     try:
-        tree: Any = tomllib.loads(f"{dotted} = 0")
-    except tomllib.TOMLDecodeError:
+        tree: Any = decode_toml(f"{dotted} = 0")
+    except msgspec.DecodeError:
         return ()
     path: list[str] = []
     while isinstance(tree, dict) and len(tree) == 1:
@@ -156,7 +156,7 @@ def _assign(tree: dict[str, Any], path: tuple[str, ...], text: str, origin: str)
 
 def _parse_value(text: str) -> Any:
     try:
-        tree = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        tree = decode_toml(f"value = {text}")
+    except msgspec.DecodeError:
         return text
     return tree["value"] if len(tree) == 1 else text

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes, digest_file, fresh_folder
 
 RECEIPT = "receipt.json"
@@ -53,10 +54,14 @@ def digest_code(package: Path) -> str:
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """The receipt in ``folder``, or None when there is none or it cannot be read."""
+    """The receipt in ``folder``, or None when there is none or it is damaged.
+
+    Raises:
+        OSError: it is there, but this process may not read it, or the disk fails.
+    """
     try:
-        return msgspec.json.decode((folder / RECEIPT).read_bytes(), type=Receipt)
-    except (OSError, msgspec.DecodeError):
+        return decode_json((folder / RECEIPT).read_bytes(), Receipt)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 

@@ -159,3 +159,38 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
         ("routes/protocol.py", 503),
         ("routes/card.py", 500),  # a number of categories
     }
+
+
+# Where text that may be anything is parsed, besides `registry.ground.decode`, and why there.
+PARSERS = {
+    "registry/ground/decode.py": "the one place",
+    "registry/aliases.py": "mended beside this",
+    "inference/wire/codec.py": "a request; nothing unknown is read, so never deep",
+    "inference/wire/elements.py": "a request; catches all three errors",
+    "inference/wire/envelope.py": "a request; catches all three errors",
+    "inference/wire/exact.py": "a request; catches all three errors",
+    "inference/wire/tables.py": "a request; digits, points and commas only",
+    "benchmarks/drive/answers.py": "a reply, thousands a second; catches all three errors",
+    "benchmarks/service/closed_loop.py": "a line of the benchmark that started it",
+    "benchmarks/attacks/honest.py": "a line of the benchmark that started it",
+    "benchmarks/attacks/attackers.py": "a line of the benchmark that started it",
+    "benchmarks/etl/pandas_etl.py": "the program that is measured against; stands alone",
+    "benchmarks/rivals/in_process.py": "runs in an environment without this package",
+    "benchmarks/rivals/graph.py": "runs in an environment without this package",
+}
+PARSING = {("json", "decode"), ("json", "Decoder"), ("json", "loads"), ("json", "load")}
+PARSING |= {("toml", "decode"), ("tomllib", "loads"), ("tomllib", "load"), ("yaml", "decode")}
+
+
+def test_bytes_from_outside_are_parsed_in_one_place() -> None:
+    """Parsers raise three kinds of error; where each caller names its own, one damaged file is a crash."""
+    found = set()
+    for part in PARTS:
+        for path in (ROOT / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Attribute):
+                    owner = node.value
+                    name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                    if (name, node.attr) in PARSING:
+                        found.add(path.relative_to(ROOT).as_posix())
+    assert found == set(PARSERS)

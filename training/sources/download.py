@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from registry.ground.decode import decode_json
 from registry.ground.files import PARTIAL_PREFIX, sync_folder, write_atomically
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
@@ -115,7 +116,7 @@ class _Partial:
 
     def _read_marker(self) -> _Marker | None:
         try:
-            return msgspec.json.decode(self._marker_path.read_bytes(), type=_Marker)
+            return decode_json(self._marker_path.read_bytes(), _Marker)
         except (OSError, msgspec.DecodeError):
             return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from registry.ground.decode import decode_json
 from registry.ground.logs import log_event
 from training.errors import SourceError
 
@@ -67,16 +68,24 @@ def _folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
 def _token_from_environment(environment: Mapping[str, str]) -> KaggleCredentials | None:
     value = environment.get("KAGGLE_API_TOKEN", "").strip()
     if value and Path(value).is_file():  # the official client takes a path here too
-        value = Path(value).read_text("utf-8").strip()
+        value = _read_token(Path(value))
     return KaggleCredentials("KAGGLE_API_TOKEN", token=value) if value else None
 
 
 def _token_from_files(folders: tuple[Path, ...]) -> KaggleCredentials | None:
     for path in (folder / name for folder in folders for name in ("access_token", "access_token.txt")):
-        if path.is_file() and (token := path.read_text("utf-8").strip()):
+        if path.is_file() and (token := _read_token(path)):
             _warn_if_readable_by_others(path)
             return KaggleCredentials(str(path), token=token)
     return None
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except UnicodeDecodeError:
+        # Not the decoder's own words: they quote what stands in the file.
+        raise SourceError("is not a token: it is not UTF-8", where=str(path), hint=_HINT) from None
 
 
 def _key_from_environment(environment: Mapping[str, str]) -> KaggleCredentials | None:
@@ -101,8 +110,8 @@ class _KaggleJson(msgspec.Struct):
 
 def _read_kaggle_json(path: Path) -> KaggleCredentials:
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=_KaggleJson)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        read = decode_json(path.read_bytes(), _KaggleJson)
+    except msgspec.DecodeError:
         # Not the parser's own words: they may quote what stands in the file.
         raise SourceError(
             'is not a JSON object with "username" and "key"',

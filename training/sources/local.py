@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from registry.errors import StageError
+from registry.ground.decode import decode_json
 from registry.ground.files import digest_file
 from training.errors import SourceError
 
@@ -78,11 +79,17 @@ def read_references(folder: Path) -> tuple[Path, ...] | None:
     """The files noted in a fetched folder, or None when it holds the files themselves.
 
     Raises:
-        StageError: a file is gone or has changed since it was fetched.
+        StageError: a file is gone or has changed since it was fetched, or the note is damaged.
     """
-    if not (folder / REFERENCES).is_file():
+    path = folder / REFERENCES
+    if not path.is_file():
         return None
-    references = msgspec.json.decode((folder / REFERENCES).read_bytes(), type=tuple[Reference, ...])
+    try:
+        references = decode_json(path.read_bytes(), tuple[Reference, ...])
+    except msgspec.DecodeError as error:
+        raise StageError(
+            f"not a list of files: {error}", where=str(path), hint="Remove its folder, and fetch again."
+        ) from error
     return tuple(_check(reference) for reference in references)
 
 

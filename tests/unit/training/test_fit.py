@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -164,9 +165,20 @@ def test_weights_of_nan_fail_even_where_the_kernels_hide_them(
         fit_network(network, *splits, SETTINGS, checkpoints=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_refused(splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path) -> None:
+def _pack_history(history: bytes) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, history=np.frombuffer(history, np.uint8))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data", [b"PK\x03\x04 not really", _pack_history(b"[" * 100_000), _pack_history(b'"\xe4"')]
+)
+def test_a_damaged_checkpoint_is_refused(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path, data: bytes
+) -> None:
     """Half a state resumed is worse than none; the message says how to start afresh."""
-    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 not really")
+    (tmp_path / "checkpoint.npz").write_bytes(data)
     with pytest.raises(TrainingError, match="not a checkpoint of this network"):
         fit(splits, tmp_path, resume=True)
 

@@ -16,6 +16,8 @@ from registry.runs import find_run, read_run
 from tests.support.prepared import FEATURES_SQL, MODEL, prepare, write_model
 from training.config import ModelConfig
 from training.dataset import PreparedSplit
+from training.errors import TrainingError
+from training.evaluate import read_history
 from training.fit import run_train
 
 
@@ -94,6 +96,25 @@ def test_training_without_prepared_data_says_what_to_run(tmp_path: Path) -> None
     config = write_model(tmp_path / "models")
     with pytest.raises(StageError, match="make etl MODEL=circle"):
         run_train(config, tmp_path / "models", tmp_path)
+
+
+def test_features_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """An editor saved them as Latin-1 after the data was prepared; the message names the file."""
+    config = write_model(tmp_path / "models")
+    prepare(config, tmp_path)
+    (tmp_path / "models" / MODEL / "features.sql").write_bytes(b"SELECT x, y FROM raw -- caf\xe9")
+    with pytest.raises(ConfigError, match=r"features\.sql: cannot be read"):
+        run_train(config, tmp_path / "models", tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'[{"epoch": "\xe4"}]', b"[", None])
+def test_damaged_history_says_to_train_again(tmp_path: Path, data: bytes | None) -> None:
+    """The plots are drawn from it; the model itself may be whole."""
+    path = tmp_path / "history.json"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"history\.json: not readable.*make train"):
+        read_history(path)
 
 
 def test_features_changed_since_etl_are_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def run_gate(
     # Imported late: numpy, scipy and pyarrow take seconds, which a skipped gate need not wait for.
     from benchmarks.trial import judge_match  # noqa: PLC0415
 
-    with interruptible(), fresh_folder(target) as folder:
+    with interruptible(), fresh_folder(target, mark="report.json") as folder:
         verdict, documents = judge_match(
             store, match, judged, folder, settings, workload, config_digest, programs or {}
         )

@@ -18,6 +18,10 @@ MOST_BYTES = 2 << 30
 class Blobs(Protocol):
     """Named bytes that appear whole or not at all, for every reader and after every kill.
 
+    ``put``, ``put_if_absent`` and ``commit`` change nothing when they raise, but for `AfterChangeError`:
+    then it is done, and only what a power cut would leave of it is unknown. A place that cannot do what
+    one of them needs says so in a `RegistryError`.
+
     On an object store: ``put_if_absent`` is a conditional PUT (If-None-Match: *), ``commit`` claims
     the prefix by one and uploads ``last`` after everything else, ``open_folder`` fills a local
     cache. A claim whose owner died leaves a prefix without its ``last`` file: no version, and its

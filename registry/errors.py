@@ -3,6 +3,7 @@
     LifecycleError                .code (stable, for machines)  .where  .hint
     ├─ ConfigError
     ├─ StageError
+    ├─ AfterChangeError
     ├─ RegistryError   ManifestError · VersionNotFoundError · VersionExistsError
     │                  DigestMismatchError · AliasConflictError · PromotionRefusedError
     ├─ TrainingError   SourceError · DatasetError · FeatureError        (training/errors.py)
@@ -57,6 +58,15 @@ class StageError(LifecycleError):
 
     code = "stage"
     exit_code = 2
+
+
+class AfterChangeError(LifecycleError):
+    """What was asked has happened and is there to see; something that was to follow it failed.
+
+    It is no failure of the change: whoever repeats the command changes things twice.
+    """
+
+    code = "after_change"
 
 
 class RegistryError(LifecycleError):

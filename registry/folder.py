@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -20,13 +21,19 @@ from pathlib import Path
 
 from registry.blobs import MOST_BYTES
 from registry.errors import RegistryError
-from registry.ground.files import sync_folder
+from registry.ground.files import lacks_locks, sync_change, sync_folder
+from registry.ground.logs import log_event
+
+_logger = logging.getLogger("registry.folder")
 
 _STAGING = ".staging"
 # rename(2) of a folder onto one with files in it, or onto something that is no folder.
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 # open(2) of a socket or of a device without a driver, and of a symbolic link that must not be followed.
 _NO_FILE = {errno.ENXIO, errno.ENODEV, errno.ELOOP}
+# link(2) where there are no hard links: SMB, exFAT, much of FUSE; the last where two folders of the registry
+# are two mounts.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 # Where Kubernetes keeps the files of a volume that it writes: a link that is switched to the next tree.
 _KUBERNETES_DATA = "..data"
 
@@ -82,15 +89,25 @@ class FolderBlobs:
             return file.read(size)  # and no more, though it may be growing
 
     def put(self, key: str, data: bytes) -> None:
-        with self._written(data) as file, self._parent_of(key) as target:
+        with self._written(data) as file:
+            target = self._place(key)
             file.replace(target)
+            sync_change(target)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._written(data) as file, self._parent_of(key) as target:
+        with self._written(data) as file:
+            target = self._place(key)
             try:
                 target.hardlink_to(file)
-            except FileExistsError:
-                return False
+            except OSError as error:
+                # open(2), O_EXCL: an NFS server may have made the link, and its answer been lost on the way.
+                if not _is_linked(file, target):
+                    if isinstance(error, FileExistsError):
+                        return False
+                    if error.errno in _NO_LINKS:
+                        raise self._miss("hard links", error) from error
+                    raise
+            sync_change(target)
         return True
 
     @contextlib.contextmanager
@@ -98,7 +115,7 @@ class FolderBlobs:
         staging = self._root / _STAGING
         staging.mkdir(parents=True, exist_ok=True)
         _remove_dead(staging)
-        with _held_lock(staging) as lock:
+        with self._held_lock(staging) as lock:
             folder = lock.with_suffix("")
             folder.mkdir()
             try:
@@ -111,13 +128,14 @@ class FolderBlobs:
         for path in staged.iterdir():
             _sync_file(path)
         sync_folder(staged)
-        with self._parent_of(prefix) as target:
-            try:
-                staged.rename(target)
-            except OSError as error:
-                if error.errno in _TAKEN:
-                    return False
-                raise
+        target = self._place(prefix)
+        try:
+            staged.rename(target)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            raise
+        sync_change(target)
         return True
 
     def open_folder(self, prefix: str) -> Path:
@@ -137,13 +155,11 @@ class FolderBlobs:
             )
         return path
 
-    @contextlib.contextmanager
-    def _parent_of(self, key: str) -> Iterator[Path]:
-        """The path of ``key`` with its folder made before and synchronised after."""
+    def _place(self, key: str) -> Path:
+        """The path of ``key``, its folder made."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-        sync_folder(path.parent)
+        return path
 
     @contextlib.contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
@@ -152,6 +168,34 @@ class FolderBlobs:
             file.write_bytes(data)
             _sync_file(file)
             yield file
+
+    @contextlib.contextmanager
+    def _held_lock(self, staging: Path) -> Iterator[Path]:
+        """A new lock file, held until the block ends or the process does."""
+        while True:
+            path = staging / f"{secrets.token_hex(8)}.lock"
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError as error:
+                _clean_up(path, handle)
+                if lacks_locks(error):
+                    raise self._miss("file locks", error) from error
+                raise
+            if path.exists():  # else another writer found it between its making and its locking
+                break
+            os.close(handle)
+        try:
+            yield path
+        finally:
+            _clean_up(path, handle)
+
+    def _miss(self, what: str, error: OSError) -> RegistryError:
+        return RegistryError(
+            f"its file system has no {what} ({error.strerror}), and a registry cannot be written without",
+            where=self.location,
+            hint="Nothing was changed. Keep it on a local disk (ext4, XFS, Btrfs, APFS) or on NFSv4.",
+        )
 
 
 def _open_file(path: Path) -> int | None:
@@ -176,36 +220,38 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-@contextlib.contextmanager
-def _held_lock(staging: Path) -> Iterator[Path]:
-    """A new lock file, held until the block ends or the process does."""
-    while True:
-        path = staging / f"{secrets.token_hex(8)}.lock"
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists():  # else another writer found it between its making and its locking
-            break
-        os.close(handle)
+def _is_linked(file: Path, target: Path) -> bool:
     try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+        return target.samefile(file)
+    except OSError:
+        return False
+
+
+def _clean_up(lock: Path, handle: int) -> None:
+    """Let go of a lock. What is left is removed by the next writer: it is no failure of this one."""
+    try:
+        lock.unlink(missing_ok=True)
+    except OSError as error:
+        log_event(_logger, f"{lock} could not be removed: {error.strerror}", logging.WARNING)
+    with contextlib.suppress(OSError):  # close(2): it is closed all the same
         os.close(handle)
 
 
 def _remove_dead(staging: Path) -> None:
-    """Remove what writers left that no longer live; a live one holds its lock and is passed over."""
+    """Remove what writers left that no longer live; a live one holds its lock and is passed over.
+
+    So is what this process may not open or remove, and what is no lock: it is in nobody's way.
+    """
     for path in staging.glob("*.lock"):
         try:
-            handle = os.open(path, os.O_RDWR)
-        except (FileNotFoundError, PermissionError):
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
             path.unlink(missing_ok=True)
+        except OSError:
+            continue
         finally:
             os.close(handle)

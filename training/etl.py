@@ -159,7 +159,7 @@ class _Run:
             )
             judge_checks(self._config, report, kept_in=str(self._failed))
         except DatasetError:
-            with fresh_folder(self._failed) as failed:
+            with fresh_folder(self._failed, mark="checks.json") as failed:
                 self._leave_findings(failed, report)
             raise
         if sys.stderr.isatty():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import StageError
-from registry.ground.files import PARTIAL_PREFIX
+from registry.ground.files import PARTIAL_PREFIX, lacks_locks
 from registry.ground.logs import log_event
 from registry.ground.stages import RECEIPT, Receipt, digest_value, find_current, read_receipt, stage_folder
 from training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
@@ -155,6 +155,14 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             log_event(_logger, "another process fetches the same source; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if not lacks_locks(error):
+                raise
+            raise SourceError(
+                f"its file system has no file locks ({error.strerror}); two fetches would mix their files",
+                where=str(folder.parent),
+                hint="Nothing was fetched. Point DATA at a local disk or at NFSv4.",
+            ) from error
         yield
 
 

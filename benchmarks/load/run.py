@@ -60,7 +60,7 @@ def run_load(
         arms, name = match.arms, match.folder_name
     kind = "-".join(load.name for load in loads) or "sweep"
     target = data / "load" / ref.model / f"{name}-{kind}"
-    with fresh_folder(target) as folder:
+    with fresh_folder(target, mark="load.json") as folder:
         measured = measure_load(store, ref.model, arms, settings, loads, folder)
         versions = {arm: f"{ref.model}@{version}" for arm, version in arms.items()}
         report = build_report(versions, measured, loads, settings)

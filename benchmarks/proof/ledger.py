@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from benchmarks.errors import BenchmarkError, EvidenceError
+from registry.ground.files import lacks_locks
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 
@@ -154,4 +155,12 @@ def locked(path: Path) -> Iterator[None]:
             raise BenchmarkError(
                 "is being written by another run", where=str(path), hint="Wait for it, or give another --csv."
             ) from None
+        except OSError as error:
+            if not lacks_locks(error):
+                raise
+            raise BenchmarkError(
+                f"its file system has no file locks ({error.strerror}); two runs would mix their rows",
+                where=str(path),
+                hint="Give a --csv on a local disk.",
+            ) from error
         yield

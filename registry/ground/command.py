@@ -6,19 +6,40 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong use or configuration; 3 the envi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable
 
 import msgspec
 
-from registry.errors import LifecycleError
+from registry.errors import AfterChangeError, LifecycleError
 
 
 def print_json(value: object) -> None:
-    """Write a command's result to stdout as indented JSON."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
-    sys.stdout.flush()
+    """Write a command's result to stdout as indented JSON.
+
+    Raises:
+        AfterChangeError: it cannot be written (a full disk, a reader that has gone); the command is done.
+    """
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _forget_output()
+        raise AfterChangeError(
+            f"done, but the result could not be written: {error}", where="standard output"
+        ) from error
+
+
+def _forget_output() -> None:
+    """Let the interpreter not try again as it ends, which would change the exit code to 120."""
+    with contextlib.suppress(OSError, ValueError):  # no descriptor behind it: nothing is tried
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def print_result(value: object) -> None:

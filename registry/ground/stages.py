@@ -86,7 +86,7 @@ def find_current(folder: Path, stage: str, inputs: Mapping[str, str]) -> Receipt
 @contextlib.contextmanager
 def stage_folder(folder: Path, stage: str, inputs: Mapping[str, str]) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes ``folder``, with its receipt, if the block succeeds."""
-    with fresh_folder(folder) as partial:
+    with fresh_folder(folder, mark=RECEIPT) as partial:
         yield partial
         outputs = {
             path.relative_to(partial).as_posix(): Output(digest_file(path), path.stat().st_size)

@@ -13,7 +13,9 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from registry.aliases import move_alias, read_alias
 from registry.manifest import FileDigest, Manifest
@@ -76,13 +78,14 @@ def kill_everywhere(root: Path, action: str) -> None:
         shutil.copytree(root / "base", copy)
         child = os.fork()
         if child == 0:
-            _run_until(count, action, copy)
+            run_until(count, partial(ACTIONS[action], copy))
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
             sys.exit(os.WEXITSTATUS(status))
 
 
-def _run_until(count: int, action: str, root: Path) -> None:
+def run_until(count: int, action: Callable[[], object]) -> NoReturn:
+    """Run ``action`` and end the process; killed before its file operation number ``count``, from 0."""
     left = count
 
     def hook(event: str, _arguments: object) -> None:
@@ -94,7 +97,7 @@ def _run_until(count: int, action: str, root: Path) -> None:
 
     sys.addaudithook(hook)
     try:
-        ACTIONS[action](root)
+        action()
     except BaseException:
         sys.excepthook(*sys.exc_info())
         os._exit(1)

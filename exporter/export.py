@@ -30,7 +30,7 @@ from exporter.rows import check_slices
 from exporter.runtime import runtime_versions
 from registry import __version__
 from registry.aliases import move_alias, read_alias
-from registry.errors import DigestMismatchError
+from registry.errors import AfterChangeError, DigestMismatchError, RegistryError
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store
@@ -63,6 +63,7 @@ def export_run(
         ConfigError: a slice of [gate] is refused, or has no row.
         ExportError: the run cannot be made into a graph, or the two sides cannot be compared.
         RegistryError: the version could not be published.
+        AfterChangeError: it is published, and something after that failed.
     """
     manifest = find_exported(inputs, store)
     if manifest is None:
@@ -169,7 +170,7 @@ def publish_proven(
         converters: versions of the programs that made ``model``, for the manifest.
 
     Raises:
-        ParityInputError, ExportError, RegistryError: as `export_run`.
+        ParityInputError, ExportError, RegistryError, AfterChangeError: as `export_run`.
     """
     precision = inputs.export.precision
     tolerances = tolerances.choose(precision)
@@ -219,14 +220,19 @@ def _make_evidence(
 
 
 def _point_candidate(store: Store, model: str, version: int) -> None:
-    """Move alias `candidate` unless it is there; whoever moved it in between is told as a conflict."""
-    current = read_alias(store, model, CANDIDATE)
-    if current is None or current.version != version:
-        move_alias(
-            store,
-            model,
-            CANDIDATE,
-            version,
-            expected=current.sequence if current else None,
-            reason="exported",
-        )
+    """Move alias `candidate` unless it is there.
+
+    Raises:
+        AfterChangeError: it did not move, or somebody else moved it in between; the version is published.
+    """
+    try:
+        current = read_alias(store, model, CANDIDATE)
+        if current is None or current.version != version:
+            expected = current.sequence if current else None
+            move_alias(store, model, CANDIDATE, version, expected=expected, reason="exported")
+    except (RegistryError, OSError) as error:
+        raise AfterChangeError(
+            f"is published, but alias {CANDIDATE!r} did not move to it: {error}",
+            where=f"{model}@{version}",
+            hint=f"Move it: `python -m registry alias set {model}@{CANDIDATE} {version}`.",
+        ) from error

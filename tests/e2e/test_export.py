@@ -28,7 +28,7 @@ from exporter.parity import load_tolerances
 from exporter.rows import rows_to_feeds
 from exporter.runtime import open_session
 from registry.aliases import read_alias
-from registry.errors import ConfigError, StageError
+from registry.errors import AfterChangeError, ConfigError, StageError
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings, find_run
 from registry.signature import Column
@@ -202,6 +202,22 @@ def test_other_export_settings_make_another_version(data: Path, tmp_path: Path) 
     alias = read_alias(store, "tiny", "candidate")
     assert alias is not None
     assert alias.version == 3
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_version_whose_candidate_cannot_move_is_named_as_published(
+    is_published: bool, inputs: ExportInputs, store: Store
+) -> None:
+    """A version whose number nobody hears is exported again, and again."""
+    if is_published:
+        export_run(inputs, store)
+    store.blobs.put("tiny/aliases/candidate/1.json", b"torn")
+
+    with pytest.raises(AfterChangeError, match=r"^tiny@1: is published, but alias 'candidate' did not move"):
+        export_run(inputs, store)
+
+    assert store.versions("tiny") == [1]
+    store.verify("tiny", 1)
 
 
 def test_damaged_version_is_not_taken_for_an_export(inputs: ExportInputs, store: Store) -> None:

@@ -90,7 +90,7 @@ def sync_change(path: Path) -> None:
     except OSError as error:
         raise AfterChangeError(
             f"{said}, but its folder could not be synced: {error}; a power cut may undo it",
-            hint="Do not repeat the command; see to the disk.",
+            hint="See to the disk, and look what is there before you repeat the command.",
         ) from error
     if unable is not None and path.parent not in _unsynced:
         _unsynced.add(path.parent)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from registry.blobs import Blobs
 from registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
@@ -26,6 +28,13 @@ EVALUATION_FILE = "evaluation.parquet"
 _MOST_MANIFEST_BYTES = 16 << 20
 
 _REPUBLISH = "The file changed after publishing. Publish a new version; do not edit this one."
+
+
+class HashedManifest(NamedTuple):
+    """A manifest, and the SHA-256 of the very bytes that it was read from."""
+
+    manifest: Manifest
+    sha256: str
 
 
 def open_store(location: str | Path) -> Store:
@@ -71,6 +80,11 @@ class Store:
         """
         return self._parse(model, version, self._manifest_bytes(model, version))
 
+    def hash_manifest(self, model: str, version: int) -> HashedManifest:
+        """As `read_manifest`, with the digest: for whoever needs both of one read."""
+        data = self._manifest_bytes(model, version)
+        return HashedManifest(self._parse(model, version, data), digest_bytes(data))
+
     def identify(self, model: str, version: int) -> Judged:
         """The digests that evidence about a version is bound to, as its manifest states them."""
         data = self._manifest_bytes(model, version)
@@ -86,38 +100,45 @@ class Store:
         self._manifest_bytes(model, version)
         return self.blobs.open_folder(_folder(model, version))
 
-    def read_file(self, model: str, version: int, name: str) -> bytes:
+    def read_file(self, model: str, version: int, name: str, manifest: Manifest | None = None) -> bytes:
         """A file's bytes, the very ones that were verified: there is no moment between check and use.
+
+        Args:
+            model: its name.
+            version: its number.
+            name: of the file.
+            manifest: the version's, if the caller has read it already.
 
         Raises:
             VersionNotFoundError: no such version, or the manifest does not name the file.
-            DigestMismatchError: the bytes are not those of the manifest.
+            DigestMismatchError: the file is missing, or its bytes are not those of the manifest.
         """
-        expected = self.read_manifest(model, version).files.get(name)
+        expected = (manifest or self.read_manifest(model, version)).files.get(name)
         if expected is None:
             raise VersionNotFoundError(f"has no file {name!r}", where=f"{model}@{version}")
-        data = self.blobs.read(f"{_folder(model, version)}/{name}", expected.size + 1) or b""
-        if digest_bytes(data) != expected.sha256:
-            raise DigestMismatchError(
-                f"{name} has digest {digest_bytes(data)[:12]}…, manifest says {expected.sha256[:12]}…",
-                where=f"{model}@{version}",
-                hint=_REPUBLISH,
-            )
+        data = self.blobs.read(f"{_folder(model, version)}/{name}", expected.size + 1)
+        if data is None:
+            raise _mismatch(model, version, f"{name} is missing")
+        if (digest := digest_bytes(data)) != expected.sha256:
+            found = f"{name} has digest {digest[:12]}…, manifest says {expected.sha256[:12]}…"
+            raise _mismatch(model, version, found)
         return data
 
-    def check_sizes(self, model: str, version: int) -> None:
-        """As `verify`, but no file is read: what a copy under way has not brought yet is found at once.
+    def check_size(self, manifest: Manifest, name: str) -> None:
+        """Find a file that a copy under way has not brought yet, or not to its end; it is not read.
 
         Raises:
-            DigestMismatchError: a file is missing, too short or too long, or not a plain file.
-            VersionNotFoundError, ManifestError: as `read_manifest`.
+            DigestMismatchError: it is missing, too short or too long, or not a plain file.
         """
-        manifest = self.read_manifest(model, version)
-        self._refuse(
-            model,
-            version,
-            find_damage(self.open_folder(model, version), model, version, manifest, is_quick=True),
-        )
+        model, version, expected = manifest.model, manifest.version, manifest.files[name].size
+        try:
+            found = (self.blobs.open_folder(_folder(model, version)) / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise _mismatch(model, version, f"{name} is missing") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise _mismatch(model, version, f"{name} is not a plain file")
+        if found.st_size != expected:
+            raise _mismatch(model, version, f"{name} has {found.st_size} bytes, manifest says {expected}")
 
     def verify(self, model: str, version: int) -> Manifest:
         """Read every file of a version again and compare it with the manifest.
@@ -205,6 +226,10 @@ class Store:
                 hint="A version is published, never copied or renamed by hand.",
             )
         return manifest
+
+
+def _mismatch(model: str, version: int, found: str) -> DigestMismatchError:
+    return DigestMismatchError(found, where=f"{model}@{version}", hint=_REPUBLISH)
 
 
 def _folder(model: str, version: int) -> str:

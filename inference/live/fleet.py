@@ -22,8 +22,7 @@ from inference.metrics.counters import ServiceMetrics
 from registry.aliases import AliasRecord, read_alias, read_history, resolve
 from registry.errors import DigestMismatchError, LifecycleError
 from registry.ground.logs import log_event
-from registry.names import ModelRef
-from registry.store import Store
+from registry.store import MODEL_FILE, Store
 
 _logger = logging.getLogger("inference.live.fleet")
 
@@ -163,7 +162,8 @@ class Fleet:
         # Looked up before the version is: a move in between is followed by the first look.
         model = place.ref.model
         record = read_alias(store, model, place.alias) if place.alias else None
-        version = resolve(store, place.ref)
+        # `resolve` reads again what `record` says, and the manifest of a version that is named.
+        version = place.ref.version or (record.version if record else resolve(store, place.ref))
         earlier = self._list_earlier(store, place, version) if falls_back else []
         place.settle(record)
         while place.live is None:
@@ -280,19 +280,18 @@ class Fleet:
                 continue
             if pinned in (None, live.manifest_sha256):
                 return live
-        found = store.identify(model, version).manifest_sha256
-        if pinned is not None and found != pinned:
+        hashed = store.hash_manifest(model, version)
+        if pinned is not None and hashed.sha256 != pinned:
             raise DigestMismatchError(
-                f"its manifest has digest {found[:12]}…, the alias was moved to {pinned[:12]}…",
+                f"its manifest has digest {hashed.sha256[:12]}…, the alias was moved to {pinned[:12]}…",
                 where=f"{model}@{version}",
                 hint="The version changed after the move. Publish a new one; do not edit this one.",
             )
-        store.check_sizes(model, version)  # what is still being copied is not worth a process
+        store.check_size(hashed.manifest, MODEL_FILE)  # what is still being copied is not worth a process
         if is_tried and self._trials is not None:
-            trial = self._describe(store, model, version, found, move.sequence if move else 0)
+            trial = self._describe(store, model, version, hashed.sha256, move.sequence if move else 0)
             self._trials.check(trial, is_wanted)
-        ref = ModelRef(model, version)
-        return load_version(store, ref, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
+        return load_version(store, hashed, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
 
     def _is_wanted(self, store: Store, place: Place, record: AliasRecord) -> bool:
         """Whether the alias still is where ``record`` moved it; what cannot be read has not moved."""

@@ -25,7 +25,7 @@ from inference.wire.codec import RowDecoder
 from registry.errors import ConfigError
 from registry.ground.decode import decode_json
 from registry.manifest import Golden, Manifest
-from registry.store import MODEL_FILE, Store, open_store
+from registry.store import MODEL_FILE, HashedManifest, Store, open_store
 
 # prctl(2): what the kernel sends to a process when the thread that started it has ended.
 _PR_SET_PDEATHSIG = 1
@@ -42,22 +42,22 @@ class Proven(NamedTuple):
     decoder: RowDecoder
 
 
-def open_proven(store: Store, model: str, version: int, *, max_rows: int) -> Proven:
-    """Compare every digest of a version, load its graph, and ask it its golden rows.
+def open_proven(store: Store, hashed: HashedManifest, *, max_rows: int) -> Proven:
+    """Read the graph that a manifest names, compare its digest, load it, and ask it its golden rows.
+
+    The manifest and the graph are all that serving takes, and all of the version that is read, once: what
+    else is in its folder is for others to verify.
 
     Raises:
-        VersionNotFoundError: there is no such version.
-        ManifestError: its manifest cannot be read.
-        DigestMismatchError: a file is not the one that was published.
+        DigestMismatchError: the graph is not the one that was published.
         SignatureMismatchError: the graph is not what its manifest says.
         GoldenMismatchError: the graph does not answer as it did when it was published.
         LoadFailedError: there is not enough memory.
     """
-    where = f"{model}@{version}"
+    manifest = hashed.manifest
+    where = f"{manifest.model}@{manifest.version}"
     try:
-        manifest_sha256 = store.identify(model, version).manifest_sha256
-        manifest = store.verify(model, version)
-        graph = store.read_file(model, version, MODEL_FILE)
+        graph = store.read_file(manifest.model, manifest.version, MODEL_FILE, manifest)
         session = Session(
             graph,
             manifest.signature,
@@ -68,7 +68,7 @@ def open_proven(store: Store, model: str, version: int, *, max_rows: int) -> Pro
         replay_golden(manifest, session, decoder)
     except MemoryError as error:
         raise LoadFailedError("takes more memory than it may", where=where, hint=_SMALLER) from error
-    return Proven(manifest, manifest_sha256, session, decoder)
+    return Proven(manifest, hashed.sha256, session, decoder)
 
 
 _SMALLER = "Publish a smaller graph, or raise --load-memory-bytes."
@@ -135,7 +135,8 @@ def run_trial(source: BinaryIO, target: BinaryIO) -> int:
 def _load(trial: Trial) -> Outcome:
     try:
         with limit_memory(trial.memory_bytes):
-            open_proven(open_store(Path(trial.registry)), trial.model, trial.version, max_rows=trial.max_rows)
+            store = open_store(Path(trial.registry))
+            open_proven(store, store.hash_manifest(trial.model, trial.version), max_rows=trial.max_rows)
     except Exception as error:  # the edge of the process; its parent tells it
         return Outcome.of(error)
     return Outcome()

@@ -13,10 +13,8 @@ from inference.session import Session
 from inference.wire.answers import JSON, Header
 from inference.wire.codec import AnswerEncoder, RowDecoder
 from inference.wire.tensors import TensorReader, TensorWriter
-from registry.aliases import resolve
 from registry.manifest import Manifest
-from registry.names import ModelRef
-from registry.store import MODEL_FILE, Store
+from registry.store import MODEL_FILE, HashedManifest, Store
 
 VERSION_HEADER = b"x-model-version"
 
@@ -48,21 +46,19 @@ class LiveVersion:
         return self.manifest.version
 
 
-def load_version(store: Store, ref: ModelRef, *, max_rows: int, drift_rows: int = 0) -> LiveVersion:
-    """Load the version that ``ref`` names, a bare model name being its ``production``.
+def load_version(store: Store, hashed: HashedManifest, *, max_rows: int, drift_rows: int = 0) -> LiveVersion:
+    """Load the version of a manifest.
 
     Drift is measured over this process's latest ``drift_rows`` rows; 0 is not at all.
 
-    Every digest is compared and every golden row asked, which may take a second. Any thread may do
+    The graph's digest is compared and every golden row asked, which may take a second. Any thread may do
     it; from then on the version belongs to the event loop's.
 
     Raises:
-        VersionNotFoundError: there is no such model, version or alias.
         LifecycleError: as `inference.live.proven.open_proven`.
     """
-    version = resolve(store, ref)
-    proven = open_proven(store, ref.model, version, max_rows=max_rows)
-    manifest = proven.manifest
+    proven = open_proven(store, hashed, max_rows=max_rows)
+    manifest, version = proven.manifest, proven.manifest.version
     return LiveVersion(
         manifest=manifest,
         manifest_sha256=proven.manifest_sha256,

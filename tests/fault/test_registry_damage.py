@@ -10,6 +10,7 @@ import pytest
 from registry.aliases import move_alias, read_alias, read_history
 from registry.catalog import check_versions, summarise_versions
 from registry.errors import DigestMismatchError, ManifestError, RegistryError, VersionNotFoundError
+from registry.ground.files import digest_bytes
 from registry.manifest import FileDigest, encode_manifest
 from registry.names import PRODUCTION
 from registry.promotion import promote
@@ -64,6 +65,31 @@ def test_every_finding_is_told_at_once(store: Store, folder: Path) -> None:
         "notes.txt is not named in the manifest; evaluation.parquet is missing; "
         "model.onnx has 5 bytes, manifest says 10"
     )
+
+
+def test_file_that_a_copy_has_not_brought_whole_is_found_without_reading_it(
+    store: Store, folder: Path
+) -> None:
+    """A service looks before it starts a process for a version; what it does not use is not looked at."""
+    manifest, sha256 = store.hash_manifest("tiny", 1)
+    assert sha256 == digest_bytes((folder / MANIFEST_FILE).read_bytes())
+    (folder / EVALUATION_FILE).unlink()
+    (folder / MODEL_FILE).write_bytes(b"9876543210")  # other bytes, and as many
+    store.check_size(manifest, MODEL_FILE)
+    for data in (b"", b"01234", b"0123456789a"):
+        (folder / MODEL_FILE).write_bytes(data)
+        with pytest.raises(
+            DigestMismatchError, match=f"{MODEL_FILE} has {len(data)} bytes, manifest says 10"
+        ):
+            store.check_size(manifest, MODEL_FILE)
+    (folder / MODEL_FILE).unlink()
+    with pytest.raises(DigestMismatchError, match=r"tiny@1: model\.onnx is missing"):
+        store.check_size(manifest, MODEL_FILE)
+    with pytest.raises(DigestMismatchError, match=r"tiny@1: model\.onnx is missing"):
+        store.read_file("tiny", 1, MODEL_FILE)
+    (folder / MODEL_FILE).mkdir()
+    with pytest.raises(DigestMismatchError, match="is not a plain file"):
+        store.check_size(manifest, MODEL_FILE)
 
 
 def test_link_in_place_of_a_file_is_refused(store: Store, folder: Path, tmp_path: Path) -> None:

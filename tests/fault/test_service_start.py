@@ -58,12 +58,12 @@ def test_a_flipped_byte_in_the_graph_is_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_found(tmp_path: Path) -> None:
-    """The whole version is verified, not only what the service reads."""
+    """A copy that is not whole yet must not be taken for the version; the log names what is not there."""
     publish_numeric(open_store(tmp_path))
-    (tmp_path / "tiny" / "1" / "evaluation.parquet").unlink()
+    (tmp_path / "tiny" / "1" / "model.onnx").unlink()
     code, log = refuse_to_start(tmp_path, "tiny")
     assert code == 3
-    assert "evaluation.parquet" in read_error(log)
+    assert "tiny@1: model.onnx is missing" in read_error(log)
 
 
 def test_answers_other_than_the_golden_ones_are_found(tmp_path: Path) -> None:

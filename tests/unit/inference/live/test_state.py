@@ -12,7 +12,6 @@ from inference.live.state import Lineup, ServiceState
 from inference.live.traffic import Split
 from inference.live.versions import load_version
 from inference.wire.request import Request
-from registry.names import ModelRef
 from registry.store import Store, open_store
 from tests.support.tiny_model import publish_numeric
 
@@ -28,10 +27,10 @@ def store(tmp_path: Path) -> Store:
 
 def build_state(store: Store, share: float | None = None) -> ServiceState:
     """tiny@1 and other@1, and with a share tiny@2 as the canary."""
-    main = [load_version(store, ModelRef(model, 1), max_rows=10) for model in ("tiny", "other")]
+    main = [load_version(store, store.hash_manifest(model, 1), max_rows=10) for model in ("tiny", "other")]
     if share is None:
         return ServiceState(Lineup.of(main))
-    canary = load_version(store, ModelRef("tiny", 2), max_rows=10)
+    canary = load_version(store, store.hash_manifest("tiny", 2), max_rows=10)
     return ServiceState(Lineup.of(main, canary, Split(share, "x-request-key", seed=1)))
 
 

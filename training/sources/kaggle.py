@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import requests
 import requests.adapters
 from kagglesdk import KaggleClient
 from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
+from registry.ground.decode import decode_json
 from training.config import KaggleSource
 from training.errors import SourceError
 from training.sources.archive import extract_files, is_safe_name
@@ -150,8 +152,12 @@ def _chunks(response: Any) -> Iterator[bytes]:
         raise LostConnectionError(f"the body broke off ({type(error).__name__})") from None
 
 
+class _Refusal(msgspec.Struct):
+    message: str = ""
+
+
 def _message(response: Any) -> str:
     try:
-        return str(response.json().get("message", ""))
-    except (ValueError, AttributeError):
+        return decode_json(response.content, _Refusal).message
+    except msgspec.DecodeError:
         return ""

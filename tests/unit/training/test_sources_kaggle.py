@@ -143,6 +143,16 @@ def test_refused_credentials_are_told_with_their_origin(tmp_path: Path, kaggle: 
     assert "from KAGGLE_USERNAME and KAGGLE_KEY are not valid" in message
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"message": "\xe4"}', b'{"message": 7}', b"[]", b""])
+def test_an_answer_that_is_not_kaggles_json_is_a_refusal(
+    tmp_path: Path, kaggle: KaggleStandIn, body: bytes
+) -> None:
+    """A proxy's page, or worse; where Kaggle's client reads it at all, the status says enough."""
+    kaggle.files.resources[COMPETITION_CALL] = Resource(body, 404, "application/json", etag=None)
+    message = _refused(COMPETITION, tmp_path / "data")
+    assert "tiny-trees: Kaggle answered 404" in message or "tiny-trees: gave up after 4 attempts" in message
+
+
 def test_an_unknown_competition_is_told_as_such(tmp_path: Path, kaggle: KaggleStandIn) -> None:
     """A misspelt name must not look like a broken network."""
     kaggle.refuse(404, "Not found")

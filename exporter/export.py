@@ -30,7 +30,7 @@ from exporter.rows import check_slices
 from exporter.runtime import runtime_versions
 from registry import __version__
 from registry.aliases import move_alias, read_alias
-from registry.errors import AfterChangeError, DigestMismatchError, RegistryError
+from registry.errors import DigestMismatchError, after_change
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store
@@ -225,14 +225,9 @@ def _point_candidate(store: Store, model: str, version: int) -> None:
     Raises:
         AfterChangeError: it did not move, or somebody else moved it in between; the version is published.
     """
-    try:
+    hint = f"`python -m registry alias set {model}@{CANDIDATE} {version}` moves the alias."
+    with after_change("is published", where=f"{model}@{version}", hint=hint):
         current = read_alias(store, model, CANDIDATE)
         if current is None or current.version != version:
             expected = current.sequence if current else None
             move_alias(store, model, CANDIDATE, version, expected=expected, reason="exported")
-    except (RegistryError, OSError) as error:
-        raise AfterChangeError(
-            f"is published, but alias {CANDIDATE!r} did not move to it: {error}",
-            where=f"{model}@{version}",
-            hint=f"Move it: `python -m registry alias set {model}@{CANDIDATE} {version}`.",
-        ) from error

@@ -16,6 +16,8 @@ The tree knows nothing of HTTP: `inference/app.py` holds the only error → stat
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -111,3 +113,24 @@ class PromotionRefusedError(RegistryError):
 
     code = "promotion_refused"
     exit_code = 1
+
+
+@contextlib.contextmanager
+def after_change(done: str, *, where: str, hint: str = "") -> Iterator[None]:
+    """Do what follows a change: an error of it is not to be taken for one of the change.
+
+    Args:
+        done: what has happened, to go before "but" and the error: ``version 7 is published``.
+        where: as of `LifecycleError`.
+        hint: likewise.
+
+    Raises:
+        AfterChangeError: something failed inside.
+    """
+    try:
+        yield
+    except (LifecycleError, OSError) as error:
+        # Without the hint of the inner error, which may say that nothing was changed.
+        front = f"{error.where}: " if isinstance(error, LifecycleError) and error.where else ""
+        what = error.what if isinstance(error, LifecycleError) else str(error)
+        raise AfterChangeError(f"{done}, but {front}{what}", where=where, hint=hint) from error

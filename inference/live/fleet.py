@@ -162,8 +162,8 @@ class Fleet:
         # Looked up before the version is: a move in between is followed by the first look.
         model = place.ref.model
         record = read_alias(store, model, place.alias) if place.alias else None
-        # `resolve` reads again what `record` says, and the manifest of a version that is named.
-        version = place.ref.version or (record.version if record else resolve(store, place.ref))
+        # What the move pins is compared as the version is taken, where there may be another to take.
+        version = record.version if record else resolve(store, place.ref)
         earlier = self._list_earlier(store, place, version) if falls_back else []
         place.settle(record)
         while place.live is None:

@@ -22,7 +22,7 @@ from inference.errors import GoldenMismatchError, LoadFailedError
 from inference.live.trial import Outcome, Trial, limit_memory
 from inference.session import Session, is_out_of_memory
 from inference.wire.codec import RowDecoder
-from registry.errors import ConfigError
+from registry.errors import ConfigError, DigestMismatchError
 from registry.ground.decode import decode_json
 from registry.manifest import Golden, Manifest
 from registry.store import MODEL_FILE, HashedManifest, Store, open_store
@@ -136,10 +136,21 @@ def _load(trial: Trial) -> Outcome:
     try:
         with limit_memory(trial.memory_bytes):
             store = open_store(Path(trial.registry))
-            open_proven(store, store.hash_manifest(trial.model, trial.version), max_rows=trial.max_rows)
+            open_proven(store, _hash_manifest(store, trial), max_rows=trial.max_rows)
     except Exception as error:  # the edge of the process; its parent tells it
         return Outcome.of(error)
     return Outcome()
+
+
+def _hash_manifest(store: Store, trial: Trial) -> HashedManifest:
+    """The manifest that the trial is about: what is found out of another is not to be remembered of it."""
+    hashed = store.hash_manifest(trial.model, trial.version)
+    if hashed.sha256 != trial.manifest_sha256:
+        raise DigestMismatchError(
+            f"its manifest has digest {hashed.sha256[:12]}…, a moment ago {trial.manifest_sha256[:12]}…",
+            where=f"{trial.model}@{trial.version}",
+        )
+    return hashed
 
 
 def _end_with_parent(timeout_s: float) -> None:

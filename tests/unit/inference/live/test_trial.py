@@ -19,18 +19,21 @@ from inference.errors import GoldenMismatchError, LoadFailedError, NotReadyError
 from inference.live.proven import run_trial
 from inference.live.trial import Ledger, Outcome, Trial, TrialRunner, may_heal
 from registry.errors import ConfigError, DigestMismatchError, LifecycleError, VersionNotFoundError
+from registry.ground.files import digest_file
 from registry.store import MODEL_FILE, open_store
+from registry.verification import MANIFEST_FILE
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import publish_numeric
 
 
 def describe(registry: Path = Path("/nowhere"), version: int = 1, **changes: object) -> Trial:
     """A trial of a version of tiny; ``changes`` replaces fields."""
+    manifest = registry / "tiny" / str(version) / MANIFEST_FILE
     trial = Trial(
         registry=str(registry),
         model="tiny",
         version=version,
-        manifest_sha256="0" * 64,
+        manifest_sha256=digest_file(manifest) if manifest.is_file() else "0" * 64,
         sequence=1,
         max_rows=10,
         parent_pid=os.getpid(),
@@ -121,6 +124,16 @@ def test_a_good_version_is_tried_once(tmp_path: Path) -> None:
     TrialRunner(ledger).check(describe(tmp_path))
     with pytest.raises(DigestMismatchError, match=r"model\.onnx is missing"):
         TrialRunner(Ledger()).check(describe(tmp_path))
+
+
+def test_version_that_changed_since_it_was_looked_at_is_tried_anew(tmp_path: Path) -> None:
+    """What is found out about other bytes must not be remembered of these, good or bad."""
+    publish_numeric(open_store(tmp_path))
+    ledger = Ledger()
+    trial = describe(tmp_path, manifest_sha256="1" * 64)
+    with pytest.raises(DigestMismatchError, match=r"its manifest has digest .* a moment ago 1{12}…"):
+        TrialRunner(ledger).check(trial)
+    assert ledger.find(trial) is None
 
 
 def test_what_may_be_mended_is_not_remembered(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class KaggleFetcher:
             return self._request(client)
         except requests.HTTPError as error:
             refusal = self._refusal(error, credentials)
-        except requests.RequestException as error:
+        except (requests.RequestException, RecursionError) as error:  # the second: its JSON is nested deeply
             # Only the kind of failure: its text carries the signed URL.
             refusal = LostConnectionError(type(error).__name__)
         # Raised here and not above, so that the client's error is not even attached as context.

@@ -159,5 +159,5 @@ class _Refusal(msgspec.Struct):
 def _message(response: Any) -> str:
     try:
         return decode_json(response.content, _Refusal).message
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, requests.RequestException):
         return ""

@@ -22,9 +22,10 @@ def decode_json(data: bytes, kind: type[T]) -> T:
         msgspec.DecodeError: it is not JSON, not UTF-8, nested too deeply, or no ``kind``.
     """
     try:
+        data.decode()  # the parser does not look at the text of what ``kind`` has no field for
         return msgspec.json.decode(data, type=kind)
     except UnicodeDecodeError as error:
-        raise msgspec.DecodeError(_describe_text(data)) from error
+        raise msgspec.DecodeError(_describe(error)) from error
     except RecursionError as error:
         raise msgspec.DecodeError("nested too deeply") from error
 
@@ -38,18 +39,12 @@ def decode_toml(data: bytes | str) -> dict[str, Any]:
     try:
         return tomllib.loads(data if isinstance(data, str) else data.decode())
     except UnicodeDecodeError as error:
-        assert isinstance(data, bytes)
-        raise msgspec.DecodeError(_describe_text(data)) from error
+        raise msgspec.DecodeError(_describe(error)) from error
     except RecursionError as error:
         raise msgspec.DecodeError("nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
         raise msgspec.DecodeError(str(error)) from error
 
 
-def _describe_text(data: bytes) -> str:
-    """Which byte is not UTF-8; the parser counts from the start of a string in the text."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return f"not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
-    return "not UTF-8"
+def _describe(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"

@@ -15,11 +15,13 @@ from benchmarks.drive.workload import load_workload
 from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION, Match, find_match
 from benchmarks.report.record import PAGE_FILE
+from registry.aliases import read_history
 from registry.errors import RegistryError
-from registry.ground.files import fresh_folder
+from registry.ground.files import digest_bytes, fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.stages import digest_value
-from registry.promotion import find_exchanged, find_objections
+from registry.names import PRODUCTION
+from registry.promotion import find_exchanged, find_objections, find_rolled_back
 from registry.store import Store
 from registry.verdict import (
     VERDICT_FILE,
@@ -131,4 +133,6 @@ def _find_passing(
         return None
     objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
     objections += find_exchanged(store, match.model, match.candidate, verdict)
+    history = read_history(store, match.model, PRODUCTION)
+    objections += find_rolled_back(history, match.candidate, verdict, digest_bytes(data))
     return None if objections or verdict.config_digest != config_digest else verdict

@@ -30,7 +30,7 @@ from exporter.rows import check_slices
 from exporter.runtime import runtime_versions
 from registry import __version__
 from registry.aliases import move_alias, read_alias
-from registry.errors import DigestMismatchError, after_change
+from registry.errors import RegistryError, after_change
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store
@@ -90,9 +90,10 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
     """The newest version made from this very run with these settings by this release, if any."""
     wanted_rows = min(inputs.export.golden_rows, inputs.metrics.rows)
     for version in reversed(store.versions(inputs.run.model)):
-        manifest = store.read_manifest(inputs.run.model, version)
+        manifest = _read_manifest(store, inputs.run.model, version)
         if (
-            manifest.lineage.run_digest == inputs.run_digest
+            manifest is not None
+            and manifest.lineage.run_digest == inputs.run_digest
             and manifest.opset == inputs.export.opset
             and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
@@ -104,10 +105,19 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
     return None
 
 
+def _read_manifest(store: Store, model: str, version: int) -> Manifest | None:
+    """A damaged version is no reason not to export another one."""
+    try:
+        return store.read_manifest(model, version)
+    except (RegistryError, OSError) as error:
+        log.warning("%s It is passed over.", error)
+        return None
+
+
 def _is_whole(store: Store, manifest: Manifest) -> bool:
     try:
         store.verify(manifest.model, manifest.version)
-    except DigestMismatchError as error:
+    except (RegistryError, OSError) as error:
         log.warning("%s Exporting again.", error)
         return False
     return True

@@ -1,15 +1,16 @@
-"""``python -m registry list | show | verify | alias | promote | rollback``: versions and their names."""
+"""``python -m registry list | show | verify | alias | promote | rollback | repair``: versions and names."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
 
-from registry import catalog, promotion, tables
-from registry.aliases import AliasRecord, list_aliases, read_history, resolve
-from registry.errors import ConfigError
+from registry import catalog, checks, promotion, tables
+from registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
+from registry.errors import ConfigError, DamageError
 from registry.ground.command import print_json, run_command
 from registry.ground.logs import configure_logging
 from registry.names import CANDIDATE, ModelRef
@@ -22,6 +23,7 @@ _HELP = {
     "alias": "where aliases point and pointed: alias MODEL | MODEL@ALIAS | set MODEL@ALIAS VERSION",
     "promote": "point production at a version, if its verdict passes (MODEL means MODEL@candidate)",
     "rollback": "point production at the version before",
+    "repair": "settle damage: repair MODEL@ALIAS VERSION (where it is to point) | MODEL@VERSION (it is lost)",
 }
 
 
@@ -32,12 +34,20 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command("registry", lambda: _run(options))
 
 
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return _VERBS[options.verb](open_store(Path(options.registry)), options)
+    except DamageError as error:  # an answer here; for a gate or a service it is "could not find out"
+        logging.getLogger("registry").error("%s", error, extra={"fields": {"code": error.code}})
+        return 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m registry", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     for verb, text in _HELP.items():
         command = verbs.add_parser(verb, help=text, description=text)
-        many = verb == "alias"
+        many = verb in ("alias", "repair")
         command.add_argument(
             "words" if many else "ref", nargs="*" if many else "?", metavar="MODEL[@VERSION]"
         )
@@ -48,38 +58,46 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
         command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
-        if verb in ("alias", "promote", "rollback"):
+        if verb in ("alias", "promote", "rollback", "repair"):
             command.add_argument("--reason", help="why, for the alias's history")
         if verb == "promote":
             command.add_argument("--force", action="store_true", help="without a passing verdict")
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
-    store = open_store(Path(options.registry))
-    return _VERBS[options.verb](store, options)
-
-
 def _list(store: Store, options: argparse.Namespace) -> int:
     named = options.ref or options.model
     summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
     _tell(options, summaries, tables.versions_table(summaries, store.location))
-    return 0
+    return 1 if any(summary.problem for summary in summaries) else 0
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
     details = catalog.read_details(store, ref.model, resolve(store, ref))
     _tell(options, details, tables.details_text(details))
-    return 0
+    return 1 if details.problems else 0
 
 
 def _verify(store: Store, options: argparse.Namespace) -> int:
     ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
-    version = resolve(store, ref) if ref and (ref.version or ref.alias) else None
-    checks = catalog.check_versions(store, ref, version)
-    _tell(options, checks, tables.checks_table(checks))
-    return 0 if all(check.is_whole for check in checks) else 1
+    version = _find_version(store, ref) if ref else None
+    found = checks.check_versions(store, ref, version)
+    _tell(options, found, tables.checks_table(found))
+    return 0 if all(check.is_whole for check in found) else 1
+
+
+def _find_version(store: Store, ref: ModelRef) -> int | None:
+    """The version to verify, if one is named; of a damaged alias it is the alias that is to be verified."""
+    if ref.version:
+        return resolve(store, ref)
+    if ref.alias:
+        try:
+            record = read_alias(store, ref.model, ref.alias)
+        except DamageError:
+            return None
+        return record.version if record else resolve(store, ref)
+    return None
 
 
 def _alias(store: Store, options: argparse.Namespace) -> int:
@@ -89,10 +107,14 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     if len(words) != 1:
         raise ConfigError(f"found {' '.join(words)!r}", where="alias", hint=f"Usage: {_HELP['alias']}.")
     ref = ModelRef.parse(words[0])
-    names = [ref.alias] if ref.alias else [record.alias for record in list_aliases(store, ref.model)]
-    records = [record for name in names for record in read_history(store, ref.model, name)]
+    names = [ref.alias] if ref.alias else list_aliases(store, ref.model)
+    histories = [inspect_history(store, ref.model, name) for name in names]
+    records = [record for history in histories for record in history.records]
     _tell(options, records, tables.history_table(records))
-    return 0
+    findings = [finding for history in histories for finding in history.findings]
+    for finding in findings:
+        logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})
+    return 1 if findings else 0
 
 
 def _set_alias(store: Store, options: argparse.Namespace, ref: ModelRef, version: str) -> int:
@@ -115,6 +137,23 @@ def _rollback(store: Store, options: argparse.Namespace) -> int:
     return _tell_move(options, record)
 
 
+def _repair(store: Store, options: argparse.Namespace) -> int:
+    words = options.words or [str(_ref(options))]
+    ref = ModelRef.parse(words[0])
+    if ref.version and len(words) == 1:
+        done = promotion.write_off(store, ref.model, ref.version, reason=options.reason)
+        _tell(options, {"name": str(ref), "done": done or None}, f"{ref} {done or 'needs no repair'}\n")
+        return 0
+    if not ref.alias or len(words) != 2:
+        raise ConfigError(f"found {' '.join(words)!r}", where="repair", hint=f"Usage: {_HELP['repair']}.")
+    number = resolve(store, ModelRef.parse(f"{ref.model}@{words[1]}"))
+    record = promotion.repair(store, ref.model, ref.alias, number, reason=options.reason)
+    if record is None:
+        _tell(options, {"name": str(ref), "done": None}, f"{ref} needs no repair\n")
+        return 0
+    return _tell_move(options, record)
+
+
 _VERBS = {
     "list": _list,
     "show": _show,
@@ -122,6 +161,7 @@ _VERBS = {
     "alias": _alias,
     "promote": _promote,
     "rollback": _rollback,
+    "repair": _repair,
 }
 
 

@@ -2,27 +2,48 @@
 
 ``<model>/aliases/<alias>/<sequence>.json``: the record with the greatest number is the alias, the
 others are its history. A move adds the next number if nobody else has; that is the whole swap.
+
+The records are a chain: each carries the SHA-256 of the one before. ``<model>/heads/<alias>.json``
+names the last one, and is written after it. So a record that is missing, planted or edited is found,
+the first and the last ones too. The head may be behind the records (a move that was killed between
+the two) but never ahead of them. A damaged alias is repaired by one more record, which states what
+it accepts (`repair_alias`); nothing is ever taken away.
+
+This guards against damage and carelessness. It holds no secret: who may write the registry can write
+another chain.
 """
 
 from __future__ import annotations
 
-import datetime
-import os
-import pwd
-import socket
-from typing import Annotated, Literal
+import logging
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from registry.errors import AliasConflictError, RegistryError, VersionNotFoundError
+from registry.errors import (
+    AfterChangeError,
+    AliasConflictError,
+    DamageError,
+    DigestMismatchError,
+    RegistryError,
+    VersionNotFoundError,
+)
+from registry.ground.decode import decode_json
+from registry.ground.files import digest_bytes
+from registry.ground.logs import log_event
+from registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
 from registry.manifest import Sha256
-from registry.names import PRODUCTION, ModelRef, check_name, parse_number
+from registry.names import MOST_NUMBER, PRODUCTION, ModelRef, check_name, is_name, list_newest, parse_number
 from registry.store import Store
 
-Action = Literal["set", "promote", "rollback"]
+_logger = logging.getLogger("registry.aliases")
+
+Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
-# A record has 500 bytes and what somebody gave as the reason.
-_MOST_RECORD_BYTES = 1 << 20
+ALIASES = "aliases"
+HEADS = "heads"
+# 1: no link to the record before. 2: a link.
+_FIRST_LINKED = 2
 
 
 class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,10 +51,12 @@ class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ``manifest_sha256`` pins what the version was at that moment, ``verdict_sha256`` the evidence
     that the move rested on (None when it rested on none). ``sequence`` counts up from 1 and is the
-    order; ``moved_at`` (ISO 8601, UTC) is for people.
+    order; ``moved_at`` (ISO 8601, UTC) is for people. ``previous_sha256`` is the SHA-256 of the
+    record before, None for the first one and in ``schema_version`` 1. ``history_sha256`` stands in a
+    repair only: of everything before it, as it was found and accepted.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     model: str
     alias: str
     sequence: Number
@@ -45,24 +68,111 @@ class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reason: str
     forced: bool = False
     verdict_sha256: Sha256 | None = None
+    previous_sha256: Sha256 | None = None
+    history_sha256: Sha256 | None = None
+
+
+class History(NamedTuple):
+    """The moves of an alias that can be read, oldest first, and what is wrong with the rest."""
+
+    records: list[AliasRecord]
+    findings: list[str]
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last record when this was written; it may be behind by now."""
+
+    schema_version: Literal[1] = 1
+    sequence: Number
+    sha256: Sha256
+
+
+class _State(NamedTuple):
+    """What there is of an alias; ``head_problem`` says why there is no ``head``, if that is a fault."""
+
+    head: _Head | None
+    head_problem: str
+    sequences: list[int]
+    strays: list[str]
+
+
+class _Found(NamedTuple):
+    """What lies in the place of a record: its digest, "" for what is no plain file, and what is wrong."""
+
+    sequence: int
+    sha256: str
+    record: AliasRecord | None
+    problem: str = ""
 
 
 def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
-    """Where the alias points now, or None if it never pointed anywhere."""
-    sequence = max(_sequences(store, model, alias), default=None)
-    return None if sequence is None else _read(store, model, alias, sequence)
+    """Where the alias points now, or None if it never pointed anywhere.
+
+    The last record is held against the head and the record before it; `inspect_history` looks at all.
+
+    Raises:
+        DamageError: it cannot be said for sure; nothing is fallen back to.
+        OSError: the registry cannot be read.
+    """
+    state = _look(store, model, alias)
+    if not state.sequences and not state.head and not state.head_problem:
+        return None
+    tip = _find(store, model, alias, state.sequences[-1]) if state.sequences else None
+    before = _find(store, model, alias, state.sequences[-2]) if len(state.sequences) > 1 else None
+    problem = state.head_problem or _check_tip(model, alias, state.head, before, tip)
+    if problem or tip is None or tip.record is None:
+        raise _damage(model, alias, problem)
+    return tip.record
+
+
+def inspect_history(store: Store, model: str, alias: str) -> History:
+    """Every move of the alias that can be read, and every damage of the chain, a sentence each.
+
+    What lies before the last repair is settled, if it still is as it was found then.
+
+    Raises:
+        OSError: the registry cannot be read.
+    """
+    state = _look(store, model, alias)
+    found = [_find(store, model, alias, sequence) for sequence in state.sequences]
+    start = _find_repair(found)
+    findings = [f"{stray} is no record of an alias" for stray in state.strays]
+    findings += [state.head_problem] if state.head_problem else []
+    findings += _check_repair(model, alias, found[: start + 1]) if start is not None else []
+    for index in range(start or 0, len(found)):
+        before = found[index - 1] if index else None
+        problem = found[index].problem or _check_link(model, alias, before, found[index])
+        findings += [problem] if problem else []
+    if not state.head_problem and (found or state.head):
+        before, tip = [None, None, *found][-2:]
+        problem = _check_head(model, alias, state.head, before, tip)
+        findings += [problem] if problem else []
+    return History([each.record for each in found if each.record], list(dict.fromkeys(findings)))
 
 
 def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
-    """Every move of the alias, oldest first."""
-    return [_read(store, model, alias, sequence) for sequence in _sequences(store, model, alias)]
+    """Every move of the alias, oldest first.
+
+    Raises:
+        DamageError: the history is damaged; says where.
+        OSError: the registry cannot be read.
+    """
+    history = inspect_history(store, model, alias)
+    if history.findings:
+        raise _damage(model, alias, "; ".join(history.findings))
+    return history.records
 
 
-def list_aliases(store: Store, model: str) -> list[AliasRecord]:
-    """Where each of the model's aliases points now, by name."""
-    keys = store.blobs.list_keys(f"{check_name(model, 'a model')}/aliases")
-    records = (read_alias(store, model, alias) for alias in sorted({key.split("/")[2] for key in keys}))
-    return [record for record in records if record]
+def list_aliases(store: Store, model: str) -> list[str]:
+    """The names of the model's aliases, of damaged ones too.
+
+    Raises:
+        OSError: the registry cannot be read.
+    """
+    folder = check_name(model, "a model")
+    names = [name.removesuffix("/") for name in store.blobs.list_names(f"{folder}/{ALIASES}")]
+    names += [name.removesuffix(".json") for name in store.blobs.list_names(f"{folder}/{HEADS}")]
+    return sorted({name for name in names if is_name(name)})
 
 
 def move_alias(
@@ -87,9 +197,14 @@ def move_alias(
     Raises:
         AliasConflictError: somebody else moved the alias; nothing changed.
         VersionNotFoundError: no such version is published.
+        DamageError: the alias or the version is damaged; nothing changed.
     """
     current = read_alias(store, model, check_name(alias, "an alias"))
-    seen = current.sequence if current else None
+    if (current.sequence if current else None) != expected:
+        raise _conflict(model, alias, expected or 0)
+    before = _find(store, model, alias, current.sequence) if current else None
+    if before:  # so that the head is never behind by more than the move that is under way
+        _write_head(store, model, alias, before)
     record = AliasRecord(
         model=model,
         alias=alias,
@@ -97,21 +212,52 @@ def move_alias(
         version=version,
         manifest_sha256=store.identify(model, version).manifest_sha256,
         action=action,
-        moved_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        moved_by=_user(),
+        moved_at=tell_time(),
+        moved_by=tell_user(),
         reason=reason,
         forced=forced,
         verdict_sha256=verdict_sha256,
+        previous_sha256=before.sha256 if before else None,
     )
-    if seen != expected or not store.blobs.put_if_absent(
-        _key(model, alias, record.sequence), msgspec.json.format(msgspec.json.encode(record))
-    ):
-        raise AliasConflictError(
-            f"was moved by somebody else after move {expected or 0}",
-            where=f"{model}@{alias}",
-            hint="Nothing was changed. Look where it points now, and decide again.",
-        )
-    return record
+    return _add(store, record)
+
+
+def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: str) -> AliasRecord | None:
+    """Point a damaged alias at ``version``, and accept its history as it is found now.
+
+    Recorded like a forced move. The damaged records stay where they are: further damage to them is
+    found, and so is every move that is lost after this one.
+
+    Returns:
+        The move; None if the alias is not damaged, and nothing was changed.
+
+    Raises:
+        DamageError: ``version`` is damaged; or something that is no folder is in the place of the alias.
+        AliasConflictError: somebody else moved or repaired the alias meanwhile; nothing changed.
+    """
+    state = _look(store, model, check_name(alias, "an alias"))
+    found = [_find(store, model, alias, sequence) for sequence in state.sequences]
+    if not inspect_history(store, model, alias).findings:
+        return None
+    store.blobs.read(_head_key(model, alias), MOST_RECORD_BYTES)  # what is no file cannot be replaced
+    known = state.head.sequence if state.head else 0
+    sequence = max([known, *state.sequences]) + 1
+    if sequence > MOST_NUMBER:
+        raise _damage(model, alias, f"{_key(model, alias, sequence - 1)} leaves no number for another move")
+    record = AliasRecord(
+        model=model,
+        alias=alias,
+        sequence=sequence,
+        version=version,
+        manifest_sha256=store.identify(model, version).manifest_sha256,
+        action="repair",
+        moved_at=tell_time(),
+        moved_by=tell_user(),
+        reason=reason,
+        forced=True,
+        history_sha256=_digest_history(found),
+    )
+    return _add(store, record)
 
 
 def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> int:
@@ -119,16 +265,20 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
 
     Raises:
         VersionNotFoundError: no such version or alias; says which there are.
+        DigestMismatchError: the version's manifest is not the one that ``ref``, or the last move of
+            the alias, is about.
+        DamageError: the alias or the manifest is damaged, or the version it points at is lost.
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if ref.version is not None:
-        store.read_manifest(ref.model, ref.version)
+        check_pin(store, ref.model, ref.version, ref.manifest_sha256, "the reference names")
         return ref.version
     record = read_alias(store, ref.model, ref.alias or default)
     if record is not None:
+        check_target(store, record)
         return record.version
-    versions = ", ".join(map(str, store.versions(ref.model))) or "none"
-    aliases = ", ".join(sorted(other.alias for other in list_aliases(store, ref.model))) or "none"
+    versions = list_newest(store.versions(ref.model))
+    aliases = ", ".join(list_aliases(store, ref.model)) or "none"
     raise VersionNotFoundError(
         f"no alias {ref.alias or default!r} in {store.location}",
         where=ref.model,
@@ -136,38 +286,219 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
     )
 
 
-def _sequences(store: Store, model: str, alias: str) -> list[int]:
-    folder = _key(model, alias, None)
-    names = (key.removeprefix(f"{folder}/") for key in store.blobs.list_keys(folder))
-    return sorted(number for name in names if (number := parse_number(name.removesuffix(".json"))))
+def check_target(store: Store, record: AliasRecord) -> None:
+    """Hold the version that an alias points at against what it was at the move.
 
-
-def _key(model: str, alias: str, sequence: int | None) -> str:
-    folder = f"{check_name(model, 'a model')}/aliases/{check_name(alias, 'an alias')}"
-    return folder if sequence is None else f"{folder}/{sequence}.json"
-
-
-def _read(store: Store, model: str, alias: str, sequence: int) -> AliasRecord:
-    where = f"{model}@{alias}: {_key(model, alias, sequence)}"
+    Raises:
+        DigestMismatchError: it is another one.
+        DamageError: it is lost, or its manifest is damaged.
+    """
     try:
-        data = store.blobs.read(_key(model, alias, sequence), _MOST_RECORD_BYTES) or b""
-        record = msgspec.json.decode(data, type=AliasRecord)
-    except msgspec.DecodeError as error:
-        raise RegistryError(f"not an alias record: {error}", where=where, hint=_RESTORE) from error
-    if (record.model, record.alias, record.sequence) != (model, alias, sequence):
-        raise RegistryError(
-            f"is move {record.sequence} of {record.model}@{record.alias}", where=where, hint=_RESTORE
+        check_pin(store, record.model, record.version, record.manifest_sha256, "the alias was moved to")
+    except VersionNotFoundError as error:
+        raise DamageError(
+            f"points at version {record.version}, which is lost",
+            where=f"{record.model}@{record.alias}",
+            hint="Restore its folder from a copy of the registry, or move the alias.",
+        ) from error
+
+
+def check_pin(store: Store, model: str, version: int, pin: str | None, who: str) -> None:
+    """Hold a version's manifest against the digest that somebody knows it by; None is any.
+
+    Args:
+        who: knows it, as in "the alias was moved to".
+
+    Raises:
+        DigestMismatchError: it is another one.
+        VersionNotFoundError, ManifestError: as `Store.read_manifest`.
+    """
+    found = store.identify(model, version).manifest_sha256
+    if pin is not None and found != pin:
+        raise DigestMismatchError(
+            f"its manifest has digest {found[:12]}…, {who} {pin[:12]}…",
+            where=f"{model}@{version}",
+            hint="The version changed after publishing. Publish a new one; do not edit this one.",
         )
+
+
+def _look(store: Store, model: str, alias: str) -> _State:
+    """The head first: it may be behind what is listed after it, and is never ahead of it."""
+    head, problem = None, ""
+    try:
+        head = _read_head(store, model, alias)
+    except DamageError as error:
+        problem = str(error)
+    sequences, strays = [], []
+    folder = _folder(model, alias)
+    for name in store.blobs.list_names(folder):
+        stem = name.removesuffix("/")
+        number = parse_number(stem.removesuffix(".json")) if stem.endswith(".json") else None
+        if number is None:
+            strays.append(f"{folder}/{name}")
+        else:
+            sequences.append(number)
+    return _State(head, problem, sorted(sequences), strays)
+
+
+def _find(store: Store, model: str, alias: str, sequence: int) -> _Found:
+    key = _key(model, alias, sequence)
+    try:
+        data = store.blobs.read(key, MOST_RECORD_BYTES)
+    except DamageError as error:
+        return _Found(sequence, "", None, f"{key}: {error.what}")
+    if data is None:
+        return _Found(sequence, "", None, f"{key} is gone")
+    digest = digest_bytes(data)
+    try:
+        record = decode_json(data, AliasRecord)
+    except msgspec.DecodeError as error:
+        return _Found(sequence, digest, None, f"{key}: not an alias record: {error}")
+    if (record.model, record.alias, record.sequence) != (model, alias, sequence):
+        what = f"{key}: is move {record.sequence} of {record.model}@{record.alias}"
+        return _Found(sequence, digest, None, what)
+    return _Found(sequence, digest, record)
+
+
+def _check_tip(model: str, alias: str, head: _Head | None, before: _Found | None, tip: _Found | None) -> str:
+    """What is wrong with the last record, as far as the head and the one before can tell."""
+    if tip is not None and tip.problem:
+        return tip.problem
+    return _check_head(model, alias, head, before, tip) or (
+        _check_link(model, alias, before, tip) if tip else ""
+    )
+
+
+def _check_head(model: str, alias: str, head: _Head | None, before: _Found | None, tip: _Found | None) -> str:
+    """What the head knows better than the records; empty if nothing."""
+    last = tip.sequence if tip else 0
+    if head is None:
+        is_expected = tip is not None and before is not None and _is_linked(tip) and _is_linked(before)
+        return f"{_head_key(model, alias)} is missing" if is_expected else ""
+    if head.sequence > last:
+        return _tell_missing(model, alias, last + 1, head.sequence)
+    for found in (before, tip):
+        if found and found.sequence == head.sequence and found.sha256 != head.sha256 and not found.problem:
+            return f"{_key(model, alias, head.sequence)} is not the record that was written"
+    return ""
+
+
+def _check_link(model: str, alias: str, before: _Found | None, found: _Found) -> str:
+    """Whether ``found`` follows on ``before``; empty if it does, or is a repair."""
+    record = found.record
+    if record is None or record.action == "repair":
+        return ""
+    expected = before.sequence + 1 if before else 1
+    if found.sequence != expected:
+        return _tell_missing(model, alias, expected, found.sequence - 1)
+    if record.schema_version < _FIRST_LINKED:
+        return f"{_key(model, alias, found.sequence)} has no link" if before and _is_linked(before) else ""
+    if record.previous_sha256 != (before.sha256 if before else None):
+        return f"{_key(model, alias, found.sequence)} does not follow on the record before it"
+    return ""
+
+
+def _check_repair(model: str, alias: str, found: list[_Found]) -> list[str]:
+    """Whether the records before a repair, the last of ``found``, are what it accepted."""
+    *earlier, repair = found
+    assert repair.record
+    if repair.record.history_sha256 == _digest_history(earlier):
+        return []
+    return [f"what {_key(model, alias, repair.sequence)} accepted has changed since"]
+
+
+def _find_repair(found: list[_Found]) -> int | None:
+    """Index of the last repair."""
+    repairs = [index for index, each in enumerate(found) if each.record and each.record.action == "repair"]
+    return repairs[-1] if repairs else None
+
+
+def _is_linked(found: _Found) -> bool:
+    return found.record is not None and found.record.schema_version >= _FIRST_LINKED
+
+
+def _digest_history(found: list[_Found]) -> str:
+    lines = (f"{each.sequence} {each.sha256}\n" for each in found)
+    return digest_bytes("".join(lines).encode())
+
+
+def _add(store: Store, record: AliasRecord) -> AliasRecord:
+    """Make the move; the head is behind until it is written, which harms nobody.
+
+    Raises:
+        AliasConflictError: somebody else has made a move of this number; nothing changed.
+        AfterChangeError: it has moved, and something after that failed.
+    """
+    model, alias = record.model, record.alias
+    data = msgspec.json.format(msgspec.json.encode(record))
+    try:
+        is_first = store.blobs.put_if_absent(_key(model, alias, record.sequence), data)
+    except AfterChangeError as error:
+        what = f"moved to version {record.version}, but {error.what}"
+        raise AfterChangeError(what, where=f"{model}@{alias}", hint=error.hint) from error
+    if not is_first:
+        raise _conflict(model, alias, record.sequence - 1)
+    try:
+        _write_head(store, model, alias, _Found(record.sequence, digest_bytes(data), record))
+    except (OSError, RegistryError) as error:
+        why = f"its head could not be written: {error}; the next move writes it"
+        log_event(_logger, "moved, but", logging.WARNING, alias=f"{model}@{alias}", why=why)
     return record
 
 
-_RESTORE = "The history is damaged; restore this file from a copy of the registry."
+def _write_head(store: Store, model: str, alias: str, found: _Found) -> None:
+    """Have the head name ``found``, or whatever is the last record by then.
+
+    A writer that was overtaken would put the head back; so each looks again after it has written.
+    """
+    while True:
+        head = _Head(sequence=found.sequence, sha256=found.sha256)
+        state = _look(store, model, alias)
+        if state.head is None or state.head.sequence < found.sequence:
+            store.blobs.put(_head_key(model, alias), msgspec.json.format(msgspec.json.encode(head)))
+            state = _look(store, model, alias)
+        if state.sequences[-1:] <= [found.sequence]:
+            return
+        found = _find(store, model, alias, state.sequences[-1])
 
 
-def _user() -> str:
-    """Who runs this process: ``name@host``, or ``uid 10001@host`` where the user has no name."""
+def _read_head(store: Store, model: str, alias: str) -> _Head | None:
+    key = _head_key(model, alias)
     try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        name = f"uid {os.getuid()}"
-    return f"{name}@{socket.gethostname()}"
+        data = store.blobs.read(key, MOST_RECORD_BYTES)
+        return None if data is None else decode_json(data, _Head)
+    except msgspec.DecodeError as error:
+        raise DamageError(f"not the head of an alias: {error}", where=key) from error
+
+
+def _folder(model: str, alias: str) -> str:
+    return f"{check_name(model, 'a model')}/{ALIASES}/{check_name(alias, 'an alias')}"
+
+
+def _key(model: str, alias: str, sequence: int) -> str:
+    return f"{_folder(model, alias)}/{sequence}.json"
+
+
+def _head_key(model: str, alias: str) -> str:
+    return f"{check_name(model, 'a model')}/{HEADS}/{check_name(alias, 'an alias')}.json"
+
+
+def _tell_missing(model: str, alias: str, first: int, last: int) -> str:
+    keys = _key(model, alias, first) if first == last else f"{_key(model, alias, first)} to {last}.json"
+    return f"{keys} {'is' if first == last else 'are'} missing"
+
+
+def _damage(model: str, alias: str, what: str) -> DamageError:
+    hint = (
+        "Nothing was changed. Restore it from a copy of the registry, or say where the alias is to point: "
+        f'`python -m registry repair {model}@{alias} VERSION --reason "…"`.'
+    )
+    return DamageError(what, where=f"{model}@{alias}", hint=hint)
+
+
+def _conflict(model: str, alias: str, expected: int) -> AliasConflictError:
+    return AliasConflictError(
+        f"was moved by somebody else after move {expected}",
+        where=f"{model}@{alias}",
+        hint="Nothing was changed. Look where it points now, and decide again.",
+    )

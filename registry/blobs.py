@@ -7,12 +7,15 @@ on a file system; what a version or an alias is, is not known here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 # What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
 MOST_BYTES = 2 << 30
+# Gets the key of a folder, "" for the whole place, and why it cannot be read; may raise.
+OnError = Callable[[str, OSError], None]
 
 
 class Blobs(Protocol):
@@ -33,15 +36,34 @@ class Blobs(Protocol):
         """Where the place is, for people."""
         ...
 
-    def list_keys(self, prefix: str = "") -> list[str]:
-        """Every key below the folder ``prefix``, sorted; none if there is no such folder."""
+    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
+        """Every key below the folder ``prefix``, sorted; none if there is no such folder.
+
+        What is there and no plain file is listed as well; that it is none is found by `read`. A folder
+        that holds nothing is listed with a ``/`` at its end.
+
+        Args:
+            on_error: called for each folder that cannot be read, and the others are listed.
+
+        Raises:
+            OSError: a folder cannot be read, and ``on_error`` is None.
+        """
+        ...
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        """What lies directly in the folder ``prefix``, sorted; folders with a ``/`` at their end.
+
+        Raises:
+            OSError: the folder is there and cannot be read.
+        """
         ...
 
     def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
-        """The bytes under ``key``, or None when there are none.
+        """The bytes under ``key``, or None when there is nothing.
 
         Raises:
-            RegistryError: there are more than ``most_bytes``, or what is there is no plain file.
+            DamageError: there are more than ``most_bytes``, or what is there is no plain file.
+            OSError: something is there and cannot be read.
         """
         ...
 

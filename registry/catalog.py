@@ -1,4 +1,7 @@
-"""What the registry holds, in values ready to be shown: one line a version, one finding a fault."""
+"""What the registry holds, in values ready to be shown: one line a version.
+
+Damage does not stop anything here: it is a line of its own. `registry.checks` looks for it.
+"""
 
 from __future__ import annotations
 
@@ -6,145 +9,208 @@ from collections.abc import Iterable
 
 import msgspec
 
-from registry.aliases import AliasRecord, list_aliases
-from registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
+from registry.aliases import ALIASES, AliasRecord, History, inspect_history, list_aliases
+from registry.checks import TROUBLE, check_places, check_top, find_contents
+from registry.ground.files import digest_bytes
 from registry.manifest import Interval, Manifest
-from registry.names import ModelRef
+from registry.names import PRODUCTION
+from registry.promotion import find_rolled_back
 from registry.store import MODEL_FILE, Store
 from registry.verdict import VERDICT_FILE, Outcome, decode_verdict
 
 
 class VerdictSummary(msgspec.Struct, frozen=True):
-    """``is_bound``: given for the digests that the version has now; ``is_sealed``: its file has a seal."""
+    """``is_bound``: given for the digests that the version has now; ``is_sealed``: its file has a seal;
+    ``is_rolled_back``: production was moved back from the version since."""
 
     outcome: Outcome
     champion: int | None
     is_bound: bool
     is_sealed: bool
+    is_rolled_back: bool = False
 
 
 class VersionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One version in a list; ``problem`` says why the other fields are missing."""
+    """One version in a list; ``problem`` says why the other fields are missing.
+
+    ``version`` is None where the problem is one of the model, or of something beside the models.
+    ``forced`` are those of ``aliases`` that were moved here without a passing verdict.
+    """
 
     model: str
-    version: int
+    version: int | None = None
     created_at: str | None = None
     accuracy: Interval | None = None
     model_bytes: int | None = None
     aliases: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
     verdict: VerdictSummary | None = None
     problem: str | None = None
 
 
 class VersionDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one version."""
+    """Everything about one version; ``moves`` are those of all aliases to it, the latest first."""
 
     aliases: tuple[str, ...]
     verdict: VerdictSummary | None
+    moves: tuple[AliasRecord, ...] = ()
+    problems: tuple[str, ...] = ()
     manifest: Manifest
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of verifying one version or alias, by its name; no findings means whole."""
+class _Aliases(msgspec.Struct, frozen=True):
+    """The histories of a model's aliases by name, and of those that cannot be read, why."""
 
-    name: str
-    is_whole: bool
-    findings: str = ""
+    histories: dict[str, History]
+    unreadable: dict[str, str]
+
+    def names_of(self, version: int) -> tuple[str, ...]:
+        """The aliases that point at ``version`` now."""
+        return tuple(name for name, tip in self._tips() if tip.version == version)
+
+    def forced_to(self, version: int) -> tuple[str, ...]:
+        """Those among them whose last move forward to it was forced."""
+        return tuple(name for name in self.names_of(version) if self._is_forced(name, version))
+
+    def moves_to(self, version: int) -> tuple[AliasRecord, ...]:
+        """All moves to ``version``, the latest first."""
+        records = [record for history in self.histories.values() for record in history.records]
+        moves = (record for record in records if record.version == version)
+        return tuple(sorted(moves, key=lambda record: record.moved_at, reverse=True))
+
+    def problems(self) -> list[str]:
+        """What is wrong with any of them, a sentence each."""
+        found = [finding for history in self.histories.values() for finding in history.findings]
+        return [*found, *self.unreadable.values()]
+
+    def find_lost(self, model: str, versions: list[int]) -> list[str]:
+        """The aliases that point at none of ``versions``, a sentence each."""
+        return [
+            f"{model}@{name}: points at version {tip.version}, which is lost"
+            for name, tip in self._tips()
+            if tip.version not in versions
+        ]
+
+    def _tips(self) -> Iterable[tuple[str, AliasRecord]]:
+        """Of a damaged alias it is not said where it points."""
+        for name, history in self.histories.items():
+            if history.records and not history.findings:
+                yield name, history.records[-1]
+
+    def _is_forced(self, name: str, version: int) -> bool:
+        forward = [
+            record
+            for record in self.histories[name].records
+            if record.version == version and record.action != "rollback"
+        ]
+        return bool(forward) and forward[-1].forced
 
 
 def summarise_versions(store: Store, model: str | None = None) -> list[VersionSummary]:
-    """Every version of ``model`` (of every model when None), oldest first; damaged ones with their problem.
+    """Every version of ``model`` (of every model when None), oldest first, and a line for each damage.
+
+    Only what a list shows is read: `registry.checks` finds the rest.
 
     Raises:
-        VersionNotFoundError: ``model`` has no version.
+        VersionNotFoundError: there is nothing of ``model``.
+        OSError: the registry cannot be read at all.
     """
-    summaries = []
+    strays = [] if model else check_top(store)
+    summaries = [VersionSummary(model=check.name, problem=check.findings) for check in strays]
     for name in [model] if model else store.models():
-        aliases = list_aliases(store, name)
-        summaries += [_summarise(store, name, version, aliases) for version in _versions(store, name)]
+        try:
+            summaries += _summarise_model(store, name)
+        except OSError as error:
+            summaries.append(VersionSummary(model=name, problem=str(error)))
     return summaries
 
 
 def read_details(store: Store, model: str, version: int) -> VersionDetails:
-    """The manifest of one version, with the aliases that point at it and its verdict."""
+    """The manifest of one version, with the aliases that point at it, its moves and its verdict.
+
+    Raises:
+        VersionNotFoundError, ManifestError: as `Store.read_manifest`.
+    """
     manifest = store.read_manifest(model, version)
-    aliases = _names_of(list_aliases(store, model), version)
-    return VersionDetails(aliases=aliases, verdict=_read_verdict(store, model, version), manifest=manifest)
-
-
-def check_versions(store: Store, ref: ModelRef | None, version: int | None = None) -> list[Check]:
-    """Verify ``version`` of a model, or all versions and aliases of it, or (``ref`` None) all there is."""
-    if ref and version:
-        return [_check_version(store, ref.model, version)]
-    checks = []
-    for model in [ref.model] if ref else store.models():
-        checks += [_check_version(store, model, version) for version in _versions(store, model)]
-        checks += [_check_alias(store, record) for record in list_aliases(store, model)]
-    return checks
-
-
-def _versions(store: Store, model: str) -> list[int]:
-    versions = store.versions(model)
-    if not versions:
-        known = ", ".join(store.models()) or "none"
-        raise VersionNotFoundError(f"no model {model!r}", where=store.location, hint=f"There are: {known}.")
-    return versions
-
-
-def _summarise(store: Store, model: str, version: int, aliases: Iterable[AliasRecord]) -> VersionSummary:
-    names = _names_of(aliases, version)
+    aliases = _read_aliases(store, model)
+    problems = aliases.problems()
+    verdict = None
     try:
-        manifest = store.read_manifest(model, version)
-        verdict = _read_verdict(store, model, version)
-    except RegistryError as error:
-        return VersionSummary(model=model, version=version, aliases=names, problem=str(error))
-    return VersionSummary(
+        verdict = _read_verdict(store, model, version, aliases)
+    except TROUBLE as error:
+        problems.append(str(error))
+    return VersionDetails(
+        aliases=aliases.names_of(version),
+        verdict=verdict,
+        moves=aliases.moves_to(version),
+        problems=tuple(problems),
+        manifest=manifest,
+    )
+
+
+def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
+    contents = find_contents(store, model)
+    aliases = _read_aliases(store, model)
+    has_verdict = {key.split("/")[1] for key in contents.keys if key.split("/")[2:3] == [VERDICT_FILE]}
+    summaries = [
+        _summarise(store, model, version, aliases, str(version) in has_verdict)
+        for version in contents.versions
+    ]
+    checks = check_places(store, model, contents)
+    problems = [*aliases.problems(), *aliases.find_lost(model, contents.versions)]
+    problems += [
+        check.findings if check.name == model else f"{check.name}: {check.findings}" for check in checks
+    ]
+    return summaries + [VersionSummary(model=model, problem=problem) for problem in problems]
+
+
+def _summarise(
+    store: Store, model: str, version: int, aliases: _Aliases, has_verdict: bool
+) -> VersionSummary:
+    summary = VersionSummary(
         model=model,
         version=version,
+        aliases=aliases.names_of(version),
+        forced=aliases.forced_to(version),
+    )
+    try:
+        manifest = store.read_summary(model, version)
+        verdict = _read_verdict(store, model, version, aliases) if has_verdict else None
+    except TROUBLE as error:
+        return msgspec.structs.replace(summary, problem=str(error))
+    return msgspec.structs.replace(
+        summary,
         created_at=manifest.created_at,
         accuracy=manifest.metrics.accuracy,
         model_bytes=manifest.files[MODEL_FILE].size,
-        aliases=names,
         verdict=verdict,
     )
 
 
-def _names_of(aliases: Iterable[AliasRecord], version: int) -> tuple[str, ...]:
-    return tuple(record.alias for record in aliases if record.version == version)
+def _read_aliases(store: Store, model: str) -> _Aliases:
+    histories, unreadable = {}, {}
+    try:
+        names = list_aliases(store, model)
+    except TROUBLE as error:
+        return _Aliases({}, {ALIASES: str(error)})
+    for name in names:
+        try:
+            histories[name] = inspect_history(store, model, name)
+        except TROUBLE as error:
+            unreadable[name] = f"{model}@{name}: {error}"
+    return _Aliases(histories, unreadable)
 
 
-def _read_verdict(store: Store, model: str, version: int) -> VerdictSummary | None:
+def _read_verdict(store: Store, model: str, version: int, aliases: _Aliases) -> VerdictSummary | None:
     data = store.read_document(model, version, VERDICT_FILE)
     if data is None:
         return None
     verdict = decode_verdict(data, where=f"{model}@{version}: {VERDICT_FILE}")
+    history = aliases.histories.get(PRODUCTION, History([], []))
     return VerdictSummary(
         outcome=verdict.outcome,
         champion=verdict.champion.version if verdict.champion else None,
         is_bound=(verdict.model, verdict.candidate) == (model, store.identify(model, version)),
         is_sealed=verdict.is_sealed,
+        is_rolled_back=bool(find_rolled_back(history.records, version, verdict, digest_bytes(data))),
     )
-
-
-def _check_version(store: Store, model: str, version: int) -> Check:
-    name = str(ModelRef(model, version))
-    try:
-        store.verify(model, version)
-    except DigestMismatchError as error:
-        return Check(name=name, is_whole=False, findings=error.what)
-    except RegistryError as error:
-        return Check(name=name, is_whole=False, findings=str(error))
-    return Check(name=name, is_whole=True)
-
-
-def _check_alias(store: Store, record: AliasRecord) -> Check:
-    """An alias pins the manifest it was moved to; a version swapped behind it is found here."""
-    name = str(ModelRef(record.model, alias=record.alias))
-    try:
-        digest = store.identify(record.model, record.version).manifest_sha256
-    except RegistryError as error:
-        return Check(name=name, is_whole=False, findings=str(error))
-    if digest != record.manifest_sha256:
-        told = f"manifest.json of version {record.version} is not the one it was moved to"
-        return Check(name=name, is_whole=False, findings=told)
-    return Check(name=name, is_whole=True)

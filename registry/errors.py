@@ -4,8 +4,8 @@
     ├─ ConfigError
     ├─ StageError
     ├─ AfterChangeError
-    ├─ RegistryError   ManifestError · VersionNotFoundError · VersionExistsError
-    │                  DigestMismatchError · AliasConflictError · PromotionRefusedError
+    ├─ RegistryError   VersionNotFoundError · AliasConflictError · PromotionRefusedError
+    │  └─ DamageError  ManifestError · DigestMismatchError
     ├─ TrainingError   SourceError · DatasetError · FeatureError        (training/errors.py)
     ├─ ExportError     UnsupportedLayerError · ParityInputError         (exporter/errors.py)
     ├─ ServingError    SignatureMismatchError · NotReadyError · …       (inference/errors.py)
@@ -77,7 +77,13 @@ class RegistryError(LifecycleError):
     code = "registry"
 
 
-class ManifestError(RegistryError):
+class DamageError(RegistryError):
+    """Something in the registry is not what was written there."""
+
+    code = "damaged"
+
+
+class ManifestError(DamageError):
     """A manifest is not readable, or says something a manifest may not say."""
 
     code = "manifest"
@@ -90,13 +96,7 @@ class VersionNotFoundError(RegistryError):
     exit_code = 2
 
 
-class VersionExistsError(RegistryError):
-    """A version of this number is already published; versions are immutable."""
-
-    code = "version_exists"
-
-
-class DigestMismatchError(RegistryError):
+class DigestMismatchError(DamageError):
     """A file's bytes are not the bytes its manifest names."""
 
     code = "digest_mismatch"

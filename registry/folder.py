@@ -19,8 +19,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.blobs import MOST_BYTES
-from registry.errors import RegistryError
+from registry.blobs import MOST_BYTES, OnError
+from registry.errors import DamageError, RegistryError
 from registry.ground.files import lacks_locks, sync_change, sync_folder
 from registry.ground.logs import log_event
 
@@ -61,23 +61,52 @@ class FolderBlobs:
         self._root = find_root(root)
         self.location = str(root)
 
-    def list_keys(self, prefix: str = "") -> list[str]:
-        start = self._path(prefix) if prefix else self._root
+    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         keys = []
-        for folder, folders, names in os.walk(start):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            relative = Path(folder).relative_to(self._root)
-            keys += [(relative / name).as_posix() for name in names if not name.startswith(".")]
+        pending = [prefix]
+        if prefix:
+            self._path(prefix)
+        while pending:
+            folder = pending.pop()
+            try:
+                with os.scandir(self._root / folder) as scanned:
+                    entries = [entry for entry in scanned if not _is_hidden(entry.name)]
+            except FileNotFoundError:
+                continue
+            except NotADirectoryError as error:
+                raise self._no_folder(folder) from error
+            except OSError as error:
+                if on_error is None:
+                    raise
+                on_error(folder, error)
+                continue
+            if not entries and folder:
+                keys.append(f"{folder}/")
+            for entry in entries:
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                (pending if entry.is_dir(follow_symlinks=False) else keys).append(key)
         return sorted(keys)
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        try:
+            with os.scandir(self._path(prefix) if prefix else self._root) as scanned:
+                entries = [entry for entry in scanned if not _is_hidden(entry.name)]
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError as error:
+            raise self._no_folder(prefix) from error
+        return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
 
     def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
         path = self._path(key)
         try:
-            handle = _open_file(path)
-        except (FileNotFoundError, NotADirectoryError):
+            handle = open_plain(path)
+        except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise self._no_folder(key.rpartition("/")[0]) from error
         if handle is None:
-            raise RegistryError(
+            raise DamageError(
                 "is no plain file",
                 where=str(path),
                 hint="It was not read: a registry holds files. Remove it.",
@@ -85,7 +114,7 @@ class FolderBlobs:
         with os.fdopen(handle, "rb") as file:
             size = os.fstat(handle).st_size
             if size > most_bytes:
-                raise RegistryError(f"has more than {most_bytes:,} bytes", where=str(path))
+                raise DamageError(f"has more than {most_bytes:,} bytes", where=str(path))
             return file.read(size)  # and no more, though it may be growing
 
     def put(self, key: str, data: bytes) -> None:
@@ -146,14 +175,19 @@ class FolderBlobs:
         parts = key.split("/")
         if any(not part or part.startswith(".") or "\\" in part or "\x00" in part for part in parts):
             raise RegistryError(f"{key[:80]!r} is not a key", where=self.location)
-        path = self._root.joinpath(*parts)
-        if path.resolve() != path:
-            raise RegistryError(
-                f"{key} is reached through a symbolic link",
-                where=self.location,
-                hint="It was not followed: a registry holds files, not links. Remove it.",
-            )
+        path = self._root
+        for part in parts:
+            path /= part
+            if path.is_symlink():
+                raise DamageError(
+                    "is reached through a symbolic link",
+                    where=str(self._root.joinpath(*parts)),
+                    hint="It was not followed: a registry holds files, not links. Remove it.",
+                )
         return path
+
+    def _no_folder(self, prefix: str) -> DamageError:
+        return DamageError("is no folder", where=str(self._root / prefix), hint="It was not read. Remove it.")
 
     def _place(self, key: str) -> Path:
         """The path of ``key``, its folder made."""
@@ -198,7 +232,26 @@ class FolderBlobs:
         )
 
 
-def _open_file(path: Path) -> int | None:
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or is_dropping(name)
+
+
+def is_dropping(name: str) -> bool:
+    """Whether a file manager or the file system itself leaves files of this name wherever it comes by."""
+    return name in _DROPPINGS or name.startswith(_DROPPING_PREFIXES)
+
+
+# macOS, Windows, ext4; NFS and FUSE name so what was removed and is open still.
+_DROPPINGS = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
+_DROPPING_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
+
+
+def show_name(name: str) -> str:
+    """A file's name for people: bytes that are no text are escaped, and it ends after 80 characters."""
+    return name.encode("utf-8", "backslashreplace").decode()[:80]
+
+
+def open_plain(path: Path) -> int | None:
     """A descriptor to read a plain file with; None if it is another thing.
 
     A FIFO without a writer or a device would hold up whoever opens it, for ever; so neither is waited for.

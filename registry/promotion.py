@@ -7,7 +7,10 @@ open; integrity cannot: a version whose bytes are not its manifest's is never pr
 
 from __future__ import annotations
 
-from registry.aliases import AliasRecord, move_alias, read_alias, read_history
+import datetime
+from itertools import pairwise
+
+from registry.aliases import AliasRecord, check_pin, move_alias, read_alias, read_history, repair_alias
 from registry.errors import ConfigError, PromotionRefusedError, RegistryError
 from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
@@ -55,6 +58,36 @@ def find_exchanged(store: Store, model: str, version: int, verdict: Verdict) -> 
     return objections
 
 
+def find_rolled_back(history: list[AliasRecord], version: int, verdict: Verdict, digest: str) -> list[str]:
+    """Why ``verdict`` is void since a rollback, a sentence; empty if it is not.
+
+    Whatever a gate measured before production was moved back from ``version`` did not show what was
+    wrong with it.
+
+    Args:
+        history: of `production`, oldest first.
+        version: that the verdict is about.
+        digest: of the verdict's file.
+    """
+    for before, record in pairwise(history):
+        if record.action != "rollback" or before.version != version:
+            continue
+        if before.verdict_sha256 == digest or not _is_later(verdict.created_at, record.moved_at):
+            return [
+                f"the verdict was given {verdict.created_at}, and production was moved back from "
+                f"version {version} {record.moved_at} ({record.reason})"
+            ]
+    return []
+
+
+def _is_later(instant: str, than: str) -> bool:
+    """Compare two times in ISO 8601; what is none is not later."""
+    try:
+        return datetime.datetime.fromisoformat(instant) > datetime.datetime.fromisoformat(than)
+    except (ValueError, TypeError):
+        return False
+
+
 def promote(
     store: Store, model: str, version: int, *, force: bool = False, reason: str | None = None
 ) -> AliasRecord:
@@ -71,12 +104,12 @@ def promote(
 
     Raises:
         PromotionRefusedError: the evidence is missing, says no or was tampered with; nothing changed.
-        DigestMismatchError: the version is damaged; nothing changed, forced or not.
+        DamageError: the version or the history of `production` is damaged; nothing changed, forced or not.
         AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
         ConfigError: forced without a reason.
     """
-    if force and not (reason or "").strip():
-        raise ConfigError("--force without a reason", where=f"{model}@{version}", hint='Add --reason "…".')
+    if force:
+        _ask_reason("--force", reason, f"{model}@{version}")
     current = read_alias(store, model, PRODUCTION)
     store.verify(model, version)
     if current and current.version == version and not force:
@@ -101,11 +134,12 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
     """Point `production` at the version it pointed to before the last promotion.
 
     Each call goes one promotion further back; a rollback is not something to roll back to. No
-    verdict is asked for: the version was in production before. Its bytes are verified.
+    verdict is asked for: the version was in production before. Its bytes are verified, and are those
+    that were in production then.
 
     Raises:
         PromotionRefusedError: there is no version to go back to; nothing changed.
-        DigestMismatchError: that version is damaged; nothing changed.
+        DamageError: that version or the history is damaged; nothing changed.
         AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
     """
     history = read_history(store, model, PRODUCTION)
@@ -116,6 +150,8 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
             where=f"{model}@{PRODUCTION}",
             hint="Nothing was changed.",
         )
+    pin = [record.manifest_sha256 for record in history if record.version == line[-2]][-1]
+    check_pin(store, model, line[-2], pin, "in production was")
     store.verify(model, line[-2])
     return move_alias(
         store,
@@ -143,6 +179,36 @@ def set_alias(store: Store, model: str, alias: str, version: int, *, reason: str
     current = read_alias(store, model, alias)
     expected = current.sequence if current else None
     return move_alias(store, model, alias, version, expected=expected, reason=reason)
+
+
+def repair(store: Store, model: str, alias: str, version: int, *, reason: str | None) -> AliasRecord | None:
+    """Point a damaged alias at ``version``, and accept its history as it is; recorded like ``force``.
+
+    Returns:
+        The move; None if nothing is wrong with the alias, and nothing was changed.
+
+    Raises:
+        DamageError: the version is damaged; or a thing that is no folder is in the place of the alias's.
+        ConfigError: there is no reason.
+    """
+    told = _ask_reason("repair", reason, f"{model}@{alias}")
+    store.verify(model, version)
+    return repair_alias(store, model, alias, version, reason=told)
+
+
+def write_off(store: Store, model: str, version: int, *, reason: str | None) -> str:
+    """`Store.repair` with a reason that is asked for.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return store.repair(model, version, reason=_ask_reason("repair", reason, f"{model}@{version}"))
+
+
+def _ask_reason(what: str, reason: str | None, where: str) -> str:
+    if not (reason or "").strip():
+        raise ConfigError(f"{what} without a reason", where=where, hint='Add --reason "…".')
+    return str(reason)
 
 
 def succession(history: list[AliasRecord]) -> list[int]:
@@ -173,6 +239,8 @@ def _check_evidence(
     champion = store.identify(model, current.version) if current else None
     objections = find_objections(verdict, model, store.identify(model, version), champion)
     objections += find_exchanged(store, model, version, verdict)
+    history = read_history(store, model, PRODUCTION)
+    objections += find_rolled_back(history, version, verdict, digest_bytes(data))
     if objections:
         raise PromotionRefusedError("; ".join(objections), where=where, hint=hint)
 

@@ -13,12 +13,33 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from registry import ledger
 from registry.blobs import Blobs
-from registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
+from registry.errors import (
+    AfterChangeError,
+    ConfigError,
+    DamageError,
+    DigestMismatchError,
+    ManifestError,
+    RegistryError,
+    VersionNotFoundError,
+    after_change,
+)
 from registry.folder import FolderBlobs
+from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes, digest_file
-from registry.manifest import FILE_NAME, FileDigest, Manifest, decode_manifest, encode_manifest
-from registry.names import check_name, parse_number
+from registry.manifest import (
+    FILE_NAME,
+    FileDigest,
+    Manifest,
+    Summary,
+    decode_manifest,
+    decode_summary,
+    encode_manifest,
+)
+from registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
 from registry.verdict import Judged
 from registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage
 
@@ -27,6 +48,7 @@ EVALUATION_FILE = "evaluation.parquet"
 # A manifest of 54 columns and 40 classes has 50 kB.
 _MOST_MANIFEST_BYTES = 16 << 20
 
+_RESTORE = "Restore its folder from a copy of the registry, or write it off with `registry repair`."
 _REPUBLISH = "The file changed after publishing. Publish a new version; do not edit this one."
 
 
@@ -51,6 +73,21 @@ def open_store(location: str | Path) -> Store:
     return Store(FolderBlobs(root))
 
 
+class Contents(NamedTuple):
+    """What there is of a model.
+
+    - ``keys``: of every file, and of every folder that is empty;
+    - ``versions``: ascending; those whose folder cannot be read are among them;
+    - ``numbers``: of its ledger;
+    - ``unreadable``: folder → why.
+    """
+
+    keys: list[str]
+    versions: list[int]
+    numbers: ledger.Numbers
+    unreadable: dict[str, OSError]
+
+
 class Store:
     """All versions of all models; holds no state, so any number of processes may have one."""
 
@@ -63,20 +100,48 @@ class Store:
         return self.blobs.location
 
     def models(self) -> list[str]:
-        """The models that have at least one version, by name."""
-        return sorted({key.split("/")[0] for key in self.blobs.list_keys() if _version_of(key)})
+        """The models of which there is anything, by name.
+
+        Raises:
+            OSError: the registry cannot be read.
+        """
+        names = [name.removesuffix("/") for name in self.blobs.list_names() if name.endswith("/")]
+        return [name for name in names if is_name(name) and self._has_anything(name)]
 
     def versions(self, model: str) -> list[int]:
-        """The model's published versions in ascending order; empty when there are none."""
-        keys = self.blobs.list_keys(check_name(model, "a model"))
-        return sorted(version for key in keys if (version := _version_of(key)))
+        """The model's published versions in ascending order; empty when there are none.
+
+        Raises:
+            OSError: the model's folder cannot be read.
+        """
+        return self.read_contents(model).versions
+
+    def read_contents(self, model: str) -> Contents:
+        """What there is of a model, also of what is damaged.
+
+        Raises:
+            OSError: the model's folder cannot be read; of those in it, the answer tells.
+        """
+        unreadable: dict[str, OSError] = {}
+
+        def note(folder: str, error: OSError) -> None:
+            if folder == model:
+                raise error
+            unreadable[folder] = error
+
+        keys = self.blobs.list_keys(check_name(model, "a model"), on_error=note)
+        found = [_version_of(key) for key in [*keys, *(f"{folder}/{MANIFEST_FILE}" for folder in unreadable)]]
+        versions = sorted({version for version in found if version})
+        return Contents(keys, versions, ledger.find_numbers(keys), unreadable)
 
     def read_manifest(self, model: str, version: int) -> Manifest:
         """The manifest of one version.
 
         Raises:
             VersionNotFoundError: no such version is published.
-            ManifestError: its manifest cannot be read, or describes another version.
+            ManifestError: its manifest cannot be read, describes another version, or is not the one
+                that was published.
+            OSError: the registry cannot be read.
         """
         return self._parse(model, version, self._manifest_bytes(model, version))
 
@@ -84,6 +149,20 @@ class Store:
         """As `read_manifest`, with the digest: for whoever needs both of one read."""
         data = self._manifest_bytes(model, version)
         return HashedManifest(self._parse(model, version, data), digest_bytes(data))
+
+    def read_summary(self, model: str, version: int) -> Summary:
+        """The little of a manifest that a list shows; no digest is computed, no other file opened.
+
+        Raises:
+            VersionNotFoundError, ManifestError: as `read_manifest`.
+            DigestMismatchError: a file is missing, unnamed, not a plain file, or of another size.
+        """
+        where = f"{model}@{version}: {MANIFEST_FILE}"
+        summary = decode_summary(self._read_manifest(model, version), where=where)
+        _check_description(summary, model, version)
+        folder = self.blobs.open_folder(_folder(model, version))
+        self._refuse(model, version, find_damage(folder, summary.files, is_quick=True))
+        return summary
 
     def identify(self, model: str, version: int) -> Judged:
         """The digests that evidence about a version is bound to, as its manifest states them."""
@@ -149,13 +228,16 @@ class Store:
             VersionNotFoundError, ManifestError: as `read_manifest`.
         """
         manifest = self.read_manifest(model, version)
-        self._refuse(model, version, find_damage(self.open_folder(model, version), model, version, manifest))
+        self._refuse(model, version, self._find_damage(model, version, manifest))
         return manifest
+
+    def _find_damage(self, model: str, version: int, manifest: Manifest) -> list[str]:
+        return find_damage(self.blobs.open_folder(_folder(model, version)), manifest.files)
 
     @staticmethod
     def _refuse(model: str, version: int, findings: list[str]) -> None:
         if findings:
-            raise DigestMismatchError("; ".join(findings), where=f"{model}@{version}", hint=_REPUBLISH)
+            raise _mismatch(model, version, "; ".join(findings))
 
     def publish(
         self,
@@ -173,6 +255,7 @@ class Store:
 
         Raises:
             ManifestError: ``files`` or what ``describe`` made breaks a rule; nothing was published.
+            AfterChangeError: it is published, and something after that failed.
         """
         check_name(model, "a model")
         _check_files(files, model)
@@ -180,11 +263,29 @@ class Store:
             digests = _copy(files, staged)
             version = self._last_number(model) + 1
             while True:
+                if version > MOST_NUMBER:
+                    raise DamageError(f"number {version - 1} leaves none for another version", where=model)
                 manifest = describe(version, digests)
-                (staged / MANIFEST_FILE).write_bytes(_encode_checked(manifest, model, version, digests))
-                if self.blobs.commit(staged, _folder(model, version), last=MANIFEST_FILE):
+                data = _encode_checked(manifest, model, version, digests)
+                (staged / MANIFEST_FILE).write_bytes(data)
+                if self._commit(staged, model, version, digest_bytes(data)):
                     return version
                 version = max(version, self._last_number(model)) + 1
+
+    def _commit(self, staged: Path, model: str, version: int, manifest_sha256: str) -> bool:
+        """Make ``staged`` the version, and enter its number in the ledger; False if the number is taken."""
+        late: AfterChangeError | None = None
+        try:
+            if not self.blobs.commit(staged, _folder(model, version), last=MANIFEST_FILE):
+                return False
+        except AfterChangeError as error:
+            late = error
+        hint = f"Its number is to be entered in the ledger: `python -m registry repair {model}@{version}`."
+        with after_change("is published", where=f"{model}@{version}", hint=hint):
+            ledger.write_entry(self.blobs, model, version, manifest_sha256)
+        if late is not None:
+            raise late
+        return True
 
     def read_document(self, model: str, version: int, name: str) -> bytes | None:
         """A document beside the version (``verdict.json``), or None when there is none."""
@@ -200,36 +301,119 @@ class Store:
         self._manifest_bytes(model, version)
         self.blobs.put(_document(model, version, name), data)
 
-    def _last_number(self, model: str) -> int:
-        """The greatest number ever taken, also by a folder that is no version."""
-        parts = (key.split("/") for key in self.blobs.list_keys(model))
-        return max((parse_number(part[1]) or 0 for part in parts), default=0)
+    def repair(self, model: str, version: int, *, reason: str) -> str:
+        """Settle what is wrong with a number: a version that is lost, or its entry in the ledger.
 
-    def _manifest_bytes(self, model: str, version: int) -> bytes:
+        A lost version is written off: its number stays taken, and it is missed no longer. The entry of a
+        whole version is written again if it is damaged, and for the first time if there is none.
+
+        Returns:
+            What was done; empty if there was nothing to do.
+
+        Raises:
+            DamageError: the version is there and is damaged; nothing was changed.
+        """
+        contents = self.read_contents(model)
+        if version not in contents.versions:
+            if version in contents.numbers.removed:
+                return ""
+            if version > self._last_number(model):
+                raise self._not_found(model, version)
+            ledger.write_removal(self.blobs, model, version, reason)
+            return "is written off; its number is not used again"
+        try:
+            self.verify(model, version)
+        except ManifestError:
+            raise
+        except DamageError:
+            data = self._read_manifest(model, version)
+            self._refuse(model, version, self._find_damage(model, version, self._parse(model, version, data)))
+            ledger.replace_entry(self.blobs, model, version, digest_bytes(data), reason)
+            return "has its entry in the ledger again"
+        if version in contents.numbers.published:
+            return ""
+        ledger.write_entry(self.blobs, model, version, self.identify(model, version).manifest_sha256)
+        return "is entered in the ledger"
+
+    def _has_anything(self, model: str) -> bool:
+        try:
+            return bool(self.blobs.list_names(model))
+        except OSError:
+            return True
+
+    def _last_number(self, model: str) -> int:
+        """The greatest number ever given out, as far as folders, the ledger and aliases know."""
+        contents = self.read_contents(model)
+        for folder, error in contents.unreadable.items():
+            if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may know a number
+                raise error
+        taken = {0, *contents.numbers.published, *contents.numbers.removed}
+        taken |= {parse_number(key.split("/")[1]) or 0 for key in [*contents.keys, *contents.unreadable]}
+        for key in contents.keys:
+            parts = key.split("/")
+            if parts[1] == "aliases" and parts[-1].endswith(".json"):
+                taken.add(self._read_target(key))
+        return max(taken)
+
+    def _read_target(self, key: str) -> int:
+        """The version that an alias was moved to; 0 if that cannot be read."""
+        try:
+            data = self.blobs.read(key, ledger.MOST_RECORD_BYTES)
+            return 0 if data is None else decode_json(data, _Move).version
+        except (DamageError, msgspec.DecodeError):
+            return 0
+
+    def _read_manifest(self, model: str, version: int) -> bytes:
         check_name(model, "a model")
         data = self.blobs.read(f"{_folder(model, version)}/{MANIFEST_FILE}", _MOST_MANIFEST_BYTES)
         if data is None:
-            known = ", ".join(map(str, self.versions(model))) or "none"
-            raise VersionNotFoundError(
-                f"no version {version} in {self.location}", where=model, hint=f"There are: {known}."
+            raise self._not_found(model, version)
+        return data
+
+    def _not_found(self, model: str, version: int) -> RegistryError:
+        contents = self.read_contents(model)
+        known = f"There are: {list_newest(contents.versions)}."
+        if version in contents.numbers.removed:
+            return VersionNotFoundError("was written off", where=f"{model}@{version}", hint=known)
+        if version in contents.numbers.published:
+            return DamageError("was published, and is lost", where=f"{model}@{version}", hint=_RESTORE)
+        return VersionNotFoundError(f"no version {version} in {self.location}", where=model, hint=known)
+
+    def _manifest_bytes(self, model: str, version: int) -> bytes:
+        """The manifest's bytes, which are those that were published."""
+        data = self._read_manifest(model, version)
+        entry = ledger.read_entry(self.blobs, model, version)
+        if entry is not None and digest_bytes(data) != entry.manifest_sha256:
+            raise ManifestError(
+                f"{MANIFEST_FILE} has digest {digest_bytes(data)[:12]}…, "
+                f"it was published with {str(entry.manifest_sha256)[:12]}…",
+                where=f"{model}@{version}",
+                hint=_REPUBLISH,
             )
         return data
 
     def _parse(self, model: str, version: int, data: bytes) -> Manifest:
-        where = f"{model}@{version}"
-        manifest = decode_manifest(data, where=f"{where}: {MANIFEST_FILE}")
-        if (manifest.model, manifest.version) != (model, version) or MODEL_FILE not in manifest.files:
-            raise ManifestError(
-                f"{MANIFEST_FILE} describes {manifest.model}@{manifest.version} "
-                f"with the files {', '.join(sorted(manifest.files))}",
-                where=where,
-                hint="A version is published, never copied or renamed by hand.",
-            )
+        manifest = decode_manifest(data, where=f"{model}@{version}: {MANIFEST_FILE}")
+        _check_description(manifest, model, version)
         return manifest
 
 
 def _mismatch(model: str, version: int, found: str) -> DigestMismatchError:
     return DigestMismatchError(found, where=f"{model}@{version}", hint=_REPUBLISH)
+
+
+class _Move(msgspec.Struct):
+    version: int
+
+
+def _check_description(manifest: Manifest | Summary, model: str, version: int) -> None:
+    if (manifest.model, manifest.version) != (model, version) or MODEL_FILE not in manifest.files:
+        raise ManifestError(
+            f"{MANIFEST_FILE} describes {manifest.model}@{manifest.version} "
+            f"with the files {', '.join(sorted(manifest.files))}",
+            where=f"{model}@{version}",
+            hint="A version is published, never copied or renamed by hand.",
+        )
 
 
 def _folder(model: str, version: int) -> str:

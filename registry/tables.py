@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 
 from registry.aliases import AliasRecord
-from registry.catalog import Check, VerdictSummary, VersionDetails, VersionSummary
+from registry.catalog import VerdictSummary, VersionDetails, VersionSummary
+from registry.checks import Check
 from registry.manifest import Interval, Manifest
 from registry.names import ModelRef
 
@@ -31,12 +32,12 @@ def versions_table(summaries: Sequence[VersionSummary], location: str) -> str:
     rows = [
         (
             summary.model,
-            str(summary.version),
+            str(summary.version or "-"),
             _minute(summary.created_at),
             format_interval(summary.accuracy),
             format_size(summary.model_bytes),
-            ", ".join(summary.aliases) or "-",
-            f"UNREADABLE: {summary.problem}" if summary.problem else format_verdict(summary.verdict),
+            ", ".join(_name_alias(alias, summary.forced) for alias in summary.aliases) or "-",
+            f"DAMAGED: {summary.problem}" if summary.problem else format_verdict(summary.verdict),
         )
         for summary in summaries
     ]
@@ -63,8 +64,10 @@ def history_table(records: Sequence[AliasRecord]) -> str:
 
 def checks_table(checks: Sequence[Check]) -> str:
     """One line a version or alias."""
-    rows = [(check.name, "whole" if check.is_whole else "DAMAGED", check.findings) for check in checks]
-    return render_table(("name", "state", "findings"), rows)
+    rows = [
+        (check.name, "whole" if check.is_whole else "DAMAGED", check.path, check.findings) for check in checks
+    ]
+    return render_table(("name", "state", "path", "findings"), rows)
 
 
 def details_text(details: VersionDetails) -> str:
@@ -87,7 +90,11 @@ def details_text(details: VersionDetails) -> str:
     width = max(len(name) for name, _ in facts)
     head = "".join(f"{name.ljust(width)}  {_printable(value)}\n" for name, value in facts)
     title = str(ModelRef(manifest.model, manifest.version))
-    return "\n".join([f"{title}\n{head}", *_sections(manifest)])
+    moves = [history_table(details.moves[::-1])] if details.moves else []
+    problems = [render_table(("problems",), [(problem,) for problem in details.problems])]
+    return "\n".join(
+        [f"{title}\n{head}", *(problems if details.problems else []), *moves, *_sections(manifest)]
+    )
 
 
 def format_interval(interval: Interval | None) -> str:
@@ -113,8 +120,14 @@ def format_verdict(verdict: VerdictSummary | None) -> str:
         return f"void: {verdict.outcome} for other bytes"
     if not verdict.is_sealed:
         return f"void: {verdict.outcome} without a seal"
+    if verdict.is_rolled_back:
+        return f"void: {verdict.outcome} before a rollback"
     against = "first version" if verdict.champion is None else f"against {verdict.champion}"
     return f"{verdict.outcome} ({against})"
+
+
+def _name_alias(alias: str, forced: Sequence[str]) -> str:
+    return f"{alias} (FORCED)" if alias in forced else alias
 
 
 def _sections(manifest: Manifest) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import stat
+from collections.abc import Mapping
 from pathlib import Path
 
-from registry.ground.files import digest_file
-from registry.manifest import FileDigest, Manifest
+from registry.folder import is_dropping, open_plain, show_name
+from registry.manifest import FileDigest
 from registry.verdict import VERDICT_FILE
 
 MANIFEST_FILE = "manifest.json"
@@ -15,35 +16,49 @@ MANIFEST_FILE = "manifest.json"
 DOCUMENTS = (VERDICT_FILE, "report.md", "report.json", "report.html", "junit.xml")
 
 
-def find_damage(
-    folder: Path, model: str, version: int, manifest: Manifest, *, is_quick: bool = False
-) -> list[str]:
+def find_damage(folder: Path, files: Mapping[str, FileDigest], *, is_quick: bool = False) -> list[str]:
     """What is wrong with a version's folder, one sentence a finding; empty when it is whole.
 
     A file that the manifest does not name, and anything that is not a plain file (a symbolic
-    link above all), is a finding as much as a wrong digest. ``is_quick`` compares sizes only.
+    link above all), is a finding as much as a wrong digest.
+
+    Args:
+        folder: the version's.
+        files: that the manifest names.
+        is_quick: opens no file: kinds and sizes are compared, bytes are not.
+
+    Raises:
+        OSError: the folder cannot be read.
     """
-    findings = []
-    if (manifest.model, manifest.version) != (model, version):
-        findings.append(f"manifest.json describes {manifest.model}@{manifest.version}")
-    entries = {entry.name: entry for entry in os.scandir(folder)}
-    for name in sorted(entries.keys() - manifest.files.keys() - {MANIFEST_FILE, *DOCUMENTS}):
-        findings.append(f"{name[:80]} is not named in the manifest")
-    for name, entry in sorted(entries.items()):
-        if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
-            findings.append(f"{name[:80]} is not a plain file")
-            entries.pop(name)
-    for name, expected in sorted(manifest.files.items()):
-        known = _compare(folder / name, expected, is_quick) if name in entries else [f"{name} is missing"]
-        findings += known
-    return findings
+    with os.scandir(folder) as scanned:
+        entries = {entry.name: entry for entry in scanned if not is_dropping(entry.name)}
+    named = {*files, MANIFEST_FILE, *DOCUMENTS}
+    findings = [f"{show_name(name)} is not named in the manifest" for name in sorted(entries.keys() - named)]
+    for name in sorted(entries.keys() & named):
+        if not entries[name].is_file(follow_symlinks=False):
+            findings.append(f"{name} is not a plain file")
+        elif name in files:
+            size = entries[name].stat(follow_symlinks=False).st_size
+            findings += _compare(folder / name, size, files[name], is_quick)
+    return findings + [f"{name} is missing" for name in sorted(files.keys() - entries.keys())]
 
 
-def _compare(path: Path, expected: FileDigest, is_quick: bool) -> list[str]:
-    size = path.stat().st_size
+def _compare(path: Path, size: int, expected: FileDigest, is_quick: bool) -> list[str]:
     if size != expected.size:
         return [f"{path.name} has {size} bytes, manifest says {expected.size}"]
-    digest = expected.sha256 if is_quick else digest_file(path)
+    try:
+        digest = expected.sha256 if is_quick else _digest(path)
+    except OSError as error:
+        return [f"{path.name} cannot be read: {error.strerror}"]
     if digest != expected.sha256:
         return [f"{path.name} has digest {digest[:12]}…, manifest says {expected.sha256[:12]}…"]
     return []
+
+
+def _digest(path: Path) -> str:
+    """As `registry.ground.files.digest_file`; "" of what has become another thing than a plain file."""
+    handle = open_plain(path)
+    if handle is None:
+        return ""
+    with os.fdopen(handle, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -93,7 +93,7 @@ def read_releases(store: Store, model: str) -> tuple[Release, ...]:
     releases = [_read_release(store, model, version) for version in store.versions(model)]
     try:
         moves = read_history(store, model, PRODUCTION)
-    except RegistryError as error:
+    except (RegistryError, OSError) as error:
         return tuple(_add_problem(release, f"promotions unknown: {error}") for release in _chain(releases))
     return tuple(_add_moves(release, moves) for release in _chain(releases))
 
@@ -110,7 +110,7 @@ def judge_release(releases: Sequence[Release], verdict: Verdict) -> tuple[Releas
 def _read_release(store: Store, model: str, version: int) -> Release:
     try:
         manifest = store.read_manifest(model, version)
-    except RegistryError as error:
+    except (RegistryError, OSError) as error:
         return Release(version=version, problem=str(error))
     release = Release(
         version=version,
@@ -122,7 +122,7 @@ def _read_release(store: Store, model: str, version: int) -> Release:
     )
     try:
         verdict = _read_verdict(store, model, version)
-    except RegistryError as error:
+    except (RegistryError, OSError) as error:
         return _add_problem(release, str(error))
     return release if verdict is None else _add_verdict(release, verdict)
 

@@ -19,7 +19,7 @@ from benchmarks.judge.predictions import (
     read_predictions,
 )
 from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
-from registry.errors import DigestMismatchError
+from registry.errors import DamageError
 from registry.manifest import Manifest, ParityTensor
 from registry.signature import FEATURES, PROBABILITIES_OUTPUT
 from registry.store import EVALUATION_FILE, Store
@@ -56,7 +56,7 @@ def judge_static(store: Store, versions: dict[str, Manifest], settings: Accuracy
     try:
         for manifest in versions.values():
             store.verify(manifest.model, manifest.version)
-    except DigestMismatchError as error:
+    except DamageError as error:
         said.say("digests", "INVALID", str(error))
         return StaticEvidence(tuple(said.lines), can_run=False)
     said.say("digests", "PASS", "every file is the one that its manifest names")

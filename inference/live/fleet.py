@@ -19,7 +19,7 @@ from inference.live.traffic import Replay, Shadow, Split, parse_share
 from inference.live.trial import Trial, TrialRunner, may_heal
 from inference.live.versions import LiveVersion, load_version
 from inference.metrics.counters import ServiceMetrics
-from registry.aliases import AliasRecord, read_alias, read_history, resolve
+from registry.aliases import AliasRecord, inspect_history, read_alias, resolve
 from registry.errors import DigestMismatchError, LifecycleError
 from registry.ground.logs import log_event
 from registry.store import MODEL_FILE, Store
@@ -186,7 +186,7 @@ class Fleet:
 
     def _list_earlier(self, store: Store, place: Place, version: int) -> list[int]:
         """The other versions that the alias named before ``version``, latest first, each once."""
-        history = read_history(store, place.ref.model, place.alias) if place.alias else []
+        history = inspect_history(store, place.ref.model, place.alias).records if place.alias else []
         named = dict.fromkeys(record.version for record in reversed(history))
         return [earlier for earlier in named if earlier != version]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import tomllib
 from collections.abc import Iterator
@@ -12,12 +13,19 @@ from msgspec import inspect
 
 from inference.app import STATUSES
 from inference.config import ServiceConfig
+from registry.__main__ import _parser
+from registry.aliases import ALIASES, HEADS
+from registry.ledger import FOLDER
+from registry.store import EVALUATION_FILE, MODEL_FILE
+from registry.verdict import VERDICT_FILE
+from registry.verification import MANIFEST_FILE
 from training.config import ModelConfig
 from training.features.language import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 SERVING = (ROOT / "docs" / "serving.md").read_text("utf-8")
+REGISTRY = (ROOT / "docs" / "registry.md").read_text("utf-8")
 
 
 def section(title: str) -> str:
@@ -92,3 +100,16 @@ def test_every_route_and_status_of_the_service_is_in_its_reference() -> None:
     assert [route for route in sorted(routes) if route.rstrip("/") not in told] == []
     statuses = {str(status) for status in STATUSES.values()} - {"499"}
     assert [status for status in sorted(statuses) if status not in SERVING] == []
+
+
+def test_every_command_of_the_registry_is_on_its_page() -> None:
+    """At night, with a damaged registry, the page is where to look."""
+    (verbs,) = [each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    missing = [verb for verb in verbs.choices if f"python -m registry {verb} " not in REGISTRY]
+    assert missing == []
+
+
+def test_every_document_and_folder_of_the_registry_is_on_its_page() -> None:
+    """Whoever finds a file there wants to know what it is."""
+    names = (ALIASES, HEADS, FOLDER, MODEL_FILE, EVALUATION_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
+    assert [name for name in names if name not in REGISTRY] == []

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from registry.aliases import move_alias, read_alias, read_history
-from registry.catalog import check_versions, summarise_versions
+from registry.catalog import summarise_versions
+from registry.checks import check_versions
 from registry.errors import DigestMismatchError, ManifestError, RegistryError, VersionNotFoundError
 from registry.ground.files import digest_bytes
 from registry.manifest import FileDigest, encode_manifest
 from registry.names import PRODUCTION
 from registry.promotion import promote
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from registry.verdict import VERDICT_FILE
 from registry.verification import MANIFEST_FILE
-from tests.support.manifests import build_manifest, give_verdict, publish_tiny
+from tests.support.manifests import build_manifest, forget_publication, give_verdict, publish_tiny
 
 
 @pytest.fixture
@@ -62,8 +64,8 @@ def test_every_finding_is_told_at_once(store: Store, folder: Path) -> None:
     with pytest.raises(DigestMismatchError) as caught:
         store.verify("tiny", 1)
     assert caught.value.what == (
-        "notes.txt is not named in the manifest; evaluation.parquet is missing; "
-        "model.onnx has 5 bytes, manifest says 10"
+        "notes.txt is not named in the manifest; model.onnx has 5 bytes, manifest says 10; "
+        "evaluation.parquet is missing"
     )
 
 
@@ -119,9 +121,12 @@ def test_linked_version_folder_is_no_version(store: Store, folder: Path, tmp_pat
     assert store.versions("tiny") == [1]
     with pytest.raises(RegistryError, match="symbolic link"):
         store.read_manifest("tiny", 2)
-    with pytest.raises(RegistryError, match="symbolic link"):
-        publish_tiny(store)
-    assert store.versions("tiny") == [1]
+    assert publish_tiny(store) == 3
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == sorted(
+        path.name for path in folder.iterdir()
+    )
+    _, _, link = check_versions(store, None)
+    assert (link.path, link.is_whole, link.findings) == ("tiny/2", False, "tiny/2: is no folder")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", ".hidden", "", "a\n"])
@@ -129,6 +134,7 @@ def test_manifest_that_names_a_file_elsewhere_is_refused(store: Store, folder: P
     """A path that leaves the folder would make a reader open whatever the manifest's writer wants."""
     files = {name: FileDigest(sha256="0" * 64, size=1), **store.read_manifest("tiny", 1).files}
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(build_manifest(files=files)))
+    forget_publication(store, "tiny", 1)
     with pytest.raises(ManifestError, match="not a manifest"):
         store.verify("tiny", 1)
 
@@ -156,10 +162,12 @@ def test_manifest_swapped_behind_an_alias_is_found(store: Store, folder: Path) -
     promote(store, "tiny", 1)
     changed = build_manifest(files=store.read_manifest("tiny", 1).files, title="Another")
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(changed))
+    forget_publication(store, "tiny", 1)
+    (folder / VERDICT_FILE).unlink()
     version, alias = check_versions(store, None)
     assert version.is_whole
     assert (alias.name, alias.is_whole) == ("tiny@production", False)
-    assert "not the one it was moved to" in alias.findings
+    assert "the alias was moved to" in alias.findings
 
 
 def test_damaged_alias_record_is_told_and_not_passed_over(store: Store) -> None:

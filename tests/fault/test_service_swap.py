@@ -363,7 +363,8 @@ def make_odd(path: Path, kind: str) -> None:
 def move_blindly(registry: Path, version: int) -> None:
     """Point production at a version whose manifest cannot be read, as its move was recorded elsewhere."""
     folder = registry / "tiny" / "aliases" / "production"
-    record = json.loads((folder / "1.json").read_bytes())
+    before = folder / "1.json"
+    record = json.loads(before.read_bytes()) | {"previous_sha256": digest_file(before)}
     manifest = registry / "aside"
     if not (registry / "tiny" / str(version) / "manifest.json").is_file():
         digest = digest_file(manifest)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from registry import ledger
 from registry.aliases import read_alias
 from registry.ground.files import digest_bytes
 from registry.manifest import (
@@ -145,7 +146,7 @@ def build_verdict(
         gate_version="1",
         config_digest=digest_bytes(b"anything"),
         machine={"cpu_count": "2"},
-        created_at="2026-11-22T10:00:00+00:00",
+        created_at=ledger.tell_time(),
     )
 
 
@@ -156,3 +157,8 @@ def give_verdict(store: Store, model: str, version: int, outcome: Outcome = "PAS
     verdict = build_verdict(model, store.identify(model, version), champion, outcome)
     store.write_document(model, version, VERDICT_FILE, encode_verdict(verdict))
     return verdict
+
+
+def forget_publication(store: Store, model: str, version: int) -> None:
+    """Make ``version`` one that was published before there was a ledger: its manifest is not pinned."""
+    Path(store.location, model, ledger.FOLDER, f"{version}.json").unlink()

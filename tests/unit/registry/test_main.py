@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from registry.names import PRODUCTION
 from registry.promotion import promote
 from registry.store import MODEL_FILE, Store, open_store
 from registry.verdict import VERDICT_FILE, encode_verdict
-from tests.support.manifests import build_verdict, give_verdict, publish_tiny
+from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
 
 Command = Any
 
@@ -182,6 +183,103 @@ def test_forced_promotion_is_shown_as_forced(run: Command) -> None:
     assert "fire" in out
 
 
+def test_list_and_show_tell_of_a_forced_promotion(run: Command) -> None:
+    """What serves against the gate's advice must meet the eye, not only who asks for the history."""
+    assert run("promote", "tiny@2", "--force", "--reason", "fire")[0] == 0
+    _, out, _ = run("list")
+    assert [version["forced"] for version in msgspec.json.decode(out)] == [[], ["production"]]
+    assert "production (FORCED)" in run("list", "--no-json")[1]
+    shown = run("show", "tiny", "--no-json")[1]
+    assert "promote, FORCED" in shown
+    assert "fire" in shown
+    assert run("rollback", "tiny")[0] == 0
+    _, out, _ = run("list")
+    assert [version["forced"] for version in msgspec.json.decode(out)] == [[], []]
+
+
+def test_list_shows_a_pass_from_before_a_rollback_as_void(store: Store, run: Command) -> None:
+    """Who reads PASS in a list promotes it, and is refused."""
+    give_verdict(store, "tiny", 2)
+    for verb in ("promote", "rollback"):
+        assert run(verb, "tiny")[0] == 0
+    assert "void: PASS before a rollback" in run("list", "--no-json")[1]
+
+
+def test_repair_is_the_way_out_of_a_damaged_alias(store: Store, run: Command) -> None:
+    """Every command says what to type, and that is enough."""
+    record = Path(store.location, "tiny", "aliases", PRODUCTION, "1.json")
+    record.write_bytes(record.read_bytes()[:100])
+    for words in (("list",), ("verify",), ("show", "tiny"), ("rollback", "tiny"), ("alias", "tiny")):
+        code, out, err = run(*words)
+        assert code == 1, words
+        assert "tiny/aliases/production/1.json" in out + err, words
+    assert run("show", "tiny@2", "--json")[0] == 1
+    assert run("verify", "tiny@2")[0] == 0
+    assert run("repair", "tiny@production", "2")[0] == 2
+    code, out, _ = run("repair", "tiny@production", "2", "--reason", "the disk was full")
+    assert (code, msgspec.json.decode(out)["forced"]) == (0, True)
+    assert run("verify")[0] == 0
+    assert "repair, FORCED" in run("alias", "tiny@production", "--no-json")[1]
+    assert "needs no repair" in run("repair", "tiny@production", "1", "--reason", "x", "--no-json")[1]
+
+
+def test_lost_version_is_told_until_it_is_written_off(store: Store, run: Command) -> None:
+    """A nightly verify must not go on failing for a version that somebody removed on purpose."""
+    publish_tiny(store)
+    shutil.rmtree(store.open_folder("tiny", 3))
+    for verb in ("list", "verify"):
+        code, out, _ = run(verb, "--no-json")
+        assert code == 1
+        assert "tiny@3" in out
+        assert "is lost" in out
+    code, out, _ = run("repair", "tiny@3", "--reason", "too large", "--no-json")
+    assert (code, out) == (0, "tiny@3 is written off; its number is not used again\n")
+    assert [run(verb)[0] for verb in ("list", "verify")] == [0, 0]
+
+
+@pytest.mark.parametrize("place", ["absent", "empty"])
+def test_verify_of_nothing_ends_with_2(run: Command, tmp_path: Path, place: str) -> None:
+    """A registry whose path was mistyped is not whole; a nightly job would be green for ever."""
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", "--registry", str(tmp_path / place)]) == 2
+
+
+def test_verify_of_an_alias_looks_at_it_and_at_its_version(store: Store, run: Command) -> None:
+    """Who asks for tiny@production asks for what is served under that name."""
+    code, out, _ = run("verify", "tiny@production")
+    assert code == 0
+    assert [check["name"] for check in msgspec.json.decode(out)] == ["tiny@1", "tiny@production"]
+    path = store.open_folder("tiny", 1) / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
+    forget_publication(store, "tiny", 1)
+    code, out, _ = run("verify", "tiny@production")
+    assert code == 1
+    assert "the alias was moved to" in out
+
+
+def test_version_with_its_digest_is_a_reference(store: Store, run: Command) -> None:
+    """A deployment that names the bytes finds out when the number means others."""
+    digest = store.identify("tiny", 2).manifest_sha256
+    assert run("show", f"tiny@2#sha256:{digest}")[0] == 0
+    code, _, err = run("verify", f"tiny@2#sha256:{'0' * 64}")
+    assert code == 1
+    assert "the reference names 000000000000" in err
+
+
+def test_verify_reads_the_documents_too(store: Store, run: Command) -> None:
+    """The report is what people read before they release."""
+    evidence = {"report.md": digest_bytes(b"measured")}
+    verdict = msgspec.structs.replace(give_verdict(store, "tiny", 2), evidence=evidence)
+    store.write_document("tiny", 2, VERDICT_FILE, encode_verdict(verdict))
+    store.write_document("tiny", 2, "report.md", b"measured")
+    assert run("verify")[0] == 0
+    store.write_document("tiny", 2, "report.md", b"embellished")
+    assert run("verify", "tiny@1")[0] == 0
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "report.md is not the one that the verdict rests on" in out
+
+
 def test_rollback_with_nothing_before_ends_with_1(run: Command) -> None:
     """As a refusal, not as a failure."""
     code, _, err = run("rollback", "tiny")
@@ -223,6 +321,10 @@ def test_alias_set_points_an_alias_at_a_version(store: Store, run: Command) -> N
         ("alias", "set", "tiny", "2"),
         ("alias", "set", "tiny@staging", "nine"),
         ("alias", "tiny", "2"),
+        ("repair", "tiny", "--reason", "x"),
+        ("repair", "tiny@production", "--reason", "x"),
+        ("repair", "tiny@2"),
+        ("repair", "tiny@9", "--reason", "x"),
     ],
 )
 def test_wrong_use_ends_with_2_and_one_line(run: Command, words: tuple[str, ...]) -> None:

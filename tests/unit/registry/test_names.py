@@ -44,7 +44,7 @@ def test_reference_names_a_model_a_version_or_an_alias(text: str, ref: ModelRef)
 )
 def test_other_spellings_are_refused(text: str) -> None:
     """A name becomes a folder and a label; whatever could leave the folder or look like another is out."""
-    with pytest.raises(ConfigError, match="expected model, model@7 or model@alias"):
+    with pytest.raises(ConfigError, match="expected model, model@7, model@7#sha256:… or model@alias"):
         ModelRef.parse(text)
 
 

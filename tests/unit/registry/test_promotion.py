@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from registry.aliases import AliasRecord, read_alias, read_history
-from registry.errors import ConfigError, PromotionRefusedError
+from registry.errors import ConfigError, DamageError, DigestMismatchError, PromotionRefusedError
 from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
-from registry.promotion import find_objections, promote, rollback, set_alias, succession
+from registry.promotion import find_objections, promote, repair, rollback, set_alias, succession
 from registry.store import Store, open_store
 from registry.verdict import VERDICT_FILE, Outcome, Verdict, encode_verdict
-from tests.support.manifests import build_verdict, give_verdict, publish_tiny
+from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
 
 
 @pytest.fixture
@@ -183,6 +183,65 @@ def test_rollback_returns_to_the_version_before(store: Store) -> None:
     record = rollback(store, "tiny")
     assert (record.version, record.action, record.sequence) == (1, "rollback", 3)
     assert record.reason == "rolled back from version 2"
+
+
+def test_rollback_onto_other_bytes_is_refused(store: Store) -> None:
+    """The way back leads to what was in production, not to what lies under its number now."""
+    give_verdict(store, "tiny", 2)
+    promote(store, "tiny", 2)
+    path = Path(store.location, "tiny", "1", "manifest.json")
+    path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
+    before = read_history(store, "tiny", PRODUCTION)
+    with pytest.raises(DamageError, match=r"tiny@1: manifest\.json has digest .*it was published with"):
+        rollback(store, "tiny")
+    forget_publication(store, "tiny", 1)
+    with pytest.raises(DigestMismatchError, match="in production was"):
+        rollback(store, "tiny")
+    assert read_history(store, "tiny", PRODUCTION) == before
+
+
+def test_pass_from_before_a_rollback_is_void(store: Store) -> None:
+    """What the gate measured then did not show what was wrong; a new look has to."""
+    early = give_verdict(store, "tiny", 2)
+    promote(store, "tiny", 2)
+    rollback(store, "tiny", reason="complaints")
+    _assert_refused(store, 2, r"the verdict was given .*moved back from version 2 .*\(complaints\)")
+    _write(store, 2, msgspec.structs.replace(early, gate_version="another file, as early"))
+    _assert_refused(store, 2, "moved back from version 2")
+    give_verdict(store, "tiny", 3)
+    assert promote(store, "tiny", 3).version == 3
+    rollback(store, "tiny")
+    give_verdict(store, "tiny", 2)
+    assert promote(store, "tiny", 2).version == 2
+
+
+def test_verdict_that_was_used_before_a_rollback_is_void_whatever_its_clock_says(store: Store) -> None:
+    """The gate's machine may be ahead of the registry's."""
+    verdict = give_verdict(store, "tiny", 2)
+    _write(store, 2, msgspec.structs.replace(verdict, created_at="2999-01-01T00:00:00+00:00"))
+    promote(store, "tiny", 2)
+    rollback(store, "tiny")
+    _assert_refused(store, 2, "moved back from version 2")
+
+
+def test_damaged_history_refuses_every_move_until_it_is_repaired(store: Store) -> None:
+    """A move on top of damage would hide it; overruling the gate does not make the history whole."""
+    give_verdict(store, "tiny", 2)
+    promote(store, "tiny", 2)
+    Path(store.location, "tiny", "aliases", PRODUCTION, "2.json").write_bytes(b"{")
+    for move in (
+        lambda: promote(store, "tiny", 3, force=True, reason="night"),
+        lambda: rollback(store, "tiny"),
+    ):
+        with pytest.raises(
+            DamageError, match=r"2\.json: not an alias record.*registry repair tiny@production"
+        ):
+            move()
+    with pytest.raises(ConfigError, match="without a reason"):
+        repair(store, "tiny", PRODUCTION, 1, reason=" ")
+    assert repair(store, "tiny", PRODUCTION, 1, reason="disk full").version == 1  # type: ignore[union-attr]
+    assert promote(store, "tiny", 3, force=True, reason="night").version == 3
+    assert rollback(store, "tiny").version == 1
 
 
 def test_two_rollbacks_go_back_two_promotions(store: Store) -> None:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from registry.errors import ConfigError, ManifestError, RegistryError, VersionNotFoundError
+from registry.aliases import move_alias
+from registry.checks import check_versions
+from registry.errors import (
+    AfterChangeError,
+    ConfigError,
+    DamageError,
+    DigestMismatchError,
+    ManifestError,
+    RegistryError,
+    VersionNotFoundError,
+)
 from registry.folder import FolderBlobs
 from registry.ground.files import digest_bytes
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from registry.verdict import VERDICT_FILE
 from registry.verification import MANIFEST_FILE
-from tests.support.manifests import build_manifest, publish_tiny
+from tests.support.manifests import build_manifest, forget_publication, publish_tiny
 
 
 @pytest.fixture
@@ -70,7 +81,7 @@ def test_missing_version_says_which_there_are(store: Store) -> None:
     """The next thing the reader needs is the right number."""
     publish_tiny(store)
     publish_tiny(store)
-    with pytest.raises(VersionNotFoundError, match=r"tiny: no version 3 in .*\. There are: 1, 2\."):
+    with pytest.raises(VersionNotFoundError, match=r"tiny: no version 3 in .*\. There are: 2, 1\."):
         store.read_manifest("tiny", 3)
 
 
@@ -161,12 +172,15 @@ def test_key_that_leads_elsewhere_is_refused(tmp_path: Path, key: str) -> None:
         FolderBlobs(tmp_path).read(key)
 
 
-def test_reading_a_key_below_a_file_finds_nothing(tmp_path: Path) -> None:
-    """As on an object store, where there are no folders."""
+def test_file_in_the_place_of_a_folder_is_damage(tmp_path: Path) -> None:
+    """Only what is not there is none: an alias whose folder became a file has not gone away."""
     blobs = FolderBlobs(tmp_path)
     blobs.put("a", b"")
-    assert blobs.read("a/b") is None
+    for ask in (lambda: blobs.read("a/b"), lambda: blobs.list_keys("a"), lambda: blobs.list_names("a")):
+        with pytest.raises(DamageError, match="is no folder"):
+            ask()
     assert blobs.read("b") is None
+    assert blobs.list_keys("b") == blobs.list_names("b") == []
 
 
 def make_socket(path: Path) -> None:
@@ -225,3 +239,115 @@ def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:
         publish_tiny(store)
         digests.append(store.identify("tiny", 1))
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("left", ["folder", "ledger", "alias"])
+def test_number_of_a_lost_version_is_not_given_out_again(store: Store, left: str) -> None:
+    """Answers, verdicts and people name versions by number: none may mean two versions."""
+    publish_tiny(store)
+    version = publish_tiny(store)
+    model = Path(store.location, "tiny")
+    if left == "alias":
+        move_alias(store, "tiny", "staging", version, expected=None, reason="try")
+    shutil.rmtree(model / str(version))
+    if left == "folder":
+        (model / str(version)).mkdir()
+    if left != "ledger":
+        shutil.rmtree(model / "ledger")
+    assert store.versions("tiny") == [1]
+    assert publish_tiny(store) == version + 1
+
+
+def test_lost_version_is_written_off_and_its_number_stays_taken(store: Store) -> None:
+    """Whoever removes a version for its size says so once, and is not told of it for ever."""
+    publish_tiny(store)
+    publish_tiny(store)
+    shutil.rmtree(Path(store.location, "tiny", "2"))
+    assert [check.name for check in check_versions(store, None) if not check.is_whole] == ["tiny@2"]
+    assert "not used again" in store.repair("tiny", 2, reason="too large")
+    assert all(check.is_whole for check in check_versions(store, None))
+    assert store.repair("tiny", 2, reason="again") == ""
+    assert publish_tiny(store) == 3
+
+
+def test_number_that_was_never_given_out_is_not_written_off(store: Store) -> None:
+    """A typing error must not burn a number."""
+    publish_tiny(store)
+    with pytest.raises(VersionNotFoundError, match="no version 7"):
+        store.repair("tiny", 7, reason="typing error")
+    assert publish_tiny(store) == 2
+
+
+def test_damaged_entry_of_a_whole_version_is_written_again(store: Store) -> None:
+    """The entry pins the manifest: without it nobody knows that the version is what was published."""
+    publish_tiny(store)
+    entry = Path(store.location, "tiny", "ledger", "1.json")
+    entry.write_bytes(b"{")
+    with pytest.raises(DamageError, match=r"tiny@1: tiny/ledger/1\.json: not an entry of the ledger"):
+        store.read_manifest("tiny", 1)
+    assert "entry in the ledger" in store.repair("tiny", 1, reason="disk full")
+    assert store.verify("tiny", 1).version == 1
+    assert store.repair("tiny", 1, reason="again") == ""
+
+
+def test_version_of_an_older_program_is_entered_in_the_ledger(store: Store) -> None:
+    """From then on it is missed when it is lost, and is what it was that day."""
+    publish_tiny(store)
+    forget_publication(store, "tiny", 1)
+    assert store.repair("tiny", 1, reason="upgraded") == "is entered in the ledger"
+    assert store.repair("tiny", 1, reason="upgraded") == ""
+    assert store.read_contents("tiny").numbers.published == {1}
+
+
+def test_version_whose_entry_cannot_be_written_is_published_and_says_so(store: Store) -> None:
+    """Whoever takes it for a failure publishes it twice."""
+    ledger = Path(store.location, "tiny", "ledger")
+    publish_tiny(store)
+    shutil.rmtree(ledger)
+    ledger.write_bytes(b"in the way")
+    with pytest.raises(AfterChangeError, match="tiny@2: is published, but .*entered in the ledger"):
+        publish_tiny(store)
+    ledger.unlink()
+    assert store.versions("tiny") == [1, 2]
+    assert store.verify("tiny", 2).version == 2
+
+
+def test_damaged_version_is_not_repaired(store: Store) -> None:
+    """Writing its entry again would make other bytes the published ones."""
+    publish_tiny(store)
+    folder = Path(store.location, "tiny", "1")
+    (folder / MODEL_FILE).write_bytes(b"x" * (folder / MODEL_FILE).stat().st_size)
+    for entry in (None, b"{"):
+        if entry:
+            Path(store.location, "tiny", "ledger", "1.json").write_bytes(entry)
+        with pytest.raises(DigestMismatchError, match=r"model\.onnx has digest"):
+            store.repair("tiny", 1, reason="hurry")
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._model.onnx", "Thumbs.db", ".nfs0000000000a1b2c3", "desktop.ini"]
+)
+def test_what_file_managers_leave_is_no_damage(store: Store, name: str) -> None:
+    """A look at the folder with a Mac must not stop a release."""
+    publish_tiny(store)
+    for folder in ("", "tiny", "tiny/1", "tiny/ledger"):
+        Path(store.location, folder, name).write_bytes(b"")
+    assert [check.findings for check in check_versions(store, None)] == [""]
+    assert publish_tiny(store) == 2
+
+
+def test_folder_of_the_greatest_number_is_told(store: Store) -> None:
+    """There is no number for another version then; a longer one would be no version."""
+    publish_tiny(store)
+    Path(store.location, "tiny", "999999999").mkdir()
+    with pytest.raises(DamageError, match="number 999999999 leaves none"):
+        publish_tiny(store)
+    assert store.versions("tiny") == [1]
+
+
+def test_error_names_the_newest_versions_only(store: Store) -> None:
+    """Five thousand numbers are no help."""
+    for _ in range(8):
+        publish_tiny(store)
+    with pytest.raises(VersionNotFoundError, match=r"There are: 8, 7, 6, 5, 4 and 3 older\."):
+        store.read_manifest("tiny", 9)

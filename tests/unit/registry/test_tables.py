@@ -64,7 +64,7 @@ def test_version_is_one_line_with_its_accuracy_interval() -> None:
 def test_unreadable_version_is_a_line_that_says_why() -> None:
     """It is there, it takes a number, and somebody has to deal with it."""
     summary = VersionSummary(model="tiny", version=7, problem="tiny@7: manifest.json: not a manifest")
-    assert "UNREADABLE: tiny@7: manifest.json: not a manifest" in versions_table([summary], "somewhere")
+    assert "DAMAGED: tiny@7: manifest.json: not a manifest" in versions_table([summary], "somewhere")
 
 
 def test_empty_registry_says_where_and_what_to_do() -> None:

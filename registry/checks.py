@@ -1,0 +1,202 @@
+"""Is what lies in the registry what was written there? One line for each thing, whole or damaged.
+
+Nothing here raises for what is damaged: it is told, and the rest is gone on with.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from registry import ledger
+from registry.aliases import ALIASES, HEADS, check_target, inspect_history, list_aliases, read_alias
+from registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
+from registry.folder import show_name
+from registry.names import ModelRef, is_name, parse_number
+from registry.promotion import find_exchanged
+from registry.store import Contents, Store
+from registry.verdict import VERDICT_FILE, decode_verdict
+
+# What damage and disks raise: the one for the bytes, the other for reading them.
+TROUBLE = (RegistryError, OSError)
+
+_BROKEN_OFF = "has no manifest: a copy that was broken off, or a version that is lost"
+_STRAY = "is no part of a registry"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of verifying one version, alias or other thing; no findings means whole.
+
+    ``path`` is where it lies, relative to the registry.
+    """
+
+    name: str
+    path: str
+    is_whole: bool
+    findings: str = ""
+
+
+def check_versions(store: Store, ref: ModelRef | None, version: int | None = None) -> list[Check]:
+    """Verify ``version`` of a model, or all there is of it, or (``ref`` None) all there is.
+
+    Args:
+        ref: of an alias: ``version``, which it points at, and the alias.
+
+    Raises:
+        VersionNotFoundError: there is nothing to verify.
+        OSError: the registry cannot be read at all.
+    """
+    if ref and version:
+        checks = [_check_version(store, ref.model, version)]
+        return [*checks, _check_alias(store, ref.model, ref.alias)] if ref.alias else checks
+    checks = [] if ref else check_top(store)
+    for model in [ref.model] if ref else store.models():
+        try:
+            checks += _check_model(store, model, find_contents(store, model))
+        except OSError as error:
+            checks.append(_damaged(model, model, str(error)))
+    if not checks:
+        raise VersionNotFoundError("no version of any model", where=store.location)
+    return checks
+
+
+def find_contents(store: Store, model: str) -> Contents:
+    """What there is of a model.
+
+    Raises:
+        VersionNotFoundError: there is nothing.
+        OSError: its folder cannot be read.
+    """
+    contents = store.read_contents(model)
+    if not contents.keys and not contents.unreadable:
+        known = ", ".join(store.models()) or "none"
+        raise VersionNotFoundError(f"no model {model!r}", where=store.location, hint=f"There are: {known}.")
+    return contents
+
+
+def check_top(store: Store) -> list[Check]:
+    """What lies beside the models and is none; a file is anybody's, unless it has a model's name."""
+    checks = []
+    for name in store.blobs.list_names():
+        stem = name.removesuffix("/")
+        if name.endswith("/") == is_name(stem):
+            continue
+        what = "is not the name of a model" if name.endswith("/") else "is no folder"
+        checks.append(_damaged(show_name(stem), show_name(stem), f"{show_name(stem)}: {what}"))
+    return checks
+
+
+def _check_model(store: Store, model: str, contents: Contents) -> list[Check]:
+    checks = [_check_version(store, model, version) for version in contents.versions]
+    try:
+        checks += [_check_alias(store, model, alias) for alias in list_aliases(store, model)]
+    except TROUBLE as error:
+        checks.append(_damaged(model, f"{model}/{ALIASES}", str(error)))
+    return checks + check_places(store, model, contents)
+
+
+def _check_version(store: Store, model: str, version: int) -> Check:
+    name, path = f"{model}@{version}", f"{model}/{version}"
+    try:
+        store.verify(model, version)
+    except DigestMismatchError as error:
+        return _damaged(name, path, error.what)
+    except TROUBLE as error:
+        return _damaged(name, path, str(error))
+    return _told(name, path, _check_documents(store, model, version))
+
+
+def _check_documents(store: Store, model: str, version: int) -> list[str]:
+    """What is wrong with the verdict of a whole version, and with the documents that it names."""
+    try:
+        data = store.read_document(model, version, VERDICT_FILE)
+        if data is None:
+            return []
+        verdict = decode_verdict(data)
+        if (verdict.model, verdict.candidate) != (model, store.identify(model, version)):
+            return [f"{VERDICT_FILE} is for other bytes"]
+        return find_exchanged(store, model, version, verdict)
+    except TROUBLE as error:
+        return [str(error)]
+
+
+def _check_alias(store: Store, model: str, alias: str) -> Check:
+    """The chain of its moves, and the version that the last one pins: is it still the same?"""
+    name, path = f"{model}@{alias}", f"{model}/{ALIASES}/{alias}"
+    try:
+        findings = inspect_history(store, model, alias).findings
+        if not findings and (record := read_alias(store, model, alias)):
+            check_target(store, record)
+    except TROUBLE as error:
+        return _damaged(name, path, str(error))
+    return _told(name, path, findings)
+
+
+def check_places(store: Store, model: str, contents: Contents) -> list[Check]:
+    """What a look at names alone finds: versions that are lost, and what is no part of the model."""
+    return [*_check_ledger(store, model, contents), *_check_strays(model, contents)]
+
+
+def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
+    """Versions that are lost, and ones that were written off and are back."""
+    checks = []
+    for version in sorted(contents.numbers.published | contents.numbers.removed):
+        is_there, is_removed = version in contents.versions, version in contents.numbers.removed
+        if is_there != is_removed:
+            continue
+        what = "was written off, and is there" if is_there else _describe_loss(store, model, version)
+        checks.append(_damaged(f"{model}@{version}", f"{model}/{version}", what))
+    return checks
+
+
+def _describe_loss(store: Store, model: str, version: int) -> str:
+    try:
+        entry = ledger.read_entry(store.blobs, model, version)
+    except TROUBLE as error:
+        return f"is lost; {error}"
+    when = f" {entry.written_at} by {entry.written_by}" if entry else ""
+    return f"was published{when}, and is lost: restore it from a copy, or write it off with `registry repair`"
+
+
+def _check_strays(model: str, contents: Contents) -> list[Check]:
+    """What lies in a model's folder and belongs to no version, alias or ledger, or cannot be read."""
+    found = {
+        folder: str(error)
+        for folder, error in contents.unreadable.items()
+        if parse_number(folder.split("/")[1]) is None or folder.count("/") > 1
+    }
+    settled = {*contents.versions, *contents.numbers.published, *contents.numbers.removed}
+    for key in contents.keys:
+        path, what = _place(key, settled)
+        if what:
+            found.setdefault(path, what)
+    return [
+        _damaged(model, show_name(path), f"{show_name(path)}: {what}") for path, what in sorted(found.items())
+    ]
+
+
+def _place(key: str, settled: set[int]) -> tuple[str, str]:
+    """The file or folder that ``key`` is about, and why it has no place in a model; "" if it has one.
+
+    Args:
+        settled: the versions that something else is told of.
+    """
+    _, part, *names = key.split("/")
+    number = parse_number(part)
+    if number is not None:
+        what = _BROKEN_OFF if names else "is no folder"
+        return "/".join(key.split("/")[:2]), "" if number in settled else what
+    if names == [""]:  # an empty folder, of any name
+        return key, ""
+    if part == ALIASES and names and is_name(names[0]):
+        return key, ""
+    stem = names[0].removesuffix(".json") if len(names) == 1 and names[0].endswith(".json") else ""
+    is_known = (part == HEADS and is_name(stem)) or (part == ledger.FOLDER and ledger.is_entry(stem))
+    return key, "" if is_known else _STRAY
+
+
+def _told(name: str, path: str, findings: list[str]) -> Check:
+    return Check(name=name, path=path, is_whole=not findings, findings="; ".join(findings))
+
+
+def _damaged(name: str, path: str, what: str) -> Check:
+    return _told(name, path, [what])

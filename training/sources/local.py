@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os.path
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -59,6 +60,7 @@ class LocalFiles:
         wanted = os.path.expanduser(self._path)  # noqa: PTH111 - Path would fold `./` and `//` in a glob
         if Path(wanted).is_file():
             return [Path(wanted)]
+        _check_folders(Path(wanted))
         paths = sorted(Path(name) for name in glob.glob(wanted, recursive=True))  # noqa: PTH207 - absolute globs
         files = [path for path in paths if path.is_file()]
         if not files:
@@ -66,6 +68,27 @@ class LocalFiles:
                 "no such file", where=self._path, hint="Give a file or glob in source.path of model.toml."
             )
         return files
+
+
+def _check_folders(pattern: Path) -> None:
+    """Refuse a folder that ``pattern`` leads through and that cannot be read: glob passes it over in silence.
+
+    Raises:
+        SourceError: there is one.
+    """
+    parts = pattern.parts
+    for count in range(1, len(parts)):
+        if not glob.has_magic(parts[count]):
+            continue
+        folders = glob.glob(str(Path(*parts[:count])), recursive=True)  # noqa: PTH207 - as in _paths
+        for folder in filter(os.path.isdir, folders):
+            depth = None if parts[count] == "**" else 1
+            for _ in islice(os.walk(folder, onerror=_refuse), depth):
+                pass
+
+
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
 
 
 def _describe(path: Path) -> Reference:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from registry.blobs import MOST_BYTES, Blobs
+from registry.blobs import MOST_BYTES, Blobs, OnError
 
 
 class FailingBlobs:
@@ -16,9 +16,13 @@ class FailingBlobs:
         self.failing: str | None = None
         self.location = place.location
 
-    def list_keys(self, prefix: str = "") -> list[str]:
+    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         self._check(prefix)
-        return self._place.list_keys(prefix)
+        return self._place.list_keys(prefix, on_error=on_error)
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        self._check(prefix)
+        return self._place.list_names(prefix)
 
     def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
         self._check(key)

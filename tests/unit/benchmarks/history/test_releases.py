@@ -92,7 +92,7 @@ def test_a_damaged_manifest_and_a_damaged_alias_are_told_and_not_raised(tmp_path
     first, second = read_releases(store, "tiny")
     assert "promotions unknown" in first.problem
     assert (second.version, second.created_at) == (2, None)
-    assert "not a manifest" in second.problem
+    assert "it was published with" in second.problem
 
 
 def test_a_verdict_that_is_not_stored_yet_can_be_looked_at_in_its_place(tmp_path: Path) -> None:

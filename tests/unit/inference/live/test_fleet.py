@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import weakref
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,11 @@ from inference.routes.predict import Predict
 from inference.wire.answers import Answer
 from inference.wire.request import Request
 from registry.blobs import MOST_BYTES
-from registry.errors import ConfigError, DigestMismatchError, VersionNotFoundError
+from registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
 from registry.names import ModelRef
 from registry.store import MODEL_FILE, Store, open_store
 from tests.support.failing_blobs import FailingBlobs
+from tests.support.manifests import forget_publication
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import NUMERIC_COLUMNS, point_alias, publish_mixed, publish_numeric
 
@@ -192,6 +194,9 @@ def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes().replace(b'"title": "', b'"title": "Other '))
     assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
+    with pytest.raises(ManifestError, match="it was published with"):
+        open_fleet(store).load()
+    forget_publication(store, "tiny", 2)
     with pytest.raises(DigestMismatchError, match="the alias was moved to"):
         open_fleet(store).load()
 
@@ -304,7 +309,7 @@ def test_a_refusal_is_counted_once_and_told_when_its_reason_changes(
     clock.now += 1
     assert fleet.look() is None
     codes = [record.__dict__["fields"]["code"] for record in caplog.records]
-    assert codes == ["version_not_found", "signature_mismatch"]
+    assert codes == ["damaged", "signature_mismatch"]
 
 
 def test_a_switched_tree_with_other_bytes_under_the_same_number_is_followed(
@@ -333,7 +338,8 @@ def test_an_alias_that_is_gone_or_damaged_changes_nothing(
     fleet.load()
     record = store.open_folder("tiny", 1).parent / "aliases" / "production" / "1.json"
     if damage == "removed":
-        record.unlink()
+        shutil.rmtree(record.parents[1])
+        shutil.rmtree(record.parents[2] / "heads")
     else:
         record.with_name("2.json").write_bytes(record.read_bytes()[:40])
     assert [fleet.look() for _ in range(3)] == [None, None, None]

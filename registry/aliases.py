@@ -15,7 +15,6 @@ another chain.
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -25,18 +24,16 @@ from registry.errors import (
     AliasConflictError,
     DamageError,
     DigestMismatchError,
-    RegistryError,
+    LifecycleError,
     VersionNotFoundError,
+    make_after_change,
 )
 from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes
-from registry.ground.logs import log_event
 from registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
 from registry.manifest import Sha256
 from registry.names import MOST_NUMBER, PRODUCTION, ModelRef, check_name, is_name, list_newest, parse_number
 from registry.store import Store
-
-_logger = logging.getLogger("registry.aliases")
 
 Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
@@ -423,7 +420,7 @@ def _digest_history(found: list[_Found]) -> str:
 
 
 def _add(store: Store, record: AliasRecord) -> AliasRecord:
-    """Make the move; the head is behind until it is written, which harms nobody.
+    """Make the move; until its head is written the head is behind, which harms nobody.
 
     Raises:
         AliasConflictError: somebody else has made a move of this number; nothing changed.
@@ -431,18 +428,22 @@ def _add(store: Store, record: AliasRecord) -> AliasRecord:
     """
     model, alias = record.model, record.alias
     data = msgspec.json.format(msgspec.json.encode(record))
+    late: list[Exception] = []
     try:
-        is_first = store.blobs.put_if_absent(_key(model, alias, record.sequence), data)
+        if not store.blobs.put_if_absent(_key(model, alias, record.sequence), data):
+            raise _conflict(model, alias, record.sequence - 1)
     except AfterChangeError as error:
-        what = f"moved to version {record.version}, but {error.what}"
-        raise AfterChangeError(what, where=f"{model}@{alias}", hint=error.hint) from error
-    if not is_first:
-        raise _conflict(model, alias, record.sequence - 1)
+        late.append(error)
     try:
         _write_head(store, model, alias, _Found(record.sequence, digest_bytes(data), record))
-    except (OSError, RegistryError) as error:
-        why = f"its head could not be written: {error}; the next move writes it"
-        log_event(_logger, "moved, but", logging.WARNING, alias=f"{model}@{alias}", why=why)
+    except (LifecycleError, OSError) as error:
+        late.append(error)
+    if late:
+        hint = (
+            "Do not repeat the command; see to the disk. A head that is behind is written by the next move."
+        )
+        done = f"moved to version {record.version}"
+        raise make_after_change(done, late, where=f"{model}@{alias}", hint=hint)
     return record
 
 

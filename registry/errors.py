@@ -17,7 +17,7 @@ The tree knows nothing of HTTP: `inference/app.py` holds the only error → stat
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 
@@ -130,7 +130,18 @@ def after_change(done: str, *, where: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except (LifecycleError, OSError) as error:
-        # Without the hint of the inner error, which may say that nothing was changed.
-        front = f"{error.where}: " if isinstance(error, LifecycleError) and error.where else ""
-        what = error.what if isinstance(error, LifecycleError) else str(error)
-        raise AfterChangeError(f"{done}, but {front}{what}", where=where, hint=hint) from error
+        raise make_after_change(done, [error], where=where, hint=hint) from error
+
+
+def make_after_change(
+    done: str, errors: Sequence[Exception], *, where: str, hint: str = ""
+) -> AfterChangeError:
+    """The error that says all that failed after a change; arguments as of `after_change`."""
+    return AfterChangeError(f"{done}, but {'; '.join(map(_describe, errors))}", where=where, hint=hint)
+
+
+def _describe(error: Exception) -> str:
+    """Without the hint, which may say that nothing was changed."""
+    if not isinstance(error, LifecycleError):
+        return str(error)
+    return f"{error.where}: {error.what}" if error.where else error.what

@@ -22,10 +22,11 @@ from registry.errors import (
     ConfigError,
     DamageError,
     DigestMismatchError,
+    LifecycleError,
     ManifestError,
     RegistryError,
     VersionNotFoundError,
-    after_change,
+    make_after_change,
 )
 from registry.folder import FolderBlobs
 from registry.ground.decode import decode_json
@@ -274,17 +275,19 @@ class Store:
 
     def _commit(self, staged: Path, model: str, version: int, manifest_sha256: str) -> bool:
         """Make ``staged`` the version, and enter its number in the ledger; False if the number is taken."""
-        late: AfterChangeError | None = None
+        late: list[Exception] = []
         try:
             if not self.blobs.commit(staged, _folder(model, version), last=MANIFEST_FILE):
                 return False
         except AfterChangeError as error:
-            late = error
-        hint = f"Its number is to be entered in the ledger: `python -m registry repair {model}@{version}`."
-        with after_change("is published", where=f"{model}@{version}", hint=hint):
+            late.append(error)
+        try:
             ledger.write_entry(self.blobs, model, version, manifest_sha256)
-        if late is not None:
-            raise late
+        except (LifecycleError, OSError) as error:
+            late.append(error)
+        if late:
+            hint = f"Do not publish it again. `registry repair {model}@{version}` enters it in the ledger."
+            raise make_after_change("is published", late, where=f"{model}@{version}", hint=hint)
         return True
 
     def read_document(self, model: str, version: int, name: str) -> bytes | None:

@@ -164,7 +164,6 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
 # Where text that may be anything is parsed, besides `registry.ground.decode`, and why there.
 PARSERS = {
     "registry/ground/decode.py": "the one place",
-    "registry/aliases.py": "mended beside this",
     "inference/wire/codec.py": "a request; nothing unknown is read, so never deep",
     "inference/wire/elements.py": "a request; catches all three errors",
     "inference/wire/envelope.py": "a request; catches all three errors",

@@ -40,6 +40,8 @@ WRITTEN = {
     "publish": "tiny/3",
     "judge": f"tiny/2/{VERDICT_FILE}",
 }
+# Folders that it writes in: the head lies beside the records, the ledger beside the versions.
+PLACES = {"promote": 2, "publish": 2, "judge": 1}
 # What `python -m registry` has no verb for, run as it runs them.
 RUN = """
 import sys
@@ -107,7 +109,7 @@ def test_change_where_folders_cannot_be_synced_is_done_with_a_warning(
     done = act(action, root, describe_fault(shim, call, number, "/registry/tiny"))
     assert done.returncode == 0, done.stderr
     warning = f"/registry/{WRITTEN[action]} is written; its folder could not be synced: {os.strerror(number)}"
-    assert done.stderr.count(warning) == done.stderr.count("warning: ") == 1
+    assert (done.stderr.count(warning), done.stderr.count("warning: ")) == (1, PLACES[action])
     assert see(root) == BEFORE | {action: AFTER[action]}
 
 
@@ -185,9 +187,9 @@ def test_lock_that_cannot_be_removed_is_no_failure_of_the_change(
     """It is held by nobody, and the next writer removes it."""
     done = act(action, root, describe_fault(shim, "unlink", number, ".lock"))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f".lock could not be removed: {os.strerror(number)}") == 1
+    assert done.stderr.count(f".lock could not be removed: {os.strerror(number)}") == PLACES[action]
     assert see(root) == BEFORE | {action: AFTER[action]}
-    assert [path.suffix for path in (root / ".staging").iterdir()] == [".lock"]
+    assert {path.suffix for path in (root / ".staging").iterdir()} == {".lock"}
     publish_tiny(open_store(root))
     assert list((root / ".staging").iterdir()) == []
 

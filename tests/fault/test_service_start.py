@@ -113,6 +113,29 @@ def test_a_name_that_is_not_there_is_wrong_use(tmp_path: Path, name: str) -> Non
     assert read_error(log)
 
 
+def test_a_version_is_served_if_it_is_the_one_that_the_digest_names(tmp_path: Path) -> None:
+    """Who deploys bytes and not a number must not get others, whatever became of the registry."""
+    store = open_store(tmp_path)
+    publish_numeric(store)
+    digest = store.identify("tiny", 1).manifest_sha256
+    with running_service(tmp_path, f"tiny@1#sha256:{digest}") as service:
+        assert service.get_json("/")["version"] == 1
+    code, log = refuse_to_start(tmp_path, f"tiny@1#sha256:{'0' * 64}")
+    assert code == 3
+    assert "the reference names 000000000000" in read_error(log)
+
+
+def test_a_manifest_that_was_edited_is_not_served(tmp_path: Path) -> None:
+    """Labels changed by hand are answers that nobody measured; no digest in the manifest shows it."""
+    publish_numeric(open_store(tmp_path))
+    path = tmp_path / "tiny" / "1" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
+    for name in ("tiny", "tiny@1"):
+        code, log = refuse_to_start(tmp_path, name)
+        assert code == 3
+        assert "manifest.json has digest" in read_error(log)
+
+
 def test_a_taken_port_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     """The commonest mistake of all gets one line and not a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from inference.routes.platforms import check_route, read_platform
+from inference.routes.platforms import SAGEMAKER_FOLDER, check_route, read_platform
 from registry.errors import ConfigError
 
 # An answer names every class in every row, and may be much longer than its request. So many times the
@@ -119,11 +119,17 @@ def environment_name(key: str) -> str:
     return _SHARED_NAMES.get(key, f"{_ENVIRONMENT_PREFIX}{key.upper()}")
 
 
-def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> ServiceConfig:
+def resolve_config(
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str],
+    *,
+    sagemaker_folder: str = SAGEMAKER_FOLDER,
+) -> ServiceConfig:
     """Settings from ``flags`` (None where not given) over ``environment`` over the defaults.
 
-    Between the last two is what a managed platform's own variables ask for (`inference.routes.platforms`);
-    under one, the default of ``host`` is ``0.0.0.0``. An empty variable counts as not set, as
+    Between the last two is what a managed platform asks for, by its own variables or by the folder
+    ``sagemaker_folder`` (`inference.routes.platforms`); under one, the default of ``host`` is
+    ``0.0.0.0``. An empty variable counts as not set, as
     compose files and shells write "nothing" that way. Service links are no settings.
 
     Raises:
@@ -132,7 +138,7 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
     chosen: dict[str, str] = {}
     origins: dict[str, str] = {}
     environment = {name: text for name, text in environment.items() if not is_service_link(name, text)}
-    platform = read_platform(environment)
+    platform = read_platform(environment, sagemaker_folder)
     for key in ServiceConfig.__struct_fields__:
         variable = environment_name(key)
         if (flag := flags.get(key)) is not None:
@@ -140,7 +146,7 @@ def resolve_config(flags: Mapping[str, str | None], environment: Mapping[str, st
         elif environment.get(variable):
             chosen[key], origins[key] = environment[variable], f"environment {variable}"
         elif key in platform:
-            chosen[key], origins[key] = platform[key][0], f"environment {platform[key][1]}"
+            chosen[key], origins[key] = platform[key]
     if chosen.get("tokens_file") == "":  # a shell's variable that is not set: it was meant to guard
         raise ConfigError("found '', expected a file of tokens", where=origins["tokens_file"])
     _refuse_unknown(environment)

@@ -23,6 +23,7 @@ _LIMIT_S = 2.0
 _MOST_BYTES = 65536
 _DEFAULT_PORT = 8000
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+SAGEMAKER_FOLDER = b"/opt/ml/model"  # as in `inference.routes.platforms`
 _FLAGS = ("--port", "--runtime-dir", "--log-level", "--log-format")
 _READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 MAGIC = "timberline 1"
@@ -130,12 +131,21 @@ def _read(variable: str) -> str:
 
 def _read_port() -> int:
     """The port that the environment asks for, as `inference.config.resolve_config` reads it."""
-    is_sagemaker = any(name[:10] == b"SAGEMAKER_" and text for name, text in posix.environ.items())
+    is_sagemaker = _is_folder(SAGEMAKER_FOLDER) or any(
+        name[:10] == b"SAGEMAKER_" and text for name, text in posix.environ.items()
+    )
     names = ("PORT", "SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT")
     for text in (*map(_read, names), "8080" if is_sagemaker else ""):
         if text.isascii() and text.isdigit():
             return int(text)
     return _DEFAULT_PORT
+
+
+def _is_folder(path: bytes) -> bool:
+    try:
+        return posix.stat(path).st_mode & 0o170000 == 0o040000  # S_ISDIR
+    except OSError:
+        return False
 
 
 def _list_hosts() -> tuple[str, ...]:

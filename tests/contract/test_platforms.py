@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from registry.store import open_store
-from tests.support.service import RunningService, refuse_to_start, running_service
+from tests.support.service import DEADLINE_S, ROOT, RunningService, refuse_to_start, running_service
 from tests.support.tiny_model import publish_numeric
 
 HEALTH = "/v1/endpoints/12/deployedModels/34"
@@ -54,6 +58,29 @@ def test_sagemaker_finds_its_routes(sagemaker: RunningService) -> None:
     assert (status, json.loads(answer)["prediction"]) == (200, "2")
     batch = {"instances": [{"rings": 40}]}
     assert sagemaker.request("POST", "/invocations", batch)[0] == 200
+
+
+def test_sagemaker_needs_no_variable_where_its_folder_is(registry: Path, tmp_path: Path) -> None:
+    """It runs ``docker run IMAGE serve`` and mounts the model; an endpoint that listens elsewhere, or reads
+    another folder, never gets ready. Where the kernel allows no namespaces, test_platforms.py of the units
+    holds the same of the settings."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rmn", "true"], check=False).returncode:
+        pytest.skip("no namespaces here")
+    done = subprocess.run(
+        ["unshare", "-rmn", sys.executable, ROOT / "tests/support/sagemaker_service.py", registry, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = {"ping": 200, "invocations": [200, "2", "tiny"], "health": 0}
+    assert json.loads(done.stdout) == {
+        "bare": {"announced": ["0.0.0.0", 8080], **answers},
+        "bound": {"announced": ["0.0.0.0", 8123], **answers},
+    }
 
 
 @pytest.mark.parametrize("content_type", ["text/csv", "text/csv; charset=utf-8", "text/csv; header=absent"])

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from inference.config import environment_name, resolve_config
-from inference.process.probe import RUNTIME_DIR, ask, find_services, list_folders, main
+from inference.process.probe import RUNTIME_DIR, SAGEMAKER_FOLDER, ask, find_services, list_folders, main
 from inference.process.statefile import StateFile
+from inference.routes import platforms
 from registry.errors import ConfigError
 from tests.support.service import DEADLINE_S, ROOT
 
@@ -118,6 +119,7 @@ def test_arguments_that_are_not_understood_go_to_a_real_parser(arguments: list[s
 def test_the_variable_is_the_settings() -> None:
     """The probe cannot import the settings, which would cost it more than all it does."""
     assert environment_name("runtime_dir") == RUNTIME_DIR
+    assert platforms.SAGEMAKER_FOLDER.encode() == SAGEMAKER_FOLDER
 
 
 @pytest.mark.parametrize(

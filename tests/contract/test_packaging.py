@@ -33,7 +33,7 @@ def locked(role: str) -> set[tuple[str, str]]:
 
 def test_there_is_a_lock_file_for_every_role() -> None:
     """An extra without a lock file cannot be installed twice alike."""
-    assert set(LOCKS) == {"serve", "train", "bench", "dev"}
+    assert set(LOCKS) == {"serve", "tools", "train", "bench", "dev"}
 
 
 @pytest.mark.parametrize("role", sorted(LOCKS))
@@ -59,6 +59,7 @@ def test_the_serve_environment_has_nothing_of_training() -> None:
 def test_roles_agree_on_versions() -> None:
     """Gate and service must run the library versions that the development tests ran."""
     assert locked("serve")
+    assert locked("tools") <= locked("train")
     assert locked("serve") | locked("train") | locked("bench") <= locked("dev")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.store import open_store
 from tests.support.roles import (
     DEV_ONLY,
     PARTS,
@@ -22,6 +23,7 @@ from tests.support.roles import (
     list_imports,
     locked_names,
 )
+from tests.support.tiny_model import publish_numeric
 
 # Of a role: kept without an import, and why.
 KEPT = {
@@ -103,4 +105,51 @@ def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
 
 def test_every_part_belongs_to_a_role() -> None:
     """A part of no role is installed nowhere."""
-    assert {part for parts in ROLES.values() for part in parts} == set(PARTS)
+    assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == set(PARTS)
+
+
+def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path) -> None:
+    """The image of that role holds nothing else; a command that imports more fails there and nowhere else."""
+    packages = tmp_path / "packages"
+    link_packages(packages, locked_names("tools"))
+    model = tmp_path / "models" / "tiny"
+    model.mkdir(parents=True)
+    (tmp_path / "tiny.csv").write_text("a,b\n1,x\n")
+    (model / "model.toml").write_text(
+        f"""
+        [model]
+        name = "tiny"
+        [source]
+        kind = "csv"
+        path = "{tmp_path}/tiny.csv"
+        [columns]
+        a = {{ type = "number" }}
+        b = {{ type = "string" }}
+        [target]
+        column = "b"
+        classes = [{{ value = "x", label = "X" }}, {{ value = "y", label = "Y" }}]
+        [split]
+        kind = "random"
+        """
+    )
+
+    def run(part: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        code = f"import sys; sys.path[:0] = {[str(ROOT), str(packages)]!r}; "
+        code += f"from {part}.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-I", "-S", "-c", code, *arguments]  # -S: as above
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    place = ["--models", tmp_path / "models", "--data", tmp_path / "data", "--model", "tiny"]
+    fetched = run("training", "fetch", *place)
+    publish_numeric(open_store(tmp_path / "registry"))
+    promoted = run(
+        "registry",
+        *("promote", "tiny@1", "--force", "--reason", "a test", "--registry"),
+        tmp_path / "registry",
+    )
+    refused = run("training", "etl", *place)
+
+    assert fetched.returncode == 0, fetched.stderr
+    assert list((tmp_path / "data" / "raw").iterdir())
+    assert promoted.returncode == 0, promoted.stderr
+    assert (refused.returncode, "No module named 'duckdb'" in refused.stderr) == (3, True)

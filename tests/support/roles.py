@@ -23,9 +23,13 @@ from tests.support.pips import ROOT
 
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
-# What each role's environment must be able to run.
+# What each role's environment must be able to run: parts, or files and folders of one.
 ROLES = {
     "serve": ("registry", "inference"),
+    "tools": (  # fetch, and the registry's commands
+        "registry",
+        *("training/fetch.py", "training/sources", "training/config.py", "training/errors.py"),
+    ),
     "train": ("registry", "training", "exporter"),
     "bench": ("registry", "inference", "benchmarks"),  # the gate starts the service
 }
@@ -65,7 +69,10 @@ def declared(extra: str) -> set[str]:
 
 def list_files(parts: Iterable[str]) -> list[Path]:
     """Every source file of ``parts`` that a role has to run."""
-    files = [path for part in parts for path in sorted((ROOT / part).rglob("*.py"))]
+    places = [ROOT / part for part in parts]
+    files = [
+        path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
     return [path for path in files if path.relative_to(ROOT).as_posix() not in DEV_ONLY]
 
 

@@ -10,10 +10,16 @@ PORT     ?= 8000
 SET      ?=
 PYTHON   ?= python3
 ENGINE   ?= docker
+# More for the engine, as in BUILD_FLAGS="--network host --build-arg PYTHON_IMAGE=registry.example/python:3.11"
+BUILD_FLAGS ?=
 VENV     ?= .venv
 
 PY    := $(VENV)/bin/python
 PLACE := $(if $(DATA),--data $(DATA))
+# An image says which commit it was made of, and carries its date: the same commit makes the same labels.
+REVISION = $(or $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null),unknown)
+CREATED  = $(or $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),1970-01-01T00:00:00Z)
+BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(BUILD_FLAGS)
 STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '$(s)')
 
 # One stage after the other, whatever -j says.
@@ -117,9 +123,10 @@ lock: setup ## write the lock files again from pyproject.toml
 	for client in kserve mlserver openapi triton; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/clients/$$client.in -o requirements/clients/$$client.txt; done
 	cd requirements/clients/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
-images: ## build the train and serve images with the container engine at hand
-	$(ENGINE) build -f Dockerfile.train -t timberline-train .
-	$(ENGINE) build -f Dockerfile.serve -t timberline-serve .
+images: ## build the train, tools and serve images with the container engine at hand
+	$(BUILD) -f Dockerfile.train -t timberline-train .
+	$(BUILD) -f Dockerfile.train --target tools -t timberline-tools .
+	$(BUILD) -f Dockerfile.serve -t timberline-serve .
 
 clean: ## remove everything generated (data, runs, registry)
 	rm -rf var

@@ -6,14 +6,17 @@ import os
 import re
 import subprocess
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import registry
+from inference.config import ServiceConfig
 from registry.ground.quiet import NO_TELEMETRY
 from tests.support.locks import parse_lock
-from tests.support.roles import declared
+from tests.support.roles import ROLES, declared
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -29,6 +32,57 @@ INSTALLERS = [
 def locked(role: str) -> set[tuple[str, str]]:
     """Names and versions of what a role's lock file pins."""
     return {(pin.name, pin.version) for pin in parse_lock(LOCKS[role])}
+
+
+def print_recipe(*arguments: str) -> list[str]:
+    """The commands that make would run."""
+    # Not with what the make that runs the tests was given.
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "ENGINE", "BUILD"))
+    }
+    command = ["make", "--no-print-directory", "-n", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+class Step(NamedTuple):
+    """An instruction of a Dockerfile, its lines joined."""
+
+    word: str
+    text: str
+
+
+def read_stages(name: str) -> dict[str, list[Step]]:
+    """Instructions of each stage by its name, the last one's ``""`` if it has none; ``FROM`` comes first."""
+    text = re.sub(r"^#.*\n", "", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE)
+    stages: dict[str, list[Step]] = {}
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            parent, _, stage = rest.partition(" AS ")
+            # A stage made of another one has its instructions too.
+            stages[stage] = steps = list(stages.get(parent, []))
+        if word and (word == "FROM" or stages):
+            steps.append(Step(word, rest))
+    return stages
+
+
+def texts(steps: list[Step], word: str) -> list[str]:
+    """What stands behind each ``word`` of a stage."""
+    return [step.text for step in steps if step.word == word]
+
+
+DOCKERFILES = ("Dockerfile.serve", "Dockerfile.train")
+STAGES: Mapping[tuple[str, str], list[Step]] = {
+    (name, stage): steps for name in DOCKERFILES for stage, steps in read_stages(name).items()
+}
+# What is run, and the role whose parts each holds.
+IMAGES = {
+    "serve": STAGES["Dockerfile.serve", ""],
+    "tools": STAGES["Dockerfile.train", "tools"],
+    "train": STAGES["Dockerfile.train", "train"],
+}
+COMPILE = "python3 -m compileall -q --invalidation-mode unchecked-hash "
 
 
 def test_there_is_a_lock_file_for_every_role() -> None:
@@ -65,13 +119,8 @@ def test_roles_agree_on_versions() -> None:
 
 def test_setup_installs_the_lock_file_with_the_pip_that_python_brings(tmp_path: Path) -> None:
     """A newer pip would hide from us what ends the first command of everybody else."""
-    recipe = ["make", "--no-print-directory", "-n", "setup", f"VENV={tmp_path}/venv", "PYTHON=python3"]
-    # Not with what the make that runs the tests was given.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    said = subprocess.run(
-        recipe, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
-    ).stdout
-    commands = [line for line in said.splitlines() if "-c 'import sys" not in line]
+    recipe = print_recipe("setup", f"VENV={tmp_path}/venv", "PYTHON=python3")
+    commands = [line for line in recipe if "-c 'import sys" not in line]
     assert commands == [
         f"python3 -m venv {tmp_path}/venv",
         f"{tmp_path}/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes "
@@ -98,10 +147,152 @@ def test_the_package_and_the_project_have_one_version() -> None:
     assert PROJECT["version"] == registry.__version__
 
 
-@pytest.mark.parametrize("name", ["Dockerfile.serve", "Dockerfile.train"])
+@pytest.mark.parametrize("name", DOCKERFILES)
 def test_an_image_forbids_usage_reports(name: str) -> None:
     """For whatever else is run in it: our own code forbids them by itself."""
     (environment,) = re.findall(
         r"^ENV ((?:\\\n|[^\n])*)$", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE
     )
     assert {f"{variable}={value}" for variable, value in NO_TELEMETRY.items()} <= set(environment.split())
+
+
+def test_an_image_is_what_is_built_without_a_target() -> None:
+    """`docker build` takes the last stage; the small image must not take the place of the whole one."""
+    assert list(read_stages("Dockerfile.train"))[-1] == "train"
+    assert list(read_stages("Dockerfile.serve"))[-1] == ""
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_nothing_of_a_checkout_enters_an_image_with_its_own_modes(image: str) -> None:
+    """Under umask 077 they are 0600 of another user; the modes are set where the files are compiled."""
+    assert [copied for copied in texts(IMAGES[image], "COPY") if not copied.startswith("--from=")] == []
+
+
+@pytest.mark.parametrize("place", STAGES, ids=" ".join)
+def test_what_a_stage_takes_from_a_checkout_is_compiled_and_made_readable_last(
+    place: tuple[str, str],
+) -> None:
+    """Compiled files have the modes of their sources, so that readable comes after compiled."""
+    steps = STAGES[place]
+    copies = [
+        index
+        for index, (word, text) in enumerate(steps)
+        if word == "COPY" and not text.startswith(("--from=", "requirements/"))
+    ]
+    if copies:
+        (made,) = [step.text for step in steps[copies[-1] :] if step.word == "RUN"]
+        assert f"{COMPILE}." in made
+        assert made.index("compileall") < made.index("chmod -R u=rwX,go=rX .")
+
+
+def test_every_package_of_an_environment_is_compiled_where_it_is_installed() -> None:
+    """The user of an image may not write there, and would compile everything anew at every start; pip's
+    own compiled files would be compared with their sources. Whatever umask the build has."""
+    runs = [run for steps in STAGES.values() for run in texts(steps, "RUN") if "--require-hashes" in run]
+    assert len(runs) == 3
+    for run in runs:
+        assert run.startswith("umask 022 ")
+        assert "--no-compile" in run
+        assert run.endswith(f"{COMPILE}/opt/venv/lib")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_standard_library_is_compiled_too(image: str) -> None:
+    """Official Python images remove what was compiled."""
+    (run,) = texts(IMAGES[image], "RUN")
+    assert COMPILE in run
+    assert 'get_path("stdlib")' in run
+
+
+def test_what_only_compilers_read_is_removed_in_the_layer_that_brings_it() -> None:
+    """Removed in a later layer it would still be downloaded with the image."""
+    (run,) = [run for run in texts(STAGES["Dockerfile.train", "train-environment"], "RUN") if "pip" in run]
+    for removed in ("uninstall --quiet --yes libclang", "/tensorflow/include", "-type d -name tests -prune"):
+        assert removed in run
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_user_of_an_image_owns_none_of_its_files(image: str) -> None:
+    """A number, as Kubernetes' runAsNonRoot asks for; named last, as engines give folders to the user."""
+    words = [step.word for step in IMAGES[image]]
+    assert texts(IMAGES[image], "USER") == ["10001"]
+    assert "COPY" not in words[words.index("USER") :]
+    assert "RUN" not in words[words.index("USER") :]
+    assert "--chown" not in " ".join(texts(IMAGES[image], "COPY"))
+
+
+@pytest.mark.parametrize("image", ["tools", "train"])
+def test_any_user_of_group_0_may_write_the_volume(image: str) -> None:
+    """OpenShift gives a container a number that no image knows, and group 0."""
+    (run,) = texts(IMAGES[image], "RUN")
+    assert "install -d -o 10001 -g 0 -m 775 /var/timberline" in run
+    assert texts(IMAGES[image], "VOLUME") == ["/var/timberline"]
+    assert "HOME=/tmp " in texts(IMAGES[image], "ENV")[0]
+
+
+def test_the_tools_image_holds_the_parts_of_its_role() -> None:
+    """One that lacks a part fails in the middle of a release."""
+    parts = {part.partition("/")[0] for part in ROLES["tools"]}
+    copied = {text.rpartition("/app/")[2] for text in texts(IMAGES["tools"], "COPY") if "/app/" in text}
+    assert copied == parts | {"models", "LICENSE"}
+
+
+def test_the_serve_image_leaves_model_and_registry_to_platforms() -> None:
+    """A variable in the image would come before SageMaker's folder, which has no variable."""
+    (environment,) = texts(IMAGES["serve"], "ENV")
+    assert not {"MODEL", "REGISTRY", "PORT"} & set(re.findall(r"(\w+)=", environment))
+    made = " ".join(texts(STAGES["Dockerfile.serve", "build"], "RUN"))
+    assert f"ln -s /registry {ServiceConfig().registry}" in made
+    assert texts(IMAGES["serve"], "CMD") == ['["serve"]']
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_says_what_it_is(image: str) -> None:
+    """Scanners and registries show these; what is not given by the build must not look as if it were."""
+    (text,) = texts(IMAGES[image], "LABEL")
+    labels = dict(re.findall(r'([a-z.-]+)="([^"]*)"', text))
+    defaults = dict(argument.split("=", 1) for argument in texts(IMAGES[image], "ARG"))
+    assert defaults == {
+        "VERSION": PROJECT["version"],
+        "REVISION": "unknown",
+        "CREATED": "1970-01-01T00:00:00Z",
+    }
+    assert labels.pop("org.opencontainers.image.description")
+    bound = labels.pop("com.amazonaws.sagemaker.capabilities.accept-bind-to-port", None)
+    assert bound == ("true" if image == "serve" else None)
+    assert labels == {
+        "org.opencontainers.image.title": f"{PROJECT['name']}-{image}",
+        "org.opencontainers.image.licenses": PROJECT["license"],
+        "org.opencontainers.image.version": "${VERSION}",
+        "org.opencontainers.image.revision": "${REVISION}",
+        "org.opencontainers.image.created": "${CREATED}",
+    }
+
+
+def test_make_builds_every_image_with_the_flags_that_it_is_given() -> None:
+    """Behind a proxy, or from another base image, nobody has to copy the recipe."""
+    flags = "--network host --build-arg PYTHON_IMAGE=registry.example/python:3.11"
+    commands = print_recipe("images", "ENGINE=podman", f"BUILD_FLAGS={flags}")
+    assert [command.rpartition(" -t ")[2] for command in commands] == [
+        f"timberline-{image} ." for image in ("train", "tools", "serve")
+    ]
+    for command in commands:
+        stamp, _, rest = command.partition(f" {flags} ")
+        assert re.fullmatch(
+            r"podman build --build-arg REVISION=(unknown|[0-9a-f]{40}(-dirty)?) "
+            r"--build-arg CREATED=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
+            stamp,
+        )
+        assert re.match(r"-f Dockerfile\.(serve|train --target tools|train) -t", rest)
+
+
+def test_a_build_is_sent_what_it_copies() -> None:
+    """What .dockerignore holds back is missing in the build alone."""
+    admitted = [
+        line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[0] == "!"
+    ]
+    for steps in STAGES.values():
+        for text in texts(steps, "COPY"):
+            for source in text.split()[:-1] if not text.startswith("--from=") else ():
+                assert (ROOT / source).exists(), source
+                assert any(Path(source).match(pattern) for pattern in admitted), source

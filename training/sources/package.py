@@ -88,6 +88,12 @@ class PackageFetcher:
         # On a terminal pip draws its own bar; stdout itself belongs to our result.
         out = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode < 0:  # it had no time to say why, and the connection is not to blame
+            raise SourceError(
+                f"pip was killed by signal {-done.returncode} before it had the wheel",
+                where=self.label,
+                hint="The reason is often a container's memory limit; fetch needs 128 MB. Run it again.",
+            )
         if done.returncode:
             raise self._pip_error(done.stderr)
 

@@ -127,3 +127,19 @@ def test_a_damaged_kept_wheel_is_downloaded_anew(tmp_path: Path, wheels: Path) -
     kept.write_bytes(b"torn")
     run_fetch(config_for(source), data)
     assert fetched_files(config_for(source), data)[0].read_bytes() == TABLE
+
+
+def test_a_pip_that_was_killed_is_not_blamed_on_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container of too little memory the kernel ends the child, and the stage has to say it."""
+    pip = tmp_path / "path" / "pip" / "__main__.py"
+    pip.parent.mkdir(parents=True)
+    pip.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    (pip.parent / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    data = tmp_path / "data"
+    with pytest.raises(SourceError, match=r"pip was killed by signal 9.*memory limit"):
+        run_fetch(config_for(_source(tmp_path)), data)
+    assert not visible_files(data)
+    assert not hidden_files(data)

@@ -78,7 +78,7 @@ def test_of_none_or_several_models_at_sagemakers_folder_none_is_chosen(
 
 
 def test_a_file_in_the_place_of_sagemakers_folder_says_nothing(tmp_path: Path) -> None:
-    """A model's files are unpacked there; anything else is somebody else's."""
+    """SageMaker unpacks an archive into a folder; a file of that name is no sign of it."""
     (tmp_path / "model").write_text("")
     assert resolve_config({}, {}, sagemaker_folder=str(tmp_path / "model")) == ServiceConfig()
 

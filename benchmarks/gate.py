@@ -10,7 +10,6 @@ from pathlib import Path
 
 from benchmarks.calibration import apply_calibration, load_calibration
 from benchmarks.config import GateSettings
-from benchmarks.drive.services import interruptible
 from benchmarks.drive.workload import load_workload
 from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION, Match, find_match
@@ -107,7 +106,7 @@ def run_gate(
     # Imported late: numpy, scipy and pyarrow take seconds, which a skipped gate need not wait for.
     from benchmarks.trial import judge_match  # noqa: PLC0415
 
-    with interruptible(), fresh_folder(target, mark="report.json") as folder:
+    with fresh_folder(target, mark="report.json") as folder:
         verdict, documents = judge_match(
             store, match, judged, folder, settings, workload, config_digest, programs or {}
         )

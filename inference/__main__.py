@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(options.log_level, options.log_format)
     for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events
         logging.getLogger(name).setLevel(logging.WARNING)
-    return run_command("inference", lambda: _VERBS[options.verb](options))
+    return run_command("inference", lambda: _VERBS[options.verb](options), ends_on_signals=False)
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -29,7 +29,6 @@ from benchmarks.attacks.table import Bounds, Memory, Report, Row, describe_hones
 from benchmarks.drive.services import (
     Service,
     exchange,
-    interruptible,
     launch_command,
     launch_service,
     running_process,
@@ -93,7 +92,7 @@ def measure_attacks(store: Store, model: str, version: int, settings: Settings, 
     cores, load_before = choose_cores(), os.getloadavg()[0]
     rows: list[Row] = []
     left_out: dict[str, str] = {}
-    with interruptible(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(Path(folder), store, manifest, settings, bounds, cores)
         for number, (name, attack) in enumerate(chosen.items(), 1):
             try:

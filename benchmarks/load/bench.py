@@ -12,7 +12,7 @@ import msgspec
 from benchmarks.config import GateSettings
 from benchmarks.drive.duet import build_target
 from benchmarks.drive.plan import Plan, read_observations
-from benchmarks.drive.services import Service, drive, interruptible, launch_driver, launch_service
+from benchmarks.drive.services import Service, drive, launch_driver, launch_service
 from benchmarks.drive.workload import draw_bodies, load_workload
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.measure import summarize_latencies
@@ -62,7 +62,6 @@ def run_bench(
     manifest = store.verify(model, version)
     duet = settings.duet
     with (
-        interruptible(),
         tempfile.TemporaryDirectory() as scratch,
         launch_service(
             store.location,

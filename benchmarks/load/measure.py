@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.drive.services import Service, interruptible
+from benchmarks.drive.services import Service
 from benchmarks.drive.workload import draw_bodies, load_workload
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.settings import LoadSettings
@@ -76,7 +76,7 @@ def measure_load(
     """
     manifests = {arm: store.verify(model, version) for arm, version in versions.items()}
     bodies = draw_bodies(load_workload(settings.window.workload), manifests)
-    with interruptible(), open_stage(store.location, manifests, bodies, settings, folder) as stage:
+    with open_stage(store.location, manifests, bodies, settings, folder) as stage:
         run = _Run(stage)
         try:
             for number in range(1, settings.compare.rounds + 1):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.calibration import Calibration, apply_calibration, load_calibration, store_calibration
-from benchmarks.drive.services import interruptible
 from benchmarks.errors import BenchmarkError
 from benchmarks.judge.measure import Restart
 from benchmarks.machine import machine_class
@@ -54,7 +53,6 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
     began, load = time.monotonic(), os.getloadavg()[0]
     settings = test.settings.duet
     with (
-        interruptible(),
         locked(test.path),
         fresh_folder(test.calibrations / f"{machine_class()}-restarts") as fresh,
     ):

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.config import GateSettings
-from benchmarks.drive.services import interruptible
 from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.power import rows_to_find
 from benchmarks.proof.arms import FALSE_BLOCK_RATE, FOUND_RATE
@@ -94,7 +93,7 @@ class Draws:
 
 def run_draws(draws: Draws, *, drops: Sequence[float], sizes: Sequence[int], count: int) -> None:
     """Draw until there are ``count`` of each drop and number of rows (0: all); goes on where it was."""
-    with interruptible(), locked(draws.path):
+    with locked(draws.path):
         done = draws.read_done()
         fresh: list[DrawRow] = []
         for rows, drop in ((rows, drop) for rows in sizes for drop in drops):

@@ -20,7 +20,6 @@ import msgspec
 
 from benchmarks.calibration import apply_calibration, load_calibration
 from benchmarks.config import GateSettings
-from benchmarks.drive.services import interruptible
 from benchmarks.drive.workload import load_workload
 from benchmarks.gate import GateResult, run_gate
 from benchmarks.judge.evidence import judge_static
@@ -130,7 +129,7 @@ def run_selftest(test: SelfTest, wanted: Mapping[str, int]) -> None:
         ConfigError: see `SelfTest.check`.
     """
     test.check()
-    with interruptible(), locked(test.path):
+    with locked(test.path):
         done = test.read_done()
         while name := choose_arm(dict(wanted), [row.arm for row in done]):
             done.append(_run_one(test, parse_arm(name), done))

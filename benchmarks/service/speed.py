@@ -32,7 +32,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.drive.services import Service, interruptible, launch_command, launch_service
+from benchmarks.drive.services import Service, launch_command, launch_service
 from benchmarks.errors import BenchmarkError
 from benchmarks.rivals.environments import find_python, list_rivals, make_environment
 from benchmarks.service import requests
@@ -133,7 +133,7 @@ def measure_service(
     left_out: dict[str, str] = {}
     pythons = _find_rivals(environments, rivals, left_out)
     log = _Log()
-    with interruptible(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / MODEL_FILE).write_bytes(store.read_file(model, version, MODEL_FILE))
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))

@@ -1,7 +1,7 @@
 """The edge of a command: errors become one line on stderr and an exit code, results JSON on stdout.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong use or configuration; 3 the environment failed;
-130 interrupted.
+130 ended by SIGINT; 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 import msgspec
 
 from registry.errors import AfterChangeError, LifecycleError
+from registry.ground.signals import EndOnSignals
+
+# What a command that was ended says: every stage is made so that it does.
+_GO_ON = "run the same command again to go on"
 
 
 def print_json(value: object) -> None:
@@ -48,24 +53,47 @@ def print_result(value: object) -> None:
         print_json(value)
 
 
-def run_command(part: str, command: Callable[[], int]) -> int:
+def run_command(
+    part: str, command: Callable[[], int], *, ends_on_signals: bool = True, hint: str = _GO_ON
+) -> int:
     """Run ``command`` and return the exit code of the process.
 
     A `LifecycleError` is told in one line and ends with its own exit code; an `OSError` (disk
     full, no permission) ends with 3; anything else is our bug and ends with 3 and its traceback.
+
+    Args:
+        ends_on_signals: SIGTERM and SIGINT end the process within two seconds (`EndOnSignals`). Not for
+            a service, which has an end of its own, nor outside of the main thread.
+        hint: what whoever ended the command is told to do next.
     """
     logger = logging.getLogger(part)
+    if not ends_on_signals or threading.current_thread() is not threading.main_thread():
+        try:
+            return command()
+        except BaseException as error:
+            return _tell_error(logger, error, hint)
+    signals = EndOnSignals(logger, hint)
     try:
-        return command()
-    except LifecycleError as error:
-        logger.error("%s", error, extra={"fields": {"code": error.code}})
-        return error.exit_code
-    except KeyboardInterrupt:
-        logger.error("interrupted; run the same command again to go on")
-        return 130
-    except OSError as error:
-        logger.error("%s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
-        return 3
-    except Exception:
-        logger.exception("unexpected failure")
-        return 3
+        with signals:
+            return command()
+    except BaseException as error:
+        signals.end_if_asked()
+        return _tell_error(logger, error, hint)
+
+
+def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
+    """Log what ended a command; the exit code."""
+    match error:
+        case LifecycleError():
+            logger.error("%s", error, extra={"fields": {"code": error.code}})
+            return error.exit_code
+        case KeyboardInterrupt():
+            logger.error("interrupted; %s", hint)
+            return 130
+        case OSError():
+            logger.error("%s", error, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+        case Exception():
+            logger.error("unexpected failure", exc_info=error)
+        case _:
+            raise error
+    return 3

@@ -98,6 +98,14 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def format_record(record: logging.LogRecord) -> str:
+    """The line, or lines, that a record is on stderr; no lock is taken and nothing is written."""
+    for handler in logging.root.handlers:
+        if isinstance(handler, _StderrHandler):
+            return handler.format(record)
+    return record.getMessage()
+
+
 def configure_logging(level: str = "info", format: LogFormat = "auto") -> None:
     """Send every logger of the process to stderr in one format; called once, at the process edge.
 

@@ -18,7 +18,7 @@ NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what the block writes to file descriptor 2; show it if the block raises.
+    """Hold back what the block writes to file descriptor 2; show it if the block fails.
 
     TensorFlow logs lines before its log level can be set, straight to the descriptor, so
     neither `TF_CPP_MIN_LOG_LEVEL` nor Python's `logging` reaches them.
@@ -29,7 +29,7 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:  # an interrupt needs no explanation
             os.dup2(saved, 2)
             held.seek(0)
             os.write(2, held.read())

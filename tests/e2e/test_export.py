@@ -33,6 +33,7 @@ from registry.manifest import GateLimits
 from registry.runs import ExportSettings, find_run
 from registry.signature import Column
 from registry.store import Store, open_store
+from tests.support.ended import starting
 from tests.support.runs import RunPlan, build_run
 from training.features import parse_features
 
@@ -327,6 +328,28 @@ def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
     assert read_alias(store, "tiny", "candidate") is None
     assert export_run(load_inputs(data, "tiny", SETTINGS), store).version == 1
     store.verify("tiny", 1)
+
+
+def test_an_export_that_is_asked_to_end_is_run_again_to_the_same_version(tmp_path: Path) -> None:
+    """As the first process of a container, while it proves the graph on many rows."""
+    data, models = tmp_path / "data", tmp_path / "models"
+    build_run(data, RunPlan(rows=20_000))
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny" / "model.toml").write_text("[export]\ngolden_rows = 12\n")
+    command = ["-m", "exporter", "export", "--model", "tiny", "--models", str(models), "--data", str(data)]
+    whole, ended = (open_store(tmp_path / name) for name in ("whole", "ended"))
+
+    with starting([*command, "--registry", ended.location], tmp_path / "log") as export:
+        export.await_event("composed the graph")
+        export.end()
+
+    assert ended.versions("tiny") == []
+    again = [sys.executable, *command, "--registry", ended.location]
+    subprocess.run(again, capture_output=True, timeout=300, check=True)
+    export_run(load_inputs(data, "tiny", SETTINGS), whole)
+    for store in (whole, ended):
+        assert read_alias(store, "tiny", "candidate") is not None
+    assert ended.verify("tiny", 1).files == whole.verify("tiny", 1).files
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ended import starting
 from tests.support.tables import NAME, SmallTable, rows
 from training.config import EtlSection
 from training.database import open_database
@@ -42,6 +43,27 @@ def test_a_killed_run_leaves_no_result_and_the_next_one_recovers(tmp_path: Path)
     assert table.etl()["skipped"] is False
     assert sorted(path.name for path in table.prepared.parent.iterdir()) == [NAME]
     assert not (table.prepared / "spill").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_is_run_again_to_the_same_bytes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """As the first process of a container, in the middle of a query."""
+    table = SmallTable(tmp_path, rows(400_000))
+    table.etl()
+    expected = table.digests()
+    shutil.rmtree(table.prepared)
+    command = ["-m", "training", "etl", "--model", NAME, "--models", str(table.models)]
+    command += ["--data", str(table.data)]
+    with starting(command, tmp_path / "log") as run:
+        run.await_fact(lambda: any(table.prepared.parent.glob(f".partial-{NAME}-*")))
+        run.end(number)
+    assert not table.prepared.exists()
+    again = subprocess.run([sys.executable, *command], capture_output=True, check=False, timeout=DEADLINE_S)
+    assert again.returncode == 0, again.stderr.decode()
+    assert table.digests() == expected
+    assert [path.name for path in table.prepared.parent.iterdir()] == [NAME]
 
 
 def test_too_little_memory_is_one_clear_error_and_leaves_the_old_result(tmp_path: Path) -> None:

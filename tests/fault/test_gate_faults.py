@@ -24,6 +24,7 @@ from registry.ground.files import digest_file
 from registry.manifest import Golden
 from registry.store import MODEL_FILE, open_store
 from registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdict
+from tests.support.ended import starting
 from tests.support.evaluations import draw_evaluation, publish_judged
 from tests.support.manifests import build_manifest
 from tests.support.wrong_services import Answer, answering
@@ -286,7 +287,29 @@ def test_an_ended_gate_leaves_no_process_and_no_verdict(tmp_path: Path, number: 
         finally:
             gate.kill()
     assert len(children) == 2
-    assert gate.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert gate.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     _, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
     assert alive == []
     assert store.read_document("tiny", version, VERDICT_FILE) is None
+
+
+def test_a_gate_that_is_asked_to_end_is_run_again_to_its_verdict(tmp_path: Path) -> None:
+    """As the first process of a container, with a service and the load generator below it."""
+    store = open_store(tmp_path / "registry")
+    # The first version is judged by its floors alone, so that the outcome is the same on every machine.
+    version = publish_judged(store, alias="candidate")
+    command = ["-m", "benchmarks", "gate", "--model", "tiny", "--registry", store.location]
+    command += ["--data", str(tmp_path / "data"), "--looks", "1", "--set", "duet.min_pairs=2"]
+    command += ["--set", "duet.max_standstill_share=1", "--log-level", "debug"]
+    with starting([*command, "--window-s", "600"], tmp_path / "log") as gate:
+        gate.await_event("services ready")
+        assert len(gate.find().children(recursive=True)) == 2
+        gate.end()
+    assert store.read_document("tiny", version, VERDICT_FILE) is None
+    command += ["--window-s", "0.5"]
+    again = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr.decode()
+    verdict = store.read_document("tiny", version, VERDICT_FILE)
+    assert verdict is not None
+    assert decode_verdict(verdict).outcome == "PASS"
+    assert [path.name for path in (tmp_path / "data" / "gates" / "tiny").iterdir()] == ["1-first"]

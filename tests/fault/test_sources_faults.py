@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.ended import ROOT, starting
 from tests.support.http_files import FileServer, Resource, serve_files
 from tests.support.kaggle_stand_in import make_zip
 from tests.support.pips import find_pip, list_oldest_and_newest
@@ -67,15 +68,13 @@ def _run(config: ModelConfig, data: Path) -> bytes:
     return table.read_bytes()
 
 
+def _fetch_words(config: ModelConfig, data: Path, limit_bytes: int = 0) -> list[str]:
+    """What to say to Python."""
+    return ["-c", _FETCH, str(data), msgspec.json.encode(config).decode(), str(limit_bytes)]
+
+
 def _start_fetch(config: ModelConfig, data: Path, limit_bytes: int = 0) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-c",
-        _FETCH,
-        str(data),
-        msgspec.json.encode(config).decode(),
-        str(limit_bytes),
-    ]
+    command = [sys.executable, *_fetch_words(config, data, limit_bytes)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -192,6 +191,25 @@ def test_killed_half_way_the_next_run_goes_on(tmp_path: Path, files: FileServer)
     assert files.seen[-1].headers["range"] == "bytes=1000000-"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_end_half_way_the_next_run_goes_on(
+    tmp_path: Path, files: FileServer, number: signal.Signals
+) -> None:
+    """As the first process of a container, with a server that has gone silent."""
+    config, release = _config(files), threading.Event()
+    table = files.resources["/table.csv"]
+    table.cuts, table.hold = [1_000_000], lambda: release.wait(_DEADLINE_S)
+    try:
+        with starting(_fetch_words(config, tmp_path / "data"), tmp_path / "log") as fetch:
+            _wait_for_bytes(tmp_path / "data", 1_000_000)
+            fetch.end(number)
+    finally:
+        release.set()
+    assert not visible_files(tmp_path / "data")
+    assert _run(config, tmp_path / "data") == BODY
+    assert files.seen[-1].headers["range"] == "bytes=1000000-"
+
+
 def test_two_fetches_of_one_source_make_one_download(tmp_path: Path, files: FileServer) -> None:
     """Two models of one source started side by side must not write into each other's file."""
     config, release = _config(files), threading.Event()
@@ -288,6 +306,33 @@ def test_killed_while_pip_downloads_the_next_run_starts_again(
         release.set()
         process.communicate(timeout=_DEADLINE_S)  # ends when the orphaned pip lets go of the pipe
     assert process.returncode == -signal.SIGKILL
+
+
+def test_asked_to_end_while_pip_downloads_no_pip_is_left(
+    tmp_path: Path, files: FileServer, wheel: PackageSource
+) -> None:
+    """It is ended with the fetch, here an ordinary child: it would go on writing beside the next one."""
+    asked, release = threading.Event(), threading.Event()
+    served = files.resources["/big_data-1.0-py3-none-any.whl"]
+
+    def hold() -> None:
+        asked.set()
+        release.wait(_DEADLINE_S)
+
+    served.cuts, served.hold = [1_000_000], hold
+    words = _fetch_words(config_for(wheel), tmp_path / "data")
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)])
+    try:
+        with starting(words, tmp_path / "log", is_first=False, environment={"PYTHONPATH": path}) as fetch:
+            assert asked.wait(_DEADLINE_S)
+            assert len(fetch.find().children()) == 1
+            fetch.end()
+    finally:
+        release.set()
+    assert not visible_files(tmp_path / "data")
+    run_fetch(config_for(wheel), tmp_path / "data")
+    assert not hidden_files(tmp_path / "data")
+    assert fetched_files(config_for(wheel), tmp_path / "data")[0].read_bytes() == BODY
 
 
 def test_a_wheel_that_breaks_off_for_good_is_one_error_that_leaves_nothing(

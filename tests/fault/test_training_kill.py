@@ -15,6 +15,7 @@ import pytest
 
 from registry.errors import StageError
 from registry.runs import find_run
+from tests.support.ended import starting
 from tests.support.prepared import MODEL, prepare, write_model
 from training.config import ModelConfig, load_model_config
 from training.fit import run_train
@@ -112,3 +113,23 @@ def test_a_checkpoint_of_another_configuration_is_never_resumed(models: Path, da
     """The run id is a digest of data and configuration, so another run looks elsewhere."""
     other = load_model_config(models, MODEL, overrides=["training.seed=1"], use_environment=False)
     assert run_train(other, models, data, resume=True)["resumed_from"] == 0
+
+
+def test_a_run_that_is_asked_to_end_is_run_again_to_the_same_weights(
+    config: ModelConfig, models: Path, tmp_path: Path
+) -> None:
+    """As the first process of a container, between two of many epochs."""
+    epochs = "training.epochs=20"
+    for name in ("whole", "ended"):
+        prepare(config, tmp_path / name)
+    long = load_model_config(models, MODEL, overrides=[epochs], use_environment=False)
+    run_train(long, models, tmp_path / "whole")
+    command = ["-m", "training", "train", "--model", MODEL, "--models", str(models), "--set", epochs]
+    command += ["--data", str(tmp_path / "ended")]
+    with starting(command, tmp_path / "log") as run:
+        run.await_fact(lambda: any((tmp_path / "ended" / "checkpoints").rglob("checkpoint.npz")))
+        run.end()
+    with pytest.raises(StageError, match="no finished run"):
+        find_run(tmp_path / "ended", MODEL)
+    subprocess.run([sys.executable, *command], cwd=PROJECT, capture_output=True, timeout=300, check=True)
+    assert_equal(weights(tmp_path / "ended"), weights(tmp_path / "whole"))

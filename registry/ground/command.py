@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from registry.errors import AfterChangeError, LifecycleError
+from registry.ground.permissions import explain_refusal
 from registry.ground.signals import EndOnSignals
 
 # What a command that was ended says: every stage is made so that it does.
@@ -82,16 +83,19 @@ def run_command(
 
 
 def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
-    """Log what ended a command; the exit code."""
+    """Log what ended a command; the exit code. Whatever came of a refused file says what refuses it."""
+    text, reason = str(error), explain_refusal(error)
+    if reason:
+        text = f"{text.rstrip('.')}. {reason}"
     match error:
         case LifecycleError():
-            logger.error("%s", error, extra={"fields": {"code": error.code}})
+            logger.error("%s", text, extra={"fields": {"code": error.code}})
             return error.exit_code
         case KeyboardInterrupt():
             logger.error("interrupted; %s", hint)
             return 130
         case OSError():
-            logger.error("%s", error, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+            logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case Exception():
             logger.error("unexpected failure", exc_info=error)
         case _:

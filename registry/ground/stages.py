@@ -54,14 +54,14 @@ def digest_code(package: Path) -> str:
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """The receipt in ``folder``, or None when there is none or it is damaged.
+    """The receipt in ``folder``, or None when there is none or it is not one.
 
     Raises:
-        OSError: it is there, but this process may not read it, or the disk fails.
+        OSError: it may not be read, or the disk fails; that does not mean that the stage has not run.
     """
     try:
         return decode_json((folder / RECEIPT).read_bytes(), Receipt)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.DecodeError):
         return None
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def save_model(model: keras.Model, folder: Path) -> None:
     model.save(folder / KERAS_FILE)
     signature = tf.TensorSpec((None, model.input.shape[1]), tf.float32, name=FEATURES_INPUT)
     model.export(folder / SAVED_MODEL, input_signature=[signature], verbose=False)
+    for path in (folder / SAVED_MODEL, *(folder / SAVED_MODEL).rglob("*")):
+        if path.is_dir():
+            shutil.copymode(folder, path)  # TensorFlow makes them 0755, whatever the umask says
 
 
 def scorer(model: keras.Model) -> Callable[[FeatureArray], ProbabilityArray]:

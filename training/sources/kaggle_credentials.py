@@ -59,10 +59,30 @@ def find_credentials(environment: Mapping[str, str]) -> KaggleCredentials:
 
 
 def _folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    home = Path(environment.get("HOME") or Path.home())
-    settings = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
-    chosen = environment.get("KAGGLE_CONFIG_DIR")
-    return ((Path(chosen),) if chosen else ()) + (home / ".kaggle", settings / "kaggle")
+    home = environment.get("HOME") or _find_home()
+    settings = environment.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
+    named = (
+        environment.get("KAGGLE_CONFIG_DIR"),
+        home and f"{home}/.kaggle",
+        settings and f"{settings}/kaggle",
+    )
+    return tuple(Path(folder) for folder in named if folder)
+
+
+def _find_home() -> str | None:
+    """Where the system says that it is; None for a user whom it does not know, as in many a container."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is one that this process may know of: HOME may be another user's."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
 
 
 def _token_from_environment(environment: Mapping[str, str]) -> KaggleCredentials | None:
@@ -74,7 +94,7 @@ def _token_from_environment(environment: Mapping[str, str]) -> KaggleCredentials
 
 def _token_from_files(folders: tuple[Path, ...]) -> KaggleCredentials | None:
     for path in (folder / name for folder in folders for name in ("access_token", "access_token.txt")):
-        if path.is_file() and (token := _read_token(path)):
+        if _is_file(path) and (token := _read_token(path)):
             _warn_if_readable_by_others(path)
             return KaggleCredentials(str(path), token=token)
     return None
@@ -97,7 +117,7 @@ def _key_from_environment(environment: Mapping[str, str]) -> KaggleCredentials |
 
 def _key_from_files(folders: tuple[Path, ...]) -> KaggleCredentials | None:
     for path in (folder / "kaggle.json" for folder in folders):
-        if path.is_file():
+        if _is_file(path):
             _warn_if_readable_by_others(path)
             return _read_kaggle_json(path)
     return None

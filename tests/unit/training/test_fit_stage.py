@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Path
     folder = tmp_path_factory.mktemp("trained")
     config = write_model(folder / "models", ('prior.method="em"',))
     prepare(config, folder / "data")
-    summary = run_train(config, folder / "models", folder / "data")
+    before = os.umask(0o002)  # as in the image
+    try:
+        summary = run_train(config, folder / "models", folder / "data")
+    finally:
+        os.umask(before)
     return config, folder / "models", folder / "data", summary
+
+
+def test_another_user_of_the_group_can_replace_a_run(
+    trained: tuple[ModelConfig, Path, Path, dict[str, Any]],
+) -> None:
+    """TensorFlow's folders are 0755 whatever the umask: what is in them, only their maker could remove."""
+    _, _, data, _ = trained
+    run = find_run(data, MODEL)
+    closed = [path for path in (run, *run.rglob("*")) if not path.stat().st_mode & stat.S_IWGRP]
+    assert closed == []
 
 
 def test_the_run_is_found_and_described(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:

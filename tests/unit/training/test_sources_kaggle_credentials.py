@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,23 @@ def test_a_file_that_others_can_read_is_warned_about(
     _write(tmp_path / ".kaggle" / "kaggle.json", KAGGLE_JSON, mode=0o644)
     find_credentials({"HOME": str(tmp_path)})
     assert "readable by other users; run chmod 600" in caplog.text
+
+
+def test_a_user_without_a_home_is_told_of_the_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as any uid, which no passwd file knows, and without HOME."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+    with pytest.raises(SourceError, match="no credentials found"):
+        find_credentials({})
+    assert find_credentials({"KAGGLE_API_TOKEN": SECRET}).token == SECRET
+
+
+def test_a_home_of_somebody_else_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOME is /root in many images, also for a process of another user; what is in the environment counts."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # as for a folder that may not be searched; root may
+    found = find_credentials({"HOME": str(tmp_path), "KAGGLE_USERNAME": "ann", "KAGGLE_KEY": SECRET})
+    assert found.key == SECRET

@@ -6,6 +6,7 @@ belongs to another user than the one that the container runs as.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 
 # A library of C++ (DuckDB, Arrow, TensorFlow) says it in words of its own, with the path before or behind.
 _WORDS = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
-_PATH = re.compile(r"(?<![\w.~-])/[^'\";:\n]+")
+_PATH = re.compile(r"(?<![\w.~:/-])/(?!/)[^'\";:\n]+")  # and no URL
 _CODES = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -24,9 +25,10 @@ def explain_refusal(error: BaseException) -> str:
 
     The errors that it was raised from are looked at too. Modes are asked now, not when it happened.
     """
-    for cause in _causes(error):
-        for path in _refused_paths(cause):
-            return explain_path(path)
+    with contextlib.suppress(OSError, ValueError):  # it is gone, or no path: what there is to say was said
+        for cause in _causes(error):
+            for path in _refused_paths(cause):
+                return explain_path(path)
     return ""
 
 

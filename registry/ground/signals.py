@@ -90,7 +90,7 @@ class EndOnSignals:
             return  # the rest of the process is `end_if_asked`, and the thread behind it
         self._is_over.set()
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
         signal.set_wakeup_fd(self._woken_before)
         os.close(self._woken)
         self._watcher.join()

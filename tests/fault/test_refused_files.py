@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import subprocess
@@ -19,28 +18,29 @@ from tests.support.prepared import MODEL, prepare, write_model
 from tests.support.tables import NAME, SmallTable, rows
 
 DEADLINE_S = 60.0
-_PR_CAPBSET_DROP = 24
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """A command that modes apply to, also when the tests run as root."""
+    launcher = ["-c", _HEEDING_MODES] if os.geteuid() == 0 else []
     return subprocess.run(
-        [sys.executable, "-m", *words],
+        [sys.executable, *launcher, "-m", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
         timeout=DEADLINE_S,
-        preexec_fn=_heed_modes if os.geteuid() == 0 else None,
     )
 
 
-def _heed_modes() -> None:
-    """Without these capabilities root reads and writes only what modes let it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-        assert libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+# Without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH root reads and writes only what modes let it.
+# 24 is PR_CAPBSET_DROP; <linux/prctl.h>, <linux/capability.h>.
+_HEEDING_MODES = """\
+import ctypes, os, sys
+for capability in (1, 2):
+    assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 @pytest.fixture

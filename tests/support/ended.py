@@ -100,6 +100,13 @@ class Started:
         assert alive == []
 
 
+_IN_FRONT = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 @contextlib.contextmanager
 def starting(
     command: Sequence[str],
@@ -109,11 +116,14 @@ def starting(
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[Started]:
-    """Start ``command``, the words behind ``python``; it is killed when the block is left."""
+    """Start ``command``, the words behind ``python``; it is killed when the block is left.
+
+    SIGINT is as for a command in front, also where the tests themselves run in the background.
+    """
     namespace = find_namespace() if is_first else ()
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*namespace, sys.executable, *command],
+            [*namespace, sys.executable, "-c", _IN_FRONT, *command],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdout=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 
+from registry.ground.permissions import explain_refusal
 from training.config import EtlSection
 from training.errors import TrainingError
 
@@ -44,7 +45,8 @@ def open_database(etl: EtlSection, spill: Path) -> Iterator[duckdb.DuckDBPyConne
             hint="Raise etl.memory_limit, or lower etl.threads (each thread holds buffers of its own).",
         ) from error
     except duckdb.IOException as error:
-        raise TrainingError(first_line(error), where="etl", hint="Is the disk full?") from error
+        hint = "" if explain_refusal(error) else "Is the disk full?"
+        raise TrainingError(first_line(error), where="etl", hint=hint) from error
     finally:
         connection.close()
         shutil.rmtree(spill, ignore_errors=True)

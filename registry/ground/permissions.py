@@ -17,6 +17,8 @@ from pathlib import Path
 # A library of C++ (DuckDB, Arrow, TensorFlow) says it in words of its own, with the path before or behind.
 _WORDS = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w.~:/-])/(?!/)[^'\";:\n]+")  # and no URL
+# How `tempfile` says that it found no folder at all: mostly a root file system that is read-only.
+_NO_TEMPORARY = "No usable temporary directory"
 _CODES = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -27,6 +29,8 @@ def explain_refusal(error: BaseException) -> str:
     """
     with contextlib.suppress(OSError, ValueError):  # it is gone, or no path: what there is to say was said
         for cause in _causes(error):
+            if isinstance(cause, FileNotFoundError) and _NO_TEMPORARY in str(cause):
+                return "Mount one (in a container: `--tmpfs /tmp`), or name another folder with TMPDIR."
             for path in _refused_paths(cause):
                 return explain_path(path)
     return ""

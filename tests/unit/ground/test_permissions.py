@@ -44,6 +44,12 @@ def test_the_path_is_found_in_the_words_of_a_library(tmp_path: Path, said: str) 
     )
 
 
+def test_a_read_only_root_without_a_temporary_folder_is_explained() -> None:
+    """`docker run --read-only` for a stage that TensorFlow chatters in; the words are those of `tempfile`."""
+    error = FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/app']")
+    assert "--tmpfs /tmp" in explain_refusal(error)
+
+
 def test_nothing_refuses_what_may_be_used(tmp_path: Path) -> None:
     """There, or to be made, also deep below what is there."""
     assert find_refusing(tmp_path) is None

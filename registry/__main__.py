@@ -11,7 +11,7 @@ from pathlib import Path
 from registry import catalog, checks, promotion, tables
 from registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
 from registry.errors import ConfigError, DamageError
-from registry.ground.command import print_json, run_command
+from registry.ground.command import GO_ON, print_json, run_command
 from registry.ground.logs import configure_logging
 from registry.names import CANDIDATE, ModelRef
 from registry.store import Store, open_store
@@ -26,12 +26,16 @@ _HELP = {
     "repair": "settle damage: repair MODEL@ALIAS VERSION (where it is to point) | MODEL@VERSION (it is lost)",
 }
 
+_CHANGING = ("alias", "promote", "rollback", "repair")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
     options = _parser().parse_args(arguments)
     configure_logging(options.log_level, options.log_format)
-    return run_command("registry", lambda: _run(options))
+    # A rollback that is repeated goes back one more.
+    hint = "`python -m registry alias MODEL` tells whether it has moved" if options.verb in _CHANGING else GO_ON
+    return run_command("registry", lambda: _run(options), hint=hint)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -58,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
         command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
-        if verb in ("alias", "promote", "rollback", "repair"):
+        if verb in _CHANGING:
             command.add_argument("--reason", help="why, for the alias's history")
         if verb == "promote":
             command.add_argument("--force", action="store_true", help="without a passing verdict")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from registry.aliases import ALIASES, AliasRecord, History, inspect_history, list_aliases
-from registry.checks import TROUBLE, check_places, check_top, find_contents
+from registry.checks import TROUBLE, check_places, check_top, describe, find_contents
 from registry.ground.files import digest_bytes
 from registry.manifest import Interval, Manifest
 from registry.names import PRODUCTION
@@ -121,7 +121,7 @@ def summarise_versions(store: Store, model: str | None = None) -> list[VersionSu
         try:
             summaries += _summarise_model(store, name)
         except OSError as error:
-            summaries.append(VersionSummary(model=name, problem=str(error)))
+            summaries.append(VersionSummary(model=name, problem=describe(error)))
     return summaries
 
 
@@ -138,7 +138,7 @@ def read_details(store: Store, model: str, version: int) -> VersionDetails:
     try:
         verdict = _read_verdict(store, model, version, aliases)
     except TROUBLE as error:
-        problems.append(str(error))
+        problems.append(describe(error))
     return VersionDetails(
         aliases=aliases.names_of(version),
         verdict=verdict,
@@ -177,7 +177,7 @@ def _summarise(
         manifest = store.read_summary(model, version)
         verdict = _read_verdict(store, model, version, aliases) if has_verdict else None
     except TROUBLE as error:
-        return msgspec.structs.replace(summary, problem=str(error))
+        return msgspec.structs.replace(summary, problem=describe(error))
     return msgspec.structs.replace(
         summary,
         created_at=manifest.created_at,
@@ -192,12 +192,12 @@ def _read_aliases(store: Store, model: str) -> _Aliases:
     try:
         names = list_aliases(store, model)
     except TROUBLE as error:
-        return _Aliases({}, {ALIASES: str(error)})
+        return _Aliases({}, {ALIASES: describe(error)})
     for name in names:
         try:
             histories[name] = inspect_history(store, model, name)
         except TROUBLE as error:
-            unreadable[name] = f"{model}@{name}: {error}"
+            unreadable[name] = f"{model}@{name}: {describe(error)}"
     return _Aliases(histories, unreadable)
 
 

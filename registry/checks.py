@@ -11,6 +11,7 @@ from registry import ledger
 from registry.aliases import ALIASES, HEADS, check_target, inspect_history, list_aliases, read_alias
 from registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
 from registry.folder import show_name
+from registry.ground.permissions import explain_refusal
 from registry.names import ModelRef, is_name, parse_number
 from registry.promotion import find_exchanged
 from registry.store import Contents, Store
@@ -53,7 +54,7 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
         try:
             checks += _check_model(store, model, find_contents(store, model))
         except OSError as error:
-            checks.append(_damaged(model, model, str(error)))
+            checks.append(_damaged(model, model, describe(error)))
     if not checks:
         raise VersionNotFoundError("no version of any model", where=store.location)
     return checks
@@ -90,7 +91,7 @@ def _check_model(store: Store, model: str, contents: Contents) -> list[Check]:
     try:
         checks += [_check_alias(store, model, alias) for alias in list_aliases(store, model)]
     except TROUBLE as error:
-        checks.append(_damaged(model, f"{model}/{ALIASES}", str(error)))
+        checks.append(_damaged(model, f"{model}/{ALIASES}", describe(error)))
     return checks + check_places(store, model, contents)
 
 
@@ -101,7 +102,7 @@ def _check_version(store: Store, model: str, version: int) -> Check:
     except DigestMismatchError as error:
         return _damaged(name, path, error.what)
     except TROUBLE as error:
-        return _damaged(name, path, str(error))
+        return _damaged(name, path, describe(error))
     return _told(name, path, _check_documents(store, model, version))
 
 
@@ -116,7 +117,7 @@ def _check_documents(store: Store, model: str, version: int) -> list[str]:
             return [f"{VERDICT_FILE} is for other bytes"]
         return find_exchanged(store, model, version, verdict)
     except TROUBLE as error:
-        return [str(error)]
+        return [describe(error)]
 
 
 def _check_alias(store: Store, model: str, alias: str) -> Check:
@@ -127,7 +128,7 @@ def _check_alias(store: Store, model: str, alias: str) -> Check:
         if not findings and (record := read_alias(store, model, alias)):
             check_target(store, record)
     except TROUBLE as error:
-        return _damaged(name, path, str(error))
+        return _damaged(name, path, describe(error))
     return _told(name, path, findings)
 
 
@@ -152,7 +153,7 @@ def _describe_loss(store: Store, model: str, version: int) -> str:
     try:
         entry = ledger.read_entry(store.blobs, model, version)
     except TROUBLE as error:
-        return f"is lost; {error}"
+        return f"is lost; {describe(error)}"
     when = f" {entry.written_at} by {entry.written_by}" if entry else ""
     return f"was published{when}, and is lost: restore it from a copy, or write it off with `registry repair`"
 
@@ -160,7 +161,7 @@ def _describe_loss(store: Store, model: str, version: int) -> str:
 def _check_strays(model: str, contents: Contents) -> list[Check]:
     """What lies in a model's folder and belongs to no version, alias or ledger, or cannot be read."""
     found = {
-        folder: str(error)
+        folder: describe(error)
         for folder, error in contents.unreadable.items()
         if parse_number(folder.split("/")[1]) is None or folder.count("/") > 1
     }
@@ -192,6 +193,12 @@ def _place(key: str, settled: set[int]) -> tuple[str, str]:
     stem = names[0].removesuffix(".json") if len(names) == 1 and names[0].endswith(".json") else ""
     is_known = (part == HEADS and is_name(stem)) or (part == ledger.FOLDER and ledger.is_entry(stem))
     return key, "" if is_known else _STRAY
+
+
+def describe(error: Exception) -> str:
+    """The error, and what refuses the file, if one is refused."""
+    reason = explain_refusal(error)
+    return f"{error}. {reason}" if reason else str(error)
 
 
 def _told(name: str, path: str, findings: list[str]) -> Check:

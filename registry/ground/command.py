@@ -20,7 +20,7 @@ from registry.ground.permissions import explain_refusal
 from registry.ground.signals import EndOnSignals
 
 # What a command that was ended says: every stage is made so that it does.
-_GO_ON = "run the same command again to go on"
+GO_ON = "run the same command again to go on"
 
 
 def print_json(value: object) -> None:
@@ -55,7 +55,7 @@ def print_result(value: object) -> None:
 
 
 def run_command(
-    part: str, command: Callable[[], int], *, ends_on_signals: bool = True, hint: str = _GO_ON
+    part: str, command: Callable[[], int], *, ends_on_signals: bool = True, hint: str = GO_ON
 ) -> int:
     """Run ``command`` and return the exit code of the process.
 

@@ -28,6 +28,7 @@ from registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
+from registry.folder import show_name
 from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes
 from registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
@@ -70,10 +71,15 @@ class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class History(NamedTuple):
-    """The moves of an alias that can be read, oldest first, and what is wrong with the rest."""
+    """The moves of an alias that can be read, oldest first, and what is wrong with the rest.
+
+    ``chain`` are those among them that follow on one another, or on a repair, from the first on: what was
+    planted before a repair is not among them.
+    """
 
     records: list[AliasRecord]
     findings: list[str]
+    chain: list[AliasRecord]
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +123,9 @@ def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
     tip = _find(store, model, alias, state.sequences[-1]) if state.sequences else None
     before = _find(store, model, alias, state.sequences[-2]) if len(state.sequences) > 1 else None
     problem = state.head_problem or _check_tip(model, alias, state.head, before, tip)
+    if not problem and tip and tip.record and tip.record.action == "repair":  # which links to no single record
+        found = [_find(store, model, alias, sequence) for sequence in state.sequences]
+        problem = "; ".join(_check_repair(model, alias, found))
     if problem or tip is None or tip.record is None:
         raise _damage(model, alias, problem)
     return tip.record
@@ -133,7 +142,7 @@ def inspect_history(store: Store, model: str, alias: str) -> History:
     state = _look(store, model, alias)
     found = [_find(store, model, alias, sequence) for sequence in state.sequences]
     start = _find_repair(found)
-    findings = [f"{stray} is no record of an alias" for stray in state.strays]
+    findings = [_tell_stray(stray) for stray in state.strays]
     findings += [state.head_problem] if state.head_problem else []
     findings += _check_repair(model, alias, found[: start + 1]) if start is not None else []
     for index in range(start or 0, len(found)):
@@ -141,10 +150,10 @@ def inspect_history(store: Store, model: str, alias: str) -> History:
         problem = found[index].problem or _check_link(model, alias, before, found[index])
         findings += [problem] if problem else []
     if not state.head_problem and (found or state.head):
-        before, tip = [None, None, *found][-2:]
-        problem = _check_head(model, alias, state.head, before, tip)
+        problem = _check_head(model, alias, state.head, found, start or 0)
         findings += [problem] if problem else []
-    return History([each.record for each in found if each.record], list(dict.fromkeys(findings)))
+    records = [each.record for each in found if each.record]
+    return History(records, list(dict.fromkeys(findings)), _list_chain(model, alias, found))
 
 
 def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
@@ -158,6 +167,18 @@ def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
     if history.findings:
         raise _damage(model, alias, "; ".join(history.findings))
     return history.records
+
+
+def read_chain(store: Store, model: str, alias: str) -> list[AliasRecord]:
+    """As `read_history`, without what a repair had to accept and no chain vouches for.
+
+    Raises:
+        DamageError, OSError: as `read_history`.
+    """
+    history = inspect_history(store, model, alias)
+    if history.findings:
+        raise _damage(model, alias, "; ".join(history.findings))
+    return history.chain
 
 
 def list_aliases(store: Store, model: str) -> list[str]:
@@ -229,7 +250,8 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         The move; None if the alias is not damaged, and nothing was changed.
 
     Raises:
-        DamageError: ``version`` is damaged; or something that is no folder is in the place of the alias.
+        DamageError: ``version`` is damaged; or there is something that a repair cannot settle: in the
+            place of the alias's folder or head, or among its records. Nothing was changed.
         AliasConflictError: somebody else moved or repaired the alias meanwhile; nothing changed.
     """
     state = _look(store, model, check_name(alias, "an alias"))
@@ -237,6 +259,10 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
     if not inspect_history(store, model, alias).findings:
         return None
     store.blobs.read(_head_key(model, alias), MOST_RECORD_BYTES)  # what is no file cannot be replaced
+    if state.strays:
+        what = "; ".join(_tell_stray(stray) for stray in state.strays)
+        hint = "Nothing was changed. Remove it, and repair what is left."
+        raise DamageError(what, where=f"{model}@{alias}", hint=hint)
     known = state.head.sequence if state.head else 0
     sequence = max([known, *state.sequences]) + 1
     if sequence > MOST_NUMBER:
@@ -332,7 +358,7 @@ def _look(store: Store, model: str, alias: str) -> _State:
         stem = name.removesuffix("/")
         number = parse_number(stem.removesuffix(".json")) if stem.endswith(".json") else None
         if number is None:
-            strays.append(f"{folder}/{name}")
+            strays.append(f"{folder}/{show_name(name)}")
         else:
             sequences.append(number)
     return _State(head, problem, sorted(sequences), strays)
@@ -361,22 +387,28 @@ def _check_tip(model: str, alias: str, head: _Head | None, before: _Found | None
     """What is wrong with the last record, as far as the head and the one before can tell."""
     if tip is not None and tip.problem:
         return tip.problem
-    return _check_head(model, alias, head, before, tip) or (
+    return _check_head(model, alias, head, [each for each in (before, tip) if each]) or (
         _check_link(model, alias, before, tip) if tip else ""
     )
 
 
-def _check_head(model: str, alias: str, head: _Head | None, before: _Found | None, tip: _Found | None) -> str:
-    """What the head knows better than the records; empty if nothing."""
-    last = tip.sequence if tip else 0
+def _check_head(model: str, alias: str, head: _Head | None, found: list[_Found], settled: int = 0) -> str:
+    """What the head knows better than the records, of which the first few may be settled; "" if nothing."""
+    tip = found[-1] if found else None
     if head is None:
-        is_expected = tip is not None and before is not None and _is_linked(tip) and _is_linked(before)
+        is_expected = len(found) > 1 and all(_is_linked(each) for each in found[-2:])
         return f"{_head_key(model, alias)} is missing" if is_expected else ""
-    if head.sequence > last:
-        return _tell_missing(model, alias, last + 1, head.sequence)
-    for found in (before, tip):
-        if found and found.sequence == head.sequence and found.sha256 != head.sha256 and not found.problem:
-            return f"{_key(model, alias, head.sequence)} is not the record that was written"
+    if head.sequence > (tip.sequence if tip else 0):
+        return _tell_missing(model, alias, tip.sequence + 1 if tip else 1, head.sequence)
+    for each in found[settled:]:
+        if each.sequence == head.sequence and each.sha256 != head.sha256 and not each.problem:
+            key = _key(model, alias, each.sequence)
+            is_last = each is tip
+            return (
+                f"{key} is not the record that was written"
+                if is_last
+                else f"{_head_key(model, alias)} names another record than {key}"
+            )
     return ""
 
 
@@ -402,6 +434,18 @@ def _check_repair(model: str, alias: str, found: list[_Found]) -> list[str]:
     if repair.record.history_sha256 == _digest_history(earlier):
         return []
     return [f"what {_key(model, alias, repair.sequence)} accepted has changed since"]
+
+
+def _list_chain(model: str, alias: str, found: list[_Found]) -> list[AliasRecord]:
+    chain: list[AliasRecord] = []
+    is_certain = True
+    for index, each in enumerate(found):
+        if each.record and each.record.action == "repair":
+            is_certain = not _check_repair(model, alias, found[: index + 1])
+        elif each.problem or _check_link(model, alias, found[index - 1] if index else None, each):
+            is_certain = False
+        chain += [each.record] if each.record and is_certain else []
+    return chain
 
 
 def _find_repair(found: list[_Found]) -> int | None:
@@ -482,6 +526,10 @@ def _key(model: str, alias: str, sequence: int) -> str:
 
 def _head_key(model: str, alias: str) -> str:
     return f"{check_name(model, 'a model')}/{HEADS}/{check_name(alias, 'an alias')}.json"
+
+
+def _tell_stray(stray: str) -> str:
+    return f"{stray} is no record of an alias"
 
 
 def _tell_missing(model: str, alias: str, first: int, last: int) -> str:

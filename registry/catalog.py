@@ -206,7 +206,7 @@ def _read_verdict(store: Store, model: str, version: int, aliases: _Aliases) -> 
     if data is None:
         return None
     verdict = decode_verdict(data, where=f"{model}@{version}: {VERDICT_FILE}")
-    history = aliases.histories.get(PRODUCTION, History([], []))
+    history = aliases.histories.get(PRODUCTION, History([], [], []))
     return VerdictSummary(
         outcome=verdict.outcome,
         champion=verdict.champion.version if verdict.champion else None,

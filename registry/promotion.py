@@ -10,7 +10,16 @@ from __future__ import annotations
 import datetime
 from itertools import pairwise
 
-from registry.aliases import AliasRecord, check_pin, move_alias, read_alias, read_history, repair_alias
+from registry.aliases import (
+    AliasRecord,
+    check_pin,
+    check_target,
+    move_alias,
+    read_alias,
+    read_chain,
+    read_history,
+    repair_alias,
+)
 from registry.errors import ConfigError, PromotionRefusedError, RegistryError
 from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
@@ -69,10 +78,15 @@ def find_rolled_back(history: list[AliasRecord], version: int, verdict: Verdict,
         version: that the verdict is about.
         digest: of the verdict's file.
     """
-    for before, record in pairwise(history):
-        if record.action != "rollback" or before.version != version:
+    for before, record in pairwise([None, *history]):
+        assert record
+        if record.action != "rollback":
             continue
-        if before.verdict_sha256 == digest or not _is_later(verdict.created_at, record.moved_at):
+        # Where the record before was lost, nobody knows which version production was moved back from.
+        if before and before.sequence == record.sequence - 1 and before.version != version:
+            continue
+        was_used = before is not None and before.verdict_sha256 == digest
+        if was_used or not _is_later(verdict.created_at, record.moved_at):
             return [
                 f"the verdict was given {verdict.created_at}, and production was moved back from "
                 f"version {version} {record.moved_at} ({record.reason})"
@@ -112,8 +126,10 @@ def promote(
         _ask_reason("--force", reason, f"{model}@{version}")
     current = read_alias(store, model, PRODUCTION)
     store.verify(model, version)
-    if current and current.version == version and not force:
-        return current
+    if current and not force:
+        check_target(store, current)
+        if current.version == version:
+            return current
     data = store.read_document(model, version, VERDICT_FILE)
     if not force:
         _check_evidence(store, model, version, data, current)
@@ -142,7 +158,7 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
         DamageError: that version or the history is damaged; nothing changed.
         AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
     """
-    history = read_history(store, model, PRODUCTION)
+    history = read_chain(store, model, PRODUCTION)
     line = succession(history)
     if len(line) < 2:
         raise PromotionRefusedError(

@@ -140,13 +140,27 @@ def check_places(store: Store, model: str, contents: Contents) -> list[Check]:
 def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
     """Versions that are lost, and ones that were written off and are back."""
     checks = []
+    versions = set(contents.versions)
     for version in sorted(contents.numbers.published | contents.numbers.removed):
-        is_there, is_removed = version in contents.versions, version in contents.numbers.removed
-        if is_there != is_removed:
-            continue
-        what = "was written off, and is there" if is_there else _describe_loss(store, model, version)
-        checks.append(_damaged(f"{model}@{version}", f"{model}/{version}", what))
+        is_there, is_removed = version in versions, version in contents.numbers.removed
+        if is_there and is_removed:
+            what = "was written off, and is there"
+        elif is_removed:
+            what = _describe_removal(store, model, version)
+        else:
+            what = "" if is_there else _describe_loss(store, model, version)
+        if what:
+            checks.append(_damaged(f"{model}@{version}", f"{model}/{version}", what))
     return checks
+
+
+def _describe_removal(store: Store, model: str, version: int) -> str:
+    """What is wrong with the entry of a version that was written off; empty if nothing."""
+    try:
+        ledger.read_removal(store.blobs, model, version)
+    except TROUBLE as error:
+        return str(error)
+    return ""
 
 
 def _describe_loss(store: Store, model: str, version: int) -> str:

@@ -77,7 +77,20 @@ def read_entry(blobs: Blobs, model: str, version: int) -> Entry | None:
         DamageError: the entry is not readable, or is another version's.
         OSError: it is there and cannot be read.
     """
-    key = _key(model, version)
+    return _read(blobs, model, version, "")
+
+
+def read_removal(blobs: Blobs, model: str, version: int) -> Entry | None:
+    """By whom and why the version was written off; None if it was not.
+
+    Raises:
+        DamageError, OSError: as `read_entry`.
+    """
+    return _read(blobs, model, version, _REMOVED)
+
+
+def _read(blobs: Blobs, model: str, version: int, kind: str) -> Entry | None:
+    key = _key(model, version, kind)
     data = blobs.read(key, MOST_RECORD_BYTES)
     if data is None:
         return None
@@ -86,8 +99,8 @@ def read_entry(blobs: Blobs, model: str, version: int) -> Entry | None:
         entry = decode_json(data, Entry)
     except msgspec.DecodeError as error:
         raise DamageError(f"not an entry of the ledger: {error}", where=where, hint=_MEND) from error
-    if (entry.model, entry.version) != (model, version) or entry.manifest_sha256 is None:
-        raise DamageError(f"is the entry of {entry.model}@{entry.version}", where=where, hint=_MEND)
+    if (entry.model, entry.version, entry.manifest_sha256 is None) != (model, version, bool(kind)):
+        raise DamageError(f"is another entry of {entry.model}@{entry.version}", where=where, hint=_MEND)
     return entry
 
 
@@ -106,7 +119,7 @@ def replace_entry(blobs: Blobs, model: str, version: int, manifest_sha256: str, 
 
 def write_removal(blobs: Blobs, model: str, version: int, reason: str) -> None:
     """Say that ``version`` is gone for good; its number stays taken."""
-    blobs.put_if_absent(_key(model, version, _REMOVED), _encode(model, version, None, reason))
+    blobs.put(_key(model, version, _REMOVED), _encode(model, version, None, reason))
 
 
 def tell_user() -> str:

@@ -314,16 +314,20 @@ class Store:
             What was done; empty if there was nothing to do.
 
         Raises:
-            DamageError: the version is there and is damaged; nothing was changed.
+            DamageError: the version is there and is damaged, or was written off; nothing was changed.
         """
         contents = self.read_contents(model)
+        is_removed = version in contents.numbers.removed
         if version not in contents.versions:
-            if version in contents.numbers.removed:
+            if is_removed and self._has_removal(model, version):
                 return ""
             if version > self._last_number(model):
                 raise self._not_found(model, version)
             ledger.write_removal(self.blobs, model, version, reason)
             return "is written off; its number is not used again"
+        if is_removed:
+            hint = f"Nothing was changed. Remove the folder, or {model}/{ledger.FOLDER}/{version}.removed.json."
+            raise DamageError("was written off, and is there", where=f"{model}@{version}", hint=hint)
         try:
             self.verify(model, version)
         except ManifestError:
@@ -337,6 +341,12 @@ class Store:
             return ""
         ledger.write_entry(self.blobs, model, version, self.identify(model, version).manifest_sha256)
         return "is entered in the ledger"
+
+    def _has_removal(self, model: str, version: int) -> bool:
+        try:
+            return ledger.read_removal(self.blobs, model, version) is not None
+        except DamageError:
+            return False
 
     def _has_anything(self, model: str) -> bool:
         try:
@@ -363,7 +373,7 @@ class Store:
         try:
             data = self.blobs.read(key, ledger.MOST_RECORD_BYTES)
             return 0 if data is None else decode_json(data, _Move).version
-        except (DamageError, msgspec.DecodeError):
+        except (RegistryError, msgspec.DecodeError):
             return 0
 
     def _read_manifest(self, model: str, version: int) -> bytes:

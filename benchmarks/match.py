@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registry.aliases import read_alias, resolve
+from registry.aliases import check_target, read_alias, resolve
 from registry.names import CANDIDATE, PRODUCTION, ModelRef
 from registry.store import Store
 
@@ -37,9 +37,12 @@ def find_match(store: Store, model: str, candidate: str | None, champion: str | 
 
     Raises:
         VersionNotFoundError: there is no such version or alias (an absent `production` is no error).
+        DamageError: an alias is damaged, or its version is lost or another one than it was moved to.
     """
     challenger = resolve(store, ModelRef.parse(candidate or f"{model}@{CANDIDATE}"))
     if champion is not None:
         return Match(model, challenger, resolve(store, ModelRef.parse(champion)))
     production = read_alias(store, model, PRODUCTION)
+    if production:
+        check_target(store, production)
     return Match(model, challenger, production.version if production else None)

@@ -113,8 +113,8 @@ test-platforms: setup ## the numeric and end-to-end tests under other kernels, p
 test-clients: setup ## KServe's, Triton's, MLServer's and generated clients, each in an environment under var/clients
 	$(PY) -m pytest tests/clients
 
-soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks
-	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak
+soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
+	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
 
 lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt

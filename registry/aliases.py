@@ -123,7 +123,8 @@ def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
     tip = _find(store, model, alias, state.sequences[-1]) if state.sequences else None
     before = _find(store, model, alias, state.sequences[-2]) if len(state.sequences) > 1 else None
     problem = state.head_problem or _check_tip(model, alias, state.head, before, tip)
-    if not problem and tip and tip.record and tip.record.action == "repair":  # which links to no single record
+    if not problem and tip and tip.record and tip.record.action == "repair":
+        # It follows on no single record, but on all of them.
         found = [_find(store, model, alias, sequence) for sequence in state.sequences]
         problem = "; ".join(_check_repair(model, alias, found))
     if problem or tip is None or tip.record is None:

@@ -119,7 +119,12 @@ def replace_entry(blobs: Blobs, model: str, version: int, manifest_sha256: str, 
 
 def write_removal(blobs: Blobs, model: str, version: int, reason: str) -> None:
     """Say that ``version`` is gone for good; its number stays taken."""
-    blobs.put(_key(model, version, _REMOVED), _encode(model, version, None, reason))
+    blobs.put(key_of_removal(model, version), _encode(model, version, None, reason))
+
+
+def key_of_removal(model: str, version: int) -> str:
+    """Where `write_removal` writes."""
+    return _key(model, version, _REMOVED)
 
 
 def tell_user() -> str:

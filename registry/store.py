@@ -326,8 +326,11 @@ class Store:
             ledger.write_removal(self.blobs, model, version, reason)
             return "is written off; its number is not used again"
         if is_removed:
-            hint = f"Nothing was changed. Remove the folder, or {model}/{ledger.FOLDER}/{version}.removed.json."
-            raise DamageError("was written off, and is there", where=f"{model}@{version}", hint=hint)
+            raise DamageError(
+                "was written off, and is there",
+                where=f"{model}@{version}",
+                hint=f"Nothing was changed. Remove the folder, or {ledger.key_of_removal(model, version)}.",
+            )
         try:
             self.verify(model, version)
         except ManifestError:

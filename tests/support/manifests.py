@@ -150,11 +150,22 @@ def build_verdict(
     )
 
 
-def give_verdict(store: Store, model: str, version: int, outcome: Outcome = "PASS") -> Verdict:
-    """Write the verdict that an honest gate would write now: against production, or a first one."""
+def give_verdict(
+    store: Store,
+    model: str,
+    version: int,
+    outcome: Outcome = "PASS",
+    evidence: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Write the verdict that an honest gate would write now: against production, or a first one.
+
+    Args:
+        evidence: name of a document → its SHA-256.
+    """
     production = read_alias(store, model, PRODUCTION)
     champion = store.identify(model, production.version) if production else None
     verdict = build_verdict(model, store.identify(model, version), champion, outcome)
+    verdict = msgspec.structs.replace(verdict, evidence=dict(evidence or {}))
     store.write_document(model, version, VERDICT_FILE, encode_verdict(verdict))
     return verdict
 

@@ -2,15 +2,20 @@
 
     python -m tests.support.registry_child publish DIR [FIFO]   says "ready", waits for a line, publishes
     python -m tests.support.registry_child kill DIR ACTION      kills ACTION before each file operation
+    python -m tests.support.registry_child attempt              as `Attempts` says
 
 With FIFO the manifest waits for it to be opened, so that the publisher is held with its files copied.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +27,7 @@ from registry.manifest import FileDigest, Manifest
 from registry.names import PRODUCTION
 from registry.store import MODEL_FILE, open_store
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny
+from tests.support.registry_commands import act
 
 MODEL = "tiny"
 # Every audited operation that changes or looks at a file system; the hook runs before the operation.
@@ -76,12 +82,17 @@ def kill_everywhere(root: Path, action: str) -> None:
     for count in range(10_000):
         copy = root / str(count)
         shutil.copytree(root / "base", copy)
-        child = os.fork()
-        if child == 0:
-            run_until(count, partial(ACTIONS[action], copy))
-        _, status = os.waitpid(child, 0)
+        status = fork_until(count, partial(ACTIONS[action], copy))
         if os.WIFEXITED(status):
             sys.exit(os.WEXITSTATUS(status))
+
+
+def fork_until(count: int, action: Callable[[], object]) -> int:
+    """The wait status of a fork of this process that runs `run_until`; this process has one thread."""
+    child = os.fork()
+    if child == 0:
+        run_until(count, action)
+    return os.waitpid(child, 0)[1]
 
 
 def run_until(count: int, action: Callable[[], object]) -> NoReturn:
@@ -104,6 +115,45 @@ def run_until(count: int, action: Callable[[], object]) -> NoReturn:
     os._exit(0)
 
 
+class Attempts:
+    """A process of one thread that runs actions and kills them on the way."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.support.registry_child", "attempt"]
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def make(self, root: Path, words: list[str], count: int) -> bool:
+        """Run ``words`` as `act` does, killed before file operation ``count``; whether it got to its end."""
+        assert self._child.stdin
+        assert self._child.stdout
+        print(json.dumps([str(root), words, count]), file=self._child.stdin, flush=True)
+        return json.loads(self._child.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.communicate()
+        assert self._child.returncode == 0
+
+
+def attempt() -> None:
+    """Answer each line of `Attempts.make`."""
+    for line in sys.stdin:
+        root, words, count = json.loads(line)
+        sys.stdout.flush()
+        status = fork_until(count, partial(_act_silently, Path(root), words))
+        print(json.dumps(os.WIFEXITED(status)), flush=True)
+
+
+def _act_silently(root: Path, words: list[str]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        act(root, words)
+
+
 if __name__ == "__main__":
-    verb, folder, *rest = sys.argv[1:]
-    {"publish": publish, "kill": kill_everywhere}[verb](Path(folder), *rest)
+    verb, *rest = sys.argv[1:]
+    if verb == "attempt":
+        attempt()
+    else:
+        {"publish": publish, "kill": kill_everywhere}[verb](Path(rest[0]), *rest[1:])

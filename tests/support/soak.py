@@ -1,4 +1,4 @@
-"""How long the proofs of tests/soak are, and what they measure of a process.
+"""How long the proofs of tests/soak and the histories of a registry are, and what they measure of a process.
 
 ``make soak`` sets ``TIMBERLINE_SOAK=full``; without it, as in ``make test``, they are the same in small.
 """
@@ -22,6 +22,8 @@ class Sizes(NamedTuple):
     documented: int  # the same, by schemathesis
     living_requests: int  # over swaps, for leaks
     living_swaps: int
+    histories: int  # of a registry
+    steps: int  # of each
 
 
 _FULL = Sizes(
@@ -33,6 +35,8 @@ _FULL = Sizes(
     documented=1_000,
     living_requests=50_000,
     living_swaps=24,
+    histories=3_000,
+    steps=40,
 )
 _REDUCED = Sizes(
     requests=3_000,
@@ -43,8 +47,11 @@ _REDUCED = Sizes(
     documented=50,
     living_requests=2_000,
     living_swaps=6,
+    histories=40,
+    steps=25,
 )
-SIZES = _FULL if os.environ.get("TIMBERLINE_SOAK") == "full" else _REDUCED
+IS_FULL = os.environ.get("TIMBERLINE_SOAK") == "full"
+SIZES = _FULL if IS_FULL else _REDUCED
 
 # What a proof's process may grow by after its warm-up.
 MOST_GROWTH_BYTES = 10 * 1024 * 1024

@@ -146,6 +146,8 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
     ref = ModelRef.parse(words[0])
     if ref.version and len(words) == 1:
         done = promotion.write_off(store, ref.model, ref.version, reason=options.reason)
+        if not done and ref.version in store.versions(ref.model):
+            _refuse_beyond_repair(checks.check_versions(store, ref, ref.version))
         _tell(options, {"name": str(ref), "done": done or None}, f"{ref} {done or 'needs no repair'}\n")
         return 0
     if not ref.alias or len(words) != 2:
@@ -156,6 +158,14 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
         _tell(options, {"name": str(ref), "done": None}, f"{ref} needs no repair\n")
         return 0
     return _tell_move(options, record)
+
+
+def _refuse_beyond_repair(found: list[checks.Check]) -> None:
+    """What lies beside a whole version, a verdict or a report, is for the gate to write again."""
+    for check in found:
+        if not check.is_whole:
+            hint = "Nothing was changed. Restore it from a copy of the registry, or run the gate again."
+            raise DamageError(check.findings, where=check.name, hint=hint)
 
 
 _VERBS = {

@@ -119,3 +119,12 @@ def test_verdict_from_before_a_rollback_from_nobody_knows_where_is_void(root: Pa
     assert "production was moved back" in refused.log
     give_verdict(store, "tiny", 4)
     assert ask(root, "promote tiny@4").code == 0
+
+
+def test_version_with_a_damaged_verdict_is_not_said_to_need_no_repair(root: Path) -> None:
+    """What verify calls damaged, repair must not call whole; only the gate can judge again."""
+    put(root, "tiny/1/verdict.json", b"{")
+    answer = ask(root, "repair tiny@1 --reason again")
+    assert answer.code == REFUSED
+    assert "verdict.json: not a verdict" in answer.log
+    assert "run the gate again" in answer.log

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from registry.__main__ import main
+from registry.aliases import read_alias
 from registry.ground.command import run_command
 from registry.ground.files import digest_bytes
+from registry.names import PRODUCTION
 from registry.promotion import promote, set_alias
 from registry.store import Store, open_store
 from tests.support.manifests import give_verdict, publish_tiny
@@ -75,6 +77,9 @@ def _publish(store: Store, model: str, text: str) -> int:
 def _judge(store: Store, ref: str, outcome: str) -> int:
     """With a report that the verdict names: the same one each time, so that no kill comes between them."""
     model, version = ref.split("@")
+    production = read_alias(store, model, PRODUCTION)
+    for number in {int(version), *({production.version} if production else ())}:
+        store.identify(model, number)  # so that a refusal changes nothing
     report = f"{ref}\n".encode()
     store.write_document(model, int(version), "report.md", report)
     give_verdict(store, model, int(version), outcome, evidence={"report.md": digest_bytes(report)})  # type: ignore[arg-type]

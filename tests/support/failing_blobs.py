@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -9,16 +11,26 @@ from registry.blobs import MOST_BYTES, Blobs, OnError
 
 
 class FailingBlobs:
-    """`registry.blobs.Blobs` that reads from ``place`` unless ``failing`` is a part of the key."""
+    """`registry.blobs.Blobs` that reads from ``place`` unless ``failing`` is a part of the key.
 
-    def __init__(self, place: Blobs) -> None:
+    A folder of this name cannot be listed, also where a listing comes by it on its way.
+    """
+
+    def __init__(self, place: Blobs, code: int = errno.EIO) -> None:
         self._place = place
+        self._code = code
         self.failing: str | None = None
         self.location = place.location
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         self._check(prefix)
-        return self._place.list_keys(prefix, on_error=on_error)
+        keys = self._place.list_keys(prefix, on_error=on_error)
+        below = [key for key in keys if self.failing and key.startswith(f"{self.failing}/")]
+        if below and self.failing:
+            if on_error is None:
+                raise self._fail(self.failing)
+            on_error(self.failing, self._fail(self.failing))
+        return [key for key in keys if key not in below]
 
     def list_names(self, prefix: str = "") -> list[str]:
         self._check(prefix)
@@ -46,4 +58,7 @@ class FailingBlobs:
 
     def _check(self, key: str) -> None:
         if self.failing is not None and self.failing in key:
-            raise OSError(5, "Input/output error", key)
+            raise self._fail(key)
+
+    def _fail(self, key: str) -> OSError:
+        return OSError(self._code, os.strerror(self._code), key)

@@ -20,7 +20,7 @@ from registry.ground.files import digest_bytes, fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.stages import digest_value
 from registry.names import PRODUCTION
-from registry.promotion import find_exchanged, find_objections, find_rolled_back
+from registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
 from registry.store import Store
 from registry.verdict import (
     VERDICT_FILE,
@@ -133,5 +133,5 @@ def _find_passing(
     objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
     objections += find_exchanged(store, match.model, match.candidate, verdict)
     history = read_history(store, match.model, PRODUCTION)
-    objections += find_rolled_back(history, match.candidate, verdict, digest_bytes(data))
+    objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))
     return None if objections or verdict.config_digest != config_digest else verdict

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from registry import catalog, checks, promotion, tables
@@ -72,14 +73,14 @@ def _parser() -> argparse.ArgumentParser:
 def _list(store: Store, options: argparse.Namespace) -> int:
     named = options.ref or options.model
     summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
-    _tell(options, summaries, tables.versions_table(summaries, store.location))
+    _tell(options, summaries, lambda: tables.versions_table(summaries, store.location))
     return 1 if any(summary.problem for summary in summaries) else 0
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
     details = catalog.read_details(store, ref.model, resolve(store, ref))
-    _tell(options, details, tables.details_text(details))
+    _tell(options, details, lambda: tables.details_text(details))
     return 1 if details.problems else 0
 
 
@@ -87,7 +88,7 @@ def _verify(store: Store, options: argparse.Namespace) -> int:
     ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
     version = _find_version(store, ref) if ref else None
     found = checks.check_versions(store, ref, version)
-    _tell(options, found, tables.checks_table(found))
+    _tell(options, found, lambda: tables.checks_table(found))
     return 0 if all(check.is_whole for check in found) else 1
 
 
@@ -114,7 +115,7 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     names = [ref.alias] if ref.alias else list_aliases(store, ref.model)
     histories = [inspect_history(store, ref.model, name) for name in names]
     records = [record for history in histories for record in history.records]
-    _tell(options, records, tables.history_table(records))
+    _tell(options, records, lambda: tables.history_table(records))
     findings = [finding for history in histories for finding in history.findings]
     for finding in findings:
         logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})
@@ -148,14 +149,16 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
         done = promotion.write_off(store, ref.model, ref.version, reason=options.reason)
         if not done and ref.version in store.versions(ref.model):
             _refuse_beyond_repair(checks.check_versions(store, ref, ref.version))
-        _tell(options, {"name": str(ref), "done": done or None}, f"{ref} {done or 'needs no repair'}\n")
+        _tell(
+            options, {"name": str(ref), "done": done or None}, lambda: f"{ref} {done or 'needs no repair'}\n"
+        )
         return 0
     if not ref.alias or len(words) != 2:
         raise ConfigError(f"found {' '.join(words)!r}", where="repair", hint=f"Usage: {_HELP['repair']}.")
     number = resolve(store, ModelRef.parse(f"{ref.model}@{words[1]}"))
     record = promotion.repair(store, ref.model, ref.alias, number, reason=options.reason)
     if record is None:
-        _tell(options, {"name": str(ref), "done": None}, f"{ref} needs no repair\n")
+        _tell(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
         return 0
     return _tell_move(options, record)
 
@@ -186,14 +189,15 @@ def _ref(options: argparse.Namespace) -> ModelRef:
 
 
 def _tell_move(options: argparse.Namespace, record: AliasRecord) -> int:
-    _tell(options, record, f"{record.model}@{record.alias} is version {record.version}: {record.reason}\n")
+    name = f"{record.model}@{record.alias}"
+    _tell(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
     return 0
 
 
-def _tell(options: argparse.Namespace, value: object, text: str) -> None:
+def _tell(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
     """The result on stdout: a table for people on a terminal, JSON for everything else."""
     if sys.stdout.isatty() if options.json is None else not options.json:
-        sys.stdout.write(text)
+        sys.stdout.write(write())
     else:
         print_json(value)
 

@@ -14,9 +14,9 @@ from registry.checks import TROUBLE, check_places, check_top, describe, find_con
 from registry.ground.files import digest_bytes
 from registry.manifest import Interval, Manifest
 from registry.names import PRODUCTION
-from registry.promotion import find_rolled_back
+from registry.promotion import Rollbacks, find_rolled_back, group_rollbacks
 from registry.store import MODEL_FILE, Store
-from registry.verdict import VERDICT_FILE, Outcome, decode_verdict
+from registry.verdict import VERDICT_FILE, Judged, Outcome, decode_verdict
 
 
 class VerdictSummary(msgspec.Struct, frozen=True):
@@ -63,6 +63,7 @@ class _Aliases(msgspec.Struct, frozen=True):
 
     histories: dict[str, History]
     unreadable: dict[str, str]
+    rollbacks: Rollbacks
 
     def names_of(self, version: int) -> tuple[str, ...]:
         """The aliases that point at ``version`` now."""
@@ -136,7 +137,7 @@ def read_details(store: Store, model: str, version: int) -> VersionDetails:
     problems = aliases.problems()
     verdict = None
     try:
-        verdict = _read_verdict(store, model, version, aliases)
+        verdict = _read_verdict(store, model, store.identify(model, version), aliases)
     except TROUBLE as error:
         problems.append(describe(error))
     return VersionDetails(
@@ -174,8 +175,8 @@ def _summarise(
         forced=aliases.forced_to(version),
     )
     try:
-        manifest = store.read_summary(model, version)
-        verdict = _read_verdict(store, model, version, aliases) if has_verdict else None
+        manifest, judged = store.read_summary(model, version)
+        verdict = _read_verdict(store, model, judged, aliases) if has_verdict else None
     except TROUBLE as error:
         return msgspec.structs.replace(summary, problem=describe(error))
     return msgspec.structs.replace(
@@ -192,25 +193,26 @@ def _read_aliases(store: Store, model: str) -> _Aliases:
     try:
         names = list_aliases(store, model)
     except TROUBLE as error:
-        return _Aliases({}, {ALIASES: describe(error)})
+        return _Aliases({}, {ALIASES: describe(error)}, {})
     for name in names:
         try:
             histories[name] = inspect_history(store, model, name)
         except TROUBLE as error:
             unreadable[name] = f"{model}@{name}: {describe(error)}"
-    return _Aliases(histories, unreadable)
+    production = histories.get(PRODUCTION)
+    return _Aliases(histories, unreadable, group_rollbacks(production.records if production else []))
 
 
-def _read_verdict(store: Store, model: str, version: int, aliases: _Aliases) -> VerdictSummary | None:
-    data = store.read_document(model, version, VERDICT_FILE)
+def _read_verdict(store: Store, model: str, judged: Judged, aliases: _Aliases) -> VerdictSummary | None:
+    data = store.read_document(model, judged.version, VERDICT_FILE)
     if data is None:
         return None
-    verdict = decode_verdict(data, where=f"{model}@{version}: {VERDICT_FILE}")
-    history = aliases.histories.get(PRODUCTION, History([], [], []))
+    verdict = decode_verdict(data, where=f"{model}@{judged.version}: {VERDICT_FILE}")
+    void = find_rolled_back(aliases.rollbacks, judged.version, verdict, digest_bytes(data))
     return VerdictSummary(
         outcome=verdict.outcome,
         champion=verdict.champion.version if verdict.champion else None,
-        is_bound=(verdict.model, verdict.candidate) == (model, store.identify(model, version)),
+        is_bound=(verdict.model, verdict.candidate) == (model, judged),
         is_sealed=verdict.is_sealed,
-        is_rolled_back=bool(find_rolled_back(history.records, version, verdict, digest_bytes(data))),
+        is_rolled_back=bool(void),
     )

@@ -175,16 +175,16 @@ class FolderBlobs:
         parts = key.split("/")
         if any(not part or part.startswith(".") or "\\" in part or "\x00" in part for part in parts):
             raise RegistryError(f"{key[:80]!r} is not a key", where=self.location)
-        path = self._root
-        for part in parts:
-            path /= part
-            if path.is_symlink():
+        path = str(self._root)
+        for part in parts:  # of strings: of paths it took half the time of a list
+            path = f"{path}/{part}"
+            if os.path.islink(path):  # noqa: PTH114
                 raise DamageError(
                     "is reached through a symbolic link",
                     where=str(self._root.joinpath(*parts)),
                     hint="It was not followed: a registry holds files, not links. Remove it.",
                 )
-        return path
+        return Path(path)
 
     def _no_folder(self, prefix: str) -> DamageError:
         return DamageError("is no folder", where=str(self._root / prefix), hint="It was not read. Remove it.")

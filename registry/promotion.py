@@ -67,29 +67,38 @@ def find_exchanged(store: Store, model: str, version: int, verdict: Verdict) -> 
     return objections
 
 
-def find_rolled_back(history: list[AliasRecord], version: int, verdict: Verdict, digest: str) -> list[str]:
+# Version, None for an unknown one → of each rollback from it the move before, None if lost, and its own.
+Rollbacks = dict[int | None, list[tuple[AliasRecord | None, AliasRecord]]]
+
+
+def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
+    """The rollbacks in the history of `production`, oldest first, by the version that they led away from."""
+    groups: Rollbacks = {}
+    for before, record in pairwise([None, *history]):
+        assert record
+        if record.action == "rollback":
+            known = before if before and before.sequence == record.sequence - 1 else None
+            groups.setdefault(known.version if known else None, []).append((known, record))
+    return groups
+
+
+def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, digest: str) -> list[str]:
     """Why ``verdict`` is void since a rollback, a sentence; empty if it is not.
 
     Whatever a gate measured before production was moved back from ``version`` did not show what was
     wrong with it.
 
     Args:
-        history: of `production`, oldest first.
         version: that the verdict is about.
         digest: of the verdict's file.
     """
-    for before, record in pairwise([None, *history]):
-        assert record
-        if record.action != "rollback":
-            continue
-        # Where the record before was lost, nobody knows which version production was moved back from.
-        if before and before.sequence == record.sequence - 1 and before.version != version:
-            continue
+    # Where the record before was lost, nobody knows that it was not this version.
+    for before, record in [*rollbacks.get(version, []), *rollbacks.get(None, [])]:
         was_used = before is not None and before.verdict_sha256 == digest
         if was_used or not _is_later(verdict.created_at, record.moved_at):
             return [
                 f"the verdict was given {verdict.created_at}, and production was moved back from "
-                f"version {version} {record.moved_at} ({record.reason})"
+                f"version {version if before else 'nobody knows which'} {record.moved_at} ({record.reason})"
             ]
     return []
 
@@ -256,7 +265,7 @@ def _check_evidence(
     objections = find_objections(verdict, model, store.identify(model, version), champion)
     objections += find_exchanged(store, model, version, verdict)
     history = read_history(store, model, PRODUCTION)
-    objections += find_rolled_back(history, version, verdict, digest_bytes(data))
+    objections += find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data))
     if objections:
         raise PromotionRefusedError("; ".join(objections), where=where, hint=hint)
 

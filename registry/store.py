@@ -144,40 +144,43 @@ class Store:
                 that was published.
             OSError: the registry cannot be read.
         """
-        return self._parse(model, version, self._manifest_bytes(model, version))
+        return self._parse(model, version, self._read_published(model, version)[0])
 
     def hash_manifest(self, model: str, version: int) -> HashedManifest:
         """As `read_manifest`, with the digest: for whoever needs both of one read."""
-        data = self._manifest_bytes(model, version)
-        return HashedManifest(self._parse(model, version, data), digest_bytes(data))
+        data, digest = self._read_published(model, version)
+        return HashedManifest(self._parse(model, version, data), digest)
 
-    def read_summary(self, model: str, version: int) -> Summary:
-        """The little of a manifest that a list shows; no digest is computed, no other file opened.
+    def read_summary(self, model: str, version: int) -> tuple[Summary, Judged]:
+        """The little of a manifest that a list shows, and `identify`; no other file of the version is opened.
 
         Raises:
             VersionNotFoundError, ManifestError: as `read_manifest`.
             DigestMismatchError: a file is missing, unnamed, not a plain file, or of another size.
         """
         where = f"{model}@{version}: {MANIFEST_FILE}"
-        summary = decode_summary(self._read_manifest(model, version), where=where)
+        data = self._read_manifest(model, version)
+        summary = decode_summary(data, where=where)
         _check_description(summary, model, version)
+        digest = self._check_published(model, version, data)
         folder = self.blobs.open_folder(_folder(model, version))
         self._refuse(model, version, find_damage(folder, summary.files, is_quick=True))
-        return summary
+        model_digest = summary.files[MODEL_FILE].sha256
+        return summary, Judged(version=version, manifest_sha256=digest, model_sha256=model_digest)
 
     def identify(self, model: str, version: int) -> Judged:
         """The digests that evidence about a version is bound to, as its manifest states them."""
-        data = self._manifest_bytes(model, version)
+        data, digest = self._read_published(model, version)
         manifest = self._parse(model, version, data)
         return Judged(
             version=version,
-            manifest_sha256=digest_bytes(data),
+            manifest_sha256=digest,
             model_sha256=manifest.files[MODEL_FILE].sha256,
         )
 
     def open_folder(self, model: str, version: int) -> Path:
         """A local folder with the version's files; not verified, see `verify` and `read_file`."""
-        self._manifest_bytes(model, version)
+        self._read_published(model, version)
         return self.blobs.open_folder(_folder(model, version))
 
     def read_file(self, model: str, version: int, name: str, manifest: Manifest | None = None) -> bytes:
@@ -301,7 +304,7 @@ class Store:
             VersionNotFoundError: no such version is published.
             ConfigError: ``name`` is not one of `registry.verification.DOCUMENTS`.
         """
-        self._manifest_bytes(model, version)
+        self._read_published(model, version)
         self.blobs.put(_document(model, version, name), data)
 
     def repair(self, model: str, version: int, *, reason: str) -> str:
@@ -395,18 +398,22 @@ class Store:
             return DamageError("was published, and is lost", where=f"{model}@{version}", hint=_RESTORE)
         return VersionNotFoundError(f"no version {version} in {self.location}", where=model, hint=known)
 
-    def _manifest_bytes(self, model: str, version: int) -> bytes:
-        """The manifest's bytes, which are those that were published."""
+    def _read_published(self, model: str, version: int) -> tuple[bytes, str]:
+        """The manifest's bytes, which are those that were published, and their digest."""
         data = self._read_manifest(model, version)
+        return data, self._check_published(model, version, data)
+
+    def _check_published(self, model: str, version: int, data: bytes) -> str:
+        digest = digest_bytes(data)
         entry = ledger.read_entry(self.blobs, model, version)
-        if entry is not None and digest_bytes(data) != entry.manifest_sha256:
+        if entry is not None and digest != entry.manifest_sha256:
             raise ManifestError(
-                f"{MANIFEST_FILE} has digest {digest_bytes(data)[:12]}…, "
+                f"{MANIFEST_FILE} has digest {digest[:12]}…, "
                 f"it was published with {str(entry.manifest_sha256)[:12]}…",
                 where=f"{model}@{version}",
                 hint=_REPUBLISH,
             )
-        return data
+        return digest
 
     def _parse(self, model: str, version: int, data: bytes) -> Manifest:
         manifest = decode_manifest(data, where=f"{model}@{version}: {MANIFEST_FILE}")

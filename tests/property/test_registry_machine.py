@@ -34,7 +34,7 @@ from registry.errors import DamageError
 from registry.store import open_store
 from tests.support.registry_child import Attempts
 from tests.support.registry_commands import Answer, ask
-from tests.support.registry_model import Mirror, Move, find_unit
+from tests.support.registry_model import Mirror, Move, find_unit, is_number
 from tests.support.registry_tree import KINDS, has_below, put
 from tests.support.soak import IS_FULL, SIZES
 
@@ -313,7 +313,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def bring_back(self, model: str, pick: int) -> None:
         """A version that was written off is copied back from somewhere."""
         number = self._pick(model, pick)
-        if number and f"{model}/ledger/{number}.removed.json" in self.mirror.truth:
+        if number and f"{model}/ledger/{number}.removed.json" in self.mirror.disk:
             folder = f"{model}/{number}"
             if folder not in self.mirror.disk and not has_below(self.mirror.disk, folder):
                 archived = self.mirror.archive.items()
@@ -443,9 +443,9 @@ class RegistryMachine(RuleBasedStateMachine):
     def _may_damage(self, path: str) -> bool:
         """Whether the damage can be found out, whatever else is damaged already."""
         model, part, *names = path.split("/")
-        if part.isdigit() or (part == "ledger" and names):
-            number = part if part.isdigit() else names[0].partition(".")[0]
-            others = (f"{model}/ledger/{number}.",) if part.isdigit() else (f"{model}/{number}/",)
+        if is_number(part) or (part == "ledger" and names):
+            number = part if is_number(part) else names[0].partition(".")[0]
+            others = (f"{model}/ledger/{number}.",) if is_number(part) else (f"{model}/{number}/",)
             truth = [known for known in self.mirror.truth if known.startswith(others)]
             return bool(truth) and not any(known in self.mirror.find_damage() for known in truth)
         if part not in ("aliases", "heads"):
@@ -475,7 +475,8 @@ def _leads(check: dict[str, Any], path: str) -> bool:
     above = ["/".join(parts[:length]) for length in range(min(2, len(parts)), len(parts) + 1)]
     named = check["path"].rstrip("/")
     is_under = shown == named or shown.startswith(f"{named}/") or shown[:80] == named
-    return is_under or find_unit(path) == check["name"] or any(place in check["findings"] for place in above)
+    is_same = find_unit(path) in (check["name"], find_unit(named))
+    return is_under or is_same or any(place in check["findings"] for place in above)
 
 
 def test_registry_is_whole_or_told_of_after_any_history() -> None:

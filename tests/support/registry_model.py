@@ -163,7 +163,7 @@ class Mirror:
             return True
         if len(parts) == 1:  # a file of any name but a model's, an empty folder of a model's
             return is_name(path) == (content == "folder")
-        if parts[1].isdigit():
+        if is_number(parts[1]):
             return self._is_unfindable_in_version(path, parts)
         if parts[1] == "ledger" and len(parts) == 3:
             return self._is_unfindable_entry(path)
@@ -238,7 +238,7 @@ class Mirror:
             return True
         if part == "ledger":  # a damaged entry is written again
             return self.disk[path] != self.truth.get(path) and path in self.find_damage()
-        return part.isdigit() and path.endswith(DOCUMENTS)
+        return is_number(part) and path.endswith(DOCUMENTS)
 
     def _learn(self, path: str) -> None:
         """Note the move or the version that ``path`` is."""
@@ -248,10 +248,10 @@ class Mirror:
             record = json.loads(content)
             move = Move(*(record[name] for name in Move._fields))
             self.moves.setdefault((model, names[0]), []).append(move)
-        elif part.isdigit() and names == ["manifest.json"]:
+        elif is_number(part) and names == ["manifest.json"]:
             assert isinstance(content, bytes)
             self.given.setdefault(model, {})[int(part)] = digest_bytes(content)
-        if part.isdigit() and not path.endswith(DOCUMENTS):
+        if is_number(part) and not path.endswith(DOCUMENTS):
             self.archive[path] = content
 
     def _is_stray(self, path: str) -> bool:
@@ -268,11 +268,16 @@ class Mirror:
 def find_unit(path: str) -> str:
     """The version or alias that a path belongs to, as in ``tiny@1`` and ``tiny@production``; or the path."""
     parts = path.split("/")
-    if len(parts) > 1 and parts[1].isdigit():
+    if len(parts) > 1 and is_number(parts[1]):
         return f"{parts[0]}@{parts[1]}"
     if len(parts) > 2 and parts[1] in ("aliases", "heads", "ledger"):
         return f"{parts[0]}@{parts[2].removesuffix('.json').removesuffix('.removed')}"
     return path
+
+
+def is_number(text: str) -> bool:
+    """Whether a version's folder may be called so."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and text[0] != "0"
 
 
 def _is_ignored(path: str) -> bool:
@@ -280,7 +285,7 @@ def _is_ignored(path: str) -> bool:
     parts = path.split("/")
     if any(part in _DROPPINGS for part in parts):
         return True
-    is_in_version = len(parts) > 2 and parts[1].isdigit()
+    is_in_version = len(parts) > 2 and is_number(parts[1])
     return any(part.startswith(".") for part in (parts[:2] if is_in_version else parts))
 
 

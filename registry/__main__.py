@@ -28,14 +28,15 @@ _HELP = {
 }
 
 _CHANGING = ("alias", "promote", "rollback", "repair")
+# A rollback that is repeated goes back one more.
+_LOOK = "`python -m registry alias MODEL` tells whether it has moved"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
     options = _parser().parse_args(arguments)
     configure_logging(options.log_level, options.log_format)
-    # A rollback that is repeated goes back one more.
-    hint = "`python -m registry alias MODEL` tells whether it has moved" if options.verb in _CHANGING else GO_ON
+    hint = _LOOK if options.verb in _CHANGING else GO_ON
     return run_command("registry", lambda: _run(options), hint=hint)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from registry.errors import AfterChangeError, LifecycleError
+from registry.ground.logs import encode_shown
 from registry.ground.permissions import explain_refusal
 from registry.ground.signals import EndOnSignals
 
@@ -29,7 +30,7 @@ def print_json(value: object) -> None:
     Raises:
         AfterChangeError: it cannot be written (a full disk, a reader that has gone); the command is done.
     """
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    text = msgspec.json.format(encode_shown(value), indent=2).decode() + "\n"
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

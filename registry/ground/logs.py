@@ -11,8 +11,10 @@ import atexit
 import contextlib
 import datetime
 import io
+import json
 import logging
 import os
+import re
 import select
 import sys
 import threading
@@ -41,7 +43,19 @@ _DRAIN_S = 1.0
 # How long standard output waits for the lines logged before it.
 _ORDER_S = 0.25
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def encode_shown(value: object) -> bytes:
+    """JSON for people and their programs; what has no form of its own stands as its text.
+
+    A path on a POSIX system is bytes: those of it that are no text stand as ``\\udcff``.
+    """
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value, enc_hook=str), ensure_ascii=False)
+        return re.sub("[\ud800-\udfff]", lambda lone: rf"\\u{ord(lone[0]):04x}", text).encode()
 
 
 def log_event(logger: logging.Logger, event: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -60,7 +74,7 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _encode(line).decode()
+        return encode_shown(line).decode()
 
 
 class _HumanFormatter(logging.Formatter):

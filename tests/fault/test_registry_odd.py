@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -441,3 +442,14 @@ def test_name_that_nobody_expects_is_told_and_ends_no_command(root: Path, place:
         assert ask(root, "alias tiny").code in (0, 1)
         put(root, path, None)
     assert ask(root, "verify").code == 0
+
+
+def test_registry_at_a_path_that_is_no_text_is_read_and_told_of(base: Path, tmp_path: Path) -> None:
+    """A path is bytes; the error of one that is no text has to be told all the same."""
+    root = shutil.copytree(base, tmp_path / "\udcff")
+    assert ask(root, "verify").code == 0
+    put(root, "tiny/aliases/production", b"x")
+    for words in ("verify", "list", "show tiny", "rollback tiny"):
+        answer = ask(root, words)
+        assert answer.code == 1
+        assert r"udcff/tiny/aliases/production: is no folder" in json.dumps(answer.value) + answer.log

@@ -96,9 +96,10 @@ def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, diges
     for before, record in [*rollbacks.get(version, []), *rollbacks.get(None, [])]:
         was_used = before is not None and before.verdict_sha256 == digest
         if was_used or not _is_later(verdict.created_at, record.moved_at):
+            which = f"version {version}" if before else "a version that nobody knows"
             return [
                 f"the verdict was given {verdict.created_at}, and production was moved back from "
-                f"version {version if before else 'nobody knows which'} {record.moved_at} ({record.reason})"
+                f"{which} {record.moved_at} ({record.reason})"
             ]
     return []
 

@@ -361,11 +361,19 @@ class Store:
             return True
 
     def _last_number(self, model: str) -> int:
-        """The greatest number ever given out, as far as folders, the ledger and aliases know."""
+        """The greatest number ever given out, as far as folders, the ledger and aliases know.
+
+        Raises:
+            OSError: the ledger or an alias cannot be read: it may know a greater one.
+            DamageError: what is in the place of the ledger or of the aliases is no folder.
+        """
         contents = self.read_contents(model)
         for folder, error in contents.unreadable.items():
             if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may know a number
                 raise error
+        for folder in (f"{model}/{ledger.FOLDER}", f"{model}/aliases"):
+            if folder in contents.keys:
+                raise DamageError("is no folder", where=folder, hint="Nothing was changed. Remove it.")
         taken = {0, *contents.numbers.published, *contents.numbers.removed}
         taken |= {parse_number(key.split("/")[1]) or 0 for key in [*contents.keys, *contents.unreadable]}
         for key in contents.keys:

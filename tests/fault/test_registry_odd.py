@@ -453,3 +453,15 @@ def test_registry_at_a_path_that_is_no_text_is_read_and_told_of(base: Path, tmp_
         answer = ask(root, words)
         assert answer.code == 1
         assert r"udcff/tiny/aliases/production: is no folder" in json.dumps(answer.value) + answer.log
+
+
+@pytest.mark.parametrize("place", ["ledger", "aliases"])
+@pytest.mark.parametrize("content", [b"x", "link", "fifo"])
+def test_nothing_is_published_where_the_numbers_cannot_be_known(root: Path, place: str, content: Any) -> None:
+    """What lies there instead may hide that a number was given out; the next one could not be noted."""
+    put(root, f"tiny/{place}", content)
+    tree = read_tree(root)
+    answer = ask(root, "publish tiny x")
+    assert (answer.code, answer.value) == (3, None)
+    assert read_tree(root) == tree
+    assert ask(root, "publish other x").value == 2

@@ -438,7 +438,9 @@ class RegistryMachine(RuleBasedStateMachine):
         """Whether an alias is told of because of the version that it points at."""
         model, _, alias = check["name"].partition("@")
         move = self.mirror.find_move(model, alias) if alias in ALIASES else None
-        return move is not None and self._is_damaged_version(model, move.version)
+        if move is None:
+            return False
+        return self._is_damaged_version(model, move.version) or not self.mirror.is_pinned(model, move)
 
     def _may_damage(self, path: str) -> bool:
         """Whether the damage can be found out, whatever else is damaged already."""

@@ -125,7 +125,9 @@ class Mirror:
             return ["the version is damaged"]
         production = self.find_move(model, "production")
         named = f"{model}/{production.version}/manifest.json" if production else ""
-        if self.disk.get(named) != self.truth.get(named):
+        if self.disk.get(named) != self.truth.get(named) or (
+            production and not self.is_pinned(model, production)
+        ):
             return ["the champion is another one"]
         data = self.disk.get(f"{folder}/verdict.json")
         verdict = _read(data)
@@ -144,6 +146,10 @@ class Mirror:
         if self._is_rolled_back(model, version, verdict["created_at"], digest_bytes(data)):
             objections.append("rolled back since")
         return objections
+
+    def is_pinned(self, model: str, move: Move) -> bool:
+        """Whether the number that the alias was moved to still belongs to the same version."""
+        return self.given.get(model, {}).get(move.version) == move.manifest_sha256
 
     def list_succession(self, model: str) -> list[int]:
         """The versions that rollbacks lead back through; the last is in production."""
@@ -201,7 +207,7 @@ class Mirror:
             return False
         now, then = _read(self.disk[path]), _read(self.truth[path])
         pins = ("schema_version", "model", "version", "manifest_sha256")
-        return now.keys() == then.keys() and all(now[name] == then[name] for name in pins)
+        return bool(then) and now.keys() == then.keys() and all(now[name] == then[name] for name in pins)
 
     def _is_unfindable_head(self, model: str, alias: str, content: object) -> bool:
         if content is None:

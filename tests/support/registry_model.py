@@ -11,7 +11,7 @@ registry:
   every alias record of it gone too, nothing knows the number, and it is given out again;
 - a verdict that is gone: the version was not judged, and documents that no verdict names are anybody's;
 - the head of an alias that is gone, if there are not two linked records before it: a move that was killed;
-- a head that names a move before the last repair: a repair that was killed;
+- an earlier head of the same alias, or any that names a move before the last repair: likewise;
 - the entry in the ledger of a version that was written off, and what lies in the place of its folder, unless
   that is a version;
 - text of a ledger's entry that pins nothing (who, when, why);
@@ -212,8 +212,11 @@ class Mirror:
     def _is_unfindable_head(self, model: str, alias: str, content: object) -> bool:
         if content is None:
             return not self._has_two_links(model, alias)
+        head = _read(content)
         repairs = [move.sequence for move in self.moves.get((model, alias), []) if move.action == "repair"]
-        return _read(content).get("sequence", 0) < max(repairs, default=0)
+        record = self.disk.get(f"{model}/aliases/{alias}/{head.get('sequence')}.json")
+        is_earlier = isinstance(record, bytes) and digest_bytes(record) == head.get("sha256")
+        return is_earlier or head.get("sequence", 0) < max(repairs, default=0)
 
     def _has_two_links(self, model: str, alias: str) -> bool:
         folder = f"{model}/aliases/{alias}/"

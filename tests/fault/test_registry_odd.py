@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from benchmarks.match import find_match
+from registry.errors import DamageError
+from registry.store import open_store
+from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import compare, put, read_tree, restore
 
@@ -465,3 +469,21 @@ def test_nothing_is_published_where_the_numbers_cannot_be_known(root: Path, plac
     assert (answer.code, answer.value) == (3, None)
     assert read_tree(root) == tree
     assert ask(root, "publish other x").value == 2
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_no_one_is_judged_against_another_champion_than_was_promoted(root: Path, is_lost: bool) -> None:
+    """A pass against what lies under the champion's number now says nothing about what people get."""
+    publish_tiny(open_store(root))
+    put(root, "tiny/ledger/3.json", None)  # as of a version that an older program published
+    if is_lost:
+        put(root, "tiny/3", None)
+    else:
+        _edit("tiny/3/manifest.json", b'"Tiny"', b'"Larch"')(root)
+    with pytest.raises(DamageError, match="which is lost" if is_lost else "the alias was moved to"):
+        find_match(open_store(root), "tiny", "tiny@4", None)
+    if not is_lost:
+        give_verdict(open_store(root), "tiny", 4)
+    for words in ("promote tiny@4", "promote tiny@3"):
+        assert ask(root, words).code != 0
+    assert ask(root, "promote tiny@4 --force --reason x").code == 0

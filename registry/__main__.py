@@ -117,7 +117,7 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     histories = [inspect_history(store, ref.model, name) for name in names]
     records = [record for history in histories for record in history.records]
     _tell(options, records, lambda: tables.history_table(records))
-    findings = [finding for history in histories for finding in history.findings]
+    findings = [finding for history in histories for finding in history.problems]
     for finding in findings:
         logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})
     return 1 if findings else 0

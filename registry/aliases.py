@@ -74,12 +74,19 @@ class History(NamedTuple):
     """The moves of an alias that can be read, oldest first, and what is wrong with the rest.
 
     ``chain`` are those among them that follow on one another, or on a repair, from the first on: what was
-    planted before a repair is not among them.
+    planted before a repair is not among them. ``strays`` are sentences too, about what lies beside the
+    records and is none: it is to be removed, and says nothing against the history.
     """
 
     records: list[AliasRecord]
     findings: list[str]
     chain: list[AliasRecord]
+    strays: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is to be told."""
+        return [*self.findings, *self.strays]
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,8 +150,7 @@ def inspect_history(store: Store, model: str, alias: str) -> History:
     state = _look(store, model, alias)
     found = [_find(store, model, alias, sequence) for sequence in state.sequences]
     start = _find_repair(found)
-    findings = [_tell_stray(stray) for stray in state.strays]
-    findings += [state.head_problem] if state.head_problem else []
+    findings = [state.head_problem] if state.head_problem else []
     findings += _check_repair(model, alias, found[: start + 1]) if start is not None else []
     for index in range(start or 0, len(found)):
         before = found[index - 1] if index else None
@@ -154,7 +160,8 @@ def inspect_history(store: Store, model: str, alias: str) -> History:
         problem = _check_head(model, alias, state.head, found, start or 0)
         findings += [problem] if problem else []
     records = [each.record for each in found if each.record]
-    return History(records, list(dict.fromkeys(findings)), _list_chain(model, alias, found))
+    strays = [f"{stray} is no record of an alias" for stray in state.strays]
+    return History(records, list(dict.fromkeys(findings)), _list_chain(model, alias, found), strays)
 
 
 def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
@@ -257,13 +264,13 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
     """
     state = _look(store, model, check_name(alias, "an alias"))
     found = [_find(store, model, alias, sequence) for sequence in state.sequences]
-    if not inspect_history(store, model, alias).findings:
+    history = inspect_history(store, model, alias)
+    if history.strays:
+        hint = "Nothing was changed. Remove it, and repair what is left."
+        raise DamageError("; ".join(history.strays), where=f"{model}@{alias}", hint=hint)
+    if not history.findings:
         return None
     store.blobs.read(_head_key(model, alias), MOST_RECORD_BYTES)  # what is no file cannot be replaced
-    if state.strays:
-        what = "; ".join(_tell_stray(stray) for stray in state.strays)
-        hint = "Nothing was changed. Remove it, and repair what is left."
-        raise DamageError(what, where=f"{model}@{alias}", hint=hint)
     known = state.head.sequence if state.head else 0
     sequence = max([known, *state.sequences]) + 1
     if sequence > MOST_NUMBER:
@@ -527,10 +534,6 @@ def _key(model: str, alias: str, sequence: int) -> str:
 
 def _head_key(model: str, alias: str) -> str:
     return f"{check_name(model, 'a model')}/{HEADS}/{check_name(alias, 'an alias')}.json"
-
-
-def _tell_stray(stray: str) -> str:
-    return f"{stray} is no record of an alias"
 
 
 def _tell_missing(model: str, alias: str, first: int, last: int) -> str:

@@ -81,7 +81,7 @@ class _Aliases(msgspec.Struct, frozen=True):
 
     def problems(self) -> list[str]:
         """What is wrong with any of them, a sentence each."""
-        found = [finding for history in self.histories.values() for finding in history.findings]
+        found = [finding for history in self.histories.values() for finding in history.problems]
         return [*found, *self.unreadable.values()]
 
     def find_lost(self, model: str, versions: list[int]) -> list[str]:

@@ -124,8 +124,9 @@ def _check_alias(store: Store, model: str, alias: str) -> Check:
     """The chain of its moves, and the version that the last one pins: is it still the same?"""
     name, path = f"{model}@{alias}", f"{model}/{ALIASES}/{alias}"
     try:
-        findings = inspect_history(store, model, alias).findings
-        if not findings and (record := read_alias(store, model, alias)):
+        history = inspect_history(store, model, alias)
+        findings = history.problems
+        if not history.findings and (record := read_alias(store, model, alias)):
             check_target(store, record)
     except TROUBLE as error:
         return _damaged(name, path, describe(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.aliases import AliasRecord, read_alias, read_history
+from registry.aliases import AliasRecord, inspect_history, read_alias, read_history
 from registry.errors import ConfigError, DamageError, DigestMismatchError, PromotionRefusedError
 from registry.ground.files import digest_bytes
 from registry.names import PRODUCTION
@@ -293,3 +293,19 @@ def test_succession_is_promotions_less_rollbacks(moves: list[tuple[str, int]], l
     )
     history = [msgspec.structs.replace(record, action=action, version=version) for action, version in moves]
     assert succession(history) == line
+
+
+def test_stray_file_beside_the_records_does_not_stop_a_rollback(store: Store) -> None:
+    """An editor's backup copy says nothing against the history; the way back must not wait for tidying up."""
+    give_verdict(store, "tiny", 2)
+    promote(store, "tiny", 2)
+    folder = Path(store.location, "tiny", "aliases", PRODUCTION)
+    (folder / "2.json.bak").write_bytes((folder / "2.json").read_bytes())
+    assert rollback(store, "tiny").version == 1
+    history = inspect_history(store, "tiny", PRODUCTION)
+    assert (history.findings, history.problems) == (
+        [],
+        ["tiny/aliases/production/2.json.bak is no record of an alias"],
+    )
+    with pytest.raises(DamageError, match="Remove it"):
+        repair(store, "tiny", PRODUCTION, 1, reason="tidy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -301,15 +302,18 @@ def test_version_of_an_older_program_is_entered_in_the_ledger(store: Store) -> N
 
 def test_version_whose_entry_cannot_be_written_is_published_and_says_so(store: Store) -> None:
     """Whoever takes it for a failure publishes it twice."""
-    ledger = Path(store.location, "tiny", "ledger")
+
+    class Full(FolderBlobs):
+        """A disk that is full after the version is there."""
+
+        def put_if_absent(self, key: str, data: bytes) -> bool:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), key)
+
     publish_tiny(store)
-    shutil.rmtree(ledger)
-    ledger.write_bytes(b"in the way")
-    with pytest.raises(AfterChangeError, match=r"tiny@2: is published, but .*tiny/ledger"):
-        publish_tiny(store)
-    ledger.unlink()
+    with pytest.raises(AfterChangeError, match=r"tiny@2: is published, but .*No space left.*ledger/2\.json"):
+        publish_tiny(Store(Full(Path(store.location))))
     assert store.versions("tiny") == [1, 2]
-    assert store.verify("tiny", 2).version == 2
+    assert store.repair("tiny", 2, reason="the disk was full") == "is entered in the ledger"
 
 
 def test_damaged_version_is_not_repaired(store: Store) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os.path
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -77,18 +76,12 @@ def _check_folders(pattern: Path) -> None:
         SourceError: there is one.
     """
     parts = pattern.parts
-    for count in range(1, len(parts)):
-        if not glob.has_magic(parts[count]):
-            continue
-        folders = glob.glob(str(Path(*parts[:count])), recursive=True)  # noqa: PTH207 - as in _paths
-        for folder in filter(os.path.isdir, folders):
-            depth = None if parts[count] == "**" else 1
-            for _ in islice(os.walk(folder, onerror=_refuse), depth):
-                pass
-
-
-def _refuse(error: OSError) -> None:
-    raise SourceError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
+    first = next((count for count, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    for count in range(max(first, 1), len(parts)):
+        needs = os.R_OK | os.X_OK if glob.has_magic(parts[count]) else os.X_OK
+        for folder in glob.iglob(str(Path(*parts[:count])), recursive=True):  # noqa: PTH207 - as in _paths
+            if Path(folder).is_dir() and not os.access(folder, needs):
+                raise SourceError("cannot be read: Permission denied", where=folder)
 
 
 def _describe(path: Path) -> Reference:

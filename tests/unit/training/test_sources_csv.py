@@ -11,11 +11,13 @@ import msgspec
 import pytest
 
 from registry.errors import StageError
+from tests.support.forked import open_to_all, run_forked
 from tests.support.http_files import FileServer, Resource, serve_files
 from tests.support.sources import SECRET, TABLE, config_for, hidden_files, visible_files
 from training.config import CsvSource, HeadSplit, ModelSection
 from training.errors import SourceError
 from training.fetch import fetched_files, run_fetch
+from training.sources.local import LocalFiles
 
 
 def _fetch(data: Path, path: str | Path, sha256: str | None = None) -> dict[str, object]:
@@ -37,6 +39,28 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 class TestLocalFiles:
     """A path or glob."""
+
+    @pytest.mark.parametrize("pattern", ["*/table.csv", "**/*.csv", "closed/*.csv", "open/*/table.csv"])
+    def test_a_folder_that_cannot_be_read_is_not_an_empty_one(self, pattern: str) -> None:
+        """glob passes it over: the table would be trained on in part, and nothing would say so."""
+
+        def fetch() -> str:
+            source = LocalFiles(str(folder / pattern), None)
+            try:
+                return ", ".join(source.inputs().values())
+            except SourceError as error:
+                return f"refused: {error}"
+
+        with open_to_all() as folder:
+            for name in ("open", "open/within", "closed"):
+                (folder / name).mkdir(mode=0o755)
+                (folder / name / "table.csv").write_bytes(TABLE)
+            closed = folder / ("open/within" if pattern.startswith("open") else "closed")
+            assert not run_forked(fetch, as_nobody=True).startswith("refused")
+            closed.chmod(0o700 if pattern.endswith("*/table.csv") else 0o711)  # to others: no way in; no list
+            said = run_forked(fetch, as_nobody=True)
+            closed.chmod(0o755)
+        assert said.startswith("refused: "), said
 
     def test_a_local_file_is_used_where_it_is(self, tmp_path: Path) -> None:
         """A copy of a large table would cost the disk twice."""

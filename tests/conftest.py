@@ -1,9 +1,10 @@
-"""What holds in every test: a log line that cannot be written is an error, and no usage is reported."""
+"""What holds in every test: a lost log line is an error, no usage is reported, and SIGINT ends a process."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 
 from registry.ground.quiet import NO_TELEMETRY
 
@@ -14,6 +15,10 @@ def _raise(_handler: logging.Handler, _record: logging.LogRecord) -> None:
 
 
 os.environ.update(NO_TELEMETRY)
+
+# A shell has what it starts in the background ignore SIGINT; so would every process that a test ends by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # logging prints "--- Logging error ---" to stderr and goes on, where nobody sees it but a user.
 logging.Handler.handleError = _raise  # type: ignore[method-assign]

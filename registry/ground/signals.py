@@ -21,6 +21,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -29,6 +30,8 @@ from registry.ground.logs import format_record
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# How often the watching thread looks whether the end was swallowed.
+_LOOK_AGAIN_S = 0.05
 # How long a last line may take whose reader does not read.
 _LAST_LINE_S = 0.2
 # A process may start another while they are being ended; ten rounds are more than any tree of ours is deep.
@@ -63,6 +66,7 @@ class EndOnSignals:
         self._logger = logger
         self._hint = hint
         self._number = 0
+        self._is_swallowed = False
         self._is_over = threading.Event()
         self._last_line = threading.Lock()  # for whoever writes it; never let go of
 
@@ -71,6 +75,8 @@ class EndOnSignals:
         self._wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._hook_before = sys.unraisablehook
+        sys.unraisablehook = self._note_swallowed
         self._woken_before = signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._watcher.start()
@@ -91,6 +97,7 @@ class EndOnSignals:
         self._is_over.set()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
+        sys.unraisablehook = self._hook_before
         signal.set_wakeup_fd(self._woken_before)
         os.close(self._woken)
         self._watcher.join()
@@ -106,16 +113,36 @@ class EndOnSignals:
             self._end(self._number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not (self._number or self._is_over.is_set()):
-            self._number = number
-            adopt_orphans()
-            raise Ended(signal.Signals(number).name)
+        if self._is_over.is_set() or (self._number and not self._is_swallowed):
+            return
+        self._number, self._is_swallowed = self._number or number, False
+        adopt_orphans()
+        raise Ended(signal.Signals(self._number).name)
+
+    def _note_swallowed(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """`Ended` came up in a ``__del__`` or a callback of C, which nothing leaves: raise it again."""
+        if unraisable.exc_type is Ended:
+            self._is_swallowed = True
+        else:
+            self._hook_before(unraisable)
 
     def _watch(self) -> None:
         while numbers := os.read(self._wake, 64):  # nothing more when the block is left
             asked = [number for number in numbers if number in SIGNALS]
-            if asked and not self._is_over.wait(self._unwinding_s):
+            if asked and not self._await_unwinding():
                 self._end(asked[0])
+
+    def _await_unwinding(self) -> bool:
+        """Whether the block was left in time."""
+        main = threading.main_thread().ident
+        assert main is not None
+        until = time.monotonic() + self._unwinding_s
+        while not self._is_over.wait(_LOOK_AGAIN_S):
+            if time.monotonic() > until:
+                return False
+            if self._is_swallowed:
+                signal.pthread_kill(main, self._number)
+        return True
 
     def _end(self, number: int) -> NoReturn:
         end_descendants()

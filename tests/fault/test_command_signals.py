@@ -42,6 +42,14 @@ def write():
         (folder / "half").write_bytes(b"half")
         wait()
 
+class Discarded:
+    def __del__(self): wait()
+
+def discard():
+    with fresh_folder(Path(sys.argv[2])):
+        Discarded()
+        threading.Event().wait()
+
 def run_others():
     say("working")
     subprocess.run(["sh", "-c", "sleep 1000 & sleep 1000 & wait"])
@@ -111,6 +119,17 @@ def test_no_process_outlives_the_command_that_started_it(tmp_path: Path, program
 def test_a_command_that_is_ended_removes_what_is_half_made(tmp_path: Path, program: Path) -> None:
     """It unwinds as from an error wherever Python can; only what hangs is cut off."""
     with starting([str(program), "write", str(tmp_path / "made" / "folder")], tmp_path / "log") as command:
+        command.await_event("working")
+        command.end()
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_a_signal_in_the_middle_of_a_finalizer_ends_the_command_behind_it(
+    tmp_path: Path, program: Path
+) -> None:
+    """Nothing is raised out of ``__del__``: one of TensorFlow's swallowed the end, with a traceback."""
+    words = [str(program), "discard", str(tmp_path / "made" / "folder")]
+    with starting(words, tmp_path / "log") as command:
         command.await_event("working")
         command.end()
     assert list((tmp_path / "made").iterdir()) == []

@@ -131,7 +131,11 @@ def publish_tiny(
 
 
 def build_verdict(
-    model: str, candidate: Judged, champion: Judged | None = None, outcome: Outcome = "PASS"
+    model: str,
+    candidate: Judged,
+    champion: Judged | None = None,
+    outcome: Outcome = "PASS",
+    created_at: str = "2026-11-22T10:00:00+00:00",
 ) -> Verdict:
     """A verdict with one line that says what the whole says."""
     line = VerdictLine(name="accuracy", candidate=0.75, limit=0.7, outcome=outcome, reason="made up")
@@ -146,7 +150,7 @@ def build_verdict(
         gate_version="1",
         config_digest=digest_bytes(b"anything"),
         machine={"cpu_count": "2"},
-        created_at=ledger.tell_time(),
+        created_at=created_at,
     )
 
 
@@ -164,7 +168,8 @@ def give_verdict(
     """
     production = read_alias(store, model, PRODUCTION)
     champion = store.identify(model, production.version) if production else None
-    verdict = build_verdict(model, store.identify(model, version), champion, outcome)
+    judged = store.identify(model, version)
+    verdict = build_verdict(model, judged, champion, outcome, created_at=ledger.tell_time())
     verdict = msgspec.structs.replace(verdict, evidence=dict(evidence or {}))
     store.write_document(model, version, VERDICT_FILE, encode_verdict(verdict))
     return verdict

@@ -102,7 +102,7 @@ test: setup ## everything that guards the project
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles

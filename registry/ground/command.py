@@ -95,6 +95,9 @@ def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
         case KeyboardInterrupt():
             logger.error("interrupted; %s", hint)
             return 130
+        case ModuleNotFoundError():  # such as `etl` where only the role `tools` is installed
+            told = f"no package {error.name} in this environment; install the role of this command"
+            logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case OSError():
             logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case Exception():

@@ -53,6 +53,15 @@ def test_every_failure_has_its_exit_code(error: BaseException, code: int) -> Non
     assert run_command("tests", lambda: 0) == 0
 
 
+def test_missing_package_is_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """`etl` in the image that holds `fetch` and the registry alone: what is missing is a role, no fault."""
+    configure_logging(format="human")
+    assert run_command("tests", lambda: __import__("no_such_package").main()) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no package no_such_package in this environment" in said
+
+
 def test_known_failure_is_one_line_and_unknown_one_has_its_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

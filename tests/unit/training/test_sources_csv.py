@@ -164,8 +164,8 @@ class TestUrls:
     @pytest.mark.parametrize(
         ("path", "body", "name"),
         [
-            ("/data/table.csv.gz", gzip.compress(TABLE), "table.csv.gz"),
-            ("/export", gzip.compress(TABLE), "export.gz"),
+            ("/data/table.csv.gz", gzip.compress(TABLE, mtime=0), "table.csv.gz"),
+            ("/export", gzip.compress(TABLE, mtime=0), "export.gz"),
             ("/export", b"\x28\xb5\x2f\xfd....", "export.zst"),
             ("/export", b"PAR1....PAR1", "export.parquet"),
             ("/my%20table.csv", TABLE, "my table.csv"),

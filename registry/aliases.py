@@ -85,7 +85,7 @@ class History(NamedTuple):
 
     @property
     def problems(self) -> list[str]:
-        """All that is to be told."""
+        """Findings and strays."""
         return [*self.findings, *self.strays]
 
 

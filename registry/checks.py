@@ -1,6 +1,6 @@
 """Is what lies in the registry what was written there? One line for each thing, whole or damaged.
 
-Nothing here raises for what is damaged: it is told, and the rest is gone on with.
+A damage is a line and no error: the other checks go on.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _place(key: str, settled: set[int]) -> tuple[str, str]:
     """The file or folder that ``key`` is about, and why it has no place in a model; "" if it has one.
 
     Args:
-        settled: the versions that something else is told of.
+        settled: the versions that another check reports.
     """
     _, part, *names = key.split("/")
     number = parse_number(part)

@@ -90,7 +90,7 @@ class History(NamedTuple):
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last record when this was written; it may be behind by now."""
+    """The last record at the time of writing; a later one may be there by now."""
 
     schema_version: Literal[1] = 1
     sequence: Number
@@ -171,10 +171,7 @@ def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
         DamageError: the history is damaged; says where.
         OSError: the registry cannot be read.
     """
-    history = inspect_history(store, model, alias)
-    if history.findings:
-        raise _damage(model, alias, "; ".join(history.findings))
-    return history.records
+    return _read_whole(store, model, alias).records
 
 
 def read_chain(store: Store, model: str, alias: str) -> list[AliasRecord]:
@@ -183,10 +180,14 @@ def read_chain(store: Store, model: str, alias: str) -> list[AliasRecord]:
     Raises:
         DamageError, OSError: as `read_history`.
     """
+    return _read_whole(store, model, alias).chain
+
+
+def _read_whole(store: Store, model: str, alias: str) -> History:
     history = inspect_history(store, model, alias)
     if history.findings:
         raise _damage(model, alias, "; ".join(history.findings))
-    return history.chain
+    return history
 
 
 def list_aliases(store: Store, model: str) -> list[str]:

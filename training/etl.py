@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ from training.statistics import profile_columns
 
 _STAGE = "etl"
 _MAX_CLASSES = 1000
+# A whole-number target beyond these is taken for a quantity, unless its classes are listed.
+_MAX_INTEGER_CLASSES = 20
+_MIN_CLASS_ROWS = 10
 _STEPS = 9
 # The raw table with row number, class and split of each row.
 _PREPARED = "prepared"
@@ -199,12 +202,18 @@ class _Run:
 
 
 def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> tuple[ClassLabel, ...]:
-    """The classes as they stand in the data, in the order of their values."""
+    """The classes as they stand in the data, in the order of their values.
+
+    Raises:
+        DatasetError: there are fewer than 2 or more than 1,000 values, or the values are a quantity.
+    """
     target = quote(config.target.column)
     found = connection.execute(
-        f"SELECT CAST(class AS VARCHAR) FROM (SELECT DISTINCT {target} AS class FROM {RAW}) "
-        f"ORDER BY class LIMIT {_MAX_CLASSES + 1}"
+        f"SELECT CAST({target} AS VARCHAR), count(*) FROM {RAW} GROUP BY {target} ORDER BY {target} "
+        f"LIMIT {_MAX_CLASSES + 1}"
     ).fetchall()
+    if len(found) > 1:
+        _refuse_quantity(config, dict(found))
     if not 2 <= len(found) <= _MAX_CLASSES:
         raise DatasetError(
             f"has {'more than ' * (len(found) > _MAX_CLASSES)}{min(len(found), _MAX_CLASSES)} different "
@@ -212,7 +221,33 @@ def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) ->
             where=f"{config.model.name}: target {config.target.column!r}",
             hint="Is it the column to predict?",
         )
-    return tuple(ClassLabel(value=value, label=value) for (value,) in found)
+    return tuple(ClassLabel(value=value, label=value) for value, _ in found)
+
+
+def _refuse_quantity(config: ModelConfig, rows: Mapping[str, int]) -> None:
+    """Stop at a target that looks like a quantity; ``rows`` counts the rows of each value that was found.
+
+    Raises:
+        DatasetError: it is a number, or a whole number of many values or of few rows each.
+    """
+    kind = config.columns[config.target.column].type
+    rare = sum(count < _MIN_CLASS_ROWS for count in rows.values())
+    if kind == "number":
+        why = "is of type number"
+    elif kind == "integer" and len(rows) > _MAX_INTEGER_CLASSES:
+        why = f"has more than {_MAX_INTEGER_CLASSES} different whole numbers"
+    elif kind == "integer" and 2 * rare > len(rows):
+        why = f"has fewer than {_MIN_CLASS_ROWS} rows for {rare} of its {len(rows)} different whole numbers"
+    else:
+        return
+    first = ", ".join(f'{{ value = "{value}", label = … }}' for value in list(rows)[:2])
+    raise DatasetError(
+        f"{why}, which looks like a quantity: each value would become a class of its own, and "
+        "regression is not supported",
+        where=f"{config.model.name}: target {config.target.column!r}",
+        hint=f"If the values are classes, list them all: classes = [{first}, …] in [target]. A quantity has "
+        "to be cut into classes in the source first.",
+    )
 
 
 def _class_sql(config: ModelConfig, classes: Sequence[ClassLabel]) -> str:

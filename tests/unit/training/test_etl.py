@@ -179,6 +179,62 @@ def test_a_target_of_one_value_is_refused(tmp_path: Path) -> None:
         SmallTable(tmp_path, lines).etl()
 
 
+def quantity(values: list[str], kind: str, folder: Path) -> SmallTable:
+    """The small table with these values, again and again, as its target of type ``kind``."""
+    lines = [f"{line.rpartition(',')[0]},{values[i % len(values)]}" for i, line in enumerate(rows(600))]
+    table = SmallTable(folder, lines)
+    path = table.models / "small" / "model.toml"
+    path.write_text(
+        path.read_text().replace('answer = { type = "string" }', f'answer = {{ type = "{kind}" }}')
+    )
+    return table
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "why"),
+    [
+        (["18", "15.5"], "number", "is of type number"),
+        ([str(number) for number in range(21)], "integer", "has more than 20 different whole numbers"),
+        (
+            ["1"] * 592 + [str(number) for number in range(2, 10)],
+            "integer",
+            "has fewer than 10 rows for 8 of its 9 different whole numbers",
+        ),
+    ],
+)
+def test_a_target_that_looks_like_a_quantity_is_refused(
+    tmp_path: Path, values: list[str], kind: str, why: str
+) -> None:
+    """Miles a gallon became 127 classes and reached production right in 3.4 % of the rows."""
+    with pytest.raises(DatasetError, match=why) as caught:
+        quantity(values, kind, tmp_path).etl()
+    assert "regression is not supported" in str(caught.value)
+    assert '{ value = "' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [(["1.5", "2"], "number"), ([str(number) for number in range(21)], "integer")],
+)
+def test_a_target_whose_classes_are_listed_is_no_quantity(
+    tmp_path: Path, values: list[str], kind: str
+) -> None:
+    """Whoever lists them has said that they are classes, in the spelling that the refusal shows."""
+    table = quantity(values, kind, tmp_path)
+    spelled = [str(float(value)) for value in values] if kind == "number" else values
+    listed = ", ".join(f'{{ value = "{value}", label = "{value}" }}' for value in spelled)
+    table.etl(f"target.classes=[{listed}]")
+    assert [label.value for label in table.profile().classes] == spelled
+
+
+def test_a_few_whole_numbers_are_classes(tmp_path: Path) -> None:
+    """Cover types 1 to 7 need no list, nor do 20 grades of which a few are rare."""
+    values = [str(number) for number in range(1, 14)] * 46 + ["14", "15"]
+    table = quantity(values, "integer", tmp_path)
+    table.etl()
+    assert len(table.profile().classes) == 15
+
+
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     """Without a test row there is no evidence for a release."""
     table = SmallTable(tmp_path, rows(50), split='kind = "head"\nrows = 50')

@@ -206,11 +206,14 @@ Network = MlpNetwork | MlpPleNetwork | MlpPlrNetwork
 
 
 class TrainingSection(_Section, frozen=True, kw_only=True):
-    """Optimiser and schedule; ``precision`` auto is mixed_bfloat16 where the processor has AMX."""
+    """Optimiser and schedule; ``precision`` auto is mixed_bfloat16 where the processor has AMX.
+
+    Without ``batch_rows`` an epoch has at least 20 steps; see `training.loop.choose_batch_rows`.
+    """
 
     seed: int = 0
     epochs: Count = 30
-    batch_rows: Count = 1024
+    batch_rows: Count | None = None
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     warmup_fraction: Share = 0.05

@@ -23,11 +23,11 @@ from training.config import ModelConfig, input_columns, read_features_sql
 from training.dataset import PreparedSplit
 from training.deployment import fit_deployment
 from training.features import parse_features
-from training.loop import Fitted, fit_network
+from training.loop import Fitted, choose_batch_rows, fit_network
 from training.network import build_network, build_serving_model
 from training.persist import check_saved_model, save_model
 from training.precision import choose_precision
-from training.profile import load_profile
+from training.profile import Profile, load_profile
 from training.record import describe_run
 from training.scaling import FeatureStatistics, measure_features
 
@@ -71,7 +71,9 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
             resumed_from = _train(config, models, data, run_id, partial, checkpoints, resume=resume)
         discard_checkpoint(checkpoints)
     write_atomically(folder.parent / "latest", f"{run_id}\n".encode())
-    summary = _summary(folder, config)
+    summary = _summary(folder, config, load_profile(data / "prepared" / name / "profile.json"))
+    for warning in summary["warnings"]:
+        log_event(_logger, warning, logging.WARNING, run=run_id)
     if not is_current:
         told = ("epochs", "minutes", "validation_accuracy", "validation_loss")
         log_event(_logger, "train finished", run=run_id, **{key: summary[key] for key in told})
@@ -180,6 +182,7 @@ def _fit(
         features=len(splits.train.features),
         parameters=sum(weight.shape.num_elements() for weight in network.trainable_weights),
         precision=precision,
+        batch_rows=choose_batch_rows(config.training, splits.train.rows),
     )
     fitted = fit_network(
         network, splits.train, splits.validation, config.training, checkpoints=checkpoints, resume=resume
@@ -191,7 +194,7 @@ def _fit(
     return network, fitted
 
 
-def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
+def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, Any]:
     """What a finished run says of itself; read back from disk, so that a skipped stage says the same."""
     record = read_run(folder)
     history = decode_json((folder / _HISTORY).read_bytes(), list[Epoch])
@@ -205,6 +208,20 @@ def _summary(folder: Path, config: ModelConfig) -> dict[str, Any]:
         "minutes": round(sum(line.seconds for line in history) / 60, 2),
         "validation_accuracy": kept.validation_accuracy,
         "validation_loss": kept.validation_loss,
+        "warnings": _find_warnings(history, profile),
         "deployment_prior": [round(share, 4) for share in record.prior.deployment],
         "folder": str(folder),
     }
+
+
+def _find_warnings(history: list[Epoch], profile: Profile) -> list[str]:
+    """What a run must not look like: never more often right than its most frequent class."""
+    counts, trained = profile.class_counts["validation"], profile.class_counts["train"]
+    share = counts[trained.index(max(trained))] / sum(counts)
+    best = max(line.validation_accuracy for line in history)
+    if best > share:
+        return []
+    return [
+        f"in no epoch was the network right in more of the validation rows ({best:.4f} at most) than its "
+        f"most frequent class ({share:.4f})"
+    ]

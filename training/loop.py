@@ -31,6 +31,8 @@ from training.network import reset_dropout
 from training.schedule import learning_rate
 
 _logger = logging.getLogger(__name__)
+_STEPS_AN_EPOCH = 20
+_MAX_BATCH_ROWS = 1024
 # (features, classes) → [loss, correct], both summed over the rows
 Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -88,6 +90,16 @@ def fit_network(
     return Fitted(tuple(progressed.history), progressed.best_epoch, resumed_from)
 
 
+def choose_batch_rows(config: TrainingSection, rows: int) -> int:
+    """``batch_rows`` as given, or the greatest power of two up to 1,024 that makes 20 steps of ``rows``.
+
+    With fewer steps an epoch a small table is not learned in a usual number of epochs.
+    """
+    if config.batch_rows is not None:
+        return config.batch_rows
+    return min(_MAX_BATCH_ROWS, 1 << (max(1, rows // _STEPS_AN_EPOCH).bit_length() - 1))
+
+
 def build_optimizer(config: TrainingSection) -> keras.Optimizer:
     """AdamW, with decay on kernels only, a clipped global norm and an average of the weights if asked for."""
     optimizer = keras.optimizers.AdamW(
@@ -127,6 +139,7 @@ class _Loop:
         self._train = train
         self._validation = validation
         self._config = config
+        self._batch_rows = choose_batch_rows(config, train.rows)
         self._train_step = _compile_train_step(network, self.optimizer, config.label_smoothing)
         self._score_step = _compile_score_step(network)
 
@@ -137,10 +150,10 @@ class _Loop:
         reset_dropout(self._network, config.seed, epoch)
         seed = (config.seed, epoch)
         batches = as_dataset(
-            lambda: train.shuffled_batches(config.batch_rows, config.shuffle_window_rows, seed),
+            lambda: train.shuffled_batches(self._batch_rows, config.shuffle_window_rows, seed),
             len(train.features),
         )
-        steps = math.ceil(train.rows / config.batch_rows)
+        steps = math.ceil(train.rows / self._batch_rows)
         sums, rate = [], 0.0
         for step, (features, classes) in enumerate(batches, epoch * steps):
             rate = learning_rate(config, step, config.epochs * steps)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import keras
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from training.config import MlpNetwork, MlpPleNetwork, TrainingSection
 from training.dataset import PreparedSplit
 from training.errors import TrainingError
 from training.fit import make_deterministic
-from training.loop import Fitted, fit_network
+from training.loop import Fitted, choose_batch_rows, fit_network
 from training.network import build_network
 from training.precision import choose_precision
 from training.scaling import measure_features
@@ -115,6 +116,29 @@ def test_without_resume_an_old_checkpoint_is_discarded(
     _, fitted = fit(splits, tmp_path)
     assert fitted.resumed_from == 0
     assert len(fitted.history) == SETTINGS.epochs
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch"),
+    [(1, 1), (39, 1), (40, 2), (96, 4), (941, 32), (10_240, 512), (20_480, 1024), (371_847, 1024)],
+)
+def test_without_batch_rows_an_epoch_has_twenty_steps(rows: int, batch: int) -> None:
+    """At 1,024 rows a batch the 941 rows of a table were one step an epoch, and one answer for all."""
+    assert choose_batch_rows(TrainingSection(), rows) == batch
+    assert batch == 1 or rows // batch >= 20
+    assert choose_batch_rows(TrainingSection(batch_rows=7), rows) == 7
+
+
+def test_training_takes_the_batch_that_it_chose(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """The rate of a step depends on the number of steps, so both have to follow the same batch."""
+    config = TrainingSection(epochs=2, learning_rate=0.01)
+    rows = choose_batch_rows(config, splits[0].rows)
+    network, fitted = fit(splits, tmp_path / "chosen", config)
+    again, given = fit(splits, tmp_path / "given", msgspec.structs.replace(config, batch_rows=rows))
+    assert untimed(fitted.history) == untimed(given.history)
+    np.testing.assert_array_equal(flat(network), flat(again))
 
 
 def test_early_stopping_returns_the_best_epoch(

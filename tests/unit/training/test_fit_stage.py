@@ -86,6 +86,25 @@ def test_the_history_has_a_line_an_epoch(trained: tuple[ModelConfig, Path, Path,
     assert summary["validation_accuracy"] == history[-1]["validation_accuracy"]
 
 
+def test_a_run_that_never_beat_the_most_frequent_class_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every stage was green for a network with one answer for every row."""
+    config = write_model(tmp_path / "models", ("training.learning_rate=1e-30", "training.epochs=1"))
+    prepare(config, tmp_path / "data")
+    for _ in range(2):  # a run that is skipped says the same
+        caplog.clear()
+        summary = run_train(config, tmp_path / "models", tmp_path / "data")
+        (warning,) = summary["warnings"]
+        assert "in no epoch was the network right in more of the validation rows" in warning
+        assert warning in caplog.text
+
+
+def test_a_run_that_learned_does_not_warn(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:
+    """A warning that is always there is not read."""
+    assert trained[3]["warnings"] == []
+
+
 def test_a_second_run_on_the_same_inputs_is_skipped(
     trained: tuple[ModelConfig, Path, Path, dict[str, Any]],
 ) -> None:

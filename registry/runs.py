@@ -19,6 +19,8 @@ RUN_SCHEMA_VERSION = 1
 # Columns of the prepared Parquet files that are neither raw columns nor features.
 ROW_COLUMN = "__row__"
 CLASS_COLUMN = "__class__"
+# In a run's evaluation: what each baseline answers for the rows of the test split, a column each.
+BASELINES_FILE = "baselines.parquet"
 
 
 class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

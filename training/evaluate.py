@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorflow as tf
 
 from registry.ground.decode import decode_json
@@ -20,8 +22,8 @@ from registry.ground.logs import log_event
 from registry.ground.progress import Progress
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
 from registry.manifest import Metrics
-from registry.runs import RunRecord, find_run, read_run
-from training.baselines import score_baselines
+from registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
+from training.baselines import Labels, predict_baselines
 from training.config import ModelConfig
 from training.dataset import PreparedSplit
 from training.errors import TrainingError
@@ -45,7 +47,11 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
-    """Score the model's latest run and leave ``metrics.json`` and plots beside it.
+    """Score the model's latest run and leave ``metrics.json``, the baselines' answers and plots beside it.
+
+    Returns:
+        The figures as JSON values; ``warnings`` has a sentence for each way in which the model is no
+        better than its baselines.
 
     Raises:
         StageError: nothing has been trained.
@@ -71,6 +77,9 @@ def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any
     else:
         log_event(log, "evaluate is skipped: its inputs are unchanged", run=run.run_id)
     metrics = decode_json((folder / "metrics.json").read_bytes(), Metrics)
+    warnings = find_warnings(metrics)
+    for warning in warnings:
+        log_event(log, warning, logging.WARNING, model=run.model, run=run.run_id)
     return {
         "stage": "evaluate",
         "skipped": current is not None,
@@ -81,6 +90,7 @@ def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any
         "log_loss": metrics.log_loss,
         "ece": metrics.ece,
         "baselines": metrics.baselines,
+        "warnings": warnings,
         "metrics": str(folder / "metrics.json"),
         "plots": str(folder / "plots"),
     }
@@ -90,13 +100,14 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
     test = PreparedSplit(data / run.test_parquet, run.feature_names)
     train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names)
     probabilities, truth = predict_split(data / run.saved_model, test)
-    baselines = score_baselines(
+    answers = predict_baselines(
         train,
         test,
         training_prior=np.array(run.prior.training),
         deployment_prior=np.array(run.prior.deployment),
-        seed=run.seed,
     )
+    _write_baselines(folder / BASELINES_FILE, answers)
+    baselines = {name: float((labels == truth).mean()) for name, labels in answers.items()}
     metrics = score(probabilities, truth, run.classes, baselines)
     encoded = msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2)
     (folder / "metrics.json").write_bytes(encoded + b"\n")
@@ -111,6 +122,26 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
         log_loss=metrics.log_loss,
         baselines=baselines,
     )
+
+
+def _write_baselines(path: Path, answers: dict[str, Labels]) -> None:
+    """A column a baseline, class indexes INT16, rows as in test.parquet."""
+    table = pa.table({name: pa.array(labels, pa.int16()) for name, labels in answers.items()})
+    pq.write_table(table, path, compression="zstd")
+
+
+def find_warnings(metrics: Metrics) -> list[str]:
+    """What a model must not look like: one answer for every row, or no more right than its baselines."""
+    found = []
+    if np.count_nonzero(np.sum(metrics.confusion, axis=0)) == 1:
+        found.append("the model predicts one class only")
+    found += [
+        f"the model is right in {metrics.accuracy.value:.4f} of the test rows, "
+        f"its baseline {name} in {accuracy:.4f}"
+        for name, accuracy in metrics.baselines.items()
+        if metrics.accuracy.value <= accuracy
+    ]
+    return found
 
 
 def predict_split(saved_model: Path, split: PreparedSplit) -> tuple[Probabilities, Classes]:

@@ -21,13 +21,15 @@ from registry.verdict import VERDICT_FILE, Judged, Outcome, decode_verdict
 
 class VerdictSummary(msgspec.Struct, frozen=True):
     """``is_bound``: given for the digests that the version has now; ``is_sealed``: its file has a seal;
-    ``is_rolled_back``: production was moved back from the version since."""
+    ``is_rolled_back``: production was moved back from the version since; ``warned``: lines that are
+    marked WARN."""
 
     outcome: Outcome
     champion: int | None
     is_bound: bool
     is_sealed: bool
     is_rolled_back: bool = False
+    warned: tuple[str, ...] = ()
 
 
 class VersionSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,4 +217,5 @@ def _read_verdict(store: Store, model: str, judged: Judged, aliases: _Aliases) -
         is_bound=(verdict.model, verdict.candidate) == (model, judged),
         is_sealed=verdict.is_sealed,
         is_rolled_back=bool(void),
+        warned=tuple(line.name for line in verdict.lines if line.is_marked),
     )

@@ -113,7 +113,7 @@ def format_size(count: int | None) -> str:
 
 
 def format_verdict(verdict: VerdictSummary | None) -> str:
-    """``PASS (against 3)``, ``PASS (first version)``, ``none``, or why it is void."""
+    """``PASS (against 3)``, ``PASS (first version), WARN: baseline``, ``none``, or why it is void."""
     if verdict is None:
         return "none"
     if not verdict.is_bound:
@@ -123,7 +123,9 @@ def format_verdict(verdict: VerdictSummary | None) -> str:
     if verdict.is_rolled_back:
         return f"void: {verdict.outcome} before a rollback"
     against = "first version" if verdict.champion is None else f"against {verdict.champion}"
-    return f"{verdict.outcome} ({against})"
+    return f"{verdict.outcome} ({against})" + (
+        f", WARN: {', '.join(verdict.warned)}" if verdict.warned else ""
+    )
 
 
 def _name_alias(alias: str, forced: Sequence[str]) -> str:

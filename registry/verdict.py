@@ -46,7 +46,8 @@ class VerdictLine(_Part, frozen=True, kw_only=True):
     ``difference`` is candidate minus champion, or its ratio, as ``unit`` says; ``low`` and ``high``
     bound it (or, in a first verdict, ``candidate``) as ``reason`` says; ``limit`` is what it is
     compared with. "INFO" lines are reported and decide nothing. ``evidence`` names the file that it
-    was computed from.
+    was computed from. ``mark`` "WARN" is on a line that passed and should be looked at; without it the
+    key is absent.
     """
 
     name: str
@@ -60,6 +61,21 @@ class VerdictLine(_Part, frozen=True, kw_only=True):
     outcome: Literal["PASS", "BLOCK", "INCONCLUSIVE", "INVALID", "INFO"]
     reason: str
     evidence: str = ""
+    mark: Literal["WARN"] | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.is_marked and self.outcome != "PASS":
+            raise ValueError(f"a line that is {self.outcome} has a mark, only one that passed may")
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it passed and should be looked at."""
+        return self.mark is not msgspec.UNSET
+
+    @property
+    def label(self) -> str:
+        """The word that people see: the mark if there is one, otherwise the outcome."""
+        return "WARN" if self.is_marked else self.outcome
 
 
 class Verdict(_Part, frozen=True, kw_only=True):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from registry.manifest import GateLimits
-from registry.verdict import Outcome, VerdictLine
+from registry.verdict import Outcome, Verdict, VerdictLine
 
 
 def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
     """The names of the lines that have to pass before a verdict may."""
-    names = {"digests", "answers", "error_rate", "accuracy_floor", "p50_ceiling", "model_size", "parity"}
+    names = {"digests", "answers", "error_rate", "accuracy_floor", "baseline", "p50_ceiling", "model_size"}
+    names.add("parity")
     if limits.max_log_loss is not None:
         names.add("log_loss_ceiling")
     if not is_first:
@@ -39,8 +40,14 @@ def combine_lines(lines: Sequence[VerdictLine], required: frozenset[str]) -> Out
     return "INCONCLUSIVE"
 
 
-def describe_outcome(outcome: Outcome, *, is_first: bool) -> str:
-    """One sentence for people."""
+def describe_verdict(verdict: Verdict) -> str:
+    """One sentence for people; it names the lines that are marked."""
+    marked = [line.name for line in verdict.lines if line.is_marked]
+    said = _describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    return f"{said}; to be looked at: {', '.join(marked)}" if marked else said
+
+
+def _describe_outcome(outcome: Outcome, *, is_first: bool) -> str:
     return {
         "PASS": "no version is in production yet: the candidate keeps the absolute floors"
         if is_first

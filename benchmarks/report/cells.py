@@ -22,7 +22,7 @@ def lay_cells(line: VerdictLine) -> tuple[str, ...]:
     value = _value_scale(line)
     limit = scale(line.limit)
     return (
-        line.outcome,
+        line.label,
         line.name,
         value(line.champion),
         value(line.candidate),

@@ -3,7 +3,7 @@
 One suite is one gate. Its first case is the verdict itself, so that a gate that did not pass is red
 even when no single line is (a line that should be there is missing); then one case a line. BLOCK and
 INCONCLUSIVE are failures, because neither may be promoted; INVALID is an error: nothing was found
-out. PASS and INFO are passed cases.
+out. PASS, whether marked WARN or not, and INFO are passed cases.
 
 The format has no standard. Kept to what the schema of Jenkins' xUnit plugin (junit-10.xsd), pytest's
 reports and GitLab's reader have in common: children in the order properties, cases; in a case at most
@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
-from benchmarks.judge.verdict import describe_outcome
+from benchmarks.judge.verdict import describe_verdict
 from benchmarks.report.cells import HEAD, describe_match, lay_cells
 from registry.verdict import Verdict, VerdictLine
 
@@ -29,7 +29,7 @@ def write_junit(verdict: Verdict) -> bytes:
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(verdict).items():
         ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
-    said = describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    said = describe_verdict(verdict)
     title = f"{verdict.model}@{verdict.candidate.version} {describe_match(verdict)}"
     _add_case(suite, verdict, "verdict", verdict.outcome, said, f"{title}: {verdict.outcome}, {said}")
     seen: Counter[str] = Counter()

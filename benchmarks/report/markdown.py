@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from benchmarks.judge.verdict import describe_outcome
+from benchmarks.judge.verdict import describe_verdict
 from benchmarks.report.cells import describe_match, lay_cells
 from registry.verdict import Judged, Verdict, VerdictLine
 
 # GitHub refuses a comment of more than 65,536 characters; the rest is for what a CI job adds.
 MAX_CHARACTERS = 60_000
 
-_MARKS = {"PASS": "✅", "BLOCK": "❌", "INVALID": "⚠️", "INCONCLUSIVE": "❔", "INFO": "·"}
-# What keeps the gate closed comes first.
-_ORDER = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS", "INFO")
+_MARKS = {"PASS": "✅", "WARN": "⚠️", "BLOCK": "❌", "INVALID": "🚫", "INCONCLUSIVE": "❔", "INFO": "·"}
+# What keeps the gate closed comes first, then what should be looked at.
+_ORDER = ("BLOCK", "INVALID", "INCONCLUSIVE", "WARN", "PASS", "INFO")
 _HEAD = ("", "what", "champion → candidate", "difference", "limit")
 
 
@@ -29,8 +29,8 @@ def write_markdown(verdict: Verdict) -> bytes:
     Never longer than ``MAX_CHARACTERS``; lines that find no room are counted, and stand in
     report.json.
     """
-    lines = sorted(verdict.lines, key=lambda line: _ORDER.index(line.outcome))
-    said = describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    lines = sorted(verdict.lines, key=lambda line: _ORDER.index(line.label))
+    said = describe_verdict(verdict)
     title = (
         f"{_MARKS[verdict.outcome]} {verdict.outcome}: {verdict.model}@{verdict.candidate.version} "
         f"{describe_match(verdict)}"
@@ -58,7 +58,7 @@ def _cells(line: VerdictLine) -> list[str]:
     interval = f" ({bounds})" if bounds else ""
     # Without a champion the bounds are those of the candidate's own value.
     shown = [values, f"{change}{interval}"] if change else [f"{values}{interval}", ""]
-    return [f"{_MARKS[line.outcome]} {line.outcome}", _name(line), *shown, limit]
+    return [f"{_MARKS[line.label]} {line.label}", _name(line), *shown, limit]
 
 
 def _name(line: VerdictLine) -> str:
@@ -70,12 +70,12 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _reasons(lines: Sequence[VerdictLine]) -> list[str]:
-    """Open for what keeps the gate closed, folded for what passed."""
+    """Open for what keeps the gate closed or should be looked at, folded for what passed."""
     open_rows, folded = (
         [f"- {_name(line)}: {_escape(line.reason)}" for line in chosen]
         for chosen in (
-            [line for line in lines if line.outcome != "PASS"],
-            [line for line in lines if line.outcome == "PASS"],
+            [line for line in lines if line.label != "PASS"],
+            [line for line in lines if line.label == "PASS"],
         )
     )
     return [*open_rows, *([""] if open_rows else []), *_fold("Why these pass", folded)]

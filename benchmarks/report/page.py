@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.judge.verdict import describe_outcome
+from benchmarks.judge.verdict import describe_verdict
 from benchmarks.report.cells import HEAD, describe_match, lay_cells
 from benchmarks.report.facts import write_facts
 from benchmarks.report.figure import Figure, line_anchor
@@ -27,7 +27,14 @@ from registry.verdict import Outcome, Verdict, VerdictLine
 _STYLE = Path(__file__).with_name("page.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 # Told by more than their colour.
-_SIGNS: dict[str, str] = {"PASS": "✓", "BLOCK": "✕", "INCONCLUSIVE": "?", "INVALID": "!", "INFO": "i"}
+_SIGNS: dict[str, str] = {
+    "PASS": "✓",
+    "WARN": "▲",
+    "BLOCK": "✕",
+    "INCONCLUSIVE": "?",
+    "INVALID": "!",
+    "INFO": "i",
+}
 # What is looked at first, where it was measured.
 _HEADLINES = ("net_p50", "net_p99", "p50", "accuracy")
 
@@ -72,7 +79,7 @@ def _one(figure: Figure | None) -> Markup | None:
 
 
 def _hero(verdict: Verdict) -> Markup:
-    said = describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    said = describe_verdict(verdict)
     return tag(
         "header",
         tag("p", "Release gate", class_="eyebrow"),
@@ -89,12 +96,15 @@ def _hero(verdict: Verdict) -> Markup:
 
 
 def _reasons(verdict: Verdict) -> Markup | None:
-    """The lines that decided; a PASS is decided by all of them."""
-    if verdict.outcome == "PASS":
-        return None
-    deciding = [line for line in verdict.lines if line.outcome == verdict.outcome]
-    rows = [tag("li", _link_line(line), f"{_sum_up(line)}: {line.reason}") for line in deciding]
-    return tag("ul", rows or tag("li", "not everything that has to pass was judged"))
+    """The lines that decided, and those with a mark; a PASS is decided by all of them."""
+    is_pass = verdict.outcome == "PASS"
+    shown = [] if is_pass else [line for line in verdict.lines if line.outcome == verdict.outcome]
+    is_partial = not is_pass and not shown
+    shown += [line for line in verdict.lines if line.is_marked]
+    rows = [tag("li", _link_line(line), f"{_sum_up(line)}: {line.reason}") for line in shown]
+    if is_partial:
+        rows.insert(0, tag("li", "not everything that has to pass was judged"))
+    return tag("ul", rows) if rows else None
 
 
 def _headlines(verdict: Verdict) -> Markup | None:
@@ -111,7 +121,7 @@ def _tile(line: VerdictLine) -> Markup:
         tag("dd", cells["difference"], class_="value"),
         tag("dd", cells["bounds"] or " "),
         tag("dd", f"limit {cells['limit']}" if cells["limit"] else " "),
-        class_=line.outcome.lower(),
+        class_=line.label.lower(),
     )
 
 
@@ -150,7 +160,7 @@ def _row(line: VerdictLine) -> Markup:
 
     numbers = tag(
         "tr",
-        tag("td", badge(line.outcome)),
+        tag("td", badge(line.label)),
         tag("th", line.name, scope="row"),
         cell("champion", cells["champion"]),
         cell("candidate", cells["candidate"], None if cells["difference"] else bounds),

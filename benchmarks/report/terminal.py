@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.judge.verdict import describe_outcome
+from benchmarks.judge.verdict import describe_verdict
 from benchmarks.report.cells import HEAD, describe_match, lay_cells
 from registry.verdict import Verdict
 
@@ -21,5 +21,5 @@ def format_table(verdict: Verdict) -> str:
     lines = [f"{verdict.model}@{verdict.candidate.version} {describe_match(verdict)}", "", layout(heads)]
     for row in rows:
         lines += [layout(row[:-1]), f"{' ' * (widths[0] + 2)}{row[-1]}"]
-    said = describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    said = describe_verdict(verdict)
     return "\n".join([*lines, "", f"{verdict.outcome}: {said}"])

@@ -53,7 +53,7 @@ def _row(line: VerdictLine, use: Used, low: float, high: float, margin: float | 
     chart.rule_x(1, "limit")
     if margin is not None:
         chart.rule_x(margin, "margin")
-    kind = line.outcome.lower()
+    kind = line.label.lower()
     if use.high > use.low:
         chart.whisker_x(use.low, use.high, 0.5, kind)
     said = f"{line.name}: {use.mean:.2f} of the limit, {use.low:.2f} to {use.high:.2f}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from registry.catalog import summarise_versions
 from registry.checks import check_versions
 from registry.promotion import promote, rollback, set_alias
 from registry.store import Store, open_store
+from registry.verdict import VERDICT_FILE, encode_verdict
 from tests.support.forked import Work, count_work
 from tests.support.manifests import give_verdict, publish_tiny
 
@@ -50,6 +52,19 @@ def test_work_grows_with_the_versions_and_no_faster(
     few, more, many = _measure(open_store(tmp_path), action)
     assert many.looks - more.looks <= 1.05 * (more.looks - few.looks) + 1
     assert many.lines - more.lines <= 1.05 * (more.lines - few.lines) + 10
+
+
+def test_a_list_names_the_lines_that_are_marked(tmp_path: Path) -> None:
+    """Whoever promotes from the list is told what the gate wants looked at."""
+    store = open_store(tmp_path)
+    version = publish_tiny(store)
+    verdict = give_verdict(store, "tiny", version)
+    lines = (msgspec.structs.replace(verdict.lines[0], mark="WARN"), *verdict.lines[1:])
+    marked = encode_verdict(msgspec.structs.replace(verdict, lines=lines))
+    store.write_document("tiny", version, VERDICT_FILE, marked)
+    (listed,) = summarise_versions(store)
+    assert listed.verdict is not None
+    assert listed.verdict.warned == (verdict.lines[0].name,)
 
 
 def test_list_opens_a_few_files_a_version(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_size_has_its_unit(count: int | None, text: str) -> None:
     [
         (None, "none"),
         (VerdictSummary("PASS", None, True, True), "PASS (first version)"),
+        (VerdictSummary("PASS", 3, True, True, warned=("baseline",)), "PASS (against 3), WARN: baseline"),
         (VerdictSummary("BLOCK", 3, True, True), "BLOCK (against 3)"),
         (VerdictSummary("PASS", 3, False, True), "void: PASS for other bytes"),
         (VerdictSummary("PASS", 3, True, False), "void: PASS without a seal"),

@@ -44,6 +44,26 @@ def test_verdict_round_trips_in_canonical_bytes() -> None:
     assert encode_verdict(decode_verdict(data)) == data
 
 
+def test_a_marked_line_round_trips_and_one_without_a_mark_has_no_such_key() -> None:
+    """Verdicts of before were sealed without the key: writing it would break their seals."""
+    plain = build_verdict("tiny", _JUDGED)
+    marked = msgspec.structs.replace(plain.lines[0], mark="WARN")
+    verdict = msgspec.structs.replace(plain, lines=(marked, *plain.lines[1:]))
+    assert decode_verdict(encode_verdict(verdict)) == verdict
+    assert _tree(verdict)["lines"][0]["mark"] == "WARN"
+    assert all("mark" not in line for line in _tree(plain)["lines"])
+    assert (marked.label, plain.lines[0].label) == ("WARN", "PASS")
+
+
+@pytest.mark.parametrize("change", [{"mark": "NOTE"}, {"mark": "WARN", "outcome": "BLOCK"}])
+def test_only_a_line_that_passed_is_marked(change: Tree) -> None:
+    """The outcomes stay four: a mark is no milder BLOCK."""
+    tree = _tree()
+    tree["lines"][0] |= change
+    with pytest.raises(RegistryError, match="not a verdict"):
+        decode_verdict(msgspec.json.encode(tree))
+
+
 def test_verdict_of_another_schema_version_is_refused_by_its_number() -> None:
     """A newer gate may have added a reason to block; guessing at its file could pass what it blocked."""
     data = msgspec.json.encode({**_tree(), "schema_version": VERDICT_SCHEMA_VERSION + 1})

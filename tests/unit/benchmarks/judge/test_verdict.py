@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
-from benchmarks.judge.verdict import combine_lines, required_lines
+from benchmarks.judge.verdict import combine_lines, describe_verdict, required_lines
 from registry.manifest import GateLimits
 from registry.verdict import VerdictLine
+from tests.support.verdicts import make_verdict
 
 REQUIRED = required_lines(GateLimits(), is_first=False)
 
@@ -39,6 +41,15 @@ def test_a_missing_line_is_invalid(missing: str) -> None:
     assert combine_lines([kept for kept in lines() if kept.name != missing], REQUIRED) == "INVALID"
 
 
+def test_a_mark_changes_no_outcome_and_is_said() -> None:
+    """Whoever reads only the last sentence has to meet it."""
+    marked = msgspec.structs.replace(line("baseline", "PASS"), mark="WARN")
+    given = [marked if kept.name == "baseline" else kept for kept in lines()]
+    assert combine_lines(given, REQUIRED) == "PASS"
+    assert describe_verdict(make_verdict(*given)).endswith("; to be looked at: baseline")
+    assert "looked at" not in describe_verdict(make_verdict(*lines()))
+
+
 def test_no_line_at_all_is_invalid() -> None:
     """An empty run is the classic false pass."""
     assert combine_lines([], REQUIRED) == "INVALID"
@@ -67,6 +78,7 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
         "answers",
         "error_rate",
         "accuracy_floor",
+        "baseline",
         "log_loss_ceiling",
         "p50_ceiling",
         "model_size",

@@ -37,6 +37,16 @@ def test_what_keeps_the_gate_closed_comes_first_and_unfolded() -> None:
     assert text.index("it fell") < text.index("<details>") < text.index("`told`")
 
 
+def test_a_marked_line_comes_first_among_those_that_passed() -> None:
+    """It blocks nothing, and folded away nobody would see it."""
+    fine = msgspec.structs.replace(RATIO, name="fine", outcome="PASS")
+    marked = msgspec.structs.replace(fine, name="baseline", mark="WARN", reason="not proven better")
+    text = write_markdown(make_verdict(fine, marked)).decode()
+    assert "| ⚠️ WARN | `baseline` |" in text
+    assert text.index("| `baseline` |") < text.index("| `fine` |")
+    assert text.index("not proven better") < text.index("<details>")
+
+
 @pytest.mark.parametrize("outcome", ["PASS", "BLOCK", "INCONCLUSIVE", "INVALID"])
 def test_every_fold_is_closed_and_has_its_empty_lines(outcome: Outcome) -> None:
     """Without an empty line behind the summary GitHub shows the table as plain text."""

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.judge.verdict import describe_outcome
+from benchmarks.judge.verdict import describe_verdict
 from benchmarks.report.page import write_page
 from benchmarks.report.plots.confusion import choose_classes
 from benchmarks.report.record import Record
-from registry.verdict import VerdictLine
+from registry.verdict import Outcome, VerdictLine
 from tests.support.records import build_page_verdict, build_record
 
 ATTACK = "</title><script>alert('1')</script>\"' onload=x &amp;"
@@ -76,9 +76,23 @@ def test_every_line_is_there_with_its_reason(full: Record) -> None:
 def test_outcome_and_why_come_first(full: Record) -> None:
     """Most readers read no further."""
     page = Page(write_page(full)).text
-    said = describe_outcome(full.verdict.outcome, is_first=False)
+    said = describe_verdict(full.verdict)
     assert page.strip().startswith("BLOCK: forest_cover@13 against version 12")
     assert page.index(said[1:]) < page.index("How close everything is")
+
+
+@pytest.mark.parametrize("is_blocked", [False, True])
+def test_a_marked_line_is_named_at_the_top_whatever_the_outcome(full: Record, is_blocked: bool) -> None:
+    """A PASS has no list of reasons, but for what should be looked at."""
+    lines = tuple(line for line in full.verdict.lines if is_blocked or line.outcome in {"PASS", "INFO"})
+    marked = VerdictLine(
+        name="baseline", candidate=0.5, outcome="PASS", reason="no better than always Pine", mark="WARN"
+    )
+    outcome: Outcome = "BLOCK" if is_blocked else "PASS"
+    verdict = msgspec.structs.replace(full.verdict, lines=(*lines, marked), outcome=outcome)
+    page = Page(write_page(dataclasses.replace(full, verdict=verdict)))
+    assert page.text.index("no better than always Pine") < page.text.index("How close everything is")
+    assert ("class", "badge warn") in page.attributes
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,7 @@ class AccuracySettings(_Section, frozen=True, kw_only=True):
     alpha_block: Level
     alpha_recall: Level
     alpha_probabilities: Level
+    alpha_baseline: Level
     alpha_pass: Level
     materiality_share: Share
     power: Annotated[float, msgspec.Meta(gt=0, lt=1)]

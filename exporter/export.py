@@ -17,7 +17,7 @@ from exporter.compose import compose_graph, serialise
 from exporter.errors import ExportError
 from exporter.inputs import ExportInputs
 from exporter.operators import build_feature_graph
-from exporter.package import Evidence, describe_version, require_accuracy
+from exporter.package import Evidence, describe_version, read_baselines, require_accuracy
 from exporter.parity import (
     Tolerances,
     keeps_bounds,
@@ -98,6 +98,7 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
             and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
             and manifest.gate == inputs.gate
+            and manifest.metrics == inputs.metrics
             and manifest.producers.get("timberline") == __version__
             and _is_whole(store, manifest)
         ):
@@ -200,6 +201,7 @@ def publish_proven(
             golden_rows=inputs.export.golden_rows,
             precision=precision,
             slices=parse_slices(inputs.gate.slices, inputs.run.columns),
+            baselines=read_baselines(inputs.baselines, inputs.metrics.rows),
         )
         version = None
         if keeps_bounds(proof.report):

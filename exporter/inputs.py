@@ -13,7 +13,7 @@ from registry.ground.decode import decode_json
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.ground.stages import Receipt, find_current, read_receipt
 from registry.manifest import GateLimits, Metrics
-from registry.runs import ExportSettings, RunRecord, find_run, read_run
+from registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class ExportInputs:
     export: ExportSettings
     gate: GateLimits
     metrics: Metrics
+    baselines: Path
     saved_model: Path
     test_parquet: Path
 
@@ -91,6 +92,7 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
         export=settings.export,
         gate=settings.gate,
         metrics=_read_metrics(evaluation / "metrics.json"),
+        baselines=evaluation / BASELINES_FILE,
         saved_model=data / run.saved_model,
         test_parquet=test_parquet,
     )

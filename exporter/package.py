@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from exporter.rows import Chunk
 from registry import __version__
 from registry.ground.files import digest_bytes
 from registry.manifest import (
+    BASELINE_PREFIX,
     SCHEMA_VERSION,
     FileDigest,
     GateLimits,
@@ -38,15 +39,30 @@ class EvaluationWriter:
     """Write the graph's held-out predictions chunk by chunk; use as a context manager.
 
     Columns: row INT64 (source row), class_index INT16 (truth), label_index INT16, p_0 to p_{C-1}
-    FLOAT, and of each slice slice_<name> BOOLEAN (whether the row is in it); in source order.
+    FLOAT, of each slice slice_<name> BOOLEAN (whether the row is in it), and of each baseline
+    baseline_<name> INT16 (its label); in source order.
+
+    Args:
+        path: the file to write.
+        class_count: C.
+        slices: names of columns that every chunk has.
+        baselines: labels of all rows, (rows,), by the baseline's name.
     """
 
-    def __init__(self, path: Path, class_count: int, slices: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        class_count: int,
+        slices: Sequence[str] = (),
+        baselines: Mapping[str, IntArray] | None = None,
+    ) -> None:
         self._slices = slices
+        self._baselines = baselines or {}
         self._schema = pa.schema(
             [("row", pa.int64()), ("class_index", pa.int16()), ("label_index", pa.int16())]
             + [(f"p_{index}", pa.float32()) for index in range(class_count)]
             + [(name, pa.bool_()) for name in slices]
+            + [(f"{BASELINE_PREFIX}{name}", pa.int16()) for name in self._baselines]
         )
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self.rows = 0
@@ -63,7 +79,9 @@ class EvaluationWriter:
     def write(self, chunk: Chunk, probabilities: FloatArray, labels: IntArray) -> None:
         """Append a chunk: ``probabilities`` float32 (rows, C), ``labels`` (rows,)."""
         inside = [chunk.slices[name] for name in self._slices]
-        columns = [chunk.rows, chunk.classes, labels, *probabilities.T, *inside]
+        here = slice(self.rows, self.rows + len(labels))
+        answers = [of_all[here] for of_all in self._baselines.values()]
+        columns = [chunk.rows, chunk.classes, labels, *probabilities.T, *inside, *answers]
         arrays = [pa.array(values, entry.type) for values, entry in zip(columns, self._schema, strict=True)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         self.rows += len(labels)
@@ -73,6 +91,22 @@ class EvaluationWriter:
     def accuracy(self) -> float:
         """Share of the rows written so far whose label is the true class."""
         return self._correct / self.rows if self.rows else 0.0
+
+
+def read_baselines(path: Path, rows: int) -> dict[str, IntArray]:
+    """What each baseline answers for the test rows, in their order; class indexes (rows,) by name.
+
+    Raises:
+        ExportError: the file is missing or damaged, or is about other rows.
+    """
+    hint = "Run `make evaluate` again."
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ExportError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+    if table.num_rows != rows:
+        raise ExportError(f"is about {table.num_rows:,} rows, not {rows:,}", where=str(path), hint=hint)
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:

@@ -104,10 +104,11 @@ def prove(
     golden_rows: int,
     precision: Precision = "float32",
     slices: FeatureProgram | None = None,
+    baselines: Mapping[str, IntArray] | None = None,
 ) -> Proof:
     """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
 
-    ``slices`` are written beside the predictions and play no part in the comparison.
+    ``slices`` and ``baselines`` are written beside the predictions and play no part in the comparison.
 
     Memory is bounded by the chunk, not by the number of rows.
 
@@ -124,7 +125,7 @@ def prove(
     golden = GoldenPicker(golden_rows, class_count)
     report: ParityReport = {}
     with (
-        EvaluationWriter(evaluation, class_count, slices.names if slices else ()) as writer,
+        EvaluationWriter(evaluation, class_count, slices.names if slices else (), baselines) as writer,
         Progress("parity", count_rows(test_parquet), "rows", logger=log) as progress,
     ):
         for chunk in read_chunks(test_parquet, program, slices=slices):

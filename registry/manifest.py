@@ -130,8 +130,9 @@ class Golden(_Part, frozen=True, kw_only=True):
     atol: float = 1e-5
 
 
-# A slice becomes the column `slice_<name>` of evaluation.parquet.
+# A slice becomes the column `slice_<name>` of evaluation.parquet, a baseline's answers `baseline_<name>`.
 SLICE_PREFIX = "slice_"
+BASELINE_PREFIX = "baseline_"
 SliceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 
 
@@ -143,8 +144,9 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     Accuracies, recalls and calibration errors 0 to 1, log-losses in nats. ``max_p50_increase`` is a
     share of the champion's client p50 (0.10 is 10 %), ``max_p99_increase`` of the p99 of its time in
     the service, ``max_memory_increase`` and ``max_start_up_increase`` of its memory and start-up.
-    ``slices`` are conditions over the raw columns by name (the language of features.sql); where one
-    is NULL the row is not in the slice.
+    ``baseline`` says what a candidate gets that is proven worse than its own baselines: "block", or "warn"
+    for a passing line with a mark. ``slices`` are conditions over the raw columns by name (the language of
+    features.sql); where one is NULL the row is not in the slice.
     """
 
     min_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -160,6 +162,7 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     max_p99_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.20
     max_memory_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.5
     max_start_up_increase: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    baseline: Literal["block", "warn"] = "block"
     slices: dict[SliceName, str] = {}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.config import AccuracySettings
 from benchmarks.errors import EvidenceError
 from benchmarks.judge.accuracy import judge_drop, judge_floors
+from benchmarks.judge.baseline import judge_baseline
 from benchmarks.judge.compatibility import find_breaks
 from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import (
@@ -87,6 +88,7 @@ def _judge_predictions(
     try:
         own = _read(store, candidate, limits.slices)
         said.lines += judge_floors(measure_quality(own), limits, settings)
+        said.lines.append(judge_baseline(own, limits, settings))
         if "champion" not in versions or not is_compatible:
             return None
         champion = versions["champion"]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from benchmarks.errors import EvidenceError
 from benchmarks.judge.calibration_error import CalibrationChange, measure_calibration
 from benchmarks.judge.paired import Discordance
-from registry.manifest import SLICE_PREFIX
+from registry.manifest import BASELINE_PREFIX, SLICE_PREFIX
 
 # Probabilities are clipped here before the logarithm: float32 cannot tell smaller ones from 0.
 _SMALLEST = 1e-7
@@ -30,7 +30,8 @@ class Predictions:
     """One version's answers to the test split, ordered by source row; all arrays have shape (rows,).
 
     ``truth`` and ``label`` are class indexes, ``loss`` is -ln of the true class's probability,
-    ``confidence`` the greatest probability; ``slices`` tell by name which rows are in a slice.
+    ``confidence`` the greatest probability; ``slices`` tell by name which rows are in a slice;
+    ``baselines`` are the labels that each of the version's own baselines gives.
     """
 
     rows: Integers
@@ -39,6 +40,7 @@ class Predictions:
     loss: Floats
     confidence: Floats
     slices: dict[str, Flags] = field(default_factory=dict)
+    baselines: dict[str, Integers] = field(default_factory=dict)
 
     @property
     def correct(self) -> Flags:
@@ -55,6 +57,7 @@ class Predictions:
             self.loss[chosen],
             self.confidence[chosen],
             {name: inside[chosen] for name, inside in self.slices.items()},
+            {name: labels[chosen] for name, labels in self.baselines.items()},
         )
 
 
@@ -116,7 +119,7 @@ class Comparison:
 
 
 def read_predictions(path: Path, class_count: int, slices: Iterable[str] = ()) -> Predictions:
-    """Read an ``evaluation.parquet`` and these slices of it.
+    """Read an ``evaluation.parquet``, these slices of it, and the answers of whatever baselines it has.
 
     Raises:
         EvidenceError: it is missing, damaged or empty, names a row twice, or holds values that no
@@ -130,7 +133,8 @@ def read_predictions(path: Path, class_count: int, slices: Iterable[str] = ()) -
             missing = [name for name in wanted if name not in file.schema_arrow.names]
             if missing:
                 raise EvidenceError(f"held-out predictions lack {', '.join(missing)[:80]}", where=str(path))
-            table: Any = file.read(columns=wanted)
+            baselines = [name for name in file.schema_arrow.names if name.startswith(BASELINE_PREFIX)]
+            table: Any = file.read(columns=[*wanted, *baselines])
     except (OSError, pa.ArrowInvalid) as error:
         raise EvidenceError(f"held-out predictions cannot be read: {error}", where=str(path)) from error
     if table.num_rows == 0 or any(column.null_count for column in table.columns):
@@ -150,6 +154,9 @@ def read_predictions(path: Path, class_count: int, slices: Iterable[str] = ()) -
         loss=-np.log(np.clip(true_chance, _SMALLEST, 1.0)),
         confidence=chances.max(axis=1),
         slices={name: columns[flag][order].astype(bool) for name, flag in flags.items()},
+        baselines={
+            name.removeprefix(BASELINE_PREFIX): columns[name][order].astype(np.int64) for name in baselines
+        },
     )
 
 
@@ -258,11 +265,18 @@ def _compare_part(champion: Predictions, candidate: Predictions, label: str, cho
     )
 
 
+def count_against_baseline(predictions: Predictions, name: str) -> Discordance:
+    """The version beside its own baseline: ``lost`` are rows that only the baseline got right."""
+    return _count_pairs(predictions.baselines[name] == predictions.truth, predictions.correct)
+
+
 def _count(champion: Predictions, candidate: Predictions) -> Discordance:
+    return _count_pairs(champion.correct, candidate.correct)
+
+
+def _count_pairs(before: Flags, after: Flags) -> Discordance:
     return Discordance(
-        rows=champion.rows.size,
-        lost=int((champion.correct & ~candidate.correct).sum()),
-        gained=int((~champion.correct & candidate.correct).sum()),
+        rows=before.size, lost=int((before & ~after).sum()), gained=int((~before & after).sum())
     )
 
 

@@ -40,17 +40,23 @@ def encode_evaluation(
     classes: int = len(CLASSES),
     rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
     slices: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    baselines: Mapping[str, Sequence[int] | npt.NDArray[np.int64]] | None = None,
 ) -> bytes:
-    """evaluation.parquet with these true and predicted classes; the label has probability 0.8."""
+    """evaluation.parquet with these true and predicted classes; the label has probability 0.8.
+
+    Without ``baselines`` there is one, which always answers the first class.
+    """
     labels = np.asarray(label, np.int64)
     chances = np.full((labels.size, classes), 0.2 / (classes - 1), np.float32)
     chances[np.arange(labels.size), labels] = 0.8
+    given = {"majority_class": np.zeros(labels.size)} if baselines is None else baselines
     columns: dict[str, Any] = {
         "row": np.asarray(rows if rows is not None else np.arange(labels.size), np.int64),
         "class_index": np.asarray(truth, np.int16),
         "label_index": labels.astype(np.int16),
         **{f"p_{index}": chances[:, index] for index in range(classes)},
         **{f"slice_{name}": inside for name, inside in (slices or {}).items()},
+        **{f"baseline_{name}": np.asarray(answers, np.int16) for name, answers in given.items()},
     }
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)

@@ -21,7 +21,7 @@ from registry import __version__
 from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
 from registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
-from registry.runs import CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
+from registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
 from registry.signature import ClassLabel, Column
 from training.features import FeatureProgram, parse_features
 
@@ -69,6 +69,8 @@ def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
     inputs = {"run": _receipt(run_folder).digest, "prepared": etl.digest}
     with stage_folder(run_folder.with_name(f"{run_id}.evaluation"), "evaluate", inputs) as folder:
         (folder / "metrics.json").write_bytes(msgspec.json.encode(metrics, order="sorted"))
+        baselines = {"majority_class": pa.array([0] * plan.rows, pa.int16())}
+        pq.write_table(pa.table(baselines), folder / BASELINES_FILE)
     return record
 
 
@@ -174,5 +176,5 @@ def _make_metrics(plan: RunPlan, table: pa.Table, probabilities: Any) -> Metrics
         ece=0.1,
         classes=dict.fromkeys(plan.classes, part),
         confusion=((plan.rows,),),
-        baselines={},
+        baselines={"majority_class": float((table[CLASS_COLUMN].to_numpy() == 0).mean())},
     )

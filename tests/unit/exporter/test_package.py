@@ -13,7 +13,7 @@ import pytest
 
 from exporter.errors import ExportError
 from exporter.golden import GoldenPicker
-from exporter.package import EvaluationWriter, require_accuracy
+from exporter.package import EvaluationWriter, read_baselines, require_accuracy
 from exporter.rows import Chunk
 from registry.manifest import Golden, Interval, Metrics
 
@@ -79,6 +79,30 @@ def test_slices_stand_behind_the_probabilities_as_flags(tmp_path: Path) -> None:
     table = pq.read_table(path)
     assert table.schema.names[-2:] == ["p_2", "slice_low"]
     assert table["slice_low"].to_pylist() == [True, False]
+
+
+def test_answers_of_the_baselines_stand_beside_those_of_their_rows(tmp_path: Path) -> None:
+    """The gate compares row by row; an answer that slipped to another chunk would be another row's."""
+    path, source = tmp_path / "evaluation.parquet", tmp_path / "baselines.parquet"
+    pq.write_table(pa.table({"linear": pa.array([2, 0, 1], pa.int16())}), source)
+    with EvaluationWriter(path, 3, baselines=read_baselines(source, 3)) as writer:
+        writer.write(make_chunk([4, 6], [0, 1]), make_probabilities(2), np.array([0, 1]))
+        writer.write(make_chunk([9], [1]), make_probabilities(1), np.array([1]))
+    table = pq.read_table(path)
+    assert table.select(["row", "baseline_linear"]).to_pydict() == {
+        "row": [4, 6, 9],
+        "baseline_linear": [2, 0, 1],
+    }
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_baselines_of_other_rows_or_none_at_all_are_refused(tmp_path: Path, rows: int | None) -> None:
+    """An evaluation of before has no such file; the way out is to evaluate again."""
+    path = tmp_path / "baselines.parquet"
+    if rows is not None:
+        pq.write_table(pa.table({"linear": pa.array([0] * rows, pa.int16())}), path)
+    with pytest.raises(ExportError, match=r"Run `make evaluate` again"):
+        read_baselines(path, 3)
 
 
 @pytest.mark.parametrize(("rows", "accuracy"), [(100, 0.702), (99, 0.7)])

@@ -70,7 +70,6 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Exp": np.exp,
     "Log": np.log,
     "Sin": np.sin,
-    "Cos": np.cos,
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Round": np.rint,

@@ -105,39 +105,44 @@ class Emitter:
                 return self._node("Mod", *operands, fmod=1)
         return self._node(operator, *operands)
 
-    def reduce(self, operator: str, operands: Sequence[str]) -> Block:
-        """Whether any, or all, of each operand's bools are true."""
+    def reduce(self, operator: str, conditions: str, count: int, width: int) -> Block:
+        """Whether any, or all, of each ``width`` bools are true: (rows, count * width) → (rows, count)."""
         kind = "ReduceMax" if operator == "any" else "ReduceMin"
-        results = []
-        for operand in operands:
-            numbers = self._as_float(operand)
-            if self._opset >= _REDUCE_AXES_AS_INPUT:
-                reduced = self._node(kind, numbers, self.constant(np.array([1])), keepdims=1)
-            else:
-                reduced = self._node(kind, numbers, axes=[1], keepdims=1)
-            results.append(self._block(self._node("Cast", reduced, to=TensorProto.BOOL), 1))
-        return self.stack(results)
+        numbers = self._by_group(self._as_float(conditions), count, width)
+        axis, kept = (1, 1) if count == 1 else (2, 0)
+        if self._opset >= _REDUCE_AXES_AS_INPUT:
+            reduced = self._node(kind, numbers, self.constant(np.array([axis])), keepdims=kept)
+        else:
+            reduced = self._node(kind, numbers, axes=[axis], keepdims=kept)
+        return self._block(self._node("Cast", reduced, to=TensorProto.BOOL), count)
 
-    def first_true(self, conditions: str) -> str:
-        """Index of each row's first true condition, (rows, 1); their number if none is."""
-        numbers = self._as_float(conditions)
-        pads, one = self.constant(np.array([0, 0, 0, 1])), self.constant(np.array(1.0, dtype=np.float32))
-        return self._node("ArgMax", self._node("Pad", numbers, pads, one), axis=1, keepdims=1)
+    def first_true(self, conditions: str, count: int, width: int) -> str:
+        """Of each ``width`` bools the index of the first true one; ``width`` if none is.
 
-    def look_up(self, table: npt.NDArray[np.float64], chosen: str) -> Block:
-        """The constants at ``chosen``."""
-        return self._block(self._node("Gather", self.constant(table), chosen, axis=0), 1)
+        (rows, count * width) → (rows, count); the indexes go on from group to group, ``width`` + 1 apart.
+        """
+        numbers = self._by_group(self._as_float(conditions), count, width)
+        axis, kept = (1, 1) if count == 1 else (2, 0)
+        pads = self.constant(np.array([0] * (2 * axis + 1) + [1]))
+        one = self.constant(np.array(1.0, dtype=np.float32))
+        found = self._node("ArgMax", self._node("Pad", numbers, pads, one), axis=axis, keepdims=kept)
+        return (
+            found if count == 1 else self._node("Add", found, self.constant(np.arange(count) * (width + 1)))
+        )
 
-    def pick(self, values: str, chosen: str) -> Block:
-        """Each row's value in the column ``chosen``."""
-        return self._block(self._node("GatherElements", values, chosen, axis=1), 1)
+    def _by_group(self, numbers: str, count: int, width: int) -> str:
+        """(rows, count * width) → (rows, count, width); one group stays as it is."""
+        if count == 1:
+            return numbers
+        return self._node("Reshape", numbers, self.constant(np.array([0, count, width])))
 
-    def stack(self, blocks: Sequence[Block]) -> Block:
-        """Blocks side by side as one."""
-        if len(blocks) == 1:
-            return blocks[0]
-        tensor = self._node("Concat", *(b.tensor for b in blocks), axis=1)
-        return self._block(tensor, sum(b.width for b in blocks))
+    def look_up(self, table: npt.NDArray[np.float64], chosen: str, count: int) -> Block:
+        """The constants at ``chosen`` (rows, count)."""
+        return self._block(self._node("Gather", self.constant(table), chosen, axis=0), count)
+
+    def pick(self, values: str, chosen: str, count: int) -> Block:
+        """Each row's values in the columns ``chosen`` (rows, count)."""
+        return self._block(self._node("GatherElements", values, chosen, axis=1), count)
 
     def spread(self, values: Sequence[object]) -> Block:
         """Constants in every row."""

@@ -154,7 +154,13 @@ class ScalarGraph:
         return self.make(pair if len(parts) == 2 else many, *parts)
 
     def choose(self, condition: Scalar, value: Scalar, other: Scalar) -> Scalar:
-        """``value`` where ``condition`` is true, else ``other``."""
+        """``value`` where ``condition`` is true, else ``other``; the same choice is the same scalar."""
         if condition.operator == "const":
             return value if condition.payload else other
-        return value if value is other else self.make("Where", condition, value, other)
+        if value is other:
+            return value
+        if condition.operator == "Not":
+            return self.choose(condition.arguments[0], other, value)
+        if value is self.number(1.0) and other is self.number(0.0):
+            return self.make("number", condition)
+        return self.make("Where", condition, value, other)

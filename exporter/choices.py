@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,27 +116,43 @@ class _Column:
 
 def tabulate(
     expression: Call,
-    cases: Cases,
-    is_value: Callable[[Expression], bool],
+    value: Scalar,
+    subject: Expression,
+    is_subject: Callable[[Expression], bool],
+    constants: Iterable[Literal],
     vocabulary: Mapping[str, float],
 ) -> Table | None:
     """What ``expression`` is in each case; None if a part of it computes with the value itself.
 
     Args:
-        expression: made of `CHOOSING` operators over literals and the value of ``cases``.
-        is_value: whether a part is that value.
-        vocabulary: the number of every text literal in it.
+        expression: made of `CHOOSING` operators over ``constants`` and the subject.
+        value: what it chooses by.
+        subject: an expression that became ``value``.
+        is_subject: whether a part is such an expression.
+        constants: the literals in it.
+        vocabulary: the number of every text among them.
     """
-    column = _Tabulator(cases, is_value, vocabulary).column(expression)
-    return Table(cases, column.values, column.is_own) if column is not None else None
+    cuts = {c.value for c in constants if c.value is not None}
+    while True:
+        tabulator = _Tabulator(make_cases(value, subject, cuts, vocabulary), is_subject, vocabulary)
+        column = tabulator.column(expression)
+        if column is None:
+            return None
+        # A condition or a rounded constant is compared with too; each pass finds what the last one led to.
+        if not tabulator.missing:
+            return Table(tabulator.cases, column.values, column.is_own)
+        cuts |= tabulator.missing
 
 
 class _Tabulator:
+    """Computes expressions over ``cases``; ``missing`` fills with numbers that should have been a case."""
+
     def __init__(
-        self, cases: Cases, is_value: Callable[[Expression], bool], vocabulary: Mapping[str, float]
+        self, cases: Cases, is_subject: Callable[[Expression], bool], vocabulary: Mapping[str, float]
     ) -> None:
-        self._cases = cases
-        self._is_value = is_value
+        self.cases = cases
+        self.missing: set[float] = set()
+        self._is_subject = is_subject
         self._vocabulary = vocabulary
         self._nothing = np.zeros(len(cases.points), dtype=bool)
         self._known: dict[Expression, _Column | None] = {}
@@ -144,8 +160,8 @@ class _Tabulator:
     def column(self, expression: Expression) -> _Column | None:
         if isinstance(expression, Literal):
             return self._constant(expression)
-        if self._is_value(expression):
-            return _Column(self._cases.points, ~self._nothing)
+        if self._is_subject(expression):
+            return _Column(self.cases.points, ~self._nothing)
         assert isinstance(expression, Call)
         if expression.operator in _COMPARE:
             return self._compute(expression)  # not kept: a long IN list would keep a column a constant
@@ -156,7 +172,7 @@ class _Tabulator:
     def _constant(self, literal: Literal) -> _Column:
         value = literal.value
         number = NAN if value is None else self._vocabulary[value] if isinstance(value, str) else float(value)
-        return _Column(np.full(len(self._cases.points), number), self._nothing)
+        return _Column(np.full(len(self.cases.points), number), self._nothing)
 
     def _compute(self, call: Call) -> _Column | None:  # noqa: PLR0911  (one line a kind of operator)
         if call.operator in {"and", "or"}:
@@ -169,6 +185,8 @@ class _Tabulator:
             columns.append(column)
         if call.operator in _COMPARE:
             a, b = columns
+            if not any(isinstance(argument, Literal) for argument in call.arguments):
+                self._require_cases(a, b)
             found = _COMPARE[call.operator](a.values, b.values).astype(np.float64)
             return _Column(np.where(a.is_null | b.is_null, NAN, found), self._nothing)
         match call.operator:
@@ -181,6 +199,12 @@ class _Tabulator:
             case "coalesce":
                 return functools.reduce(lambda b, a: _where(a.is_null, b, a), reversed(columns))
         return self._cast(call, columns[0])
+
+    def _require_cases(self, a: _Column, b: _Column) -> None:
+        """Note what a range is compared with and would have to be cut at."""
+        for own, other in ((a, b), (b, a)):
+            found = other.values[own.is_own & ~other.is_own & self.cases.is_range]
+            self.missing |= set(found[~np.isnan(found)].tolist()) - set(self.cases.points.tolist())
 
     def _combine(self, call: Call) -> _Column | None:
         """AND or OR: what decides, else NULL if there is one."""
@@ -206,7 +230,7 @@ class _Tabulator:
         is_whole = call.arguments[0].type in {ValueType.BOOLEAN, ValueType.BIGINT}
         if call.operator == "to_double" or (call.operator == "to_bigint" and is_whole):
             return column
-        if (column.is_own & self._cases.is_range).any():
+        if (column.is_own & self.cases.is_range).any():
             return None
         if call.operator == "to_bigint":
             return _Column(np.rint(column.values), self._nothing)

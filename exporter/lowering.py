@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from exporter.choices import CHOOSING, Table, make_cases, tabulate, write, write_truth
+from exporter.choices import CHOOSING, Table, tabulate, write, write_truth
 from exporter.formulas import build_formula
 from exporter.scalars import NAN, Scalar, ScalarGraph
 from training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
@@ -220,9 +220,8 @@ class Lowering:
         constants = _list_constants(expression, self._wholes)
         for literal in constants:
             self._number(literal)
-        cuts = {c.value for c in constants if c.value is not None and not isinstance(c.value, bool)}
-        cases = make_cases(self.value(subject), subject, cuts, self.vocabulary)
-        return tabulate(expression, cases, self._wholes.__contains__, self.vocabulary)
+        is_subject = self._wholes.__contains__
+        return tabulate(expression, self.value(subject), subject, is_subject, constants, self.vocabulary)
 
     def _subject(self, expression: Expression) -> Expression | None:
         """The value that the expression chooses by; a literal if it is constant, None if by several."""

@@ -8,7 +8,7 @@ Every block is (rows, width); a value is one column of a block.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ def build_model(
     text_count: int,
     vocabulary: dict[str, float],
     opset: int,
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, Mapping[str, Sequence[Scalar]]]:
     """Lay ``outputs`` out as the graph that `operators.build_feature_graph` describes.
 
     Args:
@@ -39,21 +39,51 @@ def build_model(
         text_count: width of the text input.
         vocabulary: the number that stands for each text; any other text is 0.
         opset: version of the ONNX operator set.
+
+    Returns:
+        The graph, and by node the values that the node was made for.
     """
     emitter = Emitter(numeric_is_whole, text_count, vocabulary, opset)
     layout = _Layout(emitter)
     pending = _reachable(outputs)
+    emitter.purpose = [s for s in pending if s.operator == "text"]
+    if emitter.purpose:
+        emitter.source("text")
     sums = [s for s in pending if s.operator == "affine"]
     if sums:
+        emitter.purpose = sums
         layout.place(sums, emitter.affine([s.payload for s in sums]))
     pending = [s for s in pending if s.operator not in _SOURCES | {"affine"}]
     while pending:
         group = _next_group(pending, layout)
         for part in layout.split(group):
+            emitter.purpose = part
             layout.place(part, layout.compute(part))
         done = set(group)
         pending = [s for s in pending if s not in done]
-    return emitter.finish(layout.fetch(outputs), len(outputs))
+    emitter.purpose = outputs
+    return emitter.finish(layout.fetch(outputs), len(outputs)), emitter.purposes
+
+
+def share_out(
+    outputs: Sequence[Scalar], purposes: Mapping[str, Sequence[Scalar]]
+) -> dict[str, dict[int, float]]:
+    """By node, which share of it each output (by index) accounts for; the shares of a node sum to 1.
+
+    A node is shared evenly by the values that it was made for, and a value by the outputs that need it.
+    """
+    users: dict[Scalar, set[int]] = {}
+    for index, output in enumerate(outputs):
+        for scalar in _reachable([output]):
+            users.setdefault(scalar, set()).add(index)
+    shares: dict[str, dict[int, float]] = {}
+    for node, scalars in purposes.items():
+        found: dict[int, float] = {}
+        for scalar in scalars:
+            for index in users[scalar]:
+                found[index] = found.get(index, 0.0) + 1 / len(scalars) / len(users[scalar])
+        shares[node] = found
+    return shares
 
 
 def _reachable(outputs: Sequence[Scalar]) -> list[Scalar]:

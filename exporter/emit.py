@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter.graphs import make_model
 from exporter.lowering import Affine
+from exporter.scalars import Scalar
 from registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
@@ -49,6 +50,9 @@ class Emitter:
         self._initializers: dict[bytes, onnx.TensorProto] = {}
         self._gathered: dict[tuple[tuple[int, int], ...], str] = {}
         self._block_count = 0
+        # What the nodes made now are for, and what each node made so far was for.
+        self.purpose: Sequence[Scalar] = ()
+        self.purposes: dict[str, Sequence[Scalar]] = {}
         self._numeric = self._block(NUMERIC_INPUT, len(numeric_is_whole))
         self._text: Block | None = None
 
@@ -184,7 +188,7 @@ class Emitter:
 
     def finish(self, features: str, count: int) -> onnx.ModelProto:
         """The checked model, with the ``count`` columns of ``features`` as FLOAT for its output."""
-        self._nodes.append(helper.make_node("Cast", [features], [FEATURES], to=TensorProto.FLOAT))
+        self._add("Cast", [features], FEATURES, to=TensorProto.FLOAT)
         kinds = {NUMERIC_INPUT: TensorProto.DOUBLE, TEXT_INPUT: TensorProto.STRING}
         inputs = [
             helper.make_tensor_value_info(name, kinds[name], ["rows", width])
@@ -222,8 +226,13 @@ class Emitter:
 
     def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         name = f"{operator.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        self._add(operator, inputs, name, **attributes)
         return name
+
+    def _add(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> None:
+        # Named, since runtimes from 1.18 to 1.21 give two nodes without a name the same one when they fuse.
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        self.purposes[name] = self.purpose
 
 
 def _columns(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:

@@ -20,7 +20,7 @@ import onnxruntime
 
 from exporter.compose import serialise
 from exporter.operators import trace_feature_graph
-from exporter.runtime import open_session, profile_session
+from exporter.runtime import Event, open_session, profile_session
 from registry.ground.logs import log_event
 from training.features import FeatureProgram, read_texts
 
@@ -33,6 +33,8 @@ TEXT_LENGTH = 80
 _RUNS, _CALLS = 7, 100
 # The profiler stops at a million events; a row of a graph has two for each node and some of its own.
 _PROFILED_NODES = 100_000
+# What the profiler adds to a node's name for the time of its computation.
+_SUFFIX = "_kernel_time"
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 # Text in single quotes and numbers; names in double quotes are passed over.
@@ -118,22 +120,15 @@ def _time_features(
     return spent / total if total else np.full(count, 1 / count)
 
 
-def _time_nodes(events: Sequence[Mapping[str, object]]) -> dict[str, float]:
+def _time_nodes(events: Sequence[Event]) -> dict[str, float]:
     """Microseconds from each node's start to the next one's, summed over all calls."""
-    suffix = "_kernel_time"
-    starts = [
-        (int(event["ts"]), str(event["name"]).removesuffix(suffix), int(event["dur"]))  # type: ignore[call-overload]
-        for event in events
-        if event.get("cat") == "Node" and str(event["name"]).endswith(suffix)
-    ]
+    nodes = [event for event in events if event.cat == "Node" and event.name.endswith(_SUFFIX)]
     times: dict[str, float] = {}
-    first = starts[0][1] if starts else ""
-    for (start, name, duration), (after, following, _) in zip(
-        starts, [*starts[1:], (0, first, 0)], strict=True
-    ):
+    for event, after in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
         # The last node of a call is followed by the caller's time.
-        spent = duration if following == first else after - start
-        times[name] = times.get(name, 0.0) + spent
+        spent = event.dur if after.name == nodes[0].name else after.ts - event.ts
+        node = event.name.removesuffix(_SUFFIX)
+        times[node] = times.get(node, 0.0) + spent
     return times
 
 

@@ -218,7 +218,7 @@ def publish_proven(
 def _measure_row(
     model: onnx.ModelProto, program: FeatureProgram, inputs: ExportInputs, proof: Proof
 ) -> RowCost:
-    feeds = rows_to_feeds(proof.golden.rows[:1], inputs.run.columns)
+    feeds = rows_to_feeds(proof.golden.rows[:1], program.columns)
     cost = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
     log_cost(cost)
     return cost

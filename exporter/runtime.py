@@ -6,13 +6,13 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from registry.ground.decode import decode_json
 from registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
@@ -25,6 +25,9 @@ from exporter.errors import ExportError
 onnxruntime.disable_telemetry_events()
 
 _ERRORS_ONLY = 3
+# From which operator set on which release is needed. tests/clients runs every kind of graph in the first; the
+# others were tried by hand, on the graphs of all operators: each is the first that knows its operator set.
+_OLDEST_RUNTIMES = ((17, "1.17"), (21, "1.18"), (22, "1.21"), (23, "1.23"))
 # The runtime's exceptions have no base class of their own.
 _REFUSALS = (
     state.Fail,
@@ -33,6 +36,11 @@ _REFUSALS = (
     state.InvalidProtobuf,
     state.NotImplemented,
 )
+
+
+def find_minimum_runtime(opset: int) -> str:
+    """The oldest ONNX Runtime that computes our graphs in this operator set (17 or later): major.minor."""
+    return [release for first, release in _OLDEST_RUNTIMES if first <= opset][-1]
 
 
 def runtime_versions() -> dict[str, str]:
@@ -49,9 +57,18 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
     return _load(model, _options(threads))
 
 
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the runtime's profile: a node's has ``cat`` "Node"; start and duration in microseconds."""
+
+    cat: str
+    name: str
+    ts: int
+    dur: int
+
+
 def profile_session(
     model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]], *, calls: int
-) -> list[dict[str, Any]]:
+) -> list[Event]:
     """The events that the runtime's profiler writes while ``model`` answers ``feeds``, ``calls`` times.
 
     One thread, and no optimisation of the graph, so that its nodes keep their names.
@@ -64,8 +81,7 @@ def profile_session(
         session = _load(model.SerializeToString(), options)
         for _ in range(calls):
             session.run(None, feeds)
-        events: list[dict[str, Any]] = msgspec.json.decode(Path(session.end_profiling()).read_bytes())
-        return events
+        return decode_json(Path(session.end_profiling()).read_bytes(), list[Event])
 
 
 def optimise_offline(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.formulas import SHIFTABLE
 from exporter.graphs import make_model
 from exporter.lowering import Affine
 from exporter.scalars import Scalar
 from registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
+_QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles
 _REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
 
 
@@ -94,7 +97,9 @@ class Emitter:
         """One operator over operands that broadcast to (rows, width)."""
         return self._block(self._elementwise(operator, operands, payload), width)
 
-    def _elementwise(self, operator: str, operands: Sequence[str], payload: object) -> str:
+    def _elementwise(  # noqa: PLR0911  (one line an operator that is not one of ONNX)
+        self, operator: str, operands: Sequence[str], payload: object
+    ) -> str:
         match operator:
             case "number":
                 return self._node("Cast", *operands, to=TensorProto.DOUBLE)
@@ -102,12 +107,35 @@ class Emitter:
                 return self._as_double(self._as_float(*operands))
             case "atan_guess":
                 return self._as_double(self._node("Atan", self._as_float(*operands)))
+            case "cosine":
+                return self._cosine(*operands, is_far=bool(payload))
             case "Clip":
                 reach = [self.constant(np.array(sign * payload)) for sign in (-1.0, 1.0)]  # type: ignore[operator]
                 return self._node("Clip", *operands, *reach)
             case "Mod":
                 return self._node("Mod", *operands, fmod=1)
         return self._node(operator, *operands)
+
+    def _cosine(self, x: str, *, is_far: bool) -> str:
+        """cos x, with an exact Sin within an ulp where ``|x| < SHIFTABLE`` and, ``is_far``, 4e-16 beyond.
+
+        sin(x + pi/2) alone is off by the rounding of the sum, 4e-12 for an angle of 1e5. That rounding is
+        known: with s = x + pi/2 rounded and e = x + pi/2 - s, cos x = sin(s + e) = sin s - e sin x + O(e**2).
+        Beyond, where e is no longer small, 1 - 2 sin(x/2)**2 halves an angle without rounding it, and is off
+        by a few roundings of 1 however large x is.
+        """
+        quarter, rest = (self.constant(np.array(part)) for part in _QUARTER_TURN)
+        shifted = self._node("Add", x, quarter)
+        lost = self._node("Sub", quarter, self._node("Sub", shifted, x))
+        correction = self._node("Mul", self._node("Add", lost, rest), self._node("Sin", x))
+        near = self._node("Sub", self._node("Sin", shifted), correction)
+        if not is_far:
+            return near
+        half = self._node("Sin", self._node("Mul", x, self.constant(np.array(0.5))))
+        double_square = self._node("Mul", half, self._node("Add", half, half))
+        far = self._node("Sub", self.constant(np.array(1.0)), double_square)
+        is_near = self._node("Less", self._node("Abs", x), self.constant(np.array(SHIFTABLE)))
+        return self._node("Where", is_near, near, far)
 
     def reduce(self, operator: str, conditions: str, count: int, width: int) -> Block:
         """Whether any, or all, of each ``width`` bools are true: (rows, count * width) → (rows, count)."""

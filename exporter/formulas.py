@@ -19,10 +19,8 @@ from training.features import Call, Expression, ValueType, may_be_negative_zero,
 
 # Beyond it, arc tangent is pi/2 to the last bit of a double, and float still holds the number.
 _STEEPEST = 1e17
-# pi/2 as the sum of two doubles.
-_QUARTER_TURN, _QUARTER_TURN_REST = math.pi / 2, 6.123233995736766e-17
-# Below it the rest of the shifted angle is under 2**-27, whose square is nothing beside 1.
-_SHIFTABLE = 2.0**26
+# Below it pi/2 can be added to an angle with a rounding under 2**-27, whose square is nothing beside 1.
+SHIFTABLE = 2.0**26
 
 
 def build_formula(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar | None:
@@ -112,25 +110,8 @@ def _cos(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
 
 
 def _cosine(graph: ScalarGraph, x: Scalar, reach: float) -> Scalar:
-    """cos x for ``|x| <= reach``: with an exact Sin within an ulp below 2**26, within 4e-16 above.
-
-    sin(x + pi/2) alone is off by the rounding of the sum, 4e-12 for an angle of 1e5. That rounding is known:
-    with s = x + pi/2 rounded and e = x + pi/2 - s, cos x = sin(s + e) = sin s - e sin x + O(e**2). Above,
-    where e is no longer small, 1 - 2 sin(x/2)**2 halves an angle without rounding it, and is off by a few
-    roundings of 1 however large x is.
-    """
-    shift = graph.number(_QUARTER_TURN)
-    shifted = graph.make("Add", x, shift)
-    lost = graph.make("Sub", shift, graph.make("Sub", shifted, x))
-    rest = graph.make("Add", lost, graph.number(_QUARTER_TURN_REST))
-    correction = graph.make("Mul", rest, graph.make("Sin", x))
-    near = graph.make("Sub", graph.make("Sin", shifted), correction)
-    if reach < _SHIFTABLE:
-        return near
-    half = graph.make("Sin", graph.make("Mul", x, graph.number(0.5)))
-    far = graph.make("Sub", graph.number(1.0), graph.make("Mul", half, graph.make("Add", half, half)))
-    is_near = graph.make("Less", graph.make("Abs", x), graph.number(_SHIFTABLE))
-    return graph.choose(is_near, near, far)
+    """cos x for ``|x| <= reach``: where that is small, half of the nodes do (`emit` writes them)."""
+    return graph.make("cosine", x, payload=reach >= SHIFTABLE)
 
 
 def _tan(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:

@@ -23,7 +23,8 @@ class Scalar:
 
     Args:
         operator: an ONNX operator's name (capital letter), or one of `batching`'s own: ``numeric``, ``text``,
-            ``const``, ``affine``, ``any``, ``all``, ``select``, ``atan_guess``, ``to_float``, ``number``.
+            ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``, ``to_float``,
+            ``number``.
         arguments: the values it is computed from.
         payload: column index, constant, or the terms of an affine sum.
         is_bool: whether it is a bool rather than a double.
@@ -70,6 +71,7 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Exp": np.exp,
     "Log": np.log,
     "Sin": np.sin,
+    "cosine": lambda x, _: np.cos(x),
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Round": np.rint,

@@ -8,7 +8,7 @@ Every block is (rows, width); a value is one column of a block.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,8 +16,10 @@ import onnx
 from exporter.emit import Block, Emitter
 from exporter.scalars import Scalar
 
-# Which values may share a node: the operator, which arguments are constants, and the payload of Clip.
+# Which values may share a node: the operator, which arguments are constants, and the payload of Clip; of an
+# operator with any number of arguments, what their number is padded to.
 _Key = tuple[str, tuple[bool, ...], object]
+_VARIADIC = {"any", "all", "select"}
 _SOURCES = {"const", "numeric", "text"}
 
 
@@ -28,7 +30,7 @@ def build_model(
     text_count: int,
     vocabulary: dict[str, float],
     opset: int,
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, Mapping[str, Sequence[Scalar]]]:
     """Lay ``outputs`` out as the graph that `operators.build_feature_graph` describes.
 
     Args:
@@ -37,21 +39,51 @@ def build_model(
         text_count: width of the text input.
         vocabulary: the number that stands for each text; any other text is 0.
         opset: version of the ONNX operator set.
+
+    Returns:
+        The graph, and by node the values that the node was made for.
     """
     emitter = Emitter(numeric_is_whole, text_count, vocabulary, opset)
     layout = _Layout(emitter)
     pending = _reachable(outputs)
+    emitter.purpose = [s for s in pending if s.operator == "text"]
+    if emitter.purpose:
+        emitter.source("text")
     sums = [s for s in pending if s.operator == "affine"]
     if sums:
+        emitter.purpose = sums
         layout.place(sums, emitter.affine([s.payload for s in sums]))
     pending = [s for s in pending if s.operator not in _SOURCES | {"affine"}]
     while pending:
         group = _next_group(pending, layout)
         for part in layout.split(group):
+            emitter.purpose = part
             layout.place(part, layout.compute(part))
         done = set(group)
         pending = [s for s in pending if s not in done]
-    return emitter.finish(layout.fetch(outputs), len(outputs))
+    emitter.purpose = outputs
+    return emitter.finish(layout.fetch(outputs), len(outputs)), emitter.purposes
+
+
+def share_out(
+    outputs: Sequence[Scalar], purposes: Mapping[str, Sequence[Scalar]]
+) -> dict[str, dict[int, float]]:
+    """By node, which share of it each output (by index) accounts for; the shares of a node sum to 1.
+
+    A node is shared evenly by the values that it was made for, and a value by the outputs that need it.
+    """
+    users: dict[Scalar, set[int]] = {}
+    for index, output in enumerate(outputs):
+        for scalar in _reachable([output]):
+            users.setdefault(scalar, set()).add(index)
+    shares: dict[str, dict[int, float]] = {}
+    for node, scalars in purposes.items():
+        found: dict[int, float] = {}
+        for scalar in scalars:
+            for index in users[scalar]:
+                found[index] = found.get(index, 0.0) + 1 / len(scalars) / len(users[scalar])
+        shares[node] = found
+    return shares
 
 
 def _reachable(outputs: Sequence[Scalar]) -> list[Scalar]:
@@ -67,7 +99,21 @@ def _reachable(outputs: Sequence[Scalar]) -> list[Scalar]:
 
 
 def _key(scalar: Scalar) -> _Key:
+    if scalar.operator in _VARIADIC:
+        has_constants = scalar.operator == "select" and all(v.operator == "const" for v in _values(scalar))
+        return scalar.operator, (has_constants,), 1 << (len(_conditions(scalar)) - 1).bit_length()
     return scalar.operator, tuple(a.operator == "const" for a in scalar.arguments), scalar.payload
+
+
+def _conditions(scalar: Scalar) -> tuple[Scalar, ...]:
+    """The bools that ``any``, ``all`` or ``select`` go through."""
+    count = len(scalar.arguments)
+    return scalar.arguments[: count // 2] if scalar.operator == "select" else scalar.arguments
+
+
+def _values(scalar: Scalar) -> tuple[Scalar, ...]:
+    """What ``select`` selects from: a value a condition, and one for none of them."""
+    return scalar.arguments[len(scalar.arguments) // 2 :]
 
 
 def _next_group(pending: Sequence[Scalar], layout: _Layout) -> list[Scalar]:
@@ -113,6 +159,8 @@ class _Layout:
 
     def split(self, group: Sequence[Scalar]) -> list[list[Scalar]]:
         """The group as one node, or one for each combination of blocks it reads if that is cheaper."""
+        if group[0].operator in _VARIADIC:
+            return [list(group)]
         parts: dict[tuple[int, ...], list[Scalar]] = {}
         for scalar in group:
             parts.setdefault(tuple(number for number, _ in self.position(scalar)), []).append(scalar)
@@ -146,17 +194,26 @@ class _Layout:
     def compute(self, group: Sequence[Scalar]) -> Block:
         """Emit one group of `_next_group` and return the block of its values."""
         first = group[0]
-        if first.operator in {"any", "all"}:
-            return self._emitter.reduce(first.operator, [self.fetch(s.arguments) for s in group])
-        if first.operator == "select":
-            return self._emitter.stack([self._select(s) for s in group])
+        if first.operator in _VARIADIC:
+            return self._reduce(group)
         operands = [self._operand(column) for column in zip(*(s.arguments for s in group), strict=True)]
         return self._emitter.elementwise(first.operator, operands, first.payload, len(group))
 
-    def _select(self, scalar: Scalar) -> Block:
-        count = len(scalar.arguments) // 2
-        conditions, values = scalar.arguments[:count], scalar.arguments[count:]
-        chosen = self._emitter.first_true(self.fetch(conditions))
+    def _reduce(self, group: Sequence[Scalar]) -> Block:
+        """An operator over any number of conditions, a group of it in one tensor (rows, group, width).
+
+        Whatever has fewer conditions repeats its last one, which changes no answer.
+        """
+        operator, width = group[0].operator, max(len(_conditions(s)) for s in group)
+        conditions = self.fetch([c for s in group for c in _pad(_conditions(s), width)])
+        if operator != "select":
+            return self._emitter.reduce(operator, conditions, len(group), width)
+        values = [v for s in group for v in (*_pad(_values(s)[:-1], width), _values(s)[-1])]
+        chosen = self._emitter.first_true(conditions, len(group), width)
         if all(v.operator == "const" for v in values):
-            return self._emitter.look_up(np.array([v.payload for v in values]), chosen)
-        return self._emitter.pick(self.fetch(values), chosen)
+            return self._emitter.look_up(np.array([v.payload for v in values]), chosen, len(group))
+        return self._emitter.pick(self.fetch(values), chosen, len(group))
+
+
+def _pad(scalars: tuple[Scalar, ...], width: int) -> tuple[Scalar, ...]:
+    return scalars + scalars[-1:] * (width - len(scalars))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.formulas import SHIFTABLE
 from exporter.graphs import make_model
 from exporter.lowering import Affine
+from exporter.scalars import Scalar
 from registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
+_QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles
 _REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
 
 
@@ -49,6 +53,9 @@ class Emitter:
         self._initializers: dict[bytes, onnx.TensorProto] = {}
         self._gathered: dict[tuple[tuple[int, int], ...], str] = {}
         self._block_count = 0
+        # What the nodes made now are for, and what each node made so far was for.
+        self.purpose: Sequence[Scalar] = ()
+        self.purposes: dict[str, Sequence[Scalar]] = {}
         self._numeric = self._block(NUMERIC_INPUT, len(numeric_is_whole))
         self._text: Block | None = None
 
@@ -90,7 +97,9 @@ class Emitter:
         """One operator over operands that broadcast to (rows, width)."""
         return self._block(self._elementwise(operator, operands, payload), width)
 
-    def _elementwise(self, operator: str, operands: Sequence[str], payload: object) -> str:
+    def _elementwise(  # noqa: PLR0911  (one line an operator that is not one of ONNX)
+        self, operator: str, operands: Sequence[str], payload: object
+    ) -> str:
         match operator:
             case "number":
                 return self._node("Cast", *operands, to=TensorProto.DOUBLE)
@@ -98,6 +107,8 @@ class Emitter:
                 return self._as_double(self._as_float(*operands))
             case "atan_guess":
                 return self._as_double(self._node("Atan", self._as_float(*operands)))
+            case "cosine":
+                return self._cosine(*operands, is_far=bool(payload))
             case "Clip":
                 reach = [self.constant(np.array(sign * payload)) for sign in (-1.0, 1.0)]  # type: ignore[operator]
                 return self._node("Clip", *operands, *reach)
@@ -105,39 +116,65 @@ class Emitter:
                 return self._node("Mod", *operands, fmod=1)
         return self._node(operator, *operands)
 
-    def reduce(self, operator: str, operands: Sequence[str]) -> Block:
-        """Whether any, or all, of each operand's bools are true."""
+    def _cosine(self, x: str, *, is_far: bool) -> str:
+        """cos x, with an exact Sin within an ulp where ``|x| < SHIFTABLE`` and, ``is_far``, 4e-16 beyond.
+
+        sin(x + pi/2) alone is off by the rounding of the sum, 4e-12 for an angle of 1e5. That rounding is
+        known: with s = x + pi/2 rounded and e = x + pi/2 - s, cos x = sin(s + e) = sin s - e sin x + O(e**2).
+        Beyond, where e is no longer small, 1 - 2 sin(x/2)**2 halves an angle without rounding it, and is off
+        by a few roundings of 1 however large x is.
+        """
+        quarter, rest = (self.constant(np.array(part)) for part in _QUARTER_TURN)
+        shifted = self._node("Add", x, quarter)
+        lost = self._node("Sub", quarter, self._node("Sub", shifted, x))
+        correction = self._node("Mul", self._node("Add", lost, rest), self._node("Sin", x))
+        near = self._node("Sub", self._node("Sin", shifted), correction)
+        if not is_far:
+            return near
+        half = self._node("Sin", self._node("Mul", x, self.constant(np.array(0.5))))
+        double_square = self._node("Mul", half, self._node("Add", half, half))
+        far = self._node("Sub", self.constant(np.array(1.0)), double_square)
+        is_near = self._node("Less", self._node("Abs", x), self.constant(np.array(SHIFTABLE)))
+        return self._node("Where", is_near, near, far)
+
+    def reduce(self, operator: str, conditions: str, count: int, width: int) -> Block:
+        """Whether any, or all, of each ``width`` bools are true: (rows, count * width) → (rows, count)."""
         kind = "ReduceMax" if operator == "any" else "ReduceMin"
-        results = []
-        for operand in operands:
-            numbers = self._as_float(operand)
-            if self._opset >= _REDUCE_AXES_AS_INPUT:
-                reduced = self._node(kind, numbers, self.constant(np.array([1])), keepdims=1)
-            else:
-                reduced = self._node(kind, numbers, axes=[1], keepdims=1)
-            results.append(self._block(self._node("Cast", reduced, to=TensorProto.BOOL), 1))
-        return self.stack(results)
+        numbers = self._by_group(self._as_float(conditions), count, width)
+        axis, kept = (1, 1) if count == 1 else (2, 0)
+        if self._opset >= _REDUCE_AXES_AS_INPUT:
+            reduced = self._node(kind, numbers, self.constant(np.array([axis])), keepdims=kept)
+        else:
+            reduced = self._node(kind, numbers, axes=[axis], keepdims=kept)
+        return self._block(self._node("Cast", reduced, to=TensorProto.BOOL), count)
 
-    def first_true(self, conditions: str) -> str:
-        """Index of each row's first true condition, (rows, 1); their number if none is."""
-        numbers = self._as_float(conditions)
-        pads, one = self.constant(np.array([0, 0, 0, 1])), self.constant(np.array(1.0, dtype=np.float32))
-        return self._node("ArgMax", self._node("Pad", numbers, pads, one), axis=1, keepdims=1)
+    def first_true(self, conditions: str, count: int, width: int) -> str:
+        """Of each ``width`` bools the index of the first true one; ``width`` if none is.
 
-    def look_up(self, table: npt.NDArray[np.float64], chosen: str) -> Block:
-        """The constants at ``chosen``."""
-        return self._block(self._node("Gather", self.constant(table), chosen, axis=0), 1)
+        (rows, count * width) → (rows, count); the indexes go on from group to group, ``width`` + 1 apart.
+        """
+        numbers = self._by_group(self._as_float(conditions), count, width)
+        axis, kept = (1, 1) if count == 1 else (2, 0)
+        pads = self.constant(np.array([0] * (2 * axis + 1) + [1]))
+        one = self.constant(np.array(1.0, dtype=np.float32))
+        found = self._node("ArgMax", self._node("Pad", numbers, pads, one), axis=axis, keepdims=kept)
+        return (
+            found if count == 1 else self._node("Add", found, self.constant(np.arange(count) * (width + 1)))
+        )
 
-    def pick(self, values: str, chosen: str) -> Block:
-        """Each row's value in the column ``chosen``."""
-        return self._block(self._node("GatherElements", values, chosen, axis=1), 1)
+    def _by_group(self, numbers: str, count: int, width: int) -> str:
+        """(rows, count * width) → (rows, count, width); one group stays as it is."""
+        if count == 1:
+            return numbers
+        return self._node("Reshape", numbers, self.constant(np.array([0, count, width])))
 
-    def stack(self, blocks: Sequence[Block]) -> Block:
-        """Blocks side by side as one."""
-        if len(blocks) == 1:
-            return blocks[0]
-        tensor = self._node("Concat", *(b.tensor for b in blocks), axis=1)
-        return self._block(tensor, sum(b.width for b in blocks))
+    def look_up(self, table: npt.NDArray[np.float64], chosen: str, count: int) -> Block:
+        """The constants at ``chosen`` (rows, count)."""
+        return self._block(self._node("Gather", self.constant(table), chosen, axis=0), count)
+
+    def pick(self, values: str, chosen: str, count: int) -> Block:
+        """Each row's values in the columns ``chosen`` (rows, count)."""
+        return self._block(self._node("GatherElements", values, chosen, axis=1), count)
 
     def spread(self, values: Sequence[object]) -> Block:
         """Constants in every row."""
@@ -179,7 +216,7 @@ class Emitter:
 
     def finish(self, features: str, count: int) -> onnx.ModelProto:
         """The checked model, with the ``count`` columns of ``features`` as FLOAT for its output."""
-        self._nodes.append(helper.make_node("Cast", [features], [FEATURES], to=TensorProto.FLOAT))
+        self._add("Cast", [features], FEATURES, to=TensorProto.FLOAT)
         kinds = {NUMERIC_INPUT: TensorProto.DOUBLE, TEXT_INPUT: TensorProto.STRING}
         inputs = [
             helper.make_tensor_value_info(name, kinds[name], ["rows", width])
@@ -217,8 +254,13 @@ class Emitter:
 
     def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         name = f"{operator.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        self._add(operator, inputs, name, **attributes)
         return name
+
+    def _add(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> None:
+        # Named, since runtimes from 1.18 to 1.21 give two nodes without a name the same one when they fuse.
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        self.purposes[name] = self.purpose
 
 
 def _columns(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from exporter.compose import compose_graph, serialise
+from exporter.costs import RowCost, log_cost, measure_row
 from exporter.errors import ExportError
 from exporter.inputs import ExportInputs
 from exporter.operators import build_feature_graph
@@ -26,7 +27,7 @@ from exporter.parity import (
 )
 from exporter.proof import Network, Proof, prove, replay_golden
 from exporter.report import ExportResult, log_result, make_result
-from exporter.rows import check_slices
+from exporter.rows import check_slices, rows_to_feeds
 from exporter.runtime import runtime_versions
 from registry import __version__
 from registry.aliases import move_alias, read_alias
@@ -203,16 +204,26 @@ def publish_proven(
             slices=parse_slices(inputs.gate.slices, inputs.run.columns),
             baselines=read_baselines(inputs.baselines, inputs.metrics.rows),
         )
-        version = None
+        version = row = None
         if keeps_bounds(proof.report):
             require_accuracy(proof.rows, proof.accuracy, inputs.metrics)
             replay_golden(model, proof.golden, inputs.run.columns)
+            row = _measure_row(model, program, inputs, proof)
             evidence = _make_evidence(inputs, proof, tolerances, converters)
             version = store.publish(inputs.run.model, files, describe_version(evidence, created_at))
             _point_candidate(store, inputs.run.model, version)
-    result = make_result(inputs, model, data, proof, version)
+    result = make_result(inputs, model, data, proof, version=version, row=row)
     log_result(result)
     return result
+
+
+def _measure_row(
+    model: onnx.ModelProto, program: FeatureProgram, inputs: ExportInputs, proof: Proof
+) -> RowCost:
+    feeds = rows_to_feeds(proof.golden.rows[:1], program.columns)
+    cost = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
+    log_cost(cost)
+    return cost
 
 
 def _make_evidence(

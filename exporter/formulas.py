@@ -1,9 +1,11 @@
 """Number-valued operators of the feature language as stock ONNX operators over doubles.
 
-The meaning of each stands in `training.features.OPERATORS`. ONNX Runtime's CPU provider has
-double kernels for all that is used here but one: `Atan` exists in float only, and is the first
-guess of a Newton step that ends in double precision. ``-0`` counts as ``0`` wherever its sign could
-show: in divisors, bases of powers and atan2; `training.features.render` writes ``+ 0e0`` there.
+The meaning of each stands in `training.features.OPERATORS`. ONNX Runtime's CPU provider, from the
+oldest release that the manifest promises (`exporter.runtime.find_minimum_runtime`), has double kernels for
+all that is used here but two: `Atan` exists in float only, and is the first guess of a Newton step
+that ends in double precision; `Cos` came in 1.29, and is a shifted `Sin`. ``-0`` counts as ``0``
+wherever its sign could show: in divisors, bases of powers and atan2; `training.features.render`
+writes ``+ 0e0`` there.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from training.features import Call, Expression, ValueType, may_be_negative_zero,
 
 # Beyond it, arc tangent is pi/2 to the last bit of a double, and float still holds the number.
 _STEEPEST = 1e17
+# Below it pi/2 can be added to an angle with a rounding under 2**-27, whose square is nothing beside 1.
+SHIFTABLE = 2.0**26
 
 
 def build_formula(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar | None:
@@ -40,7 +44,6 @@ _DIRECT = {
     "exp": "Exp",
     "ln": "Log",
     "sin": "Sin",
-    "cos": "Cos",
     "floor": "Floor",
     "ceil": "Ceil",
     "to_float": "to_float",
@@ -101,8 +104,18 @@ def _pow(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     return graph.choose(graph.some(hidden), graph.number(NAN), power)
 
 
+def _cos(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
+    angle = call.arguments[0]
+    return _cosine(graph, arguments[0], max(-angle.low, angle.high))
+
+
+def _cosine(graph: ScalarGraph, x: Scalar, reach: float) -> Scalar:
+    """cos x for ``|x| <= reach``: where that is small, half of the nodes do (`emit` writes them)."""
+    return graph.make("cosine", x, payload=reach >= SHIFTABLE)
+
+
 def _tan(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return graph.make("Div", graph.make("Sin", arguments[0]), graph.make("Cos", arguments[0]))
+    return graph.make("Div", graph.make("Sin", arguments[0]), _cos(graph, call, arguments))
 
 
 def _atan(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
@@ -116,7 +129,7 @@ def _arc_tangent(graph: ScalarGraph, value: Scalar) -> Scalar:
     """
     x = graph.make("Clip", value, payload=_STEEPEST)
     guess = graph.make("atan_guess", x)
-    sine, cosine = graph.make("Sin", guess), graph.make("Cos", guess)
+    sine, cosine = graph.make("Sin", guess), _cosine(graph, guess, math.pi / 2)
     above = graph.make("Sub", graph.make("Mul", x, cosine), sine)
     below = graph.make("Add", graph.make("Mul", x, sine), cosine)
     return graph.make("Add", guess, graph.make("Div", above, below))
@@ -196,6 +209,7 @@ _FORMULAS: dict[str, Callable[[ScalarGraph, Call, list[Scalar]], Scalar]] = {
     "to_bigint": _to_bigint,
     "to_double": _to_double,
     "pow": _pow,
+    "cos": _cos,
     "tan": _tan,
     "atan": _atan,
     "asin": _asin,

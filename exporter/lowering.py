@@ -1,7 +1,8 @@
 """The typed tree as scalars: columns, sums of columns, conditions in three-valued logic.
 
 A condition is two bools, *is true* and *is false*; NULL is neither. Comparisons with NaN are
-false in ONNX, so a comparison with NULL is neither by itself.
+false in ONNX, so a comparison with NULL is neither by itself. What chooses between constants by one
+value alone is made by `choices`, whatever its form.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from exporter.choices import CHOOSING, Table, tabulate, write, write_truth
 from exporter.formulas import build_formula
 from exporter.scalars import NAN, Scalar, ScalarGraph
 from training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
@@ -65,6 +67,10 @@ class Lowering:
         self._values: dict[Expression, Scalar] = {}
         self._affines: dict[tuple[Expression, bool], Affine | None] = {}
         self._truths: dict[tuple[Expression, bool], Scalar] = {}
+        self._tables: dict[Expression, Table | None] = {}
+        # The one value that an expression chooses by, and the parts of expressions that are such a value.
+        self._subjects: dict[Expression, Expression | None] = {}
+        self._wholes: set[Expression] = set()
 
     def value(self, expression: Expression) -> Scalar:
         """The expression as a double: NULL is NaN, a boolean 0 or 1, text its number in the vocabulary."""
@@ -93,12 +99,15 @@ class Lowering:
         affine = self._affine(expression)
         if affine is not None:
             return self._affine_value(affine)
+        table = self._table(expression)
+        if table is not None:
+            return write(self._graph, table, _TABLE_BRANCHES)
+        if expression.type is ValueType.BOOLEAN and not _is_picked(expression):
+            return self._condition_value(expression)
         if expression.operator == "case":
             return self._case(expression)
         if expression.operator == "coalesce":
             return self._coalesce(expression)
-        if expression.type is ValueType.BOOLEAN:
-            return self._condition_value(expression)
         argument = self._angle if expression.operator in {"sin", "cos"} else self.value
         formula = build_formula(self._graph, expression, [argument(a) for a in expression.arguments])
         assert formula is not None, expression.operator
@@ -123,7 +132,7 @@ class Lowering:
 
     def _condition_value(self, expression: Expression) -> Scalar:
         graph, is_true = self._graph, self.truth(expression, True)
-        if not expression.nullable:
+        if not expression.nullable or self.truth(expression, False) is graph.negate(is_true):
             return graph.make("number", is_true)
         one_or_null = graph.choose(is_true, graph.number(1.0), graph.number(NAN))
         return graph.choose(self.truth(expression, False), graph.number(0.0), one_or_null)
@@ -134,7 +143,10 @@ class Lowering:
         graph = self._graph
         if isinstance(expression, Literal):
             return graph.truth(expression.value is wanted)
-        if isinstance(expression, ColumnRef) or expression.operator in {"case", "coalesce"}:
+        table = self._table(expression) if isinstance(expression, Call) else None
+        if table is not None:
+            return write_truth(graph, table, wanted)
+        if isinstance(expression, ColumnRef) or _is_picked(expression):
             side = "Greater" if wanted else "Less"
             return graph.make(side, self.value(expression), graph.number(0.5))
         if not wanted and not expression.nullable:
@@ -151,6 +163,10 @@ class Lowering:
                 return graph.some(parts) if wanted else graph.every(parts)
             case "is_null":
                 return self._is_null(arguments[0])
+            case "case":
+                return self._case_truth(arguments, wanted)
+            case "coalesce":
+                return self._coalesce_truth(arguments, wanted)
         return self._comparison(expression.operator if wanted else _INVERSE[expression.operator], arguments)
 
     def _is_null(self, expression: Expression) -> Scalar:
@@ -170,6 +186,80 @@ class Lowering:
         if any(argument.nullable for argument in arguments):
             return graph.some([graph.make("Less", a, b), graph.make("Greater", a, b)])
         return graph.negate(graph.make("Equal", a, b))
+
+    def _case_truth(self, arguments: tuple[Expression, ...], wanted: bool) -> Scalar:
+        graph = self._graph
+        *pairs, default = arguments
+        result = self.truth(default, wanted)
+        for condition, value in reversed(list(zip(pairs[::2], pairs[1::2], strict=True))):
+            is_chosen = self.truth(condition, True)
+            chosen = graph.every([is_chosen, self.truth(value, wanted)])
+            result = graph.some([chosen, graph.every([graph.negate(is_chosen), result])])
+        return result
+
+    def _coalesce_truth(self, arguments: tuple[Expression, ...], wanted: bool) -> Scalar:
+        graph = self._graph
+        result = self.truth(arguments[-1], wanted)
+        for argument in reversed(arguments[:-1]):
+            is_other = graph.negate(self.truth(argument, not wanted))
+            result = graph.some([self.truth(argument, wanted), graph.every([is_other, result])])
+        return result
+
+    # What is decided by one value.
+
+    def _table(self, expression: Call) -> Table | None:
+        """The expression as a table over one value, if it only chooses by that."""
+        if expression not in self._tables:
+            self._tables[expression] = self._tabulate(expression)
+        return self._tables[expression]
+
+    def _tabulate(self, expression: Call) -> Table | None:
+        subject = None if self._is_whole(expression) else self._subject(expression)
+        if subject is None or isinstance(subject, Literal):
+            return None
+        constants = _list_constants(expression, self._wholes)
+        for literal in constants:
+            self._number(literal)
+        is_subject = self._wholes.__contains__
+        return tabulate(expression, self.value(subject), subject, is_subject, constants, self.vocabulary)
+
+    def _subject(self, expression: Expression) -> Expression | None:
+        """The value that the expression chooses by; a literal if it is constant, None if by several."""
+        if isinstance(expression, Literal):
+            return expression
+        if expression not in self._subjects:
+            self._subjects[expression] = self._find_subject(expression)
+        return self._subjects[expression]
+
+    def _find_subject(self, expression: ColumnRef | Call) -> Expression | None:
+        if isinstance(expression, ColumnRef) or self._is_whole(expression):
+            if self.value(expression).operator == "const":
+                return None
+            self._wholes.add(expression)
+            return expression
+        found: Expression = Literal(None, ValueType.DOUBLE)
+        for argument in expression.arguments:
+            subject = self._subject(argument)
+            if subject is None:
+                return None
+            if isinstance(found, Literal):
+                found = subject
+            elif not isinstance(subject, Literal) and self.value(subject) is not self.value(found):
+                return None
+        return found
+
+    def _is_whole(self, call: Call) -> bool:
+        """Whether it computes: rounding does, unless it rounds constants."""
+        argument = call.arguments[0]
+        if call.operator not in CHOOSING:
+            return True
+        is_rounding = call.operator == "to_float" or (
+            call.operator == "to_bigint" and argument.type is ValueType.DOUBLE
+        )
+        if not is_rounding or isinstance(argument, Literal):
+            return False
+        table = self._table(argument) if isinstance(argument, Call) else None
+        return table is None or bool(table.is_own.any())
 
     # Choices.
 
@@ -243,6 +333,26 @@ class Lowering:
         if combined is None:
             return None
         return combined if combined.is_exact or (combined.is_close and not exactly) else None
+
+
+def _is_picked(expression: Call) -> bool:
+    """Whether it is a choice between conditions, none of them constant: cheaper between their values."""
+    if expression.operator == "case":
+        values = [*expression.arguments[1:-1:2], expression.arguments[-1]]
+        return len(values) > _TABLE_BRANCHES or not any(isinstance(v, Literal) for v in values)
+    return expression.operator == "coalesce" and not any(isinstance(a, Literal) for a in expression.arguments)
+
+
+def _list_constants(expression: Expression, wholes: set[Expression]) -> list[Literal]:
+    """The constants in it, outside of ``wholes``."""
+    found: dict[Expression, None] = {}
+    waiting = [expression]
+    while waiting:
+        part = waiting.pop()
+        if part not in found and part not in wholes:
+            found[part] = None
+            waiting += reversed(part.arguments) if isinstance(part, Call) else ()
+    return [part for part in found if isinstance(part, Literal)]
 
 
 def _combine(operator: str, parts: list[Affine], exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)

@@ -6,11 +6,13 @@ values out as blocks of columns, so that a single row costs few nodes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import onnx
 
-from exporter.batching import build_model
+from exporter.batching import build_model, share_out
 from exporter.lowering import Lowering
-from exporter.scalars import NAN
+from exporter.scalars import NAN, Scalar
 from registry.signature import NULL_TEXT
 from training.features import FeatureProgram
 
@@ -29,9 +31,23 @@ def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
         is NaN. Computed in double, cast to float last. The row axis is free. Text costs one
         LabelEncoder of ai.onnx.ml: ONNX cannot compare strings before opset 19.
     """
+    return _build(program, opset)[0]
+
+
+def trace_feature_graph(
+    program: FeatureProgram, opset: int
+) -> tuple[onnx.ModelProto, dict[str, dict[int, float]]]:
+    """As `build_feature_graph`, and by node the share of it that each feature (by index) accounts for."""
+    model, outputs, purposes = _build(program, opset)
+    return model, share_out(outputs, purposes)
+
+
+def _build(
+    program: FeatureProgram, opset: int
+) -> tuple[onnx.ModelProto, Sequence[Scalar], Mapping[str, Sequence[Scalar]]]:
     lowering = Lowering(program)
     outputs = [lowering.feature(feature.expression) for feature in program.features]
-    return build_model(
+    model, purposes = build_model(
         outputs,
         numeric_is_whole=[
             c.datatype != "FP64" and not c.is_nullable for c in program.columns if c.datatype != "BYTES"
@@ -40,3 +56,4 @@ def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
         vocabulary={NULL_TEXT: NAN, **lowering.vocabulary},
         opset=opset,
     )
+    return model, outputs, purposes

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from exporter.errors import ExportError
 from exporter.parity import FloatArray, IntArray
 from exporter.rows import Chunk
+from exporter.runtime import find_minimum_runtime
 from registry import __version__
 from registry.ground.files import digest_bytes
 from registry.manifest import (
@@ -156,6 +157,7 @@ def describe_version(
             files=files,
             signature=build_signature(run.columns, run.classes),
             opset=evidence.opset,
+            minimum_onnxruntime=find_minimum_runtime(evidence.opset),
             precision=evidence.precision,
             producers={**run.producers, **evidence.producers, "timberline": __version__},
             lineage=_lineage(evidence),

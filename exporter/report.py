@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 import onnx
 
+from exporter.costs import RowCost
 from exporter.inputs import ExportInputs
 from exporter.parity import Break
 from exporter.proof import Proof
@@ -39,10 +40,17 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     accuracy: float | None = None
     parity: dict[str, ParityFigures] | None = None
     breaks: tuple[Break, ...] = ()
+    row: RowCost | None = None
 
 
 def make_result(
-    inputs: ExportInputs, model: onnx.ModelProto, data: bytes, proof: Proof, version: int | None
+    inputs: ExportInputs,
+    model: onnx.ModelProto,
+    data: bytes,
+    proof: Proof,
+    *,
+    version: int | None,
+    row: RowCost | None,
 ) -> ExportResult:
     """What the export of ``model`` (``data`` its bytes) came to; ``version`` None says refused."""
     return ExportResult(
@@ -64,6 +72,7 @@ def make_result(
             for name, part in proof.report.items()
         },
         breaks=tuple(item for part in proof.report.values() for item in part.breaks),
+        row=row,
     )
 
 

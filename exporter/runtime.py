@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
 import onnx
 
+from registry.ground.decode import decode_json
 from registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
@@ -20,6 +25,9 @@ from exporter.errors import ExportError
 onnxruntime.disable_telemetry_events()
 
 _ERRORS_ONLY = 3
+# From which operator set on which release is needed. tests/clients runs every kind of graph in the first; the
+# others were tried by hand, on the graphs of all operators: each is the first that knows its operator set.
+_OLDEST_RUNTIMES = ((17, "1.17"), (21, "1.18"), (22, "1.21"), (23, "1.23"))
 # The runtime's exceptions have no base class of their own.
 _REFUSALS = (
     state.Fail,
@@ -28,6 +36,11 @@ _REFUSALS = (
     state.InvalidProtobuf,
     state.NotImplemented,
 )
+
+
+def find_minimum_runtime(opset: int) -> str:
+    """The oldest ONNX Runtime that computes our graphs in this operator set (17 or later): major.minor."""
+    return [release for first, release in _OLDEST_RUNTIMES if first <= opset][-1]
 
 
 def runtime_versions() -> dict[str, str]:
@@ -42,6 +55,33 @@ def open_session(model: bytes, *, threads: int) -> onnxruntime.InferenceSession:
         ExportError: the runtime refuses the model.
     """
     return _load(model, _options(threads))
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the runtime's profile: a node's has ``cat`` "Node"; start and duration in microseconds."""
+
+    cat: str
+    name: str
+    ts: int
+    dur: int
+
+
+def profile_session(
+    model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]], *, calls: int
+) -> list[Event]:
+    """The events that the runtime's profiler writes while ``model`` answers ``feeds``, ``calls`` times.
+
+    One thread, and no optimisation of the graph, so that its nodes keep their names.
+    """
+    with tempfile.TemporaryDirectory(prefix="timberline-") as folder:
+        options = _options(1)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = _load(model.SerializeToString(), options)
+        for _ in range(calls):
+            session.run(None, feeds)
+        return decode_json(Path(session.end_profiling()).read_bytes(), list[Event])
 
 
 def optimise_offline(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,7 +23,8 @@ class Scalar:
 
     Args:
         operator: an ONNX operator's name (capital letter), or one of `batching`'s own: ``numeric``, ``text``,
-            ``const``, ``affine``, ``any``, ``all``, ``select``, ``atan_guess``, ``to_float``, ``number``.
+            ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``, ``to_float``,
+            ``number``.
         arguments: the values it is computed from.
         payload: column index, constant, or the terms of an affine sum.
         is_bool: whether it is a bool rather than a double.
@@ -70,7 +71,7 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Exp": np.exp,
     "Log": np.log,
     "Sin": np.sin,
-    "Cos": np.cos,
+    "cosine": lambda x, _: np.cos(x),
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Round": np.rint,
@@ -155,7 +156,13 @@ class ScalarGraph:
         return self.make(pair if len(parts) == 2 else many, *parts)
 
     def choose(self, condition: Scalar, value: Scalar, other: Scalar) -> Scalar:
-        """``value`` where ``condition`` is true, else ``other``."""
+        """``value`` where ``condition`` is true, else ``other``; the same choice is the same scalar."""
         if condition.operator == "const":
             return value if condition.payload else other
-        return value if value is other else self.make("Where", condition, value, other)
+        if value is other:
+            return value
+        if condition.operator == "Not":
+            return self.choose(condition.arguments[0], other, value)
+        if value is self.number(1.0) and other is self.number(0.0):
+            return self.make("number", condition)
+        return self.make("Where", condition, value, other)

@@ -167,7 +167,11 @@ class GateLimits(_Part, frozen=True, kw_only=True):
 
 
 class Manifest(_Part, frozen=True, kw_only=True):
-    """Everything that is known about one version."""
+    """Everything that is known about one version.
+
+    ``minimum_onnxruntime`` is the oldest release of ONNX Runtime, as ``major.minor``, that computes its
+    graph; None in manifests from before it was looked for.
+    """
 
     schema_version: int
     model: str
@@ -178,6 +182,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     files: dict[FileName, FileDigest]
     signature: Signature
     opset: int
+    minimum_onnxruntime: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\Z")] | None = None
     precision: Precision = "float32"
     producers: dict[str, str]
     lineage: Lineage

@@ -86,6 +86,7 @@ def details_text(details: VersionDetails) -> str:
         ("run", f"{lineage.run_id}, seed {lineage.seed}, commit {(lineage.git_commit or 'unknown')[:12]}"),
         ("data", f"{lineage.data_fingerprint[:16]}… {lineage.attribution}"),
         ("made with", ", ".join(f"{name} {value}" for name, value in manifest.producers.items())),
+        ("runs in", f"ONNX Runtime {manifest.minimum_onnxruntime or '(not known)'} and later"),
     ]
     width = max(len(name) for name, _ in facts)
     head = "".join(f"{name.ljust(width)}  {_printable(value)}\n" for name, value in facts)

@@ -101,6 +101,8 @@ def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
 
     manifest = store.verify(model, 1)
     assert (result.outcome, result.version) == ("published", 1)
+    assert result.row is not None
+    assert result.row.microseconds > 0
     assert set(manifest.files) == {"model.onnx", "evaluation.parquet"}
     session = open_session((store.open_folder(model, 1) / "model.onnx").read_bytes(), threads=1)
     feeds = rows_to_feeds(manifest.golden.rows, manifest.signature.columns)
@@ -200,6 +202,7 @@ def test_other_export_settings_make_another_version(data: Path, tmp_path: Path) 
     store = open_store(registry)
     manifests = [store.read_manifest("tiny", version) for version in store.versions("tiny")]
     assert [(m.opset, len(m.golden.rows)) for m in manifests] == [(18, 12), (17, 12), (18, 5)]
+    assert [m.minimum_onnxruntime for m in manifests] == ["1.17"] * 3
     alias = read_alias(store, "tiny", "candidate")
     assert alias is not None
     assert alias.version == 3

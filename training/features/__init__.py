@@ -16,7 +16,7 @@ from training.features.expressions import (
     may_be_zero,
 )
 from training.features.language import OPERATORS, SUPPORTED
-from training.features.parse import parse_features
+from training.features.parse import parse_features, read_texts
 from training.features.program import FeatureProgram
 from training.features.slices import parse_slices
 
@@ -35,4 +35,5 @@ __all__ = [
     "may_be_zero",
     "parse_features",
     "parse_slices",
+    "read_texts",
 ]

@@ -43,7 +43,7 @@ def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa:
     if operator in _COMPARISONS:
         return _comparison(operator, *arguments)
     if operator in _LOGIC:
-        return _call(operator, [as_boolean(a) for a in arguments], _BOOLEAN)
+        return _call(operator, _flatten(operator, [as_boolean(a) for a in arguments]), _BOOLEAN)
     match operator:
         case "is_null":
             return Call("is_null", tuple(arguments), _BOOLEAN, nullable=False, low=0, high=1)
@@ -69,6 +69,14 @@ def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa:
         )
     is_whole = operator in _KEEPS_BIGINT and all(a.type is _BIGINT for a in arguments)
     return _call(operator, arguments, _BIGINT if is_whole or operator == "sign" else _DOUBLE)
+
+
+def _flatten(operator: str, arguments: Sequence[Expression]) -> list[Expression]:
+    """A chain of ANDs or ORs as one call: a list of hundreds is then no deep tree."""
+    if operator == "not":
+        return list(arguments)
+    nested = [a.arguments if isinstance(a, Call) and a.operator == operator else (a,) for a in arguments]
+    return [part for parts in nested for part in parts]
 
 
 def extreme(operator: str, arguments: Sequence[Expression]) -> Expression:

@@ -58,6 +58,19 @@ def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features
         raise source.refuse(exp.Null(), "an expression is nested too deeply") from None
 
 
+def read_texts(sql: str, *, file: str = "features.sql") -> dict[str, str]:
+    """The text of every computed feature by its name, casefolded; for people, in DuckDB's spelling.
+
+    Args:
+        sql: a statement that `parse_features` reads.
+        file: as there.
+    """
+    (select,) = Source(sql, file).parse()
+    assert isinstance(select, exp.Select)
+    computed = [item for item in select.expressions if isinstance(item, exp.Alias)]
+    return {item.alias.casefold(): item.this.sql("duckdb") for item in computed}
+
+
 class _Parser:
     def __init__(self, source: Source, columns: tuple[Column, ...]) -> None:
         self._source = source

@@ -28,6 +28,9 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
 
+_MAX_DELIMITER_BYTES = 4  # DuckDB's
+_NOT_IN_DELIMITER = frozenset('"\n\r')
+
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every table in model.toml."""
@@ -69,7 +72,7 @@ class KaggleSource(_Section, frozen=True, kw_only=True, tag="kaggle", tag_field=
 
 
 class CsvSource(_Section, frozen=True, kw_only=True, tag="csv", tag_field="kind"):
-    """A file, glob, or http(s):// or s3:// URL; .csv, .csv.gz, .csv.zst or .parquet."""
+    """A file, glob, or http(s):// or s3:// URL; CSV, plain or packed by gzip or zstd, or Parquet."""
 
     path: str
     sha256: Digest | None = None
@@ -93,6 +96,9 @@ class ColumnSection(_Section, frozen=True, kw_only=True):
     default: float | int | bool | str | None = None
     unit: str | None = None
     description: str | None = None
+
+
+_UNNAMED = ColumnSection(type="string", role="ignored")
 
 
 class TargetSection(_Section, frozen=True, kw_only=True):
@@ -147,16 +153,32 @@ class ChecksSection(_Section, frozen=True, kw_only=True):
 
 
 class EtlSection(_Section, frozen=True, kw_only=True):
-    """Bounds of the ETL run; ``threads`` 0 means as many as there are processors.
+    """How the files are written, and bounds of the ETL run.
 
-    Below 1 GB DuckDB reads a CSV with one thread, which takes half as long again.
+    ``threads`` 0 means as many as there are processors. Below 1 GB DuckDB reads a CSV with one thread, which
+    takes half as long again.
     """
 
     memory_limit: ByteSize = "1GB"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    encoding: Literal["utf-8", "utf-16", "latin-1", "windows-1252"] = "utf-8"
     delimiter: str = ","
+    decimal: Literal[".", ","] = "."
     null_text: tuple[str, ...] = ("",)
     max_reject_fraction: Share = 0.0
+
+    def __post_init__(self) -> None:
+        size = len(self.delimiter.encode())
+        if not 1 <= size <= _MAX_DELIMITER_BYTES or set(self.delimiter) & _NOT_IN_DELIMITER:
+            raise ValueError(
+                f"`delimiter` is {self.delimiter!r}, expected 1 to {_MAX_DELIMITER_BYTES} bytes without a "
+                'quote or line end, as "," or ";" or "\\t" or "||"'
+            )
+        if not self.null_text:
+            raise ValueError('`null_text` is empty, expected at least one text; [""] is an empty cell')
+        for text in self.null_text:
+            if self.delimiter in text or '"' in text:
+                raise ValueError(f"`null_text` holds {text!r}, expected no quote and no delimiter in it")
 
 
 class FeaturesSection(_Section, frozen=True, kw_only=True):
@@ -358,6 +380,12 @@ def _check(config: ModelConfig, path: Path) -> None:
                 raise ConfigError(
                     f"names column {name!r}, which [columns] does not declare", where=f"{path}: {key}"
                 )
+    if config.columns.get("", _UNNAMED).role != "ignored":
+        raise ConfigError(
+            "declares a column without a name, which can only be read past",
+            where=f"{path}: columns",
+            hint='Write "" = { type = "string", role = "ignored" }, or give it a name in the file.',
+        )
     if config.model.name != path.parent.name:
         raise ConfigError(
             f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"

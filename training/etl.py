@@ -25,6 +25,7 @@ from training.database import literal, open_database, quote
 from training.errors import DatasetError
 from training.features import FeatureProgram, parse_features, parse_slices
 from training.fetch import fetched_files, raw_folder
+from training.forms import Form, open_forms
 from training.ingest import RAW, read_source, stored_columns
 from training.prepare import check_features, write_split
 from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
@@ -126,9 +127,10 @@ class _Run:
 
     def prepare(self, files: Sequence[Path]) -> None:
         """Files in, a filled folder out."""
-        read_source(self._connection, self._config, files)
+        forms = open_forms(self._config, files, self._folder / "spill" / "forms")
+        read_source(self._connection, self._config, forms)
         self._progress.advance(3, "checks")
-        report, classes = self._check_rows()
+        report, classes = self._check_rows(forms)
         self._progress.advance(1, "splits")
         class_sql = _class_sql(self._config, classes)
         self._assign_splits(class_sql)
@@ -147,8 +149,8 @@ class _Run:
         (self._folder / "profile.json").write_bytes(encode_profile(profile))
         self._write_splits()
 
-    def _check_rows(self) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
-        rejected = collect_rejects(self._connection, self._config)
+    def _check_rows(self, forms: Sequence[Form]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
+        rejected = collect_rejects(self._connection, self._config, forms)
         declared = self._config.target.classes
         values = None if declared is None else [label.value for label in declared]
         report = run_checks(self._connection, self._config, build_checks(self._config, values), rejected)

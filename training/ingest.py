@@ -7,23 +7,26 @@ refused or made explicit: 1.5 in an ``integer`` column is an error (its cast rou
 
 from __future__ import annotations
 
-import csv
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
+import msgspec
 
 from training.config import ColumnSection, HashSplit, ModelConfig
 from training.database import first_line, literal, quote
 from training.errors import DatasetError
+from training.forms import Form
 from training.splits import key_hash
 
 RAW = "raw"
 KEY_COLUMN = "__key__"
 
+# Those that a header is looked through for when it lacks a column.
+_DELIMITERS = (",", ";", "\t", "|", "||", "::", " ")
 _NOT_WHOLE = "timberline: not a whole number"
 # Whole numbers up to here are exact as DOUBLE, which is the fastest way to read and to check them.
 _EXACT = 2**53
@@ -40,11 +43,24 @@ _PARQUET_TYPES["number"] = ("FLOAT", "DOUBLE", "DECIMAL", *_PARQUET_TYPES["integ
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring files that one call reads: same kind, same columns in the same order."""
+    """Neighbouring files that one call reads: same kind and lines, same columns in the same order.
 
-    files: tuple[Path, ...]
-    is_parquet: bool
+    ``header``: the names as they stand in the files; ``names``: those under which DuckDB reads the
+    columns. They differ where it would take one for another, or would have none.
+    """
+
+    forms: tuple[Form, ...]
     header: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.forms[0].is_parquet
+
+    @property
+    def shown(self) -> str:
+        """The names of the files, for people."""
+        return ", ".join(form.name for form in self.forms)[:200]
 
 
 def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
@@ -52,8 +68,8 @@ def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
     return {name: column for name, column in config.columns.items() if column.role != "ignored"}
 
 
-def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, files: Sequence[Path]) -> None:
-    """Create table ``raw`` from ``files``; its ``rowid`` is the 0-based row number in the source.
+def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]) -> None:
+    """Create table ``raw`` from these files; its ``rowid`` is the 0-based row number in the source.
 
     Rejected lines have no row number; DuckDB leaves them in ``reject_errors`` and ``reject_scans``.
     Whole numbers are stored in the smallest type that holds the declared range, and as BIGINT
@@ -63,7 +79,7 @@ def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, file
         DatasetError: a column is missing, not declared or of another type, an ``integer`` is not
             whole, or a file is not CSV at all.
     """
-    groups = _group_files(connection, config, files)
+    groups = _group_files(connection, config, forms)
     for is_narrow in (True, False):
         connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
         selects = " UNION ALL ".join(_select(config, group, is_narrow=is_narrow) for group in groups)
@@ -90,65 +106,93 @@ def storage_type(column: ColumnSection) -> str:
 
 
 def _group_files(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, files: Sequence[Path]
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]
 ) -> list[_Group]:
-    described = [(file, *_describe(connection, config, file)) for file in files]
-    return [
-        _Group(tuple(file for file, *_ in same), is_parquet, header)
-        for (is_parquet, header), same in itertools.groupby(described, key=lambda item: item[1:])
-    ]
+    described = [(form, _describe(connection, config, form)) for form in forms]
+    alike = itertools.groupby(
+        described, key=lambda item: (item[1], item[0].is_parquet, item[0].new_line, item[0].is_multiline)
+    )
+    return [_Group(tuple(form for form, _ in same), *columns) for (columns, *_), same in alike]
 
 
 def _describe(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, file: Path
-) -> tuple[bool, tuple[str, ...]]:
-    is_parquet = file.suffix == ".parquet"
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, form: Form
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns' names as they stand in the file, and those under which DuckDB reads them."""
+    if not form.is_parquet:
+        _match_columns(config, form, form.header)
+        return form.header, _name_apart(config, form.header)
     try:
-        if not is_parquet:
-            header = _read_header(connection, config, file)
-            _match_columns(config, file, header)
-            return is_parquet, header
-        found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(file))})").fetchall()
+        found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_path(form)})").fetchall()
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise DatasetError(f"cannot be read: {first_line(error)}", where=file.name) from error
+        raise DatasetError(f"cannot be read: {first_line(error)}", where=form.name) from error
     types = {name: type_ for name, type_, *_ in found}
-    _match_columns(config, file, tuple(types))
-    _match_types(config, file, types)
-    return is_parquet, tuple(types)
+    _match_columns(config, form, tuple(types))
+    _match_types(config, form, types)
+    return tuple(types), tuple(types)
 
 
-def _read_header(connection: duckdb.DuckDBPyConnection, config: ModelConfig, file: Path) -> tuple[str, ...]:
-    """The names in the first line; DuckDB unpacks the file, and no later line can disturb."""
-    found = connection.execute(
-        f"SELECT line FROM read_csv({literal(str(file))}, auto_detect=false, columns={{'line': 'VARCHAR'}}, "
-        f"header=false, delim='\x1f', quote='', escape='', ignore_errors=true) LIMIT 1"
-    ).fetchone()
-    line = "" if found is None or found[0] is None else str(found[0]).removeprefix("\ufeff")
-    header = next(csv.reader([line], delimiter=config.etl.delimiter), [])
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DatasetError(f"has two columns {twice[0]!r}", where=file.name, hint="Rename one of them.")
-    return tuple(header)
+def _name_apart(config: ModelConfig, header: Sequence[str]) -> tuple[str, ...]:
+    """The header with another name for each ignored column that has none, or that of another one."""
+    kept = stored_columns(config)
+    taken = {"", *(name.casefold() for name in kept)}
+    names = []
+    for position, name in enumerate(header, 1):
+        own = name
+        while name not in kept and own.casefold() in taken:
+            own = f"{own} (column {position})".lstrip()
+        taken.add(own.casefold())
+        names.append(own)
+    return tuple(names)
 
 
-def _match_columns(config: ModelConfig, file: Path, header: tuple[str, ...]) -> None:
+def _match_columns(config: ModelConfig, form: Form, header: tuple[str, ...]) -> None:
     for name in config.columns:
         if name not in header:
             near = _nearest(name, header)
             raise DatasetError(
-                f"has no column {name!r}; it has {', '.join(header)[:300]}",
-                where=file.name,
-                hint=f"Is it {near!r}? Correct [columns]." if near else "Correct [columns].",
+                f"has no column {name!r}; it has {', '.join(map(repr, header))[:300]}",
+                where=form.name,
+                hint=_delimiter_hint(config, form)
+                or (f"Is it {near!r}? Correct [columns]." if near else "Correct [columns]."),
             )
-    for name in header:
+    for position, name in enumerate(header, 1):
         if name not in config.columns:
             raise DatasetError(
-                f"has a column {name!r} that [columns] does not declare",
-                where=file.name,
-                hint=f'Declare it, or read past it: {name} = {{ type = "string", role = "ignored" }}.',
+                f"has a column {name!r} that [columns] does not declare"
+                if name
+                else f"has a column without a name, number {position}, that [columns] does not declare",
+                where=form.name,
+                hint=_delimiter_hint(config, form)
+                or f"Declare it, or read past it: {_toml_key(name)} = "
+                '{ type = "string", role = "ignored" }.',
             )
+    twice = sorted({name for name in header if header.count(name) > 1 and name in stored_columns(config)})
+    if twice:
+        raise DatasetError(f"has two columns {twice[0]!r}", where=form.name, hint="Rename one of them.")
+
+
+def _toml_key(name: str) -> str:
+    """The name as a key of [columns]."""
+    is_bare = re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    return name if is_bare else msgspec.json.encode(name).decode()
+
+
+def _delimiter_hint(config: ModelConfig, form: Form) -> str:
+    """Which delimiter would find more of the declared columns in the header; "" if none."""
+    if form.is_parquet:
+        return ""
+    line = config.etl.delimiter.join(form.header)
+    found = {
+        delimiter: len(set(line.split(delimiter)) & set(config.columns))
+        for delimiter in (config.etl.delimiter, *_DELIMITERS)
+    }
+    best = max(found, key=lambda delimiter: found[delimiter])
+    if found[best] <= found[config.etl.delimiter]:
+        return ""
+    return f"Its delimiter is another one: set [etl] delimiter = {msgspec.json.encode(best).decode()}."
 
 
 def _nearest(name: str, header: tuple[str, ...]) -> str | None:
@@ -157,30 +201,45 @@ def _nearest(name: str, header: tuple[str, ...]) -> str | None:
     return folded[near[0]] if near else None
 
 
-def _match_types(config: ModelConfig, file: Path, types: dict[str, str]) -> None:
+def _match_types(config: ModelConfig, form: Form, types: dict[str, str]) -> None:
     for name, column in stored_columns(config).items():
         if types[name].partition("(")[0] not in _PARQUET_TYPES[column.type]:
             raise DatasetError(
                 f"column {name!r} is {types[name]}, but is declared {column.type}",
-                where=file.name,
+                where=form.name,
                 hint="Declare the type that the file has.",
             )
 
 
-def _csv_options(config: ModelConfig) -> str:
-    return f"delim={literal(config.etl.delimiter)}, quote='\"', escape='\"', header=true"
+def _csv_options(config: ModelConfig, form: Form) -> str:
+    """How the files of one group are written, all of it said: DuckDB must guess nothing."""
+    return (
+        f"auto_detect=false, compression='none', header=true, delim={literal(config.etl.delimiter)}, "
+        f"quote='\"', escape='\"', new_line={literal(form.new_line.encode('unicode_escape').decode())}, "
+        # A reader that begins in the middle of a cell takes a line end in it for the end of a row.
+        f"parallel={str(not form.is_multiline).lower()}, decimal_separator={literal(config.etl.decimal)}, "
+        f"nullstr=[{', '.join(map(literal, config.etl.null_text))}]"
+    )
+
+
+def _path(form: Form) -> str:
+    """The file as an SQL literal; DuckDB would take `[1]`, `*` and `?` in a name for a pattern."""
+    return literal(re.sub(r"[*?\[]", r"[\g<0>]", str(form.path)))
 
 
 def _source_sql(config: ModelConfig, group: _Group, *, keeps_rejects: bool = True) -> str:
-    names = f"[{', '.join(literal(str(file)) for file in group.files)}]"
+    paths = f"[{', '.join(map(_path, group.forms))}]"
     if group.is_parquet:
-        return f"read_parquet({names})"
-    types = ", ".join(f"{literal(name)}: '{_read_type(config.columns[name])}'" for name in group.header)
-    nulls = ", ".join(literal(text) for text in config.etl.null_text)
+        return f"read_parquet({paths})"
+    types = ", ".join(
+        f"{literal(own)}: '{_read_type(config.columns[name])}'"
+        for name, own in zip(group.header, group.names, strict=True)
+    )
     rejects = "store_rejects=true" if keeps_rejects else "ignore_errors=true"
+    # A folder called a=7 would otherwise put 7 in the place of every value of column a.
     return (
-        f"read_csv({names}, {_csv_options(config)}, auto_detect=false, columns={{{types}}}, "
-        f"nullstr=[{nulls}], {rejects})"
+        f"read_csv({paths}, {_csv_options(config, group.forms[0])}, columns={{{types}}}, "
+        f"hive_partitioning=false, {rejects})"
     )
 
 
@@ -236,11 +295,11 @@ def _explain_failure(
             if found is not None:
                 return DatasetError(
                     f"column {name!r} is declared integer, but row {found[0]} holds {found[1]}",
-                    where=", ".join(file.name for file in group.files)[:200],
+                    where=group.shown,
                     hint='Declare it `type = "number"`, or correct the file.',
                 )
     return DatasetError(
         f"cannot be read: {first_line(error)}",
-        where=", ".join(file.name for group in groups for file in group.files)[:200],
-        hint="Check etl.delimiter, the quotes and that all lines end alike.",
+        where=", ".join(group.shown for group in groups)[:200],
+        hint="Check etl.delimiter and the quotes.",
     )

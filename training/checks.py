@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import duckdb
 import msgspec
 
+from registry.runs import ROW_COLUMN
 from training.config import ColumnSection, ModelConfig
 from training.database import fetch_row, literals, quote
 from training.errors import DatasetError
@@ -169,7 +170,7 @@ def _first_rows(
 ) -> tuple[BadRow, ...]:
     values = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in columns)
     found = connection.execute(
-        f"SELECT rowid, {values} FROM {RAW} WHERE {violates} ORDER BY rowid LIMIT {_SHOWN_ROWS}"
+        f"SELECT {ROW_COLUMN}, {values} FROM {RAW} WHERE {violates} ORDER BY {ROW_COLUMN} LIMIT {_SHOWN_ROWS}"
     ).fetchall()
     return tuple(BadRow(row=row, values=tuple(shown)) for row, *shown in found)
 

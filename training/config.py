@@ -26,6 +26,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+# Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
+_OWN = "__"
+# Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
+LARGEST_EXACT = 2**53
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
 
 
@@ -87,7 +91,7 @@ class ColumnSection(_Section, frozen=True, kw_only=True):
 
     type: Literal["integer", "number", "boolean", "string"]
     role: Literal["input", "key", "ignored"] = "input"
-    range: tuple[float, float] | None = None
+    range: tuple[int | float, int | float] | None = None
     allowed: tuple[str | int | float, ...] | None = None
     nullable: bool = False
     default: float | int | bool | str | None = None
@@ -342,6 +346,36 @@ def expand_braces(name: str) -> tuple[str, ...]:
     return tuple(f"{front}{number}{behind}" for number in range(int(first), int(last) + 1))
 
 
+def _check_columns(config: ModelConfig, path: Path) -> None:
+    """Refuse what a column that is kept cannot be called or default to."""
+    known: dict[str, str] = {}
+    for name, column in config.columns.items():
+        if column.role == "ignored":
+            continue
+        if name.startswith(_OWN) and name.endswith(_OWN):
+            raise ConfigError(
+                f"column {name!r} has a name of the ETL's own columns, {_OWN}…{_OWN}",
+                where=f"{path}: columns",
+                hint='Read past it (role = "ignored"), or rename it in the source.',
+            )
+        twin = known.setdefault(name.casefold(), name)
+        if twin != name:
+            raise ConfigError(
+                f"columns {twin!r} and {name!r} differ by case only, which SQL does not tell apart",
+                where=f"{path}: columns",
+                hint='Read past one of them (role = "ignored"), or rename it in the source.',
+            )
+        if (
+            column.type == "integer"
+            and isinstance(column.default, int)
+            and abs(column.default) > LARGEST_EXACT
+        ):
+            raise ConfigError(
+                f"is {column.default}, beyond 2^53, where a feature cannot hold every whole number",
+                where=f"{path}: columns.{name}.default",
+            )
+
+
 def _check(config: ModelConfig, path: Path) -> None:
     """Rules between keys, which types cannot say."""
     known = set(config.columns)
@@ -358,6 +392,13 @@ def _check(config: ModelConfig, path: Path) -> None:
                 raise ConfigError(
                     f"names column {name!r}, which [columns] does not declare", where=f"{path}: {key}"
                 )
+            if name is not None and config.columns[name].role == "ignored":
+                raise ConfigError(
+                    f"names column {name!r}, which is read past",
+                    where=f"{path}: {key}",
+                    hint='Give it another role than "ignored".',
+                )
+    _check_columns(config, path)
     if config.model.name != path.parent.name:
         raise ConfigError(
             f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"

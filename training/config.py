@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import ConfigError
+from registry.ground.decode import UTF_8
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings
@@ -296,7 +297,7 @@ def read_features_sql(config: ModelConfig, models: Path) -> str:
     """
     path = models / config.model.name / config.features.file
     try:
-        return path.read_text("utf-8")
+        return path.read_text(UTF_8)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import ConfigError
+from registry.ground.decode import UTF_8
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings
@@ -26,6 +27,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+# Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
+_OWN = "__"
+# Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
+LARGEST_EXACT = 2**53
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
 
 _MAX_DELIMITER_BYTES = 4  # DuckDB's
@@ -90,15 +95,12 @@ class ColumnSection(_Section, frozen=True, kw_only=True):
 
     type: Literal["integer", "number", "boolean", "string"]
     role: Literal["input", "key", "ignored"] = "input"
-    range: tuple[float, float] | None = None
+    range: tuple[int | float, int | float] | None = None
     allowed: tuple[str | int | float, ...] | None = None
     nullable: bool = False
     default: float | int | bool | str | None = None
     unit: str | None = None
     description: str | None = None
-
-
-_UNNAMED = ColumnSection(type="string", role="ignored")
 
 
 class TargetSection(_Section, frozen=True, kw_only=True):
@@ -314,7 +316,7 @@ def read_features_sql(config: ModelConfig, models: Path) -> str:
     """
     path = models / config.model.name / config.features.file
     try:
-        return path.read_text("utf-8")
+        return path.read_text(UTF_8)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
 
@@ -364,6 +366,42 @@ def expand_braces(name: str) -> tuple[str, ...]:
     return tuple(f"{front}{number}{behind}" for number in range(int(first), int(last) + 1))
 
 
+def _check_columns(config: ModelConfig, path: Path) -> None:
+    """Refuse what a column that is kept cannot be called or default to."""
+    known: dict[str, str] = {}
+    for name, column in config.columns.items():
+        if column.role == "ignored":
+            continue
+        if not name:
+            raise ConfigError(
+                "declares a column without a name, which can only be read past",
+                where=f"{path}: columns",
+                hint='Write "" = { type = "string", role = "ignored" }, or give it a name in the file.',
+            )
+        if name.startswith(_OWN) and name.endswith(_OWN):
+            raise ConfigError(
+                f"column {name!r} has a name of the ETL's own columns, {_OWN}…{_OWN}",
+                where=f"{path}: columns",
+                hint='Read past it (role = "ignored"), or rename it in the source.',
+            )
+        twin = known.setdefault(name.casefold(), name)
+        if twin != name:
+            raise ConfigError(
+                f"columns {twin!r} and {name!r} differ by case only, which SQL does not tell apart",
+                where=f"{path}: columns",
+                hint='Read past one of them (role = "ignored"), or rename it in the source.',
+            )
+        if (
+            column.type == "integer"
+            and isinstance(column.default, int)
+            and abs(column.default) > LARGEST_EXACT
+        ):
+            raise ConfigError(
+                f"is {column.default}, beyond 2^53, where a feature cannot hold every whole number",
+                where=f"{path}: columns.{name}.default",
+            )
+
+
 def _check(config: ModelConfig, path: Path) -> None:
     """Rules between keys, which types cannot say."""
     known = set(config.columns)
@@ -380,12 +418,13 @@ def _check(config: ModelConfig, path: Path) -> None:
                 raise ConfigError(
                     f"names column {name!r}, which [columns] does not declare", where=f"{path}: {key}"
                 )
-    if config.columns.get("", _UNNAMED).role != "ignored":
-        raise ConfigError(
-            "declares a column without a name, which can only be read past",
-            where=f"{path}: columns",
-            hint='Write "" = { type = "string", role = "ignored" }, or give it a name in the file.',
-        )
+            if name is not None and config.columns[name].role == "ignored":
+                raise ConfigError(
+                    f"names column {name!r}, which is read past",
+                    where=f"{path}: {key}",
+                    hint='Give it another role than "ignored".',
+                )
+    _check_columns(config, path)
     if config.model.name != path.parent.name:
         raise ConfigError(
             f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"

@@ -3,19 +3,27 @@
 Columns are matched by their name in each file's header. Two things DuckDB would do silently are
 refused or made explicit: 1.5 in an ``integer`` column is an error (its cast rounds), and NaN in a
 ``number`` column is NULL (the served graph cannot tell the two apart either).
+
+No name of a user's column can take the place of one of ours. The rows lie in a table whose columns
+are called c0, c1, …, so that its ``rowid`` is always DuckDB's; ``raw`` is a view of it under the
+declared names, of which `training.config` lets none look like ``__row__`` or differ from another by
+case alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import duckdb
 import msgspec
 
+from registry.runs import ROW_COLUMN
 from training.config import ColumnSection, HashSplit, ModelConfig
 from training.database import first_line, literal, quote
 from training.errors import DatasetError
@@ -24,13 +32,13 @@ from training.splits import key_hash
 
 RAW = "raw"
 KEY_COLUMN = "__key__"
+_STORED = "stored"  # the table behind the view `raw`
 
 # Those that a header is looked through for when it lacks a column.
 _DELIMITERS = (",", ";", "\t", "|", "||", "::", " ")
 _NOT_WHOLE = "timberline: not a whole number"
-# Whole numbers up to here are exact as DOUBLE, which is the fastest way to read and to check them.
-_EXACT = 2**53
-# Wide whole numbers are read with 19 digits before the point and 18 behind it.
+# Wide whole numbers are read with 19 digits before the point and 18 behind it; others as DOUBLE, which is
+# faster to read and to check, and exact as long as they are what their column declares.
 _WIDE_TYPE = "DECIMAL(37, 18)"
 _INTEGER_BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
 _PARQUET_TYPES = {
@@ -62,6 +70,10 @@ class _Group:
         """The names of the files, for people."""
         return ", ".join(form.name for form in self.forms)[:200]
 
+    def quote(self, name: str) -> str:
+        """The column ``name`` of the files as an SQL identifier."""
+        return quote(self.names[self.header.index(name)])
+
 
 def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
     """The declared columns that are kept, in declared order: all but the ignored ones."""
@@ -69,29 +81,39 @@ def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
 
 
 def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]) -> None:
-    """Create table ``raw`` from these files; its ``rowid`` is the 0-based row number in the source.
+    """Create ``raw`` from these files: ``__row__``, its 0-based number in the source, and the stored columns.
 
-    Rejected lines have no row number; DuckDB leaves them in ``reject_errors`` and ``reject_scans``.
+    For a hash split it has ``__key__`` (`key_hash`) too. Rejected lines have no row number; DuckDB
+    leaves them in ``reject_errors`` and ``reject_scans``.
     Whole numbers are stored in the smallest type that holds the declared range, and as BIGINT
     throughout when a value lies outside it (which the checks then report).
 
     Raises:
         DatasetError: a column is missing, not declared or of another type, an ``integer`` is not
-            whole, or a file is not CSV at all.
+            whole or beyond 64 bits, or a file is not CSV at all.
     """
     groups = _group_files(connection, config, forms)
+    names = [*stored_columns(config), *([KEY_COLUMN] if isinstance(config.split, HashSplit) else [])]
+    stored = {name: f"c{position}" for position, name in enumerate(names)}
     for is_narrow in (True, False):
         connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
         selects = " UNION ALL ".join(_select(config, group, is_narrow=is_narrow) for group in groups)
         try:
-            connection.execute(f"CREATE TABLE {RAW} AS {selects}")
+            connection.execute(f"CREATE TABLE {_STORED} ({', '.join(stored.values())}) AS {selects}")
         except duckdb.ConversionException as error:
             if not is_narrow:
                 raise _explain_failure(connection, config, groups, error) from error
         except duckdb.InvalidInputException as error:
             raise _explain_failure(connection, config, groups, error) from error
         else:
-            return
+            break
+    renamed = ", ".join(f"{column} AS {quote(name)}" for name, column in stored.items())
+    connection.execute(f"CREATE VIEW {RAW} AS SELECT rowid AS {ROW_COLUMN}, {renamed} FROM {_STORED}")
+
+
+def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
+    """Remove ``raw`` and give its memory back."""
+    connection.execute(f"DROP VIEW {RAW}; DROP TABLE {_STORED}")
 
 
 def storage_type(column: ColumnSection) -> str:
@@ -121,21 +143,39 @@ def _describe(
     """The columns' names as they stand in the file, and those under which DuckDB reads them."""
     if not form.is_parquet:
         _match_columns(config, form, form.header)
-        return form.header, _name_apart(config, form.header)
+        return form.header, _tell_apart(config, form.header)
     try:
-        found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_path(form)})").fetchall()
+        found = connection.execute(
+            f"DESCRIBE SELECT * FROM read_parquet({_path(form)}, hive_partitioning=false)"
+        ).fetchall()
+        header = _read_parquet_names(connection, form)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
         raise DatasetError(f"cannot be read: {first_line(error)}", where=form.name) from error
-    types = {name: type_ for name, type_, *_ in found}
-    _match_columns(config, form, tuple(types))
-    _match_types(config, form, types)
-    return tuple(types), tuple(types)
+    _match_columns(config, form, header)
+    _match_types(config, form, {name: type_ for name, (_, type_, *_) in zip(header, found, strict=True)})
+    return header, tuple(name for name, *_ in found)
 
 
-def _name_apart(config: ModelConfig, header: Sequence[str]) -> tuple[str, ...]:
-    """The header with another name for each ignored column that has none, or that of another one."""
+def _read_parquet_names(connection: duckdb.DuckDBPyConnection, form: Form) -> tuple[str, ...]:
+    """The columns' names as they stand in the file: of two that differ by case, DuckDB renames one."""
+    found = connection.execute(
+        f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({_path(form)})"
+    ).fetchall()
+    names: list[str] = []
+    inside = 0  # the parts of a nested column follow it, each counting its own
+    for name, children in found[1:]:
+        if inside:
+            inside -= 1
+        else:
+            names.append(name)
+        inside += children
+    return tuple(names)
+
+
+def _tell_apart(config: ModelConfig, header: Sequence[str]) -> tuple[str, ...]:
+    """The header with another name for each ignored column that has none, or to DuckDB that of another."""
     kept = stored_columns(config)
     taken = {"", *(name.casefold() for name in kept)}
     names = []
@@ -227,27 +267,27 @@ def _path(form: Form) -> str:
     return literal(re.sub(r"[*?\[]", r"[\g<0>]", str(form.path)))
 
 
-def _source_sql(config: ModelConfig, group: _Group, *, keeps_rejects: bool = True) -> str:
+def _source_sql(config: ModelConfig, group: _Group, *, is_narrow: bool, keeps_rejects: bool = True) -> str:
     paths = f"[{', '.join(map(_path, group.forms))}]"
+    # A folder called a=7 would otherwise put 7 in the place of every value of column a.
     if group.is_parquet:
-        return f"read_parquet({paths})"
+        return f"read_parquet({paths}, hive_partitioning=false)"
     types = ", ".join(
-        f"{literal(own)}: '{_read_type(config.columns[name])}'"
+        f"{literal(own)}: '{_read_type(config.columns[name], is_narrow=is_narrow)}'"
         for name, own in zip(group.header, group.names, strict=True)
     )
     rejects = "store_rejects=true" if keeps_rejects else "ignore_errors=true"
-    # A folder called a=7 would otherwise put 7 in the place of every value of column a.
     return (
         f"read_csv({paths}, {_csv_options(config, group.forms[0])}, columns={{{types}}}, "
         f"hive_partitioning=false, {rejects})"
     )
 
 
-def _read_type(column: ColumnSection) -> str:
+def _read_type(column: ColumnSection, *, is_narrow: bool) -> str:
     if column.role == "ignored" or column.type == "string":
         return "VARCHAR"
     if column.type == "integer":
-        return _WIDE_TYPE if storage_type(column) == "BIGINT" else "DOUBLE"
+        return _WIDE_TYPE if storage_type(column) == "BIGINT" or not is_narrow else "DOUBLE"
     return "DOUBLE" if column.type == "number" else "BOOLEAN"
 
 
@@ -256,14 +296,14 @@ def _select(config: ModelConfig, group: _Group, *, is_narrow: bool) -> str:
         f"{_convert(name, column, group, is_narrow=is_narrow)} AS {quote(name)}"
         for name, column in stored_columns(config).items()
     )
-    inner = f"SELECT {items} FROM {_source_sql(config, group)}"
+    inner = f"SELECT {items} FROM {_source_sql(config, group, is_narrow=is_narrow)}"
     if isinstance(config.split, HashSplit):
         return f"SELECT *, {key_hash(config.split)} AS {KEY_COLUMN} FROM ({inner})"
     return inner
 
 
 def _convert(name: str, column: ColumnSection, group: _Group, *, is_narrow: bool) -> str:
-    value = quote(name)
+    value = group.quote(name)
     if column.type == "integer":
         kept = storage_type(column) if is_narrow else "BIGINT"
         if group.is_parquet:
@@ -281,25 +321,43 @@ def _convert(name: str, column: ColumnSection, group: _Group, *, is_narrow: bool
 def _explain_failure(
     connection: duckdb.DuckDBPyConnection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
 ) -> DatasetError:
-    """Say which column and row was not a whole number; slow, and only on the way to an error."""
+    """Say which value of which column cannot be an integer; slow, and only on the way to an error."""
     for group in groups:
         for name, column in stored_columns(config).items():
-            if column.type != "integer":
+            if column.type != "integer" or _find_not_integer(connection, config, group, name) is None:
                 continue
-            value = f"CAST({quote(name)} AS DOUBLE)"
-            found = connection.execute(
-                f"SELECT row, value FROM (SELECT row_number() OVER () - 1 AS row, {value} AS value "
-                f"FROM {_source_sql(config, group, keeps_rejects=False)}) "
-                f"WHERE value <> trunc(value) OR abs(value) >= 9223372036854775808e0 OR isnan(value) LIMIT 1"
-            ).fetchone()
-            if found is not None:
-                return DatasetError(
-                    f"column {name!r} is declared integer, but row {found[0]} holds {found[1]}",
-                    where=group.shown,
-                    hint='Declare it `type = "number"`, or correct the file.',
-                )
+            for form in group.forms:
+                alone = dataclasses.replace(group, forms=(form,))
+                found = _find_not_integer(connection, config, alone, name)
+                if found is not None:
+                    return _not_integer(name, *found, where=form.name)
     return DatasetError(
         f"cannot be read: {first_line(error)}",
         where=", ".join(group.shown for group in groups)[:200],
         hint="Check etl.delimiter and the quotes.",
+    )
+
+
+def _find_not_integer(
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group, name: str
+) -> tuple[int, Decimal] | None:
+    """The first row, by its 0-based number in the group, whose value is no whole number of 64 bits."""
+    source = _source_sql(config, group, is_narrow=False, keeps_rejects=False)
+    bad = "value NOT BETWEEN (-9223372036854775808)::BIGINT AND 9223372036854775807"
+    found = connection.execute(
+        f"SELECT row, CAST(value AS VARCHAR) FROM (SELECT row_number() OVER () - 1 AS row, "
+        f"{group.quote(name)} AS value FROM {source}) "
+        f"WHERE {bad if group.is_parquet else f'value <> trunc(value) OR {bad}'} LIMIT 1"
+    ).fetchone()
+    return None if found is None else (int(found[0]), Decimal(found[1]))
+
+
+def _not_integer(name: str, row: int, value: Decimal, *, where: str) -> DatasetError:
+    is_whole = value == value.to_integral_value()
+    shown = f"{value:.0f}" if is_whole else f"{value.normalize():f}"
+    return DatasetError(
+        f"column {name!r} is declared integer, but row {row} holds {shown}"
+        + (", which is beyond 64 bits" if is_whole else ""),
+        where=where,
+        hint=f'Declare it `type = "{"string" if is_whole else "number"}"`, or correct the file.',
     )

@@ -12,6 +12,7 @@ case alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -103,7 +104,9 @@ def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, form
         except duckdb.ConversionException as error:
             if not is_narrow:
                 raise _explain_failure(connection, config, groups, error) from error
-        except duckdb.InvalidInputException as error:
+        except (duckdb.OutOfMemoryException, duckdb.IOException):
+            raise
+        except duckdb.Error as error:  # damaged Parquet has many names
             raise _explain_failure(connection, config, groups, error) from error
         else:
             break
@@ -322,9 +325,12 @@ def _explain_failure(
     connection: duckdb.DuckDBPyConnection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
 ) -> DatasetError:
     """Say which value of which column cannot be an integer; slow, and only on the way to an error."""
-    for group in groups:
-        for name, column in stored_columns(config).items():
-            if column.type != "integer" or _find_not_integer(connection, config, group, name) is None:
+    with contextlib.suppress(duckdb.Error):  # what cannot be read shows no value
+        for group, name in itertools.product(groups, stored_columns(config)):
+            if (
+                config.columns[name].type != "integer"
+                or _find_not_integer(connection, config, group, name) is None
+            ):
                 continue
             for form in group.forms:
                 alone = dataclasses.replace(group, forms=(form,))
@@ -334,7 +340,9 @@ def _explain_failure(
     return DatasetError(
         f"cannot be read: {first_line(error)}",
         where=", ".join(group.shown for group in groups)[:200],
-        hint="Check etl.delimiter and the quotes.",
+        hint="It is damaged; fetch or write it again."
+        if all(group.is_parquet for group in groups)
+        else "Check etl.delimiter and the quotes.",
     )
 
 

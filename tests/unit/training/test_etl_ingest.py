@@ -10,7 +10,7 @@ import pytest
 
 from registry.errors import ConfigError
 from tests.support.tables import HEADER, SmallTable, rows
-from training.errors import DatasetError
+from training.errors import DatasetError, TrainingError
 
 
 def test_columns_are_matched_by_name_and_not_by_position(tmp_path: Path) -> None:
@@ -315,3 +315,24 @@ def test_a_damaged_parquet_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 this is no parquet file PAR1")
     with pytest.raises(DatasetError, match=r"t\.parquet: cannot be read"):
         SmallTable(tmp_path, path="t.parquet").etl()
+
+
+@pytest.mark.parametrize("position", range(20, 400, 38))
+def test_a_parquet_file_with_a_damaged_byte_is_read_or_refused(tmp_path: Path, position: int) -> None:
+    """Parquet has no digest of its pages: DuckDB finds what it finds, and calls it many names."""
+    SmallTable(tmp_path, rows(300))
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"COPY (FROM read_csv('{tmp_path}/table.csv')) TO '{tmp_path}/t.parquet' (FORMAT parquet)"
+        )
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    for place in (position, len(content) - position):
+        content[place] ^= 0xFF
+    (tmp_path / "t.parquet").write_bytes(content)
+    table = SmallTable(tmp_path, path="t.parquet")
+    try:
+        found, told = table.read()[0], "t.parquet"
+    except TrainingError as error:
+        found, told = [], str(error)
+    assert "t.parquet" in told
+    assert len(found) in {0, 300}

@@ -8,6 +8,7 @@ read where it lies.
 from __future__ import annotations
 
 import codecs
+import collections
 import contextlib
 import itertools
 import re
@@ -15,8 +16,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
 
 from registry.ground.permissions import explain_refusal
 from training.config import EtlSection, ModelConfig
@@ -97,12 +96,12 @@ def open_forms(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tup
             a quote in it is never closed.
         TrainingError: a copy could not be written.
     """
-    names = [file.name for file in files]
+    names = collections.Counter(file.name for file in files)
     return tuple(
         _open_form(
             config,
             file.resolve(),
-            file.name if names.count(file.name) == 1 else str(file),
+            file.name if names[file.name] == 1 else str(file),
             scratch.resolve() / str(number),
         )
         for number, file in enumerate(files)
@@ -156,6 +155,9 @@ def _read_head(file: Path, name: str) -> tuple[bytes, str | None]:
 
 def _unpack(file: Path, packing: str | None, name: str) -> Iterator[bytes]:
     """The bytes of the table in chunks."""
+    # Late: only packed files need it.
+    import pyarrow as pa  # noqa: PLC0415
+
     try:
         with pa.input_stream(str(file), compression=packing) as stream:
             while chunk := stream.read(_CHUNK_BYTES):

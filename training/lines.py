@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from training.errors import DatasetError
 
 # DuckDB's max_line_size: it rejects a longer row, and so no longer cell need be held here.
@@ -251,6 +249,9 @@ def _find_cells(data: bytes, separator: bytes) -> tuple[tuple[Cell, ...], bool, 
 
 def _find_regular_cells(data: bytes, separator: bytes) -> tuple[tuple[Cell, ...], int | None] | None:
     """As `_find_cells`, fast; None if a quote stands where only a quoted cell without faults has none."""
+    # Late: it costs a tenth of a second, which most files do not need.
+    import numpy as np  # noqa: PLC0415
+
     array = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(array == _QUOTE[0])
     opening, closing = quotes[0::2], quotes[1::2]

@@ -321,15 +321,18 @@ def load_model_config(
     config = load_settings(
         path, ModelConfig, overrides=overrides, environment=os.environ if use_environment else None
     )
-    config = _expand(config)
+    config = _expand(config, path)
     _check(config, path)
     return config
 
 
-def _expand(config: ModelConfig) -> ModelConfig:
-    columns = {
-        expanded: section for name, section in config.columns.items() for expanded in expand_braces(name)
-    }
+def _expand(config: ModelConfig, path: Path) -> ModelConfig:
+    columns: dict[str, ColumnSection] = {}
+    for name, section in config.columns.items():
+        for expanded in expand_braces(name):
+            if expanded in columns:
+                raise ConfigError(f"declares column {expanded!r} twice", where=f"{path}: columns")
+            columns[expanded] = section
     groups = {
         group: tuple(itertools.chain.from_iterable(map(expand_braces, names)))
         for group, names in config.checks.one_hot.items()

@@ -158,8 +158,9 @@ class ChecksSection(_Section, frozen=True, kw_only=True):
 class EtlSection(_Section, frozen=True, kw_only=True):
     """How the files are written, and bounds of the ETL run.
 
-    ``threads`` 0 means as many as there are processors. Below 1 GB DuckDB reads a CSV with one thread, which
-    takes half as long again.
+    ``threads`` 0 means as many as the processors and the container's quota allow. Below 1 GB DuckDB reads a
+    CSV with one thread, which takes half as long again. A container that leaves less than
+    ``memory_limit`` lowers it.
     """
 
     memory_limit: ByteSize = "1GB"

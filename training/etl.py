@@ -31,14 +31,16 @@ from training.prepare import check_features, write_split
 from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
 from training.rejects import collect_rejects, judge_rejects, write_rejects
 from training.splits import SPLIT_NAMES, TRAIN, draw_number, split_rows
-from training.statistics import profile_columns
+from training.statistics import count_parts, profile_columns
 
 _STAGE = "etl"
 _MAX_CLASSES = 1000
 # A whole-number target beyond these is taken for a quantity, unless its classes are listed.
 _MAX_INTEGER_CLASSES = 20
 _MIN_CLASS_ROWS = 10
-_STEPS = 9
+# Reading weighs as much as three of the others.
+_READ_STEPS = 3
+_STEPS = _READ_STEPS + 7
 # The raw table with row number, class and split of each row.
 _PREPARED = "prepared"
 _logger = logging.getLogger("training.etl")
@@ -71,8 +73,14 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
         return _summary(folder, is_skipped=True)
     with (
         stage_folder(folder, _STAGE, inputs) as partial,
-        open_database(config.etl, partial / "spill") as connection,
-        Progress(f"etl {config.model.name}", _STEPS, "steps", logger=_logger) as progress,
+        open_database(config.etl, partial / "spill", columns=len(config.columns)) as connection,
+        Progress(
+            f"etl {config.model.name}",
+            _STEPS,
+            "steps",
+            logger=_logger,
+            running=lambda: connection.query_progress() / 100,
+        ) as progress,
     ):
         _Run(config, program, connection, partial, data, progress).prepare(files)
     shutil.rmtree(_failed_folder(folder), ignore_errors=True)
@@ -140,11 +148,11 @@ class _Run:
 
     def prepare(self, files: Sequence[Path]) -> None:
         """Files in, a filled folder out."""
+        self._progress.begin("read", size=_READ_STEPS)
         forms = open_forms(self._config, files, self._folder / "spill" / "forms")
         read_source(self._connection, self._config, forms)
-        self._progress.advance(3, "checks")
         report, classes = self._check_rows(forms)
-        self._progress.advance(1, "splits")
+        self._progress.begin("splits")
         class_sql = _class_sql(self._config, classes)
         self._assign_splits(class_sql)
         census = take_census(
@@ -155,9 +163,9 @@ class _Run:
             inputs=self._config.inputs,
         )
         _require_rows(self._config, classes, census)
-        self._progress.advance(1, "profile")
-        train = f"(SELECT * FROM {_PREPARED} WHERE __split__ = {TRAIN})"
-        columns = profile_columns(self._connection, self._config.inputs, train)
+        self._progress.begin("profile", parts=count_parts(self._config.inputs))
+        train = f"{_PREPARED} WHERE __split__ = {TRAIN}"
+        columns = profile_columns(self._connection, self._config.inputs, train, progress=self._progress)
         profile = _describe(self._config, self._program, report, classes, census, columns)
         (self._folder / "profile.json").write_bytes(encode_profile(profile))
         self._write_splits()
@@ -166,7 +174,9 @@ class _Run:
         rejected = collect_rejects(self._connection, self._config, forms)
         declared = self._config.target.classes
         values = None if declared is None else [label.value for label in declared]
-        report = run_checks(self._connection, self._config, build_checks(self._config, values), rejected)
+        checks = build_checks(self._config, values)
+        self._progress.begin("checks", parts=len(checks))
+        report = run_checks(self._connection, self._config, checks, rejected, progress=self._progress)
         self._leave_findings(self._folder, report)
         try:
             judge_rejects(
@@ -203,13 +213,13 @@ class _Run:
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):
-            self._progress.advance(1, f"{name}.parquet")
+            self._progress.begin(f"{name}.parquet")
             path = self._folder / f"{name}.parquet"
             write_split(
                 self._connection, self._config, self._program, relation=_PREPARED, split=split, path=path
             )
-        check_features(self._connection, self._config, self._program, self._folder)
-        self._progress.advance(1, "done")
+        self._progress.begin("features", parts=len(self._program.features))
+        check_features(self._connection, self._config, self._program, self._folder, progress=self._progress)
 
 
 def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> tuple[ClassLabel, ...]:

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,11 @@ from training.schedule import learning_rate
 _logger = logging.getLogger(__name__)
 _STEPS_AN_EPOCH = 20
 _MAX_BATCH_ROWS = 1024
-# (features, classes) → [loss, correct], both summed over the rows
+_HINT = (
+    "Lower training.learning_rate, set training.clip_norm, or scale down what is very large in features.sql."
+)
+# (features, classes) → [loss, correct], both summed over the rows; a training step adds whether the loss and
+# the new weights are finite, 1 or 0
 Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -158,17 +162,16 @@ class _Loop:
         for step, (features, classes) in enumerate(batches, epoch * steps):
             rate = learning_rate(config, step, config.epochs * steps)
             self.optimizer.learning_rate = rate
-            sums.append(self._train_step(features, classes).numpy())
+            *found, is_finite = self._train_step(features, classes).numpy()
+            if not is_finite:
+                where = f"epoch {epoch + 1}, step {step - epoch * steps + 1} of {steps}"
+                raise self._diverged(where, float(found[0]), features.numpy())
+            sums.append(found)
             progress.advance(int(classes.shape[0]), f"epoch {epoch + 1}/{config.epochs}")
         loss, accuracy = _means(sums, train.rows)
-        # A fused kernel may turn NaN into 0, and the loss is finite again; the weights tell.
-        broken = next((w.path for w in self._network.trainable_weights if not _is_finite(w)), None)
-        if broken or not math.isfinite(loss):
-            raise TrainingError(
-                f"the weights {broken} are not finite" if math.isfinite(loss) else f"the loss became {loss}",
-                where=f"epoch {epoch + 1}",
-                hint="Lower training.learning_rate or set training.clip_norm.",
-            )
+        # A second moment that overflowed stops its weight for good, and nothing above shows it.
+        if broken := _find_broken(self.optimizer.variables):
+            raise self._diverged(f"epoch {epoch + 1}", loss, features.numpy(), broken)
         return Epoch(
             epoch=epoch,
             loss=loss,
@@ -185,9 +188,28 @@ class _Loop:
         batches = as_dataset(self._validation.read_batches, len(self._validation.features))
         sums = [self._score_step(*batch).numpy() for batch in batches]
         loss, accuracy = _means(sums, self._validation.rows)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of the validation rows became {loss}", where=f"epoch {line.epoch + 1}", hint=_HINT
+            )
         seconds = round(line.seconds + time.monotonic() - started, 3)
         return msgspec.structs.replace(
             line, validation_loss=loss, validation_accuracy=accuracy, seconds=seconds
+        )
+
+    def _diverged(
+        self, where: str, loss: float, features: np.ndarray[Any, Any], broken: str | None = None
+    ) -> TrainingError:
+        """What is not finite, and the largest input of the batch in which that was seen."""
+        broken = broken or _find_broken(self._network.trainable_weights)
+        is_loss = not math.isfinite(loss)
+        what = f"the loss became {loss}" if is_loss else f"the weights {broken} are not finite"
+        largest = np.nanmax(np.abs(features), axis=0)  # (rows, features) → (features,)
+        index = int(np.argmax(largest))
+        return TrainingError(
+            f"{what}; the largest input is {self._train.features[index]} = {largest[index]:.3g}",
+            where=where,
+            hint=_HINT,
         )
 
     @contextlib.contextmanager
@@ -201,8 +223,9 @@ class _Loop:
             variable.assign(value)
 
 
-def _is_finite(weights: keras.Variable) -> bool:
-    return bool(np.isfinite(weights.numpy()).all())
+def _find_broken(variables: Iterable[keras.Variable]) -> str | None:
+    """The first variable with a value that is not finite."""
+    return next((v.path for v in variables if not np.isfinite(v.numpy()).all()), None)
 
 
 def _means(sums: list[Any], rows: int) -> tuple[float, float]:
@@ -230,7 +253,12 @@ def _compile_train_step(network: keras.Model, optimizer: keras.Optimizer, smooth
             loss = tf.reduce_mean(losses)
         variables = [variable.value for variable in network.trainable_variables]
         optimizer.apply(tape.gradient(loss, variables))
-        return _sums(losses, logits, classes)
+        # A fused kernel (oneDNN's product with ReLU) may turn NaN into 0, and the loss is finite again; the
+        # weights tell. Reading them costs one addition a weight where the step costs some for every row.
+        kept = [tf.reduce_all(tf.math.is_finite(variable)) for variable in variables]
+        is_finite = tf.reduce_all(tf.stack([tf.math.is_finite(loss), *kept]))
+        sums = _sums(losses, logits, classes)
+        return tf.concat([sums, [tf.cast(is_finite, sums.dtype)]], axis=0)
 
     return _compile(step, network)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import duckdb
 
+from registry.ground.progress import Progress
 from registry.runs import CLASS_COLUMN, ROW_COLUMN
 from training.config import ModelConfig
-from training.database import fetch_row, literal, quote
+from training.database import SLICE_COLUMNS, fetch_aggregates, fetch_row, literal, quote
 from training.errors import DatasetError
 from training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
 from training.ingest import stored_columns
@@ -59,7 +60,13 @@ def write_split(
 
 
 def check_features(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, program: FeatureProgram, folder: Path
+    connection: duckdb.DuckDBPyConnection,
+    config: ModelConfig,
+    program: FeatureProgram,
+    folder: Path,
+    *,
+    slice_columns: int = SLICE_COLUMNS,
+    progress: Progress | None = None,
 ) -> None:
     """Read every feature of every split back.
 
@@ -71,9 +78,9 @@ def check_features(
     # A folder called a=7 in the path of DATA would otherwise stand for column a.
     source = f"read_parquet([{', '.join(files)}], hive_partitioning=false)"
     values = [_value(config, program, feature) for feature in program.features]
-    bad = ", ".join(f"count(*) - count_if({_is_usable(value)})" for value in values)
-    found = fetch_row(connection, f"SELECT {bad} FROM {source}")
-    for feature, value, count in zip(program.features, values, found, strict=True):
+    bad = [[f"count(*) - count_if({_is_usable(value)})"] for value in values]
+    found = fetch_aggregates(connection, bad, source, slice_columns=slice_columns, progress=progress)
+    for feature, value, (count,) in zip(program.features, values, found, strict=True):
         if count:
             raise _unusable(connection, config, feature, value, source, int(str(count)))
 

@@ -1,4 +1,4 @@
-"""How many processors this process may keep busy: affinity mask and container quota."""
+"""What of the machine this process may use: processors (affinity mask, container quota) and memory."""
 
 from __future__ import annotations
 
@@ -21,18 +21,41 @@ def count_cpus(root: Path = _ROOT) -> int:
     return max(1, min([affinity, *quotas]))
 
 
+def find_memory_bytes(root: Path = _ROOT) -> int | None:
+    """The tightest memory limit of the cgroups that bind this process, in bytes; None: there is none.
+
+    A process that needs more is killed by the kernel, without a word of its own.
+    """
+    limits = [
+        limit
+        for folder in _group_folders(root, "memory")
+        for limit in (_read_bytes(folder / "memory.max"), _read_bytes(folder / "memory.limit_in_bytes"))
+        if limit is not None
+    ]
+    return min(limits, default=None)
+
+
+def _read_bytes(path: Path) -> int | None:
+    """A number of bytes; None for "max", and for the number near 2**63 by which version 1 says it."""
+    try:
+        limit = int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+    return limit if limit < 2**62 else None
+
+
 def _quotas(root: Path) -> list[float]:
     found = []
-    for folder in _group_folders(root):
+    for folder in _group_folders(root, "cpu"):
         for quota in (_quota_v2(folder), _quota_v1(folder)):
             if quota is not None:
                 found.append(quota)
     return found
 
 
-def _group_folders(root: Path) -> list[Path]:
-    """Every folder whose quota binds this process: its own group and the groups above it."""
-    mounts = {"": root / "sys/fs/cgroup", "cpu": root / "sys/fs/cgroup/cpu"}
+def _group_folders(root: Path, controller: str) -> list[Path]:
+    """Every folder whose limits bind this process: its own group and the groups above it."""
+    mounts = {"": root / "sys/fs/cgroup", controller: root / "sys/fs/cgroup" / controller}
     folders = list(mounts.values())
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
@@ -40,7 +63,7 @@ def _group_folders(root: Path) -> list[Path]:
         return folders
     for line in lines:
         _, controllers, group = line.split(":", 2)  # hierarchy:controllers:/group, see cgroups(7)
-        kind = "cpu" if "cpu" in controllers.split(",") else controllers
+        kind = controller if controller in controllers.split(",") else controllers
         if kind in mounts:
             steps = [step for step in group.split("/") if step not in {"", ".", ".."}]
             folders += [mounts[kind].joinpath(*steps[: end + 1]) for end in range(len(steps))]

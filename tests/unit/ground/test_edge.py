@@ -187,3 +187,25 @@ def test_progress_of_unknown_size_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     with Progress("fetching", None, "bytes", logger=LOGGER, clock=lambda: 0.0) as progress:
         progress.advance(1_500)
     assert "fetching 1,500 bytes" in terminal.getvalue()
+
+
+def test_a_step_is_shown_with_its_name_and_share(caplog: pytest.LogCaptureFixture) -> None:
+    """A wide table takes minutes in one step: the log must say which, and that it goes on."""
+    now = [0.0]
+    share = [0.0]
+    progress = Progress("etl wide", 4, "steps", logger=LOGGER, clock=lambda: now[0], running=lambda: share[0])
+    with caplog.at_level("INFO", logger="tests.edge"):
+        progress.begin("read", size=3)
+        for second in range(1, 60):
+            now[0], share[0] = float(second), second / 60
+            progress.advance(0)
+        progress.begin("profile", parts=8)
+        progress.begin_part(4)
+        now[0], share[0] = 100.0, 0.5
+        progress.begin_part(4)
+    told = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
+    assert [fields["share"] for fields in told[:5]] == [0.17, 0.33, 0.5, 0.67, 0.83]
+    assert {fields["note"] for fields in told[:5]} == {"read"}
+    assert told[5:] == [
+        {"done": 3, "unit": "steps", "total": 4, "note": "profile", "share": 0.75},
+    ]

@@ -159,19 +159,19 @@ def test_early_stopping_returns_the_best_epoch(
     assert fitted.epoch == int(np.argmin(losses)) == len(losses) - 1 - 2
 
 
-def test_a_diverging_loss_fails_and_names_the_epoch(
+# Which of the two is seen first depends on what the processor's kernels make of NaN.
+DIVERGED = r"(the loss became (nan|inf)|the weights \S+ are not finite)"
+
+
+def test_a_diverging_loss_stops_at_the_step_in_which_it_is_seen(
     splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
 ) -> None:
-    """A network of NaN would save, load and answer without an error."""
-    # Which of the two is seen first depends on what the processor's kernels make of NaN.
-    with pytest.raises(
-        TrainingError, match=r"epoch 1: (the loss became (nan|inf)|the weights .* are not finite)"
-    ):
-        fit(
-            splits,
-            tmp_path,
-            TrainingSection(epochs=2, batch_rows=16, learning_rate=1e30, warmup_fraction=0.0),
-        )
+    """A network of NaN would save, load and answer without an error; a night of it is lost as well."""
+    config = TrainingSection(epochs=2, batch_rows=16, learning_rate=1e30, warmup_fraction=0.0)
+    with pytest.raises(TrainingError, match=rf"epoch 1, step [1-3] of 38: {DIVERGED}") as caught:
+        fit(splits, tmp_path, config)
+    assert "Lower training.learning_rate, set training.clip_norm" in str(caught.value)
+    assert not (tmp_path / "checkpoint.npz").exists()
 
 
 def test_weights_of_nan_fail_even_where_the_kernels_hide_them(
@@ -184,9 +184,41 @@ def test_weights_of_nan_fail_even_where_the_kernels_hide_them(
     kernel = network.get_layer("hidden_0").kernel
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(
-        TrainingError, match=r"epoch 1: (the loss became nan|the weights hidden_0/kernel are not)"
+        TrainingError, match=r"epoch 1, step 1 of 10: (the loss became nan|the weights hidden_0/)"
     ):
         fit_network(network, *splits, SETTINGS, checkpoints=tmp_path)
+
+
+def test_a_later_epoch_that_diverges_leaves_the_finite_checkpoint_of_the_one_before(
+    splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """With a lower rate somebody may want to go on from there; from NaN nobody can."""
+    fit(splits, tmp_path, TrainingSection(epochs=1, batch_rows=64, learning_rate=0.01))
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    wild = TrainingSection(epochs=2, batch_rows=64, learning_rate=1e30, warmup_fraction=0.0)
+    with pytest.raises(TrainingError, match=rf"epoch 2, step [1-3] of 10: {DIVERGED}"):
+        fit(splits, tmp_path, wild, resume=True)
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    with np.load(io.BytesIO(before)) as saved:
+        assert all(np.isfinite(saved[name]).all() for name in saved.files)
+
+
+def test_a_feature_near_the_end_of_float32_is_named_when_training_diverges(tmp_path: Path) -> None:
+    """Standardised, 1e38 less its mean overflows; the message must lead to the column."""
+    found = []
+    for name in ("train", "validation"):
+        wild = np.where(np.arange(64) % 2 == 0, np.float32(-3e38), np.float32(3e38)).astype(np.float32)
+        tame = np.linspace(0, 1, 64, dtype=np.float32)
+        table = pa.table({"__class__": pa.array(np.arange(64) % 2, pa.int16()), "tame": tame, "wild": wild})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        found.append(PreparedSplit(tmp_path / f"{name}.parquet", ("tame", "wild")))
+    statistics = measure_features(found[0].read_batches(), ("tame", "wild"), 2)
+    make_deterministic(0)
+    network = build_network(MlpNetwork(widths=(8,), scaling="minmax"), statistics, 2, seed=0)
+    with pytest.raises(
+        TrainingError, match=rf"epoch 1, step 1 of 1: {DIVERGED}; the largest input is wild = 3e"
+    ):
+        fit_network(network, found[0], found[1], SETTINGS, checkpoints=tmp_path / "checkpoints")
 
 
 def _pack_history(history: bytes) -> bytes:

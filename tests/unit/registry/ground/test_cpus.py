@@ -1,4 +1,4 @@
-"""How many processors a container may use."""
+"""How many processors and how much memory a container may use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.ground.cpus import count_cpus
+from registry.ground.cpus import count_cpus, find_memory_bytes
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -59,3 +59,48 @@ def test_without_a_tighter_quota_the_affinity_counts(tmp_path: Path, files: dict
     """Outside of a container, and on systems that have no such groups."""
     write(tmp_path, files)
     assert count_cpus(tmp_path) == AFFINITY
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"sys/fs/cgroup/memory.max": "536870912\n"}, 2**29),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "536870912\n"}, 2**29),
+        ({"proc/self/cgroup": "0::/pod/box\n", "sys/fs/cgroup/pod/box/memory.max": "1000\n"}, 1000),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/box\n",
+                "sys/fs/cgroup/pod/box/memory.max": "2000\n",
+                "sys/fs/cgroup/pod/memory.max": "1000\n",
+            },
+            1000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/other\n4:memory:/box\n",
+                "sys/fs/cgroup/memory/box/memory.limit_in_bytes": "3000\n",
+                "sys/fs/cgroup/memory/other/memory.limit_in_bytes": "1\n",
+            },
+            3000,
+        ),
+        ({}, None),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, None),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({"sys/fs/cgroup/memory.max": "what\n"}, None),
+    ],
+    ids=[
+        "v2",
+        "v1",
+        "v2 outside",
+        "v2 above",
+        "v1 outside",
+        "none",
+        "v2 no limit",
+        "v1 no limit",
+        "unreadable",
+    ],
+)
+def test_the_tightest_memory_limit_counts(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+    """The kernel kills a process at any of them, and without a word."""
+    write(tmp_path, files)
+    assert find_memory_bytes(tmp_path) == limit

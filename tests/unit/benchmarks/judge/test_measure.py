@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.errors import EvidenceError
 from benchmarks.judge.measure import (
     ArmRun,
     Restart,
+    average_slowest,
     bound_mean,
     moderate_sd,
     pool_latencies,
@@ -76,3 +78,27 @@ def test_percentiles_are_taken_over_pooled_requests() -> None:
         for n, ms in enumerate([(1.0,) * 98, (100.0, 100.0)])
     ]
     assert pool_latencies(restarts, "candidate").p95_ms == 1.0
+
+
+def shuffle(values: Iterable[float]) -> tuple[float, ...]:
+    """The same values in an order that says nothing."""
+    return tuple(np.random.default_rng(1).permutation(list(values)).tolist())
+
+
+@pytest.mark.parametrize(
+    ("count", "slowest"),
+    [(1, 1), (19, 1), (20, 1), (39, 1), (40, 2), (200, 10), (1000, 50)],
+)
+def test_the_tail_is_the_mean_of_the_slowest_twentieth(count: int, slowest: int) -> None:
+    """Of 1 ms to ``count`` ms: the share is stated in docs/gate.md, and the spreads were measured with it."""
+    known = sum(range(count - slowest + 1, count + 1)) / slowest
+    assert average_slowest(shuffle(range(1, count + 1))) == known
+
+
+def test_a_restart_says_how_the_slowest_twentieths_differ() -> None:
+    """ln of the candidate's mean over the champion's, of the slowest 10 requests of 200."""
+    arms = {
+        arm: ArmRun((9.0,) * 200, 1.0, 1, net_ms=shuffle([1.0] * 190 + slow), client_net_ms=(8.0,) * 200)
+        for arm, slow in (("champion", [2.0] * 10), ("candidate", [2.0] * 5 + [3.0] * 5))
+    }
+    assert Restart(1, 200, arms).contrasts.net_tail == pytest.approx(math.log(2.5 / 2.0), rel=1e-12)

@@ -62,3 +62,37 @@ def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
 def test_other_classes_are_a_break(classes: tuple[ClassLabel, ...]) -> None:
     """Clients switch on the class, and the held-out predictions are indexed by it."""
     assert len(find_breaks(BEFORE, build_signature(TINY_COLUMNS, classes))) == 1
+
+
+def test_every_break_is_told_at_once() -> None:
+    """Whoever is blocked mends all of them in one go."""
+    nullable = build_signature((changed(HEIGHT, is_nullable=True), changed(RINGS, default=3)), TINY_CLASSES)
+    after = build_signature((changed(HEIGHT, default=None, datatype="BYTES"), RINGS), TINY_CLASSES[::-1])
+    before, now = (
+        ", ".join(label.value for label in labels) for labels in (TINY_CLASSES, TINY_CLASSES[::-1])
+    )
+    assert find_breaks(nullable, after) == [
+        "column height was FP64, is BYTES",
+        "column height became required",
+        "column height may no longer be null",
+        "column rings became required",
+        f"classes were {before}, are {now}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_break"),
+    [
+        ({"default": 1.0}, {"is_nullable": True, "default": None}, False),
+        ({"is_nullable": True, "default": None}, {"default": 1.0}, True),
+        ({"default": None}, {"default": None}, False),
+        ({"default": None}, {"default": 0.0}, False),
+        ({"is_nullable": True, "default": 1.0}, {"default": 1.0}, True),
+    ],
+)
+def test_a_column_is_optional_by_a_default_or_by_null(
+    before: dict[str, object], after: dict[str, object], is_break: bool
+) -> None:
+    """What may be left out stays so either way; a null that was sent needs a column that takes it."""
+    signatures = [build_signature((changed(HEIGHT, **one), RINGS), TINY_CLASSES) for one in (before, after)]
+    assert bool(find_breaks(*signatures)) == is_break

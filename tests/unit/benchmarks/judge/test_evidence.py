@@ -277,3 +277,24 @@ def test_parity_that_is_not_known_shows_nothing() -> None:
     told = judge_parity({"candidate": build_manifest(parity={}), "champion": build_manifest(parity={})})
     assert (told.candidate, told.champion, told.limit) == (None, None, None)
     assert told.reason.startswith("no parity of the probabilities is known; ")
+
+
+def test_breaks_are_told_one_after_the_other(store: Store) -> None:
+    """All of them, so that they are mended in one go."""
+    columns = (*NUMERIC_COLUMNS[1:], Column(name="bark", datatype="FP64"))
+    evidence = judge(store, candidate={"signature": build_signature(columns, CLASSES)})
+    (line,) = [line for line in evidence.lines if line.name == "signature"]
+    assert line.reason == f"column {NUMERIC_COLUMNS[0].name} was removed; column bark is new and required"
+
+
+def test_lines_about_parts_stand_together(store: Store) -> None:
+    """Recall and slices share one level, and are read side by side."""
+    truth = np.arange(900) % 3
+    told = encode_evaluation(truth, truth, slices={"even": truth == 0})
+    limits = msgspec.structs.replace(ANY_SPEED, slices={"even": "rings > 0"})
+    evidence = judge(
+        store, candidate={"gate": limits, "evaluation_bytes": told}, champion={"evaluation_bytes": told}
+    )
+    names = [line.name for line in evidence.lines]
+    assert names.index("accuracy") < names.index("recall") == names.index("slices") - 1
+    assert names.index("slices") < names.index("log_loss") < names.index("calibration")

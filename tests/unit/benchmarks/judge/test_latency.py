@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from benchmarks.config import DEFAULT_GATES, load_gate_settings
 from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
 from benchmarks.judge.measure import ArmRun, Restart, bound_mean
+from benchmarks.judge.question import Question, bound_at_look, judge_question
 from benchmarks.judge.resources import judge_model_size, judge_resources
 from benchmarks.judge.sequential import look_levels
 from registry.errors import ConfigError
@@ -217,20 +219,28 @@ def test_the_committed_margins_are_the_published_ones() -> None:
     assert latency.client_p50_margin * LIMITS.max_p50_increase == pytest.approx(0.05)
 
 
-# Four restarts that differ: client p50, net times and what lies outside of them, of both arms.
+def spread_arm(scale: float, tail: float, ready_s: float, resident_bytes: int) -> ArmRun:
+    """An arm of 200 requests, no two alike, in no order; the slowest take ``tail`` times as long."""
+    net = [scale * (0.1 + n / 1000) * (tail if n >= 190 else 1.0) for n in range(200)]
+    outside = [0.9 + n / 500 for n in range(200)]
+    mixed = [7 * n % 200 for n in range(200)]
+    return ArmRun(
+        latencies_ms=tuple(net[n] + outside[n] + 0.3 for n in mixed),
+        ready_s=ready_s,
+        resident_bytes=resident_bytes,
+        net_ms=tuple(net[n] for n in mixed),
+        client_net_ms=tuple(net[n] + outside[n] for n in mixed),
+    )
+
+
+# Four restarts that differ in everything.
 UNLIKE = [
     Restart(
         number,
-        500,
+        200,
         {
-            "champion": arm(p50=1.0 + number / 100, ready_s=0.5 + number / 10, resident_bytes=80 + number),
-            "candidate": arm(
-                p50=1.02 + number / 50,
-                net=1.05 + number / 50,
-                tail=1.0 + number / 40,
-                ready_s=0.6 + number / 10,
-                resident_bytes=90 + number**2,
-            ),
+            "champion": spread_arm(1.0 + number / 100, 2.0, 0.5 + number / 10, 80 + number),
+            "candidate": spread_arm(1.05 + number / 50, 2.0 + number / 40, 0.6 + number / 10, 90 + number**2),
         },
     )
     for number in range(1, 5)
@@ -248,37 +258,24 @@ RULES = {
 UNITS = {"net_p50": "ms, share of client p50", "memory": "bytes, ratio", "start_up": "s, ratio"}
 
 
-def read_contrast(name: str, restart: Restart) -> float:
-    """The contrast of one restart as docs/gate.md defines it, from the times themselves."""
-    champion, candidate = restart.arms["champion"], restart.arms["candidate"]
-    if name == "net_p50":
-        # Of 100 times the median is the plain one; of the client's, net of waits, likewise.
-        return (candidate.net_ms[0] - champion.net_ms[0]) / champion.client_net_ms[0]
-    ratios: dict[str, float] = {
-        "net_p99": candidate.net_ms[-1] / champion.net_ms[-1],
-        "net_tail": slowest(candidate) / slowest(champion),
-        "p50": candidate.latencies_ms[0] / champion.latencies_ms[0],
-        "client_p99": candidate.client_net_ms[-1] / champion.client_net_ms[-1],
-        "memory": candidate.resident_bytes / champion.resident_bytes,
-        "start_up": candidate.ready_s / champion.ready_s,
-    }
-    return math.log(ratios[name])
-
-
-def slowest(run: ArmRun) -> float:
-    """The mean of five of a hundred: two of them are the tail's."""
-    return (2 * run.net_ms[-1] + 3 * run.net_ms[0]) / 5
-
-
 SHOWN: dict[str, Callable[[ArmRun], float]] = {
-    "net_p50": lambda run: run.net_ms[0],
-    "net_p99": lambda run: run.net_ms[-1],
-    "net_tail": slowest,
-    "p50": lambda run: run.latencies_ms[0],
-    "client_p99": lambda run: run.client_net_ms[-1],
+    "net_p50": lambda run: float(np.median(run.net_ms)),
+    "net_p99": lambda run: float(np.quantile(run.net_ms, 0.99)),
+    "net_tail": lambda run: float(np.mean(sorted(run.net_ms)[190:])),
+    "p50": lambda run: float(np.median(run.latencies_ms)),
+    "client_p99": lambda run: float(np.quantile(run.client_net_ms, 0.99)),
     "memory": lambda run: run.resident_bytes,
     "start_up": lambda run: run.ready_s,
 }
+
+
+def read_contrast(name: str, restart: Restart) -> float:
+    """The contrast of one restart as docs/gate.md defines it, from the times themselves."""
+    champion, candidate = (restart.arms[side] for side in ("champion", "candidate"))
+    before, after = SHOWN[name](champion), SHOWN[name](candidate)
+    if name == "net_p50":
+        return (after - before) / float(np.median(champion.client_net_ms))
+    return math.log(after / before)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -366,7 +363,7 @@ def test_restarts_between_looks_say_how_many_there_are() -> None:
 def test_the_ceiling_is_told_with_its_figures() -> None:
     """The candidate alone; its champion is in no figure of this line."""
     told = judge_p50_ceiling(UNLIKE, GateLimits(max_p50_ms=7.0), SETTINGS)
-    values = [math.log(restart.arms["candidate"].latencies_ms[0]) for restart in UNLIKE]
+    values = [math.log(np.median(restart.arms["candidate"].latencies_ms)) for restart in UNLIKE]
     looks = SETTINGS.duet.looks
     low = look_levels(looks, 0.0005, (0.2, 0.7, 0.775, 0.85, 1.0))[0]
     high = look_levels(looks, 0.05, (0.4, 0.7, 0.775, 0.85, 1.0))[0]
@@ -426,3 +423,18 @@ def test_the_size_of_the_graph_has_a_limit_of_its_own(size: int, outcome: str) -
     assert told.evidence == "manifest.json"
     alone = judge_model_size({"candidate": publish(size)})
     assert (alone.outcome, alone.candidate, alone.champion, alone.difference) == (outcome, size, None, None)
+
+
+def test_a_bound_that_touches_margin_or_limit_decides_nothing() -> None:
+    """Blocked is what is above the margin, passed what is below the limit; a hair's breadth tells."""
+    values = (0.01, 0.03, 0.02, 0.04)
+    bounds = bound_at_look(values, 0.05, 0.001, SETTINGS)
+    assert bounds is not None
+    medians = {"champion": 1.0, "candidate": 1.0}
+    for margin, limit, outcome in (
+        (bounds.low, bounds.high, "INCONCLUSIVE"),
+        (np.nextafter(bounds.low, -1), bounds.high, "BLOCK"),
+        (bounds.low, np.nextafter(bounds.high, 1), "PASS"),
+    ):
+        asked = Question("x", "ms", values, medians, 0.05, 0.001, margin=float(margin), limit=float(limit))
+        assert judge_question(asked, SETTINGS).outcome == outcome

@@ -166,3 +166,12 @@ def test_a_pool_is_of_one_arm() -> None:
     ]
     pooled = pool_latencies(restarts, "candidate")
     assert (pooled.count, pooled.max_ms, pooled.p50_ms) == (6, 6.0, 2.5)
+
+
+def test_a_restart_that_never_was_has_nothing() -> None:
+    """Why it cannot be believed is told, and nothing beside that is made up."""
+    gone = Restart(3, 0, {}, "tiny@2: ended with exit code 1")
+    assert (gone.cpu_share, gone.recorded) == (0.0, None)
+    run = ArmRun((1.0,), 2.0, 3)
+    assert (run.net_ms, run.client_net_ms, run.lost_share) == ((), (), 0.0)
+    assert (run.request_count, run.failure_count) == (0, 0)

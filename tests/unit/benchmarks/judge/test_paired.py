@@ -150,6 +150,7 @@ def test_wilson_bounds_stay_within_zero_and_one(successes: int, rows: int) -> No
     """Rounding takes them a little beyond, and a share is none there."""
     low, high = bound_proportion(successes, rows, alpha=0.05)
     assert 0.0 <= low < high <= 1.0
+    assert min(low, 1 - high) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_holm_adjusts_nothing_beyond_one() -> None:

@@ -332,6 +332,44 @@ def test_what_is_no_file_is_not_watched(tmp_path: Path, kind: str) -> None:
     assert set(threading.enumerate()) - before == set()
 
 
+def test_a_pipe_is_read_at_the_start(tmp_path: Path) -> None:
+    """A shell hands secrets over so, `--tokens-file <(…)`; whoever writes it may come a moment later."""
+    pipe = tmp_path / "tokens"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(f"{FIRST}\n", "utf-8"), daemon=True)
+    writer.start()
+    guard = read_guard(ServiceConfig(tokens_file=str(pipe)))
+    writer.join()
+    assert guard is not None
+    assert passes(guard, b"Bearer " + FIRST.encode())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (os.mkfifo, "it is not a regular file"),
+        (lambda file: file.mkdir(), "directory"),
+        (lambda file: None, "No such file"),
+        (lambda file: file.write_bytes(b"#" * (2**20 + 1)), "more than 1,048,576 bytes"),
+    ],
+    ids=["pipe", "folder", "gone", "huge"],
+)
+def test_why_the_tokens_were_kept_is_told(
+    watched: tuple[Path, Guard, TokensWatch],
+    spoil: Callable[[Path], object],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A mistake that is named wrongly is mended wrongly."""
+    file, _, watch = watched
+    file.unlink()
+    spoil(file)
+    for _ in range(3):
+        watch.look()
+    (record,) = caplog.records
+    assert said in record.fields["error"]  # type: ignore[attr-defined]
+
+
 def test_new_tokens_are_logged_by_their_number(
     watched: tuple[Path, Guard, TokensWatch], caplog: pytest.LogCaptureFixture
 ) -> None:

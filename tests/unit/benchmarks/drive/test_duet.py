@@ -73,10 +73,11 @@ def test_cut_observations_are_refused(tmp_path: Path) -> None:
 def test_observations_are_csv_that_others_can_read(tmp_path: Path) -> None:
     """Evidence outlives the program: a line of names, and a request a line."""
     path = tmp_path / "restart-01.csv.gz"
-    write_observations(path, [observe(7, "champion", problem="gone", body=2, position=1)])
+    write_observations(path, [observe(7, "champion", problem="gone", body=2, position=1), SEEN[0]])
     assert gzip.decompress(path.read_bytes()).decode() == (
         "pair,position,arm,body,sent_s,latency_ms,handler_ms,cpu_ms,wait_ms,wake_ms,queue_ms,problem\n"
         '7,1,champion,2,0.1,0.36,0.12,0.1,0.01,0.02,0.0,"gone"\n'
+        "0,0,candidate,3,0.1,0.36,0.12,0.1,0.01,0.02,0.0,\n"
     )
 
 
@@ -126,3 +127,12 @@ def test_a_target_is_the_service_with_what_its_version_must_answer() -> None:
         {"champion": ((0.75, 0.25),)},
         {"champion": ((0.25, 0.75),)},
     ]
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b""), gzip.compress(b"\xff,\n"), b"pair,arm\n"])
+def test_a_file_of_nothing_is_no_observation(tmp_path: Path, content: bytes) -> None:
+    """No line at all is not a restart of no pairs."""
+    path = tmp_path / "restart-01.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(EvidenceError, match="raw observations cannot be read"):
+        read_observations(path)

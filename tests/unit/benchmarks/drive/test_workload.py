@@ -224,3 +224,16 @@ def test_what_cannot_be_sent_names_the_versions(mix: tuple[Mix, ...]) -> None:
     }
     with pytest.raises(WorkloadError, match=r"tiny@1, tiny@2.*has no row to send"):
         draw_bodies(Workload(seed=1, bodies=4, mix=mix), versions)
+
+
+def test_a_row_is_the_same_whatever_the_order_of_its_columns() -> None:
+    """Two versions that list their columns otherwise know the same rows, and are both checked on them."""
+    golden = Golden(rows=((20, 10.0),), class_indexes=(0,), probabilities=((0.6, 0.4),))
+    signature = build_signature(tuple(reversed(TINY_COLUMNS)), TINY_CLASSES)
+    candidate = build_manifest(version=2, signature=signature, golden=golden)
+    drawn = draw_bodies(SINGLE, {"champion": build_manifest(), "candidate": candidate})
+    known = {msgspec.json.decode(body.payload)["height"]: body.answers for body in drawn}
+    assert known == {
+        10.0: {"champion": ((0.75, 0.25),), "candidate": ((0.6, 0.4),)},
+        90.0: {"champion": ((0.25, 0.75),)},
+    }

@@ -128,7 +128,8 @@ def is_told_rightly(shown: Shown, field: inspect.Field) -> bool:
     if default is msgspec.NODEFAULT:
         return "required" in shown.comment
     if default is None:
-        return shown.is_commented_out or "none by default" in shown.comment
+        is_marked = "none by default" in shown.comment or "when absent" in shown.comment
+        return shown.is_commented_out or is_marked
     return bool(settle(shown.value) == default) and "required" not in shown.comment
 
 

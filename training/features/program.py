@@ -27,14 +27,16 @@ class FeatureProgram:
         """Of each feature, whether a NULL in a nullable column may make it NULL."""
         return tuple(may_hold_null(feature.expression) for feature in self.features)
 
-    def select_sql(self, relation: str) -> str:
+    def select_sql(self, relation: str, *, computed_only: bool = False) -> str:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
 
         Args:
             relation: what stands behind FROM: a table's name or a subquery in parentheses. It must
                 have the program's columns under their names, of any type that casts to theirs.
+            computed_only: leave out the features that are plain columns.
         """
-        return render_select(self.features, relation)
+        chosen = [f for f in self.features if not (computed_only and f.is_plain_column)]
+        return render_select(chosen, relation)
 
     def feature_sql(self, feature: Feature) -> str:
         """The canonical DuckDB expression of one feature, as FLOAT and without its name."""

@@ -50,20 +50,6 @@ def test_what_old_clients_trip_over_is_a_break(columns: tuple[Column, ...], mess
     assert find_breaks(BEFORE, build_signature(columns, TINY_CLASSES)) == [message]
 
 
-def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
-    """A null that was fine yesterday is refused today."""
-    nullable = build_signature((changed(HEIGHT, is_nullable=True), RINGS), TINY_CLASSES)
-    assert find_breaks(nullable, BEFORE) == ["column height may no longer be null"]
-
-
-@pytest.mark.parametrize(
-    "classes", [TINY_CLASSES[:1], TINY_CLASSES[::-1], (*TINY_CLASSES, ClassLabel(value="3", label=""))]
-)
-def test_other_classes_are_a_break(classes: tuple[ClassLabel, ...]) -> None:
-    """Clients switch on the class, and the held-out predictions are indexed by it."""
-    assert len(find_breaks(BEFORE, build_signature(TINY_COLUMNS, classes))) == 1
-
-
 def test_every_break_is_told_at_once() -> None:
     """Whoever is blocked mends all of them in one go."""
     nullable = build_signature((changed(HEIGHT, is_nullable=True), changed(RINGS, default=3)), TINY_CLASSES)
@@ -96,3 +82,17 @@ def test_a_column_is_optional_by_a_default_or_by_null(
     """What may be left out stays so either way; a null that was sent needs a column that takes it."""
     signatures = [build_signature((changed(HEIGHT, **one), RINGS), TINY_CLASSES) for one in (before, after)]
     assert bool(find_breaks(*signatures)) == is_break
+
+
+def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
+    """A null that was fine yesterday is refused today."""
+    nullable = build_signature((changed(HEIGHT, is_nullable=True), RINGS), TINY_CLASSES)
+    assert find_breaks(nullable, BEFORE) == ["column height may no longer be null"]
+
+
+@pytest.mark.parametrize(
+    "classes", [TINY_CLASSES[:1], TINY_CLASSES[::-1], (*TINY_CLASSES, ClassLabel(value="3", label=""))]
+)
+def test_other_classes_are_a_break(classes: tuple[ClassLabel, ...]) -> None:
+    """Clients switch on the class, and the held-out predictions are indexed by it."""
+    assert len(find_breaks(BEFORE, build_signature(TINY_COLUMNS, classes))) == 1

@@ -221,12 +221,10 @@ def test_signatures_that_do_not_fit_end_the_comparison(store: Store) -> None:
     column = Column(name="bark", datatype="FP64")
     signature = build_signature((*NUMERIC_COLUMNS, column), CLASSES)
     evidence = judge(store, candidate={"signature": signature})
-    assert outcomes(evidence) == {
-        "digests": "PASS",
-        "parity": "PASS",
-        "signature": "BLOCK",
-        "accuracy_floor": "PASS",
-    }
+    found = outcomes(evidence)
+    assert (found.pop("signature"), set(found.values())) == ("BLOCK", {"PASS"})
+    assert "accuracy_floor" in found
+    assert not {"accuracy", "recall", "log_loss"} & found.keys()
     (line,) = [line for line in evidence.lines if line.name == "signature"]
     assert line.reason == "column bark is new and required"
     assert (evidence.can_run, evidence.comparison) == (False, None)

@@ -11,6 +11,7 @@ from benchmarks.config import load_gate_settings
 from benchmarks.judge.accuracy import judge_drop, say_p
 from benchmarks.judge.paired import adjust_holm, bound_drop, p_value_of_drop
 from benchmarks.judge.parts import judge_recalls, judge_slices
+from benchmarks.judge.power import rows_to_find
 from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
 from registry.manifest import GateLimits
 
@@ -238,10 +239,15 @@ def test_parts_with_power_are_told_by_the_dearest_and_the_smallest() -> None:
     """The most rows that one of them needs, and the fewest that one of them has."""
     truth = np.where(np.arange(9_000) < 2_000, 2, np.arange(9_000) % 2)
     champion, candidate = truth.copy(), truth.copy()
-    champion[2_000:2_040], candidate[2_040:2_080] = 2, 2
-    told = judge_recalls(compare(truth, champion, candidate), LIMITS, SETTINGS)
-    assert "there are 2,000 or more" in told.reason
-    assert "rows to find a drop of 5.0%: 479 at most" in told.reason
+    champion[2_000:2_200], candidate[2_200:2_400] = 2, 2
+    comparison = compare(truth, champion, candidate)
+    needed = [
+        rows_to_find(part.pairs.rate, 0.05, alpha=SETTINGS.alpha_recall / 3, power=0.95)
+        for part in comparison.recalls
+    ]
+    assert min(needed) < max(needed) < 2_000
+    told = judge_recalls(comparison, LIMITS, SETTINGS)
+    assert f"; rows to find a drop of 5.0%: {max(needed):,} at most, there are 2,000 or more" in told.reason
 
 
 def test_a_limit_of_zero_asks_for_no_power() -> None:

@@ -81,12 +81,9 @@ def test_what_a_form_cannot_say_is_known() -> None:
 
 
 def test_null_is_carried_where_a_form_can_say_it() -> None:
-    """In float32 it is NaN; in CSV an empty field, unless that is a default or the whole row."""
+    """In float32 it is NaN; in CSV an empty field."""
     assert carries("float32", {"height": None, "is_wet": True}, NUMBERS)
-    with_default = (Column(name="height", datatype="FP64", default=1.0), *COLUMNS[1:])
-    assert not carries("csv", {**ROWS[0], "height": None}, with_default)
     assert carries("csv", {**ROWS[0], "height": None}, COLUMNS)
-    assert carries("csv", {**ROWS[0], "is_wet": None}, with_default)
 
 
 def test_json_is_an_object_for_one_row_and_instances_for_more() -> None:

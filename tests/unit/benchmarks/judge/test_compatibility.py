@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
 from benchmarks.judge.compatibility import find_breaks
-from registry.signature import ClassLabel, Column, build_signature
+from registry.signature import ClassLabel, Column, Signature, build_signature
 from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS
 
 HEIGHT, RINGS = TINY_COLUMNS
 BEFORE = build_signature(TINY_COLUMNS, TINY_CLASSES)
+
+
+def of_columns(columns: Sequence[Column], classes: Sequence[ClassLabel] = TINY_CLASSES) -> Signature:
+    """A version of these columns and classes, as it is compared."""
+    return build_signature(tuple(columns), tuple(classes))
 
 
 def changed(column: Column, **fields: object) -> Column:
@@ -52,8 +59,8 @@ def test_what_old_clients_trip_over_is_a_break(columns: tuple[Column, ...], mess
 
 def test_every_break_is_told_at_once() -> None:
     """Whoever is blocked mends all of them in one go."""
-    nullable = build_signature((changed(HEIGHT, is_nullable=True), changed(RINGS, default=3)), TINY_CLASSES)
-    after = build_signature((changed(HEIGHT, default=None, datatype="BYTES"), RINGS), TINY_CLASSES[::-1])
+    nullable = of_columns((changed(HEIGHT, is_nullable=True), changed(RINGS, default=3)))
+    after = of_columns((changed(HEIGHT, default=None, datatype="BYTES"), RINGS), TINY_CLASSES[::-1])
     before, now = (
         ", ".join(label.value for label in labels) for labels in (TINY_CLASSES, TINY_CLASSES[::-1])
     )
@@ -80,8 +87,8 @@ def test_a_column_is_optional_by_a_default_or_by_null(
     before: dict[str, object], after: dict[str, object], is_break: bool
 ) -> None:
     """What may be left out stays so either way; a null that was sent needs a column that takes it."""
-    signatures = [build_signature((changed(HEIGHT, **one), RINGS), TINY_CLASSES) for one in (before, after)]
-    assert bool(find_breaks(*signatures)) == is_break
+    versions = [of_columns((changed(HEIGHT, **one), RINGS)) for one in (before, after)]
+    assert bool(find_breaks(*versions)) == is_break
 
 
 def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:

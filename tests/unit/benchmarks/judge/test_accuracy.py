@@ -336,7 +336,7 @@ def test_probabilities_have_to_be_some(tmp_path: Path) -> None:
         ((0.2, 0.3, 0.5), True),
         ((0.2, 0.3, 0.5009), True),  # float32 of many classes
         ((0.2, 0.3, 0.4991), True),
-        ((0.2, 0.3, 0.502), False),
+        ((0.2, 0.3, 0.5012), False),
         ((0.2, 0.3, 0.498), False),
         ((-0.2, 0.3, 0.9), False),
         ((-0.2, 0.2, 1.0), False),
@@ -353,6 +353,16 @@ def test_probabilities_have_to_be_some(tmp_path: Path) -> None:
         else:
             with pytest.raises(EvidenceError, match="negative, not finite or do not sum to 1"):
                 read_predictions(path, 3)
+
+
+def test_one_row_without_probabilities_is_enough(tmp_path: Path) -> None:
+    """Among thousands that are right it would be somebody's loss."""
+    path = tmp_path / "evaluation.parquet"
+    table = {"row": [0, 1], "class_index": [1, 1], "label_index": [1, 1]}
+    chances = {"p_0": [0.2, 0.2], "p_1": [0.5, 0.6], "p_2": [0.3, 0.3]}
+    pq.write_table(pa.table({**table, **chances}), path)
+    with pytest.raises(EvidenceError, match="do not sum to 1"):
+        read_predictions(path, 3)
 
 
 def test_gaps_in_predictions_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -336,7 +337,13 @@ def test_a_pipe_is_read_at_the_start(tmp_path: Path) -> None:
     """A shell hands secrets over so, `--tokens-file <(…)`; whoever writes it may come a moment later."""
     pipe = tmp_path / "tokens"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_text(f"{FIRST}\n", "utf-8"), daemon=True)
+
+    def write() -> None:
+        with pipe.open("w", encoding="utf-8") as file:
+            time.sleep(0.1)  # who does not wait finds nothing
+            file.write(f"{FIRST}\n")
+
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     guard = read_guard(ServiceConfig(tokens_file=str(pipe)))
     writer.join()

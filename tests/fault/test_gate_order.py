@@ -27,7 +27,7 @@ from tests.support.service import running_service
 from tests.support.tiny_model import publish_numeric
 
 ARMS = ("candidate", "champion")
-PAIRS = 300
+PAIRS = 200
 
 
 @pytest.fixture(scope="module")

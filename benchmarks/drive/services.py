@@ -270,14 +270,17 @@ def _leash(command: list[str], cores: Collection[int]) -> list[str]:
     """
     if sys.platform != "linux":
         return command
-    return [sys.executable, "-I", "-S", "-c", _LEASH, ",".join(map(str, sorted(cores))), *command]
+    gate, mask = str(os.getpid()), ",".join(map(str, sorted(cores)))
+    return [sys.executable, "-I", "-S", "-c", _LEASH, gate, mask, *command]
 
 
-# 1 is PR_SET_PDEATHSIG, 15 SIGTERM; <linux/prctl.h>.
+# 1 is PR_SET_PDEATHSIG, 15 SIGTERM; <linux/prctl.h>. A gate that was killed before is not told of by it.
 _LEASH = """\
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)
-if sys.argv[1]:
-    os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
-os.execv(sys.argv[2], sys.argv[2:])
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+if sys.argv[2]:
+    os.sched_setaffinity(0, map(int, sys.argv[2].split(",")))
+os.execv(sys.argv[3], sys.argv[3:])
 """

@@ -21,7 +21,6 @@ class Latencies:
     """Client latencies of one arm, in milliseconds."""
 
     count: int
-    mean_ms: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -42,7 +41,6 @@ def summarize_latencies(values_ms: Sequence[float]) -> Latencies:
     p50, p95, p99 = np.quantile(values, [0.50, 0.95, 0.99])
     return Latencies(
         count=values.size,
-        mean_ms=float(values.mean()),
         p50_ms=float(p50),
         p95_ms=float(p95),
         p99_ms=float(p99),

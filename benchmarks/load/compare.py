@@ -64,10 +64,6 @@ def compare_rounds(
     )
 
 
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else math.nan
-
-
 def _span(logs: Sequence[float], rules: CompareSettings, is_stepped: bool) -> Span:
     bounds = bound_mean(
         logs,

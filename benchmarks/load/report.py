@@ -106,4 +106,5 @@ def _figure_out_sweep(
     sweeps: Sequence[SweepResult], versions: Iterable[str], settings: LoadSettings
 ) -> LoadFigures:
     rounds = {arm: [s.held_rps or 0.0 for s in sweeps if s.arm == arm] for arm in versions}
-    return LoadFigures(name="sweep", figures=(compare_rounds(RATE_FIGURE, "1/s", rounds, settings.compare),))
+    figure = compare_rounds(RATE_FIGURE, "1/s", rounds, settings.compare, is_stepped=True)
+    return LoadFigures(name="sweep", figures=(figure,))

@@ -62,21 +62,17 @@ class Chart:
             self._grid.append(tag("text", name, class_=f"tick middle{minor}", **place))
         self._name_x(title)
 
-    def axis_y(self, format: Format, title: str = "", *, count: int = 5) -> None:
-        """Ticks with their labels at the left, and the title above them."""
+    def axis_y(self, format: Format, *, count: int = 5) -> None:
+        """Ticks with their labels at the left."""
         for value in self.y.ticks(count):
             at = self.y(value)
             self._grid.append(tag("line", x1=0, x2="100%", y1=at, y2=at, class_="grid"))
             self._grid.append(tag("text", format(value), x=-8, y=at + 4, class_="tick end"))
-        if title:
-            self._grid.append(tag("text", title, x=-44, y=-12, class_="title"))
 
-    def rule_y(self, value: float, class_: str, name: str = "") -> None:
-        """A line over the whole width, its name above its right end."""
+    def rule_y(self, value: float, class_: str) -> None:
+        """A line over the whole width."""
         at = self.y(value)
         self._marks.append(tag("line", x1=0, x2="100%", y1=at, y2=at, class_=f"rule {class_}"))
-        if name:
-            self._marks.append(tag("text", name, x="100%", y=at - 4, class_=f"name end {class_}"))
 
     def rule_x(self, value: float, class_: str, name: str = "", *, y: float = 10) -> None:
         """A line over the whole height, its name beside it at ``y`` pixels from above."""

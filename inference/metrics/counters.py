@@ -218,14 +218,6 @@ class ServiceMetrics:
         """Count lines of the log that were dropped; from any thread, but one call at a time."""
         self._dropped_lines[0] += lines
 
-    def count_swap(self, model: str, outcome: str) -> None:
-        """Count a version that took over (``swapped``), or did not (``refused``)."""
-        self.count("model_swaps", model, outcome)
-
-    def count_shadow(self, model: str, version: int, shadow: int, outcome: str, rows: int) -> None:
-        """Count rows that ``version`` answered and the version ``shadow`` was asked too."""
-        self.count("shadow_rows", model, str(version), str(shadow), outcome, by=rows)
-
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
         """Add to one of `inference.metrics.families.COUNTERS`, by its name and the values of its labels.
 

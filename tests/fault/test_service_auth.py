@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import socket
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.support.tiny_model import publish_numeric
 FROM_VARIABLE = "variable-token-0123456789"
 FROM_FILE = "file-token-9876543210"
 WRONG = "wrong-token-0000000000"
+THREE_BYTES = "wrong-token-0004882547"  # its digest begins as that of FROM_FILE
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -99,6 +102,25 @@ def test_with_a_token_everything_is_answered(service: RunningService, token: str
     for path in ("/", "/v2", "/metrics", "/v2/models/tiny"):
         assert ask(service, "GET", path, token)[0] == 200
     assert ask(service, "GET", "/nothing/here", token)[0] == 404
+
+
+def find_alike(known: str, part: slice) -> str:
+    """A token other than ``known`` whose SHA-256 digest has the same ``part``."""
+    wanted = sha256(known.encode()).digest()[part]
+    tokens = (f"alike-token-{number:010}" for number in itertools.count())
+    return next(token for token in tokens if sha256(token.encode()).digest()[part] == wanted)
+
+
+def test_a_token_whose_digest_is_partly_right_is_refused(service: RunningService) -> None:
+    """A comparison of one byte lets in one guess of 256: every byte of the digest counts."""
+    parts = [slice(byte, byte + 1) for byte in range(32)] + [slice(2), slice(-2, None)]
+    tokens = [find_alike(FROM_FILE, part) for part in parts]
+    # Five million guesses found this one.
+    assert sha256(THREE_BYTES.encode()).digest()[:3] == sha256(FROM_FILE.encode()).digest()[:3]
+    for token in [*tokens, THREE_BYTES]:
+        assert ask(service, "POST", "/predict", token, {"rings": 40})[0] == 401
+        assert ask(service, "GET", "/v2", token)[0] == 401
+    assert ask(service, "POST", "/predict", FROM_FILE, {"rings": 40})[0] == 200
 
 
 @pytest.mark.parametrize(("token", "status"), [(None, 401), (WRONG, 401), (FROM_FILE, 200)])

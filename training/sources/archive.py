@@ -61,7 +61,7 @@ def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int, 
         SourceError: not a whole zip, no such member, unsafe entries, or more than ``max_bytes``.
     """
     with _open(archive, where) as opened:
-        return _extract(opened, _find(opened, member, where), target, _Budget(max_bytes, where), where)
+        return _extract(opened, _find(opened, member, where), target, _Budget(max_bytes, where))
 
 
 def extract_files(
@@ -82,12 +82,12 @@ def extract_files(
                 inner = scratch / "inner.zip"
                 inner.unlink(missing_ok=True)  # a killed run may have left its own
                 inside = f"{where}: {file}.zip"
-                _extract(opened, _find(opened, f"{file}.zip", where), inner, budget, where)
+                _extract(opened, _find(opened, f"{file}.zip", where), inner, budget)
                 with _open(inner, inside) as nested:
-                    _extract(nested, _find(nested, Path(file).name, inside), target, budget, inside)
+                    _extract(nested, _find(nested, Path(file).name, inside), target, budget)
                 inner.unlink()
             else:
-                _extract(opened, _find(opened, file, where), target, budget, where)
+                _extract(opened, _find(opened, file, where), target, budget)
 
 
 @contextlib.contextmanager
@@ -140,9 +140,7 @@ def _find(archive: zipfile.ZipFile, name: str, where: str) -> zipfile.ZipInfo:
     )
 
 
-def _extract(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, budget: _Budget, where: str
-) -> str:
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, budget: _Budget) -> str:
     budget.require(entry.file_size)
     digest = hashlib.sha256()
     with (

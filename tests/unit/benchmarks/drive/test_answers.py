@@ -183,3 +183,60 @@ def test_wrong_blobs_are_told() -> None:
     assert "not a prediction" in cut
     broken = headers | {"inference-header-content-length": "many"}
     assert "not a prediction" in check_reply(200, content, target(), asked("oip_binary"), broken)
+
+
+def test_an_answer_that_nobody_knows_is_checked_for_its_shape_alone() -> None:
+    """Rows that no form carries are sent all the same; their classes and their number still count."""
+    other = msgspec.structs.replace(BODY, answers={"champion": ((0.1, 0.9),)})
+    assert check_reply(200, reply(), target(), other) == ""
+    assert check_reply(200, reply(probabilities={"1": 0.1, "2": 0.9}), target(), other) == ""
+    assert "not those of classes 1, 2" in check_reply(200, reply(probabilities={"3": 1.0}), target(), other)
+    assert "HTTP 404" in check_reply(404, reply(), target(), other)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_an_answer_may_be_off_by_the_versions_own_tolerance(step: int) -> None:
+    """`atol` is the manifest's; what is exactly that far away is still right."""
+    exact = target(atol=0.125)
+    for distance, is_right in ((0.125, True), (0.126, False)):
+        moved = reply(probabilities={"1": 0.75 + step * distance, "2": 0.25})
+        assert (check_reply(200, moved, exact, BODY) == "") == is_right
+    second = reply(probabilities={"1": 0.75, "2": 0.25 + step * 0.2})
+    assert check_reply(200, second, exact, BODY).startswith("row 0: class 2 has ")
+
+
+def test_classes_are_told_apart_by_name_and_not_by_place() -> None:
+    """An object has no order; swapped names are a wrong answer, swapped places are none."""
+    assert check_reply(200, reply(probabilities={"2": 0.25, "1": 0.75}), target(), BODY) == ""
+    swapped = check_reply(200, reply(probabilities={"2": 0.75, "1": 0.25}), target(), BODY)
+    assert swapped == "row 0: class 1 has 0.25, the manifest 0.75"
+    more = reply(probabilities={"1": 0.75, "2": 0.25, "3": 0.0})
+    assert "not those of classes" in check_reply(200, more, target(), BODY)
+
+
+def test_every_row_of_a_batch_is_compared_with_its_own_answer() -> None:
+    """In the order sent."""
+    lists = {"predictions": [{"probabilities": {"1": a, "2": b}} for a, b in reversed(RIGHT)]}
+    assert check_reply(200, reply(**lists), target(), asked("json")).startswith("row 0: class 1 has 0.25")
+    three = {"predictions": [{"probabilities": {"1": 0.75, "2": 0.25}}] * 3}
+    assert check_reply(200, reply(**three), target(), asked("json")) == "3 predictions for 2 rows"
+
+
+def test_only_the_probabilities_of_a_mixed_reply_may_be_behind_it() -> None:
+    """An output that stands in the JSON takes no bytes behind it."""
+    label = {"name": "label", "datatype": "INT64", "shape": [2], "data": [0, 1]}
+    values = floats(*RIGHT)
+    probabilities = {"name": "probabilities", "datatype": "FP32", "shape": [2, 2]}
+    sized = probabilities | {"parameters": {"binary_data_size": len(values)}}
+    tree = {"model_name": "tiny", "model_version": "1", "outputs": [label, sized]}
+    text = msgspec.json.encode(tree)
+    headers = NAMED | {"inference-header-content-length": str(len(text))}
+    assert check_reply(200, text + values, target(), asked("oip_binary"), headers) == ""
+    assert check_reply(200, text + values + b"more", target(), asked("oip_binary"), headers) == ""
+
+
+def test_a_short_refusal_is_repeated_and_a_long_one_cut() -> None:
+    """A page of HTML in every failure would fill the report; bytes that are no text are none."""
+    assert check_reply(503, b"busy \xff", target(), BODY) == "HTTP 503: busy \ufffd"
+    assert check_reply(500, None, target(), BODY) == "HTTP 500: "
+    assert len(check_reply(500, b"x" * 5000, target(), BODY)) < 200

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.drive.forms import Row, carries, write_body
+from benchmarks.drive.plan import Form
 from registry.signature import Column
 
 COLUMNS = (
@@ -77,3 +78,64 @@ def test_what_a_form_cannot_say_is_known() -> None:
     assert not carries("csv", {**ROWS[0], "note": ""}, COLUMNS)
     assert not carries("csv", dict.fromkeys(ROWS[0]), COLUMNS)
     assert all(carries(form, {**ROWS[0], "note": ""}, COLUMNS) for form in ("json", "oip", "oip_binary"))
+
+
+def test_null_is_carried_where_a_form_can_say_it() -> None:
+    """In float32 it is NaN; in CSV an empty field."""
+    assert carries("float32", {"height": None, "is_wet": True}, NUMBERS)
+    assert carries("csv", {**ROWS[0], "height": None}, COLUMNS)
+
+
+def test_json_is_an_object_for_one_row_and_instances_for_more() -> None:
+    """The two ways in which clients ask; the headers are those of JSON."""
+    one, two = (write_body("json", ROWS[:count], COLUMNS) for count in (1, 2))
+    assert msgspec.json.decode(one.payload) == ROWS[0]
+    assert msgspec.json.decode(two.payload) == {"instances": list(ROWS)}
+    for body, rows in ((one, 1), (two, 2)):
+        assert (body.rows, body.form, body.path, body.answers) == (rows, "json", "/predict", {})
+        assert body.headers == {"Content-Type": "application/json", "Accept": "application/json"}
+
+
+def test_every_body_says_its_form_its_rows_and_its_headers() -> None:
+    """The form decides how the reply is read, and the rows how many there must be."""
+    octets = "application/octet-stream"
+    json = "application/json"
+    expected = {
+        "csv": ("/predict", {"Content-Type": "text/csv; header=present", "Accept": json}),
+        "float32": ("/predict", {"Content-Type": octets, "Accept": octets}),
+        "oip": ("/v2/models/{model}/infer", {"Content-Type": json, "Accept": json}),
+        "oip_binary": ("/v2/models/{model}/infer", {"Content-Type": octets, "Accept": "*/*"}),
+    }
+    forms: tuple[Form, ...] = ("csv", "float32", "oip", "oip_binary")
+    for form in forms:
+        body = write_body(form, ROWS, NUMBERS)
+        length = body.headers.pop("Inference-Header-Content-Length", None)
+        assert (body.path, body.headers) == expected[form]
+        assert (body.form, body.rows) == (form, 2)
+        assert (length is not None) == (form == "oip_binary")
+
+
+def test_columns_of_one_kind_make_one_tensor() -> None:
+    """A tensor of no column has no shape to send."""
+    numbers = msgspec.json.decode(write_body("oip", ROWS, NUMBERS).payload)["inputs"]
+    text = msgspec.json.decode(write_body("oip", ROWS, COLUMNS[2:]).payload)["inputs"]
+    assert [one["name"] for one in numbers] == ["numeric"]
+    assert [(one["name"], one["datatype"], one["data"]) for one in text] == [
+        ("text", "BYTES", ['a "b", c', None])
+    ]
+
+
+def test_blobs_of_single_columns_keep_their_kind() -> None:
+    """Versions of other columns get a blob a column, each of its own datatype and size."""
+    body = write_body("oip_binary", ROWS, COLUMNS, is_shared=False)
+    length = int(body.headers["Inference-Header-Content-Length"])
+    inputs = msgspec.json.decode(body.payload[:length])["inputs"]
+    assert [(one["name"], one["datatype"], one["shape"]) for one in inputs] == [
+        ("height", "FP64", [2, 1]),
+        ("is_wet", "FP64", [2, 1]),
+        ("note", "BYTES", [2, 1]),
+    ]
+    assert [one["parameters"]["binary_data_size"] for one in inputs] == [16, 16, 4 + 8 + 4 + 1]
+    np.testing.assert_array_equal(
+        np.frombuffer(body.payload[length : length + 32], "<f8"), [12.5, 3, 1, np.nan]
+    )

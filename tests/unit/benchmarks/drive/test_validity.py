@@ -92,3 +92,47 @@ def test_a_slow_handler_is_no_standstill() -> None:
     assert find_standstill([slow]) == pytest.approx(0.001)
     assert find_standstill([msgspec.structs.replace(slow, handler_ms=math.nan)]) == pytest.approx(0.5)
     assert find_standstill([]) == 0.0
+
+
+def test_a_standstill_is_the_longest_time_of_nothing() -> None:
+    """Worked by hand: between an answer and the next request, or in a request beyond the handler's time."""
+    seen = [
+        observe(0, "candidate", sent_s=0.0, latency_ms=100.0, handler_ms=90.0),
+        observe(0, "champion", sent_s=0.3, latency_ms=50.0, handler_ms=10.0),
+        observe(1, "champion", sent_s=0.36, latency_ms=70.0, handler_ms=50.0),
+    ]
+    assert find_standstill(seen) == pytest.approx(0.2)
+    assert find_standstill(seen[1:]) == pytest.approx(0.04)
+    assert find_standstill(seen[:1]) == pytest.approx(0.01)
+    assert find_standstill([observe(0, "champion", latency_ms=1.0, handler_ms=1.5)]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "problem"),
+    [
+        ({"cycles": 2}, {"min_pairs": 2}, ""),
+        ({"cycles": 2}, {"min_pairs": 3}, "2 pairs, expected at least 3"),
+        ({"clock_jump_s": 1.0}, {"max_clock_jump_s": 1.0}, ""),
+        ({"clock_jump_s": 1.1}, {"max_clock_jump_s": 1.0}, "a clock jumped by 1.1 s"),
+        ({"failures": 3, "first_failure": "x"}, {}, "3 failed requests, the first: x"),
+    ],
+)
+def test_each_bound_is_what_may_still_be(
+    changes: dict[str, Any], settings: dict[str, Any], problem: str
+) -> None:
+    """On the bound a restart is believed, beyond it the number is in the sentence."""
+    runs = {arm: build_arm([one for one in SEEN if one.arm == arm], 1.0, 1) for arm in ARMS}
+    bounds = msgspec.structs.replace(SETTINGS, **settings)
+    assert find_problem(outcome(**changes), SEEN, runs, bounds) == problem
+
+
+def test_a_standstill_is_a_share_of_the_window() -> None:
+    """A fifth of a window of ten seconds is two; of one that lasts one, it is 0.2."""
+    seen = [*SEEN[:3], observe(1, "champion", sent_s=0.0204 + 1.5)]
+    runs = {arm: build_arm([one for one in seen if one.arm == arm], 1.0, 1) for arm in ARMS}
+    for window_s, share, is_believed in ((10.0, 0.2, True), (1.0, 0.2, False), (10.0, 0.1, False)):
+        bounds = msgspec.structs.replace(SETTINGS, window_s=window_s, max_standstill_share=share)
+        problem = find_problem(outcome(), seen, runs, bounds)
+        assert (problem == "") == is_believed
+        if problem:
+            assert problem == f"nothing came or went for 1.50 s of a window of {window_s:g} s"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from benchmarks.drive.forms import INFER_PATH
 from benchmarks.drive.plan import Form
-from benchmarks.drive.workload import Mix, Workload, draw_bodies, load_workload
+from benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies, load_workload
 from benchmarks.errors import WorkloadError
 from registry.errors import ConfigError
 from registry.manifest import Golden, Manifest
@@ -138,3 +141,99 @@ def test_an_unknown_workload_is_refused() -> None:
     """A misspelt name is wrong use, not an empty run."""
     with pytest.raises(ConfigError):
         load_workload("no_such_workload")
+
+
+def test_golden_bodies_are_every_row_with_its_answer() -> None:
+    """What is replayed before anything is measured."""
+    bodies = golden_bodies(build_manifest(), "champion")
+    assert [(body.payload, body.rows, body.answers) for body in bodies] == [
+        (b'{"height":10.0,"rings":20}', 1, {"champion": ((0.75, 0.25),)}),
+        (b'{"height":90.0,"rings":200}', 1, {"champion": ((0.25, 0.75),)}),
+    ]
+
+
+def test_sizes_and_forms_come_as_often_as_they_weigh() -> None:
+    """Three to one; a mix without a weight has the weight of one, and a form of JSON."""
+    mix = (Mix(rows=2, form="csv", weight=3.0), Mix(rows=5))
+    drawn = draw_bodies(Workload(seed=1, bodies=400, mix=mix), {"candidate": build_manifest()})
+    counts = Counter((body.form, body.rows) for body in drawn)
+    assert set(counts) == {("csv", 2), ("json", 5)}
+    assert 0.68 < counts["csv", 2] / 400 < 0.82
+    assert len(drawn) == 400
+
+
+def test_another_seed_draws_other_bodies() -> None:
+    """And the same one the same, whichever process asks."""
+    drawn = {
+        seed: draw_bodies(Workload(seed=seed, bodies=40, mix=(Mix(rows=1),)), {"candidate": build_manifest()})
+        for seed in (1, 2)
+    }
+    assert drawn[1] != drawn[2]
+
+
+def test_a_row_that_only_one_version_knows_is_checked_on_that_arm(tmp_path: Path) -> None:
+    """A batch is known where all of its rows are."""
+    other = Golden(rows=((1.0, 2),), class_indexes=(0,), probabilities=((0.6, 0.4),))
+    versions = {"champion": build_manifest(), "candidate": build_manifest(version=2, golden=other)}
+    drawn = draw_bodies(Workload(seed=1, bodies=60, mix=(Mix(rows=2),)), versions)
+    known = {
+        frozenset(row["height"] for row in msgspec.json.decode(body.payload)["instances"]): set(body.answers)
+        for body in drawn
+    }
+    assert known[frozenset({1.0})] == {"candidate"}
+    assert known[frozenset({10.0, 90.0})] == {"champion"}
+    assert known[frozenset({1.0, 10.0})] == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = 1\nbodies = 0\n[[mix]]\nrows = 1\n",
+        "seed = 1\nbodies = 1\n[[mix]]\nrows = 0\n",
+        "seed = 1\nbodies = 1\n[[mix]]\nrows = 1\nweight = 0.0\n",
+        'seed = 1\nbodies = 1\n[[mix]]\nrows = 1\nform = "xml"\n',
+        "seed = 1\nbodies = 1\nbody = 2\n[[mix]]\nrows = 1\n",
+    ],
+    ids=["no body", "no row", "no weight", "no form", "no key"],
+)
+def test_a_workload_of_ones_own_is_checked(tmp_path: Path, text: str) -> None:
+    """A run that sends nothing takes as long as one that does."""
+    path = tmp_path / "mine.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.toml"):
+        load_workload(str(path))
+
+
+def test_a_workload_of_ones_own_is_read(tmp_path: Path) -> None:
+    """A path ends in .toml; a name is one of ours, and the refusal lists them."""
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 3\nbodies = 2\n[[mix]]\nrows = 1\n", "utf-8")
+    assert load_workload(str(path)) == Workload(seed=3, bodies=2, mix=(Mix(rows=1),))
+    with pytest.raises(ConfigError, match="no workload 'mine'") as caught:
+        load_workload("mine")
+    assert "There are mixed_batches, mixed_protocols, single_rows" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("mix", [(), (Mix(rows=1),)])
+def test_what_cannot_be_sent_names_the_versions(mix: tuple[Mix, ...]) -> None:
+    """Whose rows are missing, or that the workload is empty."""
+    empty = Golden(rows=(), class_indexes=(), probabilities=())
+    versions = {
+        "champion": build_manifest(golden=empty) if mix else build_manifest(),
+        "candidate": build_manifest(version=2, golden=empty) if mix else build_manifest(version=2),
+    }
+    with pytest.raises(WorkloadError, match=r"tiny@1, tiny@2.*has no row to send"):
+        draw_bodies(Workload(seed=1, bodies=4, mix=mix), versions)
+
+
+def test_a_row_is_the_same_whatever_the_order_of_its_columns() -> None:
+    """Two versions that list their columns otherwise know the same rows, and are both checked on them."""
+    golden = Golden(rows=((20, 10.0),), class_indexes=(0,), probabilities=((0.6, 0.4),))
+    signature = build_signature(tuple(reversed(TINY_COLUMNS)), TINY_CLASSES)
+    candidate = build_manifest(version=2, signature=signature, golden=golden)
+    drawn = draw_bodies(SINGLE, {"champion": build_manifest(), "candidate": candidate})
+    known = {msgspec.json.decode(body.payload)["height"]: body.answers for body in drawn}
+    assert known == {
+        10.0: {"champion": ((0.75, 0.25),), "candidate": ((0.6, 0.4),)},
+        90.0: {"champion": ((0.25, 0.75),)},
+    }

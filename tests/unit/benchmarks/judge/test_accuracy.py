@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.config import load_gate_settings
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import judge_drop, judge_floors
+from benchmarks.judge.accuracy import judge_drop, judge_floors, say_p
+from benchmarks.judge.paired import bound_average, bound_drop, bound_proportion, p_value_of_drop
+from benchmarks.judge.power import power_to_find
 from benchmarks.judge.predictions import (
     Comparison,
     Predictions,
@@ -219,3 +224,191 @@ def test_slices_that_the_manifest_promises_have_to_be_there(tmp_path: Path) -> N
     assert read_predictions(path, 3, ["low"]).slices["low"].tolist() == [False, True]  # in row order
     with pytest.raises(EvidenceError, match="lack slice_high"):
         read_predictions(path, 3, ["low", "high"])
+
+
+def test_the_floor_is_told_with_its_figures(tmp_path: Path) -> None:
+    """A line that only says PASS cannot be argued with."""
+    truth = np.zeros(1_000, int)
+    (told,) = judge_floors(
+        measure_quality(predictions(tmp_path, truth, np.arange(1_000) // 900)), LIMITS, SETTINGS
+    )
+    low, high = bound_proportion(900, 1_000, alpha=0.05)
+    assert (told.candidate, told.champion, told.low, told.high) == (0.9, None, low, high)
+    assert (told.limit, told.unit, told.evidence) == (0.5, "share of rows", "evaluation.parquet")
+    assert "one-sided 95%, 1,000 rows" in told.reason
+
+
+def test_the_ceiling_is_told_with_its_figures(tmp_path: Path) -> None:
+    """As the floor; a loss is in nats, and lies between bounds that the rows give."""
+    truth = np.zeros(1_000, int)
+    quality = measure_quality(predictions(tmp_path, truth, np.arange(1_000) // 900))
+    losses = -np.log(np.float32([0.8] * 900 + [0.1] * 100).astype(float))
+    told = judge_floors(quality, GateLimits(max_log_loss=1.0), SETTINGS)[1]
+    low, high = bound_average(losses.mean(), losses.std(ddof=1), 1_000, alpha=0.05)
+    assert (told.candidate, told.low, told.high) == pytest.approx((losses.mean(), low, high))
+    assert (told.limit, told.unit, told.evidence) == (1.0, "nats", "evaluation.parquet")
+    assert "one-sided 95%, 1,000 rows" in told.reason
+
+
+def test_a_bound_that_touches_the_limit_keeps_it(tmp_path: Path) -> None:
+    """Limits are what may still be; a bound on the wrong side alone proves nothing."""
+    truth = np.zeros(1_000, int)
+    quality = measure_quality(predictions(tmp_path, truth, np.arange(1_000) // 900))
+    low, high = bound_proportion(900, 1_000, alpha=0.05)
+    least, most = bound_average(quality.loss, quality.loss_sd, 1_000, alpha=0.05)
+    for floor, ceiling, outcome in ((low, most, "PASS"), (high, least, "INCONCLUSIVE")):
+        limits = GateLimits(min_accuracy=floor, max_log_loss=ceiling)
+        assert [line.outcome for line in judge_floors(quality, limits, SETTINGS)] == [outcome] * 2
+
+
+def test_a_drop_is_told_with_its_figures(tmp_path: Path) -> None:
+    """Every number of the line is used by the report, by the history, or by whoever is blocked."""
+    comparison = compare(tmp_path, rows=1_000, lost=60, gained=10)
+    told = judge_drop(comparison, LIMITS, SETTINGS)
+    rise, fall = bound_drop(comparison.pairs, alpha_low=0.05, alpha_high=0.05)
+    assert (told.candidate, told.champion) == (0.94, 0.99)
+    assert (told.low, told.high, told.limit) == (-fall, -rise, -0.005)
+    assert (told.unit, told.evidence) == ("share of rows", "evaluation.parquet")
+    p_value = say_p(p_value_of_drop(comparison.pairs))
+    assert told.reason.startswith(
+        f"a drop of 0.10% or more, p <= 0.002; 60 rows lost, 10 gained of 1,000; mid-p McNemar {p_value}; "
+        "Tango's bounds, one-sided 95%; "
+    )
+
+
+@pytest.mark.parametrize("change", ["touches", "misses"])
+def test_a_drop_blocks_from_its_level_and_from_what_is_material_on(tmp_path: Path, change: str) -> None:
+    """Both are "at most" and "at least", as docs/gate.md states them."""
+    comparison = compare(tmp_path, rows=1_000, lost=60, gained=10)
+    p_value = p_value_of_drop(comparison.pairs)
+    level = p_value if change == "touches" else np.nextafter(p_value, 0)
+    # 0.05 / 0.2 is exact.
+    drop = 0.25 if change == "touches" else np.nextafter(0.25, 1)
+    generous = GateLimits(max_accuracy_drop=0.01)
+    strict = msgspec.structs.replace(SETTINGS, alpha_block=level)
+    assert (judge_drop(comparison, generous, strict).outcome == "BLOCK") == (change == "touches")
+    wide = GateLimits(max_accuracy_drop=float(drop))
+    assert (judge_drop(comparison, wide, SETTINGS).outcome == "BLOCK") == (change == "touches")
+
+
+def test_a_bound_that_touches_the_limit_does_not_exclude_it(tmp_path: Path) -> None:
+    """PASS says that the limit is excluded, and a drop of exactly the limit is not."""
+    comparison = compare(tmp_path, rows=40_000, lost=600, gained=600)
+    _, fall = bound_drop(comparison.pairs, alpha_low=0.05, alpha_high=0.05)
+    for limit, outcome in ((fall, "INCONCLUSIVE"), (np.nextafter(fall, 1), "PASS")):
+        told = judge_drop(comparison, GateLimits(max_accuracy_drop=float(limit)), SETTINGS)
+        assert told.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("p_value", "said"),
+    [(0.04321, "p = 0.0432"), (1e-15, "p = 1e-15"), (9.9e-16, "p < 1e-15"), (0.0, "p < 1e-15")],
+)
+def test_a_p_value_is_said_as_people_read_it(p_value: float, said: str) -> None:
+    """Below 1e-15 the digits are those of rounding."""
+    assert say_p(p_value) == said
+
+
+def test_power_that_just_suffices_is_not_called_too_little(tmp_path: Path) -> None:
+    """Where the rows are exactly those that are needed, "underpowered" would send somebody for more."""
+    comparison = compare(tmp_path, rows=300, lost=9, gained=9)
+    has = power_to_find(0.06, 0.1, 300, alpha=SETTINGS.alpha_block)
+    limits = GateLimits(max_accuracy_drop=0.1)
+    for power, is_short in ((has, False), (np.nextafter(has, 1), True)):
+        told = judge_drop(comparison, limits, msgspec.structs.replace(SETTINGS, power=float(power)))
+        assert ("underpowered, a drop of 10.00% is found with power" in told.reason) == is_short
+        assert "rows to find 10.00%: " in told.reason
+
+
+def test_a_limit_of_zero_says_what_can_be_found(tmp_path: Path) -> None:
+    """Rows to find a drop of nothing are no number."""
+    told = judge_drop(
+        compare(tmp_path, rows=300, lost=2, gained=2), GateLimits(max_accuracy_drop=0), SETTINGS
+    )
+    assert "; smallest drop found with power 95%: " in told.reason
+    assert "rows to find" not in told.reason
+
+
+def test_probabilities_have_to_be_some(tmp_path: Path) -> None:
+    """Negative ones, ones that are no number, and rows that do not sum to 1 are no prediction."""
+    path = tmp_path / "evaluation.parquet"
+    for chances, is_one in (
+        ((0.2, 0.3, 0.5), True),
+        ((0.2, 0.3, 0.5009), True),  # float32 of many classes
+        ((0.2, 0.3, 0.4991), True),
+        ((0.2, 0.3, 0.5012), False),
+        ((0.2, 0.3, 0.498), False),
+        ((-0.2, 0.3, 0.9), False),
+        ((-0.2, 0.2, 1.0), False),
+        ((float("nan"), 0.3, 0.7), False),
+        ((0.0, 0.0, 1.0), True),
+    ):
+        table = {"row": [0], "class_index": [1], "label_index": [2]}
+        columns = {f"p_{index}": np.float32([chance]) for index, chance in enumerate(chances)}
+        pq.write_table(pa.table({**table, **columns}), path)
+        if is_one:
+            read = read_predictions(path, 3)
+            assert read.confidence.tolist() == [np.float32(max(chances))]
+            assert read.loss.tolist() == pytest.approx([-np.log(max(np.float32(chances[1]), 1e-7))])
+        else:
+            with pytest.raises(EvidenceError, match="negative, not finite or do not sum to 1"):
+                read_predictions(path, 3)
+
+
+def test_one_row_without_probabilities_is_enough(tmp_path: Path) -> None:
+    """Among thousands that are right it would be somebody's loss."""
+    path = tmp_path / "evaluation.parquet"
+    table = {"row": [0, 1], "class_index": [1, 1], "label_index": [1, 1]}
+    chances = {"p_0": [0.2, 0.2], "p_1": [0.5, 0.6], "p_2": [0.3, 0.3]}
+    pq.write_table(pa.table({**table, **chances}), path)
+    with pytest.raises(EvidenceError, match="do not sum to 1"):
+        read_predictions(path, 3)
+
+
+def test_gaps_in_predictions_are_refused(tmp_path: Path) -> None:
+    """A NULL among class indexes would become a number somewhere."""
+    path = tmp_path / "evaluation.parquet"
+    table = {"row": [0, 1], "class_index": [1, None], "label_index": [2, 2]}
+    pq.write_table(pa.table({**table, **{f"p_{index}": [0.2, 0.4] for index in range(3)}}), path)
+    with pytest.raises(EvidenceError, match="have gaps"):
+        read_predictions(path, 3)
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+@pytest.mark.parametrize("column", ["truth", "label"])
+def test_classes_outside_of_the_signature_are_refused(tmp_path: Path, column: str, index: int) -> None:
+    """Numpy takes -1 for the last class and says nothing."""
+    path = tmp_path / "evaluation.parquet"
+    table = {"row": [0, 1], "class_index": [0, 2], "label_index": [0, 2]}
+    table["class_index" if column == "truth" else "label_index"][1] = index
+    pq.write_table(pa.table({**table, **{f"p_{n}": [0.25, 0.25] for n in range(2)}, "p_2": [0.5, 0.5]}), path)
+    with pytest.raises(EvidenceError, match="a class index is outside 0 to 2"):
+        read_predictions(path, 3)
+
+
+def test_one_row_is_a_quality_without_a_spread(tmp_path: Path) -> None:
+    """A spread takes two; NaN would compare as neither."""
+    one = measure_quality(predictions(tmp_path, np.array([1]), np.array([1])))
+    assert (one.rows, one.correct, one.loss_sd) == (1, 1, 0.0)
+    two = measure_quality(predictions(tmp_path, np.array([1, 1]), np.array([1, 0])))
+    assert two.loss_sd == pytest.approx(abs(np.log(0.8) - np.log(0.1)) / np.sqrt(2))
+
+
+def test_classes_without_rows_and_slices_are_parts_of_a_comparison(tmp_path: Path) -> None:
+    """Shares of classes and slices are over their own rows, and a class that has none is left out."""
+    truth = np.array([0, 0, 0, 0, 2, 2])
+    inside = {"some": np.array([True, True, False, False, True, False]), "none": np.zeros(6, bool)}
+    champion = predictions(tmp_path, truth, np.array([0, 0, 1, 1, 2, 2]))
+    path = tmp_path / "evaluation.parquet"
+    path.write_bytes(encode_evaluation(truth, np.array([0, 1, 0, 1, 2, 1]), slices=inside))
+    comparison = compare_predictions(champion, read_predictions(path, 3, ["some", "none"]), CLASSES)
+    found = [
+        (part.label, part.champion, part.candidate, part.pairs.rows, part.pairs.lost, part.pairs.gained)
+        for part in (*comparison.recalls, *comparison.slices)
+    ]
+    assert found == [
+        ("1", 0.5, 0.5, 4, 1, 1),
+        ("7", 1.0, 0.5, 2, 1, 0),
+        ("some", 1.0, 2 / 3, 3, 1, 0),
+        ("none", 0.0, 0.0, 0, 0, 0),
+    ]

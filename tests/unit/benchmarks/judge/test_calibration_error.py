@@ -114,3 +114,34 @@ def test_equal_candidates_are_hardly_ever_proven_worse_and_bad_ones_are() -> Non
     worse = [bound_calibration(change(6_000, seed, temperature=1.4), **levels).low for seed in range(6)]
     assert sum(low > 0.005 for low in equal) == 0
     assert sum(low > 0.005 for low in worse) >= 5
+
+
+def test_gaps_vary_as_those_of_the_rows() -> None:
+    """The bounds rest on this covariance; here each row adds its gap to one bin of each version."""
+    rows = 700
+    champion, candidate, truth = draw(rows, 4, temperature=1.3, noise=0.5)
+    before, after = score(champion, truth), score(candidate, truth)
+    parts = np.zeros((rows, 2 * BINS))
+    for first, (confidence, right) in zip((0, BINS), (before, after), strict=True):
+        parts[np.arange(rows), first + assign_bins(confidence)] = confidence - right
+    found = measure_calibration(before, after)
+    assert np.concatenate([found.champion, found.candidate]) == pytest.approx(parts.mean(axis=0))
+    assert found.covariance == pytest.approx(np.cov(parts.T, bias=True) / rows, abs=1e-15)
+
+
+def test_each_bound_has_its_own_level() -> None:
+    """The lower one decides and is far out; the upper one is shown. Without noise both are the difference."""
+    one = change(2_000, 5, temperature=1.5)
+    wide = bound_calibration(one, alpha_low=0.001, alpha_high=0.2)
+    narrow = bound_calibration(one, alpha_low=0.2, alpha_high=0.001)
+    assert wide.low < narrow.low < narrow.high
+    assert wide.high < narrow.high
+    still = CalibrationChange(one.champion, one.candidate, np.zeros((2 * BINS, 2 * BINS)))
+    bounds = bound_calibration(still, alpha_low=0.001, alpha_high=0.2)
+    assert (bounds.low, bounds.high) == pytest.approx((one.difference, one.difference), abs=1e-12)
+    assert one.difference == one.candidate_error - one.champion_error > 0.01
+
+
+def test_rows_of_equal_confidence_stay_in_their_order() -> None:
+    """A sort that mixes them would give another calibration error on another machine."""
+    assert assign_bins(np.full(45, 0.7)).tolist() == [number for number in range(15) for _ in range(3)]

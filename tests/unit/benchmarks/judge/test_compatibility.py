@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
 from benchmarks.judge.compatibility import find_breaks
-from registry.signature import ClassLabel, Column, build_signature
+from registry.signature import ClassLabel, Column, Signature, build_signature
 from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS
 
 HEIGHT, RINGS = TINY_COLUMNS
 BEFORE = build_signature(TINY_COLUMNS, TINY_CLASSES)
+
+
+def of_columns(columns: Sequence[Column], classes: Sequence[ClassLabel] = TINY_CLASSES) -> Signature:
+    """A version of these columns and classes, as it is compared."""
+    return build_signature(tuple(columns), tuple(classes))
 
 
 def changed(column: Column, **fields: object) -> Column:
@@ -48,6 +55,40 @@ def test_what_old_clients_do_not_notice_is_no_break(columns: tuple[Column, ...])
 def test_what_old_clients_trip_over_is_a_break(columns: tuple[Column, ...], message: str) -> None:
     """Their next request would be answered with 400."""
     assert find_breaks(BEFORE, build_signature(columns, TINY_CLASSES)) == [message]
+
+
+def test_every_break_is_told_at_once() -> None:
+    """Whoever is blocked mends all of them in one go."""
+    nullable = of_columns((changed(HEIGHT, is_nullable=True), changed(RINGS, default=3)))
+    after = of_columns((changed(HEIGHT, default=None, datatype="BYTES"), RINGS), TINY_CLASSES[::-1])
+    before, now = (
+        ", ".join(label.value for label in labels) for labels in (TINY_CLASSES, TINY_CLASSES[::-1])
+    )
+    assert find_breaks(nullable, after) == [
+        "column height was FP64, is BYTES",
+        "column height became required",
+        "column height may no longer be null",
+        "column rings became required",
+        f"classes were {before}, are {now}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_break"),
+    [
+        ({"default": 1.0}, {"is_nullable": True, "default": None}, False),
+        ({"is_nullable": True, "default": None}, {"default": 1.0}, True),
+        ({"default": None}, {"default": None}, False),
+        ({"default": None}, {"default": 0.0}, False),
+        ({"is_nullable": True, "default": 1.0}, {"default": 1.0}, True),
+    ],
+)
+def test_a_column_is_optional_by_a_default_or_by_null(
+    before: dict[str, object], after: dict[str, object], is_break: bool
+) -> None:
+    """What may be left out stays so either way; a null that was sent needs a column that takes it."""
+    versions = [of_columns((changed(HEIGHT, **one), RINGS)) for one in (before, after)]
+    assert bool(find_breaks(*versions)) == is_break
 
 
 def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:

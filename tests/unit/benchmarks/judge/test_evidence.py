@@ -13,9 +13,11 @@ from benchmarks.config import load_gate_settings
 from benchmarks.judge.evidence import StaticEvidence, judge_parity, judge_static
 from benchmarks.judge.verdict import required_lines
 from registry.manifest import GateLimits, ParityTensor
+from registry.signature import Column, build_signature
 from registry.store import Store, open_store
 from tests.support.evaluations import ANY_SPEED, draw_evaluation, encode_evaluation, publish_judged
 from tests.support.manifests import build_manifest
+from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS
 
 SETTINGS = load_gate_settings().accuracy
 # What running services are asked for; everything else is known beforehand.
@@ -196,3 +198,101 @@ def test_parity_shows_both_versions_beside_the_bound() -> None:
     )
     assert (told.champion, told.candidate, told.limit) == (2e-6, 3e-6, 1e-5)
     assert "champion: probabilities 2e-06; candidate: probabilities 3e-06, label 0" in told.reason
+
+
+def test_bytes_that_are_not_the_manifests_end_it(store: Store) -> None:
+    """Nothing else is looked into, and no service is started on them."""
+    versions = {
+        arm: store.read_manifest("tiny", publish_judged(store, alias=alias))
+        for arm, alias in (("champion", "production"), ("candidate", "candidate"))
+    }
+    graph = store.open_folder("tiny", versions["candidate"].version) / "model.onnx"
+    graph.chmod(0o644)
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    evidence = judge_static(store, versions, SETTINGS)
+    assert outcomes(evidence) == {"digests": "INVALID"}
+    assert (evidence.can_run, evidence.comparison) == (False, None)
+    assert "model.onnx" in evidence.lines[0].reason
+    assert evidence.lines[0].evidence == "manifest.json"
+
+
+def test_signatures_that_do_not_fit_end_the_comparison(store: Store) -> None:
+    """The candidate's own floors are judged; nothing is started, since nothing fits both."""
+    column = Column(name="bark", datatype="FP64")
+    signature = build_signature((*NUMERIC_COLUMNS, column), CLASSES)
+    evidence = judge(store, candidate={"signature": signature})
+    found = outcomes(evidence)
+    assert (found.pop("signature"), set(found.values())) == ("BLOCK", {"PASS"})
+    assert "accuracy_floor" in found
+    assert not {"accuracy", "recall", "log_loss"} & found.keys()
+    (line,) = [line for line in evidence.lines if line.name == "signature"]
+    assert line.reason == "column bark is new and required"
+    assert (evidence.can_run, evidence.comparison) == (False, None)
+
+
+def test_what_was_compared_is_handed_on(store: Store) -> None:
+    """The report shows its confusion and its parts; rows of both splits are told when they differ only."""
+    evidence = judge(store, candidate={})
+    assert evidence.can_run
+    assert evidence.comparison is not None
+    assert (evidence.comparison.pairs.rows, evidence.comparison.test_rows) == (6_000, None)
+    assert evidence.comparison.confusion.classes == tuple(label.value for label in CLASSES)
+    names = [line.name for line in evidence.lines]
+    assert names[:4] == ["digests", "parity", "signature", "accuracy_floor"]
+
+
+def test_lines_are_about_the_candidate(store: Store) -> None:
+    """Swapped, a gate would promote what is worse."""
+    evidence = judge(store, champion={"evaluation_bytes": draw_evaluation(wrong=0.3)}, candidate={})
+    (line,) = [line for line in evidence.lines if line.name == "accuracy"]
+    assert line.candidate is not None
+    assert line.champion is not None
+    assert line.candidate > 0.88
+    assert line.champion < 0.75
+    (floor,) = [line for line in evidence.lines if line.name == "accuracy_floor"]
+    assert floor.candidate == line.candidate
+
+
+def test_tables_that_differ_are_named_by_their_fingerprints(store: Store) -> None:
+    """Sixteen digits of each, and whose they are."""
+    changed = lineage(test_fingerprint="22" * 16, data_fingerprint="33" * 16)
+    evidence = judge(store, candidate={"lineage": changed})
+    (line,) = [line for line in evidence.lines if line.name == "held_out_rows"]
+    assert f"version 1 was tested on {'11' * 8}, version 2 on {'22' * 8}, which" in line.reason
+
+
+@pytest.mark.parametrize(("worst", "outcome"), [(3e-5, "PASS"), (3.1e-5, "BLOCK")])
+def test_the_bound_of_parity_is_the_sum_of_both_tolerances(worst: float, outcome: str) -> None:
+    """|c - r| <= atol + rtol |r|, with a probability of 1 for r."""
+    told = judge_parity({"candidate": build_manifest(parity={"probabilities": tensor(worst, rtol=2e-5)})})
+    assert (told.outcome, told.limit) == (outcome, pytest.approx(3e-5))
+    assert (told.candidate, told.champion) == (worst, None)
+    assert ("beyond the bound: probabilities" in told.reason) == (outcome == "BLOCK")
+
+
+def test_parity_that_is_not_known_shows_nothing() -> None:
+    """A 0 in its place would look like a perfect graph."""
+    told = judge_parity({"candidate": build_manifest(parity={}), "champion": build_manifest(parity={})})
+    assert (told.candidate, told.champion, told.limit) == (None, None, None)
+    assert told.reason.startswith("no parity of the probabilities is known; ")
+
+
+def test_breaks_are_told_one_after_the_other(store: Store) -> None:
+    """All of them, so that they are mended in one go."""
+    columns = (*NUMERIC_COLUMNS[1:], Column(name="bark", datatype="FP64"))
+    evidence = judge(store, candidate={"signature": build_signature(columns, CLASSES)})
+    (line,) = [line for line in evidence.lines if line.name == "signature"]
+    assert line.reason == f"column {NUMERIC_COLUMNS[0].name} was removed; column bark is new and required"
+
+
+def test_lines_about_parts_stand_together(store: Store) -> None:
+    """Recall and slices share one level, and are read side by side."""
+    truth = np.arange(900) % 3
+    told = encode_evaluation(truth, truth, slices={"even": truth == 0})
+    limits = msgspec.structs.replace(ANY_SPEED, slices={"even": "rings > 0"})
+    evidence = judge(
+        store, candidate={"gate": limits, "evaluation_bytes": told}, champion={"evaluation_bytes": told}
+    )
+    names = [line.name for line in evidence.lines]
+    assert names.index("accuracy") < names.index("recall") == names.index("slices") - 1
+    assert names.index("slices") < names.index("log_loss") < names.index("calibration")

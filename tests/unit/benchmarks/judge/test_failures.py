@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from benchmarks.judge.failures import Tally, compare_failures, judge_error_rate
@@ -81,3 +83,34 @@ def test_good_answers_bound_the_share_of_failures() -> None:
     """0 of n leaves at most 1 - 0.05^(1/n) at 95 %: the rule of three."""
     line = judge_error_rate([run_restart(candidate=(300, 0), champion=(300, 0))], ALPHA)
     assert line.high == pytest.approx(1 - 0.05 ** (1 / 300))
+
+
+def test_the_line_is_told_with_its_figures() -> None:
+    """Shares of both arms and their difference; no failure is allowed."""
+    line = judge_error_rate([run_restart(candidate=(800, 40), champion=(500, 5))], ALPHA)
+    assert (line.name, line.candidate, line.champion) == ("error_rate", 0.05, 0.01)
+    assert (line.difference, line.limit, line.unit) == (pytest.approx(0.04), 0.0, "share of requests")
+    assert line.evidence == "restart-*.csv.gz"
+    assert line.reason.startswith("40 of 800 requests of the candidate failed, 5 of 500 of the champion: ")
+    alone = judge_error_rate([run_restart(candidate=(800, 40))], ALPHA)
+    assert alone.reason.startswith("40 of 800 requests of the candidate failed: ")
+    assert alone.reason.endswith("there is no champion to tell whose doing it is")
+    assert (alone.difference, alone.champion) == (None, None)
+
+
+def test_a_chance_of_exactly_the_level_blocks() -> None:
+    """The level is what may be spent; p is told either way."""
+    restart = run_restart(candidate=(1000, 5), champion=(1000, 0))
+    chance = compare_failures(Tally(1000, 5), Tally(1000, 0))
+    assert judge_error_rate([restart], chance).outcome == "BLOCK"
+    few = judge_error_rate([restart], math.nextafter(chance, 0))
+    assert few.outcome == "INVALID"
+    assert few.reason.endswith(f"p = {chance:.2g}")
+
+
+def test_arms_that_were_not_asked_add_nothing() -> None:
+    """A restart in which the champion did not start counts for the candidate alone."""
+    line = judge_error_rate(
+        [run_restart(candidate=(300, 0)), run_restart(candidate=(700, 7), champion=(100, 1))], ALPHA
+    )
+    assert (line.candidate, line.champion) == (0.007, 0.01)

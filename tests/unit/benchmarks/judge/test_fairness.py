@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.config import GateSettings, load_gate_settings
 from benchmarks.judge.fairness import find_starved, judge_fairness, mean_outside_ms
-from benchmarks.judge.measure import ArmRun, Restart
+from benchmarks.judge.measure import ArmRun, Restart, bound_mean
 
 
 def run_arm(outside_ms: float, net_ms: float = 0.2) -> ArmRun:
@@ -106,3 +106,70 @@ def test_how_much_is_fair_is_in_the_settings(settings: GateSettings) -> None:
     restarts = [run_restart(1.6, 1.0)] * 8
     assert judge_fairness(restarts, settings).outcome == "INVALID"
     assert judge_fairness(restarts, lenient).outcome == "PASS"
+
+
+def test_the_line_is_told_with_its_figures(settings: GateSettings) -> None:
+    """Medians of both arms, and the ratio with its bounds at one level each."""
+    restarts = [run_restart(1.0, 1.1), run_restart(1.2, 1.0), run_restart(1.4, 1.3), run_restart(1.3, 1.5)]
+    line = judge_fairness(restarts, settings)
+    values = [math.log(ratio) for ratio in (1.0 / 1.1, 1.2, 1.4 / 1.3, 1.3 / 1.5)]
+    bounds = bound_mean(values, s0=0.05, nu0=10, alpha_low=0.001, alpha_high=0.001)
+    assert (line.candidate, line.champion) == pytest.approx((1.25, 1.2))
+    assert (line.difference, line.low, line.high) == pytest.approx(
+        tuple(math.exp(value) for value in (bounds.mean, bounds.low, bounds.high))
+    )
+    assert (line.name, line.outcome, line.limit) == ("fairness", "PASS", 1.25)
+    assert (line.unit, line.evidence) == ("ms outside the service, ratio", "restart-*.csv.gz")
+
+
+def test_a_ratio_within_the_limit_is_no_starving() -> None:
+    """The setting is a ratio, whatever the times are, and for either arm."""
+    for arms in ((1.0, 0.5), (0.5, 1.0)):
+        assert find_starved(run_restart(*arms).arms, max_ratio=2.01) == ""
+        assert "1.00 ms of a request" in find_starved(run_restart(*arms).arms, max_ratio=1.99)
+
+
+def test_the_other_arm_is_named_with_its_time() -> None:
+    """Both figures tell how far the two were apart."""
+    found = find_starved(run_restart(1.0, 4.0).arms, max_ratio=2.0)
+    assert found == (
+        "the champion was starved: 4.00 ms of a request were not its own work, 1.00 ms of the candidate's"
+    )
+
+
+def test_short_pauses_are_judged_by_their_own_limit_and_spread(settings: GateSettings) -> None:
+    """Stopped for as long as the setting allows, 1.5 times, an arm is fair; for longer it is not."""
+
+    def judge(away_ms: float, spread: float = 0.03) -> str:
+        arms = {}
+        for arm, ms in (("candidate", away_ms), ("champion", 0.2)):
+            # All alike, so that the p99 is each; the waits make the means alike.
+            arms[arm] = ArmRun((5.0,) * 100, 1.0, 1, (0.2,) * 100, (0.2 + ms,) * 100)
+        validity = msgspec.structs.replace(settings.validity, s0_outside_p99=spread)
+        return judge_fairness(
+            [Restart(1, 100, arms)] * 4, msgspec.structs.replace(settings, validity=validity)
+        ).outcome
+
+    assert judge(0.2 * 1.5) == "PASS"
+    # 1.5 exp(t(0.999; 13) 0.03 sqrt(10/13) / sqrt(4)) = 1.5 x 1.052
+    assert judge(0.2 * 1.5 * 1.045) == "PASS"
+    assert judge(0.2 * 1.5 * 1.060) == "INVALID"
+    assert judge(0.2 * 1.5 * 1.060, spread=0.05) == "PASS"
+
+
+def test_pauses_of_restarts_that_do_not_tell_are_left_out(settings: GateSettings) -> None:
+    """One restart without the kernel's times must not hide what the others show."""
+    paused = [pause(run_restart(1.0, 1.0), "candidate")] * 4
+    silent = [run_restart(1.0, 1.0)]
+    assert judge_fairness([*paused, *silent], settings).outcome == "INVALID"
+    assert judge_fairness([*silent, *paused], settings).outcome == "INVALID"
+
+
+@pytest.mark.parametrize("busy", ["candidate", "champion"])
+def test_waits_that_fill_all_of_one_arm_prove_no_pause(settings: GateSettings, busy: str) -> None:
+    """One number below zero is enough to leave a restart without a ratio."""
+    arms = {}
+    for arm in ("candidate", "champion"):
+        client = (0.1, 0.1) if arm == busy else (0.4, 0.4)
+        arms[arm] = ArmRun((1.0, 2.0), 1.0, 1, (0.2, 0.2), client)
+    assert judge_fairness([Restart(1, 2, arms)] * 4, settings).outcome == "PASS"

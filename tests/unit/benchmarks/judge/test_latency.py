@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from benchmarks.config import DEFAULT_GATES, load_gate_settings
-from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling
-from benchmarks.judge.measure import ArmRun, Restart
-from benchmarks.judge.resources import judge_resources
+from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
+from benchmarks.judge.measure import ArmRun, Restart, bound_mean
+from benchmarks.judge.question import Question, bound_at_look, judge_question
+from benchmarks.judge.resources import judge_model_size, judge_resources
+from benchmarks.judge.sequential import look_levels
 from registry.errors import ConfigError
-from registry.manifest import GateLimits
+from registry.manifest import FileDigest, GateLimits, Manifest
 from registry.verdict import VerdictLine
+from tests.support.manifests import build_manifest
 
 SETTINGS = load_gate_settings(DEFAULT_GATES)
 LIMITS = GateLimits()
@@ -211,3 +217,224 @@ def test_the_committed_margins_are_the_published_ones() -> None:
     assert latency.net_p50_limit * LIMITS.max_p50_increase == pytest.approx(0.05)
     assert latency.p99_margin * LIMITS.max_p99_increase == pytest.approx(0.02)
     assert latency.client_p50_margin * LIMITS.max_p50_increase == pytest.approx(0.05)
+
+
+def spread_arm(scale: float, tail: float, ready_s: float, resident_bytes: int) -> ArmRun:
+    """An arm of 200 requests, no two alike, in no order; the slowest take ``tail`` times as long."""
+    net = [scale * (0.1 + n / 1000) * (tail if n >= 190 else 1.0) for n in range(200)]
+    outside = [0.9 + n / 500 for n in range(200)]
+    mixed = [7 * n % 200 for n in range(200)]
+    return ArmRun(
+        latencies_ms=tuple(net[n] + outside[n] + 0.3 for n in mixed),
+        ready_s=ready_s,
+        resident_bytes=resident_bytes,
+        net_ms=tuple(net[n] for n in mixed),
+        client_net_ms=tuple(net[n] + outside[n] for n in mixed),
+    )
+
+
+# Four restarts that differ in everything.
+UNLIKE = [
+    Restart(
+        number,
+        200,
+        {
+            "champion": spread_arm(1.0 + number / 100, 2.0, 0.5 + number / 10, 80 + number),
+            "candidate": spread_arm(1.05 + number / 50, 2.0 + number / 40, 0.6 + number / 10, 90 + number**2),
+        },
+    )
+    for number in range(1, 5)
+]
+# As docs/gate.md says of [latency] and of [gate] in model.toml: α, s0, margin and limit of each line.
+RULES = {
+    "net_p50": (0.0005, 0.007, 0.01, 0.05),
+    "net_p99": (0.001, 0.04, math.log(1.02), math.log(1.2)),
+    "net_tail": (0.001, 0.1, math.log(1.2), None),
+    "p50": (0.0005, 0.05, math.log(1.05), math.log(1.1)),
+    "client_p99": (0.001, 0.05, math.log(1.02), math.log(1.2)),
+    "memory": (0.00025, 0.02, math.log(1.5), None),
+    "start_up": (0.00025, 0.2, math.log(2.0), None),
+}
+UNITS = {"net_p50": "ms, share of client p50", "memory": "bytes, ratio", "start_up": "s, ratio"}
+
+
+SHOWN: dict[str, Callable[[ArmRun], float]] = {
+    "net_p50": lambda run: float(np.median(run.net_ms)),
+    "net_p99": lambda run: float(np.quantile(run.net_ms, 0.99)),
+    "net_tail": lambda run: float(np.mean(sorted(run.net_ms)[190:])),
+    "p50": lambda run: float(np.median(run.latencies_ms)),
+    "client_p99": lambda run: float(np.quantile(run.client_net_ms, 0.99)),
+    "memory": lambda run: run.resident_bytes,
+    "start_up": lambda run: run.ready_s,
+}
+
+
+def read_contrast(name: str, restart: Restart) -> float:
+    """The contrast of one restart as docs/gate.md defines it, from the times themselves."""
+    champion, candidate = (restart.arms[side] for side in ("champion", "candidate"))
+    before, after = SHOWN[name](champion), SHOWN[name](candidate)
+    if name == "net_p50":
+        return (after - before) / float(np.median(champion.client_net_ms))
+    return math.log(after / before)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_each_line_is_told_with_its_own_figures(name: str) -> None:
+    """Level, spread, margin, limit, shown medians and unit of each; one line's must not be another's."""
+    lines = (*judge_latencies(UNLIKE, LIMITS, SETTINGS), *judge_resources(UNLIKE, LIMITS, SETTINGS))
+    (told,) = [line for line in lines if line.name == name]
+    alpha, s0, margin, limit = RULES[name]
+    values = [read_contrast(name, restart) for restart in UNLIKE]
+    looks = SETTINGS.duet.looks
+    block, accept = (0.2, 0.7, 0.775, 0.85, 1.0), (0.4, 0.7, 0.775, 0.85, 1.0)
+    levels = look_levels(looks, alpha, block)[0], look_levels(looks, 0.05, accept)[0]
+    bounds = bound_mean(values, s0=s0, nu0=10, alpha_low=levels[0], alpha_high=levels[1])
+    show = float if name == "net_p50" else math.exp
+    assert told.difference == pytest.approx(show(bounds.mean))
+    assert (told.low, told.high) == pytest.approx((show(bounds.low), show(bounds.high)), rel=1e-4)
+    assert told.limit == pytest.approx(show(margin if limit is None else limit))
+    for side, shown in (("candidate", told.candidate), ("champion", told.champion)):
+        second, third = sorted(SHOWN[name](restart.arms[side]) for restart in UNLIKE)[1:3]
+        assert shown == pytest.approx((second + third) / 2), side
+    assert told.unit == UNITS.get(name, "ms, ratio")
+    assert told.evidence == "restart-*.csv.gz"
+    assert f"4 restarts (look 1 of 5), moderated SD {bounds.sd:.4f}" in told.reason
+    assert told.outcome != "INVALID"
+
+
+@pytest.mark.parametrize(
+    ("p50", "said"),
+    [(1.0, "an increase of 10.0% is excluded"), (1.08, "an increase of 10.0% is not excluded")],
+)
+def test_a_line_says_which_increase_was_excluded(p50: float, said: str) -> None:
+    """The number in the sentence is that of the limit, not of its logarithm."""
+    assert judge(4, arm(p50=p50))["p50"].reason.startswith(said)
+
+
+def test_a_line_says_which_increase_was_proven() -> None:
+    """What blocks is the margin; and where there is no limit, what passes is that nothing was proven."""
+    assert judge(4, arm(p50=1.3))["p50"].reason.startswith("an increase of more than 5.0% is proven")
+    assert judge(4, arm(net=1.3))["net_p50"].reason.startswith("an increase of more than 1.0% is proven")
+    told = judge(4, arm())["net_tail"].reason
+    assert told.startswith("no increase of more than 20.0% is proven")
+
+
+def test_one_restart_is_a_look_where_it_is_planned() -> None:
+    """Its spread is the stored one alone."""
+    settings = load_gate_settings(overrides=["duet.looks=[1]"])
+    lines = judge_latencies(restarts(1, arm()), LIMITS, settings)
+    assert {line.name: line.outcome for line in lines} == dict.fromkeys(
+        ("net_p50", "net_p99", "net_tail", "p50", "client_p99"), "PASS"
+    )
+
+
+def test_restarts_that_differ_too_much_say_by_how_much() -> None:
+    """Three stored spreads are the limit, and the measured one is told beside the stored one."""
+    mixed = [
+        Restart(number, 500, {"champion": arm(), "candidate": arm(p50=p50)})
+        for number, p50 in enumerate((0.7, 1.0, 0.7, 1.0), 1)
+    ]
+    spread = abs(math.log(0.7)) / math.sqrt(3)
+    told = {line.name: line for line in judge_latencies(mixed, LIMITS, SETTINGS)}["p50"].reason
+    assert told.startswith(f"restarts differ by an SD of {spread:.3f}, identical ones by 0.050; ")
+    wide = load_gate_settings(overrides=[f"latency.max_spread={spread / 0.05 + 0.01}"])
+    told = {line.name: line for line in judge_latencies(mixed, LIMITS, wide)}["p50"].reason
+    assert "restarts differ" not in told
+
+
+def test_a_service_that_once_did_not_tell_its_times_is_invalid() -> None:
+    """Seven restarts of eight are no look, and would be judged as if the eighth had not been."""
+    silent = [*restarts(7, arm()), Restart(8, 500, {"champion": arm(), "candidate": arm(net_ms=())})]
+    lines = {line.name: line for line in judge_latencies(silent, LIMITS, SETTINGS)}
+    for name in ("net_p50", "net_p99", "net_tail"):
+        assert (lines[name].outcome, lines[name].reason) == ("INVALID", "the service did not tell its times")
+    both = [*restarts(4, arm()), Restart(5, 500, {"champion": arm(), "candidate": arm(net_ms=())})]
+    lines = {line.name: line for line in judge_latencies(both, LIMITS, SETTINGS)}
+    assert lines["net_p50"].outcome == "INVALID", "four of five told it, and four would be a look"
+
+
+def test_restarts_between_looks_say_how_many_there_are() -> None:
+    """A gate that ended early is told apart from one that failed."""
+    for line in (*judge(5, arm()).values(), judge_p50_ceiling(restarts(5, arm()), LIMITS, SETTINGS)):
+        assert line.reason == "5 complete restarts are too few to judge"
+    assert judge_p50_ceiling(restarts(5, arm()), LIMITS, SETTINGS).name == "p50_ceiling"
+
+
+def test_the_ceiling_is_told_with_its_figures() -> None:
+    """The candidate alone; its champion is in no figure of this line."""
+    told = judge_p50_ceiling(UNLIKE, GateLimits(max_p50_ms=7.0), SETTINGS)
+    values = [math.log(np.median(restart.arms["candidate"].latencies_ms)) for restart in UNLIKE]
+    looks = SETTINGS.duet.looks
+    low = look_levels(looks, 0.0005, (0.2, 0.7, 0.775, 0.85, 1.0))[0]
+    high = look_levels(looks, 0.05, (0.4, 0.7, 0.775, 0.85, 1.0))[0]
+    bounds = bound_mean(values, s0=0.05, nu0=10, alpha_low=low, alpha_high=high)
+    assert told.candidate == pytest.approx(math.exp(bounds.mean))
+    assert (told.low, told.high) == pytest.approx((math.exp(bounds.low), math.exp(bounds.high)), rel=1e-4)
+    assert (told.champion, told.limit, told.unit) == (None, 7.0, "ms")
+    assert (told.name, told.outcome, told.evidence) == ("p50_ceiling", "PASS", "restart-*.csv.gz")
+
+
+def test_the_answers_are_counted_in_pairs() -> None:
+    """How much was asked is part of what "all were right" means."""
+    told = judge_answers(restarts(3, arm()))
+    assert (told.name, told.candidate, told.unit, told.outcome) == ("answers", 1500.0, "pairs", "PASS")
+    assert "all answers right in 3 restarts" in told.reason
+    bad = judge_answers([*restarts(2, arm()), Restart(7, 0, {}, problem="a clock jumped")])
+    assert (bad.candidate, bad.reason) == (1000.0, "restart 7: a clock jumped")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_tails_of_the_client_are_told_and_decide_nothing(is_first: bool) -> None:
+    """Over all requests of all restarts; a line that is INFO is in no verdict."""
+    arms = ("candidate",) if is_first else ("champion", "candidate")
+    times = {"candidate": 2.0, "champion": 1.0}
+    runs = [
+        Restart(
+            number,
+            100,
+            {
+                side: arm(latencies_ms=tuple(times[side] * (n + 100 * number) for n in range(1, 101)))
+                for side in arms
+            },
+        )
+        for number in range(2)
+    ]
+    p95, p99 = report_service(runs, dict.fromkeys(arms, build_manifest()))
+    for told, name, share in ((p95, "p95", 0.95), (p99, "p99", 0.99)):
+        pooled = 1 + 199 * share  # of 1, 2, … 200
+        assert (told.name, told.unit, told.outcome) == (name, "ms", "INFO")
+        assert told.candidate == pytest.approx(2 * pooled)
+        assert told.champion == (None if is_first else pytest.approx(pooled))
+        assert told.difference == (None if is_first else pytest.approx(pooled))
+        assert told.evidence == "restart-*.csv.gz"
+
+
+@pytest.mark.parametrize(("size", "outcome"), [(99, "PASS"), (100, "PASS"), (101, "BLOCK")])
+def test_the_size_of_the_graph_has_a_limit_of_its_own(size: int, outcome: str) -> None:
+    """Of the candidate's manifest, in bytes; the champion's size is shown beside it."""
+
+    def publish(size: int) -> Manifest:
+        files = {"model.onnx": FileDigest(sha256="00" * 32, size=size)}
+        return build_manifest(files=files, gate=GateLimits(max_model_bytes=100))
+
+    told = judge_model_size({"candidate": publish(size), "champion": publish(70)})
+    assert (told.name, told.outcome, told.unit) == ("model_size", outcome, "bytes")
+    assert (told.candidate, told.champion, told.difference, told.limit) == (size, 70, size - 70, 100)
+    assert told.evidence == "manifest.json"
+    alone = judge_model_size({"candidate": publish(size)})
+    assert (alone.outcome, alone.candidate, alone.champion, alone.difference) == (outcome, size, None, None)
+
+
+def test_a_bound_that_touches_margin_or_limit_decides_nothing() -> None:
+    """Blocked is what is above the margin, passed what is below the limit; a hair's breadth tells."""
+    values = (0.01, 0.03, 0.02, 0.04)
+    bounds = bound_at_look(values, 0.05, 0.001, SETTINGS)
+    assert bounds is not None
+    medians = {"champion": 1.0, "candidate": 1.0}
+    for margin, limit, outcome in (
+        (bounds.low, bounds.high, "INCONCLUSIVE"),
+        (np.nextafter(bounds.low, -1), bounds.high, "BLOCK"),
+        (bounds.low, np.nextafter(bounds.high, 1), "PASS"),
+    ):
+        asked = Question("x", "ms", values, medians, 0.05, 0.001, margin=float(margin), limit=float(limit))
+        assert judge_question(asked, SETTINGS).outcome == outcome

@@ -124,3 +124,42 @@ def test_equal_versions_are_rejected_as_often_as_the_level_says(rows: int, rate:
     kinds, counts = np.unique(draws[:, :2], axis=0, return_counts=True)
     rejected = [p_value_of_drop(Discordance(rows, int(b), int(c))) <= 0.01 for b, c in kinds]
     assert 0.007 < counts[rejected].sum() / 40_000 < 0.0125
+
+
+def test_bounds_of_a_drop_end_where_drops_do() -> None:
+    """Where every row was gained, or lost, nothing beyond -1 or 1 is left to search."""
+    assert bound_drop(Discordance(5, 0, 5), alpha_low=0.05, alpha_high=0.05)[0] == -1.0
+    assert bound_drop(Discordance(5, 5, 0), alpha_low=0.05, alpha_high=0.05)[1] == 1.0
+
+
+def test_each_bound_of_a_drop_has_its_own_level() -> None:
+    """One is shown and the other decides."""
+    pairs = Discordance(500, 20, 10)
+    low, high = bound_drop(pairs, alpha_low=0.01, alpha_high=0.2)
+    assert low == bound_drop(pairs, alpha_low=0.01, alpha_high=0.01)[0]
+    assert high == bound_drop(pairs, alpha_low=0.2, alpha_high=0.2)[1]
+
+
+def test_a_drop_and_a_rate_are_shares_of_all_rows() -> None:
+    """b - c and b + c over N."""
+    assert (Discordance(200, 12, 4).drop, Discordance(200, 12, 4).rate) == (0.04, 0.08)
+
+
+@pytest.mark.parametrize(("successes", "rows"), [(0, 50), (50, 50)])
+def test_wilson_bounds_stay_within_zero_and_one(successes: int, rows: int) -> None:
+    """Rounding takes them a little beyond, and a share is none there."""
+    low, high = bound_proportion(successes, rows, alpha=0.05)
+    assert 0.0 <= low < high <= 1.0
+    assert min(low, 1 - high) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_holm_adjusts_nothing_beyond_one() -> None:
+    """A p-value of 3 has no meaning to anybody who reads a verdict."""
+    assert adjust_holm([0.9, 0.5, 0.7]) == [1.0, 1.0, 1.0]
+    assert adjust_holm([]) == []
+
+
+def test_two_rows_bound_a_mean() -> None:
+    """With one degree of freedom: t(0.975; 1) is 12.706."""
+    low, high = bound_average(1.0, 2.0, 2, alpha=0.025)
+    assert (low, high) == pytest.approx((1 - 12.7062 * math.sqrt(2), 1 + 12.7062 * math.sqrt(2)), rel=1e-5)

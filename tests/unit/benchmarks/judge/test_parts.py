@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from benchmarks.config import load_gate_settings
-from benchmarks.judge.accuracy import judge_drop
+from benchmarks.judge.accuracy import judge_drop, say_p
+from benchmarks.judge.paired import adjust_holm, bound_drop, p_value_of_drop
 from benchmarks.judge.parts import judge_recalls, judge_slices
+from benchmarks.judge.power import rows_to_find
 from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
 from registry.manifest import GateLimits
 
@@ -128,3 +131,127 @@ def test_equal_versions_are_blocked_by_a_class_less_often_than_the_level() -> No
         blocked += judge_recalls(comparison, strict, SETTINGS).outcome == "BLOCK"
     # Expected at most 0.0015 x 400 = 0.6; five or more have a chance of 0.04 %.
     assert blocked < 5
+
+
+def test_the_worst_part_is_told_with_its_figures() -> None:
+    """Classes and slices: shares of their own rows, the drop's bounds, and Holm's value over all of them."""
+    truth = np.arange(3_000) % 3
+    champion, candidate = truth.copy(), truth.copy()
+    candidate[truth == 1] = np.where(np.arange(1_000) < 30, 0, 1)
+    champion[truth == 1] = np.where(np.arange(1_000) >= 995, 0, 1)
+    inside = np.arange(3_000) < 30
+    comparison = compare(truth, champion, candidate, low=inside, rare=~inside)
+    family = (*comparison.recalls, *comparison.slices)
+    adjusted = adjust_holm([p_value_of_drop(part.pairs) for part in family])
+    assert adjusted[1] != adjusted[3] != adjusted[4]
+    for told, kind, part, p_value, limit in (
+        (judge_recalls(comparison, LIMITS, SETTINGS), "class", comparison.recalls[1], adjusted[1], -0.05),
+        (
+            judge_slices(comparison, GateLimits(max_slice_drop=0.4), SETTINGS),
+            "slice",
+            comparison.slices[0],
+            adjusted[3],
+            -0.4,
+        ),
+    ):
+        rise, fall = bound_drop(part.pairs, alpha_low=0.05, alpha_high=0.05)
+        assert (told.candidate, told.champion) == (part.candidate, part.champion)
+        assert (told.difference, told.low, told.high) == (-part.pairs.drop, -fall, -rise)
+        assert (told.limit, told.unit) == (limit, f"share of the {kind}'s rows")
+        assert told.evidence == "evaluation.parquet"
+        assert told.reason.startswith(
+            f"worst {kind}: {part.label}, {part.pairs.rows:,} rows; mid-p McNemar with Holm over 5 classes "
+            f"and slices {say_p(p_value)}"
+        )
+        assert "fallen" not in told.reason
+    assert told.name == "slices"
+
+
+def test_a_part_without_rows_has_its_line_and_its_limit() -> None:
+    """Whoever reads that it is INCONCLUSIVE wants to know against what it was to be judged."""
+    truth = np.arange(60) % 3
+    comparison = compare(truth, truth, truth, low=truth == 0, rare=np.zeros(60, bool))
+    told = judge_slices(comparison, GateLimits(max_slice_drop=0.07), SETTINGS)
+    assert (told.name, told.candidate, told.limit) == ("slices", None, -0.07)
+    assert (told.unit, told.evidence) == ("share of the slice's rows", "evaluation.parquet")
+    assert "over 4 classes and slices" in judge_recalls(comparison, LIMITS, SETTINGS).reason
+
+
+def test_a_class_falls_from_its_level_and_its_limit_on() -> None:
+    """Both are "at most" and "at least"; a hair's breadth beside either nothing has fallen."""
+    truth = np.arange(3_000) % 3
+    candidate = truth.copy()
+    candidate[truth == 1] = np.where(np.arange(1_000) < 125, 0, 1)
+    comparison = compare(truth, truth, candidate)
+    level = adjust_holm([p_value_of_drop(part.pairs) for part in comparison.recalls])[1]
+    for alpha, limit, outcome in (
+        (level, 0.125, "BLOCK"),
+        (np.nextafter(level, 0), 0.125, "PASS"),
+        (level, np.nextafter(0.125, 1), "PASS"),
+    ):
+        settings = msgspec.structs.replace(SETTINGS, alpha_recall=float(alpha))
+        told = judge_recalls(comparison, GateLimits(max_recall_drop=float(limit)), settings)
+        assert told.outcome == outcome
+
+
+def test_of_parts_that_fell_the_worst_is_told() -> None:
+    """A rare class that lost more by chance is not what the release is blocked for."""
+    truth = np.where(np.arange(9_000) < 3, 2, np.arange(9_000) % 2)
+    candidate = truth.copy()
+    candidate[:3] = 0
+    candidate[1_000:2_000:2] = 1
+    told = judge_recalls(compare(truth, truth, candidate), LIMITS, SETTINGS)
+    assert (told.outcome, told.reason.startswith("worst class: 1, 4,4")) == ("BLOCK", True)
+    assert "; fallen: class 1; " in told.reason
+
+
+def test_of_parts_that_lost_alike_the_surest_is_told() -> None:
+    """The same drop on more rows is the one that is no chance."""
+    truth = np.repeat([0, 1, 2], [100, 4_000, 4_000])
+    candidate = truth.copy()
+    candidate[:5] = 1
+    candidate[-200:] = 1
+    comparison = compare(truth, truth, candidate)
+    assert [part.pairs.drop for part in comparison.recalls] == [0.05, 0.0, 0.05]
+    told = judge_recalls(comparison, GateLimits(max_recall_drop=0.06), SETTINGS)
+    assert told.reason.startswith("worst class: 7, 4,000 rows")
+
+
+def test_as_many_weak_parts_as_are_told_leave_none_to_count() -> None:
+    """ "And 0 more" is a riddle."""
+    truth = np.arange(60) % 3
+    slices = {f"s{index}": np.arange(60) % 4 == index for index in range(4)}
+    told = judge_slices(compare(truth, truth, truth, **slices), LIMITS, SETTINGS)
+    assert told.reason.count("rows to find it") == 4
+    assert "more" not in told.reason
+
+
+def test_the_weakest_part_is_told_first() -> None:
+    """With the power that it has, and with nothing of the parts that have enough."""
+    truth = np.where(np.arange(9_000) < 60, 2, np.where(np.arange(9_000) < 160, 1, 0))
+    told = judge_recalls(compare(truth, truth, truth), LIMITS, SETTINGS)
+    assert "in class 7 (power " in told.reason
+    assert told.reason.index("7 (power ") < told.reason.index("2 (power ")
+    assert "1 (power" not in told.reason
+
+
+def test_parts_with_power_are_told_by_the_dearest_and_the_smallest() -> None:
+    """The most rows that one of them needs, and the fewest that one of them has."""
+    truth = np.where(np.arange(9_000) < 2_000, 2, np.arange(9_000) % 2)
+    champion, candidate = truth.copy(), truth.copy()
+    champion[2_000:2_200], candidate[2_200:2_400] = 2, 2
+    comparison = compare(truth, champion, candidate)
+    needed = [
+        rows_to_find(part.pairs.rate, 0.05, alpha=SETTINGS.alpha_recall / 3, power=0.95)
+        for part in comparison.recalls
+    ]
+    assert min(needed) < max(needed) < 2_000
+    told = judge_recalls(comparison, LIMITS, SETTINGS)
+    assert f"; rows to find a drop of 5.0%: {max(needed):,} at most, there are 2,000 or more" in told.reason
+
+
+def test_a_limit_of_zero_asks_for_no_power() -> None:
+    """No number of rows finds a drop of nothing."""
+    truth = np.arange(9_000) % 3
+    told = judge_recalls(compare(truth, truth, truth), GateLimits(max_recall_drop=0.0), SETTINGS)
+    assert told.reason.endswith("classes and slices p = 1")

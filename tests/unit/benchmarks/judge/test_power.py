@@ -95,3 +95,38 @@ def test_stated_power_is_the_simulated_one(rate: float, drop: float) -> None:
     draws = np.random.default_rng(4).multinomial(rows, shares, size=4_000)
     found = [p_value_of_drop(Discordance(rows, int(b), int(c))) <= 0.002 for b, c, _ in draws]
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("drop", [0.01, 0.05])
+def test_versions_that_never_disagreed_may_still_on_the_drop(drop: float) -> None:
+    """Only then can there be one: psi is at least D, in every one of these figures."""
+    assert rows_to_find(0.0, drop, alpha=0.002, power=0.95) == rows_to_find(
+        drop, drop, alpha=0.002, power=0.95
+    )
+    assert rows_to_prove(0.0, drop, alpha=0.05, power=0.95) == rows_to_prove(
+        drop, drop, alpha=0.05, power=0.95
+    )
+    found = [power_to_find(rate, drop, 400, alpha=0.002) for rate in (0.0, drop)]
+    assert found[0] == found[1]
+
+
+def test_smallest_drops_equal_their_formula_on_either_side_of_the_rate() -> None:
+    """(z(1 - alpha) + z(power)) sqrt(psi / N) where that is at most psi, else its square over N."""
+    z = 1.6448536 + 1.2815516  # 95 % and 90 %
+    assert provable_margin(0.04, 10_000, alpha=0.05, power=0.9) == pytest.approx(z * 0.2 / 100)
+    assert provable_margin(0.0001, 10_000, alpha=0.05, power=0.9) == pytest.approx(z**2 / 10_000)
+    assert findable_drop(0.04, 10_000, alpha=0.05, power=0.9) == pytest.approx(z * 0.2 / 100)
+
+
+def test_rows_are_rounded_up() -> None:
+    """One row less and the power is not what is said."""
+    needed = rows_to_prove(0.04, 0.01, alpha=0.05, power=0.9)
+    exact = (1.6448536 * (0.04 - 1e-4) ** 0.5 + 1.2815516 * 0.2) ** 2 / 1e-4
+    assert exact < needed < exact + 1
+
+
+def test_power_at_exactly_no_surplus_is_one_half() -> None:
+    """Where the drop is just where the test rejects, the coin decides; certain loss is found at once."""
+    # z(1 - 0.5) is 0: half of the equal candidates are rejected.
+    assert power_to_find(0.04, 1e-12, 100, alpha=0.5) == pytest.approx(0.5)
+    assert power_to_find(1.0, 1.0, 1, alpha=0.5) == 1.0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from benchmarks.config import load_gate_settings
-from benchmarks.judge.predictions import Predictions, compare_predictions
+from benchmarks.judge.calibration_error import bound_calibration
+from benchmarks.judge.paired import bound_average
+from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
 from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
 from registry.manifest import GateLimits
 from registry.verdict import VerdictLine
@@ -15,8 +20,8 @@ SETTINGS = load_gate_settings().accuracy
 LIMITS = GateLimits()
 
 
-def judge(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> dict[str, VerdictLine]:
-    """Both lines; the candidate's logits are the calibrated champion's, noisy and times ``temperature``."""
+def compare(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> Comparison:
+    """The candidate's logits are the calibrated champion's, noisy and times ``temperature``."""
     chance = np.random.default_rng(seed)
     logits = 3 * chance.normal(size=rows)
     truth = (chance.random(rows) < 1 / (1 + np.exp(-logits))).astype(int)
@@ -26,7 +31,12 @@ def judge(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0)
         loss = -np.log(np.where(truth == 1, second, 1 - second))
         label = (second > 0.5).astype(int)
         versions.append(Predictions(np.arange(rows), truth, label, loss, np.maximum(second, 1 - second)))
-    comparison = compare_predictions(*versions, ["0", "1"])
+    return compare_predictions(*versions, ["0", "1"])
+
+
+def judge(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> dict[str, VerdictLine]:
+    """Both lines."""
+    comparison = compare(rows, seed, temperature=temperature, noise=noise)
     lines = [f(comparison, LIMITS, SETTINGS) for f in (judge_log_loss, judge_calibration)]
     return {line.name: line for line in lines}
 
@@ -83,3 +93,47 @@ def test_log_loss_blocks_as_often_as_stated_by_simulation() -> None:
         comparison = compare_predictions(*versions, ["0"])
         blocked += judge_log_loss(comparison, LIMITS, settings).outcome == "BLOCK"
     assert 0.02 < blocked / 400 < 0.085
+
+
+def test_both_lines_are_told_with_their_figures() -> None:
+    """Half of the level is each one's lower bound; the upper one, the limit and the power are shown."""
+    comparison = compare(3_000, 7, temperature=1.1, noise=0.3)
+    loss, calibration = (judge(comparison, LIMITS, SETTINGS) for judge in (judge_log_loss, judge_calibration))
+    mean, sd = comparison.loss_difference, comparison.loss_difference_sd
+    low = bound_average(mean, sd, 3_000, alpha=0.00075)[0]
+    high = bound_average(mean, sd, 3_000, alpha=0.05)[1]
+    assert (loss.candidate, loss.champion) == (comparison.candidate.loss, comparison.champion.loss)
+    assert (loss.difference, loss.low, loss.high) == (mean, low, high)
+    assert (loss.limit, loss.unit) == (0.002, "nats")
+    change = comparison.calibration
+    bounds = bound_calibration(change, alpha_low=0.00075, alpha_high=0.05)
+    assert (calibration.candidate, calibration.champion) == (change.candidate_error, change.champion_error)
+    assert (calibration.difference, calibration.low, calibration.high) == (
+        change.difference,
+        bounds.low,
+        bounds.high,
+    )
+    assert calibration.limit == 0.005
+    # Smallest increase found with power 95 %: limit + (z(0.99925) + z(0.95)) standard errors.
+    quantiles = norm.isf(0.00075) + norm.ppf(0.95)
+    for line, limit, error in ((loss, 0.002, sd / np.sqrt(3_000)), (calibration, 0.005, bounds.sd)):
+        found = re.search(r"smallest increase found with power 95%: ([\d.]+)$", line.reason)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(limit + quantiles * error, abs=6e-5)
+
+
+def test_a_bound_that_touches_the_limit_blocks_nothing() -> None:
+    """An increase of more than the limit is what has to be proven."""
+    comparison = compare(3_000, 7, temperature=1.6)
+    low = judge_log_loss(comparison, LIMITS, SETTINGS).low
+    ece = judge_calibration(comparison, LIMITS, SETTINGS).low
+    assert low is not None
+    assert ece is not None
+    for step, outcome, said in ((0.0, "PASS", "is not proven"), (-1.0, "BLOCK", "is proven")):
+        limits = GateLimits(
+            max_log_loss_increase=float(np.nextafter(low, low + step)),
+            max_ece_increase=float(np.nextafter(ece, ece + step)),
+        )
+        for judge_line in (judge_log_loss, judge_calibration):
+            line = judge_line(comparison, limits, SETTINGS)
+            assert (line.outcome, said in line.reason) == (outcome, True)

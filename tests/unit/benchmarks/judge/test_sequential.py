@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 
 from benchmarks.judge.sequential import look_levels, spent_shares
 
@@ -64,3 +64,28 @@ def test_the_plan_is_linear_between_its_points_and_spends_all_at_the_last_look()
     assert spent_shares((4, 8, 24, 40), plan) == pytest.approx((0.2, 0.7, 0.85, 1.0))
     assert spent_shares((2, 6), plan) == pytest.approx((0.1, 1.0))
     assert spent_shares((1,), plan) == (1.0,)
+
+
+def test_a_look_that_may_spend_nothing_never_stops() -> None:
+    """Its level is 0, and the next look is as if it were the first."""
+    levels = look_levels((4, 8), 0.05, (0.0, 1.0))
+    assert levels[0] == 0.0
+    assert levels[1] == pytest.approx(0.05, rel=1e-6)
+
+
+def test_only_how_far_apart_looks_are_counts() -> None:
+    """Twice as many restarts at every look spend alike; looks that crowd together do not."""
+    shares = (0.3, 0.6, 1.0)
+    assert look_levels((8, 16, 32), 0.01, shares) == pytest.approx(look_levels((4, 8, 16), 0.01, shares))
+    crowded = look_levels((8, 9, 10), 0.01, shares)
+    assert crowded[0] == pytest.approx(0.003)
+    assert crowded[2] > 1.2 * look_levels((4, 8, 16), 0.01, shares)[2]
+
+
+def test_two_equal_looks_are_those_of_the_bivariate_normal() -> None:
+    """P(first crossed) + P(not at the first, crossed at the second), from a library's own integral."""
+    first, second = norm.isf(look_levels((5, 10), 0.02, (0.5, 1.0)))
+    correlation = math.sqrt(0.5)
+    both = multivariate_normal([0, 0], [[1, correlation], [correlation, 1]])
+    assert norm.sf(first) == pytest.approx(0.01, rel=1e-6)
+    assert 1 - both.cdf([first, second]) == pytest.approx(0.02, abs=2e-6)

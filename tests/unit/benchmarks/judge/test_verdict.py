@@ -104,3 +104,16 @@ def test_slices_have_to_pass_where_there_are_any() -> None:
     """A slice that a model folder names is never skipped."""
     asked = required_lines(GateLimits(slices={"low": "height < 3"}), is_first=False)
     assert asked - REQUIRED == {"slices"}
+
+
+def test_slices_of_a_first_version_are_compared_with_nothing() -> None:
+    """A required line that nobody can make would keep every first version out."""
+    limits = GateLimits(slices={"low": "height < 3"})
+    assert "slices" not in required_lines(limits, is_first=True)
+
+
+def test_a_line_that_is_not_required_can_still_stop_a_release() -> None:
+    """What was judged and did not pass is not forgotten for being optional; what informs is."""
+    for outcome in ("BLOCK", "INVALID", "INCONCLUSIVE"):
+        assert combine_lines([*lines(), line("client_p99", outcome)], REQUIRED) == outcome
+    assert combine_lines([*lines(), line("client_p99", "PASS")], REQUIRED) == "PASS"

@@ -118,6 +118,17 @@ def test_a_candidate_is_judged_by_its_highest_rate(
     assert message in format_load(said)
 
 
+def test_equal_steps_of_a_sweep_prove_nothing_by_being_equal() -> None:
+    """Both rounds may end on the same step; 0.88 of the rate is then no sure no, as a step is 7 % wide."""
+    rates = {"champion": 1000.0, "candidate": 880.0}
+    held = sweep(*((arm, number, rate) for number in (1, 2) for arm, rate in rates.items()))
+    said = report(measure(windows=(), counted=(), sweeps=held), loads=())
+    assert said.is_below is False
+    ratio = said.loads[0].figures[0].ratio
+    assert ratio is not None
+    assert ratio.low < 0.85 < ratio.mean < 0.90 < ratio.high
+
+
 def test_rates_that_the_load_generator_limits_are_not_compared() -> None:
     """Two services beyond its reach look equal, whatever one of them has lost."""
     held = sweep(*((arm, number, 2000.0) for arm in BOTH for number in (1, 2)), is_censored=True)

@@ -130,7 +130,7 @@ def test_every_process_shows_what_all_have_counted(slots: tuple[Slot, Slot]) -> 
         for _ in range(times):
             metrics.add_route("/x").observe("POST", 200, 0.1)
             model.observe_row(1, 0.1)
-            metrics.count_swap("m", "swapped")
+            metrics.count("model_swaps", "m", "swapped")
     for page in (read_page(first), read_page(second)):
         labels = {"model": "m", "version": "1"}
         assert value(page, "http_requests_total", route="/x", method="POST", status="200") == 5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,6 +213,202 @@ def test_a_change_is_seen_although_size_and_time_are_the_same(
             watch.look()
     assert find_passing(guard) == [SECOND, f"{FIRST}-always"]
     assert [record.getMessage() for record in caplog.records] == ["tokens read again"]
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+@pytest.mark.parametrize(
+    ("token", "is_long_enough"), [("0123456789abcdef", True), ("0123456789abcde", False)]
+)
+def test_sixteen_characters_are_enough_and_fifteen_are_not(
+    tmp_path: Path, where: str, token: str, is_long_enough: bool
+) -> None:
+    """The bound is stated in docs/serving.md; the message tells which entry is too short, and by how much."""
+    file = tmp_path / "tokens"
+    file.write_text(f"{FIRST}\n{token}\n", "utf-8")
+    config = (
+        ServiceConfig(tokens_file=str(file)) if where == "file" else ServiceConfig(tokens=f"{FIRST},{token}")
+    )
+    if is_long_enough:
+        guard = read_guard(config)
+        assert guard is not None
+        assert passes(guard, b"Bearer " + token.encode())
+        return
+    place = f"{file}: line 2" if where == "file" else "environment TIMBERLINE_SERVE_TOKENS: token 2"
+    with pytest.raises(ConfigError, match="the token has 15 characters, expected at least 16") as caught:
+        read_guard(config)
+    assert str(caught.value).startswith(place)
+
+
+@pytest.mark.parametrize(
+    ("token", "is_one"),
+    [
+        ("abc.DEF_012~345+678/9-", True),
+        ("0123456789abcdef==", True),
+        ("0123456789abcdef=x", False),
+        ("=0123456789abcdef", False),
+        ("0123456789abcdef\u00e9", False),
+        ("0123456789,abcdef", False),
+        ('"0123456789abcdef"', False),
+    ],
+)
+def test_a_token_is_what_can_stand_in_the_header(tmp_path: Path, token: str, is_one: bool) -> None:
+    """RFC 6750, section 2.1; any other could never be sent, and guards nothing."""
+    file = tmp_path / "tokens"
+    file.write_text(token, "utf-8")
+    if is_one:
+        guard = read_guard(ServiceConfig(tokens_file=str(file)))
+        assert guard is not None
+        assert passes(guard, b"Bearer " + token.encode())
+    else:
+        with pytest.raises(ConfigError, match="a character that no bearer token may have"):
+            read_guard(ServiceConfig(tokens_file=str(file)))
+
+
+def test_a_file_has_a_longest_length(tmp_path: Path) -> None:
+    """A mebibyte is read whole; one byte more is some other file."""
+    file = tmp_path / "tokens"
+    file.write_bytes(b"#" * (2**20 - len(FIRST) - 1) + b"\n" + FIRST.encode())
+    guard = read_guard(ServiceConfig(tokens_file=str(file)))
+    assert guard is not None
+    assert passes(guard, b"Bearer " + FIRST.encode())
+    with file.open("ab") as more:
+        more.write(b"\n")
+    with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
+        read_guard(ServiceConfig(tokens_file=str(file)))
+
+
+def test_each_of_many_tokens_passes_and_what_is_between_them_does_not() -> None:
+    """Whichever comes first or last; the right answer for one must not be undone by the next."""
+    tokens = [f"token-number-{number:04}" for number in range(5)]
+    guard = Guard(tokens)
+    assert all(passes(guard, b"Bearer " + token.encode()) for token in tokens)
+    assert not passes(guard, b"Bearer token-number-0005")
+    assert not passes(Guard([]), b"Bearer ")
+
+
+def test_replacing_says_whether_anything_changed() -> None:
+    """What is logged as read again is what let somebody in or kept somebody out."""
+    guard = Guard([FIRST])
+    assert guard.replace([FIRST]) is False
+    assert guard.replace([FIRST, SECOND]) is True
+    assert guard.replace([SECOND]) is True
+    assert not passes(guard, b"Bearer " + FIRST.encode())
+    assert guard.replace([]) is True
+    assert not passes(guard, b"Bearer " + SECOND.encode())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([], "a bearer token is asked for here"),
+        ([b"Basic " + FIRST.encode()], "a bearer token is asked for here"),
+        ([b"Bearer " + FIRST.encode()] * 2, "a bearer token is asked for here"),
+        ([b"Bearer nobodys-token-0123"], "the bearer token is not known here"),
+    ],
+)
+def test_a_refusal_tells_what_is_missing(values: list[bytes], said: str) -> None:
+    """Whoever forgot the header looks elsewhere than whoever has an old token."""
+    with pytest.raises(UnauthorizedError) as caught:
+        Guard([FIRST]).check([(b"authorization", value) for value in values])
+    assert said in str(caught.value)
+    assert "Authorization: Bearer" in (caught.value.hint or "")
+
+
+def test_other_headers_are_not_the_header() -> None:
+    """A token in a header that a proxy adds must not open anything."""
+    with pytest.raises(UnauthorizedError):
+        Guard([FIRST]).check([(b"x-authorization", b"Bearer " + FIRST.encode())])
+
+
+@pytest.mark.parametrize("kind", ["none", "gone", "pipe", "folder"])
+def test_what_is_no_file_is_not_watched(tmp_path: Path, kind: str) -> None:
+    """A pipe says what it says once, and who reads it a second time waits for ever."""
+    path = tmp_path / "tokens"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "folder":
+        path.mkdir()
+    before = set(threading.enumerate())
+    TokensWatch(Guard([FIRST]), ServiceConfig(tokens_file="" if kind == "none" else str(path))).start()
+    assert set(threading.enumerate()) - before == set()
+
+
+def test_a_pipe_is_read_at_the_start(tmp_path: Path) -> None:
+    """A shell hands secrets over so, `--tokens-file <(…)`; whoever writes it may come a moment later."""
+    pipe = tmp_path / "tokens"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("w", encoding="utf-8") as file:
+            time.sleep(0.1)  # who does not wait finds nothing
+            file.write(f"{FIRST}\n")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    guard = read_guard(ServiceConfig(tokens_file=str(pipe)))
+    writer.join()
+    assert guard is not None
+    assert passes(guard, b"Bearer " + FIRST.encode())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (os.mkfifo, "it is not a regular file"),
+        (lambda file: file.mkdir(), "directory"),
+        (lambda file: None, "No such file"),
+        (lambda file: file.write_bytes(b"#" * (2**20 + 1)), "more than 1,048,576 bytes"),
+    ],
+    ids=["pipe", "folder", "gone", "huge"],
+)
+def test_why_the_tokens_were_kept_is_told(
+    watched: tuple[Path, Guard, TokensWatch],
+    spoil: Callable[[Path], object],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A mistake that is named wrongly is mended wrongly."""
+    file, _, watch = watched
+    file.unlink()
+    spoil(file)
+    for _ in range(3):
+        watch.look()
+    (record,) = caplog.records
+    assert said in record.fields["error"]  # type: ignore[attr-defined]
+
+
+def test_new_tokens_are_logged_by_their_number(
+    watched: tuple[Path, Guard, TokensWatch], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of both places; and which they are is told to nobody."""
+    file, _, watch = watched
+    watch.look()
+    file.write_text(f"{SECOND}\n{FIRST}-2\n", "utf-8")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            watch.look()
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("INFO", "tokens read again")
+    assert record.fields == {"tokens": 3}  # type: ignore[attr-defined]
+
+
+def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
+    """Kubernetes mounts secrets so; both files have the same size and the same time."""
+    for name, token in (("old", FIRST), ("new", SECOND.ljust(len(FIRST), "="))):
+        (tmp_path / name).write_text(token, "utf-8")
+        os.utime(tmp_path / name, ns=(0, 0))
+    link = tmp_path / "tokens"
+    link.symlink_to("old")
+    config = ServiceConfig(tokens_file=str(link))
+    guard = read_guard(config)
+    assert guard is not None
+    watch = TokensWatch(guard, config)
+    watch.look()
+    (tmp_path / "next").symlink_to("new")
+    (tmp_path / "next").replace(link)
+    for _ in range(2):
+        watch.look()
+    assert not passes(guard, b"Bearer " + FIRST.encode())
 
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

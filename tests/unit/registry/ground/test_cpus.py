@@ -104,3 +104,45 @@ def test_the_tightest_memory_limit_counts(tmp_path: Path, files: dict[str, str],
     """The kernel kills a process at any of them, and without a word."""
     write(tmp_path, files)
     assert find_memory_bytes(tmp_path) == limit
+
+
+LEVELS = ("", "pod", "pod/box")
+V1 = "4:cpu,cpuacct:/pod/box\n"
+V2 = "0::/pod/box\n"
+
+
+@pytest.mark.parametrize("tightest", LEVELS, ids=["root", "pod", "box"])
+@pytest.mark.parametrize("line", [V1, V2], ids=["v1", "v2"])
+def test_the_tightest_quota_of_nested_groups_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, tightest: str
+) -> None:
+    """A quota of a pod binds its containers, whatever their own says; each level in turn is the tightest."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    quotas = {level: 3 if level == tightest else 7 + number for number, level in enumerate(LEVELS)}
+    files = {"proc/self/cgroup": line}
+    for level, processors in quotas.items():
+        # A fraction of a processor is rounded up.
+        quota, folder = processors * 100_000 - 50_000, "sys/fs/cgroup"
+        if line == V2:
+            files[f"{folder}/{level}/cpu.max"] = f"{quota} 100000\n"
+        else:
+            files[f"{folder}/cpu/{level}/cpu.cfs_quota_us"] = f"{quota}\n"
+            files[f"{folder}/cpu/{level}/cpu.cfs_period_us"] = "100000\n"
+    write(tmp_path, files)
+    assert count_cpus(tmp_path) == 3
+
+
+def test_both_versions_of_groups_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host may run both at once, and either may hold the processors."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for narrow in (V1, V2):
+        root = tmp_path / ("v1" if narrow == V1 else "v2")
+        old, new = ("200000", "900000") if narrow == V1 else ("900000", "200000")
+        files = {
+            "proc/self/cgroup": f"{V1}2:memory:/pod\n{V2}",
+            "sys/fs/cgroup/cpu/pod/box/cpu.cfs_quota_us": f"{old}\n",
+            "sys/fs/cgroup/cpu/pod/box/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/pod/box/cpu.max": f"{new} 100000\n",
+        }
+        write(root, files)
+        assert count_cpus(root) == 2

@@ -1,13 +1,16 @@
 """CSV and float32 bodies to raw rows: whole columns at a time, without a Python object for a row.
 
-CSV (RFC 4180, UTF-8): a line for each row, fields in column order. A first line whose fields are all
-names of columns is a header, unless the content type says ``header=absent``; under a header the
-order is free and columns that may be left out may be left out. What a field may be:
+CSV (RFC 4180, UTF-8): a line for each row, fields in column order. A first line of which more than half
+are names of columns is a header, unless the content type says ``header=absent``; under a header the
+order is free, columns that may be left out may be left out, and other columns of the training table
+may be there, whatever they hold. Such a table may have the training table's delimiter instead of
+commas. A field is read as training reads it (DuckDB's CSV reader, casts and all):
 
-- numbers as JSON writes them, or with a plus sign, or without a digit on one side of the point, with
-  spaces around them or not; no NaN, no infinity; ``true``, ``false``, ``1``, ``0`` in a BOOL column;
-- an empty field is a value left out: the column's default, else NULL if the column may be null.
-  So the training's tables are read too, and an empty string cannot be written;
+- a text that is NULL in the training table (an empty one, unless `[etl] null_text` says otherwise)
+  is NULL here; where a column may not be null, its default;
+- numbers are decimal, with a sign, without a digit on one side of the point, with underscores between
+  digits (``1_000``), with space around them; NaN in an FP64 column is NULL, infinities are refused;
+- booleans are ``true``, ``t``, ``yes``, ``y``, ``1`` and their opposites, in any case, no space around;
 - blank lines do not count.
 
 float32: little-endian, row by row in column order; NaN is NULL.
@@ -19,6 +22,7 @@ import codecs
 import csv
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -29,20 +33,37 @@ import numpy.typing as npt
 
 from inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
 from inference.session import Feed
-from inference.wire.exact import fill_default, place, quote, read_text, refuse_batch, refuse_unknown
+from inference.wire.exact import (
+    NO_TABLE,
+    Layout,
+    fill_default,
+    place,
+    quote,
+    read_text,
+    refuse_batch,
+    refuse_unknown,
+)
 from inference.wire.matrix import MatrixRules
 from inference.wire.outline import BLOCK_BYTES, Limits
-from registry.signature import NULL_TEXT, Column
+from registry.signature import NULL_TEXT, Column, SourceTable
 
 _FLOAT_BYTES = 4
-_NUMBER = re.compile(r" *[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
+_SPACE = r"[ \t\n\v\f\r]*"
+_NUMBER = re.compile(
+    rf"{_SPACE}[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?{_SPACE}"
+)
+_NAN = re.compile(rf"{_SPACE}[+-]?nan(?:\([a-z0-9_]*\))?{_SPACE}", re.ASCII | re.IGNORECASE)
 # What numbers are made of. Among what only holds these, ``float`` takes what `_NUMBER` does; it alone
-# would also take ``1_000``, ``nan``, ``infinity`` and the digits of every script.
-_NUMBER_CHARACTERS = b"0123456789+-.eE "
+# would also take ``nan``, ``infinity`` and the digits of every script.
+_NUMBER_CHARACTERS = b"0123456789+-.eE_ \t\n\v\f\r"
 # As above, with what is between numbers; a body that holds nothing else is read the short way.
 _PLAIN_CHARACTERS = b"0123456789+-.eE,\n"
 _decode_rows = msgspec.json.Decoder(list[list[float]]).decode
-_BOOLEANS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
+}
 
 # So many fields are turned into values at a time; a millisecond's work.
 _STEP_FIELDS = 8192
@@ -57,12 +78,27 @@ class TableReader:
         columns: the raw columns in order.
         max_rows: more rows than this are refused.
         limits: of what is decoded at a time; without, those of as many columns.
+        table: what the model was trained from.
     """
 
-    def __init__(self, columns: Sequence[Column], max_rows: int, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits.of_columns(len(columns))
-        self._by_name = {column.name: column for column in columns}
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        max_rows: int,
+        limits: Limits | None = None,
+        table: SourceTable = NO_TABLE,
+    ) -> None:
+        self._limits = limits or Limits.of_columns(len(columns) + len(table.unread))
+        self._layout = Layout.of(columns, table)
+        self._by_name = self._layout.by_name
         self._rules = MatrixRules(columns)
+        nulls = table.null_text
+        self._nulls = nulls
+        # Only these can be taken for numbers.
+        self._number_nulls = tuple(t for t in nulls if not t.encode().translate(None, _NUMBER_CHARACTERS))
+        # 1.0 is as good a number as 1, and no boolean.
+        has_booleans = any(column.datatype == "BOOL" for column in columns)
+        self._may_be_plain = not (self._rules.text or has_booleans or any(self._number_nulls))
         self._max_rows = max_rows
 
     def count_floats(self, body: bytes) -> int:
@@ -114,14 +150,16 @@ class TableReader:
         Rows of JSON numbers are rows of JSON but for the brackets, and its decoder reads them three
         times as fast as fields are split and turned into numbers one by one.
         """
-        if self._rules.text:
+        if not self._may_be_plain:
             return None
         end = body.find(b"\n", 0, self._limits.longest)
         names = body[: max(end, 0)].removesuffix(b"\r").decode("utf-8", "replace").split(",")
         is_headed = self._is_header(names, has_header)
         if not is_headed:
             names = list(self._by_name)
-        if sorted(names) != sorted(self._by_name):
+        if len(set(names)) < len(names) or not self._by_name.keys() <= set(names):
+            return None
+        if len(names) > len(self._by_name) and not all(map(self._layout.is_known, names)):
             return None
         blocks: list[npt.NDArray[np.float64]] = []
         count = 0
@@ -157,17 +195,33 @@ class TableReader:
             start = end + 1
 
     def _is_header(self, line: Fields, has_header: bool | None) -> bool:
-        return all(name in self._by_name for name in line) if has_header is None else has_header
+        if has_header is not None:
+            return has_header
+        # One that has a wrong name among others is a header too, and the name is what is wrong with it.
+        return sum(map(self._layout.is_known, line)) * 2 > len(line)
+
+    def _find_delimiter(self, body: bytes, has_header: bool | None) -> str:
+        """The training table's if it makes more names of columns of the first line than a comma does."""
+        delimiter = self._layout.table.delimiter
+        if delimiter == "," or has_header is False:
+            return ","
+        start = body[: self._limits.longest].removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+        line = start.splitlines()[0].decode("utf-8", "replace") if start else ""
+
+        def count_names(delimiter: str) -> int:
+            return sum(self._layout.is_known(field.strip('"')) for field in line.split(delimiter))
+
+        return max(",", delimiter, key=count_names)  # of two that make as many, the first
 
     def _read_exactly(self, body: bytes, has_header: bool | None) -> Feed:
-        lines = self._split(body)
+        lines = self._split(body, self._find_delimiter(body, has_header))
         first = next(lines, None)
         if first is None:
             raise MalformedBodyError("the body is empty", hint="Send a line of values for each row.")
         is_headed = self._is_header(first, has_header)
         names = first if is_headed else list(self._by_name)
         if is_headed:
-            _check_names(names, self._by_name)
+            _check_names(names, self._layout)
         else:
             lines = itertools.chain([first], lines)
         step = max(1, _STEP_FIELDS // len(names))
@@ -190,24 +244,61 @@ class TableReader:
     def _read_rows(self, names: Fields, rows: Sequence[Fields], first: int) -> Feed:
         """Rows that have a field for each of ``names``, ``first`` being the number of the first."""
         given: dict[str, Fields] = dict(zip(names, zip(*rows, strict=True), strict=True))
-        empty: Fields = [""] * len(rows)
         numeric = text = None
         if self._rules.numeric:
             numeric = np.empty((len(rows), len(self._rules.numeric)))
             for index, column in enumerate(self._rules.numeric):
-                numeric[:, index] = _read_numbers(given.get(column.name, empty), column, first)
+                fields = given.get(column.name)
+                if fields is None:
+                    numeric[:, index] = _leave_out(column, first, math.nan)
+                else:
+                    numeric[:, index] = self._read_numbers(fields, column, first)
         if self._rules.text:
             text = np.empty((len(rows), len(self._rules.text)), dtype=object)
             for index, column in enumerate(self._rules.text):
-                text[:, index] = _read_texts(given.get(column.name, empty), column, first)
+                fields = given.get(column.name)
+                if fields is None:
+                    text[:, index] = _leave_out(column, first, NULL_TEXT)
+                else:
+                    text[:, index] = self._read_texts(fields, column, first)
         return Feed(numeric, text)
 
-    def _split(self, body: bytes) -> Iterator[list[str]]:
+    def _read_numbers(self, fields: Fields, column: Column, first: int) -> Sequence[float | None]:
+        """One column's values as numbers; NULL is NaN."""
+        if column.datatype == "BOOL":
+            numbers = list(map(_BOOLEANS.get, fields))
+            if None not in numbers and not any(text in fields for text in self._nulls):
+                return numbers
+        elif not any(text in fields for text in self._number_nulls):
+            joined = "".join(fields)
+            if joined.isascii() and not joined.encode().translate(None, _NUMBER_CHARACTERS):
+                try:
+                    return list(map(float, fields))
+                except ValueError:
+                    pass  # what is wrong is found below
+        nulls = self._nulls
+        return [
+            _fill_null(column, row, math.nan) if field in nulls else _read_number(field, column, row)
+            for row, field in enumerate(fields, first)
+        ]
+
+    def _read_texts(self, fields: Fields, column: Column, first: int) -> npt.NDArray[np.object_]:
+        """One column's values as strings; NULL is ``NULL_TEXT``."""
+        texts: Sequence[Any] = fields
+        nulls = self._nulls
+        if NULL_TEXT in "".join(fields) or any(text in fields for text in nulls):
+            texts = [
+                _fill_null(column, row, NULL_TEXT) if field in nulls else read_text(field, column, row)
+                for row, field in enumerate(fields, first)
+            ]
+        return np.array(texts, dtype=object)
+
+    def _split(self, body: bytes, delimiter: str) -> Iterator[list[str]]:
         """The lines that are not blank, as fields, one by one."""
         # Spreadsheets write the mark. The file shares the body's memory.
         file = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
         source = _Lines(file, self._limits.longest)
-        reader = csv.reader(source, strict=True)
+        reader = csv.reader(source, delimiter=delimiter, strict=True)
         blank_count = 0
         try:
             for line in reader:
@@ -273,15 +364,17 @@ def _read_plain_block(block: bytes, width: int) -> npt.NDArray[np.float64] | Non
     return np.array(rows) if set(map(len, rows)) == {width} else None
 
 
-def _check_names(names: Sequence[str], by_name: dict[str, Column]) -> None:
+def _check_names(names: Sequence[str], layout: Layout) -> None:
     seen: set[str] = set()
     for name in names:
-        if name not in by_name:
-            error = refuse_unknown(name, by_name, None)
+        if not layout.is_known(name):
+            error = refuse_unknown(name, layout.by_name, None)
             raise RowError(error.what, where="header", hint=error.hint)
         if name in seen:
             raise RowError("is given twice", where=f"header, {quote(name)}")
         seen.add(name)
+    if seen.isdisjoint(layout.by_name):
+        raise RowError("names no column that the model reads", where="header")
 
 
 def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: int) -> Iterator[Fields]:
@@ -295,42 +388,25 @@ def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: in
         yield line
 
 
-def _read_numbers(fields: Fields, column: Column, first: int) -> Sequence[float] | npt.NDArray[np.float64]:
-    """One column's values as numbers; NULL is NaN."""
-    if "" not in fields:
-        joined = "".join(fields)
-        if joined.isascii() and not joined.encode().translate(None, _NUMBER_CHARACTERS):
-            try:
-                return list(map(float, fields))
-            except ValueError:
-                pass  # what is wrong is found below
-    return [_read_number(field, column, row) for row, field in enumerate(fields, first)]
+def _leave_out(column: Column, row: int, null: float | str) -> Any:
+    """The value where none is given."""
+    value = fill_default(column, row)
+    return null if value is None else value
+
+
+def _fill_null(column: Column, row: int, null: float | str) -> Any:
+    """The value where NULL is given: NULL as in training if the column may be null, else its default."""
+    return null if column.is_nullable else fill_default(column, row)
 
 
 def _read_number(field: str, column: Column, row: int) -> float:
-    if not field:
-        value: Any = fill_default(column, row)
-        return float("nan") if value is None else float(value)
     if column.datatype == "BOOL":
-        number = _BOOLEANS.get(field.strip(" ").lower())
-        if number is not None:
-            return number
-    if column.datatype == "BOOL" or not _NUMBER.fullmatch(field):
-        expected = "true or false" if column.datatype == "BOOL" else "a number"
-        raise RowError(f"expected {expected}, found {quote(field)}", where=place(row, column.name))
-    return float(field)
-
-
-def _read_texts(fields: Fields, column: Column, first: int) -> npt.NDArray[np.object_]:
-    """One column's values as strings; NULL is ``NULL_TEXT``."""
-    texts: Sequence[Any] = fields
-    if "" in fields or NULL_TEXT in "".join(fields):
-        texts = [_read_text(field, column, row) for row, field in enumerate(fields, first)]
-    return np.array(texts, dtype=object)
-
-
-def _read_text(field: str, column: Column, row: int) -> str:
-    if field:
-        return read_text(field, column, row)
-    value = fill_default(column, row)
-    return NULL_TEXT if value is None else str(value)
+        number = _BOOLEANS.get(field.lower())
+        if number is None:
+            raise RowError(f"expected true or false, found {quote(field)}", where=place(row, column.name))
+        return number
+    if _NUMBER.fullmatch(field):
+        return float(field)
+    if column.datatype == "FP64" and column.is_nullable and _NAN.fullmatch(field):
+        return math.nan
+    raise RowError(f"expected a number, found {quote(field)}", where=place(row, column.name))

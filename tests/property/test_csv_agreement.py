@@ -1,0 +1,199 @@
+"""What training reads in a CSV file, the service reads in a CSV body: the same value, NULL, or a refusal.
+
+Training is DuckDB's reader with the casts of `training.ingest` and the rules that are always checked; the
+service has neither, and a difference would be a row that trains as one thing and is answered as another.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from inference.errors import RequestError
+from inference.wire.tables import TableReader
+from registry.signature import NULL_TEXT
+from training.checks import build_checks, run_checks
+from training.config import ModelConfig, input_columns, load_model_config, source_table
+from training.errors import DatasetError
+from training.ingest import read_source
+
+_REFUSED = "refused"
+_NULL = "NULL"
+_TOML = """
+[model]
+name = "one"
+[source]
+kind = "csv"
+path = "never_fetched.csv"
+[columns]
+line = {{ type = "string", role = "key" }}
+value = {{ {column}, nullable = true }}
+answer = {{ type = "boolean" }}
+[target]
+column = "answer"
+[split]
+kind = "random"
+[etl]
+delimiter = {delimiter}
+null_text = {null_text}
+"""
+NULL_TEXTS = ([""], ["NA"], ["", "NA", "?"], ["-999", "0"])
+COLUMNS = {
+    "number": 'type = "number"',
+    "integer": 'type = "integer"',
+    "short_integer": 'type = "integer", range = [-1000, 1000]',
+    "boolean": 'type = "boolean"',
+    "string": 'type = "string"',
+}
+# What may stand for a number, or nearly: digits, signs, words, space and separators of all sorts.
+_pieces = st.one_of(
+    st.sampled_from(["0", "1", "25", "007", ".", "-", "+", "e", "E", "_", "e-3", "e2", "000", "3.0", "999"]),
+    st.sampled_from([" ", "\t", "\v", "\f", ",", "'", "\xa0", "٣"]),
+    st.sampled_from(["nan", "NaN", "inf", "Infinity", "(1)", "0x", "f"]),
+)
+_words = ["true", "false", "t", "f", "yes", "no", "y", "n", "1", "0", "on", "off", "01", "1.0", "-1", "2"]
+_cased = st.sampled_from(_words).flatmap(
+    lambda word: st.sampled_from([word, word.upper(), word.title(), f" {word}", f"{word} ", f"{word}\t"])
+)
+texts = st.one_of(
+    st.lists(_pieces, min_size=1, max_size=4).map("".join),
+    _cased,
+    st.sampled_from(
+        ["", "NA", "na", " NA", "?", "-999", "-999.0", "0", "1_000", "1e400", "-1e400", "1e-400"]
+    ),
+    st.floats(allow_nan=False, allow_infinity=False, width=32).map(repr),
+    st.integers(-(2**53) + 1, 2**53 - 1).map(str),
+    # Not NUL, quotes, line ends or a byte order mark, whose reading is the file's and not the value's.
+    st.text(st.characters(exclude_characters='\x00"\r\n\ufeff', codec="utf-8"), max_size=5),
+)
+
+
+def make_config(column: str, null_text: Sequence[str], delimiter: str = ",") -> ModelConfig:
+    """model.toml of a table with one input."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "one", "model.toml")
+        path.parent.mkdir()
+        quoted = "[" + ", ".join(f'"{text}"' for text in null_text) + "]"
+        path.write_text(
+            _TOML.format(column=column, delimiter=f'"{delimiter}"', null_text=quoted), encoding="utf-8"
+        )
+        return load_model_config(Path(folder), "one", use_environment=False)
+
+
+def write_file(found: Sequence[str], delimiter: str = ",") -> bytes:
+    """A line for each text, whose number is its key; the target stands in front."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(["answer", "value", "line"])
+    writer.writerows(["yes", text, f"line {index}"] for index, text in enumerate(found))
+    return file.getvalue().encode()
+
+
+def read_in_training(config: ModelConfig, found: Sequence[str]) -> list[Any]:
+    """What the ETL makes of each text; what it refuses stops it, or is a rejected line, or breaks a rule."""
+    with (
+        duckdb.connect(config={"threads": 1}) as connection,
+        tempfile.NamedTemporaryFile(suffix=".csv") as file,
+    ):
+        file.write(write_file(found, config.etl.delimiter))
+        file.flush()
+        try:
+            read_source(connection, config, [Path(file.name)])
+        except DatasetError:
+            if len(found) == 1:
+                return [_REFUSED]
+            return [value for text in found for value in read_in_training(config, [text])]
+        rows = dict(connection.execute("SELECT line, value FROM raw").fetchall())
+        infinite = [
+            row.values
+            for check in run_checks(connection, config, build_checks(config, None), 0).failed
+            if check.kind == "finite"
+            for row in check.first_rows
+        ]
+    values = [rows.get(f"line {index}", _REFUSED) for index in range(len(found))]
+    if infinite:
+        values = [_REFUSED if isinstance(value, float) and math.isinf(value) else value for value in values]
+    return [_NULL if value is None else value for value in values]
+
+
+def read_in_service(config: ModelConfig, text: str) -> Any:
+    """What the service makes of a body that is the file's header and the text's line."""
+    columns = input_columns(config)
+    reader = TableReader(columns, 10, table=source_table(config))
+    try:
+        feed = reader.read_csv(write_file([text], config.etl.delimiter), None)
+    except RequestError:
+        return _REFUSED
+    if feed.text is not None:
+        value = feed.text[0, 0]
+        return _NULL if value == NULL_TEXT else value
+    assert feed.numeric is not None
+    number = float(feed.numeric[0, 0])
+    return _NULL if math.isnan(number) else number
+
+
+def is_comparable(kind: str, text: str) -> bool:
+    """Whether the two are meant to agree.
+
+    Training keeps whole numbers up to 2^63, of which a double holds those up to 2^53 exactly; and it reads
+    wide ones as decimals of 18 digits, in which a fraction below that is none.
+    """
+    try:
+        number = abs(float(text))
+    except ValueError:
+        return True
+    return "integer" not in kind or number == 0 or 1e-17 < number < 2**53 or not math.isfinite(number)
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("null_text", NULL_TEXTS, ids=repr)
+def test_the_service_reads_a_field_as_training_does(kind: str, null_text: list[str]) -> None:
+    """Value, NULL or refusal, for texts that no example would think of."""
+    config = make_config(COLUMNS[kind], null_text)
+
+    @settings(max_examples=10, deadline=None)
+    @given(found=st.lists(texts, min_size=1, max_size=40))
+    @example(found=["1_000", " 5", "5\t", "+5", "1e3", "1.", ".5", "3.0", "3.5", "nan", "-nan(1)", "inf"])
+    @example(found=["YES", "no", "T", "f", "1", "0", "on", " true", "true ", "1.0", "01"])
+    @example(found=["", "NA", "?", "na", "NA ", "-999", "-999.0", "0", "0.0"])
+    def agree(found: list[str]) -> None:
+        found = [text for text in found if is_comparable(kind, text)]
+        expected = read_in_training(config, found) if found else []
+        assert dict(
+            enumerate(zip(found, (read_in_service(config, text) for text in found), strict=True))
+        ) == (dict(enumerate(zip(found, expected, strict=True))))
+
+    agree()
+
+
+@pytest.mark.parametrize("delimiter", [";", "\\t", "|"])
+@pytest.mark.parametrize("has_header", [None, True])
+def test_the_training_tables_own_lines_are_read_whatever_stands_between_fields(
+    delimiter: str, has_header: Literal[True] | None
+) -> None:
+    """A batch job sends the file that was trained from; it must not have to be written anew."""
+    config = make_config(COLUMNS["number"], [""], delimiter)
+    reader = TableReader(input_columns(config), 10, table=source_table(config))
+    body = write_file(["1_000", "", "2.5"], config.etl.delimiter)
+    feed = reader.read_csv(body, has_header)
+    assert feed.numeric is not None
+    assert feed.numeric[:, 0].tolist() == pytest.approx([1000.0, math.nan, 2.5], nan_ok=True)
+    # With commas as before, under a header or without one.
+    for sent, said in (
+        (b"value\n7\n8\n", has_header),
+        (b"7\n8\n", None),
+        (b"answer,value\nyes,7\nno,8", None),
+    ):
+        feed = reader.read_csv(sent, said)
+        assert feed.numeric is not None
+        assert feed.numeric[:, 0].tolist() == [7.0, 8.0]

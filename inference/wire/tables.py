@@ -59,6 +59,8 @@ _NAN = re.compile(rf"{_SPACE}[+-]?nan(?:\([a-z0-9_]*\))?{_SPACE}", re.ASCII | re
 _NUMBER_CHARACTERS = b"0123456789+-.eE_ \t\n\v\f\r"
 # As above, with what is between numbers; a body that holds nothing else is read the short way.
 _PLAIN_CHARACTERS = b"0123456789+-.eE,\n"
+_DIGITS_ALONE = b"0123456789,\n"
+_PLAIN_BOOLEANS = frozenset({b"0", b"1"})
 _decode_rows = msgspec.json.Decoder(list[list[float]]).decode
 _BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
@@ -96,9 +98,8 @@ class TableReader:
         self._nulls = nulls
         # Only these can be taken for numbers.
         self._number_nulls = tuple(t for t in nulls if not t.encode().translate(None, _NUMBER_CHARACTERS))
-        # 1.0 is as good a number as 1, and no boolean.
-        has_booleans = any(column.datatype == "BOOL" for column in columns)
-        self._may_be_plain = not (self._rules.text or has_booleans or any(self._number_nulls))
+        self._may_be_plain = not (self._rules.text or any(self._number_nulls))
+        self._booleans = tuple(column.name for column in columns if column.datatype == "BOOL")
         self._max_rows = max_rows
 
     def count_floats(self, body: bytes) -> int:
@@ -161,10 +162,11 @@ class TableReader:
             return None
         if len(names) > len(self._by_name) and not all(map(self._layout.is_known, names)):
             return None
+        booleans = [names.index(name) for name in self._booleans]
         blocks: list[npt.NDArray[np.float64]] = []
         count = 0
         for block in self._cut_lines(body, end + 1 if is_headed else 0):
-            numeric = _read_plain_block(block, len(names))
+            numeric = _read_plain_block(block, len(names), booleans)
             if numeric is None:
                 return None
             count += len(numeric)
@@ -352,8 +354,8 @@ def _find_wrong_byte(body: bytes) -> int:
     return len(body)
 
 
-def _read_plain_block(block: bytes, width: int) -> npt.NDArray[np.float64] | None:
-    """Lines of bare numbers as (rows, ``width``); None if they are anything else."""
+def _read_plain_block(block: bytes, width: int, booleans: Sequence[int]) -> npt.NDArray[np.float64] | None:
+    """Lines of bare numbers as (rows, ``width``), in columns ``booleans`` 0 and 1; None for anything else."""
     block = block.replace(b"\r\n", b"\n")
     if block.translate(None, _PLAIN_CHARACTERS):
         return None
@@ -361,7 +363,13 @@ def _read_plain_block(block: bytes, width: int) -> npt.NDArray[np.float64] | Non
         rows = _decode_rows(b"[[%b]]" % block.replace(b"\n", b"],["))
     except msgspec.DecodeError:
         return None
-    return np.array(rows) if set(map(len, rows)) == {width} else None
+    if set(map(len, rows)) != {width}:
+        return None
+    if booleans and block.translate(None, _DIGITS_ALONE):  # 1.0 is as good a number as 1, and no boolean
+        texts = block.replace(b"\n", b",").split(b",")
+        if not all(_PLAIN_BOOLEANS.issuperset(texts[at::width]) for at in booleans):
+            return None
+    return np.array(rows)
 
 
 def _check_names(names: Sequence[str], layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""The file that a model was trained from, sent to the service as it is: the whole way from one to the other."""
+"""The file that a model was trained from, sent to the service as it is: the whole way around."""
 
 from __future__ import annotations
 

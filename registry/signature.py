@@ -71,11 +71,12 @@ UnreadRole = Literal["input", "key", "target", "ignored"]
 class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the files that a version was trained from look like, so that a service reads such rows too.
 
-    ``delimiter`` and ``null_text`` are ``[etl]``'s in model.toml: a field that is exactly one of these
-    texts is NULL, in quotes or not. ``unread`` are the columns beside the signature's, by name.
+    All but ``unread``, the columns beside the signature's, are ``[etl]``'s in model.toml, by the same
+    names: a field that is exactly one of ``null_text`` is NULL, in quotes or not.
     """
 
-    delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
+    delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=4)] = ","
+    decimal: Literal[".", ","] = "."
     null_text: tuple[str, ...] = ("",)
     unread: dict[str, UnreadRole] = {}
 

@@ -289,15 +289,15 @@ def input_columns(config: ModelConfig) -> tuple[Column, ...]:
 
 def source_table(config: ModelConfig) -> SourceTable:
     """How the source's files are written, and the columns in them that are no input."""
-    return SourceTable(
-        delimiter=config.etl.delimiter,
-        null_text=config.etl.null_text,
-        unread={
-            name: _unread_role(config, name, column)
-            for name, column in config.columns.items()
-            if name not in config.inputs
-        },
-    )
+    etl = msgspec.structs.asdict(config.etl)
+    form = {name: etl[name] for name in SourceTable.__struct_fields__ if name in etl}
+    inputs = config.inputs
+    unread = {
+        name: _unread_role(config, name, column)
+        for name, column in config.columns.items()
+        if name not in inputs
+    }
+    return SourceTable(**form, unread=unread)
 
 
 def _unread_role(config: ModelConfig, name: str, column: ColumnSection) -> UnreadRole:

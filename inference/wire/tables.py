@@ -4,14 +4,9 @@ CSV (RFC 4180, UTF-8): a line for each row, fields in column order. A first line
 are names of columns is a header, unless the content type says ``header=absent``; under a header the
 order is free, columns that may be left out may be left out, and other columns of the training table
 may be there, whatever they hold. Such a table may have the training table's delimiter instead of
-commas. A field is read as training reads it (DuckDB's CSV reader, casts and all):
-
-- a text that is NULL in the training table (an empty one, unless `[etl] null_text` says otherwise)
-  is NULL here; where a column may not be null, its default;
-- numbers are decimal, with a sign, without a digit on one side of the point, with underscores between
-  digits (``1_000``), with space around them; NaN in an FP64 column is NULL, infinities are refused;
-- booleans are ``true``, ``t``, ``yes``, ``y``, ``1`` and their opposites, in any case, no space around;
-- blank lines do not count.
+commas, and then numbers have its decimal separator. Values are what training makes of their fields
+(`inference/wire/fields.py`): some texts are NULL, and where a column may not be null its default. Blank
+lines do not count.
 
 float32: little-endian, row by row in column order; NaN is NULL.
 """
@@ -22,10 +17,7 @@ import codecs
 import csv
 import io
 import itertools
-import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,44 +25,22 @@ import numpy.typing as npt
 
 from inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
 from inference.session import Feed
-from inference.wire.exact import (
-    NO_TABLE,
-    Layout,
-    fill_default,
-    place,
-    quote,
-    read_text,
-    refuse_batch,
-    refuse_unknown,
-)
+from inference.wire.exact import NO_TABLE, Layout, place, quote, refuse_batch, refuse_unknown
+from inference.wire.fields import FieldReader, Fields, leave_out
 from inference.wire.matrix import MatrixRules
 from inference.wire.outline import BLOCK_BYTES, Limits
-from registry.signature import NULL_TEXT, Column, SourceTable
+from registry.signature import Column, SourceTable
 
 _FLOAT_BYTES = 4
-_DIGITS = "[0-9]+(?:_[0-9]+)*"
-_SPACE = r"[ \t\n\v\f\r]*"
-_NUMBER = re.compile(
-    rf"{_SPACE}[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?{_SPACE}"
-)
-_NAN = re.compile(rf"{_SPACE}[+-]?nan(?:\([a-z0-9_]*\))?{_SPACE}", re.ASCII | re.IGNORECASE)
-# What numbers are made of. Among what only holds these, ``float`` takes what `_NUMBER` does; it alone
-# would also take ``nan``, ``infinity`` and the digits of every script.
-_NUMBER_CHARACTERS = b"0123456789+-.eE_ \t\n\v\f\r"
-# As above, with what is between numbers; a body that holds nothing else is read the short way.
+# What numbers are made of and what is between them; a body of nothing else is read the short way.
 _PLAIN_CHARACTERS = b"0123456789+-.eE,\n"
 _DIGITS_ALONE = b"0123456789,\n"
+# ASCII's unit separator.
+_STAND_IN = "\x1f"
 _PLAIN_BOOLEANS = frozenset({b"0", b"1"})
 _decode_rows = msgspec.json.Decoder(list[list[float]]).decode
-_BOOLEANS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
-    **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
-}
-
 # So many fields are turned into values at a time; a millisecond's work.
 _STEP_FIELDS = 8192
-
-Fields = Sequence[str]
 
 
 class TableReader:
@@ -94,11 +64,9 @@ class TableReader:
         self._layout = Layout.of(columns, table)
         self._by_name = self._layout.by_name
         self._rules = MatrixRules(columns)
-        nulls = table.null_text
-        self._nulls = nulls
-        # Only these can be taken for numbers.
-        self._number_nulls = tuple(t for t in nulls if not t.encode().translate(None, _NUMBER_CHARACTERS))
-        self._may_be_plain = not (self._rules.text or any(self._number_nulls))
+        self._fields = FieldReader(table, has_points=True)
+        self._own_fields = FieldReader(table, has_points=False)  # of a table that has its delimiter, too
+        self._may_be_plain = not (self._rules.text or any(self._fields.number_nulls))
         self._booleans = tuple(column.name for column in columns if column.datatype == "BOOL")
         self._max_rows = max_rows
 
@@ -216,7 +184,9 @@ class TableReader:
         return max(",", delimiter, key=count_names)  # of two that make as many, the first
 
     def _read_exactly(self, body: bytes, has_header: bool | None) -> Feed:
-        lines = self._split(body, self._find_delimiter(body, has_header))
+        delimiter = self._find_delimiter(body, has_header)
+        reader = self._fields if delimiter == "," else self._own_fields
+        lines = self._split(body, delimiter)
         first = next(lines, None)
         if first is None:
             raise MalformedBodyError("the body is empty", hint="Send a line of values for each row.")
@@ -234,7 +204,7 @@ class TableReader:
                 if len(body) > self._limits.block:
                     raise refuse_batch(None, self._max_rows)
                 raise refuse_batch(count + len(rows) + sum(1 for _ in lines), self._max_rows)
-            feeds.append(self._read_rows(names, rows, count))
+            feeds.append(self._read_rows(names, rows, count, reader))
             count += len(rows)
         if not feeds:
             raise MalformedBodyError("the body has no rows, only a header")
@@ -243,7 +213,7 @@ class TableReader:
             self._rules.check_numeric(feed.numeric)
         return feed
 
-    def _read_rows(self, names: Fields, rows: Sequence[Fields], first: int) -> Feed:
+    def _read_rows(self, names: Fields, rows: Sequence[Fields], first: int, reader: FieldReader) -> Feed:
         """Rows that have a field for each of ``names``, ``first`` being the number of the first."""
         given: dict[str, Fields] = dict(zip(names, zip(*rows, strict=True), strict=True))
         numeric = text = None
@@ -252,61 +222,31 @@ class TableReader:
             for index, column in enumerate(self._rules.numeric):
                 fields = given.get(column.name)
                 if fields is None:
-                    numeric[:, index] = _leave_out(column, first, math.nan)
+                    numeric[:, index] = leave_out(column, first)
                 else:
-                    numeric[:, index] = self._read_numbers(fields, column, first)
+                    numeric[:, index] = reader.read_numbers(fields, column, first)
         if self._rules.text:
             text = np.empty((len(rows), len(self._rules.text)), dtype=object)
             for index, column in enumerate(self._rules.text):
                 fields = given.get(column.name)
                 if fields is None:
-                    text[:, index] = _leave_out(column, first, NULL_TEXT)
+                    text[:, index] = leave_out(column, first)
                 else:
-                    text[:, index] = self._read_texts(fields, column, first)
+                    text[:, index] = reader.read_texts(fields, column, first)
         return Feed(numeric, text)
-
-    def _read_numbers(self, fields: Fields, column: Column, first: int) -> Sequence[float | None]:
-        """One column's values as numbers; NULL is NaN."""
-        if column.datatype == "BOOL":
-            numbers = list(map(_BOOLEANS.get, fields))
-            if None not in numbers and not any(text in fields for text in self._nulls):
-                return numbers
-        elif not any(text in fields for text in self._number_nulls):
-            joined = "".join(fields)
-            if joined.isascii() and not joined.encode().translate(None, _NUMBER_CHARACTERS):
-                try:
-                    return list(map(float, fields))
-                except ValueError:
-                    pass  # what is wrong is found below
-        nulls = self._nulls
-        return [
-            _fill_null(column, row, math.nan) if field in nulls else _read_number(field, column, row)
-            for row, field in enumerate(fields, first)
-        ]
-
-    def _read_texts(self, fields: Fields, column: Column, first: int) -> npt.NDArray[np.object_]:
-        """One column's values as strings; NULL is ``NULL_TEXT``."""
-        texts: Sequence[Any] = fields
-        nulls = self._nulls
-        if NULL_TEXT in "".join(fields) or any(text in fields for text in nulls):
-            texts = [
-                _fill_null(column, row, NULL_TEXT) if field in nulls else read_text(field, column, row)
-                for row, field in enumerate(fields, first)
-            ]
-        return np.array(texts, dtype=object)
 
     def _split(self, body: bytes, delimiter: str) -> Iterator[list[str]]:
         """The lines that are not blank, as fields, one by one."""
         # Spreadsheets write the mark. The file shares the body's memory.
         file = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
-        source = _Lines(file, self._limits.longest)
-        reader = csv.reader(source, delimiter=delimiter, strict=True)
+        source = _Lines(file, self._limits.longest, delimiter)
+        reader = csv.reader(source, delimiter=source.separator, strict=True)
         blank_count = 0
         try:
             for line in reader:
                 source.held = 0
                 if line:
-                    yield line
+                    yield source.restore(line)
                     continue
                 blank_count += 1
                 if blank_count > self._max_rows:
@@ -319,12 +259,23 @@ class TableReader:
 
 
 class _Lines:
-    """Lines of a file as the reader of CSV asks for them; ``held`` is what it has of the row so far."""
+    """Lines of a file as the reader of CSV asks for them; ``held`` is what it has of the row so far.
 
-    def __init__(self, file: io.TextIOWrapper, longest: int) -> None:
+    That reader takes one character between fields: for a longer delimiter another stands in, ``separator``.
+    """
+
+    def __init__(self, file: io.TextIOWrapper, longest: int, delimiter: str) -> None:
         self.held = 0
+        self.separator = delimiter if len(delimiter) == 1 else _STAND_IN
+        self._delimiter = delimiter
         self._file = file
         self._longest = longest
+
+    def restore(self, fields: list[str]) -> list[str]:
+        """The fields, with the delimiters in them that were in quotes."""
+        if self.separator == self._delimiter:
+            return fields
+        return [field.replace(self.separator, self._delimiter) for field in fields]
 
     def __iter__(self) -> _Lines:
         return self
@@ -339,7 +290,11 @@ class _Lines:
                 f"a row has more than {self._longest:,} characters, the most that are read of one",
                 hint="A quotation mark that is not closed makes one row of all that follows.",
             )
-        return line
+        if self.separator == self._delimiter:
+            return line
+        if self.separator in line:
+            raise MalformedBodyError(f"the body holds {self.separator!r}, which no field may")
+        return line.replace(self._delimiter, self.separator)
 
 
 def _find_wrong_byte(body: bytes) -> int:
@@ -365,11 +320,18 @@ def _read_plain_block(block: bytes, width: int, booleans: Sequence[int]) -> npt.
         return None
     if set(map(len, rows)) != {width}:
         return None
-    if booleans and block.translate(None, _DIGITS_ALONE):  # 1.0 is as good a number as 1, and no boolean
-        texts = block.replace(b"\n", b",").split(b",")
-        if not all(_PLAIN_BOOLEANS.issuperset(texts[at::width]) for at in booleans):
-            return None
-    return np.array(rows)
+    numeric = np.array(rows)  # (rows, columns)
+    if booleans and not _are_booleans(block, numeric, booleans):
+        return None
+    return numeric
+
+
+def _are_booleans(block: bytes, numeric: npt.NDArray[np.float64], columns: Sequence[int]) -> bool:
+    """Whether every field of ``columns`` is 0 or 1 as it is written: 1.0 is a number and no boolean."""
+    if not block.translate(None, _DIGITS_ALONE):
+        return bool((numeric[:, columns] <= 1).all())
+    texts = block.replace(b"\n", b",").split(b",")
+    return all(_PLAIN_BOOLEANS.issuperset(texts[at :: numeric.shape[1]]) for at in columns)
 
 
 def _check_names(names: Sequence[str], layout: Layout) -> None:
@@ -394,27 +356,3 @@ def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: in
         if not any(line):
             raise RowError("every field is empty, expected a value", where=place(row))
         yield line
-
-
-def _leave_out(column: Column, row: int, null: float | str) -> Any:
-    """The value where none is given."""
-    value = fill_default(column, row)
-    return null if value is None else value
-
-
-def _fill_null(column: Column, row: int, null: float | str) -> Any:
-    """The value where NULL is given: NULL as in training if the column may be null, else its default."""
-    return null if column.is_nullable else fill_default(column, row)
-
-
-def _read_number(field: str, column: Column, row: int) -> float:
-    if column.datatype == "BOOL":
-        number = _BOOLEANS.get(field.lower())
-        if number is None:
-            raise RowError(f"expected true or false, found {quote(field)}", where=place(row, column.name))
-        return number
-    if _NUMBER.fullmatch(field):
-        return float(field)
-    if column.datatype == "FP64" and column.is_nullable and _NAN.fullmatch(field):
-        return math.nan
-    raise RowError(f"expected a number, found {quote(field)}", where=place(row, column.name))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from inference.errors import RequestError
 from inference.wire.tables import TableReader
-from registry.signature import NULL_TEXT
+from registry.signature import NULL_TEXT, Column, SourceTable
 from training.checks import build_checks, run_checks
 from training.config import ModelConfig, input_columns, load_model_config, source_table
 from training.errors import DatasetError
@@ -176,24 +176,88 @@ def test_the_service_reads_a_field_as_training_does(kind: str, null_text: list[s
     agree()
 
 
-@pytest.mark.parametrize("delimiter", [";", "\\t", "|"])
+@pytest.mark.parametrize("delimiter", [";", "\t", "||"])
 @pytest.mark.parametrize("has_header", [None, True])
 def test_the_training_tables_own_lines_are_read_whatever_stands_between_fields(
     delimiter: str, has_header: Literal[True] | None
 ) -> None:
     """A batch job sends the file that was trained from; it must not have to be written anew."""
-    config = make_config(COLUMNS["number"], [""], delimiter)
-    reader = TableReader(input_columns(config), 10, table=source_table(config))
-    body = write_file(["1_000", "", "2.5"], config.etl.delimiter)
-    feed = reader.read_csv(body, has_header)
-    assert feed.numeric is not None
-    assert feed.numeric[:, 0].tolist() == pytest.approx([1000.0, math.nan, 2.5], nan_ok=True)
-    # With commas as before, under a header or without one.
-    for sent, said in (
-        (b"value\n7\n8\n", has_header),
-        (b"7\n8\n", None),
-        (b"answer,value\nyes,7\nno,8", None),
-    ):
-        feed = reader.read_csv(sent, said)
+    table = SourceTable(delimiter=delimiter, unread={"answer": "target", "line": "key"})
+    columns = (Column(name="value", datatype="FP64", is_nullable=True), Column(name="note", datatype="BYTES"))
+    reader = TableReader(columns, 10, table=table)
+
+    def read(text: str, said: bool | None) -> tuple[list[float], list[str]]:
+        feed = reader.read_csv(text.encode(), said)
         assert feed.numeric is not None
-        assert feed.numeric[:, 0].tolist() == [7.0, 8.0]
+        assert feed.text is not None
+        return feed.numeric[:, 0].tolist(), feed.text[:, 0].tolist()
+
+    lines = ["answer#value#note", 'yes#1_000#"a#b"', "no##|x", "#2.5#é", '#7#"c\r\n""#"']
+    found = read("\r\n".join(lines).replace("#", delimiter), has_header)
+    assert found == (
+        pytest.approx([1000.0, math.nan, 2.5, 7.0], nan_ok=True),
+        [f"a{delimiter}b", "|x", "é", f'c\r\n"{delimiter}'],
+    )
+    # With commas as before, under a header or without one.
+    assert read("note,value\na;b,7\nc,8\n", has_header) == ([7.0, 8.0], ["a;b", "c"])
+    assert read("7,a\n8,c\n", None) == ([7.0, 8.0], ["a", "c"])
+
+
+def test_a_character_that_stands_in_for_a_long_delimiter_is_refused() -> None:
+    """It would end a field that it is part of."""
+    reader = TableReader((Column(name="note", datatype="BYTES"),), 10, table=SourceTable(delimiter="||"))
+    for body in ("note||note\na\x1fb", 'note||note\n"a\x1fb"||c'):
+        with pytest.raises(RequestError):
+            reader.read_csv(body.encode(), None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(found=st.lists(texts.map(lambda text: text.replace(".", ",")) | texts, min_size=1, max_size=40))
+@example(
+    found=["1,5", "1.5", "1_000,5", "1.000,5", "1,000.5", "1,", ",5", "1,5e3", " 1,5 ", "nan", "3", "1,5,5"]
+)
+def test_numbers_with_commas_for_points_are_read_as_duckdb_reads_them(found: list[str]) -> None:
+    """1.234 in such a table is no number: what wrote it may have meant a thousand."""
+    table = SourceTable(delimiter=";", decimal=",", unread={"answer": "target", "line": "key"})
+    reader = TableReader((Column(name="value", datatype="FP64", is_nullable=True),), 10, table=table)
+
+    def read(text: str) -> Any:
+        try:
+            feed = reader.read_csv(write_file([text], ";"), None)
+        except RequestError:
+            return _REFUSED
+        assert feed.numeric is not None
+        number = float(feed.numeric[0, 0])
+        return _NULL if math.isnan(number) else number
+
+    with duckdb.connect(config={"threads": 1}) as connection, tempfile.NamedTemporaryFile() as file:
+        file.write(write_file(found, ";"))
+        file.flush()
+        types = "{'answer': 'VARCHAR', 'value': 'DOUBLE', 'line': 'VARCHAR'}"
+        options = "delim=';', quote='\"', escape='\"', header=true, auto_detect=false, ignore_errors=true"
+        source = f"read_csv('{file.name}', {options}, columns={types}, decimal_separator=',')"
+        rows = connection.execute(f"SELECT line, value FROM {source}").fetchall()
+    values = {line: _NULL if value is None or math.isnan(value) else value for line, value in rows}
+    for index, text in enumerate(found):
+        expected = values.get(f"line {index}", _REFUSED)
+        is_infinite = isinstance(expected, float) and math.isinf(expected)  # which the checks refuse
+        assert (text, read(text)) == (text, _REFUSED if is_infinite else expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1.5", 1.5), ('"1,5"', 1.5), ('"1.000,5"', None), ('"1,000.5"', None)]
+)
+def test_a_body_with_commas_between_fields_may_have_points_in_any_case(
+    text: str, expected: float | None
+) -> None:
+    """Clients that write CSV as everybody does need not know how the training table was written."""
+    columns = (Column(name="value", datatype="FP64"), Column(name="count", datatype="INT64"))
+    reader = TableReader(columns, 10, table=SourceTable(delimiter=";", decimal=","))
+    body = f"value,count\n{text},7".encode()
+    if expected is None:
+        with pytest.raises(RequestError, match="expected a number"):
+            reader.read_csv(body, None)
+    else:
+        feed = reader.read_csv(body, None)
+        assert feed.numeric is not None
+        assert feed.numeric.tolist() == [[expected, 7.0]]

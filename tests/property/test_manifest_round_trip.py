@@ -49,7 +49,8 @@ _signatures = st.builds(
 )
 _tables = st.builds(
     SourceTable,
-    delimiter=st.sampled_from([",", ";", "\t"]),
+    delimiter=st.sampled_from([",", ";", "\t", "||"]),
+    decimal=st.sampled_from([".", ","]),
     null_text=st.lists(_texts, max_size=3).map(tuple),
     unread=st.dictionaries(_texts, st.sampled_from(["input", "key", "target", "ignored"]), max_size=3),
 )

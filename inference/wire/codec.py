@@ -63,6 +63,8 @@ _STEP_VALUES = 4096
 _MOST_SHORT_VALUES = 16 * 1024
 # Of a struct that has columns which are not read. 64 KiB are 20,000 rows of nothing, each of them a struct.
 _MOST_FIELDS = 256
+# What the decoder raises; the last of what is nested without end, in a column that is not read.
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PROBABILITY_BYTES = 16  # no float32 has more, with nine digits
 
 
@@ -140,7 +142,7 @@ class RowDecoder:
         if colons == self._width:  # as many keys as columns: most rows name them all
             try:
                 return RowBatch((_astuple(self._decode_complete(body)),), True)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except _NOT_DECODED:
                 pass  # or as many by chance
         batch = _INSTANCES.match(body)
         is_positional = batch is not None and batch[1] == b"["
@@ -153,7 +155,7 @@ class RowDecoder:
                     found = self._decode_row(body, decoders)
                 else:
                     found = self._decode_batch(body, most_rows, decoders, is_positional)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except _NOT_DECODED:
                 continue
             if found is not None:
                 return found
@@ -259,7 +261,7 @@ class RowDecoder:
         for decoders in (self._arrays,) if is_positional else self._objects:
             try:
                 found = decoders.slice(text) if form == "slice" else decoders.lines(text)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except _NOT_DECODED:
                 continue
             rows = self._take_rows(found, text, 0, is_positional) if len(found) == part.size else None
             if rows is not None:

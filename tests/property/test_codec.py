@@ -171,6 +171,8 @@ def read_either_way(read: Any) -> tuple[str, Any]:
 @example(case=(LEAN_COLUMNS, b'{"x":1,"rings":1,"x":1}'))
 @example(case=(LEAN_COLUMNS, b'{"x":{"x":1},"rings":1}'))
 @example(case=(LEAN_COLUMNS, b'{"x":NaN,"rings":1}'))
+@example(case=(LEAN_COLUMNS, b'{"rings":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}"))
+@example(case=(LEAN_COLUMNS, b'{"instances":[{"rings":1,"x":' + b'{"a":' * 5000))
 @example(case=(LEAN_COLUMNS, b'{"x":"\\u0000","rings":1}'))
 @example(case=(MIXED_COLUMNS, b'{"soil":"NA","rings":"NA"}'))
 @example(case=(NUMERIC_COLUMNS, b"\xef\xbb\xbf{}"))
@@ -198,6 +200,11 @@ def read_in_slices(decoder: RowDecoder, body: bytes) -> tuple[str, Any]:
 @settings(max_examples=400, deadline=None)
 @given(case=cases, block=st.integers(1, 40), longest=st.sampled_from([60, 10_000]))
 @example(case=(NUMERIC_COLUMNS, b'{"instances":[[0,1,true,null],[0,1,true,null],]}'), block=1, longest=10_000)
+@example(
+    case=(LEAN_COLUMNS, b'{"instances":[{"rings":1,"x":' + b"[" * 2000 + b"]" * 2000 + b"}]}"),
+    block=9,
+    longest=10_000,
+)
 @example(case=(NUMERIC_COLUMNS, b'{"instances":[[0,1,true,null] [0,1,true,null]]}'), block=1, longest=10_000)
 @example(
     case=(NUMERIC_COLUMNS, b'{"instances":[{"rings":1},{"rings":1,"rings":1}]}'), block=9, longest=10_000

@@ -17,6 +17,7 @@ import codecs
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -37,6 +38,9 @@ _PLAIN_CHARACTERS = b"0123456789+-.eE,\n"
 _DIGITS_ALONE = b"0123456789,\n"
 # ASCII's unit separator.
 _STAND_IN = "\x1f"
+# A field in quotes, before which DuckDB passes over one blank, or the rest of one from an earlier line.
+_QUOTED = re.compile(r' ?("(?:[^"]|"")*"?) *')
+_QUOTED_REST = re.compile(r'((?:[^"]|"")*"?) *')
 _PLAIN_BOOLEANS = frozenset({b"0", b"1"})
 _decode_rows = msgspec.json.Decoder(list[list[float]]).decode
 # So many fields are turned into values at a time; a millisecond's work.
@@ -179,7 +183,7 @@ class TableReader:
         line = start.splitlines()[0].decode("utf-8", "replace") if start else ""
 
         def count_names(delimiter: str) -> int:
-            return sum(self._layout.is_known(field.strip('"')) for field in line.split(delimiter))
+            return sum(self._layout.is_known(field.strip(' "')) for field in line.split(delimiter))
 
         return max(",", delimiter, key=count_names)  # of two that make as many, the first
 
@@ -290,11 +294,33 @@ class _Lines:
                 f"a row has more than {self._longest:,} characters, the most that are read of one",
                 hint="A quotation mark that is not closed makes one row of all that follows.",
             )
-        if self.separator == self._delimiter:
-            return line
-        if self.separator in line:
-            raise MalformedBodyError(f"the body holds {self.separator!r}, which no field may")
-        return line.replace(self._delimiter, self.separator)
+        if self.separator != self._delimiter:
+            if self.separator in line:
+                raise MalformedBodyError(f"the body holds {self.separator!r}, which no field may")
+            line = line.replace(self._delimiter, self.separator)
+        if '" ' in line or ' "' in line:
+            return self._strip_quoted(line, is_inside=self.held > len(line))
+        return line
+
+    def _strip_quoted(self, line: str, *, is_inside: bool) -> str:
+        """The line without blanks around the quotes of its fields, which training passes over.
+
+        ``is_inside``: it begins within a field that began in an earlier line.
+        """
+        parts: list[str] = []
+        at = 0
+        while at < len(line):
+            field = (_QUOTED_REST if is_inside else _QUOTED).match(line, at)
+            is_inside = False
+            if field is not None:
+                at = field.end()
+                is_whole = line[at : at + 1] in {self.separator, "\r", "\n", ""}
+                parts.append(field[1] if is_whole else line[field.start(1) : at])
+            end = line.find(self.separator, at)
+            end = len(line) if end < 0 else end + 1
+            parts.append(line[at:end])
+            at = end
+        return "".join(parts)
 
 
 def _find_wrong_byte(body: bytes) -> int:
@@ -340,7 +366,7 @@ def _check_names(names: Sequence[str], layout: Layout) -> None:
         if not layout.is_known(name):
             error = refuse_unknown(name, layout.by_name, None)
             raise RowError(error.what, where="header", hint=error.hint)
-        if name in seen:
+        if name in seen and name:  # columns without a name, where a table has some, are not read
             raise RowError("is given twice", where=f"header, {quote(name)}")
         seen.add(name)
     if seen.isdisjoint(layout.by_name):
@@ -350,9 +376,11 @@ def _check_names(names: Sequence[str], layout: Layout) -> None:
 def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: int) -> Iterator[Fields]:
     """The same lines, ``first`` being the number of the first; refuses one that is no row."""
     for row, line in enumerate(lines, first):
-        if len(line) != width:
+        # Empty fields behind the last column are none.
+        fields = line[:width] if len(line) > width and not any(line[width:]) else line
+        if len(fields) != width:
             expected = "as the header names" if is_headed else "in column order"
-            raise RowError(f"{len(line)} values, expected {width} {expected}", where=place(row))
-        if not any(line):
+            raise RowError(f"{len(fields)} values, expected {width} {expected}", where=place(row))
+        if not any(fields):
             raise RowError("every field is empty, expected a value", where=place(row))
-        yield line
+        yield fields

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,6 +175,63 @@ def test_the_service_reads_a_field_as_training_does(kind: str, null_text: list[s
         ) == (dict(enumerate(zip(found, expected, strict=True))))
 
     agree()
+
+
+# DuckDB reads these quotes, with blanks between them, as a field that has a quote or a blank in it.
+_ODD = re.compile(r'" +"')
+
+
+@settings(max_examples=150, deadline=None)
+@given(line=st.text('ab", ', max_size=10).filter(lambda line: "," in line and not _ODD.search(line)))
+@example(line='a, "b, c" ,')
+@example(line='"a" ,"b""c"  ,,""')
+@example(line='a,  "b"')
+@example(line='a, "b"c')
+@example(line='a, "b')
+@example(line='a"b", b"')
+@example(line="a,b, ")
+def test_a_line_falls_into_the_fields_that_it_has_in_training(line: str) -> None:
+    """Blanks around quotes and empty fields behind the last column are in many files that people write."""
+    columns = [Column(name=name, datatype="BYTES", is_nullable=True) for name in "ab"]
+    body = f"a,b\n{line}\n".encode()
+    with duckdb.connect(config={"threads": 1}) as connection, tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        options = "delim=',', quote='\"', escape='\"', header=true, auto_detect=false, nullstr=['']"
+        source = f"read_csv('{file.name}', {options}, columns={{'a': 'VARCHAR', 'b': 'VARCHAR'}})"
+        try:
+            expected: Any = connection.execute(f"SELECT * FROM {source}").fetchall()
+        except duckdb.Error:
+            expected = _REFUSED
+    if expected == [(None, None)]:  # a row of nothing is refused here
+        expected = _REFUSED
+    try:
+        feed = TableReader(columns, 10).read_csv(body, True)
+    except RequestError:
+        assert expected == _REFUSED
+        return
+    assert feed.text is not None
+    found = [tuple(None if text == NULL_TEXT else text for text in row) for row in feed.text.tolist()]
+    assert found == expected
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blanks_around_quotes_are_passed_over_where_a_field_has_lines(end: str) -> None:
+    """Those within the quotes are the field's, on each of its lines."""
+    columns = [Column(name=name, datatype="BYTES") for name in "ab"]
+    body = f'a, "b"{end}"a ""{end}, "" b" , " c{end} "" "{end}" "" ", "{end}" {end}'
+    feed = TableReader(columns, 10).read_csv(body.encode(), None)
+    assert feed.text is not None
+    assert feed.text.tolist() == [[f'a "{end}, " b', f' c{end} " '], [' " ', end]]
+
+
+def test_columns_without_a_name_are_passed_over() -> None:
+    """pandas writes its index under no name, and Excel empty columns behind the last."""
+    table = SourceTable(unread={"": "ignored", "answer": "target"})
+    reader = TableReader((Column(name="value", datatype="FP64"),), 10, table=table)
+    feed = reader.read_csv(b",value,answer,,\n0,1.5,yes,,\n1,2.5,no,x,\n", None)
+    assert feed.numeric is not None
+    assert feed.numeric[:, 0].tolist() == [1.5, 2.5]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "||"])

@@ -101,7 +101,10 @@ class TableReader:
             )
         if count > self._max_rows:
             raise refuse_batch(count, self._max_rows)
-        numeric = np.frombuffer(body, dtype="<f4").astype(np.float64).reshape(count, -1)  # (rows, columns)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is NULL as well as a quiet one
+            numeric = (
+                np.frombuffer(body, dtype="<f4").astype(np.float64).reshape(count, -1)
+            )  # (rows, columns)
         self._rules.check_numeric(numeric)
         return Feed(numeric, None)
 

@@ -129,6 +129,7 @@ def test_a_long_table_is_read_as_a_short_one(
 
 @settings(max_examples=200, deadline=None)
 @given(body=st.binary(max_size=40), columns=st.sampled_from(list(READERS)))
+@example(body=b"\0\0\0\0\0\0\x80\x3f\0\0\x81\x7f", columns=PLAIN_COLUMNS)
 def test_any_bytes_are_rows_or_an_error_that_says_why(body: bytes, columns: tuple[Column, ...]) -> None:
     """What a stranger sends must end in an answer, never in a traceback."""
     for read in (lambda: READERS[columns].read_csv(body, None), lambda: READERS[columns].read_floats(body)):

@@ -15,12 +15,15 @@ BUILD_FLAGS ?=
 VENV     ?= .venv
 
 PY    := $(VENV)/bin/python
-PLACE := $(if $(DATA),--data $(DATA))
+# One word to the shell, whatever stands in it: blanks, quotes, # and the rest; a $ is written $$, as to any make.
+quoted = '$(subst ','\'',$(1))'
+PLACE := $(if $(DATA),--data $(call quoted,$(DATA)))
+STORE := --registry $(call quoted,$(REGISTRY))
 # An image says which commit it was made of, and carries its date: the same commit makes the same labels.
 REVISION = $(or $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null),unknown)
 CREATED  = $(or $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),1970-01-01T00:00:00Z)
 BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(BUILD_FLAGS)
-STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '$(s)')
+STAGE := --model $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),--set '$(s)')
 
 # One stage after the other, whatever -j says.
 .NOTPARALLEL:
@@ -31,7 +34,7 @@ STAGE := --model $(MODEL) --models $(MODELS) $(PLACE) $(foreach s,$(SET),--set '
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  variables: MODEL=$(MODEL) DATA=$(or $(DATA),var/data) REGISTRY=$(REGISTRY) HOST=$(HOST) PORT=$(PORT) SET='section.key=value'"
+	@printf '%s\n' $(call quoted,  variables: MODEL=$(MODEL) DATA=$(or $(DATA),var/data) REGISTRY=$(REGISTRY) HOST=$(HOST) PORT=$(PORT) SET='section.key=value')
 
 setup: $(VENV)/.installed ## make the environment from the lock file
 
@@ -54,46 +57,46 @@ evaluate: train ## score the test split, draw the plots
 	@$(PY) -m training evaluate $(STAGE)
 
 export: evaluate ## write one ONNX model and publish it as the candidate
-	@$(PY) -m exporter export $(STAGE) --registry $(REGISTRY)
+	@$(PY) -m exporter export $(STAGE) $(STORE)
 
 gate: setup ## judge the candidate against production
-	@$(PY) -m benchmarks gate --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks gate --model $(MODEL) $(PLACE) $(STORE)
 
 gate-calibrate: setup ## measure how far identical processes differ on this kind of machine
-	@$(PY) -m benchmarks calibrate --model $(MODEL)@production $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks calibrate --model $(MODEL)@production $(PLACE) $(STORE)
 
 gate-selftest: setup ## hundreds of gates on known candidates: is the gate as sure as it states? hours; goes on where it stopped
-	@$(PY) -m benchmarks selftest --model $(MODEL)@production $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks selftest --model $(MODEL)@production $(PLACE) $(STORE)
 
 history: setup ## every release of a model, and what changed between them
-	@$(PY) -m benchmarks history $(MODEL) $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks history $(MODEL) $(PLACE) $(STORE)
 
 promote: setup ## point production at the candidate, if its verdict passes
-	@$(PY) -m registry promote $(MODEL) --registry $(REGISTRY)
+	@$(PY) -m registry promote $(MODEL) $(STORE)
 
 rollback: setup ## point production back at the version before
-	@$(PY) -m registry rollback $(MODEL) --registry $(REGISTRY)
+	@$(PY) -m registry rollback $(MODEL) $(STORE)
 
 release: export ## train, export, gate and promote
 	@$(MAKE) --no-print-directory gate promote
 
 serve: release ## release, then serve on http://HOST:PORT
-	@$(PY) -m inference serve --model $(MODEL) --registry $(REGISTRY) --host $(HOST) --port $(PORT)
+	@$(PY) -m inference serve --model $(MODEL) $(STORE) --host $(HOST) --port $(PORT)
 
 bench: setup ## latency, throughput, start-up and memory of the production version
-	@$(PY) -m benchmarks bench --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks bench --model $(MODEL) $(PLACE) $(STORE)
 
 bench-load: setup ## the highest rate under the latency objective, in an open loop
-	@$(PY) -m benchmarks load --model $(MODEL)@production $(PLACE) --registry $(REGISTRY) --sweep
+	@$(PY) -m benchmarks load --model $(MODEL)@production $(PLACE) $(STORE) --sweep
 
 bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 	@$(PY) -m benchmarks etl $(STAGE)
 
 bench-service: setup ## CPU a request of the production version, beside a no-op and other services
-	@$(PY) -m benchmarks service --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks service --model $(MODEL) $(PLACE) $(STORE)
 
 bench-attacks: setup ## what honest clients notice of attacks on the production version's service, one run
-	@$(PY) -m benchmarks attacks --model $(MODEL) $(PLACE) --registry $(REGISTRY)
+	@$(PY) -m benchmarks attacks --model $(MODEL) $(PLACE) $(STORE)
 
 bench-rivals-setup: setup ## install the services that bench-service compares with, under var/rivals
 	@$(PY) -m benchmarks rivals

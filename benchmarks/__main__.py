@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
 from registry.errors import ConfigError
-from registry.ground.command import print_json, print_result, run_command
+from registry.ground.command import print_json, print_result, read_options, run_command
 from registry.ground.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _DROPS, _SIZES = (0.0, 0.005, 0.01), (5_000, 20_000, 0)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; its result goes to stdout as JSON, the table for people to stderr."""
-    options = _parser().parse_args(arguments)
+    options = read_options(_parser(), arguments)
     configure_logging(options.log_level, options.log_format)
     return run_command("benchmarks", lambda: _VERBS[options.verb](options))
 

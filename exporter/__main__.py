@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from registry.ground.command import print_result, run_command
+from registry.ground.command import print_result, read_options, run_command
 from registry.ground.logs import configure_logging
 from registry.ground.quiet import silence_tensorflow
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the verb; its result goes to stdout as JSON. 1: parity is broken, nothing was published."""
-    options = _parser().parse_args(arguments)
+    options = read_options(_parser(), arguments)
     configure_logging(options.log_level or "info", options.log_format or "auto")
     silence_tensorflow()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # parity is against the processor that serves

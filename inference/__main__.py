@@ -18,7 +18,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from registry.ground.command import run_command
+from registry.ground.command import read_options, run_command
 from registry.ground.logs import configure_logging, write_in_background
 
 _FLAGS = {
@@ -62,7 +62,7 @@ _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = read_options(_parser(), arguments)
     if options.verb in {"serve", "worker"}:
         write_in_background()
     configure_logging(options.log_level, options.log_format)

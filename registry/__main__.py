@@ -12,7 +12,7 @@ from pathlib import Path
 from registry import catalog, checks, promotion, tables
 from registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
 from registry.errors import ConfigError, DamageError
-from registry.ground.command import GO_ON, print_json, run_command
+from registry.ground.command import GO_ON, print_json, read_options, run_command
 from registry.ground.logs import configure_logging
 from registry.names import CANDIDATE, ModelRef
 from registry.store import Store, open_store
@@ -34,7 +34,7 @@ _LOOK = "`python -m registry alias MODEL` tells whether it has moved"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
-    options = _parser().parse_args(arguments)
+    options = read_options(_parser(), arguments)
     configure_logging(options.log_level, options.log_format)
     hint = _LOOK if options.verb in _CHANGING else GO_ON
     return run_command("registry", lambda: _run(options), hint=hint)

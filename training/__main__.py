@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from registry.ground.command import print_result, run_command
+from registry.ground.command import print_result, read_options, run_command
 from registry.ground.logs import configure_logging
 from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from training.config import ModelConfig, load_model_config
@@ -15,7 +15,7 @@ from training.config import ModelConfig, load_model_config
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage; its summary goes to stdout as JSON."""
-    options = _parser().parse_args(arguments)
+    options = read_options(_parser(), arguments)
     configure_logging(options.log_level or "info", options.log_format or "auto")
     return run_command("training", lambda: _run(options))
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 import duckdb
 import msgspec
 
-from training.config import ColumnSection, ModelConfig
-from training.database import fetch_row, literals, quote
+from registry.runs import ROW_COLUMN
+from training.config import LARGEST_EXACT, ColumnSection, ModelConfig
+from training.database import fetch_row, literal, literals, quote
 from training.errors import DatasetError
-from training.ingest import RAW, stored_columns
+from training.ingest import RAW, storage_type, stored_columns
 
 _SHOWN_ROWS = 5
 _SHOWN_CHECKS = 3
@@ -83,7 +84,7 @@ def build_checks(config: ModelConfig, classes: Sequence[str] | None) -> tuple[Ch
             )
         )
     for group, names in config.checks.one_hot.items():
-        total = " + ".join(f"CAST({quote(name)} AS INTEGER)" for name in names)
+        total = " + ".join(f"CAST({quote(name)} AS DOUBLE)" for name in names)
         checks.append(
             Check(
                 kind="one_hot",
@@ -105,10 +106,16 @@ def _column_rules(
         yield "not_null", "not NULL", f"{value} IS NULL", is_target
     if column.range is not None:
         low, high = column.range
-        yield "range", f"{low:g} to {high:g}", f"{value} NOT BETWEEN {low!r} AND {high!r}", False
+        shown = " to ".join(str(end) if isinstance(end, int) else f"{end:g}" for end in column.range)
+        yield "range", shown, f"{value} NOT BETWEEN {literal(low)} AND {literal(high)}", False
     if column.allowed is not None:
         shown = ", ".join(str(item) for item in column.allowed)
         yield "allowed", f"one of {shown[:80]}", f"{value} NOT IN {literals(column.allowed)}", False
+    # A narrower column holds a larger value only where a broken range is tolerated.
+    may_be_wide = storage_type(column) == "BIGINT" or config.checks.max_violation_fraction > 0
+    if column.type == "integer" and name in config.inputs and may_be_wide:
+        rule = "at most 2^53, beyond which a feature loses digits"
+        yield "exact", rule, f"{value} NOT BETWEEN {-LARGEST_EXACT} AND {LARGEST_EXACT}", True
     if column.type == "number":
         yield "finite", "not infinite", f"isinf({value})", False
     if column.type == "string":
@@ -169,7 +176,7 @@ def _first_rows(
 ) -> tuple[BadRow, ...]:
     values = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in columns)
     found = connection.execute(
-        f"SELECT rowid, {values} FROM {RAW} WHERE {violates} ORDER BY rowid LIMIT {_SHOWN_ROWS}"
+        f"SELECT {ROW_COLUMN}, {values} FROM {RAW} WHERE {violates} ORDER BY {ROW_COLUMN} LIMIT {_SHOWN_ROWS}"
     ).fetchall()
     return tuple(BadRow(row=row, values=tuple(shown)) for row, *shown in found)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import ConfigError
+from registry.ground.decode import UTF_8
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings
@@ -26,7 +27,14 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+# Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
+_OWN = "__"
+# Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
+LARGEST_EXACT = 2**53
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
+
+_MAX_DELIMITER_BYTES = 4  # DuckDB's
+_NOT_IN_DELIMITER = frozenset('"\n\r')
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +77,7 @@ class KaggleSource(_Section, frozen=True, kw_only=True, tag="kaggle", tag_field=
 
 
 class CsvSource(_Section, frozen=True, kw_only=True, tag="csv", tag_field="kind"):
-    """A file, glob, or http(s):// or s3:// URL; .csv, .csv.gz, .csv.zst or .parquet."""
+    """A file, glob, or http(s):// or s3:// URL; CSV, plain or packed by gzip or zstd, or Parquet."""
 
     path: str
     sha256: Digest | None = None
@@ -87,7 +95,7 @@ class ColumnSection(_Section, frozen=True, kw_only=True):
 
     type: Literal["integer", "number", "boolean", "string"]
     role: Literal["input", "key", "ignored"] = "input"
-    range: tuple[float, float] | None = None
+    range: tuple[int | float, int | float] | None = None
     allowed: tuple[str | int | float, ...] | None = None
     nullable: bool = False
     default: float | int | bool | str | None = None
@@ -147,16 +155,32 @@ class ChecksSection(_Section, frozen=True, kw_only=True):
 
 
 class EtlSection(_Section, frozen=True, kw_only=True):
-    """Bounds of the ETL run; ``threads`` 0 means as many as there are processors.
+    """How the files are written, and bounds of the ETL run.
 
-    Below 1 GB DuckDB reads a CSV with one thread, which takes half as long again.
+    ``threads`` 0 means as many as there are processors. Below 1 GB DuckDB reads a CSV with one thread, which
+    takes half as long again.
     """
 
     memory_limit: ByteSize = "1GB"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    encoding: Literal["utf-8", "utf-16", "latin-1", "windows-1252"] = "utf-8"
     delimiter: str = ","
+    decimal: Literal[".", ","] = "."
     null_text: tuple[str, ...] = ("",)
     max_reject_fraction: Share = 0.0
+
+    def __post_init__(self) -> None:
+        size = len(self.delimiter.encode())
+        if not 1 <= size <= _MAX_DELIMITER_BYTES or set(self.delimiter) & _NOT_IN_DELIMITER:
+            raise ValueError(
+                f"`delimiter` is {self.delimiter!r}, expected 1 to {_MAX_DELIMITER_BYTES} bytes without a "
+                'quote or line end, as "," or ";" or "\\t" or "||"'
+            )
+        if not self.null_text:
+            raise ValueError('`null_text` is empty, expected at least one text; [""] is an empty cell')
+        for text in self.null_text:
+            if self.delimiter in text or '"' in text:
+                raise ValueError(f"`null_text` holds {text!r}, expected no quote and no delimiter in it")
 
 
 class FeaturesSection(_Section, frozen=True, kw_only=True):
@@ -312,7 +336,7 @@ def read_features_sql(config: ModelConfig, models: Path) -> str:
     """
     path = models / config.model.name / config.features.file
     try:
-        return path.read_text("utf-8")
+        return path.read_text(UTF_8)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
 
@@ -362,6 +386,42 @@ def expand_braces(name: str) -> tuple[str, ...]:
     return tuple(f"{front}{number}{behind}" for number in range(int(first), int(last) + 1))
 
 
+def _check_columns(config: ModelConfig, path: Path) -> None:
+    """Refuse what a column that is kept cannot be called or default to."""
+    known: dict[str, str] = {}
+    for name, column in config.columns.items():
+        if column.role == "ignored":
+            continue
+        if not name:
+            raise ConfigError(
+                "declares a column without a name, which can only be read past",
+                where=f"{path}: columns",
+                hint='Write "" = { type = "string", role = "ignored" }, or give it a name in the file.',
+            )
+        if name.startswith(_OWN) and name.endswith(_OWN):
+            raise ConfigError(
+                f"column {name!r} has a name of the ETL's own columns, {_OWN}…{_OWN}",
+                where=f"{path}: columns",
+                hint='Read past it (role = "ignored"), or rename it in the source.',
+            )
+        twin = known.setdefault(name.casefold(), name)
+        if twin != name:
+            raise ConfigError(
+                f"columns {twin!r} and {name!r} differ by case only, which SQL does not tell apart",
+                where=f"{path}: columns",
+                hint='Read past one of them (role = "ignored"), or rename it in the source.',
+            )
+        if (
+            column.type == "integer"
+            and isinstance(column.default, int)
+            and abs(column.default) > LARGEST_EXACT
+        ):
+            raise ConfigError(
+                f"is {column.default}, beyond 2^53, where a feature cannot hold every whole number",
+                where=f"{path}: columns.{name}.default",
+            )
+
+
 def _check(config: ModelConfig, path: Path) -> None:
     """Rules between keys, which types cannot say."""
     known = set(config.columns)
@@ -378,6 +438,13 @@ def _check(config: ModelConfig, path: Path) -> None:
                 raise ConfigError(
                     f"names column {name!r}, which [columns] does not declare", where=f"{path}: {key}"
                 )
+            if name is not None and config.columns[name].role == "ignored":
+                raise ConfigError(
+                    f"names column {name!r}, which is read past",
+                    where=f"{path}: {key}",
+                    hint='Give it another role than "ignored".',
+                )
+    _check_columns(config, path)
     if config.model.name != path.parent.name:
         raise ConfigError(
             f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"

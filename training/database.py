@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,10 @@ def literal(value: str | float | bool) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, bool | int):
-        return str(value)
+        # Beyond HUGEINT no column holds a whole number, so that all that it can be compared with is a DOUBLE.
+        if abs(value) < 2**127:
+            return str(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf * (1 if value > 0 else -1)
     if not math.isfinite(value):
         return f"'{value}'::DOUBLE"
     text = repr(value)

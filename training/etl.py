@@ -23,9 +23,10 @@ from training.checks import CheckReport, build_checks, format_checks, judge_chec
 from training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
 from training.database import literal, open_database, quote
 from training.errors import DatasetError
-from training.features import FeatureProgram, parse_features, parse_slices
+from training.features import FeatureError, FeatureProgram, parse_features, parse_slices
 from training.fetch import fetched_files, raw_folder
-from training.ingest import RAW, read_source, stored_columns
+from training.forms import Form, open_forms
+from training.ingest import RAW, drop_source, read_source, stored_columns
 from training.prepare import check_features, write_split
 from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
 from training.rejects import collect_rejects, judge_rejects, write_rejects
@@ -85,8 +86,18 @@ def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, s
     folder = models / config.model.name
     # Nothing here needs the slices; refused now, they have cost no training.
     parse_slices(config.gate.slices, input_columns(config), where=f"{folder / 'model.toml'}: gate.slices")
-    sql = read_features_sql(config, models)
-    return parse_features(sql, input_columns(config), file=str(folder / config.features.file)), sql
+    sql, file = read_features_sql(config, models), str(folder / config.features.file)
+    program = parse_features(sql, input_columns(config), file=file)
+    # Those of inputs are refused by `parse_features`, which knows no others.
+    others = {name.casefold(): name for name in stored_columns(config) if name not in config.inputs}
+    for feature in program.names:
+        if (column := others.get(feature.casefold())) is not None:
+            raise FeatureError(
+                f"feature {feature!r} has the name of column {column!r}, which is no input",
+                where=file,
+                hint="Give it a name of its own.",
+            )
+    return program, sql
 
 
 def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:
@@ -126,9 +137,10 @@ class _Run:
 
     def prepare(self, files: Sequence[Path]) -> None:
         """Files in, a filled folder out."""
-        read_source(self._connection, self._config, files)
+        forms = open_forms(self._config, files, self._folder / "spill" / "forms")
+        read_source(self._connection, self._config, forms)
         self._progress.advance(3, "checks")
-        report, classes = self._check_rows()
+        report, classes = self._check_rows(forms)
         self._progress.advance(1, "splits")
         class_sql = _class_sql(self._config, classes)
         self._assign_splits(class_sql)
@@ -147,8 +159,8 @@ class _Run:
         (self._folder / "profile.json").write_bytes(encode_profile(profile))
         self._write_splits()
 
-    def _check_rows(self) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
-        rejected = collect_rejects(self._connection, self._config)
+    def _check_rows(self, forms: Sequence[Form]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
+        rejected = collect_rejects(self._connection, self._config, forms)
         declared = self._config.target.classes
         values = None if declared is None else [label.value for label in declared]
         report = run_checks(self._connection, self._config, build_checks(self._config, values), rejected)
@@ -173,8 +185,7 @@ class _Run:
 
     def _assign_splits(self, class_sql: str) -> None:
         numbered = (
-            f"(SELECT rowid AS __row__, {class_sql} AS __class__, "
-            f"{draw_number(self._config.split)} AS __draw__, * FROM {RAW})"
+            f"(SELECT {class_sql} AS __class__, {draw_number(self._config.split)} AS __draw__, * FROM {RAW})"
         )
         chosen = split_rows(self._connection, self._config.split, numbered)
         # Where it is a comparison with the row number or one column, the split is worked out anew by each
@@ -185,7 +196,7 @@ class _Run:
             f"CAST({chosen} AS UTINYINT) AS __split__ FROM {numbered}"
         )
         if not is_cheap:
-            self._connection.execute(f"DROP TABLE {RAW}")
+            drop_source(self._connection)
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):

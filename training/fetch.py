@@ -52,7 +52,9 @@ def run_fetch(
         SourceError: it could not be fetched or is not what was asked for; nothing half-written is
             left, except the beginning of a download that broke off, which the next run goes on with.
     """
-    fetcher = _open_source(config.source, data, os.environ if environment is None else environment, pause)
+    # A copy: a release of Kaggle's client took its token out of the process's own as it was imported.
+    known = dict(os.environ) if environment is None else environment
+    fetcher = _open_source(config.source, data, known, pause)
     folder = raw_folder(config, data)
     inputs = {"source": digest_value(config.source), **fetcher.inputs()}
     receipt = find_current(folder, _STAGE, inputs)

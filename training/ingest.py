@@ -3,31 +3,43 @@
 Columns are matched by their name in each file's header. Two things DuckDB would do silently are
 refused or made explicit: 1.5 in an ``integer`` column is an error (its cast rounds), and NaN in a
 ``number`` column is NULL (the served graph cannot tell the two apart either).
+
+No name of a user's column can take the place of one of ours. The rows lie in a table whose columns
+are called c0, c1, …, so that its ``rowid`` is always DuckDB's; ``raw`` is a view of it under the
+declared names, of which `training.config` lets none look like ``__row__`` or differ from another by
+case alone.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from decimal import Decimal
 
 import duckdb
+import msgspec
 
+from registry.runs import ROW_COLUMN
 from training.config import ColumnSection, HashSplit, ModelConfig
 from training.database import first_line, literal, quote
 from training.errors import DatasetError
+from training.forms import Form
 from training.splits import key_hash
 
 RAW = "raw"
 KEY_COLUMN = "__key__"
+_STORED = "stored"  # the table behind the view `raw`
 
+# Those that a header is looked through for when it lacks a column.
+_DELIMITERS = (",", ";", "\t", "|", "||", "::", " ")
 _NOT_WHOLE = "timberline: not a whole number"
-# Whole numbers up to here are exact as DOUBLE, which is the fastest way to read and to check them.
-_EXACT = 2**53
-# Wide whole numbers are read with 19 digits before the point and 18 behind it.
+# Wide whole numbers are read with 19 digits before the point and 18 behind it; others as DOUBLE, which is
+# faster to read and to check, and exact as long as they are what their column declares.
 _WIDE_TYPE = "DECIMAL(37, 18)"
 _INTEGER_BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
 _PARQUET_TYPES = {
@@ -40,11 +52,28 @@ _PARQUET_TYPES["number"] = ("FLOAT", "DOUBLE", "DECIMAL", *_PARQUET_TYPES["integ
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring files that one call reads: same kind, same columns in the same order."""
+    """Neighbouring files that one call reads: same kind and lines, same columns in the same order.
 
-    files: tuple[Path, ...]
-    is_parquet: bool
+    ``header``: the names as they stand in the files; ``names``: those under which DuckDB reads the
+    columns. They differ where it would take one for another, or would have none.
+    """
+
+    forms: tuple[Form, ...]
     header: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.forms[0].is_parquet
+
+    @property
+    def shown(self) -> str:
+        """The names of the files, for people."""
+        return ", ".join(form.name for form in self.forms)[:200]
+
+    def quote(self, name: str) -> str:
+        """The column ``name`` of the files as an SQL identifier."""
+        return quote(self.names[self.header.index(name)])
 
 
 def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
@@ -52,30 +81,42 @@ def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
     return {name: column for name, column in config.columns.items() if column.role != "ignored"}
 
 
-def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, files: Sequence[Path]) -> None:
-    """Create table ``raw`` from ``files``; its ``rowid`` is the 0-based row number in the source.
+def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]) -> None:
+    """Create ``raw`` from these files: ``__row__``, its 0-based number in the source, and the stored columns.
 
-    Rejected lines have no row number; DuckDB leaves them in ``reject_errors`` and ``reject_scans``.
+    For a hash split it has ``__key__`` (`key_hash`) too. Rejected lines have no row number; DuckDB
+    leaves them in ``reject_errors`` and ``reject_scans``.
     Whole numbers are stored in the smallest type that holds the declared range, and as BIGINT
     throughout when a value lies outside it (which the checks then report).
 
     Raises:
         DatasetError: a column is missing, not declared or of another type, an ``integer`` is not
-            whole, or a file is not CSV at all.
+            whole or beyond 64 bits, or a file is not CSV at all.
     """
-    groups = _group_files(connection, config, files)
+    groups = _group_files(connection, config, forms)
+    names = [*stored_columns(config), *([KEY_COLUMN] if isinstance(config.split, HashSplit) else [])]
+    stored = {name: f"c{position}" for position, name in enumerate(names)}
     for is_narrow in (True, False):
         connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
         selects = " UNION ALL ".join(_select(config, group, is_narrow=is_narrow) for group in groups)
         try:
-            connection.execute(f"CREATE TABLE {RAW} AS {selects}")
+            connection.execute(f"CREATE TABLE {_STORED} ({', '.join(stored.values())}) AS {selects}")
         except duckdb.ConversionException as error:
             if not is_narrow:
                 raise _explain_failure(connection, config, groups, error) from error
-        except duckdb.InvalidInputException as error:
+        except (duckdb.OutOfMemoryException, duckdb.IOException):
+            raise
+        except duckdb.Error as error:  # damaged Parquet has many names
             raise _explain_failure(connection, config, groups, error) from error
         else:
-            return
+            break
+    renamed = ", ".join(f"{column} AS {quote(name)}" for name, column in stored.items())
+    connection.execute(f"CREATE VIEW {RAW} AS SELECT rowid AS {ROW_COLUMN}, {renamed} FROM {_STORED}")
+
+
+def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
+    """Remove ``raw`` and give its memory back."""
+    connection.execute(f"DROP VIEW {RAW}; DROP TABLE {_STORED}")
 
 
 def storage_type(column: ColumnSection) -> str:
@@ -90,65 +131,111 @@ def storage_type(column: ColumnSection) -> str:
 
 
 def _group_files(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, files: Sequence[Path]
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]
 ) -> list[_Group]:
-    described = [(file, *_describe(connection, config, file)) for file in files]
-    return [
-        _Group(tuple(file for file, *_ in same), is_parquet, header)
-        for (is_parquet, header), same in itertools.groupby(described, key=lambda item: item[1:])
-    ]
+    described = [(form, _describe(connection, config, form)) for form in forms]
+    alike = itertools.groupby(
+        described, key=lambda item: (item[1], item[0].is_parquet, item[0].new_line, item[0].is_multiline)
+    )
+    return [_Group(tuple(form for form, _ in same), *columns) for (columns, *_), same in alike]
 
 
 def _describe(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, file: Path
-) -> tuple[bool, tuple[str, ...]]:
-    is_parquet = file.suffix == ".parquet"
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, form: Form
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns' names as they stand in the file, and those under which DuckDB reads them."""
+    if not form.is_parquet:
+        _match_columns(config, form, form.header)
+        return form.header, _tell_apart(config, form.header)
     try:
-        if not is_parquet:
-            header = _read_header(connection, config, file)
-            _match_columns(config, file, header)
-            return is_parquet, header
-        found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(file))})").fetchall()
+        found = connection.execute(
+            f"DESCRIBE SELECT * FROM read_parquet({_path(form)}, hive_partitioning=false)"
+        ).fetchall()
+        header = _read_parquet_names(connection, form)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise DatasetError(f"cannot be read: {first_line(error)}", where=file.name) from error
-    types = {name: type_ for name, type_, *_ in found}
-    _match_columns(config, file, tuple(types))
-    _match_types(config, file, types)
-    return is_parquet, tuple(types)
+        raise DatasetError(f"cannot be read: {first_line(error)}", where=form.name) from error
+    _match_columns(config, form, header)
+    _match_types(config, form, {name: type_ for name, (_, type_, *_) in zip(header, found, strict=True)})
+    return header, tuple(name for name, *_ in found)
 
 
-def _read_header(connection: duckdb.DuckDBPyConnection, config: ModelConfig, file: Path) -> tuple[str, ...]:
-    """The names in the first line; DuckDB unpacks the file, and no later line can disturb."""
+def _read_parquet_names(connection: duckdb.DuckDBPyConnection, form: Form) -> tuple[str, ...]:
+    """The columns' names as they stand in the file: of two that differ by case, DuckDB renames one."""
     found = connection.execute(
-        f"SELECT line FROM read_csv({literal(str(file))}, auto_detect=false, columns={{'line': 'VARCHAR'}}, "
-        f"header=false, delim='\x1f', quote='', escape='', ignore_errors=true) LIMIT 1"
-    ).fetchone()
-    line = "" if found is None or found[0] is None else str(found[0]).removeprefix("\ufeff")
-    header = next(csv.reader([line], delimiter=config.etl.delimiter), [])
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DatasetError(f"has two columns {twice[0]!r}", where=file.name, hint="Rename one of them.")
-    return tuple(header)
+        f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({_path(form)})"
+    ).fetchall()
+    names: list[str] = []
+    inside = 0  # the parts of a nested column follow it, each counting its own
+    for name, children in found[1:]:
+        if inside:
+            inside -= 1
+        else:
+            names.append(name)
+        inside += children
+    return tuple(names)
 
 
-def _match_columns(config: ModelConfig, file: Path, header: tuple[str, ...]) -> None:
+def _tell_apart(config: ModelConfig, header: Sequence[str]) -> tuple[str, ...]:
+    """The header with another name for each ignored column that has none, or to DuckDB that of another."""
+    kept = stored_columns(config)
+    taken = {"", *(name.casefold() for name in kept)}
+    names = []
+    for position, name in enumerate(header, 1):
+        own = name
+        while name not in kept and own.casefold() in taken:
+            own = f"{own} (column {position})".lstrip()
+        taken.add(own.casefold())
+        names.append(own)
+    return tuple(names)
+
+
+def _match_columns(config: ModelConfig, form: Form, header: tuple[str, ...]) -> None:
     for name in config.columns:
         if name not in header:
             near = _nearest(name, header)
             raise DatasetError(
-                f"has no column {name!r}; it has {', '.join(header)[:300]}",
-                where=file.name,
-                hint=f"Is it {near!r}? Correct [columns]." if near else "Correct [columns].",
+                f"has no column {name!r}; it has {', '.join(map(repr, header))[:300]}",
+                where=form.name,
+                hint=_delimiter_hint(config, form)
+                or (f"Is it {near!r}? Correct [columns]." if near else "Correct [columns]."),
             )
-    for name in header:
+    for position, name in enumerate(header, 1):
         if name not in config.columns:
             raise DatasetError(
-                f"has a column {name!r} that [columns] does not declare",
-                where=file.name,
-                hint=f'Declare it, or read past it: {name} = {{ type = "string", role = "ignored" }}.',
+                f"has a column {name!r} that [columns] does not declare"
+                if name
+                else f"has a column without a name, number {position}, that [columns] does not declare",
+                where=form.name,
+                hint=_delimiter_hint(config, form)
+                or f"Declare it, or read past it: {_toml_key(name)} = "
+                '{ type = "string", role = "ignored" }.',
             )
+    twice = sorted({name for name in header if header.count(name) > 1 and name in stored_columns(config)})
+    if twice:
+        raise DatasetError(f"has two columns {twice[0]!r}", where=form.name, hint="Rename one of them.")
+
+
+def _toml_key(name: str) -> str:
+    """The name as a key of [columns]."""
+    is_bare = re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    return name if is_bare else msgspec.json.encode(name).decode()
+
+
+def _delimiter_hint(config: ModelConfig, form: Form) -> str:
+    """Which delimiter would find more of the declared columns in the header; "" if none."""
+    if form.is_parquet:
+        return ""
+    line = config.etl.delimiter.join(form.header)
+    found = {
+        delimiter: len(set(line.split(delimiter)) & set(config.columns))
+        for delimiter in (config.etl.delimiter, *_DELIMITERS)
+    }
+    best = max(found, key=lambda delimiter: found[delimiter])
+    if found[best] <= found[config.etl.delimiter]:
+        return ""
+    return f"Its delimiter is another one: set [etl] delimiter = {msgspec.json.encode(best).decode()}."
 
 
 def _nearest(name: str, header: tuple[str, ...]) -> str | None:
@@ -157,38 +244,53 @@ def _nearest(name: str, header: tuple[str, ...]) -> str | None:
     return folded[near[0]] if near else None
 
 
-def _match_types(config: ModelConfig, file: Path, types: dict[str, str]) -> None:
+def _match_types(config: ModelConfig, form: Form, types: dict[str, str]) -> None:
     for name, column in stored_columns(config).items():
         if types[name].partition("(")[0] not in _PARQUET_TYPES[column.type]:
             raise DatasetError(
                 f"column {name!r} is {types[name]}, but is declared {column.type}",
-                where=file.name,
+                where=form.name,
                 hint="Declare the type that the file has.",
             )
 
 
-def _csv_options(config: ModelConfig) -> str:
-    return f"delim={literal(config.etl.delimiter)}, quote='\"', escape='\"', header=true"
-
-
-def _source_sql(config: ModelConfig, group: _Group, *, keeps_rejects: bool = True) -> str:
-    names = f"[{', '.join(literal(str(file)) for file in group.files)}]"
-    if group.is_parquet:
-        return f"read_parquet({names})"
-    types = ", ".join(f"{literal(name)}: '{_read_type(config.columns[name])}'" for name in group.header)
-    nulls = ", ".join(literal(text) for text in config.etl.null_text)
-    rejects = "store_rejects=true" if keeps_rejects else "ignore_errors=true"
+def _csv_options(config: ModelConfig, form: Form) -> str:
+    """How the files of one group are written, all of it said: DuckDB must guess nothing."""
     return (
-        f"read_csv({names}, {_csv_options(config)}, auto_detect=false, columns={{{types}}}, "
-        f"nullstr=[{nulls}], {rejects})"
+        f"auto_detect=false, compression='none', header=true, delim={literal(config.etl.delimiter)}, "
+        f"quote='\"', escape='\"', new_line={literal(form.new_line.encode('unicode_escape').decode())}, "
+        # A reader that begins in the middle of a cell takes a line end in it for the end of a row.
+        f"parallel={str(not form.is_multiline).lower()}, decimal_separator={literal(config.etl.decimal)}, "
+        f"nullstr=[{', '.join(map(literal, config.etl.null_text))}]"
     )
 
 
-def _read_type(column: ColumnSection) -> str:
+def _path(form: Form) -> str:
+    """The file as an SQL literal; DuckDB would take `[1]`, `*` and `?` in a name for a pattern."""
+    return literal(re.sub(r"[*?\[]", r"[\g<0>]", str(form.path)))
+
+
+def _source_sql(config: ModelConfig, group: _Group, *, is_narrow: bool, keeps_rejects: bool = True) -> str:
+    paths = f"[{', '.join(map(_path, group.forms))}]"
+    # A folder called a=7 would otherwise put 7 in the place of every value of column a.
+    if group.is_parquet:
+        return f"read_parquet({paths}, hive_partitioning=false)"
+    types = ", ".join(
+        f"{literal(own)}: '{_read_type(config.columns[name], is_narrow=is_narrow)}'"
+        for name, own in zip(group.header, group.names, strict=True)
+    )
+    rejects = "store_rejects=true" if keeps_rejects else "ignore_errors=true"
+    return (
+        f"read_csv({paths}, {_csv_options(config, group.forms[0])}, columns={{{types}}}, "
+        f"hive_partitioning=false, {rejects})"
+    )
+
+
+def _read_type(column: ColumnSection, *, is_narrow: bool) -> str:
     if column.role == "ignored" or column.type == "string":
         return "VARCHAR"
     if column.type == "integer":
-        return _WIDE_TYPE if storage_type(column) == "BIGINT" else "DOUBLE"
+        return _WIDE_TYPE if storage_type(column) == "BIGINT" or not is_narrow else "DOUBLE"
     return "DOUBLE" if column.type == "number" else "BOOLEAN"
 
 
@@ -197,14 +299,14 @@ def _select(config: ModelConfig, group: _Group, *, is_narrow: bool) -> str:
         f"{_convert(name, column, group, is_narrow=is_narrow)} AS {quote(name)}"
         for name, column in stored_columns(config).items()
     )
-    inner = f"SELECT {items} FROM {_source_sql(config, group)}"
+    inner = f"SELECT {items} FROM {_source_sql(config, group, is_narrow=is_narrow)}"
     if isinstance(config.split, HashSplit):
         return f"SELECT *, {key_hash(config.split)} AS {KEY_COLUMN} FROM ({inner})"
     return inner
 
 
 def _convert(name: str, column: ColumnSection, group: _Group, *, is_narrow: bool) -> str:
-    value = quote(name)
+    value = group.quote(name)
     if column.type == "integer":
         kept = storage_type(column) if is_narrow else "BIGINT"
         if group.is_parquet:
@@ -222,25 +324,48 @@ def _convert(name: str, column: ColumnSection, group: _Group, *, is_narrow: bool
 def _explain_failure(
     connection: duckdb.DuckDBPyConnection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
 ) -> DatasetError:
-    """Say which column and row was not a whole number; slow, and only on the way to an error."""
-    for group in groups:
-        for name, column in stored_columns(config).items():
-            if column.type != "integer":
+    """Say which value of which column cannot be an integer; slow, and only on the way to an error."""
+    with contextlib.suppress(duckdb.Error):  # what cannot be read shows no value
+        for group, name in itertools.product(groups, stored_columns(config)):
+            if (
+                config.columns[name].type != "integer"
+                or _find_not_integer(connection, config, group, name) is None
+            ):
                 continue
-            value = f"CAST({quote(name)} AS DOUBLE)"
-            found = connection.execute(
-                f"SELECT row, value FROM (SELECT row_number() OVER () - 1 AS row, {value} AS value "
-                f"FROM {_source_sql(config, group, keeps_rejects=False)}) "
-                f"WHERE value <> trunc(value) OR abs(value) >= 9223372036854775808e0 OR isnan(value) LIMIT 1"
-            ).fetchone()
-            if found is not None:
-                return DatasetError(
-                    f"column {name!r} is declared integer, but row {found[0]} holds {found[1]}",
-                    where=", ".join(file.name for file in group.files)[:200],
-                    hint='Declare it `type = "number"`, or correct the file.',
-                )
+            for form in group.forms:
+                alone = dataclasses.replace(group, forms=(form,))
+                found = _find_not_integer(connection, config, alone, name)
+                if found is not None:
+                    return _not_integer(name, *found, where=form.name)
     return DatasetError(
         f"cannot be read: {first_line(error)}",
-        where=", ".join(file.name for group in groups for file in group.files)[:200],
-        hint="Check etl.delimiter, the quotes and that all lines end alike.",
+        where=", ".join(group.shown for group in groups)[:200],
+        hint="It is damaged; fetch or write it again."
+        if all(group.is_parquet for group in groups)
+        else "Check etl.delimiter and the quotes.",
+    )
+
+
+def _find_not_integer(
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group, name: str
+) -> tuple[int, Decimal] | None:
+    """The first row, by its 0-based number in the group, whose value is no whole number of 64 bits."""
+    source = _source_sql(config, group, is_narrow=False, keeps_rejects=False)
+    bad = "value NOT BETWEEN (-9223372036854775808)::BIGINT AND 9223372036854775807"
+    found = connection.execute(
+        f"SELECT row, CAST(value AS VARCHAR) FROM (SELECT row_number() OVER () - 1 AS row, "
+        f"{group.quote(name)} AS value FROM {source}) "
+        f"WHERE {bad if group.is_parquet else f'value <> trunc(value) OR {bad}'} LIMIT 1"
+    ).fetchone()
+    return None if found is None else (int(found[0]), Decimal(found[1]))
+
+
+def _not_integer(name: str, row: int, value: Decimal, *, where: str) -> DatasetError:
+    is_whole = value == value.to_integral_value()
+    shown = f"{value:.0f}" if is_whole else f"{value.normalize():f}"
+    return DatasetError(
+        f"column {name!r} is declared integer, but row {row} holds {shown}"
+        + (", which is beyond 64 bits" if is_whole else ""),
+        where=where,
+        hint=f'Declare it `type = "{"string" if is_whole else "number"}"`, or correct the file.',
     )

@@ -68,7 +68,8 @@ def check_features(
             the first of them with the raw values it was computed from.
     """
     files = [literal(str(folder / f"{name}.parquet")) for name in SPLIT_NAMES]
-    source = f"read_parquet([{', '.join(files)}])"
+    # A folder called a=7 in the path of DATA would otherwise stand for column a.
+    source = f"read_parquet([{', '.join(files)}], hive_partitioning=false)"
     values = [_value(config, program, feature) for feature in program.features]
     bad = ", ".join(f"count(*) - count_if({_is_usable(value)})" for value in values)
     found = fetch_row(connection, f"SELECT {bad} FROM {source}")

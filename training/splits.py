@@ -11,6 +11,7 @@ import hashlib
 
 import duckdb
 
+from registry.runs import ROW_COLUMN
 from training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
 from training.database import literal, quote
 from training.errors import DatasetError
@@ -46,15 +47,14 @@ def key_hash(split: HashSplit) -> str:
 
 
 def draw_number(split: Split) -> str:
-    """The number by which a row is drawn for its split, as SQL over the raw table's ``rowid``."""
-    return mix_rows("rowid", getattr(split, "seed", 0), "split")
+    """The number by which a row is drawn for its split, as SQL over ``raw``."""
+    return mix_rows(ROW_COLUMN, getattr(split, "seed", 0), "split")
 
 
 def split_rows(connection: duckdb.DuckDBPyConnection, split: Split, relation: str) -> str:
     """The split of each row of ``relation`` (0 train, 1 validation, 2 test) as an SQL expression.
 
-    ``relation`` is the raw table with ``__row__``, ``__class__``, ``__draw__`` (`draw_number`) and,
-    for a hash split, ``__key__`` (`key_hash`).
+    ``relation`` is ``raw`` (`read_source`) with ``__class__`` and ``__draw__`` (`draw_number`) beside.
 
     Raises:
         DatasetError: the time column has a NULL.

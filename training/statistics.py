@@ -140,8 +140,8 @@ def _profile_text(connection: duckdb.DuckDBPyConnection, name: str, relation: st
         connection, f"SELECT count(*) - count({column}), count(DISTINCT {column}) FROM {relation}"
     )
     found = connection.execute(
-        f"SELECT {column}, count(*) AS rows FROM {relation} WHERE {column} IS NOT NULL "
-        f"GROUP BY {column} ORDER BY rows DESC, {column} LIMIT {MAX_CATEGORIES}"
+        f"SELECT {column}, count(*) FROM {relation} WHERE {column} IS NOT NULL "
+        f"GROUP BY {column} ORDER BY 2 DESC, 1 LIMIT {MAX_CATEGORIES}"
     ).fetchall()
     counts: dict[str, int] = dict(sorted(found))
     assert isinstance(nulls, int)

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from registry.ground.decode import UTF_8
+
 _QUANTILES = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
 _FUNCTIONS = {name: getattr(np, name) for name in ("sqrt", "power", "sin", "cos", "radians", "abs", "exp")}
 
 
 def prepare_with_pandas(source: str, model: Path, target: Path) -> None:
     """Prepare ``source`` as the model folder says, and write the three splits and a profile."""
-    config = tomllib.loads((model / "model.toml").read_text("utf-8"))
+    config = tomllib.loads((model / "model.toml").read_text(UTF_8))
     columns = {n: column for name, column in config["columns"].items() for n in expand_name(name)}
     frame = pd.read_csv(source)
     inputs = [name for name in columns if name != config["target"]["column"]]
@@ -32,7 +34,7 @@ def prepare_with_pandas(source: str, model: Path, target: Path) -> None:
     frame.insert(0, "__row__", np.arange(len(frame)))
     frame.insert(1, "__class__", classes.cat.codes.astype("int16"))
     splits = _split(frame, config["split"])
-    for name, expression in _computed_features((model / "features.sql").read_text("utf-8")):
+    for name, expression in _computed_features((model / "features.sql").read_text(UTF_8)):
         value = eval(expression, {"__builtins__": {}, **_FUNCTIONS}, frame)
         frame[name] = np.asarray(value, dtype=np.float32)
         if not np.isfinite(frame[name]).all():

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from registry.ground.command import read_options
 from registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--tail-kind", choices=["cpu", "sleep"], default="cpu", help="compute or sleep")
     parser.add_argument("--seed", default="0", help="of the choice of the slower Runs")
     parser.add_argument("service", nargs=argparse.REMAINDER, help="serve …, as of python -m inference")
-    options = parser.parse_args()
+    options = read_options(parser, None)
     delay = Delay(
         cpu_us=options.cpu_us,
         tail_share=options.tail_share,

@@ -56,6 +56,8 @@ def _digest(lock: Path) -> str:
 
 
 def _run(command: list[str], name: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
-        raise BenchmarkError(f"cannot be installed: {done.stderr.strip()[-500:]}", where=name)
+        raise BenchmarkError(
+            f"cannot be installed: {done.stderr.decode('utf-8', 'replace').strip()[-500:]}", where=name
+        )

@@ -16,6 +16,7 @@ from inference.config import ServiceConfig, environment_name
 from inference.errors import UnauthorizedError
 from inference.wire.answers import Header
 from registry.errors import ConfigError
+from registry.ground.decode import UTF_8
 from registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.routes.auth")
@@ -155,7 +156,7 @@ def _read_lines(path: str, is_regular: bool) -> Sequence[str]:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise ConfigError(f"the tokens cannot be read: more than {_MOST_BYTES:,} bytes", where=path)
-        return data.decode("utf-8").split("\n")
+        return data.decode(UTF_8).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"the tokens cannot be read: {reason}", where=path) from None

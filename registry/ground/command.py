@@ -6,12 +6,15 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong use or configuration; 3 the envi
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import contextlib
+import io
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -22,6 +25,28 @@ from registry.ground.signals import EndOnSignals
 
 # What a command that was ended says: every stage is made so that it does.
 GO_ON = "run the same command again to go on"
+
+
+def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line (the process's own when None), once standard output and error take any text.
+
+    What their encoding lacks (an ASCII locale, Latin-1) is written as JSON escapes it, ``\\u00e9``, so
+    that results and logs stay JSON; Python itself would end a result with a traceback.
+    """
+    codecs.register_error("timberline-escape", _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test or a service put in its place
+            stream.reconfigure(errors="timberline-escape")
+    return parser.parse_args(arguments)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    # Two escapes beyond U+FFFF, as in JSON; one for a lone surrogate, which stands for a byte of a path.
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = zip(units[::2], units[1::2], strict=True)
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
 
 
 def print_json(value: object) -> None:
@@ -97,6 +122,9 @@ def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
             return 130
         case ModuleNotFoundError():  # such as `etl` where only the role `tools` is installed
             told = f"no package {error.name} in this environment; install the role of this command"
+            logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+        case UnicodeEncodeError() if sys.getfilesystemencoding() != "utf-8":
+            told = f"a path is not {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or a locale of UTF-8"
             logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case OSError():
             logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)

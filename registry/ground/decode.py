@@ -2,17 +2,21 @@
 
 The parsers raise a `UnicodeDecodeError` for a byte that is not UTF-8 and a `RecursionError` for ten
 thousand brackets, which no caller thinks of. Here both are `msgspec.DecodeError`, as every other fault
-is. What a request brings is decoded in `inference.wire`, with errors of its own.
+is. A byte order mark, which several editors write in front, is passed over. What a request brings is
+decoded in `inference.wire`, with errors of its own.
 """
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+# The codec for text that people write: with a byte order mark or without.
+UTF_8 = "utf-8-sig"
 
 
 def decode_json(data: bytes, kind: type[T]) -> T:
@@ -21,6 +25,7 @@ def decode_json(data: bytes, kind: type[T]) -> T:
     Raises:
         msgspec.DecodeError: it is not JSON, not UTF-8, nested too deeply, or no ``kind``.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         data.decode()  # the parser does not look at the text of what ``kind`` has no field for
         return msgspec.json.decode(data, type=kind)
@@ -37,7 +42,7 @@ def decode_toml(data: bytes | str) -> dict[str, Any]:
         msgspec.DecodeError: it is not TOML, not UTF-8, or nested too deeply.
     """
     try:
-        return tomllib.loads(data if isinstance(data, str) else data.decode())
+        return tomllib.loads(data if isinstance(data, str) else data.decode(UTF_8))
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError(_describe(error)) from error
     except RecursionError as error:

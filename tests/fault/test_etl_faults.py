@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ended import starting
-from tests.support.tables import NAME, SmallTable, rows
+from tests.support.tables import HEADER, NAME, SmallTable, rows
 from training.config import EtlSection
 from training.database import open_database
 from training.errors import DatasetError, TrainingError
@@ -91,9 +91,9 @@ def test_a_table_larger_than_memory_spills_and_gives_the_same_bytes(tmp_path: Pa
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (b'"unclosed\n', "lines are refused"),
+        (b'"unclosed\n', "line 102: .*never closed"),
         (b"7,1,1,0,\xff\xfe,true,present\n", "lines are refused"),
-        (b"7,1,1,0,north,true,present\r\n", "cannot be read|lines are refused"),
+        (b"7,1,1,0,north\r,true,present\n", "lines are refused"),
         (b"\x00\x01\x02\x03\n", "lines are refused"),
     ],
 )
@@ -105,6 +105,31 @@ def test_bytes_that_are_no_csv_are_told_with_the_file(tmp_path: Path, broken: by
     with pytest.raises(DatasetError, match=message) as caught:
         table.etl()
     assert "table.csv" in str(caught.value)
+    assert not table.prepared.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f'{HEADER}\n7,1,1,0,"north,true,present\n'.encode(), "line 2: the quote"),
+        (HEADER.replace("height", "h\xf6he").encode("latin-1"), "line 1 is not UTF-8 text"),
+        (HEADER.encode("utf-16"), "is UTF-16 text"),
+        (b"PAR1\x15\x04\x15" + bytes(range(256)) + b"PAR1", "cannot be read"),
+        (bytes(range(256)) * 100, "line 1 holds control characters"),
+    ],
+)
+def test_the_command_ends_with_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    """A traceback says that the program is broken, where the file is."""
+    (tmp_path / "table.csv").write_bytes(content)
+    table = SmallTable(tmp_path)
+    run_fetch(table.config(), table.data)
+    command = [sys.executable, "-m", "training", "etl", "--model", NAME, "--models", str(table.models)]
+    ended = subprocess.run(
+        [*command, "--data", str(table.data)], capture_output=True, check=False, timeout=DEADLINE_S, text=True
+    )
+    assert ended.returncode == DatasetError.exit_code
+    assert f"table.csv: {message}" in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert not table.prepared.exists()
 
 

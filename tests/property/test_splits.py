@@ -41,8 +41,8 @@ def split_table(
     connection.executemany("INSERT INTO raw VALUES (?, ?)", list(zip(found, keys, strict=True)))
     hashed = key_hash(split) if isinstance(split, HashSplit) else "0"
     relation = (
-        f"(SELECT rowid AS __row__, class AS __class__, {draw_number(split)} AS __draw__, "
-        f"{hashed} AS __key__, * FROM raw)"
+        f"(SELECT class AS __class__, {draw_number(split)} AS __draw__, {hashed} AS __key__, * "
+        f"FROM (SELECT rowid AS __row__, * FROM raw))"
     )
     chosen = split_rows(connection, split, relation)
     rows = connection.execute(f"SELECT {chosen} FROM {relation} ORDER BY __row__").fetchall()

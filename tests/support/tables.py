@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import msgspec
 
 from training.checks import CheckReport
 from training.config import ModelConfig, load_model_config
+from training.database import open_database, quote
 from training.etl import run_etl
-from training.fetch import run_fetch
+from training.fetch import fetched_files, run_fetch
+from training.forms import open_forms
+from training.ingest import RAW, read_source, stored_columns
 from training.profile import Profile, load_profile
+from training.rejects import collect_rejects
 
 NAME = "small"
 CLASSES = ("absent", "present")
@@ -59,6 +65,28 @@ def rows(count: int, start: int = 0) -> list[str]:
     ]
 
 
+def read_files(
+    config: ModelConfig, files: Sequence[Path], scratch: Path
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The rows as the ETL reads them, in the order of the files, and what it refused.
+
+    A refused row is file, line, lines, column and reason. Nothing is judged, and nothing stays.
+    """
+    try:
+        with open_database(config.etl, scratch / "spill") as connection:
+            forms = open_forms(config, files, scratch / "forms")
+            read_source(connection, config, forms)
+            collect_rejects(connection, config, forms)
+            names = ", ".join(map(quote, stored_columns(config)))
+            refused = 'SELECT file, line, lines, "column", reason FROM rejects ORDER BY ALL'
+            return (
+                connection.execute(f"SELECT {names} FROM {RAW}").fetchall(),
+                connection.execute(refused).fetchall(),
+            )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 class SmallTable:
     """One model folder and one DATA folder under ``root``."""
 
@@ -97,6 +125,12 @@ class SmallTable:
         config = self.config(*overrides)
         run_fetch(config, self.data)
         return run_etl(config, self.models, self.data)
+
+    def read(self, *overrides: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """The rows and the refused ones of the fetched files, see `read_files`."""
+        config = self.config(*overrides)
+        run_fetch(config, self.data)
+        return read_files(config, fetched_files(config, self.data), self.root / "scratch")
 
     def profile(self) -> Profile:
         """The profile that the last run left."""

@@ -58,6 +58,8 @@ _SIMPLE: dict[type[exp.Expr], tuple[str, int]] = {
     exp.Floor: ("floor", 1),
     exp.Ceil: ("ceil", 1),
 }
+# Whole numbers up to here are exact as DOUBLE.
+_LARGEST_EXACT = 2**53
 # Several sqlglot classes take flags that say how another dialect means them; in DuckDB's they are fixed.
 _DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type"}
 _CASTS = {
@@ -199,6 +201,8 @@ class Checker:
             if math.isinf(value):
                 raise MeaningError(f"{node.name} is beyond the range of DOUBLE") from None
             return build.number(value)
+        if whole > _LARGEST_EXACT:
+            raise MeaningError(f"{node.name} is beyond 2^53", "Write a DOUBLE, which may be rounded: 1e16.")
         return Literal(float(whole), ValueType.BIGINT)
 
     def _log(self, node: exp.Expr) -> Expression:

@@ -124,9 +124,11 @@ class _Parser:
                 f"feature {alias!r} is text (VARCHAR), and the network takes numbers",
                 "Compare it with constants, for example `name = 'value'`, or leave it out with EXCLUDE.",
             )
-        if not alias or alias.startswith(_RESERVED):
+        if not alias or (alias.startswith(_RESERVED) and alias.endswith(_RESERVED)):
             raise self._source.refuse(
-                item, f"{alias!r} cannot be a feature's name", f"Names in {_RESERVED}... are the ETL's own."
+                item,
+                f"{alias!r} cannot be a feature's name",
+                f"Names like {_RESERVED}row{_RESERVED} are the ETL's own.",
             )
         raw = self._checker.find_column(alias)
         if raw is not None and not (isinstance(expression, ColumnRef) and expression.column == raw.column):

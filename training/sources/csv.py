@@ -1,6 +1,6 @@
 """A table as one or more files: a path, a glob, an http(s) or an s3 URL; CSV (.gz, .zst) or Parquet.
 
-The bytes are passed on as they are: DuckDB reads all of these.
+The bytes are passed on as they are: `training.forms` finds out what they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from training.sources.scrub import show_url
 from training.sources.web import check_url, open_url
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
-# First bytes → the suffix by which DuckDB knows the format. RFC 1952, RFC 8878, Parquet's magic.
+# First bytes → the suffix by which other programs know the format; ours looks at the bytes.
+# RFC 1952, RFC 8878, Parquet's magic.
 _MAGIC = ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst"), (b"PAR1", ".parquet"))
 _ZIP_MAGIC = b"PK\x03\x04"
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from registry.ground.decode import decode_json
+from registry.ground.decode import UTF_8, decode_json
 from registry.ground.logs import log_event
 from training.errors import SourceError
 
 _logger = logging.getLogger("training.fetch")
+_MARK = "\ufeff"  # the byte order mark of a file that somebody's shell read into the variable
 _HINT = (
     "Make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or "
     "~/.kaggle/access_token; or set KAGGLE_USERNAME and KAGGLE_KEY; or save kaggle.json in ~/.kaggle."
@@ -78,16 +79,16 @@ def _find_home() -> str | None:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is one that this process may know of: HOME may be another user's."""
+    """Whether this process may know of one: HOME may be another user's, and a long token is no path."""
     try:
         return path.is_file()
-    except PermissionError:
+    except OSError:
         return False
 
 
 def _token_from_environment(environment: Mapping[str, str]) -> KaggleCredentials | None:
-    value = environment.get("KAGGLE_API_TOKEN", "").strip()
-    if value and Path(value).is_file():  # the official client takes a path here too
+    value = environment.get("KAGGLE_API_TOKEN", "").strip().removeprefix(_MARK)
+    if value and _is_file(Path(value)):  # the official client takes a path here too
         value = _read_token(Path(value))
     return KaggleCredentials("KAGGLE_API_TOKEN", token=value) if value else None
 
@@ -102,7 +103,7 @@ def _token_from_files(folders: tuple[Path, ...]) -> KaggleCredentials | None:
 
 def _read_token(path: Path) -> str:
     try:
-        return path.read_text("utf-8").strip()
+        return path.read_text(UTF_8).strip()
     except UnicodeDecodeError:
         # Not the decoder's own words: they quote what stands in the file.
         raise SourceError("is not a token: it is not UTF-8", where=str(path), hint=_HINT) from None

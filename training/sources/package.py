@@ -80,14 +80,14 @@ class PackageFetcher:
     def _run_pip(self, folder: Path) -> None:
         source = self._source
         requirement = folder / "requirement.txt"
-        requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+        requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", "utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check"]
         command += ["--no-deps", "--only-binary=:all:", "--implementation", "cp"]
         command += ["--python-version", source.python_version, "--platform", source.platform]
         command += ["--require-hashes", "--requirement", str(requirement), "--dest", str(folder)]
         # On a terminal pip draws its own bar; stdout itself belongs to our result.
         out = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
-        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, check=False)
         if done.returncode < 0:  # it had no time to say why, and the connection is not to blame
             raise SourceError(
                 f"pip was killed by signal {-done.returncode} before it had the wheel",
@@ -95,7 +95,7 @@ class PackageFetcher:
                 hint="The reason is often a container's memory limit; fetch needs 128 MB. Run it again.",
             )
         if done.returncode:
-            raise self._pip_error(done.stderr)
+            raise self._pip_error(done.stderr.decode("utf-8", "replace"))
 
     def _pip_error(self, said: str) -> SourceError:
         if got := _GOT.search(said):

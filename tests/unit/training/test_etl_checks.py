@@ -95,7 +95,15 @@ def test_the_table_for_people_has_one_line_a_kept_kind_and_one_a_broken_rule(tmp
     table = SmallTable(tmp_path, lines)
     table.etl("checks.max_violation_fraction=0.5")
     text = format_checks(table.report()).splitlines()
-    assert [line.split()[0] for line in text] == ["rule", "not_null", "finite", "allowed", "text", "range"]
+    assert [line.split()[0] for line in text] == [
+        "rule",
+        "not_null",
+        "exact",
+        "finite",
+        "allowed",
+        "text",
+        "range",
+    ]
     assert text[-1].split() == ["range", "height", "0", "to", "100", "1", "rows", "ok"]
 
 

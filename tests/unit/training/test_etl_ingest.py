@@ -8,8 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from registry.errors import ConfigError
 from tests.support.tables import HEADER, SmallTable, rows
-from training.errors import DatasetError
+from training.errors import DatasetError, TrainingError
 
 
 def test_columns_are_matched_by_name_and_not_by_position(tmp_path: Path) -> None:
@@ -87,6 +88,118 @@ def test_too_many_refused_lines_stop_the_run_and_stay_to_be_read(tmp_path: Path)
     assert table.digests() == before
     assert table.query("line", str(table.failed / "rejects.parquet")) == [(12,)]
     assert not list(table.prepared.parent.glob(".partial-*"))
+
+
+def test_a_refused_row_weighs_as_many_lines_as_it_covers(tmp_path: Path) -> None:
+    """A cell that took in a tenth of the file is a tenth of the file, whatever DuckDB counts."""
+    lines = rows(200)
+    text = "\n".join(f"word {number}" for number in range(30))
+    lines[100] = f'tall,1,1,0,"{text}",true,present'
+    lines[150] = f'7,1,1,0,"{text}"surplus,true,present'
+    table = SmallTable(tmp_path, lines)
+    message = r"60 of 258 lines .*line 102 to 131, column 'height': .*line 181 to 210: text follows"
+    with pytest.raises(DatasetError, match=message):
+        table.etl("etl.max_reject_fraction=0.2")
+    summary = table.etl("etl.max_reject_fraction=0.25")
+    assert summary["rejected_lines"] == table.report().rejected_lines == 60
+    assert sum(summary["rows"].values()) == 198
+
+
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_lines_are_those_of_the_file_where_cells_have_several(
+    tmp_path: Path, begin: str, line_end: str
+) -> None:
+    """Whoever looks for line 205 opens the file in an editor; DuckDB counts rows."""
+    lines = [line.replace("a, b", f"a,{line_end}{line_end}b") for line in rows(60)]
+    lines[30:30] = ["", "", "x"]
+    lines[51] = lines[51].replace("true", "maybe").replace("false", "maybe")
+    text = begin + line_end.join([HEADER, *lines])
+    (tmp_path / "table.csv").write_bytes(text.encode())
+    numbered = text.splitlines()
+    expected = [numbered.index("x") + 1, next(i for i, line in enumerate(numbered, 1) if "maybe" in line)]
+    found, refused = SmallTable(tmp_path).read()
+    assert len(found) == 59
+    assert sorted({line for _, line, *_ in refused}) == expected
+
+
+def test_an_unclosed_quote_is_never_tolerated(tmp_path: Path) -> None:
+    """It hides rows, and how many is chance: no share of them is a share that somebody allowed."""
+    lines = [line.replace('"a, b"', "west").replace('"', "") for line in rows(2000)]
+    lines[1990] = lines[1990].replace(",true", ',"true').replace(",false", ',"false')
+    table = SmallTable(tmp_path, lines)
+    with pytest.raises(DatasetError, match=r"table\.csv: line 1992: .*never closed; it takes in 10 lines"):
+        table.etl("etl.max_reject_fraction=1.0")
+    assert not table.prepared.exists()
+
+
+@pytest.mark.parametrize(("line_end", "inside"), [("\n", "\r\n"), ("\r\n", "\n"), ("\r\n", "\r\n")])
+def test_line_ends_inside_of_cells_are_kept(tmp_path: Path, line_end: str, inside: str) -> None:
+    """Any export of Excel's in which somebody pressed Alt and Enter."""
+    lines = [line.replace("a, b", f"a,{inside}b") for line in rows(60)]
+    (tmp_path / "table.csv").write_bytes(line_end.join([HEADER, *lines, ""]).encode())
+    found, refused = SmallTable(tmp_path).read()
+    assert refused == []
+    assert [row[4] for row in found[:4]] == ["north", "south", f"a,{inside}b", "north"]
+    assert {row[6] for row in found} == {"absent", "present"}
+
+
+def test_a_late_line_end_of_another_kind_is_read(tmp_path: Path) -> None:
+    """A line added with another editor must neither end the run nor leave a CR in the last column."""
+    lines = rows(300_000)
+    text = "\n".join([HEADER, *lines[:-5]]) + "\n" + "\r\n".join(lines[-5:])
+    (tmp_path / "table.csv").write_bytes(text.encode())
+    found, refused = SmallTable(tmp_path).read("etl.threads=4")
+    assert (len(found), refused) == (300_000, [])
+    assert {row[6] for row in found} == {"absent", "present"}
+    assert [row[1] for row in found] == [index / 8 for index in range(300_000)]
+
+
+def test_cells_of_several_lines_are_read_rightly_from_a_large_file(tmp_path: Path) -> None:
+    """DuckDB's parallel reader begins anywhere, and takes what a cell says for rows."""
+    text = "1,2,\n3,4,5,6,7,8\n" * 300
+    lines = [line.replace("a, b", f"a{text}b") for line in rows(12_000)]
+    table = SmallTable(tmp_path, lines)
+    assert (tmp_path / "table.csv").stat().st_size > 20_000_000
+    found, refused = table.read("etl.threads=4")
+    assert (len(found), refused) == (12_000, [])
+    assert {row[4] for row in found} == {"north", "south", f"a{text}b"}
+    assert [row[1] for row in found] == [index / 8 for index in range(12_000)]
+
+
+def test_columns_without_a_name_are_read_past_when_they_are_declared(tmp_path: Path) -> None:
+    """pandas writes its index under no name, and Excel empty columns behind the last."""
+    lines = [f"{index},{line},," for index, line in enumerate(rows(60))]
+    lines[30] = "1,2"
+    table = SmallTable(tmp_path, lines, header=f",{HEADER},,")
+    with pytest.raises(
+        DatasetError, match=r'without a name, number 1, .*: "" = \{ type = "string", role = "ign'
+    ):
+        table.etl()
+    table = SmallTable(tmp_path, columns='"" = { type = "string", role = "ignored" }')
+    found, refused = table.read()
+    assert [row[1] for row in found] == [index / 8 for index in range(60) if index != 30]
+    assert refused == [("table.csv", 32, 1, None, "has 2 columns, expected 10")]
+
+
+def test_a_column_without_a_name_can_only_be_read_past(tmp_path: Path) -> None:
+    """Nothing could name it: features.sql, a client, a check."""
+    table = SmallTable(tmp_path, columns='"" = { type = "string" }')
+    with pytest.raises(ConfigError, match=r'column without a name.*role = "ignored"'):
+        table.config()
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    """Two bad lines of the same number are two lines."""
+    lines = rows(50)
+    lines[10] = "tall" + lines[10]
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "table.csv").write_text("\n".join([HEADER, *lines]))
+    table = SmallTable(tmp_path, path="*/table.csv")
+    assert table.etl("etl.max_reject_fraction=0.5")["rejected_lines"] == 2
+    found = table.query("file, line", "rejects")
+    assert found == [(str(tmp_path / part / "table.csv"), 12) for part in ("a", "b")]
 
 
 @pytest.mark.parametrize("value", ["1.5", "1e30", "nan"])
@@ -202,3 +315,24 @@ def test_a_damaged_parquet_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 this is no parquet file PAR1")
     with pytest.raises(DatasetError, match=r"t\.parquet: cannot be read"):
         SmallTable(tmp_path, path="t.parquet").etl()
+
+
+@pytest.mark.parametrize("position", range(20, 400, 38))
+def test_a_parquet_file_with_a_damaged_byte_is_read_or_refused(tmp_path: Path, position: int) -> None:
+    """Parquet has no digest of its pages: DuckDB finds what it finds, and calls it many names."""
+    SmallTable(tmp_path, rows(300))
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"COPY (FROM read_csv('{tmp_path}/table.csv')) TO '{tmp_path}/t.parquet' (FORMAT parquet)"
+        )
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    for place in (position, len(content) - position):
+        content[place] ^= 0xFF
+    (tmp_path / "t.parquet").write_bytes(content)
+    table = SmallTable(tmp_path, path="t.parquet")
+    try:
+        found, told = table.read()[0], "t.parquet"
+    except TrainingError as error:
+        found, told = [], str(error)
+    assert "t.parquet" in told
+    assert len(found) in {0, 300}

@@ -178,7 +178,7 @@ class TestUrls:
     def test_the_bytes_stay_and_the_name_shows_the_format(
         self, tmp_path: Path, files: FileServer, path: str, body: bytes, name: str
     ) -> None:
-        """DuckDB knows compression and Parquet by the suffix; an export's URL often has none."""
+        """Other programs know compression and Parquet by the suffix; an export's URL often has none."""
         files.resources[path.replace("%20", " ")] = files.resources[path] = Resource(body)
         _fetch(tmp_path, files.url + path)
         (table,) = _files(tmp_path, files.url + path)

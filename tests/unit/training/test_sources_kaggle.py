@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from training.config import KaggleSource
 from training.errors import SourceError
 from training.fetch import fetched_files, run_fetch
 
+ROOT = Path(__file__).resolve().parents[3]
 COMPETITION = KaggleSource(competition="tiny-trees", files=("train.csv",), max_unpacked_bytes=100_000)
 DATASET = KaggleSource(dataset="ann/tiny-trees", files=("train.csv",))
 
@@ -116,6 +119,35 @@ def test_a_token_is_sent_as_bearer_and_comes_before_a_key(
     kaggle.hold_archive(make_zip({"train.csv": TABLE}))
     run_fetch(config_for(COMPETITION), tmp_path / "data")
     assert kaggle.files.seen[0].headers["authorization"] == "Bearer KGAT_the-token"
+
+
+@pytest.mark.parametrize("home", [None, "", "/nonexistent/home", "/proc"])
+def test_a_container_with_a_token_alone_fetches(
+    tmp_path: Path, kaggle: KaggleStandIn, home: str | None
+) -> None:
+    """Its user has no home that can be written, and the client must not take the token away."""
+    model = tmp_path / "models" / "tiny"
+    model.mkdir(parents=True)
+    (model / "model.toml").write_text(
+        'model.name = "tiny"\n[source]\nkind = "kaggle"\ncompetition = "tiny-trees"\nfiles = ["train.csv"]\n'
+        '[columns]\na = {type = "integer"}\ny = {type = "integer"}\n[target]\ncolumn = "y"\n'
+        '[split]\nkind = "random"\n'
+    )
+    kaggle.hold_archive(make_zip({"train.csv": TABLE}))
+    environment = {"PATH": os.environ["PATH"], "KAGGLE_API_TOKEN": "KGAT_the-token", **kaggle.environment}
+    command = ["-m", "training", "fetch", "--model", "tiny", "--models", str(model.parent), "--data"]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "data")],
+        env=environment if home is None else {**environment, "HOME": home},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert kaggle.files.seen[0].headers["authorization"] == "Bearer KGAT_the-token"
+    assert any(name.endswith("train.csv") for name in visible_files(tmp_path / "data"))
 
 
 def test_without_credentials_the_error_says_how_to_get_them(tmp_path: Path, home: Path) -> None:

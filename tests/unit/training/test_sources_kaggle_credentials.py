@@ -61,6 +61,12 @@ def test_the_token_variable_may_name_a_file(tmp_path: Path) -> None:
     assert find_credentials({"KAGGLE_API_TOKEN": str(tmp_path / "mounted")}).token == SECRET
 
 
+def test_a_token_too_long_for_a_path_is_a_token() -> None:
+    """Asked for such a file, the system answers with an error whose text is the token."""
+    token = SECRET * 40
+    assert find_credentials({"KAGGLE_API_TOKEN": token}).token == token
+
+
 def test_the_secret_does_not_show_when_credentials_are_printed(tmp_path: Path) -> None:
     """A traceback with locals or a debug print must not give it away."""
     found = find_credentials({"HOME": str(tmp_path), "KAGGLE_USERNAME": "ann", "KAGGLE_KEY": SECRET})

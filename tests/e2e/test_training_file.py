@@ -36,6 +36,7 @@ column = "answer"
 kind = "random"
 [etl]
 delimiter = ";"
+decimal = ","
 null_text = ["NA", "?"]
 [network]
 kind = "mlp"
@@ -58,13 +59,14 @@ def write_table(path: Path, rows: int) -> bytes:
     for index in range(rows):
         count = chance.randrange(1000, 9999)
         written = chance.choice(
-            [f"{count // 1000}_{count % 1000:03}", f" {count}", f"+{count}.0", f"{count}e0"]
+            [f"{count // 1000}_{count % 1000:03}", f" {count}", f"+{count},0", f"{count}e0"]
         )
         wet = chance.choice(["yes", "NO", "t", "F", "1", "0", "True", "NA"])
-        height = chance.choice(["NA", "?", "nan", "1.", ".5", " 2.5", "1e1"])
-        colour = chance.choice(["red", "", '"re;d"', "NA", '"?"'])
+        height = chance.choice(["NA", "?", "nan", "1,", ",5", " 2,5", "1e1"])
+        colour = chance.choice(["red", "", '"re;d"', ' "red" ', "NA", '"?"'])
         answer = "big" if count > 5500 else "small"
-        lines.append(f"{index};{answer};owner {index};{chance.random()};{written};{wet};{height};{colour}")
+        spare = f"{chance.random()}".replace(".", ",")
+        lines.append(f"{index};{answer};owner {index};{spare};{written};{wet};{height};{colour}")
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path.read_bytes()
 

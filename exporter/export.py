@@ -133,7 +133,8 @@ def _export(
 
     run = inputs.run
     check_slices(inputs.test_parquet, parse_slices(inputs.gate.slices, run.columns))
-    program = parse_features(run.features_sql, run.columns)
+    # The graph takes what features.sql reads; slices are computed here and may read every input.
+    program = parse_features(run.features_sql, run.columns).narrow()
     if program.names != run.feature_names:
         raise ExportError(
             "its features are not those that its features.sql gives", where=run.run_id, hint="Train again."
@@ -179,6 +180,7 @@ def publish_proven(
 
     Args:
         network: what was trained; the truth.
+        program: the features, over the columns that ``model`` takes.
         converters: versions of the programs that made ``model``, for the manifest.
 
     Raises:
@@ -207,9 +209,9 @@ def publish_proven(
         version = row = None
         if keeps_bounds(proof.report):
             require_accuracy(proof.rows, proof.accuracy, inputs.metrics)
-            replay_golden(model, proof.golden, inputs.run.columns)
+            replay_golden(model, proof.golden, program.columns)
             row = _measure_row(model, program, inputs, proof)
-            evidence = _make_evidence(inputs, proof, tolerances, converters)
+            evidence = _make_evidence(inputs, program, proof, tolerances, converters)
             version = store.publish(inputs.run.model, files, describe_version(evidence, created_at))
             _point_candidate(store, inputs.run.model, version)
     result = make_result(inputs, model, data, proof, version=version, row=row)
@@ -227,10 +229,15 @@ def _measure_row(
 
 
 def _make_evidence(
-    inputs: ExportInputs, proof: Proof, tolerances: Tolerances, converters: dict[str, str]
+    inputs: ExportInputs,
+    program: FeatureProgram,
+    proof: Proof,
+    tolerances: Tolerances,
+    converters: dict[str, str],
 ) -> Evidence:
     return Evidence(
         run=inputs.run,
+        columns=program.columns,
         run_digest=inputs.run_digest,
         opset=inputs.export.opset,
         precision=inputs.export.precision,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,7 +31,7 @@ from registry.manifest import (
     Precision,
 )
 from registry.runs import RunRecord
-from registry.signature import build_signature
+from registry.signature import Column, SourceTable, UnreadRole, build_signature
 
 # The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
 _ACCURACY_SLACK = 1e-3
@@ -127,9 +128,10 @@ def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an export found out about a graph, for its manifest."""
+    """What an export found out about a graph, which takes ``columns``, for its manifest."""
 
     run: RunRecord
+    columns: tuple[Column, ...]
     run_digest: str
     opset: int
     precision: Precision
@@ -144,7 +146,7 @@ def describe_version(
     evidence: Evidence, created_at: Callable[[], str]
 ) -> Callable[[int, dict[str, FileDigest]], Manifest]:
     """The function that `Store.publish` calls for the manifest; ``created_at`` gives ISO 8601, UTC."""
-    run = evidence.run
+    run, names = evidence.run, {column.name for column in evidence.columns}
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
         return Manifest(
@@ -155,7 +157,7 @@ def describe_version(
             title=run.title,
             description=run.description,
             files=files,
-            signature=build_signature(run.columns, run.classes),
+            signature=build_signature(evidence.columns, run.classes),
             opset=evidence.opset,
             minimum_onnxruntime=find_minimum_runtime(evidence.opset),
             precision=evidence.precision,
@@ -164,12 +166,19 @@ def describe_version(
             prior=run.prior,
             metrics=evidence.metrics,
             parity=evidence.parity,
-            histograms=run.histograms,
+            histograms={name: histogram for name, histogram in run.histograms.items() if name in names},
             golden=evidence.golden,
             gate=evidence.gate,
+            table=_describe_table(run, names),
         )
 
     return describe
+
+
+def _describe_table(run: RunRecord, names: Collection[str]) -> SourceTable:
+    """The source's table with all the columns in it that are not among ``names``."""
+    unread: dict[str, UnreadRole] = {c.name: "input" for c in run.columns if c.name not in names}
+    return msgspec.structs.replace(run.table, unread={**run.table.unread, **unread})
 
 
 def _lineage(evidence: Evidence) -> Lineage:

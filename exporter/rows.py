@@ -63,7 +63,7 @@ def check_slices(path: Path, slices: FeatureProgram) -> None:
         ConfigError: a slice has no row, so that the gate would have nothing to judge.
         ExportError: a raw column is missing.
     """
-    names = [column.name for column in slices.columns]
+    names = _list_read(slices)
     counts = dict.fromkeys(slices.names, 0)
     with duckdb.connect(config={"threads": 1}) as connection:
         for batch in _open(path, names).iter_batches(columns=names) if counts else ():
@@ -77,6 +77,11 @@ def check_slices(path: Path, slices: FeatureProgram) -> None:
                 where=f"gate.slices.{name.removeprefix(SLICE_PREFIX)}",
                 hint="Correct the condition, or leave the slice out.",
             )
+
+
+def _list_read(program: FeatureProgram) -> list[str]:
+    """The names of the columns that it reads, in their order."""
+    return [column.name for column in program.narrow().columns]
 
 
 def _open(path: Path, names: Iterable[str]) -> pq.ParquetFile:
@@ -101,21 +106,23 @@ def read_chunks(
     Args:
         path: the test split, raw columns and all.
         program: the features to compute.
-        slices: of ``[gate]``; over the same raw columns.
+        slices: of ``[gate]``; they may read columns that the program does not have.
         chunk_rows: the most rows of a chunk.
 
     Raises:
-        ExportError: a raw column of the program is missing.
+        ExportError: a raw column of the program or of a slice is missing.
     """
     names = [column.name for column in program.columns]
-    file = _open(path, [ROW_COLUMN, CLASS_COLUMN, *names])
+    beside = [name for name in (_list_read(slices) if slices else ()) if name not in names]
+    wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *beside]
+    file = _open(path, wanted)
     query = program.select_sql("raw")
     # One thread: a chunk is small, and its rows come back in the order they went in.
     with duckdb.connect(config={"threads": 1}) as connection:
-        for batch in file.iter_batches(chunk_rows, columns=[ROW_COLUMN, CLASS_COLUMN, *names]):
+        for batch in file.iter_batches(chunk_rows, columns=wanted):
             table = pa.Table.from_batches([batch])
             raw = table.select(names)
-            connection.register("raw", raw)
+            connection.register("raw", table.select([*names, *beside]))
             features = connection.sql(query).to_arrow_table()
             yield Chunk(
                 rows=table[ROW_COLUMN].to_numpy(),

@@ -12,7 +12,7 @@ import msgspec
 
 from registry.errors import ManifestError
 from registry.ground.decode import decode_json
-from registry.signature import Signature
+from registry.signature import Signature, SourceTable
 
 SCHEMA_VERSION = 1
 
@@ -192,6 +192,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     histograms: dict[str, Histogram]
     golden: Golden
     gate: GateLimits
+    table: SourceTable = SourceTable()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 from registry.errors import ManifestError, StageError
 from registry.ground.decode import decode_json
 from registry.manifest import Histogram, Precision, Prior
-from registry.signature import ClassLabel, Column
+from registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1
 # Columns of the prepared Parquet files that are neither raw columns nor features.
@@ -36,7 +36,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Paths are relative to the data folder. ``test_parquet`` holds the raw columns, ``__row__``
     (INT64, 0-based row in the source), ``__class__`` (index into ``classes``) and the features
-    that are not plain raw columns.
+    that are not plain raw columns. ``columns`` are the declared inputs, whether features_sql reads them
+    or not; ``table.unread`` are the others.
     """
 
     schema_version: int
@@ -62,6 +63,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     unlabelled_splits: tuple[str, ...]
     histograms: dict[str, Histogram]
     producers: dict[str, str]
+    table: SourceTable = SourceTable()
 
 
 def find_run(data: Path, model: str, run_id: str | None = None) -> Path:

@@ -12,7 +12,7 @@ NULL is NaN in ``numeric`` and ``NULL_TEXT`` in ``text``.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -62,6 +62,28 @@ class ClassLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     value: str
     label: str
+
+
+# Why the graph does not read a column of the training table: no feature needs it, or it is no input at all.
+UnreadRole = Literal["input", "key", "target", "ignored"]
+
+
+class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the files that a version was trained from look like, so that a service reads such rows too.
+
+    All but ``unread``, the columns beside the signature's, are ``[etl]``'s in model.toml, by the same
+    names: a field that is exactly one of ``null_text`` is NULL, in quotes or not.
+    """
+
+    delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=4)] = ","
+    decimal: Literal[".", ","] = "."
+    null_text: tuple[str, ...] = ("",)
+    unread: dict[str, UnreadRole] = {}
+
+    @property
+    def null_field(self) -> str | None:
+        """What to write for NULL in a field of CSV; None where nothing stands for it."""
+        return "" if "" in self.null_text else next(iter(self.null_text), None)
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from registry.ground.decode import UTF_8
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings
-from registry.signature import ClassLabel, Column
+from registry.signature import ClassLabel, Column, SourceTable, UnreadRole
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -286,7 +286,7 @@ class ModelConfig(_Section, frozen=True, kw_only=True):
 
     @property
     def inputs(self) -> dict[str, ColumnSection]:
-        """The raw columns that a client sends, in declared order."""
+        """The raw columns that features and slices may read, in declared order."""
         return {n: c for n, c in self.columns.items() if c.role == "input" and n != self.target.column}
 
 
@@ -299,7 +299,10 @@ _DATATYPES: dict[str, Literal["FP64", "INT64", "BOOL", "BYTES"]] = {
 
 
 def input_columns(config: ModelConfig) -> tuple[Column, ...]:
-    """The raw input columns as the signature names them (ranges seen in training are added later)."""
+    """The declared input columns (ranges seen in training are added later).
+
+    Features and slices may read them; the signature has those of them that a feature does read.
+    """
     return tuple(
         Column(
             name=name,
@@ -311,6 +314,23 @@ def input_columns(config: ModelConfig) -> tuple[Column, ...]:
         )
         for name, column in config.inputs.items()
     )
+
+
+def source_table(config: ModelConfig) -> SourceTable:
+    """How the source's files are written, and the columns in them that are no input."""
+    etl = msgspec.structs.asdict(config.etl)
+    form = {name: etl[name] for name in SourceTable.__struct_fields__ if name in etl}
+    inputs = config.inputs
+    unread = {
+        name: _unread_role(config, name, column)
+        for name, column in config.columns.items()
+        if name not in inputs
+    }
+    return SourceTable(**form, unread=unread)
+
+
+def _unread_role(config: ModelConfig, name: str, column: ColumnSection) -> UnreadRole:
+    return "target" if name == config.target.column else column.role
 
 
 def read_features_sql(config: ModelConfig, models: Path) -> str:

@@ -16,7 +16,7 @@ from registry import __version__
 from registry.ground.stages import digest_value
 from registry.manifest import Prior
 from registry.runs import RUN_SCHEMA_VERSION, RunRecord
-from training.config import ModelConfig, read_features_sql
+from training.config import ModelConfig, read_features_sql, source_table
 from training.persist import KERAS_FILE, SAVED_MODEL
 from training.profile import Profile
 
@@ -57,6 +57,7 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
             "duckdb": duckdb.__version__,
             "pyarrow": pa.__version__,
         },
+        table=source_table(config),
     )
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.drive.plan import JSON_HEADERS, Body, Form
-from registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
+from registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column, SourceTable
 
 # One row as clients send it: raw values by column name, NULL is None.
 Row = Mapping[str, float | int | bool | str | None]
@@ -25,24 +26,46 @@ INFER_PATH = "/v2/models/{model}/infer"
 _OCTETS = "application/octet-stream"
 
 
-def carries(form: Form, row: Row, columns: Sequence[Column]) -> bool:
+class Nulls(NamedTuple):
+    """What is NULL in CSV: the text to ``write``, None if there is none, and ``all`` that may be read so."""
+
+    write: str | None = ""
+    all: frozenset[str] = frozenset({""})
+
+    @classmethod
+    def of(cls, tables: Iterable[SourceTable]) -> Nulls:
+        """Of versions that are asked the same: what each of them takes is written, best an empty field."""
+        texts = [table.null_text for table in tables]
+        common = [text for text in texts[0] if all(text in others for others in texts)]
+        return cls(SourceTable(null_text=tuple(common)).null_field, frozenset().union(*texts))
+
+
+def carries(form: Form, row: Row, columns: Sequence[Column], nulls: Nulls | None = None) -> bool:
     """Whether ``form`` brings this row over unchanged.
 
-    float32 rounds what needs more than 24 bits. In CSV an empty field is a value left out, so that
-    there is no empty string, no NULL where a default steps in, and no row of nothing.
+    float32 rounds what needs more than 24 bits. In CSV some texts are NULL and no strings, and there is no
+    row of empty fields alone.
     """
     if form == "float32":
         with np.errstate(over="ignore"):
             return all(value is None or float(np.float32(value)) == value for value in row.values())
     if form == "csv":
-        return any(value is not None for value in row.values()) and not any(
-            row[column.name] == "" or (row[column.name] is None and column.default is not None)
-            for column in columns
-        )
+        nulls = nulls or Nulls()
+        values = [row[column.name] for column in columns]
+        fields = [nulls.write if value is None else _write_field(value) for value in values]
+        texts = [_write_field(value) for value in values if value is not None]
+        return any(fields) and None not in fields and nulls.all.isdisjoint(texts)
     return True
 
 
-def write_body(form: Form, rows: Sequence[Row], columns: Sequence[Column], *, is_shared: bool = True) -> Body:
+def write_body(
+    form: Form,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    is_shared: bool = True,
+    nulls: Nulls | None = None,
+) -> Body:
     """The request for ``rows`` in ``form``; its answers are not known yet.
 
     Args:
@@ -51,10 +74,12 @@ def write_body(form: Form, rows: Sequence[Row], columns: Sequence[Column], *, is
         columns: in the signature's order.
         is_shared: every version takes exactly these columns in this order. Otherwise the Open
             Inference Protocol gets a tensor a column and not the graph's own, which would be too narrow.
+        nulls: how NULL is written in CSV; an empty field without.
     """
     if form == "csv":
         headers = {"Content-Type": "text/csv; header=present", "Accept": "application/json"}
-        return Body(payload=_write_csv(rows, columns), rows=len(rows), form=form, headers=headers)
+        payload = _write_csv(rows, columns, nulls or Nulls())
+        return Body(payload=payload, rows=len(rows), form=form, headers=headers)
     if form == "float32":
         payload = _build_matrix(rows, columns).astype("<f4").tobytes()
         headers = {"Content-Type": _OCTETS, "Accept": _OCTETS}
@@ -72,18 +97,17 @@ def write_body(form: Form, rows: Sequence[Row], columns: Sequence[Column], *, is
     return Body(payload=payload, rows=len(rows), form=form, path=INFER_PATH, headers=headers)
 
 
-def _write_csv(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
+def _write_csv(rows: Sequence[Row], columns: Sequence[Column], nulls: Nulls) -> bytes:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     names = [column.name for column in columns]
     writer.writerow(names)
-    writer.writerows([[_write_field(row[name]) for name in names] for row in rows])
+    values = [[row[name] for name in names] for row in rows]
+    writer.writerows([[nulls.write if v is None else _write_field(v) for v in row] for row in values])
     return file.getvalue().encode()
 
 
-def _write_field(value: float | int | bool | str | None) -> str:
-    if value is None:
-        return ""
+def _write_field(value: float | int | bool | str) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

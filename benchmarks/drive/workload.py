@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from benchmarks.drive.forms import Row, carries, write_body
+from benchmarks.drive.forms import Nulls, Row, carries, write_body
 from benchmarks.drive.plan import Body, Form
 from benchmarks.errors import WorkloadError
 from registry.errors import ConfigError
@@ -73,7 +73,8 @@ def draw_bodies(workload: Workload, versions: dict[str, Manifest]) -> tuple[Body
     """Draw bodies that every version accepts.
 
     Rows come from all golden rows when the versions take the same columns; from the champion's
-    alone when the candidate takes more (its clients do not know the new column yet).
+    alone when the candidate takes more (its clients do not know the new column yet) or does not read all
+    that they send.
 
     Args:
         workload: sizes, forms and seed.
@@ -109,6 +110,7 @@ class _Pool:
         self._answers: dict[bytes, dict[str, Answer]] = {}
         self._arms = tuple(versions)
         self._is_shared = len({_lay_out(manifest) for manifest in versions.values()}) == 1
+        self._nulls = Nulls.of(manifest.table for manifest in versions.values()) if versions else Nulls()
         self._columns: tuple[Column, ...] = ()
         for arm, manifest in _sources(versions).items():
             self._columns = self._columns or manifest.signature.columns
@@ -139,7 +141,8 @@ class _Pool:
 
         A value that was rounded beside a threshold may be another class's: nobody knows the answer.
         """
-        body = write_body(form, [self.rows[key] for key in keys], self._columns, is_shared=self._is_shared)
+        rows = [self.rows[key] for key in keys]
+        body = write_body(form, rows, self._columns, is_shared=self._is_shared, nulls=self._nulls)
         is_exact = all(self._carries(form, key) for key in keys)
         known = {
             arm: tuple(self._answers[key][arm] for key in keys)
@@ -149,7 +152,7 @@ class _Pool:
         return msgspec.structs.replace(body, answers=known)
 
     def _carries(self, form: Form, key: bytes) -> bool:
-        return carries(form, self.rows[key], self._columns)
+        return carries(form, self.rows[key], self._columns, self._nulls)
 
 
 def _refuse_form(form: Form, reason: str, where: str) -> WorkloadError:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from registry.signature import Column, Signature
+from registry.manifest import Manifest
+from registry.signature import Column
 
 
-def find_breaks(champion: Signature, candidate: Signature) -> list[str]:
+def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:
     """What a client of ``champion`` would trip over with ``candidate``; empty when nothing.
 
-    A new column that may be left out is no break, nor is a column that became optional.
+    A new column that may be left out is no break, nor is one that became optional, nor one that is not
+    read any more: clients that go on sending it are answered. They are not when its table has lost it.
     """
-    before = {column.name: column for column in champion.columns}
-    after = {column.name: column for column in candidate.columns}
-    breaks = [f"column {name} was removed" for name in before if name not in after]
+    before = {column.name: column for column in champion.signature.columns}
+    after = {column.name: column for column in candidate.signature.columns}
+    sent = [*before, *(name for name, role in champion.table.unread.items() if role == "input")]
+    taken = after.keys() | candidate.table.unread.keys()
+    breaks = [f"column {name} was removed" for name in sent if name not in taken]
     for name, column in after.items():
         if name not in before:
             if not _may_be_absent(column):
                 breaks.append(f"column {name} is new and required")
         else:
             breaks += _compare(before[name], column)
-    old, new = ([label.value for label in signature.classes] for signature in (champion, candidate))
+    old, new = (
+        [label.value for label in signature.classes]
+        for signature in (champion.signature, candidate.signature)
+    )
     if old != new:
         breaks.append(f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}")
     return breaks

@@ -64,7 +64,7 @@ def judge_static(store: Store, versions: dict[str, Manifest], settings: Accuracy
     said.lines.append(judge_parity(versions))
     is_compatible = True
     if "champion" in versions:
-        breaks = find_breaks(versions["champion"].signature, versions["candidate"].signature)
+        breaks = find_breaks(versions["champion"], versions["candidate"])
         is_compatible = not breaks
         said.say(
             "signature",

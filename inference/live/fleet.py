@@ -15,7 +15,7 @@ from inference.config import ServiceConfig
 from inference.errors import NotReadyError
 from inference.live.places import Place, Role, parse_models
 from inference.live.state import Lineup
-from inference.live.traffic import Replay, Shadow, Split, parse_share
+from inference.live.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
 from inference.live.trial import Trial, TrialRunner, may_heal
 from inference.live.versions import LiveVersion, load_version
 from inference.metrics.counters import ServiceMetrics
@@ -346,4 +346,5 @@ class Fleet:
         def count(outcome: str, rows: int) -> None:
             self._metrics.count("shadow_rows", *versions, outcome, by=rows)
 
-        return Shadow(shadow.session, self._shadow_share, self._replay, count, self._seed)
+        columns = ColumnChoice(main.manifest.signature.columns, shadow.manifest.signature.columns)
+        return Shadow(shadow.session, columns, self._shadow_share, self._replay, count, self._seed)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
+from inference.live.traffic import ColumnChoice
 from inference.live.versions import LiveVersion
 from registry.aliases import AliasRecord
 from registry.errors import ConfigError, LifecycleError
@@ -71,7 +72,7 @@ class Place:
             return "there is no version to serve behind it"
         if self.live.version == main.version:
             return f"it is version {main.version}, which answers already"
-        if self.role == "shadow" and _shape(self.live) != _shape(main):
+        if self.role == "shadow" and not _can_shadow(self.live, main):
             return f"its columns or classes are not those of version {main.version}"
         return ""
 
@@ -114,11 +115,11 @@ class Place:
             _logger.exception(_REFUSED, extra={"fields": {**fields, "code": "unexpected", "why": why}})
 
 
-def _shape(live: LiveVersion) -> tuple[list[tuple[str, str]], list[str]]:
-    """What a row of the version is, and what an answer."""
-    signature = live.manifest.signature
-    columns = [(column.name, str(column.datatype)) for column in signature.columns]
-    return columns, [label.value for label in signature.classes]
+def _can_shadow(live: LiveVersion, main: LiveVersion) -> bool:
+    """Whether the version can be asked the rows of ``main``, and its answers be compared."""
+    shadow, answering = live.manifest.signature, main.manifest.signature
+    classes = [[label.value for label in signature.classes] for signature in (shadow, answering)]
+    return classes[0] == classes[1] and ColumnChoice(answering.columns, shadow.columns).is_possible
 
 
 def _alias_of(ref: ModelRef) -> str:

@@ -64,7 +64,7 @@ def open_proven(store: Store, hashed: HashedManifest, *, max_rows: int) -> Prove
             where=f"{where}: {MODEL_FILE}",
             row_by_row=manifest.precision == "int8",
         )
-        decoder = RowDecoder(manifest.signature.columns, max_rows)
+        decoder = RowDecoder(manifest.signature.columns, max_rows, table=manifest.table)
         replay_golden(manifest, session, decoder)
     except MemoryError as error:
         raise LoadFailedError("takes more memory than it may", where=where, hint=_SMALLER) from error

@@ -20,6 +20,7 @@ from inference.wire.request import Request
 from registry.errors import ConfigError
 from registry.ground.logs import log_event
 from registry.names import ModelRef
+from registry.signature import Column
 
 _logger = logging.getLogger("inference.live.traffic")
 
@@ -96,6 +97,35 @@ def place_key(key: bytes) -> float:
     return (int.from_bytes(blake2b(key, digest_size=8).digest()) >> 11) / (1 << 53)
 
 
+class ColumnChoice:
+    """The columns that one version takes, among those of another one's rows.
+
+    Args:
+        columns: of the rows.
+        wanted: other columns in their order; `is_possible` says whether all of them are there.
+    """
+
+    def __init__(self, columns: Sequence[Column], wanted: Sequence[Column]) -> None:
+        kinds = {(column.name, column.datatype): place for place, column in enumerate(columns)}
+        places = [kinds.get((column.name, column.datatype)) for column in wanted]
+        self.is_possible = None not in places
+        self._row = [place for place in places if place is not None]
+        is_text = [column.datatype == "BYTES" for column in columns]
+        within = [is_text[:place].count(kind) for place, kind in enumerate(is_text)]  # of its tensor
+        self._numeric = [within[place] for place in self._row if not is_text[place]]
+        self._text = [within[place] for place in self._row if is_text[place]]
+        self._is_all = self._row == list(range(len(columns)))
+
+    def choose(self, rows: Feed | Sequence[Row]) -> Feed | Sequence[Row]:
+        """The rows with these columns only."""
+        if self._is_all:
+            return rows
+        if isinstance(rows, Feed):
+            numeric = None if rows.numeric is None or not self._numeric else rows.numeric[:, self._numeric]
+            return Feed(numeric, None if rows.text is None or not self._text else rows.text[:, self._text])
+        return [[row[place] for place in self._row] for row in rows]
+
+
 class _Item(NamedTuple):
     """Rows of one answered request, as they came to the runner: one alone, or a feed."""
 
@@ -109,7 +139,8 @@ class Shadow:
     """One version that is asked what another one has answered, and how often they agree.
 
     Args:
-        session: of the version that is asked too; it takes the same columns and has the same classes.
+        session: of the version that is asked too; it has the same classes.
+        columns: what it takes of a row.
         share: of the requests, 0 to 1.
         replay: does the asking.
         count: called on the event loop's thread with an outcome and its number of rows.
@@ -119,12 +150,14 @@ class Shadow:
     def __init__(
         self,
         session: Session,
+        columns: ColumnChoice,
         share: float,
         replay: Replay,
         count: Callable[[Replayed, int], None],
         seed: int,
     ) -> None:
         self.session = session
+        self.columns = columns
         self.count = count
         self.has_failed = False  # one line in the log tells of it
         self._share = share
@@ -210,6 +243,7 @@ def _ask(shadow: Shadow, rows: Feed | Sequence[Row] | None, answered: Sequence[i
     """Run the shadow's graph once and compare its labels with the ``answered`` ones."""
     assert rows is not None
     try:
+        rows = shadow.columns.choose(rows)
         outputs = shadow.session.run(rows if isinstance(rows, Feed) else shadow.session.feed_rows(rows))
     except Exception as error:  # the edge towards a version that answers nobody
         if not shadow.has_failed:

@@ -65,7 +65,7 @@ def load_version(store: Store, hashed: HashedManifest, *, max_rows: int, drift_r
         session=proven.session,
         decoder=proven.decoder,
         encoder=AnswerEncoder(manifest.model, version, manifest.signature.classes),
-        reader=TensorReader(manifest.signature, max_rows),
+        reader=TensorReader(manifest.signature, max_rows, unread=manifest.table.unread),
         writer=TensorWriter(manifest.model, version, manifest.signature),
         metrics=ModelMetrics(
             manifest.model,

@@ -44,7 +44,7 @@ def describe_rows(manifest: Manifest, max_rows: int) -> dict[str, Schema]:
     values = {column.name: describe_column(column) for column in columns}
     named: Schema = {
         "type": "object",
-        "description": f"One row of {manifest.model} by the names of its raw columns.",
+        "description": _describe_row(manifest),
         "properties": values,
         "required": [c.name for c in columns if c.default is None and not c.is_nullable],
         "additionalProperties": False,
@@ -95,8 +95,10 @@ def write_csv_example(manifest: Manifest) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in manifest.signature.columns)
+    null = manifest.table.null_field
     for row in manifest.golden.rows[:_FEW_ROWS]:
-        writer.writerow(str(value).lower() if isinstance(value, bool) else value for value in row)
+        fields = (null if value is None else value for value in row)
+        writer.writerow(str(field).lower() if isinstance(field, bool) else field for field in fields)
     return text.getvalue()
 
 
@@ -109,6 +111,12 @@ def write_tensors(manifest: Manifest) -> Schema:
             for name, value in pick_example(manifest).items()
         ]
     }
+
+
+def _describe_row(manifest: Manifest) -> str:
+    text = f"One row of {manifest.model} by the names of its raw columns."
+    more = " Other columns of the training table may be sent too, and are not read."
+    return text + more if manifest.table.unread else text
 
 
 def _describe_column(column: Column) -> str:

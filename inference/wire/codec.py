@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,7 +21,9 @@ from inference.errors import MalformedBodyError, RowError
 from inference.session import Outputs, Row
 from inference.wire.exact import (
     LARGEST_INTEGER,
+    NO_TABLE,
     SIGNATURE,
+    Layout,
     RowBatch,
     SlicedBatch,
     find_instances,
@@ -42,7 +44,7 @@ from inference.wire.outline import (
     cut_lines,
 )
 from inference.wire.tables import TableReader
-from registry.signature import ClassLabel, Column
+from registry.signature import ClassLabel, Column, SourceTable
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
@@ -59,6 +61,10 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 _STEP_VALUES = 4096
 # 64 KiB hold hardly more that are written out; left out, values cost no byte of a body and eight here.
 _MOST_SHORT_VALUES = 16 * 1024
+# Of a struct that has columns which are not read. 64 KiB are 20,000 rows of nothing, each of them a struct.
+_MOST_FIELDS = 256
+# What the decoder raises; the last of what is nested without end, in a column that is not read.
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PROBABILITY_BYTES = 16  # no float32 has more, with nine digits
 
 
@@ -79,29 +85,35 @@ class RowDecoder:
         columns: the raw columns in order.
         max_rows: more rows than this are refused.
         limits: of what is decoded at a time; without, those of as many columns.
+        table: what the model was trained from.
     """
 
-    def __init__(self, columns: Sequence[Column], max_rows: int, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits.of_columns(len(columns))
-        self.tables = TableReader(columns, max_rows, limits)  # reads the bodies that are not JSON
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        max_rows: int,
+        limits: Limits | None = None,
+        table: SourceTable = NO_TABLE,
+    ) -> None:
+        self._limits = limits or Limits.of_columns(len(columns) + len(table.unread))
+        self.tables = TableReader(columns, max_rows, limits, table)  # reads the bodies that are not JSON
         self._columns = tuple(columns)
+        self._layout = Layout.of(columns, table)
         self._max_rows = max_rows
         self._width = len(columns)
         self._most_short_rows = max(1, _MOST_SHORT_VALUES // self._width)
         self._has_text = any(column.datatype == "BYTES" for column in columns)
         self._defaults = tuple(column.default for column in columns)
-        named, positional, complete = _row_structs(self._columns)
-        self._decode_row = msgspec.json.Decoder(named).decode
+        names = [column.name for column in columns]
+        # An array of this name is rows, which the exact way tells from a column's value.
+        unread = [name for name in table.unread if name not in names and name != "instances"]
+        positional, complete = _define_positional(self._columns), _define_complete(self._columns)
         self._decode_complete = msgspec.json.Decoder(complete).decode
-        self._decode_objects: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(named)).decode
-        self._decode_arrays: Callable[[bytes], Any] = msgspec.json.Decoder(_batch_struct(positional)).decode
-        self._decode_slices: tuple[Callable[[bytes], list[Any]], ...] = tuple(
-            msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
-            for row in (named, positional)
-        )
-        self._split_lines: tuple[Callable[[bytes], list[Any]], ...] = tuple(
-            msgspec.json.Decoder(row).decode_lines for row in (named, positional)
-        )
+        self._arrays = _RowDecoders.of(positional)
+        # Two, so that clients that send what is read, and no more, pay nothing for the others.
+        self._objects = [_RowDecoders.of(_define_named(self._columns, []))]
+        if unread and self._width + len(unread) <= _MOST_FIELDS:
+            self._objects.append(_RowDecoders.of(_define_named(self._columns, unread)))
 
     def decode(self, body: bytes) -> RowBatch:
         """The rows in ``body``, every value checked and every default filled in.
@@ -124,32 +136,41 @@ class RowDecoder:
             return None
 
     def _decode(self, body: bytes, most_rows: int) -> RowBatch:
-        try:
-            batch = self._decode_fast(body, most_rows)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            batch = None
-        if batch is None:
-            return read_exactly(body, self._columns, self._max_rows)
-        return batch
-
-    def _decode_fast(self, body: bytes, most_rows: int) -> RowBatch | None:
-        """The rows, or None when only the exact way can tell whether they are right."""
         if self._has_text and b"\\u0000" in body:  # may stand for NULL_TEXT, which no value may be
-            return None
-        if body.count(b":") == self._width:  # as many keys as columns: most rows name them all
+            return read_exactly(body, self._columns, self._max_rows, self._layout.table)
+        colons = body.count(b":")
+        if colons == self._width:  # as many keys as columns: most rows name them all
             try:
                 return RowBatch((_astuple(self._decode_complete(body)),), True)
-            except msgspec.ValidationError:
+            except _NOT_DECODED:
                 pass  # or as many by chance
         batch = _INSTANCES.match(body)
-        if batch is None:
-            row = _astuple(self._decode_row(body))
-            left_out = row.count(UNSET)
-            if left_out == self._width or not _has_keys(body, self._width - left_out):
-                return None
-            return RowBatch([self._fill(row) if left_out else row], True)
-        is_positional = batch[1] == b"["
-        found = self._decode_arrays(body) if is_positional else self._decode_objects(body)
+        is_positional = batch is not None and batch[1] == b"["
+        objects = self._objects
+        if batch is None and colons > self._width:
+            objects = objects[-1:]  # of two, the one that takes more names
+        for decoders in (self._arrays,) if is_positional else objects:
+            try:
+                if batch is None:
+                    found = self._decode_row(body, decoders)
+                else:
+                    found = self._decode_batch(body, most_rows, decoders, is_positional)
+            except _NOT_DECODED:
+                continue
+            if found is not None:
+                return found
+        return read_exactly(body, self._columns, self._max_rows, self._layout.table)
+
+    def _decode_row(self, body: bytes, decoders: _RowDecoders) -> RowBatch | None:
+        """The only row, or None when only the exact way can tell whether it is right."""
+        rows = self._take_rows([decoders.row(body)], body, 0, False)
+        return None if rows is None else RowBatch(rows, True)
+
+    def _decode_batch(
+        self, body: bytes, most_rows: int, decoders: _RowDecoders, is_positional: bool
+    ) -> RowBatch | None:
+        """The rows of ``instances``, or None when only the exact way can tell whether they are right."""
+        found = decoders.batch(body)
         if len(found.instances) > self._max_rows:
             raise refuse_batch(len(found.instances), self._max_rows)
         if len(found.instances) > most_rows:
@@ -163,10 +184,15 @@ class RowDecoder:
     ) -> Sequence[Row] | None:
         """The rows decoded from ``text``, which holds ``keys`` names beside theirs; None if unsure."""
         rows = [_astuple(row) for row in found]
-        left_out_each = [0 if is_positional else row.count(UNSET) for row in rows]
-        if not is_positional:
-            keys += self._width * len(rows) - sum(left_out_each)
-        if self._width in left_out_each or not _has_keys(text, keys):
+        if is_positional:
+            return rows if _has_keys(text, keys) else None
+        left_out_each = [row.count(UNSET) for row in rows]
+        keys += sum(map(len, rows)) - sum(left_out_each)
+        width = self._width
+        if rows and len(rows[0]) > width:  # behind those that are read stand those that are not
+            rows = [row[:width] for row in rows]
+            left_out_each = [row.count(UNSET) for row in rows]
+        if width in left_out_each or not _has_keys(text, keys):
             return None
         return [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
 
@@ -213,12 +239,12 @@ class RowDecoder:
             rows = None
             if outline.is_closed:
                 text = b"[%b]" % body[part.start : part.end]
-                rows = self._decode_slice(text, part, self._decode_slices, is_positional)
+                rows = self._decode_slice(text, part, "slice", is_positional)
             if rows is None:
                 rows = read_slice(
                     body,
                     part,
-                    self._columns,
+                    self._layout,
                     index,
                     is_positional=is_positional,
                     is_closed=outline.is_closed or part is not outline.slices[-1],
@@ -227,16 +253,20 @@ class RowDecoder:
             index += part.size
 
     def _decode_slice(
-        self, text: bytes, part: Slice, decoders: Sequence[Callable[[bytes], list[Any]]], is_positional: bool
+        self, text: bytes, part: Slice, form: Literal["slice", "lines"], is_positional: bool
     ) -> Sequence[Row] | None:
-        """The rows of a slice, read by one of ``decoders``; None when only the exact way can tell."""
+        """The rows of a slice in one of its forms; None when only the exact way can tell."""
         if self._has_text and b"\\u0000" in text:
             return None
-        try:
-            found = decoders[is_positional](text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        return self._take_rows(found, text, 0, is_positional) if len(found) == part.size else None
+        for decoders in (self._arrays,) if is_positional else self._objects:
+            try:
+                found = decoders.slice(text) if form == "slice" else decoders.lines(text)
+            except _NOT_DECODED:
+                continue
+            rows = self._take_rows(found, text, 0, is_positional) if len(found) == part.size else None
+            if rows is not None:
+                return rows
+        return None
 
     def decode_lines(self, body: bytes) -> Iterator[Sequence[Row]]:
         """The rows of JSON lines, some at a time, each as ``instances`` may hold it.
@@ -263,8 +293,8 @@ class RowDecoder:
         for part in parts:
             # As many values as lines, none of which shares a line with another, are one in each.
             text = body[part.start : part.end]
-            rows = self._decode_slice(text, part, self._split_lines, is_positional)
-            yield rows or read_lines(body, part, self._columns, index, is_positional=is_positional)
+            rows = self._decode_slice(text, part, "lines", is_positional)
+            yield rows or read_lines(body, part, self._layout, index, is_positional=is_positional)
             index += part.size
 
     def _refuse_long(self, index: int | None) -> RowError:
@@ -361,26 +391,64 @@ class AnswerEncoder:
 _astuple: Callable[[Any], tuple[Any, ...]] = msgspec.structs.astuple
 
 
-def _row_structs(columns: Sequence[Column]) -> tuple[type[msgspec.Struct], ...]:
-    """A row as an object of named values, as an array in column order, and as an object with every name."""
-    named: list[Any] = []
-    positional: list[Any] = []
+# Columns need not be Python names, nor are required ones first.
+_define_row = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
+
+
+class _RowDecoders(NamedTuple):
+    """Of one kind of row: alone, among ``instances``, as some rows of an array, and on lines."""
+
+    row: Callable[[bytes], Any]
+    batch: Callable[[bytes], Any]
+    slice: Callable[[bytes], list[Any]]
+    lines: Callable[[bytes], list[Any]]
+
+    @classmethod
+    def of(cls, row: type[msgspec.Struct]) -> _RowDecoders:
+        """Those of rows that are this struct."""
+        return cls(
+            msgspec.json.Decoder(row).decode,
+            msgspec.json.Decoder(_batch_struct(row)).decode,
+            msgspec.json.Decoder(list[row]).decode,  # type: ignore[valid-type]
+            msgspec.json.Decoder(row).decode_lines,
+        )
+
+
+def _define_named(columns: Sequence[Column], unread: Sequence[str]) -> type[msgspec.Struct]:
+    """A row as an object of named values, of which those that are ``unread`` may be anything."""
+    fields: list[Any] = []
     for index, column in enumerate(columns):
-        kind = _TYPES[column.datatype]
-        kind = kind | None if column.is_nullable else kind
-        positional.append((f"c{index}", kind))
+        kind = _find_type(column)
         if column.default is not None or column.is_nullable:
-            named.append((f"c{index}", kind | UnsetType, UNSET))
+            fields.append((f"c{index}", kind | UnsetType, UNSET))
         else:
-            named.append((f"c{index}", kind))
-    names = {f"c{index}": column.name for index, column in enumerate(columns)}
-    # Columns need not be Python names, nor are required ones first.
-    define = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
-    return (
-        define("NamedRow", named, rename=names, kw_only=True),
-        define("PositionalRow", positional, array_like=True),
-        define("CompleteRow", positional, rename=names),
-    )
+            fields.append((f"c{index}", kind))
+    fields += [(f"u{index}", Any, UNSET) for index in range(len(unread))]
+    names = _rename(columns) | {f"u{index}": name for index, name in enumerate(unread)}
+    return _define_row("NamedRow", fields, rename=names, kw_only=True)
+
+
+def _define_positional(columns: Sequence[Column]) -> type[msgspec.Struct]:
+    """A row as an array in column order."""
+    return _define_row("PositionalRow", _all_fields(columns), array_like=True)
+
+
+def _define_complete(columns: Sequence[Column]) -> type[msgspec.Struct]:
+    """A row as an object with every name that is read, and no other."""
+    return _define_row("CompleteRow", _all_fields(columns), rename=_rename(columns))
+
+
+def _all_fields(columns: Sequence[Column]) -> list[tuple[str, Any]]:
+    return [(f"c{index}", _find_type(column)) for index, column in enumerate(columns)]
+
+
+def _find_type(column: Column) -> Any:
+    kind = _TYPES[column.datatype]
+    return kind | None if column.is_nullable else kind
+
+
+def _rename(columns: Sequence[Column]) -> dict[str, str]:
+    return {f"c{index}": column.name for index, column in enumerate(columns)}
 
 
 def _batch_struct(row: type[msgspec.Struct]) -> type[msgspec.Struct]:

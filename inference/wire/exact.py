@@ -6,6 +6,7 @@ Only bodies that the fast way (`inference/wire/codec.py`) is not sure of come he
   beside which ``"parameters": {"probabilities": false}`` asks for short answers, and ``"signature_name"``
   may say what TensorFlow Serving's clients say there;
 - a name may be left out if its column has a default or may be null, but not every name of a row;
+- other columns of the training table (`SourceTable.unread`) may be named beside, whatever they hold;
 - numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a
   JSON number is not exact; booleans, numbers and strings do not stand for each other;
 - null only where the column may be null; no name twice in an object; no U+0000 in a string.
@@ -28,7 +29,7 @@ import msgspec
 from inference.errors import BatchTooLargeError, MalformedBodyError, RowError
 from inference.session import Row
 from inference.wire.outline import Slice, find_lines, locate
-from registry.signature import Column
+from registry.signature import Column, SourceTable
 
 LARGEST_INTEGER = 2.0**53 - 1
 _INSTANCES = "instances"
@@ -40,6 +41,8 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _SIGNATURE = "signature_name"
 # TensorFlow Serving's name for the signature that a model has if it has one; ours have one.
 SIGNATURE: Final = "serving_default"
+# Of a version that says nothing of its table: all of its columns are read, and an empty field is NULL.
+NO_TABLE: Final = SourceTable()
 _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
 
 
@@ -53,6 +56,22 @@ class _Token(str):
     __slots__ = ()
 
 
+class Layout(NamedTuple):
+    """What a row may name: the columns that are read, in order, and the table that they come from."""
+
+    by_name: dict[str, Column]
+    table: SourceTable
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], table: SourceTable) -> Layout:
+        """Of a signature's columns; what ``table`` calls unread is so only if they do not have it."""
+        return cls({column.name: column for column in columns}, table)
+
+    def is_known(self, name: str) -> bool:
+        """Whether it is the name of a column, read or not."""
+        return name in self.by_name or name in self.table.unread
+
+
 class RowBatch(msgspec.Struct, frozen=True, gc=False):
     """The rows of one request, in order, and how they are to be answered."""
 
@@ -61,7 +80,9 @@ class RowBatch(msgspec.Struct, frozen=True, gc=False):
     is_short: bool = False  # without probabilities
 
 
-def read_exactly(body: bytes, columns: Sequence[Column], max_rows: int) -> RowBatch:
+def read_exactly(
+    body: bytes, columns: Sequence[Column], max_rows: int, table: SourceTable = NO_TABLE
+) -> RowBatch:
     """The rows in ``body``, every value checked and every default filled in.
 
     Raises:
@@ -72,11 +93,11 @@ def read_exactly(body: bytes, columns: Sequence[Column], max_rows: int) -> RowBa
         raise MalformedBodyError(
             f'the body is {_describe(tree)}, expected an object of named values or {{"instances": [...]}}'
         )
-    by_name = {column.name: column for column in columns}
+    layout = Layout.of(columns, table)
     instances = [value for name, value in tree if name == _INSTANCES]
-    if not instances or (_INSTANCES in by_name and not isinstance(instances[0], list)):
-        return RowBatch([_read_object(tree, by_name, None)], True)
-    rows = _read_instances(instances, by_name, max_rows)
+    if not instances or (layout.is_known(_INSTANCES) and not isinstance(instances[0], list)):
+        return RowBatch([_read_object(tree, layout, None)], True)
+    rows = _read_instances(instances, layout, max_rows)
     return RowBatch(rows, False, _read_parameters(tree))
 
 
@@ -151,7 +172,7 @@ def _read_parameters(tree: _Pairs) -> bool:
     return bool(given) and not given[0][1]
 
 
-def _read_instances(instances: list[Any], by_name: dict[str, Column], max_rows: int) -> list[tuple[Any, ...]]:
+def _read_instances(instances: list[Any], layout: Layout, max_rows: int) -> list[tuple[Any, ...]]:
     if len(instances) > 1:
         raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
     rows = instances[0]
@@ -161,7 +182,7 @@ def _read_instances(instances: list[Any], by_name: dict[str, Column], max_rows: 
         raise MalformedBodyError(f'"{_INSTANCES}" is empty, expected at least one row')
     if len(rows) > max_rows:
         raise refuse_batch(len(rows), max_rows)
-    return [_read_row(row, index, type(rows[0]), by_name) for index, row in enumerate(rows)]
+    return [_read_row(row, index, type(rows[0]), layout) for index, row in enumerate(rows)]
 
 
 def refuse_batch(count: int | None, max_rows: int) -> BatchTooLargeError:
@@ -234,14 +255,14 @@ def read_frame(body: bytes, begin: int, end: int) -> bool:
 
 
 def read_slice(
-    body: bytes, part: Slice, columns: Sequence[Column], first: int, *, is_positional: bool, is_closed: bool
+    body: bytes, part: Slice, layout: Layout, first: int, *, is_positional: bool, is_closed: bool
 ) -> list[Row]:
     """The rows ``body[part.start:part.end]`` of an array, as `read_exactly` reads them.
 
     Args:
         body: the whole body.
         part: some of its rows.
-        columns: the raw columns in order.
+        layout: of a row.
         first: number of the first of these rows.
         is_positional: whether the array's first row is an array.
         is_closed: whether the array ends; if not, the last slice is no JSON, whatever it holds.
@@ -251,20 +272,17 @@ def read_slice(
     """
     before = b"[0," if first else b"["
     rows = _parse_part(body, part.start, part.end, before, b"]" if is_closed else b"")[len(before) // 2 :]
-    by_name = {column.name: column for column in columns}
     kind = list if is_positional else _Pairs
-    return [_read_row(row, first + index, kind, by_name) for index, row in enumerate(rows)]
+    return [_read_row(row, first + index, kind, layout) for index, row in enumerate(rows)]
 
 
-def read_lines(
-    body: bytes, part: Slice, columns: Sequence[Column], first: int, *, is_positional: bool
-) -> list[Row]:
+def read_lines(body: bytes, part: Slice, layout: Layout, first: int, *, is_positional: bool) -> list[Row]:
     """The rows that the lines of ``body[part.start:part.end]`` are, each by itself.
 
     Args:
         body: the whole body.
         part: some of its lines.
-        columns: the raw columns in order.
+        layout: of a row.
         first: number of the first of these rows.
         is_positional: whether the first row of all is an array.
 
@@ -273,12 +291,11 @@ def read_lines(
     """
     lines = enumerate(find_lines(body, part.start, part.end), first)
     rows = [_parse_part(body, line.start(), line.end(), row=index) for index, line in lines]
-    by_name = {column.name: column for column in columns}
     kind = list if is_positional else _Pairs
-    return [_read_row(row, index, kind, by_name) for index, row in enumerate(rows, first)]
+    return [_read_row(row, index, kind, layout) for index, row in enumerate(rows, first)]
 
 
-def _read_row(row: Any, index: int, kind: type, by_name: dict[str, Column]) -> tuple[Any, ...]:
+def _read_row(row: Any, index: int, kind: type, layout: Layout) -> tuple[Any, ...]:
     if not isinstance(row, list):
         raise RowError(
             f"{_describe(row)}, expected an object of named values or an array in column order",
@@ -287,34 +304,36 @@ def _read_row(row: Any, index: int, kind: type, by_name: dict[str, Column]) -> t
     if type(row) is not kind:
         raise RowError("objects and arrays are mixed; send one or the other", where=f"row {index}")
     if isinstance(row, _Pairs):
-        return _read_object(row, by_name, index)
-    if len(row) != len(by_name):
+        return _read_object(row, layout, index)
+    if len(row) != len(layout.by_name):
         raise RowError(
-            f"{len(row)} values, expected {len(by_name)} in column order",
+            f"{len(row)} values, expected {len(layout.by_name)} in column order",
             where=f"row {index}",
             hint="To leave some out, send an object of named values.",
         )
     return tuple(
-        _read_value(value, column, index) for value, column in zip(row, by_name.values(), strict=True)
+        _read_value(value, column, index, layout)
+        for value, column in zip(row, layout.by_name.values(), strict=True)
     )
 
 
-def _read_object(pairs: _Pairs, by_name: dict[str, Column], index: int | None) -> tuple[Any, ...]:
+def _read_object(pairs: _Pairs, layout: Layout, index: int | None) -> tuple[Any, ...]:
     given: dict[str, Any] = {}
     for name, value in pairs:
-        if name not in by_name:
-            raise refuse_unknown(name, by_name, index)
+        if not layout.is_known(name):
+            raise refuse_unknown(name, layout.by_name, index)
         if name in given:
             raise RowError("is given twice", where=place(index, name))
         given[name] = value
-    if not given:
-        raise RowError("no column is named", where=place(index), hint=f"Columns: {_some(by_name)}.")
-    return tuple(_take(given, column, index) for column in by_name.values())
+    if layout.by_name.keys().isdisjoint(given):
+        what = "no column that the model reads is named" if given else "no column is named"
+        raise RowError(what, where=place(index), hint=f"Columns: {_some(layout.by_name)}.")
+    return tuple(_take(given, column, index, layout) for column in layout.by_name.values())
 
 
-def _take(given: dict[str, Any], column: Column, index: int | None) -> Any:
+def _take(given: dict[str, Any], column: Column, index: int | None, layout: Layout) -> Any:
     if column.name in given:
-        return _read_value(given[column.name], column, index)
+        return _read_value(given[column.name], column, index, layout)
     return fill_default(column, index)
 
 
@@ -329,11 +348,14 @@ def fill_default(column: Column, index: int | None) -> Any:
     return column.default
 
 
-def _read_value(value: Any, column: Column, index: int | None) -> Any:
+def _read_value(value: Any, column: Column, index: int | None, layout: Layout) -> Any:
     if value is None:
         if column.is_nullable:
             return None
         _refuse(value, column, index)
+    if column.datatype != "BYTES" and isinstance(value, str) and value in layout.table.null_text:
+        hint = "The training table writes NULL so; in JSON it is null." if column.is_nullable else ""
+        _refuse(value, column, index, hint)
     if column.datatype == "BYTES":
         return read_text(value, column, index)
     if column.datatype == "BOOL":
@@ -382,9 +404,11 @@ def read_text(value: Any, column: Column, index: int | None) -> str:
     return str(value)
 
 
-def _refuse(value: Any, column: Column, index: int | None) -> NoReturn:
+def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> NoReturn:
     raise RowError(
-        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}", where=place(index, column.name)
+        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}",
+        where=place(index, column.name),
+        hint=hint,
     )
 
 

@@ -2,13 +2,14 @@
 
 What a model takes is sent either as the graph's own tensors (``numeric``, ``text``) or as one tensor
 a raw column, called like the column, of shape [rows] or [rows, 1]; columns with a default may then
-be left out. Numbers may come as any numeric datatype that holds them exactly.
+be left out. Numbers may come as any numeric datatype that holds them exactly. Beside them, other
+columns of the training table may be sent, whatever they hold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -49,9 +50,16 @@ class TensorReader:
         signature: columns and the graph's tensors.
         max_rows: more rows than this are refused.
         limits: of what is decoded at a time; without, those of as many columns.
+        unread: names of the training table's other columns.
     """
 
-    def __init__(self, signature: Signature, max_rows: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        max_rows: int,
+        limits: Limits | None = None,
+        unread: Collection[str] = (),
+    ) -> None:
         self._columns = signature.columns
         self._limits = limits or Limits.of_columns(len(signature.columns))
         self._rules = MatrixRules(signature.columns)
@@ -62,6 +70,7 @@ class TensorReader:
         self._singles = {column.name: (column,) for column in signature.columns}
         # Columns that are called like a tensor: such an input may be meant either way.
         self._twofold = self._tensors.keys() & self._singles.keys()
+        self._unread = frozenset(unread) - self._tensors.keys() - self._singles.keys()
 
     def read(self, request: InferRequest) -> Feed:
         """The rows in ``request``, every value checked and every default filled in.
@@ -80,8 +89,9 @@ class TensorReader:
         row_count = self._check_shapes(inputs, table)
         found: dict[str, Elements] = {}
         for tensor, blob in zip(inputs, request.blobs, strict=True):
-            columns = table[tensor.name]
-            found[tensor.name] = read_elements(tensor, blob, columns, self._limits)  # (rows, its columns)
+            columns = table.get(tensor.name)
+            if columns:
+                found[tensor.name] = read_elements(tensor, blob, columns, self._limits)  # (rows, its columns)
         if table is self._tensors:
             feed = Feed(found.get(NUMERIC_INPUT), found.get(TEXT_INPUT))
         else:
@@ -112,19 +122,27 @@ class TensorReader:
 
     def _find_table(self, inputs: Sequence[RequestedInput]) -> Mapping[str, tuple[Column, ...]]:
         """The columns behind each name: of the graph's tensors, or of single columns."""
-        names = [tensor.name for tensor in inputs]
+        names = []
         seen: set[str] = set()
-        for name in names:
-            if name not in self._tensors and name not in self._singles:
-                raise refuse_input("the model has no such input", name, hint=self._list_names())
+        for name in [tensor.name for tensor in inputs]:
             if name in seen:
                 raise refuse_input("is given twice", name)
             seen.add(name)
+            if name in self._tensors or name in self._singles:
+                names.append(name)
+            elif name not in self._unread:
+                raise refuse_input("the model has no such input", name, hint=self._list_names())
+        if not names:
+            raise refuse_input("the model does not read it", inputs[0].name, hint=self._list_names())
         # Names that are one or the other decide, wherever they stand; without any, the shapes do.
         certain: str | None = names[0]
         if certain in self._twofold:
             certain = next((name for name in names if name not in self._twofold), None)
-        is_whole = self._are_tensors(inputs) if certain is None else certain in self._tensors
+        is_whole = (
+            self._are_tensors([one for one in inputs if one.name in names])
+            if certain is None
+            else certain in self._tensors
+        )
         table = self._tensors if is_whole else self._singles
         for name in names:
             if name not in table:
@@ -159,7 +177,10 @@ class TensorReader:
     def _check_shapes(self, inputs: Sequence[RequestedInput], table: Mapping[str, tuple[Column, ...]]) -> int:
         """Refuse what cannot be rows of these columns; the number of rows."""
         for tensor in inputs:
-            _check_tensor(tensor, table[tensor.name], is_single=table is self._singles)
+            if tensor.name in table:
+                _check_tensor(tensor, table[tensor.name], is_single=table is self._singles)
+            elif not tensor.shape:
+                raise refuse_input("the shape is [], expected [rows] or [rows, 1]", tensor.name)
         first, row_count = inputs[0].name, inputs[0].shape[0]
         for tensor in inputs:
             if tensor.shape[0] != row_count:

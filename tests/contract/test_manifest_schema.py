@@ -15,6 +15,7 @@ import pytest
 
 from registry.errors import ManifestError
 from registry.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
+from registry.signature import SourceTable
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("manifest_v*.json"))
 LATEST = Path(__file__).parent / "golden" / f"manifest_v{SCHEMA_VERSION}.json"
@@ -32,6 +33,13 @@ def test_past_manifest_still_loads_with_every_value(path: Path) -> None:
     data = path.read_bytes()
     written = msgspec.json.decode(encode_manifest(decode_manifest(data)))
     assert list(_missing(msgspec.json.decode(data), written)) == []
+
+
+def test_past_manifest_says_nothing_of_its_table_and_all_its_columns_are_read() -> None:
+    """Versions from before there was a ``table`` go on taking what they took: an empty field is NULL."""
+    data = LATEST.read_bytes()
+    assert b'"table"' not in data
+    assert decode_manifest(data).table == SourceTable(delimiter=",", decimal=".", null_text=("",), unread={})
 
 
 def _missing(old: Any, new: Any, at: str = "$") -> Iterator[str]:
@@ -59,6 +67,8 @@ def test_manifest_of_an_unknown_schema_version_is_refused_by_its_number() -> Non
         ({"files": {"../model.onnx": {"sha256": "0" * 64, "size": 1}}}, "files"),
         ({"files": {"model.onnx": {"sha256": "0" * 64, "size": -1}}}, "size"),
         ({"signature": None}, "signature"),
+        ({"table": {"delimiter": ""}}, "delimiter"),
+        ({"table": {"unread": {"Id": "output"}}}, "unread"),
     ],
 )
 def test_manifest_that_says_what_none_may_say_is_refused(change: dict[str, Any], told: str) -> None:

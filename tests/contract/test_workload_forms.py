@@ -13,7 +13,7 @@ from benchmarks.drive.workload import Mix, Workload, draw_bodies
 from registry.manifest import Manifest
 from registry.store import open_store
 from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import publish_mixed, publish_numeric
+from tests.support.tiny_model import publish_lean, publish_mixed, publish_numeric
 
 FORMS: tuple[Form, ...] = ("json", "csv", "float32", "oip", "oip_binary")
 
@@ -70,4 +70,22 @@ def test_text_columns_are_answered_rightly_in_every_form_that_has_text(tmp_path:
     bodies = draw(manifest, ("json", "csv", "oip", "oip_binary"), 2)
     with running_service(tmp_path, "tiny_text") as service:
         target = address(manifest, service)
+        assert [ask(service, target, body) for body in bodies] == [""] * len(bodies)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_version_that_reads_fewer_columns_answers_the_other_ones_bodies(tmp_path: Path, rows: int) -> None:
+    """The gate asks both the same; a candidate with a leaner features.sql would fail on every request."""
+    store = open_store(tmp_path)
+    versions = {
+        "champion": store.read_manifest("tiny", publish_numeric(store)),
+        "candidate": store.read_manifest("tiny", publish_lean(store)),
+    }
+    forms: tuple[Form, ...] = ("json", "csv", "oip", "oip_binary")
+    mix = tuple(Mix(rows=rows, form=form) for form in forms)
+    bodies = draw_bodies(Workload(seed=1, bodies=40, mix=mix), versions)
+    assert {body.form for body in bodies} == set(forms)
+    assert all(b"slope" in body.payload for body in bodies)
+    with running_service(tmp_path, "tiny@2") as service:
+        target = address(versions["candidate"], service)
         assert [ask(service, target, body) for body in bodies] == [""] * len(bodies)

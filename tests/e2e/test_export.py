@@ -31,13 +31,16 @@ from registry.aliases import read_alias
 from registry.errors import AfterChangeError, ConfigError, StageError
 from registry.manifest import GateLimits
 from registry.runs import ExportSettings, find_run
-from registry.signature import Column
+from registry.signature import Column, SourceTable
 from registry.store import Store, open_store
 from tests.support.ended import starting
 from tests.support.runs import RunPlan, build_run
+from tests.support.service import running_service
 from training.features import parse_features
 
 SETTINGS = ReleaseSettings(export=ExportSettings(golden_rows=12))
+# What tells a person or a program which columns to send.
+_PAGES = (("/", "text/html"), ("/openapi.json", "*/*"), ("/v2/models/tiny", "*/*"))
 PLANS = {
     "mixed": RunPlan(),
     "binary": RunPlan(
@@ -156,6 +159,45 @@ def test_slices_of_the_gate_are_kept_beside_the_predictions(
         for height, count in zip(test["height"], test["count"], strict=True)
     ]
     assert store.read_manifest("tiny", 1).gate == limits
+
+
+def test_a_column_that_no_feature_reads_is_asked_of_nobody(tmp_path: Path) -> None:
+    """Clients send what the graph takes; slices of the gate and the table's other columns are not lost."""
+    data, store = tmp_path / "data", open_store(tmp_path / "registry")
+    spare = (Column(name="girth", datatype="INT64"), Column(name="place", datatype="BYTES"))
+    plan = RunPlan(
+        columns=(spare[0], *RunPlan().columns, spare[1]),
+        table=SourceTable(null_text=("NA",), unread={"Id": "ignored", "answer": "target"}),
+    )
+    build_run(data, plan)
+    limits = GateLimits(slices={"far": "place = 'a' AND girth > 0"})
+
+    export_run(replace(load_inputs(data, "tiny", SETTINGS), gate=limits), store)
+
+    manifest = store.read_manifest("tiny", 1)
+    test = pq.read_table(data / "prepared/tiny/test.parquet").to_pydict()
+    evaluation = pq.read_table(store.open_folder("tiny", 1) / "evaluation.parquet").to_pydict()
+    assert evaluation["slice_far"] == [
+        place == "a" and count > 0 for place, count in zip(test["place"], test["girth"], strict=True)
+    ]
+    names = ["height", "count", "is_wet", "colour"]
+    assert [column.name for column in manifest.signature.columns] == names
+    assert set(manifest.histograms) == set(names)
+    assert {len(row) for row in manifest.golden.rows} == {4}
+    unread = {"Id": "ignored", "answer": "target", "girth": "input", "place": "input"}
+    assert manifest.table == SourceTable(null_text=("NA",), unread=unread)
+    row = dict(zip(names, manifest.golden.rows[0], strict=True))
+    with running_service(tmp_path / "registry", "tiny@1") as service:
+        status, answer = service.predict(row)
+        assert status == 200, answer
+        assert list(answer["probabilities"].values()) == pytest.approx(
+            manifest.golden.probabilities[0], abs=1e-5
+        )
+        assert service.predict({"girth": 1, **row, "place": "a"}) == (status, answer)
+        told = [service.request("GET", path, headers={"Accept": kind}) for path, kind in _PAGES]
+    assert [(status, b"girth" in body, b"height" in body) for status, _, body in told] == [
+        (200, False, True)
+    ] * len(_PAGES)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,19 @@ import pytest
 
 from registry.aliases import read_alias
 from registry.errors import PromotionRefusedError
+from registry.manifest import Golden
 from registry.promotion import promote
+from registry.signature import Column, build_signature
 from registry.store import MODEL_FILE, Store, open_store
 from registry.verdict import VERDICT_FILE, Verdict, decode_verdict
-from tests.support.evaluations import publish_judged
+from tests.support.evaluations import ANY_SPEED, draw_evaluation, publish_judged
+from tests.support.tiny_model import (
+    CLASSES,
+    LEAN_COLUMNS,
+    NUMERIC_ROWS,
+    expect_probabilities,
+    publish_lean,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 # In so short a window one hiccup of the machine is much, and no restart is like the other.
@@ -159,3 +168,26 @@ def test_bench_measures_one_version(shop: Shop) -> None:
         assert 0 < load["p50_ms"] <= load["p95_ms"] <= load["p99_ms"] <= load["max_ms"]
     assert run.result["ready_s"] > 0
     assert run.result["resident_bytes_ready"] > 1_000_000
+
+
+def test_a_candidate_that_reads_fewer_columns_passes(tmp_path: Path) -> None:
+    """Leaving a column out of features.sql is a release like any other, though clients still send it."""
+    shop = Shop(tmp_path)
+    demanding = (*LEAN_COLUMNS, Column(name="slope", datatype="FP64"))
+    rows = tuple((*row[:3], 0.0) for row in NUMERIC_ROWS)
+    known = expect_probabilities(demanding, rows)
+    golden = Golden(
+        rows=rows,
+        class_indexes=tuple(known.argmax(axis=1).tolist()),
+        probabilities=tuple(map(tuple, known.tolist())),
+    )
+    publish_judged(
+        shop.store, alias="production", signature=build_signature(demanding, CLASSES), golden=golden
+    )
+    lean = publish_lean(shop.store, alias="candidate", evaluation_bytes=draw_evaluation(), gate=ANY_SPEED)
+
+    run = shop.run("gate", *QUICK, "--looks", "2")
+
+    assert (run.code, run.result["outcome"]) == (0, "PASS"), run.log
+    assert {run.outcome_of(name) for name in ("signature", "answers", "accuracy")} == {"PASS"}
+    promote(shop.store, "tiny", lean)

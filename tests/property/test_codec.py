@@ -18,12 +18,19 @@ from inference.session import Outputs
 from inference.wire.codec import AnswerEncoder, RowDecoder
 from inference.wire.exact import read_exactly
 from inference.wire.outline import Limits
-from registry.signature import ClassLabel, Column
+from registry.signature import ClassLabel, Column, SourceTable
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 
 MAX_ROWS = 3
+# What a client may send beside the columns of numbers; those beside the others are all read.
+LEAN_COLUMNS = NUMERIC_COLUMNS[:2]
+TABLES: dict[tuple[Column, ...], SourceTable] = {
+    NUMERIC_COLUMNS: SourceTable(),
+    MIXED_COLUMNS: SourceTable(null_text=("NA", "")),
+    LEAN_COLUMNS: SourceTable(unread={"x": "input", "Rings": "target", "instances": "ignored"}),
+}
 DECODERS: dict[tuple[Column, ...], RowDecoder] = {
-    columns: RowDecoder(columns, MAX_ROWS) for columns in (NUMERIC_COLUMNS, MIXED_COLUMNS)
+    columns: RowDecoder(columns, MAX_ROWS, table=table) for columns, table in TABLES.items()
 }
 
 # Written as text, so that what no JSON library would write is tried too.
@@ -100,6 +107,10 @@ def objects(draw: st.DrawFn, columns: tuple[Column, ...], wildness: int) -> str:
             pairs.append((json.dumps(column.name), draw(cells(column, wildness))))
     if draw(st.integers(1, 20)) <= wildness:
         pairs.append((draw(st.sampled_from(['"rings"', '"\\u0072ings"', '"Rings"', '"x"', "x"])), "1"))
+    for name in TABLES[columns].unread:
+        if draw(st.integers(1, 20)) <= 8:
+            value = draw(wild if wildness else st.sampled_from(["1", "null", '"a:b"', '[{"a":[1]}]']))
+            pairs.append((json.dumps(name), value))
     space = draw(st.sampled_from(["", "", " ", "\n"]))
     return "{" + ",".join(f"{n}{space}:{space}{v}" for n, v in draw(st.permutations(pairs))) + "}"
 
@@ -153,12 +164,23 @@ def read_either_way(read: Any) -> tuple[str, Any]:
 @example(case=(NUMERIC_COLUMNS, b'{"rings":1,"rings":1}'))
 @example(case=(NUMERIC_COLUMNS, b'{"instances":[{"rings":1}],"instances":[[0,1,true,null]]}'))
 @example(case=(NUMERIC_COLUMNS, b"[" * 5000))
+@example(case=(LEAN_COLUMNS, b'{"instances":[{"x":1,"rings":1}]}'))
+@example(case=(LEAN_COLUMNS, b'{"instances":[1],"rings":1}'))
+@example(case=(LEAN_COLUMNS, b'{"instances":1,"rings":1}'))
+@example(case=(LEAN_COLUMNS, b'{"x":1}'))
+@example(case=(LEAN_COLUMNS, b'{"x":1,"rings":1,"x":1}'))
+@example(case=(LEAN_COLUMNS, b'{"x":{"x":1},"rings":1}'))
+@example(case=(LEAN_COLUMNS, b'{"x":NaN,"rings":1}'))
+@example(case=(LEAN_COLUMNS, b'{"rings":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}"))
+@example(case=(LEAN_COLUMNS, b'{"instances":[{"rings":1,"x":' + b'{"a":' * 5000))
+@example(case=(LEAN_COLUMNS, b'{"x":"\\u0000","rings":1}'))
+@example(case=(MIXED_COLUMNS, b'{"soil":"NA","rings":"NA"}'))
 @example(case=(NUMERIC_COLUMNS, b"\xef\xbb\xbf{}"))
 def test_both_ways_of_reading_agree(case: tuple[tuple[Column, ...], bytes]) -> None:
     """The fast way is an optimisation; where it accepts or refuses anything else, it is a hole."""
     columns, body = case
     fast = read_either_way(lambda: DECODERS[columns].decode(body))
-    exact = read_either_way(lambda: read_exactly(body, columns, MAX_ROWS))
+    exact = read_either_way(lambda: read_exactly(body, columns, MAX_ROWS, TABLES[columns]))
     assert fast == exact
     if fast[0] == "rows":
         for row in fast[1][0]:
@@ -178,6 +200,11 @@ def read_in_slices(decoder: RowDecoder, body: bytes) -> tuple[str, Any]:
 @settings(max_examples=400, deadline=None)
 @given(case=cases, block=st.integers(1, 40), longest=st.sampled_from([60, 10_000]))
 @example(case=(NUMERIC_COLUMNS, b'{"instances":[[0,1,true,null],[0,1,true,null],]}'), block=1, longest=10_000)
+@example(
+    case=(LEAN_COLUMNS, b'{"instances":[{"rings":1,"x":' + b"[" * 2000 + b"]" * 2000 + b"}]}"),
+    block=9,
+    longest=10_000,
+)
 @example(case=(NUMERIC_COLUMNS, b'{"instances":[[0,1,true,null] [0,1,true,null]]}'), block=1, longest=10_000)
 @example(
     case=(NUMERIC_COLUMNS, b'{"instances":[{"rings":1},{"rings":1,"rings":1}]}'), block=9, longest=10_000
@@ -198,9 +225,9 @@ def test_a_body_in_slices_is_read_as_a_whole_one(
 ) -> None:
     """Where a long body is cut must not show; only, of several faults it may name another first."""
     columns, body = case
-    decoder = RowDecoder(columns, MAX_ROWS, Limits(longest, block))
+    decoder = RowDecoder(columns, MAX_ROWS, Limits(longest, block), TABLES[columns])
     found = read_in_slices(decoder, body)
-    exact = read_either_way(lambda: read_exactly(body, columns, MAX_ROWS))
+    exact = read_either_way(lambda: read_exactly(body, columns, MAX_ROWS, TABLES[columns]))
     if exact[0] == "rows":
         if found[0] == "error":
             assert f"more than {longest}" in found[1][1]
@@ -283,8 +310,8 @@ def test_lines_are_read_as_the_same_rows_in_an_array(
     lines = [line.replace("\n", " ") for line in lines]
     body = (end.join(lines) + end).encode("utf-8", "surrogatepass")
     array = ('{"instances":[' + ",".join(lines) + "]}").encode("utf-8", "surrogatepass")
-    found = read_lines(RowDecoder(columns, MAX_ROWS, Limits(10_000, block)), body)
-    expected = read_either_way(lambda: read_exactly(array, columns, MAX_ROWS))
+    found = read_lines(RowDecoder(columns, MAX_ROWS, Limits(10_000, block), TABLES[columns]), body)
+    expected = read_either_way(lambda: read_exactly(array, columns, MAX_ROWS, TABLES[columns]))
     assert found[0] == expected[0]
     if found[0] == "rows":
         assert (found[1], False, False) == expected[1]

@@ -22,7 +22,7 @@ from registry.manifest import (
     encode_manifest,
 )
 from registry.names import ModelRef
-from registry.signature import ClassLabel, Column, build_signature
+from registry.signature import ClassLabel, Column, SourceTable, build_signature
 from registry.verdict import Judged, Verdict, decode_verdict, encode_verdict
 from tests.support.manifests import build_manifest, build_verdict
 
@@ -46,6 +46,13 @@ _columns = st.builds(
 _classes = st.builds(ClassLabel, value=_texts, label=_texts)
 _signatures = st.builds(
     build_signature, st.lists(_columns, max_size=4).map(tuple), st.lists(_classes, max_size=3).map(tuple)
+)
+_tables = st.builds(
+    SourceTable,
+    delimiter=st.sampled_from([",", ";", "\t", "||"]),
+    decimal=st.sampled_from([".", ","]),
+    null_text=st.lists(_texts, max_size=3).map(tuple),
+    unread=st.dictionaries(_texts, st.sampled_from(["input", "key", "target", "ignored"]), max_size=3),
 )
 _probabilities = st.lists(_numbers, max_size=3).map(tuple)
 
@@ -97,6 +104,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             class_indexes=draw(counts),
             probabilities=draw(st.lists(_probabilities, max_size=2).map(tuple)),
         ),
+        table=draw(_tables),
     )
 
 

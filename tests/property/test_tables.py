@@ -17,12 +17,19 @@ from inference.errors import RequestError
 from inference.session import Feed
 from inference.wire.outline import Limits
 from inference.wire.tables import TableReader
-from registry.signature import NULL_TEXT, Column
+from registry.signature import NULL_TEXT, Column, SourceTable
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 
 MAX_ROWS = 3
+# Numbers only, which the short way is for, beside columns that are not read.
+PLAIN_COLUMNS = tuple(column for column in NUMERIC_COLUMNS if column.datatype != "BOOL")
+TABLES: dict[tuple[Column, ...], SourceTable] = {
+    NUMERIC_COLUMNS: SourceTable(),
+    MIXED_COLUMNS: SourceTable(null_text=("", "NA", "clay"), delimiter=";"),
+    PLAIN_COLUMNS: SourceTable(unread={"is_wet": "input", "note": "target"}),
+}
 READERS: dict[tuple[Column, ...], TableReader] = {
-    columns: TableReader(columns, MAX_ROWS) for columns in (NUMERIC_COLUMNS, MIXED_COLUMNS)
+    columns: TableReader(columns, MAX_ROWS, table=table) for columns, table in TABLES.items()
 }
 # Text that is nearly a table.
 tokens = st.sampled_from(
@@ -44,7 +51,7 @@ tokens = st.sampled_from(
             "9007199254740992",
         ),
         *("", " ", " 1 ", "true", "FALSE", "clay", '"a,""b"', '"', "'", "\x00", "[", "]", "null", "\ufeff"),
-        *("height", "rings", "is_wet", "slope", "soil", "note", "Rings"),
+        *("height", "rings", "is_wet", "slope", "soil", "note", "Rings", "NA", "1_000", "yes", "a;b", "\t1"),
     ]
 )
 lines = st.lists(tokens, min_size=1, max_size=6).map(",".join)
@@ -78,7 +85,15 @@ def describe(read: Any) -> object:
 @example(columns=NUMERIC_COLUMNS, body="0,1,0,\r2,0,1,0,1", has_header=None)
 @example(columns=NUMERIC_COLUMNS, body="0,1,0,1],[0,1,0,1", has_header=None)
 @example(columns=NUMERIC_COLUMNS, body="rings\n1", has_header=None)
+@example(columns=NUMERIC_COLUMNS, body="0,1,1.0,1\n0,1,1,1", has_header=None)
+@example(columns=NUMERIC_COLUMNS, body="0,1,1,1\r\n0,1,-0,1", has_header=None)
+@example(columns=NUMERIC_COLUMNS, body="is_wet,height,rings,slope\n1e0,1,1,1", has_header=None)
 @example(columns=NUMERIC_COLUMNS, body="rings,rings\n1,1", has_header=None)
+@example(columns=PLAIN_COLUMNS, body="is_wet,rings,height,slope\n7,1,2,3\n8,4,5,6", has_header=None)
+@example(columns=PLAIN_COLUMNS, body="is_wet,rings,is_wet\n7,1,2", has_header=None)
+@example(columns=PLAIN_COLUMNS, body="is_wet\n7", has_header=None)
+@example(columns=PLAIN_COLUMNS, body="rings,is_wet\n7,1e999", has_header=None)
+@example(columns=MIXED_COLUMNS, body="rings;soil\n7;clay", has_header=None)
 def test_both_ways_of_reading_csv_agree(
     columns: tuple[Column, ...], body: str, has_header: bool | None
 ) -> None:
@@ -102,7 +117,7 @@ def test_a_long_table_is_read_as_a_short_one(
     columns: tuple[Column, ...], body: str, has_header: bool | None, block: int
 ) -> None:
     """Where a body is cut must not show."""
-    reader, sent = TableReader(columns, MAX_ROWS, Limits(1000, block)), body.encode()
+    reader, sent = TableReader(columns, MAX_ROWS, Limits(1000, block), TABLES[columns]), body.encode()
     found = describe(lambda: reader.read_csv(sent, has_header))
     expected = describe(lambda: READERS[columns].read_csv(sent, has_header))
     if "BatchTooLargeError" in str(expected):  # how many there are too many is only counted in a short one
@@ -114,6 +129,7 @@ def test_a_long_table_is_read_as_a_short_one(
 
 @settings(max_examples=200, deadline=None)
 @given(body=st.binary(max_size=40), columns=st.sampled_from(list(READERS)))
+@example(body=b"\0\0\0\0\0\0\x80\x3f\0\0\x81\x7f", columns=PLAIN_COLUMNS)
 def test_any_bytes_are_rows_or_an_error_that_says_why(body: bytes, columns: tuple[Column, ...]) -> None:
     """What a stranger sends must end in an answer, never in a traceback."""
     for read in (lambda: READERS[columns].read_csv(body, None), lambda: READERS[columns].read_floats(body)):
@@ -142,7 +158,9 @@ def test_a_table_arrives_as_it_was_written(
 ) -> None:
     """Written by another program's rules: quotes, line ends in fields, any order under a header."""
     shuffled = list(data.draw(st.permutations(columns))) if has_header else list(columns)
-    row = {c.name: st.none() | values[c.datatype] if c.is_nullable else values[c.datatype] for c in columns}
+    texts = values["BYTES"].filter(lambda text: text not in TABLES[columns].null_text)
+    kinds = {**values, "BYTES": texts}
+    row = {c.name: st.none() | kinds[c.datatype] if c.is_nullable else kinds[c.datatype] for c in columns}
     rows = data.draw(st.lists(st.fixed_dictionaries(row), min_size=1, max_size=MAX_ROWS))
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator=data.draw(st.sampled_from(["\n", "\r\n"])))

@@ -22,10 +22,13 @@ from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
 from registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
 from registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
-from registry.signature import ClassLabel, Column
+from registry.signature import ClassLabel, Column, SourceTable
 from training.features import FeatureProgram, parse_features
 
 _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES": pa.string()}
+
+
+_TABLE = SourceTable()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class RunPlan:
     classes: tuple[str, ...] = ("1", "2", "3")
     rows: int = 400
     seed: int = 7
+    table: SourceTable = _TABLE
 
 
 def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
@@ -160,9 +164,16 @@ def _make_record(plan: RunPlan, program: FeatureProgram, run_id: str) -> RunReco
         seed=plan.seed,
         prior=Prior(method="none", training=prior, deployment=prior),
         unlabelled_splits=(),
-        histograms={c.name: Histogram(counts=(plan.rows,), edges=(0.0, 1.0)) for c in plan.columns},
+        histograms={column.name: _make_histogram(column, plan.rows) for column in plan.columns},
         producers={"timberline": __version__},
+        table=plan.table,
     )
+
+
+def _make_histogram(column: Column, rows: int) -> Histogram:
+    if column.datatype == "BYTES":
+        return Histogram(counts=(rows,), categories=("a",))
+    return Histogram(counts=(rows,), edges=(0.0, 1.0))
 
 
 def _make_metrics(plan: RunPlan, table: pa.Table, probabilities: Any) -> Metrics:

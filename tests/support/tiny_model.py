@@ -3,6 +3,7 @@
 store = open_store(tmp_path)
 version = publish_numeric(store)      # tiny@1 and tiny@production: FP64, INT64, BOOL, nullable FP64
 version = publish_mixed(store)        # tiny_text: the same and two text columns
+version = publish_lean(store)         # tiny again, whose features do not read the last of its columns
 version = publish_wide(store)         # wide: as many columns and classes as are asked for
 
 version = publish_numeric(store, model_bytes=build_endless_graph())   # or build_large_graph()
@@ -31,6 +32,7 @@ from registry.signature import (
     TEXT_INPUT,
     ClassLabel,
     Column,
+    SourceTable,
     build_signature,
 )
 from registry.store import Store
@@ -48,6 +50,7 @@ NUMERIC_COLUMNS = (
     Column(name="slope", datatype="FP64", is_nullable=True, unit="degrees"),
 )
 SOILS = {"clay": 1.0, "sand": -1.0}
+LEAN_COLUMNS = NUMERIC_COLUMNS[:3]
 MIXED_COLUMNS = (
     Column(name="soil", datatype="BYTES", categories=tuple(SOILS)),
     *NUMERIC_COLUMNS,
@@ -79,6 +82,16 @@ def publish_numeric(
 ) -> int:
     """Publish the next version with numeric columns only and point ``alias``, if any, at it."""
     return _publish(store, model, NUMERIC_COLUMNS, NUMERIC_ROWS, alias, changes, scale)
+
+
+def publish_lean(store: Store, model: str = "tiny", *, alias: str | None = PRODUCTION, **changes: Any) -> int:
+    """Publish the next version of the numeric model, which takes slope to be 0, and point ``alias`` at it."""
+    given = {
+        "model_bytes": build_lean_graph(),
+        "table": SourceTable(unread={"slope": "input", "answer": "target"}),
+        **changes,
+    }
+    return _publish(store, model, LEAN_COLUMNS, [row[:3] for row in NUMERIC_ROWS], alias, given)
 
 
 def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUCTION, **changes: Any) -> int:
@@ -135,7 +148,7 @@ def expect_probabilities(
     logits = np.zeros((len(rows), len(CLASSES)))
     for index, row in enumerate(rows):
         values = dict(zip([column.name for column in columns], row, strict=True))
-        numbers = [0.0 if values[c.name] is None else float(values[c.name] or 0) for c in NUMERIC_COLUMNS]
+        numbers = [float(values.get(column.name) or 0) for column in NUMERIC_COLUMNS]
         logits[index] = np.array(numbers) @ _WEIGHTS * scale
         if "soil" in values:
             texts = [SOILS.get(str(values["soil"]), 0.0), 1.0 if values["note"] is None else 0.0]
@@ -169,6 +182,18 @@ def build_graph(
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 2)]
     model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def build_lean_graph() -> bytes:
+    """The numeric graph over all columns but the last one, for which it puts 0."""
+    model = ModelProto.FromString(build_graph(NUMERIC_COLUMNS))
+    graph = model.graph
+    graph.input[0].type.tensor_type.shape.dim[1].dim_value = len(LEAN_COLUMNS)
+    for node in graph.node:
+        node.input[:] = ["padded" if name == NUMERIC_INPUT else name for name in node.input]
+    graph.node.insert(0, helper.make_node("Pad", [NUMERIC_INPUT, "one_behind"], ["padded"]))
+    graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 0, 1]), "one_behind"))
     return bytes(model.SerializeToString())
 
 
@@ -255,7 +280,7 @@ def _publish(
     store: Store,
     model: str,
     columns: tuple[Column, ...],
-    rows: tuple[Row, ...],
+    rows: Sequence[Row],
     alias: str | None,
     changes: dict[str, Any],
     scale: float = 1.0,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from registry.signature import Column
-from training.features.expressions import Feature, may_hold_null
+from training.features.expressions import Call, ColumnRef, Expression, Feature, may_hold_null
 from training.features.render import render_feature, render_select
 
 
 @dataclass(frozen=True)
 class FeatureProgram:
-    """features.sql, checked: the raw columns it may read and its features in the order of the SELECT."""
+    """features.sql, checked: raw columns, all that it reads among them, and its features in order."""
 
     columns: tuple[Column, ...]
     features: tuple[Feature, ...]
@@ -26,6 +26,25 @@ class FeatureProgram:
     def nullable(self) -> tuple[bool, ...]:
         """Of each feature, whether a NULL in a nullable column may make it NULL."""
         return tuple(may_hold_null(feature.expression) for feature in self.features)
+
+    @cached_property
+    def read_names(self) -> frozenset[str]:
+        """The names of the columns that a feature reads."""
+        waiting: list[Expression] = [feature.expression for feature in self.features]
+        seen, names = set[Expression](), set[str]()
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, ColumnRef):
+                names.add(part.column)
+            elif isinstance(part, Call) and part not in seen:
+                seen.add(part)
+                waiting += part.arguments
+        return frozenset(names)
+
+    def narrow(self) -> FeatureProgram:
+        """The same features over the columns that they read, and no others."""
+        read = tuple(column for column in self.columns if column.name in self.read_names)
+        return FeatureProgram(columns=read, features=self.features)
 
     def select_sql(self, relation: str, *, computed_only: bool = False) -> str:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.

@@ -113,3 +113,22 @@ def test_a_slice_without_rows_is_refused_with_its_key(tmp_path: Path) -> None:
     slices = parse_slices({"tall": "height > 1", "giant": "height > 99"}, COLUMNS)
     with pytest.raises(ConfigError, match=r"gate\.slices\.giant: holds none of the 3 test rows"):
         check_slices(write(tmp_path / "test.parquet", RAW), slices)
+
+
+def test_the_graph_is_fed_what_features_read_and_slices_may_read_more(tmp_path: Path) -> None:
+    """A column that no feature reads is not asked of clients; the gate's slices are computed here."""
+    path = write(tmp_path / "test.parquet", RAW)
+    program = parse_features("SELECT height * 2 AS twice, coalesce(count, 0) AS n FROM raw", COLUMNS).narrow()
+    slices = parse_slices({"red": "colour = 'red'", "wet": "is_wet AND height > 0"}, COLUMNS)
+
+    check_slices(path, slices)
+    (chunk,) = read_chunks(path, program, slices=slices)
+
+    assert [column.name for column in program.columns] == ["height", "count"]
+    np.testing.assert_array_equal(chunk.feeds["numeric"], [[1.5, 7], [np.nan, np.nan], [np.nan, -3]])
+    assert list(chunk.feeds) == ["numeric"]
+    assert chunk.take(0) == (1.5, 7)
+    assert {name: inside.tolist() for name, inside in chunk.slices.items()} == {
+        "slice_red": [True, False, False],
+        "slice_wet": [True, False, False],
+    }

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from registry.errors import ConfigError
-from training.config import expand_braces, input_columns, load_model_config
+from registry.signature import SourceTable
+from training.config import expand_braces, input_columns, load_model_config, source_table
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 
@@ -63,6 +64,17 @@ def test_inputs_are_what_a_client_sends(models: Path) -> None:
         ("flag3", "BOOL"),
     ]
     assert columns[1].default is False
+
+
+def test_the_source_table_names_what_is_no_input_and_what_null_looks_like(models: Path) -> None:
+    """The service is given this, and reads a line of the training file as training did."""
+    changes = ['etl.null_text=["NA", "?"]', "etl.delimiter=;"]
+    config = load_model_config(models, "loans", overrides=changes, use_environment=False)
+    assert source_table(config) == SourceTable(
+        delimiter=";",
+        null_text=("NA", "?"),
+        unread={"id": "key", "note": "ignored", "outcome": "target"},
+    )
 
 
 def test_an_override_wins_over_the_environment_and_that_over_the_file(

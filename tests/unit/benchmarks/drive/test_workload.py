@@ -123,9 +123,9 @@ def test_rows_that_no_float32_can_hold_are_sent_without_an_answer() -> None:
 
 
 def test_a_form_that_can_write_no_golden_row_is_refused() -> None:
-    """In CSV an empty field is the default, so that NULL beside a default cannot be said."""
-    columns = (Column(name="height", datatype="FP64", default=0.0, is_nullable=True), TINY_COLUMNS[1])
-    golden = Golden(rows=((None, 20),), class_indexes=(0,), probabilities=((0.7, 0.3),))
+    """In CSV an empty field is NULL, so that an empty text cannot be said."""
+    columns = (Column(name="bark", datatype="BYTES"), TINY_COLUMNS[1])
+    golden = Golden(rows=(("", 20),), class_indexes=(0,), probabilities=((0.7, 0.3),))
     manifest = build_manifest(signature=build_signature(columns, TINY_CLASSES), golden=golden)
     with pytest.raises(WorkloadError, match="no golden row"):
         draw_bodies(of_form("csv"), {"candidate": manifest})

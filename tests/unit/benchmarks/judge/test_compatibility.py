@@ -8,16 +8,20 @@ import msgspec
 import pytest
 
 from benchmarks.judge.compatibility import find_breaks
-from registry.signature import ClassLabel, Column, Signature, build_signature
-from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS
+from registry.manifest import Manifest
+from registry.signature import ClassLabel, Column, SourceTable, UnreadRole, build_signature
+from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS, build_manifest
 
 HEIGHT, RINGS = TINY_COLUMNS
-BEFORE = build_signature(TINY_COLUMNS, TINY_CLASSES)
+BEFORE = build_manifest()
 
 
-def of_columns(columns: Sequence[Column], classes: Sequence[ClassLabel] = TINY_CLASSES) -> Signature:
-    """A version of these columns and classes, as it is compared."""
-    return build_signature(tuple(columns), tuple(classes))
+def of_columns(
+    columns: Sequence[Column], classes: Sequence[ClassLabel] = TINY_CLASSES, **unread: UnreadRole
+) -> Manifest:
+    """A manifest of these columns and classes, whose table has ``unread`` beside."""
+    signature = build_signature(tuple(columns), tuple(classes))
+    return build_manifest(signature=signature, table=SourceTable(unread=unread))
 
 
 def changed(column: Column, **fields: object) -> Column:
@@ -39,7 +43,7 @@ def changed(column: Column, **fields: object) -> Column:
 )
 def test_what_old_clients_do_not_notice_is_no_break(columns: tuple[Column, ...]) -> None:
     """A gate that blocks harmless growth gets switched off."""
-    assert find_breaks(BEFORE, build_signature(columns, TINY_CLASSES)) == []
+    assert find_breaks(BEFORE, of_columns(columns)) == []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def test_what_old_clients_do_not_notice_is_no_break(columns: tuple[Column, ...])
 )
 def test_what_old_clients_trip_over_is_a_break(columns: tuple[Column, ...], message: str) -> None:
     """Their next request would be answered with 400."""
-    assert find_breaks(BEFORE, build_signature(columns, TINY_CLASSES)) == [message]
+    assert find_breaks(BEFORE, of_columns(columns)) == [message]
 
 
 def test_every_break_is_told_at_once() -> None:
@@ -93,7 +97,7 @@ def test_a_column_is_optional_by_a_default_or_by_null(
 
 def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
     """A null that was fine yesterday is refused today."""
-    nullable = build_signature((changed(HEIGHT, is_nullable=True), RINGS), TINY_CLASSES)
+    nullable = of_columns((changed(HEIGHT, is_nullable=True), RINGS))
     assert find_breaks(nullable, BEFORE) == ["column height may no longer be null"]
 
 
@@ -102,4 +106,21 @@ def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
 )
 def test_other_classes_are_a_break(classes: tuple[ClassLabel, ...]) -> None:
     """Clients switch on the class, and the held-out predictions are indexed by it."""
-    assert len(find_breaks(BEFORE, build_signature(TINY_COLUMNS, classes))) == 1
+    assert len(find_breaks(BEFORE, of_columns(TINY_COLUMNS, classes))) == 1
+
+
+def test_a_column_that_is_not_read_any_more_is_no_break() -> None:
+    """Its clients go on sending it and are answered: a leaner features.sql must reach production."""
+    assert find_breaks(BEFORE, of_columns([HEIGHT], rings="input")) == []
+
+
+def test_a_column_that_its_table_has_lost_is_a_break_even_if_the_champion_does_not_read_it() -> None:
+    """Clients of the version before the champion still send it, and were answered until now."""
+    champion = of_columns([HEIGHT], rings="input", Id="ignored", answer="target")
+    assert find_breaks(champion, of_columns([HEIGHT])) == ["column rings was removed"]
+
+
+def test_a_column_that_is_read_for_the_first_time_is_a_break() -> None:
+    """The champion's clients were not asked for it."""
+    champion = of_columns([HEIGHT], rings="input")
+    assert find_breaks(champion, BEFORE) == ["column rings is new and required"]

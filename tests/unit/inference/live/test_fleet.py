@@ -32,7 +32,13 @@ from registry.store import MODEL_FILE, Store, open_store
 from tests.support.failing_blobs import FailingBlobs
 from tests.support.manifests import forget_publication
 from tests.support.service import DEADLINE_S
-from tests.support.tiny_model import NUMERIC_COLUMNS, point_alias, publish_mixed, publish_numeric
+from tests.support.tiny_model import (
+    NUMERIC_COLUMNS,
+    point_alias,
+    publish_lean,
+    publish_mixed,
+    publish_numeric,
+)
 
 
 @pytest.fixture
@@ -414,6 +420,14 @@ def test_a_shadow_of_other_columns_is_off(store: Store, caplog: pytest.LogCaptur
     fleet = open_fleet(store, shadow="candidate=1")
     assert fleet.load().default.shadow is None
     assert told(caplog) == ["shadow off"]
+    fleet.close()
+
+
+def test_a_shadow_of_fewer_columns_is_on(store: Store) -> None:
+    """A candidate whose features read less can be asked about every row of the main version's."""
+    publish_lean(store, alias="candidate")
+    fleet = open_fleet(store, shadow="candidate=1")
+    assert fleet.load().default.shadow is not None
     fleet.close()
 
 

@@ -5,22 +5,37 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Sequence
 
+import msgspec
+import numpy as np
 import pytest
 
-from inference.live.traffic import Replay, Replayed, Shadow, Share, Split, parse_share, place_key
-from inference.session import Session
+from inference.live.traffic import (
+    ColumnChoice,
+    Replay,
+    Replayed,
+    Shadow,
+    Share,
+    Split,
+    parse_share,
+    place_key,
+)
+from inference.session import Feed, Session
 from inference.wire.request import Request
 from registry.errors import ConfigError
 from registry.names import ModelRef
-from registry.signature import build_signature
+from registry.signature import Column, build_signature
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import (
     CLASSES,
+    LEAN_COLUMNS,
     MIXED_COLUMNS,
+    MIXED_ROWS,
     NUMERIC_COLUMNS,
     NUMERIC_ROWS,
     build_graph,
+    build_lean_graph,
     expect_probabilities,
 )
 
@@ -90,7 +105,9 @@ def test_requests_without_the_header_are_drawn(share: float, low: int, high: int
     assert low <= sum(split.takes(ask()) for _ in range(10_000)) <= high
 
 
-async def offer_all(session: Session, repeats: int = 1) -> Counter[Replayed]:
+async def offer_all(
+    session: Session, repeats: int = 1, *, columns: Sequence[Column] = NUMERIC_COLUMNS
+) -> Counter[Replayed]:
     """What a shadow makes of the tiny rows, answered by the true graph, in one turn of the loop."""
     counts: Counter[Replayed] = Counter()
     is_counted = asyncio.Event()
@@ -101,7 +118,7 @@ async def offer_all(session: Session, repeats: int = 1) -> Counter[Replayed]:
             is_counted.set()
 
     replay = Replay()
-    shadow = Shadow(session, 1.0, replay, count, SEED)
+    shadow = Shadow(session, ColumnChoice(NUMERIC_COLUMNS, columns), 1.0, replay, count, SEED)
     feed = (true := open_tiny()).feed_rows(NUMERIC_ROWS)
     outputs = true.run(feed)
     for _ in range(repeats):
@@ -127,6 +144,33 @@ def test_a_shadow_that_answers_otherwise_differs_where_it_does() -> None:
     assert asyncio.run(offer_all(open_tiny(-1.0))) == Counter(
         agree=2 * agree, differ=2 * (len(LABELS) - agree)
     )
+
+
+def test_a_shadow_is_asked_the_columns_that_it_takes() -> None:
+    """A candidate that reads fewer columns is compared before it answers anybody, like any other."""
+    zeroed = [(*row[:3], 0.0) for row in NUMERIC_ROWS]
+    alike = expect_probabilities(NUMERIC_COLUMNS, zeroed).argmax(axis=1).tolist()
+    assert alike == LABELS
+    lean = Session(build_lean_graph(), build_signature(LEAN_COLUMNS, CLASSES), where="tiny@2")
+    assert asyncio.run(offer_all(lean, columns=LEAN_COLUMNS)) == Counter(agree=2 * len(LABELS))
+
+
+def test_the_columns_of_a_shadow_are_found_by_name_in_both_tensors() -> None:
+    """Another order of columns is another place in a row, and in a tensor yet another."""
+    wanted = [MIXED_COLUMNS[index] for index in (5, 4, 1)]  # note, slope, height
+    choice = ColumnChoice(MIXED_COLUMNS, wanted)
+    assert choice.is_possible
+    assert choice.choose(MIXED_ROWS[2:]) == [["ü:7", -3.5, 0.0]]
+    numbers, texts = np.array([[0.0, 1.0, 1.0, -3.5]]), np.array([["peat", "ü:7"]], dtype=object)
+    chosen = choice.choose(Feed(numbers, texts))
+    assert isinstance(chosen, Feed)
+    assert chosen.numeric is not None
+    assert chosen.text is not None
+    assert (chosen.numeric.tolist(), chosen.text.tolist()) == ([[-3.5, 0.0]], [["ü:7"]])
+    assert not ColumnChoice(NUMERIC_COLUMNS, MIXED_COLUMNS).is_possible
+    assert not ColumnChoice(
+        NUMERIC_COLUMNS, [msgspec.structs.replace(MIXED_COLUMNS[1], datatype="BYTES")]
+    ).is_possible
 
 
 def test_a_shadow_without_a_finite_answer_fails_and_nobody_else() -> None:

@@ -1,0 +1,103 @@
+"""The file that a model was trained from, sent to the service as it is: the whole way around."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from registry.store import open_store
+from tests.support.service import running_service
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL_TOML = """
+[model]
+name = "odd"
+[source]
+kind = "csv"
+path = {path}
+[columns]
+Id = {{ type = "integer", role = "ignored" }}
+owner = {{ type = "string", role = "key" }}
+height = {{ type = "number", nullable = true, default = 3 }}
+count = {{ type = "integer" }}
+is_wet = {{ type = "boolean", nullable = true }}
+colour = {{ type = "string", nullable = true }}
+spare = {{ type = "number" }}
+answer = {{ type = "string" }}
+[target]
+column = "answer"
+[split]
+kind = "random"
+[etl]
+delimiter = ";"
+decimal = ","
+null_text = ["NA", "?"]
+[network]
+kind = "mlp"
+widths = [8]
+[training]
+epochs = 2
+"""
+FEATURES_SQL = """
+SELECT coalesce(height, -1) AS height_or_less, count, coalesce(is_wet, false) AS wet,
+  is_wet IS NULL AS wet_unknown, coalesce(colour = '', false) AS no_colour,
+  coalesce(colour = 'red', false) AS red
+FROM raw
+"""
+
+
+def write_table(path: Path, rows: int) -> bytes:
+    """A table with everything in it that two readers may read in two ways; its bytes."""
+    chance = random.Random(0)
+    lines = ["Id;answer;owner;spare;count;is_wet;height;colour"]
+    for index in range(rows):
+        count = chance.randrange(1000, 9999)
+        written = chance.choice(
+            [f"{count // 1000}_{count % 1000:03}", f" {count}", f"+{count},0", f"{count}e0"]
+        )
+        wet = chance.choice(["yes", "NO", "t", "F", "1", "0", "True", "NA"])
+        height = chance.choice(["NA", "?", "nan", "1,", ",5", " 2,5", "1e1"])
+        colour = chance.choice(["red", "", '"re;d"', ' "red" ', "NA", '"?"'])
+        answer = "big" if count > 5500 else "small"
+        spare = f"{chance.random()}".replace(".", ",")
+        lines.append(f"{index};{answer};owner {index};{spare};{written};{wet};{height};{colour}")
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path.read_bytes()
+
+
+def test_the_training_file_gets_the_answers_that_its_evaluation_has(tmp_path: Path) -> None:
+    """NULLs, flags, numbers, order of columns, delimiter: one row is one row, in training and in service."""
+    folder = tmp_path / "models" / "odd"
+    folder.mkdir(parents=True)
+    body = write_table(tmp_path / "odd.csv", 400)
+    text = MODEL_TOML.format(path=json.dumps(str(tmp_path / "odd.csv")))
+    (folder / "model.toml").write_text(text, "utf-8")
+    (folder / "features.sql").write_text(FEATURES_SQL, "utf-8")
+    places = ["--model", "odd", "--models", str(folder.parent), "--data", str(tmp_path / "data")]
+    registry = tmp_path / "registry"
+    verbs = [["training", verb, *places] for verb in ("fetch", "etl", "train", "evaluate")]
+    for command in (*verbs, ["exporter", "export", *places, "--registry", str(registry)]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    manifest = open_store(registry).read_manifest("odd", 1)
+    evaluation = pq.read_table(open_store(registry).open_folder("odd", 1) / "evaluation.parquet").to_pydict()
+    with running_service(registry, "odd@1") as service:
+        status, _, answer = service.request("POST", "/predict", body, {"Content-Type": "text/csv"})
+    assert status == 200, answer
+    found = json.loads(answer)["predictions"]
+    assert len(found) == 400
+    assert len(evaluation["row"]) == 80
+    for at, row in enumerate(evaluation["row"]):
+        expected = {
+            label.value: evaluation[f"p_{i}"][at] for i, label in enumerate(manifest.signature.classes)
+        }
+        assert found[row]["probabilities"] == pytest.approx(expected, abs=1e-5), body.splitlines()[row + 1]

@@ -31,7 +31,7 @@ Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 # Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
 _OWN = "__"
 # Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
-LARGEST_EXACT = 2**53
+LARGEST_EXACT = 2**53 - 1
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
 
 _MAX_DELIMITER_BYTES = 4  # DuckDB's
@@ -434,7 +434,7 @@ def _check_values(column: ColumnSection, where: str) -> None:
     default = column.default
     if column.type == "integer" and isinstance(default, int) and abs(default) > LARGEST_EXACT:
         raise ConfigError(
-            f"is {default}, beyond 2^53, where a feature cannot hold every whole number",
+            f"is {default}, beyond ±(2^53 - 1), where a feature cannot hold every whole number",
             where=f"{where}.default",
         )
 

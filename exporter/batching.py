@@ -20,6 +20,9 @@ from exporter.scalars import Scalar
 # operator with any number of arguments, what their number is padded to.
 _Key = tuple[str, tuple[bool, ...], object]
 _VARIADIC = {"any", "all", "select"}
+# How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
+# node itself costs is nothing beside so many.
+_MOST_CONDITIONS = 2**14
 _SOURCES = {"const", "numeric", "text"}
 
 
@@ -160,7 +163,8 @@ class _Layout:
     def split(self, group: Sequence[Scalar]) -> list[list[Scalar]]:
         """The group as one node, or one for each combination of blocks it reads if that is cheaper."""
         if group[0].operator in _VARIADIC:
-            return [list(group)]
+            count = max(1, _MOST_CONDITIONS // max(len(_conditions(s)) for s in group))
+            return [list(group[start : start + count]) for start in range(0, len(group), count)]
         parts: dict[tuple[int, ...], list[Scalar]] = {}
         for scalar in group:
             parts.setdefault(tuple(number for number, _ in self.position(scalar)), []).append(scalar)

@@ -177,6 +177,8 @@ class _Tabulator:
     def _compute(self, call: Call) -> _Column | None:  # noqa: PLR0911  (one line a kind of operator)
         if call.operator in {"and", "or"}:
             return self._combine(call)
+        if call.operator == "case":
+            return self._case(call)
         columns = []
         for argument in call.arguments:
             column = self.column(argument)
@@ -194,8 +196,6 @@ class _Tabulator:
                 return _Column(1.0 - columns[0].values, self._nothing)
             case "is_null":
                 return _Column(columns[0].is_null.astype(np.float64), self._nothing)
-            case "case":
-                return self._case(columns)
             case "coalesce":
                 return functools.reduce(lambda b, a: _where(a.is_null, b, a), reversed(columns))
         return self._cast(call, columns[0])
@@ -219,10 +219,15 @@ class _Tabulator:
         values = np.where(decided, deciding, np.where(unknown, NAN, 1.0 - deciding))
         return _Column(values, self._nothing)
 
-    def _case(self, columns: list[_Column]) -> _Column:
-        *pairs, result = columns
+    def _case(self, call: Call) -> _Column | None:
+        """From the last branch to the first, so that no two of a thousand branches are held at a time."""
+        *pairs, default = call.arguments
+        result = self.column(default)
         for condition, value in reversed(list(zip(pairs[::2], pairs[1::2], strict=True))):
-            result = _where(condition.values == 1.0, value, result)
+            is_chosen, chosen = self.column(condition), self.column(value)
+            if is_chosen is None or chosen is None or result is None:
+                return None
+            result = _where(is_chosen.values == 1.0, chosen, result)
         return result
 
     def _cast(self, call: Call, column: _Column) -> _Column | None:

@@ -93,3 +93,13 @@ def test_manifest_that_is_no_text_or_nested_without_end_is_refused(written: byte
     """The parser has errors of its own for these; one that got out stopped the commands for every model."""
     with pytest.raises(ManifestError, match=f"not a manifest: .*{found}"):
         decode_manifest(LATEST.read_bytes().replace(b'"title": "', written))
+
+
+def test_past_manifest_promises_no_runtime_and_a_promise_is_a_release() -> None:
+    """Graphs from before the promise may need a newer runtime than the oldest of today's."""
+    tree = msgspec.json.decode(LATEST.read_bytes())
+    assert decode_manifest(LATEST.read_bytes()).minimum_onnxruntime is None
+    promised = msgspec.json.encode({**tree, "minimum_onnxruntime": "1.17"})
+    assert decode_manifest(promised).minimum_onnxruntime == "1.17"
+    with pytest.raises(ManifestError, match="minimum_onnxruntime"):
+        decode_manifest(msgspec.json.encode({**tree, "minimum_onnxruntime": "new"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from onnx import numpy_helper
 
 from exporter.operators import build_feature_graph
 from tests.support.feature_forms import BY_THE_DOZEN, DOZEN_COLUMNS, ONE_HOTS
@@ -114,3 +115,13 @@ def test_features_of_all_forms_together_share_their_nodes() -> None:
     )
     assert len(many) == len(few)
     assert len(many) < sum(len(_many(form, 5)) for form in forms) / 3
+
+
+def test_long_lists_by_the_dozen_share_nodes_up_to_a_bounded_width() -> None:
+    """In one node the floats of all of them, for a thousand rows, would be the memory of the service."""
+    lists = [f"k{i} IN ({', '.join(str(2 * number) for number in range(1000))})" for i in range(40)]
+    named = ", ".join(f"{feature} AS f{index}" for index, feature in enumerate(lists))
+    model = build_feature_graph(parse_features(f"SELECT {named} FROM raw", DOZEN_COLUMNS), 18)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    shapes = [constants[node.input[1]] for node in model.graph.node if node.op_type == "Reshape"]
+    assert [shape.tolist() for shape in shapes] == [[0, 16, 1000], [0, 16, 1000], [0, 8, 1000]]

@@ -80,7 +80,16 @@ def test_show_without_a_version_is_production(run: Command) -> None:
 def test_show_table_has_the_facts(run: Command) -> None:
     """The page a reviewer reads before a release."""
     _, out, _ = run("show", "tiny@2", "--no-json")
-    for fact in ("tiny@2", "0.7500 [0.7000, 0.8000]", "Spruce", "height", "0 to 100", "model.onnx", "none"):
+    for fact in (
+        "tiny@2",
+        "ONNX Runtime (not known) and later",
+        "0.7500 [0.7000, 0.8000]",
+        "Spruce",
+        "height",
+        "0 to 100",
+        "model.onnx",
+        "none",
+    ):
         assert fact in out
 
 

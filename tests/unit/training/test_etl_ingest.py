@@ -179,7 +179,7 @@ def test_columns_without_a_name_are_read_past_when_they_are_declared(tmp_path: P
     table = SmallTable(tmp_path, columns='"" = { type = "string", role = "ignored" }')
     found, refused = table.read()
     assert [row[1] for row in found] == [index / 8 for index in range(60) if index != 30]
-    assert refused == [("table.csv", 32, 1, None, "has 2 columns, expected 10")]
+    assert refused == [("table.csv", 32, 1, "weight", "has 2 columns, expected 10")]
 
 
 def test_a_column_without_a_name_can_only_be_read_past(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _column_rules(
     # A narrower column holds a larger value only where a broken range is tolerated.
     may_be_wide = storage_type(column) == "BIGINT" or config.checks.max_violation_fraction > 0
     if column.type == "integer" and name in config.inputs and may_be_wide:
-        rule = "at most 2^53, beyond which a feature loses digits"
+        rule = "at most 2^53, beyond which a feature loses digits; an identifier is a key or a string"
         yield "exact", rule, f"{value} NOT BETWEEN {-LARGEST_EXACT} AND {LARGEST_EXACT}", True
     if column.type == "number":
         yield "finite", "not infinite", f"isinf({value})", False

@@ -7,6 +7,7 @@ the names; every key is described in the README's reference.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -340,15 +341,18 @@ def load_model_config(
     config = load_settings(
         path, ModelConfig, overrides=overrides, environment=os.environ if use_environment else None
     )
-    config = _expand(config)
+    config = _expand(config, path)
     _check(config, path)
     return config
 
 
-def _expand(config: ModelConfig) -> ModelConfig:
-    columns = {
-        expanded: section for name, section in config.columns.items() for expanded in expand_braces(name)
-    }
+def _expand(config: ModelConfig, path: Path) -> ModelConfig:
+    columns: dict[str, ColumnSection] = {}
+    for name, section in config.columns.items():
+        for expanded in expand_braces(name):
+            if expanded in columns:
+                raise ConfigError(f"declares column {expanded!r} twice", where=f"{path}: columns")
+            columns[expanded] = section
     groups = {
         group: tuple(itertools.chain.from_iterable(map(expand_braces, names)))
         for group, names in config.checks.one_hot.items()
@@ -387,19 +391,50 @@ def _check_columns(config: ModelConfig, path: Path) -> None:
         twin = known.setdefault(name.casefold(), name)
         if twin != name:
             raise ConfigError(
-                f"columns {twin!r} and {name!r} differ by case only, which SQL does not tell apart",
+                f"columns {twin!r} and {name!r} differ by case only, which is not told apart",
                 where=f"{path}: columns",
                 hint='Read past one of them (role = "ignored"), or rename it in the source.',
             )
-        if (
-            column.type == "integer"
-            and isinstance(column.default, int)
-            and abs(column.default) > LARGEST_EXACT
-        ):
-            raise ConfigError(
-                f"is {column.default}, beyond 2^53, where a feature cannot hold every whole number",
-                where=f"{path}: columns.{name}.default",
-            )
+        _check_values(column, f"{path}: columns.{name}")
+
+
+def _check_values(column: ColumnSection, where: str) -> None:
+    """Refuse values that the column cannot hold, and that SQL cannot compare with those it does."""
+    is_number = column.type in ("integer", "number")
+    if column.range is not None and column.type == "string":
+        raise ConfigError("goes with numbers, and the column is text", where=f"{where}.range")
+    for value in column.allowed or ():
+        is_text = isinstance(value, str)
+        if (column.type == "string" and not is_text) or (is_number and is_text and not _is_number(value)):
+            raise ConfigError(f"holds {value!r}, and the column is {column.type}", where=f"{where}.allowed")
+    default = column.default
+    if column.type == "integer" and isinstance(default, int) and abs(default) > LARGEST_EXACT:
+        raise ConfigError(
+            f"is {default}, beyond 2^53, where a feature cannot hold every whole number",
+            where=f"{where}.default",
+        )
+
+
+def _is_number(text: str | float) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_groups(config: ModelConfig, path: Path) -> None:
+    """Refuse a rule over no column, and a sum over text."""
+    rules: dict[str, tuple[str, ...] | None] = {
+        "split.key": getattr(config.split, "key", None),
+        "checks.unique_key": config.checks.unique_key,
+        **{f"checks.one_hot.{group}": names for group, names in config.checks.one_hot.items()},
+    }
+    for key, names in rules.items():
+        if names is not None and not names:
+            raise ConfigError("names no column", where=f"{path}: {key}")
+        for name in names or ():
+            if key.startswith("checks.one_hot.") and config.columns[name].type == "string":
+                raise ConfigError(f"names column {name!r}, which is text", where=f"{path}: {key}")
 
 
 def _check(config: ModelConfig, path: Path) -> None:
@@ -425,6 +460,7 @@ def _check(config: ModelConfig, path: Path) -> None:
                     hint='Give it another role than "ignored".',
                 )
     _check_columns(config, path)
+    _check_groups(config, path)
     if config.model.name != path.parent.name:
         raise ConfigError(
             f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -73,7 +74,11 @@ class _Group:
 
     def quote(self, name: str) -> str:
         """The column ``name`` of the files as an SQL identifier."""
-        return quote(self.names[self.header.index(name)])
+        return quote(self._own[name])
+
+    @functools.cached_property
+    def _own(self) -> dict[str, str]:
+        return dict(zip(self.header, self.names, strict=True))
 
 
 def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:

@@ -123,7 +123,7 @@ def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
         case ModuleNotFoundError():  # such as `etl` where only the role `tools` is installed
             told = f"no package {error.name} in this environment; install the role of this command"
             logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
-        case UnicodeEncodeError() if sys.getfilesystemencoding() != "utf-8":
+        case Exception() if _is_path_beyond_locale(error):
             told = f"a path is not {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or a locale of UTF-8"
             logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case OSError():
@@ -133,3 +133,10 @@ def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
         case _:
             raise error
     return 3
+
+
+def _is_path_beyond_locale(error: Exception) -> bool:
+    """Whether the locale cannot name a path, which libraries that want UTF-8 tell in as many ways."""
+    if sys.getfilesystemencoding() == "utf-8" or isinstance(error, OSError):
+        return False
+    return isinstance(error, UnicodeEncodeError) or not all(word.isascii() for word in sys.argv)

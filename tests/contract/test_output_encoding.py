@@ -120,6 +120,12 @@ def test_a_folder_in_another_alphabet_is_used_or_refused_in_one_line(
     for verb in ("fetch", "etl"):
         done = run("training", verb, *where, **environment)
         assert (done.returncode == 0) == ("PYTHONUTF8" not in environment), done.stderr
+    plain = SmallTable(tmp_path, rows(80))
+    where = ("--model", "small", "--models", str(plain.models), "--data", str(folder / "data"))
+    assert run("training", "fetch", *where, **environment).returncode == 0
+    done = run("training", "etl", *where, **environment)
+    assert done.returncode == (3 if "PYTHONUTF8" in environment else 0), done.stderr
+    assert done.returncode == 0 or b"a path is not ascii; set PYTHONUTF8=1" in done.stderr
     for command in (
         ("exporter", "export", *where, "--registry", str(folder / "registry")),
         ("benchmarks", "history", "small", "--registry", str(folder / "registry")),

@@ -67,7 +67,9 @@ def ask_keras(workshop: Workshop, row: dict[str, Any]) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def forest(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Forest cover, fetched and released once with a small network; its model folder may be edited."""
-    folder = tmp_path_factory.mktemp("forest")
+    folder = (
+        tmp_path_factory.mktemp("forest") / "of a user's own"
+    )  # a blank and a quote for make and the shell
     shutil.copytree(ROOT / "models", folder / "models")
     workshop = Workshop(folder, "forest_cover", folder / "models")
     workshop.made("release", overrides=SMALL)

@@ -27,7 +27,19 @@ RESERVED = (ROW_COLUMN, CLASS_COLUMN, KEY_COLUMN, "__split__", "__draw__")
 NAMES = (
     *("rowid", "raw", "stored", "prepared", "rejects", "reject_errors", "twice", "c0", "c1", "n0", "key"),
     *("row", "rows", "rank", "total", "class", "draw", "split", "value", "line", "file", "column", "reason"),
-    *("filename", "file_row_number", "file_index", "text", "numeric", "features", "label", "probabilities"),
+    *(
+        "filename",
+        "file_row_number",
+        "file_index",
+        "bin",
+        "size",
+        "upto",
+        "text",
+        "numeric",
+        "features",
+        "label",
+        "probabilities",
+    ),
     *("class_index", "label_index", "p_0", "slice_x", "__i", "__time", "scan_id", "select", "count_star()"),
     *("a.b", "a", 'quo"te', "it's", "#1", "$x", "a b", "straße", "É", "hash", "*"),
 )

@@ -6,6 +6,7 @@ what it means in a feature.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from registry.errors import ConfigError
@@ -37,8 +38,12 @@ def parse_slices(
 
 
 def _parse_one(name: str, condition: str, columns: Sequence[Column], *, where: str) -> Feature:
-    # A line of its own, so that a comment behind the condition ends before AS.
-    sql = f"SELECT\n{condition}\nAS {SLICE_PREFIX}{name} FROM raw"
+    # Under a name that no column has. A line of its own, so that a comment behind the condition ends there.
+    taken = {column.name.casefold() for column in columns}
+    alias = SLICE_PREFIX + name
+    while alias.casefold() in taken:
+        alias += "_"
+    sql = f"SELECT\n{condition}\nAS {alias} FROM raw"
     try:
         features = parse_features(sql, columns, file=where).features
     except FeatureError as error:
@@ -49,4 +54,4 @@ def _parse_one(name: str, condition: str, columns: Sequence[Column], *, where: s
             where=where,
             hint="Write what is true in its rows, for example \"height > 10 AND colour = 'red'\".",
         )
-    return features[0]
+    return dataclasses.replace(features[0], name=f"{SLICE_PREFIX}{name}")

@@ -86,6 +86,17 @@ def test_an_override_wins_over_the_environment_and_that_over_the_file(
         ("[target]", "[prior]\nmethod = 'given'\n[target]", ["prior", "values"]),
         ("[target]", "[training]\nepochs = 0\n[target]", ["training.epochs", "0"]),
         ("[target]", "[trainin]\nepochs = 1\n[target]", ["'trainin'", "did you mean 'training'"]),
+        ('key = ["id"]', "key = []", ["split.key", "names no column"]),
+        ("[target]", "[checks]\nunique_key = []\n[target]", ["checks.unique_key", "names no column"]),
+        ("[target]", "[checks.one_hot]\nflags = []\n[target]", ["checks.one_hot.flags", "names no column"]),
+        (
+            "[target]",
+            "[checks.one_hot]\nx = ['outcome']\n[target]",
+            ["one_hot.x", "'outcome', which is text"],
+        ),
+        ('"string" }\n[target]', '"string", range = [0, 1] }\n[target]', ["outcome.range", "with numbers"]),
+        ('"string" }\n[target]', '"string", allowed = [7] }\n[target]', ["outcome.allowed", "holds 7"]),
+        ("range = [0, 1e9]", 'allowed = ["1", "high"]', ["income.allowed", "holds 'high'"]),
         ('key = ["id"]', 'key = ["id"]\nvalidation = 0.6\ntest = 0.4', ["split", "nothing to train on"]),
     ],
 )

@@ -8,9 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from exporter.rows import read_chunks
 from registry.errors import ConfigError
 from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, rows
+from training.config import input_columns
 from training.errors import DatasetError, FeatureError
+from training.features import parse_features, parse_slices
 
 # Column → its values; each pair is one name for somebody who folds case, if not for DuckDB.
 TWINS = [("Id", "ID"), ("id", "ID"), ("Straße", "STRASSE"), ("É", "é")]
@@ -94,14 +97,14 @@ def test_two_kept_names_that_differ_by_case_are_refused_with_both(
     assert "model.toml" in str(caught.value)
 
 
-def test_a_short_line_names_the_ignored_twin_that_it_lacks(tmp_path: Path) -> None:
-    """Whoever reads a refusal looks for the column's own name."""
+def test_a_short_line_beside_an_ignored_twin_is_told_by_its_place(tmp_path: Path) -> None:
+    """The twin's name among ours must not end the telling of what is wrong with a line."""
     table = add_columns(tmp_path, ["Id", "ID"], [KEPT, IGNORED], is_parquet=False)
     path = tmp_path / "table.csv"
     lines = path.read_text().splitlines()
     lines[5] = lines[5].rpartition(",")[0]
     path.write_text("\n".join(lines))
-    with pytest.raises(DatasetError, match=r"table\.csv line 6.*ID|table\.csv line 6, column 'ID"):
+    with pytest.raises(DatasetError, match=r"1 of 60 lines .*table\.csv line 6"):
         table.etl()
 
 
@@ -157,3 +160,28 @@ def test_an_ignored_column_serves_nothing(tmp_path: Path, where: str, change: di
         table = SmallTable(tmp_path, columns=f"extra = {{ {IGNORED} }}", **change)
     with pytest.raises(ConfigError, match=rf"{where}: names column 'extra', which is read past"):
         table.config()
+
+
+def test_a_column_declared_twice_is_refused(tmp_path: Path) -> None:
+    """Braces stand for names that may be written out as well, and the later one won."""
+    table = SmallTable(tmp_path, columns='"c{1..3}" = { type = "number" }\nc2 = { type = "integer" }')
+    with pytest.raises(ConfigError, match=r"model\.toml: columns: declares column 'c2' twice"):
+        table.config()
+
+
+@pytest.mark.parametrize("name", ["slice_old", "SLICE_OLD", "slice_old_"])
+def test_a_column_may_be_called_like_a_slice(tmp_path: Path, name: str) -> None:
+    """The name of a slice's own column is ours, and was refused as if it were the user's."""
+    table = SmallTable(
+        tmp_path,
+        [f"{line},{i}" for i, line in enumerate(rows(60))],
+        header=f"{HEADER},{name}",
+        columns=f'{name} = {{ type = "integer" }}',
+        rest=f"[gate.slices]\nold = '\"{name}\" > 30'",
+    )
+    table.etl()
+    config = table.config()
+    slices = parse_slices(config.gate.slices, input_columns(config))
+    program = parse_features(FEATURES_SQL, input_columns(config))
+    for chunk in read_chunks(table.prepared / "test.parquet", program, slices=slices):
+        assert chunk.slices["slice_old"].tolist() == [row > 30 for row in chunk.rows]

@@ -29,7 +29,8 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
 
     A row may have several entries, one for each bad column. ``line`` is the row's first line,
     1-based in the file, the header being line 1; ``lines`` is how many it covers; ``column`` is NULL
-    where the whole row is at fault, and the first that a short row lacks; ``text`` is its first 1,000 characters.
+    where the whole row is at fault, and the first one that a short row lacks; ``text`` is the row's
+    first 1,000 characters.
     """
     connection.execute(
         'CREATE TABLE rejects (file VARCHAR, line BIGINT, "column" VARCHAR, reason VARCHAR, text VARCHAR, '

@@ -159,7 +159,7 @@ def test_a_late_line_end_of_another_kind_is_read(tmp_path: Path) -> None:
 
 
 def test_cells_of_many_lines_are_read_rightly_from_a_large_file(tmp_path: Path) -> None:
-    """DuckDB's parallel reader begins anywhere and makes rows of what a cell quotes: here 693,103, not 1,200."""
+    """DuckDB's parallel reader begins anywhere and makes rows of cells that quote some: 693,103 of 1,200."""
     quoted = "7,1.5,1,0,north,true,present\n" * 100 + "so much for the table\n" * 20
     lines = [f'7,{index / 8},1,0,"{quoted * 8}",true,present' for index in range(1200)]
     table = SmallTable(tmp_path, lines)

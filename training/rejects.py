@@ -29,7 +29,8 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
 
     A row may have several entries, one for each bad column. ``line`` is the row's first line,
     1-based in the file, the header being line 1; ``lines`` is how many it covers; ``column`` is NULL
-    where the whole row is at fault; ``text`` is its first 1,000 characters.
+    where the whole row is at fault, and the first one that a short row lacks; ``text`` is the row's
+    first 1,000 characters.
     """
     connection.execute(
         'CREATE TABLE rejects (file VARCHAR, line BIGINT, "column" VARCHAR, reason VARCHAR, text VARCHAR, '
@@ -47,7 +48,7 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
         SELECT DISTINCT
             coalesce(name, parse_filename(file_path)),
             coalesce(places.line, reject_errors.line),
-            CASE WHEN error_type IN ('CAST', 'INVALID ENCODING') THEN column_name END,
+            CASE WHEN error_type IN ('CAST', 'INVALID ENCODING', 'MISSING COLUMNS') THEN column_name END,
             CASE
                 WHEN error_type = 'CAST' THEN
                     '"' || left(regexp_extract(error_message, 'convert string "(.*)" to ', 1, 's'), 80)

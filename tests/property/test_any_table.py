@@ -103,7 +103,7 @@ def with_nan_as_null(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]
     return [tuple(None if value != value else value for value in row) for row in rows]  # noqa: PLR0124
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(pieces, max_size=40),
     begin=st.sampled_from([b"note,size,answer\n", b"note,size,answer\r", b""]),

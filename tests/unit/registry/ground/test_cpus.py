@@ -150,3 +150,14 @@ def test_systems_without_an_affinity_count_what_they_have(
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: told)
     assert count_cpus(tmp_path) == count
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound there")
+def test_the_affinity_is_that_of_this_process(tmp_path: Path) -> None:
+    """A process that was bound to one processor has one, whatever others have."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert count_cpus(tmp_path) == 1
+    finally:
+        os.sched_setaffinity(0, before)

@@ -146,3 +146,63 @@ def test_both_versions_of_groups_are_looked_at(tmp_path: Path, monkeypatch: pyte
         }
         write(root, files)
         assert count_cpus(root) == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "place"),
+    [("/../../pod", "pod"), ("/./pod//box/", "pod/box"), ("/pod:1/box", "pod:1"), ("/", "")],
+)
+def test_a_group_is_looked_for_below_the_mount(tmp_path: Path, group: str, place: str) -> None:
+    """From within a namespace its path may climb out of it, and its name may hold a colon."""
+    files = {
+        "proc/self/cgroup": f"0::{group}\n",
+        f"sys/fs/cgroup/{place}/cpu.max": "100000 100000\n",
+    }
+    write(tmp_path, files)
+    assert count_cpus(tmp_path) == 1
+
+
+def test_what_is_not_below_the_mount_binds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of that name elsewhere are no quotas of this process."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    files = {"proc/self/cgroup": "0::/../..\n", "sys/fs/cpu.max": "100000 100000\n"}
+    write(tmp_path, {**files, "sys/cpu.max": "100000 100000\n"})
+    assert count_cpus(tmp_path) == 64
+
+
+@pytest.mark.parametrize(("quota", "count"), [("0", 64), ("-1", 64), ("1", 1), ("100001", 2)])
+def test_an_old_quota_of_nothing_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, count: int
+) -> None:
+    """The kernel says -1 for no limit; a microsecond is a limit, and a fraction is rounded up."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    folder = "sys/fs/cgroup/cpu"
+    write(tmp_path, {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000\n"})
+    assert count_cpus(tmp_path) == count
+
+
+def test_there_is_always_one_processor(tmp_path: Path) -> None:
+    """No quota is so tight that nothing may run."""
+    write(tmp_path, {"sys/fs/cgroup/cpu.max": "0 100000\n"})
+    assert count_cpus(tmp_path) == 1
+
+
+@pytest.mark.parametrize(("told", "count"), [(6, 6), (None, 1)])
+def test_systems_without_an_affinity_count_what_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int | None, count: int
+) -> None:
+    """macOS and Windows; and a system that does not know has one."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: told)
+    assert count_cpus(tmp_path) == count
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound there")
+def test_the_affinity_is_that_of_this_process(tmp_path: Path) -> None:
+    """A process that was bound to one processor has one, whatever others have."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert count_cpus(tmp_path) == 1
+    finally:
+        os.sched_setaffinity(0, before)

@@ -13,7 +13,7 @@ import duckdb
 from registry.ground.progress import Progress
 from registry.runs import CLASS_COLUMN, ROW_COLUMN
 from training.config import ModelConfig
-from training.database import SLICE_COLUMNS, fetch_aggregates, fetch_row, literal, quote
+from training.database import fetch_aggregates, fetch_row, literal, quote
 from training.errors import DatasetError
 from training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
 from training.ingest import stored_columns
@@ -24,6 +24,9 @@ ROW_GROUP_ROWS = 65_536
 # Level 3, the default, takes a sixth more time here and saves 4 % of the bytes.
 _ZSTD_LEVEL = 1
 _SHOWN_INPUTS = 6
+# Features that one statement checks. Each reads the footers of the files, which describe every column: of
+# 4,000 features, 64 a statement take 3.0 s, 512 take 1.5, all at once 2.5.
+_SLICE_FEATURES = 512
 
 
 def write_split(
@@ -65,7 +68,7 @@ def check_features(
     program: FeatureProgram,
     folder: Path,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    slice_columns: int = _SLICE_FEATURES,
     progress: Progress | None = None,
 ) -> None:
     """Read every feature of every split back.

@@ -25,6 +25,7 @@ from training.config import ColumnSection, EtlSection, ModelConfig, input_column
 from training.database import SLICE_COLUMNS, open_database, parse_bytes
 from training.errors import DatasetError, TrainingError
 from training.features import parse_features
+from training.forms import open_forms
 from training.ingest import RAW, read_source
 from training.prepare import check_features
 from training.statistics import profile_columns
@@ -87,7 +88,7 @@ def reading(table: SmallTable) -> Iterator[tuple[duckdb.DuckDBPyConnection, Mode
     """A database with the table as ``raw``, and the table's configuration."""
     config = table.config()
     with open_database(config.etl, table.root / "spill") as connection:
-        read_source(connection, config, [table.root / "table.csv"])
+        read_source(connection, config, open_forms(config, [table.root / "table.csv"], table.root / "forms"))
         yield connection, config
 
 

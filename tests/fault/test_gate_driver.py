@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
@@ -250,3 +251,38 @@ def test_a_process_serves_plan_after_plan(run: Run) -> None:
             )
             assert outcome.asked == {"candidate": number + outcome.cycles}
             assert len(seen) == outcome.cycles
+
+
+# Imported in a process of its own, as Locust patches whatever process it is in.
+ENDS = """\
+import json, time
+from types import SimpleNamespace
+from benchmarks.drive.users import DuetUser
+ends = []
+for late, cycles, is_hopeless in json.loads(input()):
+    recorder = SimpleNamespace(cycles=cycles, is_hopeless=is_hopeless)
+    user = SimpleNamespace(
+        recorder=recorder,
+        plan=SimpleNamespace(window_s=1000.0, min_cycles=5),
+        closes=time.perf_counter() - late,
+    )
+    ends.append(DuetUser._is_over(user))
+print(json.dumps(ends))
+"""
+
+
+def test_a_window_ends_by_its_time_and_its_pairs() -> None:
+    """Never before its time; at it when the pairs are there; at thrice of it in any case."""
+    known = [
+        ((-100, 50, False), False),
+        ((500, 5, False), True),
+        ((500, 4, False), False),
+        ((1900, 4, False), False),
+        ((2100, 4, False), True),
+        ((-100, 0, True), True),
+    ]
+    asked = json.dumps([state for state, _ in known])
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], input=asked, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [is_over for _, is_over in known]

@@ -178,6 +178,17 @@ def test_a_process_has_a_session_and_variables_of_its_own(tmp_path: Path) -> Non
     assert session != os.getsid(0)
 
 
+def test_a_process_runs_where_it_is_told_to(tmp_path: Path) -> None:
+    """Another checkout's service finds that checkout's modules first."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "ours.py").write_text(f"import json\n{say()}\n", "utf-8")
+    command = write_program("import ours", WAIT)
+    with launch_command(
+        command, "tiny@3", log=tmp_path / "log", stop_timeout_s=SOON_S, folder=tmp_path / "elsewhere"
+    ) as launch:
+        assert launch.await_ready(SOON_S).url == "http://127.0.0.1:4711"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel has no such mask")
 @pytest.mark.parametrize("is_pinned", [True, False])
 def test_a_process_keeps_to_its_processors(tmp_path: Path, is_pinned: bool) -> None:

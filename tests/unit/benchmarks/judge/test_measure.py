@@ -40,7 +40,9 @@ def test_fractions_of_a_millisecond_are_kept() -> None:
     assert summarize_latencies([0.36, 0.36, 0.37]).p50_ms == 0.36
 
 
-@pytest.mark.parametrize("values", [[], [0.0], [-1.0, 2.0], [math.nan], [math.inf]])
+@pytest.mark.parametrize(
+    "values", [[], [0.0], [-1.0, 2.0], [math.nan], [math.inf], [1.0, math.nan], [math.inf, 1.0]]
+)
 def test_what_is_no_latency_is_refused(values: list[float]) -> None:
     """A stalled or broken run must not turn into a fast one."""
     with pytest.raises(EvidenceError):

@@ -45,23 +45,6 @@ def test_a_quota_of_up_to_one_processor_means_one(tmp_path: Path, files: dict[st
 
 
 @pytest.mark.parametrize(
-    "files",
-    [
-        {},
-        {"sys/fs/cgroup/cpu.max": "max 100000\n"},
-        {"sys/fs/cgroup/cpu.max": "99900000 100000\n"},
-        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
-        {"sys/fs/cgroup/cpu.max": "what\n"},
-    ],
-    ids=["no groups", "no limit", "wide limit", "v1 no limit", "unreadable"],
-)
-def test_without_a_tighter_quota_the_affinity_counts(tmp_path: Path, files: dict[str, str]) -> None:
-    """Outside of a container, and on systems that have no such groups."""
-    write(tmp_path, files)
-    assert count_cpus(tmp_path) == AFFINITY
-
-
-@pytest.mark.parametrize(
     ("files", "limit"),
     [
         ({"sys/fs/cgroup/memory.max": "536870912\n"}, 2**29),
@@ -206,3 +189,20 @@ def test_the_affinity_is_that_of_this_process(tmp_path: Path) -> None:
         assert count_cpus(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"sys/fs/cgroup/cpu.max": "max 100000\n"},
+        {"sys/fs/cgroup/cpu.max": "99900000 100000\n"},
+        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+        {"sys/fs/cgroup/cpu.max": "what\n"},
+    ],
+    ids=["no groups", "no limit", "wide limit", "v1 no limit", "unreadable"],
+)
+def test_without_a_tighter_quota_the_affinity_counts(tmp_path: Path, files: dict[str, str]) -> None:
+    """Outside of a container, and on systems that have no such groups."""
+    write(tmp_path, files)
+    assert count_cpus(tmp_path) == AFFINITY

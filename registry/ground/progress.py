@@ -104,7 +104,8 @@ class Progress:
 
     def _share(self) -> float:
         """How much of the step is done, 0 to 1."""
-        running = min(max(self._running() if self._running else 0.0, 0.0), 1.0)
+        # DuckDB says 100 % while it still writes what it has read.
+        running = min(max(self._running() if self._running else 0.0, 0.0), 0.99)
         done = self._parts_done + running * (self._parts_running or self._parts)
         return min(done / self._parts, 1.0)
 

@@ -73,7 +73,7 @@ class Progress:
         """
         with self._lock:
             done, self._size = self._size, size
-            self._parts, self._parts_done, self._parts_running = parts, 0, 0
+            self._parts, self._parts_done, self._parts_running = max(parts, 1), 0, 0
             self.advance(done, note)
 
     def begin_part(self, count: int = 1) -> None:

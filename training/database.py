@@ -29,13 +29,22 @@ _UNITS = {
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
 }
-# What the process needs beside the memory that DuckDB counts: seen up to 190 MB.
+# What the process needs beside the memory that DuckDB counts: seen up to 195 MB with 500 columns, 400 MB with
+# 2,000.
 _OWN_BYTES = 200_000_000
+_OWN_COLUMN_BYTES = 100_000
 
-# The least with which a table was prepared: each thread holds for each column a block of 256 KiB that it
-# reads and one that it fills, and some more.
+# Their time grows with the square of the expressions in a projection: at 4,000 features that use a part twice
+# they take 27 s of 32. At 256 it is a tenth of a second, and what they save on half a million rows is more.
+_SQUARE_OPTIMIZERS = "common_subexpressions,projection_placement"
+_WIDE_COLUMNS = 256
+
+# The least with which tables were prepared: each thread holds for each column a block of 256 KiB that it
+# reads and one that it fills; the sort and a row group of 65,536 rows take the rest. 250 columns of 300,000
+# rows went through with 450 MB and not with 350.
 _BASE_BYTES = 50_000_000
-_COLUMN_BYTES = 600_000
+_COLUMN_BYTES = 800_000
+_THREAD_COLUMN_BYTES = 600_000
 
 # Columns whose aggregates one statement asks for. The planner's time grows with the square of the expressions
 # in a statement; each statement costs some time for every column of the table. Of 16 to 256, 64 took least.
@@ -49,7 +58,7 @@ def open_database(
     """Yield a database in memory that spills to ``spill``, which is removed afterwards.
 
     Args:
-        columns: how wide the table is; says how much memory an error advises.
+        columns: how wide the table is; decides how DuckDB plans, and how much memory an error advises.
         root: where the limits of the container are looked for.
 
     Raises:
@@ -57,14 +66,12 @@ def open_database(
     """
     threads = etl.threads or count_cpus(root)
     asked = parse_bytes(etl.memory_limit)
-    limit = _fit_container(asked, find_memory_bytes(root))
+    limit = _fit_container(asked, find_memory_bytes(root), columns)
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{limit}B",
         "temp_directory": str(spill),
         "threads": threads,
-        # Both take time that grows with the square of the columns: at 4,000 features that use a part twice,
-        # 32 s of 35. What they gain on the features of a table is little beside writing them.
-        "disabled_optimizers": "common_subexpressions,projection_placement",
+        "disabled_optimizers": _SQUARE_OPTIMIZERS if columns > _WIDE_COLUMNS else "",
         # Row numbers are positions in the source, so order is part of the result.
         "preserve_insertion_order": True,
         "autoinstall_known_extensions": False,
@@ -94,11 +101,11 @@ def open_database(
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _fit_container(limit: int, container: int | None) -> int:
+def _fit_container(limit: int, container: int | None, columns: int) -> int:
     """``limit``, or less where the container would kill the process at it."""
     if container is None:
         return limit
-    fitting = max(container - _OWN_BYTES, container // 2)
+    fitting = max(container - _own_bytes(columns), container // 2)
     if fitting < limit:
         log_event(
             _logger,
@@ -110,12 +117,16 @@ def _fit_container(limit: int, container: int | None) -> int:
     return min(limit, fitting)
 
 
+def _own_bytes(columns: int) -> int:
+    return _OWN_BYTES + columns * _OWN_COLUMN_BYTES
+
+
 def _advise(limit: int, threads: int, columns: int, *, is_contained: bool) -> str:
     """What would do: the estimate, or twice what was there if that did not do."""
     enough = max(_estimate_bytes(threads, columns), 2 * limit)
     advice = f"Raise etl.memory_limit to about {_format_bytes(enough)}"
     if is_contained:
-        advice += f" and the container's memory to {_format_bytes(enough + _OWN_BYTES)}"
+        advice += f" and the container's memory to {_format_bytes(enough + _own_bytes(columns))}"
     advice += f" ({columns:,} columns, threads = {threads})"
     if threads > 1:
         alone = max(_estimate_bytes(1, columns), limit)
@@ -124,7 +135,7 @@ def _advise(limit: int, threads: int, columns: int, *, is_contained: bool) -> st
 
 
 def _estimate_bytes(threads: int, columns: int) -> int:
-    return _BASE_BYTES + threads * columns * _COLUMN_BYTES
+    return _BASE_BYTES + columns * (_COLUMN_BYTES + threads * _THREAD_COLUMN_BYTES)
 
 
 def _format_bytes(count: int) -> str:

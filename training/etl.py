@@ -73,7 +73,9 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
         return _summary(folder, is_skipped=True)
     with (
         stage_folder(folder, _STAGE, inputs) as partial,
-        open_database(config.etl, partial / "spill", columns=len(config.columns)) as connection,
+        open_database(
+            config.etl, partial / "spill", columns=max(len(config.columns), len(program.features))
+        ) as connection,
         Progress(
             f"etl {config.model.name}",
             _STEPS,

@@ -204,7 +204,8 @@ class _Loop:
         broken = broken or _find_broken(self._network.trainable_weights)
         is_loss = not math.isfinite(loss)
         what = f"the loss became {loss}" if is_loss else f"the weights {broken} are not finite"
-        largest = np.nanmax(np.abs(features), axis=0)  # (rows, features) → (features,)
+        known = np.nan_to_num(np.abs(features), nan=0.0, posinf=math.inf)  # NaN stands for NULL
+        largest = known.max(axis=0)  # (rows, features) → (features,)
         index = int(np.argmax(largest))
         return TrainingError(
             f"{what}; the largest input is {self._train.features[index]} = {largest[index]:.3g}",

@@ -73,7 +73,7 @@ class Progress:
         """
         with self._lock:
             done, self._size = self._size, size
-            self._parts, self._parts_done, self._parts_running = parts, 0, 0
+            self._parts, self._parts_done, self._parts_running = max(parts, 1), 0, 0
             self.advance(done, note)
 
     def begin_part(self, count: int = 1) -> None:
@@ -104,7 +104,8 @@ class Progress:
 
     def _share(self) -> float:
         """How much of the step is done, 0 to 1."""
-        running = min(max(self._running() if self._running else 0.0, 0.0), 1.0)
+        # DuckDB says 100 % while it still writes what it has read.
+        running = min(max(self._running() if self._running else 0.0, 0.0), 0.99)
         done = self._parts_done + running * (self._parts_running or self._parts)
         return min(done / self._parts, 1.0)
 

@@ -16,11 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from exporter.compose import serialise
 from exporter.operators import trace_feature_graph
-from exporter.runtime import Event, open_session, profile_session
+from exporter.runtime import Event, InferenceSession, open_session, profile_session
 from registry.ground.logs import log_event
 from training.features import FeatureProgram, read_texts
 
@@ -94,7 +93,7 @@ def measure_row(
     )
 
 
-def _time_row(session: onnxruntime.InferenceSession, feeds: Feeds) -> float:
+def _time_row(session: InferenceSession, feeds: Feeds) -> float:
     """Microseconds of one call."""
     best = float("inf")
     for _ in range(_RUNS):

@@ -23,6 +23,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from exporter.errors import ExportError
 
 onnxruntime.disable_telemetry_events()
+# For annotations elsewhere: what imports the library by itself would have to forbid its reports, too.
+InferenceSession = onnxruntime.InferenceSession
 
 _ERRORS_ONLY = 3
 # From which operator set on which release is needed. tests/clients runs every kind of graph in the first; the

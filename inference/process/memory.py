@@ -80,6 +80,7 @@ class Trimmer:
             loop.call_at(self._due, self._look, loop)
             return
         self._is_armed = False
+        gc.collect()  # a refused body hangs on its error's traceback in a circle; what lasts is left out
         trim = getattr(_LIBRARY, "malloc_trim", None)
         if trim is not None:
             loop.run_in_executor(self._pool, trim, 0)  # some milliseconds; ctypes lets go of the interpreter

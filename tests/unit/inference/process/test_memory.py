@@ -42,9 +42,14 @@ def fill():
     blocks = [b"x" * (1 << 20) for _ in range(30)]
     return bytes(1000)  # above them, so that they are not at the heap's end
 
+class Refused:
+    def __init__(self):
+        self.body, self.itself = bytearray(b"x" * (16 << 20)), self
+
 async def main():
     settle_memory()
     before = resident()
+    Refused()  # a circle, of which no reference tells that it is garbage
     with ThreadPoolExecutor(3) as pool:
         kept = [pool.submit(fill).result() for _ in range(6)]
         grown = resident() - before
@@ -60,7 +65,8 @@ asyncio.run(main())
 
 
 def test_memory_of_large_requests_is_given_back_when_it_is_quiet() -> None:
-    """What threads have freed stayed with their heaps for ever, some 16 MiB each."""
+    """What threads have freed stayed with their heaps for ever, some 16 MiB each; a refused body stayed until
+    requests enough had come for a collection."""
     done = subprocess.run([sys.executable, "-c", _TRIMMED], capture_output=True, text=True, check=True)
     grown, kept = map(int, done.stdout.split())
     assert kept <= 6 << 20, f"{grown} bytes before"

@@ -27,7 +27,7 @@ import msgspec
 
 from registry.runs import ROW_COLUMN
 from training.config import ColumnSection, HashSplit, ModelConfig
-from training.database import first_line, literal, quote
+from training.database import fetch_aggregates, first_line, literal, quote
 from training.errors import DatasetError
 from training.forms import Form
 from training.splits import key_hash
@@ -39,6 +39,8 @@ _STORED = "stored"  # the table behind the view `raw`
 # Those that a header is looked through for when it lacks a column.
 _DELIMITERS = (",", ";", "\t", "|", "||", "::", " ")
 _NOT_WHOLE = "timberline: not a whole number"
+# Columns that one statement looks through for a value that is not whole, each reading the files anew.
+_SLICE_COLUMNS = 512
 # Wide whole numbers are read with 19 digits before the point and 18 behind it; others as DOUBLE, which is
 # faster to read and to check, and exact as long as they are what their column declares.
 _WIDE_TYPE = "DECIMAL(37, 18)"
@@ -331,11 +333,9 @@ def _explain_failure(
 ) -> DatasetError:
     """Say which value of which column cannot be an integer; slow, and only on the way to an error."""
     with contextlib.suppress(duckdb.Error):  # what cannot be read shows no value
-        for group, name in itertools.product(groups, stored_columns(config)):
-            if (
-                config.columns[name].type != "integer"
-                or _find_not_integer(connection, config, group, name) is None
-            ):
+        for group in groups:
+            name = _find_column(connection, config, group)
+            if name is None:
                 continue
             for form in group.forms:
                 alone = dataclasses.replace(group, forms=(form,))
@@ -351,16 +351,31 @@ def _explain_failure(
     )
 
 
+def _find_column(connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group) -> str | None:
+    """The first column that is declared integer and holds another value; each statement reads the files."""
+    names = [name for name, column in stored_columns(config).items() if column.type == "integer"]
+    counts = fetch_aggregates(
+        connection,
+        [[f"count_if({_is_not_integer(group, group.quote(name))})"] for name in names],
+        _source_sql(config, group, is_narrow=False, keeps_rejects=False),
+        slice_columns=_SLICE_COLUMNS,
+    )
+    return next((name for name, (count,) in zip(names, counts, strict=True) if count), None)
+
+
+def _is_not_integer(group: _Group, value: str) -> str:
+    bad = f"{value} NOT BETWEEN (-9223372036854775808)::BIGINT AND 9223372036854775807"
+    return bad if group.is_parquet else f"{value} <> trunc({value}) OR {bad}"
+
+
 def _find_not_integer(
     connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group, name: str
 ) -> tuple[int, Decimal] | None:
     """The first row, by its 0-based number in the group, whose value is no whole number of 64 bits."""
     source = _source_sql(config, group, is_narrow=False, keeps_rejects=False)
-    bad = "value NOT BETWEEN (-9223372036854775808)::BIGINT AND 9223372036854775807"
     found = connection.execute(
         f"SELECT row, CAST(value AS VARCHAR) FROM (SELECT row_number() OVER () - 1 AS row, "
-        f"{group.quote(name)} AS value FROM {source}) "
-        f"WHERE {bad if group.is_parquet else f'value <> trunc(value) OR {bad}'} LIMIT 1"
+        f"{group.quote(name)} AS value FROM {source}) WHERE {_is_not_integer(group, 'value')} LIMIT 1"
     ).fetchone()
     return None if found is None else (int(found[0]), Decimal(found[1]))
 

@@ -340,3 +340,23 @@ def test_the_bar_of_an_etl_ends_at_all_of_its_steps(tmp_path: Path, monkeypatch:
     bars = re.findall(r"etl small \[[#.]*\] +(\d+)% \d+ s ([a-z.]+)", terminal.getvalue())
     assert bars[-1] == ("100", "features")
     assert all(int(share) < 100 for share, note in bars if note != "features")
+
+
+def test_one_bad_value_among_many_columns_is_found_in_few_readings(tmp_path: Path) -> None:
+    """A reading for every column that comes before it takes minutes, in which nothing is said."""
+    names = [f"x{index}" for index in range(600)]
+    lines = [",".join([line, *["7"] * 599, "7.5" if row == 40 else "7"]) for row, line in enumerate(rows(60))]
+    table = SmallTable(
+        tmp_path,
+        lines,
+        header=",".join([HEADER, *names]),
+        columns="\n".join(f'{name} = {{ type = "integer" }}' for name in names),
+    )
+    config = table.config()
+    with open_database(config.etl, tmp_path / "spill") as connection:
+        recording = Recording(connection)
+        forms = open_forms(config, [tmp_path / "table.csv"], tmp_path / "forms")
+        with pytest.raises(DatasetError, match=r"column 'x599' is declared integer, but row 40 holds 7\.5"):
+            read_source(recording, config, forms)  # type: ignore[arg-type]
+    readings = [statement for statement in recording.statements if "read_csv(" in statement]
+    assert len(readings) <= 5

@@ -82,7 +82,7 @@ class Verdict(_Part, frozen=True, kw_only=True):
     """The whole answer; only "PASS" lets `production` move.
 
     ``champion`` is None exactly when ``is_first``: no version was in production, so the candidate
-    was judged by the absolute floors alone. A "PASS" has a line that passed and none that says no
+    was judged alone, by floors and its own baselines. A "PASS" has a line that passed and none that says no
     or do not know. ``report`` names a file beside the verdict. ``evidence`` holds the SHA-256 of
     every document and raw observation file by its name, so that none can be exchanged; a document
     cannot be listed in itself, so the verdict inside report.json has no ``evidence``.

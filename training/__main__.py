@@ -73,7 +73,7 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
         return run_train(config, options.models, data, resume=options.resume)
     from training.evaluate import run_evaluate
 
-    return run_evaluate(config, options.models, data)
+    return run_evaluate(config, data)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Epoch(msgspec.Struct, frozen=True):
     validation_accuracy: float
 
 
-def run_evaluate(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
+def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
     """Score the model's latest run and leave ``metrics.json``, the baselines' answers and plots beside it.
 
     Returns:

@@ -274,7 +274,8 @@ def _leash(command: list[str], cores: Collection[int]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _LEASH, gate, mask, *command]
 
 
-# 1 is PR_SET_PDEATHSIG, 15 SIGTERM; <linux/prctl.h>. A gate that was killed before is not told of by it.
+# 1 is PR_SET_PDEATHSIG, 15 SIGTERM; <linux/prctl.h>. It sends nothing for a gate that was killed before
+# this call: then the parent is another process.
 _LEASH = """\
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)

@@ -10,7 +10,7 @@ HEAD = ("", "what", "champion", "candidate", "difference", "bounds", "limit", "w
 def describe_match(verdict: Verdict) -> str:
     """The second half of a title: against whom."""
     if verdict.champion is None:
-        return "(first version, judged by the floors alone)"
+        return "(first version, judged alone)"
     return f"against version {verdict.champion.version}"
 
 

@@ -85,7 +85,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for prior in (WORSE, BETTER):
         config = table.config(*prior.split(), f'training.precision="{forced_precision()}"')
         run_train(config, table.models, table.data)
-        run_evaluate(config, table.models, table.data)
+        run_evaluate(config, table.data)
         assert export_run(load_inputs(table.data, NAME, settings), store).outcome == "published"
     return Shop(table, store)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import msgspec
+import pyarrow as pa
 
 from training.checks import CheckReport
 from training.config import ModelConfig, load_model_config
@@ -63,6 +64,21 @@ def rows(count: int, start: int = 0) -> list[str]:
         f"{'true' if i % 4 else 'false'},{CLASSES[i % 5 == 0]}".replace("'", '"')
         for i in range(start, start + count)
     ]
+
+
+def arrow_rows(count: int) -> pa.Table:
+    """Rows of the small table that keep every rule, as a Parquet file may hold them."""
+    return pa.table(
+        {
+            "height": [i % 101 for i in range(count)],
+            "weight": [i / 8 for i in range(count)],
+            "red": [i % 2 for i in range(count)],
+            "blue": [1 - i % 2 for i in range(count)],
+            "place": ["north"] * count,
+            "is_old": [bool(i % 4) for i in range(count)],
+            "answer": [CLASSES[i % 5 == 0] for i in range(count)],
+        }
+    )
 
 
 def read_files(

@@ -46,16 +46,14 @@ class FeatureProgram:
         read = tuple(column for column in self.columns if column.name in self.read_names)
         return FeatureProgram(columns=read, features=self.features)
 
-    def select_sql(self, relation: str, *, computed_only: bool = False) -> str:
+    def select_sql(self, relation: str) -> str:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
 
         Args:
             relation: what stands behind FROM: a table's name or a subquery in parentheses. It must
                 have the program's columns under their names, of any type that casts to theirs.
-            computed_only: leave out the features that are plain columns.
         """
-        chosen = [f for f in self.features if not (computed_only and f.is_plain_column)]
-        return render_select(chosen, relation)
+        return render_select(self.features, relation)
 
     def feature_sql(self, feature: Feature) -> str:
         """The canonical DuckDB expression of one feature, as FLOAT and without its name."""

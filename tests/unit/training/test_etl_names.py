@@ -10,7 +10,7 @@ import pytest
 
 from exporter.rows import read_chunks
 from registry.errors import ConfigError
-from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, rows
+from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, arrow_rows, rows
 from training.config import input_columns
 from training.errors import DatasetError, FeatureError
 from training.features import parse_features, parse_slices
@@ -36,17 +36,7 @@ def add_columns(tmp_path: Path, names: list[str], kinds: list[str], *, is_parque
         split='kind = "time"',
     )
     if is_parquet:
-        plain = pa.table(
-            {
-                "height": pa.array([i % 101 for i in range(60)]),
-                "weight": pa.array([i / 8 for i in range(60)]),
-                "red": pa.array([i % 2 for i in range(60)]),
-                "blue": pa.array([1 - i % 2 for i in range(60)]),
-                "place": pa.array(["north"] * 60),
-                "is_old": pa.array([bool(i % 4) for i in range(60)]),
-                "answer": pa.array([("absent", "present")[i % 5 == 0] for i in range(60)]),
-            }
-        )
+        plain = arrow_rows(60)
         for n, name in enumerate(names):
             plain = plain.append_column(name, pa.array([100 * n + i for i in range(60)]))
         for part, start in (("a", 0), ("b", 30)):  # two files, whose columns are matched by name

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from registry.errors import ConfigError, LifecycleError
-from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, rows
+from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, arrow_rows, rows
 from training.errors import DatasetError, FeatureError
 
 BEYOND = 2**53 + 1  # the first whole number that DOUBLE does not hold
@@ -25,17 +25,7 @@ def add_column(tmp_path: Path, values: list[str], column: str, **options: str) -
 
 def add_parquet_column(tmp_path: Path, values: pa.Array, column: str) -> SmallTable:
     """The same as two Parquet files; ``values`` are the first of the second file."""
-    plain = pa.table(
-        {
-            "height": pa.array([i % 101 for i in range(60)]),
-            "weight": pa.array([i / 8 for i in range(60)]),
-            "red": pa.array([i % 2 for i in range(60)]),
-            "blue": pa.array([1 - i % 2 for i in range(60)]),
-            "place": pa.array(["north"] * 60),
-            "is_old": pa.array([bool(i % 4) for i in range(60)]),
-            "answer": pa.array([("absent", "present")[i % 5 == 0] for i in range(60)]),
-        }
-    )
+    plain = arrow_rows(60)
     fill = pa.array([7] * 60, values.type)
     pq.write_table(plain.append_column("more", fill), tmp_path / "a.parquet")
     both = pa.concat_arrays([values, fill[len(values) :]])

@@ -95,14 +95,14 @@ def test_select_sql_is_the_same_however_the_text_is_written() -> None:
     assert one.select_sql("raw") == two.select_sql("raw")
 
 
-def test_select_sql_can_leave_out_plain_columns_and_read_any_relation() -> None:
-    """The prepared table stores a raw column once, and the ETL selects from its own relations."""
+def test_select_sql_reads_any_relation() -> None:
+    """The exporter selects from chunks of its own, and the ETL one feature at a time."""
     program = _parse("SELECT Elevation, Elevation * 2 AS twice FROM raw")
-    sql = program.select_sql("(SELECT 21 AS Elevation)", computed_only=True)
+    sql = program.select_sql("(SELECT 21 AS Elevation)")
     with duckdb.connect() as connection:
         result = connection.execute(sql)
-        assert [d[:2] for d in result.description or ()] == [("twice", "FLOAT")]
-        assert result.fetchall() == [(42.0,)]
+        assert [d[:2] for d in result.description or ()] == [("Elevation", "FLOAT"), ("twice", "FLOAT")]
+        assert result.fetchall() == [(21.0, 42.0)]
         single = program.feature_sql(program.features[1])
         assert connection.execute(f"SELECT {single} FROM (SELECT 4 AS Elevation)").fetchall() == [(8.0,)]
 

@@ -86,5 +86,5 @@ def test_a_huge_verdict_stays_below_what_github_takes_and_says_what_it_left_out(
 def test_a_first_verdict_says_so() -> None:
     """Floors alone are a weaker promise than a comparison."""
     text = write_markdown(build_verdict("tiny", judged(1))).decode()
-    assert "first version, judged by the floors alone" in text
+    assert "first version, judged alone" in text
     assert "champion:" not in text

@@ -143,10 +143,14 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     alone and every later one too; ``*_drop``/``*_increase`` judge a candidate against the champion.
     Accuracies, recalls and calibration errors 0 to 1, log-losses in nats. ``max_p50_increase`` is a
     share of the champion's client p50 (0.10 is 10 %), ``max_p99_increase`` of the p99 of its time in
-    the service, ``max_memory_increase`` and ``max_start_up_increase`` of its memory and start-up.
+    the service, ``max_memory_increase`` and ``max_start_up_increase`` of its memory and start-up,
+    ``max_service_p50_increase`` of the median of its net time in the service, ``max_cpu_increase`` of the
+    service's processor time a request. ``max_accuracy_drop_total`` judges a candidate against the best of
+    the last releases; None is ``max_accuracy_drop``.
     ``baseline`` says what a candidate gets that is proven worse than its own baselines: "block", or "warn"
-    for a passing line with a mark. ``slices`` are conditions over the raw columns by name (the language of
-    features.sql); where one is NULL the row is not in the slice.
+    for a passing line with a mark. ``require`` "improvement" lets pass only what is proven better in one of
+    ``improve`` and proven worse in nothing. ``slices`` are conditions over the raw columns by name (the
+    language of features.sql); where one is NULL the row is not in the slice.
     """
 
     min_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -154,15 +158,20 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     max_p50_ms: Annotated[float, msgspec.Meta(gt=0)] = 50.0
     max_model_bytes: Annotated[int, msgspec.Meta(ge=1)] = 100_000_000
     max_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
+    max_accuracy_drop_total: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     max_recall_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
     max_slice_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
     max_log_loss_increase: Annotated[float, msgspec.Meta(ge=0)] = 0.002
     max_ece_increase: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
     max_p50_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.10
     max_p99_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.20
+    max_service_p50_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.15
+    max_cpu_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.15
     max_memory_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.5
     max_start_up_increase: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     baseline: Literal["block", "warn"] = "block"
+    require: Literal["not_worse", "improvement"] = "not_worse"
+    improve: tuple[str, ...] = ("accuracy", "log_loss")
     slices: dict[SliceName, str] = {}
 
 

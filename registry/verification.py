@@ -9,11 +9,12 @@ from pathlib import Path
 
 from registry.folder import is_dropping, open_plain, show_name
 from registry.manifest import FileDigest
+from registry.noise import NOISE_FILE
 from registry.verdict import VERDICT_FILE
 
 MANIFEST_FILE = "manifest.json"
 # Written beside a version after it was published; the manifest cannot name them.
-DOCUMENTS = (VERDICT_FILE, "report.md", "report.json", "report.html", "junit.xml")
+DOCUMENTS = (VERDICT_FILE, "report.md", "report.json", "report.html", "junit.xml", NOISE_FILE)
 
 
 def find_damage(folder: Path, files: Mapping[str, FileDigest], *, is_quick: bool = False) -> list[str]:

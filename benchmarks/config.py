@@ -113,13 +113,18 @@ class ValiditySettings(_Section, frozen=True, kw_only=True):
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):
-    """Levels of the accuracy judgement; see `benchmarks.judge.paired`."""
+    """Levels of the accuracy judgement; see `benchmarks.judge.paired`.
+
+    ``releases`` that were in production last are compared with the candidate, at ``alpha_total`` together.
+    """
 
     alpha_block: Level
+    alpha_total: Level
     alpha_recall: Level
     alpha_probabilities: Level
     alpha_baseline: Level
     alpha_pass: Level
+    releases: Count
     materiality_share: Share
     power: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 

@@ -22,6 +22,7 @@ from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_c
 from benchmarks.judge.measure import Restart
 from benchmarks.judge.question import OBSERVATIONS
 from benchmarks.judge.resources import judge_model_size, judge_resources
+from benchmarks.judge.scoring import SCORED_FILES
 from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.machine import describe_machine
 from benchmarks.match import GATE_VERSION, Match
@@ -52,11 +53,15 @@ def judge_match(
     workload: Workload,
     config_digest: str,
     programs: Mapping[str, Sequence[str]],
+    data: Path,
 ) -> tuple[Verdict, dict[str, bytes]]:
-    """The verdict and its documents by name, ``verdict.json`` last; raw data go to ``folder``."""
+    """The verdict and its documents by name, ``verdict.json`` last; raw data go to ``folder``.
+
+    ``data`` is where tables are prepared: the rows that versions of different tables are asked about.
+    """
     versions = {arm: store.read_manifest(match.model, version) for arm, version in match.arms.items()}
     log_event(logger, "gate started", model=match.model, **match.arms)
-    static = judge_static(store, versions, settings.accuracy)
+    static = judge_static(store, versions, settings.accuracy, data=data, folder=folder)
     restarts: tuple[Restart, ...] = ()
     lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
@@ -84,9 +89,10 @@ def judge_match(
 
 
 def _digest_evidence(documents: Mapping[str, bytes], folder: Path) -> dict[str, str]:
-    """What the verdict rests on, so that none of it can be exchanged: documents and raw observations."""
+    """What the verdict rests on, so that none of it can be exchanged: documents and raw data."""
     written = {name: digest_bytes(content) for name, content in documents.items()}
-    return written | {path.name: digest_file(path) for path in sorted(folder.glob(OBSERVATIONS))}
+    raw = [path for pattern in (OBSERVATIONS, SCORED_FILES) for path in sorted(folder.glob(pattern))]
+    return written | {path.name: digest_file(path) for path in raw}
 
 
 def _measure(

@@ -94,21 +94,21 @@ def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
             12_000,
             150,
             "PASS",
-            "underpowered, a drop of 0.50% is found with power 72% only; rows to find 0.50%: "
-            "20,451, there are 12,000; smallest drop found with power 95%: 0.65%",
+            "underpowered, a drop of 0.50% is found with power 69% only; rows to find 0.50%: "
+            "21,269, there are 12,000; smallest drop found with power 95%: 0.67%",
         ),
         (
             40_000,
             600,
             "PASS",
-            "rows to find 0.50%: 24,542, there are 40,000; smallest drop found with power 95%: 0.39%",
+            "rows to find 0.50%: 25,524, there are 40,000; smallest drop found with power 95%: 0.40%",
         ),
         (
             10,
             0,
             "INCONCLUSIVE",
             "underpowered, a drop of 0.50% is found with power 0% only; rows to find 0.50%: "
-            "4,085, there are 10; smallest drop found with power 95%: 100.00%",
+            "4,248, there are 10; smallest drop found with power 95%: 100.00%",
         ),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_drop_is_told_with_its_figures(tmp_path: Path) -> None:
     assert (told.unit, told.evidence) == ("share of rows", "evaluation.parquet")
     p_value = say_p(p_value_of_drop(comparison.pairs))
     assert told.reason.startswith(
-        f"a drop of 0.10% or more, p <= 0.002; 60 rows lost, 10 gained of 1,000; mid-p McNemar {p_value}; "
+        f"a drop of 0.10% or more, p <= 0.0015; 60 rows lost, 10 gained of 1,000; mid-p McNemar {p_value}; "
         "Tango's bounds, one-sided 95%; "
     )
 

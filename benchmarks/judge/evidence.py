@@ -10,6 +10,7 @@ from benchmarks.errors import EvidenceError
 from benchmarks.judge.accuracy import judge_drop, judge_floors
 from benchmarks.judge.baseline import judge_baseline
 from benchmarks.judge.compatibility import find_breaks
+from benchmarks.judge.limits import limits_in_force
 from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import (
     Comparison,
@@ -99,7 +100,8 @@ def _judge_predictions(
     judges = [judge_drop, judge_recalls, judge_log_loss, judge_calibration]
     if limits.slices:
         judges.insert(2, judge_slices)
-    said.lines += [judge(comparison, limits, settings) for judge in judges]
+    in_force = limits_in_force(limits, None, settings)
+    said.lines += [judge(comparison, in_force, settings) for judge in judges]
     return comparison
 
 

@@ -69,7 +69,8 @@ def test_counts_are_those_of_the_rows(tmp_path: Path) -> None:
         (40_000, 0, 0, "PASS"),
         (40_000, 660, 600, "PASS"),  # perhaps worse, but surely by less than 0.5 %
         (40_000, 690, 600, "PASS"),  # surely worse, and surely by less than 0.5 %
-        (40_000, 720, 600, "INCONCLUSIVE"),  # surely worse, perhaps by more than 0.5 %
+        (40_000, 720, 600, "PASS"),
+        (40_000, 800, 600, "INCONCLUSIVE"),  # surely worse, perhaps by more than 0.5 %
         (40_000, 900, 600, "INCONCLUSIVE"),  # 0.75 % as observed, which is not proven to be more than 0.5 %
         (40_000, 1_000, 600, "BLOCK"),
         (40_000, 80, 45, "PASS"),
@@ -79,7 +80,7 @@ def test_counts_are_those_of_the_rows(tmp_path: Path) -> None:
     ],
 )
 def test_drop_is_judged(tmp_path: Path, rows: int, lost: int, gained: int, outcome: str) -> None:
-    """Blocked when a drop beyond the limit is proven, passed when it is excluded; otherwise not decided."""
+    """Blocked when a drop beyond the limit is proven, passed when it is excluded; else not decided."""
     comparison = compare(tmp_path, rows=rows, lost=lost, gained=gained)
     assert judge_drop(comparison, IN_FORCE, SETTINGS).outcome == outcome
 
@@ -99,14 +100,14 @@ def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
             12_000,
             150,
             "PASS",
-            "underpowered, a drop of 1.00% is blocked with power 75% only; rows to block a drop of 1.00%: "
-            "21,139, there are 12,000; smallest drop blocked with power 95%: 1.17%",
+            "underpowered, a drop of 1.00% is blocked with power 69% only; rows to block a drop of 1.00%: "
+            "21,232, there are 12,000; smallest drop blocked with power 95%: 1.17%",
         ),
         (
             40_000,
             600,
             "PASS",
-            "rows to block a drop of 1.00%: 25,368, there are 40,000; smallest drop blocked with power 95%: "
+            "rows to block a drop of 1.00%: 25,488, there are 40,000; smallest drop blocked with power 95%: "
             "0.90%",
         ),
         (
@@ -114,7 +115,7 @@ def test_too_few_rows_say_how_many_are_needed(tmp_path: Path) -> None:
             0,
             "INCONCLUSIVE",
             "underpowered, a drop of 1.00% is blocked with power 0% only; rows to block a drop of 1.00%: "
-            "8,456, there are 10; smallest drop blocked with power 95%: 100.00%",
+            "8,467, there are 10; smallest drop blocked with power 95%: 100.00%",
         ),
     ],
 )
@@ -294,7 +295,7 @@ def test_a_drop_blocks_beyond_the_limit_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained", "is_marked"), [(690, 600, True), (660, 600, False), (600, 690, False)]
+    ("lost", "gained", "is_marked"), [(720, 600, True), (660, 600, False), (600, 720, False)]
 )
 def test_a_proven_drop_within_the_limit_passes_with_a_mark(
     tmp_path: Path, lost: int, gained: int, is_marked: bool
@@ -309,16 +310,16 @@ def test_a_proven_drop_within_the_limit_passes_with_a_mark(
     ("noise", "lost", "outcome"),
     [
         (0.008, 920, "PASS"),  # 0.8 % is excluded
-        (0.008, 1_300, "BLOCK"),
+        (0.008, 1_500, "BLOCK"),
         (0.02, 690, "PASS"),  # needs no allowance
         (0.02, 1_300, "INCONCLUSIVE"),  # beyond what is stated, and no more than equals differ by
-        (0.02, 2_000, "BLOCK"),
+        (0.02, 2_400, "BLOCK"),
     ],
 )
 def test_the_noise_of_training_widens_the_limit_and_no_further_than_twice(
     tmp_path: Path, noise: float, lost: int, outcome: str
 ) -> None:
-    """Equal recipes are not blocked for their seeds; a recipe that differs by more is not let through either."""
+    """Equal recipes are not blocked for their seeds; one that differs by more is not let through either."""
     limit = Limit(0.005, noise)
     judged = dataclasses.replace(IN_FORCE, accuracy=limit, source="5 runs")
     told = judge_drop(compare(tmp_path, rows=60_000, lost=lost, gained=720), judged, SETTINGS)

@@ -115,6 +115,8 @@ class ValiditySettings(_Section, frozen=True, kw_only=True):
 class AccuracySettings(_Section, frozen=True, kw_only=True):
     """Levels of the accuracy judgement; see `benchmarks.judge.paired`.
 
+    ``alpha_noise`` is what equal recipes may exceed, over all lines together, and ``max_noise_factor`` how
+    often a stated limit their noise may count for; see `benchmarks.judge.limits`.
     ``releases`` that were in production last are compared with the candidate, at ``alpha_total`` together.
     """
 
@@ -124,8 +126,10 @@ class AccuracySettings(_Section, frozen=True, kw_only=True):
     alpha_probabilities: Level
     alpha_baseline: Level
     alpha_pass: Level
+    alpha_improvement: Level
+    alpha_noise: Level
+    max_noise_factor: Annotated[float, msgspec.Meta(ge=1)]
     releases: Count
-    materiality_share: Share
     power: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 

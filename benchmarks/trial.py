@@ -18,6 +18,7 @@ from benchmarks.history.releases import read_releases
 from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.failures import judge_error_rate
 from benchmarks.judge.fairness import judge_fairness
+from benchmarks.judge.improvement import judge_improvement
 from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
 from benchmarks.judge.measure import Restart
 from benchmarks.judge.question import OBSERVATIONS
@@ -68,6 +69,8 @@ def judge_match(
         restarts, measured = _measure(store.location, versions, folder, settings, workload, lines, programs)
         lines += measured
     limits, is_first = versions["candidate"].gate, match.champion is None
+    if limits.require == "improvement" and static.comparison is not None:
+        lines += (judge_improvement(static.comparison, lines, limits, settings.accuracy),)
     verdict = Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),

@@ -9,29 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
 from benchmarks.config import AccuracySettings
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import say_p
+from benchmarks.judge.accuracy import mark_if, say_noise, say_p
 from benchmarks.judge.fresh import FreshRows, is_same_table
+from benchmarks.judge.limits import InForce
 from benchmarks.judge.paired import (
     Discordance,
     adjust_holm,
     bound_drop,
     p_value_beyond,
-    p_value_of_drop,
 )
 from benchmarks.judge.predictions import Comparison, Predictions, count_change, keep_common, read_predictions
 from benchmarks.judge.scoring import map_classes
 from registry.aliases import read_history
 from registry.errors import RegistryError
-from registry.manifest import GateLimits, Manifest
+from registry.ground.files import digest_bytes
+from registry.manifest import Manifest
 from registry.names import PRODUCTION
+from registry.noise import NOISE_FILE, TrainingNoise, decode_noise
 from registry.signature import Signature
 from registry.store import EVALUATION_FILE, Store
-from registry.verdict import VerdictLine
+from registry.verdict import Outcome, VerdictLine
 
 # Releases that could not be compared and are told one by one; the rest is counted.
 _TOLD = 3
@@ -69,6 +70,39 @@ def list_releases(store: Store, champion: Manifest, candidate: Manifest, count: 
     return [version for version in dict.fromkeys(versions) if version != candidate.version][:count]
 
 
+def find_noise(store: Store, champion: Manifest, versions: Sequence[int]) -> tuple[TrainingNoise | None, str]:
+    """How far runs of the champion's recipe differ, and where that is known from.
+
+    Its own document, or else that of the newest of the other ``versions`` that was made by the same recipe.
+
+    Raises:
+        EvidenceError: the document is damaged.
+    """
+    for version in versions:
+        if version != champion.version and not _has_recipe(store, champion, version):
+            continue
+        data = store.read_document(champion.model, version, NOISE_FILE)
+        if data is None:
+            continue
+        where = f"{champion.model}@{version}/{NOISE_FILE}"
+        try:
+            noise = decode_noise(data, where)
+        except RegistryError as error:
+            raise EvidenceError(
+                f"cannot be read: {error}", where=where, hint="Run `make calibrate-training` again."
+            ) from error
+        return noise, f"{len(noise.runs)} runs, version {version}, {digest_bytes(data)[:12]}"
+    return None, ""
+
+
+def _has_recipe(store: Store, champion: Manifest, version: int) -> bool:
+    try:
+        recipe = store.read_manifest(champion.model, version).lineage.recipe_digest
+    except RegistryError:  # a damaged version is told where it is compared
+        return False
+    return recipe is not None and recipe == champion.lineage.recipe_digest
+
+
 def compare_releases(
     store: Store, versions: Sequence[int], candidate: Manifest, own: Predictions, fresh: FreshRows
 ) -> Releases:
@@ -101,21 +135,19 @@ def keep_champion(version: int, known: Comparison) -> Earlier:
     return Earlier(version, known.pairs, known.champion.accuracy, known.candidate.accuracy)
 
 
-def judge_total(releases: Releases, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
+def judge_total(releases: Releases, limits: InForce, settings: AccuracySettings) -> VerdictLine:
     """BLOCK when the drop since one of the releases is proven to be beyond the total limit.
 
     Tango's score test at the limit, with Holm over the releases. A drop that is proven and not beyond it
     passes with the mark WARN. INCONCLUSIVE when no release could be compared for want of rows, INVALID when
-    for other reasons.
+    for other reasons; INCONCLUSIVE, too, for a recipe that is too noisy.
     """
-    stated = limits.max_accuracy_drop_total
-    limit = limits.max_accuracy_drop if stated is None else stated
     if releases.compared:
-        return _judge(releases.compared, releases.failed, limit, settings)
+        return _judge(releases.compared, releases.failed, limits, settings)
     return VerdictLine(
         name="accuracy_total",
         candidate=None,
-        limit=-limit,
+        limit=-limits.total.in_force,
         unit="share of rows",
         outcome="INCONCLUSIVE" if releases.is_short else "INVALID",
         reason=f"compared with no release; {_say_failed(releases.failed)}",
@@ -124,23 +156,28 @@ def judge_total(releases: Releases, limits: GateLimits, settings: AccuracySettin
 
 
 def _judge(
-    found: Sequence[Earlier], failed: Sequence[str], limit: float, settings: AccuracySettings
+    found: Sequence[Earlier], failed: Sequence[str], limits: InForce, settings: AccuracySettings
 ) -> VerdictLine:
-    beyond = adjust_holm([_p_beyond(earlier.pairs, limit) for earlier in found])
-    fallen = adjust_holm([p_value_of_drop(earlier.pairs) for earlier in found])
-    is_beyond = min(beyond) <= settings.alpha_total
-    is_fallen = min(fallen) <= settings.alpha_total
+    limit = limits.total
+    beyond, too_far, fallen = (
+        adjust_holm([p_value_beyond(earlier.pairs, margin) for earlier in found])
+        for margin in (limit.block_above, limit.pass_below, 0.0)
+    )
+    is_beyond, is_too_far, is_fallen = (
+        min(p_values) <= settings.alpha_total for p_values in (beyond, too_far, fallen)
+    )
     # What blocks is what is shown; of several, and of none, the greatest drop.
     worst = max(
         range(len(found)), key=lambda index: (beyond[index] <= settings.alpha_total, found[index].pairs.drop)
     )
     shown, p_value = found[worst], beyond[worst] if is_beyond else fallen[worst]
     rise, fall = bound_drop(shown.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
-    if is_beyond:
-        said = f"a drop of more than {limit:.2%} is proven"
-    else:
-        said = "a drop is proven, but none " if is_fallen else "no drop "
-        said += f"of more than {limit:.2%}" + ("" if is_fallen else " is proven")
+    said = f"a drop of more than {limit.block_above:.2%} is {'' if is_beyond else 'not '}proven"
+    if is_fallen and not is_beyond:
+        said = f"some drop is proven, within the limit; {said}"
+    outcome: Outcome = (
+        "BLOCK" if is_beyond else "INCONCLUSIVE" if limit.is_too_noisy and is_too_far else "PASS"
+    )
     line = VerdictLine(
         name="accuracy_total",
         candidate=shown.candidate,
@@ -148,9 +185,9 @@ def _judge(
         difference=0.0 - shown.pairs.drop,
         low=-fall,
         high=-rise,
-        limit=-limit,
+        limit=-limit.in_force,
         unit="share of rows",
-        outcome="BLOCK" if is_beyond else "PASS",
+        outcome=outcome,
         reason="; ".join(
             [
                 f"{said}; greatest drop since version {shown.version}, {shown.pairs.lost:,} rows lost, "
@@ -159,14 +196,11 @@ def _judge(
                 f"{_count(len(found))} {say_p(p_value)}",
                 *([_say_failed(failed)] if failed else []),
             ]
-        ),
+        )
+        + say_noise(limit, limits),
         evidence=EVALUATION_FILE,
     )
-    return msgspec.structs.replace(line, mark="WARN") if is_fallen and not is_beyond else line
-
-
-def _p_beyond(pairs: Discordance, limit: float) -> float:
-    return p_value_beyond(pairs, limit) if limit else p_value_of_drop(pairs)
+    return mark_if(line, is_fallen)
 
 
 def _count(releases: int) -> str:

@@ -15,13 +15,14 @@ from benchmarks.judge.accuracy import judge_drop, judge_floors
 from benchmarks.judge.baseline import judge_baseline
 from benchmarks.judge.compatibility import find_breaks, list_new_classes
 from benchmarks.judge.earlier import (
-    Releases,
     compare_releases,
+    find_noise,
     judge_total,
     keep_champion,
     list_releases,
 )
 from benchmarks.judge.fresh import FreshRows, describe_asked, is_same_table, miss_rows
+from benchmarks.judge.limits import limits_in_force
 from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import (
     Comparison,
@@ -128,46 +129,50 @@ class _Bench:
 
 
 def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> Comparison | None:
-    store, versions, settings = bench.store, bench.versions, bench.settings
-    candidate = versions["candidate"]
+    candidate, settings = bench.versions["candidate"], bench.settings
     limits = candidate.gate
     try:
-        own = _read(store, candidate, limits.slices)
+        own = _read(bench.store, candidate, limits.slices)
         said.lines += judge_floors(measure_quality(own), limits, settings)
         said.lines.append(judge_baseline(own, limits, settings))
-        if "champion" not in versions or not is_compatible:
+        if "champion" not in bench.versions or not is_compatible:
             return None
-        fresh = FreshRows(store, candidate, own, bench.data, bench.folder)
-        comparison = _compare(store, versions["champion"], candidate, own, fresh, said)
+        return _judge_beside(bench, own, said)
     except (EvidenceError, DamageError) as error:
         said.say("held_out_rows", "INVALID", str(error), EVALUATION_FILE)
         return None
+
+
+def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> Comparison | None:
+    """The candidate beside the champion, and beside the releases before it.
+
+    Raises:
+        EvidenceError: champion and candidate cannot be compared, or the noise of training cannot be read.
+    """
+    store, champion, candidate = bench.store, bench.versions["champion"], bench.versions["candidate"]
+    earlier = list_releases(store, champion, candidate, bench.settings.releases)
+    noise, source = find_noise(store, champion, earlier)
+    limits = limits_in_force(candidate.gate, noise, bench.settings, source=source)
+    fresh = FreshRows(store, candidate, own, bench.data, bench.folder)
+    comparison = _compare(store, champion, candidate, own, fresh, said)
     judges = {"accuracy": judge_drop, "recall": judge_recalls, "slices": judge_slices}
     judges |= {"log_loss": judge_log_loss, "calibration": judge_calibration}
-    if not limits.slices:
+    if not candidate.gate.slices:
         del judges["slices"]
     if comparison is None:
-        lines = miss_rows(judges, limits, settings)
+        lines = miss_rows(judges, candidate.gate, bench.settings)
+        releases = compare_releases(store, earlier, candidate, own, fresh)
     else:
-        lines = [judge(comparison, limits, settings) for judge in judges.values()]
-        if not is_same_table(versions["champion"], candidate):
+        lines = [judge(comparison, limits, bench.settings) for judge in judges.values()]
+        if not is_same_table(champion, candidate):
             lines = [msgspec.structs.replace(line, evidence=SCORED_FILES) for line in lines]
-    releases = _compare_releases(bench, own, fresh, comparison)
-    lines.insert(1, judge_total(releases, limits, settings))
+        # The champion, first of them, was compared just now.
+        releases = compare_releases(store, earlier[1:], candidate, own, fresh)
+        known = keep_champion(champion.version, comparison)
+        releases = replace(releases, compared=(known, *releases.compared))
+    lines.insert(1, judge_total(releases, limits, bench.settings))
     said.lines += lines
     return comparison
-
-
-def _compare_releases(
-    bench: _Bench, own: Predictions, fresh: FreshRows, known: Comparison | None
-) -> Releases:
-    """The candidate beside what was in production lately; the champion is ``known`` if it was compared."""
-    store, champion, candidate = bench.store, bench.versions["champion"], bench.versions["candidate"]
-    versions = list_releases(store, champion, candidate, bench.settings.releases)
-    if known is None:
-        return compare_releases(store, versions, candidate, own, fresh)
-    before = compare_releases(store, versions[1:], candidate, own, fresh)
-    return replace(before, compared=(keep_champion(champion.version, known), *before.compared))
 
 
 def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predictions:

@@ -47,10 +47,12 @@ def p_value_of_drop(pairs: Discordance) -> float:
 
 
 def p_value_beyond(pairs: Discordance, margin: float) -> float:
-    """One-sided: small when the drop is greater than ``margin``; Tango's score statistic at the margin.
+    """One-sided: small when the drop is greater than ``margin``.
 
-    At a margin of 0 `p_value_of_drop` is the sharper one for few rows.
+    Tango's score statistic at the margin; mid-p McNemar, which few rows do not mislead, where that is 0.
     """
+    if margin <= 0:
+        return p_value_of_drop(pairs)
     return float(norm.sf(_score(pairs, min(margin, _EDGE))))
 
 

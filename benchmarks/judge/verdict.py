@@ -19,6 +19,8 @@ def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
         names |= {"fairness", "net_p50", "net_p99", "net_tail", "p50", "memory", "start_up"}
         if limits.slices:
             names.add("slices")
+        if limits.require == "improvement":
+            names.add("improvement")
     return frozenset(names)
 
 

@@ -171,8 +171,8 @@ class _Run:
         columns = profile_columns(self._connection, self._config.inputs, train, progress=self._progress)
         profile = _describe(self._config, self._program, report, classes, census, columns)
         (self._folder / "profile.json").write_bytes(encode_profile(profile))
-        self._write_splits()
         self._write_seen_rows(census)
+        self._write_splits()
 
     def _check_rows(self, forms: Sequence[Form]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
         rejected = collect_rejects(self._connection, self._config, forms)
@@ -215,6 +215,13 @@ class _Run:
         if not is_cheap:
             drop_source(self._connection)
 
+    def _write_seen_rows(self, census: Census) -> None:
+        self._progress.begin(SEEN_FILE)
+        rows = sum(census.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
+        write_seen_rows(
+            self._connection, self._config, relation=_PREPARED, rows=rows, path=self._folder / SEEN_FILE
+        )
+
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):
             self._progress.begin(f"{name}.parquet")
@@ -224,13 +231,6 @@ class _Run:
             )
         self._progress.begin("features", parts=len(self._program.features))
         check_features(self._connection, self._config, self._program, self._folder, progress=self._progress)
-
-    def _write_seen_rows(self, census: Census) -> None:
-        self._progress.begin(SEEN_FILE)
-        rows = sum(census.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
-        write_seen_rows(
-            self._connection, self._config, relation=_PREPARED, rows=rows, path=self._folder / SEEN_FILE
-        )
 
 
 def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> tuple[ClassLabel, ...]:

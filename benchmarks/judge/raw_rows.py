@@ -201,14 +201,13 @@ def _require_casts(rows: RawRows, columns: Sequence[StoredColumn], version: int)
     Raises:
         EvidenceError: one cannot. Nor can what was text: a number has many.
     """
-    checks = ", ".join("0" if column.datatype == "BYTES" else _count_lost(column) for column in columns)
-    with _connect(rows.where) as connection:
-        ((*lost,),) = connection.execute(f"SELECT {checks} FROM {_read(rows.path)}").fetchall()
-    broken = [
-        column.name
-        for column, count in zip(columns, lost, strict=True)
-        if count or column.datatype == "BYTES"
-    ]
+    broken = [column.name for column in columns if column.datatype == "BYTES"]
+    casts = [column for column in columns if column.datatype != "BYTES"]
+    if casts:
+        checks = ", ".join(map(_count_lost, casts))
+        with _connect(rows.where) as connection:
+            ((*lost,),) = connection.execute(f"SELECT {checks} FROM {_read(rows.path)}").fetchall()
+        broken += [column.name for column, count in zip(casts, lost, strict=True) if count]
     if broken:
         raise EvidenceError(
             f"{_name(broken)} of the candidate's rows is not of the type that version {version} knows",

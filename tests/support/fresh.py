@@ -30,7 +30,6 @@ from registry.manifest import GateLimits, Golden, Manifest
 from registry.rows import (
     SEEN_FILE,
     SEEN_KEY,
-    SEEN_ODDS,
     SEEN_SCHEMA_VERSION,
     TEST_ROWS_FILE,
     SeenRows,
@@ -62,13 +61,14 @@ _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES"
 class Table:
     """A table and its split: values by column, the target (class values) among them; None is NULL.
 
-    ``columns`` are the stored ones; ``is_test`` has shape (rows,).
+    ``columns`` are the stored ones, ``keys`` those that are no inputs; ``is_test`` has shape (rows,).
     """
 
     values: dict[str, list[Any]]
     columns: tuple[StoredColumn, ...]
     classes: tuple[ClassLabel, ...]
     is_test: npt.NDArray[np.bool_]
+    keys: tuple[str, ...] = ()
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> Table:
         """The chosen rows alone; the others were removed from the source."""
@@ -82,10 +82,11 @@ class Table:
         """With other values in some columns."""
         return replace(self, values=self.values | values)
 
-    def add(self, name: str, datatype: Any, values: list[Any]) -> Table:
-        """With one more column."""
-        column = StoredColumn(name=name, datatype=datatype)
-        return replace(self, values=self.values | {name: values}, columns=(*self.columns, column))
+    def add(self, name: str, datatype: Any, values: list[Any], *, is_key: bool = False) -> Table:
+        """With one more column, which is an input or a key."""
+        columns = (*self.columns, StoredColumn(name=name, datatype=datatype))
+        keys = (*self.keys, name) if is_key else self.keys
+        return replace(self, values=self.values | {name: values}, columns=columns, keys=keys)
 
     def drop(self, name: str) -> Table:
         """Without a column: the source has it no more, or model.toml ignores it."""
@@ -120,7 +121,7 @@ def draw_table(rows: int = 1200, *, seed: int = 0, classes: Sequence[ClassLabel]
         "is_wet": (drawn[:, 2] < 0.5).tolist(),
         "soil": np.array(["clay", "sand", "peat"])[(3 * drawn[:, 3]).astype(int)].tolist(),
     }
-    for name, column in values.items():  # a tenth of each is NULL
+    for name, column in list(values.items())[1:]:  # a tenth of each is NULL
         values[name] = [None if index % 10 == len(name) % 10 else x for index, x in enumerate(column)]
     declared = [StoredColumn(name=column.name, datatype=column.datatype) for column in COLUMNS]
     places = np.digitize(_sum(values), _cuts(len(classes)))
@@ -140,8 +141,13 @@ def _cuts(classes: int) -> npt.NDArray[np.float64]:
     return np.array([-0.5, 0.8, 1.5, 2.0][: classes - 1])
 
 
-def build_graph(columns: Sequence[Column], classes: int, *, offset: float = 0.0) -> bytes:
-    """The graph over these columns, of which those without a weight count for nothing."""
+def build_graph(
+    columns: Sequence[Column], classes: int, *, offset: float = 0.0, is_batch_bound: bool = False
+) -> bytes:
+    """The graph over these columns, of which those without a weight count for nothing.
+
+    ``is_batch_bound``: as a graph that quantises by the batch, it answers a row otherwise beside others.
+    """
     numeric = [column.name for column in columns if column.datatype != "BYTES"]
     text = [column.name for column in columns if column.datatype == "BYTES"]
     # Logit k is k s less the cuts below k: the greatest is that of the class in which s lies.
@@ -172,6 +178,15 @@ def build_graph(columns: Sequence[Column], classes: int, *, offset: float = 0.0)
             helper.make_node("MatMul", ["texts", "text_weights"], ["text_logits"]),
         ]
         sums.append("text_logits")
+    if is_batch_bound:
+        constants |= {"one": np.ones(1, np.float32), "slopes": slopes}
+        nodes += [
+            helper.make_node("Shape", [inputs[0].name], ["count"], start=0, end=1),
+            helper.make_node("Cast", ["count"], ["rows"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["rows", "one"], ["others"]),
+            helper.make_node("Mul", ["others", "slopes"], ["more"]),
+        ]
+        sums.append("more")
     nodes += [
         helper.make_node("Sum", sums, ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
@@ -194,7 +209,9 @@ def publish_on(
     alias: str | None = None,
     columns: Sequence[Column] = COLUMNS,
     offset: float = 0.0,
+    is_batch_bound: bool = False,
     has_seen: bool = True,
+    span: int = 2**48,
     brings_rows: bool = False,
     gate: GateLimits = ANY_SPEED,
     classes: Sequence[ClassLabel] | None = None,
@@ -210,7 +227,9 @@ def publish_on(
         alias: "production", say.
         columns: what its graph takes.
         offset: by how much its sums are off.
+        is_batch_bound: see `build_graph`.
         has_seen: whether it says which rows it learned from; versions of earlier releases do not.
+        span: of the hashes of those rows.
         brings_rows: whether its test rows are published with it.
         gate: its limits.
         classes: of its signature, when they are not the table's.
@@ -219,7 +238,7 @@ def publish_on(
         changes: fields of the manifest that are replaced.
     """
     classes = table.classes if classes is None else classes
-    graph = build_graph(columns, len(classes), offset=offset)
+    graph = build_graph(columns, len(classes), offset=offset, is_batch_bound=is_batch_bound)
     test = table.test
     probabilities, labels = answer(graph, test, columns)
     with tempfile.TemporaryDirectory() as scratch:
@@ -228,7 +247,7 @@ def publish_on(
         _write_evaluation(test, probabilities, labels, gate, files[EVALUATION_FILE])
         if has_seen:
             files[SEEN_FILE] = Path(scratch, SEEN_FILE)
-            write_seen(table, files[SEEN_FILE])
+            write_seen(table, files[SEEN_FILE], span=span)
         if brings_rows:
             files[TEST_ROWS_FILE] = Path(scratch, TEST_ROWS_FILE)
             pq.write_table(test, files[TEST_ROWS_FILE])
@@ -259,7 +278,7 @@ def _unread(table: Table, columns: Sequence[Column]) -> dict[str, Any]:
     names = {column.name for column in columns}
     stored = {column.name for column in table.columns}
     roles = {name: "input" if name in stored else "ignored" for name in table.values if name not in names}
-    return roles | {TARGET: "target"}
+    return roles | dict.fromkeys(table.keys, "key") | {TARGET: "target"}
 
 
 def answer(
@@ -325,10 +344,9 @@ def _take_fingerprint(rows: pa.Table, names: Sequence[str]) -> str:
     return fingerprint(rows_found, int(total or 0))
 
 
-def write_seen(table: Table, path: Path) -> None:
-    """seen_rows.parquet of the rows that are not tested on."""
+def write_seen(table: Table, path: Path, *, span: int = 2**48) -> None:
+    """seen_rows.parquet of the rows that are not tested on; in so wide a span none is taken for another."""
     learned = table.read(~table.is_test)
-    span = SEEN_ODDS * max(learned.num_rows, 1)
     known_by = [column for column in table.columns if column.name != TARGET]
     with duckdb.connect() as connection:
         connection.register("chosen", learned)

@@ -35,7 +35,20 @@ ALLOWED_LIBRARIES = {
             "uvloop",
         ),
     },
-    "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
+    "benchmarks": {
+        *(
+            "duckdb",
+            "gevent",
+            "locust",
+            "msgspec",
+            "numpy",
+            "onnxruntime",
+            "pandas",
+            "psutil",
+            "pyarrow",
+            "scipy",
+        ),
+    },
 }
 # Programs of other services, run in environments of their own and imported by nobody.
 RIVALS = "benchmarks/rivals/"
@@ -49,8 +62,6 @@ RIVAL_LIBRARIES = {
     "pydantic",
     "mlserver",
 }
-# Becomes the service, and slows down what the service runs its graphs with.
-SLOWED = ("benchmarks/proof/slowed.py", "onnxruntime")
 REFUSALS = {int(status) for status in http.HTTPStatus if status >= http.HTTPStatus.BAD_REQUEST}
 FORBIDDEN_LIBRARIES = {
     "training": {"onnx", "onnxruntime", "tf2onnx", "starlette", "uvicorn", "locust"},
@@ -101,7 +112,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
         allowed = ALLOWED_LIBRARIES[part]
         foreign = {(w, top) for w, top in libraries if top not in allowed}
         assert {
-            (w, top) for w, top in foreign - {SLOWED} if not (w.startswith(RIVALS) and top in RIVAL_LIBRARIES)
+            (w, top) for w, top in foreign if not (w.startswith(RIVALS) and top in RIVAL_LIBRARIES)
         } == set()
     else:
         assert {(w, top) for w, top in libraries if top in FORBIDDEN_LIBRARIES[part]} == set()

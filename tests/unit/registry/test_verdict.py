@@ -56,7 +56,7 @@ def test_a_marked_line_round_trips_and_one_without_a_mark_has_no_such_key() -> N
 
 
 def test_counts_are_read_back_under_the_seal_that_they_were_written_with() -> None:
-    """A line that counts rows gives a whole number; a seal that it breaks would keep a PASS from production."""
+    """A line that counts rows gives a whole number; a seal that it breaks keeps a PASS from production."""
     plain = build_verdict("tiny", _JUDGED)
     counted = msgspec.structs.replace(plain.lines[0], candidate=823, difference=0, limit=900)
     verdict = msgspec.structs.replace(plain, lines=(counted, *plain.lines[1:]))

@@ -149,7 +149,7 @@ def describe_asked(asked: Asked, champion: Manifest, candidate: Manifest) -> Ver
     ]
     return VerdictLine(
         name="held_out_rows",
-        candidate=judged,
+        candidate=float(judged),
         unit="rows",
         outcome="INFO" if judged else "INCONCLUSIVE",
         reason="; ".join(said),

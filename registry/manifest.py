@@ -82,7 +82,11 @@ class ParityTensor(_Part, frozen=True, kw_only=True):
 
 
 class Lineage(_Part, frozen=True, kw_only=True):
-    """Where the version came from; digests are SHA-256."""
+    """Where the version came from; digests are SHA-256.
+
+    ``recipe_digest`` is of all that the run was made from but its data, its seed and the program; None in
+    versions from before it was written.
+    """
 
     run_id: str
     run_digest: Sha256
@@ -94,6 +98,7 @@ class Lineage(_Part, frozen=True, kw_only=True):
     seed: int
     attribution: str
     unlabelled_splits: tuple[str, ...] = ()
+    recipe_digest: Sha256 | None = None
 
 
 class Prior(_Part, frozen=True, kw_only=True):

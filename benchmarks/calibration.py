@@ -23,7 +23,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The spread between restarts of identical processes on one class of machine, and how it was found.
 
     ``net_p50`` to ``start_up`` are standard deviations about 0 of the contrasts of the same names: the
-    first as a share of the client p50, the others of logarithms of ratios. ``nu0`` is how many degrees
+    first as a share of the client p50, the others of logarithms of ratios; None in files from before there
+    was such a contrast. ``nu0`` is how many degrees
     of freedom they count for. ``measured_at`` is UTC, ISO 8601; ``window_s`` the seconds of load a
     restart, so that another window is known to be another spread.
     """
@@ -42,6 +43,19 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     client_p99: Positive
     memory: Positive
     start_up: Positive
+    service_p50: Positive | None = None
+    cpu_per_request: Positive | None = None
+
+
+_MEASURED = (
+    "net_p50",
+    "service_p50",
+    "net_p99",
+    "net_tail",
+    "client_p50",
+    "client_p99",
+    "cpu_per_request",
+)
 
 
 def apply_calibration(settings: GateSettings, known: Calibration | None) -> GateSettings:
@@ -55,9 +69,10 @@ def apply_calibration(settings: GateSettings, known: Calibration | None) -> Gate
     if known is None:
         return settings
     latency = settings.latency
-    measured = ("net_p50", "net_p99", "net_tail", "client_p50", "client_p99")
     spreads = {
-        name: max(getattr(known, name), getattr(latency.s0, name) / latency.max_spread) for name in measured
+        name: max(spread, getattr(latency.s0, name) / latency.max_spread)
+        for name in _MEASURED
+        if (spread := getattr(known, name)) is not None
     }
     s0 = msgspec.structs.replace(latency.s0, **spreads)
     return msgspec.structs.replace(
@@ -93,7 +108,8 @@ def store_calibration(folder: Path, calibration: Calibration) -> Path:
     """Write a calibration so that a reader sees the old one or the new one; returns its path."""
     path = find_calibration(folder, calibration.machine_class)
     lines = ["# Written by `python -m benchmarks calibrate`: identical processes, side by side."]
-    lines += [f"{name} = {_show(value)}" for name, value in msgspec.structs.asdict(calibration).items()]
+    told = msgspec.structs.asdict(calibration)
+    lines += [f"{name} = {_show(value)}" for name, value in told.items() if value is not None]
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
 

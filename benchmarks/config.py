@@ -60,10 +60,12 @@ class Spread(_Section, frozen=True, kw_only=True):
     """
 
     net_p50: Positive
+    service_p50: Positive
     net_p99: Positive
     net_tail: Positive
     client_p50: Positive
     client_p99: Positive
+    cpu_per_request: Positive
     memory: Positive
     start_up: Positive
 
@@ -72,14 +74,17 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
     """Levels, margins and the stored spread of the latency judgement; see `benchmarks.judge.latency`.
 
     ``spend_block`` and ``spend_pass`` are (restarts, share) points: how much of a level may be
-    spent until then. Margins are shares of the limit that the model's own [gate] table sets.
+    spent until then. ``*_limit`` and ``*_margin`` are shares of what the model's own [gate] table sets: more
+    than a limit blocks, a proven increase of more than a margin marks a line that passes.
     """
 
     alpha_net_p50: Level
+    alpha_service_p50: Level
     alpha_net_p99: Level
     alpha_net_tail: Level
     alpha_client_p50: Level
     alpha_client_p99: Level
+    alpha_cpu: Level
     alpha_resources: Level
     alpha_pass: Level
     spend_block: tuple[tuple[Count, Share], ...]
@@ -88,6 +93,7 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
     net_p50_margin: Share
     p99_margin: Share
     client_p50_margin: Share
+    service_margin: Share
     s0: Spread
     nu0: Positive
     max_spread: Positive

@@ -26,6 +26,7 @@ from benchmarks.attacks.attackers import Attack, Done, Order, list_attacks
 from benchmarks.attacks.bodies import choose_subject
 from benchmarks.attacks.honest import PATIENCE_S, Waits, Watch
 from benchmarks.attacks.table import Bounds, Memory, Report, Row, describe_honest, judge_row
+from benchmarks.cpu_time import read_cpu_s, read_memory, read_wait_s
 from benchmarks.drive.services import (
     Service,
     exchange,
@@ -45,7 +46,6 @@ from benchmarks.service.arms import (
     find_port,
     find_processes,
 )
-from benchmarks.service.cpu_time import read_cpu_s, read_memory, read_wait_s
 from registry.errors import ConfigError
 from registry.ground.logs import log_event
 from registry.manifest import Manifest

@@ -89,6 +89,7 @@ class Duet:
                 build_arm([o for o in seen if o.arm == arm], services[arm].ready_s, residents[arm]),
                 request_count=outcome.asked.get(arm, 0),
                 failure_count=outcome.failed.get(arm, 0),
+                cpu_s=outcome.cpu_s.get(arm, math.nan),
             )
             for arm in sorted(services)
         }

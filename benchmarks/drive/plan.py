@@ -57,7 +57,8 @@ class Body(_Word, frozen=True, kw_only=True):
 class Target(_Word, frozen=True, kw_only=True):
     """One service: where it is, which version must answer, and the golden rows it has to reproduce.
 
-    ``pid``: its process, which is moved between processors if the plan says so.
+    ``pid``: its process, whose processor time is read, and which is moved between processors if the plan
+    says so.
     """
 
     arm: str
@@ -96,7 +97,9 @@ class Outcome(_Word, frozen=True, kw_only=True):
 
     ``asked`` and ``failed`` are requests of all phases by arm.
     ``clock_jump_s`` is how far the wall clock and the monotonic clock drifted apart;
-    ``cpu_share`` the processor time of the Locust process, as a share of one core.
+    ``cpu_share`` the processor time of the Locust process, as a share of one core. ``cpu_s`` is, by arm, the
+    processor time that the service's process used in the window, in seconds; it lacks an arm where that
+    cannot be read.
     """
 
     cycles: int
@@ -107,6 +110,7 @@ class Outcome(_Word, frozen=True, kw_only=True):
     cpu_share: float
     asked: dict[str, int] = {}
     failed: dict[str, int] = {}
+    cpu_s: dict[str, float] = {}
 
 
 class Observation(_Word, frozen=True, kw_only=True):

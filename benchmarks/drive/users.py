@@ -21,6 +21,7 @@ from locust import FastHttpUser, task
 from locust.env import Environment
 from locust.exception import StopUser
 
+from benchmarks.cpu_time import read_each_cpu_s
 from benchmarks.drive.answers import check_reply
 from benchmarks.drive.loop import run_users, serve_plans
 from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, write_observations
@@ -59,6 +60,9 @@ class Recorder:
         self.first_failure = ""
         self.began: float | None = None
         self.ended = 0.0
+        self.processes = {target.arm: target.pid for target in plan.targets if target.pid is not None}
+        self.cpu_began: dict[str, float] = {}
+        self.cpu_s: dict[str, float] = {}
 
     @property
     def is_hopeless(self) -> bool:
@@ -68,8 +72,14 @@ class Recorder:
     def begin(self) -> float:
         """The first user to finish its warm-up opens the window; returns when it closes."""
         if self.began is None:
+            self.cpu_began = read_each_cpu_s(self.processes)
             self.began = time.perf_counter()
         return self.began + self.plan.window_s
+
+    def close(self) -> None:
+        """Read what the services used since `begin`; to be called between two cycles, as it is."""
+        now = read_each_cpu_s(self.processes)
+        self.cpu_s = {arm: now[arm] - before for arm, before in self.cpu_began.items() if arm in now}
 
     def on_request(
         self, response_time: float, context: dict[str, Any], exception: Exception | None, **_: object
@@ -127,6 +137,7 @@ class DuetUser(FastHttpUser):
     def measure(self) -> None:
         """One measured cycle; the window ends between cycles, so that no pair is half there."""
         if self._is_over():
+            self.recorder.close()
             raise StopUser
         pair = self.recorder.cycles
         self.recorder.cycles += 1
@@ -216,6 +227,7 @@ def run_plan(plan: Plan) -> Outcome:
         cpu_share=share,
         asked=dict(recorder.asked),
         failed=dict(recorder.failed),
+        cpu_s=recorder.cpu_s,
     )
 
 

@@ -21,9 +21,11 @@ from registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode
 PAIRED_LINES = (
     "p50",
     "net_p50",
+    "service_p50",
     "net_p99",
     "net_tail",
     "client_p99",
+    "cpu_per_request",
     "accuracy",
     "log_loss",
     "memory",

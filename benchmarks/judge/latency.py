@@ -1,8 +1,11 @@
 """Restarts → lines of the verdict. Pure.
 
-Five contrasts are judged. Net time is time less every wait for a processor that others had, which is
+Seven contrasts are judged. Net time is time less every wait for a processor that others had, which is
 what a loaded machine hardly disturbs: p50, p99 and the slowest twentieth of the net time in the
-service, p99 of the net time that the client saw. The client's p50 with all waits holds what net time
+service, p99 of the net time that the client saw. The p50 is judged in two units: as a share of what
+the client waits for (`net_p50`), and of the time in the service itself (`service_p50`), since the client's
+own half millisecond makes any service look alike. What a version computes besides its requests is in
+the processor time of its process (`cpu_per_request`). The client's p50 with all waits holds what net time
 cannot see: waits that a version makes itself. Raw client p95 and p99 are reported: on a shared
 machine they are others'.
 """
@@ -48,27 +51,30 @@ def judge_answers(restarts: Sequence[Restart]) -> VerdictLine:
 def judge_latencies(
     restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings
 ) -> tuple[VerdictLine, ...]:
-    """Net p50, p99 and tail, client p50 and net client p99 of the candidate beside the champion's.
+    """The candidate's times beside the champion's: p50, p99 and tail in the service, the client's, its CPU.
 
-    BLOCK: the lower bound of the mean over restarts exceeds the margin. PASS: the upper bound is below the
-    limit. All levels are spent over all looks. No PASS when the restarts differ far more than
-    identical processes do on this kind of machine: what they differ by is then not known, and the
-    line is INVALID at the last look. INVALID, too, when the service did not tell its times.
+    BLOCK: the lower bound of the mean over restarts exceeds the limit. PASS: the upper bound is below the
+    limit; marked WARN when the lower one exceeds the margin. All levels are spent over all looks. No PASS
+    when the restarts differ far more than identical processes do on this kind of machine: what they
+    differ by is then not known, and the line is INVALID at the last look. INVALID, too, when the service
+    did not tell its times, or its processor time could not be read.
     """
     latency = settings.latency
     contrasts = [restart.contrasts for restart in restarts]
     p50, p99 = limits.max_p50_increase, limits.max_p99_increase
     told: dict[str, Callable[[Contrasts], float | None]] = {
         "net_p50": lambda c: c.net_p50,
+        "service_p50": lambda c: c.service_p50,
         "net_p99": lambda c: c.net_p99,
         "net_tail": lambda c: c.net_tail,
         "p50": lambda c: c.client_p50,
         "client_p99": lambda c: c.client_p99,
+        "cpu_per_request": lambda c: c.cpu_per_request,
     }
     values = {
         name: tuple(value for c in contrasts if (value := read(c)) is not None) for name, read in told.items()
     }
-    tail = math.log1p(latency.p99_margin * p99), math.log1p(p99)
+    tail = math.log1p(p99), math.log1p(latency.p99_margin * p99)
     questions = (
         Question(
             "net_p50",
@@ -77,9 +83,19 @@ def judge_latencies(
             medians_by_arm(restarts, lambda arm: _quantile(arm.net_ms, 0.50)),
             latency.s0.net_p50,
             latency.alpha_net_p50,
-            margin=latency.net_p50_margin * p50,
             limit=latency.net_p50_limit * p50,
+            margin=latency.net_p50_margin * p50,
             show=float,
+        ),
+        Question(
+            "service_p50",
+            "ms, ratio",
+            values["service_p50"],
+            medians_by_arm(restarts, lambda arm: _quantile(arm.net_ms, 0.50)),
+            latency.s0.service_p50,
+            latency.alpha_service_p50,
+            limit=math.log1p(limits.max_service_p50_increase),
+            margin=math.log1p(latency.service_margin * limits.max_service_p50_increase),
         ),
         Question(
             "net_p99",
@@ -97,8 +113,8 @@ def judge_latencies(
             medians_by_arm(restarts, lambda arm: average_slowest(arm.net_ms) if arm.net_ms else math.nan),
             latency.s0.net_tail,
             latency.alpha_net_tail,
-            margin=math.log1p(p99),
-            limit=None,
+            limit=math.log1p(p99),
+            margin=None,
         ),
         Question(
             "p50",
@@ -107,8 +123,8 @@ def judge_latencies(
             medians_by_arm(restarts, lambda arm: arm.p50_ms),
             latency.s0.client_p50,
             latency.alpha_client_p50,
-            margin=math.log1p(latency.client_p50_margin * p50),
             limit=math.log1p(p50),
+            margin=math.log1p(latency.client_p50_margin * p50),
         ),
         Question(
             "client_p99",
@@ -118,6 +134,16 @@ def judge_latencies(
             latency.s0.client_p99,
             latency.alpha_client_p99,
             *tail,
+        ),
+        Question(
+            "cpu_per_request",
+            "ms, ratio",
+            values["cpu_per_request"],
+            medians_by_arm(restarts, lambda arm: arm.cpu_ms),
+            latency.s0.cpu_per_request,
+            latency.alpha_cpu,
+            limit=math.log1p(limits.max_cpu_increase),
+            margin=math.log1p(latency.service_margin * limits.max_cpu_increase),
         ),
     )
     return tuple(
@@ -133,9 +159,10 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _untold(asked: Question) -> VerdictLine:
-    return VerdictLine(
-        name=asked.name, candidate=None, outcome="INVALID", reason="the service did not tell its times"
-    )
+    reason = "the service did not tell its times"
+    if asked.name == "cpu_per_request":
+        reason = "the processor time of the service could not be read"
+    return VerdictLine(name=asked.name, candidate=None, outcome="INVALID", reason=reason)
 
 
 def judge_p50_ceiling(restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings) -> VerdictLine:

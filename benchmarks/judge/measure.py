@@ -105,7 +105,9 @@ class ArmRun:
     The tuples hold one number a request, milliseconds, in the order sent. ``net_ms`` is time in the
     service less what others had the processor for; empty where the service does not tell.
     ``client_net_ms`` is what the client saw less every wait for a processor, the service's and its own.
-    ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1.
+    ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1. ``cpu_s`` is the
+    processor time that all threads of the service's process used for them, in seconds; NaN where it
+    cannot be read.
     ``request_count`` is everything that was asked, golden rows and warm-up too; ``failure_count``
     what of it failed or was answered wrongly.
     """
@@ -118,11 +120,17 @@ class ArmRun:
     lost_share: float = 0.0
     request_count: int = 0
     failure_count: int = 0
+    cpu_s: float = math.nan
 
     @property
     def p50_ms(self) -> float:
         """Median client latency of this restart."""
         return summarize_latencies(self.latencies_ms).p50_ms
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time of the service a request, in milliseconds; NaN where it cannot be read."""
+        return 1e3 * self.cpu_s / len(self.latencies_ms) if self.latencies_ms else math.nan
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,9 @@ class Contrasts:
       hits fewer than one request in a hundred, and is a coin at exactly that.
     - ``client_p50``: ln of the ratio of the client p50s, waits included.
     - ``client_p99``: ln of the ratio of the client p99s net of all waits.
+    - ``service_p50``: ln of the ratio of the medians of net time.
+    - ``cpu_per_request``: ln of the ratio of the services' processor times a request; all that the
+      process does in the window, also before, after and beside its requests.
 
     None where the service or the kernel does not tell.
     """
@@ -146,6 +157,8 @@ class Contrasts:
     client_p50: float
     client_p99: float | None = None
     net_tail: float | None = None
+    service_p50: float | None = None
+    cpu_per_request: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +189,7 @@ class Restart:
         if self.recorded is not None:
             return self.recorded
         champion, candidate = self.arms["champion"], self.arms["candidate"]
-        net_p50 = net_p99 = net_tail = client_p99 = None
+        net_p50 = net_p99 = net_tail = client_p99 = service_p50 = cpu = None
         whole = champion.p50_ms
         if champion.client_net_ms and candidate.client_net_ms:
             client_p99 = _log_p99_ratio(champion.client_net_ms, candidate.client_net_ms)
@@ -184,8 +197,12 @@ class Restart:
         if champion.net_ms and candidate.net_ms:
             net_p99 = _log_p99_ratio(champion.net_ms, candidate.net_ms)
             net_tail = math.log(average_slowest(candidate.net_ms) / average_slowest(champion.net_ms))
-            net_p50 = float(np.median(candidate.net_ms) - np.median(champion.net_ms)) / whole
-        return Contrasts(net_p50, net_p99, self.log_ratio, client_p99, net_tail)
+            before, after = (float(np.median(arm.net_ms)) for arm in (champion, candidate))
+            net_p50, service_p50 = (after - before) / whole, math.log(after / before)
+        # Both have answered as many requests. A clock of coarse ticks may have seen nothing at all.
+        if champion.cpu_s > 0 and candidate.cpu_s > 0:
+            cpu = math.log(candidate.cpu_ms / champion.cpu_ms)
+        return Contrasts(net_p50, net_p99, self.log_ratio, client_p99, net_tail, service_p50, cpu)
 
 
 def average_slowest(times_ms: Sequence[float]) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, stdev
 
+import msgspec
+
 from benchmarks.config import GateSettings
 from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
 from benchmarks.judge.sequential import look_levels, spent_shares
@@ -19,8 +21,9 @@ OBSERVATIONS = "restart-*.csv.gz"
 class Question:
     """One contrast and how it is judged; everything on the contrast's own scale.
 
-    ``values`` has one number a restart, ``medians`` are what is shown of each arm. ``limit`` None:
-    the line can block and never keeps a release waiting.
+    ``values`` has one number a restart, ``medians`` are what is shown of each arm. More than ``limit``
+    blocks; a line that passes is marked when more than ``margin`` is proven. ``margin`` None: the line can
+    block and never keeps a release waiting.
     """
 
     name: str
@@ -29,8 +32,8 @@ class Question:
     medians: dict[str, float]
     s0: float
     alpha: float
-    margin: float
-    limit: float | None
+    limit: float
+    margin: float | None
     show: Callable[[float], float] = math.exp
 
 
@@ -40,12 +43,20 @@ def medians_by_arm(restarts: Sequence[Restart], read: Callable[[ArmRun], float])
 
 
 def judge_question(asked: Question, settings: GateSettings) -> VerdictLine:
-    """BLOCK above the margin, PASS below the limit, by bounds whose levels are spent over all looks."""
+    """BLOCK when more than the limit is proven, PASS when the limit is excluded.
+
+    A line that passes is marked WARN when the increase is proven to exceed the margin. The levels of the
+    bounds are spent over all looks.
+    """
     bounds = bound_at_look(asked.values, asked.s0, asked.alpha, settings)
     if bounds is None:
         return not_at_a_look(asked.name, len(asked.values))
     is_last = bounds.count == settings.duet.looks[-1]
     outcome, why = _decide(asked, bounds, settings, is_last=is_last)
+    margin = asked.margin
+    is_marked = outcome == "PASS" and margin is not None and bounds.low > margin
+    if is_marked and margin is not None:
+        why += f", one of more than {_say_increase(asked, margin)} is proven"
     return VerdictLine(
         name=asked.name,
         candidate=asked.medians["candidate"],
@@ -53,26 +64,26 @@ def judge_question(asked: Question, settings: GateSettings) -> VerdictLine:
         difference=asked.show(bounds.mean),
         low=asked.show(bounds.low),
         high=asked.show(bounds.high),
-        limit=asked.show(asked.margin if asked.limit is None else asked.limit),
+        limit=asked.show(asked.limit),
         unit=asked.unit,
         outcome=outcome,
         reason=f"{why}; {describe_bounds(bounds, settings)}",
         evidence=OBSERVATIONS,
+        mark="WARN" if is_marked else msgspec.UNSET,
     )
 
 
 def _decide(asked: Question, bounds: Bounds, settings: GateSettings, *, is_last: bool) -> tuple[Outcome, str]:
-    margin = _say_increase(asked, asked.margin)
-    if bounds.low > asked.margin:
-        return "BLOCK", f"an increase of more than {margin} is proven"
-    if asked.limit is None:
-        return "PASS", f"no increase of more than {margin} is proven"
+    limit = _say_increase(asked, asked.limit)
+    if bounds.low > asked.limit:
+        return "BLOCK", f"an increase of more than {limit} is proven"
+    if asked.margin is None:
+        return "PASS", f"no increase of more than {limit} is proven"
     spread = stdev(asked.values) if bounds.count > 1 else 0.0
     if spread > settings.latency.max_spread * asked.s0:
         # No yes can come of it; more restarts may still prove a no, or be quieter.
         why = f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
         return "INVALID" if is_last else "INCONCLUSIVE", why
-    limit = _say_increase(asked, asked.limit)
     if bounds.high < asked.limit:
         return "PASS", f"an increase of {limit} is excluded"
     return "INCONCLUSIVE", f"an increase of {limit} is not excluded"

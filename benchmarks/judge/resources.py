@@ -56,8 +56,8 @@ def _ratio_question(
     increase: float,
 ) -> Question:
     values = tuple(math.log(read(r.arms["candidate"]) / read(r.arms["champion"])) for r in restarts)
-    margin = math.log1p(increase)
-    return Question(name, unit, values, medians_by_arm(restarts, read), s0, alpha, margin, limit=None)
+    limit = math.log1p(increase)
+    return Question(name, unit, values, medians_by_arm(restarts, read), s0, alpha, limit, margin=None)
 
 
 def judge_model_size(versions: dict[str, Manifest]) -> VerdictLine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,22 @@ TAIL_MS = 5.0
 # The rates that are promised: identical versions, and regressions of this size or more.
 FALSE_BLOCK_RATE = 0.01
 FOUND_RATE = 0.95
-FOUND_SHARE = 0.05
 FOUND_DROP = 0.01
+# By kind of arm: the smallest share that is promised to be found.
+_FOUND = {"cpu": 0.1, "service": 0.2, "work": 0.2, "worse": FOUND_DROP}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a request of the champion takes, in ms: for the client, in the service, and of its processor.
+
+    The first two are medians net of waits for a processor, the third is the mean of all that the
+    service's process computes.
+    """
+
+    client_ms: float
+    service_ms: float
+    cpu_ms: float
 
 
 @dataclass(frozen=True)
@@ -31,13 +46,15 @@ class Arm:
     """One kind of candidate.
 
     - ``aa``: the champion itself; ``aa_nightly`` likewise, of restarts that a calibration made.
-    - ``cpu_5``: the champion's model, slower by processor time of 5 % of its net client p50.
+    - ``cpu_5``: the champion's model, every request slower by processor time of 5 % of its net client p50.
+    - ``service_20``: likewise by 20 % of its net p50 in the service.
+    - ``work_20``: no request slower, but 20 % more processor time, taken after the answer.
     - ``tail``, ``tail_sleep``: one request in a hundred takes 5 ms more, computing or asleep.
     - ``worse_0.5``: a model that answers 0.5 % more of the held-out rows wrong, no slower.
     """
 
     name: str
-    kind: Literal["aa", "cpu", "tail", "worse"]
+    kind: Literal["aa", "cpu", "service", "work", "tail", "worse"]
     share: float = 0.0
     is_asleep: bool = False
 
@@ -50,21 +67,31 @@ class Arm:
     @property
     def at_least(self) -> float | None:
         """How often the gate has to block it, where that is stated."""
-        least = {"cpu": FOUND_SHARE, "worse": FOUND_DROP}.get(self.kind, 0.0)
-        is_stated = self.kind == "tail" or (self.kind != "aa" and self.share >= least)
+        is_stated = self.kind == "tail" or (self.kind in _FOUND and self.share >= _FOUND[self.kind])
         return FOUND_RATE if is_stated else None
 
-    def injected_us(self, base_ms: float) -> float:
-        """Processor time added to every request, in µs; ``base_ms`` is the champion's net client p50."""
-        return self.share * base_ms * 1e3 if self.kind == "cpu" else 0.0
+    @property
+    def is_slowed(self) -> bool:
+        """Whether processor time is added to every request."""
+        return self.kind in {"cpu", "service", "work"}
+
+    def base_us(self, base: Base) -> float:
+        """What the share is of, in µs; NaN for an arm to which no time is added."""
+        times = {"cpu": base.client_ms, "service": base.service_ms, "work": base.cpu_ms}
+        return 1e3 * times.get(self.kind, math.nan)
+
+    def injected_us(self, base: Base) -> float:
+        """Processor time added to every request, in µs."""
+        return self.share * self.base_us(base) if self.is_slowed else 0.0
 
     def programs(self, injected_us: float, seed: int) -> dict[str, tuple[str, ...]]:
         """What serves each arm in the place of ``inference``; nothing where the service itself does.
 
         The champion of a slowed candidate is slowed by nothing, so that they differ in that alone.
         """
-        if self.kind == "cpu":
-            candidate: tuple[str, ...] = ("--cpu-us", f"{injected_us:.2f}")
+        if self.is_slowed:
+            flag = "--work-us" if self.kind == "work" else "--cpu-us"
+            candidate: tuple[str, ...] = (flag, f"{injected_us:.2f}")
         elif self.kind == "tail":
             candidate = ("--tail-share", str(TAIL_SHARE), "--tail-ms", str(TAIL_MS), "--seed", str(seed))
             candidate += ("--tail-kind", "sleep" if self.is_asleep else "cpu")
@@ -83,13 +110,17 @@ def parse_arm(name: str) -> Arm:
         return Arm(name, "aa")
     if name in {"tail", "tail_sleep"}:
         return Arm(name, "tail", is_asleep=name == "tail_sleep")
-    if match := re.fullmatch(r"(cpu|worse)_(\d+(?:\.\d+)?)", name):
-        return Arm(name, "cpu" if match[1] == "cpu" else "worse", float(match[2]) / 100)
+    for kind in _SHARED:
+        if match := re.fullmatch(rf"{kind}_(\d+(?:\.\d+)?)", name):
+            return Arm(name, kind, float(match[1]) / 100)
     raise ConfigError(
         f"no arm {name[:80]!r}",
         where="--arms",
-        hint="There are aa, cpu_<percent>, tail, tail_sleep and worse_<percent>.",
+        hint="There are aa, tail, tail_sleep, and cpu, service, work and worse with _<percent>.",
     )
+
+
+_SHARED: tuple[Literal["cpu", "service", "work", "worse"], ...] = ("cpu", "service", "work", "worse")
 
 
 def parse_arms(text: str, gates: int) -> dict[str, int]:

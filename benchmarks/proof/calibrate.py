@@ -73,10 +73,12 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
     net_p99 = [c.net_p99 for c in contrasts if c.net_p99 is not None]
     net_tail = [c.net_tail for c in contrasts if c.net_tail is not None]
     client_p99 = [c.client_p99 for c in contrasts if c.client_p99 is not None]
+    service_p50 = [c.service_p50 for c in contrasts if c.service_p50 is not None]
+    cpu = [c.cpu_per_request for c in contrasts if c.cpu_per_request is not None]
     if len(net_p50) < len(restarts) or len(net_p99) < len(restarts):
         raise BenchmarkError("the service did not tell its times", where=f"{test.model}@{test.version}")
     client_p50 = [c.client_p50 for c in contrasts]
-    judged = [net_p50, net_p99, net_tail, client_p50, client_p99]
+    judged = [net_p50, service_p50, net_p99, net_tail, client_p50, client_p99, cpu]
     settings = test.settings
     return Calibration(
         machine_class=machine_class(),
@@ -94,6 +96,8 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
         client_p99=measure_spread(client_p99) if client_p99 else settings.latency.s0.client_p99,
         memory=measure_spread([_log_ratio(r, "resident_bytes") for r in restarts]),
         start_up=measure_spread([_log_ratio(r, "ready_s") for r in restarts]),
+        service_p50=measure_spread(service_p50),
+        cpu_per_request=measure_spread(cpu) if cpu else None,
     )
 
 

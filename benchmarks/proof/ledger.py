@@ -28,9 +28,10 @@ class GateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     ``started_at`` names it. ``injected_us`` is processor time added to every request of the candidate,
     ``injected_share`` that as a share of ``base_p50_ms``: the champion's client p50 in this very gate,
-    less the waits for a processor that others had, so that a busy machine makes no regression larger.
-    ``deciding`` names the lines that the outcome comes from; ``net_p50`` to ``client_p99`` are means
-    over the restarts.
+    less the waits for a processor that others had, so that a busy machine makes no regression larger; or of
+    ``base_service_ms`` or ``base_cpu_ms``, its net time in the service and its processor time a request.
+    ``deciding`` names the lines that the outcome comes from, ``marked`` those that passed with a mark;
+    ``net_p50`` to ``cpu_per_request`` are means over the restarts.
     """
 
     started_at: str
@@ -45,21 +46,26 @@ class GateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     injected_share: float
     outcome: str
     deciding: str
+    marked: str
     restarts: int
     seconds: float
     load_average: float
     base_p50_ms: float
+    base_service_ms: float
+    base_cpu_ms: float
     champion_p50_ms: float
     candidate_p50_ms: float
     net_p50: float
+    service_p50: float
     net_p99: float
     net_tail: float
     client_p50: float
     client_p99: float
+    cpu_per_request: float
 
 
 class RestartRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One restart of the gate ``started_at``; NaN where the service tells no times of its own."""
+    """One restart of the gate ``started_at``; NaN where a service's times are not known."""
 
     started_at: str
     arm: str
@@ -67,10 +73,12 @@ class RestartRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     pairs: int
     problem: str
     net_p50: float
+    service_p50: float
     net_p99: float
     net_tail: float
     client_p50: float
     client_p99: float
+    cpu_per_request: float
     champion_p50_ms: float
     candidate_p50_ms: float
     champion_net_p50_ms: float
@@ -81,6 +89,8 @@ class RestartRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     candidate_client_net_p50_ms: float
     champion_client_net_p99_ms: float
     candidate_client_net_p99_ms: float
+    champion_cpu_ms: float
+    candidate_cpu_ms: float
     champion_lost_share: float
     candidate_lost_share: float
     champion_ready_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ class _Told(msgspec.Struct):
     observations: str
     ready_s: dict[str, float]
     resident_bytes: dict[str, int]
+    cpu_s: dict[str, float | None]
 
 
 class _Report(msgspec.Struct):
@@ -51,7 +53,10 @@ def _read_restart(told: _Told, folder: Path) -> Restart:
         return Restart(told.number, told.pairs, {}, told.problem)
     seen = read_observations(folder / told.observations)
     arms = {
-        arm: build_arm([o for o in seen if o.arm == arm], told.ready_s[arm], told.resident_bytes[arm])
+        arm: dataclasses.replace(
+            build_arm([o for o in seen if o.arm == arm], told.ready_s[arm], told.resident_bytes[arm]),
+            cpu_s=_or_nan(told.cpu_s[arm]),
+        )
         for arm in ("candidate", "champion")
     }
     return Restart(told.number, told.pairs, arms)
@@ -72,6 +77,8 @@ def write_row(restart: Restart, *, started_at: str, arm: str) -> RestartRow:
             "net_tail": _or_nan(contrasts.net_tail if contrasts else None),
             "client_p50": _or_nan(contrasts.client_p50 if contrasts else None),
             "client_p99": _or_nan(contrasts.client_p99 if contrasts else None),
+            "service_p50": _or_nan(contrasts.service_p50 if contrasts else None),
+            "cpu_per_request": _or_nan(contrasts.cpu_per_request if contrasts else None),
             **_describe(restart.arms, "champion"),
             **_describe(restart.arms, "candidate"),
         },
@@ -89,6 +96,7 @@ def _describe(arms: Mapping[str, ArmRun], role: str) -> dict[str, float]:
         f"{role}_net_p99_ms": net[1],
         f"{role}_client_net_p50_ms": client[0],
         f"{role}_client_net_p99_ms": client[1],
+        f"{role}_cpu_ms": run.cpu_ms if run else math.nan,
         f"{role}_lost_share": run.lost_share if run else math.nan,
         f"{role}_ready_s": run.ready_s if run else math.nan,
         f"{role}_resident_bytes": run.resident_bytes if run else 0,
@@ -117,6 +125,8 @@ def read_row(row: RestartRow) -> Restart:
         client_p50=row.client_p50,
         client_p99=_or_none(row.client_p99),
         net_tail=_or_none(row.net_tail),
+        service_p50=_or_none(row.service_p50),
+        cpu_per_request=_or_none(row.cpu_per_request),
     )
     arms = {role: _rebuild(fields, role) for role in ("champion", "candidate")}
     return Restart(row.restart, row.pairs, arms, recorded=contrasts)
@@ -134,6 +144,7 @@ def _rebuild(row: Mapping[str, float], role: str) -> ArmRun:
         net_ms=_times_with(row[f"{role}_net_p50_ms"]),
         client_net_ms=_times_with(row[f"{role}_client_net_p50_ms"]),
         lost_share=row[f"{role}_lost_share"],
+        cpu_s=row[f"{role}_cpu_ms"] / 1e3,  # of the one request that stands for all
     )
 
 

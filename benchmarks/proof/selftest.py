@@ -26,7 +26,7 @@ from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.measure import Restart
 from benchmarks.machine import machine_class
 from benchmarks.match import GATE_VERSION
-from benchmarks.proof.arms import NIGHTLY, Arm, choose_arm, parse_arm
+from benchmarks.proof.arms import NIGHTLY, Arm, Base, choose_arm, parse_arm
 from benchmarks.proof.identical import run_identical
 from benchmarks.proof.ledger import GateRow, RestartRow, append_rows, find_restarts, locked, read_rows
 from benchmarks.proof.recorded import read_restarts, write_row
@@ -138,7 +138,7 @@ def run_selftest(test: SelfTest, wanted: Mapping[str, int]) -> None:
 def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
     number = len(done) + 1
     seed = test.settings.duet.seed + number
-    injected_us = arm.injected_us(_base_net_ms(test, done)) if arm.kind == "cpu" else 0.0
+    injected_us = arm.injected_us(_measure_base(test, done)) if arm.is_slowed else 0.0
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     load = os.getloadavg()[0]
     result = _gate(test, arm, arm.programs(injected_us, seed), seed)
@@ -154,6 +154,7 @@ def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
         load_average=load,
         outcome=result.verdict.outcome,
         deciding=_name_deciding(result.verdict),
+        marked="+".join(line.name for line in result.verdict.lines if line.is_marked),
         seconds=result.seconds,
         injected_us=injected_us,
     )
@@ -173,12 +174,13 @@ def record_gate(
     outcome: str,
     deciding: str,
     seconds: float,
+    marked: str = "",
     injected_us: float = 0.0,
 ) -> GateRow:
     """Write one gate and its restarts down; see `GateRow`."""
     believed = [restart for restart in restarts if not restart.problem]
     contrasts = [restart.contrasts for restart in believed]
-    net_ms = _middle([measure_base_ms(restart) for restart in believed])
+    base = middle_base([measure_base(restart) for restart in believed])
     row = GateRow(
         started_at=started_at,
         machine_class=machine_class(),
@@ -189,20 +191,25 @@ def record_gate(
         number=number,
         seed=seed,
         injected_us=injected_us,
-        injected_share=injected_us / (net_ms * 1e3),
+        injected_share=injected_us / parse_arm(arm).base_us(base) if injected_us else 0.0,
         outcome=outcome,
         deciding=deciding,
+        marked=marked,
         restarts=len(restarts),
         seconds=seconds,
         load_average=load_average,
-        base_p50_ms=net_ms,
+        base_p50_ms=base.client_ms,
+        base_service_ms=base.service_ms,
+        base_cpu_ms=base.cpu_ms,
         champion_p50_ms=_middle([restart.arms["champion"].p50_ms for restart in believed]),
         candidate_p50_ms=_middle([restart.arms["candidate"].p50_ms for restart in believed]),
         net_p50=_mean([c.net_p50 for c in contrasts]),
+        service_p50=_mean([c.service_p50 for c in contrasts]),
         net_p99=_mean([c.net_p99 for c in contrasts]),
         net_tail=_mean([c.net_tail for c in contrasts]),
         client_p50=_mean([c.client_p50 for c in contrasts]),
         client_p99=_mean([c.client_p99 for c in contrasts]),
+        cpu_per_request=_mean([c.cpu_per_request for c in contrasts]),
     )
     if restarts:
         rows = [write_row(restart, started_at=started_at, arm=arm) for restart in restarts]
@@ -256,19 +263,36 @@ def _mean(values: Sequence[float | None]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _base_net_ms(test: SelfTest, done: Sequence[GateRow]) -> float:
-    """The champion's client p50 net of waits now: of the latest gates, or else measured."""
-    recent = [row.base_p50_ms for row in done if not math.isnan(row.base_p50_ms)]
+def _measure_base(test: SelfTest, done: Sequence[GateRow]) -> Base:
+    """What a request of the champion takes now: of the latest gates, or else measured."""
+    recent = [
+        Base(row.base_p50_ms, row.base_service_ms, row.base_cpu_ms)
+        for row in done
+        if not math.isnan(row.base_p50_ms)
+    ]
     if recent:
-        return median(recent[-_RECENT_GATES:])
+        return middle_base(recent[-_RECENT_GATES:])
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
         restarts = run_identical(
             test.store, test.model, test.version, test.settings.duet, Path(scratch), _BASE_RESTARTS
         )
-    return median(map(measure_base_ms, restarts))
+    return middle_base([measure_base(restart) for restart in restarts])
 
 
-def measure_base_ms(restart: Restart) -> float:
-    """The champion's client p50 in one restart, less waits for a processor where they are told."""
+def measure_base(restart: Restart) -> Base:
+    """What a request of the champion took in one restart, less waits where they are told."""
     champion = restart.arms["champion"]
-    return median(champion.client_net_ms) if champion.client_net_ms else champion.p50_ms
+    return Base(
+        client_ms=median(champion.client_net_ms) if champion.client_net_ms else champion.p50_ms,
+        service_ms=_middle(champion.net_ms),
+        cpu_ms=champion.cpu_ms,
+    )
+
+
+def middle_base(bases: Sequence[Base]) -> Base:
+    """The median of each; NaN of none."""
+    return Base(
+        _middle([base.client_ms for base in bases]),
+        _middle([base.service_ms for base in bases]),
+        _middle([base.cpu_ms for base in bases]),
+    )

@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.proof.slowed --cpu-us 40 serve …`` is ``python -m inference serve …``, except
 that every Run of ONNX Runtime costs 40 µs of processor time more; ``--tail-share`` and ``--tail-ms``
-make a random share of the Runs slower. What is added is computed under the interpreter's lock, so
-that a batch in a thread holds up the event loop; for single rows there is no difference.
+make a random share of the Runs slower, and ``--work-us`` makes the process compute after every answer.
+What is added is computed under the interpreter's lock, so that a batch in a thread holds up the event
+loop; for single rows there is no difference.
 
 A Run is a request, except of a graph that runs the rows of a batch one by one, and in the warm-up.
 """
@@ -11,6 +12,7 @@ A Run is a request, except of a graph that runs the rows of a batch one by one, 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import os
 import random
@@ -41,6 +43,7 @@ class Delay:
 
     Args:
         cpu_us: processor time added to every Run, in µs.
+        work_us: likewise, computed when the event loop comes to it again: the answer is sent by then.
         tail_share: share of the Runs, 0 to 1, that are slower still; drawn one by one.
         tail_ms: by how many ms those are slower.
         is_asleep: whether they sleep for it or compute.
@@ -48,10 +51,18 @@ class Delay:
     """
 
     def __init__(
-        self, *, cpu_us: float, tail_share: float, tail_ms: float, is_asleep: bool, seed: str
+        self,
+        *,
+        cpu_us: float,
+        work_us: float,
+        tail_share: float,
+        tail_ms: float,
+        is_asleep: bool,
+        seed: str,
     ) -> None:
         self._overhead_ns = measure_overhead_ns()
         self._cpu_ns = round(cpu_us * 1e3)
+        self._work_ns = round(work_us * 1e3)
         self._tail_share = tail_share
         self._tail_s = tail_ms / 1e3
         self._is_asleep = is_asleep
@@ -65,7 +76,9 @@ class Delay:
         return self._cpu_ns + is_slower * round(self._tail_s * 1e9), 0.0
 
     def __call__(self) -> None:
-        """Take the time."""
+        """Take the time, and see to it that what comes after the answer is taken then."""
+        if self._work_ns:
+            put_off(functools.partial(burn, self._work_ns - self._overhead_ns))
         cpu_ns, sleep_s = self.draw()
         if cpu_ns:
             burn(cpu_ns - self._overhead_ns)
@@ -79,6 +92,19 @@ def burn(cpu_ns: int) -> None:
     end = clock() + cpu_ns
     while clock() < end:
         pass
+
+
+def put_off(work: Callable[[], None]) -> None:
+    """Do ``work`` in the next turn of the event loop that runs here; at once in a thread without one.
+
+    Both loops that serve send what was written before they begin their next turn.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        work()
+    else:
+        loop.call_soon(work)
 
 
 def measure_overhead_ns() -> int:
@@ -111,6 +137,7 @@ def main() -> None:
     """Slow ONNX Runtime down, then become the service."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proof.slowed", description=__doc__)
     parser.add_argument("--cpu-us", type=float, default=0.0, help="µs of processor time a Run more")
+    parser.add_argument("--work-us", type=float, default=0.0, help="µs of it after every answer")
     parser.add_argument("--tail-share", type=float, default=0.0, help="share of slower Runs, 0 to 1")
     parser.add_argument("--tail-ms", type=float, default=0.0, help="by how many ms they are slower")
     parser.add_argument("--tail-kind", choices=["cpu", "sleep"], default="cpu", help="compute or sleep")
@@ -119,6 +146,7 @@ def main() -> None:
     options = read_options(parser, None)
     delay = Delay(
         cpu_us=options.cpu_us,
+        work_us=options.work_us,
         tail_share=options.tail_share,
         tail_ms=options.tail_ms,
         is_asleep=options.tail_kind == "sleep",

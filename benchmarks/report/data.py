@@ -40,5 +40,7 @@ def _restart(restart: Restart) -> dict[str, object]:
         "observations": f"restart-{restart.number:02}.csv.gz",
         "p50_ms": {arm: run.p50_ms for arm, run in restart.arms.items() if run.latencies_ms},
         "ready_s": {arm: run.ready_s for arm, run in restart.arms.items()},
+        # NaN, which is null in JSON, where it cannot be read.
+        "cpu_s": {arm: run.cpu_s for arm, run in restart.arms.items()},
         "resident_bytes": {arm: run.resident_bytes for arm, run in restart.arms.items()},
     }

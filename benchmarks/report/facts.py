@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.report.record import Record
     from registry.verdict import Judged
 
-_HEADS = ("restart", "pairs", "arm", "client p50", "net p50", "start-up", "memory", "raw")
+_HEADS = ("restart", "pairs", "arm", "client p50", "net p50", "CPU", "start-up", "memory", "raw")
 
 
 def write_facts(record: Record) -> Markup:
@@ -72,6 +73,7 @@ def _cells(run: ArmRun) -> list[Markup]:
     return [
         tag("td", f"{format_ms(run.p50_ms)} ms" if run.latencies_ms else "–"),
         tag("td", f"{format_ms(median(run.net_ms))} ms" if run.net_ms else "–"),
+        tag("td", "–" if math.isnan(run.cpu_ms) else f"{format_ms(run.cpu_ms)} ms"),
         tag("td", f"{run.ready_s:.2f} s"),
         tag("td", f"{run.resident_bytes / 1e6:,.0f} MB"),
     ]

@@ -60,13 +60,15 @@ def use_of(line: VerdictLine) -> Used | None:
 
 
 def margin_shares(settings: GateSettings) -> dict[str, float]:
-    """By line: the share of its limit above which a proven change blocks."""
+    """By line: the share of its limit above which a proven change marks a line that passes."""
     latency = settings.latency
     return {
         "net_p50": latency.net_p50_margin / latency.net_p50_limit,
+        "service_p50": latency.service_margin,
         "net_p99": latency.p99_margin,
         "p50": latency.client_p50_margin,
         "client_p99": latency.p99_margin,
+        "cpu_per_request": latency.service_margin,
     }
 
 

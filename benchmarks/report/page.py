@@ -36,7 +36,7 @@ _SIGNS: dict[str, str] = {
     "INFO": "i",
 }
 # What is looked at first, where it was measured.
-_HEADLINES = ("net_p50", "net_p99", "p50", "accuracy")
+_HEADLINES = ("service_p50", "cpu_per_request", "p50", "accuracy")
 
 
 def write_page(record: Record) -> bytes:

@@ -22,10 +22,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.cpu_time import list_processes
 from benchmarks.drive.services import Service, read_line, running_process
 from benchmarks.errors import BenchmarkError, ServiceStartError
 from benchmarks.service.closed_loop import Failed, Round, Seen, read_answer_length
-from benchmarks.service.cpu_time import list_processes
 from registry.ground.decode import decode_json
 
 T = TypeVar("T")

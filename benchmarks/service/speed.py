@@ -32,6 +32,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.cpu_time import read_resident_bytes
 from benchmarks.drive.services import Service, launch_command, launch_service
 from benchmarks.errors import BenchmarkError
 from benchmarks.rivals.environments import find_python, list_rivals, make_environment
@@ -53,7 +54,6 @@ from benchmarks.service.arms import (
     launch_clients,
 )
 from benchmarks.service.closed_loop import Seen
-from benchmarks.service.cpu_time import read_resident_bytes
 from benchmarks.service.figures import (
     Judged,
     Row,

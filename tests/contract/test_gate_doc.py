@@ -88,24 +88,26 @@ def test_levels_of_each_family_add_up_to_what_is_told() -> None:
 
 
 def smallest_found(line: str, restarts: int) -> float:
-    """In percent: margin + (t(1 - alpha) + z(0.95)) s0 / sqrt(K), at the level of that look."""
+    """In percent: limit + (t(1 - alpha) + z(0.95)) s0 / sqrt(K), at the level of that look."""
     settings, limits = load_gate_settings(), GateLimits()
     latency, looks = settings.latency, settings.duet.looks
-    p50, p99 = limits.max_p50_increase, math.log1p(latency.p99_margin * limits.max_p99_increase)
-    alpha, s0, margin = {
-        "net_p50": (latency.alpha_net_p50, latency.s0.net_p50, latency.net_p50_margin * p50),
-        "net_p99": (latency.alpha_net_p99, latency.s0.net_p99, p99),
-        "p50": (
-            latency.alpha_client_p50,
-            latency.s0.client_p50,
-            math.log1p(latency.client_p50_margin * p50),
+    alpha, s0, limit = {
+        "net_p50": (
+            latency.alpha_net_p50,
+            latency.s0.net_p50,
+            latency.net_p50_limit * limits.max_p50_increase,
         ),
-        "client_p99": (latency.alpha_client_p99, latency.s0.client_p99, p99),
+        "service_p50": (latency.alpha_service_p50, latency.s0.service_p50, limits.max_service_p50_increase),
+        "net_p99": (latency.alpha_net_p99, latency.s0.net_p99, limits.max_p99_increase),
+        "p50": (latency.alpha_client_p50, latency.s0.client_p50, limits.max_p50_increase),
+        "client_p99": (latency.alpha_client_p99, latency.s0.client_p99, limits.max_p99_increase),
+        "cpu_per_request": (latency.alpha_cpu, latency.s0.cpu_per_request, limits.max_cpu_increase),
     }[line]
     level = look_levels(looks, alpha, spent_shares(looks, latency.spend_block))[looks.index(restarts)]
     quantiles = float(student.isf(level, latency.nu0 + restarts - 1) + norm.ppf(0.95))
-    found = margin + quantiles * s0 / math.sqrt(restarts)
-    return 100 * (found if line == "net_p50" else math.expm1(found))
+    error = quantiles * s0 / math.sqrt(restarts)
+    # The one is a difference of shares, the others are logarithms of ratios.
+    return 100 * (limit + error if line == "net_p50" else math.expm1(math.log1p(limit) + error))
 
 
 def test_told_power_of_the_latency_lines_is_that_of_the_settings() -> None:

@@ -88,6 +88,10 @@ def test_a_slower_candidate_is_blocked_and_a_killed_run_goes_on(folder: Path) ->
     assert {row.started_at for row in read_rows(find_restarts(path), RestartRow)} >= {
         row.started_at for row in rows
     }
+    for row in read_rows(find_restarts(path), RestartRow):
+        # Both answered as many requests, and the candidate computed for as long again.
+        assert row.candidate_cpu_ms > 1.2 * row.champion_cpu_ms > 0
+        assert row.cpu_per_request > 0.15
     (rate,) = result["rates"]
     assert (rate["gates"], rate["blocked"], rate["stated"]) == (2, 2, ">= 95%")
     assert "| cpu_100" in log

@@ -25,6 +25,7 @@ SMALL = (
     "training.epochs=2 network.widths=[48] gate.min_accuracy=0.3 gate.max_p50_increase=20 "
     "gate.max_accuracy_drop=0.05 gate.max_recall_drop=0.9 gate.max_slice_drop=0.9 "
     "gate.max_log_loss_increase=0.1 gate.max_ece_increase=0.1 gate.max_p99_increase=20 "
+    "gate.max_service_p50_increase=20 gate.max_cpu_increase=20 "
     "gate.max_memory_increase=20 gate.max_start_up_increase=20 gate.baseline=warn"
 )
 # Better and worse by construction, whatever a processor's kernels make of the training: all three are the

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -124,7 +125,7 @@ def _accuracy_line(comparison: Comparison) -> VerdictLine:
         high=-pairs.drop + error,
         limit=-0.005,
         unit="share of rows",
-        outcome=_decide(pairs.drop - error, pairs.drop + error, 0.0, 0.005),
+        outcome=_decide(pairs.drop - error, pairs.drop + error, 0.005),
         reason=f"{pairs.lost:,} rows lost, {pairs.gained:,} gained of {pairs.rows:,}",
     )
 
@@ -159,10 +160,14 @@ def _latency_lines(restarts: Sequence[Restart]) -> list[VerdictLine]:
     contrasts = [restart.contrasts for restart in restarts]
     told = {
         ("net_p50", "ms, share of client p50", 0.01, 0.05): [c.net_p50 or 0.0 for c in contrasts],
+        ("service_p50", "ms, ratio", 0.03, 0.15): [math.expm1(c.service_p50 or 0.0) for c in contrasts],
         ("net_p99", "ms, ratio", 0.02, 0.2): [math.expm1(c.net_p99 or 0.0) for c in contrasts],
         ("net_tail", "ms, ratio", 0.02, 0.2): [math.expm1(c.net_tail or 0.0) for c in contrasts],
         ("p50", "ms, ratio", 0.05, 0.1): [math.expm1(c.client_p50) for c in contrasts],
         ("client_p99", "ms, ratio", 0.02, 0.2): [math.expm1(c.client_p99 or 0.0) for c in contrasts],
+        ("cpu_per_request", "ms, ratio", 0.03, 0.15): [
+            math.expm1(c.cpu_per_request or 0.0) for c in contrasts
+        ],
     }
     return [
         _latency_line(name, unit, changes, margin, limit)
@@ -173,6 +178,7 @@ def _latency_lines(restarts: Sequence[Restart]) -> list[VerdictLine]:
 def _latency_line(name: str, unit: str, changes: Sequence[float], margin: float, limit: float) -> VerdictLine:
     mean, error = float(np.mean(changes)), 2.5 * float(np.std(changes)) / math.sqrt(len(changes)) + 0.002
     zero = 1.0 if unit.endswith("ratio") else 0.0
+    outcome = _decide(mean - error, mean + error, limit)
     return VerdictLine(
         name=name,
         candidate=0.1 * (1 + mean),
@@ -182,14 +188,15 @@ def _latency_line(name: str, unit: str, changes: Sequence[float], margin: float,
         high=zero + mean + error,
         limit=zero + limit,
         unit=unit,
-        outcome=_decide(mean - error, mean + error, margin, limit),
+        outcome=outcome,
+        mark="WARN" if outcome == "PASS" and mean - error > margin else msgspec.UNSET,
         reason=f"{len(changes)} restarts, moderated SD {np.std(changes):.4f}",
         evidence="restart-*.csv.gz",
     )
 
 
-def _decide(low: float, high: float, margin: float, limit: float) -> Outcome:
-    return "BLOCK" if low > margin else "PASS" if high < limit else "INCONCLUSIVE"
+def _decide(low: float, high: float, limit: float) -> Outcome:
+    return "BLOCK" if low > limit else "PASS" if high < limit else "INCONCLUSIVE"
 
 
 def _judged(version: int) -> Judged:
@@ -224,6 +231,7 @@ def _draw_restart(
             resident_bytes=82_000_000 + int(chance.integers(0, 400_000)),
             net_ms=tuple(net.tolist()),
             client_net_ms=tuple((net + (client - net) / noise).tolist()),
+            cpu_s=float(net.sum() * chance.lognormal(0.7, 0.01)) / 1e3,
         )
     return Restart(number, pairs, runs, cpu_share=0.5)
 

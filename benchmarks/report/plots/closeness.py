@@ -34,12 +34,13 @@ def draw_closeness(record: Record) -> Figure | None:
         says=(
             "Each line on the scale of its own limit: 0 is no change (for a floor or a ceiling: nothing "
             "of it used up), 1 is the limit. Left of 0 is better than the champion. PASS needs the "
-            "interval's right end below the limit, BLOCK its left end above the margin; a line that is "
-            "only to block (tail, memory, start-up) passes until that is proven."
+            "interval's right end below the limit, BLOCK its left end above it; WARN marks a line that "
+            "passes with its left end above the margin. A line that is only to block (tail, memory, "
+            "start-up) passes until that is proven."
         ),
         legend=(
             ("mean", "estimate with its interval"),
-            *([("margin", "block margin")] if any(line.name in margins for line, _ in used) else []),
+            *([("margin", "margin, marked above")] if any(line.name in margins for line, _ in used) else []),
             ("limit", "limit"),
         ),
         body=tag("div", rows, _axis(low, high), class_="strips"),

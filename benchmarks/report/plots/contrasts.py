@@ -36,10 +36,14 @@ def _to_change(log_ratio: float | None) -> float | None:
 
 _CONTRASTS = (
     _Contrast("net_p50", "Net p50", "share of the client p50", lambda c: c.net_p50),
+    _Contrast("service_p50", "Service p50", "change of the ratio", lambda c: _to_change(c.service_p50)),
     _Contrast("net_p99", "Net p99", "change of the ratio", lambda c: _to_change(c.net_p99)),
     _Contrast("net_tail", "Net tail", "change of the ratio", lambda c: _to_change(c.net_tail)),
     _Contrast("p50", "Client p50", "change of the ratio", lambda c: _to_change(c.client_p50)),
     _Contrast("client_p99", "Client p99, net", "change of the ratio", lambda c: _to_change(c.client_p99)),
+    _Contrast(
+        "cpu_per_request", "CPU a request", "change of the ratio", lambda c: _to_change(c.cpu_per_request)
+    ),
 )
 
 
@@ -55,13 +59,13 @@ def draw_contrasts(record: Record) -> Figure | None:
         title="Candidate against champion, restart by restart",
         says=(
             "Each dot is one fresh start of both processes, the unit that is judged. Above 0 the "
-            "candidate is slower. BLOCK when the whole interval lies above the margin, PASS when it lies "
-            "below the limit."
+            "candidate is slower. BLOCK when the whole interval lies above the limit, PASS when it lies "
+            "below; marked WARN when it lies below the limit and above the margin."
         ),
         legend=(
             ("dot", "one restart"),
             ("mean", "mean with its interval"),
-            ("margin", "block margin"),
+            ("margin", "margin, marked above"),
             ("limit", "release limit"),
         ),
         body=panels(drawn),

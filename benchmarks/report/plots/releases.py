@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _HEIGHT = 190
 # More would be a smear; `python -m benchmarks history` shows all.
 _LAST = 40
-_LATENCIES = frozenset({"latency", "p50", "net_p50", "net_p99", "net_tail", "client_p99"})
+_LATENCIES = frozenset({"latency", "p50", "net_p50", "service_p50", "net_p99", "net_tail", "client_p99"})
 
 # (value, low, high) of one release.
 Estimate = tuple[float, float, float]

@@ -32,6 +32,8 @@ KNOWN = Calibration(
     client_p99=0.1,
     memory=0.001,
     start_up=1e-05,
+    service_p50=0.0131,
+    cpu_per_request=0.0172,
 )
 
 
@@ -73,9 +75,26 @@ def test_a_calibration_of_a_quiet_hour_leaves_room_for_a_loud_one() -> None:
     quiet = msgspec.structs.replace(KNOWN, client_p50=1e-4)
     used = apply_calibration(settings, quiet).latency
     assert used.s0.client_p50 == pytest.approx(committed.client_p50 / most)
-    assert used.s0.net_p50 == KNOWN.net_p50
+    for name in ("net_p50", "service_p50", "cpu_per_request"):
+        assert getattr(used.s0, name) == getattr(KNOWN, name)
     assert (used.s0.memory, used.nu0) == (committed.memory, KNOWN.nu0)
     assert apply_calibration(settings, None) == settings
+
+
+def test_a_calibration_from_before_a_contrast_was_known_is_used_for_the_others(tmp_path: Path) -> None:
+    """Who calibrated last week must not be stopped today; what is missing is taken from the settings."""
+    path = store_calibration(tmp_path, KNOWN)
+    old = [line for line in path.read_text("utf-8").splitlines() if line[:5] not in {"servi", "cpu_p"}]
+    path.write_text("\n".join(old), "utf-8")
+    known = load_calibration(tmp_path, KNOWN.machine_class)
+    settings = load_gate_settings()
+    s0 = apply_calibration(settings, known).latency.s0
+    committed = settings.latency.s0
+    assert (s0.service_p50, s0.cpu_per_request) == (committed.service_p50, committed.cpu_per_request)
+    assert s0.net_p50 == KNOWN.net_p50
+    assert known is not None
+    store_calibration(tmp_path, known)
+    assert load_calibration(tmp_path, KNOWN.machine_class) == known
 
 
 def test_every_field_is_in_the_file(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ from benchmarks.attacks.table import (
     judge_row,
     load_bounds,
 )
+from benchmarks.cpu_time import read_memory
 from benchmarks.errors import BenchmarkError
-from benchmarks.service.cpu_time import read_memory
 from benchmarks.service.figures import Target
 from registry.errors import ConfigError
 from registry.signature import Column, build_signature

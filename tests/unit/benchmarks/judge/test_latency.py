@@ -27,8 +27,11 @@ LIMITS = GateLimits()
 NET = (0.1,) * 98 + (0.3,) * 2
 
 
-def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, **changes: object) -> ArmRun:
-    """An arm with a client p50 of ``p50`` ms; net times are ``net`` times NET, the tail ``tail`` times."""
+def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, cpu: float = 1.0, **changes: object) -> ArmRun:
+    """An arm with a client p50 of ``p50`` ms; net times are ``net`` times NET, the tail ``tail`` times.
+
+    Its process computes ``cpu`` times 0.2 ms a request.
+    """
     times = tuple(ms * net * (tail if ms > 0.2 else 1.0) for ms in NET)
     known: dict[str, object] = {
         "latencies_ms": (p50,),
@@ -36,6 +39,7 @@ def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, **changes: object
         "resident_bytes": 80,
         "net_ms": times,
         "client_net_ms": tuple(0.9 + ms for ms in times),
+        "cpu_s": cpu * 0.2e-3,
     }
     return ArmRun(**known | changes)  # type: ignore[arg-type]
 
@@ -59,10 +63,11 @@ def judge(count: int, candidate: ArmRun, limits: GateLimits = LIMITS) -> dict[st
         (1.00, 4, "PASS"),
         (0.80, 4, "PASS"),
         (1.08, 4, "INCONCLUSIVE"),
-        (1.06, 40, "PASS"),  # between margin and limit either may be proven first
-        (1.10, 8, "INCONCLUSIVE"),
-        (1.10, 16, "BLOCK"),
+        (1.06, 40, "PASS"),
+        (1.10, 16, "INCONCLUSIVE"),
+        (1.10, 40, "INCONCLUSIVE"),  # exactly at the limit nothing can be proven
         (1.12, 4, "INCONCLUSIVE"),  # the first look blocks only what is overwhelming
+        (1.12, 40, "BLOCK"),
         (1.20, 8, "BLOCK"),
         (1.30, 4, "BLOCK"),
     ],
@@ -74,23 +79,104 @@ def test_client_p50_is_judged_by_bounds_of_restarts(ratio: float, count: int, ou
 
 @pytest.mark.parametrize(
     ("net", "count", "outcome"),
-    # net is a tenth of the client's p50: 1.3 adds 3 % to it.
-    [(0.5, 4, "PASS"), (1.0, 4, "PASS"), (1.2, 4, "PASS"), (1.2, 8, "BLOCK"), (1.3, 4, "BLOCK")],
+    # net is a tenth of the client's p50: 1.8 adds 8 % to it.
+    [
+        (0.5, 4, "PASS"),
+        (1.0, 4, "PASS"),
+        (1.3, 4, "PASS"),
+        (1.6, 4, "INCONCLUSIVE"),
+        (1.6, 8, "BLOCK"),
+        (1.8, 4, "BLOCK"),
+    ],
 )
 def test_net_p50_finds_what_the_client_cannot_see(net: float, count: int, outcome: str) -> None:
-    """Three percent of the client's p50 are lost in its noise, not in the service's own time."""
+    """Six percent of the client's p50 are lost in its noise, not in the service's own time."""
     lines = judge(count, arm(net=net))
     assert lines["net_p50"].outcome == outcome
     assert lines["net_p50"].difference == pytest.approx((net - 1) / 10)
     assert lines["p50"].outcome == "PASS"
 
 
-@pytest.mark.parametrize(("tail", "outcome"), [(1.0, "PASS"), (1.05, "PASS"), (1.2, "BLOCK"), (2.0, "BLOCK")])
+# Each contrast between its margin and its limit, so that both are proven within the looks there are.
+WITHIN: dict[str, dict[str, float]] = {
+    "net_p50": {"net": 1.3},
+    "service_p50": {"net": 1.1},
+    "net_p99": {"tail": 1.1},
+    "p50": {"p50": 1.075},
+    "client_p99": {"tail": 1.4},
+    "cpu_per_request": {"cpu": 1.1},
+}
+
+
+@pytest.mark.parametrize("name", sorted(WITHIN))
+def test_a_proven_increase_within_the_limit_passes_with_a_mark(name: str) -> None:
+    """The limit is what a model allows; a second, stricter one beside it would be a limit nobody set."""
+    told = judge(40, arm(**WITHIN[name]))[name]
+    assert (told.outcome, told.label) == ("PASS", "WARN"), told.reason
+    assert "is excluded, one of more than" in told.reason
+    assert judge(40, arm())[name].label == "PASS"
+
+
+@pytest.mark.parametrize("worse", [{"net": 1.1}, {"tail": 1.15}, {"cpu": 1.05}])
+def test_a_line_is_marked_from_its_margin_on_and_never_instead_of_a_block(worse: dict[str, float]) -> None:
+    """Whatever the increase, a mark is on lines that pass alone."""
+    lines = judge(40, arm(**worse)).values()
+    assert any(line.is_marked for line in lines)
+    assert {line.outcome for line in lines if line.is_marked} == {"PASS"}
+    slower = judge(40, arm(p50=3.0, net=3.0, tail=3.0, cpu=3.0)).values()
+    assert [line.name for line in slower if line.is_marked] == []
+    assert {line.outcome for line in slower} == {"BLOCK"}
+
+
+@pytest.mark.parametrize(
+    ("net", "count", "outcome"),
+    [(1.0, 4, "PASS"), (1.05, 4, "PASS"), (1.18, 4, "INCONCLUSIVE"), (1.18, 8, "BLOCK"), (1.2, 4, "BLOCK")],
+)
+def test_service_p50_finds_what_is_small_beside_the_clients_own_time(
+    net: float, count: int, outcome: str
+) -> None:
+    """A service a fifth slower costs a client of 1 ms only 2 %, and a fast client much more."""
+    lines = judge(count, arm(net=net))
+    assert lines["service_p50"].outcome == outcome
+    assert lines["service_p50"].difference == pytest.approx(net)
+    assert lines["p50"].outcome == "PASS"
+    assert lines["net_p50"].outcome == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "count", "outcome"),
+    [(0.5, 4, "PASS"), (1.0, 4, "PASS"), (1.15, 40, "INCONCLUSIVE"), (1.2, 8, "BLOCK"), (1.4, 4, "BLOCK")],
+)
+def test_cpu_per_request_finds_work_outside_of_the_requests(cpu: float, count: int, outcome: str) -> None:
+    """A thread that computes beside the answers slows no request here, and takes more machines."""
+    lines = judge(count, arm(cpu=cpu))
+    assert lines["cpu_per_request"].outcome == outcome
+    assert lines["cpu_per_request"].difference == pytest.approx(cpu)
+    assert {line.outcome for name, line in lines.items() if name != "cpu_per_request"} == {"PASS"}
+
+
+@pytest.mark.parametrize("cpu_s", [math.nan, 0.0])
+def test_processor_time_that_could_not_be_read_is_invalid(cpu_s: float) -> None:
+    """What is missing is never a PASS; and of some restarts alone it would be those that could be read."""
+    lines = judge(8, arm(cpu_s=cpu_s))
+    told = lines["cpu_per_request"]
+    assert told.outcome == "INVALID"
+    assert told.reason == "the processor time of the service could not be read"
+    some = [*restarts(7, arm()), Restart(8, 500, {"champion": arm(), "candidate": arm(cpu_s=cpu_s)})]
+    lines = {line.name: line for line in judge_latencies(some, LIMITS, SETTINGS)}
+    assert lines["cpu_per_request"].outcome == "INVALID"
+    assert lines["service_p50"].outcome == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("tail", "outcome"),
+    [(1.0, "PASS"), (1.1, "PASS"), (1.2, "INCONCLUSIVE"), (1.3, "BLOCK"), (2.0, "BLOCK")],
+)
 def test_net_p99_finds_a_slow_tail(tail: float, outcome: str) -> None:
     """One request in a hundred that got slower moves no median."""
     lines = judge(8, arm(tail=tail))
     assert lines["net_p99"].outcome == outcome
-    assert lines["net_p50"].outcome == lines["p50"].outcome == "PASS"
+    assert {lines[name].outcome for name in ("net_p50", "service_p50", "p50", "cpu_per_request")} == {"PASS"}
 
 
 def test_net_tail_finds_what_hits_one_request_in_a_hundred() -> None:
@@ -116,14 +202,15 @@ def test_a_kernel_without_run_queue_times_leaves_one_line_out() -> None:
         for n in range(1, 9)
     ]
     judged = judge_latencies(lines, LIMITS, SETTINGS)
-    assert [line.name for line in judged] == ["net_p50", "net_p99", "net_tail", "p50"]
+    told = ["net_p50", "service_p50", "net_p99", "net_tail", "p50", "cpu_per_request"]
+    assert [line.name for line in judged] == told
     assert {line.outcome for line in judged} == {"PASS"}
 
 
 def test_a_service_that_does_not_tell_its_times_is_invalid() -> None:
     """Half of the evidence is missing; the other half must not pass alone."""
     lines = judge(8, arm(net_ms=()))
-    assert (lines["net_p50"].outcome, lines["net_p99"].outcome) == ("INVALID", "INVALID")
+    assert {lines[name].outcome for name in ("net_p50", "service_p50", "net_p99")} == {"INVALID"}
 
 
 def test_restarts_that_differ_too_much_are_invalid() -> None:
@@ -139,12 +226,16 @@ def test_restarts_that_differ_too_much_are_invalid() -> None:
     assert late.outcome == "INVALID"
 
 
-def test_a_wider_limit_widens_the_margin_that_blocks() -> None:
-    """Who allows 100 % must not be blocked for 6 %."""
-    generous = GateLimits(max_p50_increase=1.0, max_p99_increase=8.0)
-    slower = arm(p50=1.06, net=1.6)
-    assert judge(8, slower)["net_p50"].outcome == "BLOCK"
-    assert {line.outcome for line in judge(8, slower, generous).values()} == {"PASS"}
+def test_a_wider_limit_is_what_blocks_and_marks() -> None:
+    """Who allows 100 % must be neither blocked nor warned for 6 %."""
+    generous = GateLimits(
+        max_p50_increase=1.0, max_p99_increase=8.0, max_service_p50_increase=4.0, max_cpu_increase=4.0
+    )
+    slower = arm(p50=1.06, net=1.7, cpu=1.7)
+    lines = judge(8, slower)
+    blocking = {"net_p50", "service_p50", "net_p99", "net_tail", "cpu_per_request"}
+    assert {name for name, line in lines.items() if line.outcome == "BLOCK"} == blocking
+    assert {line.label for line in judge(8, slower, generous).values()} == {"PASS"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 13, 41])
@@ -218,6 +309,8 @@ def test_the_committed_margins_are_the_published_ones() -> None:
     assert latency.net_p50_limit * LIMITS.max_p50_increase == pytest.approx(0.05)
     assert latency.p99_margin * LIMITS.max_p99_increase == pytest.approx(0.02)
     assert latency.client_p50_margin * LIMITS.max_p50_increase == pytest.approx(0.05)
+    assert latency.service_margin * LIMITS.max_service_p50_increase == pytest.approx(0.03)
+    assert latency.service_margin * LIMITS.max_cpu_increase == pytest.approx(0.03)
 
 
 def spread_arm(scale: float, tail: float, ready_s: float, resident_bytes: int) -> ArmRun:
@@ -231,6 +324,7 @@ def spread_arm(scale: float, tail: float, ready_s: float, resident_bytes: int) -
         resident_bytes=resident_bytes,
         net_ms=tuple(net[n] for n in mixed),
         client_net_ms=tuple(net[n] + outside[n] for n in mixed),
+        cpu_s=(sum(net) + 0.01 * resident_bytes) / 1e3,
     )
 
 
@@ -246,25 +340,29 @@ UNLIKE = [
     )
     for number in range(1, 5)
 ]
-# As docs/gate.md says of [latency] and of [gate] in model.toml: α, s0, margin and limit of each line.
+# As docs/gate.md says of [latency] and of [gate] in model.toml: α, s0 and limit of each line.
 RULES = {
-    "net_p50": (0.0005, 0.007, 0.01, 0.05),
-    "net_p99": (0.001, 0.04, math.log(1.02), math.log(1.2)),
-    "net_tail": (0.001, 0.1, math.log(1.2), None),
-    "p50": (0.0005, 0.05, math.log(1.05), math.log(1.1)),
-    "client_p99": (0.001, 0.05, math.log(1.02), math.log(1.2)),
-    "memory": (0.00025, 0.02, math.log(1.5), None),
-    "start_up": (0.00025, 0.2, math.log(2.0), None),
+    "net_p50": (0.00025, 0.007, 0.05),
+    "service_p50": (0.0005, 0.014, math.log(1.15)),
+    "net_p99": (0.00075, 0.04, math.log(1.2)),
+    "net_tail": (0.00075, 0.1, math.log(1.2)),
+    "p50": (0.0005, 0.05, math.log(1.1)),
+    "client_p99": (0.00075, 0.05, math.log(1.2)),
+    "cpu_per_request": (0.0005, 0.018, math.log(1.15)),
+    "memory": (0.00025, 0.02, math.log(1.5)),
+    "start_up": (0.00025, 0.2, math.log(2.0)),
 }
 UNITS = {"net_p50": "ms, share of client p50", "memory": "bytes, ratio", "start_up": "s, ratio"}
 
 
 SHOWN: dict[str, Callable[[ArmRun], float]] = {
     "net_p50": lambda run: float(np.median(run.net_ms)),
+    "service_p50": lambda run: float(np.median(run.net_ms)),
     "net_p99": lambda run: float(np.quantile(run.net_ms, 0.99)),
     "net_tail": lambda run: float(np.mean(sorted(run.net_ms)[190:])),
     "p50": lambda run: float(np.median(run.latencies_ms)),
     "client_p99": lambda run: float(np.quantile(run.client_net_ms, 0.99)),
+    "cpu_per_request": lambda run: 5 * run.cpu_s,  # ms, of 200 requests
     "memory": lambda run: run.resident_bytes,
     "start_up": lambda run: run.ready_s,
 }
@@ -281,10 +379,10 @@ def read_contrast(name: str, restart: Restart) -> float:
 
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_each_line_is_told_with_its_own_figures(name: str) -> None:
-    """Level, spread, margin, limit, shown medians and unit of each; one line's must not be another's."""
+    """Level, spread, limit, shown medians and unit of each; one line's must not be another's."""
     lines = (*judge_latencies(UNLIKE, LIMITS, SETTINGS), *judge_resources(UNLIKE, LIMITS, SETTINGS))
     (told,) = [line for line in lines if line.name == name]
-    alpha, s0, margin, limit = RULES[name]
+    alpha, s0, limit = RULES[name]
     values = [read_contrast(name, restart) for restart in UNLIKE]
     looks = SETTINGS.duet.looks
     block, accept = (0.2, 0.7, 0.775, 0.85, 1.0), (0.4, 0.7, 0.775, 0.85, 1.0)
@@ -293,7 +391,7 @@ def test_each_line_is_told_with_its_own_figures(name: str) -> None:
     show = float if name == "net_p50" else math.exp
     assert told.difference == pytest.approx(show(bounds.mean))
     assert (told.low, told.high) == pytest.approx((show(bounds.low), show(bounds.high)), rel=1e-4)
-    assert told.limit == pytest.approx(show(margin if limit is None else limit))
+    assert told.limit == pytest.approx(show(limit))
     for side, shown in (("candidate", told.candidate), ("champion", told.champion)):
         second, third = sorted(SHOWN[name](restart.arms[side]) for restart in UNLIKE)[1:3]
         assert shown == pytest.approx((second + third) / 2), side
@@ -313,9 +411,11 @@ def test_a_line_says_which_increase_was_excluded(p50: float, said: str) -> None:
 
 
 def test_a_line_says_which_increase_was_proven() -> None:
-    """What blocks is the margin; and where there is no limit, what passes is that nothing was proven."""
-    assert judge(4, arm(p50=1.3))["p50"].reason.startswith("an increase of more than 5.0% is proven")
-    assert judge(4, arm(net=1.3))["net_p50"].reason.startswith("an increase of more than 1.0% is proven")
+    """What blocks is the limit, what marks is the margin; the tail passes since nothing was proven."""
+    assert judge(4, arm(p50=1.3))["p50"].reason.startswith("an increase of more than 10.0% is proven")
+    assert judge(4, arm(net=1.8))["net_p50"].reason.startswith("an increase of more than 5.0% is proven")
+    told = judge(8, arm(net=1.3))["net_p50"].reason
+    assert told.startswith("an increase of 5.0% is excluded, one of more than 1.0% is proven; ")
     told = judge(4, arm())["net_tail"].reason
     assert told.startswith("no increase of more than 20.0% is proven")
 
@@ -325,7 +425,7 @@ def test_one_restart_is_a_look_where_it_is_planned() -> None:
     settings = load_gate_settings(overrides=["duet.looks=[1]"])
     lines = judge_latencies(restarts(1, arm()), LIMITS, settings)
     assert {line.name: line.outcome for line in lines} == dict.fromkeys(
-        ("net_p50", "net_p99", "net_tail", "p50", "client_p99"), "PASS"
+        ("net_p50", "service_p50", "net_p99", "net_tail", "p50", "client_p99", "cpu_per_request"), "PASS"
     )
 
 
@@ -347,7 +447,7 @@ def test_a_service_that_once_did_not_tell_its_times_is_invalid() -> None:
     """Seven restarts of eight are no look, and would be judged as if the eighth had not been."""
     silent = [*restarts(7, arm()), Restart(8, 500, {"champion": arm(), "candidate": arm(net_ms=())})]
     lines = {line.name: line for line in judge_latencies(silent, LIMITS, SETTINGS)}
-    for name in ("net_p50", "net_p99", "net_tail"):
+    for name in ("net_p50", "service_p50", "net_p99", "net_tail"):
         assert (lines[name].outcome, lines[name].reason) == ("INVALID", "the service did not tell its times")
     both = [*restarts(4, arm()), Restart(5, 500, {"champion": arm(), "candidate": arm(net_ms=())})]
     lines = {line.name: line for line in judge_latencies(both, LIMITS, SETTINGS)}
@@ -427,15 +527,20 @@ def test_the_size_of_the_graph_has_a_limit_of_its_own(size: int, outcome: str) -
 
 
 def test_a_bound_that_touches_margin_or_limit_decides_nothing() -> None:
-    """Blocked is what is above the margin, passed what is below the limit; a hair's breadth tells."""
+    """Blocked is what is above the limit, passed what is below it, marked what is above the margin."""
     values = (0.01, 0.03, 0.02, 0.04)
     bounds = bound_at_look(values, 0.05, 0.001, SETTINGS)
     assert bounds is not None
     medians = {"champion": 1.0, "candidate": 1.0}
-    for margin, limit, outcome in (
-        (bounds.low, bounds.high, "INCONCLUSIVE"),
-        (np.nextafter(bounds.low, -1), bounds.high, "BLOCK"),
-        (bounds.low, np.nextafter(bounds.high, 1), "PASS"),
+    low, high = bounds.low, bounds.high
+    for limit, margin, label in (
+        (low, 0.0, "INCONCLUSIVE"),
+        (high, 0.0, "INCONCLUSIVE"),
+        (np.nextafter(low, -1), 0.0, "BLOCK"),
+        (np.nextafter(high, 1), low, "PASS"),
+        (np.nextafter(high, 1), float(np.nextafter(low, -1)), "WARN"),
+        (low, None, "PASS"),
+        (np.nextafter(low, -1), None, "BLOCK"),
     ):
-        asked = Question("x", "ms", values, medians, 0.05, 0.001, margin=float(margin), limit=float(limit))
-        assert judge_question(asked, SETTINGS).outcome == outcome
+        asked = Question("x", "ms", values, medians, 0.05, 0.001, float(limit), margin)
+        assert judge_question(asked, SETTINGS).label == label

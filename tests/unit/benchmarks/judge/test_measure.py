@@ -108,8 +108,13 @@ def test_a_restart_says_how_the_slowest_twentieths_differ() -> None:
 
 def test_a_restarts_contrasts_are_those_of_its_times() -> None:
     """Worked by hand; a net median is a share of the client's, which is net of all waits where it can be."""
-    champion = ArmRun((4.0, 4.0, 10.0), 1.0, 1, net_ms=(1.0, 2.0, 6.0), client_net_ms=(2.0, 5.0, 8.0))
-    candidate = ArmRun((5.0, 5.0, 9.0), 1.0, 1, net_ms=(1.0, 3.0, 9.0), client_net_ms=(2.0, 5.0, 16.0))
+    champion, candidate = (
+        ArmRun(latencies, 1.0, 1, net_ms=net, client_net_ms=client, cpu_s=cpu_s)
+        for latencies, net, client, cpu_s in (
+            ((4.0, 4.0, 10.0), (1.0, 2.0, 6.0), (2.0, 5.0, 8.0), 0.012),
+            ((5.0, 5.0, 9.0), (1.0, 3.0, 9.0), (2.0, 5.0, 16.0), 0.015),
+        )
+    )
     found = Restart(1, 3, {"champion": champion, "candidate": candidate}).contrasts
     assert found.net_p50 == pytest.approx((3.0 - 2.0) / 5.0)
     # The p99 of three lies 0.98 of the way from the second to the third.
@@ -117,6 +122,21 @@ def test_a_restarts_contrasts_are_those_of_its_times() -> None:
     assert found.client_p99 == pytest.approx(math.log((5.0 + 0.98 * 11.0) / (5.0 + 0.98 * 3.0)))
     assert found.net_tail == pytest.approx(math.log(9.0 / 6.0))
     assert found.client_p50 == pytest.approx(math.log(5.0 / 4.0))
+    assert found.service_p50 == pytest.approx(math.log(3.0 / 2.0))
+    assert (champion.cpu_ms, candidate.cpu_ms) == pytest.approx((4.0, 5.0))
+    assert found.cpu_per_request == pytest.approx(math.log(5.0 / 4.0))
+
+
+@pytest.mark.parametrize("unread", [math.nan, 0.0], ids=["unknown", "below one tick"])
+@pytest.mark.parametrize("silent", ["champion", "candidate"])
+def test_processor_time_that_could_not_be_read_is_in_no_contrast(silent: str, unread: float) -> None:
+    """A process of which nothing was read did not work for nothing."""
+    arms = {
+        arm: ArmRun((4.0,), 1.0, 1, net_ms=(1.0,), cpu_s=unread if arm == silent else 0.01)
+        for arm in ("champion", "candidate")
+    }
+    found = Restart(1, 1, arms).contrasts
+    assert (found.cpu_per_request, found.service_p50) == (None, 0.0)
 
 
 @pytest.mark.parametrize("silent", ["champion", "candidate"])
@@ -129,9 +149,8 @@ def test_what_one_arm_does_not_tell_is_in_no_contrast(silent: str, told: str) ->
         for arm in ("champion", "candidate")
     }
     found = Restart(1, 3, arms).contrasts
-    assert (found.net_p50, found.net_p99, found.net_tail) == (
-        (None, None, None) if told == "net_ms" else (0.0, 0.0, 0.0)
-    )
+    of_net = {found.net_p50, found.service_p50, found.net_p99, found.net_tail}
+    assert of_net == ({None} if told == "net_ms" else {0.0})
     assert found.client_p99 == (None if told == "client_net_ms" else 0.0)
     slower = ArmRun((4.0, 4.0, 10.0), 1.0, 1, net_ms=(1.0, 3.0, 6.0))
     plain = Restart(1, 3, {"champion": arms["champion"], "candidate": slower}).contrasts.net_p50

@@ -93,9 +93,11 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
         "log_loss",
         "calibration",
         "net_p50",
+        "service_p50",
         "net_p99",
         "net_tail",
         "p50",
+        "cpu_per_request",
         "memory",
         "start_up",
     }

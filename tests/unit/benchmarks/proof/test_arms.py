@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.proof.arms import choose_arm, parse_arm, parse_arms
+from benchmarks.proof.arms import Base, choose_arm, parse_arm, parse_arms
 from registry.errors import ConfigError
 
 
@@ -14,8 +14,13 @@ from registry.errors import ConfigError
         ("aa", 0.01, None),
         ("cpu_0", 0.01, None),
         ("cpu_3", None, None),
-        ("cpu_5", None, 0.95),
+        ("cpu_5", None, None),
         ("cpu_10", None, 0.95),
+        ("service_0", 0.01, None),
+        ("service_15", None, None),
+        ("service_20", None, 0.95),
+        ("work_10", None, None),
+        ("work_20", None, 0.95),
         ("tail", None, 0.95),
         ("tail_sleep", None, 0.95),
         ("worse_0", 0.01, None),
@@ -26,18 +31,25 @@ from registry.errors import ConfigError
 def test_every_arm_has_the_rate_that_is_stated(
     name: str, at_most: float | None, at_least: float | None
 ) -> None:
-    """An observed rate is only news beside the promise; +3 % is promised nothing."""
+    """An observed rate is only news beside the promise; what is within a limit is promised nothing."""
     arm = parse_arm(name)
     assert (arm.at_most, arm.at_least) == (at_most, at_least)
 
 
-def test_the_injection_is_a_share_of_the_clients_median() -> None:
-    """+5 % of 0.4 ms is 20 µs of processor time, on the candidate alone."""
-    arm = parse_arm("cpu_5")
-    injected = arm.injected_us(0.4)
-    assert injected == pytest.approx(20.0)
+@pytest.mark.parametrize(
+    ("name", "flag", "injected_us"),
+    [("cpu_5", "--cpu-us", 20.0), ("service_20", "--cpu-us", 30.0), ("work_20", "--work-us", 50.0)],
+)
+def test_the_injection_is_a_share_in_its_own_unit(name: str, flag: str, injected_us: float) -> None:
+    """+5 % of 0.4 ms at the client is 20 µs of processor time, on the candidate alone."""
+    arm, base = parse_arm(name), Base(client_ms=0.4, service_ms=0.15, cpu_ms=0.25)
+    assert arm.injected_us(base) == pytest.approx(injected_us)
     module = "benchmarks.proof.slowed"
-    assert arm.programs(injected, 7) == {"champion": (module,), "candidate": (module, "--cpu-us", "20.00")}
+    assert arm.programs(injected_us, 7) == {
+        "champion": (module,),
+        "candidate": (module, flag, f"{injected_us:.2f}"),
+    }
+    assert parse_arm("tail").injected_us(base) == parse_arm("aa").injected_us(base) == 0.0
 
 
 def test_identical_and_worse_candidates_are_served_by_the_service_itself() -> None:
@@ -53,7 +65,7 @@ def test_a_tail_is_drawn_from_the_gates_seed() -> None:
     assert first[-2:] == ("--tail-kind", "sleep")
 
 
-@pytest.mark.parametrize("name", ["", "cpu", "cpu_", "cpu_-3", "tails", "worse_x", "AA"])
+@pytest.mark.parametrize("name", ["", "cpu", "cpu_", "work", "service_x", "cpu_-3", "tails", "worse_x", "AA"])
 def test_an_unknown_arm_is_refused(name: str) -> None:
     """A misspelt arm that ran as A/A for a night would look like a gate that finds nothing."""
     with pytest.raises(ConfigError, match="no arm"):

@@ -77,10 +77,13 @@ def test_values_that_are_all_alike_count_as_themselves() -> None:
 
 def test_every_contrast_of_the_restarts_is_summed_up(test: SelfTest) -> None:
     """What is stored is what the gate computes of the very same restarts."""
-    restarts = [build_restart(n, slower_ms=0.01 * (-1) ** n, tail=1.2) for n in range(1, 9)]
+    restarts = [
+        build_restart(n, slower_ms=0.01 * (-1) ** n, tail=1.2, work_ms=0.004 * n) for n in range(1, 9)
+    ]
     calibration = summarize(test, restarts)
-    expected = math.sqrt(np.mean([(r.contrasts.net_p99 or 0.0) ** 2 for r in restarts]))
-    assert calibration.net_p99 == pytest.approx(expected, rel=1e-5)
+    for name in ("net_p50", "service_p50", "net_p99", "net_tail", "client_p99", "cpu_per_request"):
+        values = [getattr(restart.contrasts, name) for restart in restarts]
+        assert getattr(calibration, name) == pytest.approx(math.sqrt(np.mean(np.square(values))), rel=1e-5)
     assert (calibration.restarts, calibration.machine_class) == (8, machine_class())
     assert calibration.model == "tiny@1"
     assert calibration.window_s == test.settings.duet.window_s

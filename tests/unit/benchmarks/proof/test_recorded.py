@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -44,9 +45,10 @@ def leave_gate(folder: Path) -> list[Observation]:
         "observations": "restart-01.csv.gz",
         "ready_s": {"champion": 0.6, "candidate": 0.7},
         "resident_bytes": {"champion": 90, "candidate": 91},
+        "cpu_s": {"champion": 0.004, "candidate": None},
     }
     failed = {"number": 2, "pairs": 0, "problem": "not ready", "observations": "restart-02.csv.gz"}
-    failed |= {"ready_s": {}, "resident_bytes": {}}
+    failed |= {"ready_s": {}, "resident_bytes": {}, "cpu_s": {}}
     report = {"verdict": {}, "restarts": [believed, failed]}
     (folder / "report.json").write_text(json.dumps(report), "utf-8")
     return seen
@@ -56,8 +58,9 @@ def test_restarts_are_built_from_raw_observations_as_the_gate_builds_them(tmp_pa
     """What is recorded has to be what was judged, down to the last observation."""
     seen = leave_gate(tmp_path)
     believed, failed = read_restarts(tmp_path)
+    champion = build_arm([o for o in seen if o.arm == "champion"], 0.6, 90)
     assert believed.arms == {
-        "champion": build_arm([o for o in seen if o.arm == "champion"], 0.6, 90),
+        "champion": dataclasses.replace(champion, cpu_s=0.004),
         "candidate": build_arm([o for o in seen if o.arm == "candidate"], 0.7, 91),
     }
     assert (believed.number, believed.pairs, believed.problem) == (1, 20, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks.config import load_gate_settings
 from benchmarks.judge.latency import judge_latencies
-from benchmarks.judge.measure import ArmRun, Restart
+from benchmarks.judge.measure import ArmRun, Contrasts, Restart
 from benchmarks.proof.ledger import RestartRow, append_rows, read_rows
 from benchmarks.proof.recorded import read_row, write_row
 from benchmarks.proof.rejudge import judge_restarts, rejudge
@@ -30,16 +31,25 @@ def record(count: int, build: Build = build_restart, started_at: str = "then") -
 
 def test_a_recorded_restart_keeps_all_that_is_judged(tmp_path: Path) -> None:
     """A rule tried on recordings must see what it would have seen when they were made."""
-    restarts = [build_restart(number, slower_ms=0.01, tail=1.5) for number in range(1, FIRST + 1)]
+    restarts = [
+        build_restart(number, slower_ms=0.01, tail=1.5, work_ms=0.02) for number in range(1, FIRST + 1)
+    ]
     rows = [write_row(restart, started_at="then", arm="aa") for restart in restarts]
     append_rows(tmp_path / "rows.csv", rows)
     again = [read_row(row) for row in read_rows(tmp_path / "rows.csv", RestartRow)]
     for before, after in zip(restarts, again, strict=True):
         assert (after.number, after.pairs, after.problem) == (before.number, before.pairs, "")
-        told = [(c.net_p50, c.net_p99, c.client_p50) for c in (before.contrasts, after.contrasts)]
+        told = [dataclasses.asdict(seen.contrasts) for seen in (before, after)]
+        assert set(told[0]) == {field.name for field in dataclasses.fields(Contrasts)}
         assert told[1] == pytest.approx(told[0], abs=2e-5)  # six digits are kept
+        assert None not in told[1].values()
     lines = [judge_latencies(seen, LIMITS, SETTINGS) for seen in (restarts, again)]
-    assert [line.outcome for line in lines[0]] == [line.outcome for line in lines[1]]
+    assert [(line.outcome, line.label) for line in lines[0]] == [
+        (line.outcome, line.label) for line in lines[1]
+    ]
+    shown = [[(line.champion, line.candidate) for line in told] for told in lines]
+    medians = [0, 1, 4, 6]  # of a p99 the row keeps the contrast alone
+    assert [shown[1][n] for n in medians] == [pytest.approx(shown[0][n], rel=1e-5) for n in medians]
 
 
 def test_a_restart_without_net_times_and_one_that_failed_are_recorded_too() -> None:
@@ -59,6 +69,8 @@ def test_a_restart_without_net_times_and_one_that_failed_are_recorded_too() -> N
     [
         (build_restart, "PASS", ""),
         (lambda number: build_restart(number, slower_ms=0.05), "BLOCK", "net_p50"),
+        (lambda number: build_restart(number, slower_ms=0.022), "BLOCK", "service_p50"),
+        (lambda number: build_restart(number, work_ms=0.05), "BLOCK", "cpu_per_request"),
         (lambda number: build_restart(number, tail=2.0), "BLOCK", "net_p99"),
     ],
 )
@@ -70,6 +82,14 @@ def test_the_rule_ends_a_recorded_gate_as_it_ends_a_real_one(
     assert gate.outcome == outcome
     assert deciding in gate.deciding
     assert gate.restarts in {FIRST, SECOND}
+
+
+def test_a_candidate_between_margin_and_limit_passes_as_soon_as_the_limit_is_excluded() -> None:
+    """Looking on could only prove what a mark says already; until now it ended in a BLOCK or at random."""
+    restarts = [build_restart(number, slower_ms=0.008, work_ms=0.01) for number in range(1, SECOND + 1)]
+    assert judge_restarts(restarts, LIMITS, SETTINGS) == ("PASS", "", FIRST)
+    lines = judge_latencies(restarts[:FIRST], LIMITS, SETTINGS)
+    assert "service_p50" in {line.name for line in lines if line.is_marked}
 
 
 def test_a_recording_that_ends_too_soon_is_not_counted_as_decided() -> None:

@@ -13,7 +13,7 @@ from benchmarks.match import GATE_VERSION
 from benchmarks.proof.ledger import GateRow, append_rows, find_restarts
 from benchmarks.proof.rates import find_alarm
 from benchmarks.proof.recorded import write_row
-from benchmarks.proof.selftest import SelfTest, list_nightly, list_rejudged, measure_base_ms, record_gate
+from benchmarks.proof.selftest import SelfTest, list_nightly, list_rejudged, measure_base, record_gate
 from registry.errors import ConfigError
 from registry.manifest import GateLimits
 from registry.store import open_store
@@ -83,7 +83,7 @@ def test_a_version_below_its_own_floors_is_refused(test: SelfTest) -> None:
 
 def test_a_gate_is_written_with_all_its_restarts(test: SelfTest) -> None:
     """Read back, it must count, and its restarts must be found by it."""
-    restarts = [build_restart(number, slower_ms=0.02) for number in (1, 2, 3, 4)]
+    restarts = [build_restart(number, slower_ms=0.04) for number in (1, 2, 3, 4)]
     row = record_gate(
         test,
         restarts,
@@ -94,13 +94,16 @@ def test_a_gate_is_written_with_all_its_restarts(test: SelfTest) -> None:
         load_average=1.0,
         outcome="BLOCK",
         deciding="net_p50",
+        marked="p50",
         seconds=30.0,
         injected_us=20.0,
     )
-    assert row.base_p50_ms == pytest.approx(measure_base_ms(restarts[0]), rel=0.01)
+    base = measure_base(restarts[0])
+    told = (row.base_p50_ms, row.base_service_ms, row.base_cpu_ms)
+    assert told == pytest.approx((base.client_ms, base.service_ms, base.cpu_ms), rel=0.01)
     assert row.injected_share == pytest.approx(0.02 / row.base_p50_ms)
     (read,) = test.read_done()
-    assert (read.outcome, read.deciding, read.restarts) == ("BLOCK", "net_p50", 4)
+    assert (read.outcome, read.deciding, read.marked, read.restarts) == ("BLOCK", "net_p50", "p50", 4)
     assert find_restarts(test.path).read_text("utf-8").count("\nthen,cpu_5,") == 4
     (again,) = list_rejudged(test)
     assert (again.outcome, again.restarts) == ("BLOCK", 4)
@@ -117,3 +120,24 @@ def test_gates_of_calibrations_take_part_in_the_alarm(test: SelfTest) -> None:
     """They are what is measured every night, when nobody runs a self-test."""
     rows = [build_own(test, arm="aa_nightly", outcome="BLOCK") for _ in range(3)]
     assert "blocked 3 times in 3" in find_alarm(rows)
+
+
+@pytest.mark.parametrize(
+    ("arm", "base_ms"), [("cpu_20", 0.45), ("service_20", 0.1), ("work_20", 0.2), ("aa", None)]
+)
+def test_an_injected_share_is_in_the_unit_of_its_arm(test: SelfTest, arm: str, base_ms: float | None) -> None:
+    """What was really added, told as a share of something else, would be another regression."""
+    row = record_gate(
+        test,
+        [build_restart(1), build_restart(2)],
+        arm=arm,
+        number=1,
+        seed=7,
+        started_at="then",
+        load_average=1.0,
+        outcome="BLOCK",
+        deciding="",
+        seconds=1.0,
+        injected_us=0.0 if base_ms is None else 20.0,
+    )
+    assert row.injected_share == (0.0 if base_ms is None else pytest.approx(0.02 / base_ms, rel=0.01))

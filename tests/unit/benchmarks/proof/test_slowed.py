@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from benchmarks.proof.slowed import Delay, burn, slow_down
+from benchmarks.proof.slowed import Delay, burn, put_off, slow_down
 
 
 def make_delay(**changes: object) -> Delay:
     """A delay that does nothing but for ``changes``."""
-    given = {"cpu_us": 0.0, "tail_share": 0.0, "tail_ms": 0.0, "is_asleep": False, "seed": "0"} | changes
+    given = {
+        "cpu_us": 0.0,
+        "work_us": 0.0,
+        "tail_share": 0.0,
+        "tail_ms": 0.0,
+        "is_asleep": False,
+        "seed": "0",
+    } | changes
     return Delay(**given)  # type: ignore[arg-type]
 
 
@@ -46,6 +54,34 @@ def test_both_ways_to_run_a_graph_are_slower_and_answer_as_before() -> None:
     assert session.run(["p"], {"x": 1.0}) == (["p"], {"x": 1.0})
     assert session.run_with_iobinding("bound", None) == "bound-None"
     assert calls == ["delayed", "delayed"]
+
+
+@pytest.mark.parametrize("has_loop", [True, False])
+def test_work_comes_after_the_answer_that_a_loop_is_about_to_send(has_loop: bool) -> None:
+    """Within the request it would be found by the latencies, and prove nothing of processor time."""
+    order: list[str] = []
+
+    def answer() -> None:
+        put_off(lambda: order.append("work"))
+        order.append("answer")
+
+    async def serve() -> None:
+        answer()
+        await asyncio.sleep(0)  # a turn of the loop
+
+    if has_loop:
+        asyncio.run(serve())
+    else:
+        answer()
+    assert order == (["answer", "work"] if has_loop else ["work", "answer"])
+
+
+def test_the_work_after_a_run_takes_the_processor_time_that_was_asked_for() -> None:
+    """A regression that is smaller than it is said to be makes the gate look blind."""
+    delay = make_delay(work_us=20_000.0)
+    began = time.thread_time_ns()
+    delay()  # no loop runs here: at once
+    assert time.thread_time_ns() - began >= 0.99 * 20_000_000
 
 
 @pytest.mark.parametrize("is_asleep", [False, True])

@@ -65,7 +65,8 @@ def test_a_ratio_is_a_change_from_one() -> None:
 
 
 def test_margins_are_those_of_the_rules() -> None:
-    """A margin that is drawn elsewhere than where the gate blocks would be a lie."""
+    """A margin that is drawn elsewhere than where the gate marks would be a lie."""
     shares = margin_shares(load_gate_settings())
     assert shares["net_p50"] == pytest.approx(0.2)
     assert shares["p50"] == 0.5
+    assert shares["service_p50"] == shares["cpu_per_request"] == 0.2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from array import array
@@ -15,11 +17,17 @@ import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.cpu_time import (
+    list_processes,
+    read_cpu_s,
+    read_each_cpu_s,
+    read_resident_bytes,
+    read_wait_s,
+)
 from benchmarks.errors import BenchmarkError, WorkloadError
 from benchmarks.rivals.environments import LOCKS, find_python, list_rivals
 from benchmarks.service import requests as service_requests
 from benchmarks.service.closed_loop import Round, Seen, drive, read_answer_length
-from benchmarks.service.cpu_time import list_processes, read_cpu_s, read_resident_bytes, read_wait_s
 from benchmarks.service.figures import (
     DEFAULT_TARGETS,
     Spread,
@@ -279,6 +287,41 @@ def test_a_process_that_is_gone_has_no_processor_time() -> None:
     """A server that died within a round must not count as one that did nothing."""
     with pytest.raises(BenchmarkError, match="ended"):
         read_cpu_s(2**22 + 1)  # beyond the kernel's largest process number
+
+
+BURNER = """
+import sys, time
+for line in sys.stdin:
+    began = time.process_time()
+    while time.process_time() - began < float(line):
+        pass
+    print(time.process_time() - began, flush=True)
+"""
+
+
+def test_the_processor_time_of_a_window_is_what_the_process_says_of_itself() -> None:
+    """A line of the gate rests on it: a reading in ticks, or of one thread, would judge chance."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BURNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def burn(seconds: float) -> float:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{seconds}\n")
+            process.stdin.flush()
+            return float(process.stdout.readline())
+
+        burn(0.001)  # the interpreter has started
+        before = read_each_cpu_s({"one": process.pid, "gone": 2**22 + 1})
+        own = burn(0.1)
+        after = read_each_cpu_s({"one": process.pid})
+        process.stdin.close()
+    assert set(before) == {"one"}
+    # Of its own it tells all but a line read and a line written.
+    assert 1.0 <= (after["one"] - before["one"]) / own < 1.1
 
 
 def test_memory_is_told_for_each_process() -> None:

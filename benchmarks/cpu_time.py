@@ -1,14 +1,16 @@
 """Processor time of other processes, in nanoseconds, and their memory.
 
 The kernel's clock of a process counts what all of its threads ran, user and system, also of those
-that have ended; unlike ``/proc/<pid>/stat`` it is not rounded to ticks of 10 ms.
+that have ended; unlike ``/proc/<pid>/stat`` it is not rounded to ticks of 10 ms. Where there is no such
+clock, `read_cpu_s` takes what psutil tells.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +23,26 @@ _SCHEDULED = 2
 
 
 def read_cpu_s(pid: int) -> float:
-    """Seconds of processor time that the process has used so far.
+    """Seconds of processor time that all threads of the process have used so far, ended ones too.
 
     Raises:
-        BenchmarkError: there is no such process (any longer).
+        BenchmarkError: there is no such process (any longer), or nothing tells its time.
     """
     try:
-        return time.clock_gettime_ns((~pid << 3) | _SCHEDULED) / 1e9
-    except OSError:
+        if sys.platform == "linux":
+            return time.clock_gettime_ns((~pid << 3) | _SCHEDULED) / 1e9
+        return sum(psutil.Process(pid).cpu_times()[:2])
+    except (OSError, psutil.Error):
         raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None
+
+
+def read_each_cpu_s(pids: Mapping[str, int]) -> dict[str, float]:
+    """`read_cpu_s` of each process by its name; without those that have ended."""
+    found = {}
+    for name, pid in pids.items():
+        with contextlib.suppress(BenchmarkError):
+            found[name] = read_cpu_s(pid)
+    return found
 
 
 def read_wait_s(pid: int) -> float:

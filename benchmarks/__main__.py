@@ -140,7 +140,9 @@ def _add_verb(
 ) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=text, description=text)
     verb.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"), metavar="MODEL[@VERSION]")
-    verb.add_argument("--data", type=Path, default=Path("var/data"), help="where reports and raw data go")
+    verb.add_argument(
+        "--data", type=Path, default=Path("var/data"), help="generated data, the training's too"
+    )
     verb.add_argument("--registry", default="var/registry", help="the registry's folder")
     verb.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a rule"

@@ -21,7 +21,7 @@ from benchmarks.judge.paired import (
     p_value_beyond,
 )
 from benchmarks.judge.predictions import Comparison, Predictions, count_change, keep_common, read_predictions
-from benchmarks.judge.scoring import map_classes
+from benchmarks.judge.scoring import SCORED_FILES, map_classes
 from registry.aliases import read_history
 from registry.errors import RegistryError
 from registry.ground.files import digest_bytes
@@ -38,12 +38,16 @@ _TOLD = 3
 
 @dataclass(frozen=True)
 class Earlier:
-    """A release, what changed since, and the shares of rows that it and the candidate get right."""
+    """A release, what changed since, and the shares of rows that it and the candidate get right.
+
+    ``is_fresh``: both were asked again, because they learned from different tables.
+    """
 
     version: int
     pairs: Discordance
     accuracy: float
     candidate: float
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def compare_releases(
 
 def keep_champion(version: int, known: Comparison) -> Earlier:
     """The champion, which was compared already, as one of the releases."""
-    return Earlier(version, known.pairs, known.champion.accuracy, known.candidate.accuracy)
+    return Earlier(version, known.pairs, known.champion.accuracy, known.candidate.accuracy, known.is_fresh)
 
 
 def judge_total(releases: Releases, limits: InForce, settings: AccuracySettings) -> VerdictLine:
@@ -197,7 +201,7 @@ def _judge(
             ]
         )
         + say_noise(limit, limits),
-        evidence=EVALUATION_FILE,
+        evidence=SCORED_FILES if shown.is_fresh else EVALUATION_FILE,
     )
     return mark_if(line, is_fallen)
 
@@ -217,18 +221,19 @@ def _compare(
 ) -> Earlier | None:
     """A release and the candidate on the same rows; None when none is left."""
     manifest = store.verify(candidate.model, version)
-    stored = None
     if is_same_table(manifest, candidate):
         stored = _read_stored(store, manifest, candidate.signature)
-    if stored is not None and not is_reordered(stored, own):
-        before, after = keep_common(stored, own)
-    else:
-        asked = fresh.ask(manifest, str(version))
-        if asked.other is None or asked.candidate is None:
-            return None
-        before, after = asked.other, asked.candidate
-    pairs = count_change(before, after)
-    return Earlier(version, pairs, float(before.correct.mean()), float(after.correct.mean()))
+        if not is_reordered(stored, own):
+            return _count_rows(version, *keep_common(stored, own), is_fresh=False)
+    asked = fresh.ask(manifest, str(version))
+    if asked.other is None or asked.candidate is None:
+        return None
+    return _count_rows(version, asked.other, asked.candidate, is_fresh=True)
+
+
+def _count_rows(version: int, before: Predictions, after: Predictions, *, is_fresh: bool) -> Earlier:
+    shares = float(before.correct.mean()), float(after.correct.mean())
+    return Earlier(version, count_change(before, after), *shares, is_fresh)
 
 
 def _read_stored(store: Store, manifest: Manifest, onto: Signature) -> Predictions:

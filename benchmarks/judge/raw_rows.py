@@ -104,7 +104,7 @@ def read_seen(store: Store, manifest: Manifest) -> Seen:
             f"has no {SEEN_FILE}, so which rows it has learned from is not known; an earlier release of "
             "this program made it",
             where=where,
-            hint="Train its recipe again on the same table and release that version; or move "
+            hint="Export or train it again before its table changes, and release that version; or move "
             "production once by `promote --force`.",
         )
     path = store.open_folder(manifest.model, manifest.version) / SEEN_FILE

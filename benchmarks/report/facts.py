@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from benchmarks.report.record import Record
     from registry.verdict import Judged
 
+# Where the page lists the answers that were given afresh.
+ANSWERS_ANCHOR = "answers"
 _HEADS = ("restart", "pairs", "arm", "client p50", "net p50", "CPU", "start-up", "memory", "raw")
 
 
@@ -24,7 +26,13 @@ def write_facts(record: Record) -> Markup:
     return tag(
         "footer",
         _restarts(record),
-        tag("section", tag("h2", "What was compared, and how"), _facts(record), class_="card"),
+        tag(
+            "section",
+            tag("h2", "What was compared, and how"),
+            _facts(record),
+            class_="card",
+            id=ANSWERS_ANCHOR,
+        ),
         tag("section", tag("h2", "Do it again"), _again(record), class_="card"),
     )
 
@@ -84,6 +92,7 @@ def _facts(record: Record) -> Markup:
     judged = {"candidate": verdict.candidate} | ({"champion": verdict.champion} if verdict.champion else {})
     return _list(
         *((name, _digests(judged[arm])) for arm, name in arm_names(record).items()),
+        ("predictions", _predictions(record)),
         ("judged", verdict.created_at),
         ("machine", ", ".join(f"{key} {value}" for key, value in sorted(verdict.machine.items()))),
         ("gate version", verdict.gate_version),
@@ -91,6 +100,15 @@ def _facts(record: Record) -> Markup:
         ("workload", f"{duet.workload}, seed {duet.seed}, {duet.window_s:g} s a restart"),
         ("restarts", f"{len(record.restarts)}, looked at after {', '.join(map(str, duet.looks))}"),
     )
+
+
+def _predictions(record: Record) -> Markup:
+    """Which answers to the test rows were compared; those that were given afresh lie beside the raw files."""
+    if record.comparison is None or not record.comparison.is_fresh:
+        return tag("span", "as each version came with them", id=ANSWERS_ANCHOR)
+    names = [f"scored-{arm}.parquet" for arm in arm_names(record)]
+    links = [(tag("a", name, href=f"./{name}"), " ") for name in names]
+    return tag("span", "given afresh: ", links, id=ANSWERS_ANCHOR)
 
 
 def _digests(judged: Judged) -> Markup:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from benchmarks.judge.verdict import describe_verdict
 from benchmarks.report.cells import HEAD, describe_match, lay_cells
-from benchmarks.report.facts import write_facts
+from benchmarks.report.facts import ANSWERS_ANCHOR, write_facts
 from benchmarks.report.figure import Figure, line_anchor
 from benchmarks.report.markup import Child, Markup, tag
 from benchmarks.report.plots.closeness import draw_closeness
@@ -178,10 +178,12 @@ def badge(outcome: Outcome | str) -> Markup:
 
 
 def _evidence(name: str) -> Markup | None:
-    """Where the line was computed from: a file beside the report, or the list of raw files."""
+    """Where the line was computed from: a file beside the report, or the list of raw files or of answers."""
     if not name:
         return None
     href = "#restarts-table" if "*" in name else link(name)
+    if "*" in name and name.endswith(".parquet"):
+        href = f"#{ANSWERS_ANCHOR}"
     return tag("a", name, href=href)
 
 

@@ -95,7 +95,7 @@ def test_a_table_that_grew_is_judged_on_what_the_champion_never_saw(store: Store
     line = find(evidence, "held_out_rows")
     assert (line.outcome, line.candidate, line.unit) == ("INFO", 1000, "rows")
     assert "about the 1,000 test rows of version 2; 0 left out because version 1" in line.reason
-    assert {find(evidence, name).evidence for name in ("accuracy", "recall", "held_out_rows")} == {
+    assert {find(evidence, name).evidence for name in ("accuracy", "accuracy_total", "held_out_rows")} == {
         "scored-*.parquet"
     }
     assert combine(evidence) == "PASS"
@@ -360,7 +360,7 @@ def test_a_champion_of_an_earlier_release_says_what_to_do(store: Store, data: Pa
     line = find(judge(store, data, draw_table(1600), champion={"has_seen": False}), "held_out_rows")
     assert line.outcome == "INVALID"
     assert line.reason.startswith(f"tiny@1: has no {SEEN_FILE}")
-    assert "Train its recipe again on the same table" in line.reason
+    assert "Export or train it again before its table changes" in line.reason
 
 
 @pytest.mark.parametrize("content", ["bytes", "no metadata", "other schema"])

@@ -175,6 +175,7 @@ def test_what_comes_from_outside_stays_text(full: Record) -> None:
     [
         ("evaluation.parquet", "./evaluation.parquet"),
         ("restart-*.csv.gz", "#restarts-table"),
+        ("scored-*.parquet", "#answers"),
         ("javascript:alert(1)", "./javascript%3Aalert%281%29"),
         ("//evil.example/x", "./%2F%2Fevil.example%2Fx"),
         ("../../secrets", "./..%2F..%2Fsecrets"),
@@ -185,6 +186,26 @@ def test_evidence_is_a_file_beside_the_page(full: Record, evidence: str, address
     line = VerdictLine(name="x", candidate=1.0, outcome="INVALID", reason="made up", evidence=evidence)
     page = Page(write_page(dataclasses.replace(full, verdict=build_page_verdict([line], "INVALID"))))
     assert ("href", address) in page.attributes
+
+
+def test_answers_that_were_given_afresh_are_linked(full: Record) -> None:
+    """Versions of different tables: their evaluations are about other rows than those that were judged."""
+    stored = Page(write_page(full))
+    assert "as each version came with them" in stored.text
+    assert ("id", "answers") in stored.attributes
+    assert full.comparison is not None
+    comparison = dataclasses.replace(full.comparison, is_fresh=True)
+    page = Page(write_page(dataclasses.replace(full, comparison=comparison)))
+    for arm in ("champion", "candidate"):
+        assert ("href", f"./scored-{arm}.parquet") in page.attributes
+    assert "as each version came with them" not in page.text
+
+
+def test_rows_are_counted_and_not_rounded(full: Record) -> None:
+    """How many are judged is what a doubter asks first."""
+    line = VerdictLine(name="held_out_rows", candidate=565_356.0, unit="rows", outcome="INFO", reason="x")
+    page = Page(write_page(dataclasses.replace(full, verdict=build_page_verdict([line], "INVALID"))))
+    assert "565,356 rows" in page.text
 
 
 def test_the_pages_own_policy_forbids_scripts_and_requests(full: Record) -> None:

@@ -29,9 +29,8 @@ STAGE := --model $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
-        history promote \
-        rollback release serve bench bench-load bench-etl bench-service bench-attacks bench-rivals-setup \
-        test test-roles test-clients test-platforms soak lock images clean
+        history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
+        bench-rivals-setup test test-roles test-clients test-platforms soak lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'

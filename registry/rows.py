@@ -18,6 +18,7 @@ import msgspec
 
 from registry.ground.files import digest_bytes
 
+# Counts the ways to hash a row, too: hashes of two ways cannot be compared.
 SEEN_SCHEMA_VERSION = 1
 SEEN_FILE = "seen_rows.parquet"
 TEST_ROWS_FILE = "test_rows.parquet"

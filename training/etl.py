@@ -17,7 +17,7 @@ from registry.ground.files import digest_bytes, fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
-from registry.rows import SEEN_FILE
+from registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
 from registry.signature import ClassLabel, Column
 from training.census import Census, take_census
 from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
@@ -126,6 +126,7 @@ def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[st
         "config": digest_value(relevant),
         "features": digest_bytes(features_sql.encode()),
         "code": digest_code(Path(__file__).parent),
+        "seen_rows": digest_value([SEEN_SCHEMA_VERSION, SEEN_ODDS]),
         "duckdb": duckdb.__version__,
     }
 

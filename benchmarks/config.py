@@ -119,14 +119,23 @@ class ValiditySettings(_Section, frozen=True, kw_only=True):
 
 
 class AccuracySettings(_Section, frozen=True, kw_only=True):
-    """Levels of the accuracy judgement; see `benchmarks.judge.paired`."""
+    """Levels of the accuracy judgement; see `benchmarks.judge.paired`.
+
+    ``alpha_noise`` is what equal recipes may exceed, over all lines together, and ``max_noise_factor`` how
+    often a stated limit their noise may count for; see `benchmarks.judge.limits`.
+    ``releases`` that were in production last are compared with the candidate, at ``alpha_total`` together.
+    """
 
     alpha_block: Level
+    alpha_total: Level
     alpha_recall: Level
     alpha_probabilities: Level
     alpha_baseline: Level
     alpha_pass: Level
-    materiality_share: Share
+    alpha_improvement: Level
+    alpha_noise: Level
+    max_noise_factor: Annotated[float, msgspec.Meta(ge=1)]
+    releases: Count
     power: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 

@@ -75,7 +75,8 @@ def run_gate(
     Args:
         store: the registry that both versions are in.
         model: its name.
-        data: generated data; raw observations and the report go to ``gates/<model>/`` in it.
+        data: generated data, the training's too; raw observations and the report go to
+            ``gates/<model>/`` in it, test rows of the candidate may be read from ``prepared/<model>/``.
         settings: how sure to be.
         candidate: a reference other than the alias `candidate`.
         champion: a reference other than the alias `production`; the verdict is then not stored,
@@ -108,7 +109,7 @@ def run_gate(
 
     with fresh_folder(target, mark="report.json") as folder:
         verdict, documents = judge_match(
-            store, match, judged, folder, settings, workload, config_digest, programs or {}
+            store, match, judged, folder, settings, workload, config_digest, programs or {}, data
         )
         for name, content in documents.items():
             (folder / name).write_bytes(content)

@@ -9,7 +9,7 @@ from registry.names import CANDIDATE, PRODUCTION, ModelRef
 from registry.store import Store
 
 # Part of every verdict; a new rule or formula is a new version, and makes older passes count no more.
-GATE_VERSION = "3"
+GATE_VERSION = "4"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from benchmarks.history.releases import read_releases
 from benchmarks.judge.evidence import judge_static
 from benchmarks.judge.failures import judge_error_rate
 from benchmarks.judge.fairness import judge_fairness
+from benchmarks.judge.improvement import judge_improvement
 from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
 from benchmarks.judge.measure import Restart
 from benchmarks.judge.question import OBSERVATIONS
 from benchmarks.judge.resources import judge_model_size, judge_resources
+from benchmarks.judge.scoring import SCORED_FILES
 from benchmarks.judge.verdict import combine_lines, required_lines
 from benchmarks.machine import describe_machine
 from benchmarks.match import GATE_VERSION, Match
@@ -52,17 +54,23 @@ def judge_match(
     workload: Workload,
     config_digest: str,
     programs: Mapping[str, Sequence[str]],
+    data: Path,
 ) -> tuple[Verdict, dict[str, bytes]]:
-    """The verdict and its documents by name, ``verdict.json`` last; raw data go to ``folder``."""
+    """The verdict and its documents by name, ``verdict.json`` last; raw data go to ``folder``.
+
+    ``data`` is where tables are prepared: the rows that versions of different tables are asked about.
+    """
     versions = {arm: store.read_manifest(match.model, version) for arm, version in match.arms.items()}
     log_event(logger, "gate started", model=match.model, **match.arms)
-    static = judge_static(store, versions, settings.accuracy)
+    static = judge_static(store, versions, settings.accuracy, data=data, folder=folder)
     restarts: tuple[Restart, ...] = ()
     lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
         restarts, measured = _measure(store.location, versions, folder, settings, workload, lines, programs)
         lines += measured
     limits, is_first = versions["candidate"].gate, match.champion is None
+    if limits.require == "improvement" and static.comparison is not None:
+        lines += (judge_improvement(static.comparison, lines, limits, settings.accuracy),)
     verdict = Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
@@ -84,9 +92,10 @@ def judge_match(
 
 
 def _digest_evidence(documents: Mapping[str, bytes], folder: Path) -> dict[str, str]:
-    """What the verdict rests on, so that none of it can be exchanged: documents and raw observations."""
+    """What the verdict rests on, so that none of it can be exchanged: documents and raw data."""
     written = {name: digest_bytes(content) for name, content in documents.items()}
-    return written | {path.name: digest_file(path) for path in sorted(folder.glob(OBSERVATIONS))}
+    raw = [path for pattern in (OBSERVATIONS, SCORED_FILES) for path in sorted(folder.glob(pattern))]
+    return written | {path.name: digest_file(path) for path in raw}
 
 
 def _measure(

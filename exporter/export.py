@@ -18,7 +18,14 @@ from exporter.costs import RowCost, log_cost, measure_row
 from exporter.errors import ExportError
 from exporter.inputs import ExportInputs
 from exporter.operators import build_feature_graph
-from exporter.package import Evidence, describe_version, read_baselines, require_accuracy
+from exporter.package import (
+    Evidence,
+    describe_version,
+    read_baselines,
+    read_seen,
+    require_accuracy,
+    write_test_rows,
+)
 from exporter.parity import (
     Tolerances,
     keeps_bounds,
@@ -34,6 +41,7 @@ from registry.aliases import move_alias, read_alias
 from registry.errors import RegistryError, after_change
 from registry.ground.logs import log_event
 from registry.manifest import Manifest
+from registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from training.features import FeatureProgram, parse_features, parse_slices
 
@@ -100,6 +108,7 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
             and len(manifest.golden.rows) == wanted_rows
             and manifest.gate == inputs.gate
             and manifest.metrics == inputs.metrics
+            and (TEST_ROWS_FILE in manifest.files) == inputs.export.test_rows
             and manifest.producers.get("timberline") == __version__
             and _is_whole(store, manifest)
         ):
@@ -132,6 +141,7 @@ def _export(
     from exporter.convert import KerasNetwork, converter_versions  # noqa: PLC0415
 
     run = inputs.run
+    read_seen(inputs.seen_rows)  # refused now, it has cost no conversion
     check_slices(inputs.test_parquet, parse_slices(inputs.gate.slices, run.columns))
     # The graph takes what features.sql reads; slices are computed here and may read every input.
     program = parse_features(run.features_sql, run.columns).narrow()
@@ -193,6 +203,7 @@ def publish_proven(
     with tempfile.TemporaryDirectory(prefix="timberline-export-") as scratch:
         files = {name: Path(scratch) / name for name in (MODEL_FILE, EVALUATION_FILE)}
         files[MODEL_FILE].write_bytes(data)
+        files |= _gather_rows(inputs, Path(scratch))
         proof = prove(
             model,
             network,
@@ -217,6 +228,16 @@ def publish_proven(
     result = make_result(inputs, model, data, proof, version=version, row=row)
     log_result(result)
     return result
+
+
+def _gather_rows(inputs: ExportInputs, scratch: Path) -> dict[str, Path]:
+    """The files that say which rows the version has learned from and, where asked for, was tested on."""
+    files = {SEEN_FILE: inputs.seen_rows}
+    seen = read_seen(inputs.seen_rows)
+    if inputs.export.test_rows:
+        files[TEST_ROWS_FILE] = scratch / TEST_ROWS_FILE
+        write_test_rows(inputs.test_parquet, seen, files[TEST_ROWS_FILE])
+    return files
 
 
 def _measure_row(

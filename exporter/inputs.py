@@ -13,6 +13,7 @@ from registry.ground.decode import decode_json
 from registry.ground.settings import LoggingSection, PathsSection, load_settings
 from registry.ground.stages import Receipt, find_current, read_receipt
 from registry.manifest import GateLimits, Metrics
+from registry.rows import SEEN_FILE
 from registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
 
 
@@ -28,6 +29,11 @@ class ExportInputs:
     baselines: Path
     saved_model: Path
     test_parquet: Path
+
+    @property
+    def seen_rows(self) -> Path:
+        """Hashes of the rows that the run has learned from."""
+        return self.test_parquet.with_name(SEEN_FILE)
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What goes into a version beside the graph: held-out predictions and the manifest."""
+"""What goes into a version beside the graph: held-out predictions, what rows it knows, and the manifest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from exporter.parity import FloatArray, IntArray
 from exporter.rows import Chunk
 from exporter.runtime import find_minimum_runtime
 from registry import __version__
+from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes
 from registry.manifest import (
     BASELINE_PREFIX,
@@ -30,11 +31,15 @@ from registry.manifest import (
     ParityTensor,
     Precision,
 )
-from registry.runs import RunRecord
+from registry.rows import SEEN_KEY, SEEN_SCHEMA_VERSION, SeenRows
+from registry.runs import CLASS_COLUMN, ROW_COLUMN, RunRecord
 from registry.signature import Column, SourceTable, UnreadRole, build_signature
 
 # The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
 _ACCURACY_SLACK = 1e-3
+# Of a row group of test rows: 64 MB of numbers.
+_GROUP_ROWS = 65_536
+_GROUP_CELLS = 2**23
 
 
 class EvaluationWriter:
@@ -109,6 +114,44 @@ def read_baselines(path: Path, rows: int) -> dict[str, IntArray]:
     if table.num_rows != rows:
         raise ExportError(f"is about {table.num_rows:,} rows, not {rows:,}", where=str(path), hint=hint)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def read_seen(path: Path) -> SeenRows:
+    """What the hashes in ``path`` are of.
+
+    Raises:
+        ExportError: the file is missing or damaged, or was written by another release.
+    """
+    hint = "Run `make etl train` again."
+    try:
+        text = (pq.read_metadata(path).metadata or {})[SEEN_KEY]
+        seen = decode_json(text, SeenRows)
+    except FileNotFoundError:
+        raise ExportError("is missing: prepared by an earlier release", where=str(path), hint=hint) from None
+    except (OSError, pa.ArrowInvalid, KeyError, msgspec.DecodeError) as error:
+        raise ExportError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+    if seen.schema_version != SEEN_SCHEMA_VERSION:
+        raise ExportError(
+            f"schema_version is {seen.schema_version}, this program reads {SEEN_SCHEMA_VERSION}",
+            where=str(path),
+            hint=hint,
+        )
+    return seen
+
+
+def write_test_rows(test_parquet: Path, seen: SeenRows, path: Path) -> None:
+    """Write `registry.rows.TEST_ROWS_FILE`: row number, class and stored columns of every test row, in order.
+
+    Computed features stay behind: whoever has the graph can compute them.
+    """
+    source = pq.ParquetFile(test_parquet)
+    names = [ROW_COLUMN, CLASS_COLUMN, *(column.name for column in seen.columns)]
+    rows = min(_GROUP_ROWS, max(_GROUP_CELLS // len(names), 1))
+    with pq.ParquetWriter(
+        path, pa.schema([source.schema_arrow.field(name) for name in names]), compression="zstd"
+    ) as writer:
+        for batch in source.iter_batches(rows, columns=names):
+            writer.write_batch(batch.select(names))
 
 
 def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:

@@ -82,7 +82,11 @@ class ParityTensor(_Part, frozen=True, kw_only=True):
 
 
 class Lineage(_Part, frozen=True, kw_only=True):
-    """Where the version came from; digests are SHA-256."""
+    """Where the version came from; digests are SHA-256.
+
+    ``recipe_digest`` is of all that the run was made from but its data, its seed and the program; None in
+    versions from before it was written.
+    """
 
     run_id: str
     run_digest: Sha256
@@ -94,6 +98,7 @@ class Lineage(_Part, frozen=True, kw_only=True):
     seed: int
     attribution: str
     unlabelled_splits: tuple[str, ...] = ()
+    recipe_digest: Sha256 | None = None
 
 
 class Prior(_Part, frozen=True, kw_only=True):
@@ -133,6 +138,11 @@ class Golden(_Part, frozen=True, kw_only=True):
 # A slice becomes the column `slice_<name>` of evaluation.parquet, a baseline's answers `baseline_<name>`.
 SLICE_PREFIX = "slice_"
 BASELINE_PREFIX = "baseline_"
+# What may have to be better: a figure, the recall of a class (by value), the accuracy in a slice (by name).
+Measure = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^(accuracy|log_loss|calibration|recall\.[^\n]+|slices\.[a-z][a-z0-9_]{0,63})\Z"),
+]
 SliceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 
 
@@ -171,7 +181,7 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     max_start_up_increase: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     baseline: Literal["block", "warn"] = "block"
     require: Literal["not_worse", "improvement"] = "not_worse"
-    improve: tuple[str, ...] = ("accuracy", "log_loss")
+    improve: Annotated[tuple[Measure, ...], msgspec.Meta(min_length=1)] = ("accuracy", "log_loss")
     slices: dict[SliceName, str] = {}
 
 

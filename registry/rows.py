@@ -16,12 +16,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from registry.ground.files import digest_bytes
+
 SEEN_SCHEMA_VERSION = 1
 SEEN_FILE = "seen_rows.parquet"
 TEST_ROWS_FILE = "test_rows.parquet"
 SEEN_KEY = b"timberline"
 # A row that was never seen is taken for one that was in 1 of so many cases.
-SEEN_ODDS = 4096
+SEEN_ODDS = 1024
+
+# Separates the values of a row, so that ("ab", "c") and ("a", "bc") differ; NULL is no text.
+_SEPARATOR = "chr(31)"
+_NULL_TEXT = "chr(0)"
 
 Datatype = Literal["FP64", "INT64", "BOOL", "BYTES"]
 
@@ -53,6 +59,52 @@ def hash_row(columns: Iterable[StoredColumn], span: int) -> str:
     """A row's hash as SQL, BIGINT from 0 to ``span`` - 1: half an MD5 of the text of these columns.
 
     No hash of DuckDB's own, which may be another in the next release. A number has one text, whatever
-    type it is stored in.
+    type it is stored in, and NULL is no text. ``span`` is below 2**63.
+
+    A column of numbers that holds text which is none makes the statement fail.
     """
-    raise NotImplementedError
+    parts = ", ".join(f"coalesce({_write_value(column)}, {_NULL_TEXT})" for column in columns)
+    return f"CAST(md5_number_lower(concat_ws({_SEPARATOR}, {parts})) % {span} AS BIGINT)"
+
+
+def count_and_sum(columns: Iterable[str]) -> str:
+    """The two aggregates that `fingerprint` is made of, as SQL: how many rows, and the sum of their hashes.
+
+    A sum does not know the order of its terms, and unlike exclusive or it does not lose a row that is
+    there twice. The sum of 64-bit hashes cannot overflow 128 bits below 2**63 rows. The sum of no row is
+    NULL. DuckDB's own ``hash`` is fast, and may be another in its next release; it depends on the type
+    in which a value is stored, which Parquet keeps.
+    """
+    return f"count(*), sum({hash_fast(columns)})"
+
+
+def hash_fast(columns: Iterable[str]) -> str:
+    """DuckDB's own hash of these columns as SQL, to be compared with others of the same release only."""
+    return f"hash({', '.join(map(_quote, columns))})"
+
+
+def fingerprint(rows: int, total: int) -> str:
+    """What identifies a set of rows: SHA-256 of their number and the sum of their hashes (`count_and_sum`).
+
+    Comparable between runs of the same DuckDB.
+    """
+    return digest_bytes(f"{rows} {total}".encode())
+
+
+def _write_value(column: StoredColumn) -> str:
+    """The value as text.
+
+    Whole numbers that a DOUBLE holds exactly are written as such, which takes half the time of writing
+    a DOUBLE and is the same for -0.0 and 0.
+    """
+    name = _quote(column.name)
+    if column.datatype == "BYTES":
+        return f"CAST({name} AS VARCHAR)"
+    number = f"CAST({name} AS DOUBLE)"
+    is_whole = f"{number} = trunc({number}) AND abs({number}) <= {2**53}"
+    whole = f"CAST(CAST({number} AS BIGINT) AS VARCHAR)"
+    return f"CASE WHEN {is_whole} THEN {whole} ELSE CAST({number} AS VARCHAR) END"
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

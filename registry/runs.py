@@ -24,11 +24,16 @@ BASELINES_FILE = "baselines.parquet"
 
 
 class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the graph is written; from ``[export]`` in model.toml."""
+    """How the graph is written, and what goes with it; from ``[export]`` in model.toml.
+
+    ``test_rows``: the rows of the test split are published with the version, for a gate that does not see
+    the prepared data.
+    """
 
     opset: Annotated[int, msgspec.Meta(ge=17, le=23)] = 18
     precision: Precision = "float32"
     golden_rows: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 64
+    test_rows: bool = False
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import duckdb
 
-from registry.ground.files import digest_bytes
-from training.database import fetch_row, quote
+from registry.rows import count_and_sum, fingerprint, hash_fast
+from training.database import fetch_row
 from training.profile import Duplicates
 from training.splits import SPLIT_NAMES
 
@@ -45,29 +45,20 @@ def take_census(
     return Census(
         rows={name: sum(found) for name, found in counts.items()},
         class_counts={name: tuple(found) for name, found in counts.items()},
-        fingerprints=_fingerprint(connection, relation, columns),
+        fingerprints=_fingerprint_splits(connection, relation, columns),
         duplicates=_find_duplicates(connection, relation, inputs),
     )
 
 
-def _row_hash(columns: Iterable[str]) -> str:
-    return f"hash({', '.join(quote(name) for name in columns)})"
-
-
-def _fingerprint(
+def _fingerprint_splits(
     connection: duckdb.DuckDBPyConnection, relation: str, columns: Iterable[str]
 ) -> dict[str, str]:
-    """SHA-256 of the number of rows and the sum of their hashes.
-
-    A sum does not know the order of its terms, and unlike exclusive or it does not lose a row that
-    is there twice. The sum of 64-bit hashes cannot overflow 128 bits below 2**63 rows.
-    """
     found = connection.execute(
-        f"SELECT __split__, count(*), sum({_row_hash(columns)}) FROM {relation} GROUP BY __split__"
+        f"SELECT __split__, {count_and_sum(columns)} FROM {relation} GROUP BY __split__"
     ).fetchall()
     sums = {SPLIT_NAMES[split]: (rows, int(total)) for split, rows, total in found}
     sums["source"] = (sum(rows for rows, _ in sums.values()), sum(total for _, total in sums.values()))
-    return {name: digest_bytes(f"{rows} {total}".encode()) for name, (rows, total) in sums.items()}
+    return {name: fingerprint(rows, total) for name, (rows, total) in sums.items()}
 
 
 def _find_duplicates(
@@ -79,7 +70,7 @@ def _find_duplicates(
     distinct, *rows = fetch_row(
         connection,
         f"SELECT count(*), {totals} FROM (SELECT {in_split} FROM {relation} "
-        f"GROUP BY {_row_hash(inputs)}) WHERE {held} > 1",
+        f"GROUP BY {hash_fast(inputs)}) WHERE {held} > 1",
     )
     counts = (int(str(count)) for count in rows)
     return Duplicates(distinct_inputs=int(str(distinct)), rows=dict(zip(SPLIT_NAMES, counts, strict=True)))

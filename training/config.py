@@ -290,7 +290,8 @@ class ModelConfig(_Section, frozen=True, kw_only=True):
         return {n: c for n, c in self.columns.items() if c.role == "input" and n != self.target.column}
 
 
-_DATATYPES: dict[str, Literal["FP64", "INT64", "BOOL", "BYTES"]] = {
+# The name that model.toml has for a type → that of the wire.
+DATATYPES: dict[str, Literal["FP64", "INT64", "BOOL", "BYTES"]] = {
     "integer": "INT64",
     "number": "FP64",
     "boolean": "BOOL",
@@ -306,7 +307,7 @@ def input_columns(config: ModelConfig) -> tuple[Column, ...]:
     return tuple(
         Column(
             name=name,
-            datatype=_DATATYPES[column.type],
+            datatype=DATATYPES[column.type],
             default=column.default,
             is_nullable=column.nullable,
             unit=column.unit,

@@ -17,6 +17,7 @@ from registry.ground.files import digest_bytes, fresh_folder
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
+from registry.rows import SEEN_FILE
 from registry.signature import ClassLabel, Column
 from training.census import Census, take_census
 from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
@@ -27,10 +28,10 @@ from training.features import FeatureError, FeatureProgram, parse_features, pars
 from training.fetch import fetched_files, raw_folder
 from training.forms import Form, open_forms
 from training.ingest import RAW, drop_source, read_source, stored_columns
-from training.prepare import check_features, write_split
+from training.prepare import check_features, write_seen_rows, write_split
 from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
 from training.rejects import collect_rejects, judge_rejects, write_rejects
-from training.splits import SPLIT_NAMES, TRAIN, draw_number, split_rows
+from training.splits import SPLIT_NAMES, TRAIN, VALIDATION, draw_number, split_rows
 from training.statistics import count_parts, profile_columns
 
 _STAGE = "etl"
@@ -40,7 +41,7 @@ _MAX_INTEGER_CLASSES = 20
 _MIN_CLASS_ROWS = 10
 # Reading weighs as much as three of the others.
 _READ_STEPS = 3
-_STEPS = _READ_STEPS + 7
+_STEPS = _READ_STEPS + 8
 # The raw table with row number, class and split of each row.
 _PREPARED = "prepared"
 _logger = logging.getLogger("training.etl")
@@ -170,6 +171,7 @@ class _Run:
         columns = profile_columns(self._connection, self._config.inputs, train, progress=self._progress)
         profile = _describe(self._config, self._program, report, classes, census, columns)
         (self._folder / "profile.json").write_bytes(encode_profile(profile))
+        self._write_seen_rows(census)
         self._write_splits()
 
     def _check_rows(self, forms: Sequence[Form]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
@@ -212,6 +214,13 @@ class _Run:
         )
         if not is_cheap:
             drop_source(self._connection)
+
+    def _write_seen_rows(self, census: Census) -> None:
+        self._progress.begin(SEEN_FILE)
+        rows = sum(census.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
+        write_seen_rows(
+            self._connection, self._config, relation=_PREPARED, rows=rows, path=self._folder / SEEN_FILE
+        )
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):

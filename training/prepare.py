@@ -1,4 +1,5 @@
-"""The prepared Parquet files: row number, class, raw columns, and the features that are computed.
+"""The prepared Parquet files: row number, class, raw columns, and the features that are computed; the
+hashes of the rows that are learned from.
 
 A feature that is a raw column under its own name is stored once. What was written is then read
 back: a feature that is NULL, NaN or infinite in any row stops the run.
@@ -9,21 +10,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import msgspec
 
 from registry.ground.progress import Progress
+from registry.rows import SEEN_KEY, SEEN_ODDS, SEEN_SCHEMA_VERSION, SeenRows, StoredColumn, hash_row
 from registry.runs import CLASS_COLUMN, ROW_COLUMN
-from training.config import ModelConfig
+from training.config import DATATYPES, ModelConfig
 from training.database import fetch_aggregates, fetch_row, literal, quote
 from training.errors import DatasetError
 from training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
 from training.ingest import stored_columns
-from training.splits import SPLIT_NAMES, TRAIN, mix_rows
+from training.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 
 # The trainer reads row groups in a random order and shuffles inside a window of some of them.
 ROW_GROUP_ROWS = 65_536
 # Level 3, the default, takes a sixth more time here and saves 4 % of the bytes.
 _ZSTD_LEVEL = 1
 _SHOWN_INPUTS = 6
+_SEEN = "seen"
+_SEEN_GROUP_ROWS = 1_048_576
 # Features that one statement checks. Each reads the footers of the files, which describe every column: of
 # 4,000 features, 64 a statement take 3.0 s, 512 take 1.5, all at once 2.5.
 _SLICE_FEATURES = 512
@@ -60,6 +65,44 @@ def write_split(
         f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} (FORMAT parquet, "
         f"COMPRESSION zstd, COMPRESSION_LEVEL {_ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
+
+
+def write_seen_rows(
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, *, relation: str, rows: int, path: Path
+) -> None:
+    """Write `registry.rows.SEEN_FILE`: which of ``relation``'s rows train or validate, ``rows`` in number.
+
+    The hashes are sorted on disk where memory does not suffice, and the bytes are the same for any
+    number of threads.
+    """
+    columns = tuple(
+        StoredColumn(name=name, datatype=DATATYPES[column.type])
+        for name, column in stored_columns(config).items()
+    )
+    target, span = config.target.column, SEEN_ODDS * rows
+    known_by = [column for column in columns if column.name != target]
+    connection.execute(
+        f"CREATE TABLE {_SEEN} AS SELECT DISTINCT {hash_row(known_by, span)} AS hash "
+        f"FROM {relation} WHERE __split__ <> {TEST}"
+    )
+    (hashes,) = fetch_row(connection, f"SELECT count(*) FROM {_SEEN}")
+    seen = SeenRows(
+        schema_version=SEEN_SCHEMA_VERSION,
+        columns=columns,
+        target=target,
+        rows=rows,
+        span=span,
+        false_positive_rate=int(str(hashes)) / span,
+    )
+    metadata = f"{{{SEEN_KEY.decode()}: {literal(msgspec.json.encode(seen).decode())}}}"
+    # Version 2 of the format packs the differences between neighbours; a dictionary of values that all
+    # differ saves nothing.
+    connection.execute(
+        f"COPY (FROM {_SEEN} ORDER BY hash) TO {literal(str(path))} (FORMAT parquet, PARQUET_VERSION v2, "
+        f"COMPRESSION zstd, DICTIONARY_SIZE_LIMIT 1, ROW_GROUP_SIZE {_SEEN_GROUP_ROWS}, "
+        f"KV_METADATA {metadata})"
+    )
+    connection.execute(f"DROP TABLE {_SEEN}")
 
 
 def check_features(

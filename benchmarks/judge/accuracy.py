@@ -5,7 +5,10 @@ A line's difference is candidate minus champion, so a drop is negative; bounds a
 
 from __future__ import annotations
 
+import msgspec
+
 from benchmarks.config import AccuracySettings
+from benchmarks.judge.limits import InForce, Limit
 from benchmarks.judge.paired import (
     Discordance,
     bound_average,
@@ -14,10 +17,10 @@ from benchmarks.judge.paired import (
     p_value_of_drop,
 )
 from benchmarks.judge.power import (
-    findable_drop,
-    power_to_find,
+    blockable_drop,
+    power_to_block,
     provable_margin,
-    rows_to_find,
+    rows_to_block,
     rows_to_prove,
 )
 from benchmarks.judge.predictions import Comparison, Quality
@@ -66,40 +69,57 @@ def _short(is_proven: bool) -> Outcome:
     return "BLOCK" if is_proven else "INCONCLUSIVE"
 
 
-def judge_drop(comparison: Comparison, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
-    """BLOCK: mid-p McNemar rejects and the drop is material. PASS: Tango's bound excludes the limit.
+def judge_drop(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK: a drop beyond the limit is proven. PASS: it is excluded; marked WARN when some drop is proven.
 
-    What these rows can find at all is said whatever the outcome.
+    Proven by Tango's lower bound, excluded by his upper one; a drop at all by mid-p McNemar. What these
+    rows can find is said whatever the outcome.
     """
-    pairs = comparison.pairs
-    rise, fall = bound_drop(pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
+    pairs, limit = comparison.pairs, limits.accuracy
+    rise, fall = bound_drop(pairs, alpha_low=settings.alpha_block, alpha_high=settings.alpha_pass)
     p_value = p_value_of_drop(pairs)
-    materiality = settings.materiality_share * limits.max_accuracy_drop
+    is_worse = p_value <= settings.alpha_block
     outcome: Outcome
-    if p_value <= settings.alpha_block and pairs.drop >= materiality:
-        outcome, why = "BLOCK", f"a drop of {materiality:.2%} or more, p <= {settings.alpha_block:g}"
-    elif fall < limits.max_accuracy_drop:
-        outcome, why = "PASS", f"a drop of {limits.max_accuracy_drop:.2%} is excluded"
+    if rise > limit.block_above:
+        outcome, why = "BLOCK", f"a drop of more than {limit.block_above:.2%} is proven"
+    elif fall < limit.pass_below:
+        outcome, why = "PASS", f"a drop of {limit.pass_below:.2%} is excluded"
+    elif limit.is_too_noisy:
+        outcome, why = "INCONCLUSIVE", limit.describe()
     else:
-        outcome, why = "INCONCLUSIVE", _say_unproven(pairs, limits.max_accuracy_drop, settings)
-    return VerdictLine(
+        outcome, why = "INCONCLUSIVE", _say_unproven(pairs, limit.pass_below, settings)
+    if is_worse and outcome == "PASS":
+        why = f"some drop is proven, within the limit; {why}"
+    line = VerdictLine(
         name="accuracy",
         candidate=comparison.candidate.accuracy,
         champion=comparison.champion.accuracy,
         difference=0.0 - pairs.drop,
         low=-fall,
         high=-rise,
-        limit=-limits.max_accuracy_drop,
+        limit=-limit.in_force,
         unit="share of rows",
         outcome=outcome,
         reason=(
             f"{_say_common(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
             f"{pairs.rows:,}; mid-p McNemar {say_p(p_value)}; Tango's bounds, one-sided "
-            f"{1 - settings.alpha_pass:.0%}; "
-            f"{say_power(pairs, limits.max_accuracy_drop, settings.alpha_block, settings.power)}"
+            f"{1 - settings.alpha_pass:.0%} and {1 - settings.alpha_block:.2%}; "
+            f"{say_power(pairs, limit.block_above, settings)}{say_noise(limit, limits)}"
         ),
         evidence=EVALUATION_FILE,
     )
+    return mark_if(line, is_worse)
+
+
+def mark_if(line: VerdictLine, is_worse: bool) -> VerdictLine:
+    """The line marked WARN where it passed although something is proven to be worse."""
+    return msgspec.structs.replace(line, mark="WARN") if is_worse and line.outcome == "PASS" else line
+
+
+def say_noise(limit: Limit, limits: InForce, show: str = ".2%") -> str:
+    """Both limits, stated and in force, and where the noise of training comes from."""
+    said = limit.describe(show)
+    return f"; {said} ({limits.source})" if said else ""
 
 
 def _say_common(comparison: Comparison) -> str:
@@ -126,16 +146,20 @@ def _say_unproven(pairs: Discordance, margin: float, settings: AccuracySettings)
     )
 
 
-def say_power(pairs: Discordance, drop: float, alpha: float, power: float) -> str:
-    """How many rows finding ``drop`` takes, and what those at hand find; "underpowered" when too few."""
-    smallest = findable_drop(pairs.rate, pairs.rows, alpha=alpha, power=power)
-    finds = f"smallest drop found with power {power:.0%}: {smallest:.2%}"
-    if drop == 0:
-        return finds
-    needed = rows_to_find(pairs.rate, drop, alpha=alpha, power=power)
-    has = power_to_find(pairs.rate, drop, pairs.rows, alpha=alpha)
-    short = f"underpowered, a drop of {drop:.2%} is found with power {has:.0%} only; " if has < power else ""
-    return f"{short}rows to find {drop:.2%}: {needed:,}, there are {pairs.rows:,}; {finds}"
+def say_power(pairs: Discordance, limit: float, settings: AccuracySettings) -> str:
+    """Which drop these rows block, and how many block one of twice the limit; "underpowered" when too few."""
+    alpha, power = settings.alpha_block, settings.power
+    smallest = blockable_drop(pairs.rate, limit, pairs.rows, alpha=alpha, power=power)
+    blocks = f"smallest drop blocked with power {power:.0%}: {smallest:.2%}"
+    drop = 2 * limit
+    if not 0 < drop < 1:
+        return blocks
+    needed = rows_to_block(pairs.rate, drop, limit, alpha=alpha, power=power)
+    has = power_to_block(pairs.rate, drop, limit, pairs.rows, alpha=alpha)
+    short = (
+        f"underpowered, a drop of {drop:.2%} is blocked with power {has:.0%} only; " if has < power else ""
+    )
+    return f"{short}rows to block a drop of {drop:.2%}: {needed:,}, there are {pairs.rows:,}; {blocks}"
 
 
 def say_p(p_value: float) -> str:

@@ -10,7 +10,8 @@ def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:
     """What a client of ``champion`` would trip over with ``candidate``; empty when nothing.
 
     A new column that may be left out is no break, nor is one that became optional, nor one that is not
-    read any more: clients that go on sending it are answered. They are not when its table has lost it.
+    read any more: clients that go on sending it are answered. They are not when its table has lost it. Nor
+    are new classes behind the old ones.
     """
     before = {column.name: column for column in champion.signature.columns}
     after = {column.name: column for column in candidate.signature.columns}
@@ -23,13 +24,31 @@ def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:
                 breaks.append(f"column {name} is new and required")
         else:
             breaks += _compare(before[name], column)
-    old, new = (
-        [label.value for label in signature.classes]
-        for signature in (champion.signature, candidate.signature)
-    )
-    if old != new:
-        breaks.append(f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}")
-    return breaks
+    return breaks + _compare_classes(champion, candidate)
+
+
+def list_new_classes(champion: Manifest, candidate: Manifest) -> list[str]:
+    """The classes that the candidate has behind the champion's own, which are all there in their order."""
+    old, new = _classes(champion), _classes(candidate)
+    return new[len(old) :] if new[: len(old)] == old else []
+
+
+def _compare_classes(champion: Manifest, candidate: Manifest) -> list[str]:
+    """Classes behind the old ones are no break.
+
+    JSON names every probability, so a client finds those that it knows; in tensors of the Open Inference
+    Protocol and in bare float32 rows the old ones keep their place, and the shape, or the number of bytes
+    a row, says how many there are. One in front of an old class, or in its place, would be taken for it.
+    """
+    old, new = _classes(champion), _classes(candidate)
+    if new[: len(old)] == old:
+        return []
+    told = f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}"
+    return [told + ("; list the new ones last in [target]" if set(old) < set(new) else "")]
+
+
+def _classes(manifest: Manifest) -> list[str]:
+    return [label.value for label in manifest.signature.classes]
 
 
 def _may_be_absent(column: Column) -> bool:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
 
 from benchmarks.config import AccuracySettings
 from benchmarks.errors import EvidenceError
 from benchmarks.judge.accuracy import judge_drop, judge_floors
 from benchmarks.judge.baseline import judge_baseline
-from benchmarks.judge.compatibility import find_breaks
+from benchmarks.judge.compatibility import find_breaks, list_new_classes
+from benchmarks.judge.earlier import (
+    compare_releases,
+    find_noise,
+    judge_total,
+    keep_champion,
+    list_releases,
+)
+from benchmarks.judge.fresh import FreshRows, describe_asked, is_same_table, miss_rows
+from benchmarks.judge.limits import limits_in_force
 from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import (
     Comparison,
@@ -20,6 +33,7 @@ from benchmarks.judge.predictions import (
     read_predictions,
 )
 from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
+from benchmarks.judge.scoring import SCORED_FILES
 from registry.errors import DamageError
 from registry.manifest import Manifest, ParityTensor
 from registry.signature import FEATURES, PROBABILITIES_OUTPUT
@@ -47,11 +61,26 @@ class _Lines:
         )
 
 
-def judge_static(store: Store, versions: dict[str, Manifest], settings: AccuracySettings) -> StaticEvidence:
+def judge_static(
+    store: Store,
+    versions: dict[str, Manifest],
+    settings: AccuracySettings,
+    *,
+    data: Path | None = None,
+    folder: Path | None = None,
+) -> StaticEvidence:
     """Verify both versions, compare their signatures and their held-out predictions.
 
     Bytes that are not the manifest's are not looked into any further. Signatures that do not fit
     end it too: the two could not be asked the same questions.
+
+    Args:
+        store: where the versions are.
+        versions: their manifests by arm.
+        settings: how sure to be.
+        data: the folder in which the candidate's table was prepared. Its test rows are read there when the
+            two learned from different tables and the version does not bring them along.
+        folder: where answers that are given afresh are kept; without it they are forgotten.
     """
     said = _Lines()
     try:
@@ -64,42 +93,85 @@ def judge_static(store: Store, versions: dict[str, Manifest], settings: Accuracy
     said.lines.append(judge_parity(versions))
     is_compatible = True
     if "champion" in versions:
-        breaks = find_breaks(versions["champion"], versions["candidate"])
-        is_compatible = not breaks
-        said.say(
-            "signature",
-            "BLOCK" if breaks else "PASS",
-            "; ".join(breaks)[:300] or "every body that the champion takes, the candidate takes",
-        )
-    comparison = _judge_predictions(store, versions, settings, said, is_compatible=is_compatible)
+        said.lines.append(_judge_signature(versions["champion"], versions["candidate"]))
+        is_compatible = said.lines[-1].outcome == "PASS"
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        bench = _Bench(store, versions, settings, data, folder or Path(scratch))
+        comparison = _judge_predictions(bench, said, is_compatible=is_compatible)
     return StaticEvidence(tuple(said.lines), is_compatible, comparison)
 
 
-def _judge_predictions(
-    store: Store,
-    versions: dict[str, Manifest],
-    settings: AccuracySettings,
-    said: _Lines,
-    *,
-    is_compatible: bool,
-) -> Comparison | None:
-    candidate = versions["candidate"]
+def _judge_signature(champion: Manifest, candidate: Manifest) -> VerdictLine:
+    breaks = find_breaks(champion, candidate)
+    added = [] if breaks else list_new_classes(champion, candidate)
+    reason = "; ".join(breaks)[:300] or "every body that the champion takes, the candidate takes"
+    if added:
+        reason += f"; new, behind the others: class {', '.join(added)[:80]}"
+    line = VerdictLine(
+        name="signature",
+        candidate=None,
+        outcome="BLOCK" if breaks else "PASS",
+        reason=reason,
+        evidence=MANIFEST_FILE,
+    )
+    return msgspec.structs.replace(line, mark="WARN") if added else line
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What the predictions are judged with; see `judge_static`."""
+
+    store: Store
+    versions: dict[str, Manifest]
+    settings: AccuracySettings
+    data: Path | None
+    folder: Path
+
+
+def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> Comparison | None:
+    candidate, settings = bench.versions["candidate"], bench.settings
     limits = candidate.gate
     try:
-        own = _read(store, candidate, limits.slices)
+        own = _read(bench.store, candidate, limits.slices)
         said.lines += judge_floors(measure_quality(own), limits, settings)
         said.lines.append(judge_baseline(own, limits, settings))
-        if "champion" not in versions or not is_compatible:
+        if "champion" not in bench.versions or not is_compatible:
             return None
-        champion = versions["champion"]
-        comparison = _compare(champion, candidate, _read(store, champion), own)
-    except EvidenceError as error:
+        return _judge_beside(bench, own, said)
+    except (EvidenceError, DamageError) as error:
         said.say("held_out_rows", "INVALID", str(error), EVALUATION_FILE)
         return None
-    judges = [judge_drop, judge_recalls, judge_log_loss, judge_calibration]
-    if limits.slices:
-        judges.insert(2, judge_slices)
-    said.lines += [judge(comparison, limits, settings) for judge in judges]
+
+
+def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> Comparison | None:
+    """The candidate beside the champion, and beside the releases before it.
+
+    Raises:
+        EvidenceError: champion and candidate cannot be compared, or the noise of training cannot be read.
+    """
+    store, champion, candidate = bench.store, bench.versions["champion"], bench.versions["candidate"]
+    earlier = list_releases(store, champion, candidate, bench.settings.releases)
+    noise, source = find_noise(store, champion, earlier)
+    limits = limits_in_force(candidate.gate, noise, bench.settings, source=source)
+    fresh = FreshRows(store, candidate, own, bench.data, bench.folder)
+    comparison = _compare(store, champion, candidate, own, fresh, said)
+    judges = {"accuracy": judge_drop, "recall": judge_recalls, "slices": judge_slices}
+    judges |= {"log_loss": judge_log_loss, "calibration": judge_calibration}
+    if not candidate.gate.slices:
+        del judges["slices"]
+    if comparison is None:
+        lines = miss_rows(judges, candidate.gate, bench.settings)
+        releases = compare_releases(store, earlier, candidate, own, fresh)
+    else:
+        lines = [judge(comparison, limits, bench.settings) for judge in judges.values()]
+        if not is_same_table(champion, candidate):
+            lines = [msgspec.structs.replace(line, evidence=SCORED_FILES) for line in lines]
+        # The champion, first of them, was compared just now.
+        releases = compare_releases(store, earlier[1:], candidate, own, fresh)
+        known = keep_champion(champion.version, comparison)
+        releases = replace(releases, compared=(known, *releases.compared))
+    lines.insert(1, judge_total(releases, limits, bench.settings))
+    said.lines += lines
     return comparison
 
 
@@ -108,33 +180,34 @@ def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predi
     return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes), slices)
 
 
-def _compare(champion: Manifest, candidate: Manifest, before: Predictions, after: Predictions) -> Comparison:
+def _compare(
+    store: Store,
+    champion: Manifest,
+    candidate: Manifest,
+    own: Predictions,
+    fresh: FreshRows,
+    said: _Lines,
+) -> Comparison | None:
     """Lay the two side by side, on the rows that both were tested on if their test splits differ.
 
+    Row numbers mean the same rows only in the same table; of different tables both are asked afresh. None
+    when no row is left that the champion has not learned from.
+
     Raises:
-        EvidenceError: they come from different tables, have no row in common, or disagree about a truth.
+        EvidenceError: they have no row in common, disagree about a truth, or cannot be asked afresh.
     """
     labels = [label.value for label in candidate.signature.classes]
+    if not is_same_table(champion, candidate):
+        asked = fresh.ask(champion, "champion")
+        said.lines.append(describe_asked(asked, champion, candidate))
+        if asked.other is None or asked.candidate is None:
+            return None
+        return compare_predictions(asked.other, asked.candidate, labels)
+    before = _read(store, champion)
     if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
-        return compare_predictions(before, after, labels)
-    _require_one_table(champion, candidate)
-    comparison = compare_predictions(*keep_common(before, after), labels)
-    return replace(comparison, test_rows=(before.rows.size, after.rows.size))
-
-
-def _require_one_table(champion: Manifest, candidate: Manifest) -> None:
-    """Row numbers mean the same rows only in the same table.
-
-    A table in another order has the same fingerprint; then the truths do not agree.
-    """
-    if champion.lineage.data_fingerprint != candidate.lineage.data_fingerprint:
-        before, after = champion.lineage.test_fingerprint, candidate.lineage.test_fingerprint
-        raise EvidenceError(
-            f"the test splits differ: version {champion.version} was tested on {before[:16]}, "
-            f"version {candidate.version} on {after[:16]}, which are parts of different tables",
-            where=candidate.model,
-            hint="Export the champion's run again on the present test split, or restore the split.",
-        )
+        return compare_predictions(before, own, labels)
+    comparison = compare_predictions(*keep_common(before, own), labels)
+    return replace(comparison, test_rows=(before.rows.size, own.rows.size))
 
 
 def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:

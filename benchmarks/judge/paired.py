@@ -46,6 +46,16 @@ def p_value_of_drop(pairs: Discordance) -> float:
     return float(tail)
 
 
+def p_value_beyond(pairs: Discordance, margin: float) -> float:
+    """One-sided: small when the drop is greater than ``margin``.
+
+    Tango's score statistic at the margin; mid-p McNemar, which few rows do not mislead, where that is 0.
+    """
+    if margin <= 0:
+        return p_value_of_drop(pairs)
+    return float(norm.sf(_score(pairs, min(margin, _EDGE))))
+
+
 def bound_drop(pairs: Discordance, *, alpha_low: float, alpha_high: float) -> tuple[float, float]:
     """Lower and upper one-sided score bounds of the drop.
 

@@ -6,27 +6,28 @@ Lack of proof blocks nothing here: a rare class never has the rows. It is said i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks.config import AccuracySettings
-from benchmarks.judge.accuracy import say_p
-from benchmarks.judge.paired import adjust_holm, bound_drop, p_value_of_drop
-from benchmarks.judge.power import findable_drop, power_to_find, rows_to_find
+from benchmarks.judge.accuracy import mark_if, say_noise, say_p
+from benchmarks.judge.limits import InForce, Limit
+from benchmarks.judge.paired import adjust_holm, bound_drop, p_value_beyond
+from benchmarks.judge.power import blockable_drop, power_to_block, rows_to_block
 from benchmarks.judge.predictions import Comparison, PartChange
-from registry.manifest import GateLimits
 from registry.store import EVALUATION_FILE
-from registry.verdict import VerdictLine
+from registry.verdict import Outcome, VerdictLine
 
 # Parts without power that are told one by one; the rest is counted.
 _TOLD = 4
 
 
-def judge_recalls(comparison: Comparison, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
-    """BLOCK when a class's recall fell by at least the limit and Holm's test says it is real."""
-    return _judge("recall", "class", comparison.recalls, comparison, limits.max_recall_drop, settings)
+def judge_recalls(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the recall of a class is proven to have fallen beyond its limit."""
+    return _judge("recall", "class", comparison.recalls, comparison, limits, settings)
 
 
-def judge_slices(comparison: Comparison, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
-    """BLOCK when the accuracy in a slice fell by at least the limit and Holm's test says it is real.
+def judge_slices(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the accuracy in a slice is proven to have fallen beyond the limit.
 
     INCONCLUSIVE when a slice has no row, which an export refuses: the rows left to compare are few.
     """
@@ -35,13 +36,53 @@ def judge_slices(comparison: Comparison, limits: GateLimits, settings: AccuracyS
         return VerdictLine(
             name="slices",
             candidate=None,
-            limit=-limits.max_slice_drop,
+            limit=-limits.slices.in_force,
             unit="share of the slice's rows",
             outcome="INCONCLUSIVE",
             reason=f"no row is left of slice {', '.join(empty)[:80]}",
             evidence=EVALUATION_FILE,
         )
-    return _judge("slices", "slice", comparison.slices, comparison, limits.max_slice_drop, settings)
+    return _judge("slices", "slice", comparison.slices, comparison, limits, settings)
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A class or slice with its limit, and Holm-adjusted p-values of a drop beyond three limits.
+
+    ``beyond`` what blocks, ``beyond_stated`` what the recipe's noise may not hide, ``at_all`` 0.
+    """
+
+    part: PartChange
+    limit: Limit
+    beyond: float
+    beyond_stated: float
+    at_all: float
+
+
+def _test(comparison: Comparison, limits: InForce) -> dict[int, _Tested]:
+    """By identity of the part. Classes and slices share one level: both ask whether some rows got worse."""
+    family = [(part, limits.of_class(part.label)) for part in comparison.recalls]
+    family += [(part, limits.slices) for part in comparison.slices if part.pairs.rows]
+    adjusted = (
+        adjust_holm([p_value_beyond(part.pairs, choose(limit)) for part, limit in family])
+        for choose in (_block_above, _pass_below, _nothing)
+    )
+    return {
+        id(part): _Tested(part, limit, *p_values)
+        for (part, limit), *p_values in zip(family, *adjusted, strict=True)
+    }
+
+
+def _block_above(limit: Limit) -> float:
+    return limit.block_above
+
+
+def _pass_below(limit: Limit) -> float:
+    return limit.pass_below
+
+
+def _nothing(_: Limit) -> float:
+    return 0.0
 
 
 def _judge(
@@ -49,61 +90,78 @@ def _judge(
     kind: str,
     parts: Sequence[PartChange],
     comparison: Comparison,
-    limit: float,
+    limits: InForce,
     settings: AccuracySettings,
 ) -> VerdictLine:
-    # Classes and slices share one level: both ask whether some part of the rows got worse.
-    family = [part for part in (*comparison.recalls, *comparison.slices) if part.pairs.rows]
-    adjusted = dict(zip(map(id, family), adjust_holm([_p_value(part) for part in family]), strict=True))
-    fallen = [
-        part for part in parts if adjusted[id(part)] <= settings.alpha_recall and part.pairs.drop >= limit
-    ]
-    worst = max(fallen or parts, key=lambda part: (part.pairs.drop, -adjusted[id(part)]))
-    rise, fall = bound_drop(worst.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
-    first_step = settings.alpha_recall / len(family)
-    return VerdictLine(
+    tested = _test(comparison, limits)
+    mine, alpha = [tested[id(part)] for part in parts], settings.alpha_recall
+    fallen = [one for one in mine if one.beyond <= alpha]
+    noisy = [one for one in mine if one.limit.is_too_noisy and one.beyond_stated <= alpha]
+    lower = [one for one in mine if one.at_all <= alpha]
+    worst = max(
+        fallen or noisy or mine, key=lambda one: (one.part.pairs.drop - one.limit.in_force, -one.at_all)
+    )
+    pairs, limit = worst.part.pairs, worst.limit
+    rise, fall = bound_drop(pairs, alpha_low=alpha / len(tested), alpha_high=settings.alpha_pass)
+    outcome: Outcome = "BLOCK" if fallen else "INCONCLUSIVE" if noisy else "PASS"
+    line = VerdictLine(
         name=name,
-        candidate=worst.candidate,
-        champion=worst.champion,
-        difference=0.0 - worst.pairs.drop,
+        candidate=worst.part.candidate,
+        champion=worst.part.champion,
+        difference=0.0 - pairs.drop,
         low=-fall,
         high=-rise,
-        limit=-limit,
+        limit=-limit.in_force,
         unit=f"share of the {kind}'s rows",
-        outcome="BLOCK" if fallen else "PASS",
+        outcome=outcome,
         reason=(
-            f"worst {kind}: {worst.label}, {worst.pairs.rows:,} rows; mid-p McNemar with Holm over "
-            f"{len(family)} classes and slices {say_p(adjusted[id(worst)])}"
-            + (f"; fallen: {kind} {', '.join(part.label for part in fallen)[:80]}" if fallen else "")
-            + _say_power(kind, parts, limit, first_step, settings.power)
+            f"worst {kind}: {worst.part.label}, {pairs.rows:,} rows; a drop beyond {limit.block_above:.1%}: "
+            f"{say_p(worst.beyond)} by Tango's score, any drop: {say_p(worst.at_all)} by mid-p McNemar, with "
+            f"Holm over {len(tested)} classes and slices"
+            + _name(f"fallen beyond the limit: {kind}", fallen)
+            + _name(f"proven lower, within the limit: {kind}", [one for one in lower if one not in fallen])
+            + _say_power(kind, mine, alpha / len(tested), settings.power)
+            + say_noise(limit, limits)
         ),
         evidence=EVALUATION_FILE,
     )
+    return mark_if(line, bool(lower))
 
 
-def _p_value(part: PartChange) -> float:
-    return p_value_of_drop(part.pairs)
+def _name(what: str, parts: Sequence[_Tested]) -> str:
+    return f"; {what} {', '.join(one.part.label for one in parts)[:80]}" if parts else ""
 
 
-def _say_power(kind: str, parts: Sequence[PartChange], limit: float, alpha: float, power: float) -> str:
-    """Which parts could have fallen by the limit without anybody seeing it, at Holm's first step."""
-    if limit == 0:
-        return ""
-    powers = [(power_to_find(p.pairs.rate, limit, p.pairs.rows, alpha=alpha), p) for p in parts]
+def _say_power(kind: str, parts: Sequence[_Tested], alpha: float, power: float) -> str:
+    """Which parts could fall by twice the limit without anybody seeing it, at Holm's first step."""
+    asked = [one for one in parts if 0 < 2 * one.limit.block_above < 1]
+    powers = [(_power(one, alpha), one) for one in asked]
     weak = sorted((pair for pair in powers if pair[0] < power), key=lambda pair: pair[0])
+    if not asked:
+        return ""
     if not weak:
-        needed = max(rows_to_find(p.pairs.rate, limit, alpha=alpha, power=power) for p in parts)
-        fewest = min(p.pairs.rows for p in parts)
-        return f"; rows to find a drop of {limit:.1%}: {needed:,} at most, there are {fewest:,} or more"
+        needed = max(_needed(one, alpha, power) for one in asked)
+        fewest = min(one.part.pairs.rows for one in asked)
+        return f"; rows to block a drop of twice the limit: {needed:,} at most, there are {fewest:,} or more"
     told = "; ".join(
-        f"{part.label} (power {has:.0%}, rows to find it: "
-        f"{rows_to_find(part.pairs.rate, limit, alpha=alpha, power=power):,}, there are "
-        f"{part.pairs.rows:,}, which find {_finds(part, alpha, power):.1%})"
-        for has, part in weak[:_TOLD]
+        f"{one.part.label} (power {has:.0%}, rows to block it: {_needed(one, alpha, power):,}, there are "
+        f"{one.part.pairs.rows:,}, which block {_blocks(one, alpha, power):.1%})"
+        for has, one in weak[:_TOLD]
     )
     more = f"; and {len(weak) - _TOLD} more" if len(weak) > _TOLD else ""
-    return f"; underpowered for a drop of {limit:.1%} in {kind} {told}{more}"
+    return f"; underpowered for a drop of twice the limit in {kind} {told}{more}"
 
 
-def _finds(part: PartChange, alpha: float, power: float) -> float:
-    return findable_drop(part.pairs.rate, part.pairs.rows, alpha=alpha, power=power)
+def _power(one: _Tested, alpha: float) -> float:
+    pairs, limit = one.part.pairs, one.limit.block_above
+    return power_to_block(pairs.rate, 2 * limit, limit, pairs.rows, alpha=alpha)
+
+
+def _needed(one: _Tested, alpha: float, power: float) -> int:
+    limit = one.limit.block_above
+    return rows_to_block(one.part.pairs.rate, 2 * limit, limit, alpha=alpha, power=power)
+
+
+def _blocks(one: _Tested, alpha: float, power: float) -> float:
+    pairs = one.part.pairs
+    return blockable_drop(pairs.rate, one.limit.block_above, pairs.rows, alpha=alpha, power=power)

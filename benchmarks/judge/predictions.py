@@ -226,7 +226,7 @@ def compare_predictions(champion: Predictions, candidate: Predictions, classes: 
     return Comparison(
         champion=measure_quality(champion),
         candidate=measure_quality(candidate),
-        pairs=_count(champion, candidate),
+        pairs=count_change(champion, candidate),
         recalls=tuple(
             _compare_part(champion, candidate, label, champion.truth == index)
             for index, label in enumerate(classes)
@@ -261,7 +261,7 @@ def _compare_part(champion: Predictions, candidate: Predictions, label: str, cho
         label=label,
         champion=int(before.correct.sum()) / rows,
         candidate=int(after.correct.sum()) / rows,
-        pairs=_count(before, after),
+        pairs=count_change(before, after),
     )
 
 
@@ -270,7 +270,8 @@ def count_against_baseline(predictions: Predictions, name: str) -> Discordance:
     return _count_pairs(predictions.baselines[name] == predictions.truth, predictions.correct)
 
 
-def _count(champion: Predictions, candidate: Predictions) -> Discordance:
+def count_change(champion: Predictions, candidate: Predictions) -> Discordance:
+    """Rows that only one of the two gets right; both answer the same rows."""
     return _count_pairs(champion.correct, candidate.correct)
 
 

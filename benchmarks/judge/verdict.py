@@ -15,11 +15,13 @@ def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
     if limits.max_log_loss is not None:
         names.add("log_loss_ceiling")
     if not is_first:
-        names |= {"signature", "accuracy", "recall", "log_loss", "calibration"}
+        names |= {"signature", "accuracy", "accuracy_total", "recall", "log_loss", "calibration"}
         names |= {"fairness", "net_p50", "service_p50", "net_p99", "net_tail", "p50", "cpu_per_request"}
         names |= {"memory", "start_up"}
         if limits.slices:
             names.add("slices")
+        if limits.require == "improvement":
+            names.add("improvement")
     return frozenset(names)
 
 

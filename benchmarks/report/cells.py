@@ -49,8 +49,8 @@ class _Scale:
             return f"{value / 1e6:{plus},.1f} MB"
         if self._unit == "ratio":
             return f"× {value:.3f}"
-        if self._unit == "pairs":
-            return f"{value:,.0f} pairs"
+        if self._unit in ("pairs", "rows"):
+            return f"{value:,.0f} {self._unit}"
         return f"{value:{plus}.4g} {self._unit}".rstrip()
 
 

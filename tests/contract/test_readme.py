@@ -19,6 +19,7 @@ from registry.__main__ import _parser
 from registry.aliases import ALIASES, HEADS
 from registry.ground.settings import PathsSection
 from registry.ledger import FOLDER
+from registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from registry.store import EVALUATION_FILE, MODEL_FILE
 from registry.verdict import VERDICT_FILE
 from registry.verification import MANIFEST_FILE
@@ -266,5 +267,6 @@ def test_every_command_of_the_registry_is_on_its_page() -> None:
 
 def test_every_document_and_folder_of_the_registry_is_on_its_page() -> None:
     """Whoever finds a file there wants to know what it is."""
-    names = (ALIASES, HEADS, FOLDER, MODEL_FILE, EVALUATION_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
+    files = (MODEL_FILE, EVALUATION_FILE, SEEN_FILE, TEST_ROWS_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
+    names = (ALIASES, HEADS, FOLDER, *files)
     assert [name for name in names if name not in REGISTRY] == []

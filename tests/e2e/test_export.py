@@ -30,11 +30,12 @@ from exporter.runtime import open_session
 from registry.aliases import read_alias
 from registry.errors import AfterChangeError, ConfigError, StageError
 from registry.manifest import GateLimits
+from registry.rows import SEEN_KEY
 from registry.runs import ExportSettings, find_run
 from registry.signature import Column, SourceTable
 from registry.store import Store, open_store
 from tests.support.ended import starting
-from tests.support.runs import RunPlan, build_run
+from tests.support.runs import RunPlan, build_run, make_seen
 from tests.support.service import running_service
 from training.features import parse_features
 
@@ -106,7 +107,7 @@ def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
     assert (result.outcome, result.version) == ("published", 1)
     assert result.row is not None
     assert result.row.microseconds > 0
-    assert set(manifest.files) == {"model.onnx", "evaluation.parquet"}
+    assert set(manifest.files) == {"model.onnx", "evaluation.parquet", "seen_rows.parquet"}
     session = open_session((store.open_folder(model, 1) / "model.onnx").read_bytes(), threads=1)
     feeds = rows_to_feeds(manifest.golden.rows, manifest.signature.columns)
     assert {spec.name for spec in manifest.signature.inputs} == set(feeds)
@@ -240,14 +241,61 @@ def test_other_export_settings_make_another_version(data: Path, tmp_path: Path) 
     assert run_main(data, registry) == 0
     assert run_main(data, registry, "--set", "export.opset=17") == 0
     assert run_main(data, registry, "--set", "export.golden_rows=5") == 0
+    assert run_main(data, registry, "--set", "export.golden_rows=5", "--set", "export.test_rows=true") == 0
+    assert run_main(data, registry, "--set", "export.golden_rows=5", "--set", "export.test_rows=true") == 0
 
     store = open_store(registry)
     manifests = [store.read_manifest("tiny", version) for version in store.versions("tiny")]
-    assert [(m.opset, len(m.golden.rows)) for m in manifests] == [(18, 12), (17, 12), (18, 5)]
-    assert [m.minimum_onnxruntime for m in manifests] == ["1.17"] * 3
+    assert [(m.opset, len(m.golden.rows)) for m in manifests] == [(18, 12), (17, 12), (18, 5), (18, 5)]
+    assert ["test_rows.parquet" in m.files for m in manifests] == [False, False, False, True]
+    assert [m.minimum_onnxruntime for m in manifests] == ["1.17"] * 4
     alias = read_alias(store, "tiny", "candidate")
     assert alias is not None
-    assert alias.version == 3
+    assert alias.version == 4
+
+
+def test_test_rows_are_published_as_they_stand_in_the_prepared_file(
+    data: Path, inputs: ExportInputs, store: Store
+) -> None:
+    """A gate on another machine scores these rows, and holds them to the fingerprint in the manifest."""
+    export_run(replace(inputs, export=ExportSettings(golden_rows=12, test_rows=True)), store)
+
+    published = pq.read_table(store.open_folder("tiny", 1) / "test_rows.parquet")
+    prepared = pq.read_table(data / "prepared/tiny/test.parquet")
+    names = ["__row__", "__class__", "height", "count", "is_wet", "colour", "answer"]
+    assert published.column_names == names
+    assert published.schema.types == [prepared.schema.field(name).type for name in names]
+    assert published.to_pydict() == prepared.select(names).to_pydict()
+
+
+def test_seen_rows_are_published_as_the_etl_left_them(data: Path, inputs: ExportInputs, store: Store) -> None:
+    """The gate leaves these rows out when it asks this version about rows of another table."""
+    export_run(inputs, store)
+
+    published = store.open_folder("tiny", 1) / "seen_rows.parquet"
+    assert published.read_bytes() == (data / "prepared/tiny/seen_rows.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged", "without its description", "of another release"])
+def test_seen_rows_that_are_no_use_are_refused_before_the_conversion(
+    harm: str, inputs: ExportInputs, store: Store, tmp_path: Path
+) -> None:
+    """A version without them could not be compared with next week's; the way out is to prepare again."""
+    path = tmp_path / "prepared" / "seen_rows.parquet"
+    path.parent.mkdir()
+    table = make_seen(inputs.run.columns, [1, 2])
+    if harm == "damaged":
+        path.write_bytes(b"PAR1")
+    elif harm == "without its description":
+        pq.write_table(table.replace_schema_metadata({}), path)
+    elif harm == "of another release":
+        text = table.schema.metadata[SEEN_KEY].replace(b'"schema_version":1', b'"schema_version":2')
+        pq.write_table(table.replace_schema_metadata({SEEN_KEY: text}), path)
+    moved = replace(inputs, test_parquet=path.with_name("test.parquet"))
+
+    with pytest.raises(ExportError, match=r"seen_rows\.parquet: .*Run `make etl train` again"):
+        export_run(moved, store)
+    assert store.versions("tiny") == []
 
 
 @pytest.mark.parametrize("is_published", [False, True])

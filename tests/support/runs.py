@@ -7,6 +7,7 @@ a lost bias shows), and its evaluation is the network's own accuracy.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from registry import __version__
 from registry.ground.quiet import quiet_stderr, silence_tensorflow
 from registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
 from registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
+from registry.rows import SEEN_FILE, SEEN_KEY, SEEN_ODDS, SEEN_SCHEMA_VERSION, SeenRows, StoredColumn
 from registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
 from registry.signature import ClassLabel, Column, SourceTable
 from training.features import FeatureProgram, parse_features
@@ -28,6 +30,7 @@ from training.features import FeatureProgram, parse_features
 _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES": pa.string()}
 
 
+TARGET = "answer"
 _TABLE = SourceTable()
 
 
@@ -60,6 +63,7 @@ def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
     table = _make_table(plan)
     with stage_folder(prepared, "etl", {"raw": digest_value(plan.seed)}) as folder:
         pq.write_table(table, folder / "test.parquet", compression="zstd")
+        pq.write_table(make_seen(plan.columns, [3, 5, 8]), folder / SEEN_FILE)
     etl = _receipt(prepared)
     run_id = digest_value([etl.digest, plan.features_sql])[:12]
     run_folder = data / "runs" / plan.model / run_id
@@ -76,6 +80,22 @@ def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
         baselines = {"majority_class": pa.array([0] * plan.rows, pa.int16())}
         pq.write_table(pa.table(baselines), folder / BASELINES_FILE)
     return record
+
+
+def make_seen(columns: Iterable[Column], hashes: Sequence[int]) -> pa.Table:
+    """A `SEEN_FILE` with these hashes, of as many learned rows of ``columns`` and a target."""
+    stored = [StoredColumn(name=column.name, datatype=column.datatype) for column in columns]
+    seen = SeenRows(
+        schema_version=SEEN_SCHEMA_VERSION,
+        columns=(*stored, StoredColumn(name=TARGET, datatype="BYTES")),
+        target=TARGET,
+        rows=len(hashes),
+        span=SEEN_ODDS * len(hashes),
+        false_positive_rate=1 / SEEN_ODDS,
+    )
+    return pa.table({"hash": pa.array(hashes, pa.int64())}).replace_schema_metadata(
+        {SEEN_KEY: msgspec.json.encode(seen)}
+    )
 
 
 def _receipt(folder: Path) -> Receipt:
@@ -96,6 +116,7 @@ def _make_table(plan: RunPlan) -> pa.Table:
             _ARROW[column.datatype],
             mask=(generator.random(plan.rows) < 0.1) if column.is_nullable else None,
         )
+    columns[TARGET] = pa.array([plan.classes[index] for index in classes])
     return pa.table(columns)
 
 

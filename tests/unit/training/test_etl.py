@@ -75,7 +75,9 @@ def test_outputs_are_the_same_bytes_whatever_threads_and_memory(tmp_path: Path) 
         table.etl(*overrides)
         digests.append(table.digests())
     assert digests[0] == digests[1] == digests[2]
-    assert {"receipt.json", "train.parquet", "profile.json", "checks.json"} <= digests[0].keys()
+    assert {"receipt.json", "train.parquet", "seen_rows.parquet", "profile.json", "checks.json"} <= digests[
+        0
+    ].keys()
 
 
 def test_row_groups_are_full_and_bounded(tmp_path: Path) -> None:

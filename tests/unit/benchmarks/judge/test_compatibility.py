@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from benchmarks.judge.compatibility import find_breaks
+from benchmarks.judge.compatibility import find_breaks, list_new_classes
 from registry.manifest import Manifest
 from registry.signature import ClassLabel, Column, SourceTable, UnreadRole, build_signature
 from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS, build_manifest
@@ -101,12 +101,33 @@ def test_a_column_that_may_no_longer_be_null_is_a_break() -> None:
     assert find_breaks(nullable, BEFORE) == ["column height may no longer be null"]
 
 
+THIRD = ClassLabel(value="3", label="")
+
+
 @pytest.mark.parametrize(
-    "classes", [TINY_CLASSES[:1], TINY_CLASSES[::-1], (*TINY_CLASSES, ClassLabel(value="3", label=""))]
+    ("classes", "has_hint"),
+    [
+        (TINY_CLASSES[:1], False),
+        (TINY_CLASSES[::-1], False),
+        ((THIRD, *TINY_CLASSES), True),
+        ((TINY_CLASSES[0], THIRD, TINY_CLASSES[1]), True),
+        ((TINY_CLASSES[0], THIRD), False),
+    ],
 )
-def test_other_classes_are_a_break(classes: tuple[ClassLabel, ...]) -> None:
-    """Clients switch on the class, and the held-out predictions are indexed by it."""
-    assert len(find_breaks(BEFORE, of_columns(TINY_COLUMNS, classes))) == 1
+def test_classes_that_are_gone_or_moved_are_a_break(classes: tuple[ClassLabel, ...], has_hint: bool) -> None:
+    """Clients of tensors know a class by its place: another one there is taken for it."""
+    candidate = of_columns(TINY_COLUMNS, classes)
+    (told,) = find_breaks(BEFORE, candidate)
+    assert ("list the new ones last in [target]" in told) == has_hint
+    assert list_new_classes(BEFORE, candidate) == []
+
+
+def test_classes_behind_the_old_ones_are_no_break() -> None:
+    """A table that grew may hold a new class; who knows the old ones finds them where they were."""
+    candidate = of_columns(TINY_COLUMNS, (*TINY_CLASSES, THIRD))
+    assert find_breaks(BEFORE, candidate) == []
+    assert list_new_classes(BEFORE, candidate) == ["3"]
+    assert list_new_classes(BEFORE, BEFORE) == []
 
 
 def test_a_column_that_is_not_read_any_more_is_no_break() -> None:

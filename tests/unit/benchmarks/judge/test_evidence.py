@@ -13,8 +13,10 @@ from benchmarks.config import load_gate_settings
 from benchmarks.judge.evidence import StaticEvidence, judge_parity, judge_static
 from benchmarks.judge.verdict import required_lines
 from registry.manifest import GateLimits, ParityTensor
+from registry.noise import NOISE_FILE, NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise, encode_noise
 from registry.signature import Column, build_signature
 from registry.store import Store, open_store
+from registry.verdict import VerdictLine
 from tests.support.evaluations import ANY_SPEED, draw_evaluation, encode_evaluation, publish_judged
 from tests.support.manifests import build_manifest
 from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS
@@ -129,7 +131,7 @@ def test_an_overlap_too_small_to_tell_is_not_a_pass(store: Store) -> None:
 @pytest.mark.parametrize(
     ("changed", "rows", "told"),
     [
-        ({"test_fingerprint": "22" * 16, "data_fingerprint": "33" * 16}, range(6_000), "different tables"),
+        ({"test_fingerprint": "22" * 16, "data_fingerprint": "33" * 16}, range(6_000), "has no seen_rows"),
         ({"test_fingerprint": "22" * 16}, range(6_000, 9_000), "none in common"),
         ({"test_fingerprint": "22" * 16}, range(1, 9_001, 2), "true class of row"),
     ],
@@ -254,14 +256,6 @@ def test_lines_are_about_the_candidate(store: Store) -> None:
     assert floor.candidate == line.candidate
 
 
-def test_tables_that_differ_are_named_by_their_fingerprints(store: Store) -> None:
-    """Sixteen digits of each, and whose they are."""
-    changed = lineage(test_fingerprint="22" * 16, data_fingerprint="33" * 16)
-    evidence = judge(store, candidate={"lineage": changed})
-    (line,) = [line for line in evidence.lines if line.name == "held_out_rows"]
-    assert f"version 1 was tested on {'11' * 8}, version 2 on {'22' * 8}, which" in line.reason
-
-
 @pytest.mark.parametrize(("worst", "outcome"), [(3e-5, "PASS"), (3.1e-5, "BLOCK")])
 def test_the_bound_of_parity_is_the_sum_of_both_tolerances(worst: float, outcome: str) -> None:
     """|c - r| <= atol + rtol |r|, with a probability of 1 for r."""
@@ -297,3 +291,70 @@ def test_lines_about_parts_stand_together(store: Store) -> None:
     names = [line.name for line in evidence.lines]
     assert names.index("accuracy") < names.index("recall") == names.index("slices") - 1
     assert names.index("slices") < names.index("log_loss") < names.index("calibration")
+
+
+RECIPE = {"lineage": lineage(recipe_digest="ab" * 32)}
+
+
+def publish_noise(store: Store, version: int, *accuracies: float) -> None:
+    """Runs of a recipe with these accuracies, beside a version."""
+    runs = tuple(
+        RunQuality(seed=seed, accuracy=accuracy, log_loss=0.5, ece=0.01, recalls={})
+        for seed, accuracy in enumerate(accuracies)
+    )
+    noise = TrainingNoise(
+        schema_version=NOISE_SCHEMA_VERSION,
+        model="tiny",
+        version=version,
+        recipe="ab" * 32,
+        test_fingerprint="cd" * 32,
+        rows=9_000,
+        measured_at="2026-01-01T00:00:00+00:00",
+        runs=runs,
+    )
+    store.write_document("tiny", version, NOISE_FILE, encode_noise(noise))
+
+
+def judge_worse(store: Store, champion: dict[str, Any]) -> VerdictLine:
+    """The line of accuracy for a candidate that loses 0.7 % of 90,000 rows; 0.5 % may be lost."""
+    limits = msgspec.structs.replace(ANY_SPEED, max_accuracy_drop=0.005)
+    worse = {"evaluation_bytes": predict(range(90_000), wrong=range(630)), "gate": limits}
+    evidence = judge(store, champion=champion, candidate=worse)
+    (line,) = [line for line in evidence.lines if line.name == "accuracy"]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "outcome"),
+    [((0.8, 0.8, 0.8), "BLOCK"), ((0.8, 0.8003, 0.7997), "BLOCK"), ((0.8, 0.801, 0.8), "INCONCLUSIVE")],
+)
+def test_the_noise_beside_an_earlier_release_of_the_recipe_counts(
+    store: Store, accuracies: tuple[float, ...], outcome: str
+) -> None:
+    """A recipe is calibrated once and released every week."""
+    rows = {"evaluation_bytes": predict(range(90_000))}
+    first = publish_judged(store, alias="production", **rows, **RECIPE)
+    publish_noise(store, first, *accuracies)
+    line = judge_worse(store, rows | RECIPE)
+    assert line.outcome == outcome
+    assert (f"(3 runs, version {first}, " in line.reason) == (accuracies != (0.8, 0.8, 0.8))
+
+
+def test_the_noise_of_another_recipe_says_nothing(store: Store) -> None:
+    """A recipe that was noisy once would let every later one pass."""
+    rows = {"evaluation_bytes": predict(range(90_000))}
+    other = publish_judged(store, alias="production", **rows, lineage=lineage(recipe_digest="ef" * 32))
+    publish_noise(store, other, 0.8, 0.801, 0.8)
+    line = judge_worse(store, rows | RECIPE)
+    assert (line.outcome, "runs, version" in line.reason) == ("BLOCK", False)
+
+
+def test_noise_that_cannot_be_read_is_no_noise_and_no_pass(store: Store) -> None:
+    """The stated limits alone would judge otherwise than what the owner measured."""
+    rows = {"evaluation_bytes": predict(range(90_000))}
+    first = publish_judged(store, alias="production", **rows, **RECIPE)
+    store.write_document("tiny", first, NOISE_FILE, b"{}")
+    equal = {"gate": ANY_SPEED, **rows}
+    found = outcomes(judge(store, champion=rows | RECIPE, candidate=equal))
+    assert found["held_out_rows"] == "INVALID"
+    assert "accuracy" not in found

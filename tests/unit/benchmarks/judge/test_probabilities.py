@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.stats import norm
 
 from benchmarks.config import load_gate_settings
 from benchmarks.judge.calibration_error import bound_calibration
+from benchmarks.judge.limits import Limit, limits_in_force
 from benchmarks.judge.paired import bound_average
 from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
 from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
@@ -18,6 +20,7 @@ from registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 LIMITS = GateLimits()
+IN_FORCE = limits_in_force(LIMITS, None, SETTINGS)
 
 
 def compare(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> Comparison:
@@ -37,7 +40,7 @@ def compare(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.
 def judge(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> dict[str, VerdictLine]:
     """Both lines."""
     comparison = compare(rows, seed, temperature=temperature, noise=noise)
-    lines = [f(comparison, LIMITS, SETTINGS) for f in (judge_log_loss, judge_calibration)]
+    lines = [f(comparison, IN_FORCE, SETTINGS) for f in (judge_log_loss, judge_calibration)]
     return {line.name: line for line in lines}
 
 
@@ -91,14 +94,16 @@ def test_log_loss_blocks_as_often_as_stated_by_simulation() -> None:
         worse = loss + chance.normal(LIMITS.max_log_loss_increase, 0.1, 2_000)
         versions = [Predictions(np.arange(2_000), zeros, zeros, values, ones) for values in (loss, worse)]
         comparison = compare_predictions(*versions, ["0"])
-        blocked += judge_log_loss(comparison, LIMITS, settings).outcome == "BLOCK"
+        blocked += judge_log_loss(comparison, IN_FORCE, settings).outcome == "BLOCK"
     assert 0.02 < blocked / 400 < 0.085
 
 
 def test_both_lines_are_told_with_their_figures() -> None:
     """Half of the level is each one's lower bound; the upper one, the limit and the power are shown."""
     comparison = compare(3_000, 7, temperature=1.1, noise=0.3)
-    loss, calibration = (judge(comparison, LIMITS, SETTINGS) for judge in (judge_log_loss, judge_calibration))
+    loss, calibration = (
+        judge(comparison, IN_FORCE, SETTINGS) for judge in (judge_log_loss, judge_calibration)
+    )
     mean, sd = comparison.loss_difference, comparison.loss_difference_sd
     low = bound_average(mean, sd, 3_000, alpha=0.00075)[0]
     high = bound_average(mean, sd, 3_000, alpha=0.05)[1]
@@ -114,10 +119,10 @@ def test_both_lines_are_told_with_their_figures() -> None:
         bounds.high,
     )
     assert calibration.limit == 0.005
-    # Smallest increase found with power 95 %: limit + (z(0.99925) + z(0.95)) standard errors.
+    # Smallest increase blocked with power 95 %: limit + (z(0.99925) + z(0.95)) standard errors.
     quantiles = norm.isf(0.00075) + norm.ppf(0.95)
     for line, limit, error in ((loss, 0.002, sd / np.sqrt(3_000)), (calibration, 0.005, bounds.sd)):
-        found = re.search(r"smallest increase found with power 95%: ([\d.]+)$", line.reason)
+        found = re.search(r"smallest increase blocked with power 95%: ([\d.]+)$", line.reason)
         assert found is not None
         assert float(found[1]) == pytest.approx(limit + quantiles * error, abs=6e-5)
 
@@ -125,8 +130,8 @@ def test_both_lines_are_told_with_their_figures() -> None:
 def test_a_bound_that_touches_the_limit_blocks_nothing() -> None:
     """An increase of more than the limit is what has to be proven."""
     comparison = compare(3_000, 7, temperature=1.6)
-    low = judge_log_loss(comparison, LIMITS, SETTINGS).low
-    ece = judge_calibration(comparison, LIMITS, SETTINGS).low
+    low = judge_log_loss(comparison, IN_FORCE, SETTINGS).low
+    ece = judge_calibration(comparison, IN_FORCE, SETTINGS).low
     assert low is not None
     assert ece is not None
     for step, outcome, said in ((0.0, "PASS", "is not proven"), (-1.0, "BLOCK", "is proven")):
@@ -135,5 +140,27 @@ def test_a_bound_that_touches_the_limit_blocks_nothing() -> None:
             max_ece_increase=float(np.nextafter(ece, ece + step)),
         )
         for judge_line in (judge_log_loss, judge_calibration):
-            line = judge_line(comparison, limits, SETTINGS)
+            line = judge_line(comparison, limits_in_force(limits, None, SETTINGS), SETTINGS)
             assert (line.outcome, said in line.reason) == (outcome, True)
+
+
+@pytest.mark.parametrize(
+    ("noise", "outcome", "said"),
+    [
+        (0.0, "BLOCK", "an increase of more than {limit:.3g}"),
+        (1.5, "PASS", "equal runs exceed"),
+        (2.5, "INCONCLUSIVE", "too noisy for its test split"),
+        (0.5, "BLOCK", "equal runs exceed"),
+    ],
+)
+def test_the_noise_of_training_widens_both_limits(noise: float, outcome: str, said: str) -> None:
+    """``noise`` and what is proven are told as shares of the stated limit: 1.2 of it is proven here."""
+    comparison = compare(3_000, 7, temperature=1.6)
+    for name, judge_line in (("log_loss", judge_log_loss), ("calibration", judge_calibration)):
+        low = judge_line(comparison, IN_FORCE, SETTINGS).low
+        assert low is not None
+        limit = Limit(low / 1.2, noise * low / 1.2)
+        line = judge_line(comparison, dataclasses.replace(IN_FORCE, **{name: limit}, source="runs"), SETTINGS)
+        assert line.outcome == outcome
+        assert said.format(limit=limit.stated) in line.reason
+        assert line.is_marked == (outcome == "PASS")  # proven, and within the limit in force

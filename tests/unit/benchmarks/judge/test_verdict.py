@@ -88,6 +88,7 @@ def test_a_first_version_needs_no_comparison_and_others_do() -> None:
         "fairness",
         "signature",
         "accuracy",
+        "accuracy_total",
         "recall",
         "log_loss",
         "calibration",

@@ -28,9 +28,9 @@ STAGE := --model $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s
 # One stage after the other, whatever -j says.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup fetch etl train evaluate export gate gate-calibrate gate-selftest history promote \
-        rollback release serve bench bench-load bench-etl bench-service bench-attacks bench-rivals-setup \
-        test test-roles test-clients test-platforms soak lock images clean
+.PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
+        history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
+        bench-rivals-setup test test-roles test-clients test-platforms soak lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ gate: setup ## judge the candidate against production
 
 gate-calibrate: setup ## measure how far identical processes differ on this kind of machine
 	@$(PY) -m benchmarks calibrate --model $(MODEL)@production $(PLACE) $(STORE)
+
+calibrate-training: etl ## train the production version's recipe on other seeds: how far do equal runs differ?
+	@$(PY) -m training calibrate $(STAGE) $(STORE)
 
 gate-selftest: setup ## hundreds of gates on known candidates: is the gate as sure as it states? hours; goes on where it stopped
 	@$(PY) -m benchmarks selftest --model $(MODEL)@production $(PLACE) $(STORE)

@@ -15,6 +15,7 @@ from registry.ground.logs import configure_logging
 
 if TYPE_CHECKING:
     from benchmarks.proof.selftest import SelfTest
+    from registry.manifest import GateLimits
 
 # The verdict decides the exit code; only 0 lets a release go on.
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
@@ -23,7 +24,7 @@ _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 # A worse model is blocked before it is measured, so that few whole gates tell; draws tell the rest.
 _ARMS = "aa,cpu_3=5,cpu_10,service_20,work_20,tail,worse_0.5=5,worse_1=5"
 # Shares of the answers that are changed, and how many held-out rows there are (0: all) in draws.
-_DROPS, _SIZES = (0.0, 0.005, 0.01), (5_000, 20_000, 0)
+_DROPS, _SIZES = (0.0, 0.01, 0.02), (5_000, 20_000, 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,6 +110,20 @@ def _add_proof_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
     selftest.add_argument(
         "--draws", type=int, metavar="N", help="no gates: N worse models of each kind, by their answers alone"
     )
+    selftest.add_argument(
+        "--replays",
+        type=Path,
+        metavar="FOLDER",
+        help="no gates: every two runs of one recipe (DATA/repeats/MODEL/…), by their answers alone",
+    )
+    selftest.add_argument(
+        "--worse",
+        action="append",
+        default=[],
+        metavar="ARM=FOLDER",
+        help="with --replays: runs of a worse recipe, beside every run of the recipe",
+    )
+    selftest.add_argument("--limits", type=Path, metavar="FILE", help="a model.toml, for its [gate]")
     selftest.add_argument("--report", action="store_true", help="run nothing, show what is there")
     selftest.add_argument("--rejudge", action="store_true", help="the same, judged by the rule of now")
     calibrate = _add_verb(verbs, "calibrate", "measure and store how far identical processes differ here")
@@ -300,6 +315,8 @@ def _selftest(options: argparse.Namespace) -> int:
 
     if options.draws is not None:
         return _draw(options)
+    if options.replays is not None:
+        return _replay(options)
     test = _open_selftest(options)
     if not (options.report or options.rejudge):
         run_selftest(test, parse_arms(options.arms, options.count))
@@ -319,10 +336,42 @@ def _draw(options: argparse.Namespace) -> int:
     draws = Draws(test.store, test.model, test.version, test.settings, path)
     if not options.report:
         run_draws(draws, drops=_DROPS, sizes=_SIZES, count=options.draws)
-    rates = measure_draws(draws.read_done(), test.settings)
+    rates = measure_draws(draws.read_done(), test.settings, draws.limit)
     sys.stderr.write(f"{format_draws(rates)}\n")
     print_result(rates)
     return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from benchmarks.proof.arms import read_folders
+    from benchmarks.proof.replayed import DRIPS, Judge, format_replays, judge_pairs, measure_rates
+    from benchmarks.proof.replays import Replays, measure_replays, write_pairs
+
+    settings, limits = _settings(options), _read_limits(options)
+    path = options.csv or options.data / "selftest" / "replays.csv"
+    replays = Replays(path, read_folders(options.replays, options.worse))
+    if not options.report:
+        measure_replays(replays, slices=tuple(limits.slices), chains=DRIPS)
+    judge = Judge(replays.read_runs(), limits, settings.accuracy)
+    pairs = judge_pairs(replays.read_pairs(), judge)
+    if not options.report:
+        write_pairs(replays, pairs)
+    rates = measure_rates(pairs, judge)
+    sys.stderr.write(f"{format_replays(rates)}\n")
+    print_result(rates)
+    return 1 if any(rate.finding == "broken" for rate in rates) else 0
+
+
+def _read_limits(options: argparse.Namespace) -> GateLimits:
+    from benchmarks.config import read_limits
+    from registry.aliases import resolve
+    from registry.names import ModelRef
+    from registry.store import open_store
+
+    if options.limits is not None:
+        return read_limits(options.limits)
+    store, ref = open_store(options.registry), ModelRef.parse(options.model)
+    return store.read_manifest(ref.model, resolve(store, ref)).gate
 
 
 def _calibrate(options: argparse.Namespace) -> int:

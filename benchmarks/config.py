@@ -5,6 +5,7 @@ What a model must keep (its limits) is in its manifest; see `registry.manifest.G
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import msgspec
 
 from registry.errors import ConfigError
 from registry.ground.settings import load_settings
+from registry.manifest import GateLimits
 
 DEFAULT_GATES = Path(__file__).with_name("gates.toml")
 
@@ -164,3 +166,15 @@ def load_gate_settings(
     if list(looks) != sorted(set(looks)):
         raise ConfigError(f"are {list(looks)}, expected rising numbers", where=f"{path}: duet.looks")
     return settings
+
+
+def read_limits(path: Path) -> GateLimits:
+    """The ``[gate]`` of a model.toml; the rest of the file is not looked at.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no limits.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")).get("gate", {}), GateLimits)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"its [gate] cannot be read: {error}", where=str(path)) from error

@@ -237,4 +237,5 @@ def _lineage(evidence: Evidence) -> Lineage:
         seed=run.seed,
         attribution=run.attribution,
         unlabelled_splits=run.unlabelled_splits,
+        recipe_digest=run.recipe_digest,
     )

@@ -22,7 +22,8 @@ SEEN_SCHEMA_VERSION = 1
 SEEN_FILE = "seen_rows.parquet"
 TEST_ROWS_FILE = "test_rows.parquet"
 SEEN_KEY = b"timberline"
-# A row that was never seen is taken for one that was in 1 of so many cases.
+# A row that was never seen is taken for one that was in 1 of so many cases. At 4,096 a version of 54 columns
+# and 15,120 rows had more than two bytes a row.
 SEEN_ODDS = 1024
 
 # Separates the values of a row, so that ("ab", "c") and ("a", "bc") differ; NULL is no text.

@@ -42,7 +42,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Paths are relative to the data folder. ``test_parquet`` holds the raw columns, ``__row__``
     (INT64, 0-based row in the source), ``__class__`` (index into ``classes``) and the features
     that are not plain raw columns. ``columns`` are the declared inputs, whether features_sql reads them
-    or not; ``table.unread`` are the others.
+    or not; ``table.unread`` are the others. ``recipe_digest`` as in `registry.manifest.Lineage`.
     """
 
     schema_version: int
@@ -62,6 +62,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     data_fingerprint: str
     test_fingerprint: str
     config_digest: str
+    recipe_digest: str | None = None
     git_commit: str | None
     seed: int
     prior: Prior

@@ -116,6 +116,8 @@ class Verdict(_Part, frozen=True, kw_only=True):
 
 def encode_verdict(verdict: Verdict) -> bytes:
     """Canonical JSON with the seal: sorted keys, two-space indent, one final newline."""
+    # A count in a field of numbers is read back as 823.0, and the seal is of what is read.
+    verdict = msgspec.convert(msgspec.to_builtins(verdict), Verdict)
     tree = msgspec.to_builtins(verdict)
     if verdict.is_sealed:
         tree["seal"] = seal_verdict(verdict)

@@ -1,4 +1,7 @@
-"""``python -m training fetch | etl | train | evaluate``: the four stages from a source to a scored run."""
+"""``python -m training fetch | etl | train | evaluate``: the four stages from a source to a scored run.
+
+``calibrate`` trains a version's recipe again, to know how far equal runs differ.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from registry.ground.command import print_result, read_options, run_command
 from registry.ground.logs import configure_logging
 from registry.ground.quiet import quiet_stderr, silence_tensorflow
+from registry.names import ModelRef
 from training.config import ModelConfig, load_model_config
 
 
@@ -28,10 +32,12 @@ def _parser() -> argparse.ArgumentParser:
         "etl": "raw table to Parquet, features and profile",
         "train": "train the network and save it",
         "evaluate": "score the test split and draw the plots",
+        "calibrate": "train a version's recipe on other seeds and store how far the runs differ",
     }
     for stage, text in helps.items():
         command = stages.add_parser(stage, help=text, description=text)
-        command.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"))
+        reference = "MODEL[@VERSION]" if stage == "calibrate" else None
+        command.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"), metavar=reference)
         command.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
         command.add_argument("--data", type=Path, help="where data and runs lie (default: [paths] data)")
         command.add_argument(
@@ -41,11 +47,30 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--log-format", choices=["auto", "human", "json"])
         if stage == "train":
             command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+        if stage == "calibrate":
+            _add_calibrate_flags(command)
     return parser
 
 
+def _add_calibrate_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--registry", default="var/registry", help="where the version is")
+    command.add_argument(
+        "--seeds", type=int, default=5, help="runs in all, the version's own among them (default 5)"
+    )
+    for what, example in (("rows", "0.1"), ("features", "0.5")):
+        command.add_argument(
+            f"--{what}-share",
+            type=float,
+            default=1.0,
+            metavar=example,
+            help=f"a worse recipe for the self-test: so much of the {what}; no version gets its noise",
+        )
+
+
 def _run(options: argparse.Namespace) -> int:
-    config = load_model_config(options.models, options.model, overrides=options.set)
+    is_version = options.stage == "calibrate"
+    model = ModelRef.parse(options.model).model if is_version else options.model
+    config = load_model_config(options.models, model, overrides=options.set)
     configure_logging(options.log_level or config.logging.level, options.log_format or config.logging.format)
     data = options.data or Path(config.paths.data)
     print_result(_stage(options, config, data))
@@ -71,9 +96,28 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
         from training.fit import run_train
 
         return run_train(config, options.models, data, resume=options.resume)
+    if options.stage == "calibrate":
+        return _calibrate(options, config, data)
     from training.evaluate import run_evaluate
 
     return run_evaluate(config, data)
+
+
+def _calibrate(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict[str, object]:
+    from registry.aliases import resolve
+    from registry.store import open_store
+    from training.repeats import Reduction, run_calibrate
+
+    store = open_store(options.registry)
+    return run_calibrate(
+        config,
+        options.models,
+        data,
+        store,
+        resolve(store, ModelRef.parse(options.model)),
+        count=options.seeds,
+        reduction=Reduction(options.rows_share, options.features_share),
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ is shipped and not what was in the trainer's memory.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tensorflow as tf
 
 from registry.ground.decode import decode_json
 from registry.ground.logs import log_event
@@ -25,8 +25,9 @@ from registry.manifest import Metrics
 from registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
 from training.baselines import Labels, predict_baselines
 from training.config import ModelConfig
-from training.dataset import PreparedSplit
+from training.dataset import FeatureArray, PreparedSplit
 from training.errors import TrainingError
+from training.persist import load_scorer
 from training.plots import plot_confusion, plot_learning_curves, plot_reliability
 from training.scores import calibration_table, score
 
@@ -99,7 +100,7 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
 def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> None:
     test = PreparedSplit(data / run.test_parquet, run.feature_names)
     train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names)
-    probabilities, truth = predict_split(data / run.saved_model, test)
+    probabilities, truth = predict_split(load_scorer(data / run.saved_model), test)
     answers = predict_baselines(
         train,
         test,
@@ -144,14 +145,15 @@ def find_warnings(metrics: Metrics) -> list[str]:
     return found
 
 
-def predict_split(saved_model: Path, split: PreparedSplit) -> tuple[Probabilities, Classes]:
+def predict_split(
+    scorer: Callable[[FeatureArray], Probabilities], split: PreparedSplit
+) -> tuple[Probabilities, Classes]:
     """Every row's probabilities, float32 (rows, classes), and true class, in file order."""
-    saved = tf.saved_model.load(str(saved_model))  # held: `serve` alone does not keep its variables alive
     parts: list[Probabilities] = []
     truths: list[Classes] = []
     with Progress("score", split.rows, "rows", logger=log) as progress:
         for features, truth in split.read_batches():
-            parts.append(saved.serve(tf.constant(features))["probabilities"].numpy())
+            parts.append(scorer(features))
             truths.append(truth)
             progress.advance(len(truth))
     return np.concatenate(parts), np.concatenate(truths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes, write_atomically
 from registry.ground.logs import log_event
 from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
+from registry.manifest import Prior
 from registry.runs import read_run
 from training.checkpoints import Epoch, discard_checkpoint
 from training.config import ModelConfig, input_columns, read_features_sql
@@ -39,10 +41,21 @@ _CHECK_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class _Splits:
+class Splits:
+    """The three prepared splits, with the features that the network is to have."""
+
     train: PreparedSplit
     validation: PreparedSplit
     test: PreparedSplit
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network with its calibration and its prior, as it is served, and how it came to be."""
+
+    model: keras.Model
+    fitted: Fitted
+    prior: Prior
 
 
 def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -58,7 +71,7 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
         TrainingError: the loss diverged, or the saved model does not answer as the trained one.
     """
     name = config.model.name
-    inputs = _inputs(config, models, data)
+    inputs = digest_inputs(config, models, data)
     run_id = digest_value(inputs)[:12]
     folder = data / "runs" / name / run_id
     is_current = find_current(folder, "train", inputs) is not None
@@ -80,7 +93,7 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
     return {"stage": "train", "skipped": is_current, "resumed_from": resumed_from, **summary}
 
 
-def _inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
+def digest_inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
     """Digests of all that a run is made from.
 
     Raises:
@@ -120,16 +133,48 @@ def _train(
     """Fill the run's ``folder``; returns the number of epochs that a checkpoint had done already."""
     prepared = data / "prepared" / config.model.name
     profile = load_profile(prepared / "profile.json")
-    splits = _Splits(
-        *(
-            PreparedSplit(prepared / f"{split}.parquet", profile.feature_names)
-            for split in ("train", "validation", "test")
-        )
+    splits = open_splits(prepared, profile.feature_names)
+    nullable = parse_features(read_features_sql(config, models), input_columns(config)).nullable
+    trained = train_network(
+        config, splits, len(profile.classes), checkpoints, nullable=nullable, resume=resume
     )
+    save_model(trained.model, folder)
+    sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
+    check_saved_model(trained.model, folder, sample)
+    (folder / _HISTORY).write_bytes(
+        msgspec.json.format(msgspec.json.encode(trained.fitted.history), indent=2) + b"\n"
+    )
+    record = describe_run(config, models, profile, run_id, trained.prior)
+    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    return trained.fitted.resumed_from
+
+
+def open_splits(prepared: Path, features: Sequence[str]) -> Splits:
+    """The splits in the folder ``prepared``, with these of their features."""
+    return Splits(
+        *(PreparedSplit(prepared / f"{split}.parquet", features) for split in ("train", "validation", "test"))
+    )
+
+
+def train_network(
+    config: ModelConfig,
+    splits: Splits,
+    classes: int,
+    checkpoints: Path,
+    *,
+    nullable: tuple[bool, ...],
+    resume: bool,
+) -> Trained:
+    """Train from the seed on, then calibrate; a function of the splits and ``config``.
+
+    Args:
+        classes: how many there are.
+        checkpoints: folder for this run's checkpoint.
+        nullable: of every feature, whether it can be NULL.
+        resume: go on from the checkpoint, if there is one.
+    """
     make_deterministic(config.training.seed)
-    statistics = measure_features(splits.train.read_batches(), profile.feature_names, len(profile.classes))
-    sql = read_features_sql(config, models)
-    nullable = parse_features(sql, input_columns(config)).nullable
+    statistics = measure_features(splits.train.read_batches(), splits.train.features, classes)
     network, fitted = _fit(config, statistics, splits, checkpoints, nullable=nullable, resume=resume)
     deployment = fit_deployment(
         config.prior,
@@ -139,15 +184,7 @@ def _train(
         getattr(splits, config.prior.unlabelled_split),
     )
     model = build_serving_model(network, deployment.shift, deployment.factor)
-    save_model(model, folder)
-    sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
-    check_saved_model(model, folder, sample)
-    (folder / _HISTORY).write_bytes(
-        msgspec.json.format(msgspec.json.encode(fitted.history), indent=2) + b"\n"
-    )
-    record = describe_run(config, models, profile, run_id, deployment.prior)
-    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    return fitted.resumed_from
+    return Trained(model, fitted, deployment.prior)
 
 
 def make_deterministic(seed: int) -> None:
@@ -162,7 +199,7 @@ def make_deterministic(seed: int) -> None:
 def _fit(
     config: ModelConfig,
     statistics: FeatureStatistics,
-    splits: _Splits,
+    splits: Splits,
     checkpoints: Path,
     *,
     nullable: tuple[bool, ...],

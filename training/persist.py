@@ -45,6 +45,17 @@ def scorer(model: keras.Model) -> Callable[[FeatureArray], ProbabilityArray]:
     return lambda features: score(tf.constant(features)).numpy()
 
 
+def load_scorer(folder: Path) -> Callable[[FeatureArray], ProbabilityArray]:
+    """The SavedModel in ``folder`` as a function from features to probabilities."""
+    saved = tf.saved_model.load(str(folder))  # held: `serve` alone does not keep its variables alive
+
+    def score(features: FeatureArray) -> ProbabilityArray:
+        probabilities: ProbabilityArray = saved.serve(tf.constant(features))[PROBABILITIES].numpy()
+        return probabilities
+
+    return score
+
+
 def check_saved_model(model: keras.Model, folder: Path, sample: FeatureArray) -> None:
     """Reload both forms from disk and score ``sample`` with them.
 
@@ -55,11 +66,9 @@ def check_saved_model(model: keras.Model, folder: Path, sample: FeatureArray) ->
         TrainingError: a reloaded form gives another probability anywhere.
     """
     expected = scorer(model)(sample)
-    # Held by name: `serve` alone does not keep the variables that it reads alive.
-    saved = tf.saved_model.load(str(folder / SAVED_MODEL))
     answers = {
         KERAS_FILE: scorer(keras.models.load_model(folder / KERAS_FILE))(sample),
-        SAVED_MODEL: saved.serve(tf.constant(sample))[PROBABILITIES].numpy(),
+        SAVED_MODEL: load_scorer(folder / SAVED_MODEL)(sample),
     }
     for name, found in answers.items():
         different = np.flatnonzero((found != expected).any(axis=1))

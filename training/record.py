@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 import keras
+import msgspec
 import pyarrow as pa
 import tensorflow as tf
 
@@ -44,6 +45,7 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
         data_fingerprint=profile.fingerprint,
         test_fingerprint=profile.fingerprints["test"],
         config_digest=digest_value(config),
+        recipe_digest=digest_recipe(config, models),
         git_commit=read_commit(models),
         seed=config.training.seed,
         prior=prior,
@@ -59,6 +61,16 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
         },
         table=source_table(config),
     )
+
+
+def digest_recipe(config: ModelConfig, models: Path) -> str:
+    """SHA-256 of all that a run is made from but its data, its seed and the program.
+
+    That is the text of features.sql, [network], [training] without its seed, and [prior].
+    """
+    training = msgspec.structs.asdict(config.training)
+    del training["seed"]
+    return digest_value([read_features_sql(config, models), config.network, training, config.prior])
 
 
 def read_commit(folder: Path) -> str | None:

@@ -71,6 +71,19 @@ class CalibrationBounds:
     sd: float
 
 
+@dataclass(frozen=True)
+class Gaps:
+    """One version's bins and gaps (confidence minus correctness) by row, shape (rows,)."""
+
+    bins: Integers
+    gaps: Floats
+
+
+def measure_gaps(confidence: Floats, correct: Flags) -> Gaps:
+    """The gaps of one version: probability of the label, and whether the label is right; shape (rows,)."""
+    return Gaps(assign_bins(confidence), confidence - correct)
+
+
 def measure_calibration(champion: tuple[Floats, Flags], candidate: tuple[Floats, Flags]) -> CalibrationChange:
     """Gaps of two versions and how they vary together.
 
@@ -78,12 +91,16 @@ def measure_calibration(champion: tuple[Floats, Flags], candidate: tuple[Floats,
         champion: probability of the label, and whether the label is right; both shape (rows,).
         candidate: the same, of the same rows in the same order.
     """
-    rows = champion[0].size
-    bins = [assign_bins(confidence) for confidence, _ in (champion, candidate)]
-    gaps = [confidence - correct for confidence, correct in (champion, candidate)]
-    means = [np.bincount(b, gap, BINS) / rows for b, gap in zip(bins, gaps, strict=True)]
-    own = [np.diag(np.bincount(b, gap**2, BINS)) for b, gap in zip(bins, gaps, strict=True)]
-    shared = np.bincount(bins[0] * BINS + bins[1], gaps[0] * gaps[1], BINS**2).reshape(BINS, BINS)
+    return compare_gaps(measure_gaps(*champion), measure_gaps(*candidate))
+
+
+def compare_gaps(champion: Gaps, candidate: Gaps) -> CalibrationChange:
+    """`measure_calibration` of gaps that are measured already."""
+    both, rows = (champion, candidate), champion.bins.size
+    means = [np.bincount(one.bins, one.gaps, BINS) / rows for one in both]
+    own = [np.diag(np.bincount(one.bins, one.gaps**2, BINS)) for one in both]
+    shared = np.bincount(champion.bins * BINS + candidate.bins, champion.gaps * candidate.gaps, BINS**2)
+    shared = shared.reshape(BINS, BINS)
     squares = np.block([[own[0], shared], [shared.T, own[1]]]) / rows
     joint = np.concatenate(means)
     return CalibrationChange(means[0], means[1], (squares - np.outer(joint, joint)) / rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from benchmarks.judge.earlier import (
     keep_champion,
     list_releases,
 )
-from benchmarks.judge.fresh import FreshRows, describe_asked, is_same_table, miss_rows
+from benchmarks.judge.fresh import FreshRows, describe_asked, is_reordered, is_same_table, miss_rows
 from benchmarks.judge.limits import limits_in_force
 from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import (
@@ -36,6 +36,7 @@ from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
 from benchmarks.judge.scoring import SCORED_FILES
 from registry.errors import DamageError
 from registry.manifest import Manifest, ParityTensor
+from registry.rows import SEEN_FILE
 from registry.signature import FEATURES, PROBABILITIES_OUTPUT
 from registry.store import EVALUATION_FILE, Store
 from registry.verdict import Outcome, VerdictLine
@@ -164,7 +165,7 @@ def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> Comparison |
         releases = compare_releases(store, earlier, candidate, own, fresh)
     else:
         lines = [judge(comparison, limits, bench.settings) for judge in judges.values()]
-        if not is_same_table(champion, candidate):
+        if comparison.is_fresh:
             lines = [msgspec.structs.replace(line, evidence=SCORED_FILES) for line in lines]
         # The champion, first of them, was compared just now.
         releases = compare_releases(store, earlier[1:], candidate, own, fresh)
@@ -190,20 +191,28 @@ def _compare(
 ) -> Comparison | None:
     """Lay the two side by side, on the rows that both were tested on if their test splits differ.
 
-    Row numbers mean the same rows only in the same table; of different tables both are asked afresh. None
-    when no row is left that the champion has not learned from.
+    Row numbers mean the same rows only in the same table, in the same order; otherwise both are asked afresh.
+    None when no row is left that the champion has not learned from.
 
     Raises:
         EvidenceError: they have no row in common, disagree about a truth, or cannot be asked afresh.
     """
     labels = [label.value for label in candidate.signature.classes]
-    if not is_same_table(champion, candidate):
-        asked = fresh.ask(champion, "champion")
-        said.lines.append(describe_asked(asked, champion, candidate))
-        if asked.other is None or asked.candidate is None:
-            return None
-        return compare_predictions(asked.other, asked.candidate, labels)
-    before = _read(store, champion)
+    if is_same_table(champion, candidate):
+        before = _read(store, champion)
+        if not (is_reordered(before, own) and SEEN_FILE in champion.files):
+            return _compare_stored(champion, candidate, before, own, labels)
+    asked = fresh.ask(champion, "champion")
+    said.lines.append(describe_asked(asked, champion, candidate))
+    if asked.other is None or asked.candidate is None:
+        return None
+    comparison = compare_predictions(asked.other, asked.candidate, labels)
+    return replace(comparison, is_fresh=True)
+
+
+def _compare_stored(
+    champion: Manifest, candidate: Manifest, before: Predictions, own: Predictions, labels: Sequence[str]
+) -> Comparison:
     if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
         return compare_predictions(before, own, labels)
     comparison = compare_predictions(*keep_common(before, own), labels)

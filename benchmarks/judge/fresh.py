@@ -31,11 +31,14 @@ _TIE = 1e-3
 
 
 def is_same_table(one: Manifest, other: Manifest) -> bool:
-    """Whether row numbers of both mean the same rows.
-
-    A table in another order has the same fingerprint; then the truths do not agree.
-    """
+    """Whether both have the same rows; in what order is not said, see `is_reordered`."""
     return one.lineage.data_fingerprint == other.lineage.data_fingerprint
+
+
+def is_reordered(one: Predictions, other: Predictions) -> bool:
+    """Whether the same row number means another row: two versions of one table disagree about a truth."""
+    _, here, there = np.intersect1d(one.rows, other.rows, assume_unique=True, return_indices=True)
+    return not np.array_equal(one.truth[here], other.truth[there])
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,9 @@ def _require_same(own: Predictions, scored: Predictions, where: str) -> None:
 def describe_asked(asked: Asked, champion: Manifest, candidate: Manifest) -> VerdictLine:
     """The line that says on which rows the two are judged; INCONCLUSIVE when none is left."""
     judged = asked.rows - asked.left_out
+    table = "the same rows in another order" if is_same_table(champion, candidate) else "another table"
     said = [
-        f"version {champion.version} learned from another table; both were asked afresh about the "
+        f"version {champion.version} learned from {table}; both were asked afresh about the "
         f"{asked.rows:,} test rows of version {candidate.version}",
         f"{asked.left_out:,} left out because version {champion.version} trained or validated on them (about "
         f"{asked.by_chance:,.0f} of them by chance)",
@@ -145,7 +149,7 @@ def describe_asked(asked: Asked, champion: Manifest, candidate: Manifest) -> Ver
     ]
     return VerdictLine(
         name="held_out_rows",
-        candidate=judged,
+        candidate=float(judged),
         unit="rows",
         outcome="INFO" if judged else "INCONCLUSIVE",
         reason="; ".join(said),

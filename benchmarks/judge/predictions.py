@@ -103,7 +103,8 @@ class Comparison:
     """Champion and candidate on the same rows; losses are candidate minus champion, per row.
 
     ``recalls`` has the classes that have rows, ``slices`` every slice; ``test_rows`` counts the
-    champion's and the candidate's own test rows when only those of both were compared.
+    champion's and the candidate's own test rows when only those of both were compared. ``is_fresh``: both
+    were asked again, because they learned from different tables.
     """
 
     champion: Quality
@@ -116,6 +117,7 @@ class Comparison:
     calibration: CalibrationChange
     confusion: Confusion
     test_rows: tuple[int, int] | None = None
+    is_fresh: bool = False
 
 
 def read_predictions(path: Path, class_count: int, slices: Iterable[str] = ()) -> Predictions:

@@ -6,12 +6,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from registry.errors import ConfigError
 
 # Gates of identical versions that a calibration was cut into.
 NIGHTLY = "aa_nightly"
+# Replayed runs of one recipe, and releases each worse than the one before.
+RETRAINED = "retrained"
+DRIP = "drip"
 SLOWED = "benchmarks.proof.slowed"
 # The tail of the self-test: one request in a hundred takes 5 ms more.
 TAIL_SHARE = 0.01
@@ -19,7 +23,7 @@ TAIL_MS = 5.0
 # The rates that are promised: identical versions, and regressions of this size or more.
 FALSE_BLOCK_RATE = 0.01
 FOUND_RATE = 0.95
-FOUND_DROP = 0.01
+FOUND_DROP = 0.02
 # By kind of arm: the smallest share that is promised to be found.
 _FOUND = {"cpu": 0.1, "service": 0.2, "work": 0.2, "worse": FOUND_DROP}
 
@@ -144,3 +148,20 @@ def choose_arm(wanted: dict[str, int], done: Sequence[str]) -> str | None:
     progress = {name: done.count(name) / count for name, count in wanted.items() if count}
     behind = {name: share for name, share in progress.items() if share < 1}
     return min(behind, key=behind.__getitem__) if behind else None
+
+
+def read_folders(good: Path, worse: Sequence[str]) -> dict[str, Path]:
+    """The folders of replayed runs by arm; ``worse`` are ``arm=folder``.
+
+    Raises:
+        ConfigError: an arm is named twice, is one of replays' own, or has no folder.
+    """
+    folders = {RETRAINED: good}
+    for text in worse:
+        name, _, folder = text.partition("=")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*folders, DRIP} or not folder:
+            raise ConfigError(
+                f"{text[:80]!r} is named twice or is no arm=folder", where="--worse", hint="Say half=FOLDER."
+            )
+        folders[name] = Path(folder)
+    return folders

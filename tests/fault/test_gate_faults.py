@@ -13,7 +13,6 @@ import msgspec
 import psutil
 import pytest
 
-from benchmarks.config import GateSettings, load_gate_settings
 from benchmarks.drive.duet import build_arm
 from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
 from benchmarks.drive.services import drive, launch_driver
@@ -27,26 +26,13 @@ from registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdi
 from tests.support.ended import starting
 from tests.support.evaluations import draw_evaluation, publish_judged
 from tests.support.manifests import build_manifest
+from tests.support.quick import quick_settings
 from tests.support.wrong_services import Answer, answering
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
-QUICK = {"looks": (1,), "window_s": 0.3, "min_pairs": 5, "warmup_pairs": 2}
-# In so short a window one hiccup of the machine is much; what is found by it has tests of its own.
-QUICK |= {"max_standstill_share": 1.0, "max_outside_ratio": 100.0}
-ANY_WAIT = {"max_mean_outside_ratio": 100.0, "max_outside_p99_ratio": 100.0}
 RIGHT = {"probabilities": {"1": 0.75, "2": 0.25}, "model": "tiny", "version": 1}
 BODY = Body(payload=b'{"rings": 3}', rows=1, answers={"candidate": ((0.75, 0.25),)})
-
-
-def quick_settings() -> GateSettings:
-    """The committed rules, with one short restart."""
-    settings = load_gate_settings()
-    return msgspec.structs.replace(
-        settings,
-        duet=msgspec.structs.replace(settings.duet, **QUICK),
-        validity=msgspec.structs.replace(settings.validity, **ANY_WAIT),
-    )
 
 
 def drive_at(url: str, folder: Path) -> Outcome:
@@ -171,12 +157,12 @@ def test_an_empty_workload_is_invalid(tmp_path: Path) -> None:
 
 
 def test_another_test_split_is_invalid(tmp_path: Path) -> None:
-    """Accuracies on rows of different tables cannot be compared, however close they look."""
+    """Of another table, on which the champion cannot be asked: nobody knows what it learned from."""
     lineage = build_manifest().lineage
     lineage = msgspec.structs.replace(lineage, test_fingerprint="22" * 16, data_fingerprint="33" * 16)
     verdict = judge(tmp_path, lineage=lineage)
     assert verdict.outcome == "INVALID"
-    assert any("test splits differ" in line.reason for line in verdict.lines)
+    assert any("has no seen_rows.parquet" in line.reason for line in verdict.lines)
 
 
 def test_too_few_rows_are_inconclusive(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ ROLES = {
 }
 # Of a role's parts, but for developers, or for an environment of its own.
 DEV_ONLY = {
-    "benchmarks/etl/bare_copy.py": "DuckDB's own copy, which `bench-etl` compares the training role with",
     "benchmarks/etl/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
     "benchmarks/rivals/fastapi_service.py": "runs in the environment of requirements/rivals/fastapi.txt",
     "benchmarks/rivals/mlserver_service.py": "runs in the environment of requirements/rivals/mlserver.txt",

@@ -55,6 +55,16 @@ def test_a_marked_line_round_trips_and_one_without_a_mark_has_no_such_key() -> N
     assert (marked.label, plain.lines[0].label) == ("WARN", "PASS")
 
 
+def test_counts_are_read_back_under_the_seal_that_they_were_written_with() -> None:
+    """A line that counts rows gives a whole number; a seal that it breaks keeps a PASS from production."""
+    plain = build_verdict("tiny", _JUDGED)
+    counted = msgspec.structs.replace(plain.lines[0], candidate=823, difference=0, limit=900)
+    verdict = msgspec.structs.replace(plain, lines=(counted, *plain.lines[1:]))
+    data = encode_verdict(verdict)
+    assert decode_verdict(data) == verdict
+    assert encode_verdict(decode_verdict(data)) == data
+
+
 @pytest.mark.parametrize("change", [{"mark": "NOTE"}, {"mark": "WARN", "outcome": "BLOCK"}])
 def test_only_a_line_that_passed_is_marked(change: Tree) -> None:
     """The outcomes stay four: a mark is no milder BLOCK."""

@@ -438,6 +438,20 @@ def test_the_same_table_is_compared_as_it_was_answered(store: Store, data: Path)
     assert not list(data.glob("scored-*"))
 
 
+def test_the_same_rows_in_another_order_are_asked_afresh(store: Store, data: Path) -> None:
+    """The fingerprint knows no order; row numbers, and so the stored answers, mean other rows."""
+    order = np.random.default_rng(1).permutation(1200).tolist()
+    values = {name: [column[row] for row in order] for name, column in OLD.values.items()}
+    new = replace(OLD, values=values)
+    evidence = judge(store, data, new)
+    line = find(evidence, "held_out_rows")
+    learned = {row for row in range(1200) if not OLD.is_test[row]}
+    kept = [row for place, row in enumerate(order) if OLD.is_test[place] and row not in learned]
+    assert line.candidate == len(kept)
+    assert "version 1 learned from the same rows in another order" in line.reason
+    assert find(evidence, "accuracy").champion == 1.0
+
+
 def test_text_and_null_reach_the_graph_as_in_the_service(store: Store, data: Path) -> None:
     """A champion that saw zeros, or nothing, in their place would answer otherwise than it did."""
     evidence = judge(store, data, draw_table(1600).change(soil=[None, "clay"] * 800))

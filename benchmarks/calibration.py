@@ -22,11 +22,11 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The spread between restarts of identical processes on one class of machine, and how it was found.
 
-    ``net_p50`` to ``start_up`` are standard deviations about 0 of the contrasts of the same names: the
-    first as a share of the client p50, the others of logarithms of ratios; None in files from before there
-    was such a contrast. ``nu0`` is how many degrees
-    of freedom they count for. ``measured_at`` is UTC, ISO 8601; ``window_s`` the seconds of load a
-    restart, so that another window is known to be another spread.
+    ``net_p50`` to ``cpu_per_request`` are standard deviations about 0 of the contrasts of the same names:
+    the first as a share of the client p50, the others of logarithms of ratios; None in files from before
+    there was such a contrast, or where it cannot be measured. ``nu0`` is how many degrees of freedom they
+    count for. ``measured_at`` is UTC, ISO 8601; ``window_s`` the seconds of load a restart, so that
+    another window is known to be another spread.
     """
 
     machine_class: str

@@ -198,8 +198,10 @@ class Restart:
             net_p99 = _log_p99_ratio(champion.net_ms, candidate.net_ms)
             net_tail = math.log(average_slowest(candidate.net_ms) / average_slowest(champion.net_ms))
             before, after = (float(np.median(arm.net_ms)) for arm in (champion, candidate))
-            net_p50, service_p50 = (after - before) / whole, math.log(after / before)
-        # Both have answered as many requests. A clock of coarse ticks may have seen nothing at all.
+            net_p50 = (after - before) / whole
+            if before > 0 and after > 0:
+                service_p50 = math.log(after / before)
+        # A clock of coarse ticks may have seen nothing at all, here and above.
         if champion.cpu_s > 0 and candidate.cpu_s > 0:
             cpu = math.log(candidate.cpu_ms / champion.cpu_ms)
         return Contrasts(net_p50, net_p99, self.log_ratio, client_p99, net_tail, service_p50, cpu)

@@ -23,23 +23,25 @@ def recorded() -> list[GateRow]:
     return read_rows(GATES, GateRow)
 
 
-def test_at_least_a_hundred_gates_of_identical_versions_are_kept(recorded: list[GateRow]) -> None:
+def test_at_least_thirty_gates_of_identical_versions_were_answered(recorded: list[GateRow]) -> None:
     """A stated error rate without a count behind it is a wish."""
-    identical = [row for row in recorded if row.arm == "aa"]
-    assert len(identical) >= 100
-    assert len({row.machine_class for row in recorded}) == 1
+    answered = [row for row in recorded if row.arm == "aa" and row.outcome != "INVALID"]
+    assert len(answered) >= 30
+    assert len({(row.machine_class, row.gate_version, row.config_digest) for row in recorded}) == 1
 
 
 def test_the_rule_of_now_keeps_its_rates_on_recorded_restarts(recorded: list[GateRow]) -> None:
     """Who changes a margin or a level sees here what it would have done to real restarts."""
     restarts = read_rows(find_restarts(GATES), RestartRow)
-    judged = rejudge(recorded, restarts, GateLimits(), load_gate_settings())
+    believed = [row for row in recorded if row.outcome != "INVALID"]
+    judged = rejudge(believed, restarts, GateLimits(), load_gate_settings())
     assert {row.outcome for row in judged if row.arm == "aa"} == {"PASS"}
-    assert {row.outcome for row in judged if row.arm == "tail"} == {"BLOCK"}
-    # What was aimed at is in the arm's name, what arrived is in the row: the machine's load moves it.
-    slower = [row for row in judged if row.arm.startswith("cpu") and row.injected_share >= 0.03]
-    assert len(slower) > 15
-    assert {row.outcome for row in slower} == {"BLOCK"}
+    for arm in ("service_20", "work_20", "cpu_10", "tail"):
+        found = [row for row in judged if row.arm == arm]
+        assert len(found) >= 8, arm
+        assert {row.outcome for row in found} == {"BLOCK"}, arm
+    only_cpu_sees = [row.deciding for row in judged if row.arm == "work_20"]
+    assert set(only_cpu_sees) == {"cpu_per_request"}
 
 
 def test_the_documents_tell_what_the_evidence_says(recorded: list[GateRow]) -> None:

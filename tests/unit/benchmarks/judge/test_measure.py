@@ -140,6 +140,18 @@ def test_processor_time_that_could_not_be_read_is_in_no_contrast(silent: str, un
 
 
 @pytest.mark.parametrize("silent", ["champion", "candidate"])
+def test_net_times_below_one_tick_of_a_coarse_clock_have_no_ratio(silent: str) -> None:
+    """Where a thread's clock moves every 15 ms most requests take nothing, and nothing has no logarithm."""
+    arms = {
+        arm: ArmRun((4.0,), 1.0, 1, net_ms=(0.0, 0.0, 0.0, 16.0) if arm == silent else (1.0,) * 4)
+        for arm in ("champion", "candidate")
+    }
+    found = Restart(1, 1, arms).contrasts
+    assert found.service_p50 is None
+    assert found.net_p50 == pytest.approx(0.25 if silent == "champion" else -0.25)
+
+
+@pytest.mark.parametrize("silent", ["champion", "candidate"])
 @pytest.mark.parametrize("told", ["net_ms", "client_net_ms"])
 def test_what_one_arm_does_not_tell_is_in_no_contrast(silent: str, told: str) -> None:
     """A ratio takes two; and without the kernel's waits the share is one of the client's plain p50."""

@@ -18,7 +18,7 @@ from benchmarks.errors import EvidenceError
 from benchmarks.judge.power import rows_to_prove
 from benchmarks.judge.predictions import Integers, Predictions, read_predictions
 from benchmarks.judge.raw_rows import RawRows, find_unseen, open_rows, read_seen
-from benchmarks.judge.scoring import SCORED_FILES, name_scored, score_rows
+from benchmarks.judge.scoring import SCORED_FILES, drop_chances, name_scored, score_rows
 from registry.manifest import GateLimits, Manifest
 from registry.rows import SeenRows
 from registry.store import EVALUATION_FILE, Store
@@ -82,8 +82,13 @@ class FreshRows:
         self._data = data
         self._folder = folder
 
-    def ask(self, other: Manifest, who: str) -> Asked:
+    def ask(self, other: Manifest, who: str, *, keeps_labels_only: bool = False) -> Asked:
         """Let another version answer; its answers are kept as ``scored-<who>.parquet``.
+
+        Args:
+            other: the version.
+            who: its arm, or its number.
+            keeps_labels_only: probabilities, nine tenths of the file, are used here and not kept.
 
         Raises:
             EvidenceError: the rows are not there or are not the candidate's, they lack a column that the
@@ -96,6 +101,8 @@ class FreshRows:
         if not kept.size:
             return Asked(None, None, own.rows.size, left_out, seen.about)
         answers = self._score(other, who, kept)
+        if keeps_labels_only:
+            drop_chances(self._folder / name_scored(who))
         return Asked(answers, own.take(np.isin(own.rows, kept)), own.rows.size, left_out, seen.about)
 
     @cached_property

@@ -104,6 +104,12 @@ def score_rows(
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
+def drop_chances(path: Path) -> None:
+    """Keep rows, truth and labels of a file of answers."""
+    table = pq.read_table(path, columns=["row", "class_index", "label_index"])
+    pq.write_table(table, path, compression="zstd")
+
+
 def _as_array(values: pa.ChunkedArray | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
 

@@ -19,8 +19,7 @@ from registry.rows import SEEN_FILE
 from registry.signature import ClassLabel, Column
 from registry.store import EVALUATION_FILE, Store, open_store
 from registry.verdict import VerdictLine
-from tests.support.evaluations import ANY_SPEED
-from tests.support.fresh import CLASSES, COLUMNS, TARGET, Table, draw_table, lay_out, publish_on
+from tests.support.fresh import CLASSES, COLUMNS, LIMITS, TARGET, Table, draw_table, lay_out, publish_on
 
 SETTINGS = load_gate_settings().accuracy
 OLD = draw_table(1200)
@@ -67,7 +66,7 @@ def find(evidence: StaticEvidence, name: str) -> VerdictLine:
 
 def combine(evidence: StaticEvidence) -> str:
     """The outcome, if everything that services are started for passes."""
-    required = required_lines(ANY_SPEED, is_first=False)
+    required = required_lines(LIMITS, is_first=False)
     told = {line.name for line in evidence.lines}
     others = [
         VerdictLine(name=name, candidate=None, outcome="PASS", reason="measured")
@@ -283,7 +282,7 @@ def test_few_rows_are_judged_and_prove_nothing(store: Store, data: Path, left: i
     """A week without new rows: the line says how many there are and how many it takes."""
     new = replace(OLD, is_test=~OLD.is_test)
     new = replace(new, is_test=new.is_test | (np.cumsum(~new.is_test) <= left) & ~new.is_test)
-    evidence = judge(store, data, new.take(np.arange(1200) < 1199), gate=ANY_SPEED)
+    evidence = judge(store, data, new.take(np.arange(1200) < 1199), gate=LIMITS)
     assert evidence.comparison is not None
     assert evidence.comparison.pairs.rows == left
     line = find(evidence, "accuracy")
@@ -391,7 +390,7 @@ def test_an_int8_graph_gets_a_row_at_a_time(store: Store, data: Path) -> None:
 
 def test_slices_are_those_of_the_candidate(store: Store, data: Path) -> None:
     """Its evaluation says which rows are in them; the champion may never have heard of them."""
-    limits = msgspec.structs.replace(ANY_SPEED, slices={"wet": "is_wet"})
+    limits = msgspec.structs.replace(LIMITS, slices={"wet": "is_wet"})
     new = resplit(draw_table(1600), range(800, 1600))
     evidence = judge(store, data, new, gate=limits, champion={"offset": 0.3})
     assert evidence.comparison is not None

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.raw_rows import RawRows, read_batches
+from benchmarks.judge.raw_rows import RawRows, list_stored, read_batches
 from registry.ground.quiet import NO_TELEMETRY
 from registry.manifest import Manifest
 from registry.rows import StoredColumn
@@ -83,7 +83,7 @@ def score_rows(
         EvidenceError: the rows lack a column, the graph cannot be run, or ``onto`` lacks a class.
     """
     places, width = map_classes(manifest.signature, onto), len(onto.classes)
-    columns = [StoredColumn(name=c.name, datatype=c.datatype) for c in manifest.signature.columns]
+    columns = list_stored(manifest.signature.columns)
     answer = _open_graph(store, manifest)
     schema = pa.schema(
         [("row", pa.int64()), ("class_index", pa.int16()), ("label_index", pa.int16())]

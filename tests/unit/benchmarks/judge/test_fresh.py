@@ -254,6 +254,20 @@ def test_what_was_text_and_is_a_number_is_named(store: Store, data: Path) -> Non
     assert "column soil of the candidate's rows is not of the type" in find(evidence, "held_out_rows").reason
 
 
+def test_rows_that_the_champions_service_refuses_are_left_out_and_counted(store: Store, data: Path) -> None:
+    """A column that was never NULL is now: the champion has no answer, not even a wrong one."""
+    strict = (msgspec.structs.replace(COLUMNS[0], is_nullable=False), *COLUMNS[1:])
+    heights = draw_table(2400).values["height"]
+    new = draw_table(2400).change(height=[None if row % 60 == 1 else x for row, x in enumerate(heights)])
+    evidence = judge(store, data, new, champion={"columns": strict})
+    line = find(evidence, "held_out_rows")
+    assert (line.outcome, line.candidate) == ("INFO", 1200 - 40)
+    assert "; 40 because it takes no NULL where they have one; 1,160 are judged" in line.reason
+    assert find(evidence, "accuracy").outcome == "PASS"
+    rows = pq.read_table(data / "scored-champion.parquet")["row"].to_numpy()
+    assert not np.any(rows % 60 == 1)
+
+
 def test_rows_that_were_removed_are_missed_by_nobody(store: Store, data: Path) -> None:
     """Whoever asked to be forgotten is neither tested on nor counted."""
     new = draw_table(2400).take(np.arange(2400) % 3 > 0)

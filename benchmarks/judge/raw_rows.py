@@ -1,7 +1,8 @@
 """A version's test rows as they stand in the table, and which of them another version has learned from.
 
 The rows are those that the version published, or the prepared ones of the training's DATA; either way they
-are checked against the fingerprint in its manifest. Nothing here holds more than a batch of them.
+are checked against the fingerprint in its manifest. Numbers and hashes are held of all rows, values of a
+batch.
 """
 
 from __future__ import annotations

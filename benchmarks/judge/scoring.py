@@ -167,8 +167,20 @@ def _load(model: bytes, manifest: Manifest, where: str) -> Answer:
     # Imported late and quietly: most gates compare stored answers and run no graph themselves.
     os.environ.update(NO_TELEMETRY)
     import onnxruntime  # noqa: PLC0415
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
     onnxruntime.disable_telemetry_events()
+    # They have no base class of their own; ValueError is for inputs of other names.
+    refusals = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+        ValueError,
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if manifest.precision == "int8" else _THREADS
     options.inter_op_num_threads = 1
@@ -177,14 +189,17 @@ def _load(model: bytes, manifest: Manifest, where: str) -> Answer:
     options.log_severity_level = _ERRORS_ONLY
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions have no base class of their own
+    except refusals as error:
         raise EvidenceError(f"ONNX Runtime refuses the graph: {error}", where=where) from error
+    width = len(manifest.signature.classes)
 
     def run(feeds: Feeds) -> tuple[Floats, Integers]:
         try:
             probabilities, labels = session.run([PROBABILITIES_OUTPUT, LABEL_OUTPUT], dict(feeds))
-        except Exception as error:  # likewise
+        except refusals as error:
             raise EvidenceError(f"the graph does not answer: {error}", where=where) from error
+        if probabilities.shape != (labels.size, width) or not 0 <= labels.min() <= labels.max() < width:
+            raise EvidenceError(f"the graph does not answer with its {width} classes", where=where)
         return probabilities, labels
 
     return run

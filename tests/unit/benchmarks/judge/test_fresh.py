@@ -16,10 +16,20 @@ from benchmarks.config import load_gate_settings
 from benchmarks.judge.evidence import StaticEvidence, judge_static
 from benchmarks.judge.verdict import combine_lines, required_lines
 from registry.rows import SEEN_FILE
-from registry.signature import ClassLabel, Column
-from registry.store import EVALUATION_FILE, Store, open_store
+from registry.signature import ClassLabel, Column, build_signature
+from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from registry.verdict import VerdictLine
-from tests.support.fresh import CLASSES, COLUMNS, LIMITS, TARGET, Table, draw_table, lay_out, publish_on
+from tests.support.fresh import (
+    CLASSES,
+    COLUMNS,
+    LIMITS,
+    TARGET,
+    Table,
+    build_graph,
+    draw_table,
+    lay_out,
+    publish_on,
+)
 
 SETTINGS = load_gate_settings().accuracy
 OLD = draw_table(1200)
@@ -366,6 +376,26 @@ def test_answers_that_are_not_the_graphs_are_refused(store: Store, data: Path) -
     line = find(judge(store, data, new, extra={EVALUATION_FILE: stolen}), "held_out_rows")
     assert line.outcome == "INVALID"
     assert "evaluation.parquet is not this graph's" in line.reason
+
+
+@pytest.mark.parametrize(
+    ("champion", "told"),
+    [
+        ({"extra": {MODEL_FILE: b"not ONNX"}}, "tiny@1: ONNX Runtime refuses the graph"),
+        ({"extra": {MODEL_FILE: build_graph(COLUMNS[:3], 3)}}, "tiny@1: the graph does not answer: "),
+        (
+            {"signature": build_signature(COLUMNS, CLASSES[:2])},
+            "tiny@1: the graph does not answer with its 2 classes",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_asked_is_named(
+    store: Store, data: Path, champion: dict[str, Any], told: str
+) -> None:
+    """Its digests are right, so somebody published it so; the gate must not end in a traceback."""
+    line = find(judge(store, data, draw_table(1600), champion=champion), "held_out_rows")
+    assert line.outcome == "INVALID"
+    assert line.reason.startswith(told)
 
 
 def test_a_champion_of_an_earlier_release_says_what_to_do(store: Store, data: Path) -> None:

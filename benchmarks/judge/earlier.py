@@ -225,7 +225,7 @@ def _compare(
         stored = _read_stored(store, manifest, candidate.signature)
         if not is_reordered(stored, own):
             return _count_rows(version, *keep_common(stored, own), is_fresh=False)
-    asked = fresh.ask(manifest, str(version))
+    asked = fresh.ask(manifest, str(version), keeps_labels_only=True)
     if asked.other is None or asked.candidate is None:
         return None
     return _count_rows(version, asked.other, asked.candidate, is_fresh=True)

@@ -17,8 +17,8 @@ from benchmarks.config import AccuracySettings
 from benchmarks.errors import EvidenceError
 from benchmarks.judge.power import rows_to_prove
 from benchmarks.judge.predictions import Integers, Predictions, read_predictions
-from benchmarks.judge.raw_rows import RawRows, find_unseen, open_rows, read_seen
-from benchmarks.judge.scoring import SCORED_FILES, name_scored, score_rows
+from benchmarks.judge.raw_rows import RawRows, find_refused, find_unseen, open_rows, read_seen
+from benchmarks.judge.scoring import SCORED_FILES, drop_chances, name_scored, score_rows
 from registry.manifest import GateLimits, Manifest
 from registry.rows import SeenRows
 from registry.store import EVALUATION_FILE, Store
@@ -46,14 +46,21 @@ class Asked:
     """Another version and the candidate on the rows that the other has not learned from; None without one.
 
     ``rows`` are the candidate's test rows, ``left_out`` those that the other version has learned from, or
-    seems to: ``seen`` says how often a row that it never saw is taken for one.
+    seems to: ``seen`` says how often a row that it never saw is taken for one. ``refused`` are others that
+    hold NULL where it takes none, so that it has no answer to them.
     """
 
     other: Predictions | None
     candidate: Predictions | None
     rows: int
     left_out: int
+    refused: int
     seen: SeenRows
+
+    @property
+    def judged(self) -> int:
+        """Rows that both answer."""
+        return self.rows - self.left_out - self.refused
 
     @property
     def by_chance(self) -> float:
@@ -82,21 +89,29 @@ class FreshRows:
         self._data = data
         self._folder = folder
 
-    def ask(self, other: Manifest, who: str) -> Asked:
+    def ask(self, other: Manifest, who: str, *, keeps_labels_only: bool = False) -> Asked:
         """Let another version answer; its answers are kept as ``scored-<who>.parquet``.
+
+        Args:
+            other: the version.
+            who: its arm, or its number.
+            keeps_labels_only: probabilities, nine tenths of the file, are used here and not kept.
 
         Raises:
             EvidenceError: the rows are not there or are not the candidate's, they lack a column that the
                 other version takes or knows rows by, or what it has learned from is not known.
         """
         seen = read_seen(self._store, other)
-        kept = find_unseen(self._rows, seen)
+        unseen = find_unseen(self._rows, seen)
+        kept = np.setdiff1d(unseen, find_refused(self._rows, other), assume_unique=True)
         own = self._answers
-        left_out = own.rows.size - kept.size
+        counts = own.rows.size, own.rows.size - unseen.size, unseen.size - kept.size
         if not kept.size:
-            return Asked(None, None, own.rows.size, left_out, seen.about)
+            return Asked(None, None, *counts, seen.about)
         answers = self._score(other, who, kept)
-        return Asked(answers, own.take(np.isin(own.rows, kept)), own.rows.size, left_out, seen.about)
+        if keeps_labels_only:
+            drop_chances(self._folder / name_scored(who))
+        return Asked(answers, own.take(np.isin(own.rows, kept)), *counts, seen.about)
 
     @cached_property
     def _rows(self) -> RawRows:
@@ -137,13 +152,14 @@ def _require_same(own: Predictions, scored: Predictions, where: str) -> None:
 
 def describe_asked(asked: Asked, champion: Manifest, candidate: Manifest) -> VerdictLine:
     """The line that says on which rows the two are judged; INCONCLUSIVE when none is left."""
-    judged = asked.rows - asked.left_out
+    judged, refused = asked.judged, asked.refused
     table = "the same rows in another order" if is_same_table(champion, candidate) else "another table"
     said = [
         f"version {champion.version} learned from {table}; both were asked afresh about the "
         f"{asked.rows:,} test rows of version {candidate.version}",
         f"{asked.left_out:,} left out because version {champion.version} trained or validated on them (about "
         f"{asked.by_chance:,.0f} of them by chance)",
+        *([f"{refused:,} because it takes no NULL where they have one"] if refused else []),
         f"{judged:,} are judged" if judged else "none is left to judge",
         *_say_unlabelled(champion, candidate),
     ]

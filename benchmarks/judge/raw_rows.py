@@ -1,7 +1,8 @@
 """A version's test rows as they stand in the table, and which of them another version has learned from.
 
 The rows are those that the version published, or the prepared ones of the training's DATA; either way they
-are checked against the fingerprint in its manifest. Nothing here holds more than a batch of them.
+are checked against the fingerprint in its manifest. Numbers and hashes are held of all rows, values of a
+batch.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from registry.rows import (
     hash_row,
 )
 from registry.runs import CLASS_COLUMN, ROW_COLUMN
+from registry.signature import Column
 from registry.store import Store
 
 # As the exporter does: embeddings hold some 10 kB a row and operator, so that a batch stays below 300 MB.
@@ -137,6 +139,28 @@ def find_unseen(rows: RawRows, seen: Seen) -> Integers:
     with _connect(rows.where) as connection:
         numbers: Integers = connection.sql(sql).to_arrow_table()[ROW_COLUMN].to_numpy()
     return numbers
+
+
+def find_refused(rows: RawRows, manifest: Manifest) -> Integers:
+    """Numbers of the rows that the version's service refuses, ascending: NULL where it takes none.
+
+    Raises:
+        EvidenceError: a column that the version takes is missing, or of another type.
+    """
+    strict = [column for column in manifest.signature.columns if not column.is_nullable]
+    if not strict:
+        return np.empty(0, np.int64)
+    source = _select(rows, list_stored(strict), manifest.version)
+    is_null = " OR ".join(f"{_quote(column.name)} IS NULL" for column in strict)
+    with _connect(rows.where) as connection:
+        sql = f"SELECT {ROW_COLUMN} FROM ({source}) WHERE {is_null} ORDER BY 1"
+        numbers: Integers = connection.sql(sql).to_arrow_table()[ROW_COLUMN].to_numpy()
+    return numbers
+
+
+def list_stored(columns: Iterable[Column]) -> list[StoredColumn]:
+    """A signature's columns as those of a table."""
+    return [StoredColumn(name=column.name, datatype=column.datatype) for column in columns]
 
 
 def read_batches(rows: RawRows, columns: Sequence[StoredColumn], version: int) -> Iterator[pa.RecordBatch]:

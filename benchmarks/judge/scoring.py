@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.errors import EvidenceError
-from benchmarks.judge.raw_rows import RawRows, read_batches
+from benchmarks.judge.raw_rows import RawRows, list_stored, read_batches
 from registry.ground.quiet import NO_TELEMETRY
 from registry.manifest import Manifest
 from registry.rows import StoredColumn
@@ -83,7 +83,7 @@ def score_rows(
         EvidenceError: the rows lack a column, the graph cannot be run, or ``onto`` lacks a class.
     """
     places, width = map_classes(manifest.signature, onto), len(onto.classes)
-    columns = [StoredColumn(name=c.name, datatype=c.datatype) for c in manifest.signature.columns]
+    columns = list_stored(manifest.signature.columns)
     answer = _open_graph(store, manifest)
     schema = pa.schema(
         [("row", pa.int64()), ("class_index", pa.int16()), ("label_index", pa.int16())]
@@ -102,6 +102,12 @@ def score_rows(
             values = [table[ROW_COLUMN], table[CLASS_COLUMN], places[labels], *chances.T]
             arrays = [_as_array(value, field.type) for value, field in zip(values, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def drop_chances(path: Path) -> None:
+    """Keep rows, truth and labels of a file of answers."""
+    table = pq.read_table(path, columns=["row", "class_index", "label_index"])
+    pq.write_table(table, path, compression="zstd")
 
 
 def _as_array(values: pa.ChunkedArray | npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
@@ -161,8 +167,20 @@ def _load(model: bytes, manifest: Manifest, where: str) -> Answer:
     # Imported late and quietly: most gates compare stored answers and run no graph themselves.
     os.environ.update(NO_TELEMETRY)
     import onnxruntime  # noqa: PLC0415
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 
     onnxruntime.disable_telemetry_events()
+    # They have no base class of their own; ValueError is for inputs of other names.
+    refusals = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+        ValueError,
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if manifest.precision == "int8" else _THREADS
     options.inter_op_num_threads = 1
@@ -171,14 +189,17 @@ def _load(model: bytes, manifest: Manifest, where: str) -> Answer:
     options.log_severity_level = _ERRORS_ONLY
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions have no base class of their own
+    except refusals as error:
         raise EvidenceError(f"ONNX Runtime refuses the graph: {error}", where=where) from error
+    width = len(manifest.signature.classes)
 
     def run(feeds: Feeds) -> tuple[Floats, Integers]:
         try:
             probabilities, labels = session.run([PROBABILITIES_OUTPUT, LABEL_OUTPUT], dict(feeds))
-        except Exception as error:  # likewise
+        except refusals as error:
             raise EvidenceError(f"the graph does not answer: {error}", where=where) from error
+        if probabilities.shape != (labels.size, width) or not 0 <= labels.min() <= labels.max() < width:
+            raise EvidenceError(f"the graph does not answer with its {width} classes", where=where)
         return probabilities, labels
 
     return run

@@ -54,6 +54,8 @@ COLUMNS = (
 )
 WEIGHTS = {"height": 1.0, "rings": 0.02, "is_wet": 0.5, "soil": 1.0}
 SOILS = {"clay": 0.3, "sand": -0.3, NULL_TEXT: 0.0}
+# The limits of these versions, whatever the defaults are.
+LIMITS = msgspec.structs.replace(ANY_SPEED, max_accuracy_drop=0.005)
 _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES": pa.string()}
 
 
@@ -213,7 +215,7 @@ def publish_on(
     has_seen: bool = True,
     span: int = 2**48,
     brings_rows: bool = False,
-    gate: GateLimits = ANY_SPEED,
+    gate: GateLimits = LIMITS,
     classes: Sequence[ClassLabel] | None = None,
     lineage: dict[str, Any] | None = None,
     extra: dict[str, bytes] | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.config import load_gate_settings
@@ -18,8 +19,8 @@ from registry.names import PRODUCTION
 from registry.signature import build_signature
 from registry.store import Store, open_store
 from registry.verdict import VerdictLine
-from tests.support.evaluations import ANY_SPEED, encode_evaluation, publish_judged
-from tests.support.fresh import CLASSES, draw_table, lay_out, publish_on
+from tests.support.evaluations import encode_evaluation, publish_judged
+from tests.support.fresh import CLASSES, LIMITS, draw_table, lay_out, publish_on
 from tests.support.manifests import build_manifest
 from tests.support.tiny_model import CLASSES as TINY_CLASSES
 from tests.support.tiny_model import NUMERIC_COLUMNS
@@ -38,9 +39,8 @@ def release(store: Store, wrong: int, *, alias: str = PRODUCTION, **changes: Any
     """Publish a version that errs in the first ``wrong`` rows of the one table, and point ``alias`` at it."""
     truth = np.arange(ROWS) % 3
     label = np.where(np.arange(ROWS) < wrong, (truth + 1) % 3, truth)
-    return publish_judged(
-        store, alias=alias, **{"evaluation_bytes": encode_evaluation(truth, label), **changes}
-    )
+    given = {"evaluation_bytes": encode_evaluation(truth, label), "gate": LIMITS}
+    return publish_judged(store, alias=alias, **(given | changes))
 
 
 def judge(store: Store, candidate: int, data: Path | None = None) -> StaticEvidence:
@@ -49,7 +49,7 @@ def judge(store: Store, candidate: int, data: Path | None = None) -> StaticEvide
     assert record is not None
     numbers = {"champion": record.version, "candidate": candidate}
     versions = {arm: store.read_manifest("tiny", version) for arm, version in numbers.items()}
-    return judge_static(store, versions, SETTINGS, data=data)
+    return judge_static(store, versions, SETTINGS, data=data, folder=data)
 
 
 def find(evidence: StaticEvidence, name: str = "accuracy_total") -> VerdictLine:
@@ -94,6 +94,14 @@ def test_losses_across_growing_tables_add_up_too(store: Store, tmp_path: Path) -
     assert line.outcome == "BLOCK"
     assert "greatest drop since version 1" in line.reason
     assert "Holm over 3 releases" in line.reason
+    assert line.evidence == "scored-*.parquet"
+    kept = pq.read_table(tmp_path / "scored-1.parquet")  # of twelve releases, whole answers are a burden
+    assert kept.column_names == ["row", "class_index", "label_index"]
+    lost = pq.read_table(tmp_path / "scored-candidate.parquet").join(kept, "row", right_suffix="_1")
+    wrong = (lost["label_index"].to_numpy() != lost["class_index"].to_numpy()) & (
+        lost["label_index_1"].to_numpy() == lost["class_index"].to_numpy()
+    )
+    assert f"{wrong.sum()} rows lost" in line.reason
 
 
 def test_the_only_release_is_the_champion(store: Store) -> None:
@@ -109,7 +117,7 @@ def test_the_only_release_is_the_champion(store: Store) -> None:
 def test_a_total_limit_of_its_own_is_kept(store: Store) -> None:
     """Who releases every day may allow less in all than at once."""
     release(store, 0)
-    limits = msgspec.structs.replace(ANY_SPEED, max_accuracy_drop_total=0.001)
+    limits = msgspec.structs.replace(LIMITS, max_accuracy_drop_total=0.001)
     evidence = judge(store, release(store, 60, alias="candidate", gate=limits))
     assert find(evidence, "accuracy").outcome == "PASS"
     assert (find(evidence).outcome, find(evidence).limit) == ("BLOCK", -0.001)

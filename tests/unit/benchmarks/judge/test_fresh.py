@@ -16,11 +16,20 @@ from benchmarks.config import load_gate_settings
 from benchmarks.judge.evidence import StaticEvidence, judge_static
 from benchmarks.judge.verdict import combine_lines, required_lines
 from registry.rows import SEEN_FILE
-from registry.signature import ClassLabel, Column
-from registry.store import EVALUATION_FILE, Store, open_store
+from registry.signature import ClassLabel, Column, build_signature
+from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from registry.verdict import VerdictLine
-from tests.support.evaluations import ANY_SPEED
-from tests.support.fresh import CLASSES, COLUMNS, TARGET, Table, draw_table, lay_out, publish_on
+from tests.support.fresh import (
+    CLASSES,
+    COLUMNS,
+    LIMITS,
+    TARGET,
+    Table,
+    build_graph,
+    draw_table,
+    lay_out,
+    publish_on,
+)
 
 SETTINGS = load_gate_settings().accuracy
 OLD = draw_table(1200)
@@ -67,7 +76,7 @@ def find(evidence: StaticEvidence, name: str) -> VerdictLine:
 
 def combine(evidence: StaticEvidence) -> str:
     """The outcome, if everything that services are started for passes."""
-    required = required_lines(ANY_SPEED, is_first=False)
+    required = required_lines(LIMITS, is_first=False)
     told = {line.name for line in evidence.lines}
     others = [
         VerdictLine(name=name, candidate=None, outcome="PASS", reason="measured")
@@ -255,6 +264,20 @@ def test_what_was_text_and_is_a_number_is_named(store: Store, data: Path) -> Non
     assert "column soil of the candidate's rows is not of the type" in find(evidence, "held_out_rows").reason
 
 
+def test_rows_that_the_champions_service_refuses_are_left_out_and_counted(store: Store, data: Path) -> None:
+    """A column that was never NULL is now: the champion has no answer, not even a wrong one."""
+    strict = (msgspec.structs.replace(COLUMNS[0], is_nullable=False), *COLUMNS[1:])
+    heights = draw_table(2400).values["height"]
+    new = draw_table(2400).change(height=[None if row % 60 == 1 else x for row, x in enumerate(heights)])
+    evidence = judge(store, data, new, champion={"columns": strict})
+    line = find(evidence, "held_out_rows")
+    assert (line.outcome, line.candidate) == ("INFO", 1200 - 40)
+    assert "; 40 because it takes no NULL where they have one; 1,160 are judged" in line.reason
+    assert find(evidence, "accuracy").outcome == "PASS"
+    rows = pq.read_table(data / "scored-champion.parquet")["row"].to_numpy()
+    assert not np.any(rows % 60 == 1)
+
+
 def test_rows_that_were_removed_are_missed_by_nobody(store: Store, data: Path) -> None:
     """Whoever asked to be forgotten is neither tested on nor counted."""
     new = draw_table(2400).take(np.arange(2400) % 3 > 0)
@@ -283,7 +306,7 @@ def test_few_rows_are_judged_and_prove_nothing(store: Store, data: Path, left: i
     """A week without new rows: the line says how many there are and how many it takes."""
     new = replace(OLD, is_test=~OLD.is_test)
     new = replace(new, is_test=new.is_test | (np.cumsum(~new.is_test) <= left) & ~new.is_test)
-    evidence = judge(store, data, new.take(np.arange(1200) < 1199), gate=ANY_SPEED)
+    evidence = judge(store, data, new.take(np.arange(1200) < 1199), gate=LIMITS)
     assert evidence.comparison is not None
     assert evidence.comparison.pairs.rows == left
     line = find(evidence, "accuracy")
@@ -355,6 +378,26 @@ def test_answers_that_are_not_the_graphs_are_refused(store: Store, data: Path) -
     assert "evaluation.parquet is not this graph's" in line.reason
 
 
+@pytest.mark.parametrize(
+    ("champion", "told"),
+    [
+        ({"extra": {MODEL_FILE: b"not ONNX"}}, "tiny@1: ONNX Runtime refuses the graph"),
+        ({"extra": {MODEL_FILE: build_graph(COLUMNS[:3], 3)}}, "tiny@1: the graph does not answer: "),
+        (
+            {"signature": build_signature(COLUMNS, CLASSES[:2])},
+            "tiny@1: the graph does not answer with its 2 classes",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_asked_is_named(
+    store: Store, data: Path, champion: dict[str, Any], told: str
+) -> None:
+    """Its digests are right, so somebody published it so; the gate must not end in a traceback."""
+    line = find(judge(store, data, draw_table(1600), champion=champion), "held_out_rows")
+    assert line.outcome == "INVALID"
+    assert line.reason.startswith(told)
+
+
 def test_a_champion_of_an_earlier_release_says_what_to_do(store: Store, data: Path) -> None:
     """Nobody knows what it learned from."""
     line = find(judge(store, data, draw_table(1600), champion={"has_seen": False}), "held_out_rows")
@@ -391,7 +434,7 @@ def test_an_int8_graph_gets_a_row_at_a_time(store: Store, data: Path) -> None:
 
 def test_slices_are_those_of_the_candidate(store: Store, data: Path) -> None:
     """Its evaluation says which rows are in them; the champion may never have heard of them."""
-    limits = msgspec.structs.replace(ANY_SPEED, slices={"wet": "is_wet"})
+    limits = msgspec.structs.replace(LIMITS, slices={"wet": "is_wet"})
     new = resplit(draw_table(1600), range(800, 1600))
     evidence = judge(store, data, new, gate=limits, champion={"offset": 0.3})
     assert evidence.comparison is not None

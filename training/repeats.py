@@ -15,6 +15,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -261,7 +262,7 @@ def _train_alone(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path,
     try:
         process.join()
     finally:
-        process.terminate()
+        process.kill()
     if process.exitcode != 0:
         raise TrainingError(
             f"the run ended with {process.exitcode}",
@@ -272,9 +273,10 @@ def _train_alone(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path,
 
 def _run_child(level: int, *arguments: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: the calibration answers it
     silence_tensorflow()
     configure_logging(logging.getLevelName(level).lower())
-    sys.exit(run_command("training", lambda: _train(*arguments)))
+    sys.exit(run_command("training", lambda: _train(*arguments), ends_on_signals=False))
 
 
 def _end_with_parent() -> None:

@@ -128,7 +128,7 @@ def test_equal_runs_pass_and_worse_ones_are_blocked(replays: Replays, judge: Jud
         drip = [rates[f"drip, by release {release}", limits] for release in (1, 2, 3)]
         assert not {"accuracy", "accuracy_total"} & drip[0].by.keys()
         assert (drip[2].count, drip[2].blocked) == (9, 9)
-        assert drip[2].by["accuracy_total"] >= 8
+        assert drip[2].by["accuracy_total"] >= 6  # where no other line came first
 
 
 def test_the_noise_of_a_pair_is_never_that_of_its_candidate(replays: Replays) -> None:

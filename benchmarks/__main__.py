@@ -24,7 +24,7 @@ _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 # A worse model is blocked before it is measured, so that few whole gates tell; draws tell the rest.
 _ARMS = "aa,cpu_3,cpu_5,cpu_10,tail,worse_0.5=5,worse_1=5"
 # Shares of the answers that are changed, and how many held-out rows there are (0: all) in draws.
-_DROPS, _SIZES = (0.0, 0.005, 0.01), (5_000, 20_000, 0)
+_DROPS, _SIZES = (0.0, 0.01, 0.02), (5_000, 20_000, 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -336,7 +336,7 @@ def _draw(options: argparse.Namespace) -> int:
     draws = Draws(test.store, test.model, test.version, test.settings, path)
     if not options.report:
         run_draws(draws, drops=_DROPS, sizes=_SIZES, count=options.draws)
-    rates = measure_draws(draws.read_done(), test.settings)
+    rates = measure_draws(draws.read_done(), test.settings, draws.limit)
     sys.stderr.write(f"{format_draws(rates)}\n")
     print_result(rates)
     return 0

@@ -167,12 +167,12 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     max_log_loss: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_p50_ms: Annotated[float, msgspec.Meta(gt=0)] = 50.0
     max_model_bytes: Annotated[int, msgspec.Meta(ge=1)] = 100_000_000
-    max_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
+    max_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.006
     max_accuracy_drop_total: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    max_recall_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    max_recall_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.15
     max_slice_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
-    max_log_loss_increase: Annotated[float, msgspec.Meta(ge=0)] = 0.002
-    max_ece_increase: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.005
+    max_log_loss_increase: Annotated[float, msgspec.Meta(ge=0)] = 0.02
+    max_ece_increase: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     max_p50_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.10
     max_p99_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.20
     max_service_p50_increase: Annotated[float, msgspec.Meta(gt=0)] = 0.15

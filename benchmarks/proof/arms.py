@@ -23,7 +23,7 @@ TAIL_MS = 5.0
 # The rates that are promised: identical versions, and regressions of this size or more.
 FALSE_BLOCK_RATE = 0.01
 FOUND_RATE = 0.95
-FOUND_DROP = 0.01
+FOUND_DROP = 0.02
 # By kind of arm: the smallest share that is promised to be found.
 _FOUND = {"cpu": 0.1, "service": 0.2, "work": 0.2, "worse": FOUND_DROP}
 

@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.config import GateSettings
 from benchmarks.judge.evidence import judge_static
-from benchmarks.judge.power import rows_to_find
+from benchmarks.judge.power import rows_to_block
 from benchmarks.proof.arms import FALSE_BLOCK_RATE, FOUND_RATE
 from benchmarks.proof.binomial import bound_rate
 from benchmarks.proof.ledger import append_rows, locked, read_rows
@@ -52,7 +52,7 @@ class DrawRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class DrawRate:
     """Block rate of draws of one drop and number of rows, with 95 % bounds.
 
-    ``needed`` is how many rows find such a drop with the power of the settings, 0 for no drop.
+    ``needed`` is how many rows block such a drop with the power of the settings, 0 within the limit.
     ``by`` counts which lines blocked.
     """
 
@@ -84,6 +84,11 @@ class Draws:
         """What two draws must share to be counted together."""
         identity = self.store.identify(self.model, self.version)
         return digest_value([self.settings.accuracy, identity])
+
+    @property
+    def limit(self) -> float:
+        """The drop of accuracy that the model allows."""
+        return self.store.read_manifest(self.model, self.version).gate.max_accuracy_drop
 
     def read_done(self) -> list[DrawRow]:
         """The draws that count here and now."""
@@ -131,9 +136,9 @@ def _draw(draws: Draws, rows: int, drop: float, seed: int) -> DrawRow:
     )
 
 
-def measure_draws(rows: Sequence[DrawRow], settings: GateSettings) -> tuple[DrawRate, ...]:
-    """A rate for each number of rows and drop."""
-    return tuple(_measure(group, settings) for group in _group(rows))
+def measure_draws(rows: Sequence[DrawRow], settings: GateSettings, limit: float) -> tuple[DrawRate, ...]:
+    """A rate for each number of rows and drop; ``limit`` is the drop that the model allows."""
+    return tuple(_measure(group, settings, limit) for group in _group(rows))
 
 
 def _group(rows: Sequence[DrawRow]) -> Iterator[list[DrawRow]]:
@@ -141,20 +146,20 @@ def _group(rows: Sequence[DrawRow]) -> Iterator[list[DrawRow]]:
     return ([row for row in rows if (row.rows, row.drop) == key] for key in keys)
 
 
-def _measure(rows: Sequence[DrawRow], settings: GateSettings) -> DrawRate:
+def _measure(rows: Sequence[DrawRow], settings: GateSettings, limit: float) -> DrawRate:
     first = rows[0]
     blocks = [row.deciding for row in rows if row.outcome == "BLOCK"]
     low, high = bound_rate(len(blocks), len(rows))
     accuracy = settings.accuracy
     needed = (
-        rows_to_find(first.churn, first.drop, alpha=accuracy.alpha_block, power=accuracy.power)
-        if first.drop
+        rows_to_block(first.churn, first.drop, limit, alpha=accuracy.alpha_block, power=accuracy.power)
+        if first.drop > limit
         else 0
     )
     if needed:
         stated = f">= {FOUND_RATE:.0%}" if first.seen_rows >= needed else f"needs {needed:,} rows"
     else:
-        stated = f"<= {FALSE_BLOCK_RATE:.0%}"
+        stated = "within the limit" if first.drop else f"<= {FALSE_BLOCK_RATE:.0%}"
     names = [name for block in blocks for name in block.split("+")]
     return DrawRate(
         rows=first.seen_rows,

@@ -29,7 +29,7 @@ from registry.manifest import GateLimits
 from tests.support.evaluations import encode_evaluation
 
 SETTINGS = load_gate_settings().accuracy
-LIMITS = GateLimits(min_accuracy=0.5)
+LIMITS = GateLimits(min_accuracy=0.5, max_accuracy_drop=0.005)
 IN_FORCE = limits_in_force(LIMITS, None, SETTINGS)
 CLASSES = ["1", "2", "7"]
 

@@ -19,7 +19,7 @@ from registry.manifest import GateLimits
 from registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
-LIMITS = GateLimits()
+LIMITS = GateLimits(max_log_loss_increase=0.002, max_ece_increase=0.005)
 IN_FORCE = limits_in_force(LIMITS, None, SETTINGS)
 
 

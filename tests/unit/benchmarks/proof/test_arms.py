@@ -25,7 +25,8 @@ from registry.errors import ConfigError
         ("tail_sleep", None, 0.95),
         ("worse_0", 0.01, None),
         ("worse_0.5", None, None),
-        ("worse_1", None, 0.95),
+        ("worse_1", None, None),
+        ("worse_2", None, 0.95),
     ],
 )
 def test_every_arm_has_the_rate_that_is_stated(

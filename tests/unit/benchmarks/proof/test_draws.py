@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.config import load_gate_settings
-from benchmarks.judge.power import rows_to_find
+from benchmarks.judge.power import rows_to_block
 from benchmarks.proof.binomial import bound_rate
 from benchmarks.proof.draws import DrawRow, Draws, format_draws, measure_draws, run_draws
 from registry.manifest import GateLimits
@@ -70,7 +70,7 @@ def test_a_rate_is_counted_for_each_number_of_rows_and_drop() -> None:
     """What 20,000 rows can find, 5,000 cannot; a rate over both would promise too much."""
     rows = [build_row(seed=n, outcome="BLOCK", deciding="accuracy+log_loss") for n in range(9)]
     rows += [build_row(seed=9), build_row(rows=0, seen_rows=90_000), build_row(drop=0.0)]
-    rates = measure_draws(rows, SETTINGS)
+    rates = measure_draws(rows, SETTINGS, 0.005)
     assert [(rate.rows, rate.drop, rate.draws) for rate in rates] == [
         (20_000, 0.0, 1),
         (20_000, 0.01, 10),
@@ -83,9 +83,11 @@ def test_a_rate_is_counted_for_each_number_of_rows_and_drop() -> None:
 def test_a_rate_is_stated_only_where_there_are_rows_enough() -> None:
     """No rule finds what the rows do not show, and the table says how many it would take."""
     accuracy = SETTINGS.accuracy
-    needed = rows_to_find(0.05, 0.01, alpha=accuracy.alpha_block, power=accuracy.power)
-    rows = [build_row(), build_row(rows=5000, seen_rows=5000), build_row(drop=0.0)]
-    few, same, enough = measure_draws(rows, SETTINGS)
-    assert 5000 < needed <= 20_000
+    needed = rows_to_block(0.05, 0.01, 0.005, alpha=accuracy.alpha_block, power=accuracy.power)
+    rows = [build_row(seen_rows=60_000), build_row(rows=5000, seen_rows=5000), build_row(drop=0.0)]
+    few, same, enough = measure_draws(rows, SETTINGS, 0.005)
+    assert 5000 < needed <= 60_000
     assert [rate.stated for rate in (few, same, enough)] == [f"needs {needed:,} rows", "<= 1%", ">= 95%"]
     assert format_draws((few, same, enough)).count("\n") == 4
+    (allowed,) = measure_draws([build_row()], SETTINGS, 0.01)
+    assert allowed.stated == "within the limit"

@@ -346,14 +346,14 @@ def _draw(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from benchmarks.proof.arms import read_folders
-    from benchmarks.proof.replayed import DRIPS, Judge, format_replays, judge_pairs, measure_rates
+    from benchmarks.proof.replayed import CHAINS, Judge, format_replays, judge_pairs, measure_rates
     from benchmarks.proof.replays import Replays, measure_replays, write_pairs
 
     settings, limits = _settings(options), _read_limits(options)
     path = options.csv or options.data / "selftest" / "replays.csv"
     replays = Replays(path, read_folders(options.replays, options.worse))
     if not options.report:
-        measure_replays(replays, slices=tuple(limits.slices), chains=DRIPS)
+        measure_replays(replays, slices=tuple(limits.slices), chains=CHAINS)
     judge = Judge(replays.read_runs(), limits, settings.accuracy)
     pairs = judge_pairs(replays.read_pairs(), judge)
     if not options.report:

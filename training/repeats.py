@@ -12,13 +12,8 @@ from __future__ import annotations
 
 import datetime
 import logging
-import multiprocessing
-import multiprocessing.connection
-import os
 import statistics
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +27,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from registry.errors import ConfigError, StageError
-from registry.ground.command import run_command
 from registry.ground.decode import decode_json
 from registry.ground.files import digest_bytes
-from registry.ground.logs import configure_logging, log_event
-from registry.ground.quiet import silence_tensorflow
+from registry.ground.logs import log_event
 from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
 from registry.manifest import Manifest, Metrics
 from registry.noise import NOISE_FILE, NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise, encode_noise
 from registry.runs import CLASS_COLUMN, ROW_COLUMN
 from registry.store import EVALUATION_FILE, Store
+from training.alone import run_alone
 from training.checkpoints import discard_checkpoint
 from training.config import ModelConfig, input_columns, read_features_sql
 from training.database import literal
@@ -60,7 +54,6 @@ _logger = logging.getLogger("training.repeats")
 METRICS_FILE = "metrics.json"
 # Two runs have a standard deviation, if a bad one.
 FEWEST_RUNS = 2
-_KILLED = 137
 
 
 @dataclass(frozen=True)
@@ -232,7 +225,13 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
         return False
     checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
     with stage_folder(folder, "calibrate", inputs) as partial:
-        _train_alone(recipe, profile, seed, checkpoints, partial)
+        code = run_alone(_train, recipe, profile, seed, checkpoints, partial)
+        if code != 0:
+            raise TrainingError(
+                f"the run ended with {code}",
+                where=f"{recipe.manifest.model}, seed {seed}",
+                hint="What it says of that stands above.",
+            )
     discard_checkpoint(checkpoints)
     metrics = _read_metrics(folder)
     log_event(
@@ -246,46 +245,7 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
     return True
 
 
-def _train_alone(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folder: Path) -> None:
-    """`_train` in a process of its own: TensorFlow keeps some of every network for as long as it runs.
-
-    Raises:
-        TrainingError: it failed, and has said why.
-    """
-    arguments = (recipe, profile, seed, checkpoints, folder)
-    # Not forked: TensorFlow has threads.
-    process = multiprocessing.get_context("spawn").Process(
-        target=_run_child, args=(_logger.getEffectiveLevel(), *arguments), daemon=True
-    )
-    process.start()
-    try:
-        process.join()
-    finally:
-        process.terminate()
-    if process.exitcode != 0:
-        raise TrainingError(
-            f"the run ended with {process.exitcode}",
-            where=f"{recipe.manifest.model}, seed {seed}",
-            hint="What it says of that stands above.",
-        )
-
-
-def _run_child(level: int, *arguments: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    silence_tensorflow()
-    configure_logging(logging.getLevelName(level).lower())
-    sys.exit(run_command("training", lambda: _train(*arguments)))
-
-
-def _end_with_parent() -> None:
-    """A calibration that is killed must not leave a training behind that nobody waits for."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(_KILLED)
-
-
-def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folder: Path) -> int:
+def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folder: Path) -> None:
     """Train and score as the train and evaluate stages do, without saving a network in between."""
     config = recipe.with_seed(seed)
     program = parse_features(read_features_sql(config, recipe.models), input_columns(config))
@@ -307,7 +267,6 @@ def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folde
     metrics = score(probabilities, truth, profile.classes, {})
     encoded = msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2)
     (folder / METRICS_FILE).write_bytes(encoded + b"\n")
-    return 0
 
 
 def choose_features(names: Sequence[str], share: float) -> tuple[str, ...]:

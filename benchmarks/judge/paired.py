@@ -6,6 +6,7 @@ candidate wrong) and ``gained`` (c: the other way). The drop is D = (b - c) / N.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def p_value_of_drop(pairs: Discordance) -> float:
     return float(tail)
 
 
+# Chains of releases ask for the same pair again and again.
+@functools.lru_cache(maxsize=65_536)
 def p_value_beyond(pairs: Discordance, margin: float) -> float:
     """One-sided: small when the drop is greater than ``margin``.
 
@@ -56,6 +59,7 @@ def p_value_beyond(pairs: Discordance, margin: float) -> float:
     return float(norm.sf(_score(pairs, min(margin, _EDGE))))
 
 
+@functools.lru_cache(maxsize=65_536)
 def bound_drop(pairs: Discordance, *, alpha_low: float, alpha_high: float) -> tuple[float, float]:
     """Lower and upper one-sided score bounds of the drop.
 

@@ -16,6 +16,8 @@ NIGHTLY = "aa_nightly"
 # Replayed runs of one recipe, and releases each worse than the one before.
 RETRAINED = "retrained"
 DRIP = "drip"
+DRIP_RETRAINED = "drip_retrained"
+DRIPS = (DRIP, DRIP_RETRAINED)
 SLOWED = "benchmarks.proof.slowed"
 # The tail of the self-test: one request in a hundred takes 5 ms more.
 TAIL_SHARE = 0.01
@@ -159,7 +161,7 @@ def read_folders(good: Path, worse: Sequence[str]) -> dict[str, Path]:
     folders = {RETRAINED: good}
     for text in worse:
         name, _, folder = text.partition("=")
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*folders, DRIP} or not folder:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*folders, *DRIPS} or not folder:
             raise ConfigError(
                 f"{text[:80]!r} is named twice or is no arm=folder", where="--worse", hint="Say half=FOLDER."
             )

@@ -8,7 +8,8 @@ Arms:
 
 - ``retrained``: all ordered pairs of runs of one recipe, which are equal but for their seed.
 - any other name: pairs of such a run and one of a recipe that is known to be worse.
-- ``drip``: chains of releases, each another run and made worse by `DRIP` more than the one before.
+- ``drip``: chains of releases, each of which answers `DRIP_SHARE` more of the rows wrong than the one before.
+- ``drip_retrained``: likewise, and each is another run, which its seed makes better or worse as well.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from benchmarks.judge.predictions import (
     Quality,
     read_predictions,
 )
-from benchmarks.proof.arms import DRIP, RETRAINED
+from benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
 from benchmarks.proof.ledger import append_rows, locked, read_rows
-from benchmarks.proof.worse import Answers, draw_worse, read_answers, weigh_doubt
+from benchmarks.proof.worse import CHURN, Answers, draw_worse, read_answers, weigh_doubt
 from registry.ground.decode import decode_json
 from registry.ground.logs import log_event
 from registry.ground.progress import Progress
@@ -57,7 +58,7 @@ _logger = logging.getLogger("benchmarks")
 
 # How much more of the rows each release of a drip answers wrong, and how many releases there are.
 DRIP_SHARE = 0.003
-DRIP_RELEASES = 3
+RELEASES = {DRIP: 5, DRIP_RETRAINED: 3}
 _METRICS_FILE = "metrics.json"
 # Bounds of the calibration error are taken here, and a normal distribution laid through them.
 _ALPHA_LOW, _ALPHA_HIGH = 0.00075, 0.05
@@ -161,13 +162,13 @@ class Replays:
         return read_rows(self.runs_path, RunRow)
 
 
-def measure_replays(replays: Replays, *, slices: Sequence[str], chains: int) -> None:
+def measure_replays(replays: Replays, *, slices: Sequence[str], chains: Mapping[str, int]) -> None:
     """Write down every pair that is not there yet; goes on where it was.
 
     Args:
         replays: what is compared.
         slices: of the model's ``[gate]``; the answers say which rows are in them.
-        chains: how many drips there are to be.
+        chains: how many drips of each kind there are to be.
 
     Raises:
         EvidenceError: a folder has no run, or its answers are not those to the same rows.
@@ -183,7 +184,7 @@ def measure_replays(replays: Replays, *, slices: Sequence[str], chains: int) -> 
         wanted = [
             *_list_retrained(held),
             *(pair for arm in runs if arm != RETRAINED for pair in _list_worse(arm, runs[arm], held)),
-            *_list_drips(good, chains),
+            *(pair for arm, count in chains.items() for pair in _list_drips(arm, good, count)),
         ]
         todo = [key for key in wanted if key not in done]
         log_event(_logger, "pairs to compare", pairs=len(todo), done=len(done))
@@ -224,15 +225,16 @@ def _list_worse(arm: str, worse: Mapping[int, Path], held: Mapping[int, Side]) -
     return [(arm, 0, str(one), str(other)) for other in sorted(worse) for one in sorted(held)]
 
 
-def _list_drips(good: Mapping[int, Path], chains: int) -> list[Key]:
-    """Of each chain, every release beside every later one; its runs are neighbours in a seeded circle."""
+def _list_drips(arm: str, good: Mapping[int, Path], chains: int) -> list[Key]:
+    """Of each chain, every release beside every later one; the runs are taken from a seeded circle."""
     order = np.random.default_rng(0).permutation(sorted(good)).tolist()
+    stride = 1 if arm == DRIP_RETRAINED else 0
     releases = [
-        [f"{order[(chain + step) % len(order)]}+{step}" for step in range(DRIP_RELEASES + 1)]
+        [f"{order[(chain + stride * step) % len(order)]}+{step}" for step in range(RELEASES[arm] + 1)]
         for chain in range(chains)
     ]
     return [
-        (DRIP, chain, *pair)
+        (arm, chain, *pair)
         for chain, names in enumerate(releases)
         for pair in itertools.combinations(names, 2)
     ]
@@ -337,25 +339,29 @@ class _Versions:
     def find(self, arm: str, chain: int, name: str, *, is_champion: bool) -> Side:
         """The answers of one side of a pair."""
         seed, _, step = name.partition("+")
-        if arm == RETRAINED or step == "0" or (is_champion and arm != DRIP):
+        if arm == RETRAINED or step == "0" or (is_champion and arm not in DRIPS):
             return self.held[int(seed)]
         key = (arm, chain, name)
         if key not in self.made:
-            if arm != DRIP or not any((arm, chain) == one[:2] for one in self.made):
+            if arm not in DRIPS or not any((arm, chain) == one[:2] for one in self.made):
                 self.made.clear()
             self.made[key] = (
-                self._drip(int(seed), chain, int(step))
-                if arm == DRIP
+                self._drip(arm, int(seed), chain, int(step))
+                if arm in DRIPS
                 else _read(self.runs[arm][int(seed)], len(self.classes), self.slices)
             )
         return self.made[key]
 
-    def _drip(self, seed: int, chain: int, step: int) -> Side:
-        """The run made worse by ``step`` times `DRIP_SHARE`: so many rows are lost and none is gained."""
+    def _drip(self, arm: str, seed: int, chain: int, step: int) -> Side:
+        """The run made worse by ``step`` times `DRIP_SHARE` in expectation.
+
+        Where releases are runs of one seed, rows change sides in both directions, as between two runs.
+        """
         answers, _ = read_answers(self.runs[RETRAINED][seed] / EVALUATION_FILE)
         share = step * DRIP_SHARE
+        churn = share if arm == DRIP_RETRAINED else max(share, CHURN)
         chance = np.random.default_rng([chain, step])
-        worse = draw_worse(answers, weigh_doubt(answers), drop=share, churn=share, chance=chance)
+        worse = draw_worse(answers, weigh_doubt(answers), drop=share, churn=churn, chance=chance)
         return Side.of(_replace_answers(self.held[seed].predictions, worse))
 
 

@@ -11,14 +11,19 @@ from pathlib import Path
 import keras
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 from registry.errors import StageError
+from registry.noise import NOISE_FILE
 from registry.runs import find_run
+from registry.store import open_store
+from tests.support.calibrated import publish_run
 from tests.support.ended import starting
 from tests.support.prepared import MODEL, prepare, write_model
 from training.config import ModelConfig, load_model_config
 from training.fit import run_train
+from training.repeats import run_calibrate
 
 PROJECT = Path(__file__).parents[2]
 Weights = list[npt.NDArray[np.float32]]
@@ -133,3 +138,32 @@ def test_a_run_that_is_asked_to_end_is_run_again_to_the_same_weights(
         find_run(tmp_path / "ended", MODEL)
     subprocess.run([sys.executable, *command], cwd=PROJECT, capture_output=True, timeout=300, check=True)
     assert_equal(weights(tmp_path / "ended"), weights(tmp_path / "whole"))
+
+
+def test_a_calibration_that_is_ended_or_killed_goes_on_and_leaves_no_training_behind(
+    config: ModelConfig, models: Path, tmp_path: Path
+) -> None:
+    """Each run has a process of its own: one that outlived its calibration would hold two processors."""
+    prepare(config, tmp_path)
+    store = open_store(tmp_path / "registry")
+    publish_run(config, models, tmp_path, store)
+    places = ["--models", str(models), "--data", str(tmp_path), "--registry", str(tmp_path / "registry")]
+    command = ["-m", "training", "calibrate", "--model", f"{MODEL}@1", *places, "--seeds", "4"]
+
+    def is_done(seed: int) -> bool:
+        return any(tmp_path.glob(f"repeats/{MODEL}/*/{seed}/receipt.json"))
+
+    with starting(command, tmp_path / "log") as calibration:
+        calibration.await_fact(lambda: is_done(1))
+        calibration.end()
+    with starting(command, tmp_path / "log", is_first=False) as calibration:
+        calibration.await_fact(lambda: is_done(2))
+        children = calibration.find().children(recursive=True)
+        calibration.send(signal.SIGKILL)
+        calibration.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    assert store.read_document(MODEL, 1, NOISE_FILE) is None
+    assert run_calibrate(config, models, tmp_path, store, 1, count=4)["trained"] == [3]
+    assert sorted(path.name for path in tmp_path.glob(f"repeats/{MODEL}/*/*")) == ["1", "2", "3"]
+    assert not any(tmp_path.glob(f"checkpoints/{MODEL}/*"))

@@ -16,7 +16,7 @@ from benchmarks.judge.accuracy import judge_drop
 from benchmarks.judge.parts import judge_recalls, judge_slices
 from benchmarks.judge.predictions import Comparison, compare_predictions, read_predictions
 from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
-from benchmarks.proof.arms import DRIP, RETRAINED, read_folders
+from benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED, read_folders
 from benchmarks.proof.replayed import Judge, bound_by_seeds, judge_pairs, measure_rates
 from benchmarks.proof.replays import PairRow, Replays, RunRow, measure_replays, restore_comparison
 from registry.errors import ConfigError
@@ -40,9 +40,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def replays(place: Path) -> Replays:
-    """All their pairs, and nine drips."""
+    """All their pairs, and nine drips of each kind."""
     found = Replays(place / "pairs.csv", {RETRAINED: place / "good", "half": place / "half"})
-    measure_replays(found, slices=["left"], chains=9)
+    measure_replays(found, slices=["left"], chains={DRIP: 9, DRIP_RETRAINED: 9})
     return found
 
 
@@ -63,12 +63,12 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path) -> None:
     """Five hundred pairs of half a million rows take minutes, and more runs come later."""
     write_runs(tmp_path / "good", range(3))
     replays = Replays(tmp_path / "pairs.csv", {RETRAINED: tmp_path / "good"})
-    measure_replays(replays, slices=[], chains=0)
+    measure_replays(replays, slices=[], chains={})
     before = replays.path.read_bytes(), replays.runs_path.read_bytes()
-    measure_replays(replays, slices=[], chains=0)
+    measure_replays(replays, slices=[], chains={})
     assert (replays.path.read_bytes(), replays.runs_path.read_bytes()) == before
     write_runs(tmp_path / "good", [3])
-    measure_replays(replays, slices=[], chains=0)
+    measure_replays(replays, slices=[], chains={})
     after = replays.path.read_bytes(), replays.runs_path.read_bytes()
     assert all(new.startswith(old) for old, new in zip(before, after, strict=True))
     assert sorted(row.seeds for row in replays.read_pairs()) == list(itertools.permutations(range(4), 2))
@@ -107,13 +107,14 @@ def test_a_release_of_a_drip_loses_what_it_is_said_to(replays: Replays) -> None:
     """0.3 % of the rows more with every release, on top of what the seed does."""
     rows = 60_000
     accuracy = {run.seed: run.accuracy for run in replays.read_runs() if run.arm == RETRAINED}
-    for row in (row for row in replays.read_pairs() if row.arm == DRIP):
+    for row in (row for row in replays.read_pairs() if row.arm in DRIPS):
         champion, candidate = row.seeds
         steps = int(row.candidate.split("+")[1]) - int(row.champion.split("+")[1])
         drop = (row.lost - row.gained) / rows
         by_seed = accuracy[champion] - accuracy[candidate]
-        # Every lost row is a draw of its own: five standard deviations of a binomial count.
-        assert drop - by_seed == pytest.approx(0.003 * steps, abs=5 * np.sqrt(0.009 / rows))
+        # Every row that changes sides is a draw of its own: five standard deviations of a binomial count.
+        churn = 0.1 if row.arm == DRIP else 0.009
+        assert drop - by_seed == pytest.approx(0.003 * steps, abs=5 * np.sqrt(churn / rows))
 
 
 def test_equal_runs_pass_and_worse_ones_are_blocked(replays: Replays, judge: Judge) -> None:
@@ -125,10 +126,11 @@ def test_equal_runs_pass_and_worse_ones_are_blocked(replays: Replays, judge: Jud
         assert (equal.count, equal.blocked, equal.passed, equal.high) == (72, 0, 72, 0.0)
         assert (equal.stated, equal.finding) == ("<= 2%", "kept")
         assert (worse.count, worse.blocked, worse.low, worse.finding) == (27, 27, 1.0, "kept")
-        drip = [rates[f"drip, by release {release}", limits] for release in (1, 2, 3)]
+        drip = [rates[f"drip, by release {release}", limits] for release in range(1, 6)]
         assert not {"accuracy", "accuracy_total"} & drip[0].by.keys()
-        assert (drip[2].count, drip[2].blocked) == (9, 9)
-        assert drip[2].by["accuracy_total"] >= 8
+        # 60,000 rows prove a drop beyond 0.6 % when it is 1.5 %; half a million do when it is 0.9 %.
+        assert (drip[4].count, drip[4].blocked) == (9, 9)
+        assert drip[4].by["accuracy_total"] >= 6  # where no other line came first
 
 
 def test_the_noise_of_a_pair_is_never_that_of_its_candidate(replays: Replays) -> None:
@@ -198,9 +200,8 @@ def test_chains_of_equal_releases_are_followed(drop_of: int, share: float) -> No
         for rate in measure_rates(judged, judge)
         if rate.arm == "12 equal releases" and rate.limits == "stated"
     )
-    # A worse run is one of the twelve releases after the first in 12 of 18 chains; 5 SD of 100 chains.
-    assert chain.rate == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / 100))
-    assert chain.low <= chain.rate <= chain.high
+    # A worse run is one of the twelve releases after the first in 12 of 18 chains; 5 SD of 200 chains.
+    assert chain.rate == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / 200))
 
 
 def test_the_command_writes_how_each_pair_ended(
@@ -232,10 +233,10 @@ def test_runs_on_other_rows_are_refused(tmp_path: Path) -> None:
     write_runs(tmp_path / "good", [2], rows=5000)
     replays = Replays(tmp_path / "pairs.csv", {RETRAINED: tmp_path / "good"})
     with pytest.raises(EvidenceError, match="answers other rows than the first run"):
-        measure_replays(replays, slices=[], chains=0)
+        measure_replays(replays, slices=[], chains={})
     assert replays.read_pairs() == []
     with pytest.raises(EvidenceError, match="has no run"):
-        measure_replays(Replays(tmp_path / "p.csv", {RETRAINED: tmp_path}), slices=[], chains=0)
+        measure_replays(Replays(tmp_path / "p.csv", {RETRAINED: tmp_path}), slices=[], chains={})
 
 
 @pytest.mark.parametrize("worse", ["half", "half=", "Half=x", "retrained=x", "drip=x"])

@@ -1,0 +1,62 @@
+"""The committed pairs of runs: the rule of now, applied to them, ends each as it is written down."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.config import load_gate_settings, read_limits
+from benchmarks.proof.arms import DRIPS, RETRAINED
+from benchmarks.proof.replayed import Judge, judge_pairs
+from benchmarks.proof.replays import Replays
+
+ROOT = Path(__file__).resolve().parents[2]
+EVIDENCE = ROOT / "docs" / "evidence"
+MODELS = sorted(
+    path.stem.removeprefix("replays-")
+    for path in EVIDENCE.glob("replays-*.csv")
+    if not path.stem.endswith("-runs")
+)
+# Every pair takes milliseconds, its calibration error a tenth of a second where it is looked at.
+_EVERY = 9
+
+
+def read(model: str) -> Replays:
+    return Replays(EVIDENCE / f"replays-{model}.csv", {})
+
+
+def test_three_models_are_kept_with_at_least_twenty_runs() -> None:
+    """A stated rate without runs behind it is a wish."""
+    assert {"electricity", "forest_cover", "forest_cover_full"} <= set(MODELS)
+    for model in MODELS:
+        seeds = {run.seed for run in read(model).read_runs() if run.arm == RETRAINED}
+        pairs = {row.seeds for row in read(model).read_pairs() if row.arm == RETRAINED}
+        assert len(seeds) >= 20
+        assert pairs == {(one, other) for one in seeds for other in seeds if one != other}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_rule_of_now_ends_each_pair_as_it_is_written_down(model: str) -> None:
+    """Who changes a limit, a level or a test sees here what it does to real retrainings."""
+    replays = read(model)
+    limits = read_limits(ROOT / "models" / model / "model.toml")
+    judge = Judge(replays.read_runs(), limits, load_gate_settings().accuracy)
+    kept = replays.read_pairs()[::_EVERY]
+    assert judge_pairs(kept, judge) == kept
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_documents_tell_how_many_pairs_were_blocked(model: str) -> None:
+    """Figures in a page outlive the files they came from."""
+    text = (ROOT / "docs" / "gate.md").read_text("utf-8")
+    rows = [row for row in read(model).read_pairs() if row.arm not in DRIPS]
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = [row for row in rows if row.arm == arm]
+        stated, noise = (sum(getattr(row, kind) == "BLOCK" for row in mine) for kind in ("stated", "noise"))
+        found = re.search(
+            rf"^\| {model} \| `{arm}` \| .*?\| (\d+) of (\d+)[^|]*\| (\d+)[^|]*\|", text, re.MULTILINE
+        )
+        assert found, (model, arm)
+        assert [int(number) for number in found.groups()] == [stated, len(mine), noise]

@@ -1,0 +1,68 @@
+"""One piece of work in a process of its own, which ends with the process that waits for it.
+
+TensorFlow keeps some of every network for as long as its process runs. This file imports nothing that
+loads it: what it says as it is loaded is kept from stderr (`registry.ground.quiet`).
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from registry.ground.command import run_command
+from registry.ground.logs import configure_logging
+from registry.ground.quiet import quiet_stderr, silence_tensorflow
+
+_KILLED = 137
+
+
+def run_alone(work: Callable[..., None], *arguments: object) -> int:
+    """Run a module's function in a fresh process, wait for it, and return its exit code.
+
+    What ends it has been logged, as by `registry.ground.command.run_command`. It is killed when the wait is
+    given up, and when this process is.
+    """
+    level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+    # Not forked: TensorFlow has threads.
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run, args=(level, pickle.dumps((work, arguments))), daemon=True
+    )
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.kill()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _run(level: str, packed: bytes) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: who waits answers it
+    silence_tensorflow()
+    with quiet_stderr():
+        work, arguments = pickle.loads(packed)
+        import tensorflow  # noqa: PLC0415  (only here is stderr quiet)
+
+        tensorflow.config.list_physical_devices()  # says at first use what devices are not there
+    configure_logging(level)
+
+    def do() -> int:
+        work(*arguments)
+        return 0
+
+    sys.exit(run_command("training", do, ends_on_signals=False))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(_KILLED)

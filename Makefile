@@ -66,7 +66,7 @@ gate-calibrate: setup ## measure how far identical processes differ on this kind
 	@$(PY) -m benchmarks calibrate --model $(MODEL)@production $(PLACE) $(STORE)
 
 calibrate-training: etl ## train the production version's recipe on other seeds: how far do equal runs differ?
-	@$(PY) -m training calibrate $(STAGE) $(STORE)
+	@$(PY) -m training calibrate-training $(STAGE) $(STORE)
 
 gate-selftest: setup ## hundreds of gates on known candidates: is the gate as sure as it states? hours; goes on where it stopped
 	@$(PY) -m benchmarks selftest --model $(MODEL)@production $(PLACE) $(STORE)

@@ -5,7 +5,6 @@ What a model must keep (its limits) is in its manifest; see `registry.manifest.G
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from registry.errors import ConfigError
+from registry.ground.decode import decode_toml
 from registry.ground.settings import load_settings
 from registry.manifest import GateLimits
 
@@ -175,6 +175,6 @@ def read_limits(path: Path) -> GateLimits:
         ConfigError: it cannot be read, or holds no limits.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")).get("gate", {}), GateLimits)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(decode_toml(path.read_bytes()).get("gate", {}), GateLimits)
+    except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"its [gate] cannot be read: {error}", where=str(path)) from error

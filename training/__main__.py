@@ -1,6 +1,6 @@
 """``python -m training fetch | etl | train | evaluate``: the four stages from a source to a scored run.
 
-``calibrate`` trains a version's recipe again, to know how far equal runs differ.
+``calibrate-training`` trains a version's recipe again, to know how far equal runs differ.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def _parser() -> argparse.ArgumentParser:
         "etl": "raw table to Parquet, features and profile",
         "train": "train the network and save it",
         "evaluate": "score the test split and draw the plots",
-        "calibrate": "train a version's recipe on other seeds and store how far the runs differ",
+        "calibrate-training": "train a version's recipe on other seeds and store how far the runs differ",
     }
     for stage, text in helps.items():
         command = stages.add_parser(stage, help=text, description=text)
-        reference = "MODEL[@VERSION]" if stage == "calibrate" else None
+        reference = "MODEL[@VERSION]" if stage == "calibrate-training" else None
         command.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"), metavar=reference)
         command.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
         command.add_argument("--data", type=Path, help="where data and runs lie (default: [paths] data)")
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--log-format", choices=["auto", "human", "json"])
         if stage == "train":
             command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-        if stage == "calibrate":
+        if stage == "calibrate-training":
             _add_calibrate_flags(command)
     return parser
 
@@ -68,7 +68,7 @@ def _add_calibrate_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    is_version = options.stage == "calibrate"
+    is_version = options.stage == "calibrate-training"
     model = ModelRef.parse(options.model).model if is_version else options.model
     config = load_model_config(options.models, model, overrides=options.set)
     configure_logging(options.log_level or config.logging.level, options.log_format or config.logging.format)
@@ -96,7 +96,7 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
         from training.fit import run_train
 
         return run_train(config, options.models, data, resume=options.resume)
-    if options.stage == "calibrate":
+    if options.stage == "calibrate-training":
         return _calibrate(options, config, data)
     from training.evaluate import run_evaluate
 

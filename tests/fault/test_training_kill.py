@@ -148,7 +148,7 @@ def test_a_calibration_that_is_ended_or_killed_goes_on_and_leaves_no_training_be
     store = open_store(tmp_path / "registry")
     publish_run(config, models, tmp_path, store)
     places = ["--models", str(models), "--data", str(tmp_path), "--registry", str(tmp_path / "registry")]
-    command = ["-m", "training", "calibrate", "--model", f"{MODEL}@1", *places, "--seeds", "4"]
+    command = ["-m", "training", "calibrate-training", "--model", f"{MODEL}@1", *places, "--seeds", "4"]
 
     def is_done(seed: int) -> bool:
         return any(tmp_path.glob(f"repeats/{MODEL}/*/{seed}/receipt.json"))

@@ -276,13 +276,13 @@ def test_the_command_calibrates_the_version_that_is_named(
     write_model(models)
     places = ["--models", str(models), "--data", str(fresh / "data"), "--registry", str(fresh / "registry")]
     flags = ["--seeds", "3", "--set", PRECISION, "--log-format", "json"]
-    assert main(["calibrate", "--model", f"{MODEL}@1", *places, *flags]) == 0
+    assert main(["calibrate-training", "--model", f"{MODEL}@1", *places, *flags]) == 0
     summary = msgspec.json.decode(capsys.readouterr().out)
     accuracies = [run["accuracy"] for run in summary["runs"]]
     assert summary["sd"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
     assert summary["sd"]["recalls"].keys() == {"0", "1", "2"}
     # No alias production: nothing was promoted here.
-    assert main(["calibrate", "--model", MODEL, *places, *flags]) == 2
+    assert main(["calibrate-training", "--model", MODEL, *places, *flags]) == 2
 
 
 def test_a_document_of_another_schema_is_refused(place: Path) -> None:

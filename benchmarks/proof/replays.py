@@ -1,7 +1,7 @@
 """Runs of one recipe laid side by side, two by two: what the gate would have judged, had they been releases.
 
-The runs' answers to the test rows are in ``FOLDER/<seed>/``, as ``python -m training calibrate-training`` leaves
-them.
+The runs' answers to the test rows are in ``FOLDER/<seed>/``, where ``python -m training calibrate-training``
+leaves them.
 No service is started. What is kept of a pair is what the lines about held-out rows are judged from, in a
 row of a CSV file, so that another rule can judge it again without the answers.
 

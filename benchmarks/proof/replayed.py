@@ -22,7 +22,7 @@ from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
 from benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
 from benchmarks.proof.binomial import bound_rate
 from benchmarks.proof.rates import Finding
-from benchmarks.proof.replays import RELEASES, PairRow, RunRow, restore_comparison
+from benchmarks.proof.replays import DRIP_SHARE, RELEASES, PairRow, RunRow, restore_comparison
 from registry.manifest import GateLimits
 from registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
 from registry.verdict import VerdictLine
@@ -260,10 +260,17 @@ def _measure_drips(arm: str, rows: Sequence[PairRow], judge: Judge, *, has_noise
         chains.setdefault(row.chain, []).append(row)
     ends = [_follow(chain, judge, has_noise=has_noise) for chain in chains.values()]
     kind = "noise" if has_noise else "stated"
-    return [_rate_drip(arm, ends, release, kind) for release in range(1, RELEASES[arm] + 1)]
+    # A limit that three releases keep does not stop them.
+    is_stated = (arm, kind) == (DRIP, "stated") and judge.stated.total.in_force < STOPPED_BY * DRIP_SHARE
+    return [
+        _rate_drip(arm, ends, release, kind, is_stated=is_stated and release == STOPPED_BY)
+        for release in range(1, RELEASES[arm] + 1)
+    ]
 
 
-def _rate_drip(arm: str, ends: Sequence[Sequence[Ending]], release: int, kind: str) -> ReplayRate:
+def _rate_drip(
+    arm: str, ends: Sequence[Sequence[Ending]], release: int, kind: str, *, is_stated: bool
+) -> ReplayRate:
     firsts = [next((one for one in chain[:release] if one.outcome == "BLOCK"), None) for chain in ends]
     blocks = [one for one in firsts if one]
     low, high = bound_rate(len(blocks), len(ends))
@@ -276,7 +283,7 @@ def _rate_drip(arm: str, ends: Sequence[Sequence[Ending]], release: int, kind: s
         rate=len(blocks) / len(ends),
         low=low,
         high=high,
-        stated=f">= {WORSE_RATE:.0%}" if (arm, release, kind) == (DRIP, STOPPED_BY, "stated") else "",
+        stated=f">= {WORSE_RATE:.0%}" if is_stated else "",
         by=_count(name for one in blocks for name in one.by),
     )
 

@@ -356,13 +356,15 @@ class _Versions:
     def _drip(self, arm: str, seed: int, chain: int, step: int) -> Side:
         """The run made worse by ``step`` times `DRIP_SHARE` in expectation.
 
-        Where releases are runs of one seed, rows change sides in both directions, as between two runs.
+        Where releases are runs of one seed, rows change sides in both directions, as between two runs: 5 % of
+        them, or as many as are in doubt.
         """
         answers, _ = read_answers(self.runs[RETRAINED][seed] / EVALUATION_FILE)
         share = step * DRIP_SHARE
-        churn = share if arm == DRIP_RETRAINED else max(share, CHURN)
-        chance = np.random.default_rng([chain, step])
-        worse = draw_worse(answers, weigh_doubt(answers), drop=share, churn=churn, chance=chance)
+        doubt, chance = weigh_doubt(answers), np.random.default_rng([chain, step])
+        most = min(2 / doubt.lost.max() - share, 2 / doubt.gained.max() + share) * (1 - 1e-9)
+        churn = max(share, min(CHURN, most)) if arm == DRIP else share
+        worse = draw_worse(answers, doubt, drop=share, churn=churn, chance=chance)
         return Side.of(_replace_answers(self.held[seed].predictions, worse))
 
 

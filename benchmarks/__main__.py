@@ -22,7 +22,7 @@ _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 
 # The candidates of a self-test; see `benchmarks.proof.arms`.
 # A worse model is blocked before it is measured, so that few whole gates tell; draws tell the rest.
-_ARMS = "aa,cpu_3=5,cpu_10,service_20,work_20,tail,worse_0.5=5,worse_1=5"
+_ARMS = "aa,cpu_3=5,cpu_10,service_20,work_20,tail,worse_1=5,worse_2=5"
 # Shares of the answers that are changed, and how many held-out rows there are (0: all) in draws.
 _DROPS, _SIZES = (0.0, 0.01, 0.02), (5_000, 20_000, 0)
 

@@ -33,6 +33,8 @@ from registry.signature import (
 )
 from registry.store import MODEL_FILE, Store
 
+os.environ.update(NO_TELEMETRY)
+
 # Of the gate's folder; ``*`` is the arm, or the number of an earlier version.
 SCORED_FILES = "scored-*.parquet"
 # As the exporter proves a graph; its bounds hold for any number of threads.
@@ -164,8 +166,7 @@ def _open_graph(store: Store, manifest: Manifest) -> Answer:
 
 
 def _load(model: bytes, manifest: Manifest, where: str) -> Answer:
-    # Imported late and quietly: most gates compare stored answers and run no graph themselves.
-    os.environ.update(NO_TELEMETRY)
+    # Imported late: most gates compare stored answers and run no graph themselves.
     import onnxruntime  # noqa: PLC0415
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
 

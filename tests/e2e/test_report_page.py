@@ -77,7 +77,7 @@ def test_plots_are_drawn_where_they_stand(browser: Browser, tmp_path: Path) -> N
         "const whisker = plot.querySelector('line.whisker').getBoundingClientRect();"
         "return [dot.x + dot.width / 2 - whisker.x, dot.y - whisker.y, whisker.bottom - dot.bottom]; })"
     )
-    assert len(places) == 5
+    assert len(places) == 7
     for aside, below_top, above_bottom in places:
         assert abs(aside) < 2
         assert below_top > -MEAN_RADIUS

@@ -108,7 +108,8 @@ def test_a_process_that_is_stopped_again_and_again_is_found(tmp_path: Path, star
         pulse(processes[starved], 0.03, 0.01, is_over)
 
     with disturbing(starve, ARMS):
-        verdict = judge(tmp_path)
+        # On a busy machine a request of a few that meets two stops in a row is a standstill already.
+        verdict = judge(tmp_path, one_restart(max_standstill_share=1.0))
     assert verdict.outcome == "INVALID"
     assert f"the {starved} was starved" in find_line(verdict, "answers").reason
 

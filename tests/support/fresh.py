@@ -21,11 +21,11 @@ import duckdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.runtime import open_session
 from registry.manifest import GateLimits, Golden, Manifest
 from registry.rows import (
     SEEN_FILE,
@@ -287,7 +287,7 @@ def answer(
     graph: bytes, rows: pa.Table, columns: Sequence[Column]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """What the graph says about prepared rows, row by row."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = open_session(graph, threads=1)
     found = []
     for row in rows.to_pylist():
         numeric = [row[c.name] for c in columns if c.datatype != "BYTES"]

@@ -69,7 +69,7 @@ def judge_match(
         restarts, measured = _measure(store.location, versions, folder, settings, workload, lines, programs)
         lines += measured
     limits, is_first = versions["candidate"].gate, match.champion is None
-    if limits.require == "improvement" and static.comparison is not None:
+    if limits.require == "improvement" and not is_first:
         lines += (judge_improvement(static.comparison, lines, limits, settings.accuracy),)
     verdict = Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,

@@ -17,14 +17,26 @@ _NO_COMPARISON = frozenset({"baseline", "signature"})
 
 
 def judge_improvement(
-    comparison: Comparison, lines: Sequence[VerdictLine], limits: GateLimits, settings: AccuracySettings
+    comparison: Comparison | None,
+    lines: Sequence[VerdictLine],
+    limits: GateLimits,
+    settings: AccuracySettings,
 ) -> VerdictLine:
     """PASS when one of ``limits.improve`` is proven better and none of ``lines`` is marked as worse.
 
     BLOCK when one is: "only better" leaves no room within a limit. INCONCLUSIVE when nothing is proven
-    better, INVALID when a named class or slice is not there. Each of ``improve`` gets its share of the level
-    (Bonferroni); the upper bound of its change for the worse has to be below 0.
+    better, or there is no row to compare, INVALID when a named class or slice is not there. Each of
+    ``improve`` gets its share of the level (Bonferroni); the upper bound of its change for the worse has to
+    be below 0.
     """
+    if comparison is None:
+        return VerdictLine(
+            name="improvement",
+            candidate=None,
+            outcome="INCONCLUSIVE",
+            reason="the two were compared on no row",
+            evidence=EVALUATION_FILE,
+        )
     marked = [line.name for line in lines if line.is_marked and line.name not in _NO_COMPARISON]
     measured = {name: _find(name, comparison, settings) for name in limits.improve}
     unknown = [name for name, bound in measured.items() if bound is None]

@@ -38,7 +38,9 @@ def compare(lost: int, gained: int, *, loss: float = 0.0, rows: int = 4_000, sur
     return compare_predictions(before, after, ["down", "up"])
 
 
-def judge(comparison: Comparison, *lines: VerdictLine, improve: tuple[str, ...] | None = None) -> VerdictLine:
+def judge(
+    comparison: Comparison | None, *lines: VerdictLine, improve: tuple[str, ...] | None = None
+) -> VerdictLine:
     """The line, with [gate] improve as given."""
     limits = GateLimits(require="improvement", **({"improve": improve} if improve else {}))
     return judge_improvement(comparison, lines, limits, SETTINGS)
@@ -79,6 +81,11 @@ def test_better_in_one_and_proven_worse_in_another_is_not_better() -> None:
     blocked = judge(better, WORSE)
     assert (blocked.outcome, "proven worse: recall" in blocked.reason) == ("BLOCK", True)
     assert judge(better, OF_ITS_OWN).outcome == "PASS"
+
+
+def test_nothing_compared_is_nothing_better() -> None:
+    """A champion that has learned from every row is no proof; the other lines say so as well."""
+    assert judge(None).outcome == "INCONCLUSIVE"
 
 
 def test_each_of_several_measures_has_its_share_of_the_level() -> None:

@@ -40,7 +40,8 @@ setup: $(VENV)/.installed ## make the environment from the lock file
 
 $(VENV)/.installed: requirements/dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("timberline needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
-	$(PYTHON) -m venv $(VENV)
+	# What a setup that was killed has left looks installed to pip and is not.
+	$(PYTHON) -m venv $(if $(wildcard $@),,--clear) $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 

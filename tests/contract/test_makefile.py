@@ -84,3 +84,16 @@ def test_a_table_is_prepared_in_folders_with_blanks_and_quotes(tmp_path: Path) -
     done = make("etl", "MODEL=small", *folders, f"VENV={tmp_path}", f"PY={sys.executable}")
     assert done.returncode == 0, done.stderr
     assert sum(table.profile().rows.values()) == 60
+
+
+def test_an_environment_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    """Half a package looks installed to pip; one that was finished once is only brought up to date."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / ".installed").touch()
+    os.utime(tmp_path / "whole" / ".installed", (0, 0))  # older than the lock file
+    for name, is_cleared in (("half", True), ("whole", False)):
+        done = make("-n", "setup", f"VENV={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if " -m venv " in line]
+        assert ("--clear" in line.split()) == is_cleared

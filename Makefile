@@ -38,9 +38,9 @@ help: ## show this list
 
 setup: $(VENV)/.installed ## make the environment from the lock file
 
+# Without the mark a setup was killed: what it has left looks installed to pip and is not.
 $(VENV)/.installed: requirements/dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("timberline needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
-	# What a setup that was killed has left looks installed to pip and is not.
 	$(PYTHON) -m venv $(if $(wildcard $@),,--clear) $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
@@ -109,7 +109,7 @@ test: setup ## everything that guards the project
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles

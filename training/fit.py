@@ -76,13 +76,13 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
     folder = data / "runs" / name / run_id
     is_current = find_current(folder, "train", inputs) is not None
     resumed_from = 0
+    checkpoints = data / "checkpoints" / name / run_id
     if is_current:
         log_event(_logger, "train is skipped: its inputs are unchanged", run=run_id)
     else:
-        checkpoints = data / "checkpoints" / name / run_id
         with stage_folder(folder, "train", inputs) as partial:
             resumed_from = _train(config, models, data, run_id, partial, checkpoints, resume=resume)
-        discard_checkpoint(checkpoints)
+    discard_checkpoint(checkpoints)  # also of a run that was killed just before it would have
     write_atomically(folder.parent / "latest", f"{run_id}\n".encode())
     summary = _summary(folder, config, load_profile(data / "prepared" / name / "profile.json"))
     for warning in summary["warnings"]:

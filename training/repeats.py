@@ -220,10 +220,11 @@ def _choose_folder(recipe: Recipe) -> Path:
 def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
     """Leave the run on ``seed`` in ``folder``; False when it was there."""
     inputs = recipe.digest_inputs(seed)
+    checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
     if find_current(folder, "calibrate", inputs) is not None:
+        discard_checkpoint(checkpoints)  # of one that was killed just before it would have
         log_event(_logger, "run is skipped: its inputs are unchanged", seed=seed)
         return False
-    checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
     with stage_folder(folder, "calibrate", inputs) as partial:
         code = run_alone(_train, recipe, profile, seed, checkpoints, partial)
         if code != 0:

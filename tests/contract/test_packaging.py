@@ -122,7 +122,7 @@ def test_setup_installs_the_lock_file_with_the_pip_that_python_brings(tmp_path: 
     recipe = print_recipe("setup", f"VENV={tmp_path}/venv", "PYTHON=python3")
     commands = [line for line in recipe if "-c 'import sys" not in line]
     assert commands == [
-        f"python3 -m venv {tmp_path}/venv",
+        f"python3 -m venv --clear {tmp_path}/venv",
         f"{tmp_path}/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes "
         "-r requirements/dev.txt",
         f"touch {tmp_path}/venv/.installed",

@@ -16,7 +16,7 @@ from tests.support.tiny_model import publish_mixed
 from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publish_wood
 
 PHONE, DESKTOP = (360, 780), (1440, 1000)
-ANSWERED = "document.getElementById('answered').textContent !== ''"
+ANSWERED = "(document.getElementById('answered')?.textContent ?? '') !== ''"
 KRUMMHOLZ = "#bars li:nth-child(2) .figures-right"
 
 

@@ -78,6 +78,17 @@ def test_a_prior_from_unlabelled_rows_is_said_and_served(
     assert float(model.get_layer("correction").constants["factor"]) != 1.0  # EM saw calibrated posteriors
 
 
+def test_a_checkpoint_that_a_killed_run_has_left_behind_is_removed(
+    trained: tuple[ModelConfig, Path, Path, dict[str, Any]],
+) -> None:
+    """Between the end of a run and the removal is a moment; the next call finds the run finished."""
+    config, models, data, summary = trained
+    left = data / "checkpoints" / summary["model"] / summary["run_id"]
+    left.mkdir(parents=True)
+    assert run_train(config, models, data)["skipped"]
+    assert not left.exists()
+
+
 def test_the_history_has_a_line_an_epoch(trained: tuple[ModelConfig, Path, Path, dict[str, Any]]) -> None:
     """The learning curves are drawn from it."""
     config, _, data, summary = trained

@@ -29,22 +29,14 @@ def provable_margin(rate: float, rows: int, *, alpha: float, power: float) -> fl
     return _smallest(rate, rows, alpha=alpha, power=power)
 
 
-def rows_to_find(rate: float, drop: float, *, alpha: float, power: float) -> int:
-    """Rows needed to find a drop of this size.
-
-    N = (z_{1-alpha} sqrt(psi) + z_{power} sqrt(psi - D^2))^2 / D^2.
-
-    Source: Miettinen, *The matched pairs design in the case of all-or-none responses*, Biometrics
-    24 (1968) 339-352; Connor (1987).
-    """
-    return rows_to_block(rate, drop, 0.0, alpha=alpha, power=power)
-
-
 def rows_to_block(rate: float, drop: float, limit: float, *, alpha: float, power: float) -> int:
     """Rows needed to show that the drop is beyond ``limit`` when in truth it is ``drop``, which is greater.
 
-    N = (z_{1-alpha} sqrt(psi - m^2) + z_{power} sqrt(psi - D^2))^2 / (D - m)^2: `rows_to_find` with the
-    limit m in the place of 0.
+    N = (z_{1-alpha} sqrt(psi - m^2) + z_{power} sqrt(psi - D^2))^2 / (D - m)^2, of a limit of 0 the rows
+    to find any drop.
+
+    Source: Miettinen, *The matched pairs design in the case of all-or-none responses*, Biometrics
+    24 (1968) 339-352; Connor (1987).
     """
     psi = max(rate, drop)
     root = norm.isf(alpha) * math.sqrt(psi - limit**2) + norm.ppf(power) * math.sqrt(psi - drop**2)
@@ -58,16 +50,6 @@ def power_to_block(rate: float, drop: float, limit: float, rows: int, *, alpha: 
     spread = math.sqrt(psi - drop**2)
     # Every row is lost: no chance is left in it.
     return float(norm.cdf(surplus / spread)) if spread > 0 else float(surplus >= 0)
-
-
-def power_to_find(rate: float, drop: float, rows: int, *, alpha: float) -> float:
-    """The chance that so many rows find a drop of this size: `rows_to_find` solved for the power."""
-    return power_to_block(rate, drop, 0.0, rows, alpha=alpha)
-
-
-def findable_drop(rate: float, rows: int, *, alpha: float, power: float) -> float:
-    """The smallest drop that so many rows find with this power; a little too large."""
-    return _smallest(rate, rows, alpha=alpha, power=power)
 
 
 def blockable_drop(rate: float, limit: float, rows: int, *, alpha: float, power: float) -> float:

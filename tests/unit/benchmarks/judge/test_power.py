@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.judge.paired import Discordance, bound_drop, p_value_of_drop
 from benchmarks.judge.power import (
-    findable_drop,
-    power_to_find,
+    blockable_drop,
+    power_to_block,
     provable_margin,
-    rows_to_find,
+    rows_to_block,
     rows_to_prove,
 )
 
@@ -18,7 +18,7 @@ from benchmarks.judge.power import (
 @pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.9), (0.025, 0.8)])
 def test_rows_to_find_equal_the_published_example(alpha: float, power: float) -> None:
     """powersamplesize.com, McNemar's Z-test (Connor 1987): p = 0.45 and 0.05 take 23 pairs in both forms."""
-    assert rows_to_find(0.5, 0.4, alpha=alpha, power=power) == 23
+    assert rows_to_block(0.5, 0.4, 0.0, alpha=alpha, power=power) == 23
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_rows_to_find_equal_the_published_example(alpha: float, power: float) ->
 )
 def test_rows_to_find_a_drop_agree_with_a_second_computation(rate: float, drop: float, rows: int) -> None:
     """Recorded figures for a false block of 1 % and a power of 95 %, computed independently."""
-    assert rows_to_find(rate, drop, alpha=0.01, power=0.95) == rows
+    assert rows_to_block(rate, drop, 0.0, alpha=0.01, power=0.95) == rows
 
 
 @pytest.mark.parametrize(
@@ -62,35 +62,35 @@ def test_rows_to_prove_are_enough_by_simulation() -> None:
 @pytest.mark.parametrize("drop", [0.002, 0.01])
 def test_power_is_reached_with_the_rows_that_are_said_to_be_needed(rate: float, drop: float) -> None:
     """Both are printed side by side: they are one equation, solved for one side or the other."""
-    needed = rows_to_find(rate, drop, alpha=0.002, power=0.95)
-    assert power_to_find(rate, drop, needed, alpha=0.002) >= 0.95
-    assert power_to_find(rate, drop, needed - 1, alpha=0.002) < 0.95 + 1e-9
+    needed = rows_to_block(rate, drop, 0.0, alpha=0.002, power=0.95)
+    assert power_to_block(rate, drop, 0.0, needed, alpha=0.002) >= 0.95
+    assert power_to_block(rate, drop, 0.0, needed - 1, alpha=0.002) < 0.95 + 1e-9
 
 
 def test_smallest_drops_equal_the_recorded_ones() -> None:
     """3.97 sqrt(psi / N) for 1 % and 95 %; recorded for 58,101 rows: 0.29, 0.37, 0.44, 0.52 %."""
-    found = [findable_drop(rate, 58_101, alpha=0.01, power=0.95) for rate in (0.03, 0.05, 0.07, 0.10)]
+    found = [blockable_drop(rate, 0.0, 58_101, alpha=0.01, power=0.95) for rate in (0.03, 0.05, 0.07, 0.10)]
     assert [round(100 * drop, 2) for drop in found] == [0.29, 0.37, 0.44, 0.52]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.001, 0.03, 0.2])
 def test_the_smallest_drop_is_found_with_the_power_that_is_said(rate: float) -> None:
     """Versions that never disagreed still may by that drop, and not by less."""
-    drop = findable_drop(rate, 9_062, alpha=0.002, power=0.95)
-    assert 0.95 <= power_to_find(rate, drop, 9_062, alpha=0.002) < 0.96
+    drop = blockable_drop(rate, 0.0, 9_062, alpha=0.002, power=0.95)
+    assert 0.95 <= power_to_block(rate, drop, 0.0, 9_062, alpha=0.002) < 0.96
 
 
 def test_a_handful_of_rows_finds_nothing_and_says_so() -> None:
     """No number above 1 is a drop, and none of these may divide by 0."""
-    assert findable_drop(0.5, 1, alpha=0.002, power=0.95) == 1.0
-    assert power_to_find(0.0, 1.0, 1, alpha=0.002) == 0.0
-    assert power_to_find(0.0, 1.0, 100, alpha=0.002) == 1.0
+    assert blockable_drop(0.5, 0.0, 1, alpha=0.002, power=0.95) == 1.0
+    assert power_to_block(0.0, 1.0, 0.0, 1, alpha=0.002) == 0.0
+    assert power_to_block(0.0, 1.0, 0.0, 100, alpha=0.002) == 1.0
 
 
 @pytest.mark.parametrize(("rate", "drop"), [(0.05, 0.01), (0.02, 0.01)])
 def test_stated_power_is_the_simulated_one(rate: float, drop: float) -> None:
     """The report says "found with power 80 %"; drawn 4,000 times, it is found about as often."""
-    rows = rows_to_find(rate, drop, alpha=0.002, power=0.8)
+    rows = rows_to_block(rate, drop, 0.0, alpha=0.002, power=0.8)
     shares = [(rate + drop) / 2, (rate - drop) / 2, 1 - rate]
     draws = np.random.default_rng(4).multinomial(rows, shares, size=4_000)
     found = [p_value_of_drop(Discordance(rows, int(b), int(c))) <= 0.002 for b, c, _ in draws]
@@ -100,13 +100,13 @@ def test_stated_power_is_the_simulated_one(rate: float, drop: float) -> None:
 @pytest.mark.parametrize("drop", [0.01, 0.05])
 def test_versions_that_never_disagreed_may_still_on_the_drop(drop: float) -> None:
     """Only then can there be one: psi is at least D, in every one of these figures."""
-    assert rows_to_find(0.0, drop, alpha=0.002, power=0.95) == rows_to_find(
-        drop, drop, alpha=0.002, power=0.95
+    assert rows_to_block(0.0, drop, 0.0, alpha=0.002, power=0.95) == rows_to_block(
+        drop, drop, 0.0, alpha=0.002, power=0.95
     )
     assert rows_to_prove(0.0, drop, alpha=0.05, power=0.95) == rows_to_prove(
         drop, drop, alpha=0.05, power=0.95
     )
-    found = [power_to_find(rate, drop, 400, alpha=0.002) for rate in (0.0, drop)]
+    found = [power_to_block(rate, drop, 0.0, 400, alpha=0.002) for rate in (0.0, drop)]
     assert found[0] == found[1]
 
 
@@ -115,7 +115,7 @@ def test_smallest_drops_equal_their_formula_on_either_side_of_the_rate() -> None
     z = 1.6448536 + 1.2815516  # 95 % and 90 %
     assert provable_margin(0.04, 10_000, alpha=0.05, power=0.9) == pytest.approx(z * 0.2 / 100)
     assert provable_margin(0.0001, 10_000, alpha=0.05, power=0.9) == pytest.approx(z**2 / 10_000)
-    assert findable_drop(0.04, 10_000, alpha=0.05, power=0.9) == pytest.approx(z * 0.2 / 100)
+    assert blockable_drop(0.04, 0.0, 10_000, alpha=0.05, power=0.9) == pytest.approx(z * 0.2 / 100)
 
 
 def test_rows_are_rounded_up() -> None:
@@ -128,5 +128,5 @@ def test_rows_are_rounded_up() -> None:
 def test_power_at_exactly_no_surplus_is_one_half() -> None:
     """Where the drop is just where the test rejects, the coin decides; certain loss is found at once."""
     # z(1 - 0.5) is 0: half of the equal candidates are rejected.
-    assert power_to_find(0.04, 1e-12, 100, alpha=0.5) == pytest.approx(0.5)
-    assert power_to_find(1.0, 1.0, 1, alpha=0.5) == 1.0
+    assert power_to_block(0.04, 1e-12, 0.0, 100, alpha=0.5) == pytest.approx(0.5)
+    assert power_to_block(1.0, 1.0, 0.0, 1, alpha=0.5) == 1.0

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.config import DuetSettings, load_gate_settings
 from benchmarks.drive.duet import open_duet
 from benchmarks.drive.plan import read_observations
-from benchmarks.drive.workload import golden_bodies
+from benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
 from benchmarks.judge.measure import Restart
 from registry.manifest import Manifest
 from registry.store import open_store
@@ -39,9 +39,13 @@ def versions(tmp_path: Path) -> dict[str, Manifest]:
     return {"champion": store.read_manifest("tiny", 1), "candidate": store.read_manifest("tiny", 2)}
 
 
-def restart(folder: Path, versions: Mapping[str, Manifest], *numbers: int, **changes: Any) -> list[Restart]:
-    """Restarts of these versions, of one duet."""
+def restart(
+    folder: Path, versions: Mapping[str, Manifest], *numbers: int, rows: int = 1, **changes: Any
+) -> list[Restart]:
+    """Restarts of these versions, of one duet: golden rows are asked, or bodies of this many of them."""
     bodies = golden_bodies(versions["candidate"], "candidate")
+    if rows > 1:
+        bodies = draw_bodies(Workload(seed=1, bodies=4, mix=(Mix(rows=rows),)), dict(versions))
     registry = str(folder / "registry")
     with open_duet(registry, versions, bodies, settle(**changes), folder, {}) as duet:
         return [duet.run_restart(number) for number in numbers]
@@ -87,7 +91,8 @@ def test_a_first_version_is_driven_alone(tmp_path: Path, versions: dict[str, Man
     [
         ({"start_timeout_s": 0.001}, "not ready in 0.001 s"),
         ({"window_s": 1e-6}, "0 pairs, expected at least 20"),
-        ({"request_timeout_s": 1e-4, "warmup_pairs": 0}, "failed requests, the first: "),
+        # A timeout is rounded up to a millisecond, in which one row may be answered and a thousand never.
+        ({"request_timeout_s": 1e-4, "warmup_pairs": 0, "rows": 1000}, "failed requests, the first: "),
     ],
     ids=["no start", "no window", "no patience"],
 )

@@ -39,10 +39,11 @@ help: ## show this list
 setup: $(VENV)/.installed ## make the environment from the lock file
 
 # Without the mark a setup was killed: what it has left looks installed to pip and is not.
-$(VENV)/.installed: requirements/dev.txt
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("timberline needs Python 3.11 to 3.13") if not (3, 11) <= sys.version_info < (3, 14) else None'
 	$(PYTHON) -m venv $(if $(wildcard $@),,--clear) $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 fetch: setup ## download the raw table

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
-from registry.errors import ConfigError
-from registry.ground.command import print_json, print_result, read_options, run_command
-from registry.ground.logs import configure_logging
+from timberline.benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.command import print_json, print_result, read_options, run_command
+from timberline.registry.ground.logs import configure_logging
 
 if TYPE_CHECKING:
-    from benchmarks.proof.selftest import SelfTest
-    from registry.manifest import GateLimits
+    from timberline.benchmarks.proof.selftest import SelfTest
+    from timberline.registry.manifest import GateLimits
 
 # The verdict decides the exit code; only 0 lets a release go on.
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
@@ -161,10 +161,10 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from benchmarks.gate import run_gate
-    from benchmarks.report.terminal import format_table
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.gate import run_gate
+    from timberline.benchmarks.report.terminal import format_table
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     ref = ModelRef.parse(options.model)
     candidate = options.candidate or (None if ref == ModelRef(ref.model) else options.model)
@@ -187,10 +187,10 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from benchmarks.load.bench import format_bench, run_bench
-    from registry.aliases import resolve
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.load.bench import format_bench, run_bench
+    from timberline.registry.aliases import resolve
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     store, ref = open_store(options.registry), ModelRef.parse(options.model)
     users = [int(count) for count in options.users.split(",")]
@@ -205,12 +205,12 @@ def _load(options: argparse.Namespace) -> int:
         raise ConfigError(
             "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
         )
-    from benchmarks.load.run import run_load
-    from benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
-    from benchmarks.load.stage import read_loads
-    from benchmarks.load.tables import format_load
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.load.run import run_load
+    from timberline.benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
+    from timberline.benchmarks.load.stage import read_loads
+    from timberline.benchmarks.load.tables import format_load
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     flags = {
         "objective.p99_ms": options.objective_ms,
@@ -238,7 +238,7 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _etl(options: argparse.Namespace) -> int:
-    from benchmarks.etl.speed import measure_etl
+    from timberline.benchmarks.etl.speed import measure_etl
 
     if options.set:
         raise ConfigError("the ETL is measured with the model folder as it stands", where="--set")
@@ -249,12 +249,12 @@ def _etl(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> int:
-    from benchmarks.service.figures import DEFAULT_TARGETS, load_targets
-    from benchmarks.service.report import format_service, write_report
-    from benchmarks.service.speed import Settings, measure_service
-    from registry.aliases import resolve
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.service.figures import DEFAULT_TARGETS, load_targets
+    from timberline.benchmarks.service.report import format_service, write_report
+    from timberline.benchmarks.service.speed import Settings, measure_service
+    from timberline.registry.aliases import resolve
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     store, ref = open_store(options.registry), ModelRef.parse(options.model)
     report = measure_service(
@@ -281,11 +281,11 @@ def _service(options: argparse.Namespace) -> int:
 
 
 def _attacks(options: argparse.Namespace) -> int:
-    from benchmarks.attacks.run import Settings, measure_attacks
-    from benchmarks.attacks.table import DEFAULT_BOUNDS, format_attacks, load_bounds, write_report
-    from registry.aliases import resolve
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.attacks.run import Settings, measure_attacks
+    from timberline.benchmarks.attacks.table import DEFAULT_BOUNDS, format_attacks, load_bounds, write_report
+    from timberline.registry.aliases import resolve
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     store, ref = open_store(options.registry), ModelRef.parse(options.model)
     report = measure_attacks(
@@ -304,16 +304,16 @@ def _attacks(options: argparse.Namespace) -> int:
 
 
 def _rivals(options: argparse.Namespace) -> int:
-    from benchmarks.rivals.environments import list_rivals, make_environment
+    from timberline.benchmarks.rivals.environments import list_rivals, make_environment
 
     print_result({name: str(make_environment(options.environments, name)) for name in list_rivals()})
     return 0
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from benchmarks.proof.arms import NIGHTLY, parse_arms
-    from benchmarks.proof.rates import find_alarm, format_rates, measure_rates
-    from benchmarks.proof.selftest import list_nightly, list_rejudged, run_selftest
+    from timberline.benchmarks.proof.arms import NIGHTLY, parse_arms
+    from timberline.benchmarks.proof.rates import find_alarm, format_rates, measure_rates
+    from timberline.benchmarks.proof.selftest import list_nightly, list_rejudged, run_selftest
 
     if options.draws is not None:
         return _draw(options)
@@ -331,7 +331,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
-    from benchmarks.proof.draws import Draws, format_draws, measure_draws, run_draws
+    from timberline.benchmarks.proof.draws import Draws, format_draws, measure_draws, run_draws
 
     test = _open_selftest(options)
     path = options.csv or options.data / "selftest" / "draws.csv"
@@ -345,9 +345,9 @@ def _draw(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from benchmarks.proof.arms import read_folders
-    from benchmarks.proof.replayed import CHAINS, Judge, format_replays, judge_pairs, measure_rates
-    from benchmarks.proof.replays import Replays, measure_replays, write_pairs
+    from timberline.benchmarks.proof.arms import read_folders
+    from timberline.benchmarks.proof.replayed import CHAINS, Judge, format_replays, judge_pairs, measure_rates
+    from timberline.benchmarks.proof.replays import Replays, measure_replays, write_pairs
 
     settings, limits = _settings(options), _read_limits(options)
     path = options.csv or options.data / "selftest" / "replays.csv"
@@ -365,10 +365,10 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _read_limits(options: argparse.Namespace) -> GateLimits:
-    from benchmarks.config import read_limits
-    from registry.aliases import resolve
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.config import read_limits
+    from timberline.registry.aliases import resolve
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     if options.limits is not None:
         return read_limits(options.limits)
@@ -377,7 +377,7 @@ def _read_limits(options: argparse.Namespace) -> GateLimits:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from benchmarks.proof.calibrate import calibrate
+    from timberline.benchmarks.proof.calibrate import calibrate
 
     calibration, path = calibrate(_open_selftest(options), options.count)
     print_result(calibration)
@@ -386,10 +386,10 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _open_selftest(options: argparse.Namespace) -> SelfTest:
-    from benchmarks.proof.selftest import SelfTest
-    from registry.aliases import resolve
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.proof.selftest import SelfTest
+    from timberline.registry.aliases import resolve
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     store, ref = open_store(options.registry), ModelRef.parse(options.model)
     path = options.csv or options.data / "selftest" / "gates.csv"
@@ -397,10 +397,10 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from benchmarks.history.table import format_history
-    from benchmarks.report.past import read_past, write_page
-    from registry.names import ModelRef
-    from registry.store import open_store
+    from timberline.benchmarks.history.table import format_history
+    from timberline.benchmarks.report.past import read_past, write_page
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
 
     if options.set:
         raise ConfigError("a history is read, not judged", where="--set")

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import msgspec
 
-from benchmarks.config import GateSettings
-from registry.errors import ConfigError
-from registry.ground.files import write_atomically
-from registry.ground.settings import load_settings
+from timberline.benchmarks.config import GateSettings
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.files import write_atomically
+from timberline.registry.ground.settings import load_settings
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from registry.errors import ConfigError
-from registry.ground.decode import decode_toml
-from registry.ground.settings import load_settings
-from registry.manifest import GateLimits
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.decode import decode_toml
+from timberline.registry.ground.settings import load_settings
+from timberline.registry.manifest import GateLimits
 
 DEFAULT_GATES = Path(__file__).with_name("gates.toml")
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
-from benchmarks.errors import BenchmarkError
+from timberline.benchmarks.errors import BenchmarkError
 
 # CPUCLOCK_SCHED of <linux/posix-timers.h>: what the scheduler ran, as clock_getcpuclockid(3) makes it.
 _SCHEDULED = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from registry.errors import LifecycleError
+from timberline.registry.errors import LifecycleError
 
 
 class BenchmarkError(LifecycleError):

@@ -8,21 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.calibration import apply_calibration, load_calibration
-from benchmarks.config import GateSettings
-from benchmarks.drive.workload import load_workload
-from benchmarks.machine import machine_class
-from benchmarks.match import GATE_VERSION, Match, find_match
-from benchmarks.report.record import PAGE_FILE
-from registry.aliases import read_history
-from registry.errors import RegistryError
-from registry.ground.files import digest_bytes, fresh_folder
-from registry.ground.logs import log_event
-from registry.ground.stages import digest_value
-from registry.names import PRODUCTION
-from registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
-from registry.store import Store
-from registry.verdict import (
+from timberline.benchmarks.calibration import apply_calibration, load_calibration
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.drive.workload import load_workload
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.match import GATE_VERSION, Match, find_match
+from timberline.benchmarks.report.record import PAGE_FILE
+from timberline.registry.aliases import read_history
+from timberline.registry.errors import RegistryError
+from timberline.registry.ground.files import digest_bytes, fresh_folder
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.stages import digest_value
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
+from timberline.registry.store import Store
+from timberline.registry.verdict import (
     VERDICT_FILE,
     Judged,
     Verdict,
@@ -105,7 +105,7 @@ def run_gate(
             return GateResult(match, known, reason)
     target = data / "gates" / model / match.folder_name
     # Imported late: numpy, scipy and pyarrow take seconds, which a skipped gate need not wait for.
-    from benchmarks.trial import judge_match  # noqa: PLC0415
+    from timberline.benchmarks.trial import judge_match  # noqa: PLC0415
 
     with fresh_folder(target, mark="report.json") as folder:
         verdict, documents = judge_match(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registry.aliases import check_target, read_alias, resolve
-from registry.names import CANDIDATE, PRODUCTION, ModelRef
-from registry.store import Store
+from timberline.registry.aliases import check_target, read_alias, resolve
+from timberline.registry.names import CANDIDATE, PRODUCTION, ModelRef
+from timberline.registry.store import Store
 
 # Part of every verdict; a new rule or formula is a new version, and makes older passes count no more.
 GATE_VERSION = "4"

@@ -10,30 +10,35 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.config import GateSettings
-from benchmarks.drive.duet import Duet, open_duet
-from benchmarks.drive.workload import Workload, draw_bodies
-from benchmarks.errors import BenchmarkError
-from benchmarks.history.releases import read_releases
-from benchmarks.judge.evidence import judge_static
-from benchmarks.judge.failures import judge_error_rate
-from benchmarks.judge.fairness import judge_fairness
-from benchmarks.judge.improvement import judge_improvement
-from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
-from benchmarks.judge.measure import Restart
-from benchmarks.judge.question import OBSERVATIONS
-from benchmarks.judge.resources import judge_model_size, judge_resources
-from benchmarks.judge.scoring import SCORED_FILES
-from benchmarks.judge.verdict import combine_lines, required_lines
-from benchmarks.machine import describe_machine
-from benchmarks.match import GATE_VERSION, Match
-from benchmarks.report.documents import write_documents
-from benchmarks.report.record import PAGE_FILE, Record
-from registry.ground.files import digest_bytes, digest_file
-from registry.ground.logs import log_event
-from registry.manifest import GateLimits, Manifest
-from registry.store import Store
-from registry.verdict import (
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.drive.duet import Duet, open_duet
+from timberline.benchmarks.drive.workload import Workload, draw_bodies
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.history.releases import read_releases
+from timberline.benchmarks.judge.evidence import judge_static
+from timberline.benchmarks.judge.failures import judge_error_rate
+from timberline.benchmarks.judge.fairness import judge_fairness
+from timberline.benchmarks.judge.improvement import judge_improvement
+from timberline.benchmarks.judge.latency import (
+    judge_answers,
+    judge_latencies,
+    judge_p50_ceiling,
+    report_service,
+)
+from timberline.benchmarks.judge.measure import Restart
+from timberline.benchmarks.judge.question import OBSERVATIONS
+from timberline.benchmarks.judge.resources import judge_model_size, judge_resources
+from timberline.benchmarks.judge.scoring import SCORED_FILES
+from timberline.benchmarks.judge.verdict import combine_lines, required_lines
+from timberline.benchmarks.machine import describe_machine
+from timberline.benchmarks.match import GATE_VERSION, Match
+from timberline.benchmarks.report.documents import write_documents
+from timberline.benchmarks.report.record import PAGE_FILE, Record
+from timberline.registry.ground.files import digest_bytes, digest_file
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import GateLimits, Manifest
+from timberline.registry.store import Store
+from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
     Judged,

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from exporter.emit import Block, Emitter
-from exporter.scalars import Scalar
+from timberline.exporter.emit import Block, Emitter
+from timberline.exporter.scalars import Scalar
 
 # Which values may share a node: the operator, which arguments are constants, and the payload of Clip; of an
 # operator with any number of arguments, what their number is padded to.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from exporter.scalars import NAN, Scalar, ScalarGraph
-from training.features import Call, Expression, Literal, ValueType
+from timberline.exporter.scalars import NAN, Scalar, ScalarGraph
+from timberline.training.features import Call, Expression, Literal, ValueType
 
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from exporter.errors import ExportError
-from exporter.fold import fold_scales
-from exporter.graphs import (
+from timberline.exporter.errors import ExportError
+from timberline.exporter.fold import fold_scales
+from timberline.exporter.graphs import (
     canonicalise,
     expose_tensor,
     make_model,
@@ -15,9 +15,9 @@ from exporter.graphs import (
     rename_tensors,
     require_stock_operators,
 )
-from exporter.runtime import open_session, optimise_offline
-from registry.manifest import Precision
-from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
+from timberline.exporter.runtime import open_session, optimise_offline
+from timberline.registry.manifest import Precision
+from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
 
 # Protobuf's limit for one file; a larger graph would need external data, which a version may not have.
 _MAX_BYTES = 2**31 - 1

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from onnx import version_converter
 
-from exporter.errors import ExportError, UnsupportedLayerError
-from exporter.graphs import require_stock_operators
-from exporter.parity import FloatArray
-from registry.ground.quiet import NO_TELEMETRY, quiet_stderr
-from registry.signature import FEATURES, PROBABILITIES_OUTPUT
+from timberline.exporter.errors import ExportError, UnsupportedLayerError
+from timberline.exporter.graphs import require_stock_operators
+from timberline.exporter.parity import FloatArray
+from timberline.registry.ground.quiet import NO_TELEMETRY, quiet_stderr
+from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
 
 os.environ.update(NO_TELEMETRY)
 with quiet_stderr(), warnings.catch_warnings():

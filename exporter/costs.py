@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from exporter.compose import serialise
-from exporter.operators import trace_feature_graph
-from exporter.runtime import Event, InferenceSession, open_session, profile_session
-from registry.ground.logs import log_event
-from training.features import FeatureProgram, read_texts
+from timberline.exporter.compose import serialise
+from timberline.exporter.operators import trace_feature_graph
+from timberline.exporter.runtime import Event, InferenceSession, open_session, profile_session
+from timberline.registry.ground.logs import log_event
+from timberline.training.features import FeatureProgram, read_texts
 
 log = logging.getLogger("exporter.costs")
 

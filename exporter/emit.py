@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.formulas import SHIFTABLE
-from exporter.graphs import make_model
-from exporter.lowering import Affine
-from exporter.scalars import Scalar
-from registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
+from timberline.exporter.formulas import SHIFTABLE
+from timberline.exporter.graphs import make_model
+from timberline.exporter.lowering import Affine
+from timberline.exporter.scalars import Scalar
+from timberline.registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
 _QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import onnx
 
-from exporter.compose import compose_graph, serialise
-from exporter.costs import RowCost, log_cost, measure_row
-from exporter.errors import ExportError
-from exporter.inputs import ExportInputs
-from exporter.operators import build_feature_graph
-from exporter.package import (
+from timberline import __version__
+from timberline.exporter.compose import compose_graph, serialise
+from timberline.exporter.costs import RowCost, log_cost, measure_row
+from timberline.exporter.errors import ExportError
+from timberline.exporter.inputs import ExportInputs
+from timberline.exporter.operators import build_feature_graph
+from timberline.exporter.package import (
     Evidence,
     describe_version,
     read_baselines,
@@ -26,24 +27,23 @@ from exporter.package import (
     require_accuracy,
     write_test_rows,
 )
-from exporter.parity import (
+from timberline.exporter.parity import (
     Tolerances,
     keeps_bounds,
     load_tolerances,
     manifest_parity,
 )
-from exporter.proof import Network, Proof, prove, replay_golden
-from exporter.report import ExportResult, log_result, make_result
-from exporter.rows import check_slices, rows_to_feeds
-from exporter.runtime import runtime_versions
-from registry import __version__
-from registry.aliases import move_alias, read_alias
-from registry.errors import RegistryError, after_change
-from registry.ground.logs import log_event
-from registry.manifest import Manifest
-from registry.rows import SEEN_FILE, TEST_ROWS_FILE
-from registry.store import EVALUATION_FILE, MODEL_FILE, Store
-from training.features import FeatureProgram, parse_features, parse_slices
+from timberline.exporter.proof import Network, Proof, prove, replay_golden
+from timberline.exporter.report import ExportResult, log_result, make_result
+from timberline.exporter.rows import check_slices, rows_to_feeds
+from timberline.exporter.runtime import runtime_versions
+from timberline.registry.aliases import move_alias, read_alias
+from timberline.registry.errors import RegistryError, after_change
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import Manifest
+from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from timberline.training.features import FeatureProgram, parse_features, parse_slices
 
 log = logging.getLogger("exporter.export")
 
@@ -138,7 +138,7 @@ def _export(
     inputs: ExportInputs, store: Store, tolerances: Tolerances, created_at: Callable[[], str]
 ) -> ExportResult:
     # TensorFlow takes seconds to load, and a skipped export needs none of it.
-    from exporter.convert import KerasNetwork, converter_versions  # noqa: PLC0415
+    from timberline.exporter.convert import KerasNetwork, converter_versions  # noqa: PLC0415
 
     run = inputs.run
     read_seen(inputs.seen_rows)  # refused now, it has cost no conversion
@@ -158,7 +158,7 @@ def _export(
         precision=inputs.export.precision,
     )
     if inputs.export.precision == "int8":
-        from exporter.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
+        from timberline.exporter.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
 
         model = quantise_graph(model)
     return publish_proven(

@@ -14,8 +14,8 @@ import functools
 import math
 from collections.abc import Callable
 
-from exporter.scalars import NAN, Scalar, ScalarGraph
-from training.features import Call, Expression, ValueType, may_be_negative_zero, may_be_zero
+from timberline.exporter.scalars import NAN, Scalar, ScalarGraph
+from timberline.training.features import Call, Expression, ValueType, may_be_negative_zero, may_be_zero
 
 # Beyond it, arc tangent is pi/2 to the last bit of a double, and float still holds the number.
 _STEEPEST = 1e17

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from exporter.parity import FloatArray, IntArray
-from exporter.rows import Chunk, RawValue
-from registry.manifest import Golden
+from timberline.exporter.parity import FloatArray, IntArray
+from timberline.exporter.rows import Chunk, RawValue
+from timberline.registry.manifest import Golden
 
 
 @dataclass(frozen=True, order=True)

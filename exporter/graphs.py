@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.errors import UnsupportedLayerError
-from registry import __version__
+from timberline import __version__
+from timberline.exporter.errors import UnsupportedLayerError
 
 # The domains that the ONNX standard itself defines; "" and "ai.onnx" are two names of one.
 _STOCK_DOMAINS = {"", "ai.onnx.ml"}

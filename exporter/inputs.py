@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from registry.errors import StageError
-from registry.ground.decode import decode_json
-from registry.ground.settings import LoggingSection, PathsSection, load_settings
-from registry.ground.stages import Receipt, find_current, read_receipt
-from registry.manifest import GateLimits, Metrics
-from registry.rows import SEEN_FILE
-from registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
+from timberline.registry.errors import StageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.settings import LoggingSection, PathsSection, load_settings
+from timberline.registry.ground.stages import Receipt, find_current, read_receipt
+from timberline.registry.manifest import GateLimits, Metrics
+from timberline.registry.rows import SEEN_FILE
+from timberline.registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
 
 
 @dataclass(frozen=True)

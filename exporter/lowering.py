@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from exporter.choices import CHOOSING, Table, tabulate, write, write_truth
-from exporter.formulas import build_formula
-from exporter.scalars import NAN, Scalar, ScalarGraph
-from training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
+from timberline.exporter.choices import CHOOSING, Table, tabulate, write, write_truth
+from timberline.exporter.formulas import build_formula
+from timberline.exporter.scalars import NAN, Scalar, ScalarGraph
+from timberline.training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
 
 # From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
 _TABLE_BRANCHES = 5

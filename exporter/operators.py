@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from exporter.batching import build_model, share_out
-from exporter.lowering import Lowering
-from exporter.scalars import NAN, Scalar
-from registry.signature import NULL_TEXT
-from training.features import FeatureProgram
+from timberline.exporter.batching import build_model, share_out
+from timberline.exporter.lowering import Lowering
+from timberline.exporter.scalars import NAN, Scalar
+from timberline.registry.signature import NULL_TEXT
+from timberline.training.features import FeatureProgram
 
 
 def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:

@@ -12,14 +12,14 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exporter.errors import ExportError
-from exporter.parity import FloatArray, IntArray
-from exporter.rows import Chunk
-from exporter.runtime import find_minimum_runtime
-from registry import __version__
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_bytes
-from registry.manifest import (
+from timberline import __version__
+from timberline.exporter.errors import ExportError
+from timberline.exporter.parity import FloatArray, IntArray
+from timberline.exporter.rows import Chunk
+from timberline.exporter.runtime import find_minimum_runtime
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.manifest import (
     BASELINE_PREFIX,
     SCHEMA_VERSION,
     FileDigest,
@@ -31,9 +31,9 @@ from registry.manifest import (
     ParityTensor,
     Precision,
 )
-from registry.rows import SEEN_KEY, SEEN_SCHEMA_VERSION, SeenRows
-from registry.runs import CLASS_COLUMN, ROW_COLUMN, RunRecord
-from registry.signature import Column, SourceTable, UnreadRole, build_signature
+from timberline.registry.rows import SEEN_KEY, SEEN_SCHEMA_VERSION, SeenRows
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN, RunRecord
+from timberline.registry.signature import Column, SourceTable, UnreadRole, build_signature
 
 # The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
 _ACCURACY_SLACK = 1e-3

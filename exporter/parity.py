@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import ParityInputError
-from registry.ground.settings import load_settings
-from registry.manifest import ParityTensor, Precision
-from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
+from timberline.exporter.errors import ParityInputError
+from timberline.registry.ground.settings import load_settings
+from timberline.registry.manifest import ParityTensor, Precision
+from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
 
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from exporter.compose import serialise
-from exporter.errors import ParityInputError
-from exporter.golden import GoldenPicker
-from exporter.graphs import cut_graph
-from exporter.package import EvaluationWriter
-from exporter.parity import (
+from timberline.exporter.compose import serialise
+from timberline.exporter.errors import ParityInputError
+from timberline.exporter.golden import GoldenPicker
+from timberline.exporter.graphs import cut_graph
+from timberline.exporter.package import EvaluationWriter
+from timberline.exporter.parity import (
     FloatArray,
     IntArray,
     ParityReport,
@@ -31,12 +31,12 @@ from exporter.parity import (
     label_choice,
     merge_reports,
 )
-from exporter.rows import Chunk, count_rows, read_chunks, rows_to_feeds
-from exporter.runtime import open_session
-from registry.ground.progress import Progress
-from registry.manifest import Golden, Precision
-from registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
-from training.features import FeatureProgram
+from timberline.exporter.rows import Chunk, count_rows, read_chunks, rows_to_feeds
+from timberline.exporter.runtime import open_session
+from timberline.registry.ground.progress import Progress
+from timberline.registry.manifest import Golden, Precision
+from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
+from timberline.training.features import FeatureProgram
 
 log = logging.getLogger("exporter.proof")
 

@@ -20,16 +20,16 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from exporter.compose import check_graph
-from exporter.errors import UnsupportedLayerError
-from exporter.graphs import canonicalise
-from registry.signature import FEATURES
+from timberline.exporter.compose import check_graph
+from timberline.exporter.errors import UnsupportedLayerError
+from timberline.exporter.graphs import canonicalise
+from timberline.registry.signature import FEATURES
 
 _PRODUCTS = ["MatMul", "Gemm"]
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exporter.errors import ExportError
-from exporter.parity import FloatArray, IntArray
-from registry.errors import ConfigError
-from registry.manifest import SLICE_PREFIX
-from registry.runs import CLASS_COLUMN, ROW_COLUMN
-from registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
-from training.features import FeatureProgram
+from timberline.exporter.errors import ExportError
+from timberline.exporter.parity import FloatArray, IntArray
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import SLICE_PREFIX
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
+from timberline.training.features import FeatureProgram
 
 # Embeddings hold some 10 kB a row and operator, in Keras and again in ONNX Runtime: 4,096 rows stay
 # below 300 MB. In smaller chunks planning the query would lead (50 ms for 90 features).

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from registry.ground.decode import decode_json
-from registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from exporter.errors import ExportError
+from timberline.exporter.errors import ExportError
 
 onnxruntime.disable_telemetry_events()
 # For annotations elsewhere: what imports the library by itself would have to forbid its reports, too.

@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__" and sys.argv[1:2] == ["health"]:
     # Asked every few seconds: what is imported below would cost ten times as much as asking.
-    from inference.process.probe import main as ask
+    from timberline.inference.process.probe import main as ask
 
     if (_code := ask(sys.argv[2:])) is not None:
         sys.exit(_code)
@@ -18,8 +18,8 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from registry.ground.command import read_options, run_command
-from registry.ground.logs import configure_logging, write_in_background
+from timberline.registry.ground.command import read_options, run_command
+from timberline.registry.ground.logs import configure_logging, write_in_background
 
 _FLAGS = {
     "model": "name, name@alias or name@7, several with commas (default forest_cover, its production)",
@@ -72,29 +72,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from inference.config import resolve_config
+    from timberline.inference.config import resolve_config
 
     flags = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _FLAGS}
     config = resolve_config(flags, os.environ)
     _heed_sigterm()
     if config.workers > 1:
-        from inference.process.supervisor import supervise
+        from timberline.inference.process.supervisor import supervise
 
         return supervise(config, ["--log-level", options.log_level, "--log-format", options.log_format])
-    from inference.process.worker import serve
+    from timberline.inference.process.worker import serve
 
     return serve(config)
 
 
 def _work(options: argparse.Namespace) -> int:
     _heed_sigterm()
-    from inference.process.worker import work
+    from timberline.inference.process.worker import work
 
     return work()
 
 
 def _try(options: argparse.Namespace) -> int:
-    from inference.live.proven import run_trial
+    from timberline.inference.live.proven import run_trial
 
     return run_trial(sys.stdin.buffer, sys.stdout.buffer)
 
@@ -105,7 +105,7 @@ def _heed_sigterm() -> None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from inference.process.probe import check
+    from timberline.inference.process.probe import check
 
     return check(options.port, options.runtime_dir)
 

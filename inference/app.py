@@ -12,26 +12,26 @@ from typing import Any
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from inference import errors
-from inference.config import ServiceConfig
-from inference.live.run import Runner
-from inference.live.state import ServiceState
-from inference.live.work import WorkLimit
-from inference.metrics.counters import RouteMetrics, ServiceMetrics
-from inference.process.memory import Trimmer
-from inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
-from inference.routes.cors import CorsPolicy, read_policy
-from inference.routes.health import Health
-from inference.routes.infer import Infer
-from inference.routes.openapi import OpenApi
-from inference.routes.platforms import add_routes
-from inference.routes.predict import Predict
-from inference.routes.protocol import Metadata
-from inference.routes.requestlog import find_trace, log_request
-from inference.wire.answers import Answer, Header, answer_json
-from inference.wire.body import BodyReader, ReceiveBudget
-from inference.wire.request import Handler, Request
-from registry.errors import LifecycleError
+from timberline.inference import errors
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.run import Runner
+from timberline.inference.live.state import ServiceState
+from timberline.inference.live.work import WorkLimit
+from timberline.inference.metrics.counters import RouteMetrics, ServiceMetrics
+from timberline.inference.process.memory import Trimmer
+from timberline.inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
+from timberline.inference.routes.cors import CorsPolicy, read_policy
+from timberline.inference.routes.health import Health
+from timberline.inference.routes.infer import Infer
+from timberline.inference.routes.openapi import OpenApi
+from timberline.inference.routes.platforms import add_routes
+from timberline.inference.routes.predict import Predict
+from timberline.inference.routes.protocol import Metadata
+from timberline.inference.routes.requestlog import find_trace, log_request
+from timberline.inference.wire.answers import Answer, Header, answer_json
+from timberline.inference.wire.body import BodyReader, ReceiveBudget
+from timberline.inference.wire.request import Handler, Request
+from timberline.registry.errors import LifecycleError
 
 _logger = logging.getLogger("inference.app")
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from inference.routes.platforms import SAGEMAKER_FOLDER, check_route, read_platform
-from registry.errors import ConfigError
+from timberline.inference.routes.platforms import SAGEMAKER_FOLDER, check_route, read_platform
+from timberline.registry.errors import ConfigError
 
 # An answer names every class in every row, and may be much longer than its request. So many times the
 # longest body is the most of it that is kept, and no less than this.

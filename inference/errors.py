@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from registry.errors import LifecycleError
+from timberline.registry.errors import LifecycleError
 
 
 class ServingError(LifecycleError):

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from inference.errors import SignatureMismatchError
-from registry.ground.quiet import NO_TELEMETRY
-from registry.signature import (
+from timberline.inference.errors import SignatureMismatchError
+from timberline.registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,

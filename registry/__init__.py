@@ -2,5 +2,3 @@
 
 Every other part may import this one; it imports the standard library and msgspec only.
 """
-
-__version__ = "0.1.0"

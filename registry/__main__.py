@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from registry import catalog, checks, promotion, tables
-from registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
-from registry.errors import ConfigError, DamageError
-from registry.ground.command import GO_ON, print_json, read_options, run_command
-from registry.ground.logs import configure_logging
-from registry.names import CANDIDATE, ModelRef
-from registry.store import Store, open_store
+from timberline.registry import catalog, checks, promotion, tables
+from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
+from timberline.registry.errors import ConfigError, DamageError
+from timberline.registry.ground.command import GO_ON, print_json, read_options, run_command
+from timberline.registry.ground.logs import configure_logging
+from timberline.registry.names import CANDIDATE, ModelRef
+from timberline.registry.store import Store, open_store
 
 _HELP = {
     "list": "every version: when, how good, how big, its aliases and verdict (all models if none is named)",

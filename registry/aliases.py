@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from registry.errors import (
+from timberline.registry.errors import (
     AfterChangeError,
     AliasConflictError,
     DamageError,
@@ -28,13 +28,21 @@ from registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from registry.folder import show_name
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_bytes
-from registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
-from registry.manifest import Sha256
-from registry.names import MOST_NUMBER, PRODUCTION, ModelRef, check_name, is_name, list_newest, parse_number
-from registry.store import Store
+from timberline.registry.folder import show_name
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
+from timberline.registry.manifest import Sha256
+from timberline.registry.names import (
+    MOST_NUMBER,
+    PRODUCTION,
+    ModelRef,
+    check_name,
+    is_name,
+    list_newest,
+    parse_number,
+)
+from timberline.registry.store import Store
 
 Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import msgspec
 
-from registry import ledger
-from registry.aliases import ALIASES, HEADS, check_target, inspect_history, list_aliases, read_alias
-from registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
-from registry.folder import show_name
-from registry.ground.permissions import explain_refusal
-from registry.names import ModelRef, is_name, parse_number
-from registry.promotion import find_exchanged
-from registry.store import Contents, Store
-from registry.verdict import VERDICT_FILE, decode_verdict
+from timberline.registry import ledger
+from timberline.registry.aliases import (
+    ALIASES,
+    HEADS,
+    check_target,
+    inspect_history,
+    list_aliases,
+    read_alias,
+)
+from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
+from timberline.registry.folder import show_name
+from timberline.registry.ground.permissions import explain_refusal
+from timberline.registry.names import ModelRef, is_name, parse_number
+from timberline.registry.promotion import find_exchanged
+from timberline.registry.store import Contents, Store
+from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 
 # What damage and disks raise: the one for the bytes, the other for reading them.
 TROUBLE = (RegistryError, OSError)

@@ -19,10 +19,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.blobs import MOST_BYTES, OnError
-from registry.errors import DamageError, RegistryError
-from registry.ground.files import lacks_locks, sync_change, sync_folder
-from registry.ground.logs import log_event
+from timberline.registry.blobs import MOST_BYTES, OnError
+from timberline.registry.errors import DamageError, RegistryError
+from timberline.registry.ground.files import lacks_locks, sync_change, sync_folder
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("registry.folder")
 

@@ -16,11 +16,11 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from registry.blobs import Blobs
-from registry.errors import DamageError
-from registry.ground.decode import decode_json
-from registry.manifest import Sha256
-from registry.names import check_name, parse_number
+from timberline.registry.blobs import Blobs
+from timberline.registry.errors import DamageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.manifest import Sha256
+from timberline.registry.names import check_name, parse_number
 
 # An entry has 300 bytes and what somebody gave as the reason.
 MOST_RECORD_BYTES = 1 << 20

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from registry.errors import ManifestError
-from registry.ground.decode import decode_json
-from registry.signature import Signature, SourceTable
+from timberline.registry.errors import ManifestError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.signature import Signature, SourceTable
 
 SCHEMA_VERSION = 1
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from registry.errors import ConfigError
+from timberline.registry.errors import ConfigError
 
 # Lower case only: a folder on a file system that ignores case must not hold two models under one name.
 _NAME = r"[a-z][a-z0-9_]{0,63}"

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from registry.errors import RegistryError
-from registry.ground.decode import decode_json
+from timberline.registry.errors import RegistryError
+from timberline.registry.ground.decode import decode_json
 
 NOISE_SCHEMA_VERSION = 1
 NOISE_FILE = "training_noise.json"

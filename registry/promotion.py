@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from itertools import pairwise
 
-from registry.aliases import (
+from timberline.registry.aliases import (
     AliasRecord,
     check_pin,
     check_target,
@@ -20,12 +20,12 @@ from registry.aliases import (
     read_history,
     repair_alias,
 )
-from registry.errors import ConfigError, PromotionRefusedError, RegistryError
-from registry.ground.files import digest_bytes
-from registry.names import PRODUCTION
-from registry.store import Store
-from registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
-from registry.verification import DOCUMENTS
+from timberline.registry.errors import ConfigError, PromotionRefusedError, RegistryError
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.names import PRODUCTION
+from timberline.registry.store import Store
+from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
+from timberline.registry.verification import DOCUMENTS
 
 
 def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: Judged | None) -> list[str]:

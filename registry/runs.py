@@ -10,10 +10,10 @@ from typing import Annotated
 
 import msgspec
 
-from registry.errors import ManifestError, StageError
-from registry.ground.decode import decode_json
-from registry.manifest import Histogram, Precision, Prior
-from registry.signature import ClassLabel, Column, SourceTable
+from timberline.registry.errors import ManifestError, StageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.manifest import Histogram, Precision, Prior
+from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1
 # Columns of the prepared Parquet files that are neither raw columns nor features.

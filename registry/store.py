@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from registry import ledger
-from registry.blobs import Blobs
-from registry.errors import (
+from timberline.registry import ledger
+from timberline.registry.blobs import Blobs
+from timberline.registry.errors import (
     AfterChangeError,
     ConfigError,
     DamageError,
@@ -28,10 +28,10 @@ from registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from registry.folder import FolderBlobs
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_bytes, digest_file
-from registry.manifest import (
+from timberline.registry.folder import FolderBlobs
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_bytes, digest_file
+from timberline.registry.manifest import (
     FILE_NAME,
     FileDigest,
     Manifest,
@@ -40,9 +40,9 @@ from registry.manifest import (
     decode_summary,
     encode_manifest,
 )
-from registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
-from registry.verdict import Judged
-from registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage
+from timberline.registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
+from timberline.registry.verdict import Judged
+from timberline.registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage
 
 MODEL_FILE = "model.onnx"
 EVALUATION_FILE = "evaluation.parquet"

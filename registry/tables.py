@@ -5,11 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from registry.aliases import AliasRecord
-from registry.catalog import VerdictSummary, VersionDetails, VersionSummary
-from registry.checks import Check
-from registry.manifest import Interval, Manifest
-from registry.names import ModelRef
+from timberline.registry.aliases import AliasRecord
+from timberline.registry.catalog import VerdictSummary, VersionDetails, VersionSummary
+from timberline.registry.checks import Check
+from timberline.registry.manifest import Interval, Manifest
+from timberline.registry.names import ModelRef
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from registry.folder import is_dropping, open_plain, show_name
-from registry.manifest import FileDigest
-from registry.noise import NOISE_FILE
-from registry.verdict import VERDICT_FILE
+from timberline.registry.folder import is_dropping, open_plain, show_name
+from timberline.registry.manifest import FileDigest
+from timberline.registry.noise import NOISE_FILE
+from timberline.registry.verdict import VERDICT_FILE
 
 MANIFEST_FILE = "manifest.json"
 # Written beside a version after it was published; the manifest cannot name them.

@@ -10,11 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from registry.ground.command import print_result, read_options, run_command
-from registry.ground.logs import configure_logging
-from registry.ground.quiet import quiet_stderr, silence_tensorflow
-from registry.names import ModelRef
-from training.config import ModelConfig, load_model_config
+from timberline.registry.ground.command import print_result, read_options, run_command
+from timberline.registry.ground.logs import configure_logging
+from timberline.registry.ground.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.names import ModelRef
+from timberline.training.config import ModelConfig, load_model_config
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,11 +80,11 @@ def _run(options: argparse.Namespace) -> int:
 def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict[str, object]:
     # Imported here, so that fetching does not wait for DuckDB and ETL does not wait for TensorFlow.
     if options.stage == "fetch":
-        from training.fetch import run_fetch
+        from timberline.training.fetch import run_fetch
 
         return run_fetch(config, data)
     if options.stage == "etl":
-        from training.etl import run_etl
+        from timberline.training.etl import run_etl
 
         return run_etl(config, options.models, data)
     silence_tensorflow()
@@ -93,20 +93,20 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
 
         tensorflow.config.list_physical_devices()  # says at first use what devices are not there
     if options.stage == "train":
-        from training.fit import run_train
+        from timberline.training.fit import run_train
 
         return run_train(config, options.models, data, resume=options.resume)
     if options.stage == "calibrate-training":
         return _calibrate(options, config, data)
-    from training.evaluate import run_evaluate
+    from timberline.training.evaluate import run_evaluate
 
     return run_evaluate(config, data)
 
 
 def _calibrate(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict[str, object]:
-    from registry.aliases import resolve
-    from registry.store import open_store
-    from training.repeats import Reduction, run_calibrate
+    from timberline.registry.aliases import resolve
+    from timberline.registry.store import open_store
+    from timberline.training.repeats import Reduction, run_calibrate
 
     store = open_store(options.registry)
     return run_calibrate(

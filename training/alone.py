@@ -16,9 +16,9 @@ import sys
 import threading
 from collections.abc import Callable
 
-from registry.ground.command import run_command
-from registry.ground.logs import configure_logging
-from registry.ground.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.ground.command import run_command
+from timberline.registry.ground.logs import configure_logging
+from timberline.registry.ground.quiet import quiet_stderr, silence_tensorflow
 
 _KILLED = 137
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from registry.ground.logs import log_event
-from training.dataset import FeatureArray, PreparedSplit
-from training.prior import log_prior_shift
+from timberline.registry.ground.logs import log_event
+from timberline.training.dataset import FeatureArray, PreparedSplit
+from timberline.training.prior import log_prior_shift
 
 FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int16]  # (rows,), class indexes

@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import TrainingError
+from timberline.training.errors import TrainingError
 
 FloatArray = npt.NDArray[np.float64]
 

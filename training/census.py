@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import duckdb
 
-from registry.rows import count_and_sum, fingerprint, hash_fast
-from training.database import fetch_row
-from training.profile import Duplicates
-from training.splits import SPLIT_NAMES
+from timberline.registry.rows import count_and_sum, fingerprint, hash_fast
+from timberline.training.database import fetch_row
+from timberline.training.profile import Duplicates
+from timberline.training.splits import SPLIT_NAMES
 
 
 @dataclass(frozen=True)

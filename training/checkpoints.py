@@ -17,9 +17,9 @@ import keras
 import msgspec
 import numpy as np
 
-from registry.ground.decode import decode_json
-from registry.ground.files import write_atomically
-from training.errors import TrainingError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import write_atomically
+from timberline.training.errors import TrainingError
 
 _FILE = "checkpoint.npz"
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 import duckdb
 import msgspec
 
-from registry.ground.progress import Progress
-from registry.runs import ROW_COLUMN
-from training.config import LARGEST_EXACT, ColumnSection, ModelConfig
-from training.database import SLICE_COLUMNS, fetch_aggregates, fetch_row, literal, literals, quote
-from training.errors import DatasetError
-from training.ingest import RAW, storage_type, stored_columns
+from timberline.registry.ground.progress import Progress
+from timberline.registry.runs import ROW_COLUMN
+from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
+from timberline.training.database import SLICE_COLUMNS, fetch_aggregates, fetch_row, literal, literals, quote
+from timberline.training.errors import DatasetError
+from timberline.training.ingest import RAW, storage_type, stored_columns
 
 _SHOWN_ROWS = 5
 _SHOWN_CHECKS = 3

@@ -16,12 +16,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from registry.errors import ConfigError
-from registry.ground.decode import UTF_8
-from registry.ground.settings import LoggingSection, PathsSection, load_settings
-from registry.manifest import GateLimits
-from registry.runs import ExportSettings
-from registry.signature import ClassLabel, Column, SourceTable, UnreadRole
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.decode import UTF_8
+from timberline.registry.ground.settings import LoggingSection, PathsSection, load_settings
+from timberline.registry.manifest import GateLimits
+from timberline.registry.runs import ExportSettings
+from timberline.registry.signature import ClassLabel, Column, SourceTable, UnreadRole
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import duckdb
 
-from registry.ground.cpus import count_cpus, find_memory_bytes
-from registry.ground.logs import log_event
-from registry.ground.permissions import explain_refusal
-from registry.ground.progress import Progress
-from training.config import EtlSection
-from training.errors import TrainingError
+from timberline.registry.ground.cpus import count_cpus, find_memory_bytes
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.permissions import explain_refusal
+from timberline.registry.ground.progress import Progress
+from timberline.training.config import EtlSection
+from timberline.training.errors import TrainingError
 
 _logger = logging.getLogger("training.etl")
 

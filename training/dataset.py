@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from registry.runs import CLASS_COLUMN
-from training.errors import DatasetError
+from timberline.registry.runs import CLASS_COLUMN
+from timberline.training.errors import DatasetError
 
 FeatureArray = npt.NDArray[np.float32]  # (rows, features)
 ClassArray = npt.NDArray[np.int32]  # (rows,), indexes into the classes

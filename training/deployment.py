@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
-from registry.manifest import Prior
-from training.calibration import Calibration, fit_calibration
-from training.config import PriorSection
-from training.dataset import PreparedSplit
-from training.prior import FloatArray, estimate_prior, log_prior_shift
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import Prior
+from timberline.training.calibration import Calibration, fit_calibration
+from timberline.training.config import PriorSection
+from timberline.training.dataset import PreparedSplit
+from timberline.training.prior import FloatArray, estimate_prior, log_prior_shift
 
 _logger = logging.getLogger("training.deployment")
 

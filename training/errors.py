@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.errors import LifecycleError
+from timberline.registry.errors import LifecycleError
 
 
 class TrainingError(LifecycleError):

@@ -12,27 +12,39 @@ from typing import Any
 import duckdb
 import msgspec
 
-from registry.errors import StageError
-from registry.ground.files import digest_bytes, fresh_folder
-from registry.ground.logs import log_event
-from registry.ground.progress import Progress
-from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
-from registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
-from registry.signature import ClassLabel, Column
-from training.census import Census, take_census
-from training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
-from training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
-from training.database import literal, open_database, quote
-from training.errors import DatasetError
-from training.features import FeatureError, FeatureProgram, parse_features, parse_slices
-from training.fetch import fetched_files, raw_folder
-from training.forms import Form, open_forms
-from training.ingest import RAW, drop_source, read_source, stored_columns
-from training.prepare import check_features, write_seen_rows, write_split
-from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Profile, encode_profile, load_profile
-from training.rejects import collect_rejects, judge_rejects, write_rejects
-from training.splits import SPLIT_NAMES, TRAIN, VALIDATION, draw_number, split_rows
-from training.statistics import count_parts, profile_columns
+from timberline.registry.errors import StageError
+from timberline.registry.ground.files import digest_bytes, fresh_folder
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.progress import Progress
+from timberline.registry.ground.stages import (
+    digest_code,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
+from timberline.registry.signature import ClassLabel, Column
+from timberline.training.census import Census, take_census
+from timberline.training.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
+from timberline.training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
+from timberline.training.database import literal, open_database, quote
+from timberline.training.errors import DatasetError
+from timberline.training.features import FeatureError, FeatureProgram, parse_features, parse_slices
+from timberline.training.fetch import fetched_files, raw_folder
+from timberline.training.forms import Form, open_forms
+from timberline.training.ingest import RAW, drop_source, read_source, stored_columns
+from timberline.training.prepare import check_features, write_seen_rows, write_split
+from timberline.training.profile import (
+    PROFILE_SCHEMA_VERSION,
+    ColumnProfile,
+    Profile,
+    encode_profile,
+    load_profile,
+)
+from timberline.training.rejects import collect_rejects, judge_rejects, write_rejects
+from timberline.training.splits import SPLIT_NAMES, TRAIN, VALIDATION, draw_number, split_rows
+from timberline.training.statistics import count_parts, profile_columns
 
 _STAGE = "etl"
 _MAX_CLASSES = 1000

@@ -17,19 +17,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry.ground.decode import decode_json
-from registry.ground.logs import log_event
-from registry.ground.progress import Progress
-from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
-from registry.manifest import Metrics
-from registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
-from training.baselines import Labels, predict_baselines
-from training.config import ModelConfig
-from training.dataset import FeatureArray, PreparedSplit
-from training.errors import TrainingError
-from training.persist import load_scorer
-from training.plots import plot_confusion, plot_learning_curves, plot_reliability
-from training.scores import calibration_table, score
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.progress import Progress
+from timberline.registry.ground.stages import (
+    digest_code,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+from timberline.registry.manifest import Metrics
+from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
+from timberline.training.baselines import Labels, predict_baselines
+from timberline.training.config import ModelConfig
+from timberline.training.dataset import FeatureArray, PreparedSplit
+from timberline.training.errors import TrainingError
+from timberline.training.persist import load_scorer
+from timberline.training.plots import plot_confusion, plot_learning_curves, plot_reliability
+from timberline.training.scores import calibration_table, score
 
 log = logging.getLogger("training.evaluate")
 

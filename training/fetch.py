@@ -17,17 +17,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.errors import StageError
-from registry.ground.files import PARTIAL_PREFIX, lacks_locks
-from registry.ground.logs import log_event
-from registry.ground.stages import RECEIPT, Receipt, digest_value, find_current, read_receipt, stage_folder
-from training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
-from training.errors import SourceError
-from training.sources.csv import open_csv_source
-from training.sources.download import InterruptedDownloadError
-from training.sources.local import read_references
-from training.sources.package import PackageFetcher
-from training.sources.protocol import Fetcher, Pause
+from timberline.registry.errors import StageError
+from timberline.registry.ground.files import PARTIAL_PREFIX, lacks_locks
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.stages import (
+    RECEIPT,
+    Receipt,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+from timberline.training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
+from timberline.training.errors import SourceError
+from timberline.training.sources.csv import open_csv_source
+from timberline.training.sources.download import InterruptedDownloadError
+from timberline.training.sources.local import read_references
+from timberline.training.sources.package import PackageFetcher
+from timberline.training.sources.protocol import Fetcher, Pause
 
 _STAGE = "fetch"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -106,7 +113,7 @@ def _open_source(source: Source, data: Path, environment: Mapping[str, str], pau
             return PackageFetcher(source, data / "raw" / "wheels")
         case KaggleSource():
             # Late: the client costs a third of a second, and only this source needs it.
-            from training.sources.kaggle import KaggleFetcher  # noqa: PLC0415
+            from timberline.training.sources.kaggle import KaggleFetcher  # noqa: PLC0415
 
             return KaggleFetcher(source, environment, pause)
         case CsvSource():

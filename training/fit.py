@@ -13,25 +13,31 @@ import keras
 import msgspec
 import tensorflow as tf
 
-from registry.errors import StageError
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_bytes, write_atomically
-from registry.ground.logs import log_event
-from registry.ground.stages import digest_code, digest_value, find_current, read_receipt, stage_folder
-from registry.manifest import Prior
-from registry.runs import read_run
-from training.checkpoints import Epoch, discard_checkpoint
-from training.config import ModelConfig, input_columns, read_features_sql
-from training.dataset import PreparedSplit
-from training.deployment import fit_deployment
-from training.features import parse_features
-from training.loop import Fitted, choose_batch_rows, fit_network
-from training.network import build_network, build_serving_model
-from training.persist import check_saved_model, save_model
-from training.precision import choose_precision
-from training.profile import Profile, load_profile
-from training.record import describe_run
-from training.scaling import FeatureStatistics, measure_features
+from timberline.registry.errors import StageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_bytes, write_atomically
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.stages import (
+    digest_code,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+from timberline.registry.manifest import Prior
+from timberline.registry.runs import read_run
+from timberline.training.checkpoints import Epoch, discard_checkpoint
+from timberline.training.config import ModelConfig, input_columns, read_features_sql
+from timberline.training.dataset import PreparedSplit
+from timberline.training.deployment import fit_deployment
+from timberline.training.features import parse_features
+from timberline.training.loop import Fitted, choose_batch_rows, fit_network
+from timberline.training.network import build_network, build_serving_model
+from timberline.training.persist import check_saved_model, save_model
+from timberline.training.precision import choose_precision
+from timberline.training.profile import Profile, load_profile
+from timberline.training.record import describe_run
+from timberline.training.scaling import FeatureStatistics, measure_features
 
 _logger = logging.getLogger("training.fit")
 

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.ground.permissions import explain_refusal
-from training.config import EtlSection, ModelConfig
-from training.errors import DatasetError, TrainingError
-from training.lines import (
+from timberline.registry.ground.permissions import explain_refusal
+from timberline.training.config import EtlSection, ModelConfig
+from timberline.training.errors import DatasetError, TrainingError
+from timberline.training.lines import (
     Place,
     RowShape,
     count_line_ends,

@@ -25,12 +25,12 @@ from decimal import Decimal
 import duckdb
 import msgspec
 
-from registry.runs import ROW_COLUMN
-from training.config import ColumnSection, HashSplit, ModelConfig
-from training.database import fetch_aggregates, first_line, literal, quote
-from training.errors import DatasetError
-from training.forms import Form
-from training.splits import key_hash
+from timberline.registry.runs import ROW_COLUMN
+from timberline.training.config import ColumnSection, HashSplit, ModelConfig
+from timberline.training.database import fetch_aggregates, first_line, literal, quote
+from timberline.training.errors import DatasetError
+from timberline.training.forms import Form
+from timberline.training.splits import key_hash
 
 RAW = "raw"
 KEY_COLUMN = "__key__"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from training.errors import DatasetError
+from timberline.training.errors import DatasetError
 
 # DuckDB's max_line_size: it rejects a longer row, and so no longer cell need be held here.
 _MAX_CELL_BYTES = 2_000_000

@@ -21,14 +21,20 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 
-from registry.ground.logs import log_event
-from registry.ground.progress import Progress
-from training.checkpoints import Epoch, Progressed, discard_checkpoint, load_checkpoint, save_checkpoint
-from training.config import TrainingSection
-from training.dataset import PreparedSplit, as_dataset
-from training.errors import TrainingError
-from training.network import reset_dropout
-from training.schedule import learning_rate
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.progress import Progress
+from timberline.training.checkpoints import (
+    Epoch,
+    Progressed,
+    discard_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from timberline.training.config import TrainingSection
+from timberline.training.dataset import PreparedSplit, as_dataset
+from timberline.training.errors import TrainingError
+from timberline.training.network import reset_dropout
+from timberline.training.schedule import learning_rate
 
 _logger = logging.getLogger(__name__)
 _STEPS_AN_EPOCH = 20

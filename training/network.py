@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
-from training.dataset import FeatureArray
-from training.layers import (
+from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
+from timberline.training.dataset import FeatureArray
+from timberline.training.layers import (
     Affine,
     Correction,
     FillNull,
@@ -24,7 +24,7 @@ from training.layers import (
     QuantileScale,
     RefuseUndefined,
 )
-from training.scaling import (
+from timberline.training.scaling import (
     FeatureStatistics,
     IndexArray,
     piecewise_bins,

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from training.dataset import FeatureArray
-from training.errors import TrainingError
-from training.network import FEATURES_INPUT, PROBABILITIES
+from timberline.training.dataset import FeatureArray
+from timberline.training.errors import TrainingError
+from timberline.training.network import FEATURES_INPUT, PROBABILITIES
 
 KERAS_FILE = "model.keras"
 SAVED_MODEL = "saved_model"

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from registry.manifest import Metrics
-from registry.signature import ClassLabel
+from timberline.registry.manifest import Metrics
+from timberline.registry.signature import ClassLabel
 
 # Two hues that stay apart for colour-blind readers (Okabe & Ito, 2008).
 _TRAIN, _VALIDATION = "#0072B2", "#D55E00"

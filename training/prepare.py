@@ -12,15 +12,22 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from registry.ground.progress import Progress
-from registry.rows import SEEN_KEY, SEEN_ODDS, SEEN_SCHEMA_VERSION, SeenRows, StoredColumn, hash_row
-from registry.runs import CLASS_COLUMN, ROW_COLUMN
-from training.config import DATATYPES, ModelConfig
-from training.database import fetch_aggregates, fetch_row, literal, quote
-from training.errors import DatasetError
-from training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
-from training.ingest import stored_columns
-from training.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
+from timberline.registry.ground.progress import Progress
+from timberline.registry.rows import (
+    SEEN_KEY,
+    SEEN_ODDS,
+    SEEN_SCHEMA_VERSION,
+    SeenRows,
+    StoredColumn,
+    hash_row,
+)
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.training.config import DATATYPES, ModelConfig
+from timberline.training.database import fetch_aggregates, fetch_row, literal, quote
+from timberline.training.errors import DatasetError
+from timberline.training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
+from timberline.training.ingest import stored_columns
+from timberline.training.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 
 # The trainer reads row groups in a random order and shuffles inside a window of some of them.
 ROW_GROUP_ROWS = 65_536

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import TrainingError
+from timberline.training.errors import TrainingError
 
 FloatArray = npt.NDArray[np.float64]
 

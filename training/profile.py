@@ -10,11 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from registry.errors import StageError
-from registry.ground.decode import decode_json
-from registry.manifest import Histogram
-from registry.signature import ClassLabel, Column
-from training.errors import DatasetError
+from timberline.registry.errors import StageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.manifest import Histogram
+from timberline.registry.signature import ClassLabel, Column
+from timberline.training.errors import DatasetError
 
 PROFILE_SCHEMA_VERSION = 1
 

@@ -13,13 +13,13 @@ import msgspec
 import pyarrow as pa
 import tensorflow as tf
 
-from registry import __version__
-from registry.ground.stages import digest_value
-from registry.manifest import Prior
-from registry.runs import RUN_SCHEMA_VERSION, RunRecord
-from training.config import ModelConfig, read_features_sql, source_table
-from training.persist import KERAS_FILE, SAVED_MODEL
-from training.profile import Profile
+from timberline import __version__
+from timberline.registry.ground.stages import digest_value
+from timberline.registry.manifest import Prior
+from timberline.registry.runs import RUN_SCHEMA_VERSION, RunRecord
+from timberline.training.config import ModelConfig, read_features_sql, source_table
+from timberline.training.persist import KERAS_FILE, SAVED_MODEL
+from timberline.training.profile import Profile
 
 
 def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: str, prior: Prior) -> RunRecord:

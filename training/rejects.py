@@ -11,10 +11,10 @@ from pathlib import Path
 
 import duckdb
 
-from training.config import ModelConfig
-from training.database import fetch_row, literal
-from training.errors import DatasetError
-from training.forms import ENCODING_HINT, Form
+from timberline.training.config import ModelConfig
+from timberline.training.database import fetch_row, literal
+from timberline.training.errors import DatasetError
+from timberline.training.forms import ENCODING_HINT, Form
 
 _SHOWN_LINES = 3
 _KEPT_CHARACTERS = 1000

@@ -26,28 +26,34 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry.errors import ConfigError, StageError
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_bytes
-from registry.ground.logs import log_event
-from registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
-from registry.manifest import Manifest, Metrics
-from registry.noise import NOISE_FILE, NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise, encode_noise
-from registry.runs import CLASS_COLUMN, ROW_COLUMN
-from registry.store import EVALUATION_FILE, Store
-from training.alone import run_alone
-from training.checkpoints import discard_checkpoint
-from training.config import ModelConfig, input_columns, read_features_sql
-from training.database import literal
-from training.dataset import PreparedSplit
-from training.errors import TrainingError
-from training.evaluate import predict_split
-from training.features import FeatureProgram, parse_features, parse_slices
-from training.fit import Splits, digest_inputs, open_splits, train_network
-from training.persist import scorer
-from training.profile import Profile, load_profile
-from training.record import digest_recipe
-from training.scores import score
+from timberline.registry.errors import ConfigError, StageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
+from timberline.registry.manifest import Manifest, Metrics
+from timberline.registry.noise import (
+    NOISE_FILE,
+    NOISE_SCHEMA_VERSION,
+    RunQuality,
+    TrainingNoise,
+    encode_noise,
+)
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.registry.store import EVALUATION_FILE, Store
+from timberline.training.alone import run_alone
+from timberline.training.checkpoints import discard_checkpoint
+from timberline.training.config import ModelConfig, input_columns, read_features_sql
+from timberline.training.database import literal
+from timberline.training.dataset import PreparedSplit
+from timberline.training.errors import TrainingError
+from timberline.training.evaluate import predict_split
+from timberline.training.features import FeatureProgram, parse_features, parse_slices
+from timberline.training.fit import Splits, digest_inputs, open_splits, train_network
+from timberline.training.persist import scorer
+from timberline.training.profile import Profile, load_profile
+from timberline.training.record import digest_recipe
+from timberline.training.scores import score
 
 _logger = logging.getLogger("training.repeats")
 

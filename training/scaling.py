@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from training.dataset import Batch, FeatureArray
-from training.errors import DatasetError
+from timberline.training.dataset import Batch, FeatureArray
+from timberline.training.errors import DatasetError
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]

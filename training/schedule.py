@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from training.config import TrainingSection
+from timberline.training.config import TrainingSection
 
 
 def learning_rate(config: TrainingSection, step: int, steps: int) -> float:

@@ -11,8 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from registry.manifest import ClassMetrics, Interval, Metrics
-from registry.signature import ClassLabel
+from timberline.registry.manifest import ClassMetrics, Interval, Metrics
+from timberline.registry.signature import ClassLabel
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]

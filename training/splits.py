@@ -11,10 +11,10 @@ import hashlib
 
 import duckdb
 
-from registry.runs import ROW_COLUMN
-from training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
-from training.database import literal, quote
-from training.errors import DatasetError
+from timberline.registry.runs import ROW_COLUMN
+from timberline.training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
+from timberline.training.database import literal, quote
+from timberline.training.errors import DatasetError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "validation", "test")

@@ -13,11 +13,18 @@ from fractions import Fraction
 
 import duckdb
 
-from registry.ground.progress import Progress
-from registry.manifest import Histogram
-from training.config import ColumnSection
-from training.database import SLICE_COLUMNS, fetch_aggregates, fetch_row, literal, parse_bytes, quote
-from training.profile import ColumnProfile
+from timberline.registry.ground.progress import Progress
+from timberline.registry.manifest import Histogram
+from timberline.training.config import ColumnSection
+from timberline.training.database import (
+    SLICE_COLUMNS,
+    fetch_aggregates,
+    fetch_row,
+    literal,
+    parse_bytes,
+    quote,
+)
+from timberline.training.profile import ColumnProfile
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 BINS = 20

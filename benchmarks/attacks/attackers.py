@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.attacks.bodies import Subject, list_bodies
+from timberline.benchmarks.attacks.bodies import Subject, list_bodies
 
 _MB = 1_000_000
 # What an attack may send in all, and of one address line.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from registry.manifest import Manifest
+from timberline.registry.manifest import Manifest
 
 _JSON = b"content-type: application/json"
 _CSV = b"content-type: text/csv"

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from benchmarks.errors import BenchmarkError
-from benchmarks.service.closed_loop import read_answer_length
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.service.closed_loop import read_answer_length
 
 _READ_BYTES = 1 << 16
 # Longer than any attack; a client that has waited for so long goes away without an answer.

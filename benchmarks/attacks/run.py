@@ -22,21 +22,21 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks.attacks.attackers import Attack, Done, Order, list_attacks
-from benchmarks.attacks.bodies import choose_subject
-from benchmarks.attacks.honest import PATIENCE_S, Waits, Watch
-from benchmarks.attacks.table import Bounds, Memory, Report, Row, describe_honest, judge_row
-from benchmarks.cpu_time import read_cpu_s, read_memory, read_wait_s
-from benchmarks.drive.services import (
+from timberline.benchmarks.attacks.attackers import Attack, Done, Order, list_attacks
+from timberline.benchmarks.attacks.bodies import choose_subject
+from timberline.benchmarks.attacks.honest import PATIENCE_S, Waits, Watch
+from timberline.benchmarks.attacks.table import Bounds, Memory, Report, Row, describe_honest, judge_row
+from timberline.benchmarks.cpu_time import read_cpu_s, read_memory, read_wait_s
+from timberline.benchmarks.drive.services import (
     Service,
     exchange,
     launch_command,
     launch_service,
     running_process,
 )
-from benchmarks.errors import BenchmarkError
-from benchmarks.service import requests
-from benchmarks.service.arms import (
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.service import requests
+from timberline.benchmarks.service.arms import (
     RIVAL_ENVIRONMENT,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
@@ -46,14 +46,14 @@ from benchmarks.service.arms import (
     find_port,
     find_processes,
 )
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
-from registry.manifest import Manifest
-from registry.store import Store
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import Store
 
 _logger = logging.getLogger("benchmarks")
 T = TypeVar("T")
-_UVICORN = "benchmarks.rivals.plain_uvicorn"
+_UVICORN = "timberline.benchmarks.rivals.plain_uvicorn"
 _BASE = "none"
 # How often memory is read, and how often the processes are listed, which is dearer.
 _TICK_S = 0.05
@@ -230,7 +230,7 @@ class _Bench:
 
     @contextlib.contextmanager
     def _start_client(self, module: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", f"benchmarks.attacks.{module}"]
+        command = [sys.executable, "-m", f"timberline.benchmarks.attacks.{module}"]
         with (
             log.open("ab") as errors,
             running_process(

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.attacks.attackers import Done
-from benchmarks.attacks.honest import Visits, Waits
-from benchmarks.service.figures import Judged, Target, decode_targets, judge, summarise
-from benchmarks.service.report import lay_out
+from timberline.benchmarks.attacks.attackers import Done
+from timberline.benchmarks.attacks.honest import Visits, Waits
+from timberline.benchmarks.service.figures import Judged, Target, decode_targets, judge, summarise
+from timberline.benchmarks.service.report import lay_out
 
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
 _MIB = 1024 * 1024

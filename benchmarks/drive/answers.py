@@ -8,8 +8,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from benchmarks.drive.plan import Body, Form, Target
-from registry.signature import PROBABILITIES_OUTPUT
+from timberline.benchmarks.drive.plan import Body, Form, Target
+from timberline.registry.signature import PROBABILITIES_OUTPUT
 
 # Bare float32 answers name their version here and nowhere else.
 _VERSION_HEADER = "x-model-version"

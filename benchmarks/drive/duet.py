@@ -17,15 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.config import DuetSettings
-from benchmarks.drive.plan import Body, Observation, Plan, Target, read_observations
-from benchmarks.drive.services import SERVICE, Service, drive, launch_driver, launch_service
-from benchmarks.drive.validity import find_problem
-from benchmarks.drive.workload import golden_bodies
-from benchmarks.errors import BenchmarkError
-from benchmarks.judge.measure import ArmRun, Restart
-from registry.ground.logs import log_event
-from registry.manifest import Manifest
+from timberline.benchmarks.config import DuetSettings
+from timberline.benchmarks.drive.plan import Body, Observation, Plan, Target, read_observations
+from timberline.benchmarks.drive.services import SERVICE, Service, drive, launch_driver, launch_service
+from timberline.benchmarks.drive.validity import find_problem
+from timberline.benchmarks.drive.workload import golden_bodies
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.judge.measure import ArmRun, Restart
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import Manifest
 
 logger = logging.getLogger("benchmarks")
 

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.drive.plan import JSON_HEADERS, Body, Form
-from registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column, SourceTable
+from timberline.benchmarks.drive.plan import JSON_HEADERS, Body, Form
+from timberline.registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column, SourceTable
 
 # One row as clients send it: raw values by column name, NULL is None.
 Row = Mapping[str, float | int | bool | str | None]

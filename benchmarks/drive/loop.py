@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from registry.ground.decode import decode_json
+from timberline.registry.ground.decode import decode_json
 
 _Plan = TypeVar("_Plan")
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.config import Placement
-from benchmarks.drive.raw import quote, read_rows, write_rows
+from timberline.benchmarks.config import Placement
+from timberline.benchmarks.drive.raw import quote, read_rows, write_rows
 
 COLUMNS = (
     "pair",

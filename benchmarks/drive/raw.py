@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks.errors import EvidenceError
+from timberline.benchmarks.errors import EvidenceError
 
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 

@@ -16,14 +16,14 @@ from typing import BinaryIO, TypeVar
 import msgspec
 import psutil
 
-from benchmarks.drive.plan import Outcome, Plan
-from benchmarks.errors import BenchmarkError, ServiceStartError
-from registry.ground.decode import decode_json
+from timberline.benchmarks.drive.plan import Outcome, Plan
+from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
+from timberline.registry.ground.decode import decode_json
 
 _LOG_TAIL_BYTES = 2000
 T = TypeVar("T")
 # The module that serves a version.
-SERVICE = ("inference",)
+SERVICE = ("timberline.inference",)
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,20 @@ def launch_service(
         checkout: another checkout of this project, whose service it is.
     """
     name = f"{model}@{version}"
+    environment = None
+    if checkout:
+        # By the name that it has in every checkout, also in those from before there was one package.
+        program, environment = ("inference",), {"PYTHONPATH": str(checkout / "src")}
     command = [sys.executable, "-m", *program, "serve", "--model", name, "--registry", registry]
     command += ["--host", "127.0.0.1", "--port", "0", *flags]
     with launch_command(
-        command, name, log=log, stop_timeout_s=stop_timeout_s, cores=cores, folder=checkout
+        command,
+        name,
+        log=log,
+        stop_timeout_s=stop_timeout_s,
+        cores=cores,
+        environment=environment,
+        folder=checkout,
     ) as launch:
         yield launch
 
@@ -161,7 +171,7 @@ def launch_command(
 
 @contextlib.contextmanager
 def launch_driver(
-    *, log: Path, stop_timeout_s: float, module: str = "benchmarks.drive.users"
+    *, log: Path, stop_timeout_s: float, module: str = "timberline.benchmarks.drive.users"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a Locust process, which waits for its plan; see `drive`."""
     command = [sys.executable, "-m", module]

@@ -21,10 +21,10 @@ from locust import FastHttpUser, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from benchmarks.cpu_time import read_each_cpu_s
-from benchmarks.drive.answers import check_reply
-from benchmarks.drive.loop import run_users, serve_plans
-from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, write_observations
+from timberline.benchmarks.cpu_time import read_each_cpu_s
+from timberline.benchmarks.drive.answers import check_reply
+from timberline.benchmarks.drive.loop import run_users, serve_plans
+from timberline.benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, write_observations
 
 # A service that fails every request would fail thousands in a window; these many tell the story.
 _MAX_FAILURES = 50

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from benchmarks.config import DuetSettings
-from benchmarks.drive.plan import Observation, Outcome
-from benchmarks.judge.fairness import find_starved
-from benchmarks.judge.measure import ArmRun
+from timberline.benchmarks.config import DuetSettings
+from timberline.benchmarks.drive.plan import Observation, Outcome
+from timberline.benchmarks.judge.fairness import find_starved
+from timberline.benchmarks.judge.measure import ArmRun
 
 
 def find_problem(

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import msgspec
 
-from benchmarks.drive.forms import Nulls, Row, carries, write_body
-from benchmarks.drive.plan import Body, Form
-from benchmarks.errors import WorkloadError
-from registry.errors import ConfigError
-from registry.ground.settings import load_settings
-from registry.manifest import Manifest
-from registry.signature import Column
+from timberline.benchmarks.drive.forms import Nulls, Row, carries, write_body
+from timberline.benchmarks.drive.plan import Body, Form
+from timberline.benchmarks.errors import WorkloadError
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.settings import load_settings
+from timberline.registry.manifest import Manifest
+from timberline.registry.signature import Column
 
 WORKLOADS = Path(__file__).resolve().parents[1] / "workloads"
 

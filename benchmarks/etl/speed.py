@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.errors import BenchmarkError
-from registry.ground.decode import decode_json
-from registry.ground.stages import RECEIPT
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.stages import RECEIPT
 
 # From the project's targets: at most four bare COPYs, a third of pandas, 1 GB.
 MAX_COPY_RATIO = 4.0
@@ -69,9 +69,18 @@ def measure_etl(
             target = Path(scratch)
             (target / "raw").symlink_to((data / "raw").resolve())
             commands = {
-                "copy": ["benchmarks.etl.bare_copy", str(source), str(target / "copy.parquet")],
-                "etl": ["training", "etl", "--model", model, "--models", str(models), "--data", scratch],
-                "pandas": ["benchmarks.etl.pandas_etl", str(source), str(models / model), scratch],
+                "copy": ["timberline.benchmarks.etl.bare_copy", str(source), str(target / "copy.parquet")],
+                "etl": [
+                    "timberline.training",
+                    "etl",
+                    "--model",
+                    model,
+                    "--models",
+                    str(models),
+                    "--data",
+                    scratch,
+                ],
+                "pandas": ["timberline.benchmarks.etl.pandas_etl", str(source), str(models / model), scratch],
             }
             for name, command in commands.items():
                 costs[name].append(run_measured([sys.executable, "-m", *command]))
@@ -134,7 +143,16 @@ def summarise(costs: Mapping[str, Sequence[ProcessCost]]) -> dict[str, Any]:
 
 
 def _find_source(model: str, models: Path, data: Path) -> Path:
-    command = [sys.executable, "-m", "training", "fetch", "--model", model, "--models", str(models)]
+    command = [
+        sys.executable,
+        "-m",
+        "timberline.training",
+        "fetch",
+        "--model",
+        model,
+        "--models",
+        str(models),
+    ]
     fetched = subprocess.run([*command, "--data", str(data)], capture_output=True, check=False)
     if fetched.returncode:
         raise BenchmarkError(f"fetch failed: {fetched.stderr[-2000:].decode(errors='replace')}", where=model)

@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from benchmarks.history.chain import LatencyIndex, standard_error
-from benchmarks.history.releases import PAIRED_LINES, Release
-from benchmarks.history.shifts import Floats, compare_means, compare_walk, find_shifts
-from benchmarks.judge.paired import adjust_holm
-from registry.verdict import VerdictLine
+from timberline.benchmarks.history.chain import LatencyIndex, standard_error
+from timberline.benchmarks.history.releases import PAIRED_LINES, Release
+from timberline.benchmarks.history.shifts import Floats, compare_means, compare_walk, find_shifts
+from timberline.benchmarks.judge.paired import adjust_holm
+from timberline.registry.verdict import VerdictLine
 
 STEP_ALPHA = 0.01
 # A t-test at the split that the search liked best is too eager: a level of 1 % gives 1 to 3 % of

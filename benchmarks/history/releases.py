@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from benchmarks.history.chain import LatencyIndex, Link, chain_ratios
-from registry.aliases import AliasRecord, read_history
-from registry.errors import RegistryError
-from registry.manifest import Interval
-from registry.names import PRODUCTION
-from registry.store import MODEL_FILE, Store
-from registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode_verdict
+from timberline.benchmarks.history.chain import LatencyIndex, Link, chain_ratios
+from timberline.registry.aliases import AliasRecord, read_history
+from timberline.registry.errors import RegistryError
+from timberline.registry.manifest import Interval
+from timberline.registry.names import PRODUCTION
+from timberline.registry.store import MODEL_FILE, Store
+from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode_verdict
 
 # Lines whose difference the gate measured side by side in one run: these can be believed over years.
 PAIRED_LINES = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.history.chain import LatencyIndex
-from benchmarks.history.changes import Change
-from benchmarks.history.releases import Release
-from registry.tables import format_interval, format_size, render_table
-from registry.verdict import VerdictLine
+from timberline.benchmarks.history.chain import LatencyIndex
+from timberline.benchmarks.history.changes import Change
+from timberline.benchmarks.history.releases import Release
+from timberline.registry.tables import format_interval, format_size, render_table
+from timberline.registry.verdict import VerdictLine
 
 HEAD = (
     "version",

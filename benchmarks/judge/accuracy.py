@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.config import AccuracySettings
-from benchmarks.judge.limits import InForce, Limit
-from benchmarks.judge.paired import (
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.judge.limits import InForce, Limit
+from timberline.benchmarks.judge.paired import (
     Discordance,
     bound_average,
     bound_drop,
     bound_proportion,
     p_value_of_drop,
 )
-from benchmarks.judge.power import (
+from timberline.benchmarks.judge.power import (
     blockable_drop,
     power_to_block,
     provable_margin,
     rows_to_block,
     rows_to_prove,
 )
-from benchmarks.judge.predictions import Comparison, Quality
-from registry.manifest import GateLimits
-from registry.store import EVALUATION_FILE
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.judge.predictions import Comparison, Quality
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import EVALUATION_FILE
+from timberline.registry.verdict import Outcome, VerdictLine
 
 
 def judge_floors(quality: Quality, limits: GateLimits, settings: AccuracySettings) -> tuple[VerdictLine, ...]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.config import AccuracySettings
-from benchmarks.judge.accuracy import say_p
-from benchmarks.judge.paired import Discordance, adjust_holm, bound_drop, p_value_of_drop
-from benchmarks.judge.predictions import Predictions, count_against_baseline
-from registry.manifest import GateLimits
-from registry.store import EVALUATION_FILE
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.judge.accuracy import say_p
+from timberline.benchmarks.judge.paired import Discordance, adjust_holm, bound_drop, p_value_of_drop
+from timberline.benchmarks.judge.predictions import Predictions, count_against_baseline
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import EVALUATION_FILE
+from timberline.registry.verdict import VerdictLine
 
 
 def judge_baseline(own: Predictions, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:

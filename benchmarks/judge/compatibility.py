@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from registry.manifest import Manifest
-from registry.signature import Column
+from timberline.registry.manifest import Manifest
+from timberline.registry.signature import Column
 
 
 def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:

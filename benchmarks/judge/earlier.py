@@ -9,28 +9,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.config import AccuracySettings
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import mark_if, say_noise, say_p
-from benchmarks.judge.fresh import FreshRows, is_reordered, is_same_table
-from benchmarks.judge.limits import InForce
-from benchmarks.judge.paired import (
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.accuracy import mark_if, say_noise, say_p
+from timberline.benchmarks.judge.fresh import FreshRows, is_reordered, is_same_table
+from timberline.benchmarks.judge.limits import InForce
+from timberline.benchmarks.judge.paired import (
     Discordance,
     adjust_holm,
     bound_drop,
     p_value_beyond,
 )
-from benchmarks.judge.predictions import Comparison, Predictions, count_change, keep_common, read_predictions
-from benchmarks.judge.scoring import SCORED_FILES, map_classes
-from registry.aliases import read_history
-from registry.errors import RegistryError
-from registry.ground.files import digest_bytes
-from registry.manifest import Manifest
-from registry.names import PRODUCTION
-from registry.noise import NOISE_FILE, TrainingNoise, decode_noise
-from registry.signature import Signature
-from registry.store import EVALUATION_FILE, Store
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.judge.predictions import (
+    Comparison,
+    Predictions,
+    count_change,
+    keep_common,
+    read_predictions,
+)
+from timberline.benchmarks.judge.scoring import SCORED_FILES, map_classes
+from timberline.registry.aliases import read_history
+from timberline.registry.errors import RegistryError
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.manifest import Manifest
+from timberline.registry.names import PRODUCTION
+from timberline.registry.noise import NOISE_FILE, TrainingNoise, decode_noise
+from timberline.registry.signature import Signature
+from timberline.registry.store import EVALUATION_FILE, Store
+from timberline.registry.verdict import Outcome, VerdictLine
 
 # Releases that could not be compared and are told one by one; the rest is counted.
 _TOLD = 3

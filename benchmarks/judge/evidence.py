@@ -9,22 +9,28 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.config import AccuracySettings
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import judge_drop, judge_floors
-from benchmarks.judge.baseline import judge_baseline
-from benchmarks.judge.compatibility import find_breaks, list_new_classes
-from benchmarks.judge.earlier import (
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.accuracy import judge_drop, judge_floors
+from timberline.benchmarks.judge.baseline import judge_baseline
+from timberline.benchmarks.judge.compatibility import find_breaks, list_new_classes
+from timberline.benchmarks.judge.earlier import (
     compare_releases,
     find_noise,
     judge_total,
     keep_champion,
     list_releases,
 )
-from benchmarks.judge.fresh import FreshRows, describe_asked, is_reordered, is_same_table, miss_rows
-from benchmarks.judge.limits import limits_in_force
-from benchmarks.judge.parts import judge_recalls, judge_slices
-from benchmarks.judge.predictions import (
+from timberline.benchmarks.judge.fresh import (
+    FreshRows,
+    describe_asked,
+    is_reordered,
+    is_same_table,
+    miss_rows,
+)
+from timberline.benchmarks.judge.limits import limits_in_force
+from timberline.benchmarks.judge.parts import judge_recalls, judge_slices
+from timberline.benchmarks.judge.predictions import (
     Comparison,
     Predictions,
     compare_predictions,
@@ -32,15 +38,15 @@ from benchmarks.judge.predictions import (
     measure_quality,
     read_predictions,
 )
-from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
-from benchmarks.judge.scoring import SCORED_FILES
-from registry.errors import DamageError
-from registry.manifest import Manifest, ParityTensor
-from registry.rows import SEEN_FILE
-from registry.signature import FEATURES, PROBABILITIES_OUTPUT
-from registry.store import EVALUATION_FILE, Store
-from registry.verdict import Outcome, VerdictLine
-from registry.verification import MANIFEST_FILE
+from timberline.benchmarks.judge.probabilities import judge_calibration, judge_log_loss
+from timberline.benchmarks.judge.scoring import SCORED_FILES
+from timberline.registry.errors import DamageError
+from timberline.registry.manifest import Manifest, ParityTensor
+from timberline.registry.rows import SEEN_FILE
+from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
+from timberline.registry.store import EVALUATION_FILE, Store
+from timberline.registry.verdict import Outcome, VerdictLine
+from timberline.registry.verification import MANIFEST_FILE
 
 
 @dataclass(frozen=True)

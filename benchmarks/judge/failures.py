@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest, fisher_exact
 
-from benchmarks.judge.measure import Restart
-from benchmarks.judge.question import OBSERVATIONS
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.judge.measure import Restart
+from timberline.benchmarks.judge.question import OBSERVATIONS
+from timberline.registry.verdict import Outcome, VerdictLine
 
 _SURE = 0.95
 

@@ -14,10 +14,10 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.config import GateSettings, ValiditySettings
-from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
-from benchmarks.judge.question import OBSERVATIONS
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import GateSettings, ValiditySettings
+from timberline.benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
+from timberline.benchmarks.judge.question import OBSERVATIONS
+from timberline.registry.verdict import VerdictLine
 
 
 def mean_outside_ms(run: ArmRun) -> float:

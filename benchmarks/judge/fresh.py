@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.config import AccuracySettings
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.power import rows_to_prove
-from benchmarks.judge.predictions import Integers, Predictions, read_predictions
-from benchmarks.judge.raw_rows import RawRows, find_refused, find_unseen, open_rows, read_seen
-from benchmarks.judge.scoring import SCORED_FILES, drop_chances, name_scored, score_rows
-from registry.manifest import GateLimits, Manifest
-from registry.rows import SeenRows
-from registry.store import EVALUATION_FILE, Store
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.power import rows_to_prove
+from timberline.benchmarks.judge.predictions import Integers, Predictions, read_predictions
+from timberline.benchmarks.judge.raw_rows import RawRows, find_refused, find_unseen, open_rows, read_seen
+from timberline.benchmarks.judge.scoring import SCORED_FILES, drop_chances, name_scored, score_rows
+from timberline.registry.manifest import GateLimits, Manifest
+from timberline.registry.rows import SeenRows
+from timberline.registry.store import EVALUATION_FILE, Store
+from timberline.registry.verdict import VerdictLine
 
 # Of the rows whose label another machine or release of the runtime may give otherwise.
 _OTHER_LABELS = 1e-3

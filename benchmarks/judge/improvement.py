@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.config import AccuracySettings
-from benchmarks.judge.calibration_error import bound_calibration
-from benchmarks.judge.paired import Discordance, bound_average, bound_drop
-from benchmarks.judge.predictions import Comparison, PartChange
-from registry.manifest import GateLimits
-from registry.store import EVALUATION_FILE
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.judge.calibration_error import bound_calibration
+from timberline.benchmarks.judge.paired import Discordance, bound_average, bound_drop
+from timberline.benchmarks.judge.predictions import Comparison, PartChange
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import EVALUATION_FILE
+from timberline.registry.verdict import Outcome, VerdictLine
 
 # Marked for what they say of the candidate alone, or of its clients.
 _NO_COMPARISON = frozenset({"baseline", "signature"})

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.config import GateSettings
-from benchmarks.judge.measure import Contrasts, Restart, average_slowest, pool_latencies
-from benchmarks.judge.question import (
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.judge.measure import Contrasts, Restart, average_slowest, pool_latencies
+from timberline.benchmarks.judge.question import (
     OBSERVATIONS,
     Question,
     bound_at_look,
@@ -28,8 +28,8 @@ from benchmarks.judge.question import (
     medians_by_arm,
     not_at_a_look,
 )
-from registry.manifest import GateLimits, Manifest
-from registry.verdict import Outcome, VerdictLine
+from timberline.registry.manifest import GateLimits, Manifest
+from timberline.registry.verdict import Outcome, VerdictLine
 
 
 def judge_answers(restarts: Sequence[Restart]) -> VerdictLine:

@@ -18,9 +18,9 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import norm, t
 
-from benchmarks.config import AccuracySettings
-from registry.manifest import GateLimits
-from registry.noise import TrainingNoise
+from timberline.benchmarks.config import AccuracySettings
+from timberline.registry.manifest import GateLimits
+from timberline.registry.noise import TrainingNoise
 
 # Accuracy, recalls (all classes together), log-loss and calibration share the level.
 _LINES = 4

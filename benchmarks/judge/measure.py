@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from benchmarks.errors import EvidenceError
+from timberline.benchmarks.errors import EvidenceError
 
 
 @dataclass(frozen=True)

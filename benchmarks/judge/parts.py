@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.config import AccuracySettings
-from benchmarks.judge.accuracy import mark_if, say_noise, say_p
-from benchmarks.judge.limits import InForce, Limit
-from benchmarks.judge.paired import adjust_holm, bound_drop, p_value_beyond
-from benchmarks.judge.power import blockable_drop, power_to_block, rows_to_block
-from benchmarks.judge.predictions import Comparison, PartChange
-from registry.store import EVALUATION_FILE
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.judge.accuracy import mark_if, say_noise, say_p
+from timberline.benchmarks.judge.limits import InForce, Limit
+from timberline.benchmarks.judge.paired import adjust_holm, bound_drop, p_value_beyond
+from timberline.benchmarks.judge.power import blockable_drop, power_to_block, rows_to_block
+from timberline.benchmarks.judge.predictions import Comparison, PartChange
+from timberline.registry.store import EVALUATION_FILE
+from timberline.registry.verdict import Outcome, VerdictLine
 
 # Parts without power that are told one by one; the rest is counted.
 _TOLD = 4

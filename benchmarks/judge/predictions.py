@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.calibration_error import CalibrationChange, measure_calibration
-from benchmarks.judge.paired import Discordance
-from registry.manifest import BASELINE_PREFIX, SLICE_PREFIX
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.calibration_error import CalibrationChange, measure_calibration
+from timberline.benchmarks.judge.paired import Discordance
+from timberline.registry.manifest import BASELINE_PREFIX, SLICE_PREFIX
 
 # Probabilities are clipped here before the logarithm: float32 cannot tell smaller ones from 0.
 _SMALLEST = 1e-7

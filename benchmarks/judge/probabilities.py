@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from scipy.stats import norm
 
-from benchmarks.config import AccuracySettings
-from benchmarks.judge.accuracy import mark_if, say_noise
-from benchmarks.judge.calibration_error import bound_calibration
-from benchmarks.judge.limits import InForce, Limit
-from benchmarks.judge.paired import bound_average
-from benchmarks.judge.predictions import Comparison
-from registry.store import EVALUATION_FILE
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.judge.accuracy import mark_if, say_noise
+from timberline.benchmarks.judge.calibration_error import bound_calibration
+from timberline.benchmarks.judge.limits import InForce, Limit
+from timberline.benchmarks.judge.paired import bound_average
+from timberline.benchmarks.judge.predictions import Comparison
+from timberline.registry.store import EVALUATION_FILE
+from timberline.registry.verdict import Outcome, VerdictLine
 
 
 def judge_log_loss(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:

@@ -9,10 +9,10 @@ from statistics import median, stdev
 
 import msgspec
 
-from benchmarks.config import GateSettings
-from benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
-from benchmarks.judge.sequential import look_levels, spent_shares
-from registry.verdict import Outcome, VerdictLine
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.judge.measure import ArmRun, Bounds, Restart, bound_mean
+from timberline.benchmarks.judge.sequential import look_levels, spent_shares
+from timberline.registry.verdict import Outcome, VerdictLine
 
 OBSERVATIONS = "restart-*.csv.gz"
 

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.errors import EvidenceError
-from registry.ground.decode import decode_json
-from registry.manifest import Manifest
-from registry.rows import (
+from timberline.benchmarks.errors import EvidenceError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.manifest import Manifest
+from timberline.registry.rows import (
     SEEN_FILE,
     SEEN_KEY,
     SEEN_SCHEMA_VERSION,
@@ -34,9 +34,9 @@ from registry.rows import (
     fingerprint,
     hash_row,
 )
-from registry.runs import CLASS_COLUMN, ROW_COLUMN
-from registry.signature import Column
-from registry.store import Store
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.registry.signature import Column
+from timberline.registry.store import Store
 
 # As the exporter does: embeddings hold some 10 kB a row and operator, so that a batch stays below 300 MB.
 BATCH_ROWS = 4096

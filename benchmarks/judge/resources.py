@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from benchmarks.config import GateSettings
-from benchmarks.judge.measure import ArmRun, Restart
-from benchmarks.judge.question import Question, judge_question, medians_by_arm
-from registry.manifest import GateLimits, Manifest
-from registry.store import MODEL_FILE
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.judge.measure import ArmRun, Restart
+from timberline.benchmarks.judge.question import Question, judge_question, medians_by_arm
+from timberline.registry.manifest import GateLimits, Manifest
+from timberline.registry.store import MODEL_FILE
+from timberline.registry.verdict import VerdictLine
 
 
 def judge_resources(

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.raw_rows import RawRows, list_stored, read_batches
-from registry.ground.quiet import NO_TELEMETRY
-from registry.manifest import Manifest
-from registry.rows import StoredColumn
-from registry.runs import CLASS_COLUMN, ROW_COLUMN
-from registry.signature import (
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.raw_rows import RawRows, list_stored, read_batches
+from timberline.registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.manifest import Manifest
+from timberline.registry.rows import StoredColumn
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,
@@ -31,7 +31,7 @@ from registry.signature import (
     TEXT_INPUT,
     Signature,
 )
-from registry.store import MODEL_FILE, Store
+from timberline.registry.store import MODEL_FILE, Store
 
 os.environ.update(NO_TELEMETRY)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from registry.manifest import GateLimits
-from registry.verdict import Outcome, Verdict, VerdictLine
+from timberline.registry.manifest import GateLimits
+from timberline.registry.verdict import Outcome, Verdict, VerdictLine
 
 
 def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:

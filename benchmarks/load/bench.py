@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.config import GateSettings
-from benchmarks.drive.duet import build_target
-from benchmarks.drive.plan import Plan, read_observations
-from benchmarks.drive.services import Service, drive, launch_driver, launch_service
-from benchmarks.drive.workload import draw_bodies, load_workload
-from benchmarks.errors import BenchmarkError
-from benchmarks.judge.measure import summarize_latencies
-from registry.ground.logs import log_event
-from registry.manifest import Manifest
-from registry.store import Store
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.drive.duet import build_target
+from timberline.benchmarks.drive.plan import Plan, read_observations
+from timberline.benchmarks.drive.services import Service, drive, launch_driver, launch_service
+from timberline.benchmarks.drive.workload import draw_bodies, load_workload
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.judge.measure import summarize_latencies
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import Store
 
 logger = logging.getLogger("benchmarks")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from benchmarks.judge.measure import bound_mean
-from benchmarks.load.settings import CompareSettings
+from timberline.benchmarks.judge.measure import bound_mean
+from timberline.benchmarks.load.settings import CompareSettings
 
 # By arm, the figure's value in every round, in the order of the rounds.
 Rounds = Mapping[str, Sequence[float]]

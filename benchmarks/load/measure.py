@@ -13,15 +13,15 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.drive.services import Service
-from benchmarks.drive.workload import draw_bodies, load_workload
-from benchmarks.errors import BenchmarkError
-from benchmarks.load.settings import LoadSettings
-from benchmarks.load.stage import Load, Stage, open_stage
-from benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
-from benchmarks.load.window import WindowResult
-from registry.ground.logs import log_event
-from registry.store import Store
+from timberline.benchmarks.drive.services import Service
+from timberline.benchmarks.drive.workload import draw_bodies, load_workload
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.load.settings import LoadSettings
+from timberline.benchmarks.load.stage import Load, Stage, open_stage
+from timberline.benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
+from timberline.benchmarks.load.window import WindowResult
+from timberline.registry.ground.logs import log_event
+from timberline.registry.store import Store
 
 logger = logging.getLogger("benchmarks")
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from benchmarks.load.compare import Figure, compare_rounds
-from benchmarks.load.measure import Measured, SweepResult
-from benchmarks.load.settings import LoadSettings
-from benchmarks.load.stage import Load
-from benchmarks.load.window import WindowResult
-from benchmarks.machine import describe_machine
-from registry.ground.stages import digest_value
+from timberline.benchmarks.load.compare import Figure, compare_rounds
+from timberline.benchmarks.load.measure import Measured, SweepResult
+from timberline.benchmarks.load.settings import LoadSettings
+from timberline.benchmarks.load.stage import Load
+from timberline.benchmarks.load.window import WindowResult
+from timberline.benchmarks.machine import describe_machine
+from timberline.registry.ground.stages import digest_value
 
 RATE_FIGURE = "highest rate"
 

@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.load.measure import measure_load
-from benchmarks.load.report import LoadReport, build_report
-from benchmarks.load.settings import LoadSettings
-from benchmarks.load.stage import Load
-from benchmarks.load.tables import format_markdown
-from benchmarks.match import find_match
-from registry.aliases import resolve
-from registry.ground.files import fresh_folder
-from registry.names import ModelRef
-from registry.store import Store
+from timberline.benchmarks.load.measure import measure_load
+from timberline.benchmarks.load.report import LoadReport, build_report
+from timberline.benchmarks.load.settings import LoadSettings
+from timberline.benchmarks.load.stage import Load
+from timberline.benchmarks.load.tables import format_markdown
+from timberline.benchmarks.match import find_match
+from timberline.registry.aliases import resolve
+from timberline.registry.ground.files import fresh_folder
+from timberline.registry.names import ModelRef
+from timberline.registry.store import Store
 
 
 class LoadResult(NamedTuple):

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.drive.duet import build_target
-from benchmarks.drive.plan import Body
-from benchmarks.drive.services import Service, exchange, launch_driver, launch_service
-from benchmarks.load.plan import WindowOutcome, WindowPlan, read_arrivals
-from benchmarks.load.settings import LoadSettings
-from benchmarks.load.window import Place, WindowResult, summarize_window
-from registry.errors import ConfigError
-from registry.manifest import Manifest
+from timberline.benchmarks.drive.duet import build_target
+from timberline.benchmarks.drive.plan import Body
+from timberline.benchmarks.drive.services import Service, exchange, launch_driver, launch_service
+from timberline.benchmarks.load.plan import WindowOutcome, WindowPlan, read_arrivals
+from timberline.benchmarks.load.settings import LoadSettings
+from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import Manifest
 
 _DRIVER_LOG = "locust.log"
 # What the load generator may take beside a window: its import, golden rows, warm-up, writing.
@@ -156,6 +156,6 @@ def open_stage(
     with launch_driver(
         log=folder / _DRIVER_LOG,
         stop_timeout_s=settings.window.stop_timeout_s,
-        module="benchmarks.load.arrivals",
+        module="timberline.benchmarks.load.arrivals",
     ) as driver:
         yield Stage(registry, versions, bodies, settings, folder, driver)

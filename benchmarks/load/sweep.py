@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 
-from benchmarks.load.settings import Objective, SweepSettings
-from benchmarks.load.validity import Result
+from timberline.benchmarks.load.settings import Objective, SweepSettings
+from timberline.benchmarks.load.validity import Result
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from benchmarks.load.compare import Span
-from benchmarks.load.report import LoadReport
-from benchmarks.load.stage import Load
-from benchmarks.load.window import WindowResult
+from timberline.benchmarks.load.compare import Span
+from timberline.benchmarks.load.report import LoadReport
+from timberline.benchmarks.load.stage import Load
+from timberline.benchmarks.load.window import WindowResult
 
 
 def format_load(report: LoadReport) -> str:

@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.load.plan import Arrival, WindowOutcome
-from benchmarks.load.settings import Objective
+from timberline.benchmarks.load.plan import Arrival, WindowOutcome
+from timberline.benchmarks.load.settings import Objective
 
 # As for a restart of the gate: clocks part by more only when somebody sets one or the machine sleeps.
 _MAX_CLOCK_JUMP_S = 1.0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from benchmarks.load.plan import Arrival, WindowOutcome
-from benchmarks.load.settings import Objective
-from benchmarks.load.validity import Result, decide, find_doubt, find_failure, find_lag
+from timberline.benchmarks.load.plan import Arrival, WindowOutcome
+from timberline.benchmarks.load.settings import Objective
+from timberline.benchmarks.load.validity import Result, decide, find_doubt, find_failure, find_lag
 
 
 class WindowResult(msgspec.Struct, frozen=True, kw_only=True):

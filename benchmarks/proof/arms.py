@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from registry.errors import ConfigError
+from timberline.registry.errors import ConfigError
 
 # Gates of identical versions that a calibration was cut into.
 NIGHTLY = "aa_nightly"
@@ -18,7 +18,7 @@ RETRAINED = "retrained"
 DRIP = "drip"
 DRIP_RETRAINED = "drip_retrained"
 DRIPS = (DRIP, DRIP_RETRAINED)
-SLOWED = "benchmarks.proof.slowed"
+SLOWED = "timberline.benchmarks.proof.slowed"
 # The tail of the self-test: one request in a hundred takes 5 ms more.
 TAIL_SHARE = 0.01
 TAIL_MS = 5.0

@@ -12,18 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.calibration import Calibration, apply_calibration, load_calibration, store_calibration
-from benchmarks.errors import BenchmarkError
-from benchmarks.judge.measure import Restart
-from benchmarks.machine import machine_class
-from benchmarks.proof.arms import NIGHTLY
-from benchmarks.proof.identical import run_identical
-from benchmarks.proof.ledger import locked
-from benchmarks.proof.rejudge import judge_restarts
-from benchmarks.proof.selftest import SelfTest, record_gate
-from registry.errors import ConfigError
-from registry.ground.files import fresh_folder
-from registry.ground.logs import log_event
+from timberline.benchmarks.calibration import (
+    Calibration,
+    apply_calibration,
+    load_calibration,
+    store_calibration,
+)
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.judge.measure import Restart
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.proof.arms import NIGHTLY
+from timberline.benchmarks.proof.identical import run_identical
+from timberline.benchmarks.proof.ledger import locked
+from timberline.benchmarks.proof.rejudge import judge_restarts
+from timberline.benchmarks.proof.selftest import SelfTest, record_gate
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.files import fresh_folder
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("benchmarks")
 

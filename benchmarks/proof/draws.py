@@ -14,15 +14,15 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.config import GateSettings
-from benchmarks.judge.evidence import judge_static
-from benchmarks.judge.power import rows_to_block
-from benchmarks.proof.arms import FALSE_BLOCK_RATE, FOUND_RATE
-from benchmarks.proof.binomial import bound_rate
-from benchmarks.proof.ledger import append_rows, locked, read_rows
-from benchmarks.proof.worse import CHURN, stage_worse
-from registry.ground.stages import digest_value
-from registry.store import Store
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.judge.evidence import judge_static
+from timberline.benchmarks.judge.power import rows_to_block
+from timberline.benchmarks.proof.arms import FALSE_BLOCK_RATE, FOUND_RATE
+from timberline.benchmarks.proof.binomial import bound_rate
+from timberline.benchmarks.proof.ledger import append_rows, locked, read_rows
+from timberline.benchmarks.proof.worse import CHURN, stage_worse
+from timberline.registry.ground.stages import digest_value
+from timberline.registry.store import Store
 
 # A draw takes milliseconds; writing each one down takes longer.
 _AT_ONCE = 25

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.config import DuetSettings
-from benchmarks.drive.duet import open_duet
-from benchmarks.drive.workload import draw_bodies, load_workload
-from benchmarks.errors import BenchmarkError
-from benchmarks.judge.measure import Restart
-from registry.store import Store
+from timberline.benchmarks.config import DuetSettings
+from timberline.benchmarks.drive.duet import open_duet
+from timberline.benchmarks.drive.workload import draw_bodies, load_workload
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.judge.measure import Restart
+from timberline.registry.store import Store
 
 
 def run_identical(

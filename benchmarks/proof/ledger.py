@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks.errors import BenchmarkError, EvidenceError
-from registry.ground.files import lacks_locks
+from timberline.benchmarks.errors import BenchmarkError, EvidenceError
+from timberline.registry.ground.files import lacks_locks
 
 Row = TypeVar("Row", bound=msgspec.Struct)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
-from benchmarks.proof.arms import FALSE_BLOCK_RATE, parse_arm
-from benchmarks.proof.binomial import bound_rate, bound_rate_below
-from benchmarks.proof.ledger import GateRow
+from timberline.benchmarks.proof.arms import FALSE_BLOCK_RATE, parse_arm
+from timberline.benchmarks.proof.binomial import bound_rate, bound_rate_below
+from timberline.benchmarks.proof.ledger import GateRow
 
 Finding = Literal["kept", "open", "broken", ""]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.drive.duet import build_arm
-from benchmarks.drive.plan import read_observations
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.measure import ArmRun, Contrasts, Restart
-from benchmarks.proof.ledger import RestartRow
-from registry.ground.decode import decode_json
+from timberline.benchmarks.drive.duet import build_arm
+from timberline.benchmarks.drive.plan import read_observations
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.measure import ArmRun, Contrasts, Restart
+from timberline.benchmarks.proof.ledger import RestartRow
+from timberline.registry.ground.decode import decode_json
 
 
 class _Told(msgspec.Struct):

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from benchmarks.config import GateSettings
-from benchmarks.judge.latency import judge_latencies
-from benchmarks.judge.measure import Restart
-from benchmarks.judge.resources import judge_resources
-from benchmarks.proof.ledger import GateRow, RestartRow
-from benchmarks.proof.recorded import read_row
-from registry.manifest import GateLimits
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.judge.latency import judge_latencies
+from timberline.benchmarks.judge.measure import Restart
+from timberline.benchmarks.judge.resources import judge_resources
+from timberline.benchmarks.proof.ledger import GateRow, RestartRow
+from timberline.benchmarks.proof.recorded import read_row
+from timberline.registry.manifest import GateLimits
 
 
 def rejudge(

@@ -12,20 +12,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.config import AccuracySettings
-from benchmarks.judge.accuracy import judge_drop
-from benchmarks.judge.earlier import Earlier, Releases, judge_total
-from benchmarks.judge.limits import InForce, limits_in_force
-from benchmarks.judge.paired import Discordance
-from benchmarks.judge.parts import judge_recalls, judge_slices
-from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
-from benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
-from benchmarks.proof.binomial import bound_rate
-from benchmarks.proof.rates import Finding
-from benchmarks.proof.replays import DRIP_SHARE, RELEASES, PairRow, RunRow, restore_comparison
-from registry.manifest import GateLimits
-from registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import AccuracySettings
+from timberline.benchmarks.judge.accuracy import judge_drop
+from timberline.benchmarks.judge.earlier import Earlier, Releases, judge_total
+from timberline.benchmarks.judge.limits import InForce, limits_in_force
+from timberline.benchmarks.judge.paired import Discordance
+from timberline.benchmarks.judge.parts import judge_recalls, judge_slices
+from timberline.benchmarks.judge.probabilities import judge_calibration, judge_log_loss
+from timberline.benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
+from timberline.benchmarks.proof.binomial import bound_rate
+from timberline.benchmarks.proof.rates import Finding
+from timberline.benchmarks.proof.replays import DRIP_SHARE, RELEASES, PairRow, RunRow, restore_comparison
+from timberline.registry.manifest import GateLimits
+from timberline.registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
+from timberline.registry.verdict import VerdictLine
 
 # Runs that a recipe is calibrated with, the champion's own among them: the default of `--seeds`.
 RUNS = 5

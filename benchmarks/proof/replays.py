@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.calibration_error import (
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.calibration_error import (
     BINS,
     CalibrationChange,
     Gaps,
@@ -36,8 +36,8 @@ from benchmarks.judge.calibration_error import (
     compare_gaps,
     measure_gaps,
 )
-from benchmarks.judge.paired import Discordance
-from benchmarks.judge.predictions import (
+from timberline.benchmarks.judge.paired import Discordance
+from timberline.benchmarks.judge.predictions import (
     Comparison,
     Confusion,
     PartChange,
@@ -45,15 +45,15 @@ from benchmarks.judge.predictions import (
     Quality,
     read_predictions,
 )
-from benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
-from benchmarks.proof.ledger import append_rows, locked, read_rows
-from benchmarks.proof.worse import CHURN, Answers, draw_worse, read_answers, weigh_doubt
-from registry.ground.decode import decode_json
-from registry.ground.logs import log_event
-from registry.ground.progress import Progress
-from registry.manifest import Metrics
-from registry.noise import RunQuality
-from registry.store import EVALUATION_FILE
+from timberline.benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
+from timberline.benchmarks.proof.ledger import append_rows, locked, read_rows
+from timberline.benchmarks.proof.worse import CHURN, Answers, draw_worse, read_answers, weigh_doubt
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.progress import Progress
+from timberline.registry.manifest import Metrics
+from timberline.registry.noise import RunQuality
+from timberline.registry.store import EVALUATION_FILE
 
 _logger = logging.getLogger("benchmarks")
 

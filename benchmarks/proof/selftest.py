@@ -18,25 +18,32 @@ from statistics import fmean, median
 
 import msgspec
 
-from benchmarks.calibration import apply_calibration, load_calibration
-from benchmarks.config import GateSettings
-from benchmarks.drive.workload import load_workload
-from benchmarks.gate import GateResult, run_gate
-from benchmarks.judge.evidence import judge_static
-from benchmarks.judge.measure import Restart
-from benchmarks.machine import machine_class
-from benchmarks.match import GATE_VERSION
-from benchmarks.proof.arms import NIGHTLY, Arm, Base, choose_arm, parse_arm
-from benchmarks.proof.identical import run_identical
-from benchmarks.proof.ledger import GateRow, RestartRow, append_rows, find_restarts, locked, read_rows
-from benchmarks.proof.recorded import read_restarts, write_row
-from benchmarks.proof.rejudge import rejudge
-from benchmarks.proof.worse import stage_worse
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
-from registry.ground.stages import digest_value
-from registry.store import Store
-from registry.verdict import Verdict
+from timberline.benchmarks.calibration import apply_calibration, load_calibration
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.drive.workload import load_workload
+from timberline.benchmarks.gate import GateResult, run_gate
+from timberline.benchmarks.judge.evidence import judge_static
+from timberline.benchmarks.judge.measure import Restart
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.match import GATE_VERSION
+from timberline.benchmarks.proof.arms import NIGHTLY, Arm, Base, choose_arm, parse_arm
+from timberline.benchmarks.proof.identical import run_identical
+from timberline.benchmarks.proof.ledger import (
+    GateRow,
+    RestartRow,
+    append_rows,
+    find_restarts,
+    locked,
+    read_rows,
+)
+from timberline.benchmarks.proof.recorded import read_restarts, write_row
+from timberline.benchmarks.proof.rejudge import rejudge
+from timberline.benchmarks.proof.worse import stage_worse
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.stages import digest_value
+from timberline.registry.store import Store
+from timberline.registry.verdict import Verdict
 
 _logger = logging.getLogger("benchmarks")
 

@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from registry.ground.command import read_options
-from registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.ground.command import read_options
+from timberline.registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 
@@ -155,7 +155,7 @@ def main() -> None:
     )
     slow_down(InferenceSession, delay)
     sys.argv = ["inference", *options.service]
-    runpy.run_module("inference", run_name="__main__", alter_sys=True)
+    runpy.run_module("timberline.inference", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.errors import EvidenceError
-from registry.store import EVALUATION_FILE, Store, open_store
+from timberline.benchmarks.errors import EvidenceError
+from timberline.registry.store import EVALUATION_FILE, Store, open_store
 
 # Rate of discordance between two trainings of one network: 3 to 10 % in the field's tables.
 CHURN = 0.05

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.verdict import Verdict, VerdictLine
+from timberline.registry.verdict import Verdict, VerdictLine
 
 HEAD = ("", "what", "champion", "candidate", "difference", "bounds", "limit", "why")
 

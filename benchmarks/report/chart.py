@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.report.markup import Markup, format_number, tag
-from benchmarks.report.scales import Kind, Scale
+from timberline.benchmarks.report.markup import Markup, format_number, tag
+from timberline.benchmarks.report.scales import Kind, Scale
 
 Point = tuple[float, float]
 Format = Callable[[float], str]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.report.data import write_report
-from benchmarks.report.junit import write_junit
-from benchmarks.report.markdown import write_markdown
-from benchmarks.report.page import write_page
-from benchmarks.report.record import PAGE_FILE, Record
+from timberline.benchmarks.report.data import write_report
+from timberline.benchmarks.report.junit import write_junit
+from timberline.benchmarks.report.markdown import write_markdown
+from timberline.benchmarks.report.page import write_page
+from timberline.benchmarks.report.record import PAGE_FILE, Record
 
 
 def write_documents(record: Record) -> dict[str, bytes]:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.report.figure import arm_names
-from benchmarks.report.markup import Child, Markup, tag
-from benchmarks.report.plots.distributions import format_ms
+from timberline.benchmarks.report.figure import arm_names
+from timberline.benchmarks.report.markup import Child, Markup, tag
+from timberline.benchmarks.report.plots.distributions import format_ms
 
 if TYPE_CHECKING:
-    from benchmarks.judge.measure import ArmRun, Restart
-    from benchmarks.report.record import Record
-    from registry.verdict import Judged
+    from timberline.benchmarks.judge.measure import ArmRun, Restart
+    from timberline.benchmarks.report.record import Record
+    from timberline.registry.verdict import Judged
 
 # Where the page lists the answers that were given afresh.
 ANSWERS_ANCHOR = "answers"

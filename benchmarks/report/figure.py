@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.report.chart import Chart
-from benchmarks.report.markup import Markup, tag
-from registry.verdict import VerdictLine
+from timberline.benchmarks.report.chart import Chart
+from timberline.benchmarks.report.markup import Markup, tag
+from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
-    from benchmarks.judge.measure import Restart
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.judge.measure import Restart
+    from timberline.benchmarks.report.record import Record
 
 
 @dataclass(frozen=True)

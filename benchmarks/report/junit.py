@@ -16,9 +16,9 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
-from benchmarks.judge.verdict import describe_verdict
-from benchmarks.report.cells import HEAD, describe_match, lay_cells
-from registry.verdict import Verdict, VerdictLine
+from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
+from timberline.registry.verdict import Verdict, VerdictLine
 
 _KINDS = {"BLOCK": "failure", "INCONCLUSIVE": "failure", "INVALID": "error"}
 

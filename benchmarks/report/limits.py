@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.config import GateSettings
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import GateSettings
+from timberline.registry.verdict import VerdictLine
 
 
 @dataclass(frozen=True)

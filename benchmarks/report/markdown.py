@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from benchmarks.judge.verdict import describe_verdict
-from benchmarks.report.cells import describe_match, lay_cells
-from registry.verdict import Judged, Verdict, VerdictLine
+from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.report.cells import describe_match, lay_cells
+from timberline.registry.verdict import Judged, Verdict, VerdictLine
 
 # GitHub refuses a comment of more than 65,536 characters; the rest is for what a CI job adds.
 MAX_CHARACTERS = 60_000

@@ -9,20 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.judge.verdict import describe_verdict
-from benchmarks.report.cells import HEAD, describe_match, lay_cells
-from benchmarks.report.facts import ANSWERS_ANCHOR, write_facts
-from benchmarks.report.figure import Figure, line_anchor
-from benchmarks.report.markup import Child, Markup, tag
-from benchmarks.report.plots.closeness import draw_closeness
-from benchmarks.report.plots.confusion import draw_confusion
-from benchmarks.report.plots.contrasts import draw_contrasts
-from benchmarks.report.plots.distributions import draw_distributions
-from benchmarks.report.plots.parts import draw_parts
-from benchmarks.report.plots.quantiles import draw_quantiles
-from benchmarks.report.plots.releases import draw_releases
-from benchmarks.report.record import Record
-from registry.verdict import Outcome, Verdict, VerdictLine
+from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
+from timberline.benchmarks.report.facts import ANSWERS_ANCHOR, write_facts
+from timberline.benchmarks.report.figure import Figure, line_anchor
+from timberline.benchmarks.report.markup import Child, Markup, tag
+from timberline.benchmarks.report.plots.closeness import draw_closeness
+from timberline.benchmarks.report.plots.confusion import draw_confusion
+from timberline.benchmarks.report.plots.contrasts import draw_contrasts
+from timberline.benchmarks.report.plots.distributions import draw_distributions
+from timberline.benchmarks.report.plots.parts import draw_parts
+from timberline.benchmarks.report.plots.quantiles import draw_quantiles
+from timberline.benchmarks.report.plots.releases import draw_releases
+from timberline.benchmarks.report.record import Record
+from timberline.registry.verdict import Outcome, Verdict, VerdictLine
 
 _STYLE = Path(__file__).with_name("page.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

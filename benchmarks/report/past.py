@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.history.changes import Change, find_changes
-from benchmarks.history.releases import Release, read_releases
-from benchmarks.history.table import HEAD, describe_change, describe_latency, lay_release
-from benchmarks.report.markup import Markup, tag
-from benchmarks.report.page import lay_page
-from benchmarks.report.plots.releases import draw_history
-from registry.errors import VersionNotFoundError
-from registry.ground.files import write_atomically
-from registry.store import Store
+from timberline.benchmarks.history.changes import Change, find_changes
+from timberline.benchmarks.history.releases import Release, read_releases
+from timberline.benchmarks.history.table import HEAD, describe_change, describe_latency, lay_release
+from timberline.benchmarks.report.markup import Markup, tag
+from timberline.benchmarks.report.page import lay_page
+from timberline.benchmarks.report.plots.releases import draw_history
+from timberline.registry.errors import VersionNotFoundError
+from timberline.registry.ground.files import write_atomically
+from timberline.registry.store import Store
 
 
 @dataclass(frozen=True)

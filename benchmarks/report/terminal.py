@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.judge.verdict import describe_verdict
-from benchmarks.report.cells import HEAD, describe_match, lay_cells
-from registry.verdict import Verdict
+from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
+from timberline.registry.verdict import Verdict
 
 
 def format_table(verdict: Verdict) -> str:

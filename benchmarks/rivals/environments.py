@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.errors import BenchmarkError
-from registry.ground.logs import log_event
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("benchmarks")
 LOCKS = Path(__file__).resolve().parents[2] / "requirements" / "rivals"

@@ -13,9 +13,9 @@ import numpy as np
 from fastapi import FastAPI
 from pydantic import Field, create_model
 
-from benchmarks.rivals.announce import parse_arguments
-from benchmarks.rivals.graph import ServedGraph, open_version
-from benchmarks.rivals.uvicorn_server import serve
+from timberline.benchmarks.rivals.announce import parse_arguments
+from timberline.benchmarks.rivals.graph import ServedGraph, open_version
+from timberline.benchmarks.rivals.uvicorn_server import serve
 
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": int, "BOOL": bool}
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.rivals.announce import announce, parse_arguments
-from benchmarks.rivals.graph import open_version
+from timberline.benchmarks.rivals.announce import announce, parse_arguments
+from timberline.benchmarks.rivals.graph import open_version
 
 _OUTPUTS = ["probabilities", "label"]
 

@@ -14,8 +14,8 @@ from mlserver.codecs import NumpyCodec
 from mlserver.settings import ModelParameters
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from benchmarks.rivals.announce import announce, parse_arguments
-from benchmarks.rivals.graph import open_version
+from timberline.benchmarks.rivals.announce import announce, parse_arguments
+from timberline.benchmarks.rivals.graph import open_version
 
 
 class OnnxModel(MLModel):  # type: ignore[misc]  # the library is not here where types are checked

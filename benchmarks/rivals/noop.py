@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.rivals.announce import parse_arguments
-from benchmarks.rivals.uvicorn_server import serve
+from timberline.benchmarks.rivals.announce import parse_arguments
+from timberline.benchmarks.rivals.uvicorn_server import serve
 
 _Message = dict[str, Any]
 _App = Callable[

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.rivals.uvicorn_server import serve
+from timberline.benchmarks.rivals.uvicorn_server import serve
 
 _Config = uvicorn.Config
 
@@ -36,7 +36,7 @@ def main() -> None:
         raise SystemExit("the first argument is --name MODEL@VERSION")
     take_over(name)
     sys.argv = ["inference", *arguments]
-    runpy.run_module("inference", run_name="__main__", alter_sys=True)
+    runpy.run_module("timberline.inference", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.rivals.announce import parse_arguments
-from benchmarks.rivals.uvicorn_server import serve
+from timberline.benchmarks.rivals.announce import parse_arguments
+from timberline.benchmarks.rivals.uvicorn_server import serve
 
 
 def build_app(body_bytes: int) -> Starlette:

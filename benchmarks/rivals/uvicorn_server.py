@@ -6,7 +6,7 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.rivals.announce import announce, listen
+from timberline.benchmarks.rivals.announce import announce, listen
 
 
 def serve(app: Any, name: str) -> None:

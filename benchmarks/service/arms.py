@@ -22,18 +22,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cpu_time import list_processes
-from benchmarks.drive.services import Service, read_line, running_process
-from benchmarks.errors import BenchmarkError, ServiceStartError
-from benchmarks.service.closed_loop import Failed, Round, Seen, read_answer_length
-from registry.ground.decode import decode_json
+import timberline
+from timberline.benchmarks.cpu_time import list_processes
+from timberline.benchmarks.drive.services import Service, read_line, running_process
+from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
+from timberline.benchmarks.service.closed_loop import Failed, Round, Seen, read_answer_length
+from timberline.registry.ground.decode import decode_json
 
 T = TypeVar("T")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 # A round takes its window and what is left of answers; anything near this is a hang.
 _ROUND_TIMEOUT_S = 90.0
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(timberline.__file__).parents[1]
 # Rivals in an environment of their own find these programs, and nothing else of ours.
 RIVAL_ENVIRONMENT = {"PYTHONPATH": str(_ROOT)}
 
@@ -86,7 +87,7 @@ class Clients:
 @contextlib.contextmanager
 def launch_clients(log: Path) -> Iterator[Clients]:
     """Start the load generator; it is ended when the block is left."""
-    command = [sys.executable, "-m", "benchmarks.service.closed_loop"]
+    command = [sys.executable, "-m", "timberline.benchmarks.service.closed_loop"]
     with (
         log.open("ab") as errors,
         running_process(

@@ -20,8 +20,8 @@ from time import perf_counter, process_time
 
 import msgspec
 
-from benchmarks.cpu_time import read_cpu_s, read_wait_s
-from benchmarks.errors import BenchmarkError
+from timberline.benchmarks.cpu_time import read_cpu_s, read_wait_s
+from timberline.benchmarks.errors import BenchmarkError
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 # One answer of the largest batch comes in a few of these.

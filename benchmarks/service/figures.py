@@ -14,9 +14,9 @@ from typing import Literal, TypeVar
 import msgspec
 import numpy as np
 
-from benchmarks.service.closed_loop import Seen
-from registry.errors import ConfigError
-from registry.ground.decode import decode_toml
+from timberline.benchmarks.service.closed_loop import Seen
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.decode import decode_toml
 
 T = TypeVar("T")
 DEFAULT_TARGETS = Path(__file__).with_name("targets.toml")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.service.figures import Judged, Row, Spread
-from benchmarks.service.speed import Report
+from timberline.benchmarks.service.figures import Judged, Row, Spread
+from timberline.benchmarks.service.speed import Report
 
 _HEADS = (
     "",

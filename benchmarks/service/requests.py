@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.errors import WorkloadError
-from registry.manifest import Manifest
-from registry.signature import NUMERIC_INPUT
+from timberline.benchmarks.errors import WorkloadError
+from timberline.registry.manifest import Manifest
+from timberline.registry.signature import NUMERIC_INPUT
 
 _JSON = "content-type: application/json"
 _OCTETS = "content-type: application/octet-stream"

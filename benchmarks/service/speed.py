@@ -32,12 +32,12 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.cpu_time import read_resident_bytes
-from benchmarks.drive.services import Service, launch_command, launch_service
-from benchmarks.errors import BenchmarkError
-from benchmarks.rivals.environments import find_python, list_rivals, make_environment
-from benchmarks.service import requests
-from benchmarks.service.arms import (
+from timberline.benchmarks.cpu_time import read_resident_bytes
+from timberline.benchmarks.drive.services import Service, launch_command, launch_service
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.rivals.environments import find_python, list_rivals, make_environment
+from timberline.benchmarks.service import requests
+from timberline.benchmarks.service.arms import (
     RIVAL_ENVIRONMENT,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
@@ -53,8 +53,8 @@ from benchmarks.service.arms import (
     find_processes,
     launch_clients,
 )
-from benchmarks.service.closed_loop import Seen
-from benchmarks.service.figures import (
+from timberline.benchmarks.service.closed_loop import Seen
+from timberline.benchmarks.service.figures import (
     Judged,
     Row,
     Spread,
@@ -67,12 +67,12 @@ from benchmarks.service.figures import (
     judge,
     summarise,
 )
-from registry.ground.logs import log_event
-from registry.manifest import Manifest
-from registry.store import MODEL_FILE, Store
+from timberline.registry.ground.logs import log_event
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import MODEL_FILE, Store
 
 _logger = logging.getLogger("benchmarks")
-_RIVALS = "benchmarks.rivals"
+_RIVALS = "timberline.benchmarks.rivals"
 # Batches are few and long; so many connections keep the server's core busy.
 _BATCH_CONNECTIONS = 4
 

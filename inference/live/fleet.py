@@ -11,18 +11,18 @@ from functools import partial
 from time import monotonic
 from typing import Literal, NamedTuple
 
-from inference.config import ServiceConfig
-from inference.errors import NotReadyError
-from inference.live.places import Place, Role, parse_models
-from inference.live.state import Lineup
-from inference.live.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
-from inference.live.trial import Trial, TrialRunner, may_heal
-from inference.live.versions import LiveVersion, load_version
-from inference.metrics.counters import ServiceMetrics
-from registry.aliases import AliasRecord, inspect_history, read_alias, resolve
-from registry.errors import DigestMismatchError, LifecycleError
-from registry.ground.logs import log_event
-from registry.store import MODEL_FILE, Store
+from timberline.inference.config import ServiceConfig
+from timberline.inference.errors import NotReadyError
+from timberline.inference.live.places import Place, Role, parse_models
+from timberline.inference.live.state import Lineup
+from timberline.inference.live.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
+from timberline.inference.live.trial import Trial, TrialRunner, may_heal
+from timberline.inference.live.versions import LiveVersion, load_version
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, resolve
+from timberline.registry.errors import DigestMismatchError, LifecycleError
+from timberline.registry.ground.logs import log_event
+from timberline.registry.store import MODEL_FILE, Store
 
 _logger = logging.getLogger("inference.live.fleet")
 

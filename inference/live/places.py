@@ -6,12 +6,12 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from inference.live.traffic import ColumnChoice
-from inference.live.versions import LiveVersion
-from registry.aliases import AliasRecord
-from registry.errors import ConfigError, LifecycleError
-from registry.ground.logs import log_event
-from registry.names import PRODUCTION, ModelRef
+from timberline.inference.live.traffic import ColumnChoice
+from timberline.inference.live.versions import LiveVersion
+from timberline.registry.aliases import AliasRecord
+from timberline.registry.errors import ConfigError, LifecycleError
+from timberline.registry.ground.logs import log_event
+from timberline.registry.names import PRODUCTION, ModelRef
 
 _logger = logging.getLogger("inference.live.places")
 

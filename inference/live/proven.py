@@ -18,14 +18,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from inference.errors import GoldenMismatchError, LoadFailedError
-from inference.live.trial import Outcome, Trial, limit_memory
-from inference.session import Session, is_out_of_memory
-from inference.wire.codec import RowDecoder
-from registry.errors import ConfigError, DigestMismatchError
-from registry.ground.decode import decode_json
-from registry.manifest import Golden, Manifest
-from registry.store import MODEL_FILE, HashedManifest, Store, open_store
+from timberline.inference.errors import GoldenMismatchError, LoadFailedError
+from timberline.inference.live.trial import Outcome, Trial, limit_memory
+from timberline.inference.session import Session, is_out_of_memory
+from timberline.inference.wire.codec import RowDecoder
+from timberline.registry.errors import ConfigError, DigestMismatchError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.manifest import Golden, Manifest
+from timberline.registry.store import MODEL_FILE, HashedManifest, Store, open_store
 
 # prctl(2): what the kernel sends to a process when the thread that started it has ended.
 _PR_SET_PDEATHSIG = 1

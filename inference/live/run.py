@@ -12,11 +12,11 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-from inference.errors import DeadlineError, RowError
-from inference.live.versions import LiveVersion
-from inference.live.work import WorkLimit
-from inference.session import Feed, Outputs, Row
-from registry.errors import LifecycleError
+from timberline.inference.errors import DeadlineError, RowError
+from timberline.inference.live.versions import LiveVersion
+from timberline.inference.live.work import WorkLimit
+from timberline.inference.session import Feed, Outputs, Row
+from timberline.registry.errors import LifecycleError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from inference.errors import NotFoundError, NotReadyError
-from inference.live.traffic import Split
-from inference.live.versions import LiveVersion
-from inference.wire.request import Request
+from timberline.inference.errors import NotFoundError, NotReadyError
+from timberline.inference.live.traffic import Split
+from timberline.inference.live.versions import LiveVersion
+from timberline.inference.wire.request import Request
 
 
 @dataclass(frozen=True, slots=True)

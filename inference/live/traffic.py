@@ -15,12 +15,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from inference.session import Feed, Outputs, Row, Session
-from inference.wire.request import Request
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
-from registry.names import ModelRef
-from registry.signature import Column
+from timberline.inference.session import Feed, Outputs, Row, Session
+from timberline.inference.wire.request import Request
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.logs import log_event
+from timberline.registry.names import ModelRef
+from timberline.registry.signature import Column
 
 _logger = logging.getLogger("inference.live.traffic")
 

@@ -28,9 +28,9 @@ from time import monotonic
 
 import msgspec
 
-from inference.errors import LoadFailedError, NotReadyError, ServingError
-from registry.errors import LifecycleError, RegistryError
-from registry.ground.decode import decode_json
+from timberline.inference.errors import LoadFailedError, NotReadyError, ServingError
+from timberline.registry.errors import LifecycleError, RegistryError
+from timberline.registry.ground.decode import decode_json
 
 # Moves whose outcome is remembered.
 _MOST_ENTRIES = 64
@@ -219,7 +219,7 @@ class TrialRunner:
             if self._is_over:
                 raise _STOPPING
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "inference", "trial"],
+                [sys.executable, "-m", "timberline.inference", "trial"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # it is not ours to log: what matters is in the outcome

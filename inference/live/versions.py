@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from inference.live.proven import open_proven
-from inference.live.traffic import Shadow
-from inference.metrics.counters import ModelMetrics
-from inference.metrics.drift import Drift
-from inference.session import Session
-from inference.wire.answers import JSON, Header
-from inference.wire.codec import AnswerEncoder, RowDecoder
-from inference.wire.tensors import TensorReader, TensorWriter
-from registry.manifest import Manifest
-from registry.store import MODEL_FILE, HashedManifest, Store
+from timberline.inference.live.proven import open_proven
+from timberline.inference.live.traffic import Shadow
+from timberline.inference.metrics.counters import ModelMetrics
+from timberline.inference.metrics.drift import Drift
+from timberline.inference.session import Session
+from timberline.inference.wire.answers import JSON, Header
+from timberline.inference.wire.codec import AnswerEncoder, RowDecoder
+from timberline.inference.wire.tensors import TensorReader, TensorWriter
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import MODEL_FILE, HashedManifest, Store
 
 VERSION_HEADER = b"x-model-version"
 

@@ -8,10 +8,10 @@ import logging
 import threading
 from time import monotonic, time
 
-from inference.live.fleet import Change, Fleet
-from inference.live.state import Lineup, ServiceState
-from inference.metrics.counters import ServiceMetrics
-from registry.ground.logs import log_event
+from timberline.inference.live.fleet import Change, Fleet
+from timberline.inference.live.state import Lineup, ServiceState
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.live.watch")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-from inference.errors import DeadlineError, OverloadedError
+from timberline.inference.errors import DeadlineError, OverloadedError
 
 
 class WorkLimit:

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from inference.session import Feed, Row
-from registry.manifest import Histogram, Manifest
-from registry.signature import NULL_TEXT
+from timberline.inference.session import Feed, Row
+from timberline.registry.manifest import Histogram, Manifest
+from timberline.registry.signature import NULL_TEXT
 
 # An empty bin counts as this share, so that the logarithm exists; a usual value. One stray row in
 # 1,000 outside of everything seen in training then adds 0.002, a twentieth of the rows 0.3.

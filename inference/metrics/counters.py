@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from prometheus_client.metrics_core import Metric
 
-from inference.metrics.drift import Drift
-from inference.metrics.families import (
+from timberline.inference.metrics.drift import Drift
+from timberline.inference.metrics.families import (
     COUNTERS,
     IN_FLIGHT,
     LAST_LOOK,
@@ -28,8 +28,8 @@ from inference.metrics.families import (
     ModelLayout,
     Page,
 )
-from inference.metrics.shared import Memory, Slot, clear, create_private
-from inference.session import Outputs
+from timberline.inference.metrics.shared import Memory, Slot, clear, create_private
+from timberline.inference.session import Outputs
 
 # Any other method counts as OTHER: a client must not be able to make new series.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

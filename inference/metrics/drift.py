@@ -25,10 +25,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from inference.metrics.bins import Binner, FloatArray, Stability
-from inference.metrics.shared import Slot, clear
-from inference.session import Feed, Outputs, Row
-from registry.manifest import Manifest
+from timberline.inference.metrics.bins import Binner, FloatArray, Stability
+from timberline.inference.metrics.shared import Slot, clear
+from timberline.inference.session import Feed, Outputs, Row
+from timberline.registry.manifest import Manifest
 
 # Before the window has this many rows there is no PSI: chance alone would bring one column in
 # 10,000 to 0.17 (χ² with 9 degrees of freedom over 200 rows).

@@ -17,8 +17,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from inference.metrics.drift import Drift
-from inference.metrics.shared import Group, Memory
+from timberline.inference.metrics.drift import Drift
+from timberline.inference.metrics.shared import Group, Memory
 
 # A row takes some 0.05 ms, so the first bucket is 0.1 ms; from 5 ms on with the bounds that
 # OpenTelemetry advises for HTTP servers.

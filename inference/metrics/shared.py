@@ -32,8 +32,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from registry.ground.decode import decode_json
-from registry.ground.logs import log_event
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.metrics.shared")
 

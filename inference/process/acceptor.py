@@ -18,8 +18,8 @@ import struct
 import sys
 from collections.abc import Callable
 
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.process.acceptor")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from inference.process.order import Order, Replaced, write_order
-from registry.ground.decode import decode_json
-from registry.ground.logs import log_event
+from timberline.inference.process.order import Order, Replaced, write_order
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.process.child")
 
@@ -32,7 +32,7 @@ async def start_worker(order: Order, flags: Sequence[str]) -> Worker:
         OSError: the system has no room for another process.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "inference", "worker", *flags),
+        *(sys.executable, "-m", "timberline.inference", "worker", *flags),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         pass_fds=order.fds,

@@ -34,15 +34,15 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from inference.app import Endpoint, answer_error
-from inference.errors import NotReadyError, RequestError, SlowClientError, TooManyConnectionsError
-from inference.process.fairness import Flow, IdleConnections, Turns
-from inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads, write_head
-from inference.process.reception import Reception
-from inference.wire.answers import Answer, Header
-from inference.wire.body import ReceiveBudget
-from inference.wire.request import NOTHING_NAMED, Request
-from registry.errors import LifecycleError
+from timberline.inference.app import Endpoint, answer_error
+from timberline.inference.errors import NotReadyError, RequestError, SlowClientError, TooManyConnectionsError
+from timberline.inference.process.fairness import Flow, IdleConnections, Turns
+from timberline.inference.process.heads import LONGEST_KNOWN, AnswerHeads, Head, KnownHeads, write_head
+from timberline.inference.process.reception import Reception
+from timberline.inference.wire.answers import Answer, Header
+from timberline.inference.wire.body import ReceiveBudget
+from timberline.inference.wire.request import NOTHING_NAMED, Request
+from timberline.registry.errors import LifecycleError
 
 # Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
 _BUFFER_BYTES = 64 * 1024

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from inference.app import Endpoint
-from inference.wire.answers import Header
+from timberline.inference.app import Endpoint
+from timberline.inference.wire.answers import Header
 
 # A client's head changes with its body's length only: some dozen heads a client, a fifth of a KB each.
 _MOST_KNOWN = 512

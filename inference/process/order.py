@@ -10,9 +10,9 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from inference.config import ServiceConfig
-from registry.errors import ConfigError
-from registry.ground.decode import decode_json
+from timberline.inference.config import ServiceConfig
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.decode import decode_json
 
 # Why a worker is replaced: it was stuck, a signal ended it, it ended by itself, or all are replaced.
 Replaced = Literal["hung", "killed", "ended", "rolled"]

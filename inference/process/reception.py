@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from inference.app import Endpoint
-from inference.errors import HeadTooLargeError, MethodNotAllowedError, RequestError, TargetTooLongError
-from inference.wire.answers import Header
+from timberline.inference.app import Endpoint
+from timberline.inference.errors import (
+    HeadTooLargeError,
+    MethodNotAllowedError,
+    RequestError,
+    TargetTooLongError,
+)
+from timberline.inference.wire.answers import Header
 
 # nginx takes 32 KiB, Node.js 16 KiB, Apache 100 fields.
 LONGEST_HEAD = 64 * 1024

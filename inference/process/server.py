@@ -29,10 +29,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from inference.config import ServiceConfig
-from inference.live.state import ServiceState
-from inference.process.acceptor import HANDSHAKE_S, Acceptor, Balance, turn_new_ones_away
-from inference.process.connection import Connection, Reader
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.state import ServiceState
+from timberline.inference.process.acceptor import HANDSHAKE_S, Acceptor, Balance, turn_new_ones_away
+from timberline.inference.process.connection import Connection, Reader
 
 # How often connections are looked over, and how old the date in an answer may be.
 _TICK_S = 1.0

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from inference.process.probe import MAGIC, is_alive, list_folders, open_folder
-from registry.errors import ConfigError
-from registry.ground.logs import log_event
+from timberline.inference.process.probe import MAGIC, is_alive, list_folders, open_folder
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.process.statefile")
 

@@ -19,14 +19,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from inference.config import ServiceConfig
-from inference.live.trial import Ledger
-from inference.metrics.shared import Memory, create_memory
-from inference.process.acceptor import Balance, bind_listener, turn_new_ones_away
-from inference.process.child import Worker, start_worker
-from inference.process.order import Order, Replaced
-from inference.process.statefile import StateFile
-from registry.ground.logs import log_event
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.trial import Ledger
+from timberline.inference.metrics.shared import Memory, create_memory
+from timberline.inference.process.acceptor import Balance, bind_listener, turn_new_ones_away
+from timberline.inference.process.child import Worker, start_worker
+from timberline.inference.process.order import Order, Replaced
+from timberline.inference.process.statefile import StateFile
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.process.supervisor")
 

@@ -32,9 +32,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.process.connection import Connection
-from inference.process.heads import AnswerHeads
-from inference.wire.answers import Header
+from timberline.inference.process.connection import Connection
+from timberline.inference.process.heads import AnswerHeads
+from timberline.inference.wire.answers import Header
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -19,26 +19,26 @@ from typing import Any, NoReturn
 import msgspec
 import uvloop
 
-from inference.app import App
-from inference.config import ServiceConfig
-from inference.live.fleet import Fleet
-from inference.live.state import Lineup, ServiceState
-from inference.live.trial import Ledger, TrialRunner, limit_memory, took_too_long
-from inference.live.watch import Watcher, show_versions
-from inference.metrics.counters import ServiceMetrics
-from inference.metrics.shared import attach
-from inference.process.acceptor import Balance, bind_listener
-from inference.process.connection import Connection
-from inference.process.memory import settle_memory, share_heap
-from inference.process.order import Order, read_order
-from inference.process.server import Door, Server
-from inference.process.statefile import StateFile
-from inference.process.timing import TimedApp, TimedConnection, TimedPool
-from inference.routes.example import write_curl
-from registry.folder import find_root
-from registry.ground.cpus import count_cpus
-from registry.ground.logs import end_output, log_event, watch_dropped_lines
-from registry.store import open_store
+from timberline.inference.app import App
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.fleet import Fleet
+from timberline.inference.live.state import Lineup, ServiceState
+from timberline.inference.live.trial import Ledger, TrialRunner, limit_memory, took_too_long
+from timberline.inference.live.watch import Watcher, show_versions
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.metrics.shared import attach
+from timberline.inference.process.acceptor import Balance, bind_listener
+from timberline.inference.process.connection import Connection
+from timberline.inference.process.memory import settle_memory, share_heap
+from timberline.inference.process.order import Order, read_order
+from timberline.inference.process.server import Door, Server
+from timberline.inference.process.statefile import StateFile
+from timberline.inference.process.timing import TimedApp, TimedConnection, TimedPool
+from timberline.inference.routes.example import write_curl
+from timberline.registry.folder import find_root
+from timberline.registry.ground.cpus import count_cpus
+from timberline.registry.ground.logs import end_output, log_event, watch_dropped_lines
+from timberline.registry.store import open_store
 
 _logger = logging.getLogger("inference.process.worker")
 # What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.

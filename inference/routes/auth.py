@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from inference.config import ServiceConfig, environment_name
-from inference.errors import UnauthorizedError
-from inference.wire.answers import Header
-from registry.errors import ConfigError
-from registry.ground.decode import UTF_8
-from registry.ground.logs import log_event
+from timberline.inference.config import ServiceConfig, environment_name
+from timberline.inference.errors import UnauthorizedError
+from timberline.inference.wire.answers import Header
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.decode import UTF_8
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("inference.routes.auth")
 

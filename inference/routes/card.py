@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from registry.manifest import Golden, Histogram, Manifest
-from registry.signature import Column
+from timberline.registry.manifest import Golden, Histogram, Manifest
+from timberline.registry.signature import Column
 
 # Values of golden rows that the page carries at most: 64 rows of 125 columns, some 20 KB.
 _MAX_GOLDEN_VALUES = 8_000

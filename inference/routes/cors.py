@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from inference.config import ServiceConfig
-from inference.live.versions import VERSION_HEADER
-from inference.wire.answers import Answer, Header
-from registry.errors import ConfigError
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.versions import VERSION_HEADER
+from timberline.inference.wire.answers import Answer, Header
+from timberline.registry.errors import ConfigError
 
 ANY = "*"
 # RFC 6454, 6.2: scheme, host and port, and nothing behind. "null", which files and sandboxes send, is nobody.

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from registry.manifest import Manifest
+from timberline.registry.manifest import Manifest
 
 # Enough to see the shape of a row; a row of fifty columns does not fit a terminal's line.
 _FEW = 3

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from time import monotonic
 
-from inference.live.state import ServiceState
-from inference.metrics.counters import ServiceMetrics
-from inference.metrics.families import COUNTER, MODEL, ModelLayout
-from inference.metrics.shared import Memory
-from inference.routes.page import PageBuilder, prefers_page
-from inference.wire.answers import Answer, answer_json
-from inference.wire.request import Request
+from timberline.inference.live.state import ServiceState
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.metrics.families import COUNTER, MODEL, ModelLayout
+from timberline.inference.metrics.shared import Memory
+from timberline.inference.routes.page import PageBuilder, prefers_page
+from timberline.inference.wire.answers import Answer, answer_json
+from timberline.inference.wire.request import Request
 
 
 class Health:

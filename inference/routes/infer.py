@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from inference.config import ServiceConfig
-from inference.errors import MalformedBodyError
-from inference.live.run import Runner
-from inference.live.state import Lineup, ServiceState
-from inference.live.versions import LiveVersion
-from inference.session import Feed, Outputs
-from inference.wire.answers import Answer, Header, answer_bytes, check_length
-from inference.wire.envelope import InferRequest, read_header_length, read_request
-from inference.wire.media import check_json
-from inference.wire.request import Request
+from timberline.inference.config import ServiceConfig
+from timberline.inference.errors import MalformedBodyError
+from timberline.inference.live.run import Runner
+from timberline.inference.live.state import Lineup, ServiceState
+from timberline.inference.live.versions import LiveVersion
+from timberline.inference.session import Feed, Outputs
+from timberline.inference.wire.answers import Answer, Header, answer_bytes, check_length
+from timberline.inference.wire.envelope import InferRequest, read_header_length, read_request
+from timberline.inference.wire.media import check_json
+from timberline.inference.wire.request import Request
 
 _JSON_LENGTH = b"inference-header-content-length"
 _BLOBS: Header = (b"content-type", b"application/octet-stream")

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from inference.config import ServiceConfig
-from inference.live.state import ServiceState
-from inference.live.versions import LiveVersion
-from inference.routes.example import pick_example
-from inference.routes.openapi_paths import PathWriter, describe_errors, describe_protocol
-from inference.routes.openapi_rows import describe_rows, write_tensors
-from inference.wire.answers import Answer, answer_bytes
-from inference.wire.request import Request
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.state import ServiceState
+from timberline.inference.live.versions import LiveVersion
+from timberline.inference.routes.example import pick_example
+from timberline.inference.routes.openapi_paths import PathWriter, describe_errors, describe_protocol
+from timberline.inference.routes.openapi_rows import describe_rows, write_tensors
+from timberline.inference.wire.answers import Answer, answer_bytes
+from timberline.inference.wire.request import Request
 
 
 class OpenApi:

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from inference.routes.openapi_rows import write_csv_example
-from inference.wire.elements import NUMBERS, TEXT
-from registry.manifest import Manifest
-from registry.signature import TEXT_INPUT
+from timberline.inference.routes.openapi_rows import write_csv_example
+from timberline.inference.wire.elements import NUMBERS, TEXT
+from timberline.registry.manifest import Manifest
+from timberline.registry.signature import TEXT_INPUT
 
 Tree = dict[str, Any]
 

@@ -7,10 +7,10 @@ import io
 import math
 from typing import Any
 
-from inference.routes.example import pick_example
-from inference.wire.exact import LARGEST_INTEGER
-from registry.manifest import Manifest
-from registry.signature import Column
+from timberline.inference.routes.example import pick_example
+from timberline.inference.wire.exact import LARGEST_INTEGER
+from timberline.registry.manifest import Manifest
+from timberline.registry.signature import Column
 
 Schema = dict[str, Any]
 

@@ -17,11 +17,11 @@ from string import Template
 
 import msgspec
 
-from inference.live.versions import VERSION_HEADER, LiveVersion
-from inference.routes.card import describe_version
-from inference.wire.answers import Answer, Header
-from inference.wire.media import read_accept
-from registry.manifest import Manifest
+from timberline.inference.live.versions import VERSION_HEADER, LiveVersion
+from timberline.inference.routes.card import describe_version
+from timberline.inference.wire.answers import Answer, Header
+from timberline.inference.wire.media import read_accept
+from timberline.registry.manifest import Manifest
 
 _STATIC = Path(__file__).with_name("static")
 # In this order one script: each uses what stands before it.

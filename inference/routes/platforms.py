@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from inference.wire.request import Handler
-from registry.errors import ConfigError
-from registry.names import check_name
+from timberline.inference.wire.request import Handler
+from timberline.registry.errors import ConfigError
+from timberline.registry.names import check_name
 
 # "SageMaker AI hosting containers: How SageMaker AI Loads Your Model Artifacts".
 SAGEMAKER_FOLDER = "/opt/ml/model"

@@ -7,16 +7,16 @@ from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from inference.config import ServiceConfig
-from inference.errors import RequestError
-from inference.live.run import Runner
-from inference.live.state import ServiceState
-from inference.live.versions import LiveVersion
-from inference.session import Feed, Outputs
-from inference.wire.answers import Answer, Header, answer_bytes, check_length
-from inference.wire.exact import RowBatch, quote
-from inference.wire.media import JSON_MEDIA, Media, find_media, find_wanted, wants_lines
-from inference.wire.request import Request
+from timberline.inference.config import ServiceConfig
+from timberline.inference.errors import RequestError
+from timberline.inference.live.run import Runner
+from timberline.inference.live.state import ServiceState
+from timberline.inference.live.versions import LiveVersion
+from timberline.inference.session import Feed, Outputs
+from timberline.inference.wire.answers import Answer, Header, answer_bytes, check_length
+from timberline.inference.wire.exact import RowBatch, quote
+from timberline.inference.wire.media import JSON_MEDIA, Media, find_media, find_wanted, wants_lines
+from timberline.inference.wire.request import Request
 
 _SWITCH = {"true": True, "false": False}
 _FLOATS: Header = (b"content-type", b"application/octet-stream")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference.live.state import ServiceState
-from inference.wire.answers import Answer, answer_json
-from inference.wire.request import Request
-from registry import __version__
-from registry.manifest import Manifest
+from timberline import __version__
+from timberline.inference.live.state import ServiceState
+from timberline.inference.wire.answers import Answer, answer_json
+from timberline.inference.wire.request import Request
+from timberline.registry.manifest import Manifest
 
 # The repository's index is answered too, but not its loading and unloading, so it is not named here.
 EXTENSIONS = ("binary_tensor_data",)

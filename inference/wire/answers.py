@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from inference.errors import BatchTooLargeError
+from timberline.inference.errors import BatchTooLargeError
 
 Header = tuple[bytes, bytes]
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from starlette.types import Message, Receive
 
-from inference.errors import (
+from timberline.inference.errors import (
     BodyTooLargeError,
     ClientGoneError,
     MalformedBodyError,
@@ -18,7 +18,7 @@ from inference.errors import (
     SlowClientError,
     UnsupportedMediaError,
 )
-from inference.wire.answers import Header
+from timberline.inference.wire.answers import Header
 
 # Content codings (RFC 9110, 8.4.1) and zlib's window bits for them: 31 is a gzip wrapper, 15 a zlib one.
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from inference.errors import MalformedBodyError, RowError
-from inference.session import Outputs, Row
-from inference.wire.exact import (
+from timberline.inference.errors import MalformedBodyError, RowError
+from timberline.inference.session import Outputs, Row
+from timberline.inference.wire.exact import (
     LARGEST_INTEGER,
     NO_TABLE,
     SIGNATURE,
@@ -34,7 +34,7 @@ from inference.wire.exact import (
     read_slice,
     refuse_batch,
 )
-from inference.wire.outline import (
+from timberline.inference.wire.outline import (
     Limits,
     LongElementError,
     Outline,
@@ -43,8 +43,8 @@ from inference.wire.outline import (
     cut_array,
     cut_lines,
 )
-from inference.wire.tables import TableReader
-from registry.signature import ClassLabel, Column, SourceTable
+from timberline.inference.wire.tables import TableReader
+from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]

@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from inference.errors import MalformedBodyError, RowError
-from inference.wire.envelope import RequestedInput
-from inference.wire.exact import LARGEST_INTEGER, place, read_text
-from inference.wire.outline import Limits, LongElementError, TooManyElementsError, cut_array
-from registry.signature import NULL_TEXT, Column
+from timberline.inference.errors import MalformedBodyError, RowError
+from timberline.inference.wire.envelope import RequestedInput
+from timberline.inference.wire.exact import LARGEST_INTEGER, place, read_text
+from timberline.inference.wire.outline import Limits, LongElementError, TooManyElementsError, cut_array
+from timberline.registry.signature import NULL_TEXT, Column
 
 TEXT = "BYTES"
 BOOLEAN = "BOOL"

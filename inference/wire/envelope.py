@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from inference.errors import MalformedBodyError
-from inference.wire.outline import Limits, find_marks
+from timberline.inference.errors import MalformedBodyError
+from timberline.inference.wire.outline import Limits, find_marks
 
 _BINARY_SIZE = "binary_data_size"
 # What changes the meaning of an answer must not be overlooked; other parameters are hints.

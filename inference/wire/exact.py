@@ -26,10 +26,10 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from inference.errors import BatchTooLargeError, MalformedBodyError, RowError
-from inference.session import Row
-from inference.wire.outline import Slice, find_lines, locate
-from registry.signature import Column, SourceTable
+from timberline.inference.errors import BatchTooLargeError, MalformedBodyError, RowError
+from timberline.inference.session import Row
+from timberline.inference.wire.outline import Slice, find_lines, locate
+from timberline.registry.signature import Column, SourceTable
 
 LARGEST_INTEGER = 2.0**53 - 1
 _INSTANCES = "instances"

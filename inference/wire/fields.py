@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inference.errors import RowError
-from inference.wire.exact import fill_default, place, quote, read_text
-from registry.signature import NULL_TEXT, Column, SourceTable
+from timberline.inference.errors import RowError
+from timberline.inference.wire.exact import fill_default, place, quote, read_text
+from timberline.registry.signature import NULL_TEXT, Column, SourceTable
 
 _DIGITS = "[0-9]+(?:_[0-9]+)*"
 _SPACE = r"[ \t\n\v\f\r]*"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inference.errors import RowError
-from inference.wire.exact import LARGEST_INTEGER, place, read_number, read_text
-from registry.signature import NULL_TEXT, Column
+from timberline.inference.errors import RowError
+from timberline.inference.wire.exact import LARGEST_INTEGER, place, read_number, read_text
+from timberline.registry.signature import NULL_TEXT, Column
 
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
 _LARGEST = float(np.finfo(np.float64).max)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from inference.errors import UnsupportedMediaError
-from inference.wire.request import Request
+from timberline.inference.errors import UnsupportedMediaError
+from timberline.inference.wire.request import Request
 
 
 class Media(NamedTuple):

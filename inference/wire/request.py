@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from inference.wire.answers import Answer, Header
+from timberline.inference.wire.answers import Answer, Header
 
 NOTHING_NAMED: Mapping[str, str] = {}
 

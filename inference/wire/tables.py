@@ -24,13 +24,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
-from inference.session import Feed
-from inference.wire.exact import NO_TABLE, Layout, place, quote, refuse_batch, refuse_unknown
-from inference.wire.fields import FieldReader, Fields, leave_out
-from inference.wire.matrix import MatrixRules
-from inference.wire.outline import BLOCK_BYTES, Limits
-from registry.signature import Column, SourceTable
+from timberline.inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
+from timberline.inference.session import Feed
+from timberline.inference.wire.exact import NO_TABLE, Layout, place, quote, refuse_batch, refuse_unknown
+from timberline.inference.wire.fields import FieldReader, Fields, leave_out
+from timberline.inference.wire.matrix import MatrixRules
+from timberline.inference.wire.outline import BLOCK_BYTES, Limits
+from timberline.registry.signature import Column, SourceTable
 
 _FLOAT_BYTES = 4
 # What numbers are made of and what is between them; a body of nothing else is read the short way.

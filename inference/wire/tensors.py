@@ -14,9 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from inference.errors import MalformedBodyError
-from inference.session import Feed, Outputs
-from inference.wire.elements import (
+from timberline.inference.errors import MalformedBodyError
+from timberline.inference.session import Feed, Outputs
+from timberline.inference.wire.elements import (
     BOOLEAN,
     NUMBERS,
     TEXT,
@@ -25,11 +25,11 @@ from inference.wire.elements import (
     read_elements,
     refuse_input,
 )
-from inference.wire.envelope import InferRequest, RequestedInput
-from inference.wire.exact import refuse_batch
-from inference.wire.matrix import MatrixRules
-from inference.wire.outline import Limits
-from registry.signature import (
+from timberline.inference.wire.envelope import InferRequest, RequestedInput
+from timberline.inference.wire.exact import refuse_batch
+from timberline.inference.wire.matrix import MatrixRules
+from timberline.inference.wire.outline import Limits
+from timberline.registry.signature import (
     NULL_TEXT,
     NUMERIC_INPUT,
     PROBABILITIES_OUTPUT,

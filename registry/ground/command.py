@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from registry.errors import AfterChangeError, LifecycleError
-from registry.ground.logs import encode_shown
-from registry.ground.permissions import explain_refusal
-from registry.ground.signals import EndOnSignals
+from timberline.registry.errors import AfterChangeError, LifecycleError
+from timberline.registry.ground.logs import encode_shown
+from timberline.registry.ground.permissions import explain_refusal
+from timberline.registry.ground.signals import EndOnSignals
 
 # What a command that was ended says: every stage is made so that it does.
 GO_ON = "run the same command again to go on"

@@ -15,8 +15,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.errors import AfterChangeError
-from registry.ground.logs import log_event
+from timberline.registry.errors import AfterChangeError
+from timberline.registry.ground.logs import log_event
 
 _logger = logging.getLogger("registry.ground.files")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from registry.ground.logs import log_event
+from timberline.registry.ground.logs import log_event
 
 _BAR_WIDTH = 28
 _REDRAW_S = 0.1

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from registry.errors import ConfigError
-from registry.ground.decode import decode_toml
-from registry.ground.explain import child_hint, find_fault, format_path, list_keys
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.decode import decode_toml
+from timberline.registry.ground.explain import child_hint, find_fault, format_path, list_keys
 
 T = TypeVar("T", bound=msgspec.Struct)
 ENVIRONMENT_PREFIX = "TIMBERLINE_"

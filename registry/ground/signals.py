@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from registry.ground.logs import format_record
+from timberline.registry.ground.logs import format_record
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_bytes, digest_file, fresh_folder
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_bytes, digest_file, fresh_folder
 
 RECEIPT = "receipt.json"
 

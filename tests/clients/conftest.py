@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed, publish_numeric
+from timberline.registry.store import open_store
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny_text"])

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from registry.store import open_store
 from tests.support.clients import ask_as, find_client_python, find_node_programs, run
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import (
@@ -20,6 +19,7 @@ from tests.support.tiny_model import (
     publish_mixed,
     publish_numeric,
 )
+from timberline.registry.store import open_store
 
 ATOL = 1e-6  # float32 against float64, some operations deep
 TOKEN = "token-for-generated-0123"

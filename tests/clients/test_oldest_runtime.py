@@ -12,20 +12,20 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from exporter.compose import compose_graph, serialise
-from exporter.operators import build_feature_graph
-from exporter.parity import TOLERANCES, load_tolerances
-from exporter.quantise import quantise_graph
-from exporter.runtime import find_minimum_runtime, open_session
-from registry.manifest import Precision
-from registry.signature import PROBABILITIES_OUTPUT, Column
 from tests.support import cosines
 from tests.support.clients import ask_as
 from tests.support.feature_forms import BY_THE_DOZEN, CASES, DOZEN_COLUMNS, ONE_HOTS, ROUNDED
 from tests.support.feature_parity import COLUMNS, Rows, compute_in_duckdb, make_inputs, make_rows
 from tests.support.networks import NETWORKS, save_network
-from training.config import MlpNetwork, Network
-from training.features import FeatureProgram, parse_features
+from timberline.exporter.compose import compose_graph, serialise
+from timberline.exporter.operators import build_feature_graph
+from timberline.exporter.parity import TOLERANCES, load_tolerances
+from timberline.exporter.quantise import quantise_graph
+from timberline.exporter.runtime import find_minimum_runtime, open_session
+from timberline.registry.manifest import Precision
+from timberline.registry.signature import PROBABILITIES_OUTPUT, Column
+from timberline.training.config import MlpNetwork, Network
+from timberline.training.features import FeatureProgram, parse_features
 
 ROWS = make_rows(200, seed=11)
 # As tests/unit/exporter/test_operators.py has them, where the reasons stand.

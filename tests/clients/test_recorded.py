@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from registry.store import open_store
 from tests.support.clients import ask_as
 from tests.support.recording import (
     Recorded,
@@ -19,6 +18,7 @@ from tests.support.recording import (
 )
 from tests.support.service import running_service
 from tests.support.tiny_model import publish_mixed
+from timberline.registry.store import open_store
 
 MODEL = "tiny_text"
 # By client: its environment, its script, and what its orders hold beside address and model.

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.store import open_store
 from tests.support.clients import LOCKS
 from tests.support.recording import Recorded, read_recorded, send_raw
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed
+from timberline.registry.store import open_store
 
 RECORDED = read_recorded()
 CLIENTS = {"kserve", "mlserver", "triton", "triton asyncio"}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, refuse_to_start, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 ORIGIN, OTHER = "https://app.example", "https://other.example:8443"
 TOKEN = "token-for-cors-0123456"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import NUMERIC_COLUMNS, NUMERIC_ROWS, publish_numeric
+from timberline.registry.store import open_store
 
 NAMES = [column.name for column in NUMERIC_COLUMNS]
 OBJECTS = [dict(zip(NAMES, row, strict=True)) for row in NUMERIC_ROWS]

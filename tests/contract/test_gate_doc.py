@@ -14,13 +14,13 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from benchmarks.__main__ import _EXIT_CODES, _parser
-from benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
-from benchmarks.drive.workload import WORKLOADS, Mix, Workload
-from benchmarks.judge.sequential import look_levels, spent_shares
-from benchmarks.judge.verdict import required_lines
-from registry.manifest import GateLimits
-from registry.verdict import Judged, Verdict, VerdictLine
+from timberline.benchmarks.__main__ import _EXIT_CODES, _parser
+from timberline.benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
+from timberline.benchmarks.drive.workload import WORKLOADS, Mix, Workload
+from timberline.benchmarks.judge.sequential import look_levels, spent_shares
+from timberline.benchmarks.judge.verdict import required_lines
+from timberline.registry.manifest import GateLimits
+from timberline.registry.verdict import Judged, Verdict, VerdictLine
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE = (ROOT / "docs" / "gate.md").read_text("utf-8")

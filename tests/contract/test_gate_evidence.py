@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.proof.ledger import GateRow, RestartRow, find_restarts, read_rows
-from benchmarks.proof.rates import measure_rates
-from benchmarks.proof.rejudge import rejudge
-from registry.manifest import GateLimits
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.proof.ledger import GateRow, RestartRow, find_restarts, read_rows
+from timberline.benchmarks.proof.rates import measure_rates
+from timberline.benchmarks.proof.rejudge import rejudge
+from timberline.registry.manifest import GateLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 GATES = ROOT / "docs" / "evidence" / "gate-selftest.csv"

@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.aliases import read_alias
-from registry.names import PRODUCTION
-from registry.store import MODEL_FILE, Store, open_store
-from registry.verdict import VERDICT_FILE, decode_verdict
 from tests.support.evaluations import ANY_SPEED, publish_judged
+from timberline.registry.aliases import read_alias
+from timberline.registry.names import PRODUCTION
+from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 120.0

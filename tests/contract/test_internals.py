@@ -25,11 +25,11 @@ from packaging.requirements import Requirement
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from benchmarks.proof.slowed import _RUNS
-from registry.store import open_store
 from tests.support.locks import parse_lock
 from tests.support.roles import PARTS, ROOT
 from tests.support.tiny_model import publish_numeric
+from timberline.benchmarks.proof.slowed import _RUNS
+from timberline.registry.store import open_store
 
 # Private names of other packages in our code, and why each is used.
 PRIVATE = {

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from registry.errors import ManifestError
-from registry.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
-from registry.signature import SourceTable
+from timberline.registry.errors import ManifestError
+from timberline.registry.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
+from timberline.registry.signature import SourceTable
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("manifest_v*.json"))
 LATEST = Path(__file__).parent / "golden" / f"manifest_v{SCHEMA_VERSION}.json"

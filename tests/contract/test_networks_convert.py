@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from exporter.compose import compose_graph, serialise
-from exporter.quantise import quantise_graph
-from exporter.runtime import open_session
 from tests.support.exporter_graphs import feature_graph
 from tests.support.networks import FEATURES, FILLED, NETWORKS, make_rows, save_network
-from training.config import Network
+from timberline.exporter.compose import compose_graph, serialise
+from timberline.exporter.quantise import quantise_graph
+from timberline.exporter.runtime import open_session
+from timberline.training.config import Network
 
 
 @pytest.mark.parametrize("config", NETWORKS, ids=str)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
@@ -31,6 +30,7 @@ from tests.support.tiny_model import (
     publish_mixed,
     publish_numeric,
 )
+from timberline.registry.store import open_store
 
 # The tiny graph computes in float32, the expectation in float64: 2^-23 relative, some operations deep.
 ATOL = 1e-6

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, ROOT, RunningService, running_service
 from tests.support.tiny_model import publish_mixed, publish_numeric
+from timberline.registry.store import open_store
 
 EXAMPLES = os.environ.get("TIMBERLINE_FUZZ_EXAMPLES", "6")
 SEED = "20"

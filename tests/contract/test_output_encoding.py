@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from registry.promotion import promote
-from registry.store import open_store
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.service import running_service
 from tests.support.tables import SmallTable, rows
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.promotion import promote
+from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODINGS = {

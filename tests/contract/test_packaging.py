@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -12,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-import registry
-from inference.config import ServiceConfig
-from registry.ground.quiet import NO_TELEMETRY
+import timberline
 from tests.support.locks import parse_lock
 from tests.support.roles import ROLES, declared
+from timberline.inference.config import ServiceConfig
+from timberline.registry.ground.quiet import NO_TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -125,6 +126,8 @@ def test_setup_installs_the_lock_file_with_the_pip_that_python_brings(tmp_path: 
         f"python3 -m venv --clear {tmp_path}/venv",
         f"{tmp_path}/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes "
         "-r requirements/dev.txt",
+        f"{tmp_path}/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "
+        "--no-build-isolation --no-index --editable .",
         f"touch {tmp_path}/venv/.installed",
     ]
 
@@ -132,19 +135,20 @@ def test_setup_installs_the_lock_file_with_the_pip_that_python_brings(tmp_path: 
 @pytest.mark.parametrize("path", INSTALLERS, ids=lambda path: path.name)
 def test_nothing_that_installs_brings_a_pip_of_its_own(path: Path) -> None:
     """The same of CI, of the images, and of every environment that the project makes: nothing is upgraded,
-    and what is installed is a lock file."""
+    and what is installed is a lock file, or this project with nothing else."""
     text = path.read_text("utf-8")
     assert (
         re.findall(r"--upgrade|\s-U\s|ensurepip|get-pip|virtualenv|\buv (?:venv|pip (?:install|sync))", text)
         == []
     )
     for arguments in re.findall(r"pip(?: --python \S+)? install((?:\\\n|[^\n])*)", text):
-        assert "--require-hashes" in arguments, arguments
+        assert "--require-hashes" in arguments or "--no-deps --no-build-isolation --no-index" in arguments
 
 
 def test_the_package_and_the_project_have_one_version() -> None:
     """The version stands in receipts; two of them would make a stale result look current."""
-    assert PROJECT["version"] == registry.__version__
+    assert PROJECT["dynamic"] == ["version"]
+    assert importlib.metadata.version("timberline") == timberline.__version__
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -234,7 +238,7 @@ def test_the_tools_image_holds_the_parts_of_its_role() -> None:
     """One that lacks a part fails in the middle of a release."""
     parts = {part.partition("/")[0] for part in ROLES["tools"]}
     copied = {text.rpartition("/app/")[2] for text in texts(IMAGES["tools"], "COPY") if "/app/" in text}
-    assert copied == parts | {"models", "LICENSE"}
+    assert copied == {f"timberline/{part}" for part in parts} | {"timberline/", "models", "LICENSE"}
 
 
 def test_the_serve_image_leaves_model_and_registry_to_platforms() -> None:
@@ -253,7 +257,7 @@ def test_an_image_says_what_it_is(image: str) -> None:
     labels = dict(re.findall(r'([a-z.-]+)="([^"]*)"', text))
     defaults = dict(argument.split("=", 1) for argument in texts(IMAGES[image], "ARG"))
     assert defaults == {
-        "VERSION": PROJECT["version"],
+        "VERSION": timberline.__version__,
         "REVISION": "unknown",
         "CREATED": "1970-01-01T00:00:00Z",
     }

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, ROOT, RunningService, refuse_to_start, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 HEALTH = "/v1/endpoints/12/deployedModels/34"
 PREDICT = f"{HEALTH}:predict"

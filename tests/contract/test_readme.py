@@ -13,18 +13,18 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from inference.app import STATUSES
-from inference.config import ServiceConfig
-from registry.__main__ import _parser
-from registry.aliases import ALIASES, HEADS
-from registry.ground.settings import PathsSection
-from registry.ledger import FOLDER
-from registry.rows import SEEN_FILE, TEST_ROWS_FILE
-from registry.store import EVALUATION_FILE, MODEL_FILE
-from registry.verdict import VERDICT_FILE
-from registry.verification import MANIFEST_FILE
-from training.config import ModelConfig
-from training.features.language import OPERATORS
+from timberline.inference.app import STATUSES
+from timberline.inference.config import ServiceConfig
+from timberline.registry.__main__ import _parser
+from timberline.registry.aliases import ALIASES, HEADS
+from timberline.registry.ground.settings import PathsSection
+from timberline.registry.ledger import FOLDER
+from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE
+from timberline.registry.verdict import VERDICT_FILE
+from timberline.registry.verification import MANIFEST_FILE
+from timberline.training.config import ModelConfig
+from timberline.training.features.language import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry import ledger
-from registry.aliases import inspect_history, read_alias, read_history
-from registry.ground.files import digest_bytes
-from registry.names import PRODUCTION
-from registry.store import Store, open_store
+from timberline.registry import ledger
+from timberline.registry.aliases import inspect_history, read_alias, read_history
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.names import PRODUCTION
+from timberline.registry.store import Store, open_store
 
 GOLDEN = Path(__file__).parent / "golden" / "registry"
 RECORDS = sorted((GOLDEN / "tiny" / "aliases" / PRODUCTION).iterdir())

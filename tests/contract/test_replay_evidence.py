@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import load_gate_settings, read_limits
-from benchmarks.proof.arms import DRIPS, RETRAINED
-from benchmarks.proof.replayed import Judge, judge_pairs
-from benchmarks.proof.replays import Replays
+from timberline.benchmarks.config import load_gate_settings, read_limits
+from timberline.benchmarks.proof.arms import DRIPS, RETRAINED
+from timberline.benchmarks.proof.replayed import Judge, judge_pairs
+from timberline.benchmarks.proof.replays import Replays
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "docs" / "evidence"

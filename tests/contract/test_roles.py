@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.roles import (
     DEV_ONLY,
     PARTS,
     ROLES,
     ROOT,
+    SOURCES,
     declared,
     import_role,
     imported_packages,
@@ -24,6 +24,7 @@ from tests.support.roles import (
     locked_names,
 )
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 # Of a role: kept without an import, and why.
 KEPT = {
@@ -82,7 +83,7 @@ def test_a_role_alone_imports_every_module_of_its_own(role: str, tmp_path: Path)
     inside functions count, for they would fail in the middle of the work."""
     link_packages(tmp_path, locked_names(role))
     python = [sys.executable, "-I", "-S"]  # -S: nothing of this environment but the links
-    assert import_role(role, python, [ROOT, tmp_path]) == {}
+    assert import_role(role, python, [SOURCES, tmp_path]) == {}
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import hypothesis"
     bare = subprocess.run([*python, "-c", code], capture_output=True, text=True, check=False)
     assert "No module named 'hypothesis'" in bare.stderr, "the interpreter sees more than the role"
@@ -95,7 +96,9 @@ def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
     files, found = [folder / RIVALS[rival]], list[Path]()
     while files:
         found.append(file := files.pop())
-        inner = {module for module, _ in list_imports(file) if module.startswith("benchmarks.rivals.")}
+        inner = {
+            module for module, _ in list_imports(file) if module.startswith("timberline.benchmarks.rivals.")
+        }
         files += [folder / f"{module.rpartition('.')[2]}.py" for module in inner]
     asked = (ROOT / "requirements" / "rivals" / f"{rival}.in").read_text("utf-8")
     assert (
@@ -135,8 +138,8 @@ def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path)
     )
 
     def run(part: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        code = f"import sys; sys.path[:0] = {[str(ROOT), str(packages)]!r}; "
-        code += f"from {part}.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        code = f"import sys; sys.path[:0] = {[str(SOURCES), str(packages)]!r}; "
+        code += f"from timberline.{part}.__main__ import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-I", "-S", "-c", code, *arguments]  # -S: as above
         return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
+from timberline.registry.store import open_store
 
 ROW = json.dumps({"rings": 40}).encode()
 ROWS = json.dumps({"instances": [list(row) for row in NUMERIC_ROWS]}).encode()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.aliases import read_alias
-from registry.store import open_store
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.aliases import read_alias
+from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = ROOT / "deploy" / "stage"
@@ -57,7 +57,7 @@ def recorder(tmp_path: Path) -> Path:
 
 def verbs_of(part: str) -> list[str]:
     """The verbs that a part has, as its own parser knows them."""
-    parser: argparse.ArgumentParser = importlib.import_module(f"{part}.__main__")._parser()
+    parser: argparse.ArgumentParser = importlib.import_module(f"timberline.{part}.__main__")._parser()
     (choices,) = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
     return list(choices)
 
@@ -68,7 +68,7 @@ def test_every_verb_of_a_part_is_one_of_stage(recorder: Path, part: str) -> None
     usage = stage("help").stdout
     for verb in verbs_of(part):
         words = json.loads(stage(part, verb, path=recorder).stdout)["words"]
-        assert words == ["-m", part, verb]
+        assert words == ["-m", f"timberline.{part}", verb]
         if (part, verb) != ("benchmarks", "etl"):
             assert json.loads(stage(verb, path=recorder).stdout)["words"] == words
         assert f" {verb} " in usage.replace("\n", " ")
@@ -102,12 +102,12 @@ def test_flags_and_positionals_arrive_as_they_are(
     expected = expected or ["registry", words[0], *REGISTRY, *words[1:]]
     run = stage(*words, path=recorder, **PLACES, MODEL="ours")
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["words"] == ["-m", *expected]
+    assert json.loads(run.stdout)["words"] == ["-m", f"timberline.{expected[0]}", *expected[1:]]
 
 
 def test_without_variables_the_parts_have_their_own_defaults(recorder: Path) -> None:
     """`stage` is no second place for defaults; an unset variable is no error."""
-    assert json.loads(stage("gate", path=recorder).stdout)["words"] == ["-m", "benchmarks", "gate"]
+    assert json.loads(stage("gate", path=recorder).stdout)["words"] == ["-m", "timberline.benchmarks", "gate"]
 
 
 def test_stage_becomes_python_with_signals_held_back(recorder: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from registry.signature import SourceTable
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import MIXED_COLUMNS, expect_probabilities, publish_mixed
+from timberline.registry.signature import SourceTable
+from timberline.registry.store import open_store
 
 TABLE = SourceTable(
     delimiter=";",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed, publish_numeric
+from timberline.registry.store import open_store
 
 ROWS = [{"rings": 40}, {"rings": 1, "height": 3}]
 

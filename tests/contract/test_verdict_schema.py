@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.ground.files import digest_bytes
-from registry.promotion import find_objections
-from registry.verdict import VERDICT_SCHEMA_VERSION, decode_verdict, encode_verdict
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.promotion import find_objections
+from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, decode_verdict, encode_verdict
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("verdict_v*.json"))
 LATEST = Path(__file__).parent / "golden" / f"verdict_v{VERDICT_SCHEMA_VERSION}.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "src"
 PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
 ALLOWED_PARTS = {
     "registry": set(),
@@ -61,15 +62,15 @@ FORBIDDEN_LIBRARIES = {
 
 
 def imports(part: str) -> Iterator[tuple[str, str]]:
-    """Every absolute module name that a file of ``part`` imports, with the file it stands in."""
+    """Every module that a file of ``part`` imports, ours as ``<part>.…``, with the file it stands in."""
     for path in sorted((ROOT / part).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             where = path.relative_to(ROOT).as_posix()
             if isinstance(node, ast.Import):
-                yield from ((where, alias.name) for alias in node.names)
+                yield from ((where, alias.name.removeprefix("timberline.")) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{where}: relative import"
-                yield where, node.module or ""
+                yield where, (node.module or "").removeprefix("timberline.")
 
 
 def is_within(module: str, allowed: str) -> bool:
@@ -97,7 +98,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
     """The serve image holds four libraries, and the ground floor one; a new one is a decision."""
     tops = {(where, module.partition(".")[0]) for where, module in imports(part)}
     libraries = {
-        (where, top) for where, top in tops if top not in sys.stdlib_module_names and top not in PARTS
+        (where, top) for where, top in tops if top not in {*sys.stdlib_module_names, *PARTS, "timberline"}
     }
     if part in ALLOWED_LIBRARIES:
         allowed = ALLOWED_LIBRARIES[part]
@@ -114,7 +115,10 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("inference.app", ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "training", "sqlglot")),
+        (
+            "inference.app",
+            ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "sqlglot", "timberline.training"),
+        ),
         ("registry.promotion", ("numpy", "onnxruntime", "tensorflow", "duckdb")),
         ("training.features", ("tensorflow", "keras", "duckdb", "pyarrow")),
         ("training.etl", ("tensorflow", "keras", "pandas")),
@@ -124,7 +128,8 @@ def test_a_fresh_interpreter_loads_nothing_from_behind_a_wall(
     module: str, forbidden: tuple[str, ...]
 ) -> None:
     """What static imports cannot show: that nothing heavy comes in through a side door."""
-    code = f"import sys, {module}; print(sorted(set(sys.modules) & {set(forbidden)!r}))"
+    barred = set(forbidden)
+    code = f"import sys, timberline.{module}; print(sorted(set(sys.modules) & {barred!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
@@ -132,9 +137,11 @@ def test_a_fresh_interpreter_loads_nothing_from_behind_a_wall(
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Two modules in a circle are one module in two files; neither can be read or tested first."""
     modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        ".".join(("timberline", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
         for part in PARTS
-        for path in sorted((ROOT / part).rglob("*.py"))
+        for path in sorted((SOURCES / "timberline" / part).rglob("*.py"))
     }
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():

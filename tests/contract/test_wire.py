@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
@@ -28,6 +27,7 @@ from tests.support.tiny_model import (
     publish_mixed,
     publish_numeric,
 )
+from timberline.registry.store import open_store
 
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "wire.json").read_text("utf-8"))
 # The tiny graph computes in float32, the expectation in float64: 2^-23 relative, some operations deep.

@@ -14,10 +14,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from registry.manifest import Histogram
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
+from timberline.registry.manifest import Histogram
+from timberline.registry.store import open_store
 
 VERSION = {"model": "tiny", "version": "1"}
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.drive.answers import check_reply
-from benchmarks.drive.plan import Body, Form, Target
-from benchmarks.drive.workload import Mix, Workload, draw_bodies
-from registry.manifest import Manifest
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_lean, publish_mixed, publish_numeric
+from timberline.benchmarks.drive.answers import check_reply
+from timberline.benchmarks.drive.plan import Body, Form, Target
+from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import open_store
 
 FORMS: tuple[Form, ...] = ("json", "csv", "float32", "oip", "oip_binary")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from registry.store import open_store
 from tests.support.tiny_model import publish_mixed, publish_numeric
+from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 180.0

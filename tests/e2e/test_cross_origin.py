@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from registry.store import open_store
 from tests.support.browser import Browser, running_browser
 from tests.support.service import running_service
 from tests.support.tiny_model import publish_numeric
 from tests.support.wood_model import publish_wood
+from timberline.registry.store import open_store
 
 TOKEN = "token-for-browsers-01234"
 

@@ -17,27 +17,27 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import numpy_helper
 
-from exporter.__main__ import main
-from exporter.compose import compose_graph
-from exporter.convert import KerasNetwork
-from exporter.errors import ExportError, ParityInputError
-from exporter.export import export_run, publish_proven
-from exporter.inputs import ExportInputs, ReleaseSettings, load_inputs, load_release_settings
-from exporter.operators import build_feature_graph
-from exporter.parity import load_tolerances
-from exporter.rows import rows_to_feeds
-from exporter.runtime import open_session
-from registry.aliases import read_alias
-from registry.errors import AfterChangeError, ConfigError, StageError
-from registry.manifest import GateLimits
-from registry.rows import SEEN_KEY
-from registry.runs import ExportSettings, find_run
-from registry.signature import Column, SourceTable
-from registry.store import Store, open_store
 from tests.support.ended import starting
 from tests.support.runs import RunPlan, build_run, make_seen
 from tests.support.service import running_service
-from training.features import parse_features
+from timberline.exporter.__main__ import main
+from timberline.exporter.compose import compose_graph
+from timberline.exporter.convert import KerasNetwork
+from timberline.exporter.errors import ExportError, ParityInputError
+from timberline.exporter.export import export_run, publish_proven
+from timberline.exporter.inputs import ExportInputs, ReleaseSettings, load_inputs, load_release_settings
+from timberline.exporter.operators import build_feature_graph
+from timberline.exporter.parity import load_tolerances
+from timberline.exporter.rows import rows_to_feeds
+from timberline.exporter.runtime import open_session
+from timberline.registry.aliases import read_alias
+from timberline.registry.errors import AfterChangeError, ConfigError, StageError
+from timberline.registry.manifest import GateLimits
+from timberline.registry.rows import SEEN_KEY
+from timberline.registry.runs import ExportSettings, find_run
+from timberline.registry.signature import Column, SourceTable
+from timberline.registry.store import Store, open_store
+from timberline.training.features import parse_features
 
 SETTINGS = ReleaseSettings(export=ExportSettings(golden_rows=12))
 # What tells a person or a program which columns to send.
@@ -402,9 +402,9 @@ def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
     """kill -9 just before the manifest: a reader sees no version, and the next export makes version 1."""
     script = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from exporter.export import export_run\n"
-        "from exporter.inputs import ReleaseSettings, load_inputs\n"
-        "from registry.store import open_store\n"
+        "from timberline.exporter.export import export_run\n"
+        "from timberline.exporter.inputs import ReleaseSettings, load_inputs\n"
+        "from timberline.registry.store import open_store\n"
         "def die(): os.kill(os.getpid(), signal.SIGKILL)\n"
         "inputs = load_inputs(Path(sys.argv[1]), 'tiny', ReleaseSettings())\n"
         "export_run(inputs, open_store(sys.argv[2]), created_at=die)\n"

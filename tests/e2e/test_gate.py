@@ -14,13 +14,6 @@ from typing import Any
 
 import pytest
 
-from registry.aliases import read_alias
-from registry.errors import PromotionRefusedError
-from registry.manifest import Golden
-from registry.promotion import promote
-from registry.signature import Column, build_signature
-from registry.store import MODEL_FILE, Store, open_store
-from registry.verdict import VERDICT_FILE, Verdict, decode_verdict
 from tests.support.evaluations import ANY_SPEED, draw_evaluation, publish_judged
 from tests.support.tiny_model import (
     CLASSES,
@@ -29,6 +22,13 @@ from tests.support.tiny_model import (
     expect_probabilities,
     publish_lean,
 )
+from timberline.registry.aliases import read_alias
+from timberline.registry.errors import PromotionRefusedError
+from timberline.registry.manifest import Golden
+from timberline.registry.promotion import promote
+from timberline.registry.signature import Column, build_signature
+from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, Verdict, decode_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 # In so short a window one hiccup of the machine is much, and no restart is like the other.

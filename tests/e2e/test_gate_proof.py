@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.calibration import load_calibration
-from benchmarks.machine import machine_class
-from benchmarks.proof.ledger import GateRow, RestartRow, find_restarts, read_rows
-from registry.manifest import GateLimits
-from registry.store import open_store
 from tests.support.evaluations import publish_judged
+from timberline.benchmarks.calibration import load_calibration
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.proof.ledger import GateRow, RestartRow, find_restarts, read_rows
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--window-s", "0.5", "--set", "duet.looks=[2]", "--set", "duet.min_pairs=10"]

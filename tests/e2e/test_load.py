@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load.plan import read_arrivals
-from registry.store import open_store
 from tests.support.tiny_model import publish_numeric
+from timberline.benchmarks.load.plan import read_arrivals
+from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 180.0

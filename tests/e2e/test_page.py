@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.browser import CONTRASTS, Browser, running_browser
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed
 from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publish_wood
+from timberline.registry.store import open_store
 
 PHONE, DESKTOP = (360, 780), (1440, 1000)
 ANSWERED = "(document.getElementById('answered')?.textContent ?? '') !== ''"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report.page import write_page
 from tests.support.browser import CONTRASTS, Browser, running_browser
 from tests.support.records import build_record
+from timberline.benchmarks.report.page import write_page
 
 DESKTOP, PHONE = (1280, 900), (320, 700)
 # Of a mean's dot with its rim, pixels; it covers an interval that is narrower.

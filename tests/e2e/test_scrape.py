@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 DEADLINE_S = 60.0
 REQUESTS = 25

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from registry.store import open_store
 from tests.support.service import ROOT, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 
 def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:

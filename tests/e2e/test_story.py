@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from registry.aliases import read_alias
-from registry.runs import find_run, read_run
-from registry.store import open_store
 from tests.support.makefile import ROOT, Workshop
 from tests.support.service import running_service
+from timberline.registry.aliases import read_alias
+from timberline.registry.runs import find_run, read_run
+from timberline.registry.store import open_store
 
 # A network that trains in seconds; what it reaches is not what these tests are about. Latency is
 # not judged here: two processes of this size on a busy runner may differ by more than the limit.

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from registry.store import open_store
 from tests.support.manifests import give_verdict
 from tests.support.service import DEADLINE_S, ROOT, RunningService, running_service
 from tests.support.swapping import SCALES
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 BODY = {"instances": [[30.0, 400, True, 12.0]]}
 

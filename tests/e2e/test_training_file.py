@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from registry.store import open_store
 from tests.support.service import running_service
+from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_TOML = """

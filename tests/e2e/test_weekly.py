@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from registry.aliases import read_alias
-from registry.manifest import Manifest
-from registry.rows import SEEN_ODDS, TEST_ROWS_FILE
-from registry.store import Store, open_store
-from registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict
 from tests.support.makefile import ROOT, Made, Workshop
 from tests.support.tables import CLASSES, HEADER, SmallTable
+from timberline.registry.aliases import read_alias
+from timberline.registry.manifest import Manifest
+from timberline.registry.rows import SEEN_ODDS, TEST_ROWS_FILE
+from timberline.registry.store import Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict
 
 # No latency is judged here, and no figure that a network of two epochs reaches by luck.
 ANY_SPEED = (

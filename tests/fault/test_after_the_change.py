@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from registry.aliases import read_alias
-from registry.names import PRODUCTION
-from registry.promotion import promote
-from registry.store import open_store
-from registry.verdict import VERDICT_FILE, decode_verdict
 from tests.support.faults import ROOT, compile_shim, describe_fault, run_on_lower_layer, run_python
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.overlay_child import MARK, NEW, OLD
 from tests.support.tables import NAME, SmallTable, rows
+from timberline.registry.aliases import read_alias
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import promote
+from timberline.registry.store import open_store
+from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 
 # What a file system says that has no sync of folders, by the call that it says it to.
 CANNOT_SYNC = [
@@ -46,8 +46,8 @@ PLACES = {"promote": 2, "publish": 2, "judge": 1}
 RUN = """
 import sys
 from pathlib import Path
-from registry.ground.command import run_command
-from registry.ground.logs import configure_logging
+from timberline.registry.ground.command import run_command
+from timberline.registry.ground.logs import configure_logging
 from tests.support.registry_child import ACTIONS
 configure_logging("info", "human")
 sys.exit(run_command("registry", lambda: print(ACTIONS[sys.argv[1]](Path(sys.argv[2]))) or 0))
@@ -140,8 +140,8 @@ def test_warning_comes_once_a_folder(tmp_path: Path, shim: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from registry.ground.files import fresh_folder, write_atomically
-from registry.ground.logs import configure_logging
+from timberline.registry.ground.files import fresh_folder, write_atomically
+from timberline.registry.ground.logs import configure_logging
 configure_logging("info", "human")
 for number in range(3):
     for folder in ("one", "two"):
@@ -161,8 +161,8 @@ def test_folder_whose_sync_fails_is_there_whole(tmp_path: Path, shim: Path) -> N
     code = """
 import sys
 from pathlib import Path
-from registry.errors import AfterChangeError
-from registry.ground.stages import find_current, stage_folder
+from timberline.registry.errors import AfterChangeError
+from timberline.registry.ground.stages import find_current, stage_folder
 folder = Path(sys.argv[1]) / "stage"
 for text in ("first", "second"):
     try:
@@ -332,8 +332,7 @@ def test_fetch_and_ledger_on_a_file_system_without_locks_say_so(
     assert done.returncode == 3
     assert f"{table.data}/raw: its file system has no file locks ({os.strerror(number)})" in done.stderr
     assert not [path for path in table.data.rglob("*") if path.is_file() and "lock" not in path.name]
-    code = (
-        f"from benchmarks.proof.ledger import locked\nwith locked(Path({str(tmp_path / 'rows.csv')!r})): pass"
-    )
+    code = "from timberline.benchmarks.proof.ledger import locked\n"
+    code += f"with locked(Path({str(tmp_path / 'rows.csv')!r})): pass"
     done = run_python("-c", f"from pathlib import Path\n{code}", environment=fault)
     assert f"BenchmarkError: {tmp_path}/rows.csv: its file system has no file locks" in done.stderr

@@ -14,21 +14,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.drive.raw import read_rows as read_observations
-from benchmarks.proof import ledger
-from benchmarks.proof.recorded import read_restarts
-from benchmarks.service.figures import decode_targets
-from inference.live.proven import run_trial
-from inference.live.trial import Ledger, Outcome, Trial
-from inference.process.child import Worker
-from inference.process.order import read_order
-from registry.errors import ConfigError, LifecycleError, StageError
-from registry.ground.settings import LoggingSection, apply_overrides, load_settings
-from registry.ground.stages import RECEIPT, find_current, read_receipt
-from registry.runs import find_run, read_run
-from training.profile import load_profile
-from training.sources.kaggle_credentials import find_credentials
-from training.sources.local import REFERENCES, read_references
+from timberline.benchmarks.drive.raw import read_rows as read_observations
+from timberline.benchmarks.proof import ledger
+from timberline.benchmarks.proof.recorded import read_restarts
+from timberline.benchmarks.service.figures import decode_targets
+from timberline.inference.live.proven import run_trial
+from timberline.inference.live.trial import Ledger, Outcome, Trial
+from timberline.inference.process.child import Worker
+from timberline.inference.process.order import read_order
+from timberline.registry.errors import ConfigError, LifecycleError, StageError
+from timberline.registry.ground.settings import LoggingSection, apply_overrides, load_settings
+from timberline.registry.ground.stages import RECEIPT, find_current, read_receipt
+from timberline.registry.runs import find_run, read_run
+from timberline.training.profile import load_profile
+from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.local import REFERENCES, read_references
 
 # What a disk, a broken copy or an editor makes of a file; each is another error of the parsers.
 DAMAGES = {

@@ -15,10 +15,10 @@ import pytest
 
 from tests.support.ended import starting
 from tests.support.tables import HEADER, NAME, SmallTable, rows
-from training.config import EtlSection
-from training.database import open_database
-from training.errors import DatasetError, TrainingError
-from training.fetch import run_fetch
+from timberline.training.config import EtlSection
+from timberline.training.database import open_database
+from timberline.training.errors import DatasetError, TrainingError
+from timberline.training.fetch import run_fetch
 
 DEADLINE_S = 60.0
 

@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
-from benchmarks.drive.services import drive, launch_driver
-from benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
-from registry.manifest import Manifest
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import answering
+from timberline.benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
+from timberline.benchmarks.drive.services import drive, launch_driver
+from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import open_store
 
 ARMS = ("candidate", "champion")
 DEADLINE_S = 60.0
@@ -257,7 +257,7 @@ def test_a_process_serves_plan_after_plan(run: Run) -> None:
 ENDS = """\
 import json, time
 from types import SimpleNamespace
-from benchmarks.drive.users import DuetUser
+from timberline.benchmarks.drive.users import DuetUser
 ends = []
 for late, cycles, is_hopeless in json.loads(input()):
     recorder = SimpleNamespace(cycles=cycles, is_hopeless=is_hopeless)

@@ -13,21 +13,21 @@ import msgspec
 import psutil
 import pytest
 
-from benchmarks.drive.duet import build_arm
-from benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
-from benchmarks.drive.services import drive, launch_driver
-from benchmarks.drive.validity import find_problem
-from benchmarks.errors import BenchmarkError
-from benchmarks.gate import run_gate
-from registry.ground.files import digest_file
-from registry.manifest import Golden
-from registry.store import MODEL_FILE, open_store
-from registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdict
 from tests.support.ended import starting
 from tests.support.evaluations import draw_evaluation, publish_judged
 from tests.support.manifests import build_manifest
 from tests.support.quick import quick_settings
 from tests.support.wrong_services import Answer, answering
+from timberline.benchmarks.drive.duet import build_arm
+from timberline.benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
+from timberline.benchmarks.drive.services import drive, launch_driver
+from timberline.benchmarks.drive.validity import find_problem
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.gate import run_gate
+from timberline.registry.ground.files import digest_file
+from timberline.registry.manifest import Golden
+from timberline.registry.store import MODEL_FILE, open_store
+from timberline.registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0

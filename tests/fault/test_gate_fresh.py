@@ -11,16 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.config import GateSettings
-from benchmarks.gate import run_gate
-from registry.ground.files import digest_file
-from registry.names import PRODUCTION
-from registry.signature import ClassLabel, Column
-from registry.store import Store, open_store
-from registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict
 from tests.support.fresh import CLASSES, COLUMNS, TARGET, Table, draw_table, lay_out, publish_on
 from tests.support.quick import quick_settings
 from tests.support.tiny_model import point_alias
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.gate import run_gate
+from timberline.registry.ground.files import digest_file
+from timberline.registry.names import PRODUCTION
+from timberline.registry.signature import ClassLabel, Column
+from timberline.registry.store import Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict
 
 OLD = draw_table(1200)
 MORE = (*CLASSES, ClassLabel(value="highest", label="Highest"))

@@ -15,16 +15,16 @@ import msgspec
 import psutil
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.drive.duet import open_duet
-from benchmarks.drive.plan import Observation, Plan, Target, read_observations
-from benchmarks.drive.services import drive, launch_driver
-from benchmarks.drive.workload import golden_bodies
-from registry.store import open_store
 from tests.support.disturbance import disturbing
 from tests.support.manifests import build_manifest
 from tests.support.service import running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.drive.duet import open_duet
+from timberline.benchmarks.drive.plan import Observation, Plan, Target, read_observations
+from timberline.benchmarks.drive.services import drive, launch_driver
+from timberline.benchmarks.drive.workload import golden_bodies
+from timberline.registry.store import open_store
 
 ARMS = ("candidate", "champion")
 PAIRS = 200

@@ -18,12 +18,12 @@ import msgspec
 import psutil
 import pytest
 
-from benchmarks.config import GateSettings, load_gate_settings
-from benchmarks.gate import run_gate
-from registry.store import open_store
-from registry.verdict import Verdict, VerdictLine
 from tests.support.disturbance import disturbing, pulse
 from tests.support.evaluations import publish_judged
+from timberline.benchmarks.config import GateSettings, load_gate_settings
+from timberline.benchmarks.gate import run_gate
+from timberline.registry.store import open_store
+from timberline.registry.verdict import Verdict, VerdictLine
 
 ARMS = {"champion": "tiny@1", "candidate": "tiny@2"}
 BROKEN = "tests.support.broken_service"
@@ -200,7 +200,7 @@ def test_a_clock_that_is_set_is_not_believed(tmp_path: Path, monkeypatch: pytest
 # Imported by every interpreter of the gate; the wall clock of the load generator gains a minute a second.
 FAST_CLOCK = """\
 import sys, time
-if "benchmarks.drive.users" in sys.orig_argv:
+if "timberline.benchmarks.drive.users" in sys.orig_argv:
     wall, began = time.time, time.monotonic()
     time.time = lambda: wall() + 60 * (time.monotonic() - began)
 """

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.config import DuetSettings, load_gate_settings
-from benchmarks.drive.duet import open_duet
-from benchmarks.drive.plan import read_observations
-from benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
-from benchmarks.judge.measure import Restart
-from registry.manifest import Manifest
-from registry.store import open_store
 from tests.support.evaluations import publish_judged
+from timberline.benchmarks.config import DuetSettings, load_gate_settings
+from timberline.benchmarks.drive.duet import open_duet
+from timberline.benchmarks.drive.plan import read_observations
+from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
+from timberline.benchmarks.judge.measure import Restart
+from timberline.registry.manifest import Manifest
+from timberline.registry.store import open_store
 
 # In so short a window one hiccup of the machine is much; what is found by it has tests of its own.
 SHORT = {"window_s": 0.3, "min_pairs": 20, "warmup_pairs": 4, "max_standstill_share": 1.0}

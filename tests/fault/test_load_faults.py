@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from benchmarks.drive.duet import build_target
-from benchmarks.drive.plan import Body, Target
-from benchmarks.drive.services import exchange, launch_driver, launch_service
-from benchmarks.drive.workload import Mix, Workload, draw_bodies
-from benchmarks.load.measure import measure_load
-from benchmarks.load.plan import Arrival, WindowOutcome, WindowPlan, read_arrivals
-from benchmarks.load.settings import LoadSettings, load_load_settings
-from benchmarks.load.stage import Load
-from benchmarks.load.window import Place, WindowResult, summarize_window
-from registry.store import open_store
 from tests.support.freezing import freezing
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import Answer, answering
+from timberline.benchmarks.drive.duet import build_target
+from timberline.benchmarks.drive.plan import Body, Target
+from timberline.benchmarks.drive.services import exchange, launch_driver, launch_service
+from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies
+from timberline.benchmarks.load.measure import measure_load
+from timberline.benchmarks.load.plan import Arrival, WindowOutcome, WindowPlan, read_arrivals
+from timberline.benchmarks.load.settings import LoadSettings, load_load_settings
+from timberline.benchmarks.load.stage import Load
+from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.registry.store import open_store
 
 DEADLINE_S = 60.0
 RIGHT = {"probabilities": {"1": 0.75, "2": 0.25}, "model": "tiny", "version": 1}
@@ -95,7 +95,7 @@ class Generator(NamedTuple):
 def generating(folder: Path) -> Iterator[Generator]:
     """A load generator that is ready for windows."""
     log = folder / "locust.log"
-    with launch_driver(log=log, stop_timeout_s=5.0, module="benchmarks.load.arrivals") as process:
+    with launch_driver(log=log, stop_timeout_s=5.0, module="timberline.benchmarks.load.arrivals") as process:
         yield Generator(process, folder)
 
 

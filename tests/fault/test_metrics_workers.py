@@ -18,9 +18,9 @@ from typing import BinaryIO
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 WORKERS = 4
 CONNECTIONS = 16

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import Store, open_store
 from tests.support.ended import ROOT
 from tests.support.evaluations import publish_judged
 from tests.support.prepared import MODEL, prepare, write_model
 from tests.support.tables import NAME, SmallTable, rows
+from timberline.registry.store import Store, open_store
 
 DEADLINE_S = 60.0
 

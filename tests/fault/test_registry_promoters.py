@@ -6,13 +6,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from registry.aliases import AliasRecord, move_alias, read_history
-from registry.errors import AliasConflictError, PromotionRefusedError, RegistryError
-from registry.names import PRODUCTION
-from registry.promotion import promote
-from registry.store import Store, open_store
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.pausing_blobs import PausingBlobs
+from timberline.registry.aliases import AliasRecord, move_alias, read_history
+from timberline.registry.errors import AliasConflictError, PromotionRefusedError, RegistryError
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import promote
+from timberline.registry.store import Store, open_store
 
 
 def _prepare(root: Path) -> Store:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from registry.aliases import move_alias, read_alias, resolve
-from registry.errors import LifecycleError
-from registry.manifest import FileDigest, Manifest
-from registry.names import PRODUCTION
-from registry.promotion import promote
-from registry.store import MODEL_FILE, Store, open_store
-from registry.verdict import VERDICT_FILE, decode_verdict
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny
 from tests.support.pausing_blobs import PausingBlobs
+from timberline.registry.aliases import move_alias, read_alias, resolve
+from timberline.registry.errors import LifecycleError
+from timberline.registry.manifest import FileDigest, Manifest
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import promote
+from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 
 PROJECT = Path(__file__).parents[2]
 

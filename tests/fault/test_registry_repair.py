@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from registry.store import open_store
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import put, read_tree
+from timberline.registry.store import open_store
 
 REFUSED = 1
 TIP = "tiny/aliases/production/3.json"

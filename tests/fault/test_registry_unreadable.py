@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.match import find_match
-from registry.catalog import summarise_versions
-from registry.checks import check_versions
-from registry.errors import RegistryError
-from registry.folder import FolderBlobs
-from registry.promotion import rollback
-from registry.store import Store, open_store
 from tests.support.failing_blobs import FailingBlobs
 from tests.support.forked import open_to_all, run_forked
 from tests.support.manifests import publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import read_tree
+from timberline.benchmarks.match import find_match
+from timberline.registry.catalog import summarise_versions
+from timberline.registry.checks import check_versions
+from timberline.registry.errors import RegistryError
+from timberline.registry.folder import FolderBlobs
+from timberline.registry.promotion import rollback
+from timberline.registry.store import Store, open_store
 
 # By path, "" for the whole registry: folders and files that a model has.
 PARTS = (

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import RunningService, refuse_to_start, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 FROM_VARIABLE = "variable-token-0123456789"
 FROM_FILE = "file-token-9876543210"
@@ -84,7 +84,7 @@ def test_without_a_token_nothing_is_told(
 
 def test_every_route_is_guarded_but_health() -> None:
     """A route that somebody adds later is guarded without being told to; this fails when one is opened."""
-    from inference.routes.auth import OPEN_ROUTES
+    from timberline.inference.routes.auth import OPEN_ROUTES
 
     assert {"/v2/health/live", "/v2/health/ready", "/ping"} == OPEN_ROUTES
 

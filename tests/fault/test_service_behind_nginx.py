@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 # Debian has it where a user's PATH may not reach.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.freezing import frozen
 from tests.support.raw_clients import Answer, split_answer
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 LONGEST_HEAD = 65_536

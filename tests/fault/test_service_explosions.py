@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_wide
+from timberline.registry.store import open_store
 
 MOST_BYTES = 2 << 20
 MOST_ROWS = 2000

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, ROOT, refuse_to_start, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 # Variables that a test of where a service listens must not inherit.
 _PLACES = ("HOST", "PORT", "XDG_RUNTIME_DIR")
-HEALTH = [sys.executable, "-m", "inference", "health"]
+HEALTH = [sys.executable, "-m", "timberline.inference", "health"]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def check(
     inherited = {name: text for name, text in os.environ.items() if name not in _PLACES}
     done = subprocess.run(
         [*command, *flags],
-        cwd=ROOT,
+        cwd=ROOT / "src",  # as in the image, where the package lies in the working folder
         env={**inherited, **(environment or {})},
         capture_output=True,
         text=True,
@@ -196,7 +196,7 @@ def list_imports(*command: str, environment: Mapping[str, str] | None = None) ->
     program, *rest = command
     done = subprocess.run(
         [program, "-X", "importtime", *rest],
-        cwd=ROOT,
+        cwd=ROOT / "src",  # as in the image, where the package lies in the working folder
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
@@ -208,7 +208,8 @@ def list_imports(*command: str, environment: Mapping[str, str] | None = None) ->
 
 def test_the_check_imports_next_to_nothing(registry: Path, place: dict[str, str]) -> None:
     """Imports are what a check costs: with all of the service's it was 45 times the idle service."""
-    ours = {"inference", "inference.process", "inference.process.probe"}
+    ours = {"timberline", "timberline.inference", "timberline.inference.process"}
+    ours.add("timberline.inference.process.probe")
     with running_service(registry, "tiny", environment=place):
         found = list_imports(*read_check(), environment=place)
         assert found - list_imports(sys.executable, "-S", "-E", "-c", "pass") == {
@@ -218,7 +219,7 @@ def test_the_check_imports_next_to_nothing(registry: Path, place: dict[str, str]
         }
         found = list_imports(*HEALTH, environment=place)
         assert found - list_imports(sys.executable, "-c", "import runpy") - {"__future__", "pkgutil"} <= {
-            *(*ours, "_socket", "inference.__main__")
+            *(*ours, "_socket", "timberline.inference.__main__")
         }
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 ROW = json.dumps({"rings": 40})
 BATCH = json.dumps({"instances": [{"rings": 40}] * 300})

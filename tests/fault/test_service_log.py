@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, ROOT, RunningService
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 REQUEST = (

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.isolated_service import REPORTING, ask_often, read_counter, swap
 from tests.support.roles import PARTS, list_imports
 from tests.support.service import DEADLINE_S, ROOT, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 # Python runs a module of this name before anything else; this one writes down every connection,
 # datagram and look-up that Python code is about to make.
@@ -35,12 +35,14 @@ sys.addaudithook(witness)
 def list_modules_with_onnxruntime() -> list[str]:
     """Our modules that load onnxruntime themselves; tf2onnx loads it too."""
     loaders = {"onnxruntime", "tf2onnx"}
-    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
+    sources = ROOT / "src"
+    files = [path for part in PARTS for path in sorted((sources / "timberline" / part).rglob("*.py"))]
     files += sorted((ROOT / "tests" / "support").glob("*.py"))
     found = [
         path for path in files if loaders & {module.partition(".")[0] for module, _ in list_imports(path)}
     ]
-    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
+    homes = [(path, sources if path.is_relative_to(sources) else ROOT) for path in found]
+    return [".".join(path.relative_to(home).with_suffix("").parts) for path, home in homes]
 
 
 def test_the_kernel_counts_no_packet_in_a_thousand_requests(tmp_path: Path) -> None:

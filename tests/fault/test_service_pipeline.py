@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import NUMERIC_COLUMNS, publish_numeric
+from timberline.registry.store import open_store
 
 ROW = [12.5, 40, False, None]
 

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from registry.manifest import Golden
-from registry.signature import ClassLabel, build_signature
-from registry.store import open_store
 from tests.support.service import (
     ROOT,
     StartingService,
@@ -34,6 +31,9 @@ from tests.support.tiny_model import (
     expect_probabilities,
     publish_numeric,
 )
+from timberline.registry.manifest import Golden
+from timberline.registry.signature import ClassLabel, build_signature
+from timberline.registry.store import open_store
 
 
 def read_error(log: str) -> str:
@@ -240,7 +240,8 @@ def test_a_fresh_interpreter_serves_without_the_training_stack() -> None:
     """The serve environment does not have them; here they are installed, so only this would tell."""
     heavy = ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "sqlglot", "pandas")
     code = (
-        "import sys, inference.process.worker, inference.process.supervisor, inference.__main__\n"
+        "import sys, timberline.inference.process.worker, timberline.inference.process.supervisor\n"
+        "import timberline.inference.__main__\n"
         f"print(sorted(set({heavy!r}) & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.closed_loop import ClosedLoop
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

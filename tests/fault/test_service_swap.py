@@ -17,10 +17,6 @@ from typing import Any
 
 import pytest
 
-from registry.ground.files import digest_file
-from registry.manifest import Golden
-from registry.promotion import promote, rollback
-from registry.store import MODEL_FILE, Store, open_store
 from tests.support.pages import read_counter
 from tests.support.service import (
     DEADLINE_S,
@@ -40,6 +36,10 @@ from tests.support.tiny_model import (
     point_alias,
     publish_numeric,
 )
+from timberline.registry.ground.files import digest_file
+from timberline.registry.manifest import Golden
+from timberline.registry.promotion import promote, rollback
+from timberline.registry.store import MODEL_FILE, Store, open_store
 
 # tests/soak does it for longer, with restarts in between and in every format.
 REQUESTS = 2000

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from registry.store import open_store
 from tests.support.closed_loop import ClosedLoop
 from tests.support.pages import read_counter
 from tests.support.service import (
@@ -29,6 +28,7 @@ from tests.support.service import (
     running_service,
 )
 from tests.support.tiny_model import NUMERIC_ROWS, build_slow_graph, publish_numeric
+from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
@@ -270,7 +270,8 @@ def test_a_worker_without_an_order_is_refused() -> None:
 def test_the_supervisor_loads_nothing_heavy() -> None:
     """It must outlive what workers die of, and its memory is nobody's use."""
     heavy = ("numpy", "onnxruntime", "uvicorn", "uvloop", "starlette", "prometheus_client")
-    code = f"import sys, inference.process.supervisor\nprint(sorted(set({heavy!r}) & set(sys.modules)))\n"
+    code = "import sys, timberline.inference.process.supervisor\n"
+    code += f"print(sorted(set({heavy!r}) & set(sys.modules)))\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

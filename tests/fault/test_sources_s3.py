@@ -15,11 +15,11 @@ from obstore.store import S3Store
 
 from tests.support.s3_server import S3Server, serve_s3
 from tests.support.sources import SECRET, TABLE, config_for, hidden_files, visible_files
-from training.config import CsvSource
-from training.errors import SourceError
-from training.fetch import fetched_files, run_fetch
-from training.sources.download import Reply, download
-from training.sources.s3 import S3Object
+from timberline.training.config import CsvSource
+from timberline.training.errors import SourceError
+from timberline.training.fetch import fetched_files, run_fetch
+from timberline.training.sources.download import Reply, download
+from timberline.training.sources.s3 import S3Object
 
 BODY = random.Random(0).randbytes(3_000_000)
 

@@ -14,16 +14,16 @@ import numpy.typing as npt
 import psutil
 import pytest
 
-from registry.errors import StageError
-from registry.noise import NOISE_FILE
-from registry.runs import find_run
-from registry.store import open_store
 from tests.support.calibrated import publish_run
 from tests.support.ended import starting
 from tests.support.prepared import MODEL, prepare, write_model
-from training.config import ModelConfig, load_model_config
-from training.fit import run_train
-from training.repeats import run_calibrate
+from timberline.registry.errors import StageError
+from timberline.registry.noise import NOISE_FILE
+from timberline.registry.runs import find_run
+from timberline.registry.store import open_store
+from timberline.training.config import ModelConfig, load_model_config
+from timberline.training.fit import run_train
+from timberline.training.repeats import run_calibrate
 
 PROJECT = Path(__file__).parents[2]
 Weights = list[npt.NDArray[np.float32]]

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.evidence import judge_static
-from exporter.convert import KerasNetwork
-from exporter.export import export_run
-from exporter.inputs import ReleaseSettings, load_inputs
-from exporter.rows import RawValue, rows_to_feeds
-from exporter.runtime import open_session
-from registry.manifest import Manifest
-from registry.runs import ExportSettings, find_run
-from registry.store import MODEL_FILE, Store, open_store
 from tests.support.prepared import forced_precision
 from tests.support.tables import NAME, SmallTable, rows
-from training.evaluate import run_evaluate
-from training.fit import run_train
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.evidence import judge_static
+from timberline.exporter.convert import KerasNetwork
+from timberline.exporter.export import export_run
+from timberline.exporter.inputs import ReleaseSettings, load_inputs
+from timberline.exporter.rows import RawValue, rows_to_feeds
+from timberline.exporter.runtime import open_session
+from timberline.registry.manifest import Manifest
+from timberline.registry.runs import ExportSettings, find_run
+from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.training.evaluate import run_evaluate
+from timberline.training.fit import run_train
 
 # weight may be NULL and never is; sqrt has no answer below a height of 0, and the quotient none at -1.
 FEATURES = (

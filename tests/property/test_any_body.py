@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from registry.store import open_store
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed, publish_numeric
+from timberline.registry.store import open_store
 
 LIMITS = (
     "--max-rows",

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from registry.errors import LifecycleError
 from tests.support.tables import read_files
-from training.config import ModelConfig, load_model_config
-from training.errors import DatasetError
-from training.lines import Layout, RowShape, _find_any_cells, _find_regular_cells, survey_lines
+from timberline.registry.errors import LifecycleError
+from timberline.training.config import ModelConfig, load_model_config
+from timberline.training.errors import DatasetError
+from timberline.training.lines import Layout, RowShape, _find_any_cells, _find_regular_cells, survey_lines
 
 MODEL_TOML = """
 [model]

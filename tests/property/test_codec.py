@@ -13,13 +13,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.errors import BatchTooLargeError, RequestError
-from inference.session import Outputs
-from inference.wire.codec import AnswerEncoder, RowDecoder
-from inference.wire.exact import read_exactly
-from inference.wire.outline import Limits
-from registry.signature import ClassLabel, Column, SourceTable
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
+from timberline.inference.errors import BatchTooLargeError, RequestError
+from timberline.inference.session import Outputs
+from timberline.inference.wire.codec import AnswerEncoder, RowDecoder
+from timberline.inference.wire.exact import read_exactly
+from timberline.inference.wire.outline import Limits
+from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 MAX_ROWS = 3
 # What a client may send beside the columns of numbers; those beside the others are all read.

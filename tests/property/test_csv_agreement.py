@@ -20,13 +20,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.errors import RequestError
-from inference.wire.tables import TableReader
-from registry.signature import NULL_TEXT, Column, SourceTable
 from tests.support.tables import read_files
-from training.checks import build_checks
-from training.config import ModelConfig, input_columns, load_model_config, source_table
-from training.errors import DatasetError
+from timberline.inference.errors import RequestError
+from timberline.inference.wire.tables import TableReader
+from timberline.registry.signature import NULL_TEXT, Column, SourceTable
+from timberline.training.checks import build_checks
+from timberline.training.config import ModelConfig, input_columns, load_model_config, source_table
+from timberline.training.errors import DatasetError
 
 _REFUSED = "refused"
 _NULL = "NULL"

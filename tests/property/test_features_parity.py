@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.feature_parity import COLUMNS, compute_both, make_rows
-from training.features import FeatureError, parse_features
+from timberline.training.features import FeatureError, parse_features
 
 _ROWS = make_rows(200, seed=7)
 _NUMBERS = ["0", "1", "2", "-3", "0.5", "-1.5", "10", "0.1", "255", "1e6", "NULL"]

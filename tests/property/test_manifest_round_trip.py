@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.errors import ConfigError, ManifestError
-from registry.manifest import (
+from tests.support.manifests import build_manifest, build_verdict
+from timberline.registry.errors import ConfigError, ManifestError
+from timberline.registry.manifest import (
     FileDigest,
     Golden,
     Histogram,
@@ -21,10 +22,9 @@ from registry.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from registry.names import ModelRef
-from registry.signature import ClassLabel, Column, SourceTable, build_signature
-from registry.verdict import Judged, Verdict, decode_verdict, encode_verdict
-from tests.support.manifests import build_manifest, build_verdict
+from timberline.registry.names import ModelRef
+from timberline.registry.signature import ClassLabel, Column, SourceTable, build_signature
+from timberline.registry.verdict import Judged, Verdict, decode_verdict, encode_verdict
 
 _digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)

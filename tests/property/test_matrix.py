@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.errors import RequestError, RowError
-from inference.wire.exact import read_exactly
-from inference.wire.matrix import check_numeric
-from registry.signature import Column
+from timberline.inference.errors import RequestError, RowError
+from timberline.inference.wire.exact import read_exactly
+from timberline.inference.wire.matrix import check_numeric
+from timberline.registry.signature import Column
 
 COLUMNS = (
     Column(name="a", datatype="FP64"),

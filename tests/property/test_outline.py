@@ -9,7 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.wire.outline import Limits, LongElementError, TooManyElementsError, cut_array, locate
+from timberline.inference.wire.outline import (
+    Limits,
+    LongElementError,
+    TooManyElementsError,
+    cut_array,
+    locate,
+)
 
 LARGE = 10_000
 awkward = st.sampled_from(["\\", '"', '\\"', "\\\\", "},{", "],[", "[", "{", ",", "ü", "\n", "😀"])

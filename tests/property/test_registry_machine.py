@@ -29,14 +29,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from registry.aliases import read_alias
-from registry.errors import DamageError
-from registry.store import open_store
 from tests.support.registry_child import Attempts
 from tests.support.registry_commands import Answer, ask
 from tests.support.registry_model import Mirror, Move, find_unit, is_number
 from tests.support.registry_tree import KINDS, has_below, put
 from tests.support.soak import IS_FULL, SIZES
+from timberline.registry.aliases import read_alias
+from timberline.registry.errors import DamageError
+from timberline.registry.store import open_store
 
 MODELS = ("fir", "oak")
 ALIASES = ("candidate", "production")

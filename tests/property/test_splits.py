@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
-from training.errors import DatasetError
-from training.splits import TEST, TRAIN, VALIDATION, draw_number, key_hash, mix_rows, split_rows
+from timberline.training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
+from timberline.training.errors import DatasetError
+from timberline.training.splits import TEST, TRAIN, VALIDATION, draw_number, key_hash, mix_rows, split_rows
 
 MASK = 2**32 - 1
 shares = st.floats(0, 0.49)

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.errors import RequestError
-from inference.session import Feed
-from inference.wire.outline import Limits
-from inference.wire.tables import TableReader
-from registry.signature import NULL_TEXT, Column, SourceTable
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
+from timberline.inference.errors import RequestError
+from timberline.inference.session import Feed
+from timberline.inference.wire.outline import Limits
+from timberline.inference.wire.tables import TableReader
+from timberline.registry.signature import NULL_TEXT, Column, SourceTable
 
 MAX_ROWS = 3
 # Numbers only, which the short way is for, beside columns that are not read.

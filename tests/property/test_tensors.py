@@ -12,13 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.errors import RequestError
-from inference.session import Feed, Outputs
-from inference.wire.envelope import InferRequest, read_header_length, read_request
-from inference.wire.outline import Limits
-from inference.wire.tensors import TensorReader, TensorWriter
-from registry.signature import Column, build_signature
 from tests.support.tiny_model import CLASSES, MIXED_COLUMNS, NUMERIC_COLUMNS
+from timberline.inference.errors import RequestError
+from timberline.inference.session import Feed, Outputs
+from timberline.inference.wire.envelope import InferRequest, read_header_length, read_request
+from timberline.inference.wire.outline import Limits
+from timberline.inference.wire.tensors import TensorReader, TensorWriter
+from timberline.registry.signature import Column, build_signature
 
 MAX_ROWS = 4
 READER = TensorReader(build_signature(MIXED_COLUMNS, CLASSES), MAX_ROWS)

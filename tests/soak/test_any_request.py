@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from registry.store import open_store
 from tests.support.fuzzing import Attack, Fuzzer, draw_documented, draw_trees, list_valid_seeds
 from tests.support.raw_clients import Answer, Clients, run_clients, split_answer
 from tests.support.service import RunningService, running_service
 from tests.support.soak import MOST_GROWTH_BYTES, SIZES, Summary, measure_footprint, show_bytes
 from tests.support.swapping import EXPECTED
 from tests.support.tiny_model import CLASSES, NUMERIC_ROWS, publish_mixed, publish_numeric
+from timberline.registry.store import open_store
 
 SEED = 20
 CONNECTIONS = 16

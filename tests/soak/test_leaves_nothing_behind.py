@@ -7,13 +7,13 @@ import json
 import time
 from pathlib import Path
 
-from registry.store import Store, open_store
 from tests.support.questions import QUESTIONS, Judge, Question, cycle_questions
 from tests.support.raw_clients import Answer, Clients, run_clients
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.soak import MOST_GROWTH_BYTES, SIZES, Footprint, Summary, measure_footprint, show_bytes
 from tests.support.swapping import publish_versions
 from tests.support.tiny_model import point_alias
+from timberline.registry.store import Store, open_store
 
 CONNECTIONS = 16
 # Clients at each swap that hang up in the middle of a request.

@@ -8,7 +8,6 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-from registry.store import Store, open_store
 from tests.support.pages import read_counter
 from tests.support.questions import Judge, Question, cycle_questions, end_with
 from tests.support.raw_clients import Answer, Clients, run_clients
@@ -16,6 +15,7 @@ from tests.support.service import RunningService, running_service
 from tests.support.soak import SIZES, Summary
 from tests.support.swapping import publish_versions
 from tests.support.tiny_model import point_alias
+from timberline.registry.store import Store, open_store
 
 CONNECTIONS = 16
 # Beside them, clients that connect anew for every request.

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from registry.ground.files import digest_bytes
-from registry.ground.stages import read_receipt
-from registry.manifest import GateLimits, Lineage, Metrics
-from registry.runs import find_run, read_run
-from registry.store import Store
 from tests.support.manifests import publish_tiny
-from training.config import ModelConfig
-from training.evaluate import run_evaluate
-from training.fit import run_train
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.ground.stages import read_receipt
+from timberline.registry.manifest import GateLimits, Lineage, Metrics
+from timberline.registry.runs import find_run, read_run
+from timberline.registry.store import Store
+from timberline.training.config import ModelConfig
+from timberline.training.evaluate import run_evaluate
+from timberline.training.fit import run_train
 
 
 def publish_run(

@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rivals.environments import make_environment
 from tests.support.service import DEADLINE_S, ROOT
+from timberline.benchmarks.rivals.environments import make_environment
 
 LOCKS = ROOT / "requirements" / "clients"
 ENVIRONMENTS = ROOT / "var" / "clients"

@@ -9,9 +9,9 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper
 
-from exporter.operators import build_feature_graph
-from registry.signature import Column
-from training.features import parse_features
+from timberline.exporter.operators import build_feature_graph
+from timberline.registry.signature import Column
+from timberline.training.features import parse_features
 
 Doubles = npt.NDArray[np.float64]
 

@@ -18,8 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import numpy_helper
 
-from registry.manifest import GateLimits, Golden
-from registry.store import Store
 from tests.support.tiny_model import (
     CLASSES,
     NUMERIC_COLUMNS,
@@ -28,6 +26,8 @@ from tests.support.tiny_model import (
     expect_probabilities,
     publish_numeric,
 )
+from timberline.registry.manifest import GateLimits, Golden
+from timberline.registry.store import Store
 
 # Latency is not what these tests are about, and the machine may be busy: any p50 and p99 passes.
 ANY_SPEED = GateLimits(

@@ -7,7 +7,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from registry.blobs import MOST_BYTES, Blobs, OnError
+from timberline.registry.blobs import MOST_BYTES, Blobs, OnError
 
 
 class FailingBlobs:

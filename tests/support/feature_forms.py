@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.signature import Column
+from timberline.registry.signature import Column
 
 # operator → features that use it, over `feature_parity.COLUMNS`. Exact unless the operator is in ROUNDED.
 CASES: dict[str, tuple[str, ...]] = {

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import onnx
 import pyarrow as pa
 
-from registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.ground.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 
 import onnxruntime
 
-from exporter.operators import build_feature_graph
-from registry.signature import NULL_TEXT, Column
-from training.features import FeatureProgram, parse_features
+from timberline.exporter.operators import build_feature_graph
+from timberline.registry.signature import NULL_TEXT, Column
+from timberline.training.features import FeatureProgram, parse_features
 
 FloatArray = npt.NDArray[np.float32]
 Rows = Mapping[str, Sequence[object]]

@@ -21,12 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import registry
+import timberline.registry
 
 NOBODY = 65534
 # Every audited operation that looks at a file system.
 _LOOKS = {"open", "os.listdir", "os.scandir"}
-_REGISTRY = str(Path(registry.__file__).parent)
+_REGISTRY = str(Path(timberline.registry.__file__).parent)
 
 
 def run_forked(action: Callable[[], Any], *, as_nobody: bool = False) -> Any:

@@ -25,9 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.runtime import open_session
-from registry.manifest import GateLimits, Golden, Manifest
-from registry.rows import (
+from tests.support.evaluations import ANY_SPEED
+from tests.support.manifests import build_manifest
+from tests.support.tiny_model import point_alias
+from timberline.exporter.runtime import open_session
+from timberline.registry.manifest import GateLimits, Golden, Manifest
+from timberline.registry.rows import (
     SEEN_FILE,
     SEEN_KEY,
     SEEN_SCHEMA_VERSION,
@@ -38,11 +41,8 @@ from registry.rows import (
     fingerprint,
     hash_row,
 )
-from registry.signature import NULL_TEXT, ClassLabel, Column, SourceTable, build_signature
-from registry.store import EVALUATION_FILE, MODEL_FILE, Store
-from tests.support.evaluations import ANY_SPEED
-from tests.support.manifests import build_manifest
-from tests.support.tiny_model import point_alias
+from timberline.registry.signature import NULL_TEXT, ClassLabel, Column, SourceTable, build_signature
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 
 TARGET = "answer"
 CLASSES = tuple(ClassLabel(value=value, label=value.title()) for value in ("low", "middle", "high"))

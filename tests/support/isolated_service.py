@@ -17,10 +17,10 @@ import sys
 import time
 from pathlib import Path
 
-from registry.ground.quiet import NO_TELEMETRY
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
+from timberline.registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.store import open_store
 
 # Where onnxruntime would report its usage: without the switches, and not in what it takes for a CI run
 # (read from its library, 1.31), in which it reports nothing and a test would prove nothing.

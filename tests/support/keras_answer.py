@@ -9,9 +9,9 @@ import duckdb
 import keras
 import numpy as np
 
-import training.network  # noqa: F401  registers the layers that model.keras names
-from registry.runs import find_run, read_run
-from training.features import parse_features
+import timberline.training.network  # noqa: F401  registers the layers that model.keras names
+from timberline.registry.runs import find_run, read_run
+from timberline.training.features import parse_features
 
 
 def answer(data: str, model: str, row: dict[str, Any]) -> dict[str, float]:

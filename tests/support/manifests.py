@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from registry import ledger
-from registry.aliases import read_alias
-from registry.ground.files import digest_bytes
-from registry.manifest import (
+from timberline.registry import ledger
+from timberline.registry.aliases import read_alias
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.manifest import (
     SCHEMA_VERSION,
     ClassMetrics,
     FileDigest,
@@ -32,10 +32,10 @@ from registry.manifest import (
     ParityTensor,
     Prior,
 )
-from registry.names import PRODUCTION
-from registry.signature import ClassLabel, Column, build_signature
-from registry.store import EVALUATION_FILE, MODEL_FILE, Store
-from registry.verdict import (
+from timberline.registry.names import PRODUCTION
+from timberline.registry.signature import ClassLabel, Column, build_signature
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
     Judged,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.convert import KerasNetwork
-from training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
-from training.dataset import FeatureArray
-from training.network import build_network, build_serving_model
-from training.persist import save_model
-from training.scaling import measure_features
+from timberline.exporter.convert import KerasNetwork
+from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
+from timberline.training.dataset import FeatureArray
+from timberline.training.network import build_network, build_serving_model
+from timberline.training.persist import save_model
+from timberline.training.scaling import measure_features
 
 FEATURES = 6
 FILLED = 3  # the feature that is NULL in training

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from registry.aliases import read_alias
-from registry.ground.files import fresh_folder
-from registry.ground.stages import find_current, read_receipt
-from registry.names import PRODUCTION
-from registry.promotion import promote
-from registry.store import open_store
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_child import run_until
 from tests.support.tables import NAME, SmallTable, rows
+from timberline.registry.aliases import read_alias
+from timberline.registry.ground.files import fresh_folder
+from timberline.registry.ground.stages import find_current, read_receipt
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import promote
+from timberline.registry.store import open_store
 
 MARK = "mark.json"
 # Names that come before and behind the mark's, and a folder; the new ones have other names and bytes.

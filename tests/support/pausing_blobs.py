@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from registry.folder import FolderBlobs
+from timberline.registry.folder import FolderBlobs
 
 
 class PausingBlobs(FolderBlobs):

@@ -9,12 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry.ground.files import digest_bytes
-from registry.ground.stages import digest_value, stage_folder
-from registry.manifest import Histogram
-from registry.signature import ClassLabel
-from training.config import ModelConfig, input_columns, load_model_config
-from training.profile import PROFILE_SCHEMA_VERSION, ColumnProfile, Duplicates, Profile, encode_profile
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.ground.stages import digest_value, stage_folder
+from timberline.registry.manifest import Histogram
+from timberline.registry.signature import ClassLabel
+from timberline.training.config import ModelConfig, input_columns, load_model_config
+from timberline.training.profile import (
+    PROFILE_SCHEMA_VERSION,
+    ColumnProfile,
+    Duplicates,
+    Profile,
+    encode_profile,
+)
 
 MODEL = "circle"
 FEATURES_SQL = "SELECT x, y, x * x + y * y AS squared FROM raw\n"

@@ -18,15 +18,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.config import load_gate_settings
-from benchmarks.history.releases import Release
-from benchmarks.judge.measure import ArmRun, Restart
-from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions, read_predictions
-from benchmarks.report.record import Record
-from registry.ground.files import digest_bytes
-from registry.manifest import Interval
-from registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine
 from tests.support.evaluations import encode_evaluation
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.judge.measure import ArmRun, Restart
+from timberline.benchmarks.judge.predictions import (
+    Comparison,
+    Predictions,
+    compare_predictions,
+    read_predictions,
+)
+from timberline.benchmarks.report.record import Record
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.manifest import Interval
+from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine
 
 CLASSES = ("Spruce/Fir", "Lodgepole Pine", "Ponderosa Pine", "Willow", "Aspen", "Douglas-fir", "Krummholz")
 _RANKS: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")

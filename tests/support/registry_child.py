@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from registry.aliases import move_alias, read_alias
-from registry.manifest import FileDigest, Manifest
-from registry.names import PRODUCTION
-from registry.store import MODEL_FILE, open_store
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny
 from tests.support.registry_commands import act
+from timberline.registry.aliases import move_alias, read_alias
+from timberline.registry.manifest import FileDigest, Manifest
+from timberline.registry.names import PRODUCTION
+from timberline.registry.store import MODEL_FILE, open_store
 
 MODEL = "tiny"
 # Every audited operation that changes or looks at a file system; the hook runs before the operation.

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from registry.__main__ import main
-from registry.aliases import read_alias
-from registry.ground.command import run_command
-from registry.ground.files import digest_bytes
-from registry.names import PRODUCTION
-from registry.promotion import promote, set_alias
-from registry.store import Store, open_store
 from tests.support.manifests import give_verdict, publish_tiny
+from timberline.registry.__main__ import main
+from timberline.registry.aliases import read_alias
+from timberline.registry.ground.command import run_command
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import promote, set_alias
+from timberline.registry.store import Store, open_store
 
 # Whatever waits for another process would wait for ever; a command takes some milliseconds.
 _HANG_S = 60

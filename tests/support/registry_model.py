@@ -29,9 +29,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from registry.ground.files import digest_bytes
-from registry.names import is_name
 from tests.support.registry_tree import Tree, compare, has_below, read_tree, restore
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.names import is_name
 
 DOCUMENTS = ("verdict.json", "report.md")
 _DROPPINGS = (".DS_Store", "Thumbs.db")

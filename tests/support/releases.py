@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from benchmarks.history.chain import Link, chain_ratios
-from benchmarks.history.releases import Release
-from registry.manifest import Interval
-from registry.store import Store
-from registry.verdict import VERDICT_FILE, Outcome, VerdictLine, encode_verdict
 from tests.support.manifests import give_verdict, publish_tiny
+from timberline.benchmarks.history.chain import Link, chain_ratios
+from timberline.benchmarks.history.releases import Release
+from timberline.registry.manifest import Interval
+from timberline.registry.store import Store
+from timberline.registry.verdict import VERDICT_FILE, Outcome, VerdictLine, encode_verdict
 
 
 def make_line(name: str, difference: float, high: float, unit: str) -> VerdictLine:

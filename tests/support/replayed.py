@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry.signature import ClassLabel
-from training.scores import score
+from timberline.registry.signature import ClassLabel
+from timberline.training.scores import score
 
 LABELS = tuple(ClassLabel(value=value, label=value) for value in ("1", "a b=c", "7"))
 

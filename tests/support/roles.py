@@ -22,6 +22,7 @@ from tests.support.locks import REQUIREMENTS, parse_lock
 from tests.support.pips import ROOT
 
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+SOURCES = ROOT / "src"
 PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
 # What each role's environment must be able to run: parts, or files and folders of one.
 ROLES = {
@@ -90,7 +91,7 @@ def imported_packages(files: Iterable[Path]) -> dict[str, str]:
     A module that no installed distribution brings stands under its own name.
     """
     owners = importlib.metadata.packages_distributions()
-    own = {*PARTS, "tests", *sys.stdlib_module_names}
+    own = {"timberline", "tests", *sys.stdlib_module_names}
     found: dict[str, str] = {}
     for path in files:
         for top in {module.partition(".")[0] for module, _ in list_imports(path)} - own:
@@ -130,7 +131,7 @@ def import_role(role: str, python: list[str], path: list[Path]) -> dict[str, str
         path: what stands before its own ``sys.path``.
     """
     files = list_files(ROLES[role])
-    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    modules = [".".join(("timberline", *file.relative_to(ROOT).with_suffix("").parts)) for file in files]
     imports = {(module.removesuffix(".__init__"), "") for module in modules}
     imports.update(pair for file in files for pair in list_imports(file))
     asked = {"path": [str(folder) for folder in path], "imports": sorted(imports)}
@@ -160,7 +161,7 @@ def try_role(role: str, environment: Path) -> dict[str, str]:
     lock = REQUIREMENTS / f"{role}.txt"
     subprocess.run([*pip, "install", "--quiet", "--require-hashes", "-r", str(lock)], check=True)
     subprocess.run([*pip, "check"], check=True, stdout=subprocess.DEVNULL)
-    return import_role(role, [python, "-I"], [ROOT])
+    return import_role(role, [python, "-I"], [SOURCES])
 
 
 def main() -> int:

@@ -18,14 +18,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from registry import __version__
-from registry.ground.quiet import quiet_stderr, silence_tensorflow
-from registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
-from registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
-from registry.rows import SEEN_FILE, SEEN_KEY, SEEN_ODDS, SEEN_SCHEMA_VERSION, SeenRows, StoredColumn
-from registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
-from registry.signature import ClassLabel, Column, SourceTable
-from training.features import FeatureProgram, parse_features
+from timberline import __version__
+from timberline.registry.ground.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
+from timberline.registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
+from timberline.registry.rows import (
+    SEEN_FILE,
+    SEEN_KEY,
+    SEEN_ODDS,
+    SEEN_SCHEMA_VERSION,
+    SeenRows,
+    StoredColumn,
+)
+from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
+from timberline.registry.signature import ClassLabel, Column, SourceTable
+from timberline.training.features import FeatureProgram, parse_features
 
 _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES": pa.string()}
 

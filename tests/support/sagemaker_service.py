@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from inference.routes.platforms import SAGEMAKER_FOLDER
 from tests.support.isolated_service import bring_loopback_up
 from tests.support.service import RunningService, running_service
+from timberline.inference.routes.platforms import SAGEMAKER_FOLDER
 
 OPT = Path("/opt")
 # With an empty variable as with none, whatever the machine that runs the tests has set.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from registry.manifest import Histogram
+from timberline.registry.manifest import Histogram
 
 # The shapes that tables have: bell, long tail, two peaks, flat, a few whole numbers, rare and common flags.
 SHAPES: dict[str, Callable[[np.random.Generator, int], npt.NDArray[np.float64]]] = {

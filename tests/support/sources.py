@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.config import ColumnSection, ModelConfig, ModelSection, RandomSplit, Source, TargetSection
+from timberline.training.config import (
+    ColumnSection,
+    ModelConfig,
+    ModelSection,
+    RandomSplit,
+    Source,
+    TargetSection,
+)
 
 # Recognisable wherever it turns up.
 SECRET = "s3cr3t-K4ggl3-k3y-0123456789"

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from registry.store import open_store
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import (
     CLASSES,
@@ -30,6 +29,7 @@ from tests.support.tiny_model import (
     point_alias,
     publish_numeric,
 )
+from timberline.registry.store import open_store
 
 # By version: the second one's answers are the first one's turned around.
 SCALES = {1: 1.0, 2: -1.0}

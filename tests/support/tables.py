@@ -12,15 +12,15 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from training.checks import CheckReport
-from training.config import ModelConfig, load_model_config
-from training.database import open_database, quote
-from training.etl import run_etl
-from training.fetch import fetched_files, run_fetch
-from training.forms import open_forms
-from training.ingest import RAW, read_source, stored_columns
-from training.profile import Profile, load_profile
-from training.rejects import collect_rejects
+from timberline.training.checks import CheckReport
+from timberline.training.config import ModelConfig, load_model_config
+from timberline.training.database import open_database, quote
+from timberline.training.etl import run_etl
+from timberline.training.fetch import fetched_files, run_fetch
+from timberline.training.forms import open_forms
+from timberline.training.ingest import RAW, read_source, stored_columns
+from timberline.training.profile import Profile, load_profile
+from timberline.training.rejects import collect_rejects
 
 NAME = "small"
 CLASSES = ("absent", "present")

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from registry.aliases import move_alias, read_alias
-from registry.manifest import Golden
-from registry.names import PRODUCTION
-from registry.signature import (
+from tests.support.manifests import publish_tiny
+from timberline.registry.aliases import move_alias, read_alias
+from timberline.registry.manifest import Golden
+from timberline.registry.names import PRODUCTION
+from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,
@@ -35,8 +36,7 @@ from registry.signature import (
     SourceTable,
     build_signature,
 )
-from registry.store import Store
-from tests.support.manifests import publish_tiny
+from timberline.registry.store import Store
 
 CLASSES = (
     ClassLabel(value="1", label="Spruce"),

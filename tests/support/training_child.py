@@ -30,8 +30,8 @@ def main(models: Path, data: Path, at: int, moment: str) -> None:
             due = renames == at
 
     from tests.support.prepared import MODEL
-    from training.config import load_model_config
-    from training.fit import run_train
+    from timberline.training.config import load_model_config
+    from timberline.training.fit import run_train
 
     config = load_model_config(models, MODEL, use_environment=False)
     sys.addaudithook(watch)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from registry.ground.files import digest_bytes
-from registry.verdict import Judged, Outcome, Verdict, VerdictLine
 from tests.support.manifests import build_verdict
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.verdict import Judged, Outcome, Verdict, VerdictLine
 
 RATIO = VerdictLine(
     name="p50",

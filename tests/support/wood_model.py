@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from registry.aliases import move_alias, read_alias
-from registry.manifest import Golden, Histogram
-from registry.names import PRODUCTION
-from registry.signature import (
+from tests.support.manifests import build_metrics, publish_tiny
+from timberline.registry.aliases import move_alias, read_alias
+from timberline.registry.manifest import Golden, Histogram
+from timberline.registry.names import PRODUCTION
+from timberline.registry.signature import (
     LABEL_OUTPUT,
     NUMERIC_INPUT,
     PROBABILITIES_OUTPUT,
@@ -20,8 +21,7 @@ from registry.signature import (
     Column,
     build_signature,
 )
-from registry.store import Store
-from tests.support.manifests import build_metrics, publish_tiny
+from timberline.registry.store import Store
 
 CLASSES = (ClassLabel(value="1", label="Spruce/Fir"), ClassLabel(value="2", label="Krummholz"))
 COLUMNS = (

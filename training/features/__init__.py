@@ -4,8 +4,8 @@ Free of TensorFlow and DuckDB: the ETL runs what `FeatureProgram.select_sql` wri
 translates the same tree into ONNX operators. There is no other definition of a feature.
 """
 
-from training.errors import FeatureError
-from training.features.expressions import (
+from timberline.training.errors import FeatureError
+from timberline.training.features.expressions import (
     Call,
     ColumnRef,
     Expression,
@@ -15,10 +15,10 @@ from training.features.expressions import (
     may_be_negative_zero,
     may_be_zero,
 )
-from training.features.language import OPERATORS, SUPPORTED
-from training.features.parse import parse_features, read_texts
-from training.features.program import FeatureProgram
-from training.features.slices import parse_slices
+from timberline.training.features.language import OPERATORS, SUPPORTED
+from timberline.training.features.parse import parse_features, read_texts
+from timberline.training.features.program import FeatureProgram
+from timberline.training.features.slices import parse_slices
 
 __all__ = [
     "OPERATORS",

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from training.features.expressions import INFINITY, LARGEST_DOUBLE, Expression, may_be_zero
+from timberline.training.features.expressions import INFINITY, LARGEST_DOUBLE, Expression, may_be_zero
 
 # (low, high, whether arguments that are not NULL can give NaN)
 Bounds = tuple[float, float, bool]

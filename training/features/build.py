@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from training.features.bounds import find_bounds, hull
-from training.features.expressions import Call, Expression, Literal, ValueType
+from timberline.training.features.bounds import find_bounds, hull
+from timberline.training.features.expressions import Call, Expression, Literal, ValueType
 
 PI = math.pi
 _BIGINT, _DOUBLE, _BOOLEAN, _VARCHAR = (

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from sqlglot import exp
 
-from registry.signature import Column
-from training.errors import FeatureError
-from training.features import build
-from training.features.build import MeaningError
-from training.features.expressions import ColumnRef, Expression, Literal, ValueType
-from training.features.source import Source, nearest
+from timberline.registry.signature import Column
+from timberline.training.errors import FeatureError
+from timberline.training.features import build
+from timberline.training.features.build import MeaningError
+from timberline.training.features.expressions import ColumnRef, Expression, Literal, ValueType
+from timberline.training.features.source import Source, nearest
 
 _TYPES = {
     "FP64": ValueType.DOUBLE,

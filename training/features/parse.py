@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from sqlglot import exp
 
-from registry.signature import Column
-from training.features.check import Checker
-from training.features.expressions import ColumnRef, Feature, ValueType
-from training.features.program import FeatureProgram
-from training.features.source import Source, nearest
+from timberline.registry.signature import Column
+from timberline.training.features.check import Checker
+from timberline.training.features.expressions import ColumnRef, Feature, ValueType
+from timberline.training.features.program import FeatureProgram
+from timberline.training.features.source import Source, nearest
 
 RELATION = "raw"
 # The prepared table's own columns are named like this (`registry.runs.ROW_COLUMN`).

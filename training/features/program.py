@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from registry.signature import Column
-from training.features.expressions import Call, ColumnRef, Expression, Feature, may_hold_null
-from training.features.render import render_feature, render_select
+from timberline.registry.signature import Column
+from timberline.training.features.expressions import Call, ColumnRef, Expression, Feature, may_hold_null
+from timberline.training.features.render import render_feature, render_select
 
 
 @dataclass(frozen=True)

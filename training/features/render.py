@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from training.features.expressions import (
+from timberline.training.features.expressions import (
     Call,
     ColumnRef,
     Expression,

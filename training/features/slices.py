@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from registry.errors import ConfigError
-from registry.manifest import SLICE_PREFIX
-from registry.signature import Column
-from training.errors import FeatureError
-from training.features.expressions import Feature, ValueType
-from training.features.parse import parse_features
-from training.features.program import FeatureProgram
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import SLICE_PREFIX
+from timberline.registry.signature import Column
+from timberline.training.errors import FeatureError
+from timberline.training.features.expressions import Feature, ValueType
+from timberline.training.features.parse import parse_features
+from timberline.training.features.program import FeatureProgram
 
 
 def parse_slices(

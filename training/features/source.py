@@ -9,8 +9,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError, SqlglotError
 
-from training.errors import FeatureError
-from training.features.language import SUPPORTED
+from timberline.training.errors import FeatureError
+from timberline.training.features.language import SUPPORTED
 
 
 class Source:

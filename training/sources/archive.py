@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from registry.ground.progress import Progress
-from training.errors import SourceError
-from training.sources.download import CHUNK_BYTES
+from timberline.registry.ground.progress import Progress
+from timberline.training.errors import SourceError
+from timberline.training.sources.download import CHUNK_BYTES
 
 _logger = logging.getLogger("training.fetch")
 _ENCRYPTED = 0x1  # bit 0 of the general purpose flag, APPNOTE 4.4.4

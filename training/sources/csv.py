@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from registry.ground.files import digest_file
-from registry.ground.stages import RECEIPT
-from training.config import CsvSource
-from training.errors import SourceError
-from training.sources.archive import is_safe_name
-from training.sources.download import Opener, download
-from training.sources.local import REFERENCES, LocalFiles
-from training.sources.protocol import Fetcher, Pause
-from training.sources.s3 import S3Object
-from training.sources.scrub import show_url
-from training.sources.web import check_url, open_url
+from timberline.registry.ground.files import digest_file
+from timberline.registry.ground.stages import RECEIPT
+from timberline.training.config import CsvSource
+from timberline.training.errors import SourceError
+from timberline.training.sources.archive import is_safe_name
+from timberline.training.sources.download import Opener, download
+from timberline.training.sources.local import REFERENCES, LocalFiles
+from timberline.training.sources.protocol import Fetcher, Pause
+from timberline.training.sources.s3 import S3Object
+from timberline.training.sources.scrub import show_url
+from timberline.training.sources.web import check_url, open_url
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
 # First bytes → the suffix by which other programs know the format; ours looks at the bytes.

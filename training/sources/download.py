@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from registry.ground.decode import decode_json
-from registry.ground.files import PARTIAL_PREFIX, sync_folder, write_atomically
-from registry.ground.logs import log_event
-from registry.ground.progress import Progress
-from training.errors import SourceError
-from training.sources.protocol import Pause
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import PARTIAL_PREFIX, sync_folder, write_atomically
+from timberline.registry.ground.logs import log_event
+from timberline.registry.ground.progress import Progress
+from timberline.training.errors import SourceError
+from timberline.training.sources.protocol import Pause
 
 CHUNK_BYTES = 1 << 20
 # In a row and without one new byte; a connection that drops but gets further is asked again.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from training.errors import SourceError
-from training.sources.download import FileChangedError, Reply
+from timberline.training.errors import SourceError
+from timberline.training.sources.download import FileChangedError, Reply
 
 # Too many requests, and failures of a server or gateway that pass: worth asking again.
 BUSY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -21,15 +21,20 @@ from kagglesdk import KaggleClient
 from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
-from registry.ground.decode import decode_json
-from training.config import KaggleSource
-from training.errors import SourceError
-from training.sources.archive import extract_files, is_safe_name
-from training.sources.download import FileChangedError, LostConnectionError, Reply, download
-from training.sources.http_fields import BUSY_STATUSES, RANGE_NOT_SATISFIABLE, read_reply, resume_headers
-from training.sources.kaggle_credentials import KaggleCredentials, find_credentials
-from training.sources.protocol import Pause
-from training.sources.scrub import scrub
+from timberline.registry.ground.decode import decode_json
+from timberline.training.config import KaggleSource
+from timberline.training.errors import SourceError
+from timberline.training.sources.archive import extract_files, is_safe_name
+from timberline.training.sources.download import FileChangedError, LostConnectionError, Reply, download
+from timberline.training.sources.http_fields import (
+    BUSY_STATUSES,
+    RANGE_NOT_SATISFIABLE,
+    read_reply,
+    resume_headers,
+)
+from timberline.training.sources.kaggle_credentials import KaggleCredentials, find_credentials
+from timberline.training.sources.protocol import Pause
+from timberline.training.sources.scrub import scrub
 
 # A chunk that breaks off is lost whole with this client, so a chunk is small.
 _CHUNK_BYTES = 1 << 16

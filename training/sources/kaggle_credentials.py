@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from registry.ground.decode import UTF_8, decode_json
-from registry.ground.logs import log_event
-from training.errors import SourceError
+from timberline.registry.ground.decode import UTF_8, decode_json
+from timberline.registry.ground.logs import log_event
+from timberline.training.errors import SourceError
 
 _logger = logging.getLogger("training.fetch")
 _MARK = "\ufeff"  # the byte order mark of a file that somebody's shell read into the variable

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from registry.errors import StageError
-from registry.ground.decode import decode_json
-from registry.ground.files import digest_file
-from training.errors import SourceError
+from timberline.registry.errors import StageError
+from timberline.registry.ground.decode import decode_json
+from timberline.registry.ground.files import digest_file
+from timberline.training.errors import SourceError
 
 REFERENCES = "references.json"
 

@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from registry.ground.files import digest_file
-from registry.ground.logs import log_event
-from training.config import PackageSource
-from training.errors import SourceError
-from training.sources.archive import extract_member
-from training.sources.scrub import scrub
+from timberline.registry.ground.files import digest_file
+from timberline.registry.ground.logs import log_event
+from timberline.training.config import PackageSource
+from timberline.training.errors import SourceError
+from timberline.training.sources.archive import extract_member
+from timberline.training.sources.scrub import scrub
 
 _logger = logging.getLogger("training.fetch")
 # What pip says → what to do about it; the first that fits. The wording of pip 22.3 to 26.3.

@@ -11,9 +11,9 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import S3Store
 
-from training.errors import SourceError
-from training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply
-from training.sources.scrub import scrub
+from timberline.training.errors import SourceError
+from timberline.training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply
+from timberline.training.sources.scrub import scrub
 
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _ACCOUNTS = (

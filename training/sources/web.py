@@ -10,10 +10,15 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from training.errors import SourceError
-from training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply
-from training.sources.http_fields import BUSY_STATUSES, RANGE_NOT_SATISFIABLE, read_reply, resume_headers
-from training.sources.scrub import show_url
+from timberline.training.errors import SourceError
+from timberline.training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply
+from timberline.training.sources.http_fields import (
+    BUSY_STATUSES,
+    RANGE_NOT_SATISFIABLE,
+    read_reply,
+    resume_headers,
+)
+from timberline.training.sources.scrub import show_url
 
 _TIMEOUT_S = 60.0
 

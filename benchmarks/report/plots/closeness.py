@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.report.cells import lay_cells
-from benchmarks.report.chart import Chart, across
-from benchmarks.report.figure import Figure, line_anchor, strip_axis, strip_row
-from benchmarks.report.limits import Used, margin_shares, use_of
-from benchmarks.report.markup import Markup, tag
-from registry.verdict import VerdictLine
+from timberline.benchmarks.report.cells import lay_cells
+from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.figure import Figure, line_anchor, strip_axis, strip_row
+from timberline.benchmarks.report.limits import Used, margin_shares, use_of
+from timberline.benchmarks.report.markup import Markup, tag
+from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import Record
 
 # Beyond these an interval has an arrow: twice the limit is as clear as ten times.
 _FARTHEST = (-1.0, 2.0)

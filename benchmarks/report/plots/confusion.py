@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.report.figure import Figure
-from benchmarks.report.markup import Markup, tag
+from timberline.benchmarks.report.figure import Figure
+from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
-    from benchmarks.judge.predictions import Confusion
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.judge.predictions import Confusion
+    from timberline.benchmarks.report.record import Record
 
 # A table of more is neither read nor small; 20 x 20 cells still fit a screen.
 _MOST_CLASSES = 20

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.report.chart import Chart, across
-from benchmarks.report.figure import Figure, panel, panels, usable_restarts
-from benchmarks.report.limits import change_of, margin_shares
-from benchmarks.report.markup import Markup
-from registry.verdict import VerdictLine
+from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.figure import Figure, panel, panels, usable_restarts
+from timberline.benchmarks.report.limits import change_of, margin_shares
+from timberline.benchmarks.report.markup import Markup
+from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
-    from benchmarks.judge.measure import Contrasts
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.judge.measure import Contrasts
+    from timberline.benchmarks.report.record import Record
 
 _HEIGHT = 220
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.report.chart import Chart, across
-from benchmarks.report.figure import Figure, arm_names, panel, panels, usable_restarts
-from benchmarks.report.markup import Markup, tag
+from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.figure import Figure, arm_names, panel, panels, usable_restarts
+from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
-    from benchmarks.judge.measure import ArmRun
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.judge.measure import ArmRun
+    from timberline.benchmarks.report.record import Record
 
 Floats = npt.NDArray[np.float64]
 

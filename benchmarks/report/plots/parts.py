@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.report.chart import Chart, across
-from benchmarks.report.figure import Figure, arm_names, panel, panels, strip_axis, strip_row
-from benchmarks.report.markup import Markup, tag
-from benchmarks.report.scales import Scale
+from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.figure import Figure, arm_names, panel, panels, strip_axis, strip_row
+from timberline.benchmarks.report.markup import Markup, tag
+from timberline.benchmarks.report.scales import Scale
 
 if TYPE_CHECKING:
-    from benchmarks.judge.predictions import PartChange
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.judge.predictions import PartChange
+    from timberline.benchmarks.report.record import Record
 
 _ROW = 26
 # Of many parts those that lost most; all are in report.json.

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from benchmarks.report.chart import Chart, across
-from benchmarks.report.figure import Figure, panel, panels, usable_restarts
-from benchmarks.report.markup import Markup
+from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.figure import Figure, panel, panels, usable_restarts
+from timberline.benchmarks.report.markup import Markup
 
 if TYPE_CHECKING:
-    from benchmarks.judge.measure import ArmRun
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.judge.measure import ArmRun
+    from timberline.benchmarks.report.record import Record
 
 Floats = npt.NDArray[np.float64]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.history.releases import judge_release
-from benchmarks.report.chart import Chart, Format, across
-from benchmarks.report.figure import Figure, panel, panels
-from benchmarks.report.markup import Markup
+from timberline.benchmarks.history.releases import judge_release
+from timberline.benchmarks.report.chart import Chart, Format, across
+from timberline.benchmarks.report.figure import Figure, panel, panels
+from timberline.benchmarks.report.markup import Markup
 
 if TYPE_CHECKING:
-    from benchmarks.history.changes import Change
-    from benchmarks.history.releases import Release
-    from benchmarks.report.record import Record
+    from timberline.benchmarks.history.changes import Change
+    from timberline.benchmarks.history.releases import Release
+    from timberline.benchmarks.report.record import Record
 
 _HEIGHT = 190
 # More would be a smear; `python -m benchmarks history` shows all.
@@ -34,7 +34,7 @@ def draw_history(history: Sequence[Release]) -> Figure | None:
     if len(history) < 2:
         return None
     # Imported late: it brings scipy along, and most gates of a young model have no history.
-    from benchmarks.history.changes import find_changes  # noqa: PLC0415
+    from timberline.benchmarks.history.changes import find_changes  # noqa: PLC0415
 
     changes, releases = find_changes(history), history[-_LAST:]
     root = next((release.latency.root for release in reversed(releases) if release.latency), None)

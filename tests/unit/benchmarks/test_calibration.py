@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.calibration import (
+from timberline.benchmarks.calibration import (
     Calibration,
     apply_calibration,
     find_calibration,
     load_calibration,
     store_calibration,
 )
-from benchmarks.config import load_gate_settings
-from registry.errors import ConfigError
+from timberline.benchmarks.config import load_gate_settings
+from timberline.registry.errors import ConfigError
 
 KNOWN = Calibration(
     machine_class="linux-x86_64-2cpu-amd-epyc-7b13",

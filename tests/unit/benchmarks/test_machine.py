@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import (
+from timberline.benchmarks.machine import (
     UNKNOWN_CPU,
     classify,
     describe_machine,

@@ -7,11 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from exporter.compose import check_graph, compose_graph, serialise
-from exporter.errors import ExportError, UnsupportedLayerError
-from exporter.graphs import cut_graph
-from exporter.runtime import open_session
 from tests.support.exporter_graphs import feature_graph, network_graph, random_network
+from timberline.exporter.compose import check_graph, compose_graph, serialise
+from timberline.exporter.errors import ExportError, UnsupportedLayerError
+from timberline.exporter.graphs import cut_graph
+from timberline.exporter.runtime import open_session
 
 ROWS = np.array([[1.0, 2.0, 3.0], [0.0, -1.0, 5.0], [9.0, 9.0, np.nan]])
 

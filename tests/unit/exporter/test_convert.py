@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.convert import NEWEST_CONVERTED_OPSET, KerasNetwork, keep_inputs, tf
-from exporter.errors import ExportError, UnsupportedLayerError
-from exporter.graphs import opsets_of
-from exporter.runtime import open_session
 from tests.support.exporter_graphs import random_network
+from timberline.exporter.convert import NEWEST_CONVERTED_OPSET, KerasNetwork, keep_inputs, tf
+from timberline.exporter.errors import ExportError, UnsupportedLayerError
+from timberline.exporter.graphs import opsets_of
+from timberline.exporter.runtime import open_session
 
 WIDTH = 4
 ROWS = np.random.default_rng(5).normal(size=(17, WIDTH)).astype(np.float32)

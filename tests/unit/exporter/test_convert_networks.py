@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.compose import compose_graph, serialise
-from exporter.convert import KerasNetwork
-from exporter.runtime import open_session
 from tests.support.exporter_graphs import feature_graph
-from training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
-from training.network import build_network, build_serving_model
-from training.persist import save_model
-from training.scaling import measure_features
+from timberline.exporter.compose import compose_graph, serialise
+from timberline.exporter.convert import KerasNetwork
+from timberline.exporter.runtime import open_session
+from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
+from timberline.training.network import build_network, build_serving_model
+from timberline.training.persist import save_model
+from timberline.training.scaling import measure_features
 
 WIDTH, CLASSES = 6, 3
 

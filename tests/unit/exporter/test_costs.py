@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from exporter.compose import compose_graph
-from exporter.costs import DEAREST_COUNT, TEXT_LENGTH, RowCost, log_cost, measure_row
-from exporter.operators import build_feature_graph, trace_feature_graph
-from registry.signature import Column
 from tests.support.exporter_graphs import random_network
-from training.features import parse_features, read_texts
+from timberline.exporter.compose import compose_graph
+from timberline.exporter.costs import DEAREST_COUNT, TEXT_LENGTH, RowCost, log_cost, measure_row
+from timberline.exporter.operators import build_feature_graph, trace_feature_graph
+from timberline.registry.signature import Column
+from timberline.training.features import parse_features, read_texts
 
 _COLUMNS = (
     Column(name="x", datatype="FP64", is_nullable=True),

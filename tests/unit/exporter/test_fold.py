@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.fold import fold_scales
-from exporter.graphs import make_model
-from exporter.runtime import open_session
+from timberline.exporter.fold import fold_scales
+from timberline.exporter.graphs import make_model
+from timberline.exporter.runtime import open_session
 
 WIDTH = 5
 GENERATOR = np.random.default_rng(7)

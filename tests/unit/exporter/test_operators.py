@@ -6,9 +6,6 @@ import numpy as np
 import onnx
 import pytest
 
-from exporter.operators import build_feature_graph
-from exporter.runtime import open_session
-from registry.signature import Column
 from tests.support import cosines
 from tests.support.feature_forms import CASES, ROUNDED
 from tests.support.feature_parity import (
@@ -20,7 +17,10 @@ from tests.support.feature_parity import (
     make_inputs,
     make_rows,
 )
-from training.features import OPERATORS, Call, Expression, parse_features
+from timberline.exporter.operators import build_feature_graph
+from timberline.exporter.runtime import open_session
+from timberline.registry.signature import Column
+from timberline.training.features import OPERATORS, Call, Expression, parse_features
 
 _ROWS = make_rows(600, seed=1)
 # One ulp of float32, relative: the double results differ in their last bits (below), and rounding to

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from onnx import numpy_helper
 
-from exporter.operators import build_feature_graph
 from tests.support.feature_forms import BY_THE_DOZEN, DOZEN_COLUMNS, ONE_HOTS
-from training.features import parse_features
+from timberline.exporter.operators import build_feature_graph
+from timberline.training.features import parse_features
 
 
 def _operators(*features: str) -> list[str]:

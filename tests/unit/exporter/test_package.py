@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exporter.errors import ExportError
-from exporter.golden import GoldenPicker
-from exporter.package import EvaluationWriter, read_baselines, require_accuracy
-from exporter.rows import Chunk
-from registry.manifest import Golden, Interval, Metrics
+from timberline.exporter.errors import ExportError
+from timberline.exporter.golden import GoldenPicker
+from timberline.exporter.package import EvaluationWriter, read_baselines, require_accuracy
+from timberline.exporter.rows import Chunk
+from timberline.registry.manifest import Golden, Interval, Metrics
 
 
 def make_chunk(rows: Any, classes: Any) -> Chunk:

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from exporter.errors import ParityInputError
-from exporter.parity import (
+from timberline.exporter.errors import ParityInputError
+from timberline.exporter.parity import (
     ParityReport,
     Tolerance,
     compare_outputs,
@@ -20,7 +20,7 @@ from exporter.parity import (
     manifest_parity,
     merge_reports,
 )
-from registry.errors import ConfigError
+from timberline.registry.errors import ConfigError
 
 BOUND = Tolerance(atol=0.01, rtol=0.1, reason="any; long enough to be a reason")
 ROWS = np.array([100, 205, 307])

@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from exporter.compose import compose_graph, serialise
-from exporter.errors import UnsupportedLayerError
-from exporter.quantise import quantise_graph
-from inference.session import Feed, Session
-from registry.signature import ClassLabel, Column, build_signature
 from tests.support.exporter_graphs import feature_graph, random_network
+from timberline.exporter.compose import compose_graph, serialise
+from timberline.exporter.errors import UnsupportedLayerError
+from timberline.exporter.quantise import quantise_graph
+from timberline.inference.session import Feed, Session
+from timberline.registry.signature import ClassLabel, Column, build_signature
 
 WIDTH, CLASSES = 32, 3
 ROWS = np.random.default_rng(3).normal(size=(64, WIDTH))

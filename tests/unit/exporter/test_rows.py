@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exporter.errors import ExportError
-from exporter.rows import check_slices, count_rows, make_feeds, read_chunks, rows_to_feeds
-from registry.errors import ConfigError
-from registry.signature import NULL_TEXT, Column
-from training.features import parse_features, parse_slices
+from timberline.exporter.errors import ExportError
+from timberline.exporter.rows import check_slices, count_rows, make_feeds, read_chunks, rows_to_feeds
+from timberline.registry.errors import ConfigError
+from timberline.registry.signature import NULL_TEXT, Column
+from timberline.training.features import parse_features, parse_slices
 
 COLUMNS = (
     Column(name="colour", datatype="BYTES", is_nullable=True),

@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.config import DEFAULT_GATES, load_gate_settings
-from benchmarks.drive.workload import WORKLOADS, load_workload
-from exporter.inputs import load_release_settings
-from inference.config import ServiceConfig
-from inference.routes.auth import read_guard
-from registry.ground.decode import decode_json, decode_toml
 from tests.support.sources import SECRET
 from tests.support.tables import SmallTable, rows
-from training.sources.kaggle_credentials import find_credentials
+from timberline.benchmarks.config import DEFAULT_GATES, load_gate_settings
+from timberline.benchmarks.drive.workload import WORKLOADS, load_workload
+from timberline.exporter.inputs import load_release_settings
+from timberline.inference.config import ServiceConfig
+from timberline.inference.routes.auth import read_guard
+from timberline.registry.ground.decode import decode_json, decode_toml
+from timberline.training.sources.kaggle_credentials import find_credentials
 
 
 def mark(path: Path) -> Path:

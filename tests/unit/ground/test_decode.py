@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from registry.ground.decode import decode_json, decode_toml
+from timberline.registry.ground.decode import decode_json, decode_toml
 
 
 class _Part(msgspec.Struct):

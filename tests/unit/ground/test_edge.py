@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.errors import ConfigError, LifecycleError, PromotionRefusedError
-from registry.ground.command import print_json, print_result, run_command
-from registry.ground.logs import configure_logging, log_event
-from registry.ground.progress import Progress
+from timberline.registry.errors import ConfigError, LifecycleError, PromotionRefusedError
+from timberline.registry.ground.command import print_json, print_result, run_command
+from timberline.registry.ground.logs import configure_logging, log_event
+from timberline.registry.ground.progress import Progress
 
 LOGGER = logging.getLogger("tests.edge")
 

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from registry.ground.files import PARTIAL_PREFIX, digest_bytes, digest_file, fresh_folder, write_atomically
+from timberline.registry.ground.files import (
+    PARTIAL_PREFIX,
+    digest_bytes,
+    digest_file,
+    fresh_folder,
+    write_atomically,
+)
 
 
 def test_digest_is_sha256(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.ground.logs import _MOST_WAITING_BYTES, BackgroundStream
 from tests.support.service import DEADLINE_S, ROOT
+from timberline.registry.ground.logs import _MOST_WAITING_BYTES, BackgroundStream
 
 LINE = "x" * 999 + "\n"
 # What the pipe and the stream hold together, and half as much again.
@@ -172,7 +172,7 @@ def test_what_cannot_be_encoded_is_written_all_the_same() -> None:
 
 SCRIPT = """
 import sys, logging
-from registry.ground.logs import configure_logging, end_output, log_event, write_in_background
+from timberline.registry.ground.logs import configure_logging, end_output, log_event, write_in_background
 write_in_background()
 configure_logging("info", "json")
 log = logging.getLogger("x")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import ConfigError
-from registry.ground.permissions import explain_refusal, find_refusing
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.permissions import explain_refusal, find_refusing
 
 
 @pytest.mark.parametrize(

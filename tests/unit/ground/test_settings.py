@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
-from registry.errors import ConfigError
-from registry.ground.settings import apply_overrides, convert_settings, load_settings
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.settings import apply_overrides, convert_settings, load_settings
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

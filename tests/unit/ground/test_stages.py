@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.ground.stages import (
+from timberline.registry.ground.stages import (
     RECEIPT,
     digest_code,
     digest_value,

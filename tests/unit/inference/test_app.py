@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from inference.app import Endpoint
-from inference.live.work import WorkLimit
-from inference.metrics.counters import ServiceMetrics
-from inference.wire.answers import Answer, answer_json
-from inference.wire.request import Request
+from timberline.inference.app import Endpoint
+from timberline.inference.live.work import WorkLimit
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.wire.answers import Answer, answer_json
+from timberline.inference.wire.request import Request
 
 NO_BODIES: Any = None  # the short way gets its body whole
 

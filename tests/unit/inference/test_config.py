@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.config import GateSettings
-from benchmarks.load.settings import LoadSettings
-from inference.__main__ import _FLAGS
-from inference.config import ServiceConfig, environment_name, is_service_link, resolve_config
-from registry.errors import ConfigError
-from registry.ground.explain import child_hint, list_keys
-from registry.ground.settings import ENVIRONMENT_PREFIX
-from training.config import ModelConfig
+from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.load.settings import LoadSettings
+from timberline.inference.__main__ import _FLAGS
+from timberline.inference.config import ServiceConfig, environment_name, is_service_link, resolve_config
+from timberline.registry.errors import ConfigError
+from timberline.registry.ground.explain import child_hint, list_keys
+from timberline.registry.ground.settings import ENVIRONMENT_PREFIX
+from timberline.training.config import ModelConfig
 
 
 def link(service: str, *, protocol: str = "tcp", host: str = "10.0.0.7", port: int = 8000) -> dict[str, str]:

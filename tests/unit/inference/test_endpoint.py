@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from inference.app import Endpoint
-from inference.live.work import WorkLimit
-from inference.metrics.counters import ServiceMetrics
-from inference.wire.answers import Answer, answer_json
-from inference.wire.body import BodyReader, ReceiveBudget
-from inference.wire.request import Request
+from timberline.inference.app import Endpoint
+from timberline.inference.live.work import WorkLimit
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.wire.answers import Answer, answer_json
+from timberline.inference.wire.body import BodyReader, ReceiveBudget
+from timberline.inference.wire.request import Request
 
 
 def test_a_body_that_waits_for_a_thread_is_held_until_its_answer() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, load_from_string, numpy_helper
 
-from inference.errors import SignatureMismatchError
-from inference.session import Session
-from registry.signature import build_signature
 from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS, NUMERIC_ROWS, build_graph
+from timberline.inference.errors import SignatureMismatchError
+from timberline.inference.session import Session
+from timberline.registry.signature import build_signature
 
 ROOT = Path(__file__).resolve().parents[3]
 SIGNATURE = build_signature(NUMERIC_COLUMNS, CLASSES)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.errors import SignatureMismatchError
-from inference.session import Session
-from registry.signature import Column, build_signature
 from tests.support.tiny_model import (
     CLASSES,
     MIXED_COLUMNS,
@@ -18,6 +15,9 @@ from tests.support.tiny_model import (
     build_graph,
     expect_probabilities,
 )
+from timberline.inference.errors import SignatureMismatchError
+from timberline.inference.session import Session
+from timberline.registry.signature import Column, build_signature
 
 # float32 in the graph against float64 here.
 ATOL = 1e-6

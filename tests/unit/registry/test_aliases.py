@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.aliases import (
+from tests.support.manifests import forget_publication, publish_tiny
+from timberline.registry.aliases import (
     inspect_history,
     list_aliases,
     move_alias,
@@ -17,17 +18,16 @@ from registry.aliases import (
     repair_alias,
     resolve,
 )
-from registry.errors import (
+from timberline.registry.errors import (
     AliasConflictError,
     ConfigError,
     DamageError,
     DigestMismatchError,
     VersionNotFoundError,
 )
-from registry.folder import FolderBlobs
-from registry.ground.files import digest_bytes
-from registry.store import Store, open_store
-from tests.support.manifests import forget_publication, publish_tiny
+from timberline.registry.folder import FolderBlobs
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.store import Store, open_store
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.catalog import summarise_versions
-from registry.checks import check_versions
-from registry.promotion import promote, rollback, set_alias
-from registry.store import Store, open_store
-from registry.verdict import VERDICT_FILE, encode_verdict
 from tests.support.forked import Work, count_work
 from tests.support.manifests import give_verdict, publish_tiny
+from timberline.registry.catalog import summarise_versions
+from timberline.registry.checks import check_versions
+from timberline.registry.promotion import promote, rollback, set_alias
+from timberline.registry.store import Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, encode_verdict
 
 # A listing and the sizes of the folder; manifest, verdict, entry in the ledger, two records of aliases.
 MOST_LOOKS = 7

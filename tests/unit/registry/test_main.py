@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from registry.__main__ import main
-from registry.aliases import move_alias, read_alias, read_history
-from registry.ground.files import digest_bytes
-from registry.names import PRODUCTION
-from registry.promotion import promote
-from registry.store import MODEL_FILE, Store, open_store
-from registry.verdict import VERDICT_FILE, encode_verdict
 from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
+from timberline.registry.__main__ import main
+from timberline.registry.aliases import move_alias, read_alias, read_history
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import promote
+from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.registry.verdict import VERDICT_FILE, encode_verdict
 
 Command = Any
 

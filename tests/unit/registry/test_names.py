@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from registry.errors import ConfigError
-from registry.names import ModelRef, check_name, parse_number
+from timberline.registry.errors import ConfigError
+from timberline.registry.names import ModelRef, check_name, parse_number
 
 
 @pytest.mark.parametrize(

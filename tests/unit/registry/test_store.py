@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.aliases import move_alias
-from registry.checks import check_versions
-from registry.errors import (
+from tests.support.manifests import build_manifest, forget_publication, publish_tiny
+from timberline.registry.aliases import move_alias
+from timberline.registry.checks import check_versions
+from timberline.registry.errors import (
     AfterChangeError,
     ConfigError,
     DamageError,
@@ -23,12 +24,11 @@ from registry.errors import (
     RegistryError,
     VersionNotFoundError,
 )
-from registry.folder import FolderBlobs
-from registry.ground.files import digest_bytes
-from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
-from registry.verdict import VERDICT_FILE
-from registry.verification import MANIFEST_FILE
-from tests.support.manifests import build_manifest, forget_publication, publish_tiny
+from timberline.registry.folder import FolderBlobs
+from timberline.registry.ground.files import digest_bytes
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from timberline.registry.verdict import VERDICT_FILE
+from timberline.registry.verification import MANIFEST_FILE
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from registry.catalog import VerdictSummary, VersionSummary
-from registry.manifest import Interval
-from registry.tables import format_size, format_verdict, render_table, versions_table
+from timberline.registry.catalog import VerdictSummary, VersionSummary
+from timberline.registry.manifest import Interval
+from timberline.registry.tables import format_size, format_verdict, render_table, versions_table
 
 
 def test_columns_line_up_and_numbers_end_flush() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from registry.errors import RegistryError
-from registry.verdict import (
+from tests.support.manifests import build_verdict
+from timberline.registry.errors import RegistryError
+from timberline.registry.verdict import (
     VERDICT_SCHEMA_VERSION,
     Judged,
     Verdict,
@@ -18,7 +19,6 @@ from registry.verdict import (
     encode_verdict,
     seal_verdict,
 )
-from tests.support.manifests import build_verdict
 
 _JUDGED = Judged(version=1, manifest_sha256="0" * 64, model_sha256="1" * 64)
 Tree = dict[str, Any]

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from registry.runs import CLASS_COLUMN
-from training import baselines
-from training.baselines import LogisticRegression, predict_baselines
-from training.dataset import PreparedSplit
+from timberline.registry.runs import CLASS_COLUMN
+from timberline.training import baselines
+from timberline.training.baselines import LogisticRegression, predict_baselines
+from timberline.training.dataset import PreparedSplit
 
 
 def write_split(path: Path, rows: int, share_of_second: float, seed: int) -> PreparedSplit:

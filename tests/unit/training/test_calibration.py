@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from training.calibration import fit_calibration
-from training.errors import TrainingError
-from training.prior import estimate_prior
+from timberline.training.calibration import fit_calibration
+from timberline.training.errors import TrainingError
+from timberline.training.prior import estimate_prior
 
 FloatArray = npt.NDArray[np.float64]
 

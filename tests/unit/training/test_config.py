@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import ConfigError
-from registry.signature import SourceTable
-from training.config import expand_braces, input_columns, load_model_config, source_table
+from timberline.registry.errors import ConfigError
+from timberline.registry.signature import SourceTable
+from timberline.training.config import expand_braces, input_columns, load_model_config, source_table
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.dataset import PreparedSplit, as_dataset
-from training.errors import DatasetError
+from timberline.training.dataset import PreparedSplit, as_dataset
+from timberline.training.errors import DatasetError
 
 ROWS = 1000
 

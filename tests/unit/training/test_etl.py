@@ -8,10 +8,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from registry.errors import ConfigError
 from tests.support.tables import SmallTable, rows
-from training.errors import DatasetError, FeatureError
-from training.etl import run_etl
+from timberline.registry.errors import ConfigError
+from timberline.training.errors import DatasetError, FeatureError
+from timberline.training.etl import run_etl
 
 
 def test_prepared_files_hold_row_class_raw_columns_then_computed_features(tmp_path: Path) -> None:

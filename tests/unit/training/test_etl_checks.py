@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.tables import HEADER, SmallTable, rows
-from training.checks import format_checks
-from training.errors import DatasetError
+from timberline.training.checks import format_checks
+from timberline.training.errors import DatasetError
 
 GOOD = '7,1.5,1,0,"north",true,present'
 ONE_HOT = '[checks]\none_hot = { colour = ["red", "blue"] }'

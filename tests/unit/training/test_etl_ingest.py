@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from registry.errors import ConfigError
 from tests.support.tables import HEADER, SmallTable, rows
-from training.errors import DatasetError, TrainingError
+from timberline.registry.errors import ConfigError
+from timberline.training.errors import DatasetError, TrainingError
 
 
 def test_columns_are_matched_by_name_and_not_by_position(tmp_path: Path) -> None:

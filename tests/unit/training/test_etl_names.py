@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exporter.rows import read_chunks
-from registry.errors import ConfigError
 from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, arrow_rows, rows
-from training.config import input_columns
-from training.errors import DatasetError, FeatureError
-from training.features import parse_features, parse_slices
+from timberline.exporter.rows import read_chunks
+from timberline.registry.errors import ConfigError
+from timberline.training.config import input_columns
+from timberline.training.errors import DatasetError, FeatureError
+from timberline.training.features import parse_features, parse_slices
 
 # Column → its values; each pair is one name for somebody who folds case, if not for DuckDB.
 TWINS = [("Id", "ID"), ("id", "ID"), ("Straße", "STRASSE"), ("É", "é")]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from registry.errors import ConfigError, LifecycleError
 from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, arrow_rows, rows
-from training.errors import DatasetError, FeatureError
+from timberline.registry.errors import ConfigError, LifecycleError
+from timberline.training.errors import DatasetError, FeatureError
 
 BEYOND = 2**53 + 1  # the first whole number that DOUBLE does not hold
 KEY = 'more = { type = "integer", role = "key" }'

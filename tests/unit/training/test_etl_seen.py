@@ -11,7 +11,8 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from registry.rows import (
+from tests.support.tables import HEADER, SmallTable, rows
+from timberline.registry.rows import (
     SEEN_FILE,
     SEEN_KEY,
     SEEN_ODDS,
@@ -21,8 +22,7 @@ from registry.rows import (
     fingerprint,
     hash_row,
 )
-from tests.support.tables import HEADER, SmallTable, rows
-from training.database import quote
+from timberline.training.database import quote
 
 
 def read_seen(prepared: Path) -> tuple[SeenRows, list[int]]:

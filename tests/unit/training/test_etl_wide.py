@@ -18,17 +18,17 @@ import duckdb
 import msgspec
 import pytest
 
-from registry.ground.progress import Progress
 from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, rows
-from training.checks import build_checks, run_checks
-from training.config import ColumnSection, EtlSection, ModelConfig, input_columns
-from training.database import SLICE_COLUMNS, open_database, parse_bytes
-from training.errors import DatasetError, TrainingError
-from training.features import parse_features
-from training.forms import open_forms
-from training.ingest import RAW, read_source
-from training.prepare import check_features
-from training.statistics import profile_columns
+from timberline.registry.ground.progress import Progress
+from timberline.training.checks import build_checks, run_checks
+from timberline.training.config import ColumnSection, EtlSection, ModelConfig, input_columns
+from timberline.training.database import SLICE_COLUMNS, open_database, parse_bytes
+from timberline.training.errors import DatasetError, TrainingError
+from timberline.training.features import parse_features
+from timberline.training.forms import open_forms
+from timberline.training.ingest import RAW, read_source
+from timberline.training.prepare import check_features
+from timberline.training.statistics import profile_columns
 
 LOGGER = logging.getLogger("tests.wide")
 DEADLINE_S = 30.0

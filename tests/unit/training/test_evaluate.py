@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from registry.signature import ClassLabel
-from training.evaluate import find_warnings
-from training.scores import score
+from timberline.registry.signature import ClassLabel
+from timberline.training.evaluate import find_warnings
+from timberline.training.scores import score
 
 CLASSES = (ClassLabel(value="0", label="no"), ClassLabel(value="1", label="yes"))
 

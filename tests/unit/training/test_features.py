@@ -9,8 +9,15 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from registry.signature import Column
-from training.features import OPERATORS, SUPPORTED, FeatureError, FeatureProgram, ValueType, parse_features
+from timberline.registry.signature import Column
+from timberline.training.features import (
+    OPERATORS,
+    SUPPORTED,
+    FeatureError,
+    FeatureProgram,
+    ValueType,
+    parse_features,
+)
 
 _COLUMNS = (
     Column(name="Elevation", datatype="INT64"),
@@ -300,7 +307,8 @@ def test_every_operator_is_told_as_supported() -> None:
 
 def test_feature_language_needs_neither_duckdb_nor_tensorflow() -> None:
     """The exporter imports it across the wall; heavy imports would come along."""
-    code = "import sys, training.features; print({'duckdb', 'tensorflow', 'keras'} & set(sys.modules))"
+    code = "import sys, timberline.training.features\n"
+    code += "print({'duckdb', 'tensorflow', 'keras'} & set(sys.modules))"
     root = Path(__file__).parents[3]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert run.stdout.strip() == "set()"

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from registry.errors import ConfigError, StageError
-from registry.runs import find_run, read_run
 from tests.support.prepared import FEATURES_SQL, MODEL, prepare, write_model
-from training.config import ModelConfig
-from training.dataset import PreparedSplit
-from training.errors import TrainingError
-from training.evaluate import read_history
-from training.fit import run_train
+from timberline.registry.errors import ConfigError, StageError
+from timberline.registry.runs import find_run, read_run
+from timberline.training.config import ModelConfig
+from timberline.training.dataset import PreparedSplit
+from timberline.training.errors import TrainingError
+from timberline.training.evaluate import read_history
+from timberline.training.fit import run_train
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from registry.errors import ConfigError
 from tests.support.tables import HEADER, SmallTable, rows
-from training.errors import DatasetError
+from timberline.registry.errors import ConfigError
+from timberline.training.errors import DatasetError
 
 TEXT = "\n".join([HEADER, *rows(60)]) + "\n"
 PLAIN = TEXT.encode()

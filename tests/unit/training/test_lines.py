@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import DatasetError
-from training.lines import (
+from timberline.training.errors import DatasetError
+from timberline.training.lines import (
     Layout,
     Place,
     RowShape,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
-from training.dataset import FeatureArray
-from training.errors import TrainingError
-from training.network import build_network, build_serving_model, reset_dropout
-from training.persist import check_saved_model, save_model, scorer
-from training.prior import log_prior_shift
-from training.scaling import FeatureStatistics, measure_features
+from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
+from timberline.training.dataset import FeatureArray
+from timberline.training.errors import TrainingError
+from timberline.training.network import build_network, build_serving_model, reset_dropout
+from timberline.training.persist import check_saved_model, save_model, scorer
+from timberline.training.prior import log_prior_shift
+from timberline.training.scaling import FeatureStatistics, measure_features
 
 CLASSES = 3
 NETWORKS: tuple[Network, ...] = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.signature import ClassLabel
-from training.plots import plot_confusion, plot_learning_curves, plot_reliability
-from training.scores import calibration_table, score
+from timberline.registry.signature import ClassLabel
+from timberline.training.plots import plot_confusion, plot_learning_curves, plot_reliability
+from timberline.training.scores import calibration_table, score
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 CLASSES = (ClassLabel(value="0", label="down"), ClassLabel(value="1", label="up"))

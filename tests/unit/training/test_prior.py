@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.errors import TrainingError
-from training.prior import SMALLEST_PRIOR, estimate_prior, log_prior_shift
+from timberline.training.errors import TrainingError
+from timberline.training.prior import SMALLEST_PRIOR, estimate_prior, log_prior_shift
 
 
 def two_gaussians(rows: int, share_of_second: float, seed: int) -> np.ndarray:

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from registry.errors import StageError
 from tests.support.tables import HEADER, SmallTable, rows
-from training.errors import DatasetError
-from training.profile import Profile, encode_profile, load_profile
+from timberline.registry.errors import StageError
+from timberline.training.errors import DatasetError
+from timberline.training.profile import Profile, encode_profile, load_profile
 
 
 def seen(table: SmallTable, column: str) -> list[Any]:

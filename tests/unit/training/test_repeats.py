@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exporter.package import EvaluationWriter
-from registry.errors import ConfigError, StageError
-from registry.manifest import Manifest, Metrics
-from registry.noise import NOISE_FILE, decode_noise
-from registry.runs import CLASS_COLUMN
-from registry.store import Store, open_store
 from tests.support.calibrated import publish_run
 from tests.support.prepared import MODEL, forced_precision, prepare, write_model
-from training.__main__ import main
-from training.config import ModelConfig
-from training.evaluate import run_evaluate
-from training.fit import run_train
-from training.repeats import Reduction, choose_features, run_calibrate, sample_rows
+from timberline.exporter.package import EvaluationWriter
+from timberline.registry.errors import ConfigError, StageError
+from timberline.registry.manifest import Manifest, Metrics
+from timberline.registry.noise import NOISE_FILE, decode_noise
+from timberline.registry.runs import CLASS_COLUMN
+from timberline.registry.store import Store, open_store
+from timberline.training.__main__ import main
+from timberline.training.config import ModelConfig
+from timberline.training.evaluate import run_evaluate
+from timberline.training.fit import run_train
+from timberline.training.repeats import Reduction, choose_features, run_calibrate, sample_rows
 
 PRECISION = f"training.precision={forced_precision()}"
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from training.dataset import Batch, FeatureArray
-from training.errors import DatasetError
-from training.scaling import (
+from timberline.training.dataset import Batch, FeatureArray
+from timberline.training.errors import DatasetError
+from timberline.training.scaling import (
     FeatureStatistics,
     measure_features,
     piecewise_bins,

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from registry.signature import ClassLabel
-from training.scores import (
+from timberline.registry.signature import ClassLabel
+from timberline.training.scores import (
     CALIBRATION_BINS,
     calibration_table,
     confusion_matrix,

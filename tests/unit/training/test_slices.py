@@ -6,10 +6,10 @@ import duckdb
 import msgspec
 import pytest
 
-from registry.errors import ConfigError
-from registry.manifest import GateLimits
-from registry.signature import Column
-from training.features import parse_slices
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import GateLimits
+from timberline.registry.signature import Column
+from timberline.training.features import parse_slices
 
 COLUMNS = (
     Column(name="height", datatype="FP64", is_nullable=True),

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.kaggle_stand_in import make_zip
 from tests.support.sources import TABLE
-from training.errors import SourceError
-from training.sources.archive import extract_files, extract_member, is_safe_name
+from timberline.training.errors import SourceError
+from timberline.training.sources.archive import extract_files, extract_member, is_safe_name
 
 
 def _write(folder: Path, archive: bytes) -> Path:

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.errors import StageError
 from tests.support.forked import open_to_all, run_forked
 from tests.support.http_files import FileServer, Resource, serve_files
 from tests.support.sources import SECRET, TABLE, config_for, hidden_files, visible_files
-from training.config import CsvSource, HeadSplit, ModelSection
-from training.errors import SourceError
-from training.fetch import fetched_files, run_fetch
-from training.sources.local import LocalFiles
+from timberline.registry.errors import StageError
+from timberline.training.config import CsvSource, HeadSplit, ModelSection
+from timberline.training.errors import SourceError
+from timberline.training.fetch import fetched_files, run_fetch
+from timberline.training.sources.local import LocalFiles
 
 
 def _fetch(data: Path, path: str | Path, sha256: str | None = None) -> dict[str, object]:

@@ -26,9 +26,9 @@ from tests.support.kaggle_stand_in import (
     serve_kaggle,
 )
 from tests.support.sources import SECRET, TABLE, config_for, hidden_files, visible_files
-from training.config import KaggleSource
-from training.errors import SourceError
-from training.fetch import fetched_files, run_fetch
+from timberline.training.config import KaggleSource
+from timberline.training.errors import SourceError
+from timberline.training.fetch import fetched_files, run_fetch
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPETITION = KaggleSource(competition="tiny-trees", files=("train.csv",), max_unpacked_bytes=100_000)

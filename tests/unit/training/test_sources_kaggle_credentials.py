@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.sources import SECRET
-from training.errors import SourceError
-from training.sources.kaggle_credentials import find_credentials
+from timberline.training.errors import SourceError
+from timberline.training.sources.kaggle_credentials import find_credentials
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:

@@ -13,9 +13,9 @@ import pytest
 from tests.support.kaggle_stand_in import make_zip
 from tests.support.pips import find_pip, list_oldest_and_newest
 from tests.support.sources import TABLE, config_for, hidden_files, visible_files
-from training.config import PackageSource
-from training.errors import SourceError
-from training.fetch import fetched_files, run_fetch
+from timberline.training.config import PackageSource
+from timberline.training.errors import SourceError
+from timberline.training.fetch import fetched_files, run_fetch
 
 MEMBER = "tiny_data/sets/table.csv"
 

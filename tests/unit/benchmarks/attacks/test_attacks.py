@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks.attackers import Done, Field, Line, Order, attack, drive, list_attacks
-from benchmarks.attacks.bodies import Subject, choose_subject, list_bodies
-from benchmarks.attacks.honest import Visits, Waits, Watch, watch_service
-from benchmarks.attacks.table import (
+from tests.support.manifests import TINY_CLASSES, build_manifest
+from timberline.benchmarks.attacks.attackers import Done, Field, Line, Order, attack, drive, list_attacks
+from timberline.benchmarks.attacks.bodies import Subject, choose_subject, list_bodies
+from timberline.benchmarks.attacks.honest import Visits, Waits, Watch, watch_service
+from timberline.benchmarks.attacks.table import (
     Honest,
     Memory,
     Report,
@@ -28,12 +29,11 @@ from benchmarks.attacks.table import (
     judge_row,
     load_bounds,
 )
-from benchmarks.cpu_time import read_memory
-from benchmarks.errors import BenchmarkError
-from benchmarks.service.figures import Target
-from registry.errors import ConfigError
-from registry.signature import Column, build_signature
-from tests.support.manifests import TINY_CLASSES, build_manifest
+from timberline.benchmarks.cpu_time import read_memory
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.service.figures import Target
+from timberline.registry.errors import ConfigError
+from timberline.registry.signature import Column, build_signature
 
 SUBJECT = Subject(model="tiny", number="rings", text="note", max_body_bytes=4096)
 MIB = 1024 * 1024

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.drive.answers import check_reply
-from benchmarks.drive.plan import Body, Form, Target
-from benchmarks.drive.workload import golden_bodies
 from tests.support.manifests import build_manifest
+from timberline.benchmarks.drive.answers import check_reply
+from timberline.benchmarks.drive.plan import Body, Form, Target
+from timberline.benchmarks.drive.workload import golden_bodies
 
 NAMED = {"x-model-version": "tiny@1"}
 RIGHT = ((0.75, 0.25), (0.25, 0.75))

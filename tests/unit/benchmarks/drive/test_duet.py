@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.drive.duet import build_arm, build_target
-from benchmarks.drive.plan import Observation, read_observations, write_observations
-from benchmarks.drive.services import Service
-from benchmarks.errors import EvidenceError
 from tests.support.manifests import build_manifest
+from timberline.benchmarks.drive.duet import build_arm, build_target
+from timberline.benchmarks.drive.plan import Observation, read_observations, write_observations
+from timberline.benchmarks.drive.services import Service
+from timberline.benchmarks.errors import EvidenceError
 
 
 def observe(pair: int, arm: str, **changes: Any) -> Observation:

@@ -7,9 +7,9 @@ import struct
 import msgspec
 import numpy as np
 
-from benchmarks.drive.forms import Row, carries, write_body
-from benchmarks.drive.plan import Form
-from registry.signature import Column
+from timberline.benchmarks.drive.forms import Row, carries, write_body
+from timberline.benchmarks.drive.plan import Form
+from timberline.registry.signature import Column
 
 COLUMNS = (
     Column(name="height", datatype="FP64"),

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.drive.loop import run_users
+from timberline.benchmarks.drive.loop import run_users
 
 
 class Runner:

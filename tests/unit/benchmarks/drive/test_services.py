@@ -16,8 +16,10 @@ import msgspec
 import psutil
 import pytest
 
-from benchmarks.drive.plan import Outcome
-from benchmarks.drive.services import (
+from tests.support.ended import poll
+from tests.support.service import has_ended
+from timberline.benchmarks.drive.plan import Outcome
+from timberline.benchmarks.drive.services import (
     Launch,
     exchange,
     launch_command,
@@ -25,9 +27,7 @@ from benchmarks.drive.services import (
     read_line,
     running_process,
 )
-from benchmarks.errors import BenchmarkError, ServiceStartError
-from tests.support.ended import poll
-from tests.support.service import has_ended
+from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 
 READY = {"event": "listening", "host": "127.0.0.1", "port": 4711, "model": "tiny", "version": 3}
 SOON_S = 30.0  # far beyond what any of these takes
@@ -209,7 +209,7 @@ def test_a_process_keeps_to_its_processors(tmp_path: Path, is_pinned: bool) -> N
 def test_a_process_ends_with_a_gate_that_was_killed(tmp_path: Path, is_up: bool) -> None:
     """SIGKILL leaves no chance to clean up, and a service that goes on would disturb the next gate."""
     gate = write_program(
-        "from benchmarks.drive.services import read_line, running_process",
+        "from timberline.benchmarks.drive.services import read_line, running_process",
         f"child = {write_program('print(1, flush=True)', 'time.sleep(1000)')!r}",
         f"with open({str(tmp_path / 'log')!r}, 'wb') as errors:",
         "    with running_process(child, errors=errors, stop_timeout_s=1) as process:",

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.drive.duet import build_arm
-from benchmarks.drive.plan import Observation, Outcome
-from benchmarks.drive.validity import find_problem, find_standstill
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.drive.duet import build_arm
+from timberline.benchmarks.drive.plan import Observation, Outcome
+from timberline.benchmarks.drive.validity import find_problem, find_standstill
 
 ARMS = ("candidate", "champion")
 SETTINGS = msgspec.structs.replace(load_gate_settings().duet, min_pairs=2, window_s=1.0)

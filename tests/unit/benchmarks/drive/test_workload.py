@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.drive.forms import INFER_PATH
-from benchmarks.drive.plan import Form
-from benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies, load_workload
-from benchmarks.errors import WorkloadError
-from registry.errors import ConfigError
-from registry.manifest import Golden, Manifest
-from registry.signature import Column, build_signature
 from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS, build_manifest
+from timberline.benchmarks.drive.forms import INFER_PATH
+from timberline.benchmarks.drive.plan import Form
+from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies, load_workload
+from timberline.benchmarks.errors import WorkloadError
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import Golden, Manifest
+from timberline.registry.signature import Column, build_signature
 
 SINGLE = Workload(seed=1, bodies=40, mix=(Mix(rows=1),))
 FORMS: tuple[Form, ...] = ("json", "csv", "float32", "oip", "oip_binary")

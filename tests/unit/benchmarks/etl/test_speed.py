@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import BenchmarkError
-from benchmarks.etl.speed import ProcessCost, measure_etl, run_measured, summarise
 from tests.support.tables import NAME, SmallTable, rows
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.etl.speed import ProcessCost, measure_etl, run_measured, summarise
 
 
 def cost(wall_s: float, rss: int = 0) -> ProcessCost:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.history.chain import Link, chain_ratios
+from timberline.benchmarks.history.chain import Link, chain_ratios
 
 
 def test_the_index_is_the_product_along_the_champions_and_variances_of_logarithms_add() -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.history.chain import Link, chain_ratios
-from benchmarks.history.changes import find_changes, share_errors
-from benchmarks.history.releases import Release
-from registry.manifest import Interval
 from tests.support.releases import make_line, make_releases
+from timberline.benchmarks.history.chain import Link, chain_ratios
+from timberline.benchmarks.history.changes import find_changes, share_errors
+from timberline.benchmarks.history.releases import Release
+from timberline.registry.manifest import Interval
 
 
 def test_a_measured_step_is_marked_with_its_interval() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.history.releases import judge_release, read_releases
-from registry.promotion import promote, rollback
-from registry.store import open_store
-from registry.verdict import VERDICT_FILE, decode_verdict
 from tests.support.manifests import publish_tiny
 from tests.support.releases import publish_release
+from timberline.benchmarks.history.releases import judge_release, read_releases
+from timberline.registry.promotion import promote, rollback
+from timberline.registry.store import open_store
+from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 
 
 def test_a_release_tells_what_its_manifest_verdict_and_promotion_say(tmp_path: Path) -> None:

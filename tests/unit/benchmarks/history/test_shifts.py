@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.history.shifts import compare_means, compare_walk, find_shifts
+from timberline.benchmarks.history.shifts import compare_means, compare_walk, find_shifts
 
 
 def shifts_of(values: list[float], **options: float) -> list[int]:

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import judge_drop, judge_floors, say_p
-from benchmarks.judge.limits import Limit, limits_in_force
-from benchmarks.judge.paired import bound_average, bound_drop, bound_proportion, p_value_of_drop
-from benchmarks.judge.power import power_to_block
-from benchmarks.judge.predictions import (
+from tests.support.evaluations import encode_evaluation
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.accuracy import judge_drop, judge_floors, say_p
+from timberline.benchmarks.judge.limits import Limit, limits_in_force
+from timberline.benchmarks.judge.paired import bound_average, bound_drop, bound_proportion, p_value_of_drop
+from timberline.benchmarks.judge.power import power_to_block
+from timberline.benchmarks.judge.predictions import (
     Comparison,
     Predictions,
     compare_predictions,
@@ -25,8 +26,7 @@ from benchmarks.judge.predictions import (
     measure_quality,
     read_predictions,
 )
-from registry.manifest import GateLimits
-from tests.support.evaluations import encode_evaluation
+from timberline.registry.manifest import GateLimits
 
 SETTINGS = load_gate_settings().accuracy
 LIMITS = GateLimits(min_accuracy=0.5, max_accuracy_drop=0.005)

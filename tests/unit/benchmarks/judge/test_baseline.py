@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.baseline import judge_baseline
-from benchmarks.judge.predictions import Predictions, read_predictions
-from registry.manifest import GateLimits
-from registry.verdict import VerdictLine
 from tests.support.evaluations import encode_evaluation
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.baseline import judge_baseline
+from timberline.benchmarks.judge.predictions import Predictions, read_predictions
+from timberline.registry.manifest import GateLimits
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 Flags = npt.NDArray[np.bool_]

@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.judge.calibration_error import (
+from timberline.benchmarks.judge.calibration_error import (
     BINS,
     CalibrationChange,
     assign_bins,
     bound_calibration,
     measure_calibration,
 )
-from training.scores import CALIBRATION_BINS, expected_calibration_error
+from timberline.training.scores import CALIBRATION_BINS, expected_calibration_error
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

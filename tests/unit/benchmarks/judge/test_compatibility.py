@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from benchmarks.judge.compatibility import find_breaks, list_new_classes
-from registry.manifest import Manifest
-from registry.signature import ClassLabel, Column, SourceTable, UnreadRole, build_signature
 from tests.support.manifests import TINY_CLASSES, TINY_COLUMNS, build_manifest
+from timberline.benchmarks.judge.compatibility import find_breaks, list_new_classes
+from timberline.registry.manifest import Manifest
+from timberline.registry.signature import ClassLabel, Column, SourceTable, UnreadRole, build_signature
 
 HEIGHT, RINGS = TINY_COLUMNS
 BEFORE = build_manifest()

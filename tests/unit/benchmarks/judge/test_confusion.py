@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.judge.predictions import Predictions, compare_predictions
+from timberline.benchmarks.judge.predictions import Predictions, compare_predictions
 
 TRUTH = np.array([0, 0, 1, 2, 2])
 

@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.earlier import list_releases
-from benchmarks.judge.evidence import StaticEvidence, judge_static
-from registry.aliases import move_alias, read_alias
-from registry.manifest import Manifest
-from registry.names import PRODUCTION
-from registry.signature import build_signature
-from registry.store import Store, open_store
-from registry.verdict import VerdictLine
 from tests.support.evaluations import encode_evaluation, publish_judged
 from tests.support.fresh import CLASSES, LIMITS, draw_table, lay_out, publish_on
 from tests.support.manifests import build_manifest
 from tests.support.tiny_model import CLASSES as TINY_CLASSES
 from tests.support.tiny_model import NUMERIC_COLUMNS
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.earlier import list_releases
+from timberline.benchmarks.judge.evidence import StaticEvidence, judge_static
+from timberline.registry.aliases import move_alias, read_alias
+from timberline.registry.manifest import Manifest
+from timberline.registry.names import PRODUCTION
+from timberline.registry.signature import build_signature
+from timberline.registry.store import Store, open_store
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 ROWS = 20_000

@@ -9,17 +9,23 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.evidence import StaticEvidence, judge_parity, judge_static
-from benchmarks.judge.verdict import required_lines
-from registry.manifest import GateLimits, ParityTensor
-from registry.noise import NOISE_FILE, NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise, encode_noise
-from registry.signature import Column, build_signature
-from registry.store import Store, open_store
-from registry.verdict import VerdictLine
 from tests.support.evaluations import ANY_SPEED, draw_evaluation, encode_evaluation, publish_judged
 from tests.support.manifests import build_manifest
 from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.evidence import StaticEvidence, judge_parity, judge_static
+from timberline.benchmarks.judge.verdict import required_lines
+from timberline.registry.manifest import GateLimits, ParityTensor
+from timberline.registry.noise import (
+    NOISE_FILE,
+    NOISE_SCHEMA_VERSION,
+    RunQuality,
+    TrainingNoise,
+    encode_noise,
+)
+from timberline.registry.signature import Column, build_signature
+from timberline.registry.store import Store, open_store
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 # What running services are asked for; everything else is known beforehand.

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from benchmarks.judge.failures import Tally, compare_failures, judge_error_rate
-from benchmarks.judge.measure import ArmRun, Restart
+from timberline.benchmarks.judge.failures import Tally, compare_failures, judge_error_rate
+from timberline.benchmarks.judge.measure import ArmRun, Restart
 
 ALPHA = 0.001
 

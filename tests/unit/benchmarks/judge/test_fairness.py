@@ -8,9 +8,9 @@ import math
 import msgspec
 import pytest
 
-from benchmarks.config import GateSettings, load_gate_settings
-from benchmarks.judge.fairness import find_starved, judge_fairness, mean_outside_ms
-from benchmarks.judge.measure import ArmRun, Restart, bound_mean
+from timberline.benchmarks.config import GateSettings, load_gate_settings
+from timberline.benchmarks.judge.fairness import find_starved, judge_fairness, mean_outside_ms
+from timberline.benchmarks.judge.measure import ArmRun, Restart, bound_mean
 
 
 def run_arm(outside_ms: float, net_ms: float = 0.2) -> ArmRun:

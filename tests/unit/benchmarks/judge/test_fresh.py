@@ -12,13 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.evidence import StaticEvidence, judge_static
-from benchmarks.judge.verdict import combine_lines, required_lines
-from registry.rows import SEEN_FILE
-from registry.signature import ClassLabel, Column, build_signature
-from registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
-from registry.verdict import VerdictLine
 from tests.support.fresh import (
     CLASSES,
     COLUMNS,
@@ -30,6 +23,13 @@ from tests.support.fresh import (
     lay_out,
     publish_on,
 )
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.evidence import StaticEvidence, judge_static
+from timberline.benchmarks.judge.verdict import combine_lines, required_lines
+from timberline.registry.rows import SEEN_FILE
+from timberline.registry.signature import ClassLabel, Column, build_signature
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 OLD = draw_table(1200)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.improvement import judge_improvement
-from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
-from benchmarks.judge.verdict import required_lines
-from registry.manifest import GateLimits
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.improvement import judge_improvement
+from timberline.benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
+from timberline.benchmarks.judge.verdict import required_lines
+from timberline.registry.manifest import GateLimits
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 WORSE = VerdictLine(name="recall", candidate=0.5, outcome="PASS", reason="", mark="WARN")

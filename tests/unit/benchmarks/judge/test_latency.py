@@ -10,16 +10,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.config import DEFAULT_GATES, load_gate_settings
-from benchmarks.judge.latency import judge_answers, judge_latencies, judge_p50_ceiling, report_service
-from benchmarks.judge.measure import ArmRun, Restart, bound_mean
-from benchmarks.judge.question import Question, bound_at_look, judge_question
-from benchmarks.judge.resources import judge_model_size, judge_resources
-from benchmarks.judge.sequential import look_levels
-from registry.errors import ConfigError
-from registry.manifest import FileDigest, GateLimits, Manifest
-from registry.verdict import VerdictLine
 from tests.support.manifests import build_manifest
+from timberline.benchmarks.config import DEFAULT_GATES, load_gate_settings
+from timberline.benchmarks.judge.latency import (
+    judge_answers,
+    judge_latencies,
+    judge_p50_ceiling,
+    report_service,
+)
+from timberline.benchmarks.judge.measure import ArmRun, Restart, bound_mean
+from timberline.benchmarks.judge.question import Question, bound_at_look, judge_question
+from timberline.benchmarks.judge.resources import judge_model_size, judge_resources
+from timberline.benchmarks.judge.sequential import look_levels
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import FileDigest, GateLimits, Manifest
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings(DEFAULT_GATES)
 LIMITS = GateLimits()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.limits import Limit, limits_in_force, measure_noise, moderate_variances
-from registry.manifest import GateLimits
-from registry.noise import NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.limits import Limit, limits_in_force, measure_noise, moderate_variances
+from timberline.registry.manifest import GateLimits
+from timberline.registry.noise import NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise
 
 SETTINGS = load_gate_settings().accuracy
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.measure import (
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.measure import (
     ArmRun,
     Restart,
     average_slowest,

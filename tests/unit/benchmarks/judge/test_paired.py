@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, ttest_1samp
 
-from benchmarks.judge.paired import (
+from timberline.benchmarks.judge.paired import (
     Discordance,
     adjust_holm,
     bound_average,

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.accuracy import judge_drop, say_p
-from benchmarks.judge.limits import InForce, Limit, limits_in_force
-from benchmarks.judge.paired import adjust_holm, bound_drop, p_value_beyond, p_value_of_drop
-from benchmarks.judge.parts import judge_recalls, judge_slices
-from benchmarks.judge.power import rows_to_block
-from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
-from registry.manifest import GateLimits
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.accuracy import judge_drop, say_p
+from timberline.benchmarks.judge.limits import InForce, Limit, limits_in_force
+from timberline.benchmarks.judge.paired import adjust_holm, bound_drop, p_value_beyond, p_value_of_drop
+from timberline.benchmarks.judge.parts import judge_recalls, judge_slices
+from timberline.benchmarks.judge.power import rows_to_block
+from timberline.benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
+from timberline.registry.manifest import GateLimits
 
 SETTINGS = load_gate_settings().accuracy
 LIMITS = limits_in_force(GateLimits(max_recall_drop=0.05, slices={"low": "", "rare": ""}), None, SETTINGS)

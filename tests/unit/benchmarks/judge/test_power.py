@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.judge.paired import Discordance, bound_drop, p_value_of_drop
-from benchmarks.judge.power import (
+from timberline.benchmarks.judge.paired import Discordance, bound_drop, p_value_of_drop
+from timberline.benchmarks.judge.power import (
     blockable_drop,
     power_to_block,
     provable_margin,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.calibration_error import bound_calibration
-from benchmarks.judge.limits import Limit, limits_in_force
-from benchmarks.judge.paired import bound_average
-from benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
-from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
-from registry.manifest import GateLimits
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.calibration_error import bound_calibration
+from timberline.benchmarks.judge.limits import Limit, limits_in_force
+from timberline.benchmarks.judge.paired import bound_average
+from timberline.benchmarks.judge.predictions import Comparison, Predictions, compare_predictions
+from timberline.benchmarks.judge.probabilities import judge_calibration, judge_log_loss
+from timberline.registry.manifest import GateLimits
+from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 LIMITS = GateLimits(max_log_loss_increase=0.002, max_ece_increase=0.005)

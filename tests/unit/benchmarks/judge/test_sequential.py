@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from benchmarks.judge.sequential import look_levels, spent_shares
+from timberline.benchmarks.judge.sequential import look_levels, spent_shares
 
 LOOKS = (1, 2, 3, 4, 5)
 

@@ -7,10 +7,10 @@ import itertools
 import msgspec
 import pytest
 
-from benchmarks.judge.verdict import combine_lines, describe_verdict, required_lines
-from registry.manifest import GateLimits
-from registry.verdict import VerdictLine
 from tests.support.verdicts import make_verdict
+from timberline.benchmarks.judge.verdict import combine_lines, describe_verdict, required_lines
+from timberline.registry.manifest import GateLimits
+from timberline.registry.verdict import VerdictLine
 
 REQUIRED = required_lines(GateLimits(), is_first=False)
 

@@ -6,7 +6,7 @@ import time
 
 import gevent
 
-from benchmarks.load.alarm import Alarm
+from timberline.benchmarks.load.alarm import Alarm
 
 
 def test_an_alarm_never_goes_off_early_and_never_misses() -> None:

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-from benchmarks.errors import EvidenceError
-from benchmarks.load.compare import compare_rounds
-from benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.load.compare import compare_rounds
+from timberline.benchmarks.load.settings import load_load_settings
 
 RULES = load_load_settings().compare
 CHAMPION = (4.1, 3.8, 5.0, 4.4, 3.9)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import EvidenceError
-from benchmarks.load.plan import Arrival, read_arrivals, write_arrivals
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.load.plan import Arrival, read_arrivals, write_arrivals
 
 SEEN = [
     Arrival(number=1, body=7, due_s=0.25, lag_ms=0.125, latency_ms=0.1 + 0.2, ending="right"),

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.load.measure import Measured, SweepResult
-from benchmarks.load.report import LoadReport, build_report
-from benchmarks.load.settings import load_load_settings
-from benchmarks.load.stage import Load, read_loads
-from benchmarks.load.tables import format_load, format_markdown
-from benchmarks.load.validity import Result
-from benchmarks.load.window import WindowResult
-from registry.errors import ConfigError
+from timberline.benchmarks.load.measure import Measured, SweepResult
+from timberline.benchmarks.load.report import LoadReport, build_report
+from timberline.benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.load.stage import Load, read_loads
+from timberline.benchmarks.load.tables import format_load, format_markdown
+from timberline.benchmarks.load.validity import Result
+from timberline.benchmarks.load.window import WindowResult
+from timberline.registry.errors import ConfigError
 
 SETTINGS = load_load_settings(overrides=["compare.rounds=2"])
 BOTH = {"champion": "tiny@1", "candidate": "tiny@2"}

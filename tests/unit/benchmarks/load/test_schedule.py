@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from benchmarks.load.schedule import draw_schedule, run_timetable
+from timberline.benchmarks.load.schedule import draw_schedule, run_timetable
 
 
 def test_gaps_are_exponential_and_independent() -> None:

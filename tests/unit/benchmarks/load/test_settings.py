@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from scipy.stats import binom, poisson
 
-from benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.load.settings import load_load_settings
 
 WINDOW = load_load_settings().window
 

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.load.plan import Arrival, Ending, WindowOutcome
-from benchmarks.load.settings import load_load_settings
-from benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.benchmarks.load.plan import Arrival, Ending, WindowOutcome
+from timberline.benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
 
 OBJECTIVE = msgspec.structs.replace(load_load_settings().objective, p99_ms=20.0, max_lag_share=0.25)
 PLACE = Place(round=1, number=3, arm="candidate", rate_rps=200.0, users=0, observations="window-003.csv.gz")

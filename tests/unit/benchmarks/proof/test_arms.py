@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.proof.arms import Base, choose_arm, parse_arm, parse_arms
-from registry.errors import ConfigError
+from timberline.benchmarks.proof.arms import Base, choose_arm, parse_arm, parse_arms
+from timberline.registry.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_injection_is_a_share_in_its_own_unit(name: str, flag: str, injected
     """+5 % of 0.4 ms at the client is 20 µs of processor time, on the candidate alone."""
     arm, base = parse_arm(name), Base(client_ms=0.4, service_ms=0.15, cpu_ms=0.25)
     assert arm.injected_us(base) == pytest.approx(injected_us)
-    module = "benchmarks.proof.slowed"
+    module = "timberline.benchmarks.proof.slowed"
     assert arm.programs(injected_us, 7) == {
         "champion": (module,),
         "candidate": (module, flag, f"{injected_us:.2f}"),

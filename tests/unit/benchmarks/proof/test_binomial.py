@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import beta
 
-from benchmarks.proof.binomial import bound_rate, bound_rate_below
+from timberline.benchmarks.proof.binomial import bound_rate, bound_rate_below
 
 
 @pytest.mark.parametrize(

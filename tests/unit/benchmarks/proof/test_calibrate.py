@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.calibration import find_calibration
-from benchmarks.config import load_gate_settings
-from benchmarks.errors import BenchmarkError
-from benchmarks.judge.measure import ArmRun, Restart
-from benchmarks.machine import machine_class
-from benchmarks.proof.arms import NIGHTLY
-from benchmarks.proof.calibrate import (
+from tests.support.evaluations import publish_judged
+from tests.support.gate_rows import build_restart
+from timberline.benchmarks.calibration import find_calibration
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.errors import BenchmarkError
+from timberline.benchmarks.judge.measure import ArmRun, Restart
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.proof.arms import NIGHTLY
+from timberline.benchmarks.proof.calibrate import (
     FEWEST_RESTARTS,
     calibrate,
     count_freedom,
@@ -22,12 +24,10 @@ from benchmarks.proof.calibrate import (
     measure_spread,
     summarize,
 )
-from benchmarks.proof.selftest import SelfTest
-from registry.errors import ConfigError
-from registry.manifest import GateLimits
-from registry.store import open_store
-from tests.support.evaluations import publish_judged
-from tests.support.gate_rows import build_restart
+from timberline.benchmarks.proof.selftest import SelfTest
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import open_store
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.power import rows_to_block
-from benchmarks.proof.binomial import bound_rate
-from benchmarks.proof.draws import DrawRow, Draws, format_draws, measure_draws, run_draws
-from registry.manifest import GateLimits
-from registry.store import open_store
 from tests.support.evaluations import encode_evaluation, publish_judged
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.power import rows_to_block
+from timberline.benchmarks.proof.binomial import bound_rate
+from timberline.benchmarks.proof.draws import DrawRow, Draws, format_draws, measure_draws, run_draws
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import open_store
 
 SETTINGS = load_gate_settings()
 

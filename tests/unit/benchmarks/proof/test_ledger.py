@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import BenchmarkError, EvidenceError
-from benchmarks.proof.ledger import GateRow, append_rows, find_restarts, locked, read_rows
 from tests.support.gate_rows import build_gate
+from timberline.benchmarks.errors import BenchmarkError, EvidenceError
+from timberline.benchmarks.proof.ledger import GateRow, append_rows, find_restarts, locked, read_rows
 
 
 def test_rows_read_back_as_they_were_written(tmp_path: Path) -> None:

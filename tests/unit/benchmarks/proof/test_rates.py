@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from benchmarks.proof.binomial import bound_rate
-from benchmarks.proof.ledger import GateRow
-from benchmarks.proof.rates import find_alarm, format_rates, measure_rates
 from tests.support.gate_rows import build_gate
+from timberline.benchmarks.proof.binomial import bound_rate
+from timberline.benchmarks.proof.ledger import GateRow
+from timberline.benchmarks.proof.rates import find_alarm, format_rates, measure_rates
 
 
 def list_gates(arm: str, **outcomes: int) -> list[GateRow]:

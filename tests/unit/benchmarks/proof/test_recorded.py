@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.drive.duet import build_arm
-from benchmarks.drive.plan import Observation, write_observations
-from benchmarks.errors import EvidenceError
-from benchmarks.proof.recorded import read_restarts
+from timberline.benchmarks.drive.duet import build_arm
+from timberline.benchmarks.drive.plan import Observation, write_observations
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.proof.recorded import read_restarts
 
 
 def observe(pair: int, arm: str, handler_ms: float) -> Observation:

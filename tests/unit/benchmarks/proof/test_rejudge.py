@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.latency import judge_latencies
-from benchmarks.judge.measure import ArmRun, Contrasts, Restart
-from benchmarks.proof.ledger import RestartRow, append_rows, read_rows
-from benchmarks.proof.recorded import read_row, write_row
-from benchmarks.proof.rejudge import judge_restarts, rejudge
-from registry.manifest import GateLimits
 from tests.support.gate_rows import build_gate, build_restart
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.latency import judge_latencies
+from timberline.benchmarks.judge.measure import ArmRun, Contrasts, Restart
+from timberline.benchmarks.proof.ledger import RestartRow, append_rows, read_rows
+from timberline.benchmarks.proof.recorded import read_row, write_row
+from timberline.benchmarks.proof.rejudge import judge_restarts, rejudge
+from timberline.registry.manifest import GateLimits
 
 SETTINGS = load_gate_settings()
 LIMITS = GateLimits()

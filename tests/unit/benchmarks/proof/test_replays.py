@@ -9,19 +9,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.config import load_gate_settings, read_limits
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.accuracy import judge_drop
-from benchmarks.judge.parts import judge_recalls, judge_slices
-from benchmarks.judge.predictions import Comparison, compare_predictions, read_predictions
-from benchmarks.judge.probabilities import judge_calibration, judge_log_loss
-from benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED, read_folders
-from benchmarks.proof.replayed import Judge, bound_by_seeds, judge_pairs, measure_rates
-from benchmarks.proof.replays import PairRow, Replays, RunRow, measure_replays, restore_comparison
-from registry.errors import ConfigError
-from registry.manifest import GateLimits
 from tests.support.replayed import LABELS, write_runs
+from timberline.benchmarks.__main__ import main
+from timberline.benchmarks.config import load_gate_settings, read_limits
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.accuracy import judge_drop
+from timberline.benchmarks.judge.parts import judge_recalls, judge_slices
+from timberline.benchmarks.judge.predictions import Comparison, compare_predictions, read_predictions
+from timberline.benchmarks.judge.probabilities import judge_calibration, judge_log_loss
+from timberline.benchmarks.proof.arms import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED, read_folders
+from timberline.benchmarks.proof.replayed import Judge, bound_by_seeds, judge_pairs, measure_rates
+from timberline.benchmarks.proof.replays import PairRow, Replays, RunRow, measure_replays, restore_comparison
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import GateLimits
 
 SETTINGS = load_gate_settings().accuracy
 LIMITS = GateLimits(slices={"left": "x < 0"})

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.machine import machine_class
-from benchmarks.match import GATE_VERSION
-from benchmarks.proof.ledger import GateRow, append_rows, find_restarts
-from benchmarks.proof.rates import find_alarm
-from benchmarks.proof.recorded import write_row
-from benchmarks.proof.selftest import SelfTest, list_nightly, list_rejudged, measure_base, record_gate
-from registry.errors import ConfigError
-from registry.manifest import GateLimits
-from registry.store import open_store
 from tests.support.evaluations import publish_judged
 from tests.support.gate_rows import build_gate, build_restart
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.match import GATE_VERSION
+from timberline.benchmarks.proof.ledger import GateRow, append_rows, find_restarts
+from timberline.benchmarks.proof.rates import find_alarm
+from timberline.benchmarks.proof.recorded import write_row
+from timberline.benchmarks.proof.selftest import (
+    SelfTest,
+    list_nightly,
+    list_rejudged,
+    measure_base,
+    record_gate,
+)
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import open_store
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.proof.slowed import Delay, burn, put_off, slow_down
+from timberline.benchmarks.proof.slowed import Delay, burn, put_off, slow_down
 
 
 def make_delay(**changes: object) -> Delay:

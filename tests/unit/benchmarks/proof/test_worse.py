@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.errors import EvidenceError
-from benchmarks.judge.evidence import judge_static
-from benchmarks.proof.worse import Answers, draw_worse, read_answers, stage_worse, weigh_doubt
-from registry.manifest import GateLimits
-from registry.store import EVALUATION_FILE, MODEL_FILE, open_store
 from tests.support.evaluations import encode_evaluation, publish_judged
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.judge.evidence import judge_static
+from timberline.benchmarks.proof.worse import Answers, draw_worse, read_answers, stage_worse, weigh_doubt
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, open_store
 
 ROWS = 200_000
 

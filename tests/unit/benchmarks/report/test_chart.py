@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.chart import Chart, across
 
 CHART_HEIGHT = 200
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.config import load_gate_settings
-from benchmarks.judge.measure import ArmRun, Restart
-from benchmarks.report.data import write_report
-from benchmarks.report.terminal import format_table
-from registry.verdict import Verdict
 from tests.support.manifests import build_verdict
 from tests.support.verdicts import RATIO, judged, make_verdict
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.judge.measure import ArmRun, Restart
+from timberline.benchmarks.report.data import write_report
+from timberline.benchmarks.report.terminal import format_table
+from timberline.registry.verdict import Verdict
 
 
 def test_a_first_verdict_says_so() -> None:

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from benchmarks.report.junit import write_junit
-from registry.verdict import Outcome, Verdict, VerdictLine
 from tests.support.verdicts import RATIO, make_verdict
+from timberline.benchmarks.report.junit import write_junit
+from timberline.registry.verdict import Outcome, Verdict, VerdictLine
 
 # Element → attributes it must have, attributes it may have, children it may have (in this order).
 RULES: dict[str, tuple[set[str], set[str], list[str]]] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.config import load_gate_settings
-from benchmarks.report.limits import change_of, margin_shares, use_of
-from registry.verdict import VerdictLine
+from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.report.limits import change_of, margin_shares, use_of
+from timberline.registry.verdict import VerdictLine
 
 
 def line(name: str = "p50", **given: object) -> VerdictLine:

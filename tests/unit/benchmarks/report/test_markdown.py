@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks.report.markdown import MAX_CHARACTERS, write_markdown
-from registry.verdict import Outcome, VerdictLine
 from tests.support.manifests import build_verdict
 from tests.support.verdicts import RATIO, judged, make_verdict
+from timberline.benchmarks.report.markdown import MAX_CHARACTERS, write_markdown
+from timberline.registry.verdict import Outcome, VerdictLine
 
 
 def say(reason: str, name: str = "recall") -> VerdictLine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.report.markup import Markup, format_number, tag
+from timberline.benchmarks.report.markup import Markup, format_number, tag
 
 ATTACK = '</title><script>alert("1")</script>&amp;'
 

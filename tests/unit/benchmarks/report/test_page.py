@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.judge.verdict import describe_verdict
-from benchmarks.report.page import write_page
-from benchmarks.report.plots.confusion import choose_classes
-from benchmarks.report.record import Record
-from registry.verdict import Outcome, VerdictLine
 from tests.support.records import build_page_verdict, build_record
+from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.report.page import write_page
+from timberline.benchmarks.report.plots.confusion import choose_classes
+from timberline.benchmarks.report.record import Record
+from timberline.registry.verdict import Outcome, VerdictLine
 
 ATTACK = "</title><script>alert('1')</script>\"' onload=x &amp;"
 VOID = {"meta", "br", "hr", "img", "link"}

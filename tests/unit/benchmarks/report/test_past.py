@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.report.past import draw_page, read_past
-from registry.errors import VersionNotFoundError
-from registry.promotion import promote
-from registry.store import Store, open_store
 from tests.support.releases import publish_release
+from timberline.benchmarks.__main__ import main
+from timberline.benchmarks.report.past import draw_page, read_past
+from timberline.registry.errors import VersionNotFoundError
+from timberline.registry.promotion import promote
+from timberline.registry.store import Store, open_store
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.report.plots.distributions import bin_shares, format_ms
-from benchmarks.report.plots.quantiles import bound_shift, shift_quantiles
+from timberline.benchmarks.report.plots.distributions import bin_shares, format_ms
+from timberline.benchmarks.report.plots.quantiles import bound_shift, shift_quantiles
 
 
 def test_a_cost_of_every_request_is_a_level_line() -> None:

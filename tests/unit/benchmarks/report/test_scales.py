@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import norm
 
-from benchmarks.report.scales import Scale
+from timberline.benchmarks.report.scales import Scale
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.cpu_time import (
+from tests.support.manifests import TINY_CLASSES, build_manifest
+from timberline.benchmarks.cpu_time import (
     list_processes,
     read_cpu_s,
     read_each_cpu_s,
     read_resident_bytes,
     read_wait_s,
 )
-from benchmarks.errors import BenchmarkError, WorkloadError
-from benchmarks.rivals.environments import LOCKS, find_python, list_rivals
-from benchmarks.service import requests as service_requests
-from benchmarks.service.closed_loop import Round, Seen, drive, read_answer_length
-from benchmarks.service.figures import (
+from timberline.benchmarks.errors import BenchmarkError, WorkloadError
+from timberline.benchmarks.rivals.environments import LOCKS, find_python, list_rivals
+from timberline.benchmarks.service import requests as service_requests
+from timberline.benchmarks.service.closed_loop import Round, Seen, drive, read_answer_length
+from timberline.benchmarks.service.figures import (
     DEFAULT_TARGETS,
     Spread,
     Target,
@@ -39,11 +40,10 @@ from benchmarks.service.figures import (
     judge,
     load_targets,
 )
-from benchmarks.service.speed import derive_figures
-from registry.errors import ConfigError
-from registry.manifest import Golden
-from registry.signature import Column, build_signature
-from tests.support.manifests import TINY_CLASSES, build_manifest
+from timberline.benchmarks.service.speed import derive_figures
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import Golden
+from timberline.registry.signature import Column, build_signature
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

@@ -14,21 +14,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from inference.config import ServiceConfig
-from inference.live.fleet import Change, Fleet
-from inference.live.places import parse_models
-from inference.live.run import Runner
-from inference.live.state import Lineup, ServiceState
-from inference.live.watch import Watcher
-from inference.live.work import WorkLimit
-from inference.metrics.counters import ServiceMetrics
-from inference.routes.predict import Predict
-from inference.wire.answers import Answer
-from inference.wire.request import Request
-from registry.blobs import MOST_BYTES
-from registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
-from registry.names import ModelRef
-from registry.store import MODEL_FILE, Store, open_store
 from tests.support.failing_blobs import FailingBlobs
 from tests.support.manifests import forget_publication
 from tests.support.service import DEADLINE_S
@@ -39,6 +24,21 @@ from tests.support.tiny_model import (
     publish_mixed,
     publish_numeric,
 )
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.fleet import Change, Fleet
+from timberline.inference.live.places import parse_models
+from timberline.inference.live.run import Runner
+from timberline.inference.live.state import Lineup, ServiceState
+from timberline.inference.live.watch import Watcher
+from timberline.inference.live.work import WorkLimit
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.routes.predict import Predict
+from timberline.inference.wire.answers import Answer
+from timberline.inference.wire.request import Request
+from timberline.registry.blobs import MOST_BYTES
+from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
+from timberline.registry.names import ModelRef
+from timberline.registry.store import MODEL_FILE, Store, open_store
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from inference.errors import NotFoundError
-from inference.live.state import Lineup, ServiceState
-from inference.live.traffic import Split
-from inference.live.versions import load_version
-from inference.wire.request import Request
-from registry.store import Store, open_store
 from tests.support.tiny_model import publish_numeric
+from timberline.inference.errors import NotFoundError
+from timberline.inference.live.state import Lineup, ServiceState
+from timberline.inference.live.traffic import Split
+from timberline.inference.live.versions import load_version
+from timberline.inference.wire.request import Request
+from timberline.registry.store import Store, open_store
 
 
 @pytest.fixture

@@ -11,21 +11,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from inference.live.traffic import (
-    ColumnChoice,
-    Replay,
-    Replayed,
-    Shadow,
-    Share,
-    Split,
-    parse_share,
-    place_key,
-)
-from inference.session import Feed, Session
-from inference.wire.request import Request
-from registry.errors import ConfigError
-from registry.names import ModelRef
-from registry.signature import Column, build_signature
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import (
     CLASSES,
@@ -38,6 +23,21 @@ from tests.support.tiny_model import (
     build_lean_graph,
     expect_probabilities,
 )
+from timberline.inference.live.traffic import (
+    ColumnChoice,
+    Replay,
+    Replayed,
+    Shadow,
+    Share,
+    Split,
+    parse_share,
+    place_key,
+)
+from timberline.inference.session import Feed, Session
+from timberline.inference.wire.request import Request
+from timberline.registry.errors import ConfigError
+from timberline.registry.names import ModelRef
+from timberline.registry.signature import Column, build_signature
 
 SEED = 7
 KEYS = [b"customer-%d" % number for number in range(10_000)]

@@ -15,15 +15,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from inference.errors import GoldenMismatchError, LoadFailedError, NotReadyError, ServingError
-from inference.live.proven import run_trial
-from inference.live.trial import Ledger, Outcome, Trial, TrialRunner, may_heal
-from registry.errors import ConfigError, DigestMismatchError, LifecycleError, VersionNotFoundError
-from registry.ground.files import digest_file
-from registry.store import MODEL_FILE, open_store
-from registry.verification import MANIFEST_FILE
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import publish_numeric
+from timberline.inference.errors import GoldenMismatchError, LoadFailedError, NotReadyError, ServingError
+from timberline.inference.live.proven import run_trial
+from timberline.inference.live.trial import Ledger, Outcome, Trial, TrialRunner, may_heal
+from timberline.registry.errors import ConfigError, DigestMismatchError, LifecycleError, VersionNotFoundError
+from timberline.registry.ground.files import digest_file
+from timberline.registry.store import MODEL_FILE, open_store
+from timberline.registry.verification import MANIFEST_FILE
 
 
 def describe(registry: Path = Path("/nowhere"), version: int = 1, **changes: object) -> Trial:
@@ -172,7 +172,7 @@ def test_memory_beyond_the_limit_is_refused_and_the_limit_goes_with_the_block() 
     """In a process of its own: a limit that stayed would fail whatever comes after."""
     code = (
         "import mmap, resource\n"
-        "from inference.live.trial import limit_memory\n"
+        "from timberline.inference.live.trial import limit_memory\n"
         "before = resource.getrlimit(resource.RLIMIT_AS)\n"
         "with limit_memory(64 << 20):\n"
         "    mmap.mmap(-1, 32 << 20).close()\n"

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from inference.errors import DeadlineError, OverloadedError
-from inference.live.work import WorkLimit
+from timberline.inference.errors import DeadlineError, OverloadedError
+from timberline.inference.live.work import WorkLimit
 
 
 def test_requests_of_one_turn_count_together_and_not_with_the_next() -> None:

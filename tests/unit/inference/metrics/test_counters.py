@@ -11,15 +11,15 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference import errors
-from inference.metrics.counters import ModelMetrics, ServiceMetrics
-from inference.metrics.drift import LEAST_ROWS, Drift
-from inference.metrics.families import COUNTERS, SECONDS, cumulate
-from inference.metrics.shared import Slot, create_memory
-from inference.session import Outputs
-from registry.manifest import Histogram
-from registry.signature import ClassLabel, Column, build_signature
 from tests.support.manifests import build_manifest
+from timberline.inference import errors
+from timberline.inference.metrics.counters import ModelMetrics, ServiceMetrics
+from timberline.inference.metrics.drift import LEAST_ROWS, Drift
+from timberline.inference.metrics.families import COUNTERS, SECONDS, cumulate
+from timberline.inference.metrics.shared import Slot, create_memory
+from timberline.inference.session import Outputs
+from timberline.registry.manifest import Histogram
+from timberline.registry.signature import ClassLabel, Column, build_signature
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

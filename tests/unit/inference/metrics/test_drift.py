@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from inference.metrics.bins import Stability, bin_numbers, bin_text
-from inference.metrics.drift import LEAST_ROWS, Drift
-from inference.metrics.shared import Slot, create_private
-from inference.session import Feed, Outputs
-from registry.manifest import Histogram, Manifest, Prior
-from registry.signature import NULL_TEXT, ClassLabel, Column, build_signature
 from tests.support.manifests import TINY_CLASSES, build_manifest, build_metrics
 from tests.support.shapes import FLAGS, SHAPES, draw_rows, profile
+from timberline.inference.metrics.bins import Stability, bin_numbers, bin_text
+from timberline.inference.metrics.drift import LEAST_ROWS, Drift
+from timberline.inference.metrics.shared import Slot, create_private
+from timberline.inference.session import Feed, Outputs
+from timberline.registry.manifest import Histogram, Manifest, Prior
+from timberline.registry.signature import NULL_TEXT, ClassLabel, Column, build_signature
 
 WINDOW = 1000
 LIMIT = 0.2  # what the field answers to

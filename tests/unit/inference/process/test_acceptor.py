@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from inference.process.acceptor import Balance, bind_listener
-from registry.errors import ConfigError
+from timberline.inference.process.acceptor import Balance, bind_listener
+from timberline.registry.errors import ConfigError
 
 
 @pytest.fixture

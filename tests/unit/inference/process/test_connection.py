@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from inference.process.heads import AnswerHeads
-from inference.wire.answers import JSON
+from timberline.inference.process.heads import AnswerHeads
+from timberline.inference.wire.answers import JSON
 
 
 def test_a_head_holds_the_status_and_every_header() -> None:

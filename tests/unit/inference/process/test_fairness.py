@@ -8,9 +8,9 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from inference.process.connection import Connection as ServiceConnection
-from inference.process.fairness import IdleConnections, Turns
-from inference.wire.body import ReceiveBudget
+from timberline.inference.process.connection import Connection as ServiceConnection
+from timberline.inference.process.fairness import IdleConnections, Turns
+from timberline.inference.wire.body import ReceiveBudget
 
 
 class Transport:

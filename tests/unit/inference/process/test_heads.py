@@ -6,7 +6,7 @@ from unittest.mock import sentinel
 
 import pytest
 
-from inference.process.heads import Head, KnownHeads
+from timberline.inference.process.heads import Head, KnownHeads
 
 HEAD = b"POST /predict HTTP/1.1\r\nContent-Length: 4\r\n\r\n"
 MEANING = Head(

@@ -8,7 +8,7 @@ import sys
 _SCRIPT = """
 import gc, resource
 import numpy as np
-from inference.process.memory import settle_memory
+from timberline.inference.process.memory import settle_memory
 
 loaded = [[] for _ in range(1000)]
 settle_memory()
@@ -32,7 +32,7 @@ _TRIMMED = """
 import asyncio, ctypes
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from inference.process.memory import Trimmer, settle_memory
+from timberline.inference.process.memory import Trimmer, settle_memory
 
 def resident():
     text = Path("/proc/self/status").read_text()

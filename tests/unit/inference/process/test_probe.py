@@ -13,12 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from inference.config import environment_name, resolve_config
-from inference.process.probe import RUNTIME_DIR, SAGEMAKER_FOLDER, ask, find_services, list_folders, main
-from inference.process.statefile import StateFile
-from inference.routes import platforms
-from registry.errors import ConfigError
 from tests.support.service import DEADLINE_S, ROOT
+from timberline.inference.config import environment_name, resolve_config
+from timberline.inference.process.probe import (
+    RUNTIME_DIR,
+    SAGEMAKER_FOLDER,
+    ask,
+    find_services,
+    list_folders,
+    main,
+)
+from timberline.inference.process.statefile import StateFile
+from timberline.inference.routes import platforms
+from timberline.registry.errors import ConfigError
 
 READY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -136,7 +143,7 @@ def test_the_variable_is_the_settings() -> None:
 )
 def test_without_a_file_the_port_is_the_one_of_the_settings(environment: Mapping[str, str]) -> None:
     """The probe reads these variables by itself; two readings must not differ."""
-    code = "import inference.process.probe as p; print(p._read_port())"
+    code = "import timberline.inference.process.probe as p; print(p._read_port())"
     command = [sys.executable, "-S", "-E", "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) == resolve_config({}, environment).port
@@ -145,7 +152,7 @@ def test_without_a_file_the_port_is_the_one_of_the_settings(environment: Mapping
 def leave(folder: Path) -> subprocess.Popen[str]:
     """A process that says it listens on 10.1.2.3, port 4, until its input ends."""
     code = (
-        "import sys; from inference.process.statefile import StateFile\n"
+        "import sys; from timberline.inference.process.statefile import StateFile\n"
         "with StateFile(sys.argv[1]) as file:\n"
         "    file.write('10.1.2.3', 4); print('left', flush=True); sys.stdin.read()\n"
     )

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from inference.errors import HeadTooLargeError, RequestError, TargetTooLongError
-from inference.process.heads import write_head
-from inference.process.reception import LONGEST_HEAD, Reception
+from timberline.inference.errors import HeadTooLargeError, RequestError, TargetTooLongError
+from timberline.inference.process.heads import write_head
+from timberline.inference.process.reception import LONGEST_HEAD, Reception
 
 
 def feed_head(reception: Reception, data: bytes, cuts: list[int]) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any
 
-from inference.process.heads import AnswerHeads
-from inference.process.timing import NAME, RunQueue, Stopwatch, TimedApp, TimedHeads, TimedPool
-from inference.wire.answers import JSON
+from timberline.inference.process.heads import AnswerHeads
+from timberline.inference.process.timing import NAME, RunQueue, Stopwatch, TimedApp, TimedHeads, TimedPool
+from timberline.inference.wire.answers import JSON
 
 WORK_NS = 20_000_000  # far more than what a thread uses to take work and give it back
 

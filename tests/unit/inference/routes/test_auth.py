@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from inference.config import ServiceConfig, resolve_config
-from inference.errors import UnauthorizedError
-from inference.routes.auth import Guard, TokensWatch, read_guard
-from inference.routes.requestlog import find_trace
-from registry.errors import ConfigError
+from timberline.inference.config import ServiceConfig, resolve_config
+from timberline.inference.errors import UnauthorizedError
+from timberline.inference.routes.auth import Guard, TokensWatch, read_guard
+from timberline.inference.routes.requestlog import find_trace
+from timberline.registry.errors import ConfigError
 
 FIRST = "first-token-0123456789"
 SECOND = "c2Vjb25kLXRva2Vu/+~._=="

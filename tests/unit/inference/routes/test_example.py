@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from inference.routes.example import pick_example, write_curl
-from registry.manifest import Golden
-from registry.signature import Column, build_signature
-from registry.store import open_store
 from tests.support.manifests import build_manifest
 from tests.support.service import running_service
 from tests.support.tiny_model import CLASSES, publish_mixed
+from timberline.inference.routes.example import pick_example, write_curl
+from timberline.registry.manifest import Golden
+from timberline.registry.signature import Column, build_signature
+from timberline.registry.store import open_store
 
 
 def test_the_example_is_answered(tmp_path: Path) -> None:

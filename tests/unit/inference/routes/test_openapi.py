@@ -14,17 +14,6 @@ import jsonschema
 import numpy as np
 import pytest
 
-from inference.app import STATUSES, App
-from inference.config import ServiceConfig
-from inference.live.state import Lineup, ServiceState
-from inference.live.versions import LiveVersion, load_version
-from inference.metrics.counters import ServiceMetrics
-from inference.routes.openapi import OpenApi
-from inference.routes.openapi_paths import ERRORS
-from inference.routes.openapi_rows import describe_column, write_csv_example
-from inference.wire.request import Request
-from registry.signature import Column
-from registry.store import open_store
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
     MIXED_ROWS,
@@ -33,6 +22,17 @@ from tests.support.tiny_model import (
     publish_mixed,
     publish_numeric,
 )
+from timberline.inference.app import STATUSES, App
+from timberline.inference.config import ServiceConfig
+from timberline.inference.live.state import Lineup, ServiceState
+from timberline.inference.live.versions import LiveVersion, load_version
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.routes.openapi import OpenApi
+from timberline.inference.routes.openapi_paths import ERRORS
+from timberline.inference.routes.openapi_rows import describe_column, write_csv_example
+from timberline.inference.wire.request import Request
+from timberline.registry.signature import Column
+from timberline.registry.store import open_store
 
 TOKEN = "token-for-openapi-0123"
 ASKED = Request("GET", "/openapi.json", b"", (), b"")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import inference.routes.page
-from inference.routes.card import describe_version, find_groups
-from inference.routes.page import page_headers, prefers_page, write_page
-from registry.manifest import Golden, Histogram, Manifest
-from registry.signature import ClassLabel, Column, build_signature
+import timberline.inference.routes.page
 from tests.support.manifests import build_manifest, build_metrics
 from tests.support.wood_model import ATTACK, COLUMNS, GOLDEN_ROWS
+from timberline.inference.routes.card import describe_version, find_groups
+from timberline.inference.routes.page import page_headers, prefers_page, write_page
+from timberline.registry.manifest import Golden, Histogram, Manifest
+from timberline.registry.signature import ClassLabel, Column, build_signature
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
@@ -120,7 +120,7 @@ def test_the_policy_knows_the_style_and_the_script_and_nothing_else() -> None:
 
 def test_the_sources_name_no_other_place() -> None:
     """The page works in a network without an exit, and tells nobody that it is looked at."""
-    static = Path(inference.routes.page.__file__).with_name("static")
+    static = Path(timberline.inference.routes.page.__file__).with_name("static")
     for path in static.iterdir():
         text = path.read_text("utf-8")
         assert set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]+", text)) <= {"http://www.w3.org"}, path.name

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.config import ServiceConfig, resolve_config
-from registry.errors import ConfigError
+from timberline.inference.config import ServiceConfig, resolve_config
+from timberline.registry.errors import ConfigError
 
 
 @pytest.mark.parametrize(

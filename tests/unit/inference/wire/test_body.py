@@ -10,8 +10,8 @@ import zlib
 
 import pytest
 
-from inference.errors import BodyTooLargeError, ClientGoneError, MalformedBodyError, ReceivingError
-from inference.wire.body import BodyReader, Inflater, ReceiveBudget
+from timberline.inference.errors import BodyTooLargeError, ClientGoneError, MalformedBodyError, ReceivingError
+from timberline.inference.wire.body import BodyReader, Inflater, ReceiveBudget
 
 LIMIT = 100_000
 # What no compressor makes small, and what every one makes tiny.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from inference.errors import RequestError
-from inference.wire.exact import RowBatch, read_exactly
-from registry.signature import Column
+from timberline.inference.errors import RequestError
+from timberline.inference.wire.exact import RowBatch, read_exactly
+from timberline.registry.signature import Column
 
 COLUMNS = (Column(name="instances", datatype="FP64"), Column(name="text", datatype="BYTES", default="x"))
 

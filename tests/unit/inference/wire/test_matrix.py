@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.errors import RowError
-from inference.wire.matrix import check_numeric, check_text
-from registry.signature import NULL_TEXT
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
+from timberline.inference.errors import RowError
+from timberline.inference.wire.matrix import check_numeric, check_text
+from timberline.registry.signature import NULL_TEXT
 
 NAN = float("nan")
 INF = float("inf")

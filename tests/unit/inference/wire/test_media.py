@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from inference.wire.media import JSON_MEDIA, LINES_MEDIA, Media, find_wanted
-from inference.wire.request import Request
+from timberline.inference.wire.media import JSON_MEDIA, LINES_MEDIA, Media, find_wanted
+from timberline.inference.wire.request import Request
 
 CSV = Media("csv", False)
 FLOATS = Media("floats")

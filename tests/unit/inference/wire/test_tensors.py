@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.errors import BatchTooLargeError, RequestError
-from inference.session import Feed, Outputs
-from inference.wire.envelope import InferRequest, read_header_length, read_request
-from inference.wire.outline import Limits
-from inference.wire.tensors import TensorReader, TensorWriter
-from registry.signature import NULL_TEXT, Column, build_signature
 from tests.support.tiny_model import CLASSES, MIXED_COLUMNS, MIXED_ROWS, NUMERIC_COLUMNS, NUMERIC_ROWS
+from timberline.inference.errors import BatchTooLargeError, RequestError
+from timberline.inference.session import Feed, Outputs
+from timberline.inference.wire.envelope import InferRequest, read_header_length, read_request
+from timberline.inference.wire.outline import Limits
+from timberline.inference.wire.tensors import TensorReader, TensorWriter
+from timberline.registry.signature import NULL_TEXT, Column, build_signature
 
 MAX_ROWS = 8
 NUMERIC = TensorReader(build_signature(NUMERIC_COLUMNS, CLASSES), MAX_ROWS)

@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
+from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.registry.errors import ConfigError
-from timberline.registry.ground.command import print_json, print_result, read_options, run_command
-from timberline.registry.ground.logs import configure_logging
+from timberline.registry.runtime.cli import print_json, print_result, read_options, run_command
+from timberline.registry.runtime.logs import configure_logging
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.proof.selftest import SelfTest
+    from timberline.benchmarks.selftest.run import SelfTest
     from timberline.registry.manifest import GateLimits
 
 # The verdict decides the exit code; only 0 lets a release go on.
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
 
-# The candidates of a self-test; see `benchmarks.proof.arms`.
+# The candidates of a self-test; see `benchmarks.selftest.scenarios`.
 # A worse model is blocked before it is measured, so that few whole gates tell; draws tell the rest.
 _ARMS = "aa,cpu_3=5,cpu_10,service_20,work_20,tail,worse_1=5,worse_2=5"
 # Shares of the answers that are changed, and how many held-out rows there are (0: all) in draws.
@@ -161,7 +161,7 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.gate import run_gate
+    from timberline.benchmarks.gate.run import run_gate
     from timberline.benchmarks.report.terminal import format_table
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -238,7 +238,7 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _etl(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.etl.speed import measure_etl
+    from timberline.benchmarks.dev.etl.speed import measure_etl
 
     if options.set:
         raise ConfigError("the ETL is measured with the model folder as it stands", where="--set")
@@ -249,9 +249,9 @@ def _etl(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.service.figures import DEFAULT_TARGETS, load_targets
-    from timberline.benchmarks.service.report import format_service, write_report
-    from timberline.benchmarks.service.speed import Settings, measure_service
+    from timberline.benchmarks.dev.service.figures import DEFAULT_TARGETS, load_targets
+    from timberline.benchmarks.dev.service.report import format_service, write_report
+    from timberline.benchmarks.dev.service.speed import Settings, measure_service
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -281,8 +281,13 @@ def _service(options: argparse.Namespace) -> int:
 
 
 def _attacks(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.attacks.run import Settings, measure_attacks
-    from timberline.benchmarks.attacks.table import DEFAULT_BOUNDS, format_attacks, load_bounds, write_report
+    from timberline.benchmarks.dev.attacks.run import Settings, measure_attacks
+    from timberline.benchmarks.dev.attacks.table import (
+        DEFAULT_BOUNDS,
+        format_attacks,
+        load_bounds,
+        write_report,
+    )
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -304,16 +309,16 @@ def _attacks(options: argparse.Namespace) -> int:
 
 
 def _rivals(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.rivals.environments import list_rivals, make_environment
+    from timberline.benchmarks.dev.competitors.environments import list_rivals, make_environment
 
     print_result({name: str(make_environment(options.environments, name)) for name in list_rivals()})
     return 0
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.proof.arms import NIGHTLY, parse_arms
-    from timberline.benchmarks.proof.rates import find_alarm, format_rates, measure_rates
-    from timberline.benchmarks.proof.selftest import list_nightly, list_rejudged, run_selftest
+    from timberline.benchmarks.selftest.rates import find_alarm, format_rates, measure_rates
+    from timberline.benchmarks.selftest.run import list_nightly, list_rejudged, run_selftest
+    from timberline.benchmarks.selftest.scenarios import NIGHTLY, parse_arms
 
     if options.draws is not None:
         return _draw(options)
@@ -331,7 +336,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.proof.draws import Draws, format_draws, measure_draws, run_draws
+    from timberline.benchmarks.selftest.draws import Draws, format_draws, measure_draws, run_draws
 
     test = _open_selftest(options)
     path = options.csv or options.data / "selftest" / "draws.csv"
@@ -345,9 +350,15 @@ def _draw(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.proof.arms import read_folders
-    from timberline.benchmarks.proof.replayed import CHAINS, Judge, format_replays, judge_pairs, measure_rates
-    from timberline.benchmarks.proof.replays import Replays, measure_replays, write_pairs
+    from timberline.benchmarks.selftest.replayed import (
+        CHAINS,
+        Judge,
+        format_replays,
+        judge_pairs,
+        measure_rates,
+    )
+    from timberline.benchmarks.selftest.replays import Replays, measure_replays, write_pairs
+    from timberline.benchmarks.selftest.scenarios import read_folders
 
     settings, limits = _settings(options), _read_limits(options)
     path = options.csv or options.data / "selftest" / "replays.csv"
@@ -365,7 +376,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _read_limits(options: argparse.Namespace) -> GateLimits:
-    from timberline.benchmarks.config import read_limits
+    from timberline.benchmarks.gate.settings import read_limits
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -377,7 +388,7 @@ def _read_limits(options: argparse.Namespace) -> GateLimits:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.proof.calibrate import calibrate
+    from timberline.benchmarks.selftest.calibrate import calibrate
 
     calibration, path = calibrate(_open_selftest(options), options.count)
     print_result(calibration)
@@ -386,7 +397,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _open_selftest(options: argparse.Namespace) -> SelfTest:
-    from timberline.benchmarks.proof.selftest import SelfTest
+    from timberline.benchmarks.selftest.run import SelfTest
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store

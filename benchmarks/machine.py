@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from timberline.registry.ground.cpus import count_cpus
+from timberline.registry.runtime.cpus import count_cpus
 
 _ROOT = Path("/")
 UNKNOWN_CPU = "unknown"

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from timberline.registry.ground.command import print_result, read_options, run_command
-from timberline.registry.ground.logs import configure_logging
-from timberline.registry.ground.quiet import silence_tensorflow
+from timberline.registry.runtime.cli import print_result, read_options, run_command
+from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.quiet import silence_tensorflow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     # Imported here, so that wrong flags are told at once and not after loading the runtimes.
     from timberline.exporter.export import export_run
     from timberline.exporter.inputs import load_inputs, load_release_settings
-    from timberline.exporter.parity import TOLERANCES, load_tolerances
+    from timberline.exporter.parity.compare import TOLERANCES, load_tolerances
     from timberline.registry.store import open_store
 
     tolerances = load_tolerances(options.tolerances or TOLERANCES)

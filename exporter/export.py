@@ -14,11 +14,12 @@ from pathlib import Path
 import onnx
 
 from timberline import __version__
-from timberline.exporter.compose import compose_graph, serialise
-from timberline.exporter.costs import RowCost, log_cost, measure_row
+from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.errors import ExportError
+from timberline.exporter.graph.compose import compose_graph, serialise
+from timberline.exporter.graph.costs import RowCost, log_cost, measure_row
+from timberline.exporter.graph.runtime import runtime_versions
 from timberline.exporter.inputs import ExportInputs
-from timberline.exporter.operators import build_feature_graph
 from timberline.exporter.package import (
     Evidence,
     describe_version,
@@ -27,21 +28,20 @@ from timberline.exporter.package import (
     require_accuracy,
     write_test_rows,
 )
-from timberline.exporter.parity import (
+from timberline.exporter.parity.compare import (
     Tolerances,
     keeps_bounds,
     load_tolerances,
     manifest_parity,
 )
-from timberline.exporter.proof import Network, Proof, prove, replay_golden
+from timberline.exporter.parity.rows import check_slices, rows_to_feeds
+from timberline.exporter.parity.verify import Network, Proof, prove, replay_golden
 from timberline.exporter.report import ExportResult, log_result, make_result
-from timberline.exporter.rows import check_slices, rows_to_feeds
-from timberline.exporter.runtime import runtime_versions
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
-from timberline.registry.ground.logs import log_event
 from timberline.registry.manifest import Manifest
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
+from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
 
@@ -138,7 +138,7 @@ def _export(
     inputs: ExportInputs, store: Store, tolerances: Tolerances, created_at: Callable[[], str]
 ) -> ExportResult:
     # TensorFlow takes seconds to load, and a skipped export needs none of it.
-    from timberline.exporter.convert import KerasNetwork, converter_versions  # noqa: PLC0415
+    from timberline.exporter.graph.convert import KerasNetwork, converter_versions  # noqa: PLC0415
 
     run = inputs.run
     read_seen(inputs.seen_rows)  # refused now, it has cost no conversion
@@ -158,7 +158,7 @@ def _export(
         precision=inputs.export.precision,
     )
     if inputs.export.precision == "int8":
-        from timberline.exporter.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
+        from timberline.exporter.graph.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
 
         model = quantise_graph(model)
     return publish_proven(

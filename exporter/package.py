@@ -14,11 +14,9 @@ import pyarrow.parquet as pq
 
 from timberline import __version__
 from timberline.exporter.errors import ExportError
-from timberline.exporter.parity import FloatArray, IntArray
-from timberline.exporter.rows import Chunk
-from timberline.exporter.runtime import find_minimum_runtime
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import digest_bytes
+from timberline.exporter.graph.runtime import find_minimum_runtime
+from timberline.exporter.parity.compare import FloatArray, IntArray
+from timberline.exporter.parity.rows import Chunk
 from timberline.registry.manifest import (
     BASELINE_PREFIX,
     SCHEMA_VERSION,
@@ -33,6 +31,8 @@ from timberline.registry.manifest import (
 )
 from timberline.registry.rows import SEEN_KEY, SEEN_SCHEMA_VERSION, SeenRows
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN, RunRecord
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import Column, SourceTable, UnreadRole, build_signature
 
 # The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.

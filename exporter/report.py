@@ -8,12 +8,12 @@ from typing import Literal
 import msgspec
 import onnx
 
-from timberline.exporter.costs import RowCost
+from timberline.exporter.graph.costs import RowCost
 from timberline.exporter.inputs import ExportInputs
-from timberline.exporter.parity import Break
-from timberline.exporter.proof import Proof
-from timberline.registry.ground.files import digest_bytes
-from timberline.registry.ground.logs import log_event
+from timberline.exporter.parity.compare import Break
+from timberline.exporter.parity.verify import Proof
+from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.runtime.logs import log_event
 
 log = logging.getLogger("exporter.report")
 

@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__" and sys.argv[1:2] == ["health"]:
     # Asked every few seconds: what is imported below would cost ten times as much as asking.
-    from timberline.inference.process.probe import main as ask
+    from timberline.inference.server.probe import main as ask
 
     if (_code := ask(sys.argv[2:])) is not None:
         sys.exit(_code)
@@ -18,8 +18,8 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from timberline.registry.ground.command import read_options, run_command
-from timberline.registry.ground.logs import configure_logging, write_in_background
+from timberline.registry.runtime.cli import read_options, run_command
+from timberline.registry.runtime.logs import configure_logging, write_in_background
 
 _FLAGS = {
     "model": "name, name@alias or name@7, several with commas (default forest_cover, its production)",
@@ -78,23 +78,23 @@ def _serve(options: argparse.Namespace) -> int:
     config = resolve_config(flags, os.environ)
     _heed_sigterm()
     if config.workers > 1:
-        from timberline.inference.process.supervisor import supervise
+        from timberline.inference.server.supervisor import supervise
 
         return supervise(config, ["--log-level", options.log_level, "--log-format", options.log_format])
-    from timberline.inference.process.worker import serve
+    from timberline.inference.server.worker import serve
 
     return serve(config)
 
 
 def _work(options: argparse.Namespace) -> int:
     _heed_sigterm()
-    from timberline.inference.process.worker import work
+    from timberline.inference.server.worker import work
 
     return work()
 
 
 def _try(options: argparse.Namespace) -> int:
-    from timberline.inference.live.proven import run_trial
+    from timberline.inference.models.proven import run_trial
 
     return run_trial(sys.stdin.buffer, sys.stdout.buffer)
 
@@ -105,7 +105,7 @@ def _heed_sigterm() -> None:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from timberline.inference.process.probe import check
+    from timberline.inference.server.probe import check
 
     return check(options.port, options.runtime_dir)
 

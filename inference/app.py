@@ -14,23 +14,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from timberline.inference import errors
 from timberline.inference.config import ServiceConfig
-from timberline.inference.live.run import Runner
-from timberline.inference.live.state import ServiceState
-from timberline.inference.live.work import WorkLimit
+from timberline.inference.formats.answers import Answer, Header, answer_json
+from timberline.inference.formats.body import BodyReader, ReceiveBudget
+from timberline.inference.formats.request import Handler, Request
 from timberline.inference.metrics.counters import RouteMetrics, ServiceMetrics
-from timberline.inference.process.memory import Trimmer
+from timberline.inference.models.routing import ServiceState
+from timberline.inference.models.runner import Runner
+from timberline.inference.models.work import WorkLimit
+from timberline.inference.platforms import add_routes
 from timberline.inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
 from timberline.inference.routes.cors import CorsPolicy, read_policy
 from timberline.inference.routes.health import Health
 from timberline.inference.routes.infer import Infer
 from timberline.inference.routes.openapi import OpenApi
-from timberline.inference.routes.platforms import add_routes
 from timberline.inference.routes.predict import Predict
 from timberline.inference.routes.protocol import Metadata
 from timberline.inference.routes.requestlog import find_trace, log_request
-from timberline.inference.wire.answers import Answer, Header, answer_json
-from timberline.inference.wire.body import BodyReader, ReceiveBudget
-from timberline.inference.wire.request import Handler, Request
+from timberline.inference.server.memory import Trimmer
 from timberline.registry.errors import LifecycleError
 
 _logger = logging.getLogger("inference.app")
@@ -64,7 +64,7 @@ class App:
     latter always adds turns errors into text, and every endpoint here answers its own. Paths
     without a parameter are looked up directly; walking the routes costs a tenth of a request.
 
-    ``direct`` holds, by request target, what `inference.process.connection` may answer without ASGI,
+    ``direct`` holds, by request target, what `inference.server.connection` may answer without ASGI,
     ``metrics_app`` what there is on the metrics' own port, and ``receiving`` counts the bytes of requests
     that all connections hold.
     """
@@ -213,7 +213,7 @@ class Endpoint:
     def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
         """Answer one request whose body is here already; raises nothing.
 
-        The short way of `inference.process.connection`. What is not answered at once is to be waited for.
+        The short way of `inference.server.connection`. What is not answered at once is to be waited for.
         """
         started = perf_counter()
         self._in_flight[0] += 1.0  # another worker may be asked for the number meanwhile

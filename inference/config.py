@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from timberline.inference.routes.platforms import SAGEMAKER_FOLDER, check_route, read_platform
+from timberline.inference.platforms import SAGEMAKER_FOLDER, check_route, read_platform
 from timberline.registry.errors import ConfigError
 
 # An answer names every class in every row, and may be much longer than its request. So many times the
@@ -57,7 +57,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``tokens``, ``tokens_file``: bearer tokens, with commas or on lines; with any, everything but
       health asks for one.
     - ``request_log``: one line in the log for every request.
-    - ``server_timing``: every answer to a ``POST`` says what it cost (`inference.process.timing`); for
+    - ``server_timing``: every answer to a ``POST`` says what it cost (`inference.server.timing`); for
       measurements, as it tells strangers about the machine.
     - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
     - ``root_path``: what a proxy in front has before every path; it stands in links and documents, and
@@ -69,7 +69,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``keep_alive_s``: longer than the 60 s after which common load balancers let go of an idle
       connection, so that it is never the service that closes one in use.
     - ``runtime_dir``: where the service leaves the file that ``health`` finds it by
-      (`inference.process.statefile`); "" is the first of the usual folders that can be used.
+      (`inference.server.statefile`); "" is the first of the usual folders that can be used.
     """
 
     model: str = "forest_cover"
@@ -128,7 +128,7 @@ def resolve_config(
     """Settings from ``flags`` (None where not given) over ``environment`` over the defaults.
 
     Between the last two is what a managed platform asks for, by its own variables or by the folder
-    ``sagemaker_folder`` (`inference.routes.platforms`); under one, the default of ``host`` is
+    ``sagemaker_folder`` (`inference.platforms`); under one, the default of ``host`` is
     ``0.0.0.0``. An empty variable counts as not set, as
     compose files and shells write "nothing" that way. Service links are no settings.
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from timberline.registry import catalog, checks, promotion, tables
 from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
 from timberline.registry.errors import ConfigError, DamageError
-from timberline.registry.ground.command import GO_ON, print_json, read_options, run_command
-from timberline.registry.ground.logs import configure_logging
 from timberline.registry.names import CANDIDATE, ModelRef
+from timberline.registry.runtime.cli import GO_ON, print_json, read_options, run_command
+from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.store import Store, open_store
 
 _HELP = {

@@ -29,8 +29,6 @@ from timberline.registry.errors import (
     make_after_change,
 )
 from timberline.registry.folder import show_name
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import (
@@ -42,6 +40,8 @@ from timberline.registry.names import (
     list_newest,
     parse_number,
 )
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
 
 Action = Literal["set", "promote", "rollback", "repair"]

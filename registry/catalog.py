@@ -11,10 +11,10 @@ import msgspec
 
 from timberline.registry.aliases import ALIASES, AliasRecord, History, inspect_history, list_aliases
 from timberline.registry.checks import TROUBLE, check_places, check_top, describe, find_contents
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.manifest import Interval, Manifest
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import Rollbacks, find_rolled_back, group_rollbacks
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE, Judged, Outcome, decode_verdict
 

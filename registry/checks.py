@@ -18,9 +18,9 @@ from timberline.registry.aliases import (
 )
 from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
 from timberline.registry.folder import show_name
-from timberline.registry.ground.permissions import explain_refusal
 from timberline.registry.names import ModelRef, is_name, parse_number
 from timberline.registry.promotion import find_exchanged
+from timberline.registry.runtime.permissions import explain_refusal
 from timberline.registry.store import Contents, Store
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 

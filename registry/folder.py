@@ -21,8 +21,8 @@ from pathlib import Path
 
 from timberline.registry.blobs import MOST_BYTES, OnError
 from timberline.registry.errors import DamageError, RegistryError
-from timberline.registry.ground.files import lacks_locks, sync_change, sync_folder
-from timberline.registry.ground.logs import log_event
+from timberline.registry.runtime.files import lacks_locks, sync_change, sync_folder
+from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("registry.folder")
 

@@ -18,9 +18,9 @@ import msgspec
 
 from timberline.registry.blobs import Blobs
 from timberline.registry.errors import DamageError
-from timberline.registry.ground.decode import decode_json
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import check_name, parse_number
+from timberline.registry.runtime.decode import decode_json
 
 # An entry has 300 bytes and what somebody gave as the reason.
 MOST_RECORD_BYTES = 1 << 20

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.errors import ManifestError
-from timberline.registry.ground.decode import decode_json
+from timberline.registry.runtime.decode import decode_json
 from timberline.registry.signature import Signature, SourceTable
 
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from timberline.registry.errors import RegistryError
-from timberline.registry.ground.decode import decode_json
+from timberline.registry.runtime.decode import decode_json
 
 NOISE_SCHEMA_VERSION = 1
 NOISE_FILE = "training_noise.json"

@@ -21,8 +21,8 @@ from timberline.registry.aliases import (
     repair_alias,
 )
 from timberline.registry.errors import ConfigError, PromotionRefusedError, RegistryError
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.names import PRODUCTION
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
 from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
 from timberline.registry.verification import DOCUMENTS

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from timberline.registry.ground.files import digest_bytes
+from timberline.registry.runtime.files import digest_bytes
 
 # Counts the ways to hash a row, too: hashes of two ways cannot be compared.
 SEEN_SCHEMA_VERSION = 1

@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 
 from timberline.registry.errors import ManifestError, StageError
-from timberline.registry.ground.decode import decode_json
 from timberline.registry.manifest import Histogram, Precision, Prior
+from timberline.registry.runtime.decode import decode_json
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1

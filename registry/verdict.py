@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.errors import RegistryError
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.manifest import Sha256
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import digest_bytes
 
 # 1: no seal, no evidence; still read, to be shown, but it promotes nothing. 2: sealed.
 VERDICT_SCHEMA_VERSION = 2

@@ -57,7 +57,7 @@ def _compare(path: Path, size: int, expected: FileDigest, is_quick: bool) -> lis
 
 
 def _digest(path: Path) -> str:
-    """As `registry.ground.files.digest_file`; "" of what has become another thing than a plain file."""
+    """As `registry.runtime.files.digest_file`; "" of what has become another thing than a plain file."""
     handle = open_plain(path)
     if handle is None:
         return ""

@@ -10,10 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-from timberline.registry.ground.command import print_result, read_options, run_command
-from timberline.registry.ground.logs import configure_logging
-from timberline.registry.ground.quiet import quiet_stderr, silence_tensorflow
 from timberline.registry.names import ModelRef
+from timberline.registry.runtime.cli import print_result, read_options, run_command
+from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
 from timberline.training.config import ModelConfig, load_model_config
 
 
@@ -80,11 +80,11 @@ def _run(options: argparse.Namespace) -> int:
 def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict[str, object]:
     # Imported here, so that fetching does not wait for DuckDB and ETL does not wait for TensorFlow.
     if options.stage == "fetch":
-        from timberline.training.fetch import run_fetch
+        from timberline.training.data.fetch import run_fetch
 
         return run_fetch(config, data)
     if options.stage == "etl":
-        from timberline.training.etl import run_etl
+        from timberline.training.data.etl import run_etl
 
         return run_etl(config, options.models, data)
     silence_tensorflow()
@@ -98,7 +98,7 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
         return run_train(config, options.models, data, resume=options.resume)
     if options.stage == "calibrate-training":
         return _calibrate(options, config, data)
-    from timberline.training.evaluate import run_evaluate
+    from timberline.training.evaluation.evaluate import run_evaluate
 
     return run_evaluate(config, data)
 

@@ -1,7 +1,7 @@
 """One piece of work in a process of its own, which ends with the process that waits for it.
 
 TensorFlow keeps some of every network for as long as its process runs. This file imports nothing that
-loads it: what it says as it is loaded is kept from stderr (`registry.ground.quiet`).
+loads it: what it says as it is loaded is kept from stderr (`registry.runtime.quiet`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import sys
 import threading
 from collections.abc import Callable
 
-from timberline.registry.ground.command import run_command
-from timberline.registry.ground.logs import configure_logging
-from timberline.registry.ground.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.cli import run_command
+from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
 
 _KILLED = 137
 
@@ -26,7 +26,7 @@ _KILLED = 137
 def run_alone(work: Callable[..., None], *arguments: object) -> int:
     """Run a module's function in a fresh process, wait for it, and return its exit code.
 
-    What ends it has been logged, as by `registry.ground.command.run_command`. It is killed when the wait is
+    What ends it has been logged, as by `registry.runtime.cli.run_command`. It is killed when the wait is
     given up, and when this process is.
     """
     level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()

@@ -1,6 +1,6 @@
 """model.toml as frozen typed values: what the table is and how a model is made from it.
 
-One file a model, strict: see `registry.ground.settings` for how a mistake is told. Units stand in
+One file a model, strict: see `registry.runtime.settings` for how a mistake is told. Units stand in
 the names; every key is described in the README's reference.
 """
 
@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.errors import ConfigError
-from timberline.registry.ground.decode import UTF_8
-from timberline.registry.ground.settings import LoggingSection, PathsSection, load_settings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.runs import ExportSettings
+from timberline.registry.runtime.decode import UTF_8
+from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
 from timberline.registry.signature import ClassLabel, Column, SourceTable, UnreadRole
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -234,7 +234,7 @@ Network = MlpNetwork | MlpPleNetwork | MlpPlrNetwork
 class TrainingSection(_Section, frozen=True, kw_only=True):
     """Optimiser and schedule; ``precision`` auto is mixed_bfloat16 where the processor has AMX.
 
-    Without ``batch_rows`` an epoch has at least 20 steps; see `training.loop.choose_batch_rows`.
+    Without ``batch_rows`` an epoch has at least 20 steps; see `training.model.loop.choose_batch_rows`.
     """
 
     seed: int = 0

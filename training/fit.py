@@ -14,30 +14,30 @@ import msgspec
 import tensorflow as tf
 
 from timberline.registry.errors import StageError
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import digest_bytes, write_atomically
-from timberline.registry.ground.logs import log_event
-from timberline.registry.ground.stages import (
+from timberline.registry.manifest import Prior
+from timberline.registry.runs import read_run
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import digest_bytes, write_atomically
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.stages import (
     digest_code,
     digest_value,
     find_current,
     read_receipt,
     stage_folder,
 )
-from timberline.registry.manifest import Prior
-from timberline.registry.runs import read_run
-from timberline.training.checkpoints import Epoch, discard_checkpoint
 from timberline.training.config import ModelConfig, input_columns, read_features_sql
-from timberline.training.dataset import PreparedSplit
-from timberline.training.deployment import fit_deployment
+from timberline.training.data.profile import Profile, load_profile
 from timberline.training.features import parse_features
-from timberline.training.loop import Fitted, choose_batch_rows, fit_network
-from timberline.training.network import build_network, build_serving_model
-from timberline.training.persist import check_saved_model, save_model
-from timberline.training.precision import choose_precision
-from timberline.training.profile import Profile, load_profile
+from timberline.training.model.checkpoints import Epoch, discard_checkpoint
+from timberline.training.model.dataset import PreparedSplit
+from timberline.training.model.logit_correction import fit_deployment
+from timberline.training.model.loop import Fitted, choose_batch_rows, fit_network
+from timberline.training.model.network import build_network, build_serving_model
+from timberline.training.model.precision import choose_precision
+from timberline.training.model.saving import check_saved_model, save_model
+from timberline.training.model.scaling import FeatureStatistics, measure_features
 from timberline.training.record import describe_run
-from timberline.training.scaling import FeatureStatistics, measure_features
 
 _logger = logging.getLogger("training.fit")
 

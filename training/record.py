@@ -14,12 +14,12 @@ import pyarrow as pa
 import tensorflow as tf
 
 from timberline import __version__
-from timberline.registry.ground.stages import digest_value
 from timberline.registry.manifest import Prior
 from timberline.registry.runs import RUN_SCHEMA_VERSION, RunRecord
+from timberline.registry.runtime.stages import digest_value
 from timberline.training.config import ModelConfig, read_features_sql, source_table
-from timberline.training.persist import KERAS_FILE, SAVED_MODEL
-from timberline.training.profile import Profile
+from timberline.training.data.profile import Profile
+from timberline.training.model.saving import KERAS_FILE, SAVED_MODEL
 
 
 def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: str, prior: Prior) -> RunRecord:

@@ -27,10 +27,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.errors import ConfigError, StageError
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import digest_bytes
-from timberline.registry.ground.logs import log_event
-from timberline.registry.ground.stages import digest_value, find_current, read_receipt, stage_folder
 from timberline.registry.manifest import Manifest, Metrics
 from timberline.registry.noise import (
     NOISE_FILE,
@@ -40,20 +36,24 @@ from timberline.registry.noise import (
     encode_noise,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.stages import digest_value, find_current, read_receipt, stage_folder
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.training.alone import run_alone
-from timberline.training.checkpoints import discard_checkpoint
 from timberline.training.config import ModelConfig, input_columns, read_features_sql
-from timberline.training.database import literal
-from timberline.training.dataset import PreparedSplit
+from timberline.training.data.database import literal
+from timberline.training.data.profile import Profile, load_profile
 from timberline.training.errors import TrainingError
-from timberline.training.evaluate import predict_split
+from timberline.training.evaluation.evaluate import predict_split
+from timberline.training.evaluation.scores import score
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
 from timberline.training.fit import Splits, digest_inputs, open_splits, train_network
-from timberline.training.persist import scorer
-from timberline.training.profile import Profile, load_profile
+from timberline.training.model.checkpoints import discard_checkpoint
+from timberline.training.model.dataset import PreparedSplit
+from timberline.training.model.saving import scorer
 from timberline.training.record import digest_recipe
-from timberline.training.scores import score
 
 _logger = logging.getLogger("training.repeats")
 

@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
+from timberline.benchmarks.analysis.paired import adjust_holm
 from timberline.benchmarks.history.chain import LatencyIndex, standard_error
 from timberline.benchmarks.history.releases import PAIRED_LINES, Release
 from timberline.benchmarks.history.shifts import Floats, compare_means, compare_walk, find_shifts
-from timberline.benchmarks.judge.paired import adjust_holm
 from timberline.registry.verdict import VerdictLine
 
 STEP_ALPHA = 0.01

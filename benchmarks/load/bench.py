@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.config import GateSettings
-from timberline.benchmarks.drive.duet import build_target
-from timberline.benchmarks.drive.plan import Plan, read_observations
-from timberline.benchmarks.drive.services import Service, drive, launch_driver, launch_service
-from timberline.benchmarks.drive.workload import draw_bodies, load_workload
+from timberline.benchmarks.analysis.statistics import summarize_latencies
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.judge.measure import summarize_latencies
-from timberline.registry.ground.logs import log_event
+from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.measure.duet import build_target
+from timberline.benchmarks.measure.records import Plan, read_observations
+from timberline.benchmarks.measure.services import Service, drive, launch_driver, launch_service
+from timberline.benchmarks.measure.workload import draw_bodies, load_workload
 from timberline.registry.manifest import Manifest
+from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store
 
 logger = logging.getLogger("benchmarks")

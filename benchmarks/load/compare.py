@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from timberline.benchmarks.judge.measure import bound_mean
+from timberline.benchmarks.analysis.statistics import bound_mean
 from timberline.benchmarks.load.settings import CompareSettings
 
 # By arm, the figure's value in every round, in the order of the rounds.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import gevent.socket
 
-from timberline.benchmarks.drive.plan import Body, Target
+from timberline.benchmarks.measure.records import Body, Target
 
 _READ_BYTES = 1 << 16
 _HEAD_END = b"\r\n\r\n"

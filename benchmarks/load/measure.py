@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.drive.services import Service
-from timberline.benchmarks.drive.workload import draw_bodies, load_workload
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.load.stage import Load, Stage, open_stage
 from timberline.benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
 from timberline.benchmarks.load.window import WindowResult
-from timberline.registry.ground.logs import log_event
+from timberline.benchmarks.measure.services import Service
+from timberline.benchmarks.measure.workload import draw_bodies, load_workload
+from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store
 
 logger = logging.getLogger("benchmarks")

@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from timberline.benchmarks.drive.plan import Body, Target
-from timberline.benchmarks.drive.raw import quote, read_rows, write_rows
+from timberline.benchmarks.measure.raw import quote, read_rows, write_rows
+from timberline.benchmarks.measure.records import Body, Target
 
 # How a request ended: answered rightly; refused for want of time or room (503, 504, silence), which is
 # what overload looks like; or anything else, which says that something is broken.
@@ -53,7 +53,7 @@ class WindowOutcome(_Word, frozen=True, kw_only=True):
     - ``is_cut``: it ended early, with as many in flight as are allowed.
     - ``warmup_problem``: the first wrong answer to a golden row or in the warm-up.
     - ``elapsed_s``: from the window's begin to the last answer.
-    - ``clock_jump_s``, ``cpu_share``: as in `benchmarks.drive.plan.Outcome`.
+    - ``clock_jump_s``, ``cpu_share``: as in `benchmarks.measure.records.Outcome`.
     """
 
     scheduled: int

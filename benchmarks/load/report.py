@@ -13,7 +13,7 @@ from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.load.stage import Load
 from timberline.benchmarks.load.window import WindowResult
 from timberline.benchmarks.machine import describe_machine
-from timberline.registry.ground.stages import digest_value
+from timberline.registry.runtime.stages import digest_value
 
 RATE_FIGURE = "highest rate"
 

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from timberline.benchmarks.gate.match import find_match
 from timberline.benchmarks.load.measure import measure_load
 from timberline.benchmarks.load.report import LoadReport, build_report
 from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.load.stage import Load
 from timberline.benchmarks.load.tables import format_markdown
-from timberline.benchmarks.match import find_match
 from timberline.registry.aliases import resolve
-from timberline.registry.ground.files import fresh_folder
 from timberline.registry.names import ModelRef
+from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.store import Store
 
 

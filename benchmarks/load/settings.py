@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from timberline.registry.ground.settings import load_settings
+from timberline.registry.runtime.settings import load_settings
 
 DEFAULT_LOAD = Path(__file__).with_name("load.toml")
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.drive.duet import build_target
-from timberline.benchmarks.drive.plan import Body
-from timberline.benchmarks.drive.services import Service, exchange, launch_driver, launch_service
 from timberline.benchmarks.load.plan import WindowOutcome, WindowPlan, read_arrivals
 from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.benchmarks.measure.duet import build_target
+from timberline.benchmarks.measure.records import Body
+from timberline.benchmarks.measure.services import Service, exchange, launch_driver, launch_service
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from timberline.benchmarks.config import GateSettings
+from timberline.benchmarks.gate.settings import GateSettings
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
-    from timberline.benchmarks.judge.measure import Restart
-    from timberline.benchmarks.judge.predictions import Comparison
+    from timberline.benchmarks.analysis.predictions import Comparison
+    from timberline.benchmarks.analysis.statistics import Restart
 
 
 def write_report(

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
-from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
 from timberline.registry.verdict import Verdict, VerdictLine
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.report.cells import describe_match, lay_cells
 from timberline.registry.verdict import Judged, Verdict, VerdictLine
 

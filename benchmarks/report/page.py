@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
 from timberline.benchmarks.report.facts import ANSWERS_ANCHOR, write_facts
 from timberline.benchmarks.report.figure import Figure, line_anchor
 from timberline.benchmarks.report.markup import Child, Markup, tag
-from timberline.benchmarks.report.plots.closeness import draw_closeness
 from timberline.benchmarks.report.plots.confusion import draw_confusion
 from timberline.benchmarks.report.plots.contrasts import draw_contrasts
 from timberline.benchmarks.report.plots.distributions import draw_distributions
+from timberline.benchmarks.report.plots.headroom import draw_closeness
 from timberline.benchmarks.report.plots.parts import draw_parts
 from timberline.benchmarks.report.plots.quantiles import draw_quantiles
 from timberline.benchmarks.report.plots.releases import draw_releases

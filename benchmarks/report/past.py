@@ -13,7 +13,7 @@ from timberline.benchmarks.report.markup import Markup, tag
 from timberline.benchmarks.report.page import lay_page
 from timberline.benchmarks.report.plots.releases import draw_history
 from timberline.registry.errors import VersionNotFoundError
-from timberline.registry.ground.files import write_atomically
+from timberline.registry.runtime.files import write_atomically
 from timberline.registry.store import Store
 
 

@@ -1,8 +1,8 @@
-"""What the service counts. Which families the page shows of it is in `inference.metrics.families`.
+"""What the service counts. Which families the page shows of it is in `inference.metrics.exposition`.
 
 Counting happens on the event loop's thread only and costs some additions in shared memory
-(`inference.metrics.shared`): the client library's own counters lock and search on every call, and between
-processes lose what a worker that ended knew about itself.
+(`inference.metrics.shared_memory`): the client library's own counters lock and search on every call, and
+between processes lose what a worker that ended knew about itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from prometheus_client.metrics_core import Metric
 
 from timberline.inference.metrics.drift import Drift
-from timberline.inference.metrics.families import (
+from timberline.inference.metrics.exposition import (
     COUNTERS,
     IN_FLIGHT,
     LAST_LOOK,
@@ -28,7 +28,7 @@ from timberline.inference.metrics.families import (
     ModelLayout,
     Page,
 )
-from timberline.inference.metrics.shared import Memory, Slot, clear, create_private
+from timberline.inference.metrics.shared_memory import Memory, Slot, clear, create_private
 from timberline.inference.session import Outputs
 
 # Any other method counts as OTHER: a client must not be able to make new series.
@@ -219,7 +219,7 @@ class ServiceMetrics:
         self._dropped_lines[0] += lines
 
     def count(self, name: str, *labels: str, by: float = 1.0) -> None:
-        """Add to one of `inference.metrics.families.COUNTERS`, by its name and the values of its labels.
+        """Add to one of `inference.metrics.exposition.COUNTERS`, by its name and the values of its labels.
 
         For what happens now and then: it looks its place up every time.
         """

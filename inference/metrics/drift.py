@@ -25,8 +25,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from timberline.inference.metrics.bins import Binner, FloatArray, Stability
-from timberline.inference.metrics.shared import Slot, clear
+from timberline.inference.metrics.psi import Binner, FloatArray, Stability
+from timberline.inference.metrics.shared_memory import Slot, clear
 from timberline.inference.session import Feed, Outputs, Row
 from timberline.registry.manifest import Manifest
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from timberline.inference.config import ServiceConfig, environment_name
 from timberline.inference.errors import UnauthorizedError
-from timberline.inference.wire.answers import Header
+from timberline.inference.formats.answers import Header
 from timberline.registry.errors import ConfigError
-from timberline.registry.ground.decode import UTF_8
-from timberline.registry.ground.logs import log_event
+from timberline.registry.runtime.decode import UTF_8
+from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.routes.auth")
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from timberline.inference.config import ServiceConfig
-from timberline.inference.live.versions import VERSION_HEADER
-from timberline.inference.wire.answers import Answer, Header
+from timberline.inference.formats.answers import Answer, Header
+from timberline.inference.models.versions import VERSION_HEADER
 from timberline.registry.errors import ConfigError
 
 ANY = "*"

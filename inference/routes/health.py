@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from time import monotonic
 
-from timberline.inference.live.state import ServiceState
+from timberline.inference.formats.answers import Answer, answer_json
+from timberline.inference.formats.request import Request
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.metrics.families import COUNTER, MODEL, ModelLayout
-from timberline.inference.metrics.shared import Memory
+from timberline.inference.metrics.exposition import COUNTER, MODEL, ModelLayout
+from timberline.inference.metrics.shared_memory import Memory
+from timberline.inference.models.routing import ServiceState
 from timberline.inference.routes.page import PageBuilder, prefers_page
-from timberline.inference.wire.answers import Answer, answer_json
-from timberline.inference.wire.request import Request
 
 
 class Health:

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.errors import MalformedBodyError
-from timberline.inference.live.run import Runner
-from timberline.inference.live.state import Lineup, ServiceState
-from timberline.inference.live.versions import LiveVersion
+from timberline.inference.formats.answers import Answer, Header, answer_bytes, check_length
+from timberline.inference.formats.infer_request import InferRequest, read_header_length, read_request
+from timberline.inference.formats.media import check_json
+from timberline.inference.formats.request import Request
+from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.runner import Runner
+from timberline.inference.models.versions import LiveVersion
 from timberline.inference.session import Feed, Outputs
-from timberline.inference.wire.answers import Answer, Header, answer_bytes, check_length
-from timberline.inference.wire.envelope import InferRequest, read_header_length, read_request
-from timberline.inference.wire.media import check_json
-from timberline.inference.wire.request import Request
 
 _JSON_LENGTH = b"inference-header-content-length"
 _BLOBS: Header = (b"content-type", b"application/octet-stream")

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from timberline.inference.config import ServiceConfig
-from timberline.inference.live.state import ServiceState
-from timberline.inference.live.versions import LiveVersion
+from timberline.inference.formats.answers import Answer, answer_bytes
+from timberline.inference.formats.request import Request
+from timberline.inference.models.routing import ServiceState
+from timberline.inference.models.versions import LiveVersion
 from timberline.inference.routes.example import pick_example
 from timberline.inference.routes.openapi_paths import PathWriter, describe_errors, describe_protocol
 from timberline.inference.routes.openapi_rows import describe_rows, write_tensors
-from timberline.inference.wire.answers import Answer, answer_bytes
-from timberline.inference.wire.request import Request
 
 
 class OpenApi:

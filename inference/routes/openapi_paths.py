@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from timberline.inference.formats.tensor_data import NUMBERS, TEXT
 from timberline.inference.routes.openapi_rows import write_csv_example
-from timberline.inference.wire.elements import NUMBERS, TEXT
 from timberline.registry.manifest import Manifest
 from timberline.registry.signature import TEXT_INPUT
 

@@ -7,8 +7,8 @@ import io
 import math
 from typing import Any
 
+from timberline.inference.formats.strict_json import LARGEST_INTEGER
 from timberline.inference.routes.example import pick_example
-from timberline.inference.wire.exact import LARGEST_INTEGER
 from timberline.registry.manifest import Manifest
 from timberline.registry.signature import Column
 

@@ -17,10 +17,10 @@ from string import Template
 
 import msgspec
 
-from timberline.inference.live.versions import VERSION_HEADER, LiveVersion
+from timberline.inference.formats.answers import Answer, Header
+from timberline.inference.formats.media import read_accept
+from timberline.inference.models.versions import VERSION_HEADER, LiveVersion
 from timberline.inference.routes.card import describe_version
-from timberline.inference.wire.answers import Answer, Header
-from timberline.inference.wire.media import read_accept
 from timberline.registry.manifest import Manifest
 
 _STATIC = Path(__file__).with_name("static")

@@ -9,14 +9,14 @@ from urllib.parse import parse_qsl
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.errors import RequestError
-from timberline.inference.live.run import Runner
-from timberline.inference.live.state import ServiceState
-from timberline.inference.live.versions import LiveVersion
+from timberline.inference.formats.answers import Answer, Header, answer_bytes, check_length
+from timberline.inference.formats.media import JSON_MEDIA, Media, find_media, find_wanted, wants_lines
+from timberline.inference.formats.request import Request
+from timberline.inference.formats.strict_json import RowBatch, quote
+from timberline.inference.models.routing import ServiceState
+from timberline.inference.models.runner import Runner
+from timberline.inference.models.versions import LiveVersion
 from timberline.inference.session import Feed, Outputs
-from timberline.inference.wire.answers import Answer, Header, answer_bytes, check_length
-from timberline.inference.wire.exact import RowBatch, quote
-from timberline.inference.wire.media import JSON_MEDIA, Media, find_media, find_wanted, wants_lines
-from timberline.inference.wire.request import Request
 
 _SWITCH = {"true": True, "false": False}
 _FLOATS: Header = (b"content-type", b"application/octet-stream")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from timberline import __version__
-from timberline.inference.live.state import ServiceState
-from timberline.inference.wire.answers import Answer, answer_json
-from timberline.inference.wire.request import Request
+from timberline.inference.formats.answers import Answer, answer_json
+from timberline.inference.formats.request import Request
+from timberline.inference.models.routing import ServiceState
 from timberline.registry.manifest import Manifest
 
 # The repository's index is answered too, but not its loading and unloading, so it is not named here.

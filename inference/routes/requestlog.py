@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.types import Scope
 
-from timberline.inference.live.versions import VERSION_HEADER
-from timberline.inference.wire.answers import Answer, Header
-from timberline.registry.ground.logs import log_event
+from timberline.inference.formats.answers import Answer, Header
+from timberline.inference.models.versions import VERSION_HEADER
+from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.requests")
 # W3C Trace Context, section 3.2.2: version-trace-parent-flags in lower case. Version ff is none, 00 has

@@ -15,10 +15,10 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from timberline.benchmarks.__main__ import _EXIT_CODES, _parser
-from timberline.benchmarks.config import DEFAULT_GATES, GateSettings, load_gate_settings
-from timberline.benchmarks.drive.workload import WORKLOADS, Mix, Workload
-from timberline.benchmarks.judge.sequential import look_levels, spent_shares
-from timberline.benchmarks.judge.verdict import required_lines
+from timberline.benchmarks.analysis.sequential import look_levels, spent_shares
+from timberline.benchmarks.analysis.verdict import required_lines
+from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
+from timberline.benchmarks.measure.workload import WORKLOADS, Mix, Workload
 from timberline.registry.manifest import GateLimits
 from timberline.registry.verdict import Judged, Verdict, VerdictLine
 
@@ -133,7 +133,10 @@ def test_every_limit_of_a_model_is_told_with_its_default() -> None:
 
 def line_names() -> set[str]:
     """Names of lines, as they stand in the sources that make them."""
-    sources = [*(ROOT / "benchmarks" / "judge").glob("*.py"), ROOT / "benchmarks" / "trial.py"]
+    sources = [
+        *(ROOT / "benchmarks" / "analysis").glob("*.py"),
+        ROOT / "benchmarks" / "gate" / "comparison.py",
+    ]
     text = "\n".join(path.read_text("utf-8") for path in sources)
     named = re.findall(r'(?:\bname=|\bsay\(|_Question\(|_question\()\s*"([a-z]\w*)"', text)
     return set(named) | required_lines(GateLimits(max_log_loss=1.0), is_first=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from timberline.benchmarks.config import load_gate_settings
-from timberline.benchmarks.proof.ledger import GateRow, RestartRow, find_restarts, read_rows
-from timberline.benchmarks.proof.rates import measure_rates
-from timberline.benchmarks.proof.rejudge import rejudge
+from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.selftest.ledger import GateRow, RestartRow, find_restarts, read_rows
+from timberline.benchmarks.selftest.rates import measure_rates
+from timberline.benchmarks.selftest.rejudge import rejudge
 from timberline.registry.manifest import GateLimits
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,7 +28,7 @@ from uvicorn.server import ServerState
 from tests.support.locks import parse_lock
 from tests.support.roles import PARTS, ROOT
 from tests.support.tiny_model import publish_numeric
-from timberline.benchmarks.proof.slowed import _RUNS
+from timberline.benchmarks.selftest.slowed import _RUNS
 from timberline.registry.store import open_store
 
 # Private names of other packages in our code, and why each is used.
@@ -42,7 +42,7 @@ PRIVATE = {
 }
 # Public in spite of the underscore, which keeps them apart from a named tuple's fields.
 NAMED_TUPLE = {"_asdict", "_replace", "_fields"}
-PROCESS = sorted((ROOT / "inference" / "process").glob("*.py"))
+PROCESS = sorted((ROOT / "inference" / "server").glob("*.py"))
 
 
 def trees(files: list[Path]) -> Iterator[ast.AST]:
@@ -181,7 +181,7 @@ def test_no_method_of_our_connection_has_lost_its_caller(live: dict[str, set[str
 
 def test_what_our_server_takes_from_uvicorns_state_is_there() -> None:
     """The server that fills these is ours; the protocol that reads them is uvicorn's."""
-    text = (ROOT / "inference" / "process" / "server.py").read_text("utf-8")
+    text = (ROOT / "inference" / "server" / "listener.py").read_text("utf-8")
     (name,) = re.findall(r"self\.(\w+) = ServerState\(\)", text)
     used = set(re.findall(rf"self\.{name}\.(\w+)", text))
     assert used
@@ -226,7 +226,9 @@ def test_the_private_run_of_onnxruntime_is_the_one_behind_its_public_method(sess
 
 def test_the_refusals_of_onnxruntime_that_the_exporter_knows_are_there() -> None:
     """They lie in its compiled module, have no common base and are not documented."""
-    named = set(re.findall(r"\bstate\.(\w+)", (ROOT / "exporter" / "runtime.py").read_text("utf-8")))
+    named = set(
+        re.findall(r"\bstate\.(\w+)", (ROOT / "exporter" / "graph" / "runtime.py").read_text("utf-8"))
+    )
     assert named
     assert [
         name for name in named if not issubclass(getattr(onnxruntime_pybind11_state, name), Exception)

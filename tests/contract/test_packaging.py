@@ -17,7 +17,7 @@ import timberline
 from tests.support.locks import parse_lock
 from tests.support.roles import ROLES, declared
 from timberline.inference.config import ServiceConfig
-from timberline.registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.runtime.quiet import NO_TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -26,7 +26,7 @@ LOCKS = {path.stem: path.read_text("utf-8") for path in sorted((ROOT / "requirem
 INSTALLERS = [
     *(ROOT / name for name in ("Makefile", ".ci/run", "Dockerfile.serve", "Dockerfile.train")),
     *(path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()),
-    *(ROOT / name for name in ("benchmarks/rivals/environments.py", "tests/support/roles.py")),
+    *(ROOT / name for name in ("benchmarks/dev/competitors/environments.py", "tests/support/roles.py")),
 ]
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from timberline.registry import ledger
 from timberline.registry.aliases import inspect_history, read_alias, read_history
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.names import PRODUCTION
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 
 GOLDEN = Path(__file__).parent / "golden" / "registry"

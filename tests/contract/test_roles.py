@@ -92,12 +92,14 @@ def test_a_role_alone_imports_every_module_of_its_own(role: str, tmp_path: Path)
 @pytest.mark.parametrize("rival", RIVALS)
 def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
     """Its environment is made from its own lock file, with its own later releases."""
-    folder = ROOT / "benchmarks" / "rivals"
+    folder = ROOT / "benchmarks" / "dev" / "competitors"
     files, found = [folder / RIVALS[rival]], list[Path]()
     while files:
         found.append(file := files.pop())
         inner = {
-            module for module, _ in list_imports(file) if module.startswith("timberline.benchmarks.rivals.")
+            module
+            for module, _ in list_imports(file)
+            if module.startswith("timberline.benchmarks.dev.competitors.")
         }
         files += [folder / f"{module.rpartition('.')[2]}.py" for module in inner]
     asked = (ROOT / "requirements" / "rivals" / f"{rival}.in").read_text("utf-8")

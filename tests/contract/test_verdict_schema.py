@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.promotion import find_objections
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, decode_verdict, encode_verdict
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("verdict_v*.json"))

@@ -39,7 +39,7 @@ ALLOWED_LIBRARIES = {
     "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
 }
 # Programs of other services, run in environments of their own and imported by nobody.
-RIVALS = "benchmarks/rivals/"
+RIVALS = "benchmarks/dev/competitors/"
 RIVAL_LIBRARIES = {
     "numpy",
     "onnxruntime",
@@ -51,9 +51,9 @@ RIVAL_LIBRARIES = {
     "mlserver",
 }
 # Becomes the service, and slows down what the service runs its graphs with.
-SLOWED = ("benchmarks/proof/slowed.py", "onnxruntime")
+SLOWED = ("benchmarks/selftest/slowed.py", "onnxruntime")
 # Asks graphs about rows of another table, in versions that learned from different ones.
-SCORING = ("benchmarks/judge/scoring.py", "onnxruntime")
+SCORING = ("benchmarks/analysis/scoring.py", "onnxruntime")
 REFUSALS = {int(status) for status in http.HTTPStatus if status >= http.HTTPStatus.BAD_REQUEST}
 FORBIDDEN_LIBRARIES = {
     "training": {"onnx", "onnxruntime", "tf2onnx", "starlette", "uvicorn", "locust"},
@@ -121,7 +121,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
         ),
         ("registry.promotion", ("numpy", "onnxruntime", "tensorflow", "duckdb")),
         ("training.features", ("tensorflow", "keras", "duckdb", "pyarrow")),
-        ("training.etl", ("tensorflow", "keras", "pandas")),
+        ("training.data.etl", ("tensorflow", "keras", "pandas")),
     ],
 )
 def test_a_fresh_interpreter_loads_nothing_from_behind_a_wall(
@@ -172,21 +172,21 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
     }
 
 
-# Where text that may be anything is parsed, besides `registry.ground.decode`, and why there.
+# Where text that may be anything is parsed, besides `registry.runtime.decode`, and why there.
 PARSERS = {
-    "registry/ground/decode.py": "the one place",
-    "inference/wire/codec.py": "a request; nothing unknown is read, so never deep",
-    "inference/wire/elements.py": "a request; catches all three errors",
-    "inference/wire/envelope.py": "a request; catches all three errors",
-    "inference/wire/exact.py": "a request; catches all three errors",
-    "inference/wire/tables.py": "a request; digits, points and commas only",
-    "benchmarks/drive/answers.py": "a reply, thousands a second; catches all three errors",
-    "benchmarks/service/closed_loop.py": "a line of the benchmark that started it",
-    "benchmarks/attacks/honest.py": "a line of the benchmark that started it",
-    "benchmarks/attacks/attackers.py": "a line of the benchmark that started it",
-    "benchmarks/etl/pandas_etl.py": "the program that is measured against; stands alone",
-    "benchmarks/rivals/in_process.py": "runs in an environment without this package",
-    "benchmarks/rivals/graph.py": "runs in an environment without this package",
+    "registry/runtime/decode.py": "the one place",
+    "inference/formats/codec.py": "a request; nothing unknown is read, so never deep",
+    "inference/formats/tensor_data.py": "a request; catches all three errors",
+    "inference/formats/infer_request.py": "a request; catches all three errors",
+    "inference/formats/strict_json.py": "a request; catches all three errors",
+    "inference/formats/tables.py": "a request; digits, points and commas only",
+    "benchmarks/measure/replies.py": "a reply, thousands a second; catches all three errors",
+    "benchmarks/dev/service/closed_loop.py": "a line of the benchmark that started it",
+    "benchmarks/dev/attacks/honest.py": "a line of the benchmark that started it",
+    "benchmarks/dev/attacks/attackers.py": "a line of the benchmark that started it",
+    "benchmarks/dev/etl/pandas_etl.py": "the program that is measured against; stands alone",
+    "benchmarks/dev/competitors/in_process.py": "runs in an environment without this package",
+    "benchmarks/dev/competitors/graph.py": "runs in an environment without this package",
 }
 PARSING = {("json", "decode"), ("json", "Decoder"), ("json", "loads"), ("json", "load")}
 PARSING |= {("toml", "decode"), ("tomllib", "loads"), ("tomllib", "load"), ("yaml", "decode")}

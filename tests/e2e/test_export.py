@@ -21,15 +21,15 @@ from tests.support.ended import starting
 from tests.support.runs import RunPlan, build_run, make_seen
 from tests.support.service import running_service
 from timberline.exporter.__main__ import main
-from timberline.exporter.compose import compose_graph
-from timberline.exporter.convert import KerasNetwork
+from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.errors import ExportError, ParityInputError
 from timberline.exporter.export import export_run, publish_proven
+from timberline.exporter.graph.compose import compose_graph
+from timberline.exporter.graph.convert import KerasNetwork
+from timberline.exporter.graph.runtime import open_session
 from timberline.exporter.inputs import ExportInputs, ReleaseSettings, load_inputs, load_release_settings
-from timberline.exporter.operators import build_feature_graph
-from timberline.exporter.parity import load_tolerances
-from timberline.exporter.rows import rows_to_feeds
-from timberline.exporter.runtime import open_session
+from timberline.exporter.parity.compare import load_tolerances
+from timberline.exporter.parity.rows import rows_to_feeds
 from timberline.registry.aliases import read_alias
 from timberline.registry.errors import AfterChangeError, ConfigError, StageError
 from timberline.registry.manifest import GateLimits

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from tests.support.evaluations import publish_judged
-from timberline.benchmarks.calibration import load_calibration
+from timberline.benchmarks.gate.calibration import load_calibration
 from timberline.benchmarks.machine import machine_class
-from timberline.benchmarks.proof.ledger import GateRow, RestartRow, find_restarts, read_rows
+from timberline.benchmarks.selftest.ledger import GateRow, RestartRow, find_restarts, read_rows
 from timberline.registry.manifest import GateLimits
 from timberline.registry.store import open_store
 

@@ -46,8 +46,8 @@ PLACES = {"promote": 2, "publish": 2, "judge": 1}
 RUN = """
 import sys
 from pathlib import Path
-from timberline.registry.ground.command import run_command
-from timberline.registry.ground.logs import configure_logging
+from timberline.registry.runtime.cli import run_command
+from timberline.registry.runtime.logs import configure_logging
 from tests.support.registry_child import ACTIONS
 configure_logging("info", "human")
 sys.exit(run_command("registry", lambda: print(ACTIONS[sys.argv[1]](Path(sys.argv[2]))) or 0))
@@ -140,8 +140,8 @@ def test_warning_comes_once_a_folder(tmp_path: Path, shim: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from timberline.registry.ground.files import fresh_folder, write_atomically
-from timberline.registry.ground.logs import configure_logging
+from timberline.registry.runtime.files import fresh_folder, write_atomically
+from timberline.registry.runtime.logs import configure_logging
 configure_logging("info", "human")
 for number in range(3):
     for folder in ("one", "two"):
@@ -162,7 +162,7 @@ def test_folder_whose_sync_fails_is_there_whole(tmp_path: Path, shim: Path) -> N
 import sys
 from pathlib import Path
 from timberline.registry.errors import AfterChangeError
-from timberline.registry.ground.stages import find_current, stage_folder
+from timberline.registry.runtime.stages import find_current, stage_folder
 folder = Path(sys.argv[1]) / "stage"
 for text in ("first", "second"):
     try:
@@ -332,7 +332,7 @@ def test_fetch_and_ledger_on_a_file_system_without_locks_say_so(
     assert done.returncode == 3
     assert f"{table.data}/raw: its file system has no file locks ({os.strerror(number)})" in done.stderr
     assert not [path for path in table.data.rglob("*") if path.is_file() and "lock" not in path.name]
-    code = "from timberline.benchmarks.proof.ledger import locked\n"
+    code = "from timberline.benchmarks.selftest.ledger import locked\n"
     code += f"with locked(Path({str(tmp_path / 'rows.csv')!r})): pass"
     done = run_python("-c", f"from pathlib import Path\n{code}", environment=fault)
     assert f"BenchmarkError: {tmp_path}/rows.csv: its file system has no file locks" in done.stderr

@@ -19,9 +19,9 @@ from tests.support.ended import ROOT, poll, starting
 _COMMANDS = """
 import logging, subprocess, sys, threading
 from pathlib import Path
-from timberline.registry.ground.command import run_command
-from timberline.registry.ground.files import fresh_folder
-from timberline.registry.ground.logs import configure_logging, log_event
+from timberline.registry.runtime.cli import run_command
+from timberline.registry.runtime.files import fresh_folder
+from timberline.registry.runtime.logs import configure_logging, log_event
 
 def say(event): log_event(logging.getLogger("test"), event)
 
@@ -154,8 +154,8 @@ def test_a_command_that_was_done_all_the_same_ends_with_its_own_code(tmp_path: P
 _TIDYING = """
 import logging, sys, threading
 from pathlib import Path
-from timberline.registry.ground.logs import configure_logging, log_event
-from timberline.registry.ground.signals import EndOnSignals
+from timberline.registry.runtime.logs import configure_logging, log_event
+from timberline.registry.runtime.signals import EndOnSignals
 
 configure_logging("info", "json")
 logger = logging.getLogger("test")

@@ -14,19 +14,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from timberline.benchmarks.drive.raw import read_rows as read_observations
-from timberline.benchmarks.proof import ledger
-from timberline.benchmarks.proof.recorded import read_restarts
-from timberline.benchmarks.service.figures import decode_targets
-from timberline.inference.live.proven import run_trial
-from timberline.inference.live.trial import Ledger, Outcome, Trial
-from timberline.inference.process.child import Worker
-from timberline.inference.process.order import read_order
+from timberline.benchmarks.dev.service.figures import decode_targets
+from timberline.benchmarks.measure.raw import read_rows as read_observations
+from timberline.benchmarks.selftest import ledger
+from timberline.benchmarks.selftest.recorded import read_restarts
+from timberline.inference.models.proven import run_trial
+from timberline.inference.models.trial import Ledger, Outcome, Trial
+from timberline.inference.server.child import Worker
+from timberline.inference.server.worker_config import read_order
 from timberline.registry.errors import ConfigError, LifecycleError, StageError
-from timberline.registry.ground.settings import LoggingSection, apply_overrides, load_settings
-from timberline.registry.ground.stages import RECEIPT, find_current, read_receipt
 from timberline.registry.runs import find_run, read_run
-from timberline.training.profile import load_profile
+from timberline.registry.runtime.settings import LoggingSection, apply_overrides, load_settings
+from timberline.registry.runtime.stages import RECEIPT, find_current, read_receipt
+from timberline.training.data.profile import load_profile
 from timberline.training.sources.kaggle_credentials import find_credentials
 from timberline.training.sources.local import REFERENCES, read_references
 

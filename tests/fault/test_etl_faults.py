@@ -16,9 +16,9 @@ import pytest
 from tests.support.ended import starting
 from tests.support.tables import HEADER, NAME, SmallTable, rows
 from timberline.training.config import EtlSection
-from timberline.training.database import open_database
+from timberline.training.data.database import open_database
+from timberline.training.data.fetch import run_fetch
 from timberline.training.errors import DatasetError, TrainingError
-from timberline.training.fetch import run_fetch
 
 DEADLINE_S = 60.0
 

@@ -20,9 +20,9 @@ import pytest
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import answering
-from timberline.benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
-from timberline.benchmarks.drive.services import drive, launch_driver
-from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
+from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, read_observations
+from timberline.benchmarks.measure.services import drive, launch_driver
+from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies, golden_bodies
 from timberline.registry.manifest import Manifest
 from timberline.registry.store import open_store
 
@@ -257,7 +257,7 @@ def test_a_process_serves_plan_after_plan(run: Run) -> None:
 ENDS = """\
 import json, time
 from types import SimpleNamespace
-from timberline.benchmarks.drive.users import DuetUser
+from timberline.benchmarks.measure.locust_user import DuetUser
 ends = []
 for late, cycles, is_hopeless in json.loads(input()):
     recorder = SimpleNamespace(cycles=cycles, is_hopeless=is_hopeless)

@@ -18,14 +18,14 @@ from tests.support.evaluations import draw_evaluation, publish_judged
 from tests.support.manifests import build_manifest
 from tests.support.quick import quick_settings
 from tests.support.wrong_services import Answer, answering
-from timberline.benchmarks.drive.duet import build_arm
-from timberline.benchmarks.drive.plan import Body, Observation, Outcome, Plan, Target, read_observations
-from timberline.benchmarks.drive.services import drive, launch_driver
-from timberline.benchmarks.drive.validity import find_problem
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.gate import run_gate
-from timberline.registry.ground.files import digest_file
+from timberline.benchmarks.gate.run import run_gate
+from timberline.benchmarks.measure.duet import build_arm
+from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, read_observations
+from timberline.benchmarks.measure.services import drive, launch_driver
+from timberline.benchmarks.measure.validity import find_problem
 from timberline.registry.manifest import Golden
+from timberline.registry.runtime.files import digest_file
 from timberline.registry.store import MODEL_FILE, open_store
 from timberline.registry.verdict import VERDICT_FILE, Verdict, decode_verdict, encode_verdict
 

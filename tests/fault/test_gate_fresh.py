@@ -14,10 +14,10 @@ import pytest
 from tests.support.fresh import CLASSES, COLUMNS, TARGET, Table, draw_table, lay_out, publish_on
 from tests.support.quick import quick_settings
 from tests.support.tiny_model import point_alias
-from timberline.benchmarks.config import GateSettings
-from timberline.benchmarks.gate import run_gate
-from timberline.registry.ground.files import digest_file
+from timberline.benchmarks.gate.run import run_gate
+from timberline.benchmarks.gate.settings import GateSettings
 from timberline.registry.names import PRODUCTION
+from timberline.registry.runtime.files import digest_file
 from timberline.registry.signature import ClassLabel, Column
 from timberline.registry.store import Store, open_store
 from timberline.registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict

@@ -20,8 +20,8 @@ import pytest
 
 from tests.support.disturbance import disturbing, pulse
 from tests.support.evaluations import publish_judged
-from timberline.benchmarks.config import GateSettings, load_gate_settings
-from timberline.benchmarks.gate import run_gate
+from timberline.benchmarks.gate.run import run_gate
+from timberline.benchmarks.gate.settings import GateSettings, load_gate_settings
 from timberline.registry.store import open_store
 from timberline.registry.verdict import Verdict, VerdictLine
 
@@ -200,7 +200,7 @@ def test_a_clock_that_is_set_is_not_believed(tmp_path: Path, monkeypatch: pytest
 # Imported by every interpreter of the gate; the wall clock of the load generator gains a minute a second.
 FAST_CLOCK = """\
 import sys, time
-if "timberline.benchmarks.drive.users" in sys.orig_argv:
+if "timberline.benchmarks.measure.locust_user" in sys.orig_argv:
     wall, began = time.time, time.monotonic()
     time.time = lambda: wall() + 60 * (time.monotonic() - began)
 """

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from tests.support.evaluations import publish_judged
-from timberline.benchmarks.config import DuetSettings, load_gate_settings
-from timberline.benchmarks.drive.duet import open_duet
-from timberline.benchmarks.drive.plan import read_observations
-from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies, golden_bodies
-from timberline.benchmarks.judge.measure import Restart
+from timberline.benchmarks.analysis.statistics import Restart
+from timberline.benchmarks.gate.settings import DuetSettings, load_gate_settings
+from timberline.benchmarks.measure.duet import open_duet
+from timberline.benchmarks.measure.records import read_observations
+from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies, golden_bodies
 from timberline.registry.manifest import Manifest
 from timberline.registry.store import open_store
 

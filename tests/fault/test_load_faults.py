@@ -16,15 +16,15 @@ import pytest
 from tests.support.freezing import freezing
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import Answer, answering
-from timberline.benchmarks.drive.duet import build_target
-from timberline.benchmarks.drive.plan import Body, Target
-from timberline.benchmarks.drive.services import exchange, launch_driver, launch_service
-from timberline.benchmarks.drive.workload import Mix, Workload, draw_bodies
 from timberline.benchmarks.load.measure import measure_load
 from timberline.benchmarks.load.plan import Arrival, WindowOutcome, WindowPlan, read_arrivals
 from timberline.benchmarks.load.settings import LoadSettings, load_load_settings
 from timberline.benchmarks.load.stage import Load
 from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.benchmarks.measure.duet import build_target
+from timberline.benchmarks.measure.records import Body, Target
+from timberline.benchmarks.measure.services import exchange, launch_driver, launch_service
+from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies
 from timberline.registry.store import open_store
 
 DEADLINE_S = 60.0

@@ -208,8 +208,8 @@ def list_imports(*command: str, environment: Mapping[str, str] | None = None) ->
 
 def test_the_check_imports_next_to_nothing(registry: Path, place: dict[str, str]) -> None:
     """Imports are what a check costs: with all of the service's it was 45 times the idle service."""
-    ours = {"timberline", "timberline.inference", "timberline.inference.process"}
-    ours.add("timberline.inference.process.probe")
+    ours = {"timberline", "timberline.inference", "timberline.inference.server"}
+    ours.add("timberline.inference.server.probe")
     with running_service(registry, "tiny", environment=place):
         found = list_imports(*read_check(), environment=place)
         assert found - list_imports(sys.executable, "-S", "-E", "-c", "pass") == {

@@ -240,7 +240,7 @@ def test_a_fresh_interpreter_serves_without_the_training_stack() -> None:
     """The serve environment does not have them; here they are installed, so only this would tell."""
     heavy = ("tensorflow", "keras", "onnx", "duckdb", "pyarrow", "sqlglot", "pandas")
     code = (
-        "import sys, timberline.inference.process.worker, timberline.inference.process.supervisor\n"
+        "import sys, timberline.inference.server.worker, timberline.inference.server.supervisor\n"
         "import timberline.inference.__main__\n"
         f"print(sorted(set({heavy!r}) & set(sys.modules)))\n"
     )

@@ -36,9 +36,9 @@ from tests.support.tiny_model import (
     point_alias,
     publish_numeric,
 )
-from timberline.registry.ground.files import digest_file
 from timberline.registry.manifest import Golden
 from timberline.registry.promotion import promote, rollback
+from timberline.registry.runtime.files import digest_file
 from timberline.registry.store import MODEL_FILE, Store, open_store
 
 # tests/soak does it for longer, with restarts in between and in every format.

@@ -270,7 +270,7 @@ def test_a_worker_without_an_order_is_refused() -> None:
 def test_the_supervisor_loads_nothing_heavy() -> None:
     """It must outlive what workers die of, and its memory is nobody's use."""
     heavy = ("numpy", "onnxruntime", "uvicorn", "uvloop", "starlette", "prometheus_client")
-    code = "import sys, timberline.inference.process.supervisor\n"
+    code = "import sys, timberline.inference.server.supervisor\n"
     code += f"print(sorted(set({heavy!r}) & set(sys.modules)))\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

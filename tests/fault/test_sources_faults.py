@@ -23,8 +23,8 @@ from tests.support.kaggle_stand_in import make_zip
 from tests.support.pips import find_pip, list_oldest_and_newest
 from tests.support.sources import config_for, hidden_files, visible_files
 from timberline.training.config import CsvSource, ModelConfig, PackageSource
+from timberline.training.data.fetch import fetched_files, run_fetch
 from timberline.training.errors import SourceError
-from timberline.training.fetch import fetched_files, run_fetch
 
 BODY = random.Random(0).randbytes(3_000_000)
 # Larger than what a process may write in the tests of full disks.
@@ -35,10 +35,10 @@ _FETCH = """
 import json, resource, sys
 from pathlib import Path
 import msgspec
-from timberline.registry.ground.command import run_command
-from timberline.registry.ground.logs import configure_logging
+from timberline.registry.runtime.cli import run_command
+from timberline.registry.runtime.logs import configure_logging
 from timberline.training.config import ModelConfig
-from timberline.training.fetch import run_fetch
+from timberline.training.data.fetch import run_fetch
 data, config, limit = sys.argv[1:]
 configure_logging("info", "json")
 if int(limit):

@@ -16,8 +16,8 @@ from obstore.store import S3Store
 from tests.support.s3_server import S3Server, serve_s3
 from tests.support.sources import SECRET, TABLE, config_for, hidden_files, visible_files
 from timberline.training.config import CsvSource
+from timberline.training.data.fetch import fetched_files, run_fetch
 from timberline.training.errors import SourceError
-from timberline.training.fetch import fetched_files, run_fetch
 from timberline.training.sources.download import Reply, download
 from timberline.training.sources.s3 import S3Object
 

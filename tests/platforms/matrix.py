@@ -49,7 +49,7 @@ ARRAYS = (
 PIP = (
     "tests/contract/test_locks.py",
     "tests/fault/test_sources_faults.py",
-    "tests/unit/training/test_sources_package.py",
+    "tests/unit/training/sources/test_package.py",
 )
 
 

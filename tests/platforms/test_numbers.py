@@ -12,17 +12,17 @@ import pytest
 
 from tests.support.prepared import forced_precision
 from tests.support.tables import NAME, SmallTable, rows
-from timberline.benchmarks.config import load_gate_settings
-from timberline.benchmarks.judge.evidence import judge_static
-from timberline.exporter.convert import KerasNetwork
+from timberline.benchmarks.analysis.evidence import judge_static
+from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.exporter.export import export_run
+from timberline.exporter.graph.convert import KerasNetwork
+from timberline.exporter.graph.runtime import open_session
 from timberline.exporter.inputs import ReleaseSettings, load_inputs
-from timberline.exporter.rows import RawValue, rows_to_feeds
-from timberline.exporter.runtime import open_session
+from timberline.exporter.parity.rows import RawValue, rows_to_feeds
 from timberline.registry.manifest import Manifest
 from timberline.registry.runs import ExportSettings, find_run
 from timberline.registry.store import MODEL_FILE, Store, open_store
-from timberline.training.evaluate import run_evaluate
+from timberline.training.evaluation.evaluate import run_evaluate
 from timberline.training.fit import run_train
 
 # weight may be NULL and never is; sqrt has no answer below a height of 0, and the quotient none at -1.

@@ -16,8 +16,14 @@ from hypothesis import strategies as st
 from tests.support.tables import read_files
 from timberline.registry.errors import LifecycleError
 from timberline.training.config import ModelConfig, load_model_config
+from timberline.training.data.lines import (
+    Layout,
+    RowShape,
+    _find_any_cells,
+    _find_regular_cells,
+    survey_lines,
+)
 from timberline.training.errors import DatasetError
-from timberline.training.lines import Layout, RowShape, _find_any_cells, _find_regular_cells, survey_lines
 
 MODEL_TOML = """
 [model]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 from timberline.inference.errors import BatchTooLargeError, RequestError
+from timberline.inference.formats.codec import AnswerEncoder, RowDecoder
+from timberline.inference.formats.outline import Limits
+from timberline.inference.formats.strict_json import read_exactly
 from timberline.inference.session import Outputs
-from timberline.inference.wire.codec import AnswerEncoder, RowDecoder
-from timberline.inference.wire.exact import read_exactly
-from timberline.inference.wire.outline import Limits
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 MAX_ROWS = 3

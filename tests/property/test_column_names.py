@@ -12,15 +12,15 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from timberline.exporter.rows import read_chunks
+from timberline.exporter.parity.rows import read_chunks
 from timberline.registry.errors import LifecycleError
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.training.config import input_columns, load_model_config, read_features_sql
-from timberline.training.etl import run_etl
+from timberline.training.data.etl import run_etl
+from timberline.training.data.fetch import run_fetch
+from timberline.training.data.ingest import KEY_COLUMN
+from timberline.training.data.splits import SPLIT_NAMES
 from timberline.training.features import parse_features
-from timberline.training.fetch import run_fetch
-from timberline.training.ingest import KEY_COLUMN
-from timberline.training.splits import SPLIT_NAMES
 
 # Names that stand in our SQL, our files or DuckDB's own results, and what else is awkward.
 RESERVED = (ROW_COLUMN, CLASS_COLUMN, KEY_COLUMN, "__split__", "__draw__")

@@ -1,7 +1,7 @@
 """What training reads in a CSV file, the service reads in a CSV body: the same value, NULL, or a refusal.
 
-Training is DuckDB's reader with the casts of `training.ingest` and the rules that are always checked; the
-service has neither, and a difference would be a row that trains as one thing and is answered as another.
+Training is DuckDB's reader with the casts of `training.data.ingest` and the rules that are always checked;
+the service has neither, and a difference would be a row that trains as one thing and is answered as another.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from tests.support.tables import read_files
 from timberline.inference.errors import RequestError
-from timberline.inference.wire.tables import TableReader
+from timberline.inference.formats.tables import TableReader
 from timberline.registry.signature import NULL_TEXT, Column, SourceTable
-from timberline.training.checks import build_checks
 from timberline.training.config import ModelConfig, input_columns, load_model_config, source_table
+from timberline.training.data.checks import build_checks
 from timberline.training.errors import DatasetError
 
 _REFUSED = "refused"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timberline.inference.errors import RequestError, RowError
-from timberline.inference.wire.exact import read_exactly
-from timberline.inference.wire.matrix import check_numeric
+from timberline.inference.formats.strict_json import read_exactly
+from timberline.inference.formats.validate import check_numeric
 from timberline.registry.signature import Column
 
 COLUMNS = (

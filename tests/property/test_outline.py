@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from timberline.inference.wire.outline import (
+from timberline.inference.formats.outline import (
     Limits,
     LongElementError,
     TooManyElementsError,

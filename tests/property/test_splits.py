@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timberline.training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
+from timberline.training.data.splits import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    draw_number,
+    key_hash,
+    mix_rows,
+    split_rows,
+)
 from timberline.training.errors import DatasetError
-from timberline.training.splits import TEST, TRAIN, VALIDATION, draw_number, key_hash, mix_rows, split_rows
 
 MASK = 2**32 - 1
 shares = st.floats(0, 0.49)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.support.tiny_model import CLASSES, MIXED_COLUMNS, NUMERIC_COLUMNS
 from timberline.inference.errors import RequestError
+from timberline.inference.formats.infer_request import InferRequest, read_header_length, read_request
+from timberline.inference.formats.outline import Limits
+from timberline.inference.formats.tensors import TensorReader, TensorWriter
 from timberline.inference.session import Feed, Outputs
-from timberline.inference.wire.envelope import InferRequest, read_header_length, read_request
-from timberline.inference.wire.outline import Limits
-from timberline.inference.wire.tensors import TensorReader, TensorWriter
 from timberline.registry.signature import Column, build_signature
 
 MAX_ROWS = 4

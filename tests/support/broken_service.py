@@ -16,13 +16,13 @@ import runpy
 import sys
 from typing import TextIO
 
-from timberline.registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.runtime.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 
 from onnxruntime.capi.onnxruntime_pybind11_state import InferenceSession
 
-from timberline.benchmarks.proof.slowed import slow_down
+from timberline.benchmarks.selftest.slowed import slow_down
 
 
 class Fault:

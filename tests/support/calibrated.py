@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from tests.support.manifests import publish_tiny
-from timberline.registry.ground.files import digest_bytes
-from timberline.registry.ground.stages import read_receipt
 from timberline.registry.manifest import GateLimits, Lineage, Metrics
 from timberline.registry.runs import find_run, read_run
+from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.runtime.stages import read_receipt
 from timberline.registry.store import Store
 from timberline.training.config import ModelConfig
-from timberline.training.evaluate import run_evaluate
+from timberline.training.evaluation.evaluate import run_evaluate
 from timberline.training.fit import run_train
 
 

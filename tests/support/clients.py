@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.service import DEADLINE_S, ROOT
-from timberline.benchmarks.rivals.environments import make_environment
+from timberline.benchmarks.dev.competitors.environments import make_environment
 
 LOCKS = ROOT / "requirements" / "clients"
 ENVIRONMENTS = ROOT / "var" / "clients"

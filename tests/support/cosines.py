@@ -9,13 +9,13 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper
 
-from timberline.exporter.operators import build_feature_graph
+from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.registry.signature import Column
 from timberline.training.features import parse_features
 
 Doubles = npt.NDArray[np.float64]
 
-# Where the shifted sine ends and the half angle begins (exporter/formulas.py).
+# Where the shifted sine ends and the half angle begins (exporter/compiler/formulas.py).
 BORDER = 2.0**26
 _COUNT = 4000
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import onnx
 import pyarrow as pa
 
-from timberline.registry.ground.quiet import NO_TELEMETRY
+from timberline.registry.runtime.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 
 import onnxruntime
 
-from timberline.exporter.operators import build_feature_graph
+from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.registry.signature import NULL_TEXT, Column
 from timberline.training.features import FeatureProgram, parse_features
 

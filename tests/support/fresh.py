@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.support.evaluations import ANY_SPEED
 from tests.support.manifests import build_manifest
 from tests.support.tiny_model import point_alias
-from timberline.exporter.runtime import open_session
+from timberline.exporter.graph.runtime import open_session
 from timberline.registry.manifest import GateLimits, Golden, Manifest
 from timberline.registry.rows import (
     SEEN_FILE,

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from timberline.benchmarks.judge.measure import ArmRun, Restart
-from timberline.benchmarks.proof.ledger import GateRow
+from timberline.benchmarks.analysis.statistics import ArmRun, Restart
+from timberline.benchmarks.selftest.ledger import GateRow
 
 GATE = GateRow(
     started_at="2026-11-22T08:00:00.000+00:00",

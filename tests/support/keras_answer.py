@@ -9,7 +9,7 @@ import duckdb
 import keras
 import numpy as np
 
-import timberline.training.network  # noqa: F401  registers the layers that model.keras names
+import timberline.training.model.network  # noqa: F401  registers the layers that model.keras names
 from timberline.registry.runs import find_run, read_run
 from timberline.training.features import parse_features
 

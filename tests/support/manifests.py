@@ -17,7 +17,6 @@ import msgspec
 
 from timberline.registry import ledger
 from timberline.registry.aliases import read_alias
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.manifest import (
     SCHEMA_VERSION,
     ClassMetrics,
@@ -33,6 +32,7 @@ from timberline.registry.manifest import (
     Prior,
 )
 from timberline.registry.names import PRODUCTION
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import ClassLabel, Column, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.registry.verdict import (

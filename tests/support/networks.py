@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from timberline.exporter.convert import KerasNetwork
+from timberline.exporter.graph.convert import KerasNetwork
 from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
-from timberline.training.dataset import FeatureArray
-from timberline.training.network import build_network, build_serving_model
-from timberline.training.persist import save_model
-from timberline.training.scaling import measure_features
+from timberline.training.model.dataset import FeatureArray
+from timberline.training.model.network import build_network, build_serving_model
+from timberline.training.model.saving import save_model
+from timberline.training.model.scaling import measure_features
 
 FEATURES = 6
 FILLED = 3  # the feature that is NULL in training

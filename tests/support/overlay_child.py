@@ -20,10 +20,10 @@ from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_child import run_until
 from tests.support.tables import NAME, SmallTable, rows
 from timberline.registry.aliases import read_alias
-from timberline.registry.ground.files import fresh_folder
-from timberline.registry.ground.stages import find_current, read_receipt
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
+from timberline.registry.runtime.files import fresh_folder
+from timberline.registry.runtime.stages import find_current, read_receipt
 from timberline.registry.store import open_store
 
 MARK = "mark.json"

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from timberline.registry.ground.files import digest_bytes
-from timberline.registry.ground.stages import digest_value, stage_folder
 from timberline.registry.manifest import Histogram
+from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.runtime.stages import digest_value, stage_folder
 from timberline.registry.signature import ClassLabel
 from timberline.training.config import ModelConfig, input_columns, load_model_config
-from timberline.training.profile import (
+from timberline.training.data.profile import (
     PROFILE_SCHEMA_VERSION,
     ColumnProfile,
     Duplicates,

@@ -19,18 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.support.evaluations import encode_evaluation
-from timberline.benchmarks.config import load_gate_settings
-from timberline.benchmarks.history.releases import Release
-from timberline.benchmarks.judge.measure import ArmRun, Restart
-from timberline.benchmarks.judge.predictions import (
+from timberline.benchmarks.analysis.predictions import (
     Comparison,
     Predictions,
     compare_predictions,
     read_predictions,
 )
+from timberline.benchmarks.analysis.statistics import ArmRun, Restart
+from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.history.releases import Release
 from timberline.benchmarks.report.record import Record
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.manifest import Interval
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine
 
 CLASSES = ("Spruce/Fir", "Lodgepole Pine", "Ponderosa Pine", "Willow", "Aspen", "Douglas-fir", "Krummholz")

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from tests.support.manifests import give_verdict, publish_tiny
 from timberline.registry.__main__ import main
 from timberline.registry.aliases import read_alias
-from timberline.registry.ground.command import run_command
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote, set_alias
+from timberline.registry.runtime.cli import run_command
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 
 # Whatever waits for another process would wait for ever; a command takes some milliseconds.

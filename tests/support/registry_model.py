@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.registry_tree import Tree, compare, has_below, read_tree, restore
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.names import is_name
+from timberline.registry.runtime.files import digest_bytes
 
 DOCUMENTS = ("verdict.json", "report.md")
 _DROPPINGS = (".DS_Store", "Thumbs.db")

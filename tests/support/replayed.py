@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.signature import ClassLabel
-from timberline.training.scores import score
+from timberline.training.evaluation.scores import score
 
 LABELS = tuple(ClassLabel(value=value, label=value) for value in ("1", "a b=c", "7"))
 

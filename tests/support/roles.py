@@ -29,16 +29,16 @@ ROLES = {
     "serve": ("registry", "inference"),
     "tools": (  # fetch, and the registry's commands
         "registry",
-        *("training/fetch.py", "training/sources", "training/config.py", "training/errors.py"),
+        *("training/data/fetch.py", "training/sources", "training/config.py", "training/errors.py"),
     ),
     "train": ("registry", "training", "exporter"),
     "bench": ("registry", "inference", "benchmarks"),  # the gate starts the service
 }
 # Of a role's parts, but for developers, or for an environment of its own.
 DEV_ONLY = {
-    "benchmarks/etl/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
-    "benchmarks/rivals/fastapi_service.py": "runs in the environment of requirements/rivals/fastapi.txt",
-    "benchmarks/rivals/mlserver_service.py": "runs in the environment of requirements/rivals/mlserver.txt",
+    "benchmarks/dev/etl/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
+    "benchmarks/dev/competitors/fastapi_service.py": "runs where rivals/fastapi.txt is installed",
+    "benchmarks/dev/competitors/mlserver_service.py": "runs where rivals/mlserver.txt is installed",
 }
 _IMPORT = """
 import importlib, json, sys

@@ -19,8 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline import __version__
-from timberline.registry.ground.quiet import quiet_stderr, silence_tensorflow
-from timberline.registry.ground.stages import Receipt, digest_value, read_receipt, stage_folder
 from timberline.registry.manifest import ClassMetrics, Histogram, Interval, Metrics, Prior
 from timberline.registry.rows import (
     SEEN_FILE,
@@ -31,6 +29,8 @@ from timberline.registry.rows import (
     StoredColumn,
 )
 from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
+from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.stages import Receipt, digest_value, read_receipt, stage_folder
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 from timberline.training.features import FeatureProgram, parse_features
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tests.support.manifests import build_verdict
-from timberline.registry.ground.files import digest_bytes
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import Judged, Outcome, Verdict, VerdictLine
 
 RATIO = VerdictLine(

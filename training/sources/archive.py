@@ -16,11 +16,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from timberline.registry.ground.progress import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.errors import SourceError
 from timberline.training.sources.download import CHUNK_BYTES
 
-_logger = logging.getLogger("training.fetch")
+_logger = logging.getLogger("training.data.fetch")
 _ENCRYPTED = 0x1  # bit 0 of the general purpose flag, APPNOTE 4.4.4
 _SHOWN_NAMES = 12
 _COMPARED_NAMES = 5000  # comparing more would take seconds

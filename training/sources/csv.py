@@ -1,6 +1,6 @@
 """A table as one or more files: a path, a glob, an http(s) or an s3 URL; CSV (.gz, .zst) or Parquet.
 
-The bytes are passed on as they are: `training.forms` finds out what they are.
+The bytes are passed on as they are: `training.data.forms` finds out what they are.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from timberline.registry.ground.files import digest_file
-from timberline.registry.ground.stages import RECEIPT
+from timberline.registry.runtime.files import digest_file
+from timberline.registry.runtime.stages import RECEIPT
 from timberline.training.config import CsvSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import is_safe_name

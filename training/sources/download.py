@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import PARTIAL_PREFIX, sync_folder, write_atomically
-from timberline.registry.ground.logs import log_event
-from timberline.registry.ground.progress import Progress
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import PARTIAL_PREFIX, sync_folder, write_atomically
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.progress import Progress
 from timberline.training.errors import SourceError
 from timberline.training.sources.protocol import Pause
 
@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
 
-_logger = logging.getLogger("training.fetch")
+_logger = logging.getLogger("training.data.fetch")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.registry.ground.decode import UTF_8, decode_json
-from timberline.registry.ground.logs import log_event
+from timberline.registry.runtime.decode import UTF_8, decode_json
+from timberline.registry.runtime.logs import log_event
 from timberline.training.errors import SourceError
 
-_logger = logging.getLogger("training.fetch")
+_logger = logging.getLogger("training.data.fetch")
 _MARK = "\ufeff"  # the byte order mark of a file that somebody's shell read into the variable
 _HINT = (
     "Make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or "

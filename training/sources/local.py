@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from timberline.registry.errors import StageError
-from timberline.registry.ground.decode import decode_json
-from timberline.registry.ground.files import digest_file
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import digest_file
 from timberline.training.errors import SourceError
 
 REFERENCES = "references.json"

@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from timberline.registry.ground.files import digest_file
-from timberline.registry.ground.logs import log_event
+from timberline.registry.runtime.files import digest_file
+from timberline.registry.runtime.logs import log_event
 from timberline.training.config import PackageSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import extract_member
 from timberline.training.sources.scrub import scrub
 
-_logger = logging.getLogger("training.fetch")
+_logger = logging.getLogger("training.data.fetch")
 # What pip says → what to do about it; the first that fits. The wording of pip 22.3 to 26.3.
 _HINTS = (
     ("No module named pip", "Run `python -m ensurepip`, then the same command again."),

@@ -11,7 +11,7 @@ from timberline.benchmarks.report.figure import Figure
 from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.judge.predictions import Confusion
+    from timberline.benchmarks.analysis.predictions import Confusion
     from timberline.benchmarks.report.record import Record
 
 # A table of more is neither read nor small; 20 x 20 cells still fit a screen.

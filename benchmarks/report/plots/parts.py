@@ -11,7 +11,7 @@ from timberline.benchmarks.report.markup import Markup, tag
 from timberline.benchmarks.report.scales import Scale
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.judge.predictions import PartChange
+    from timberline.benchmarks.analysis.predictions import PartChange
     from timberline.benchmarks.report.record import Record
 
 _ROW = 26

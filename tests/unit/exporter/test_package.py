@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from timberline.exporter.errors import ExportError
-from timberline.exporter.golden import GoldenPicker
 from timberline.exporter.package import EvaluationWriter, read_baselines, require_accuracy
-from timberline.exporter.rows import Chunk
+from timberline.exporter.parity.golden import GoldenPicker
+from timberline.exporter.parity.rows import Chunk
 from timberline.registry.manifest import Golden, Interval, Metrics
 
 

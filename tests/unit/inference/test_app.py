@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from timberline.inference.app import Endpoint
-from timberline.inference.live.work import WorkLimit
+from timberline.inference.formats.answers import Answer, answer_json
+from timberline.inference.formats.request import Request
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.wire.answers import Answer, answer_json
-from timberline.inference.wire.request import Request
+from timberline.inference.models.work import WorkLimit
 
 NO_BODIES: Any = None  # the short way gets its body whole
 

@@ -26,7 +26,7 @@ from timberline.registry.errors import (
     VersionNotFoundError,
 )
 from timberline.registry.folder import FolderBlobs
-from timberline.registry.ground.files import digest_bytes
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 
 

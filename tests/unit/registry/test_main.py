@@ -14,9 +14,9 @@ import pytest
 from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
 from timberline.registry.__main__ import main
 from timberline.registry.aliases import move_alias, read_alias, read_history
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import MODEL_FILE, Store, open_store
 from timberline.registry.verdict import VERDICT_FILE, encode_verdict
 

@@ -10,9 +10,9 @@ import pytest
 from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
 from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, read_history
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, PromotionRefusedError
-from timberline.registry.ground.files import digest_bytes
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import find_objections, promote, repair, rollback, set_alias, succession
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, encode_verdict
 

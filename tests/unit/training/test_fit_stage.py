@@ -17,10 +17,10 @@ from tests.support.prepared import FEATURES_SQL, MODEL, prepare, write_model
 from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.runs import find_run, read_run
 from timberline.training.config import ModelConfig
-from timberline.training.dataset import PreparedSplit
 from timberline.training.errors import TrainingError
-from timberline.training.evaluate import read_history
+from timberline.training.evaluation.evaluate import read_history
 from timberline.training.fit import run_train
+from timberline.training.model.dataset import PreparedSplit
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from timberline.registry.runs import CLASS_COLUMN
 from timberline.registry.store import Store, open_store
 from timberline.training.__main__ import main
 from timberline.training.config import ModelConfig
-from timberline.training.evaluate import run_evaluate
+from timberline.training.evaluation.evaluate import run_evaluate
 from timberline.training.fit import run_train
 from timberline.training.repeats import Reduction, choose_features, run_calibrate, sample_rows
 

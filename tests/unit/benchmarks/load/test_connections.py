@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from timberline.benchmarks.drive.plan import Body, Target
 from timberline.benchmarks.load.connections import Connections, write_request
+from timberline.benchmarks.measure.records import Body, Target
 
 REQUEST = b"POST /predict HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Model-Version: tiny@1\r\n\r\n"

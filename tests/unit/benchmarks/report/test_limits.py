@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from timberline.benchmarks.config import load_gate_settings
+from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.report.limits import change_of, margin_shares, use_of
 from timberline.registry.verdict import VerdictLine
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.records import build_page_verdict, build_record
-from timberline.benchmarks.judge.verdict import describe_verdict
+from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.report.page import write_page
 from timberline.benchmarks.report.plots.confusion import choose_classes
 from timberline.benchmarks.report.record import Record

@@ -15,8 +15,8 @@ from tests.support.manifests import build_manifest
 from timberline.inference import errors
 from timberline.inference.metrics.counters import ModelMetrics, ServiceMetrics
 from timberline.inference.metrics.drift import LEAST_ROWS, Drift
-from timberline.inference.metrics.families import COUNTERS, SECONDS, cumulate
-from timberline.inference.metrics.shared import Slot, create_memory
+from timberline.inference.metrics.exposition import COUNTERS, SECONDS, cumulate
+from timberline.inference.metrics.shared_memory import Slot, create_memory
 from timberline.inference.session import Outputs
 from timberline.registry.manifest import Histogram
 from timberline.registry.signature import ClassLabel, Column, build_signature

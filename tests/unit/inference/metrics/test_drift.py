@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest, build_metrics
 from tests.support.shapes import FLAGS, SHAPES, draw_rows, profile
-from timberline.inference.metrics.bins import Stability, bin_numbers, bin_text
 from timberline.inference.metrics.drift import LEAST_ROWS, Drift
-from timberline.inference.metrics.shared import Slot, create_private
+from timberline.inference.metrics.psi import Stability, bin_numbers, bin_text
+from timberline.inference.metrics.shared_memory import Slot, create_private
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.manifest import Histogram, Manifest, Prior
 from timberline.registry.signature import NULL_TEXT, ClassLabel, Column, build_signature

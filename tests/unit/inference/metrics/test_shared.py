@@ -11,7 +11,7 @@ from multiprocessing.synchronize import Event
 import pytest
 
 from timberline.inference.metrics import shared
-from timberline.inference.metrics.shared import Memory, Slot, attach, create_memory
+from timberline.inference.metrics.shared_memory import Memory, Slot, attach, create_memory
 
 KEY = ("counter", "rows", 'ünï "quoted"')
 INCREMENTS = 200_000

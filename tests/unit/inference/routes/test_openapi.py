@@ -24,13 +24,13 @@ from tests.support.tiny_model import (
 )
 from timberline.inference.app import STATUSES, App
 from timberline.inference.config import ServiceConfig
-from timberline.inference.live.state import Lineup, ServiceState
-from timberline.inference.live.versions import LiveVersion, load_version
+from timberline.inference.formats.request import Request
 from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.versions import LiveVersion, load_version
 from timberline.inference.routes.openapi import OpenApi
 from timberline.inference.routes.openapi_paths import ERRORS
 from timberline.inference.routes.openapi_rows import describe_column, write_csv_example
-from timberline.inference.wire.request import Request
 from timberline.registry.signature import Column
 from timberline.registry.store import open_store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from timberline.registry.ground.cpus import count_cpus, find_memory_bytes
+from timberline.registry.runtime.cpus import count_cpus, find_memory_bytes
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

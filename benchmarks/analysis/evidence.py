@@ -1,0 +1,265 @@
+"""What is known of the two versions before anything is started: digests, signatures, held-out rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from timberline.benchmarks.analysis.accuracy import judge_drop, judge_floors
+from timberline.benchmarks.analysis.baseline import judge_baseline
+from timberline.benchmarks.analysis.compatibility import find_breaks, list_new_classes
+from timberline.benchmarks.analysis.earlier import (
+    compare_releases,
+    find_noise,
+    judge_total,
+    keep_champion,
+    list_releases,
+)
+from timberline.benchmarks.analysis.fresh import (
+    FreshRows,
+    describe_asked,
+    is_reordered,
+    is_same_table,
+    miss_rows,
+)
+from timberline.benchmarks.analysis.limits import limits_in_force
+from timberline.benchmarks.analysis.parts import judge_recalls, judge_slices
+from timberline.benchmarks.analysis.predictions import (
+    Comparison,
+    Predictions,
+    compare_predictions,
+    keep_common,
+    measure_quality,
+    read_predictions,
+)
+from timberline.benchmarks.analysis.probabilities import judge_calibration, judge_log_loss
+from timberline.benchmarks.analysis.scoring import SCORED_FILES
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.gate.settings import AccuracySettings
+from timberline.registry.errors import DamageError
+from timberline.registry.manifest import Manifest, ParityTensor
+from timberline.registry.rows import SEEN_FILE
+from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
+from timberline.registry.store import EVALUATION_FILE, Store
+from timberline.registry.verdict import Outcome, VerdictLine
+from timberline.registry.verification import MANIFEST_FILE
+
+
+@dataclass(frozen=True)
+class StaticEvidence:
+    """Lines that need no running service; ``can_run`` False when starting one makes no sense."""
+
+    lines: tuple[VerdictLine, ...]
+    can_run: bool
+    comparison: Comparison | None = None
+
+
+@dataclass
+class _Lines:
+    lines: list[VerdictLine] = field(default_factory=list)
+
+    def say(self, name: str, outcome: Outcome, reason: str, evidence: str = MANIFEST_FILE) -> None:
+        self.lines.append(
+            VerdictLine(name=name, candidate=None, outcome=outcome, reason=reason, evidence=evidence)
+        )
+
+
+def judge_static(
+    store: Store,
+    versions: dict[str, Manifest],
+    settings: AccuracySettings,
+    *,
+    data: Path | None = None,
+    folder: Path | None = None,
+) -> StaticEvidence:
+    """Verify both versions, compare their signatures and their held-out predictions.
+
+    Bytes that are not the manifest's are not looked into any further. Signatures that do not fit
+    end it too: the two could not be asked the same questions.
+
+    Args:
+        store: where the versions are.
+        versions: their manifests by arm.
+        settings: how sure to be.
+        data: the folder in which the candidate's table was prepared. Its test rows are read there when the
+            two learned from different tables and the version does not bring them along.
+        folder: where answers that are given afresh are kept; without it they are forgotten.
+    """
+    said = _Lines()
+    try:
+        for manifest in versions.values():
+            store.verify(manifest.model, manifest.version)
+    except DamageError as error:
+        said.say("digests", "INVALID", str(error))
+        return StaticEvidence(tuple(said.lines), can_run=False)
+    said.say("digests", "PASS", "every file is the one that its manifest names")
+    said.lines.append(judge_parity(versions))
+    is_compatible = True
+    if "champion" in versions:
+        said.lines.append(_judge_signature(versions["champion"], versions["candidate"]))
+        is_compatible = said.lines[-1].outcome == "PASS"
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        bench = _Bench(store, versions, settings, data, folder or Path(scratch))
+        comparison = _judge_predictions(bench, said, is_compatible=is_compatible)
+    return StaticEvidence(tuple(said.lines), is_compatible, comparison)
+
+
+def _judge_signature(champion: Manifest, candidate: Manifest) -> VerdictLine:
+    breaks = find_breaks(champion, candidate)
+    added = [] if breaks else list_new_classes(champion, candidate)
+    reason = "; ".join(breaks)[:300] or "every body that the champion takes, the candidate takes"
+    if added:
+        reason += f"; new, behind the others: class {', '.join(added)[:80]}"
+    line = VerdictLine(
+        name="signature",
+        candidate=None,
+        outcome="BLOCK" if breaks else "PASS",
+        reason=reason,
+        evidence=MANIFEST_FILE,
+    )
+    return msgspec.structs.replace(line, mark="WARN") if added else line
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What the predictions are judged with; see `judge_static`."""
+
+    store: Store
+    versions: dict[str, Manifest]
+    settings: AccuracySettings
+    data: Path | None
+    folder: Path
+
+
+def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> Comparison | None:
+    candidate, settings = bench.versions["candidate"], bench.settings
+    limits = candidate.gate
+    try:
+        own = _read(bench.store, candidate, limits.slices)
+        said.lines += judge_floors(measure_quality(own), limits, settings)
+        said.lines.append(judge_baseline(own, limits, settings))
+        if "champion" not in bench.versions or not is_compatible:
+            return None
+        return _judge_beside(bench, own, said)
+    except (EvidenceError, DamageError) as error:
+        said.say("held_out_rows", "INVALID", str(error), EVALUATION_FILE)
+        return None
+
+
+def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> Comparison | None:
+    """The candidate beside the champion, and beside the releases before it.
+
+    Raises:
+        EvidenceError: champion and candidate cannot be compared, or the noise of training cannot be read.
+    """
+    store, champion, candidate = bench.store, bench.versions["champion"], bench.versions["candidate"]
+    earlier = list_releases(store, champion, candidate, bench.settings.releases)
+    noise, source = find_noise(store, champion, earlier)
+    limits = limits_in_force(candidate.gate, noise, bench.settings, source=source)
+    fresh = FreshRows(store, candidate, own, bench.data, bench.folder)
+    comparison = _compare(store, champion, candidate, own, fresh, said)
+    judges = {"accuracy": judge_drop, "recall": judge_recalls, "slices": judge_slices}
+    judges |= {"log_loss": judge_log_loss, "calibration": judge_calibration}
+    if not candidate.gate.slices:
+        del judges["slices"]
+    if comparison is None:
+        lines = miss_rows(judges, candidate.gate, bench.settings)
+        releases = compare_releases(store, earlier, candidate, own, fresh)
+    else:
+        lines = [judge(comparison, limits, bench.settings) for judge in judges.values()]
+        if comparison.is_fresh:
+            lines = [msgspec.structs.replace(line, evidence=SCORED_FILES) for line in lines]
+        # The champion, first of them, was compared just now.
+        releases = compare_releases(store, earlier[1:], candidate, own, fresh)
+        known = keep_champion(champion.version, comparison)
+        releases = replace(releases, compared=(known, *releases.compared))
+    lines.insert(1, judge_total(releases, limits, bench.settings))
+    said.lines += lines
+    return comparison
+
+
+def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predictions:
+    folder = store.open_folder(manifest.model, manifest.version)
+    return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes), slices)
+
+
+def _compare(
+    store: Store,
+    champion: Manifest,
+    candidate: Manifest,
+    own: Predictions,
+    fresh: FreshRows,
+    said: _Lines,
+) -> Comparison | None:
+    """Lay the two side by side, on the rows that both were tested on if their test splits differ.
+
+    Row numbers mean the same rows only in the same table, in the same order; otherwise both are asked afresh.
+    None when no row is left that the champion has not learned from.
+
+    Raises:
+        EvidenceError: they have no row in common, disagree about a truth, or cannot be asked afresh.
+    """
+    labels = [label.value for label in candidate.signature.classes]
+    if is_same_table(champion, candidate):
+        before = _read(store, champion)
+        if not (is_reordered(before, own) and SEEN_FILE in champion.files):
+            return _compare_stored(champion, candidate, before, own, labels)
+    asked = fresh.ask(champion, "champion")
+    said.lines.append(describe_asked(asked, champion, candidate))
+    if asked.other is None or asked.candidate is None:
+        return None
+    comparison = compare_predictions(asked.other, asked.candidate, labels)
+    return replace(comparison, is_fresh=True)
+
+
+def _compare_stored(
+    champion: Manifest, candidate: Manifest, before: Predictions, own: Predictions, labels: Sequence[str]
+) -> Comparison:
+    if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
+        return compare_predictions(before, own, labels)
+    comparison = compare_predictions(*keep_common(before, own), labels)
+    return replace(comparison, test_rows=(before.rows.size, own.rows.size))
+
+
+def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:
+    """Worst error of each graph against the network it was made from; BLOCK beyond the bound.
+
+    The exporter refuses such a graph, so this catches one that came another way. The bound of a
+    feature depends on the feature's value, which no manifest keeps: its error is told only.
+    """
+    candidate = versions["candidate"].parity
+    probabilities = candidate.get(PROBABILITIES_OUTPUT)
+    broken = [
+        name
+        for name, tensor in candidate.items()
+        if name != FEATURES and not tensor.worst_absolute_error <= _bound(tensor)
+    ]
+    told = "; ".join(
+        f"{arm}: "
+        + ", ".join(f"{name} {tensor.worst_absolute_error:.2g}" for name, tensor in manifest.parity.items())
+        for arm, manifest in versions.items()
+    )
+    champion = versions["champion"].parity.get(PROBABILITIES_OUTPUT) if "champion" in versions else None
+    outcome: Outcome = "INVALID" if probabilities is None else "BLOCK" if broken else "PASS"
+    why = {
+        "INVALID": "no parity of the probabilities is known",
+        "BLOCK": f"beyond the bound: {', '.join(broken)}",
+    }
+    return VerdictLine(
+        name="parity",
+        candidate=probabilities.worst_absolute_error if probabilities else None,
+        champion=champion.worst_absolute_error if champion else None,
+        limit=_bound(probabilities) if probabilities else None,
+        outcome=outcome,
+        reason=f"{why.get(outcome, 'worst errors over all test rows are within their bounds')}; {told}",
+        evidence=MANIFEST_FILE,
+    )
+
+
+def _bound(tensor: ParityTensor) -> float:
+    """atol + rtol x |reference|, where the reference is a probability and so at most 1."""
+    return tensor.atol + tensor.rtol

@@ -1,0 +1,138 @@
+"""The gate: candidate against champion, one verdict, stored with the candidate."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from timberline.benchmarks.gate.calibration import apply_calibration, load_calibration
+from timberline.benchmarks.gate.match import GATE_VERSION, Match, find_match
+from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.measure.workload import load_workload
+from timberline.benchmarks.report.record import PAGE_FILE
+from timberline.registry.aliases import read_history
+from timberline.registry.errors import RegistryError
+from timberline.registry.names import PRODUCTION
+from timberline.registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
+from timberline.registry.runtime.files import digest_bytes, fresh_folder
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.stages import digest_value
+from timberline.registry.store import Store
+from timberline.registry.verdict import (
+    VERDICT_FILE,
+    Judged,
+    Verdict,
+    decode_verdict,
+)
+
+logger = logging.getLogger("benchmarks")
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """``verdict`` None when there was nothing to do; ``skipped`` says why nothing was measured."""
+
+    match: Match
+    verdict: Verdict | None
+    skipped: str = ""
+    report: Path | None = None
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, object]:
+        """The result as it is printed for machines."""
+        verdict = self.verdict
+        return {
+            "outcome": verdict.outcome if verdict else None,
+            "model": self.match.model,
+            "candidate": self.match.candidate,
+            "champion": self.match.champion,
+            "is_first": self.match.champion is None,
+            "skipped": self.skipped or None,
+            "report": str(self.report) if self.report else None,
+            "seconds": round(self.seconds, 2),
+            "lines": verdict.lines if verdict else (),
+        }
+
+
+def run_gate(
+    store: Store,
+    model: str,
+    data: Path,
+    settings: GateSettings,
+    *,
+    candidate: str | None = None,
+    champion: str | None = None,
+    again: bool = False,
+    programs: Mapping[str, Sequence[str]] | None = None,
+    calibrations: Path | None = None,
+) -> GateResult:
+    """Judge the candidate, write the report, store the verdict with the candidate.
+
+    Args:
+        store: the registry that both versions are in.
+        model: its name.
+        data: generated data, the training's too; raw observations and the report go to
+            ``gates/<model>/`` in it, test rows of the candidate may be read from ``prepared/<model>/``.
+        settings: how sure to be.
+        candidate: a reference other than the alias `candidate`.
+        champion: a reference other than the alias `production`; the verdict is then not stored,
+            because it says nothing about taking over from what is in production.
+        again: measure even if a passing verdict for these very digests and settings is there.
+        programs: by arm, the module, and flags before its verb, that serve in the place of
+            ``inference``; the verdict is then not stored, because it is about something else.
+        calibrations: where spreads measured on machines of a class are kept; by default
+            ``calibrations/`` in ``data``. That of this class takes the place of the settings' own.
+    """
+    started = time.monotonic()
+    match = find_match(store, model, candidate, champion)
+    if champion is None and match.candidate == match.champion:
+        return GateResult(match, None, f"version {match.candidate} is in production already")
+    settings = apply_calibration(
+        settings, load_calibration(calibrations or data / "calibrations", machine_class())
+    )
+    workload = load_workload(settings.duet.workload)
+    config_digest = digest_value([GATE_VERSION, settings, workload])
+    judged = {arm: store.identify(model, version) for arm, version in match.arms.items()}
+    is_stored = champion is None and not programs
+    if is_stored and not again:
+        known = _find_passing(store, match, judged, config_digest)
+        if known is not None:
+            reason = f"version {match.candidate} passed already, for these very digests and settings"
+            return GateResult(match, known, reason)
+    target = data / "gates" / model / match.folder_name
+    # Imported late: numpy, scipy and pyarrow take seconds, which a skipped gate need not wait for.
+    from timberline.benchmarks.gate.comparison import judge_match  # noqa: PLC0415
+
+    with fresh_folder(target, mark="report.json") as folder:
+        verdict, documents = judge_match(
+            store, match, judged, folder, settings, workload, config_digest, programs or {}, data
+        )
+        for name, content in documents.items():
+            (folder / name).write_bytes(content)
+    if is_stored:
+        # The verdict last: it names the report.
+        for name, content in documents.items():
+            store.write_document(model, match.candidate, name, content)
+    return GateResult(match, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
+
+
+def _find_passing(
+    store: Store, match: Match, judged: dict[str, Judged], config_digest: str
+) -> Verdict | None:
+    data = store.read_document(match.model, match.candidate, VERDICT_FILE)
+    if data is None:
+        return None
+    try:
+        verdict = decode_verdict(data)
+    except RegistryError as error:
+        log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
+        return None
+    objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
+    objections += find_exchanged(store, match.model, match.candidate, verdict)
+    history = read_history(store, match.model, PRODUCTION)
+    objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))
+    return None if objections or verdict.config_digest != config_digest else verdict

@@ -1,0 +1,305 @@
+"""Whole gates on candidates that are known to be as good, slower or worse; as many as it takes.
+
+Every gate is the real one: fresh processes, real load, the rule as it stands. Gates that were done
+before, on this class of machine and with this rule, count: kill it, start it again, and it goes on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import msgspec
+
+from timberline.benchmarks.analysis.evidence import judge_static
+from timberline.benchmarks.analysis.statistics import Restart
+from timberline.benchmarks.gate.calibration import apply_calibration, load_calibration
+from timberline.benchmarks.gate.match import GATE_VERSION
+from timberline.benchmarks.gate.run import GateResult, run_gate
+from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.machine import machine_class
+from timberline.benchmarks.measure.workload import load_workload
+from timberline.benchmarks.selftest.identical import run_identical
+from timberline.benchmarks.selftest.ledger import (
+    GateRow,
+    RestartRow,
+    append_rows,
+    find_restarts,
+    locked,
+    read_rows,
+)
+from timberline.benchmarks.selftest.recorded import read_restarts, write_row
+from timberline.benchmarks.selftest.rejudge import rejudge
+from timberline.benchmarks.selftest.scenarios import NIGHTLY, Arm, Base, choose_arm, parse_arm
+from timberline.benchmarks.selftest.worse import stage_worse
+from timberline.registry.errors import ConfigError
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.stages import digest_value
+from timberline.registry.store import Store
+from timberline.registry.verdict import Verdict
+
+_logger = logging.getLogger("benchmarks")
+
+# The champion's p50, of which the injected share is taken, drifts with the neighbours' load: the last
+# few gates know it better than the first one.
+_RECENT_GATES = 5
+_BASE_RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What is gated and where it is written.
+
+    ``data`` is the folder of generated data: gates go to ``selftest/`` in it, spreads are looked for
+    in ``calibrations/``. ``path`` is the CSV file of gates.
+    """
+
+    store: Store
+    model: str
+    version: int
+    data: Path
+    settings: GateSettings
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where gates leave their reports, each in the place of the one before."""
+        return self.data / "selftest"
+
+    @property
+    def calibrations(self) -> Path:
+        """Where the spreads of this class of machine may be."""
+        return self.data / "calibrations"
+
+    def check(self) -> None:
+        """Refuse a version that is blocked before anything is started: no gate could tell anything.
+
+        Raises:
+            ConfigError: it does not keep its own floors, or its files cannot be believed.
+        """
+        manifest = self.store.read_manifest(self.model, self.version)
+        versions = {"champion": manifest, "candidate": manifest}
+        for line in judge_static(self.store, versions, self.settings.accuracy).lines:
+            if line.outcome in {"BLOCK", "INVALID"}:
+                raise ConfigError(
+                    f"{line.name} says {line.outcome} of the version beside itself: {line.reason}",
+                    where=f"{self.model}@{self.version}",
+                    hint="Give a version that a gate could pass with --model MODEL@VERSION.",
+                )
+
+    def digest_config(self) -> str:
+        """What two gates must share to be counted together, beside the machine: rule, load and model."""
+        settings = self.settings
+        known = load_calibration(self.calibrations, machine_class())
+        identity = self.store.identify(self.model, self.version)
+        return digest_value([GATE_VERSION, settings, load_workload(settings.duet.workload), known, identity])
+
+    def read_done(self) -> list[GateRow]:
+        """The gates that count here and now."""
+        key = (machine_class(), GATE_VERSION, self.digest_config())
+        rows = read_rows(self.path, GateRow)
+        return [row for row in rows if (row.machine_class, row.gate_version, row.config_digest) == key]
+
+
+def list_nightly(test: SelfTest) -> list[GateRow]:
+    """The gates of identical versions that calibrations were, of this class of machine and gate version.
+
+    Whatever was calibrated before each: every calibration changes the spreads, and with them what two
+    gates must share to be counted together, but the machine that they watch is the same.
+    """
+    rows = read_rows(test.path, GateRow)
+    key = (machine_class(), GATE_VERSION, NIGHTLY)
+    return [row for row in rows if (row.machine_class, row.gate_version, row.arm) == key]
+
+
+def list_rejudged(test: SelfTest) -> list[GateRow]:
+    """Every gate of this class of machine and model, whatever its rule was, as the present rule ends it."""
+    gates = [row for row in read_rows(test.path, GateRow) if row.machine_class == machine_class()]
+    gates = [row for row in gates if row.model == f"{test.model}@{test.version}"]
+    settings = apply_calibration(test.settings, load_calibration(test.calibrations, machine_class()))
+    limits = test.store.read_manifest(test.model, test.version).gate
+    return rejudge(gates, read_rows(find_restarts(test.path), RestartRow), limits, settings)
+
+
+def run_selftest(test: SelfTest, wanted: Mapping[str, int]) -> None:
+    """Run gates, arm by arm in turn, until there are as many of each as ``wanted``.
+
+    Raises:
+        BenchmarkError: another run writes to the file, or the champion cannot be measured.
+        ConfigError: see `SelfTest.check`.
+    """
+    test.check()
+    with locked(test.path):
+        done = test.read_done()
+        while name := choose_arm(dict(wanted), [row.arm for row in done]):
+            done.append(_run_one(test, parse_arm(name), done))
+
+
+def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
+    number = len(done) + 1
+    seed = test.settings.duet.seed + number
+    injected_us = arm.injected_us(_measure_base(test, done)) if arm.is_slowed else 0.0
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    load = os.getloadavg()[0]
+    result = _gate(test, arm, arm.programs(injected_us, seed), seed)
+    assert result.report is not None
+    assert result.verdict is not None  # a gate with a champion named is always run
+    row = record_gate(
+        test,
+        read_restarts(result.report.parent),
+        arm=arm.name,
+        number=number,
+        seed=seed,
+        started_at=started,
+        load_average=load,
+        outcome=result.verdict.outcome,
+        deciding=_name_deciding(result.verdict),
+        marked="+".join(line.name for line in result.verdict.lines if line.is_marked),
+        seconds=result.seconds,
+        injected_us=injected_us,
+    )
+    log_event(_logger, "gate done", number=number, arm=arm.name, outcome=row.outcome, by=row.deciding)
+    return row
+
+
+def record_gate(
+    test: SelfTest,
+    restarts: Sequence[Restart],
+    *,
+    arm: str,
+    number: int,
+    seed: int,
+    started_at: str,
+    load_average: float,
+    outcome: str,
+    deciding: str,
+    seconds: float,
+    marked: str = "",
+    injected_us: float = 0.0,
+) -> GateRow:
+    """Write one gate and its restarts down; see `GateRow`."""
+    believed = [restart for restart in restarts if not restart.problem]
+    contrasts = [restart.contrasts for restart in believed]
+    base = middle_base([measure_base(restart) for restart in believed])
+    row = GateRow(
+        started_at=started_at,
+        machine_class=machine_class(),
+        gate_version=GATE_VERSION,
+        config_digest=test.digest_config(),
+        model=f"{test.model}@{test.version}",
+        arm=arm,
+        number=number,
+        seed=seed,
+        injected_us=injected_us,
+        injected_share=injected_us / parse_arm(arm).base_us(base) if injected_us else 0.0,
+        outcome=outcome,
+        deciding=deciding,
+        marked=marked,
+        restarts=len(restarts),
+        seconds=seconds,
+        load_average=load_average,
+        base_p50_ms=base.client_ms,
+        base_service_ms=base.service_ms,
+        base_cpu_ms=base.cpu_ms,
+        champion_p50_ms=_middle([restart.arms["champion"].p50_ms for restart in believed]),
+        candidate_p50_ms=_middle([restart.arms["candidate"].p50_ms for restart in believed]),
+        net_p50=_mean([c.net_p50 for c in contrasts]),
+        service_p50=_mean([c.service_p50 for c in contrasts]),
+        net_p99=_mean([c.net_p99 for c in contrasts]),
+        net_tail=_mean([c.net_tail for c in contrasts]),
+        client_p50=_mean([c.client_p50 for c in contrasts]),
+        client_p99=_mean([c.client_p99 for c in contrasts]),
+        cpu_per_request=_mean([c.cpu_per_request for c in contrasts]),
+    )
+    if restarts:
+        rows = [write_row(restart, started_at=started_at, arm=arm) for restart in restarts]
+        append_rows(find_restarts(test.path), rows)
+    append_rows(test.path, [row])  # last: a gate counts when everything about it is there
+    return row
+
+
+def _name_deciding(verdict: Verdict) -> str:
+    """The lines that a verdict other than PASS comes from, such as ``net_p50+net_p99``."""
+    if verdict.outcome == "PASS":
+        return ""
+    return "+".join(line.name for line in verdict.lines if line.outcome == verdict.outcome)
+
+
+def _gate(test: SelfTest, arm: Arm, programs: Mapping[str, Sequence[str]], seed: int) -> GateResult:
+    settings = msgspec.structs.replace(
+        test.settings, duet=msgspec.structs.replace(test.settings.duet, seed=seed)
+    )
+    name = f"{test.model}@{test.version}"
+    if arm.kind != "worse":
+        return run_gate(
+            test.store,
+            test.model,
+            test.folder,
+            settings,
+            candidate=name,
+            champion=name,
+            programs=programs,
+            calibrations=test.calibrations,
+        )
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        staged = stage_worse(test.store, test.model, test.version, Path(scratch), drop=arm.share, seed=seed)
+        return run_gate(
+            staged.store,
+            test.model,
+            test.folder,
+            settings,
+            candidate=f"{test.model}@{staged.candidate}",
+            champion=f"{test.model}@{staged.champion}",
+            calibrations=test.calibrations,
+        )
+
+
+def _middle(values: Sequence[float]) -> float:
+    return median(values) if values else math.nan
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else math.nan
+
+
+def _measure_base(test: SelfTest, done: Sequence[GateRow]) -> Base:
+    """What a request of the champion takes now: of the latest gates, or else measured."""
+    recent = [
+        Base(row.base_p50_ms, row.base_service_ms, row.base_cpu_ms)
+        for row in done
+        if not math.isnan(row.base_p50_ms)
+    ]
+    if recent:
+        return middle_base(recent[-_RECENT_GATES:])
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        restarts = run_identical(
+            test.store, test.model, test.version, test.settings.duet, Path(scratch), _BASE_RESTARTS
+        )
+    return middle_base([measure_base(restart) for restart in restarts])
+
+
+def measure_base(restart: Restart) -> Base:
+    """What a request of the champion took in one restart, less waits where they are told."""
+    champion = restart.arms["champion"]
+    return Base(
+        client_ms=median(champion.client_net_ms) if champion.client_net_ms else champion.p50_ms,
+        service_ms=_middle(champion.net_ms),
+        cpu_ms=champion.cpu_ms,
+    )
+
+
+def middle_base(bases: Sequence[Base]) -> Base:
+    """The median of each; NaN of none."""
+    return Base(
+        _middle([base.client_ms for base in bases]),
+        _middle([base.service_ms for base in bases]),
+        _middle([base.cpu_ms for base in bases]),
+    )

@@ -1,0 +1,1 @@
+"""ONNX graphs: from Keras, joined, folded, quantised, run, and what they cost."""

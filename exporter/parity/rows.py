@@ -1,0 +1,183 @@
+"""The test split in bounded chunks: raw rows as the graph takes them, features as DuckDB computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from timberline.exporter.errors import ExportError
+from timberline.exporter.parity.compare import FloatArray, IntArray
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import SLICE_PREFIX
+from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
+from timberline.registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
+from timberline.training.features import FeatureProgram
+
+# Embeddings hold some 10 kB a row and operator, in Keras and again in ONNX Runtime: 4,096 rows stay
+# below 300 MB. In smaller chunks planning the query would lead (50 ms for 90 features).
+CHUNK_ROWS = 4096
+RawValue = float | int | bool | str | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of the test split.
+
+    ``rows``: source row numbers; ``classes``: indexes of the true classes; ``raw``: the raw columns
+    as they stand in the file; ``feeds``: the same as the graph's inputs; ``features``: float32
+    (rows, F) by DuckDB, NULL as NaN; ``slices``: by column name, which rows are in the slice.
+    """
+
+    rows: IntArray
+    classes: IntArray
+    raw: pa.Table
+    feeds: dict[str, npt.NDArray[Any]]
+    features: FloatArray
+    slices: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+    def take(self, index: int) -> tuple[RawValue, ...]:
+        """The raw values of one row as a client would send them; NULL and NaN are None."""
+        values = [column[index].as_py() for column in self.raw.itercolumns()]
+        return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in values)
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a Parquet file, from its footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def check_slices(path: Path, slices: FeatureProgram) -> None:
+    """Count the file's rows in every slice of ``[gate]``; a second for a million rows.
+
+    Raises:
+        ConfigError: a slice has no row, so that the gate would have nothing to judge.
+        ExportError: a raw column is missing.
+    """
+    names = _list_read(slices)
+    counts = dict.fromkeys(slices.names, 0)
+    with duckdb.connect(config={"threads": 1}) as connection:
+        for batch in _open(path, names).iter_batches(columns=names) if counts else ():
+            connection.register("raw", batch)
+            for name, inside in _read_slices(connection, slices).items():
+                counts[name] += int(inside.sum())
+    for name, rows in counts.items():
+        if not rows:
+            raise ConfigError(
+                f"holds none of the {count_rows(path):,} test rows",
+                where=f"gate.slices.{name.removeprefix(SLICE_PREFIX)}",
+                hint="Correct the condition, or leave the slice out.",
+            )
+
+
+def _list_read(program: FeatureProgram) -> list[str]:
+    """The names of the columns that it reads, in their order."""
+    return [column.name for column in program.narrow().columns]
+
+
+def _open(path: Path, names: Iterable[str]) -> pq.ParquetFile:
+    file = pq.ParquetFile(path)
+    missing = sorted(set(names) - set(file.schema_arrow.names))
+    if missing:
+        raise ExportError(
+            f"has no column {', '.join(missing)}", where=str(path), hint="Run `make etl train` again."
+        )
+    return file
+
+
+def read_chunks(
+    path: Path,
+    program: FeatureProgram,
+    *,
+    slices: FeatureProgram | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[Chunk]:
+    """Yield the file's rows in file order, at most ``chunk_rows`` at a time.
+
+    Args:
+        path: the test split, raw columns and all.
+        program: the features to compute.
+        slices: of ``[gate]``; they may read columns that the program does not have.
+        chunk_rows: the most rows of a chunk.
+
+    Raises:
+        ExportError: a raw column of the program or of a slice is missing.
+    """
+    names = [column.name for column in program.columns]
+    beside = [name for name in (_list_read(slices) if slices else ()) if name not in names]
+    wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *beside]
+    file = _open(path, wanted)
+    query = program.select_sql("raw")
+    # One thread: a chunk is small, and its rows come back in the order they went in.
+    with duckdb.connect(config={"threads": 1}) as connection:
+        for batch in file.iter_batches(chunk_rows, columns=wanted):
+            table = pa.Table.from_batches([batch])
+            raw = table.select(names)
+            connection.register("raw", table.select([*names, *beside]))
+            features = connection.sql(query).to_arrow_table()
+            yield Chunk(
+                rows=table[ROW_COLUMN].to_numpy(),
+                classes=table[CLASS_COLUMN].to_numpy(),
+                raw=raw,
+                feeds=make_feeds(raw, program.columns),
+                features=_matrix(features, np.float32),
+                slices=_read_slices(connection, slices),
+            )
+
+
+def _read_slices(
+    connection: duckdb.DuckDBPyConnection, slices: FeatureProgram | None
+) -> dict[str, npt.NDArray[np.bool_]]:
+    if slices is None or not slices.features:
+        return {}
+    found = connection.sql(slices.select_sql("raw")).to_arrow_table()
+    # NULL is neither inside nor outside; a row is judged in a slice only when it is surely inside.
+    return {name: found[name].fill_null(0).to_numpy() == 1 for name in slices.names}
+
+
+def make_feeds(raw: pa.Table, columns: Sequence[Column]) -> dict[str, npt.NDArray[Any]]:
+    """Raw columns → the graph's inputs: `numeric` float64 (rows, n) and `text` str (rows, k)."""
+    feeds: dict[str, npt.NDArray[Any]] = {}
+    numeric = [column.name for column in columns if column.datatype != "BYTES"]
+    text = [column.name for column in columns if column.datatype == "BYTES"]
+    if numeric:
+        feeds[NUMERIC_INPUT] = _matrix(raw.select(numeric), np.float64)
+    if text:
+        filled = [pc.fill_null(raw[name], NULL_TEXT).to_numpy(zero_copy_only=False) for name in text]
+        feeds[TEXT_INPUT] = np.stack(filled, axis=1).astype(object)
+    return feeds
+
+
+def _matrix(table: pa.Table, dtype: type[np.floating[Any]]) -> FloatArray:
+    """Columns side by side, (rows, columns); NULL as NaN."""
+    matrix = np.empty((table.num_rows, table.num_columns), dtype)
+    for index, column in enumerate(table.itercolumns()):
+        floating = column.cast(pa.from_numpy_dtype(dtype)) if column.type != pa.bool_() else _flags(column)
+        matrix[:, index] = floating.to_numpy()
+    return matrix
+
+
+def _flags(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.uint8()).cast(pa.float64())
+
+
+def rows_to_feeds(
+    rows: Sequence[Sequence[RawValue]], columns: Sequence[Column]
+) -> dict[str, npt.NDArray[Any]]:
+    """Raw values in column order, None for NULL → the graph's inputs, as `make_feeds`."""
+    by_type: dict[str, list[int]] = {NUMERIC_INPUT: [], TEXT_INPUT: []}
+    for index, column in enumerate(columns):
+        by_type[TEXT_INPUT if column.datatype == "BYTES" else NUMERIC_INPUT].append(index)
+    numeric = [[np.nan if row[i] is None else row[i] for i in by_type[NUMERIC_INPUT]] for row in rows]
+    text = [[NULL_TEXT if row[i] is None else row[i] for i in by_type[TEXT_INPUT]] for row in rows]
+    feeds = {NUMERIC_INPUT: np.array(numeric, np.float64), TEXT_INPUT: np.array(text, object)}
+    return {name: feed for name, feed in feeds.items() if by_type[name]}

@@ -1,0 +1,243 @@
+"""The listening socket: bound once, shared by all workers, and closed without losing a connection.
+
+Every worker takes connections off the one queue that the kernel keeps. So a worker that is killed or
+replaced leaves nobody in a queue of its own, and what it had not accepted yet is accepted by another.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+
+from timberline.registry.errors import ConfigError
+from timberline.registry.runtime.logs import log_event
+
+_logger = logging.getLogger("inference.server.acceptor")
+
+# Connections that may wait for the event loop before the kernel turns more away.
+_BACKLOG = 2048
+# How long a client may neither answer nor read before its connection is cut: half-open ones are
+# asked after this time of silence, and what was sent must have been taken after it.
+_SILENCE_S = 30
+_PROBE_S = 10
+# How long a worker with more connections than another leaves it the next one. An idle one needs
+# some 0.05 ms; a busy one is through with what it has read after some 0.5 ms.
+_YIELD_S = 0.001
+# Connections in one turn of the loop; each takes some 0.1 ms.
+_MOST_AT_ONCE = 16
+# Out of file descriptors: as long as asyncio's own servers wait then.
+_PAUSE_S = 1.0
+# For the handshakes under way when no new ones are begun any more: a way across a continent and back.
+HANDSHAKE_S = 0.1
+_NOBODY = -1
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+# Of a TCP segment look at the flags (byte 13): drop it if it has SYN and not ACK, else let all of it
+# through. Classic BPF: (operation, jump if true, jump if false, operand), see linux/filter.h.
+_NO_NEW_ONES = (
+    (0x30, 0, 0, 13),  # load the byte
+    (0x54, 0, 0, 0x12),  # and SYN | ACK
+    (0x15, 0, 1, 0x02),  # is it SYN alone?
+    (0x06, 0, 0, 0),  # yes: let 0 bytes through
+    (0x06, 0, 0, 0xFFFFFFFF),  # no: all
+)
+
+
+def bind_listener(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet; the connections accepted from it inherit its options.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _TCP_OPTIONS.items():
+            if hasattr(socket, name):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        listener.setblocking(False)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen: {error}", where=f"{host}:{port}", hint="Choose another --host or --port."
+        ) from error
+    return listener
+
+
+_TCP_OPTIONS = {
+    "TCP_KEEPIDLE": _SILENCE_S,
+    "TCP_KEEPINTVL": _PROBE_S,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": _SILENCE_S * 1000,
+}
+
+
+def turn_new_ones_away(listener: socket.socket) -> None:
+    """Let nobody begin to connect any more; who has begun gets through and can still be accepted.
+
+    Closing a listening socket resets the connections in its queue, and one may always arrive between
+    the last look and the closing. With this there is a last one. New clients hear nothing until the
+    socket is closed, and are refused when they ask again a second later. Where the kernel cannot do
+    it, closing is as it always is.
+    """
+    if sys.platform != "linux":
+        return
+    code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in _NO_NEW_ONES))
+    address, _ = code.buffer_info()
+    with contextlib.suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEW_ONES), address)
+        )
+
+
+class Balance:
+    """How many connections each worker has, in memory that all of them see.
+
+    Args:
+        fd: of that memory, made by `create_memory`; None for a process on its own.
+        slots: how many workers there may be at a time.
+        slot: this one's.
+    """
+
+    def __init__(self, fd: int | None = None, slots: int = 1, slot: int = 0) -> None:
+        self._counts = memoryview(mmap.mmap(-1 if fd is None else fd, slots * 4)).cast("i")
+        self._slot = slot
+        self._count = 0
+        self._is_leaving = False
+
+    @staticmethod
+    def create_memory(slots: int) -> int:
+        """File descriptor of new memory for ``slots`` workers, none of which is there yet."""
+        fd = os.memfd_create("timberline-connections")
+        os.write(fd, struct.pack(f"={slots}i", *[_NOBODY] * slots))
+        return fd
+
+    def enter(self) -> None:
+        """Say that this worker takes connections; it has none yet."""
+        self.add(0)
+
+    def add(self, change: int) -> None:
+        """Count connections that came (1) or went (-1)."""
+        self._count += change
+        if not self._is_leaving:
+            self._counts[self._slot] = self._count
+
+    def leave(self) -> None:
+        """Say that this worker will soon take no more connections."""
+        self._is_leaving = True
+        self.clear(self._slot)
+
+    def clear(self, slot: int) -> None:
+        """Say that nobody takes connections in ``slot``."""
+        self._counts[slot] = _NOBODY
+
+    def is_ahead(self) -> bool:
+        """Whether another worker has fewer connections than this one."""
+        if self._is_leaving:
+            return False
+        mine = self._count
+        return any(0 <= count < mine for count in self._counts)
+
+
+class Acceptor:
+    """Takes connections off a listening socket, a few each time the loop comes around.
+
+    None while another worker has fewer and may want it: with connections that stay open for hours, a
+    worker that once took too many has too much to do for hours. More than one, since a client that
+    comes behind hundreds would wait for as many turns, in which hundreds may be read from.
+
+    Args:
+        listener: bound, not blocking; `close` closes it.
+        factory: makes the protocol of a connection.
+        balance: counts the connections that come; those that go are counted by whoever sees it.
+    """
+
+    def __init__(
+        self, listener: socket.socket, factory: Callable[[], asyncio.BaseProtocol], balance: Balance
+    ) -> None:
+        self._listener = listener
+        self._factory = factory
+        self._balance = balance
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Listen, and accept from now on."""
+        self._listener.listen(_BACKLOG)
+        self._resume()
+
+    async def close(self) -> None:
+        """Accept what is queued, then close this process's hold on the socket."""
+        self._pause()
+        while self._accept():
+            pass
+        self._pause()
+        if self._opening:
+            await asyncio.wait(self._opening)
+        self._listener.close()
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._listener, self._on_readable)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._listener)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_readable(self) -> None:
+        if self._balance.is_ahead():
+            self._pause()
+            self._timer = self._loop.call_later(_YIELD_S, self._accept_after_all)
+            return
+        for _ in range(_MOST_AT_ONCE):
+            if not self._accept() or self._balance.is_ahead():
+                break
+
+    def _accept_after_all(self) -> None:
+        self._resume()
+        self._accept()
+
+    def _accept(self) -> bool:
+        """Take one connection; False if there was none, or no room for it."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                raise
+            self._wait_for_room(error)
+            return False
+        connection.setblocking(False)
+        self._balance.add(1)
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return True
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._factory, connection)
+        except OSError:  # its client is gone again
+            connection.close()
+            self._balance.add(-1)
+
+    def _wait_for_room(self, error: OSError) -> None:
+        log_event(_logger, "no connection accepted", logging.ERROR, error=str(error), pause_s=_PAUSE_S)
+        self._pause()
+        self._timer = self._loop.call_later(_PAUSE_S, self._resume)

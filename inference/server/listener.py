@@ -1,0 +1,211 @@
+"""One serving process from its first connection to its last: accept, sweep, drain, end.
+
+Of uvicorn this uses the HTTP protocol and what that needs. Its server's end loses requests
+(Kludex/uvicorn#2757), waits where there is nothing to wait for, and knows no drain.
+
+The end, after the first SIGTERM:
+
+1. readiness is false; for ``drain_s`` everything is accepted and answered as before;
+2. every answer is its connection's last; what is still shaking hands is accepted, then nobody;
+3. requests in work, and those received in part, have ``shutdown_grace_s``;
+4. what is left then is told 503.
+
+A signal more goes on to the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from time import time
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
+
+from timberline.inference.config import ServiceConfig
+from timberline.inference.models.routing import ServiceState
+from timberline.inference.server.acceptor import HANDSHAKE_S, Acceptor, Balance, turn_new_ones_away
+from timberline.inference.server.connection import Connection, Reader
+
+# How often connections are looked over, and how old the date in an answer may be.
+_TICK_S = 1.0
+# Of every answer: its type is what it says, and nobody keeps a row or what was predicted of it.
+_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+# For the answers of those that were given up to leave the process.
+_FLUSH_S = 1.0
+
+
+class Door:
+    """One listening socket and what answers behind it."""
+
+    def __init__(self, listener: socket.socket, app: ASGIApp, connection: type[Connection]) -> None:
+        self.listener = listener
+        self.config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+        )
+        self.config.load()
+
+
+class Server:
+    """Serves on the running event loop until it is told to stop; see the module for how it ends.
+
+    Args:
+        config: the service's settings.
+        state: told when the service begins to stop.
+        doors: where to listen; each listener is closed at the end.
+        balance: how this worker's connections compare to others'.
+        is_alone: whether nobody else accepts from the same sockets.
+    """
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        state: ServiceState,
+        doors: Sequence[Door],
+        balance: Balance,
+        *,
+        is_alone: bool,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._doors = doors
+        self._balance = balance
+        self._is_alone = is_alone
+        self._uvicorn = ServerState()
+        self._connections = _Connections(balance)
+        self._uvicorn.connections = self._connections
+        self._is_stopping = asyncio.Event()  # the drain is over
+        self._is_hurrying = asyncio.Event()  # so is the grace
+
+    async def run(self, announce: Callable[[], None], watched_fd: int | None = None) -> None:
+        """Listen, call ``announce``, and return when every connection is closed.
+
+        The end of file on ``watched_fd`` is a SIGTERM: whoever held its other end is gone.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop, number)
+        if watched_fd is not None:
+            loop.add_reader(watched_fd, self._look_at, watched_fd)
+        self._balance.enter()
+        self._tick(loop)
+        acceptors = [self._open(door) for door in self._doors]
+        announce()
+        await self._is_stopping.wait()
+        await self._end(acceptors)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Begin to stop, or go on to the next step of stopping."""
+        is_first = not self._state.is_draining
+        self._state.is_draining = True
+        if self._is_stopping.is_set():
+            self._is_hurrying.set()
+        elif is_first and number != signal.SIGINT and self._config.drain_s:
+            asyncio.get_running_loop().call_later(self._config.drain_s, self._is_stopping.set)
+        else:
+            self._is_stopping.set()
+
+    def _open(self, door: Door) -> Acceptor:
+        loop = asyncio.get_running_loop()
+        make: Callable[..., Connection] = door.config.http_protocol_class  # type: ignore[assignment]
+
+        def make_connection() -> Reader:
+            connection = make(config=door.config, server_state=self._uvicorn, app_state={}, _loop=loop)
+            if self._is_stopping.is_set():
+                loop.call_soon(connection.shutdown)
+            return Reader(connection)
+
+        acceptor = Acceptor(door.listener, make_connection, self._balance)
+        acceptor.start()
+        return acceptor
+
+    def _look_at(self, fd: int) -> None:
+        if not os.read(fd, 4096):
+            asyncio.get_running_loop().remove_reader(fd)
+            self.stop()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        date = formatdate(time(), usegmt=True).encode()
+        self._uvicorn.default_headers = [(b"date", date), *_SAFE]
+        now = loop.time()
+        for connection in list(self._connections):
+            connection.sweep(now, self._config.keep_alive_s, self._config.receive_timeout_s)
+        loop.call_later(_TICK_S, self._tick, loop)
+
+    async def _end(self, acceptors: Sequence[Acceptor]) -> None:
+        self._balance.leave()
+        for connection in list(self._connections):
+            connection.shutdown()
+        if self._is_alone:
+            for door in self._doors:
+                turn_new_ones_away(door.listener)
+        await asyncio.sleep(HANDSHAKE_S)
+        for acceptor in acceptors:
+            await acceptor.close()
+        async with _at_most(self._config.shutdown_grace_s):
+            await _first_of(self._connections.wait_for_none(), self._is_hurrying.wait())
+        await self._give_up()
+
+    async def _give_up(self) -> None:
+        for task in list(self._uvicorn.tasks):
+            task.cancel()
+        for connection in list(self._connections):
+            connection.give_up()
+        async with _at_most(_FLUSH_S):
+            await self._connections.wait_for_none()
+        for connection in list(self._connections):
+            connection.transport.abort()
+
+
+class _Connections(set[Any]):
+    """The open connections; uvicorn's protocol adds itself and takes itself out."""
+
+    def __init__(self, balance: Balance) -> None:
+        super().__init__()
+        self._balance = balance
+        self._has_changed = asyncio.Event()
+
+    def discard(self, connection: Any) -> None:
+        if connection in self:
+            super().discard(connection)
+            self._balance.add(-1)
+            self._has_changed.set()
+
+    async def wait_for_none(self) -> None:
+        """Return as soon as none is open."""
+        while self:
+            self._has_changed.clear()
+            await self._has_changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def _at_most(seconds: float) -> Any:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            yield
+
+
+async def _first_of(*waits: Any) -> None:
+    """Return when one of them is done; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

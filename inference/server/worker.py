@@ -1,0 +1,250 @@
+"""The process that answers requests: on its own, or one of several under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import Any, NoReturn
+
+import msgspec
+import uvloop
+
+from timberline.inference.app import App
+from timberline.inference.config import ServiceConfig
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.metrics.shared_memory import attach
+from timberline.inference.models.follower import Watcher, show_versions
+from timberline.inference.models.loaded import Fleet
+from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.trial import Ledger, TrialRunner, limit_memory, took_too_long
+from timberline.inference.routes.example import write_curl
+from timberline.inference.server.acceptor import Balance, bind_listener
+from timberline.inference.server.connection import Connection
+from timberline.inference.server.listener import Door, Server
+from timberline.inference.server.memory import settle_memory, share_heap
+from timberline.inference.server.statefile import StateFile
+from timberline.inference.server.timing import TimedApp, TimedConnection, TimedPool
+from timberline.inference.server.worker_config import Order, read_order
+from timberline.registry.folder import find_root
+from timberline.registry.runtime.cpus import count_cpus
+from timberline.registry.runtime.logs import end_output, log_event, watch_dropped_lines
+from timberline.registry.store import open_store
+
+_logger = logging.getLogger("inference.server.worker")
+# What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.
+_SHORT_BYTES = 1 << 20
+# How often a worker shows that it is not stuck (inference/server/supervisor.py).
+_BEAT_S = 0.5
+
+
+def serve(config: ServiceConfig) -> int:
+    """Load the version, answer requests until SIGTERM or SIGINT, and return the exit code.
+
+    The ports are taken first, so that a taken one is told at once, but nothing can connect before
+    the version is verified, loaded and warm.
+
+    Raises:
+        LifecycleError: the service could not start; nothing was ever answered.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
+        listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
+        state_file = stack.enter_context(StateFile(config.runtime_dir))
+        return _serve(config, listeners, None, state_file)
+
+
+def work() -> int:
+    """As `serve`, with the sockets and settings of the supervisor on the other end of standard input.
+
+    Raises:
+        LifecycleError: the worker could not start; it answered nothing.
+    """
+    order = read_order(sys.stdin.buffer)
+    with contextlib.ExitStack() as stack:
+        fds = (order.listener_fd, order.metrics_listener_fd)
+        listeners = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds if fd is not None]
+        return _serve(order.config, listeners, order)
+
+
+def _serve(
+    config: ServiceConfig,
+    listeners: Sequence[socket.socket],
+    order: Order | None,
+    state_file: StateFile | None = None,
+) -> int:
+    started = monotonic()
+    place: dict[str, Any] = {} if order is None else {"worker": order.worker}
+    log_event(_logger, "starting", model=config.model, **place)
+    metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
+    watch_dropped_lines(metrics.count_dropped_lines)
+    state, watcher = _start(config, metrics, order)
+    with _pool(config) as pool:
+        app = App(state, config, metrics, pool)
+        doors = _open_doors(listeners, app, config, metrics)
+
+        def announce() -> None:
+            watcher.start(asyncio.get_running_loop())
+            _beat(asyncio.get_running_loop(), metrics)
+            if order is not None and order.replaces:
+                metrics.count("worker_restarts", order.replaces)
+            app.start()
+            if state_file is not None:
+                state_file.write(*listeners[0].getsockname()[:2])
+            _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(config, state, doors, announce, order))
+        watcher.stop()
+    log_event(_logger, "stopped", model=state.live.model, version=state.live.version, **place)
+    return 0
+
+
+async def _run(
+    config: ServiceConfig,
+    state: ServiceState,
+    doors: Sequence[Door],
+    announce: Callable[[], None],
+    order: Order | None,
+) -> None:
+    if order is None:
+        await Server(config, state, doors, Balance(), is_alone=True).run(announce)
+        return
+    balance = Balance(order.balance_fd, order.slots, order.worker)
+    server = Server(config, state, doors, balance, is_alone=False)
+    await server.run(announce, watched_fd=sys.stdin.fileno())
+
+
+def _beat(loop: asyncio.AbstractEventLoop, metrics: ServiceMetrics) -> None:
+    """Have the event loop show from now on that it comes around."""
+    metrics.beat()
+    loop.call_later(_BEAT_S, _beat, loop, metrics)
+
+
+def _start(
+    config: ServiceConfig, metrics: ServiceMetrics, order: Order | None
+) -> tuple[ServiceState, Watcher]:
+    """Load the versions in a thread, so that this one hears signals; within the limits of the settings.
+
+    A thread that is inside a graph cannot be ended. So if it takes too long, or the process is told to end,
+    that is done here and now. There is no trial before: it would double the time to start, and there
+    is no client yet whom a process that ends could fail.
+    """
+    share_heap()
+    trials = TrialRunner(Ledger(order.trials_fd if order else None))
+    fleet = Fleet(lambda: open_store(find_root(Path(config.registry))), config, metrics, trials)
+    timeout_s = config.load_timeout_s * fleet.place_count
+    try:
+        loading = _Loading(fleet, config, falls_back=order is not None and bool(order.replaces))
+        is_loaded = _wait(loading, metrics, timeout_s, None if order is None else sys.stdin.fileno())
+    except (SystemExit, KeyboardInterrupt):
+        log_event(_logger, "stopped", model=config.model, while_starting=True)
+        _exit_now(0)
+    if not is_loaded:
+        error = took_too_long(config.model, timeout_s)
+        _logger.error("%s", error, extra={"fields": {"code": error.code}})
+        _exit_now(error.exit_code)
+    state = ServiceState(loading.get())
+    show_versions(state.lineup, metrics)
+    settle_memory()
+    return state, Watcher(fleet, state, metrics, config.watch_s)
+
+
+class _Loading:
+    """The thread that loads; ``is_done_fd`` can be read when it has ended."""
+
+    def __init__(self, fleet: Fleet, config: ServiceConfig, *, falls_back: bool) -> None:
+        self.is_done_fd, self._done_fd = os.pipe()
+        self._fleet = fleet
+        self._memory_bytes = config.load_memory_bytes * fleet.place_count
+        self._falls_back = falls_back
+        self._lineup: Lineup | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="loading", daemon=True).start()
+
+    def get(self) -> Lineup:
+        """What was loaded, or the error that kept it from being."""
+        os.close(self.is_done_fd)
+        if self._error is not None:
+            raise self._error
+        assert self._lineup is not None
+        return self._lineup
+
+    def _run(self) -> None:
+        try:
+            with limit_memory(self._memory_bytes):
+                self._lineup = self._fleet.load(falls_back=self._falls_back)
+        except BaseException as error:  # raised again by `get`
+            self._error = error
+        finally:
+            os.close(self._done_fd)
+
+
+def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_fd: int | None) -> bool:
+    """Whether it has ended in time; a SystemExit if whoever held the other end of ``watched_fd`` is gone."""
+    until = monotonic() + timeout_s
+    fds = [loading.is_done_fd] if watched_fd is None else [loading.is_done_fd, watched_fd]
+    while monotonic() < until:
+        metrics.beat()
+        ready, _, _ = select.select(fds, [], [], _BEAT_S)
+        if loading.is_done_fd in ready:
+            return True
+        if ready:
+            raise SystemExit
+    return False
+
+
+def _exit_now(code: int) -> NoReturn:
+    """End the process with a thread in it that would not let the interpreter end."""
+    end_output()
+    os._exit(code)
+
+
+def _open_doors(
+    listeners: Sequence[socket.socket], app: App, config: ServiceConfig, metrics: ServiceMetrics
+) -> list[Door]:
+    longest = min(_SHORT_BYTES, config.max_body_bytes)
+    kind = TimedConnection if config.server_timing else Connection
+    behind = TimedApp(app) if config.server_timing else app
+    main = kind.bind(app.direct, longest, metrics.count_rejected, app.receiving, config.max_connections)
+    aside = Connection.bind({}, 0, metrics.count_rejected, app.receiving)
+    return [
+        Door(listeners[0], behind, main),
+        *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]],
+    ]
+
+
+def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
+    threads = config.threads or max(1, count_cpus() // config.workers)
+    kind = TimedPool if config.server_timing else ThreadPoolExecutor
+    return kind(threads, thread_name_prefix="large-request")
+
+
+def _announce(
+    config: ServiceConfig, state: ServiceState, doors: Sequence[Door], fields: dict[str, Any]
+) -> None:
+    """Say that it is ready: one event in the log, one JSON line on stdout."""
+    host, port = doors[0].listener.getsockname()[:2]
+    live = state.live
+    if fields.get("worker", 0) == 0:  # once is enough
+        fields["example"] = write_curl(live.manifest, host, port)
+    log_event(_logger, "ready", model=live.model, version=live.version, **fields)
+    line = {
+        "event": "listening",
+        "host": host,
+        "port": port,
+        "model": live.model,
+        "version": live.version,
+        "workers": config.workers,
+    }
+    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    sys.stdout.flush()

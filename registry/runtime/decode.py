@@ -1,0 +1,55 @@
+"""JSON and TOML that come from a disk, another process or the network: one error for all that is wrong.
+
+The parsers raise a `UnicodeDecodeError` for a byte that is not UTF-8 and a `RecursionError` for ten
+thousand brackets, which no caller thinks of. Here both are `msgspec.DecodeError`, as every other fault
+is. A byte order mark, which several editors write in front, is passed over. What a request brings is
+decoded in `inference.formats`, with errors of its own.
+"""
+
+from __future__ import annotations
+
+import codecs
+import tomllib
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+# The codec for text that people write: with a byte order mark or without.
+UTF_8 = "utf-8-sig"
+
+
+def decode_json(data: bytes, kind: type[T]) -> T:
+    """The JSON in ``data`` as a ``kind``.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, not UTF-8, nested too deeply, or no ``kind``.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        data.decode()  # the parser does not look at the text of what ``kind`` has no field for
+        return msgspec.json.decode(data, type=kind)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(_describe(error)) from error
+    except RecursionError as error:
+        raise msgspec.DecodeError("nested too deeply") from error
+
+
+def decode_toml(data: bytes | str) -> dict[str, Any]:
+    """The TOML in ``data``.
+
+    Raises:
+        msgspec.DecodeError: it is not TOML, not UTF-8, or nested too deeply.
+    """
+    try:
+        return tomllib.loads(data if isinstance(data, str) else data.decode(UTF_8))
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(_describe(error)) from error
+    except RecursionError as error:
+        raise msgspec.DecodeError("nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _describe(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"

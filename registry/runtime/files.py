@@ -1,0 +1,192 @@
+"""Files that are either whole or absent: digests, atomic writes, atomic folders.
+
+What happens after a rename cannot undo it, and must not look as if it had: `sync_change`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from timberline.registry.errors import AfterChangeError
+from timberline.registry.runtime.logs import log_event
+
+_logger = logging.getLogger("registry.runtime.files")
+
+# A reader never sees a name with this prefix as a result; a killed writer leaves only such names.
+PARTIAL_PREFIX = ".partial-"
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 of ``data`` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits, read in constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# As PostgreSQL's fsync_fname_ext (src/backend/storage/file/fd.c) tells them: what a platform or file system
+# that cannot sync folders (CIFS, some of FUSE) says to open(2) of a folder and to fsync(2) of one. EPERM is
+# seccomp's word. An ``EACCES`` may also be a folder that this user may write in and not read.
+_CANNOT_OPEN = {errno.EACCES, errno.EISDIR, errno.EPERM}
+_CANNOT_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+_unsynced: set[Path] = set()  # folders that the log has named; once a process is enough
+
+
+# flock(2) where there are no locks: NFS without its lock daemon, much of FUSE.
+_NO_LOCKS = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def lacks_locks(error: OSError) -> bool:
+    """Whether ``error`` of flock(2) means that the file system has no locks at all."""
+    return error.errno in _NO_LOCKS
+
+
+def sync_folder(folder: Path) -> OSError | None:
+    """Make a rename inside ``folder`` survive a power cut (POSIX: fsync of the directory).
+
+    Returns:
+        What a file system said that cannot do so for any folder; None when it is done.
+
+    Raises:
+        OSError: it can, and failed.
+    """
+    allowed = _CANNOT_OPEN
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        allowed = _CANNOT_SYNC
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in allowed:
+            raise
+        return error
+    return None
+
+
+def sync_change(path: Path) -> None:
+    """Make ``path``, which has just got its name, keep it after a power cut.
+
+    Where the file system cannot sync folders there is a warning, once for each.
+
+    Raises:
+        AfterChangeError: the disk failed; ``path`` is written all the same.
+    """
+    said = f"{path} is written"
+    try:
+        unable = sync_folder(path.parent)
+    except OSError as error:
+        raise AfterChangeError(
+            f"{said}, but its folder could not be synced: {error}; a power cut may undo it",
+            hint="See to the disk, and look what is there before you repeat the command.",
+        ) from error
+    if unable is not None and path.parent not in _unsynced:
+        _unsynced.add(path.parent)
+        log_event(
+            _logger,
+            f"{said}; its folder could not be synced: {unable.strerror}; a power cut may undo it",
+            logging.WARNING,
+        )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` under ``path`` so that a reader sees the old bytes or the new ones.
+
+    The bytes are on disk before the name is: temporary name, fsync, rename, fsync of the folder.
+
+    Raises:
+        OSError: nothing changed.
+        AfterChangeError: as `sync_change`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _name_partial(path)
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # of two errors the first is told
+            partial.unlink(missing_ok=True)
+        raise
+    sync_change(path)
+
+
+@contextlib.contextmanager
+def fresh_folder(target: Path, *, mark: str = "") -> Iterator[Path]:
+    """Yield an empty folder that becomes ``target`` when the block ends without an error.
+
+    An older ``target`` is replaced whole. Killed at any point, ``target`` is the old folder,
+    the new one, or (between two renames) absent; never a mixture. What a killed writer left
+    behind is removed by the next one.
+
+    An old folder from a lower layer of overlayfs (that of an image) cannot be renamed. It is removed file
+    by file, ``mark`` first: killed meanwhile, ``target`` is what is left of the old folder, without its
+    ``mark``, and never has a file of the new one.
+
+    Args:
+        target: the folder; those above it are made.
+        mark: a file that readers take the folder for a result by, if there is one.
+
+    Raises:
+        OSError: ``target`` is the old folder still, or, from a lower layer, may be absent.
+        AfterChangeError: as `sync_change`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f"{PARTIAL_PREFIX}{target.name}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial = _name_partial(target)
+    partial.mkdir()
+    try:
+        yield partial
+        aside = _make_way(target, mark)
+        try:
+            partial.rename(target)
+        except BaseException:
+            if aside is not None:
+                with contextlib.suppress(OSError):  # of two errors the first is told
+                    aside.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    try:
+        sync_change(target)
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make_way(target: Path, mark: str) -> Path | None:
+    """Take ``target`` away; its new name, or None if it was not there or could only be removed."""
+    if not target.exists():
+        return None
+    aside = _name_partial(target)
+    try:
+        target.rename(aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return aside
+    if mark:
+        (target / mark).unlink(missing_ok=True)
+    shutil.rmtree(target)
+    return None
+
+
+def _name_partial(target: Path) -> Path:
+    return target.parent / f"{PARTIAL_PREFIX}{target.name}-{secrets.token_hex(4)}"

@@ -1,0 +1,85 @@
+"""What a request on its way in may be, told from its bytes alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from timberline.inference.errors import HeadTooLargeError, RequestError, TargetTooLongError
+from timberline.inference.server.head_cache import write_head
+from timberline.inference.server.reception import LONGEST_HEAD, Reception
+
+
+def feed_head(reception: Reception, data: bytes, cuts: list[int]) -> int:
+    """Find the end of a head whose bytes come in pieces; how many of ``data`` belong to it."""
+    reception.begin(0)
+    edges = [0, *cuts, len(data)]
+    for begin, end in itertools.pairwise(edges):
+        part = data[begin:end]
+        found = reception.find_end(part, 0)
+        reception.remember_end(part, 0, found)
+        if found < len(part):
+            return begin + found
+    return len(data)
+
+
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", range(1, len(HEAD)))
+def test_a_heads_end_is_found_wherever_it_is_cut(cut: int) -> None:
+    """What stands behind a head is never counted as the head, nor given to the parser with it."""
+    data = HEAD + b"GET /next HTTP/1.1\r\n"
+    assert feed_head(Reception(), data, [cut]) == len(HEAD)
+    if cut > 1:
+        assert feed_head(Reception(), data, [cut - 1, cut]) == len(HEAD)
+
+
+@pytest.mark.parametrize("piece", [1, 1000, LONGEST_HEAD])
+def test_a_head_is_bounded_to_the_byte(piece: int) -> None:
+    """Its bytes are counted before the parser has them, in whatever pieces they come."""
+    line = b"GET / HTTP/1.1\r\n"
+    fitting = line + b"a" * (LONGEST_HEAD - len(line))
+    reception = Reception()
+    for begin in range(0, LONGEST_HEAD, piece):
+        part = fitting[begin : begin + piece]
+        assert reception.find_end(part, 0) == len(part)
+    with pytest.raises(HeadTooLargeError):
+        reception.find_end(b"a", 0)
+    with pytest.raises(TargetTooLongError):
+        Reception().find_end(b"GET /" + b"a" * LONGEST_HEAD, 0)
+
+
+def test_chunks_may_be_as_small_as_they_can_be() -> None:
+    """Framing is bounded in relation to the body: six bytes for one are how some clients write."""
+    reception = Reception()
+    reception.end_head("1.0", b"POST")
+    for _ in range(200_000):
+        reception.add_body(b"x")
+        reception.count_framing(6, 1)
+    reception.count_framing(LONGEST_HEAD, 0)  # as much once is no attack
+    with pytest.raises(HeadTooLargeError):
+        reception.count_framing(1_000_000, 1)
+
+
+def test_a_second_framing_is_refused() -> None:
+    """Two ways to find a body's end are two ends (CWE-444)."""
+    reception = Reception()
+    reception.add_header(b"Transfer-Encoding", b"chunked")
+    with pytest.raises(RequestError):
+        reception.add_header(b"transfer-encoding", b"chunked")
+
+
+def test_a_head_is_written_again_without_its_wish() -> None:
+    """Every other field stays, in order, and so do the other options of the connection."""
+    headers = [
+        (b"host", b"x"),
+        (b"connection", b"Upgrade, HTTP2-Settings"),
+        (b"upgrade", b"h2c"),
+        (b"content-length", b"2"),
+    ]
+    assert write_head(b"POST", b"/predict?a=b", b"1.1", headers) == (
+        b"POST /predict?a=b HTTP/1.1\r\nhost: x\r\nconnection: HTTP2-Settings\r\ncontent-length: 2\r\n\r\n"
+    )
+    assert b"connection" not in write_head(b"GET", b"/", b"1.1", [(b"connection", b"upgrade")])

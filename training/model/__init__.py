@@ -1,0 +1,1 @@
+"""The network: layers, scaling, the training loop, calibration, what is saved."""

@@ -1,0 +1,113 @@
+"""Where a training run stands after an epoch: one file, whole or absent.
+
+All state that later epochs depend on is in it; the order of the rows, the dropout masks and the
+learning rate are functions of (seed, epoch, step), so they need no place here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+
+from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.files import write_atomically
+from timberline.training.errors import TrainingError
+
+_FILE = "checkpoint.npz"
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One epoch's line in history.json; losses in nats, accuracies 0 to 1, ``seconds`` of wall clock."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclasses.dataclass
+class Progressed:
+    """The epochs done, and the weights of the best of them (by validation loss)."""
+
+    history: list[Epoch]
+    best_epoch: int
+    best_weights: list[np.ndarray[Any, Any]]
+
+
+def save_checkpoint(
+    folder: Path, network: keras.Model, optimizer: keras.Optimizer, progressed: Progressed
+) -> None:
+    """Replace the folder's checkpoint by the state after the last epoch in ``progressed``."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "history": np.frombuffer(msgspec.json.encode(progressed.history), np.uint8),
+        "best_epoch": np.array(progressed.best_epoch),
+    }
+    for prefix, values in _groups(network, optimizer, progressed).items():
+        arrays.update({f"{prefix}{index:04}": value for index, value in enumerate(values)})
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(folder / _FILE, buffer.getvalue())
+
+
+def _groups(
+    network: keras.Model, optimizer: keras.Optimizer, progressed: Progressed
+) -> dict[str, list[np.ndarray[Any, Any]]]:
+    return {
+        "network": [weight.numpy() for weight in network.weights],
+        "optimizer": [variable.numpy() for variable in optimizer.variables],
+        "best": progressed.best_weights,
+    }
+
+
+def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimizer) -> Progressed | None:
+    """Put the saved state into ``network`` and ``optimizer``; None, and no change, if there is none.
+
+    Raises:
+        TrainingError: the file is there but is not a checkpoint of this network.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as saved:
+            arrays = dict(saved)
+        history = decode_json(arrays["history"].tobytes(), list[Epoch])
+        best = _numbered(arrays, "best")
+        _assign(network.weights, _numbered(arrays, "network"))
+        _assign(optimizer.variables, _numbered(arrays, "optimizer"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+        raise TrainingError(
+            f"not a checkpoint of this network: {error}",
+            where=str(path),
+            hint="Train without --resume; that starts afresh.",
+        ) from error
+    return Progressed(history, int(arrays["best_epoch"]), best)
+
+
+def _numbered(arrays: dict[str, np.ndarray[Any, Any]], prefix: str) -> list[np.ndarray[Any, Any]]:
+    return [
+        arrays[name] for name in sorted(arrays) if name.startswith(prefix) and name[len(prefix) :].isdigit()
+    ]
+
+
+def _assign(variables: list[Any], values: list[np.ndarray[Any, Any]]) -> None:
+    if len(variables) != len(values):
+        raise ValueError(f"{len(values)} arrays for {len(variables)} variables")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Remove the run's checkpoint, if there is one."""
+    shutil.rmtree(folder, ignore_errors=True)

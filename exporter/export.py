@@ -5,7 +5,6 @@ Nothing reaches the registry before the last check has passed.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import tempfile
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
 from timberline.registry.manifest import Manifest
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
@@ -48,11 +48,6 @@ from timberline.training.features import FeatureProgram, parse_features, parse_s
 log = logging.getLogger("exporter.export")
 
 CANDIDATE = "candidate"
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def export_run(

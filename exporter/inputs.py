@@ -12,7 +12,7 @@ from timberline.registry.errors import StageError
 from timberline.registry.manifest import GateLimits, Metrics
 from timberline.registry.rows import SEEN_FILE
 from timberline.registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
 from timberline.registry.runtime.stages import Receipt, find_current, read_receipt
 

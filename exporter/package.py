@@ -31,7 +31,7 @@ from timberline.registry.manifest import (
 )
 from timberline.registry.rows import SEEN_KEY, SEEN_SCHEMA_VERSION, SeenRows
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN, RunRecord
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import Column, SourceTable, UnreadRole, build_signature
 

@@ -29,7 +29,7 @@ from timberline.registry.errors import (
     make_after_change,
 )
 from timberline.registry.folder import show_name
-from timberline.registry.ledger import MOST_RECORD_BYTES, tell_time, tell_user
+from timberline.registry.ledger import MOST_RECORD_BYTES, tell_user
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import (
     MOST_NUMBER,
@@ -40,7 +40,7 @@ from timberline.registry.names import (
     list_newest,
     parse_number,
 )
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
 
@@ -247,7 +247,7 @@ def move_alias(
         version=version,
         manifest_sha256=store.identify(model, version).manifest_sha256,
         action=action,
-        moved_at=tell_time(),
+        moved_at=utc_now("milliseconds"),
         moved_by=tell_user(),
         reason=reason,
         forced=forced,
@@ -291,7 +291,7 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         version=version,
         manifest_sha256=store.identify(model, version).manifest_sha256,
         action="repair",
-        moved_at=tell_time(),
+        moved_at=utc_now("milliseconds"),
         moved_by=tell_user(),
         reason=reason,
         forced=True,

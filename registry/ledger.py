@@ -8,7 +8,6 @@ whom and why. A version that was published before there was a ledger has no entr
 
 from __future__ import annotations
 
-import datetime
 import os
 import pwd
 import socket
@@ -20,7 +19,7 @@ from timberline.registry.blobs import Blobs
 from timberline.registry.errors import DamageError
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import check_name, parse_number
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, utc_now
 
 # An entry has 300 bytes and what somebody gave as the reason.
 MOST_RECORD_BYTES = 1 << 20
@@ -136,17 +135,12 @@ def tell_user() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def tell_time() -> str:
-    """Now, in UTC: ISO 8601 to the millisecond."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
 def _encode(model: str, version: int, manifest_sha256: str | None, reason: str) -> bytes:
     entry = Entry(
         model=model,
         version=version,
         manifest_sha256=manifest_sha256,
-        written_at=tell_time(),
+        written_at=utc_now("milliseconds"),
         written_by=tell_user(),
         reason=reason,
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.errors import ManifestError
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.signature import Signature, SourceTable
 
 SCHEMA_VERSION = 1
@@ -216,7 +216,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Canonical JSON: sorted keys, two-space indent, one final newline."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+    return encode_document(manifest)
 
 
 def decode_manifest(data: bytes, where: str = "manifest.json") -> Manifest:

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from timberline.registry.errors import RegistryError
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 
 NOISE_SCHEMA_VERSION = 1
 NOISE_FILE = "training_noise.json"
@@ -46,7 +46,7 @@ class TrainingNoise(_Part, frozen=True, kw_only=True):
 
 def encode_noise(noise: TrainingNoise) -> bytes:
     """Canonical JSON: sorted keys, two-space indent, one final newline."""
-    return msgspec.json.format(msgspec.json.encode(noise, order="sorted"), indent=2) + b"\n"
+    return encode_document(noise)
 
 
 def decode_noise(data: bytes, where: str = NOISE_FILE) -> TrainingNoise:

@@ -12,7 +12,7 @@ import msgspec
 
 from timberline.registry.errors import ManifestError, StageError
 from timberline.registry.manifest import Histogram, Precision, Prior
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1

@@ -56,6 +56,11 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     maximum: float | None = None
     categories: tuple[str, ...] | None = None
 
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a row may leave it out: it then has its default, or is NULL."""
+        return self.default is not None or self.is_nullable
+
 
 class ClassLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One class: ``value`` as it stands in the data (as a string), ``label`` for people."""

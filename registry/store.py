@@ -39,7 +39,7 @@ from timberline.registry.manifest import (
     encode_manifest,
 )
 from timberline.registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import digest_bytes, digest_file
 from timberline.registry.verdict import Judged
 from timberline.registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage

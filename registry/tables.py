@@ -142,7 +142,7 @@ def _sections(manifest: Manifest) -> list[str]:
             column.name,
             column.datatype,
             column.unit or "-",
-            "required" if column.default is None and not column.is_nullable else str(column.default),
+            "required" if not column.may_be_absent else str(column.default),
             ", ".join(column.categories)[:60]
             if column.categories
             else _range(column.minimum, column.maximum),

@@ -17,7 +17,7 @@ import msgspec
 
 from timberline.registry.errors import RegistryError
 from timberline.registry.manifest import Sha256
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.files import digest_bytes
 
 # 1: no seal, no evidence; still read, to be shown, but it promotes nothing. 2: sealed.
@@ -121,12 +121,12 @@ def encode_verdict(verdict: Verdict) -> bytes:
     tree = msgspec.to_builtins(verdict)
     if verdict.is_sealed:
         tree["seal"] = seal_verdict(verdict)
-    return _encode(tree)
+    return encode_document(tree)
 
 
 def seal_verdict(verdict: Verdict) -> str:
     """SHA-256 of the verdict's file without the line of the seal, its last; no signature, see the module."""
-    return digest_bytes(_encode(verdict))
+    return digest_bytes(encode_document(verdict))
 
 
 def decode_verdict(data: bytes, where: str = VERDICT_FILE) -> Verdict:
@@ -182,7 +182,3 @@ def _check_pass(lines: tuple[VerdictLine, ...]) -> None:
         raise ValueError(f"the outcome is PASS, but not of {', '.join(against)}")
     if not any(line.outcome == "PASS" for line in lines):
         raise ValueError("the outcome is PASS, but no line passed")
-
-
-def _encode(tree: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"

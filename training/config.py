@@ -19,7 +19,7 @@ import msgspec
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import GateLimits
 from timberline.registry.runs import ExportSettings
-from timberline.registry.runtime.decode import UTF_8
+from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
 from timberline.registry.signature import ClassLabel, Column, SourceTable, UnreadRole
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Prior
 from timberline.registry.runs import read_run
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import digest_bytes, write_atomically
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import (

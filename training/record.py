@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import tensorflow as tf
 from timberline import __version__
 from timberline.registry.manifest import Prior
 from timberline.registry.runs import RUN_SCHEMA_VERSION, RunRecord
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.stages import digest_value
 from timberline.training.config import ModelConfig, read_features_sql, source_table
 from timberline.training.data.profile import Profile
@@ -34,7 +34,7 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
         title=config.model.title,
         description=config.model.description,
         attribution=config.model.attribution,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         columns=profile.input_columns,
         classes=profile.classes,
         features_sql=read_features_sql(config, models),

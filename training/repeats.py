@@ -10,7 +10,6 @@ self-test. They lie beside the others and are never a version's noise.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import statistics
 import tempfile
@@ -36,7 +35,7 @@ from timberline.registry.noise import (
     encode_noise,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value, find_current, read_receipt, stage_folder
@@ -272,8 +271,7 @@ def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folde
     slices = parse_slices(recipe.manifest.gate.slices, profile.input_columns)
     write_evaluation(folder / EVALUATION_FILE, splits.test.path, probabilities, truth, slices)
     metrics = score(probabilities, truth, profile.classes, {})
-    encoded = msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2)
-    (folder / METRICS_FILE).write_bytes(encoded + b"\n")
+    (folder / METRICS_FILE).write_bytes(encode_document(metrics))
 
 
 def choose_features(names: Sequence[str], share: float) -> tuple[str, ...]:
@@ -360,7 +358,7 @@ def _describe(recipe: Recipe, runs: Sequence[RunQuality]) -> TrainingNoise:
         recipe=recipe.digest,
         test_fingerprint=manifest.lineage.test_fingerprint,
         rows=manifest.metrics.rows,
-        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        measured_at=utc_now(),
         runs=tuple(runs),
     )
 

@@ -20,7 +20,7 @@ def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:
     breaks = [f"column {name} was removed" for name in sent if name not in taken]
     for name, column in after.items():
         if name not in before:
-            if not _may_be_absent(column):
+            if not column.may_be_absent:
                 breaks.append(f"column {name} is new and required")
         else:
             breaks += _compare(before[name], column)
@@ -51,16 +51,12 @@ def _classes(manifest: Manifest) -> list[str]:
     return [label.value for label in manifest.signature.classes]
 
 
-def _may_be_absent(column: Column) -> bool:
-    return column.default is not None or column.is_nullable
-
-
 def _compare(before: Column, after: Column) -> list[str]:
     breaks = []
     # An integer is also a number on the wire, so INT64 may widen to FP64.
     if after.datatype != before.datatype and (before.datatype, after.datatype) != ("INT64", "FP64"):
         breaks.append(f"column {before.name} was {before.datatype}, is {after.datatype}")
-    if _may_be_absent(before) and not _may_be_absent(after):
+    if before.may_be_absent and not after.may_be_absent:
         breaks.append(f"column {before.name} became required")
     if before.is_nullable and not after.is_nullable:
         breaks.append(f"column {before.name} may no longer be null")

@@ -34,7 +34,7 @@ from timberline.registry.rows import (
     hash_row,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.signature import Column
 from timberline.registry.store import Store
 

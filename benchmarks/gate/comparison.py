@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from timberline.benchmarks.measure.workload import Workload, draw_bodies
 from timberline.benchmarks.report.documents import write_documents
 from timberline.benchmarks.report.record import PAGE_FILE, Record
 from timberline.registry.manifest import GateLimits, Manifest
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store
@@ -87,7 +87,7 @@ def judge_match(
         gate_version=GATE_VERSION,
         config_digest=config_digest,
         machine=describe_machine(),
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         report=PAGE_FILE,
     )
     history = read_releases(store, match.model)

@@ -13,7 +13,7 @@ import msgspec
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import GateLimits
-from timberline.registry.runtime.decode import decode_toml
+from timberline.registry.runtime.documents import decode_toml
 from timberline.registry.runtime.settings import load_settings
 
 DEFAULT_GATES = Path(__file__).resolve().parents[1] / "gates.toml"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -13,6 +12,7 @@ from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.load.stage import Load
 from timberline.benchmarks.load.window import WindowResult
 from timberline.benchmarks.machine import describe_machine
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.stages import digest_value
 
 RATE_FIGURE = "highest rate"
@@ -67,7 +67,7 @@ def build_report(
         settings=settings,
         config_digest=digest_value(settings),
         machine=describe_machine(),
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         loads=figures,
         is_below=None if ratio is None else ratio.high < settings.compare.min_rate_share,
         is_censored=is_censored,

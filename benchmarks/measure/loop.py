@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 
 _Plan = TypeVar("_Plan")
 

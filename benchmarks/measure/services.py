@@ -18,7 +18,7 @@ import psutil
 
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.measure.records import Outcome, Plan
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 
 _LOG_TAIL_BYTES = 2000
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from timberline.benchmarks.measure.formats import Nulls, Row, carries, write_bod
 from timberline.benchmarks.measure.records import Body, Form
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
+from timberline.registry.runtime.documents import encode_canonical
 from timberline.registry.runtime.settings import load_settings
 from timberline.registry.signature import Column
 
@@ -179,6 +180,6 @@ def _golden(manifest: Manifest) -> dict[bytes, tuple[Row, Answer]]:
     names = [column.name for column in manifest.signature.columns]
     named: list[Row] = [dict(zip(names, row, strict=True)) for row in manifest.golden.rows]
     return {
-        msgspec.json.encode(row, order="sorted"): (row, answer)
+        encode_canonical(row): (row, answer)
         for row, answer in zip(named, manifest.golden.probabilities, strict=True)
     }

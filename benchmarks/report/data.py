@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from timberline.benchmarks.gate.settings import GateSettings
+from timberline.registry.runtime.documents import encode_document
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
@@ -28,7 +27,7 @@ def write_report(
         "restarts": [_restart(restart) for restart in restarts],
         "recalls": [] if comparison is None else comparison.recalls,
     }
-    return msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"
+    return encode_document(tree)
 
 
 def _restart(restart: Restart) -> dict[str, object]:

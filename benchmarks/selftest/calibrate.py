@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import math
 import os
@@ -27,6 +26,7 @@ from timberline.benchmarks.selftest.rejudge import judge_restarts
 from timberline.benchmarks.selftest.run import SelfTest, record_gate
 from timberline.benchmarks.selftest.scenarios import NIGHTLY
 from timberline.registry.errors import ConfigError
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 
@@ -87,7 +87,7 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
     settings = test.settings
     return Calibration(
         machine_class=machine_class(),
-        measured_at=_now(),
+        measured_at=utc_now("microseconds"),
         model=f"{test.model}@{test.version}",
         workload=settings.duet.workload,
         window_s=settings.duet.window_s,
@@ -163,7 +163,7 @@ def keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, l
             arm=NIGHTLY,
             number=number,
             seed=test.settings.duet.seed,
-            started_at=_now(),
+            started_at=utc_now("microseconds"),
             load_average=load_average,
             outcome=outcome,
             deciding=deciding,
@@ -171,7 +171,3 @@ def keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, l
         )
         log_event(_logger, "gate of identical versions", outcome=row.outcome, by=row.deciding)
         left = left[used:]
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -15,7 +15,7 @@ from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.measure.duet import build_arm
 from timberline.benchmarks.measure.records import read_observations
 from timberline.benchmarks.selftest.ledger import RestartRow
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 
 
 class _Told(msgspec.Struct):

@@ -6,7 +6,6 @@ before, on this class of machine and with this rule, count: kill it, start it ag
 
 from __future__ import annotations
 
-import datetime
 import logging
 import math
 import os
@@ -40,6 +39,7 @@ from timberline.benchmarks.selftest.rejudge import rejudge
 from timberline.benchmarks.selftest.scenarios import NIGHTLY, Arm, Base, choose_arm, parse_arm
 from timberline.benchmarks.selftest.worse import stage_worse
 from timberline.registry.errors import ConfigError
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
@@ -146,7 +146,7 @@ def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
     number = len(done) + 1
     seed = test.settings.duet.seed + number
     injected_us = arm.injected_us(_measure_base(test, done)) if arm.is_slowed else 0.0
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    started = utc_now("microseconds")
     load = os.getloadavg()[0]
     result = _gate(test, arm, arm.programs(injected_us, seed), seed)
     assert result.report is not None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.quiet import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)

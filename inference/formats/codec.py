@@ -420,7 +420,7 @@ def _define_named(columns: Sequence[Column], unread: Sequence[str]) -> type[msgs
     fields: list[Any] = []
     for index, column in enumerate(columns):
         kind = _find_type(column)
-        if column.default is not None or column.is_nullable:
+        if column.may_be_absent:
             fields.append((f"c{index}", kind | UnsetType, UNSET))
         else:
             fields.append((f"c{index}", kind))

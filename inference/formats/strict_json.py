@@ -343,7 +343,7 @@ def fill_default(column: Column, index: int | None) -> Any:
     Raises:
         RowError: the column has no default and may not be null.
     """
-    if column.default is None and not column.is_nullable:
+    if not column.may_be_absent:
         raise RowError("is missing", where=place(index, column.name), hint="It has no default.")
     return column.default
 

@@ -150,9 +150,7 @@ class TensorReader:
                     f'is sent beside "{certain}"', name, hint="Send the graph's tensors or single columns."
                 )
         for name, columns in table.items():
-            is_optional = table is self._singles and (
-                columns[0].default is not None or columns[0].is_nullable
-            )
+            is_optional = table is self._singles and columns[0].may_be_absent
             if name not in seen and not is_optional:
                 raise refuse_input("is missing", name, hint=self._list_names())
         return table

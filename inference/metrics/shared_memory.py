@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.metrics.shared_memory")

@@ -24,7 +24,7 @@ from timberline.inference.models.trial import Outcome, Trial, limit_memory
 from timberline.inference.session import Session, is_out_of_memory
 from timberline.registry.errors import ConfigError, DigestMismatchError
 from timberline.registry.manifest import Golden, Manifest
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.store import MODEL_FILE, HashedManifest, Store, open_store
 
 # prctl(2): what the kernel sends to a process when the thread that started it has ended.

@@ -30,7 +30,7 @@ import msgspec
 
 from timberline.inference.errors import LoadFailedError, NotReadyError, ServingError
 from timberline.registry.errors import LifecycleError, RegistryError
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 
 # Moves whose outcome is remembered.
 _MOST_ENTRIES = 64

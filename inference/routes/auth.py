@@ -16,7 +16,7 @@ from timberline.inference.config import ServiceConfig, environment_name
 from timberline.inference.errors import UnauthorizedError
 from timberline.inference.formats.answers import Header
 from timberline.registry.errors import ConfigError
-from timberline.registry.runtime.decode import UTF_8
+from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.routes.auth")

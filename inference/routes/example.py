@@ -18,8 +18,7 @@ def pick_example(manifest: Manifest) -> dict[str, Any]:
     row = manifest.golden.rows[0]
     example: dict[str, Any] = {}
     for column, value in zip(manifest.signature.columns, row, strict=True):
-        is_required = column.default is None and not column.is_nullable
-        if is_required or (value is not None and len(example) < _FEW):
+        if not column.may_be_absent or (value is not None and len(example) < _FEW):
             example[column.name] = value
     return example
 

@@ -46,7 +46,7 @@ def describe_rows(manifest: Manifest, max_rows: int) -> dict[str, Schema]:
         "type": "object",
         "description": _describe_row(manifest),
         "properties": values,
-        "required": [c.name for c in columns if c.default is None and not c.is_nullable],
+        "required": [c.name for c in columns if not c.may_be_absent],
         "additionalProperties": False,
         "minProperties": 1,
         "examples": [pick_example(manifest)],
@@ -75,7 +75,7 @@ def describe_column(column: Column) -> Schema:
     schema = dict(_TYPES[column.datatype])
     if column.is_nullable:
         schema["type"] = [schema["type"], "null"]
-    if column.is_nullable or column.default is not None:
+    if column.may_be_absent:
         schema["default"] = column.default
     if text := _describe_column(column):
         schema["description"] = text

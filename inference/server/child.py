@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from timberline.inference.server.worker_config import Order, Replaced, write_order
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.server.child")

@@ -12,7 +12,7 @@ import msgspec
 
 from timberline.inference.config import ServiceConfig
 from timberline.registry.errors import ConfigError
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 
 # Why a worker is replaced: it was stuck, a signal ended it, it ended by itself, or all are replaced.
 Replaced = Literal["hung", "killed", "ended", "rolled"]

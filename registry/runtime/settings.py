@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from timberline.registry.errors import ConfigError
-from timberline.registry.runtime.decode import decode_toml
+from timberline.registry.runtime.documents import decode_toml
 from timberline.registry.runtime.explain import child_hint, find_fault, format_path, list_keys
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_canonical, encode_document
 from timberline.registry.runtime.files import digest_bytes, digest_file, fresh_folder
 
 RECEIPT = "receipt.json"
@@ -36,12 +36,12 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def digest(self) -> str:
         """Identity of the stage's result: the digest of its outputs' digests."""
-        return digest_bytes(msgspec.json.encode(self.outputs, order="sorted"))
+        return digest_bytes(encode_canonical(self.outputs))
 
 
 def digest_value(value: object) -> str:
     """SHA-256 of a value's canonical JSON; for configuration that takes part in a receipt."""
-    return digest_bytes(msgspec.json.encode(value, order="sorted"))
+    return digest_bytes(encode_canonical(value))
 
 
 def digest_code(package: Path) -> str:
@@ -94,6 +94,4 @@ def stage_folder(folder: Path, stage: str, inputs: Mapping[str, str]) -> Iterato
             if path.is_file()
         }
         receipt = Receipt(stage, dict(inputs), outputs)
-        (partial / RECEIPT).write_bytes(
-            msgspec.json.format(msgspec.json.encode(receipt, order="sorted"), indent=2)
-        )
+        (partial / RECEIPT).write_bytes(encode_document(receipt))

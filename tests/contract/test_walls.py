@@ -172,9 +172,9 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
     }
 
 
-# Where text that may be anything is parsed, besides `registry.runtime.decode`, and why there.
+# Where text that may be anything is parsed, besides `registry.runtime.documents`, and why there.
 PARSERS = {
-    "registry/runtime/decode.py": "the one place",
+    "registry/runtime/documents.py": "the one place",
     "inference/formats/codec.py": "a request; nothing unknown is read, so never deep",
     "inference/formats/tensor_data.py": "a request; catches all three errors",
     "inference/formats/infer_request.py": "a request; catches all three errors",

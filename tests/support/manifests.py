@@ -32,6 +32,7 @@ from timberline.registry.manifest import (
     Prior,
 )
 from timberline.registry.names import PRODUCTION
+from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import ClassLabel, Column, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
@@ -169,7 +170,7 @@ def give_verdict(
     production = read_alias(store, model, PRODUCTION)
     champion = store.identify(model, production.version) if production else None
     judged = store.identify(model, version)
-    verdict = build_verdict(model, judged, champion, outcome, created_at=ledger.tell_time())
+    verdict = build_verdict(model, judged, champion, outcome, created_at=utc_now("milliseconds"))
     verdict = msgspec.structs.replace(verdict, evidence=dict(evidence or {}))
     store.write_document(model, version, VERDICT_FILE, encode_verdict(verdict))
     return verdict

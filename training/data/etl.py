@@ -14,6 +14,7 @@ import msgspec
 
 from timberline.registry.errors import StageError
 from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
+from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
@@ -210,8 +211,7 @@ class _Run:
 
     def _leave_findings(self, folder: Path, report: CheckReport) -> None:
         write_rejects(self._connection, folder / "rejects.parquet")
-        text = msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=2) + b"\n"
-        (folder / "checks.json").write_bytes(text)
+        (folder / "checks.json").write_bytes(encode_document(report))
 
     def _assign_splits(self, class_sql: str) -> None:
         numbered = (

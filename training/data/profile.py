@@ -12,7 +12,7 @@ import msgspec
 
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Histogram
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.errors import DatasetError
 
@@ -89,7 +89,7 @@ class Profile(_Part, frozen=True, kw_only=True):
 
 def encode_profile(profile: Profile) -> bytes:
     """JSON with sorted keys: equal profiles have equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(profile, order="sorted"), indent=2) + b"\n"
+    return encode_document(profile)
 
 
 def load_profile(path: Path) -> Profile:

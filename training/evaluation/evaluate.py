@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Metrics
 from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
 from timberline.registry.runtime.stages import (
@@ -116,8 +116,8 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
     _write_baselines(folder / BASELINES_FILE, answers)
     baselines = {name: float((labels == truth).mean()) for name, labels in answers.items()}
     metrics = score(probabilities, truth, run.classes, baselines)
-    encoded = msgspec.json.format(msgspec.json.encode(metrics, order="sorted"), indent=2)
-    (folder / "metrics.json").write_bytes(encoded + b"\n")
+    encoded = encode_document(metrics)
+    (folder / "metrics.json").write_bytes(encoded)
     _draw(run, run_folder, metrics, probabilities, truth, folder / "plots")
     log_event(
         log,

@@ -17,7 +17,7 @@ import keras
 import msgspec
 import numpy as np
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import write_atomically
 from timberline.training.errors import TrainingError
 

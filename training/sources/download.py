@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import PARTIAL_PREFIX, sync_folder, write_atomically
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress

@@ -21,7 +21,7 @@ from kagglesdk import KaggleClient
 from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.training.config import KaggleSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import extract_files, is_safe_name

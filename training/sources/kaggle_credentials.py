@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.registry.runtime.decode import UTF_8, decode_json
+from timberline.registry.runtime.documents import UTF_8, decode_json
 from timberline.registry.runtime.logs import log_event
 from timberline.training.errors import SourceError
 

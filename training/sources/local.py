@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from timberline.registry.errors import StageError
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import digest_file
 from timberline.training.errors import SourceError
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from timberline.registry.runtime.decode import UTF_8
+from timberline.registry.runtime.documents import UTF_8
 
 _QUANTILES = [0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
 _FUNCTIONS = {name: getattr(np, name) for name in ("sqrt", "power", "sin", "cos", "radians", "abs", "exp")}

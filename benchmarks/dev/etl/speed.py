@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.stages import RECEIPT
 
 # From the project's targets: at most four bare COPYs, a third of pandas, 1 GB.

@@ -16,7 +16,7 @@ import numpy as np
 
 from timberline.benchmarks.dev.service.closed_loop import Seen
 from timberline.registry.errors import ConfigError
-from timberline.registry.runtime.decode import decode_toml
+from timberline.registry.runtime.documents import decode_toml
 
 T = TypeVar("T")
 DEFAULT_TARGETS = Path(__file__).with_name("targets.toml")

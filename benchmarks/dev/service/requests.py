@@ -35,7 +35,7 @@ def write_least_row(manifest: Manifest) -> bytes:
     """The same row with the columns only that must be given, or the first one if none must."""
     columns = manifest.signature.columns
     row = {column.name: value for column, value in zip(columns, manifest.golden.rows[0], strict=True)}
-    needed = [column.name for column in columns if column.default is None and not column.is_nullable]
+    needed = [column.name for column in columns if not column.may_be_absent]
     body = msgspec.json.encode({name: row[name] for name in needed or [columns[0].name]})
     return _write("/predict", body, _JSON)
 

@@ -27,7 +27,7 @@ from timberline.benchmarks.dev.service.closed_loop import Failed, Round, Seen, r
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.measure.cpu_time import list_processes
 from timberline.benchmarks.measure.services import Service, read_line, running_process
-from timberline.registry.runtime.decode import decode_json
+from timberline.registry.runtime.documents import decode_json
 
 T = TypeVar("T")
 START_TIMEOUT_S = 60.0

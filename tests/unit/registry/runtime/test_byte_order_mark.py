@@ -16,7 +16,7 @@ from timberline.benchmarks.measure.workload import WORKLOADS, load_workload
 from timberline.exporter.inputs import load_release_settings
 from timberline.inference.config import ServiceConfig
 from timberline.inference.routes.auth import read_guard
-from timberline.registry.runtime.decode import decode_json, decode_toml
+from timberline.registry.runtime.documents import decode_json, decode_toml
 from timberline.training.sources.kaggle_credentials import find_credentials
 
 

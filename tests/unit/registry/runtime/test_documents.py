@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from timberline.registry.runtime.decode import decode_json, decode_toml
+from timberline.registry.runtime.documents import decode_json, decode_toml
 
 
 class _Part(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""JSON and TOML that come from a disk, another process or the network: one error for all that is wrong.
+"""JSON and TOML as documents hold them: read with one error for all that is wrong, written one way.
 
 The parsers raise a `UnicodeDecodeError` for a byte that is not UTF-8 and a `RecursionError` for ten
 thousand brackets, which no caller thinks of. Here both are `msgspec.DecodeError`, as every other fault
@@ -9,8 +9,9 @@ decoded in `inference.formats`, with errors of its own.
 from __future__ import annotations
 
 import codecs
+import datetime
 import tomllib
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -49,6 +50,21 @@ def decode_toml(data: bytes | str) -> dict[str, Any]:
         raise msgspec.DecodeError("nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
         raise msgspec.DecodeError(str(error)) from error
+
+
+def encode_canonical(value: object) -> bytes:
+    """The one compact JSON of a value, its keys sorted: what digests are taken of."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def encode_document(value: object) -> bytes:
+    """The same for people: indented by two, a new line at the end."""
+    return msgspec.json.format(encode_canonical(value), indent=2) + b"\n"
+
+
+def utc_now(precision: Literal["seconds", "milliseconds", "microseconds"] = "seconds") -> str:
+    """The time as documents carry it: ISO 8601 in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec=precision)
 
 
 def _describe(error: UnicodeDecodeError) -> str:

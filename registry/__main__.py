@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from timberline.registry import catalog, checks, promotion, tables
@@ -15,16 +14,17 @@ from timberline.registry.errors import ConfigError, DamageError
 from timberline.registry.names import CANDIDATE, ModelRef
 from timberline.registry.runtime.cli import GO_ON, print_json, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.options import Verbs, add_verb, find_model
 from timberline.registry.store import Store, open_store
 
 _HELP = {
-    "list": "every version: when, how good, how big, its aliases and verdict (all models if none is named)",
+    "list": "every version: when, how good, how big, aliases, verdict (of all models if none is named)",
     "show": "everything about one version (MODEL means MODEL@production)",
-    "verify": "read every file again and compare it with its manifest (everything if no model is named)",
+    "verify": "compare every file with its manifest (of all models if none is named)",
     "alias": "where aliases point and pointed: alias MODEL | MODEL@ALIAS | set MODEL@ALIAS VERSION",
     "promote": "point production at a version, if its verdict passes (MODEL means MODEL@candidate)",
     "rollback": "point production at the version before",
-    "repair": "settle damage: repair MODEL@ALIAS VERSION (where it is to point) | MODEL@VERSION (it is lost)",
+    "repair": "settle damage: repair MODEL@ALIAS VERSION (where it points) | MODEL@VERSION (it is lost)",
 }
 
 _CHANGING = ("alias", "promote", "rollback", "repair")
@@ -32,10 +32,33 @@ _CHANGING = ("alias", "promote", "rollback", "repair")
 _LOOK = "`python -m registry alias MODEL` tells whether it has moved"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
-    options = read_options(_parser(), arguments)
-    configure_logging(options.log_level, options.log_format)
+    parser = argparse.ArgumentParser(prog="python -m registry", description=__doc__)
+    add_verbs(parser.add_subparsers(dest="verb", required=True, metavar="verb"))
+    options = read_options(parser, arguments)
+    return int(options.run(options))
+
+
+def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """The verbs of this part, for its own command line and for `timberline`."""
+    for name, text in _HELP.items():
+        many = name in ("alias", "repair")
+        command = add_verb(verbs, name, text, _main, "registry", model=None if many else "MODEL[@VERSION]")
+        if many:
+            command.add_argument("words", nargs="*", metavar="MODEL[@VERSION]")
+            command.add_argument("--model", default="", help="the same as MODEL")
+        command.add_argument(
+            "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
+        )
+        if name in _CHANGING:
+            command.add_argument("--reason", help="why, for the alias's history")
+        if name == "promote":
+            command.add_argument("--force", action="store_true", help="without a passing verdict")
+
+
+def _main(options: argparse.Namespace) -> int:
+    configure_logging(options.log_level or "info", options.log_format or "auto")
     hint = _LOOK if options.verb in _CHANGING else GO_ON
     return run_command("registry", lambda: _run(options), hint=hint)
 
@@ -48,31 +71,8 @@ def _run(options: argparse.Namespace) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m registry", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for verb, text in _HELP.items():
-        command = verbs.add_parser(verb, help=text, description=text)
-        many = verb in ("alias", "repair")
-        command.add_argument(
-            "words" if many else "ref", nargs="*" if many else "?", metavar="MODEL[@VERSION]"
-        )
-        command.add_argument("--model", help="the same as MODEL; without both: environment MODEL")
-        command.add_argument("--registry", default="var/registry", help="the registry's folder")
-        command.add_argument(
-            "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
-        )
-        command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-        command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
-        if verb in _CHANGING:
-            command.add_argument("--reason", help="why, for the alias's history")
-        if verb == "promote":
-            command.add_argument("--force", action="store_true", help="without a passing verdict")
-    return parser
-
-
 def _list(store: Store, options: argparse.Namespace) -> int:
-    named = options.ref or options.model
+    named = options.model
     summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
     _tell(options, summaries, lambda: tables.versions_table(summaries, store.location))
     return 1 if any(summary.problem for summary in summaries) else 0
@@ -86,7 +86,7 @@ def _show(store: Store, options: argparse.Namespace) -> int:
 
 
 def _verify(store: Store, options: argparse.Namespace) -> int:
-    ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
+    ref = ModelRef.parse(options.model) if options.model else None
     version = _find_version(store, ref) if ref else None
     found = checks.check_versions(store, ref, version)
     _tell(options, found, lambda: tables.checks_table(found))
@@ -184,9 +184,7 @@ _VERBS = {
 
 
 def _ref(options: argparse.Namespace) -> ModelRef:
-    """The model that the command is about; every part takes it from --model or MODEL too."""
-    named = getattr(options, "ref", None) or options.model or os.environ.get("MODEL") or "forest_cover"
-    return ModelRef.parse(named)
+    return ModelRef.parse(find_model(options))
 
 
 def _tell_move(options: argparse.Namespace, record: AliasRecord) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import tomllib
@@ -14,7 +13,8 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from timberline.benchmarks.__main__ import _EXIT_CODES, _parser
+from timberline.__main__ import build_parser
+from timberline.benchmarks.__main__ import _EXIT_CODES
 from timberline.benchmarks.analysis.sequential import look_levels, spent_shares
 from timberline.benchmarks.analysis.verdict import required_lines
 from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
@@ -187,7 +187,7 @@ def test_every_workload_is_told(name: str) -> None:
 
 def flags_of(verb: str) -> list[str]:
     """The flags of one verb of the command line that are its own."""
-    (verbs,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    _, verbs = build_parser()
     common = {"--model", "--data", "--registry", "--log-level", "--log-format", "--help", "-h"}
     flags = [flag for action in verbs.choices[verb]._actions for flag in action.option_strings]
     return [flag for flag in flags if flag not in common]

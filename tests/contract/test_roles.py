@@ -64,7 +64,7 @@ def test_a_role_declares_no_package_that_it_does_not_import(role: str) -> None:
 def test_the_dev_role_declares_what_tests_and_tools_use() -> None:
     """The tests run where `make setup` was, and nowhere else."""
     assert len(CHILDREN) == 5
-    tools = [ROOT / file for file in DEV_ONLY if "rivals" not in file]
+    tools = [ROOT / file for file in DEV_ONLY if "competitors" not in file]
     tests = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path not in CHILDREN]
     used = set(imported_packages([*tests, *tools]))
     assert used - declared("dev") == set()
@@ -111,7 +111,7 @@ def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
 
 def test_every_part_belongs_to_a_role() -> None:
     """A part of no role is installed nowhere."""
-    assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == set(PARTS)
+    assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == {*PARTS, "src"}
 
 
 def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path) -> None:

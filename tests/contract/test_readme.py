@@ -259,7 +259,7 @@ def test_every_route_and_status_of_the_service_is_in_its_reference() -> None:
 
 def test_every_command_of_the_registry_is_on_its_page() -> None:
     """At night, with a damaged registry, the page is where to look."""
-    missing = [verb for verb in REGISTRY_VERBS if f"python -m registry {verb} " not in REGISTRY]
+    missing = [verb for verb in REGISTRY_VERBS if f"timberline {verb} " not in REGISTRY]
     assert missing == []
 
 

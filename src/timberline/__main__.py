@@ -15,7 +15,7 @@ import argparse
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +23,63 @@ from timberline import __version__
 from timberline.registry.runtime.cli import read_options, run_command
 from timberline.registry.runtime.options import Verbs
 
-_PARTS = ("training", "exporter", "benchmarks", "registry", "inference")
+_PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
+_STAGED = {"training", "exporter", "inference", "benchmarks"}  # what a release runs
+# The module under `timberline` that brings each verb.
 _GROUPS = {
-    "a table": ("fetch", "etl"),
-    "a version": ("train", "evaluate", "export", "release"),
-    "a decision": ("gate", "promote", "rollback", "history", "calibrate", "calibrate-training", "selftest"),
-    "the registry": ("list", "show", "verify", "alias", "repair"),
-    "serving": ("serve", "health", "bench", "load"),
-    "this installation": ("doctor", "completion", "help"),
+    "a table": dict.fromkeys(("fetch", "etl"), "training.__main__"),
+    "a version": {
+        **dict.fromkeys(("train", "evaluate"), "training.__main__"),
+        "export": "exporter.__main__",
+        "release": "release",
+    },
+    "a decision": {
+        "gate": "benchmarks.__main__",
+        **dict.fromkeys(("promote", "rollback"), "registry.__main__"),
+        **dict.fromkeys(("history", "calibrate"), "benchmarks.__main__"),
+        "calibrate-training": "training.__main__",
+        "selftest": "benchmarks.__main__",
+    },
+    "the registry": dict.fromkeys(("list", "show", "verify", "alias", "repair"), "registry.__main__"),
+    "serving": {
+        **dict.fromkeys(("serve", "health"), "inference.__main__"),
+        **dict.fromkeys(("bench", "load"), "benchmarks.__main__"),
+    },
+    "this installation": {"doctor": "doctor", "completion": "", "help": ""},
 }
+_MODULES = {verb: module for verbs in _GROUPS.values() for verb, module in verbs.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; 0: done, 1: the answer is no, 2: wrong use, 3: the environment failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser, verbs = build_parser()
     if not words or words in (["help"], ["--help"], ["-h"]):
-        sys.stdout.write(describe_verbs(verbs))
+        sys.stdout.write(describe_verbs(build_parser()[1]))
         return 0
     if words[0] == "help":
         words = [*words[1:], "--help"]
+    # A service is to hold no other verb's modules.
+    module = _MODULES.get(words[0])
+    parser, verbs = build_parser({module} if module else set(_MODULES.values()))
     if not words[0].startswith("-") and words[0] not in verbs.choices:
         parser.error(_describe_unknown(words[0], verbs))
     options = read_options(parser, words)
     return int(options.run(options))
 
 
-def build_parser() -> tuple[argparse.ArgumentParser, Verbs[argparse.ArgumentParser]]:
-    """The parser of every verb that this installation has, and its verbs."""
+def build_parser(
+    modules: Collection[str] = tuple(_MODULES.values()),
+) -> tuple[argparse.ArgumentParser, Verbs[argparse.ArgumentParser]]:
+    """The parser of the verbs that ``modules`` bring, as far as this installation has them; and the verbs."""
     parser = argparse.ArgumentParser(prog="timberline", usage="timberline VERB [MODEL] [options]")
     parser.add_argument("--version", action="version", version=f"timberline {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", prog="timberline")
-    for part in _PARTS:
-        if importlib.util.find_spec(f"timberline.{part}"):  # an image holds the parts of its role
-            importlib.import_module(f"timberline.{part}.__main__").add_verbs(verbs)
-    own = ("doctor", "release") if verbs.choices.keys() >= {"fetch", "export", "gate"} else ("doctor",)
-    for name in own:
-        importlib.import_module(f"timberline.{name}").add_verbs(verbs)
+    # An image holds the parts of its role.
+    missing = {part for part in _PARTS if not importlib.util.find_spec(f"timberline.{part}")}
+    for module in dict.fromkeys(modules):
+        needed = _STAGED if module == "release" else {module.partition(".")[0]}
+        if module and not needed & missing:
+            importlib.import_module(f"timberline.{module}").add_verbs(verbs)
     text = "print the code that makes a shell complete verbs and options"
     completion = verbs.add_parser("completion", help=text, description=text)
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])

@@ -125,10 +125,9 @@ def launch_service(
         checkout: another checkout of this project, whose service it is.
     """
     name = f"{model}@{version}"
-    environment = None
-    if checkout:
-        # By the name that it has in every checkout, also in those from before there was one package.
-        program, environment = ("inference",), {"PYTHONPATH": str(checkout / "src")}
+    environment = {"PYTHONPATH": str(checkout / "src")} if checkout else None
+    if checkout and program == SERVICE:
+        program = ("inference",)  # its name in every checkout, also from before there was one package
     command = [sys.executable, "-m", *program, "serve", "--model", name, "--registry", registry]
     command += ["--host", "127.0.0.1", "--port", "0", *flags]
     with launch_command(

@@ -1,12 +1,21 @@
-"""One gate → all its documents."""
+"""One gate → all its documents, among them report.json: what was judged, and with what, for programs."""
 
 from __future__ import annotations
 
-from timberline.benchmarks.report.data import write_report
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.report.junit import write_junit
 from timberline.benchmarks.report.markdown import write_markdown
 from timberline.benchmarks.report.page import write_page
 from timberline.benchmarks.report.record import PAGE_FILE, Record
+from timberline.registry.runtime.documents import encode_document
+from timberline.registry.verdict import Verdict
+
+if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
+    from timberline.benchmarks.analysis.predictions import Comparison
+    from timberline.benchmarks.analysis.statistics import Restart
 
 
 def write_documents(record: Record) -> dict[str, bytes]:
@@ -16,4 +25,35 @@ def write_documents(record: Record) -> dict[str, bytes]:
         "report.md": write_markdown(record.verdict),
         "junit.xml": write_junit(record.verdict),
         "report.json": write_report(record.verdict, record.restarts, record.comparison, record.settings),
+    }
+
+
+def write_report(
+    verdict: Verdict,
+    restarts: Sequence[Restart],
+    comparison: Comparison | None,
+    settings: GateSettings,
+) -> bytes:
+    """report.json: the verdict, what every restart and class gave, and the settings, as JSON."""
+    tree = {
+        "verdict": verdict,
+        "settings": settings,
+        "restarts": [_restart(restart) for restart in restarts],
+        "recalls": [] if comparison is None else comparison.recalls,
+    }
+    return encode_document(tree)
+
+
+def _restart(restart: Restart) -> dict[str, object]:
+    return {
+        "number": restart.number,
+        "pairs": restart.pairs,
+        "problem": restart.problem,
+        "load_generator_cpu_share": restart.cpu_share,
+        "observations": f"restart-{restart.number:02}.csv.gz",
+        "p50_ms": {arm: run.p50_ms for arm, run in restart.arms.items() if run.latencies_ms},
+        "ready_s": {arm: run.ready_s for arm, run in restart.arms.items()},
+        # NaN, which is null in JSON, where it cannot be read.
+        "cpu_s": {arm: run.cpu_s for arm, run in restart.arms.items()},
+        "resident_bytes": {arm: run.resident_bytes for arm, run in restart.arms.items()},
     }

@@ -17,7 +17,7 @@ from collections import Counter
 from xml.etree import ElementTree
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
+from timberline.benchmarks.report.lines import HEAD, describe_match, lay_cells
 from timberline.registry.verdict import Verdict, VerdictLine
 
 _KINDS = {"BLOCK": "failure", "INCONCLUSIVE": "failure", "INVALID": "error"}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.cells import describe_match, lay_cells
+from timberline.benchmarks.report.lines import describe_match, lay_cells
 from timberline.registry.verdict import Judged, Verdict, VerdictLine
 
 # GitHub refuses a comment of more than 65,536 characters; the rest is for what a CI job adds.

@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
 from timberline.benchmarks.report.facts import ANSWERS_ANCHOR, write_facts
 from timberline.benchmarks.report.figure import Figure, line_anchor
+from timberline.benchmarks.report.lines import HEAD, describe_match, lay_cells
 from timberline.benchmarks.report.markup import Child, Markup, tag
 from timberline.benchmarks.report.plots.confusion import draw_confusion
 from timberline.benchmarks.report.plots.contrasts import draw_contrasts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.cells import HEAD, describe_match, lay_cells
+from timberline.benchmarks.report.lines import HEAD, describe_match, lay_cells
 from timberline.registry.verdict import Verdict
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from timberline.benchmarks.report.chart import Chart, across
 from timberline.benchmarks.report.figure import Figure, panel, panels, usable_restarts
-from timberline.benchmarks.report.limits import change_of, margin_shares
+from timberline.benchmarks.report.lines import change_of, margin_shares
 from timberline.benchmarks.report.markup import Markup
 from timberline.registry.verdict import VerdictLine
 

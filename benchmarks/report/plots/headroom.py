@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.report.cells import lay_cells
 from timberline.benchmarks.report.chart import Chart, across
 from timberline.benchmarks.report.figure import Figure, line_anchor, strip_axis, strip_row
-from timberline.benchmarks.report.limits import Used, margin_shares, use_of
+from timberline.benchmarks.report.lines import Used, lay_cells, margin_shares, use_of
 from timberline.benchmarks.report.markup import Markup, tag
 from timberline.registry.verdict import VerdictLine
 

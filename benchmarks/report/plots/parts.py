@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.chart import Chart, Scale, across
 from timberline.benchmarks.report.figure import Figure, arm_names, panel, panels, strip_axis, strip_row
 from timberline.benchmarks.report.markup import Markup, tag
-from timberline.benchmarks.report.scales import Scale
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.predictions import PartChange

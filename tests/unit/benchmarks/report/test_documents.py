@@ -8,7 +8,7 @@ from tests.support.manifests import build_verdict
 from tests.support.verdicts import RATIO, judged, make_verdict
 from timberline.benchmarks.analysis.statistics import ArmRun, Restart
 from timberline.benchmarks.gate.settings import load_gate_settings
-from timberline.benchmarks.report.data import write_report
+from timberline.benchmarks.report.documents import write_report
 from timberline.benchmarks.report.terminal import format_table
 from timberline.registry.verdict import Verdict
 

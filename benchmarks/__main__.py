@@ -409,16 +409,18 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
 
 def _history(options: argparse.Namespace) -> int:
     from timberline.benchmarks.history.table import format_history
-    from timberline.benchmarks.report.past import read_past, write_page
+    from timberline.benchmarks.report.history import read_release_history, write_page
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
     if options.set:
         raise ConfigError("a history is read, not judged", where="--set")
-    past = read_past(open_store(options.registry), ModelRef.parse(options.name or options.model).model)
-    sys.stderr.write(format_history(past.model, past.releases, past.changes) + "\n")
-    print_result(past)
-    sys.stderr.write(f"page: {write_page(past, options.data)}\n")
+    history = read_release_history(
+        open_store(options.registry), ModelRef.parse(options.name or options.model).model
+    )
+    sys.stderr.write(format_history(history.model, history.releases, history.changes) + "\n")
+    print_result(history)
+    sys.stderr.write(f"page: {write_page(history, options.data)}\n")
     return 0
 
 

@@ -9,7 +9,7 @@ from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.report.junit import write_junit
 from timberline.benchmarks.report.markdown import write_markdown
 from timberline.benchmarks.report.page import write_page
-from timberline.benchmarks.report.record import PAGE_FILE, Record
+from timberline.benchmarks.report.record import PAGE_FILE, GateRecord
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.verdict import Verdict
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate ne
     from timberline.benchmarks.analysis.statistics import Restart
 
 
-def write_documents(record: Record) -> dict[str, bytes]:
+def write_documents(record: GateRecord) -> dict[str, bytes]:
     """The documents by file name; equal records give equal bytes."""
     return {
         PAGE_FILE: write_page(record),

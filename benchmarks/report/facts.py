@@ -13,7 +13,7 @@ from timberline.benchmarks.report.plots.distributions import format_ms
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.statistics import ArmRun, Restart
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
     from timberline.registry.verdict import Judged
 
 # Where the page lists the answers that were given afresh.
@@ -21,7 +21,7 @@ ANSWERS_ANCHOR = "answers"
 _HEADS = ("restart", "pairs", "arm", "client p50", "net p50", "CPU", "start-up", "memory", "raw")
 
 
-def write_facts(record: Record) -> Markup:
+def write_facts(record: GateRecord) -> Markup:
     """The end of the page."""
     return tag(
         "footer",
@@ -37,7 +37,7 @@ def write_facts(record: Record) -> Markup:
     )
 
 
-def _restarts(record: Record) -> Markup:
+def _restarts(record: GateRecord) -> Markup:
     head = tag("tr", [tag("th", name, scope="col") for name in _HEADS])
     rows = [row for restart in record.restarts for row in _rows(restart, list(arm_names(record)))]
     rows = rows or [tag("tr", tag("td", "nothing was started", colspan=len(_HEADS)))]
@@ -87,7 +87,7 @@ def _cells(run: ArmRun) -> list[Markup]:
     ]
 
 
-def _facts(record: Record) -> Markup:
+def _facts(record: GateRecord) -> Markup:
     verdict, duet = record.verdict, record.settings.duet
     judged = {"candidate": verdict.candidate} | ({"champion": verdict.champion} if verdict.champion else {})
     return _list(
@@ -102,7 +102,7 @@ def _facts(record: Record) -> Markup:
     )
 
 
-def _predictions(record: Record) -> Markup:
+def _predictions(record: GateRecord) -> Markup:
     """Which answers to the test rows were compared; those that were given afresh lie beside the raw files."""
     if record.comparison is None or not record.comparison.is_fresh:
         return tag("span", "as each version came with them", id=ANSWERS_ANCHOR)
@@ -122,7 +122,7 @@ def _list(*facts: tuple[str, Child]) -> Markup:
     return tag("dl", [(tag("dt", name), tag("dd", said)) for name, said in facts], class_="facts")
 
 
-def _again(record: Record) -> Markup:
+def _again(record: GateRecord) -> Markup:
     verdict = record.verdict
     words = ["python -m benchmarks gate", "--model", verdict.model, "--again"]
     words += ["--candidate", f"{verdict.model}@{verdict.candidate.version}"]

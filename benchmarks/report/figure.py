@@ -13,7 +13,7 @@ from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.statistics import Restart
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Figure:
         )
 
 
-def arm_names(record: Record) -> dict[str, str]:
+def arm_names(record: GateRecord) -> dict[str, str]:
     """How the arms are called in legends and tooltips."""
     verdict = record.verdict
     names = {"candidate": f"candidate (version {verdict.candidate.version})"}
@@ -48,7 +48,7 @@ def arm_names(record: Record) -> dict[str, str]:
     return names
 
 
-def usable_restarts(record: Record) -> list[Restart]:
+def usable_restarts(record: GateRecord) -> list[Restart]:
     """Those that can be believed and have observations of every arm."""
     wanted = set(arm_names(record))
     return [

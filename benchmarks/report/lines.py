@@ -17,7 +17,7 @@ def describe_match(verdict: Verdict) -> str:
     return f"against version {verdict.champion.version}"
 
 
-def lay_cells(line: VerdictLine) -> tuple[str, ...]:
+def format_row(line: VerdictLine) -> tuple[str, ...]:
     """One line as text, a cell for each of ``HEAD``."""
     scale = _scale(line)
     bounds = f"{scale(line.low)} to {scale(line.high)}" if line.low is not None else ""
@@ -68,7 +68,7 @@ def _value_scale(line: VerdictLine) -> _Scale:
 
 
 @dataclass(frozen=True)
-class Change:
+class RelativeChange:
     """A difference against the champion, 0 for none; a ratio of 1.05 is a change of 0.05."""
 
     mean: float
@@ -77,17 +77,17 @@ class Change:
     limit: float | None
 
 
-def change_of(line: VerdictLine) -> Change | None:
+def relative_change(line: VerdictLine) -> RelativeChange | None:
     """The line's difference as a change; None when it has none."""
     if line.difference is None:
         return None
     zero = 1.0 if _is_ratio(line) else 0.0
     low, high, limit = (None if v is None else v - zero for v in (line.low, line.high, line.limit))
-    return Change(line.difference - zero, low, high, limit)
+    return RelativeChange(line.difference - zero, low, high, limit)
 
 
 @dataclass(frozen=True)
-class Used:
+class LimitUsage:
     """Shares of a limit: 0 is no change, or nothing used up; 1 is the limit; ``low`` <= ``high``."""
 
     mean: float
@@ -95,7 +95,7 @@ class Used:
     high: float
 
 
-def use_of(line: VerdictLine) -> Used | None:
+def limit_usage(line: VerdictLine) -> LimitUsage | None:
     """How much of its limit a line uses up; None where there is no limit, or one of 0.
 
     A bounded difference is compared as it is. Otherwise the limit is one of the candidate's own
@@ -115,7 +115,7 @@ def use_of(line: VerdictLine) -> Used | None:
         (number - zero) / (line.limit - zero)
         for number in (value, *(end if end is not None else value for end in (line.low, line.high)))
     )
-    return Used(mean, min(ends), max(ends))
+    return LimitUsage(mean, min(ends), max(ends))
 
 
 def margin_shares(settings: GateSettings) -> dict[str, float]:

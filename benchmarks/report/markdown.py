@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.lines import describe_match, lay_cells
+from timberline.benchmarks.report.lines import describe_match, format_row
 from timberline.registry.verdict import Judged, Verdict, VerdictLine
 
 # GitHub refuses a comment of more than 65,536 characters; the rest is for what a CI job adds.
@@ -53,7 +53,7 @@ def _table(lines: Sequence[VerdictLine]) -> list[str]:
 
 
 def _cells(line: VerdictLine) -> list[str]:
-    _, _, champion, candidate, change, bounds, limit, _ = map(_escape, lay_cells(line))
+    _, _, champion, candidate, change, bounds, limit, _ = map(_escape, format_row(line))
     values = f"{champion} → {candidate}" if champion else candidate
     interval = f" ({bounds})" if bounds else ""
     # Without a champion the bounds are those of the candidate's own value.

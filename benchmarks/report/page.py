@@ -12,16 +12,16 @@ from urllib.parse import quote
 from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.report.facts import ANSWERS_ANCHOR, write_facts
 from timberline.benchmarks.report.figure import Figure, line_anchor
-from timberline.benchmarks.report.lines import HEAD, describe_match, lay_cells
+from timberline.benchmarks.report.lines import HEAD, describe_match, format_row
 from timberline.benchmarks.report.markup import Child, Markup, tag
 from timberline.benchmarks.report.plots.confusion import draw_confusion
 from timberline.benchmarks.report.plots.contrasts import draw_contrasts
 from timberline.benchmarks.report.plots.distributions import draw_distributions
-from timberline.benchmarks.report.plots.headroom import draw_closeness
+from timberline.benchmarks.report.plots.headroom import draw_headroom
 from timberline.benchmarks.report.plots.parts import draw_parts
 from timberline.benchmarks.report.plots.quantiles import draw_quantiles
 from timberline.benchmarks.report.plots.releases import draw_releases
-from timberline.benchmarks.report.record import Record
+from timberline.benchmarks.report.record import GateRecord
 from timberline.registry.verdict import Outcome, Verdict, VerdictLine
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -39,7 +39,7 @@ _SIGNS: dict[str, str] = {
 _HEADLINES = ("service_p50", "cpu_per_request", "p50", "accuracy")
 
 
-def write_page(record: Record) -> bytes:
+def write_page(record: GateRecord) -> bytes:
     """The page in UTF-8; equal records give equal bytes."""
     verdict = record.verdict
     name = f"{verdict.model}@{verdict.candidate.version}"
@@ -53,7 +53,7 @@ def write_page(record: Record) -> bytes:
     )
     body = tag(
         "body",
-        tag("main", _hero(verdict), _one(draw_closeness(record)), _lines(verdict), map(_one, figures)),
+        tag("main", _hero(verdict), _one(draw_headroom(record)), _lines(verdict), map(_one, figures)),
         write_facts(record),
     )
     return lay_page(f"{verdict.outcome}: {name} {describe_match(verdict)}", body)
@@ -114,7 +114,7 @@ def _headlines(verdict: Verdict) -> Markup | None:
 
 
 def _tile(line: VerdictLine) -> Markup:
-    cells = dict(zip(HEAD, lay_cells(line), strict=True))
+    cells = dict(zip(HEAD, format_row(line), strict=True))
     return tag(
         "div",
         tag("dt", _link_line(line)),
@@ -127,7 +127,7 @@ def _tile(line: VerdictLine) -> Markup:
 
 def _sum_up(line: VerdictLine) -> str:
     """What was found and what would have been allowed."""
-    cells = dict(zip(HEAD, lay_cells(line), strict=True))
+    cells = dict(zip(HEAD, format_row(line), strict=True))
     found = cells["difference"] or cells["candidate"]
     return f" {found}, limit {cells['limit']}" if found and cells["limit"] else ""
 
@@ -151,7 +151,7 @@ def _lines(verdict: Verdict) -> Markup:
 
 def _row(line: VerdictLine) -> Markup:
     """The numbers, and below them the reason, which may be long."""
-    cells = dict(zip(HEAD, lay_cells(line), strict=True))
+    cells = dict(zip(HEAD, format_row(line), strict=True))
     bounds = tag("small", cells["bounds"]) if cells["bounds"] else None
 
     def cell(name: str, *content: Child) -> Markup:

@@ -18,7 +18,7 @@ PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)
-class Record:
+class GateRecord:
     """One gate: the verdict and what it was given on.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.lines import HEAD, describe_match, lay_cells
+from timberline.benchmarks.report.lines import HEAD, describe_match, format_row
 from timberline.registry.verdict import Verdict
 
 
 def format_table(verdict: Verdict) -> str:
     """One row a judgement, its reason below it, the outcome last."""
     heads = HEAD[:-1]
-    rows = [lay_cells(line) for line in verdict.lines]
+    rows = [format_row(line) for line in verdict.lines]
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
 
     def layout(cells: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from timberline.benchmarks.analysis.predictions import (
 from timberline.benchmarks.analysis.statistics import ArmRun, Restart
 from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.history.releases import Release
-from timberline.benchmarks.report.record import Record
+from timberline.benchmarks.report.record import GateRecord
 from timberline.registry.manifest import Interval
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine
@@ -61,7 +61,7 @@ def build_record(
     is_first: bool = False,
     releases: int = 0,
     seed: int = 0,
-) -> Record:
+) -> GateRecord:
     """One gate of ``forest_cover``.
 
     Args:
@@ -89,7 +89,7 @@ def build_record(
     if measured and not problem:
         lines += [_ceiling_line(measured)] + ([] if is_first else _latency_lines(measured))
     outcome = next(outcome for outcome in _RANKS if outcome in {line.outcome for line in lines})
-    return Record(
+    return GateRecord(
         build_page_verdict(lines, outcome, is_first=is_first),
         tuple(measured),
         comparison,

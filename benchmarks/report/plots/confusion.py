@@ -12,13 +12,13 @@ from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.predictions import Confusion
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 # A table of more is neither read nor small; 20 x 20 cells still fit a screen.
 _MOST_CLASSES = 20
 
 
-def draw_confusion(record: Record) -> Figure | None:
+def draw_confusion(record: GateRecord) -> Figure | None:
     """Candidate minus champion, a cell for truth and label; None when they were not compared."""
     if record.comparison is None:
         return None

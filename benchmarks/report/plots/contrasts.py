@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from timberline.benchmarks.report.chart import Chart, across
 from timberline.benchmarks.report.figure import Figure, panel, panels, usable_restarts
-from timberline.benchmarks.report.lines import change_of, margin_shares
+from timberline.benchmarks.report.lines import margin_shares, relative_change
 from timberline.benchmarks.report.markup import Markup
 from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.statistics import Contrasts
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 _HEIGHT = 220
 
@@ -47,7 +47,7 @@ _CONTRASTS = (
 )
 
 
-def draw_contrasts(record: Record) -> Figure | None:
+def draw_contrasts(record: GateRecord) -> Figure | None:
     """A dot a restart, and the mean with its interval; None for a first version."""
     if record.verdict.champion is None or not usable_restarts(record):
         return None
@@ -72,7 +72,7 @@ def draw_contrasts(record: Record) -> Figure | None:
     )
 
 
-def _draw(record: Record, contrast: _Contrast) -> Markup | None:
+def _draw(record: GateRecord, contrast: _Contrast) -> Markup | None:
     values = [
         (restart.number, value)
         for restart in usable_restarts(record)
@@ -81,7 +81,7 @@ def _draw(record: Record, contrast: _Contrast) -> Markup | None:
     if not values:
         return None
     line = next((line for line in record.verdict.lines if line.name == contrast.line), None)
-    change = change_of(line) if line else None
+    change = relative_change(line) if line else None
     seen = [0.0, *(value for _, value in values)]
     if change:
         seen += [
@@ -107,7 +107,7 @@ def _draw(record: Record, contrast: _Contrast) -> Markup | None:
 
 
 def _add_mean(chart: Chart, line: VerdictLine | None, x: float) -> None:
-    change = change_of(line) if line else None
+    change = relative_change(line) if line else None
     if change is None:
         return
     chart.ticks_x([(x, "mean")])

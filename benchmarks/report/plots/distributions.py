@@ -14,7 +14,7 @@ from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.statistics import ArmRun
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,7 +26,7 @@ _PERCENTILES = (50, 95, 99)
 _BEYOND = 0.001
 
 
-def draw_distributions(record: Record) -> Figure | None:
+def draw_distributions(record: GateRecord) -> Figure | None:
     """Client latency and net time; None when nothing was measured."""
     drawn = [
         _draw(record, "Client", "what the caller waits", lambda run: run.latencies_ms),
@@ -47,7 +47,9 @@ def draw_distributions(record: Record) -> Figure | None:
     )
 
 
-def _draw(record: Record, title: str, note: str, read: Callable[[ArmRun], Sequence[float]]) -> Markup | None:
+def _draw(
+    record: GateRecord, title: str, note: str, read: Callable[[ArmRun], Sequence[float]]
+) -> Markup | None:
     pooled = {arm: _pool(record, arm, read) for arm in arm_names(record)}
     if any(values.size == 0 for values in pooled.values()):
         return None
@@ -78,7 +80,7 @@ def _draw(record: Record, title: str, note: str, read: Callable[[ArmRun], Sequen
     return panel(title, Markup(plot + _table(percentiles)), note)
 
 
-def _pool(record: Record, arm: str, read: Callable[[ArmRun], Sequence[float]]) -> Floats:
+def _pool(record: GateRecord, arm: str, read: Callable[[ArmRun], Sequence[float]]) -> Floats:
     """All values of an arm; net time is a difference of two clocks, and a 0 of it is left out."""
     told = [np.asarray(read(restart.arms[arm]), dtype=float) for restart in usable_restarts(record)]
     values = np.concatenate([np.empty(0), *told])

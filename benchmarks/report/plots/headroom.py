@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 from timberline.benchmarks.report.chart import Chart, across
 from timberline.benchmarks.report.figure import Figure, line_anchor, strip_axis, strip_row
-from timberline.benchmarks.report.lines import Used, lay_cells, margin_shares, use_of
+from timberline.benchmarks.report.lines import LimitUsage, format_row, limit_usage, margin_shares
 from timberline.benchmarks.report.markup import Markup, tag
 from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 # Beyond these an interval has an arrow: twice the limit is as clear as ten times.
 _FARTHEST = (-1.0, 2.0)
 _ROW = 26
 
 
-def draw_closeness(record: Record) -> Figure | None:
+def draw_headroom(record: GateRecord) -> Figure | None:
     """A row a line, 0 is no change and 1 its limit; None when no line has a limit."""
-    used = [(line, use) for line in record.verdict.lines if (use := use_of(line)) is not None]
+    used = [(line, use) for line in record.verdict.lines if (use := limit_usage(line)) is not None]
     if not used:
         return None
     low = max(_FARTHEST[0], min(0.0, *(use.low for _, use in used))) - 0.05
@@ -28,7 +28,7 @@ def draw_closeness(record: Record) -> Figure | None:
     margins = margin_shares(record.settings)
     rows = [_row(line, use, low, high, margins.get(line.name)) for line, use in used]
     return Figure(
-        name="closeness",
+        name="headroom",
         title="How close everything is",
         says=(
             "Each line on the scale of its own limit: 0 is no change (for a floor or a ceiling: nothing "
@@ -46,7 +46,7 @@ def draw_closeness(record: Record) -> Figure | None:
     )
 
 
-def _row(line: VerdictLine, use: Used, low: float, high: float, margin: float | None) -> Markup:
+def _row(line: VerdictLine, use: LimitUsage, low: float, high: float, margin: float | None) -> Markup:
     chart = Chart(across(low, high), 0, 1, _ROW)
     chart.band_x(1, high, "beyond")
     chart.rule_x(0, "zero")
@@ -59,7 +59,7 @@ def _row(line: VerdictLine, use: Used, low: float, high: float, margin: float | 
     said = f"{line.name}: {use.mean:.2f} of the limit, {use.low:.2f} to {use.high:.2f}"
     if low <= use.mean <= high or use.high == use.low:
         chart.dot(use.mean, 0.5, kind, said)
-    cells = lay_cells(line)
+    cells = format_row(line)
     name = tag("a", line.name, href=f"#{line_anchor(line)}")
     return strip_row(name, chart, said, cells[4] or cells[3])
 

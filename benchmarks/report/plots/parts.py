@@ -11,14 +11,14 @@ from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.predictions import PartChange
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 _ROW = 26
 # Of many parts those that lost most; all are in report.json.
 _MOST = 20
 
 
-def draw_parts(record: Record) -> Figure | None:
+def draw_parts(record: GateRecord) -> Figure | None:
     """A row a part; None when the versions were not compared."""
     comparison = record.comparison
     if comparison is None or not comparison.recalls:

@@ -16,7 +16,7 @@ from timberline.benchmarks.report.markup import Markup
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.statistics import ArmRun
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ _MOST = 1.0
 _NOTHING = 0.05
 
 
-def draw_quantiles(record: Record) -> Figure | None:
+def draw_quantiles(record: GateRecord) -> Figure | None:
     """The difference over the percentiles with its band; None for a first version."""
     if record.verdict.champion is None:
         return None
@@ -53,7 +53,7 @@ def draw_quantiles(record: Record) -> Figure | None:
     )
 
 
-def _draw(record: Record, title: str, read: Callable[[ArmRun], Sequence[float]]) -> Markup | None:
+def _draw(record: GateRecord, title: str, read: Callable[[ArmRun], Sequence[float]]) -> Markup | None:
     restarts = [r for r in usable_restarts(record) if all(read(run) for run in r.arms.values())]
     if not restarts:
         return None

@@ -13,7 +13,7 @@ from timberline.benchmarks.report.markup import Markup
 if TYPE_CHECKING:
     from timberline.benchmarks.history.changes import Change
     from timberline.benchmarks.history.releases import Release
-    from timberline.benchmarks.report.record import Record
+    from timberline.benchmarks.report.record import GateRecord
 
 _HEIGHT = 190
 # More would be a smear; `python -m benchmarks history` shows all.
@@ -24,7 +24,7 @@ _LATENCIES = frozenset({"latency", "p50", "net_p50", "service_p50", "net_p99", "
 Estimate = tuple[float, float, float]
 
 
-def draw_releases(record: Record) -> Figure | None:
+def draw_releases(record: GateRecord) -> Figure | None:
     """The releases with this gate's, whose verdict the registry does not hold yet; see `draw_history`."""
     return draw_history(judge_release(record.history, record.verdict))
 

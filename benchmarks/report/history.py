@@ -1,4 +1,4 @@
-"""A model's past as a value to print and as a page: the table, the plot, what changed where."""
+"""A model's history as a value to print and as a page: the table, the plot, what changed where."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from timberline.registry.store import Store
 
 
 @dataclass(frozen=True)
-class Past:
+class ReleaseHistory:
     """Every release of a model, oldest first, and what changed between those in production."""
 
     model: str
@@ -26,8 +26,8 @@ class Past:
     changes: tuple[Change, ...]
 
 
-def read_past(store: Store, model: str) -> Past:
-    """Read the past of ``model`` from the registry.
+def read_release_history(store: Store, model: str) -> ReleaseHistory:
+    """Read the history of ``model`` from the registry.
 
     Raises:
         VersionNotFoundError: it has no version.
@@ -36,35 +36,35 @@ def read_past(store: Store, model: str) -> Past:
     if not releases:
         known = ", ".join(store.models()) or "none"
         raise VersionNotFoundError(f"no model {model!r}", where=store.location, hint=f"There are: {known}.")
-    return Past(model, releases, find_changes(releases))
+    return ReleaseHistory(model, releases, find_changes(releases))
 
 
-def write_page(past: Past, data: Path) -> Path:
+def write_page(history: ReleaseHistory, data: Path) -> Path:
     """Write ``gates/<model>/history.html`` in ``data``, self-contained; returns its path."""
-    path = data / "gates" / past.model / "history.html"
+    path = data / "gates" / history.model / "history.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, draw_page(past))
+    write_atomically(path, draw_page(history))
     return path
 
 
-def draw_page(past: Past) -> bytes:
+def draw_page(history: ReleaseHistory) -> bytes:
     """The page in UTF-8; equal pasts give equal bytes."""
-    figure = draw_history(past.releases)
-    count = len(past.releases)
+    figure = draw_history(history.releases)
+    count = len(history.releases)
     main = tag(
         "main",
         tag(
             "header",
             tag("p", "Release history", class_="eyebrow"),
-            tag("h1", f"{past.model} ", tag("small", f"{count} version{'' if count == 1 else 's'}")),
-            tag("p", describe_latency(past.releases), class_="said"),
+            tag("h1", f"{history.model} ", tag("small", f"{count} version{'' if count == 1 else 's'}")),
+            tag("p", describe_latency(history.releases), class_="said"),
             class_="hero",
         ),
         figure.render() if figure else None,
-        _list_changes(past.changes),
-        _lay_table(past),
+        _list_changes(history.changes),
+        _lay_table(history),
     )
-    return lay_page(f"{past.model}: release history", tag("body", main))
+    return lay_page(f"{history.model}: release history", tag("body", main))
 
 
 def _list_changes(changes: Sequence[Change]) -> Markup:
@@ -80,10 +80,12 @@ def _list_changes(changes: Sequence[Change]) -> Markup:
     )
 
 
-def _lay_table(past: Past) -> Markup:
+def _lay_table(history: ReleaseHistory) -> Markup:
     rows = [
-        tag("tr", [_lay_cell(*cell) for cell in zip(HEAD, lay_release(release, past.changes), strict=True)])
-        for release in reversed(past.releases)
+        tag(
+            "tr", [_lay_cell(*cell) for cell in zip(HEAD, lay_release(release, history.changes), strict=True)]
+        )
+        for release in reversed(history.releases)
     ]
     return tag(
         "section",

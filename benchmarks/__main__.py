@@ -162,7 +162,7 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 def _gate(options: argparse.Namespace) -> int:
     from timberline.benchmarks.gate.run import run_gate
-    from timberline.benchmarks.report.terminal import format_table
+    from timberline.benchmarks.report.terminal import format_verdict
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
@@ -179,7 +179,7 @@ def _gate(options: argparse.Namespace) -> int:
         calibrations=options.calibrations,
     )
     if result.verdict is not None:
-        sys.stderr.write(format_table(result.verdict) + "\n")
+        sys.stderr.write(format_verdict(result.verdict) + "\n")
     if result.skipped:
         sys.stderr.write(f"skipped: {result.skipped}\n")
     print_result(result.summary())

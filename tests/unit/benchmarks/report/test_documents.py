@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.support.manifests import build_verdict
-from tests.support.verdicts import RATIO, judged, make_verdict
+from tests.support.verdicts import RATIO, make_verdict
 from timberline.benchmarks.analysis.statistics import ArmRun, Restart
 from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.report.documents import write_report
-from timberline.benchmarks.report.terminal import format_table
 from timberline.registry.verdict import Verdict
-
-
-def test_a_first_verdict_says_so() -> None:
-    """Floors alone are a weaker promise than a comparison."""
-    assert "no version is in production yet" in format_table(build_verdict("tiny", judged(1)))
-
-
-def test_the_terminal_table_carries_every_reason() -> None:
-    """Who is refused wants to know why without opening a file."""
-    assert RATIO.reason in format_table(make_verdict(RATIO))
 
 
 def test_json_holds_verdict_restarts_and_settings() -> None:

@@ -17,7 +17,7 @@ from collections import Counter
 from xml.etree import ElementTree
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.lines import HEAD, describe_match, format_row
+from timberline.benchmarks.report.lines import describe_match, format_row
 from timberline.registry.verdict import Verdict, VerdictLine
 
 _KINDS = {"BLOCK": "failure", "INCONCLUSIVE": "failure", "INVALID": "error"}
@@ -69,7 +69,7 @@ def _add_case(
 
 def _describe(line: VerdictLine) -> str:
     """Every number of the line, one a row."""
-    cells = {head or "outcome": cell for head, cell in zip(HEAD, format_row(line), strict=True)}
+    cells = format_row(line)._asdict()
     if line.evidence:
         cells["evidence"] = line.evidence
     return "\n".join(f"{name}: {cell}" for name, cell in cells.items() if cell)

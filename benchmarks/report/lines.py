@@ -3,68 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from timberline.benchmarks.gate.settings import GateSettings
 from timberline.registry.verdict import Verdict, VerdictLine
 
-HEAD = ("", "what", "champion", "candidate", "difference", "bounds", "limit", "why")
+
+class Row(NamedTuple):
+    """One line as text; a cell is empty where the line has no such value."""
+
+    outcome: str
+    what: str
+    champion: str
+    candidate: str
+    difference: str
+    bounds: str
+    limit: str
+    why: str
+
+
+HEAD = ("", *Row._fields[1:])
 
 
 def describe_match(verdict: Verdict) -> str:
-    """The second half of a title: against whom."""
+    """The version that the candidate is compared with, as the second half of a title."""
     if verdict.champion is None:
         return "(first version, judged alone)"
     return f"against version {verdict.champion.version}"
 
 
-def format_row(line: VerdictLine) -> tuple[str, ...]:
-    """One line as text, a cell for each of ``HEAD``."""
-    scale = _scale(line)
-    bounds = f"{scale(line.low)} to {scale(line.high)}" if line.low is not None else ""
-    change = scale(line.difference, sign=not line.unit.endswith("ratio"))
-    value = _value_scale(line)
-    limit = scale(line.limit)
-    return (
-        line.label,
-        line.name,
-        value(line.champion),
-        value(line.candidate),
-        change,
-        bounds,
-        limit,
-        line.reason,
+def format_row(line: VerdictLine) -> Row:
+    """The line's values in its units."""
+    unit, difference_unit = line.unit.partition(",")[0], line.unit.rpartition(", ")[2]
+    bounds = [_format(end, difference_unit) for end in (line.low, line.high)]
+    return Row(
+        outcome=line.label,
+        what=line.name,
+        champion=_format(line.champion, unit),
+        candidate=_format(line.candidate, unit),
+        difference=_format(line.difference, difference_unit, "" if _is_ratio(line) else "+"),
+        bounds=" to ".join(bounds) if line.low is not None else "",
+        limit=_format(line.limit, difference_unit),
+        why=line.reason,
     )
 
 
-class _Scale:
-    """Numbers of one unit as people read them."""
-
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
-
-    def __call__(self, value: float | None, *, sign: bool = False) -> str:
-        if value is None:
-            return ""
-        plus = "+" if sign else ""
-        if self._unit.startswith("share"):
-            return f"{value:{plus}.2%}"
-        if self._unit == "bytes":
-            return f"{value / 1e6:{plus},.1f} MB"
-        if self._unit == "ratio":
-            return f"× {value:.3f}"
-        if self._unit in ("pairs", "rows"):
-            return f"{value:,.0f} {self._unit}"
-        return f"{value:{plus}.4g} {self._unit}".rstrip()
-
-
-def _scale(line: VerdictLine) -> _Scale:
-    """Of difference, bounds and limit."""
-    return _Scale(line.unit.rpartition(", ")[2])
-
-
-def _value_scale(line: VerdictLine) -> _Scale:
-    """Of the two values themselves."""
-    return _Scale(line.unit.partition(",")[0])
+def _format(value: float | None, unit: str, sign: str = "") -> str:
+    if value is None:
+        return ""
+    if unit.startswith("share"):
+        return f"{value:{sign}.2%}"
+    if unit == "bytes":
+        return f"{value / 1e6:{sign},.1f} MB"
+    if unit == "ratio":
+        return f"× {value:.3f}"
+    if unit in ("pairs", "rows"):
+        return f"{value:,.0f} {unit}"
+    return f"{value:{sign}.4g} {unit}".rstrip()
 
 
 @dataclass(frozen=True)

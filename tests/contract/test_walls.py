@@ -38,7 +38,7 @@ ALLOWED_LIBRARIES = {
     },
     "benchmarks": {
         *("msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"),
-        "rich",
+        *("jinja2", "markupsafe", "rich"),
     },
 }
 # Programs of other services, run in environments of their own and imported by nobody.

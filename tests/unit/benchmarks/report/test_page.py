@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from tests.support.records import build_page_verdict, build_record
+from timberline.benchmarks.analysis.predictions import Confusion
 from timberline.benchmarks.analysis.verdict import describe_verdict
-from timberline.benchmarks.report.page import write_page
-from timberline.benchmarks.report.plots.confusion import choose_classes
+from timberline.benchmarks.report.page import changed_errors, write_page
 from timberline.benchmarks.report.record import GateRecord
 from timberline.registry.verdict import Outcome, VerdictLine
 
 ATTACK = "</title><script>alert('1')</script>\"' onload=x &amp;"
 VOID = {"meta", "br", "hr", "img", "link"}
-FIGURES = {"headroom", "restarts", "distributions", "quantiles", "confusion", "parts", "releases"}
+SECTIONS = {"headroom", "restarts", "latency", "quality", "confusion", "releases"}
 
 
 class Page(HTMLParser):
@@ -78,7 +78,7 @@ def test_outcome_and_why_come_first(full: GateRecord) -> None:
     page = Page(write_page(full)).text
     said = describe_verdict(full.verdict)
     assert page.strip().startswith("BLOCK: forest_cover@13 against version 12")
-    assert page.index(said[1:]) < page.index("How close everything is")
+    assert page.index(said[1:]) < page.index("How close every line is")
 
 
 @pytest.mark.parametrize("is_blocked", [False, True])
@@ -91,26 +91,26 @@ def test_a_marked_line_is_named_at_the_top_whatever_the_outcome(full: GateRecord
     outcome: Outcome = "BLOCK" if is_blocked else "PASS"
     verdict = msgspec.structs.replace(full.verdict, lines=(*lines, marked), outcome=outcome)
     page = Page(write_page(dataclasses.replace(full, verdict=verdict)))
-    assert page.text.index("no better than always Pine") < page.text.index("How close everything is")
+    assert page.text.index("no better than always Pine") < page.text.index("How close every line is")
     assert ("class", "badge warn") in page.attributes
 
 
 @pytest.mark.parametrize(
-    ("given", "figures"),
+    ("given", "sections"),
     [
-        ({"restarts": 4, "pairs": 300, "releases": 3}, FIGURES),
-        ({"restarts": 4, "pairs": 300, "is_first": True}, {"headroom", "distributions"}),
-        ({"restarts": 0}, {"headroom", "confusion", "parts"}),
-        ({"restarts": 1, "pairs": 2, "problem": "2 pairs"}, {"headroom", "confusion", "parts"}),
-        ({"restarts": 2, "pairs": 9, "problem": "9 pairs"}, FIGURES - {"releases"}),
+        ({"restarts": 4, "pairs": 300, "releases": 3}, SECTIONS),
+        ({"restarts": 4, "pairs": 300, "is_first": True}, {"headroom", "latency"}),
+        ({"restarts": 0}, {"headroom", "quality", "confusion"}),
+        ({"restarts": 1, "pairs": 2, "problem": "2 pairs"}, {"headroom", "quality", "confusion"}),
+        ({"restarts": 2, "pairs": 9, "problem": "9 pairs"}, SECTIONS - {"releases"}),
     ],
     ids=["all", "first version", "nothing measured", "nothing usable", "one usable restart"],
 )
-def test_figures_are_those_that_have_data(given: dict[str, Any], figures: set[str]) -> None:
+def test_sections_are_those_that_have_data(given: dict[str, Any], sections: set[str]) -> None:
     """A gate that went wrong is looked at more closely than any other; its page must not fail too."""
     record = build_record(**given)
     page = Page(write_page(record))
-    assert FIGURES & set(page.ids) == figures
+    assert SECTIONS & set(page.ids) == sections
     assert record.verdict.outcome in page.text
 
 
@@ -232,28 +232,38 @@ def test_facts_allow_to_repeat_the_gate(full: GateRecord) -> None:
         assert fact in text
 
 
-def test_confusion_shows_what_became_better_and_worse(full: GateRecord) -> None:
-    """More on the diagonal is good and more elsewhere is bad; a cell tells its two counts."""
+def test_errors_that_changed_show_their_counts(full: GateRecord) -> None:
+    """More rows with a wrong label are worse; both counts and the change stand in one row."""
     assert full.comparison is not None
-    confusion = full.comparison.confusion
-    said = html.escape(
-        f"{confusion.classes[0]} labelled {confusion.classes[1]}: champion {confusion.champion[0][1]:,}, "
-        f"candidate {confusion.candidate[0][1]:,}"
-    )
+    error = changed_errors(full.comparison.confusion)[0]
+    assert error.change == error.candidate - error.champion > 0
     page = write_page(full).decode()
-    (cell,) = [cell for cell in page.split("<td ") if said in cell]
-    grown = confusion.candidate[0][1] > confusion.champion[0][1]
-    assert cell.startswith(f'class="{"worse" if grown else "better"}"')
+    row = page[page.index('<tr class="worse">') :].split("</tr>")[0]
+    cells = (error.truth, error.label, f"{error.champion:,}", f"{error.candidate:,}", f"{error.change:+,}")
+    for cell in cells:
+        assert html.escape(cell) + "</td>" in row
 
 
-def test_of_many_classes_those_are_shown_that_changed_most() -> None:
-    """A thousand classes are a million cells."""
-    changes = np.zeros((100, 100), np.int64)
-    changes[90, 3] = changes[40, 40] = 5
-    shown = choose_classes(changes)
-    assert len(shown) == 20
-    assert {3, 40, 90} <= set(shown)
-    assert shown == sorted(shown)
+def test_of_many_errors_those_are_shown_that_changed_most() -> None:
+    """A thousand classes are a million cells; what is right is no error."""
+    before = np.full((100, 100), 7)
+    after = before + 1
+    after[90, 3], after[40, 40] = 1, 900
+    classes = tuple(f"class {index}" for index in range(100))
+    confusion = Confusion(classes, tuple(map(tuple, before.tolist())), tuple(map(tuple, after.tolist())))
+    errors = changed_errors(confusion)
+    assert len(errors) == 20
+    assert errors[0] == ("class 90", "class 3", 7, 1, -6, 700)
+    assert all(error.truth != error.label for error in errors)
+    assert changed_errors(dataclasses.replace(confusion, candidate=confusion.champion)) == []
+
+
+def test_the_last_releases_are_rows_with_this_gates_outcome() -> None:
+    """A reader sees at once whether the step is new; the registry does not hold this verdict yet."""
+    page = Page(write_page(build_record(restarts=4, pairs=300, slower=0.1, releases=13)))
+    table = page.text[page.text.index("The last releases") :]
+    assert "BLOCK (against 12)" in table
+    assert "worse: step of p50" in table
 
 
 def test_a_long_gate_makes_a_small_page() -> None:

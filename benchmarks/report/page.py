@@ -64,7 +64,6 @@ class ClassError(NamedTuple):
 def write_page(record: GateRecord) -> bytes:
     """The page in UTF-8; equal records give equal bytes."""
     verdict = record.verdict
-    summary = describe_verdict(verdict)
     lines = [_page_line(line) for line in verdict.lines]
     # A PASS is decided by all lines; those with a mark are named at the top whatever the outcome.
     decisive = [shown for shown in lines if shown.line.outcome == verdict.outcome != "PASS"]
@@ -76,7 +75,7 @@ def write_page(record: GateRecord) -> bytes:
         "report.html",
         record=record,
         match=describe_match(verdict),
-        summary=f"{summary[0].upper()}{summary[1:]}",
+        summary=describe_verdict(verdict),
         signs=_SIGNS,
         lines=lines,
         deciding=[*decisive, *(shown for shown in lines if shown.line.is_marked)],

@@ -88,3 +88,10 @@ def test_a_first_verdict_says_so() -> None:
     text = write_markdown(build_verdict("tiny", judged(1))).decode()
     assert "first version, judged alone" in text
     assert "champion:" not in text
+
+
+def test_a_reason_without_room_is_counted() -> None:
+    """One line of a stack trace may be longer than a comment."""
+    text = write_markdown(make_verdict(say("x" * MAX_CHARACTERS))).decode()
+    assert len(text) <= MAX_CHARACTERS
+    assert "… and 1 more, see report.json." in text

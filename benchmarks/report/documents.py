@@ -1,20 +1,16 @@
-"""One gate → all its documents, among them report.json: what was judged, and with what, for programs."""
+"""The documents of a gate, and of these report.json, which programs read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.report.junit import write_junit
 from timberline.benchmarks.report.markdown import write_markdown
 from timberline.benchmarks.report.page import write_page
 from timberline.benchmarks.report.record import PAGE_FILE, GateRecord
 from timberline.registry.runtime.documents import encode_document
-from timberline.registry.verdict import Verdict
 
-if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
-    from timberline.benchmarks.analysis.predictions import Comparison
+if TYPE_CHECKING:  # imports scipy, and a skipped gate should not wait for it
     from timberline.benchmarks.analysis.statistics import Restart
 
 
@@ -24,22 +20,17 @@ def write_documents(record: GateRecord) -> dict[str, bytes]:
         PAGE_FILE: write_page(record),
         "report.md": write_markdown(record.verdict),
         "junit.xml": write_junit(record.verdict),
-        "report.json": write_report(record.verdict, record.restarts, record.comparison, record.settings),
+        "report.json": write_json(record),
     }
 
 
-def write_report(
-    verdict: Verdict,
-    restarts: Sequence[Restart],
-    comparison: Comparison | None,
-    settings: GateSettings,
-) -> bytes:
-    """report.json: the verdict, what every restart and class gave, and the settings, as JSON."""
+def write_json(record: GateRecord) -> bytes:
+    """report.json: the verdict, the settings, and the figures of every restart and class."""
     tree = {
-        "verdict": verdict,
-        "settings": settings,
-        "restarts": [_restart(restart) for restart in restarts],
-        "recalls": [] if comparison is None else comparison.recalls,
+        "verdict": record.verdict,
+        "settings": record.settings,
+        "restarts": [_restart(restart) for restart in record.restarts],
+        "recalls": [] if record.comparison is None else record.comparison.recalls,
     }
     return encode_document(tree)
 
@@ -53,7 +44,7 @@ def _restart(restart: Restart) -> dict[str, object]:
         "observations": f"restart-{restart.number:02}.csv.gz",
         "p50_ms": {arm: run.p50_ms for arm, run in restart.arms.items() if run.latencies_ms},
         "ready_s": {arm: run.ready_s for arm, run in restart.arms.items()},
-        # NaN, which is null in JSON, where it cannot be read.
+        # NaN where it cannot be read; JSON has null for it.
         "cpu_s": {arm: run.cpu_s for arm, run in restart.arms.items()},
         "resident_bytes": {arm: run.resident_bytes for arm, run in restart.arms.items()},
     }

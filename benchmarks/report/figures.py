@@ -40,7 +40,7 @@ _FARTHEST = (-1.0, 2.0)
 _SHARES = np.arange(1, 100) / 100  # p1 to p99: a restart has too few observations for more
 _NAMED = np.array([0.5, 0.95, 0.99])
 _LEVEL = 0.95
-# Of many classes or slices, those that lost most are shown; report.json has all.
+# Of many classes or slices, those that lost most are shown.
 _MOST_STRIPS = 20
 
 

@@ -28,7 +28,7 @@ def find(chart: Chart, element: str, class_: str) -> Iterator[dict[str, str]]:
             yield dict(found.attrib)
 
 
-def test_a_dot_lies_at_its_values_and_says_them(chart: Chart) -> None:
+def test_a_dot_lies_at_its_values_and_has_a_tooltip(chart: Chart) -> None:
     """Percent across, so that it fits a phone; pixels down; larger values higher up."""
     chart.dot(2.5, 0.5, "candidate", "restart 1: +50 %")
     (dot,) = find(chart, "circle", "candidate")

@@ -35,13 +35,13 @@ def test_the_command_prints_json_a_table_and_where_the_page_is(
 ) -> None:
     """Programs read stdout, people stderr, and the page is for both."""
     assert run(store, tmp_path, "tiny") == 0
-    told = capsys.readouterr()
-    tree = json.loads(told.out)
+    printed = capsys.readouterr()
+    tree = json.loads(printed.out)
     assert [release["version"] for release in tree["releases"]] == [1, 2, 3]
     assert [(change["version"], change["quantity"]) for change in tree["changes"]] == [(3, "p50")]
-    assert "worse: step of p50" in told.err
+    assert "worse: step of p50" in printed.err
     page = tmp_path / "data" / "gates" / "tiny" / "history.html"
-    assert f"page: {page}" in told.err
+    assert f"page: {page}" in printed.err
     assert page.read_bytes() == draw_page(read_release_history(store, "tiny"))
 
 
@@ -63,7 +63,7 @@ def test_an_unknown_model_is_an_error_and_a_rule_is_wrong_use(
 
 
 def test_the_page_carries_table_plot_and_changes_and_no_markup_of_a_reason(store: Store) -> None:
-    """A reason is typed by whoever overruled the gate; it must be read and not run."""
+    """The person who overrules the gate types the reason; a browser must not run it."""
     page = draw_page(read_release_history(store, "tiny")).decode()
     assert "<svg" in page
     assert "worse: step of p50" in page

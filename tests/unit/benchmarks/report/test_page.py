@@ -1,4 +1,4 @@
-"""The page says what the verdict says, needs nothing but itself, and lets nothing in."""
+"""The page shows the whole verdict, needs no other file, and runs nothing that comes from data."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def full() -> GateRecord:
 
 
 def test_every_line_is_there_with_its_reason(full: GateRecord) -> None:
-    """A line that got lost is one that nobody argues with."""
+    """A line that is missing cannot be questioned."""
     page = Page(write_page(full))
     assert len(full.verdict.lines) >= 6
     for line in full.verdict.lines:
@@ -76,9 +76,9 @@ def test_every_line_is_there_with_its_reason(full: GateRecord) -> None:
 def test_outcome_and_why_come_first(full: GateRecord) -> None:
     """Most readers read no further."""
     page = Page(write_page(full)).text
-    said = describe_verdict(full.verdict)
+    summary = describe_verdict(full.verdict)
     assert page.strip().startswith("BLOCK: forest_cover@13 against version 12")
-    assert page.index(said[1:]) < page.index("How close every line is")
+    assert page.index(summary[1:]) < page.index("How close every line is")
 
 
 @pytest.mark.parametrize("is_blocked", [False, True])
@@ -114,8 +114,8 @@ def test_sections_are_those_that_have_data(given: dict[str, Any], sections: set[
     assert record.verdict.outcome in page.text
 
 
-def test_a_service_that_tells_no_times_has_no_net_plots(full: GateRecord) -> None:
-    """Times of the service are an offer of the kernel that not every machine makes."""
+def test_a_service_without_times_has_no_net_plots(full: GateRecord) -> None:
+    """Not every kernel measures the times of the service."""
     bare = tuple(
         dataclasses.replace(
             restart,

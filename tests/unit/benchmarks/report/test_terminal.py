@@ -21,11 +21,11 @@ class Terminal(io.StringIO):
     """A standard error that is a terminal."""
 
     def isatty(self) -> bool:
-        """It says so."""
+        """Always true."""
         return True
 
 
-def test_a_first_verdict_says_so() -> None:
+def test_a_first_verdict_is_called_one() -> None:
     """Floors alone are a weaker promise than a comparison."""
     assert "no version is in production yet" in format_verdict(build_verdict("tiny", judged(1)))
 

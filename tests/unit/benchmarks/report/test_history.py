@@ -79,4 +79,4 @@ def test_one_version_without_a_verdict_has_a_page(tmp_path: Path) -> None:
     publish_release(store)
     page = draw_page(read_release_history(store, "tiny")).decode()
     assert "1 version" in page
-    assert "Nothing that can be told from noise." in page
+    assert "No change that noise does not explain." in page

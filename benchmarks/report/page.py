@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _SIGNS = {"PASS": "✓", "WARN": "▲", "BLOCK": "✕", "INCONCLUSIVE": "?", "INVALID": "!", "INFO": "i"}
 # The differences at the top of the page, where they were measured.
 _HEADLINES = ("service_p50", "cpu_per_request", "p50", "accuracy")
-_MOST_ERRORS = 20
+_MOST_ERRORS = 50  # more than seven classes can have
 _LAST_RELEASES = 10
 
 
@@ -97,7 +97,7 @@ def _page_line(line: VerdictLine) -> PageLine:
 
 
 def changed_errors(confusion: Confusion) -> list[ClassError]:
-    """Pairs of truth and wrong label whose counts differ, the greatest change first; at most 20."""
+    """Pairs of truth and wrong label whose counts differ, the greatest change first; at most 50."""
     errors = [
         ClassError(truth, label, before, after, after - before, sum(confusion.champion[i]))
         for i, truth in enumerate(confusion.classes)

@@ -252,7 +252,7 @@ def test_of_many_errors_those_are_shown_that_changed_most() -> None:
     classes = tuple(f"class {index}" for index in range(100))
     confusion = Confusion(classes, tuple(map(tuple, before.tolist())), tuple(map(tuple, after.tolist())))
     errors = changed_errors(confusion)
-    assert len(errors) == 20
+    assert len(errors) == 50
     assert errors[0] == ("class 90", "class 3", 7, 1, -6, 700)
     assert all(error.truth != error.label for error in errors)
     assert changed_errors(dataclasses.replace(confusion, candidate=confusion.champion)) == []

@@ -171,7 +171,7 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 def _gate(options: argparse.Namespace) -> int:
     from timberline.benchmarks.gate.run import run_gate
-    from timberline.benchmarks.report.terminal import format_table
+    from timberline.benchmarks.report.terminal import format_verdict
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
@@ -188,7 +188,7 @@ def _gate(options: argparse.Namespace) -> int:
         calibrations=options.calibrations,
     )
     if result.verdict is not None:
-        sys.stderr.write(format_table(result.verdict) + "\n")
+        sys.stderr.write(format_verdict(result.verdict) + "\n")
     if result.skipped:
         sys.stderr.write(f"skipped: {result.skipped}\n")
     print_result(result.summary())
@@ -416,14 +416,14 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
 
 def _history(options: argparse.Namespace) -> int:
     from timberline.benchmarks.history.table import format_history
-    from timberline.benchmarks.report.past import read_past, write_page
+    from timberline.benchmarks.report.history import read_release_history, write_page
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
-    past = read_past(open_store(options.registry), ModelRef.parse(options.model).model)
-    sys.stderr.write(format_history(past.model, past.releases, past.changes) + "\n")
-    print_result(past)
-    sys.stderr.write(f"page: {write_page(past, options.data)}\n")
+    history = read_release_history(open_store(options.registry), ModelRef.parse(options.model).model)
+    sys.stderr.write(format_history(history.model, history.releases, history.changes) + "\n")
+    print_result(history)
+    sys.stderr.write(f"page: {write_page(history, options.data)}\n")
     return 0
 
 

@@ -32,7 +32,7 @@ from timberline.benchmarks.machine import describe_machine
 from timberline.benchmarks.measure.duet import Duet, open_duet
 from timberline.benchmarks.measure.workload import Workload, draw_bodies
 from timberline.benchmarks.report.documents import write_documents
-from timberline.benchmarks.report.record import PAGE_FILE, Record
+from timberline.benchmarks.report.record import PAGE_FILE, GateRecord
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
@@ -91,7 +91,7 @@ def judge_match(
         report=PAGE_FILE,
     )
     history = read_releases(store, match.model)
-    documents = write_documents(Record(verdict, restarts, static.comparison, settings, history))
+    documents = write_documents(GateRecord(verdict, restarts, static.comparison, settings, history))
     verdict = msgspec.structs.replace(verdict, evidence=_digest_evidence(documents, folder))
     return verdict, {**documents, VERDICT_FILE: encode_verdict(verdict)}
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from timberline.benchmarks.history.chain import LatencyIndex
 from timberline.benchmarks.history.changes import Change
 from timberline.benchmarks.history.releases import Release
-from timberline.registry.tables import format_interval, format_size, render_table
+from timberline.benchmarks.report.terminal import format_table
+from timberline.registry.tables import format_interval, format_size
 from timberline.registry.verdict import VerdictLine
 
 HEAD = (
@@ -28,7 +29,7 @@ def format_history(model: str, releases: Sequence[Release], changes: Sequence[Ch
     if not releases:
         return f"{model} has no version."
     rows = [lay_release(release, changes) for release in releases]
-    told = [render_table(HEAD, rows, right=("version", "size"))]
+    told = [format_table(HEAD, rows, right=("version", "size"))]
     if changes:
         told.append("\n".join(describe_change(change) for change in changes) + "\n")
     if sentence := describe_latency(releases):

@@ -36,7 +36,10 @@ ALLOWED_LIBRARIES = {
             "uvloop",
         ),
     },
-    "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
+    "benchmarks": {
+        *("msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"),
+        *("jinja2", "markupsafe", "rich"),
+    },
 }
 # Programs of other services, run in environments of their own and imported by nobody.
 RIVALS = "benchmarks/dev/competitors/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from timberline.benchmarks.gate.settings import load_gate_settings
-from timberline.benchmarks.report.limits import change_of, margin_shares, use_of
+from timberline.benchmarks.report.lines import limit_usage, margin_shares, relative_change
 from timberline.registry.verdict import VerdictLine
 
 
@@ -36,7 +36,7 @@ def line(name: str = "p50", **given: object) -> VerdictLine:
 )
 def test_use_is_a_share_of_the_limit(given: VerdictLine, used: tuple[float, float, float]) -> None:
     """Better than the champion is below 0, and an interval never has its ends exchanged."""
-    found = use_of(given)
+    found = limit_usage(given)
     assert found is not None
     assert (found.mean, found.low, found.high) == pytest.approx(used)
 
@@ -52,16 +52,16 @@ def test_use_is_a_share_of_the_limit(given: VerdictLine, used: tuple[float, floa
 )
 def test_what_has_no_scale_is_left_out(given: VerdictLine) -> None:
     """Division by a limit of 0 must not take the whole report away."""
-    assert use_of(given) is None
+    assert limit_usage(given) is None
 
 
 def test_a_ratio_is_a_change_from_one() -> None:
     """The plots of the three contrasts share the unit: per cent more than the champion."""
-    change = change_of(line(unit="ms, ratio", candidate=1, difference=1.05, low=0.95, limit=1.1))
+    change = relative_change(line(unit="ms, ratio", candidate=1, difference=1.05, low=0.95, limit=1.1))
     assert change is not None
     assert (change.mean, change.low, change.limit) == pytest.approx((0.05, -0.05, 0.1))
     assert change.high is None
-    assert change_of(line(candidate=1.0)) is None
+    assert relative_change(line(candidate=1.0)) is None
 
 
 def test_margins_are_those_of_the_rules() -> None:

@@ -1,15 +1,69 @@
-"""How much of a limit a line uses up: a common scale for times, shares and bytes."""
+"""A line of a verdict as text for every document, and as a share of its limit for the figures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from timberline.benchmarks.gate.settings import GateSettings
-from timberline.registry.verdict import VerdictLine
+from timberline.registry.verdict import Verdict, VerdictLine
+
+
+class Row(NamedTuple):
+    """One line as text; a cell is empty where the line has no such value."""
+
+    outcome: str
+    what: str
+    champion: str
+    candidate: str
+    difference: str
+    bounds: str
+    limit: str
+    why: str
+
+
+HEAD = ("", *Row._fields[1:])
+
+
+def describe_match(verdict: Verdict) -> str:
+    """The version that the candidate is compared with, as the second half of a title."""
+    if verdict.champion is None:
+        return "(first version, judged alone)"
+    return f"against version {verdict.champion.version}"
+
+
+def format_row(line: VerdictLine) -> Row:
+    """The line's values in its units."""
+    unit, difference_unit = line.unit.partition(",")[0], line.unit.rpartition(", ")[2]
+    bounds = [_format(end, difference_unit) for end in (line.low, line.high)]
+    return Row(
+        outcome=line.label,
+        what=line.name,
+        champion=_format(line.champion, unit),
+        candidate=_format(line.candidate, unit),
+        difference=_format(line.difference, difference_unit, "" if _is_ratio(line) else "+"),
+        bounds=" to ".join(bounds) if line.low is not None else "",
+        limit=_format(line.limit, difference_unit),
+        why=line.reason,
+    )
+
+
+def _format(value: float | None, unit: str, sign: str = "") -> str:
+    if value is None:
+        return ""
+    if unit.startswith("share"):
+        return f"{value:{sign}.2%}"
+    if unit == "bytes":
+        return f"{value / 1e6:{sign},.1f} MB"
+    if unit == "ratio":
+        return f"× {value:.3f}"
+    if unit in ("pairs", "rows"):
+        return f"{value:,.0f} {unit}"
+    return f"{value:{sign}.4g} {unit}".rstrip()
 
 
 @dataclass(frozen=True)
-class Change:
+class RelativeChange:
     """A difference against the champion, 0 for none; a ratio of 1.05 is a change of 0.05."""
 
     mean: float
@@ -18,17 +72,17 @@ class Change:
     limit: float | None
 
 
-def change_of(line: VerdictLine) -> Change | None:
+def relative_change(line: VerdictLine) -> RelativeChange | None:
     """The line's difference as a change; None when it has none."""
     if line.difference is None:
         return None
     zero = 1.0 if _is_ratio(line) else 0.0
     low, high, limit = (None if v is None else v - zero for v in (line.low, line.high, line.limit))
-    return Change(line.difference - zero, low, high, limit)
+    return RelativeChange(line.difference - zero, low, high, limit)
 
 
 @dataclass(frozen=True)
-class Used:
+class LimitUsage:
     """Shares of a limit: 0 is no change, or nothing used up; 1 is the limit; ``low`` <= ``high``."""
 
     mean: float
@@ -36,7 +90,7 @@ class Used:
     high: float
 
 
-def use_of(line: VerdictLine) -> Used | None:
+def limit_usage(line: VerdictLine) -> LimitUsage | None:
     """How much of its limit a line uses up; None where there is no limit, or one of 0.
 
     A bounded difference is compared as it is. Otherwise the limit is one of the candidate's own
@@ -56,7 +110,7 @@ def use_of(line: VerdictLine) -> Used | None:
         (number - zero) / (line.limit - zero)
         for number in (value, *(end if end is not None else value for end in (line.low, line.high)))
     )
-    return Used(mean, min(ends), max(ends))
+    return LimitUsage(mean, min(ends), max(ends))
 
 
 def margin_shares(settings: GateSettings) -> dict[str, float]:

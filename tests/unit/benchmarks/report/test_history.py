@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.releases import publish_release
 from timberline.benchmarks.__main__ import main
-from timberline.benchmarks.report.past import draw_page, read_past
+from timberline.benchmarks.report.history import draw_page, read_release_history
 from timberline.registry.errors import VersionNotFoundError
 from timberline.registry.promotion import promote
 from timberline.registry.store import Store, open_store
@@ -35,14 +35,14 @@ def test_the_command_prints_json_a_table_and_where_the_page_is(
 ) -> None:
     """Programs read stdout, people stderr, and the page is for both."""
     assert run(store, tmp_path, "tiny") == 0
-    told = capsys.readouterr()
-    tree = json.loads(told.out)
+    printed = capsys.readouterr()
+    tree = json.loads(printed.out)
     assert [release["version"] for release in tree["releases"]] == [1, 2, 3]
     assert [(change["version"], change["quantity"]) for change in tree["changes"]] == [(3, "p50")]
-    assert "worse: step of p50" in told.err
+    assert "worse: step of p50" in printed.err
     page = tmp_path / "data" / "gates" / "tiny" / "history.html"
-    assert f"page: {page}" in told.err
-    assert page.read_bytes() == draw_page(read_past(store, "tiny"))
+    assert f"page: {page}" in printed.err
+    assert page.read_bytes() == draw_page(read_release_history(store, "tiny"))
 
 
 def test_the_model_comes_by_flag_too_as_in_the_other_commands(store: Store, tmp_path: Path) -> None:
@@ -55,16 +55,17 @@ def test_an_unknown_model_is_an_error_and_a_rule_is_wrong_use(
 ) -> None:
     """An empty table for a misspelt name would be taken for an answer."""
     with pytest.raises(VersionNotFoundError, match="There are: tiny"):
-        read_past(store, "tinny")
+        read_release_history(store, "tinny")
     assert run(store, tmp_path, "tinny") != 0
-    assert run(store, tmp_path, "tiny", "--set", "duet.seed=1") == 2
-    assert "a history is read, not judged" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run(store, tmp_path, "tiny", "--set", "duet.seed=1")
+    assert "unrecognized arguments: --set" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
 
 def test_the_page_carries_table_plot_and_changes_and_no_markup_of_a_reason(store: Store) -> None:
-    """A reason is typed by whoever overruled the gate; it must be read and not run."""
-    page = draw_page(read_past(store, "tiny")).decode()
+    """The person who overrules the gate types the reason; a browser must not run it."""
+    page = draw_page(read_release_history(store, "tiny")).decode()
     assert "<svg" in page
     assert "worse: step of p50" in page
     assert "FORCED: &lt;script&gt;" in page
@@ -77,6 +78,6 @@ def test_one_version_without_a_verdict_has_a_page(tmp_path: Path) -> None:
     """The first day: no plot, no change, one row."""
     store = open_store(tmp_path)
     publish_release(store)
-    page = draw_page(read_past(store, "tiny")).decode()
+    page = draw_page(read_release_history(store, "tiny")).decode()
     assert "1 version" in page
-    assert "Nothing that can be told from noise." in page
+    assert "No change that noise does not explain." in page

@@ -40,7 +40,7 @@ from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value, find_current, read_receipt, stage_folder
 from timberline.registry.store import EVALUATION_FILE, Store
-from timberline.training.alone import run_alone
+from timberline.training.child_process import run_in_child_process
 from timberline.training.config import ModelConfig, input_columns, read_features_sql
 from timberline.training.data.database import literal
 from timberline.training.data.profile import Profile, load_profile
@@ -48,11 +48,10 @@ from timberline.training.errors import TrainingError
 from timberline.training.evaluation.evaluate import predict_split
 from timberline.training.evaluation.scores import score
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
-from timberline.training.fit import Splits, digest_inputs, open_splits, train_network
+from timberline.training.fit import Splits, digest_inputs, digest_recipe, open_splits, train_network
 from timberline.training.model.checkpoints import discard_checkpoint
 from timberline.training.model.dataset import PreparedSplit
 from timberline.training.model.saving import scorer
-from timberline.training.record import digest_recipe
 
 _logger = logging.getLogger("training.repeats")
 
@@ -231,7 +230,7 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
         log_event(_logger, "run is skipped: its inputs are unchanged", seed=seed)
         return False
     with stage_folder(folder, "calibrate", inputs) as partial:
-        code = run_alone(_train, recipe, profile, seed, checkpoints, partial)
+        code = run_in_child_process(_train, recipe, profile, seed, checkpoints, partial)
         if code != 0:
             raise TrainingError(
                 f"the run ended with {code}",

@@ -27,7 +27,7 @@ from timberline.registry.runs import find_run, read_run
 from timberline.registry.runtime.settings import LoggingSection, apply_overrides, load_settings
 from timberline.registry.runtime.stages import RECEIPT, find_current, read_receipt
 from timberline.training.data.profile import load_profile
-from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.kaggle import find_credentials
 from timberline.training.sources.local import REFERENCES, read_references
 
 # What a disk, a broken copy or an editor makes of a file; each is another error of the parsers.

@@ -13,14 +13,13 @@ import msgspec
 import pyarrow as pa
 
 from timberline.training.config import ModelConfig, load_model_config
-from timberline.training.data.checks import CheckReport
+from timberline.training.data.checks import CheckReport, collect_rejects
 from timberline.training.data.database import open_database, quote
 from timberline.training.data.etl import run_etl
 from timberline.training.data.fetch import fetched_files, run_fetch
 from timberline.training.data.forms import open_forms
 from timberline.training.data.ingest import RAW, read_source, stored_columns
 from timberline.training.data.profile import Profile, load_profile
-from timberline.training.data.rejects import collect_rejects
 
 NAME = "small"
 CLASSES = ("absent", "present")

@@ -27,8 +27,16 @@ from timberline.registry.runtime.stages import (
 )
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
-from timberline.training.data.census import Census, take_census
-from timberline.training.data.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
+from timberline.training.data.checks import (
+    CheckReport,
+    build_checks,
+    collect_rejects,
+    format_checks,
+    judge_checks,
+    judge_rejects,
+    run_checks,
+    write_rejects,
+)
 from timberline.training.data.database import literal, open_database, quote
 from timberline.training.data.fetch import fetched_files, raw_folder
 from timberline.training.data.forms import Form, open_forms
@@ -36,12 +44,13 @@ from timberline.training.data.ingest import RAW, drop_source, read_source, store
 from timberline.training.data.prepare import check_features, write_seen_rows, write_split
 from timberline.training.data.profile import (
     PROFILE_SCHEMA_VERSION,
+    Census,
     ColumnProfile,
     Profile,
     encode_profile,
     load_profile,
+    take_census,
 )
-from timberline.training.data.rejects import collect_rejects, judge_rejects, write_rejects
 from timberline.training.data.splits import SPLIT_NAMES, TRAIN, VALIDATION, draw_number, split_rows
 from timberline.training.data.statistics import count_parts, profile_columns
 from timberline.training.errors import DatasetError

@@ -31,10 +31,9 @@ from timberline.registry.runtime.stages import (
 from timberline.training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
 from timberline.training.errors import SourceError
 from timberline.training.sources.csv import open_csv_source
-from timberline.training.sources.download import InterruptedDownloadError
+from timberline.training.sources.download import Fetcher, InterruptedDownloadError, Pause
 from timberline.training.sources.local import read_references
 from timberline.training.sources.package import PackageFetcher
-from timberline.training.sources.protocol import Fetcher, Pause
 
 _STAGE = "fetch"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

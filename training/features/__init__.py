@@ -16,9 +16,8 @@ from timberline.training.features.expressions import (
     may_be_zero,
 )
 from timberline.training.features.language import OPERATORS, SUPPORTED
-from timberline.training.features.parse import parse_features, read_texts
+from timberline.training.features.parse import parse_features, parse_slices, read_texts
 from timberline.training.features.program import FeatureProgram
-from timberline.training.features.slices import parse_slices
 
 __all__ = [
     "OPERATORS",

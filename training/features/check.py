@@ -12,7 +12,7 @@ from timberline.training.errors import FeatureError
 from timberline.training.features import build
 from timberline.training.features.build import MeaningError
 from timberline.training.features.expressions import ColumnRef, Expression, Literal, ValueType
-from timberline.training.features.source import Source, nearest
+from timberline.training.features.language import Source, nearest
 
 _TYPES = {
     "FP64": ValueType.DOUBLE,

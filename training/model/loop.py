@@ -34,7 +34,6 @@ from timberline.training.model.checkpoints import (
 )
 from timberline.training.model.dataset import PreparedSplit, as_dataset
 from timberline.training.model.network import reset_dropout
-from timberline.training.model.schedule import learning_rate
 
 _logger = logging.getLogger(__name__)
 _STEPS_AN_EPOCH = 20
@@ -282,3 +281,18 @@ def _compile(step: Step, network: keras.Model) -> Step:
     features = tf.TensorSpec((None, network.input.shape[1]), tf.float32)
     compiled: Step = tf.function(step, input_signature=(features, tf.TensorSpec((None,), tf.int32)))
     return compiled
+
+
+def learning_rate(config: TrainingSection, step: int, steps: int) -> float:
+    """The rate of 0-based ``step`` of ``steps``: linear warm-up, then constant or a cosine down to 0.
+
+    Source: Loshchilov, Hutter, "SGDR", ICLR 2017, equation 5 without restarts; warm-up as in
+    Goyal et al. 2017, section 2.2.
+    """
+    warmup = round(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))

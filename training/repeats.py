@@ -165,7 +165,7 @@ def run_calibrate(
         "recipe": recipe.digest,
         "trained": trained,
         "runs": msgspec.to_builtins(runs),
-        "sd": measure_spreads(runs),
+        "sd": standard_deviations(runs),
         "folder": str(folder),
         "document": NOISE_FILE if reduction.is_none else None,
     }
@@ -362,7 +362,7 @@ def _describe(recipe: Recipe, runs: Sequence[RunQuality]) -> TrainingNoise:
     )
 
 
-def measure_spreads(runs: Sequence[RunQuality]) -> dict[str, Any]:
+def standard_deviations(runs: Sequence[RunQuality]) -> dict[str, Any]:
     """Standard deviations over two runs or more, of each figure and of each class's recall."""
     figures = ("accuracy", "log_loss", "ece")
     spreads: dict[str, Any] = {name: statistics.stdev(getattr(run, name) for run in runs) for name in figures}

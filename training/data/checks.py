@@ -20,15 +20,15 @@ from timberline.registry.runs import ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
 from timberline.training.data.database import (
-    SLICE_COLUMNS,
+    STATEMENT_COLUMNS,
     fetch_aggregates,
     fetch_row,
     literal,
     literals,
     quote,
 )
-from timberline.training.data.forms import ENCODING_HINT, Form
 from timberline.training.data.ingest import RAW, storage_type, stored_columns
+from timberline.training.data.source_files import ENCODING_HINT, SourceFile
 from timberline.training.errors import DatasetError
 
 _SHOWN_ROWS = 5
@@ -155,13 +155,13 @@ def run_checks(
     checks: Sequence[Check],
     rejected: int,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    statement_columns: int = STATEMENT_COLUMNS,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Count the violations of every rule over the raw table, and look up the first rows of those broken."""
     total = int(str(fetch_row(connection, f"SELECT count(*) FROM {RAW}")[0]))
     counts = [[f"count_if({check.violates})"] for check in checks]
-    found = fetch_aggregates(connection, counts, RAW, slice_columns=slice_columns, progress=progress)
+    found = fetch_aggregates(connection, counts, RAW, statement_columns=statement_columns, progress=progress)
     results = [
         _judge(connection, check, int(str(violations or 0)), total)
         for check, (violations,) in zip(checks, found, strict=True)
@@ -219,7 +219,7 @@ def _first_rows(
     return tuple(BadRow(row=row, values=tuple(shown)) for row, *shown in sorted(found))
 
 
-def judge_checks(config: ModelConfig, report: CheckReport, *, kept_in: str) -> None:
+def require_checks(config: ModelConfig, report: CheckReport, *, kept_in: str) -> None:
     """Stop the run when a rule is broken by more rows than is tolerated.
 
     Raises:
@@ -227,16 +227,16 @@ def judge_checks(config: ModelConfig, report: CheckReport, *, kept_in: str) -> N
     """
     if not report.failed:
         return
-    told = "; ".join(_tell(check, report.rows) for check in report.failed[:_SHOWN_CHECKS])
+    failures = "; ".join(_describe_failure(check, report.rows) for check in report.failed[:_SHOWN_CHECKS])
     more = len(report.failed) - _SHOWN_CHECKS
     raise DatasetError(
-        told + (f"; and {more} more rules" if more > 0 else ""),
+        failures + (f"; and {more} more rules" if more > 0 else ""),
         where=config.model.name,
         hint=f"All rules are in {kept_in}; correct the data or [columns] and [checks].",
     )
 
 
-def _tell(check: CheckResult, total: int) -> str:
+def _describe_failure(check: CheckResult, total: int) -> str:
     columns = ", ".join(check.columns[:3]) + (", …" if len(check.columns) > 3 else "")
     rows = "; ".join(f"row {bad.row} ({_show(check, bad)})" for bad in check.first_rows)
     return (
@@ -282,7 +282,9 @@ def format_checks(report: CheckReport) -> str:
     )
 
 
-def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]) -> int:
+def collect_rejects(
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, sources: Sequence[SourceFile]
+) -> int:
     """Gather what the CSV reader refused into table ``rejects`` and return how many lines that is.
 
     A row may have several entries, one for each bad column. ``line`` is the row's first line,
@@ -296,7 +298,7 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
     )
     if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchall():
         return 0
-    _locate(connection, config, forms)
+    _locate(connection, config, sources)
     types = " ".join(
         f"WHEN {literal(name)} THEN {literal(section.type)}" for name, section in config.columns.items()
     )
@@ -305,7 +307,7 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
         INSERT INTO rejects
         SELECT DISTINCT
             coalesce(name, parse_filename(file_path)),
-            coalesce(places.line, reject_errors.line),
+            coalesce(spans.line, reject_errors.line),
             CASE WHEN error_type IN ('CAST', 'INVALID ENCODING', 'MISSING COLUMNS') THEN column_name END,
             CASE
                 WHEN error_type = 'CAST' THEN
@@ -317,10 +319,10 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
                 ELSE CASE error_type {reasons} ELSE regexp_extract(error_message, '^[^\\n]*') END
             END,
             left(ltrim(csv_line, chr(10) || chr(13)), {_KEPT_CHARACTERS}),
-            coalesce(places.lines, 1)
+            coalesce(spans.lines, 1)
         FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
         LEFT JOIN source_files ON source_files.path = file_path
-        LEFT JOIN places ON places.path = file_path AND position = line_byte_position
+        LEFT JOIN spans ON spans.path = file_path AND position = line_byte_position
         -- DuckDB has one entry a missing column; the first says how many there are.
         QUALIFY error_type <> 'MISSING COLUMNS' OR column_idx = min(column_idx) OVER (
             PARTITION BY scan_id, file_id, line_byte_position, error_type)
@@ -330,17 +332,19 @@ def collect_rejects(connection: duckdb.DuckDBPyConnection, config: ModelConfig, 
     return int(str(fetch_row(connection, f"SELECT coalesce(sum(lines), 0) FROM ({lines})")[0]))
 
 
-def _locate(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Iterable[Form]) -> None:
+def _locate(
+    connection: duckdb.DuckDBPyConnection, config: ModelConfig, sources: Iterable[SourceFile]
+) -> None:
     """Leave what the files are called, and the lines of their rejected rows where a row has several.
 
     DuckDB counts rows and blank lines, which is the same where no row covers two lines.
     """
     connection.execute("CREATE TEMP TABLE source_files (path VARCHAR, name VARCHAR)")
-    connection.execute("CREATE TEMP TABLE places (path VARCHAR, position BIGINT, line BIGINT, lines BIGINT)")
-    for form in forms:
-        path = str(form.path)
-        connection.execute("INSERT INTO source_files VALUES (?, ?)", [path, form.name])
-        if not form.is_multiline:
+    connection.execute("CREATE TEMP TABLE spans (path VARCHAR, position BIGINT, line BIGINT, lines BIGINT)")
+    for source in sources:
+        path = str(source.path)
+        connection.execute("INSERT INTO source_files VALUES (?, ?)", [path, source.name])
+        if not source.is_multiline:
             continue
         found = connection.execute(
             "SELECT DISTINCT line_byte_position "
@@ -349,10 +353,10 @@ def _locate(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: I
         ).fetchall()
         positions = [position for (position,) in found]
         # DuckDB's positions count from 1.
-        places = form.locate(config.etl.delimiter, [position - 1 for position in positions])
+        spans = source.locate(config.etl.delimiter, [position - 1 for position in positions])
         connection.execute(
-            "INSERT INTO places SELECT ?, unnest(?), unnest(?), unnest(?)",
-            [path, positions, [place.line for place in places], [place.lines for place in places]],
+            "INSERT INTO spans SELECT ?, unnest(?), unnest(?), unnest(?)",
+            [path, positions, [span.line for span in spans], [span.lines for span in spans]],
         )
 
 
@@ -363,7 +367,7 @@ def write_rejects(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     )
 
 
-def judge_rejects(
+def require_few_rejects(
     connection: duckdb.DuckDBPyConnection, config: ModelConfig, *, rejected: int, rows: int, kept_in: Path
 ) -> None:
     """Stop the run when too many lines were refused.

@@ -48,7 +48,7 @@ _THREAD_COLUMN_BYTES = 600_000
 
 # Columns whose aggregates one statement asks for. The planner's time grows with the square of the expressions
 # in a statement; each statement costs some time for every column of the table. Of 16 to 256, 64 took least.
-SLICE_COLUMNS = 64
+STATEMENT_COLUMNS = 64
 
 
 @contextlib.contextmanager
@@ -192,18 +192,18 @@ def fetch_aggregates(
     wanted: Sequence[Sequence[str]],
     relation: str,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    statement_columns: int = STATEMENT_COLUMNS,
     progress: Progress | None = None,
 ) -> list[tuple[object, ...]]:
     """The values of ``wanted``, the aggregates of one column each, over ``relation``.
 
-    At most ``slice_columns`` columns go into one statement, so that the work grows with their number and
+    At most ``statement_columns`` columns go into one statement, so that the work grows with their number and
     not with its square; the values do not depend on it. A column is a part of the step that ``progress``
     shows.
     """
     found: list[tuple[object, ...]] = []
-    for start in range(0, len(wanted), slice_columns):
-        columns = wanted[start : start + slice_columns]
+    for start in range(0, len(wanted), statement_columns):
+        columns = wanted[start : start + statement_columns]
         if progress is not None:
             progress.begin_part(len(columns))
         aggregates = ", ".join(itertools.chain.from_iterable(columns))

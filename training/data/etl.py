@@ -32,25 +32,25 @@ from timberline.training.data.checks import (
     build_checks,
     collect_rejects,
     format_checks,
-    judge_checks,
-    judge_rejects,
+    require_checks,
+    require_few_rejects,
     run_checks,
     write_rejects,
 )
 from timberline.training.data.database import literal, open_database, quote
 from timberline.training.data.fetch import fetched_files, raw_folder
-from timberline.training.data.forms import Form, open_forms
 from timberline.training.data.ingest import RAW, drop_source, read_source, stored_columns
 from timberline.training.data.prepare import check_features, write_seen_rows, write_split
 from timberline.training.data.profile import (
     PROFILE_SCHEMA_VERSION,
-    Census,
     ColumnProfile,
     Profile,
+    SplitSummary,
     encode_profile,
     load_profile,
-    take_census,
+    summarise_splits,
 )
+from timberline.training.data.source_files import SourceFile, open_source_files
 from timberline.training.data.splits import SPLIT_NAMES, TRAIN, VALIDATION, draw_number, split_rows
 from timberline.training.data.statistics import count_parts, profile_columns
 from timberline.training.errors import DatasetError
@@ -175,30 +175,30 @@ class _Run:
     def prepare(self, files: Sequence[Path]) -> None:
         """Files in, a filled folder out."""
         self._progress.begin("read", size=_READ_STEPS)
-        forms = open_forms(self._config, files, self._folder / "spill" / "forms")
-        read_source(self._connection, self._config, forms)
-        report, classes = self._check_rows(forms)
+        sources = open_source_files(self._config, files, self._folder / "spill" / "sources")
+        read_source(self._connection, self._config, sources)
+        report, classes = self._check_rows(sources)
         self._progress.begin("splits")
         class_sql = _class_sql(self._config, classes)
         self._assign_splits(class_sql)
-        census = take_census(
+        summary = summarise_splits(
             self._connection,
             _PREPARED,
             class_count=len(classes),
             columns=stored_columns(self._config),
             inputs=self._config.inputs,
         )
-        _require_rows(self._config, classes, census)
+        _require_rows(self._config, classes, summary)
         self._progress.begin("profile", parts=count_parts(self._config.inputs))
         train = f"{_PREPARED} WHERE __split__ = {TRAIN}"
         columns = profile_columns(self._connection, self._config.inputs, train, progress=self._progress)
-        profile = _describe(self._config, self._program, report, classes, census, columns)
+        profile = _describe(self._config, self._program, report, classes, summary, columns)
         (self._folder / "profile.json").write_bytes(encode_profile(profile))
-        self._write_seen_rows(census)
+        self._write_seen_rows(summary)
         self._write_splits()
 
-    def _check_rows(self, forms: Sequence[Form]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
-        rejected = collect_rejects(self._connection, self._config, forms)
+    def _check_rows(self, sources: Sequence[SourceFile]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
+        rejected = collect_rejects(self._connection, self._config, sources)
         declared = self._config.target.classes
         values = None if declared is None else [label.value for label in declared]
         checks = build_checks(self._config, values)
@@ -206,10 +206,10 @@ class _Run:
         report = run_checks(self._connection, self._config, checks, rejected, progress=self._progress)
         self._leave_findings(self._folder, report)
         try:
-            judge_rejects(
+            require_few_rejects(
                 self._connection, self._config, rejected=rejected, rows=report.rows, kept_in=self._failed
             )
-            judge_checks(self._config, report, kept_in=str(self._failed))
+            require_checks(self._config, report, kept_in=str(self._failed))
         except DatasetError:
             with fresh_folder(self._failed, mark="checks.json") as failed:
                 self._leave_findings(failed, report)
@@ -237,9 +237,9 @@ class _Run:
         if not is_cheap:
             drop_source(self._connection)
 
-    def _write_seen_rows(self, census: Census) -> None:
+    def _write_seen_rows(self, summary: SplitSummary) -> None:
         self._progress.begin(SEEN_FILE)
-        rows = sum(census.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
+        rows = sum(summary.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
         write_seen_rows(
             self._connection, self._config, relation=_PREPARED, rows=rows, path=self._folder / SEEN_FILE
         )
@@ -310,15 +310,15 @@ def _class_sql(config: ModelConfig, classes: Sequence[ClassLabel]) -> str:
     return f"CASE CAST({target} AS VARCHAR) {cases} END"
 
 
-def _require_rows(config: ModelConfig, classes: Sequence[ClassLabel], census: Census) -> None:
-    for name, rows in census.rows.items():
+def _require_rows(config: ModelConfig, classes: Sequence[ClassLabel], summary: SplitSummary) -> None:
+    for name, rows in summary.rows.items():
         if not rows:
             raise DatasetError(
-                f"the {name} split has no row of {sum(census.rows.values()):,}",
+                f"the {name} split has no row of {sum(summary.rows.values()):,}",
                 where=config.model.name,
                 hint="Change [split].",
             )
-    for label, rows in zip(classes, census.class_counts["train"], strict=True):
+    for label, rows in zip(classes, summary.class_counts["train"], strict=True):
         if not rows:
             log_event(
                 _logger,
@@ -334,7 +334,7 @@ def _describe(
     program: FeatureProgram,
     report: CheckReport,
     classes: tuple[ClassLabel, ...],
-    census: Census,
+    summary: SplitSummary,
     columns: dict[str, ColumnProfile],
 ) -> Profile:
     return Profile(
@@ -345,10 +345,10 @@ def _describe(
         feature_names=program.names,
         input_columns=tuple(_with_range(column, columns[column.name]) for column in input_columns(config)),
         rejected_lines=report.rejected_lines,
-        rows=census.rows,
-        class_counts=census.class_counts,
-        fingerprints=census.fingerprints,
-        duplicates=census.duplicates,
+        rows=summary.rows,
+        class_counts=summary.class_counts,
+        fingerprints=summary.fingerprints,
+        duplicates=summary.duplicates,
         columns=columns,
     )
 

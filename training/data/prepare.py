@@ -38,7 +38,7 @@ _SEEN = "seen"
 _SEEN_GROUP_ROWS = 1_048_576
 # Features that one statement checks. Each reads the footers of the files, which describe every column: of
 # 4,000 features, 64 a statement take 3.0 s, 512 take 1.5, all at once 2.5.
-_SLICE_FEATURES = 512
+_STATEMENT_FEATURES = 512
 
 
 def write_split(
@@ -118,7 +118,7 @@ def check_features(
     program: FeatureProgram,
     folder: Path,
     *,
-    slice_columns: int = _SLICE_FEATURES,
+    statement_columns: int = _STATEMENT_FEATURES,
     progress: Progress | None = None,
 ) -> None:
     """Read every feature of every split back.
@@ -132,7 +132,7 @@ def check_features(
     source = f"read_parquet([{', '.join(files)}], hive_partitioning=false)"
     values = [_value(config, program, feature) for feature in program.features]
     bad = [[f"count(*) - count_if({_is_usable(value)})"] for value in values]
-    found = fetch_aggregates(connection, bad, source, slice_columns=slice_columns, progress=progress)
+    found = fetch_aggregates(connection, bad, source, statement_columns=statement_columns, progress=progress)
     for feature, value, (count,) in zip(program.features, values, found, strict=True):
         if count:
             raise _unusable(connection, config, feature, value, source, int(str(count)))

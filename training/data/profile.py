@@ -123,7 +123,7 @@ def load_profile(path: Path) -> Profile:
 
 
 @dataclass(frozen=True)
-class Census:
+class SplitSummary:
     """What was counted, by split name."""
 
     rows: dict[str, int]
@@ -132,14 +132,14 @@ class Census:
     duplicates: Duplicates
 
 
-def take_census(
+def summarise_splits(
     connection: duckdb.DuckDBPyConnection,
     relation: str,
     *,
     class_count: int,
     columns: Iterable[str],
     inputs: Iterable[str],
-) -> Census:
+) -> SplitSummary:
     """Count ``relation``, which has ``__class__`` and ``__split__``.
 
     Args:
@@ -151,7 +151,7 @@ def take_census(
         f"SELECT __split__, __class__, count(*) FROM {relation} GROUP BY ALL"
     ).fetchall():
         counts[SPLIT_NAMES[split]][index] = rows
-    return Census(
+    return SplitSummary(
         rows={name: sum(found) for name, found in counts.items()},
         class_counts={name: tuple(found) for name, found in counts.items()},
         fingerprints=_fingerprint_splits(connection, relation, columns),

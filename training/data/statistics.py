@@ -17,7 +17,7 @@ from timberline.registry.manifest import Histogram
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import ColumnSection
 from timberline.training.data.database import (
-    SLICE_COLUMNS,
+    STATEMENT_COLUMNS,
     fetch_aggregates,
     fetch_row,
     literal,
@@ -43,7 +43,7 @@ def profile_columns(
     columns: Mapping[str, ColumnSection],
     relation: str,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    statement_columns: int = STATEMENT_COLUMNS,
     held_values: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, ColumnProfile]:
@@ -51,12 +51,14 @@ def profile_columns(
 
     Args:
         relation: what follows FROM: a table, or one with a WHERE.
-        slice_columns: columns in one statement, at most; the profile does not depend on it.
+        statement_columns: columns in one statement, at most; the profile does not depend on it.
         held_values: values of which memory may hold so many at once; by default what the database's
             memory allows. The profile does not depend on it.
         progress: shows a step that has `count_parts` parts.
     """
-    profiler = _Profiler(connection, relation, slice_columns, held_values or _fitting(connection), progress)
+    profiler = _Profiler(
+        connection, relation, statement_columns, held_values or _fitting(connection), progress
+    )
     numbers = {name: column for name, column in columns.items() if column.type != "string"}
     profiles = profiler.profile_numbers(numbers)
     for name, column in columns.items():
@@ -150,13 +152,13 @@ class _Profiler:
         self,
         connection: duckdb.DuckDBPyConnection,
         relation: str,
-        slice_columns: int,
+        statement_columns: int,
         held_values: int,
         progress: Progress | None,
     ) -> None:
         self._connection = connection
         self._relation = relation
-        self._slice_columns = slice_columns
+        self._statement_columns = statement_columns
         self._held_values = held_values
         self._progress = progress
 
@@ -191,7 +193,7 @@ class _Profiler:
         held_columns = self._held_values // rows
         if held_columns:
             wanted = [[*number.measures(), number.quantiles()] for number in numbers]
-            measured = self._fetch(wanted, min(held_columns, self._slice_columns))
+            measured = self._fetch(wanted, min(held_columns, self._statement_columns))
         else:
             measured = [
                 (*own, self._find_quantiles(number, rows - number.nulls))
@@ -202,13 +204,13 @@ class _Profiler:
         return {number.name: number.complete(own) for number, own in zip(numbers, measured, strict=True)}
 
     def _fetch(
-        self, wanted: Sequence[Sequence[str]], slice_columns: int | None = None
+        self, wanted: Sequence[Sequence[str]], statement_columns: int | None = None
     ) -> list[tuple[object, ...]]:
         return fetch_aggregates(
             self._connection,
             wanted,
             self._relation,
-            slice_columns=slice_columns or self._slice_columns,
+            statement_columns=statement_columns or self._statement_columns,
             progress=self._progress,
         )
 

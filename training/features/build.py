@@ -1,6 +1,6 @@
 """Typed calls from typed arguments: the type rules, and what is written with other operators.
 
-Knows no SQL text. What has no meaning raises `MeaningError`, to which the caller adds the place.
+Knows no SQL text. What has no meaning raises `ExpressionError`, to which the caller adds the place.
 
 Every call has bounds of its value, and whether it can be NaN. Most values are finite and most
 divisors are not zero: to know that spares guards in the SQL and nodes in the graph. Bounds may be
@@ -40,7 +40,7 @@ Bounds = tuple[float, float, bool]
 ANYTHING: Bounds = (-INFINITY, INFINITY, False)
 
 
-class MeaningError(Exception):
+class ExpressionError(Exception):
     """The expression has no meaning in the language; becomes a FeatureError with its place."""
 
     def __init__(self, what: str, hint: str = "") -> None:
@@ -79,7 +79,7 @@ def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa:
     if operator == "neg" and isinstance(first, Literal) and first.value is not None:
         return Literal(-first.low, first.type)
     if operator == "intdiv" and any(a.type is not _BIGINT for a in arguments):
-        raise MeaningError(
+        raise ExpressionError(
             "// divides whole numbers, and one side is a DOUBLE", "Write floor(a / b) or trunc(a / b)."
         )
     is_whole = operator in _KEEPS_BIGINT and all(a.type is _BIGINT for a in arguments)
@@ -128,7 +128,7 @@ def case(branches: Sequence[tuple[Expression, Expression]], default: Expression)
 def cast(value: Expression, kind: str) -> Expression:
     """CAST to DOUBLE, FLOAT, BIGINT or BOOLEAN."""
     if value.type is _VARCHAR:
-        raise MeaningError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
+        raise ExpressionError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
     if kind == "BOOLEAN":
         return as_boolean(value)
     if kind == value.type:
@@ -152,7 +152,7 @@ def rounded(operator: str, value: Expression, digits: Expression | None) -> Expr
     if digits is None:
         return call(operator, [value])
     if not isinstance(digits, Literal) or digits.type is not _BIGINT or abs(digits.low) > 22:
-        raise MeaningError(f"{operator} takes a whole constant from -22 to 22 as its number of digits")
+        raise ExpressionError(f"{operator} takes a whole constant from -22 to 22 as its number of digits")
     if digits.low == 0 or (digits.low > 0 and value.type is _BIGINT):
         return call(operator, [value])
     # Powers of ten are exact in DOUBLE up to 10**22.
@@ -166,7 +166,7 @@ def as_boolean(value: Expression) -> Expression:
     if isinstance(value, Literal) and value.value is None:
         return Literal(None, _BOOLEAN)
     if value.type is _VARCHAR:
-        raise MeaningError("text is not a condition", "Compare it: `name = 'value'`.")
+        raise ExpressionError("text is not a condition", "Compare it: `name = 'value'`.")
     return value if value.type is _BOOLEAN else _comparison("ne", value, number(0.0))
 
 
@@ -185,9 +185,9 @@ def _comparison(operator: str, a: Expression, b: Expression) -> Expression:
     a, b = _unify([a, b])
     if a.type is _VARCHAR:
         if operator not in {"eq", "ne"}:
-            raise MeaningError("text has no order here", "Compare it with = or IN.")
+            raise ExpressionError("text has no order here", "Compare it with = or IN.")
         if not (isinstance(a, Literal) or isinstance(b, Literal)):
-            raise MeaningError("text can be compared with constants only")
+            raise ExpressionError("text can be compared with constants only")
     if a.type is _BOOLEAN:
         a, b = as_number(a), as_number(b)
     return Call(operator, (a, b), _BOOLEAN, nullable=a.nullable or b.nullable, low=0, high=1, makes_nan=False)
@@ -210,14 +210,14 @@ def _need_number(value: Expression, operator: str) -> None:
     if not value.type.is_number:
         name = {"add": "+", "sub": "-", "mul": "*", "div": "/", "intdiv": "//", "mod": "%", "neg": "-"}
         hint = "Write CAST(... AS INTEGER)." if value.type is _BOOLEAN else "Compare it: `name = 'value'`."
-        raise MeaningError(f"{name.get(operator, operator)} takes numbers, and got {value.type}", hint)
+        raise ExpressionError(f"{name.get(operator, operator)} takes numbers, and got {value.type}", hint)
 
 
 def _unify(values: Sequence[Expression]) -> list[Expression]:
     """The values under one type; NULL takes any, booleans become numbers beside numbers."""
     kinds = {v.type for v in values if not (isinstance(v, Literal) and v.value is None)}
     if _VARCHAR in kinds and len(kinds) > 1:
-        raise MeaningError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
+        raise ExpressionError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
     if kinds in ({_BOOLEAN}, {_VARCHAR}):
         kind = kinds.pop()
         return [Literal(None, kind) if v.nullable and isinstance(v, Literal) else v for v in values]

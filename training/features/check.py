@@ -10,7 +10,7 @@ from sqlglot import exp
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
 from timberline.training.features import build
-from timberline.training.features.build import MeaningError
+from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import ColumnRef, Expression, Literal, ValueType
 from timberline.training.features.language import Source, nearest
 
@@ -104,7 +104,7 @@ class Checker:
         handler = self._handler(node)
         try:
             return handler(node)
-        except MeaningError as error:
+        except ExpressionError as error:
             raise self._source.refuse(node, str(error), error.hint) from None
 
     def reads_columns(self, node: exp.Expr) -> bool:
@@ -199,10 +199,12 @@ class Checker:
         except ValueError:
             value = float(node.name)
             if math.isinf(value):
-                raise MeaningError(f"{node.name} is beyond the range of DOUBLE") from None
+                raise ExpressionError(f"{node.name} is beyond the range of DOUBLE") from None
             return build.number(value)
         if whole > _LARGEST_EXACT:
-            raise MeaningError(f"{node.name} is beyond 2^53", "Write a DOUBLE, which may be rounded: 1e16.")
+            raise ExpressionError(
+                f"{node.name} is beyond 2^53", "Write a DOUBLE, which may be rounded: 1e16."
+            )
         return Literal(float(whole), ValueType.BIGINT)
 
     def _log(self, node: exp.Expr) -> Expression:

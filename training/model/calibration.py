@@ -47,7 +47,7 @@ _MOST_ROWS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Deployment:
+class LogitCorrection:
     """``factor * logits + shift`` are the logits to serve; ``prior`` says what for."""
 
     factor: float
@@ -55,13 +55,13 @@ class Deployment:
     prior: Prior
 
 
-def fit_deployment(
+def fit_logit_correction(
     config: PriorSection,
     network: keras.Model,
     training_prior: FloatArray,
     validation: PreparedSplit,
     unlabelled: PreparedSplit,
-) -> Deployment:
+) -> LogitCorrection:
     """Calibrate ``network`` on the validation split and correct it for the prior at deployment.
 
     Args:
@@ -95,7 +95,7 @@ def fit_deployment(
     prior = Prior(
         method=config.method, training=tuple(training_prior.tolist()), deployment=tuple(deployment.tolist())
     )
-    return Deployment(calibration.factor, shift, prior)
+    return LogitCorrection(calibration.factor, shift, prior)
 
 
 def _normalised(values: tuple[float, ...], class_count: int) -> FloatArray:

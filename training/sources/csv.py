@@ -1,6 +1,6 @@
 """A table as one or more files: a path, a glob, an http(s) or an s3 URL; CSV (.gz, .zst) or Parquet.
 
-The bytes are passed on as they are: `training.data.forms` finds out what they are.
+The bytes are passed on as they are: `training.data.source_files` finds out what they are.
 """
 
 from __future__ import annotations

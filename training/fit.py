@@ -25,13 +25,7 @@ from timberline.registry.runs import RUN_SCHEMA_VERSION, RunRecord, read_run
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, write_atomically
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import (
-    digest_code,
-    digest_value,
-    find_current,
-    read_receipt,
-    stage_folder,
-)
+from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.training.config import ModelConfig, input_columns, read_features_sql, source_table
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.features import parse_features
@@ -86,42 +80,40 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
     inputs = digest_inputs(config, models, data)
     run_id = digest_value(inputs)[:12]
     folder = data / "runs" / name / run_id
-    is_current = find_current(folder, "train", inputs) is not None
+    stage = Stage("train", folder, inputs)
+    is_skipped = stage.is_current(_logger, run=run_id)
     resumed_from = 0
     checkpoints = data / "checkpoints" / name / run_id
-    if is_current:
-        log_event(_logger, "train is skipped: its inputs are unchanged", run=run_id)
-    else:
-        with stage_folder(folder, "train", inputs) as partial:
+    if not is_skipped:
+        with stage.fill() as partial:
             resumed_from = _train(config, models, data, run_id, partial, checkpoints, resume=resume)
     discard_checkpoint(checkpoints)  # also of a run that was killed just before it would have
     write_atomically(folder.parent / "latest", f"{run_id}\n".encode())
     summary = _summary(folder, config, load_profile(data / "prepared" / name / "profile.json"))
     for warning in summary["warnings"]:
         log_event(_logger, warning, logging.WARNING, run=run_id)
-    if not is_current:
-        told = ("epochs", "minutes", "validation_accuracy", "validation_loss")
-        log_event(_logger, "train finished", run=run_id, **{key: summary[key] for key in told})
-    return {"stage": "train", "skipped": is_current, "resumed_from": resumed_from, **summary}
+    if not is_skipped:
+        shown = ("epochs", "minutes", "validation_accuracy", "validation_loss")
+        log_event(_logger, "train finished", run=run_id, **{key: summary[key] for key in shown})
+    return {"stage": "train", "skipped": is_skipped, "resumed_from": resumed_from, **summary}
 
 
 def digest_inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
     """Digests of all that a run is made from.
 
     Raises:
-        StageError: the data is not prepared, or was prepared for another features.sql.
+        StageError: the data is not prepared or is damaged, or was prepared for another features.sql.
     """
     name = config.model.name
-    receipt = read_receipt(data / "prepared" / name)
-    if receipt is None:
-        raise StageError("the data is not prepared", where=name, hint=f"Run `make etl MODEL={name}`.")
+    command = f"make etl MODEL={name}"
+    receipt = require_receipt(data / "prepared" / name, command)
     features = models / name / config.features.file
     digest = digest_bytes(read_features_sql(config, models).encode())
     if receipt.inputs.get("features") != digest:
         raise StageError(
             "has changed since the data was prepared",
             where=str(features),
-            hint=f"Run `make etl MODEL={name}`.",
+            hint=f"Run `{command}`.",
         )
     return {
         "prepared": receipt.digest,

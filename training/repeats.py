@@ -38,7 +38,7 @@ from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.documents import decode_json, encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import digest_value, find_current, read_receipt, stage_folder
+from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.training.child_process import run_in_child_process
 from timberline.training.config import ModelConfig, input_columns, read_features_sql
@@ -225,11 +225,11 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
     """Leave the run on ``seed`` in ``folder``; False when it was there."""
     inputs = recipe.digest_inputs(seed)
     checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
-    if find_current(folder, "calibrate", inputs) is not None:
-        discard_checkpoint(checkpoints)  # of one that was killed just before it would have
-        log_event(_logger, "run is skipped: its inputs are unchanged", seed=seed)
+    stage = Stage("calibrate", folder, inputs)
+    if stage.is_current(_logger, seed=seed):
+        discard_checkpoint(checkpoints)  # a run that was killed at its end may have left it
         return False
-    with stage_folder(folder, "calibrate", inputs) as partial:
+    with stage.fill() as partial:
         code = run_in_child_process(_train, recipe, profile, seed, checkpoints, partial)
         if code != 0:
             raise TrainingError(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Histogram
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.runtime.stages import digest_value, stage_folder
+from timberline.registry.runtime.stages import Stage, digest_value
 from timberline.registry.signature import ClassLabel
 from timberline.training.config import ModelConfig, input_columns, load_model_config
 from timberline.training.data.profile import (
@@ -78,7 +78,7 @@ def write_model(models: Path, overrides: tuple[str, ...] = ()) -> ModelConfig:
 def prepare(config: ModelConfig, data: Path, *, seed: int = 0) -> None:
     """Leave the three splits and their profile, with a receipt, under ``data``."""
     inputs = {"raw": digest_value(seed), "features": digest_bytes(FEATURES_SQL.encode())}
-    with stage_folder(data / "prepared" / MODEL, "etl", inputs) as folder:
+    with Stage("etl", data / "prepared" / MODEL, inputs).fill() as folder:
         counts = {}
         for index, (split, rows) in enumerate(_ROWS.items()):
             table = _make_table(np.random.default_rng((seed, index)), rows)

@@ -12,19 +12,12 @@ from typing import Any
 import duckdb
 import msgspec
 
-from timberline.registry.errors import StageError
 from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
-from timberline.registry.runtime.stages import (
-    digest_code,
-    digest_value,
-    find_current,
-    read_receipt,
-    stage_folder,
-)
+from timberline.registry.runtime.stages import Stage, digest_code, digest_value, read_receipt
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
 from timberline.training.data.checks import (
@@ -56,7 +49,6 @@ from timberline.training.data.statistics import count_parts, profile_columns
 from timberline.training.errors import DatasetError
 from timberline.training.features import FeatureError, FeatureProgram, parse_features, parse_slices
 
-_STAGE = "etl"
 _MAX_CLASSES = 1000
 # A whole-number target beyond these is taken for a quantity, unless its classes are listed.
 _MAX_INTEGER_CLASSES = 20
@@ -89,13 +81,12 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
     """
     program, sql = _read_features(config, models)
     files = fetched_files(config, data)
-    inputs = _stage_inputs(config, data, sql)
     folder = data / "prepared" / config.model.name
-    if find_current(folder, _STAGE, inputs) is not None:
-        log_event(_logger, "etl skipped: its inputs are unchanged", model=config.model.name)
+    stage = Stage("etl", folder, _digest_inputs(config, data, sql))
+    if stage.is_current(_logger, model=config.model.name):
         return _summary(folder, is_skipped=True)
     with (
-        stage_folder(folder, _STAGE, inputs) as partial,
+        stage.fill() as partial,
         open_database(
             config.etl, partial / "spill", columns=max(len(config.columns), len(program.features))
         ) as connection,
@@ -136,10 +127,9 @@ def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, s
     return program, sql
 
 
-def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:
+def _digest_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:
     raw = read_receipt(raw_folder(config, data))
-    if raw is None:
-        raise StageError("the source is not fetched", where=config.model.name, hint="Run `make fetch`.")
+    assert raw is not None  # `fetched_files` needs it
     # Threads and memory decide how fast the result comes, not what it is.
     etl = msgspec.structs.replace(config.etl, threads=0, memory_limit="1GB")
     relevant = [config.model.name, config.columns, config.target, config.split, config.checks, etl]
@@ -370,7 +360,7 @@ def _summary(folder: Path, *, is_skipped: bool) -> dict[str, Any]:
     profile = load_profile(folder / "profile.json")
     receipt = read_receipt(folder)
     return {
-        "stage": _STAGE,
+        "stage": "etl",
         "model": profile.model,
         "skipped": is_skipped,
         "folder": str(folder),

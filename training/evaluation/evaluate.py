@@ -22,13 +22,7 @@ from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_r
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
-from timberline.registry.runtime.stages import (
-    digest_code,
-    digest_value,
-    find_current,
-    read_receipt,
-    stage_folder,
-)
+from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.training.config import ModelConfig
 from timberline.training.errors import TrainingError
 from timberline.training.evaluation.baselines import Labels, predict_baselines
@@ -61,35 +55,30 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
         better than its baselines.
 
     Raises:
-        StageError: nothing has been trained.
-        TrainingError: the test rows are not those the run was trained beside.
+        StageError: nothing has been trained, or the files of the run or of the prepared data are damaged.
     """
     run_folder = find_run(data, config.model.name)
     run = read_run(run_folder)
-    receipt = read_receipt(run_folder)
-    prepared = read_receipt((data / run.test_parquet).parent)
-    if receipt is None or prepared is None:
-        raise TrainingError("has lost its receipt", where=str(run_folder), hint="Run `make train` again.")
+    model = config.model.name
     inputs = {
-        "run": receipt.digest,
-        "prepared": prepared.digest,
+        "run": require_receipt(run_folder, f"make train MODEL={model}").digest,
+        "prepared": require_receipt((data / run.test_parquet).parent, f"make etl MODEL={model}").digest,
         "seed": digest_value(run.seed),
         "code": digest_code(Path(__file__).parents[1]),
     }
     folder = run_folder.with_name(f"{run.run_id}.evaluation")
-    current = find_current(folder, "evaluate", inputs)
-    if current is None:
-        with stage_folder(folder, "evaluate", inputs) as partial:
+    stage = Stage("evaluate", folder, inputs)
+    is_skipped = stage.is_current(log, run=run.run_id)
+    if not is_skipped:
+        with stage.fill() as partial:
             _evaluate(run, run_folder, data, partial)
-    else:
-        log_event(log, "evaluate is skipped: its inputs are unchanged", run=run.run_id)
     metrics = decode_json((folder / "metrics.json").read_bytes(), Metrics)
     warnings = find_warnings(metrics)
     for warning in warnings:
         log_event(log, warning, logging.WARNING, model=run.model, run=run.run_id)
     return {
         "stage": "evaluate",
-        "skipped": current is not None,
+        "skipped": is_skipped,
         "model": run.model,
         "run_id": run.run_id,
         "rows": metrics.rows,

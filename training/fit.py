@@ -22,7 +22,7 @@ from timberline import __version__
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Prior
 from timberline.registry.runs import RUN_SCHEMA_VERSION, RunRecord, read_run
-from timberline.registry.runtime.documents import decode_json, utc_now
+from timberline.registry.runtime.documents import encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes, write_atomically
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
@@ -30,7 +30,7 @@ from timberline.training.config import ModelConfig, input_columns, read_features
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.features import parse_features
 from timberline.training.model.calibration import fit_logit_correction
-from timberline.training.model.checkpoints import Epoch, discard_checkpoint
+from timberline.training.model.checkpoints import Epoch, discard_checkpoint, read_history, write_history
 from timberline.training.model.dataset import PreparedSplit
 from timberline.training.model.loop import FitResult, choose_batch_rows, fit_network
 from timberline.training.model.network import build_network, build_serving_model
@@ -39,7 +39,6 @@ from timberline.training.model.scaling import FeatureStatistics, measure_feature
 
 _logger = logging.getLogger("training.fit")
 
-_HISTORY = "history.json"
 # Rows of the training split that the saved model is scored on again after reloading.
 _CHECK_ROWS = 4096
 
@@ -145,11 +144,9 @@ def _train(
     save_model(trained.model, folder)
     sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
     check_saved_model(trained.model, folder, sample)
-    (folder / _HISTORY).write_bytes(
-        msgspec.json.format(msgspec.json.encode(trained.fitted.history), indent=2) + b"\n"
-    )
+    write_history(folder, trained.fitted.history)
     record = describe_run(config, models, profile, run_id, trained.prior)
-    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    (folder / "run.json").write_bytes(encode_document(record))
     return trained.fitted.resumed_from
 
 
@@ -238,7 +235,7 @@ def _fit(
 def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, Any]:
     """What a finished run says of itself; read back from disk, so that a skipped stage says the same."""
     record = read_run(folder)
-    history = decode_json((folder / _HISTORY).read_bytes(), list[Epoch])
+    history = read_history(folder)
     stops_early = config.training.early_stopping_patience is not None
     kept = min(history, key=lambda line: line.validation_loss) if stops_early else history[-1]
     return {

@@ -24,10 +24,10 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.training.config import ModelConfig
-from timberline.training.errors import TrainingError
 from timberline.training.evaluation.baselines import Labels, predict_baselines
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
 from timberline.training.evaluation.scores import calibration_table, score
+from timberline.training.model.checkpoints import read_history
 from timberline.training.model.dataset import FeatureArray, PreparedSplit
 from timberline.training.model.saving import load_scorer
 
@@ -35,16 +35,6 @@ log = logging.getLogger("training.evaluation.evaluate")
 
 Probabilities = npt.NDArray[np.float32]  # (rows, classes)
 Classes = npt.NDArray[np.int32]  # (rows,)
-
-
-class Epoch(msgspec.Struct, frozen=True):
-    """The part of one entry of history.json that is drawn: 0-based epoch, nats, accuracies 0 to 1."""
-
-    epoch: int
-    loss: float
-    accuracy: float
-    validation_loss: float
-    validation_accuracy: float
 
 
 def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
@@ -154,20 +144,6 @@ def predict_split(
     return np.concatenate(parts), np.concatenate(truths)
 
 
-def read_history(path: Path) -> list[Epoch]:
-    """The epochs in a run's ``history.json``.
-
-    Raises:
-        TrainingError: it is missing or damaged.
-    """
-    try:
-        return decode_json(path.read_bytes(), list[Epoch])
-    except (FileNotFoundError, msgspec.DecodeError) as error:
-        raise TrainingError(
-            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
-        ) from error
-
-
 def _draw(
     run: RunRecord,
     run_folder: Path,
@@ -176,15 +152,7 @@ def _draw(
     truth: Classes,
     folder: Path,
 ) -> None:
-    history = read_history(run_folder / "history.json")
-    plot_learning_curves(
-        folder / "learning_curves.png",
-        epochs=[epoch.epoch + 1 for epoch in history],  # people count from 1
-        loss=[epoch.loss for epoch in history],
-        validation_loss=[epoch.validation_loss for epoch in history],
-        accuracy=[epoch.accuracy for epoch in history],
-        validation_accuracy=[epoch.validation_accuracy for epoch in history],
-    )
+    plot_learning_curves(folder / "learning_curves.png", read_history(run_folder))
     plot_confusion(folder / "confusion.png", metrics, run.classes)
     confidence, accuracy, _ = calibration_table(probabilities, truth)
     plot_reliability(folder / "reliability.png", metrics, confidence, accuracy)

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import keras
 import msgspec
 import numpy as np
 
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.files import write_atomically
 from timberline.training.errors import TrainingError
 
 _FILE = "checkpoint.npz"
+_HISTORY = "history.json"
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +36,26 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     validation_accuracy: float
     learning_rate: float
     seconds: float
+
+
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write ``history.json``: the epochs of a finished run."""
+    (folder / _HISTORY).write_bytes(encode_document(history))
+
+
+def read_history(folder: Path) -> list[Epoch]:
+    """The epochs of the run in ``folder``.
+
+    Raises:
+        TrainingError: its ``history.json`` is missing or damaged.
+    """
+    path = folder / _HISTORY
+    try:
+        return decode_json(path.read_bytes(), list[Epoch])
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        raise TrainingError(
+            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
+        ) from error
 
 
 @dataclasses.dataclass

@@ -12,9 +12,10 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from timberline.registry.rows import quote
 from timberline.training.config import ModelConfig, load_model_config
 from timberline.training.data.checks import CheckReport, collect_rejects
-from timberline.training.data.database import open_database, quote
+from timberline.training.data.database import open_database
 from timberline.training.data.etl import run_etl
 from timberline.training.data.fetch import fetched_files, run_fetch
 from timberline.training.data.ingest import RAW, read_source, stored_columns

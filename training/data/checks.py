@@ -10,22 +10,26 @@ covers: a cell that took in half of the file is half of the file.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, NamedTuple
 
-import duckdb
 import msgspec
+from rich.console import Console
+from rich.table import Table
 
+from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
 from timberline.training.data.database import (
     STATEMENT_COLUMNS,
+    Connection,
     fetch_aggregates,
     fetch_row,
     literal,
     literals,
-    quote,
 )
 from timberline.training.data.ingest import RAW, storage_type, stored_columns
 from timberline.training.data.source_files import ENCODING_HINT, SourceFile
@@ -41,8 +45,8 @@ _REASONS = {
 }
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule: ``violates`` is SQL that is true in a row that breaks it."""
+class Check(NamedTuple):
+    """One rule: ``violates`` is SQL that is true in a row that breaks it, which a share of ``limit`` may."""
 
     kind: str
     columns: tuple[str, ...]
@@ -87,32 +91,18 @@ def build_checks(config: ModelConfig, classes: Sequence[str] | None) -> tuple[Ch
     """The rules of a model, in the order of its columns; ``classes`` None: any class value will do."""
     tolerated = config.checks.max_violation_fraction
     checks = [
-        Check(kind=kind, columns=(name,), rule=rule, violates=sql, limit=0.0 if is_hard else tolerated)
+        Check(kind, (name,), rule, violates, 0.0 if is_hard else tolerated)
         for name, column in stored_columns(config).items()
-        for kind, rule, sql, is_hard in _column_rules(config, name, column)
+        for kind, rule, violates, is_hard in _column_rules(config, name, column)
     ]
-    target = quote(config.target.column)
     if classes is not None:
-        checks.append(
-            Check(
-                kind="class",
-                columns=(config.target.column,),
-                rule=f"one of the {len(classes)} classes",
-                violates=f"CAST({target} AS VARCHAR) NOT IN {literals(list(classes))}",
-                limit=0.0,
-            )
-        )
+        target = config.target.column
+        violates = f"CAST({quote(target)} AS VARCHAR) NOT IN {literals(list(classes))}"
+        checks.append(Check("class", (target,), f"one of the {len(classes)} classes", violates, 0.0))
     for group, names in config.checks.one_hot.items():
         total = _sum_sql([f"CAST({quote(name)} AS DOUBLE)" for name in names])
-        checks.append(
-            Check(
-                kind="one_hot",
-                columns=tuple(names),
-                rule=f"{group} sums to 1",
-                violates=f"{total} IS DISTINCT FROM 1",
-                limit=tolerated,
-            )
-        )
+        violates = f"{total} IS DISTINCT FROM 1"
+        checks.append(Check("one_hot", tuple(names), f"{group} sums to 1", violates, tolerated))
     return tuple(checks)
 
 
@@ -150,7 +140,7 @@ def _column_rules(
 
 
 def run_checks(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     config: ModelConfig,
     checks: Sequence[Check],
     rejected: int,
@@ -159,11 +149,11 @@ def run_checks(
     progress: Progress | None = None,
 ) -> CheckReport:
     """Count the violations of every rule over the raw table, and look up the first rows of those broken."""
-    total = int(str(fetch_row(connection, f"SELECT count(*) FROM {RAW}")[0]))
+    total = fetch_row(connection, f"SELECT count(*) FROM {RAW}")[0]
     counts = [[f"count_if({check.violates})"] for check in checks]
     found = fetch_aggregates(connection, counts, RAW, statement_columns=statement_columns, progress=progress)
     results = [
-        _judge(connection, check, int(str(violations or 0)), total)
+        _measure_check(connection, check, violations or 0, total)
         for check, (violations,) in zip(checks, found, strict=True)
     ]
     if config.checks.unique_key:
@@ -171,7 +161,7 @@ def run_checks(
     return CheckReport(rows=total, rejected_lines=rejected, checks=tuple(results))
 
 
-def _judge(connection: duckdb.DuckDBPyConnection, check: Check, violations: int, total: int) -> CheckResult:
+def _measure_check(connection: Connection, check: Check, violations: int, total: int) -> CheckResult:
     return CheckResult(
         kind=check.kind,
         columns=check.columns,
@@ -184,29 +174,20 @@ def _judge(connection: duckdb.DuckDBPyConnection, check: Check, violations: int,
 
 
 def _check_unique(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, key: tuple[str, ...], total: int
+    connection: Connection, config: ModelConfig, key: tuple[str, ...], total: int
 ) -> CheckResult:
     names = ", ".join(quote(name) for name in key)
     extra = f"SELECT {names} FROM {RAW} GROUP BY {names} HAVING count(*) > 1"
     distinct = fetch_row(connection, f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM {RAW})")[0]
-    check = Check(
-        kind="unique_key",
-        columns=key,
-        rule="no key twice",
-        # Rows compare by position, so that NULL equals NULL here as it does in GROUP BY.
-        violates=f"EXISTS (SELECT 1 FROM ({extra}) AS twice WHERE {_same_key(key)})",
-        limit=config.checks.max_violation_fraction,
-    )
-    return _judge(connection, check, total - int(str(distinct)), total)
+    # NULL equals NULL here, as it does in GROUP BY.
+    same = " AND ".join(f"twice.{quote(name)} IS NOT DISTINCT FROM {RAW}.{quote(name)}" for name in key)
+    violates = f"EXISTS (SELECT 1 FROM ({extra}) AS twice WHERE {same})"
+    limit = config.checks.max_violation_fraction
+    check = Check("unique_key", key, "no key twice", violates, limit)
+    return _measure_check(connection, check, total - distinct, total)
 
 
-def _same_key(key: tuple[str, ...]) -> str:
-    return " AND ".join(f"twice.{quote(name)} IS NOT DISTINCT FROM {RAW}.{quote(name)}" for name in key)
-
-
-def _first_rows(
-    connection: duckdb.DuckDBPyConnection, columns: tuple[str, ...], violates: str
-) -> tuple[BadRow, ...]:
+def _first_rows(connection: Connection, columns: tuple[str, ...], violates: str) -> tuple[BadRow, ...]:
     # Row numbers first: a sort that carries the values of 2,000 columns takes a gigabyte for forty rows.
     first = connection.execute(
         f"SELECT {ROW_COLUMN} FROM {RAW} WHERE {violates} ORDER BY {ROW_COLUMN} LIMIT {_SHOWN_ROWS}"
@@ -256,35 +237,22 @@ def _show(check: CheckResult, bad: BadRow) -> str:
     return ", ".join("NULL" if value is None else value for value in bad.values)
 
 
-def format_checks(report: CheckReport) -> str:
-    """The table for people: one line a kind of rule that all rows keep, one a rule that some break."""
-    lines = [("rule", "columns", "allowed", "broken in", "")]
-    kept: dict[str, int] = {}
+def print_checks(report: CheckReport, file: IO[str]) -> None:
+    """Print a line for each kind of rule that all rows keep, and one for each rule that some break."""
+    table = Table("rule", "columns", "allowed", "broken in", "", box=None, pad_edge=False)
+    kept = collections.Counter(check.kind for check in report.checks if not check.violations)
+    for kind, count in kept.items():
+        table.add_row(kind, f"{count} columns or groups", "", "0 rows", "ok")
     for check in report.checks:
-        if not check.violations:
-            kept[check.kind] = kept.get(check.kind, 0) + 1
-    lines += [(kind, f"{count} columns or groups", "", "0 rows", "ok") for kind, count in kept.items()]
-    lines += [
-        (
-            c.kind,
-            ", ".join(c.columns)[:40],
-            c.rule[:30],
-            f"{c.violations:,} rows",
-            "ok" if c.passed else "STOP",
-        )
-        for c in report.checks
-        if c.violations
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+        if check.violations:
+            columns, rule = ", ".join(check.columns)[:40], check.rule[:30]
+            outcome = "ok" if check.passed else "STOP"
+            table.add_row(check.kind, columns, rule, f"{check.violations:,} rows", outcome)
+    # A column's name is text, and no markup.
+    Console(file=file, markup=False, highlight=False, emoji=False).print(table)
 
 
-def collect_rejects(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, sources: Sequence[SourceFile]
-) -> int:
+def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequence[SourceFile]) -> int:
     """Gather what the CSV reader refused into table ``rejects`` and return how many lines that is.
 
     A row may have several entries, one for each bad column. ``line`` is the row's first line,
@@ -329,12 +297,11 @@ def collect_rejects(
         ORDER BY ALL
     """)
     lines = "SELECT file, line, max(lines) AS lines FROM rejects GROUP BY file, line"
-    return int(str(fetch_row(connection, f"SELECT coalesce(sum(lines), 0) FROM ({lines})")[0]))
+    (count,) = fetch_row(connection, f"SELECT coalesce(sum(lines), 0) FROM ({lines})")
+    return int(count)
 
 
-def _locate(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, sources: Iterable[SourceFile]
-) -> None:
+def _locate(connection: Connection, config: ModelConfig, sources: Iterable[SourceFile]) -> None:
     """Leave what the files are called, and the lines of their rejected rows where a row has several.
 
     DuckDB counts rows and blank lines, which is the same where no row covers two lines.
@@ -360,7 +327,7 @@ def _locate(
         )
 
 
-def write_rejects(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+def write_rejects(connection: Connection, path: Path) -> None:
     """Write table ``rejects`` as Parquet, in the order of file and line."""
     connection.execute(
         f"COPY (FROM rejects ORDER BY ALL) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"
@@ -368,7 +335,7 @@ def write_rejects(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def require_few_rejects(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, *, rejected: int, rows: int, kept_in: Path
+    connection: Connection, config: ModelConfig, *, rejected: int, rows: int, kept_in: Path
 ) -> None:
     """Stop the run when too many lines were refused.
 
@@ -395,7 +362,7 @@ def require_few_rejects(
     )
 
 
-def _setting_hint(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> str:
+def _setting_hint(connection: Connection, config: ModelConfig) -> str:
     """The setting that would have read some of the refused lines, if there is one."""
     other = {".": ",", ",": "."}[config.etl.decimal]
     number = rf'^"[+-]?\d*[{other}]\d+([eE][+-]?\d+)?" is not of type (number|integer)$'

@@ -6,13 +6,14 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 
-from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
+from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION, quote
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
@@ -24,13 +25,13 @@ from timberline.training.data.checks import (
     CheckReport,
     build_checks,
     collect_rejects,
-    format_checks,
+    print_checks,
     require_checks,
     require_few_rejects,
     run_checks,
     write_rejects,
 )
-from timberline.training.data.database import literal, open_database, quote
+from timberline.training.data.database import Connection, literal, open_database
 from timberline.training.data.fetch import fetched_files, raw_folder
 from timberline.training.data.ingest import RAW, drop_source, read_source, stored_columns
 from timberline.training.data.prepare import check_features, write_seen_rows, write_split
@@ -98,7 +99,7 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
             running=lambda: connection.query_progress() / 100,
         ) as progress,
     ):
-        _Run(config, program, connection, partial, data, progress).prepare(files)
+        _Run(config, program, connection, partial, _failed_folder(folder), progress).prepare(files)
     shutil.rmtree(_failed_folder(folder), ignore_errors=True)
     summary = _summary(folder, is_skipped=False)
     log_event(_logger, "etl finished", model=config.model.name, rows=sum(summary["rows"].values()))
@@ -143,109 +144,102 @@ def _digest_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[s
     }
 
 
+@dataclass(frozen=True)
 class _Run:
     """One run's steps, in order; each leaves a table in the database or a file in the folder."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        program: FeatureProgram,
-        connection: duckdb.DuckDBPyConnection,
-        folder: Path,
-        data: Path,
-        progress: Progress,
-    ) -> None:
-        self._config = config
-        self._program = program
-        self._connection = connection
-        self._folder = folder
-        self._failed = _failed_folder(data / "prepared" / config.model.name)
-        self._progress = progress
+    config: ModelConfig
+    program: FeatureProgram
+    connection: Connection
+    folder: Path
+    failed: Path
+    progress: Progress
 
     def prepare(self, files: Sequence[Path]) -> None:
         """Files in, a filled folder out."""
-        self._progress.begin("read", size=_READ_STEPS)
-        sources = open_source_files(self._config, files, self._folder / "spill" / "sources")
-        read_source(self._connection, self._config, sources)
+        self.progress.begin("read", size=_READ_STEPS)
+        sources = open_source_files(self.config, files, self.folder / "spill" / "sources")
+        read_source(self.connection, self.config, sources)
         report, classes = self._check_rows(sources)
-        self._progress.begin("splits")
-        class_sql = _class_sql(self._config, classes)
+        self.progress.begin("splits")
+        class_sql = _class_sql(self.config, classes)
         self._assign_splits(class_sql)
         summary = summarise_splits(
-            self._connection,
+            self.connection,
             _PREPARED,
             class_count=len(classes),
-            columns=stored_columns(self._config),
-            inputs=self._config.inputs,
+            columns=stored_columns(self.config),
+            inputs=self.config.inputs,
         )
-        _require_rows(self._config, classes, summary)
-        self._progress.begin("profile", parts=count_parts(self._config.inputs))
+        _require_rows(self.config, classes, summary)
+        self.progress.begin("profile", parts=count_parts(self.config.inputs))
         train = f"{_PREPARED} WHERE __split__ = {TRAIN}"
-        columns = profile_columns(self._connection, self._config.inputs, train, progress=self._progress)
-        profile = _describe(self._config, self._program, report, classes, summary, columns)
-        (self._folder / "profile.json").write_bytes(encode_profile(profile))
+        columns = profile_columns(self.connection, self.config.inputs, train, progress=self.progress)
+        profile = _describe(self.config, self.program, report, classes, summary, columns)
+        (self.folder / "profile.json").write_bytes(encode_profile(profile))
         self._write_seen_rows(summary)
         self._write_splits()
 
     def _check_rows(self, sources: Sequence[SourceFile]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
-        rejected = collect_rejects(self._connection, self._config, sources)
-        declared = self._config.target.classes
+        rejected = collect_rejects(self.connection, self.config, sources)
+        declared = self.config.target.classes
         values = None if declared is None else [label.value for label in declared]
-        checks = build_checks(self._config, values)
-        self._progress.begin("checks", parts=len(checks))
-        report = run_checks(self._connection, self._config, checks, rejected, progress=self._progress)
-        self._leave_findings(self._folder, report)
+        checks = build_checks(self.config, values)
+        self.progress.begin("checks", parts=len(checks))
+        report = run_checks(self.connection, self.config, checks, rejected, progress=self.progress)
+        self._leave_findings(self.folder, report)
         try:
             require_few_rejects(
-                self._connection, self._config, rejected=rejected, rows=report.rows, kept_in=self._failed
+                self.connection, self.config, rejected=rejected, rows=report.rows, kept_in=self.failed
             )
-            require_checks(self._config, report, kept_in=str(self._failed))
+            require_checks(self.config, report, kept_in=str(self.failed))
         except DatasetError:
-            with fresh_folder(self._failed, mark="checks.json") as failed:
+            with fresh_folder(self.failed, mark="checks.json") as failed:
                 self._leave_findings(failed, report)
             raise
         if sys.stderr.isatty():
-            sys.stderr.write(f"\n{format_checks(report)}\n")
-        return report, declared or _find_classes(self._connection, self._config)
+            sys.stderr.write("\n")  # below the bar
+            print_checks(report, sys.stderr)
+        return report, declared or _find_classes(self.connection, self.config)
 
     def _leave_findings(self, folder: Path, report: CheckReport) -> None:
-        write_rejects(self._connection, folder / "rejects.parquet")
+        write_rejects(self.connection, folder / "rejects.parquet")
         (folder / "checks.json").write_bytes(encode_document(report))
 
     def _assign_splits(self, class_sql: str) -> None:
         numbered = (
-            f"(SELECT {class_sql} AS __class__, {draw_number(self._config.split)} AS __draw__, * FROM {RAW})"
+            f"(SELECT {class_sql} AS __class__, {draw_number(self.config.split)} AS __draw__, * FROM {RAW})"
         )
-        chosen = split_rows(self._connection, self._config.split, numbered)
+        chosen = split_rows(self.connection, self.config.split, numbered)
         # Where it is a comparison with the row number or one column, the split is worked out anew by each
         # statement; where it is a draw for every row, that would cost more than a copy of the table.
-        is_cheap = isinstance(self._config.split, HeadSplit | TimeSplit)
-        self._connection.execute(
+        is_cheap = isinstance(self.config.split, HeadSplit | TimeSplit)
+        self.connection.execute(
             f"CREATE {'VIEW' if is_cheap else 'TABLE'} {_PREPARED} AS SELECT * EXCLUDE (__draw__), "
             f"CAST({chosen} AS UTINYINT) AS __split__ FROM {numbered}"
         )
         if not is_cheap:
-            drop_source(self._connection)
+            drop_source(self.connection)
 
     def _write_seen_rows(self, summary: SplitSummary) -> None:
-        self._progress.begin(SEEN_FILE)
+        self.progress.begin(SEEN_FILE)
         rows = sum(summary.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
         write_seen_rows(
-            self._connection, self._config, relation=_PREPARED, rows=rows, path=self._folder / SEEN_FILE
+            self.connection, self.config, relation=_PREPARED, rows=rows, path=self.folder / SEEN_FILE
         )
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):
-            self._progress.begin(f"{name}.parquet")
-            path = self._folder / f"{name}.parquet"
+            self.progress.begin(f"{name}.parquet")
+            path = self.folder / f"{name}.parquet"
             write_split(
-                self._connection, self._config, self._program, relation=_PREPARED, split=split, path=path
+                self.connection, self.config, self.program, relation=_PREPARED, split=split, path=path
             )
-        self._progress.begin("features", parts=len(self._program.features))
-        check_features(self._connection, self._config, self._program, self._folder, progress=self._progress)
+        self.progress.begin("features", parts=len(self.program.features))
+        check_features(self.connection, self.config, self.program, self.folder, progress=self.progress)
 
 
-def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> tuple[ClassLabel, ...]:
+def _find_classes(connection: Connection, config: ModelConfig) -> tuple[ClassLabel, ...]:
     """The classes as they stand in the data, in the order of their values.
 
     Raises:

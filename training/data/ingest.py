@@ -25,9 +25,10 @@ from decimal import Decimal
 import duckdb
 import msgspec
 
+from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.training.config import ColumnSection, HashSplit, ModelConfig
-from timberline.training.data.database import fetch_aggregates, first_line, literal, quote
+from timberline.training.data.database import Connection, fetch_aggregates, first_line, literal
 from timberline.training.data.source_files import SourceFile
 from timberline.training.data.splits import key_hash
 from timberline.training.errors import DatasetError
@@ -88,9 +89,7 @@ def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
     return {name: column for name, column in config.columns.items() if column.role != "ignored"}
 
 
-def read_source(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, sources: Sequence[SourceFile]
-) -> None:
+def read_source(connection: Connection, config: ModelConfig, sources: Sequence[SourceFile]) -> None:
     """Create ``raw`` from these files: ``__row__``, its 0-based number in the source, and the stored columns.
 
     For a hash split it has ``__key__`` (`key_hash`) too. Rejected lines have no row number; DuckDB
@@ -123,7 +122,7 @@ def read_source(
     connection.execute(f"CREATE VIEW {RAW} AS SELECT rowid AS {ROW_COLUMN}, {renamed} FROM {_STORED}")
 
 
-def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
+def drop_source(connection: Connection) -> None:
     """Remove ``raw`` and give its memory back."""
     connection.execute(f"DROP VIEW {RAW}; DROP TABLE {_STORED}")
 
@@ -139,9 +138,7 @@ def storage_type(column: ColumnSection) -> str:
     return "BIGINT"
 
 
-def _group_files(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, sources: Sequence[SourceFile]
-) -> list[_Group]:
+def _group_files(connection: Connection, config: ModelConfig, sources: Sequence[SourceFile]) -> list[_Group]:
     described = [(source, _describe(connection, config, source)) for source in sources]
     alike = itertools.groupby(
         described, key=lambda item: (item[1], item[0].is_parquet, item[0].new_line, item[0].is_multiline)
@@ -150,7 +147,7 @@ def _group_files(
 
 
 def _describe(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, source: SourceFile
+    connection: Connection, config: ModelConfig, source: SourceFile
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns' names as they stand in the file, and those under which DuckDB reads them."""
     if not source.is_parquet:
@@ -170,7 +167,7 @@ def _describe(
     return header, tuple(name for name, *_ in found)
 
 
-def _read_parquet_names(connection: duckdb.DuckDBPyConnection, source: SourceFile) -> tuple[str, ...]:
+def _read_parquet_names(connection: Connection, source: SourceFile) -> tuple[str, ...]:
     """The columns' names as they stand in the file: of two that differ by case, DuckDB renames one."""
     found = connection.execute(
         f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({_path(source)})"
@@ -331,7 +328,7 @@ def _convert(name: str, column: ColumnSection, group: _Group, *, is_narrow: bool
 
 
 def _explain_failure(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
+    connection: Connection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
 ) -> DatasetError:
     """Say which value of which column cannot be an integer; slow, and only on the way to an error."""
     with contextlib.suppress(duckdb.Error):  # what cannot be read shows no value
@@ -353,7 +350,7 @@ def _explain_failure(
     )
 
 
-def _find_column(connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group) -> str | None:
+def _find_column(connection: Connection, config: ModelConfig, group: _Group) -> str | None:
     """The first column that is declared integer and holds another value; each statement reads the files."""
     names = [name for name, column in stored_columns(config).items() if column.type == "integer"]
     counts = fetch_aggregates(
@@ -371,7 +368,7 @@ def _is_not_integer(group: _Group, value: str) -> str:
 
 
 def _find_not_integer(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group, name: str
+    connection: Connection, config: ModelConfig, group: _Group, name: str
 ) -> tuple[int, Decimal] | None:
     """The first row, by its 0-based number in the group, whose value is no whole number of 64 bits."""
     source = _source_sql(config, group, is_narrow=False, keeps_rejects=False)

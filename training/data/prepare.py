@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import duckdb
 import msgspec
 
 from timberline.registry.rows import (
@@ -19,11 +18,12 @@ from timberline.registry.rows import (
     SeenRows,
     StoredColumn,
     hash_row,
+    quote,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import DATATYPES, ModelConfig
-from timberline.training.data.database import fetch_aggregates, fetch_row, literal, quote
+from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
 from timberline.training.data.ingest import stored_columns
 from timberline.training.data.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 from timberline.training.errors import DatasetError
@@ -42,7 +42,7 @@ _STATEMENT_FEATURES = 512
 
 
 def write_split(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     config: ModelConfig,
     program: FeatureProgram,
     *,
@@ -75,7 +75,7 @@ def write_split(
 
 
 def write_seen_rows(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, *, relation: str, rows: int, path: Path
+    connection: Connection, config: ModelConfig, *, relation: str, rows: int, path: Path
 ) -> None:
     """Write `registry.rows.SEEN_FILE`: which of ``relation``'s rows train or validate, ``rows`` in number.
 
@@ -99,7 +99,7 @@ def write_seen_rows(
         target=target,
         rows=rows,
         span=span,
-        false_positive_rate=int(str(hashes)) / span,
+        false_positive_rate=hashes / span,
     )
     metadata = f"{{{SEEN_KEY.decode()}: {literal(msgspec.json.encode(seen).decode())}}}"
     # Version 2 of the format packs the differences between neighbours; a dictionary of values that all
@@ -113,7 +113,7 @@ def write_seen_rows(
 
 
 def check_features(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     config: ModelConfig,
     program: FeatureProgram,
     folder: Path,
@@ -135,7 +135,7 @@ def check_features(
     found = fetch_aggregates(connection, bad, source, statement_columns=statement_columns, progress=progress)
     for feature, value, (count,) in zip(program.features, values, found, strict=True):
         if count:
-            raise _unusable(connection, config, feature, value, source, int(str(count)))
+            raise _unusable(connection, config, feature, value, source, count)
 
 
 def _computed(program: FeatureProgram) -> list[Feature]:
@@ -154,7 +154,7 @@ def _is_usable(value: str) -> str:
 
 
 def _unusable(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     config: ModelConfig,
     feature: Feature,
     value: str,

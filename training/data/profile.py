@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import duckdb
 import msgspec
 
 from timberline.registry.errors import StageError
@@ -18,7 +17,7 @@ from timberline.registry.manifest import Histogram
 from timberline.registry.rows import count_and_sum, fingerprint, hash_fast
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.signature import ClassLabel, Column
-from timberline.training.data.database import fetch_row
+from timberline.training.data.database import Connection, fetch_row
 from timberline.training.data.splits import SPLIT_NAMES
 from timberline.training.errors import DatasetError
 
@@ -133,7 +132,7 @@ class SplitSummary:
 
 
 def summarise_splits(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     relation: str,
     *,
     class_count: int,
@@ -159,9 +158,7 @@ def summarise_splits(
     )
 
 
-def _fingerprint_splits(
-    connection: duckdb.DuckDBPyConnection, relation: str, columns: Iterable[str]
-) -> dict[str, str]:
+def _fingerprint_splits(connection: Connection, relation: str, columns: Iterable[str]) -> dict[str, str]:
     found = connection.execute(
         f"SELECT __split__, {count_and_sum(columns)} FROM {relation} GROUP BY __split__"
     ).fetchall()
@@ -170,9 +167,7 @@ def _fingerprint_splits(
     return {name: fingerprint(rows, total) for name, (rows, total) in sums.items()}
 
 
-def _find_duplicates(
-    connection: duckdb.DuckDBPyConnection, relation: str, inputs: Iterable[str]
-) -> Duplicates:
+def _find_duplicates(connection: Connection, relation: str, inputs: Iterable[str]) -> Duplicates:
     in_split = ", ".join(f"count_if(__split__ = {number}) AS n{number}" for number in range(3))
     held = " + ".join(f"CAST(n{number} > 0 AS INTEGER)" for number in range(3))
     totals = ", ".join(f"coalesce(sum(n{number}), 0)" for number in range(3))
@@ -181,5 +176,4 @@ def _find_duplicates(
         f"SELECT count(*), {totals} FROM (SELECT {in_split} FROM {relation} "
         f"GROUP BY {hash_fast(inputs)}) WHERE {held} > 1",
     )
-    counts = (int(str(count)) for count in rows)
-    return Duplicates(distinct_inputs=int(str(distinct)), rows=dict(zip(SPLIT_NAMES, counts, strict=True)))
+    return Duplicates(distinct_inputs=distinct, rows=dict(zip(SPLIT_NAMES, rows, strict=True)))

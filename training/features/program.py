@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from timberline.registry.rows import quote
 from timberline.registry.signature import Column
 from timberline.training.features.expressions import (
     Call,
@@ -114,11 +115,6 @@ def render(expression: Expression) -> str:
         return _column(expression)
     text = _call(expression, [render(argument) for argument in expression.arguments])
     return f"nullif({text}, {_NAN})" if expression.makes_nan else text
-
-
-def quote(name: str) -> str:
-    """A name as a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _fits_float(expression: Expression) -> bool:

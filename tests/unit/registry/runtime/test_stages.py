@@ -68,10 +68,10 @@ def test_a_later_stage_names_the_command_that_is_missing(folder: Path, tmp_path:
     """Whoever starts in the middle reads what to run first, and damaged files go no further."""
     receipt = require_receipt(folder, "make etl")
     assert receipt.inputs == INPUTS
-    with pytest.raises(StageError, match="has not run. Run `make etl`"):
+    with pytest.raises(StageError, match=r"has not run. Run `make etl`"):
         require_receipt(tmp_path / "none", "make etl")
     (folder / "table").write_bytes(b"rowz")
-    with pytest.raises(StageError, match="other bytes than the receipt says. Run `make etl` again"):
+    with pytest.raises(StageError, match=r"other bytes than the receipt says. Run `make etl` again"):
         require_receipt(folder, "make etl")
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Histogram
+from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.stages import Stage, digest_value
 from timberline.registry.signature import ClassLabel
@@ -19,7 +20,6 @@ from timberline.training.data.profile import (
     ColumnProfile,
     Duplicates,
     Profile,
-    encode_profile,
 )
 
 MODEL = "circle"
@@ -85,7 +85,7 @@ def prepare(config: ModelConfig, data: Path, *, seed: int = 0) -> None:
             pq.write_table(table, folder / f"{split}.parquet", row_group_size=128)
             classes = table.column("__class__").to_numpy()
             counts[split] = tuple(np.bincount(classes, minlength=len(_CLASSES)).tolist())
-        (folder / "profile.json").write_bytes(encode_profile(_profile(config, counts)))
+        (folder / "profile.json").write_bytes(encode_document(_profile(config, counts)))
 
 
 def _make_table(random: np.random.Generator, rows: int) -> pa.Table:

@@ -97,7 +97,7 @@ def build_checks(config: ModelConfig, classes: Sequence[str] | None) -> tuple[Ch
     ]
     if classes is not None:
         target = config.target.column
-        violates = f"CAST({quote(target)} AS VARCHAR) NOT IN {literals(list(classes))}"
+        violates = f"CAST({quote(target)} AS VARCHAR) NOT IN {literals(classes)}"
         checks.append(Check("class", (target,), f"one of the {len(classes)} classes", violates, 0.0))
     for group, names in config.checks.one_hot.items():
         total = _sum_sql([f"CAST({quote(name)} AS DOUBLE)" for name in names])

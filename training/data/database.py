@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def literal(value: str | float | bool) -> str:
     return text if "e" in text else f"{text}e0"
 
 
-def literals(values: Iterator[str] | tuple[str | float, ...] | list[str]) -> str:
+def literals(values: Iterable[str | float]) -> str:
     """Values as a parenthesised SQL list."""
     return f"({', '.join(literal(value) for value in values)})"
 

@@ -40,7 +40,6 @@ from timberline.training.data.profile import (
     ColumnProfile,
     Profile,
     SplitSummary,
-    encode_profile,
     load_profile,
     summarise_splits,
 )
@@ -176,7 +175,7 @@ class _Run:
         train = f"{_PREPARED} WHERE __split__ = {TRAIN}"
         columns = profile_columns(self.connection, self.config.inputs, train, progress=self.progress)
         profile = _describe(self.config, self.program, report, classes, summary, columns)
-        (self.folder / "profile.json").write_bytes(encode_profile(profile))
+        (self.folder / "profile.json").write_bytes(encode_document(profile))
         self._write_seen_rows(summary)
         self._write_splits()
 

@@ -27,7 +27,7 @@ from timberline.training.data.database import Connection, fetch_aggregates, fetc
 from timberline.training.data.ingest import stored_columns
 from timberline.training.data.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 from timberline.training.errors import DatasetError
-from timberline.training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
+from timberline.training.features import Feature, FeatureProgram, read_columns
 
 # The trainer reads row groups in a random order and shuffles inside a window of some of them.
 ROW_GROUP_ROWS = 65_536
@@ -154,14 +154,9 @@ def _is_usable(value: str) -> str:
 
 
 def _unusable(
-    connection: Connection,
-    config: ModelConfig,
-    feature: Feature,
-    value: str,
-    source: str,
-    count: int,
+    connection: Connection, config: ModelConfig, feature: Feature, value: str, source: str, count: int
 ) -> DatasetError:
-    inputs = list(_columns_of(feature.expression))[:_SHOWN_INPUTS]
+    inputs = read_columns(feature.expression)[:_SHOWN_INPUTS]
     shown = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in inputs)
     row, got, *raw = fetch_row(
         connection,
@@ -177,15 +172,3 @@ def _unusable(
         where=f"{config.model.name}: {config.features.file}",
         hint="Say what it is there, for example `coalesce(…, 0)` or `CASE WHEN … THEN … ELSE … END`.",
     )
-
-
-def _columns_of(expression: Expression) -> dict[str, None]:
-    """The raw columns that an expression reads, in the order of its text."""
-    if isinstance(expression, Literal):
-        return {}
-    if isinstance(expression, ColumnRef):
-        return {expression.column: None}
-    found: dict[str, None] = {}
-    for argument in expression.arguments:
-        found |= _columns_of(argument)
-    return found

@@ -15,7 +15,7 @@ import msgspec
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Histogram
 from timberline.registry.rows import count_and_sum, fingerprint, hash_fast
-from timberline.registry.runtime.documents import decode_json, encode_document
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.data.database import Connection, fetch_row
 from timberline.training.data.splits import SPLIT_NAMES
@@ -90,11 +90,6 @@ class Profile(_Part, frozen=True, kw_only=True):
     def histograms(self) -> dict[str, Histogram]:
         """The histogram of each raw input column over the training split."""
         return {name: column.histogram for name, column in self.columns.items()}
-
-
-def encode_profile(profile: Profile) -> bytes:
-    """JSON with sorted keys: equal profiles have equal bytes."""
-    return encode_document(profile)
 
 
 def load_profile(path: Path) -> Profile:

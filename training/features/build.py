@@ -272,15 +272,8 @@ def _div(arguments: Sequence[Expression]) -> Bounds:
     makes_nan = (may_be_zero(a) and may_be_zero(b)) or (may_be_infinite(a) and may_be_infinite(b))
     if may_be_zero(b) or may_be_infinite(a) or may_be_infinite(b):
         return -INFINITY, INFINITY, makes_nan
-    corners = [_quotient(x, y) for x, y in itertools.product((a.low, a.high), (b.low, b.high))]
+    corners = [x / y for x, y in itertools.product((a.low, a.high), (b.low, b.high))]
     return min(corners), max(corners), makes_nan
-
-
-def _quotient(a: float, b: float) -> float:
-    try:
-        return a / b
-    except OverflowError:  # pragma: no cover  (floats give infinity; kept for whole-number literals)
-        return math.copysign(INFINITY, a) * math.copysign(1, b)
 
 
 def _intdiv(arguments: Sequence[Expression]) -> Bounds:

@@ -24,24 +24,8 @@ from timberline.training.features.program import FeatureProgram
 RELATION = "raw"
 # The prepared table's own columns are named like this (`registry.runs.ROW_COLUMN`).
 _RESERVED = "__"
-_CLAUSES = {
-    "where": "WHERE",
-    "group": "GROUP BY",
-    "having": "HAVING",
-    "order": "ORDER BY",
-    "limit": "LIMIT",
-    "offset": "OFFSET",
-    "qualify": "QUALIFY",
-    "distinct": "DISTINCT",
-    "joins": "JOIN",
-    "with_": "WITH",
-    "windows": "WINDOW",
-    "laterals": "LATERAL",
-    "pivots": "PIVOT",
-    "sample": "SAMPLE",
-    "alias": "an alias of the table",
-    "db": "a schema",
-}
+# sqlglot's names of clauses that differ from SQL's by more than case and a last letter ("joins", "with_").
+_CLAUSES = {"group": "GROUP BY", "order": "ORDER BY", "alias": "an alias of the table", "db": "a schema"}
 
 
 def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features.sql") -> FeatureProgram:
@@ -112,7 +96,7 @@ class _Parser:
                 if value and key not in allowed:
                     place = value[0] if isinstance(value, list) else value
                     place = place if isinstance(place, exp.Expr) else node
-                    name = _CLAUSES.get(key, key)
+                    name = _CLAUSES.get(key) or key.rstrip("s_").upper()
                     raise self._source.refuse(
                         place, f"{name} is not supported: each raw row becomes one row of features"
                     )

@@ -22,6 +22,7 @@ from timberline.training.features.expressions import (
     ValueType,
     may_be_negative_zero,
     may_hold_null,
+    read_columns,
 )
 
 LARGEST_FLOAT = 3.4028234663852886e38
@@ -63,16 +64,7 @@ class FeatureProgram:
     @cached_property
     def read_names(self) -> frozenset[str]:
         """The names of the columns that a feature reads."""
-        waiting: list[Expression] = [feature.expression for feature in self.features]
-        seen, names = set[Expression](), set[str]()
-        while waiting:
-            part = waiting.pop()
-            if isinstance(part, ColumnRef):
-                names.add(part.column)
-            elif isinstance(part, Call) and part not in seen:
-                seen.add(part)
-                waiting += part.arguments
-        return frozenset(names)
+        return frozenset(name for feature in self.features for name in read_columns(feature.expression))
 
     def narrow(self) -> FeatureProgram:
         """The same features over the columns that they read, and no others."""

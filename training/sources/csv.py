@@ -23,6 +23,7 @@ from timberline.training.sources.download import (
     check_url,
     download,
     open_url,
+    require_digest,
     show_url,
 )
 from timberline.training.sources.local import REFERENCES, LocalFiles
@@ -74,12 +75,9 @@ class RemoteFile:
         """Download the file, check its digest if one is pinned, and name it so that its format shows."""
         body = scratch / "body"
         download(self._open_at, body, label=self.label, pause=self._pause)
-        if self._source.sha256 and (found := digest_file(body)) != self._source.sha256:
-            raise SourceError(
-                f"has SHA-256 {found}, model.toml says {self._source.sha256}",
-                where=self.label,
-                hint="It is not the file that was pinned; it is not used.",
-            )
+        if self._source.sha256:
+            hint = "It is not the file that was pinned; it is not used."
+            require_digest(digest_file(body), self._source.sha256, where=self.label, hint=hint)
         body.replace(folder / self._name(body))
 
     def _name(self, body: Path) -> str:

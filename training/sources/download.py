@@ -314,6 +314,16 @@ def check_url(url: str) -> None:
         raise SourceError("the URL names no host", where=show_url(url))
 
 
+def require_digest(found: str, pinned: str | None, *, where: str, hint: str) -> None:
+    """Refuse bytes that are not those that model.toml pins, if it pins any.
+
+    Raises:
+        SourceError: the digests differ.
+    """
+    if pinned and found != pinned:
+        raise SourceError(f"has SHA-256 {found}, model.toml says {pinned}", where=where, hint=hint)
+
+
 @contextlib.contextmanager
 def open_url(url: str, offset: int, validator: str | None) -> Iterator[Reply]:
     """Ask for the file at ``url`` from ``offset`` on; an `Opener` once ``url`` is bound."""

@@ -14,7 +14,7 @@ from timberline.registry.rows import SEEN_FILE
 from timberline.registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
-from timberline.registry.runtime.stages import Receipt, find_current, read_receipt
+from timberline.registry.runtime.stages import require_receipt
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
     """
     folder = find_run(data, model, run_id)
     run = read_run(folder)
-    run_receipt = _require_stage(folder, f"make train MODEL={model}")
+    run_receipt = require_receipt(folder, f"make train MODEL={model}")
     test_parquet = data / run.test_parquet
-    prepared = _require_stage(test_parquet.parent, f"make etl MODEL={model}")
+    prepared = require_receipt(test_parquet.parent, f"make etl MODEL={model}")
     evaluation = folder.with_name(f"{run.run_id}.evaluation")
-    evaluated = _require_stage(evaluation, f"make evaluate MODEL={model}")
+    evaluated = require_receipt(evaluation, f"make evaluate MODEL={model}")
     found = {"run": run_receipt.digest, "prepared": prepared.digest}
     for name, digest in found.items():
         if evaluated.inputs.get(name, digest) != digest:
@@ -102,19 +102,6 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
         saved_model=data / run.saved_model,
         test_parquet=test_parquet,
     )
-
-
-def _require_stage(folder: Path, command: str) -> Receipt:
-    receipt = read_receipt(folder)
-    if receipt is None:
-        raise StageError("this stage has not run", where=str(folder), hint=f"Run `{command}`.")
-    if find_current(folder, receipt.stage, receipt.inputs) is None:
-        raise StageError(
-            "a file is missing or has other bytes than the receipt says",
-            where=str(folder),
-            hint=f"Run `{command}` again.",
-        )
-    return receipt
 
 
 def _read_metrics(path: Path) -> Metrics:

@@ -82,7 +82,7 @@ def count_and_sum(columns: Iterable[str]) -> str:
 
 def hash_fast(columns: Iterable[str]) -> str:
     """DuckDB's own hash of these columns as SQL, to be compared with others of the same release only."""
-    return f"hash({', '.join(map(_quote, columns))})"
+    return f"hash({', '.join(map(quote, columns))})"
 
 
 def fingerprint(rows: int, total: int) -> str:
@@ -99,7 +99,7 @@ def _write_value(column: StoredColumn) -> str:
     Whole numbers that a DOUBLE holds exactly are written as such, which takes half the time of writing
     a DOUBLE and is the same for -0.0 and 0.
     """
-    name = _quote(column.name)
+    name = quote(column.name)
     if column.datatype == "BYTES":
         return f"CAST({name} AS VARCHAR)"
     number = f"CAST({name} AS DOUBLE)"
@@ -108,5 +108,6 @@ def _write_value(column: StoredColumn) -> str:
     return f"CASE WHEN {is_whole} THEN {whole} ELSE CAST({number} AS VARCHAR) END"
 
 
-def _quote(name: str) -> str:
+def quote(name: str) -> str:
+    """A name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

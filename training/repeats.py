@@ -38,9 +38,9 @@ from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.documents import decode_json, encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import digest_value, find_current, read_receipt, stage_folder
+from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
 from timberline.registry.store import EVALUATION_FILE, Store
-from timberline.training.alone import run_alone
+from timberline.training.child_process import run_in_child_process
 from timberline.training.config import ModelConfig, input_columns, read_features_sql
 from timberline.training.data.database import literal
 from timberline.training.data.profile import Profile, load_profile
@@ -48,11 +48,10 @@ from timberline.training.errors import TrainingError
 from timberline.training.evaluation.evaluate import predict_split
 from timberline.training.evaluation.scores import score
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
-from timberline.training.fit import Splits, digest_inputs, open_splits, train_network
+from timberline.training.fit import Splits, digest_inputs, digest_recipe, open_splits, train_network
 from timberline.training.model.checkpoints import discard_checkpoint
 from timberline.training.model.dataset import PreparedSplit
 from timberline.training.model.saving import scorer
-from timberline.training.record import digest_recipe
 
 _logger = logging.getLogger("training.repeats")
 
@@ -166,7 +165,7 @@ def run_calibrate(
         "recipe": recipe.digest,
         "trained": trained,
         "runs": msgspec.to_builtins(runs),
-        "sd": measure_spreads(runs),
+        "sd": standard_deviations(runs),
         "folder": str(folder),
         "document": NOISE_FILE if reduction.is_none else None,
     }
@@ -226,12 +225,12 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
     """Leave the run on ``seed`` in ``folder``; False when it was there."""
     inputs = recipe.digest_inputs(seed)
     checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
-    if find_current(folder, "calibrate", inputs) is not None:
-        discard_checkpoint(checkpoints)  # of one that was killed just before it would have
-        log_event(_logger, "run is skipped: its inputs are unchanged", seed=seed)
+    stage = Stage("calibrate", folder, inputs)
+    if stage.is_current(_logger, seed=seed):
+        discard_checkpoint(checkpoints)  # a run that was killed at its end may have left it
         return False
-    with stage_folder(folder, "calibrate", inputs) as partial:
-        code = run_alone(_train, recipe, profile, seed, checkpoints, partial)
+    with stage.fill() as partial:
+        code = run_in_child_process(_train, recipe, profile, seed, checkpoints, partial)
         if code != 0:
             raise TrainingError(
                 f"the run ended with {code}",
@@ -363,7 +362,7 @@ def _describe(recipe: Recipe, runs: Sequence[RunQuality]) -> TrainingNoise:
     )
 
 
-def measure_spreads(runs: Sequence[RunQuality]) -> dict[str, Any]:
+def standard_deviations(runs: Sequence[RunQuality]) -> dict[str, Any]:
     """Standard deviations over two runs or more, of each figure and of each class's recall."""
     figures = ("accuracy", "log_loss", "ece")
     spreads: dict[str, Any] = {name: statistics.stdev(getattr(run, name) for run in runs) for name in figures}

@@ -4,7 +4,7 @@ The meaning of each stands in `training.features.OPERATORS`. ONNX Runtime's CPU 
 oldest release that the manifest promises (`exporter.graph.runtime.find_minimum_runtime`), has double
 kernels for all that is used here but two: `Atan` exists in float only, and is the first guess of a Newton
 step that ends in double precision; `Cos` came in 1.29, and is a shifted `Sin`. ``-0`` counts as ``0``
-wherever its sign could show: in divisors, bases of powers and atan2; `training.features.render`
+wherever its sign could show: in divisors, bases of powers and atan2; `training.features.program`
 writes ``+ 0e0`` there.
 """
 

@@ -162,14 +162,14 @@ def test_folder_whose_sync_fails_is_there_whole(tmp_path: Path, shim: Path) -> N
 import sys
 from pathlib import Path
 from timberline.registry.errors import AfterChangeError
-from timberline.registry.runtime.stages import find_current, stage_folder
+from timberline.registry.runtime.stages import Stage
 folder = Path(sys.argv[1]) / "stage"
 for text in ("first", "second"):
     try:
-        with stage_folder(folder, "etl", {"input": text}) as partial:
+        with Stage("etl", folder, {"input": text}).fill() as partial:
             (partial / "file").write_text(text)
     except AfterChangeError as error:
-        print(error, find_current(folder, "etl", {"input": text}) is not None, sep="\\n")
+        print(error, Stage("etl", folder, {"input": text}).find_receipt() is not None, sep="\\n")
 """
     fault = describe_fault(shim, "fsync", errno.EIO, str(tmp_path))
     done = run_python("-c", code, str(tmp_path), environment=fault)

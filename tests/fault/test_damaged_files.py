@@ -25,9 +25,9 @@ from timberline.inference.server.worker_config import read_order
 from timberline.registry.errors import ConfigError, LifecycleError, StageError
 from timberline.registry.runs import find_run, read_run
 from timberline.registry.runtime.settings import LoggingSection, apply_overrides, load_settings
-from timberline.registry.runtime.stages import RECEIPT, find_current, read_receipt
+from timberline.registry.runtime.stages import RECEIPT, Stage, read_receipt
 from timberline.training.data.profile import load_profile
-from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.kaggle import find_credentials
 from timberline.training.sources.local import REFERENCES, read_references
 
 # What a disk, a broken copy or an editor makes of a file; each is another error of the parsers.
@@ -103,7 +103,7 @@ def test_damaged_receipt_is_none(damage: str, tmp_path: Path) -> None:
     """A stage whose receipt proves nothing runs again; it must not stop for good."""
     (tmp_path / RECEIPT).write_bytes(DAMAGES[damage])
     assert read_receipt(tmp_path) is None
-    assert find_current(tmp_path, "etl", {}) is None
+    assert Stage("etl", tmp_path, {}).find_receipt() is None
 
 
 def test_receipt_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class RowShape:
 
 
 @dataclass(frozen=True)
-class Place:
+class LineSpan:
     """Where a record stands: its first line in the file, the header's being 1, and how many it covers."""
 
     line: int
@@ -126,25 +126,25 @@ def write_with_lf(path: Path, target: Path, delimiter: str) -> None:
             copy.write(_with_lf(block.data[at:]))
 
 
-def locate_records(path: Path, delimiter: str, positions: Sequence[int]) -> list[Place]:
+def locate_records(path: Path, delimiter: str, positions: Sequence[int]) -> list[LineSpan]:
     """The lines of the records that begin at the byte ``positions``, or behind the line ends there.
 
     The positions count from 0 and ascend; there is a record behind each.
     """
-    places: list[Place] = []
+    spans: list[LineSpan] = []
     line = 1
     with path.open("rb") as file:
         for block in _read_blocks(file, delimiter.encode()):
             at = 0
-            for position in positions[len(places) :]:
+            for position in positions[len(spans) :]:
                 found = _NO_LINE_END.search(block.data, max(position - block.offset, at))
                 if found is None:
                     break
                 line += count_line_ends(block.data[at : found.start()])
                 at = found.start()
-                places.append(Place(line, 1 + _count_inner_line_ends(block, at)))
+                spans.append(LineSpan(line, 1 + _count_inner_line_ends(block, at)))
             line += count_line_ends(block.data[at:])
-    return places
+    return spans
 
 
 def count_line_ends(data: bytes) -> int:

@@ -108,6 +108,20 @@ def may_be_negative_zero(value: Expression) -> bool:
     return may_be_zero(value) and not is_whole_input
 
 
+def read_columns(value: Expression) -> tuple[str, ...]:
+    """The names of the raw columns that it is computed from, each once, in the order of its text."""
+    waiting, seen = [value], set[Expression]()
+    names: dict[str, None] = {}
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ColumnRef):
+            names[part.column] = None
+        elif isinstance(part, Call) and part not in seen:
+            seen.add(part)
+            waiting += reversed(part.arguments)
+    return tuple(names)
+
+
 def may_hold_null(value: Expression) -> bool:
     """Whether NULL in a nullable column may make it NULL; a computation without an answer does not count."""
     waiting, seen = [value], set[Expression]()

@@ -16,7 +16,7 @@ import tensorflow as tf
 _PACKAGE = "timberline"
 
 
-class Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
+class FrozenWeights(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
     """A layer that holds arrays learned before training as non-trainable float32 weights.
 
     Always computes in float32, whatever the training precision: raw quantities such as 3,858 m
@@ -31,7 +31,7 @@ class Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
             for name, shape in self.shapes.items()
         }
 
-    def fill(self, **arrays: npt.NDArray[Any]) -> Constants:
+    def fill(self, **arrays: npt.NDArray[Any]) -> FrozenWeights:
         """Give every constant its value; returns the layer itself."""
         for name, array in arrays.items():
             self.constants[name].assign(array)
@@ -42,7 +42,7 @@ class Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class FillNull(Constants):
+class FillNull(FrozenWeights):
     """NaN (a NULL feature) → its ``value``: the training mean, or NaN where NULL is not to be filled."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -50,7 +50,7 @@ class FillNull(Constants):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class Affine(Constants):
+class Affine(FrozenWeights):
     """x → (x − centre) · scale, feature by feature."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -58,7 +58,7 @@ class Affine(Constants):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class QuantileScale(Constants):
+class QuantileScale(FrozenWeights):
     """x → its quantile among the training rows, −1 to 1, linear between the quantiles kept."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -67,7 +67,7 @@ class QuantileScale(Constants):
         return tf.reduce_sum(passed * self.constants["height"], axis=2) - 1.0
 
 
-class _Embedding(Constants):
+class _Embedding(FrozenWeights):
     """Each chosen feature → ReLU(W · code(x) + b) of ``width``: one batched product for all features.
 
     (rows, features) → (rows, embedded · width). The transposes put the features first, so that
@@ -154,7 +154,7 @@ class RefuseUndefined(keras.layers.Layer):  # type: ignore[misc]  # Keras is not
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class Correction(Constants):
+class Correction(FrozenWeights):
     """Logits · factor + shift: calibration and, as log(prior at deployment / in training), Bayes' rule."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

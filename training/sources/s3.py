@@ -12,8 +12,13 @@ from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionErr
 from obstore.store import S3Store
 
 from timberline.training.errors import SourceError
-from timberline.training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply
-from timberline.training.sources.scrub import scrub
+from timberline.training.sources.download import (
+    CHUNK_BYTES,
+    FileChangedError,
+    LostConnectionError,
+    Reply,
+    scrub,
+)
 
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _ACCOUNTS = (

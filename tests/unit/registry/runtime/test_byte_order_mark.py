@@ -17,7 +17,7 @@ from timberline.exporter.inputs import load_release_settings
 from timberline.inference.config import ServiceConfig
 from timberline.inference.routes.auth import read_guard
 from timberline.registry.runtime.documents import decode_json, decode_toml
-from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.kaggle import find_credentials
 
 
 def mark(path: Path) -> Path:

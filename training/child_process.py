@@ -23,7 +23,7 @@ from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
 _KILLED = 137
 
 
-def run_alone(work: Callable[..., None], *arguments: object) -> int:
+def run_in_child_process(work: Callable[..., None], *arguments: object) -> int:
     """Run a module's function in a fresh process, wait for it, and return its exit code.
 
     What ends it has been logged, as by `registry.runtime.cli.run_command`. It is killed when the wait is

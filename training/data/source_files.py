@@ -20,7 +20,7 @@ from pathlib import Path
 from timberline.registry.runtime.permissions import explain_refusal
 from timberline.training.config import EtlSection, ModelConfig
 from timberline.training.data.lines import (
-    Place,
+    LineSpan,
     RowShape,
     count_line_ends,
     locate_records,
@@ -68,7 +68,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
-class Form:
+class SourceFile:
     """How DuckDB is to read one source file.
 
     ``path``: the file itself or a plain copy, absolute, as DuckDB names it. ``name``: what it is called
@@ -83,13 +83,13 @@ class Form:
     new_line: str = "\n"
     is_multiline: bool = False
 
-    def locate(self, delimiter: str, positions: list[int]) -> list[Place]:
+    def locate(self, delimiter: str, positions: list[int]) -> list[LineSpan]:
         """The lines of the records at these byte positions, as `locate_records`."""
         return locate_records(self.path, delimiter, positions)
 
 
-def open_forms(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tuple[Form, ...]:
-    """The form of each file, in their order; what has to be written anew goes into ``scratch``.
+def open_source_files(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tuple[SourceFile, ...]:
+    """What each file is, in their order; what has to be written anew goes into ``scratch``.
 
     Raises:
         DatasetError: a file is no table, is cut short, or has another encoding than ``etl.encoding``, or
@@ -98,7 +98,7 @@ def open_forms(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tup
     """
     names = collections.Counter(file.name for file in files)
     return tuple(
-        _open_form(
+        _open_source_file(
             config,
             file.resolve(),
             file.name if names[file.name] == 1 else str(file),
@@ -108,11 +108,11 @@ def open_forms(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tup
     )
 
 
-def _open_form(config: ModelConfig, file: Path, name: str, scratch: Path) -> Form:
+def _open_source_file(config: ModelConfig, file: Path, name: str, scratch: Path) -> SourceFile:
     head, packing = _read_head(file, name)
     if head.startswith(_PARQUET) and (_BINARY.search(head) or head.endswith(_PARQUET)):
         path = file if packing is None else _copy(_unpack(file, packing, name), scratch / "table")
-        return Form(path, name, is_parquet=True)
+        return SourceFile(path, name, is_parquet=True)
     _refuse_other(file, name, head)
     codec = _find_codec(name, head, config.etl)
     path = file
@@ -122,12 +122,12 @@ def _open_form(config: ModelConfig, file: Path, name: str, scratch: Path) -> For
     header = _read_header(path, name, config.etl)
     layout = survey_lines(path, _row_shape(config, header), where=name)
     if layout.new_line is not None:
-        return Form(path, name, False, header, layout.new_line, layout.is_multiline)
+        return SourceFile(path, name, False, header, layout.new_line, layout.is_multiline)
     with _writing(scratch):
         write_with_lf(path, scratch / "lines", config.etl.delimiter)
     if path != file:
         path.unlink()
-    return Form(scratch / "lines", name, False, header, "\n", layout.is_multiline)
+    return SourceFile(scratch / "lines", name, False, header, "\n", layout.is_multiline)
 
 
 def _row_shape(config: ModelConfig, header: tuple[str, ...]) -> RowShape:

@@ -8,7 +8,7 @@ import urllib.parse
 import pytest
 
 from tests.support.sources import SECRET
-from timberline.training.sources.scrub import scrub, show_url
+from timberline.training.sources.download import scrub, show_url
 
 
 @pytest.mark.parametrize(

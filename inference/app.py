@@ -1,9 +1,13 @@
-"""The ASGI application: routes, and the one table from errors to HTTP statuses."""
+"""The ASGI application: routes, and the one table from errors to HTTP statuses.
+
+If asked for, it also logs one line for every request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import Executor
 from time import perf_counter
@@ -14,24 +18,67 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from timberline.inference import errors
 from timberline.inference.config import ServiceConfig
-from timberline.inference.formats.answers import Answer, Header, answer_json
 from timberline.inference.formats.body import BodyReader, ReceiveBudget
-from timberline.inference.formats.request import Handler, Request
+from timberline.inference.formats.request import Answer, Handler, Header, Request, answer_json
 from timberline.inference.metrics.counters import RouteMetrics, ServiceMetrics
 from timberline.inference.models.routing import ServiceState
-from timberline.inference.models.runner import Runner
-from timberline.inference.models.work import WorkLimit
-from timberline.inference.platforms import add_routes
-from timberline.inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
-from timberline.inference.routes.cors import CorsPolicy, read_policy
-from timberline.inference.routes.health import Health
+from timberline.inference.models.runner import Runner, WorkLimit
+from timberline.inference.models.versions import VERSION_HEADER
+from timberline.inference.routes.auth import (
+    OPEN_ROUTES,
+    CorsPolicy,
+    Guard,
+    TokensWatch,
+    read_guard,
+    read_policy,
+)
 from timberline.inference.routes.infer import Infer
 from timberline.inference.routes.openapi import OpenApi
 from timberline.inference.routes.predict import Predict
-from timberline.inference.routes.protocol import Metadata
-from timberline.inference.routes.requestlog import find_trace, log_request
+from timberline.inference.routes.protocol import Health, Metadata
 from timberline.inference.server.memory import Trimmer
-from timberline.registry.errors import LifecycleError
+from timberline.registry.errors import ConfigError, LifecycleError
+from timberline.registry.runtime.logs import log_event
+
+# W3C Trace Context, section 3.2.2: version-trace-parent-flags in lower case. Version ff is none, 00 has
+# nothing behind the flags, later ones may; a trace or a parent of zeros is to be ignored.
+_TRACEPARENT = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+_LENGTH = 55  # of what version 00 defines
+
+
+def find_trace(headers: Iterable[Header]) -> dict[str, Any]:
+    """The field ``traceparent`` for a log line; nothing if none was sent, several, or one that is none."""
+    found = [value for name, value in headers if name == b"traceparent"]
+    if len(found) != 1 or not _TRACEPARENT.fullmatch(found[0]):
+        return {}
+    return {"traceparent": found[0][:_LENGTH].decode("ascii")}
+
+
+def log_request(route: str, scope: Scope, answer: Answer, seconds: float) -> None:
+    """Tell one answered request: its route and not its path or query, which may hold anything.
+
+    Args:
+        route: the path's pattern.
+        scope: of the request.
+        answer: what is about to be sent.
+        seconds: since the request was routed.
+    """
+    client = scope.get("client")
+    version = next((value.decode() for name, value in answer.headers if name == VERSION_HEADER), None)
+    log_event(
+        _logger,
+        "request",
+        method=scope["method"],
+        route=route,
+        status=answer.status,
+        ms=round(seconds * 1000, 3),
+        version=version,
+        client=client[0] if client else None,
+        **find_trace(scope["headers"]),
+    )
+
 
 _logger = logging.getLogger("inference.app")
 
@@ -54,7 +101,13 @@ STATUSES: Mapping[type[LifecycleError], int] = {
 _OUT_OF_TIME = errors.NotReadyError("the service stopped before the request was complete")
 # Paths that are nobody's are counted together, so that a client cannot make new series.
 UNMATCHED = "(none)"
+Rows = list[tuple[str, Mapping[str, Handler]]]
 _METRICS_ROUTES = ("/metrics", "/v2/health/live", "/v2/health/ready")
+
+
+# A whole path is looked up before patterns are tried, so that one may stand where these patterns reach.
+_SHADOWED = "/v1/models/"
+_PARAMETER = re.compile(r"\{[a-z]+\}")
 
 
 class App:
@@ -89,7 +142,7 @@ class App:
         predict = Predict(state, config, runner)
         infer = Infer(state, config, runner)
         document = OpenApi(state, config, self._guard is not None)
-        table: list[tuple[str, Mapping[str, Handler]]] = [
+        table: Rows = [
             ("/", {"GET": health.probe}),
             ("/predict", {"POST": predict}),
             ("/predict/", {"POST": predict}),
@@ -362,3 +415,37 @@ def _page_handler(metrics: ServiceMetrics) -> Handler:
         return Answer(200, ((b"content-type", content_type.encode()),), body)
 
     return page
+
+
+def add_routes(
+    rows: Rows, predict: Handler, ready: Handler, *, predict_route: str = "", health_route: str = ""
+) -> None:
+    """Add the platforms' routes to the table ``rows``: the fixed ones and, if given, the configured.
+
+    A configured route that already does what it is wanted for is left as it is. One that looks like
+    another model's in v1 is added: platforms that were set up for TensorFlow Serving name it so.
+
+    Raises:
+        ConfigError: a configured route is taken by something else.
+    """
+    rows += [("/ping", {"GET": ready}), ("/invocations", {"POST": predict})]
+    for setting, route, method, handler in (
+        ("predict route", predict_route, "POST", predict),
+        ("health route", health_route, "GET", ready),
+    ):
+        taken = _find_taken(rows, route)
+        if taken is None and route:
+            rows.append((route, {method: handler}))
+        elif taken is not None and dict(rows)[taken].get(method) != handler:
+            raise ConfigError(
+                f"{route} is taken by the service's own {taken}", where=setting, hint="Choose another path."
+            )
+
+
+def _find_taken(rows: Iterable[tuple[str, object]], route: str) -> str | None:
+    for path, _ in rows:
+        if not path.startswith(_SHADOWED) and re.fullmatch(
+            "[^/]+".join(map(re.escape, _PARAMETER.split(path))), route
+        ):
+            return path
+    return None

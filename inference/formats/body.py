@@ -18,7 +18,7 @@ from timberline.inference.errors import (
     SlowClientError,
     UnsupportedMediaError,
 )
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Header
 
 # Content codings (RFC 9110, 8.4.1) and zlib's window bits for them: 31 is a gzip wrapper, 15 a zlib one.
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from timberline.inference.errors import MalformedBodyError, RowError
+from timberline.inference.formats.csv import TableReader
 from timberline.inference.formats.outline import (
     Limits,
     LongElementError,
@@ -43,7 +44,6 @@ from timberline.inference.formats.strict_json import (
     read_slice,
     refuse_batch,
 )
-from timberline.inference.formats.tables import TableReader
 from timberline.inference.session import Outputs, Row
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 

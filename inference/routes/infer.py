@@ -8,10 +8,15 @@ from typing import NamedTuple
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.errors import MalformedBodyError
-from timberline.inference.formats.answers import Answer, Header, answer_bytes, check_length
 from timberline.inference.formats.infer_request import InferRequest, read_header_length, read_request
-from timberline.inference.formats.media import check_json
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import (
+    Answer,
+    Header,
+    Request,
+    answer_bytes,
+    check_json,
+    check_length,
+)
 from timberline.inference.models.routing import Lineup, ServiceState
 from timberline.inference.models.runner import Runner
 from timberline.inference.models.versions import LiveVersion

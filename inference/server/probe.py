@@ -5,7 +5,7 @@ interpreter (6 ms of processor time without ``site``): nothing else of ours is i
 and of the standard library what the interpreter has built in. `socket`, `json` or `argparse` would
 each double that.
 
-Where the service listens stands in the file that it leaves (`inference.server.statefile`): one line,
+Where the service listens stands in the file that it leaves (`inference.server.acceptor`): one line,
 ``timberline 1 PORT HOST``, in a folder that only its user can write to. The service holds a lock on
 the file for as long as it lives, so a file without one is of a service that was killed.
 """
@@ -23,7 +23,7 @@ _LIMIT_S = 2.0
 _MOST_BYTES = 65536
 _DEFAULT_PORT = 8000
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-SAGEMAKER_FOLDER = b"/opt/ml/model"  # as in `inference.platforms`
+SAGEMAKER_FOLDER = b"/opt/ml/model"  # as in `inference.config`
 _FLAGS = ("--port", "--runtime-dir", "--log-level", "--log-format")
 _READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 MAGIC = "timberline 1"

@@ -1,13 +1,18 @@
-"""One request on its way in: what its head says, how far it has come, and how much of it there may be.
+"""One request on its way in: what its head says, how much has come, and how much may come.
 
 The parser (llhttp) bounds nothing. Here a head has at most 64 KiB, counted as its bytes arrive and
 before the parser has them, and 256 fields; what is around the bytes of a chunked body, and its
 trailers, have as much.
+
+Most heads, of requests and of answers, are the same bytes as the last: two caches parse and join each once.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from timberline.inference.app import Endpoint
 from timberline.inference.errors import (
@@ -16,7 +21,7 @@ from timberline.inference.errors import (
     RequestError,
     TargetTooLongError,
 )
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Header
 
 # nginx takes 32 KiB, Node.js 16 KiB, Apache 100 fields.
 LONGEST_HEAD = 64 * 1024
@@ -201,3 +206,67 @@ def refuse_syntax(what: str = "") -> NoReturn:
 
 def _too_large(what: str) -> HeadTooLargeError:
     return HeadTooLargeError(f"{what}, the most that is read", hint="Send fewer or shorter headers.")
+
+
+# A client's head changes with its body's length only: some dozen heads a client, a fifth of a KB each.
+_MOST_KNOWN = 512
+LONGEST_KNOWN = 1024
+
+
+class Head(NamedTuple):
+    """What the bytes before a short request's body say."""
+
+    endpoint: Endpoint
+    path: str
+    query: bytes
+    headers: list[Header]
+    first: dict[bytes, bytes]  # of the headers, by name
+    length: int  # of the body, in bytes
+    keep_alive: bool
+
+
+def write_head(method: bytes, target: bytes, version: bytes, headers: Sequence[Header]) -> bytes:
+    """A request's head as bytes, without what asks for another protocol (RFC 9110, 7.6.1 and 7.8)."""
+    lines = [b"%b %b HTTP/%b\r\n" % (method, target, version)]
+    for name, value in headers:
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            value = b", ".join(option for option in options if option.lower() != b"upgrade")  # noqa: PLW2901
+        if name != b"upgrade" and not (name == b"connection" and not value):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join([*lines, b"\r\n"])
+
+
+class KnownHeads:
+    """Heads of requests that were parsed before, by their bytes: equal bytes mean the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+        self.find = self._known.get
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """Keep a head if ``data`` is one whole request: a head from its first byte on, and its body."""
+        end = len(data) - head.length
+        if data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4 == end:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[data[:end]] = head
+
+
+class AnswerHeads:
+    """Status line and headers as bytes, joined once for all answers that have the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, tuple[Header, ...]], bytes] = {}
+        self._defaults: list[Header] | None = None
+
+    def find(self, status: int, headers: tuple[Header, ...], defaults: list[Header]) -> bytes:
+        """Everything before ``content-length``; ``defaults`` is a new list whenever they change."""
+        if defaults is not self._defaults:
+            self._known.clear()  # once a second, when the date changes
+            self._defaults = defaults
+        head = self._known.get((status, headers))
+        if head is None:
+            lines = [b"%b: %b\r\n" % header for header in (*defaults, *headers)]
+            head = self._known[status, headers] = STATUS_LINE[status] + b"".join(lines)
+        return head

@@ -32,9 +32,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Header
 from timberline.inference.server.connection import Connection
-from timberline.inference.server.head_cache import AnswerHeads
+from timberline.inference.server.reception import AnswerHeads
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

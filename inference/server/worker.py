@@ -20,21 +20,19 @@ import msgspec
 import uvloop
 
 from timberline.inference.app import App
-from timberline.inference.config import ServiceConfig
+from timberline.inference.config import Order, ServiceConfig, read_order
 from timberline.inference.metrics.counters import ServiceMetrics
 from timberline.inference.metrics.shared_memory import attach
 from timberline.inference.models.follower import Watcher, show_versions
 from timberline.inference.models.loaded import Fleet
 from timberline.inference.models.routing import Lineup, ServiceState
 from timberline.inference.models.trial import Ledger, TrialRunner, limit_memory, took_too_long
-from timberline.inference.routes.example import write_curl
-from timberline.inference.server.acceptor import Balance, bind_listener
+from timberline.inference.routes.page import write_curl
+from timberline.inference.server.acceptor import Balance, StateFile, bind_listener
 from timberline.inference.server.connection import Connection
 from timberline.inference.server.listener import Door, Server
 from timberline.inference.server.memory import settle_memory, share_heap
-from timberline.inference.server.statefile import StateFile
 from timberline.inference.server.timing import TimedApp, TimedConnection, TimedPool
-from timberline.inference.server.worker_config import Order, read_order
 from timberline.registry.folder import find_root
 from timberline.registry.runtime.cpus import count_cpus
 from timberline.registry.runtime.logs import end_output, log_event, watch_dropped_lines

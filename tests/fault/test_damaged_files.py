@@ -18,10 +18,10 @@ from timberline.benchmarks.dev.service.figures import decode_targets
 from timberline.benchmarks.measure.raw import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
 from timberline.benchmarks.selftest.recorded import read_restarts
+from timberline.inference.config import read_order
 from timberline.inference.models.proven import run_trial
 from timberline.inference.models.trial import Ledger, Outcome, Trial
-from timberline.inference.server.child import Worker
-from timberline.inference.server.worker_config import read_order
+from timberline.inference.server.supervisor import Worker
 from timberline.registry.errors import ConfigError, LifecycleError, StageError
 from timberline.registry.runs import find_run, read_run
 from timberline.registry.runtime.settings import LoggingSection, apply_overrides, load_settings

@@ -28,9 +28,7 @@ from timberline.inference.formats.request import Request
 from timberline.inference.metrics.counters import ServiceMetrics
 from timberline.inference.models.routing import Lineup, ServiceState
 from timberline.inference.models.versions import LiveVersion, load_version
-from timberline.inference.routes.openapi import OpenApi
-from timberline.inference.routes.openapi_paths import ERRORS
-from timberline.inference.routes.openapi_rows import describe_column, write_csv_example
+from timberline.inference.routes.openapi import ERRORS, OpenApi, describe_column, write_csv_example
 from timberline.registry.signature import Column
 from timberline.registry.store import open_store
 

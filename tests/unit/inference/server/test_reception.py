@@ -1,14 +1,17 @@
-"""What a request on its way in may be, told from its bytes alone."""
+"""What a request on its way in may be, told from its bytes alone.
+
+Remembered heads are whole ones only, of requests that came alone, and never too many.
+"""
 
 from __future__ import annotations
 
 import itertools
+from unittest.mock import sentinel
 
 import pytest
 
 from timberline.inference.errors import HeadTooLargeError, RequestError, TargetTooLongError
-from timberline.inference.server.head_cache import write_head
-from timberline.inference.server.reception import LONGEST_HEAD, Reception
+from timberline.inference.server.reception import LONGEST_HEAD, Head, KnownHeads, Reception, write_head
 
 
 def feed_head(reception: Reception, data: bytes, cuts: list[int]) -> int:
@@ -83,3 +86,41 @@ def test_a_head_is_written_again_without_its_wish() -> None:
         b"POST /predict?a=b HTTP/1.1\r\nhost: x\r\nconnection: HTTP2-Settings\r\ncontent-length: 2\r\n\r\n"
     )
     assert b"connection" not in write_head(b"GET", b"/", b"1.1", [(b"connection", b"upgrade")])
+
+
+KNOWN_HEAD = b"POST /predict HTTP/1.1\r\nContent-Length: 4\r\n\r\n"
+MEANING = Head(
+    sentinel.endpoint, "/predict", b"", [(b"content-length", b"4")], {b"content-length": b"4"}, 4, True
+)
+
+
+def test_a_whole_request_teaches_its_head() -> None:
+    """The next one with these bytes is not parsed."""
+    heads = KnownHeads()
+    heads.learn(KNOWN_HEAD + b"body", MEANING)
+    assert heads.find(KNOWN_HEAD) is MEANING
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"tail" + KNOWN_HEAD + b"body" + KNOWN_HEAD + b"body",
+        KNOWN_HEAD + b"body" + KNOWN_HEAD + b"body",
+        KNOWN_HEAD + b"bod",
+        KNOWN_HEAD[:-1] + b"body",
+        b"POST /predict HTTP/1.1\r\nX: " + b"x" * 1024 + b"\r\nContent-Length: 4\r\n\r\nbody",
+    ],
+)
+def test_anything_else_teaches_nothing(data: bytes) -> None:
+    """A head whose first or last byte is a guess would answer somebody else's request."""
+    heads = KnownHeads()
+    heads.learn(data, MEANING)
+    assert not any(heads.find(data[:end]) for end in range(len(data) + 1))
+
+
+def test_heads_that_never_come_again_are_forgotten() -> None:
+    """A trace id in every head must not fill the memory."""
+    heads = KnownHeads()
+    for number in range(5000):
+        heads.learn(KNOWN_HEAD[:-2] + b"X: %d\r\n\r\nbody" % number, MEANING)
+    assert sum(heads.find(KNOWN_HEAD[:-2] + b"X: %d\r\n\r\n" % n) is not None for n in range(5000)) <= 512

@@ -9,8 +9,8 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any
 
-from timberline.inference.formats.answers import JSON
-from timberline.inference.server.head_cache import AnswerHeads
+from timberline.inference.formats.request import JSON
+from timberline.inference.server.reception import AnswerHeads
 from timberline.inference.server.timing import NAME, RunQueue, Stopwatch, TimedApp, TimedHeads, TimedPool
 
 WORK_NS = 20_000_000  # far more than what a thread uses to take work and give it back

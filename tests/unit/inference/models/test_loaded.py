@@ -25,15 +25,12 @@ from tests.support.tiny_model import (
     publish_numeric,
 )
 from timberline.inference.config import ServiceConfig
-from timberline.inference.formats.answers import Answer
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import Answer, Request
 from timberline.inference.metrics.counters import ServiceMetrics
 from timberline.inference.models.follower import Watcher
-from timberline.inference.models.loaded import Change, Fleet
+from timberline.inference.models.loaded import Change, Fleet, parse_models
 from timberline.inference.models.routing import Lineup, ServiceState
-from timberline.inference.models.runner import Runner
-from timberline.inference.models.targets import parse_models
-from timberline.inference.models.work import WorkLimit
+from timberline.inference.models.runner import Runner, WorkLimit
 from timberline.inference.routes.predict import Predict
 from timberline.registry.blobs import MOST_BYTES
 from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError

@@ -280,23 +280,23 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
 Replaced = Literal["hung", "killed", "ended", "rolled"]
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings, and the numbers of inherited file descriptors.
 
     - ``worker``: the slot that this worker takes in everything shared, from 0;
     - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
     - ``replaces``: why this worker takes the place of another; empty at the start;
-    - ``listener_fd``, ``metrics_listener_fd``: bound sockets;
-    - ``balance_fd``, ``metrics_fd``, ``trials_fd``: memory of `inference.server.acceptor.Balance`, of
+    - ``socket_fd``, ``metrics_socket_fd``: bound sockets;
+    - ``counts_fd``, ``metrics_fd``, ``trials_fd``: memory of `inference.server.acceptor.ConnectionCounts`, of
       `inference.metrics.shared_memory` and of `inference.models.trial.Ledger`.
     """
 
     config: ServiceConfig
     worker: int
     slots: int
-    listener_fd: int
-    metrics_listener_fd: int | None
-    balance_fd: int
+    socket_fd: int
+    metrics_socket_fd: int | None
+    counts_fd: int
     metrics_fd: int
     trials_fd: int
     replaces: Replaced | Literal[""] = ""
@@ -304,25 +304,27 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fds(self) -> tuple[int, ...]:
         """What the worker must inherit."""
-        shared = (self.balance_fd, self.metrics_fd, self.trials_fd)
-        fds = (self.listener_fd, self.metrics_listener_fd, *shared)
+        shared = (self.counts_fd, self.metrics_fd, self.trials_fd)
+        fds = (self.socket_fd, self.metrics_socket_fd, *shared)
         return tuple(fd for fd in fds if fd is not None)
 
 
-def write_order(order: Order) -> bytes:
-    """The line."""
-    return msgspec.json.encode(order) + b"\n"
+def write_worker_config(config: WorkerConfig) -> bytes:
+    """The line for a worker's standard input."""
+    return msgspec.json.encode(config) + b"\n"
 
 
-def read_order(source: BinaryIO) -> Order:
+def read_worker_config(source: BinaryIO) -> WorkerConfig:
     """Read the line.
 
     Raises:
-        ConfigError: it is no order; somebody else than the supervisor started this process.
+        ConfigError: it is none; somebody else than the supervisor started this process.
     """
     try:
-        return decode_json(source.readline(), Order)
+        return decode_json(source.readline(), WorkerConfig)
     except msgspec.DecodeError as error:
         raise ConfigError(
-            f"no order: {error}", where="standard input", hint="Use python -m inference serve --workers N."
+            f"these are no settings of a worker: {error}",
+            where="standard input",
+            hint="Use python -m inference serve --workers N.",
         ) from None

@@ -37,7 +37,7 @@ from timberline.inference.formats.strict_json import (
     RowBatch,
     SlicedBatch,
     find_instances,
-    place,
+    name_cell,
     read_exactly,
     read_frame,
     read_lines,
@@ -302,7 +302,7 @@ class RowDecoder:
         longest = f"{self._limits.longest:,} bytes"
         if index is None:
             return RowError(f'more than {longest} outside of the rows of "instances", the most that are read')
-        return RowError(f"has more than {longest}, the most that are read of one", where=place(index))
+        return RowError(f"has more than {longest}, the most that are read of one", where=name_cell(index))
 
     def _fill(self, row: tuple[Any, ...]) -> Row:
         pairs = zip(row, self._defaults, strict=True)

@@ -32,7 +32,7 @@ from timberline.inference.formats.strict_json import (
     NO_TABLE,
     Layout,
     fill_default,
-    place,
+    name_cell,
     quote,
     read_text,
     refuse_batch,
@@ -116,14 +116,16 @@ class FieldReader:
         if column.datatype == "BOOL":
             number = _BOOLEANS.get(field.lower())
             if number is None:
-                raise RowError(f"expected true or false, found {quote(field)}", where=place(row, column.name))
+                raise RowError(
+                    f"expected true or false, found {quote(field)}", where=name_cell(row, column.name)
+                )
             return number
         written = field if self._to_points is None else self._to_points(field)
         if _NUMBER.fullmatch(written):
             return float(written)
         if column.datatype == "FP64" and column.is_nullable and _NAN.fullmatch(written):
             return math.nan
-        raise RowError(f"expected a number, found {quote(field)}", where=place(row, column.name))
+        raise RowError(f"expected a number, found {quote(field)}", where=name_cell(row, column.name))
 
 
 def leave_out(column: Column, row: int) -> Any:
@@ -502,7 +504,7 @@ def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: in
         fields = line[:width] if len(line) > width and not any(line[width:]) else line
         if len(fields) != width:
             expected = "as the header names" if is_headed else "in column order"
-            raise RowError(f"{len(fields)} values, expected {width} {expected}", where=place(row))
+            raise RowError(f"{len(fields)} values, expected {width} {expected}", where=name_cell(row))
         if not any(fields):
-            raise RowError("every field is empty, expected a value", where=place(row))
+            raise RowError("every field is empty, expected a value", where=name_cell(row))
         yield fields

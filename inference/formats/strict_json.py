@@ -121,18 +121,18 @@ def _parse_part(
     except UnicodeDecodeError as error:
         at = start + error.start - len(before)
         raise MalformedBodyError(
-            f"{what} is not UTF-8: {error.reason} at byte {at}", where=place(row)
+            f"{what} is not UTF-8: {error.reason} at byte {at}", where=name_cell(row)
         ) from None
     try:
         return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_Token, parse_int=_parse_integer)
     except json.JSONDecodeError as error:
         line, column = locate(body, start + len(text[: error.pos].encode()) - len(before))
         raise MalformedBodyError(
-            f"{what} is not JSON: {error.msg} at line {line} column {column}", where=place(row)
+            f"{what} is not JSON: {error.msg} at line {line} column {column}", where=name_cell(row)
         ) from None
     except RecursionError:
         raise MalformedBodyError(
-            f"{what} is nested too deeply; a row's values are not nested", where=place(row)
+            f"{what} is nested too deeply; a row's values are not nested", where=name_cell(row)
         ) from None
 
 
@@ -323,11 +323,11 @@ def _read_object(pairs: _Pairs, layout: Layout, index: int | None) -> tuple[Any,
         if not layout.is_known(name):
             raise refuse_unknown(name, layout.by_name, index)
         if name in given:
-            raise RowError("is given twice", where=place(index, name))
+            raise RowError("is given twice", where=name_cell(index, name))
         given[name] = value
     if layout.by_name.keys().isdisjoint(given):
         what = "no column that the model reads is named" if given else "no column is named"
-        raise RowError(what, where=place(index), hint=f"Columns: {_some(layout.by_name)}.")
+        raise RowError(what, where=name_cell(index), hint=f"Columns: {_some(layout.by_name)}.")
     return tuple(_take(given, column, index, layout) for column in layout.by_name.values())
 
 
@@ -344,7 +344,7 @@ def fill_default(column: Column, index: int | None) -> Any:
         RowError: the column has no default and may not be null.
     """
     if not column.may_be_absent:
-        raise RowError("is missing", where=place(index, column.name), hint="It has no default.")
+        raise RowError("is missing", where=name_cell(index, column.name), hint="It has no default.")
     return column.default
 
 
@@ -375,7 +375,7 @@ def read_number(value: Any, column: Column, index: int | None) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    where = place(index, column.name)
+    where = name_cell(index, column.name)
     if not math.isfinite(number):
         raise RowError("the number is out of range, expected a finite one", where=where)
     if column.datatype == "INT64":
@@ -395,11 +395,11 @@ def read_text(value: Any, column: Column, index: int | None) -> str:
     if not isinstance(value, str) or isinstance(value, _Token):
         _refuse(value, column, index)
     if "\x00" in value:
-        raise RowError("the string holds U+0000", where=place(index, column.name))
+        raise RowError("the string holds U+0000", where=name_cell(index, column.name))
     try:
         value.encode()  # a hundred times as fast as looking at each character
     except UnicodeEncodeError:
-        where = place(index, column.name)
+        where = name_cell(index, column.name)
         raise RowError("the string holds half of a surrogate pair", where=where) from None
     return str(value)
 
@@ -407,7 +407,7 @@ def read_text(value: Any, column: Column, index: int | None) -> str:
 def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> NoReturn:
     raise RowError(
         f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}",
-        where=place(index, column.name),
+        where=name_cell(index, column.name),
         hint=hint,
     )
 
@@ -417,10 +417,10 @@ def refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> 
     folded = {known.casefold(): known for known in itertools.islice(by_name, _MOST_COMPARED)}
     near = difflib.get_close_matches(name.casefold()[:200], folded, n=1, cutoff=0.6)
     hint = f"Did you mean {quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
-    return RowError(f"unknown name {quote(name)}", where=place(index), hint=hint)
+    return RowError(f"unknown name {quote(name)}", where=name_cell(index), hint=hint)
 
 
-def place(index: int | None, name: str | None = None) -> str:
+def name_cell(index: int | None, name: str | None = None) -> str:
     """Where something is wrong: ``row 3, "height"``; the only row of a request has no number."""
     row = "" if index is None else f"row {index}"
     column = "" if name is None else quote(name)

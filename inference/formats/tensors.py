@@ -25,7 +25,7 @@ import numpy.typing as npt
 from timberline.inference.errors import MalformedBodyError, RowError
 from timberline.inference.formats.infer_request import InferRequest, RequestedInput
 from timberline.inference.formats.outline import Limits, LongElementError, TooManyElementsError, cut_array
-from timberline.inference.formats.strict_json import LARGEST_INTEGER, place, read_text, refuse_batch
+from timberline.inference.formats.strict_json import LARGEST_INTEGER, name_cell, read_text, refuse_batch
 from timberline.inference.formats.validate import MatrixRules
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.signature import (
@@ -132,7 +132,7 @@ def _check_exact(values: Elements, columns: Sequence[Column]) -> None:
     is_inexact = (values > LARGEST_INTEGER) | (values < -LARGEST_INTEGER)
     row, column = divmod(int(np.argmax(is_inexact)), len(columns))
     raise RowError(
-        "the integer is not exact, expected at most ±(2^53 - 1)", where=place(row, columns[column].name)
+        "the integer is not exact, expected at most ±(2^53 - 1)", where=name_cell(row, columns[column].name)
     )
 
 
@@ -154,14 +154,14 @@ def _read_strings(
         if end - start > limits.longest:
             raise RowError(
                 f"the string has more than {limits.longest:,} bytes, the most that are read",
-                where=place(row, columns[column].name),
+                where=name_cell(row, columns[column].name),
             )
         try:
             texts.append(str(blob[start:end], "utf-8"))
         except UnicodeDecodeError as error:
             raise RowError(
                 f"the string is not UTF-8: {error.reason} at byte {error.start}",
-                where=place(row, columns[column].name),
+                where=name_cell(row, columns[column].name),
             ) from None
     if end != len(blob):
         raise refuse_input(f"has {len(blob) - end} bytes behind its last element", tensor.name)
@@ -372,7 +372,7 @@ def _read_value(datatype: str, value: Any, column: Column, row: int) -> float | 
         _refuse_value(expected, value, column, row)
     _, lowest, highest = NUMBERS[datatype]
     if not lowest <= value <= highest or math.isinf(value):
-        raise RowError(f"the number is out of the range of {datatype}", where=place(row, column.name))
+        raise RowError(f"the number is out of the range of {datatype}", where=name_cell(row, column.name))
     number = float(value)
     if is_integer(datatype) and not number.is_integer():
         _refuse_value(expected, value, column, row)
@@ -380,7 +380,7 @@ def _read_value(datatype: str, value: Any, column: Column, row: int) -> float | 
 
 
 def _refuse_value(expected: str, value: Any, column: Column, row: int) -> NoReturn:
-    raise RowError(f"expected {expected}, found {_describe(value)}", where=place(row, column.name))
+    raise RowError(f"expected {expected}, found {_describe(value)}", where=name_cell(row, column.name))
 
 
 def _describe(value: Any) -> str:

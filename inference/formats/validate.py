@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.inference.errors import RowError
-from timberline.inference.formats.strict_json import LARGEST_INTEGER, place, read_number, read_text
+from timberline.inference.formats.strict_json import LARGEST_INTEGER, name_cell, read_number, read_text
 from timberline.registry.signature import NULL_TEXT, Column
 
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
@@ -157,9 +157,9 @@ def _refuse_number(value: float, column: Column, row: int) -> None:
     if np.isnan(value):
         raise RowError(
             "expected a number, found NaN",
-            where=place(row, column.name),
+            where=name_cell(row, column.name),
             hint="NaN stands for null, which this column does not take.",
         )
     if column.datatype == "BOOL":
-        raise RowError(f"expected 0 or 1, found {value!r:.80}", where=place(row, column.name))
+        raise RowError(f"expected 0 or 1, found {value!r:.80}", where=name_cell(row, column.name))
     read_number(value, column, row)

@@ -57,28 +57,28 @@ _NO_NEW_ONES = (
 )
 
 
-def bind_listener(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet; the connections accepted from it inherit its options.
 
     Raises:
         ConfigError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _TCP_OPTIONS.items():
             if hasattr(socket, name):
-                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        listener.setblocking(False)
-        listener.bind((host, port))
+                bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        bound.setblocking(False)
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        listener.close()
+        bound.close()
         raise ConfigError(
             f"cannot listen: {error}", where=f"{host}:{port}", hint="Choose another --host or --port."
         ) from error
-    return listener
+    return bound
 
 
 _TCP_OPTIONS = {
@@ -89,7 +89,7 @@ _TCP_OPTIONS = {
 }
 
 
-def turn_new_ones_away(listener: socket.socket) -> None:
+def stop_new_connections(bound: socket.socket) -> None:
     """Let nobody begin to connect any more; who has begun gets through and can still be accepted.
 
     Closing a listening socket resets the connections in its queue, and one may always arrive between
@@ -102,12 +102,10 @@ def turn_new_ones_away(listener: socket.socket) -> None:
     code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in _NO_NEW_ONES))
     address, _ = code.buffer_info()
     with contextlib.suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEW_ONES), address)
-        )
+        bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEW_ONES), address))
 
 
-class Balance:
+class ConnectionCounts:
     """How many connections each worker has, in memory that all of them see.
 
     Args:
@@ -148,7 +146,7 @@ class Balance:
         """Say that nobody takes connections in ``slot``."""
         self._counts[slot] = _NOBODY
 
-    def is_ahead(self) -> bool:
+    def has_most(self) -> bool:
         """Whether another worker has fewer connections than this one."""
         if self._is_leaving:
             return False
@@ -164,24 +162,24 @@ class Acceptor:
     comes behind hundreds would wait for as many turns, in which hundreds may be read from.
 
     Args:
-        listener: bound, not blocking; `close` closes it.
+        bound: bound, not blocking; `close` closes it.
         factory: makes the protocol of a connection.
-        balance: counts the connections that come; those that go are counted by whoever sees it.
+        counts: counts the connections that come; those that go are counted by whoever sees it.
     """
 
     def __init__(
-        self, listener: socket.socket, factory: Callable[[], asyncio.BaseProtocol], balance: Balance
+        self, bound: socket.socket, factory: Callable[[], asyncio.BaseProtocol], counts: ConnectionCounts
     ) -> None:
-        self._listener = listener
+        self._socket = bound
         self._factory = factory
-        self._balance = balance
+        self._counts = counts
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Listen, and accept from now on."""
-        self._listener.listen(_BACKLOG)
+        self._socket.listen(_BACKLOG)
         self._resume()
 
     async def close(self) -> None:
@@ -192,25 +190,25 @@ class Acceptor:
         self._pause()
         if self._opening:
             await asyncio.wait(self._opening)
-        self._listener.close()
+        self._socket.close()
 
     def _resume(self) -> None:
         self._timer = None
-        self._loop.add_reader(self._listener, self._on_readable)
+        self._loop.add_reader(self._socket, self._on_readable)
 
     def _pause(self) -> None:
-        self._loop.remove_reader(self._listener)
+        self._loop.remove_reader(self._socket)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _on_readable(self) -> None:
-        if self._balance.is_ahead():
+        if self._counts.has_most():
             self._pause()
             self._timer = self._loop.call_later(_YIELD_S, self._accept_after_all)
             return
         for _ in range(_MOST_AT_ONCE):
-            if not self._accept() or self._balance.is_ahead():
+            if not self._accept() or self._counts.has_most():
                 break
 
     def _accept_after_all(self) -> None:
@@ -220,7 +218,7 @@ class Acceptor:
     def _accept(self) -> bool:
         """Take one connection; False if there was none, or no room for it."""
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return False
         except OSError as error:
@@ -229,7 +227,7 @@ class Acceptor:
             self._wait_for_room(error)
             return False
         connection.setblocking(False)
-        self._balance.add(1)
+        self._counts.add(1)
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -240,7 +238,7 @@ class Acceptor:
             await self._loop.connect_accepted_socket(self._factory, connection)
         except OSError:  # its client is gone again
             connection.close()
-            self._balance.add(-1)
+            self._counts.add(-1)
 
     def _wait_for_room(self, error: OSError) -> None:
         log_event(_logger, "no connection accepted", logging.ERROR, error=str(error), pause_s=_PAUSE_S)

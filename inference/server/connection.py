@@ -9,7 +9,7 @@ The parser is fed one request at a time. What a client sends behind a request wa
 answered and the event loop has looked after all other connections: a client that pipelines gets
 its answers in order, one each turn of the loop, and delays no other.
 
-What a client can make the service keep is bounded: a head in `inference.server.reception`, bodies
+What a client can make the service keep is bounded: a head in `inference.server.incoming`, bodies
 and pipelined requests of all connections by one `ReceiveBudget`, connections by their number.
 
 A request may ask for another protocol with ``Upgrade``; a server may ignore that (RFC 9110, 7.8).
@@ -44,12 +44,12 @@ from timberline.inference.app import Endpoint, answer_error
 from timberline.inference.errors import NotReadyError, RequestError, SlowClientError, TooManyConnectionsError
 from timberline.inference.formats.body import ReceiveBudget
 from timberline.inference.formats.request import NOTHING_NAMED, Answer, Header, Request
-from timberline.inference.server.reception import (
+from timberline.inference.server.incoming import (
     LONGEST_KNOWN,
-    AnswerHeads,
+    AnswerHeadCache,
     Head,
-    KnownHeads,
-    Reception,
+    IncomingRequest,
+    RequestHeadCache,
     write_head,
 )
 from timberline.registry.errors import LifecycleError
@@ -97,7 +97,7 @@ class Turns:
         self._line: deque[Sharing] = deque()
         self._is_due = False
 
-    def line_up(self, connection: Sharing) -> None:
+    def add(self, connection: Sharing) -> None:
         """Have the connection go on in a later turn of the loop, behind all that are in line."""
         self._line.append(connection)
         self._plan()
@@ -174,16 +174,16 @@ class Connection(HttpToolsProtocol):
     turns: Turns
     flow: Flow
     receiving: ReceiveBudget
-    heads: AnswerHeads
-    known: KnownHeads
+    heads: AnswerHeadCache
+    known: RequestHeadCache
     count_rejected: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.since = self.loop.time()  # of the last request's first byte, or the last answer
         self.is_stopping = False
-        self._reception = Reception()
-        self._ready: tuple[Head, Reception] | None = None  # a whole request that takes the short way
+        self._incoming = IncomingRequest()
+        self._ready: tuple[Head, IncomingRequest] | None = None  # a whole request that takes the short way
         self._waiting: asyncio.Task[None] | None = None
         self._held = b""  # what came last, of which the parser has had `_at` bytes, the last from `_fed_from`
         self._at = self._fed_from = 0
@@ -213,8 +213,8 @@ class Connection(HttpToolsProtocol):
             "idle": IdleConnections(),
             "turns": Turns(),
             "receiving": receiving,
-            "heads": AnswerHeads(),
-            "known": KnownHeads(),
+            "heads": AnswerHeadCache(),
+            "known": RequestHeadCache(),
             "count_rejected": staticmethod(count_rejected),
         }
         return type("BoundConnection", (cls,), settings)
@@ -241,7 +241,7 @@ class Connection(HttpToolsProtocol):
         """As uvicorn's; what was received is given up."""
         super().connection_lost(exc)
         self._held, self._at, self._kept = b"", 0, 0
-        self._reception = Reception()
+        self._incoming = IncomingRequest()
         self._settle()
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -259,12 +259,12 @@ class Connection(HttpToolsProtocol):
         """So many bytes have come."""
         self.data_received(_BUFFER[:nbytes].tobytes())
         if nbytes == _BUFFER_BYTES:  # there is more where that came from
-            self._line_up()
+            self._queue_up()
 
     def data_received(self, data: bytes) -> None:
         """Answer a request that is known and whole; everything else goes to the parser."""
         held = self._held
-        if not held and not self._reception.has_begun:
+        if not held and not self._incoming.has_begun:
             end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
             known = self.known.find(data[:end])
             if known and known.length == len(data) - end and not self.is_busy and not self._is_deaf:
@@ -273,7 +273,7 @@ class Connection(HttpToolsProtocol):
                 return
         if self._is_over:
             return
-        self._reception.begun_at = -1
+        self._incoming.begun_at = -1
         if held:
             self._held, self._at = held[self._at :] + data, 0
             self.flow.pause_reading()
@@ -295,37 +295,37 @@ class Connection(HttpToolsProtocol):
     def _advance(self) -> None:
         """Feed the parser what is held, up to the end of one request or of one bite of chunks."""
         while True:
-            reception = self._reception
-            if not reception.has_begun and (self.is_busy or self.flow.write_paused):
+            incoming = self._incoming
+            if not incoming.has_begun and (self.is_busy or self.flow.write_paused):
                 self.flow.pause_reading()  # the end of the answer goes on with it
                 break
-            self._feed(reception)
+            self._feed(incoming)
             if self._ready is not None:
                 self._answer_ready(*self._ready)
             if self._at >= len(self._held) or self._is_over:
                 break
-            if self._reception is not reception or self._is_biting:
-                self._line_up()
+            if self._incoming is not incoming or self._is_biting:
+                self._queue_up()
                 break
         self._tidy()
 
-    def _feed(self, reception: Reception) -> None:
+    def _feed(self, incoming: IncomingRequest) -> None:
         """Feed the parser one head, the rest of one body or a bite of chunks, or refuse it."""
         held, at = self._held, self._at
         try:
-            end = self._at = reception.find_end(held, at)
+            end = self._at = incoming.find_end(held, at)
             self._fed_from = at
-            self._is_biting = reception.is_bite
-            received = reception.body_bytes
+            self._is_biting = incoming.is_bite
+            received = incoming.body_bytes
             part = held if at == 0 and end == len(held) else memoryview(held)[at:end]
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade as stop:
                 self._feed_without_upgrade(part[stop.args[0] :])
-            if not self._reception.has_head:
-                self._reception.remember_end(held, at, end)
-            if self._is_biting and self._reception is reception:
-                reception.count_framing(end - at, reception.body_bytes - received)
+            if not self._incoming.has_head:
+                self._incoming.remember_end(held, at, end)
+            if self._is_biting and self._incoming is incoming:
+                incoming.count_framing(end - at, incoming.body_bytes - received)
         except httptools.HttpParserCallbackError as error:
             self._refuse(_find_cause(error))
         except (httptools.HttpParserError, LifecycleError) as error:
@@ -345,8 +345,8 @@ class Connection(HttpToolsProtocol):
 
     def _repeat_without_upgrade(self) -> None:
         version = self.parser.get_http_version().encode()
-        head = write_head(self.parser.get_method(), self.url, version, self._reception.headers)
-        self._reception = self._reception.repeat()
+        head = write_head(self.parser.get_method(), self.url, version, self._incoming.headers)
+        self._incoming = self._incoming.repeat()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(head)
@@ -354,7 +354,7 @@ class Connection(HttpToolsProtocol):
     @property
     def is_receiving(self) -> bool:
         """Whether a request has begun to come and is not whole."""
-        return self._reception.has_begun
+        return self._incoming.has_begun
 
     @property
     def is_busy(self) -> bool:
@@ -371,12 +371,12 @@ class Connection(HttpToolsProtocol):
         """Whether what comes is dropped."""
         return self._is_deaf or self.transport.is_closing()
 
-    def _line_up(self) -> None:
+    def _queue_up(self) -> None:
         """Go on when other connections had their turns."""
         if not self._is_in_line and not self.transport.is_closing():
             self.flow.pause_reading()
             self._is_in_line = self.flow.is_in_line = True
-            self.turns.line_up(self)
+            self.turns.add(self)
 
     def _tidy(self) -> None:
         """Let go of what the parser has had, and read on if nothing waits."""
@@ -397,7 +397,7 @@ class Connection(HttpToolsProtocol):
         elif self._is_at_eof and not self.is_busy:
             self.transport.close()
         elif self._waiting is None and not self.flow.write_paused:
-            has_enough = self._reception.has_cycle and len(self.cycle.body) > HIGH_WATER_LIMIT
+            has_enough = self._incoming.has_cycle and len(self.cycle.body) > HIGH_WATER_LIMIT
             if not has_enough:
                 self.flow.resume_reading()
 
@@ -419,95 +419,95 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self.cycle is not None and self.cycle.response_complete:
             self.cycle = None  # type: ignore[assignment]  # it was the last request's
-        self._reception.begin(self._fed_from)
+        self._incoming.begin(self._fed_from)
         self.url = b""
         self.since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._reception.add_header(name, value)
+        self._incoming.add_header(name, value)
 
     def on_headers_complete(self) -> None:
-        reception, parser = self._reception, self.parser
+        incoming, parser = self._incoming, self.parser
         method = parser.get_method()
         if parser.should_upgrade() and method != b"CONNECT":
-            reception.wants_upgrade = True  # the parser says that it is all; `_feed_without_upgrade` is next
+            incoming.wants_upgrade = True  # the parser says that it is all; `_feed_without_upgrade` is next
             return
-        reception.end_head(parser.get_http_version(), method)
+        incoming.end_head(parser.get_http_version(), method)
         url = self.url
         endpoint = self.direct.get(url if b"?" not in url else url[: url.index(b"?")])
         if (
             endpoint is not None
-            and reception.is_usual
-            and 0 <= reception.length <= self.max_direct_bytes
+            and incoming.is_usual
+            and 0 <= incoming.length <= self.max_direct_bytes
             and method == b"POST"
             and not (self.is_busy or self._is_biting)
         ):
-            reception.endpoint = endpoint
+            incoming.endpoint = endpoint
         else:
-            self._begin_cycle(reception)
+            self._begin_cycle(incoming)
 
     def on_body(self, body: bytes) -> None:
-        reception = self._reception
-        reception.add_body(body)
-        if reception.endpoint is not None:
+        incoming = self._incoming
+        incoming.add_body(body)
+        if incoming.endpoint is not None:
             self._kept += len(body)
             return
         cycle = self.cycle
         if cycle.response_complete:
             return  # it was refused, and the rest of it is dropped
-        if reception.expects:  # its body comes, so that where the next request begins is known
-            cycle.keep_alive = reception.keep_alive and not self.is_stopping
+        if incoming.expects:  # its body comes, so that where the next request begins is known
+            cycle.keep_alive = incoming.keep_alive and not self.is_stopping
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        reception = self._reception
-        if reception.wants_upgrade:
+        incoming = self._incoming
+        if incoming.wants_upgrade:
             return
-        self._reception = Reception()
-        if reception.endpoint is None:
+        self._incoming = IncomingRequest()
+        if incoming.endpoint is None:
             self.cycle.more_body = False
             self.cycle.message_event.set()
             return
         path, _, query = self.url.partition(b"?")
         head = Head(
-            reception.endpoint,
+            incoming.endpoint,
             path.decode("ascii"),
             query,
-            reception.headers,
-            dict(reversed(reception.headers)),
-            reception.length,
+            incoming.headers,
+            dict(reversed(incoming.headers)),
+            incoming.length,
             self.parser.should_keep_alive(),
         )
-        self._ready = head, reception
+        self._ready = head, incoming
 
-    def _begin_cycle(self, reception: Reception) -> None:
+    def _begin_cycle(self, incoming: IncomingRequest) -> None:
         """Answer through the application, which is given the body as it comes."""
         url = self.url
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, reception.expects
-        self.headers = self.scope["headers"] = reception.headers
+        self.url, self.expect_100_continue = url, incoming.expects
+        self.headers = self.scope["headers"] = incoming.headers
         super().on_headers_complete()
-        reception.has_cycle = True
+        incoming.has_cycle = True
         cycle = self.cycle
         if self.is_stopping:
             cycle.keep_alive = False
         elif self.scope["http_version"] == "1.0" and self.parser.should_keep_alive():
             cycle.keep_alive = True
             cycle.default_headers = [*cycle.default_headers, (b"connection", b"keep-alive")]
-        elif reception.expects:
+        elif incoming.expects:
             # If it is answered before its body has come, the client may send the body or not.
-            reception.keep_alive, cycle.keep_alive = cycle.keep_alive, False
+            incoming.keep_alive, cycle.keep_alive = cycle.keep_alive, False
 
     # Answers
 
-    def _answer_ready(self, head: Head, reception: Reception) -> None:
+    def _answer_ready(self, head: Head, incoming: IncomingRequest) -> None:
         self._ready = None
-        if reception.begun_at == 0 and self._at == len(self._held):
+        if incoming.begun_at == 0 and self._at == len(self._held):
             self.known.learn(self._held, head)
-        body = b"".join(reception.parts)
+        body = b"".join(incoming.parts)
         self._kept = 0  # the endpoint counts it from here on
         self._settle()
         self._answer(head, body)
@@ -556,7 +556,7 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None and not self.is_busy:
             self._write_refusal(self._refusal)
         if self._held:
-            self._line_up()
+            self._queue_up()
         self._tidy()
 
     def _refuse(self, error: Exception) -> None:
@@ -564,10 +564,10 @@ class Connection(HttpToolsProtocol):
         if self._is_over:
             return
         self._refusal, self._is_deaf = error, True
-        is_due = self._take_back_cycle(error) if self._reception.has_cycle else not self.is_busy
+        is_due = self._take_back_cycle(error) if self._incoming.has_cycle else not self.is_busy
         if is_due:
             self._write_refusal(error)
-        self._reception = Reception()  # whose parts are not held for one who sends on
+        self._incoming = IncomingRequest()  # whose parts are not held for one who sends on
         self._tidy()
 
     def _take_back_cycle(self, error: Exception) -> bool:
@@ -617,7 +617,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         if not self.is_busy:
             if self._held:
-                self._line_up()
+                self._queue_up()
             self._tidy()
 
     # The end
@@ -630,7 +630,7 @@ class Connection(HttpToolsProtocol):
             if now - self.since > idle_s:
                 self.transport.close()
         elif now - self.since > receive_s:
-            if self._reception.has_cycle:
+            if self._incoming.has_cycle:
                 self.transport.abort()  # the answer is out; there is nothing more to say
             else:
                 self._refuse(SlowClientError("the request did not arrive in time"))
@@ -647,7 +647,7 @@ class Connection(HttpToolsProtocol):
         """End now, and say so to who has sent a part of a request; cancelled work answers by itself."""
         if self._is_over or self.is_busy:
             return
-        if self.is_receiving and not self._reception.has_cycle:
+        if self.is_receiving and not self._incoming.has_cycle:
             self._refuse(NotReadyError("the service stopped before the request was complete"))
         else:
             self.transport.close()

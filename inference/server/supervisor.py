@@ -20,10 +20,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from timberline.inference.config import Order, Replaced, ServiceConfig, write_order
+from timberline.inference.config import Replaced, ServiceConfig, WorkerConfig, write_worker_config
 from timberline.inference.metrics.shared_memory import Memory, create_memory
 from timberline.inference.models.trial import Ledger
-from timberline.inference.server.acceptor import Balance, StateFile, bind_listener, turn_new_ones_away
+from timberline.inference.server.acceptor import (
+    ConnectionCounts,
+    StateFile,
+    bind_socket,
+    stop_new_connections,
+)
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.logs import log_event
 
@@ -31,8 +36,8 @@ from timberline.registry.runtime.logs import log_event
 _SETTLED_S = 5.0
 
 
-async def start_worker(order: Order, flags: Sequence[str]) -> Worker:
-    """Start a process and give it its order.
+async def start_worker(config: WorkerConfig, flags: Sequence[str]) -> Worker:
+    """Start a process and give it its config.
 
     Args:
         flags: of its command line.
@@ -44,14 +49,14 @@ async def start_worker(order: Order, flags: Sequence[str]) -> Worker:
         *(sys.executable, "-m", "timberline.inference", "worker", *flags),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        pass_fds=order.fds,
+        pass_fds=config.fds,
         process_group=0,  # Ctrl+C is for the supervisor, which passes it on
     )
     assert process.stdin is not None
-    process.stdin.write(write_order(order))
+    process.stdin.write(write_worker_config(config))
     with contextlib.suppress(ConnectionError):  # it has ended already, and `wait` will tell
         await process.stdin.drain()
-    return Worker(order.worker, process)
+    return Worker(config.worker, process)
 
 
 class Worker:
@@ -154,9 +159,9 @@ def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
     """
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
-        listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
+        sockets = [stack.enter_context(bind_socket(config.host, port)) for port in ports]
         state_file = stack.enter_context(StateFile(config.runtime_dir))
-        code = asyncio.run(Supervisor(config, listeners, flags, state_file).run())
+        code = asyncio.run(Supervisor(config, sockets, flags, state_file).run())
     log_event(_logger, "stopped", workers=config.workers)
     return code
 
@@ -166,7 +171,7 @@ class Supervisor:
 
     Args:
         config: the service's settings.
-        listeners: bound sockets: the service's, and the metrics' if they have one of their own.
+        sockets: bound sockets: the service's, and the metrics' if they have one of their own.
         flags: of the workers' command line.
         state_file: written when all workers are ready.
     """
@@ -174,23 +179,23 @@ class Supervisor:
     def __init__(
         self,
         config: ServiceConfig,
-        listeners: Sequence[socket.socket],
+        sockets: Sequence[socket.socket],
         flags: Sequence[str],
         state_file: StateFile,
     ) -> None:
         self._config = config
-        self._listeners = listeners
+        self._sockets = sockets
         self._flags = flags
         self._state_file = state_file
         self._slots = config.workers + 1
-        self._balance_fd = Balance.create_memory(self._slots)
-        self._balance = Balance(self._balance_fd, self._slots)
+        self._counts_fd = ConnectionCounts.create_memory(self._slots)
+        self._counts = ConnectionCounts(self._counts_fd, self._slots)
         self._metrics: Memory = create_memory(self._slots)
         self._trials_fd = Ledger.create_memory()
         self._free = list(range(self._slots))
         self._workers: dict[int, Worker] = {}  # by slot
         self._tasks: set[asyncio.Task[None]] = set()
-        self._burials: set[asyncio.Task[None]] = set()
+        self._reapers: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._signals: list[int] = []
         self._roll = asyncio.Event()
@@ -226,7 +231,7 @@ class Supervisor:
             if worker.announced is None:
                 return 0 if self._signals else await worker.wait()
             self._background(self._keep(worker))
-        self._state_file.write(*self._listeners[0].getsockname()[:2])
+        self._state_file.write(*self._sockets[0].getsockname()[:2])
         log_event(_logger, "all workers ready", workers=self._config.workers)
         sys.stdout.write(msgspec.json.encode(first.announced).decode() + "\n")
         sys.stdout.flush()
@@ -240,12 +245,12 @@ class Supervisor:
         """
         slot = self._free.pop(0)
         try:
-            worker = await start_worker(self._write_order(slot, replaces), self._flags)
+            worker = await start_worker(self._configure_worker(slot, replaces), self._flags)
         except OSError:
             self._free.insert(0, slot)
             raise
         self._workers[slot] = worker
-        self._burials.add(self._background(self._bury(worker)))
+        self._reapers.add(self._background(self._reap(worker)))
         log_event(_logger, "worker started", worker=slot, pid=worker.pid)
         if self._signals:
             worker.end(self._signals[0])
@@ -261,15 +266,15 @@ class Supervisor:
             return None
         return worker if worker.announced else None
 
-    def _write_order(self, slot: int, replaces: Replaced | Literal[""]) -> Order:
-        fds = [listener.fileno() for listener in self._listeners]
-        return Order(
+    def _configure_worker(self, slot: int, replaces: Replaced | Literal[""]) -> WorkerConfig:
+        fds = [bound.fileno() for bound in self._sockets]
+        return WorkerConfig(
             config=self._config,
             worker=slot,
             slots=self._slots,
-            listener_fd=fds[0],
-            metrics_listener_fd=fds[1] if len(fds) > 1 else None,
-            balance_fd=self._balance_fd,
+            socket_fd=fds[0],
+            metrics_socket_fd=fds[1] if len(fds) > 1 else None,
+            counts_fd=self._counts_fd,
             metrics_fd=self._metrics.fd,
             trials_fd=self._trials_fd,
             replaces=replaces,
@@ -277,10 +282,10 @@ class Supervisor:
 
     # Watching
 
-    async def _bury(self, worker: Worker) -> None:
+    async def _reap(self, worker: Worker) -> None:
         """Wait for the end of a worker and free its slot."""
         code = await worker.wait()
-        self._balance.clear(worker.slot)
+        self._counts.clear(worker.slot)
         self._metrics.release(worker.slot)
         del self._workers[worker.slot]
         self._free.insert(0, worker.slot)
@@ -372,27 +377,27 @@ class Supervisor:
         self._signals.append(number)
         self._stop.set()
         if is_patient:
-            asyncio.get_running_loop().call_later(self._config.drain_s, self._turn_away)
+            asyncio.get_running_loop().call_later(self._config.drain_s, self._stop_new_connections)
         else:
-            self._turn_away()
+            self._stop_new_connections()
         for worker in list(self._workers.values()):
             worker.end(number)
 
-    def _turn_away(self) -> None:
+    def _stop_new_connections(self) -> None:
         """From now on nobody new can connect; those who have are accepted by the workers."""
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                turn_new_ones_away(listener)
-                listener.close()
+        for bound in self._sockets:
+            if bound.fileno() >= 0:
+                stop_new_connections(bound)
+                bound.close()
 
     async def _end(self) -> None:
         """Wait for the workers to end as they were asked to, and end those that do not."""
         if not self._signals:
             self._take_signal(signal.SIGINT)
-        await asyncio.wait(self._burials, timeout=self._end_s(self._signals[0]))
+        await asyncio.wait(self._reapers, timeout=self._end_s(self._signals[0]))
         for worker in list(self._workers.values()):
             worker.end(signal.SIGKILL)
-        await asyncio.wait(self._burials)
+        await asyncio.wait(self._reapers)
 
     def _end_s(self, number: int) -> float:
         """How long a worker may take to end after this signal."""

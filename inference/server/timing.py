@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from timberline.inference.formats.request import Header
 from timberline.inference.server.connection import Connection
-from timberline.inference.server.reception import AnswerHeads
+from timberline.inference.server.incoming import AnswerHeadCache
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -161,14 +161,14 @@ class TimedApp:
         await self._app(scope, receive, send_timed)
 
 
-class TimedHeads(AnswerHeads):
+class TimedHeads(AnswerHeadCache):
     """Heads of one connection's answers: what is known of them, and the time of each.
 
     Args:
         known: of all connections.
     """
 
-    def __init__(self, known: AnswerHeads) -> None:
+    def __init__(self, known: AnswerHeadCache) -> None:
         self._find = known.find
         self.stopwatch = Stopwatch()  # of the last bytes that came
 

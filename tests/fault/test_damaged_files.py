@@ -18,7 +18,7 @@ from timberline.benchmarks.dev.service.figures import decode_targets
 from timberline.benchmarks.measure.raw import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
 from timberline.benchmarks.selftest.recorded import read_restarts
-from timberline.inference.config import read_order
+from timberline.inference.config import read_worker_config
 from timberline.inference.models.proven import run_trial
 from timberline.inference.models.trial import Ledger, Outcome, Trial
 from timberline.inference.server.supervisor import Worker
@@ -123,7 +123,7 @@ def test_damaged_name_of_the_latest_run_is_no_finished_run(damage: str, tmp_path
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("read", [read_order, lambda source: run_trial(source, io.BytesIO())])
+@pytest.mark.parametrize("read", [read_worker_config, lambda source: run_trial(source, io.BytesIO())])
 def test_process_that_gets_no_order_says_so(read: Callable[[io.BytesIO], object], damage: str) -> None:
     """Whoever starts a worker by hand hears what it waits for."""
     with pytest.raises(ConfigError, match="standard input"):

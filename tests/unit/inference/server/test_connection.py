@@ -15,19 +15,19 @@ from timberline.inference.formats.body import ReceiveBudget
 from timberline.inference.formats.request import JSON
 from timberline.inference.server.connection import Connection as ServiceConnection
 from timberline.inference.server.connection import IdleConnections, Turns
-from timberline.inference.server.reception import AnswerHeads
+from timberline.inference.server.incoming import AnswerHeadCache
 
 
 def test_a_head_holds_the_status_and_every_header() -> None:
     """A header that is lost here is lost in every answer."""
-    head = AnswerHeads().find(503, (JSON, (b"retry-after", b"1")), [(b"date", b"today")])
+    head = AnswerHeadCache().find(503, (JSON, (b"retry-after", b"1")), [(b"date", b"today")])
     lines = [b"HTTP/1.1 503 Service Unavailable", b"date: today", b"content-type: application/json"]
     assert head.split(b"\r\n") == [*lines, b"retry-after: 1", b""]
 
 
 def test_a_head_is_joined_anew_when_the_date_changes() -> None:
     """What is kept must not be older than what it says."""
-    heads = AnswerHeads()
+    heads = AnswerHeadCache()
     today = [(b"date", b"today")]
     assert heads.find(200, (JSON,), today) is heads.find(200, (JSON,), today)
     assert b"tomorrow" in heads.find(200, (JSON,), [(b"date", b"tomorrow")])
@@ -36,7 +36,7 @@ def test_a_head_is_joined_anew_when_the_date_changes() -> None:
 
 def test_heads_are_told_apart_by_status_and_headers() -> None:
     """An answer with another version's header would be a wrong answer."""
-    heads = AnswerHeads()
+    heads = AnswerHeadCache()
     defaults = [(b"date", b"today")]
     found = {
         heads.find(status, (JSON, (b"x-model-version", version)), defaults)
@@ -83,7 +83,7 @@ class Connection:
         self._log.append(self._name)
         if self._again:
             self._again -= 1
-            self._turns.line_up(self)
+            self._turns.add(self)
         if self._name == "broken":
             raise RuntimeError(self._name)
 
@@ -95,7 +95,7 @@ def test_a_turn_takes_a_few_and_then_everybody_else_is_asked() -> None:
     async def main() -> None:
         turns = Turns()
         for index in range(20):
-            turns.line_up(Connection(str(index), turns, log, again=1))
+            turns.add(Connection(str(index), turns, log, again=1))
         while len(log) < 40:
             log.append("others")
             await asyncio.sleep(0)
@@ -115,7 +115,7 @@ def test_one_that_fails_keeps_nobody_from_a_turn() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
         turns = Turns()
         for name in ("broken", "first", "second"):
-            turns.line_up(Connection(name, turns, log))
+            turns.add(Connection(name, turns, log))
         while len(log) < 3:
             await asyncio.sleep(0)
 

@@ -38,7 +38,7 @@ _MOST_DIGITS = 40
 _UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect"})
 
 
-class Reception:
+class IncomingRequest:
     """The request that is being received, or the blank bytes before one.
 
     - ``headers``: of the head, names in lower case;
@@ -71,9 +71,9 @@ class Reception:
         self.has_begun = True
         self.begun_at = at
 
-    def repeat(self) -> Reception:
+    def repeat(self) -> IncomingRequest:
         """A new one for the same request, whose head is read again."""
-        repeated = Reception()
+        repeated = IncomingRequest()
         repeated._head_bytes, repeated.begun_at = self._head_bytes, self.begun_at
         return repeated
 
@@ -237,7 +237,7 @@ def write_head(method: bytes, target: bytes, version: bytes, headers: Sequence[H
     return b"".join([*lines, b"\r\n"])
 
 
-class KnownHeads:
+class RequestHeadCache:
     """Heads of requests that were parsed before, by their bytes: equal bytes mean the same."""
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ class KnownHeads:
             self._known[data[:end]] = head
 
 
-class AnswerHeads:
+class AnswerHeadCache:
     """Status line and headers as bytes, joined once for all answers that have the same ones."""
 
     def __init__(self) -> None:

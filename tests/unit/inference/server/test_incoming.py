@@ -11,17 +11,23 @@ from unittest.mock import sentinel
 import pytest
 
 from timberline.inference.errors import HeadTooLargeError, RequestError, TargetTooLongError
-from timberline.inference.server.reception import LONGEST_HEAD, Head, KnownHeads, Reception, write_head
+from timberline.inference.server.incoming import (
+    LONGEST_HEAD,
+    Head,
+    IncomingRequest,
+    RequestHeadCache,
+    write_head,
+)
 
 
-def feed_head(reception: Reception, data: bytes, cuts: list[int]) -> int:
+def feed_head(incoming: IncomingRequest, data: bytes, cuts: list[int]) -> int:
     """Find the end of a head whose bytes come in pieces; how many of ``data`` belong to it."""
-    reception.begin(0)
+    incoming.begin(0)
     edges = [0, *cuts, len(data)]
     for begin, end in itertools.pairwise(edges):
         part = data[begin:end]
-        found = reception.find_end(part, 0)
-        reception.remember_end(part, 0, found)
+        found = incoming.find_end(part, 0)
+        incoming.remember_end(part, 0, found)
         if found < len(part):
             return begin + found
     return len(data)
@@ -34,9 +40,9 @@ HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 def test_a_heads_end_is_found_wherever_it_is_cut(cut: int) -> None:
     """What stands behind a head is never counted as the head, nor given to the parser with it."""
     data = HEAD + b"GET /next HTTP/1.1\r\n"
-    assert feed_head(Reception(), data, [cut]) == len(HEAD)
+    assert feed_head(IncomingRequest(), data, [cut]) == len(HEAD)
     if cut > 1:
-        assert feed_head(Reception(), data, [cut - 1, cut]) == len(HEAD)
+        assert feed_head(IncomingRequest(), data, [cut - 1, cut]) == len(HEAD)
 
 
 @pytest.mark.parametrize("piece", [1, 1000, LONGEST_HEAD])
@@ -44,34 +50,34 @@ def test_a_head_is_bounded_to_the_byte(piece: int) -> None:
     """Its bytes are counted before the parser has them, in whatever pieces they come."""
     line = b"GET / HTTP/1.1\r\n"
     fitting = line + b"a" * (LONGEST_HEAD - len(line))
-    reception = Reception()
+    incoming = IncomingRequest()
     for begin in range(0, LONGEST_HEAD, piece):
         part = fitting[begin : begin + piece]
-        assert reception.find_end(part, 0) == len(part)
+        assert incoming.find_end(part, 0) == len(part)
     with pytest.raises(HeadTooLargeError):
-        reception.find_end(b"a", 0)
+        incoming.find_end(b"a", 0)
     with pytest.raises(TargetTooLongError):
-        Reception().find_end(b"GET /" + b"a" * LONGEST_HEAD, 0)
+        IncomingRequest().find_end(b"GET /" + b"a" * LONGEST_HEAD, 0)
 
 
 def test_chunks_may_be_as_small_as_they_can_be() -> None:
     """Framing is bounded in relation to the body: six bytes for one are how some clients write."""
-    reception = Reception()
-    reception.end_head("1.0", b"POST")
+    incoming = IncomingRequest()
+    incoming.end_head("1.0", b"POST")
     for _ in range(200_000):
-        reception.add_body(b"x")
-        reception.count_framing(6, 1)
-    reception.count_framing(LONGEST_HEAD, 0)  # as much once is no attack
+        incoming.add_body(b"x")
+        incoming.count_framing(6, 1)
+    incoming.count_framing(LONGEST_HEAD, 0)  # as much once is no attack
     with pytest.raises(HeadTooLargeError):
-        reception.count_framing(1_000_000, 1)
+        incoming.count_framing(1_000_000, 1)
 
 
 def test_a_second_framing_is_refused() -> None:
     """Two ways to find a body's end are two ends (CWE-444)."""
-    reception = Reception()
-    reception.add_header(b"Transfer-Encoding", b"chunked")
+    incoming = IncomingRequest()
+    incoming.add_header(b"Transfer-Encoding", b"chunked")
     with pytest.raises(RequestError):
-        reception.add_header(b"transfer-encoding", b"chunked")
+        incoming.add_header(b"transfer-encoding", b"chunked")
 
 
 def test_a_head_is_written_again_without_its_wish() -> None:
@@ -96,7 +102,7 @@ MEANING = Head(
 
 def test_a_whole_request_teaches_its_head() -> None:
     """The next one with these bytes is not parsed."""
-    heads = KnownHeads()
+    heads = RequestHeadCache()
     heads.learn(KNOWN_HEAD + b"body", MEANING)
     assert heads.find(KNOWN_HEAD) is MEANING
 
@@ -113,14 +119,14 @@ def test_a_whole_request_teaches_its_head() -> None:
 )
 def test_anything_else_teaches_nothing(data: bytes) -> None:
     """A head whose first or last byte is a guess would answer somebody else's request."""
-    heads = KnownHeads()
+    heads = RequestHeadCache()
     heads.learn(data, MEANING)
     assert not any(heads.find(data[:end]) for end in range(len(data) + 1))
 
 
 def test_heads_that_never_come_again_are_forgotten() -> None:
     """A trace id in every head must not fill the memory."""
-    heads = KnownHeads()
+    heads = RequestHeadCache()
     for number in range(5000):
         heads.learn(KNOWN_HEAD[:-2] + b"X: %d\r\n\r\nbody" % number, MEANING)
     assert sum(heads.find(KNOWN_HEAD[:-2] + b"X: %d\r\n\r\n" % n) is not None for n in range(5000)) <= 512

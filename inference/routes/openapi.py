@@ -1,4 +1,9 @@
-"""``GET /openapi.json``: what this service takes and gives, made from the versions that it serves."""
+"""``GET /openapi.json``: what this service takes and gives, made from the versions that it serves.
+
+What is the same for every version stands in ``static/openapi.json``: the document without its paths, the
+operation of each kind of path, and the errors that each operation may end in. A text ``$name`` in it is
+replaced by a value of the version.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,10 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import msgspec
@@ -19,6 +28,7 @@ from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.versions import LiveVersion
 from timberline.inference.routes.page import pick_example
 from timberline.registry.manifest import Manifest
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.signature import TEXT_INPUT, Column
 
 Schema = dict[str, Any]
@@ -43,39 +53,113 @@ _FEW_ROWS = 2
 _MAX_CATEGORIES = 100
 
 
-def describe_rows(manifest: Manifest, max_rows: int) -> dict[str, Schema]:
-    """The component schemas of what ``/predict`` takes and gives, by their names.
+class OpenApi:
+    """Handler of ``GET /openapi.json``; writes the document again when another version is live.
+
+    Args:
+        state: whose default model is behind the routes that name none.
+        config: its limits and routes.
+        is_guarded: whether a bearer token is asked for.
+    """
+
+    def __init__(self, state: ServiceState, config: ServiceConfig, is_guarded: bool) -> None:
+        self.paths: Iterable[str] = ()  # of all routes; known when all of them are
+        self._state = state
+        self._config = config
+        self._is_guarded = is_guarded
+        self._written: tuple[tuple[str, ...], Answer] = ((), answer_bytes(b""))
+
+    def __call__(self, request: Request) -> Answer:
+        """The document."""
+        live = self._state.live
+        served = tuple(f"{version.model}@{version.version}" for version in self._state.models.values())
+        if self._written[0] != served:
+            body = msgspec.json.encode(self._write(live))
+            self._written = (served, answer_bytes(body, live.headers))
+        return self._written[1]
+
+    def _write(self, live: LiveVersion) -> Schema:
+        config, template = self._config, read_template()
+        values = describe_version(live.manifest, config.max_rows) | {"root": config.root_path or "/"}
+        kinds = {**template["paths"], config.predict_route: "predict", config.health_route: "ready"}
+        document: Schema = _fill(template["document"], values)
+        operations: Schema = _fill(template["operations"], values)
+        if any(spec.name == TEXT_INPUT for spec in live.manifest.signature.inputs):  # text has no float32
+            del operations["predict"]["post"]["requestBody"]["content"]["application/octet-stream"]
+        for path in self.paths:
+            if path in kinds:  # those that end in a slash are other paths' doubles
+                item = deepcopy(operations[kinds[path]])
+                models = [live.model] if kinds[path] == "predict" else list(self._state.models)
+                document["paths"][path] = self._complete(path, item, models, values["version"])
+        if self._is_guarded:
+            document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"bearer": []}]
+        return document
+
+    def _complete(self, path: str, item: Schema, models: list[str], version: str) -> Schema:
+        """Add what follows from the path: its operation's name and errors, and its parameters."""
+        ((method, operation),) = item.items()
+        errors = read_template()["errors"]
+        may_end_in = dict(errors["always"])
+        if method == "post":
+            may_end_in |= errors["post"]
+        if "{model}" in path:
+            may_end_in |= errors["named"]
+            item["parameters"] = [_name_parameter("model", {"enum": models})]
+        if "{version}" in path:
+            number = _name_parameter("version", {"pattern": "^[1-9][0-9]{0,8}$"})
+            item["parameters"].append({**number, "example": version})
+        if self._is_guarded:
+            may_end_in |= errors["guarded"]
+        for status, name in sorted(may_end_in.items()):
+            operation["responses"].setdefault(status, {"$ref": f"#/components/responses/{name}"})
+        operation["operationId"] = _name_operation(path)
+        return item
+
+
+@cache
+def read_template() -> Schema:
+    """What is the same for every version; not to be changed."""
+    text = Path(__file__).with_name("static").joinpath("openapi.json").read_bytes()
+    template: Schema = decode_json(text, dict[str, Any])
+    return template
+
+
+def describe_version(manifest: Manifest, max_rows: int) -> Schema:
+    """The template's values for one version, by their names.
 
     What training saw (``x-minimum``, ``x-maximum``, the examples of a text column) is no bound: other
     values are answered too, and watched as drift.
     """
-    columns = manifest.signature.columns
-    values = {column.name: describe_column(column) for column in columns}
-    named: Schema = {
-        "type": "object",
-        "description": _describe_row(manifest),
-        "properties": values,
-        "required": [c.name for c in columns if not c.may_be_absent],
-        "additionalProperties": False,
-        "minProperties": 1,
-        "examples": [pick_example(manifest)],
-    }
-    positional: Schema = {
-        "type": "array",
-        "description": f"One row as all {len(columns)} values in the order of the columns.",
-        # A default is for what is left out, and here nothing is. No more items than prefixItems: maxItems
-        # says so as well as "items": false, which generators of clients do not read.
-        "prefixItems": [{k: v for k, v in schema.items() if k != "default"} for schema in values.values()],
-        "minItems": len(columns),
-        "maxItems": len(columns),
-        "examples": [list(manifest.golden.rows[0])],
-    }
+    columns, classes, golden = manifest.signature.columns, manifest.signature.classes, manifest.golden.rows
+    properties = {column.name: describe_column(column) for column in columns}
+    values = [label.value for label in classes]
+    example = pick_example(manifest)
+    row = f"One row of {manifest.model} by the names of its raw columns."
+    if manifest.table.unread:
+        row += " Other columns of the training table may be sent too, and are not read."
     return {
-        "Row": named,
-        "RowValues": positional,
-        "Rows": _rows("Row", max_rows, pick_example(manifest)),
-        "RowsOfValues": _rows("RowValues", max_rows, list(manifest.golden.rows[0])),
-        **_describe_answers(manifest),
+        "title": manifest.title or manifest.model,
+        "description": "\n\n".join(filter(None, (manifest.description, manifest.lineage.attribution))),
+        "version": str(manifest.version),
+        "row": row,
+        "properties": properties,
+        "required": [column.name for column in columns if not column.may_be_absent],
+        # A default is for what is left out, and in an array of values nothing is.
+        "items": [{k: v for k, v in schema.items() if k != "default"} for schema in properties.values()],
+        "width": len(columns),
+        "max_rows": max_rows,
+        "max_rows_text": f"{max_rows:,}",
+        "classes": values,
+        "labels": sorted({label.label for label in classes}),
+        "probabilities": {value: {"type": "number", "minimum": 0, "maximum": 1} for value in values},
+        "datatypes": [*NUMBERS, TEXT],
+        "example": example,
+        "tensors": write_tensors(manifest),
+        "golden_row": list(golden[0]),
+        "golden_rows": [list(row) for row in golden[:_FEW_ROWS]],
+        "csv": write_csv_example(manifest),
+        "lines": "".join(msgspec.json.encode(row).decode() + "\n" for row in golden[:_FEW_ROWS]),
     }
 
 
@@ -122,12 +206,6 @@ def write_tensors(manifest: Manifest) -> Schema:
     }
 
 
-def _describe_row(manifest: Manifest) -> str:
-    text = f"One row of {manifest.model} by the names of its raw columns."
-    more = " Other columns of the training table may be sent too, and are not read."
-    return text + more if manifest.table.unread else text
-
-
 def _describe_column(column: Column) -> str:
     parts = []
     if column.description:
@@ -139,469 +217,21 @@ def _describe_column(column: Column) -> str:
     return " ".join(parts)
 
 
-def _rows(row: str, max_rows: int, example: Any) -> Schema:
-    items = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": _point_to(row)}
-    return {
-        "type": "object",
-        "description": f"Up to {max_rows:,} rows; the answers come in the same order.",
-        "properties": {
-            "instances": items,
-            "parameters": {
-                "type": ["object", "null"],
-                "properties": {"probabilities": {"type": "boolean", "default": True}},
-                "additionalProperties": False,
-            },
-        },
-        "required": ["instances"],
-        "additionalProperties": False,
-        "examples": [{"instances": [example]}],
-    }
+def _fill(tree: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of ``tree`` in which each text ``$name`` is the value of that name, or holds it as text."""
+    if isinstance(tree, dict):
+        return {key: _fill(value, values) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_fill(value, values) for value in tree]
+    if not isinstance(tree, str) or "$" not in tree:
+        return tree
+    return values[tree[1:]] if tree[1:] in values else Template(tree).safe_substitute(values)
 
 
-def _describe_answers(manifest: Manifest) -> dict[str, Schema]:
-    classes = manifest.signature.classes
-    values = [label.value for label in classes]
-    answer: dict[str, Schema] = {
-        "prediction": {
-            "type": "string",
-            "enum": values,
-            "description": "The most probable class, as in the data.",
-        },
-        "label": {
-            "type": "string",
-            "enum": sorted({label.label for label in classes}),
-            "description": "Its name for people.",
-        },
-        "probabilities": {
-            "type": "object",
-            "description": "By class; left out with probabilities=false.",
-            "properties": {value: {"type": "number", "minimum": 0, "maximum": 1} for value in values},
-            "required": values,
-            "additionalProperties": False,
-        },
-    }
-    version: dict[str, Schema] = {
-        "model": {"type": "string", "description": "The model that answered."},
-        "version": {"type": "integer", "minimum": 1, "description": "Its version."},
-    }
-    predictions = {"type": "array", "minItems": 1, "items": _point_to("RowPrediction")}
-    return {
-        "RowPrediction": _closed(answer, ["prediction", "label"]),
-        "Prediction": _closed({**answer, **version}, ["prediction", "label", *version]),
-        "Predictions": _closed({"predictions": predictions, **version}, ["predictions", *version]),
-    }
-
-
-def _closed(properties: dict[str, Schema], required: list[str]) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
-def _point_to(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-Tree = dict[str, Any]
-
-# By status: name of the response, what it means, headers that come with it.
-ERRORS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
-    400: ("BadRequest", "What was sent is not rows of this model; says which row and column.", ()),
-    401: ("Unauthorized", "No bearer token was sent, or one that is not known here.", ("WWW-Authenticate",)),
-    404: ("NotFound", "No such model or version is served here.", ()),
-    405: ("MethodNotAllowed", "The path is there, but not for this method.", ("Allow",)),
-    408: ("RequestTimeout", "The request did not arrive in time.", ()),
-    413: ("ContentTooLarge", "More bytes or more rows than are taken at once.", ()),
-    414: ("URITooLong", "The request line is longer than what is read.", ()),
-    415: ("UnsupportedMediaType", "The body is declared to be something that is not read here.", ()),
-    431: ("RequestHeaderFieldsTooLarge", "The head is longer than what is read, or has too many fields.", ()),
-    500: ("InternalError", "The service failed; its log says why.", ()),
-    503: ("ServiceUnavailable", "Too much to do, or stopping; ask again.", ("Retry-After",)),
-    504: ("DeadlineExceeded", "Not answered in the time that a request may take.", ()),
-}
-_ALWAYS = (400, 405, 408, 414, 431, 500, 503)
-_NAMED = (404,)
-_WITH_BODY = (413, 415, 504)
-_TEXT: Tree = {"type": "string"}
-_TEXT_OR_NONE: Tree = {"type": ["string", "null"]}
-# Of a tensor, flat or in rows; numbers, booleans and strings by the datatype, and null for NULL.
-_SCALARS = ["number", "boolean", "string", "null"]
-_ELEMENT: Tree = {"anyOf": [{"type": _SCALARS}, {"type": "array", "items": {"type": _SCALARS}}]}
-_BINARY: Tree = {"type": "string", "format": "binary"}
-_HEADERS: Tree = {
-    "WWW-Authenticate": {"schema": {"const": "Bearer"}},
-    "Allow": {"description": "The methods there are.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
-}
-_VERSION_HEADER: Tree = {
-    "x-model-version": {
-        "description": "The model and version that answered.",
-        "schema": {"type": "string", "examples": ["forest_cover@7"]},
-    }
-}
-_JSON_LENGTH_HEADER: Tree = {
-    "inference-header-content-length": {
-        "description": "Where blobs follow: bytes of JSON before them.",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    }
-}
-
-# What each path does: a method of `PathWriter`. Paths that end in a slash are other paths' doubles.
-KINDS: Mapping[str, str] = {
-    "/": "probe",
-    "/predict": "predict",
-    "/predict/{model}": "predict",
-    "/invocations": "predict",
-    "/ping": "ready",
-    "/metrics": "metrics",
-    "/openapi.json": "document",
-    "/v2": "server",
-    "/v2/health/live": "live",
-    "/v2/health/ready": "ready",
-    "/v2/models/{model}": "model",
-    "/v2/models/{model}/versions/{version}": "model",
-    "/v2/models/{model}/ready": "model_ready",
-    "/v2/models/{model}/versions/{version}/ready": "model_ready",
-    "/v2/models/{model}/infer": "infer",
-    "/v2/models/{model}/versions/{version}/infer": "infer",
-    "/v2/repository/index": "index",
-    "/v2/models": "model_list",
-    "/v1/models": "model_list",
-    "/v1/models/{model}:predict": "predict",
-    "/v1/models/{model}/versions/{version}:predict": "predict",
-    "/v1/models/{model}": "status",
-    "/v1/models/{model}/versions/{version}": "status",
-}
-
-
-def describe_errors() -> Tree:
-    """The component responses of all errors; they have one shape."""
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {
-        name: {
-            "description": text,
-            "content": content,
-            **({"headers": {header: _HEADERS[header] for header in headers}} if headers else {}),
-        }
-        for name, text, headers in ERRORS.values()
-    }
-
-
-class PathWriter:
-    """Writes the operations of one service.
-
-    Args:
-        manifest: of the version behind the routes that name no model.
-        models: names of all models served.
-        is_guarded: whether a bearer token is asked for.
-    """
-
-    def __init__(self, manifest: Manifest, models: Iterable[str], is_guarded: bool) -> None:
-        self._manifest = manifest
-        self._models = list(models)
-        self._is_guarded = is_guarded
-
-    def write(self, paths: Iterable[str], predict_route: str, health_route: str) -> Tree:
-        """Path items for those of ``paths`` that `KINDS` or a setting gives a meaning."""
-        kinds = {**KINDS, predict_route: "predict", health_route: "ready"}
-        return {path: getattr(self, f"_{kinds[path]}")(path) for path in paths if path in kinds}
-
-    def _probe(self, path: str) -> Tree:
-        answers = {
-            "application/json": {"schema": _object({"status": {"const": "alive"}})},
-            "text/html": {"schema": {"type": "string"}},
-        }
-        return {"get": self._operation(path, "What is served here", answers)}
-
-    def _metrics(self, path: str) -> Tree:
-        text = {"schema": {"type": "string"}}
-        answers = {"text/plain": text, "application/openmetrics-text": text}
-        return {"get": self._operation(path, "Counts in the Prometheus text format", answers)}
-
-    def _document(self, path: str) -> Tree:
-        answers = {"application/json": {"schema": _object({"openapi": {"type": "string"}})}}
-        return {"get": self._operation(path, "This document", answers)}
-
-    def _live(self, path: str) -> Tree:
-        operation = self._operation(path, "Whether the process answers", _refer("Health"))
-        return {"get": {**operation, "security": []}}
-
-    def _ready(self, path: str) -> Tree:
-        operation = self._operation(path, "Whether work should be sent here", _refer("Health"))
-        not_ready = {"description": "Not ready.", "headers": {"Retry-After": _HEADERS["Retry-After"]}}
-        operation["responses"]["503"] = {**not_ready, "content": _refer("Health")}
-        return {"get": {**operation, "security": []}}
-
-    def _predict(self, path: str) -> Tree:
-        both = [{"$ref": f"#/components/schemas/{name}"} for name in ("Prediction", "Predictions")]
-        floats = "For many rows: the bare probabilities, little-endian float32, row by row in class order."
-        answers: Tree = {
-            "application/json": {"schema": {"anyOf": both}},
-            "text/csv": {
-                "schema": {**_TEXT, "description": "A line for each row: class, label, probabilities."}
-            },
-            "application/jsonlines": {"schema": {**_TEXT, "description": "A line for each row: its answer."}},
-            "application/octet-stream": {"schema": {**_BINARY, "description": floats}},
-        }
-        more = (*_WITH_BODY, *_NAMED) if "{model}" in path else _WITH_BODY
-        operation = self._operation(path, "Predict the class of one row or of many", answers, *more)
-        operation["parameters"] = [
-            {
-                "name": "probabilities",
-                "in": "query",
-                "description": "false for the short form, without probabilities.",
-                "schema": {"type": "boolean", "default": True},
-            }
-        ]
-        operation["requestBody"] = {"required": True, "content": self._bodies()}
-        operation["responses"]["200"]["headers"] = _VERSION_HEADER
-        if "{model}" not in path:
-            return {"post": operation}
-        # The rows are told of this model only; those of others are in their metadata.
-        place = self._place(path)
-        place[0]["schema"]["enum"] = [self._manifest.model]
-        return {"parameters": place, "post": operation}
-
-    def _bodies(self) -> Tree:
-        named = ("Row", "Rows", "RowsOfValues")
-        golden = self._manifest.golden.rows
-        bodies: Tree = {
-            "application/json": {
-                "schema": {"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in named]},
-                "examples": {
-                    "row": {"$ref": "#/components/examples/Row"},
-                    "rows": {"value": {"instances": [list(row) for row in golden[:2]]}},
-                },
-            },
-            "text/csv": {
-                "schema": {"type": "string", "description": "Rows with a line of names, or in column order."},
-                "example": write_csv_example(self._manifest),
-            },
-            "application/jsonlines": {
-                "schema": {"type": "string", "description": "A row on each line, as instances may hold it."},
-                "example": "".join(msgspec.json.encode(row).decode() + "\n" for row in golden[:2]),
-            },
-        }
-        if all(spec.name != TEXT_INPUT for spec in self._manifest.signature.inputs):
-            width = len(self._manifest.signature.columns)
-            text = f"Rows of {width} little-endian float32 values in column order; NaN is NULL."
-            bodies["application/octet-stream"] = {"schema": {**_BINARY, "description": text}}
-        return bodies
-
-    def _server(self, path: str) -> Tree:
-        return {"get": self._operation(path, "Name and extensions", _refer("ServerMetadata"))}
-
-    def _model(self, path: str) -> Tree:
-        answers = _refer("ModelMetadata")
-        operation = self._operation(path, "Tensors and model card of a version", answers, *_NAMED)
-        return {"parameters": self._place(path), "get": operation}
-
-    def _model_ready(self, path: str) -> Tree:
-        operation = self._operation(path, "Whether a version can answer", _refer("ModelReady"), *_NAMED)
-        operation["responses"]["503"] = {"description": "Not ready.", "content": _refer("ModelReady")}
-        return {"parameters": self._place(path), "get": operation}
-
-    def _model_list(self, path: str) -> Tree:
-        return {"get": self._operation(path, "The models that are served", _refer("ModelList"))}
-
-    def _status(self, path: str) -> Tree:
-        answers = _refer("ModelStatus")
-        operation = self._operation(path, "Whether a model can answer, and its versions", answers, *_NAMED)
-        operation["responses"]["503"] = {"description": "Not ready.", "content": answers}
-        return {"parameters": self._place(path), "get": operation}
-
-    def _infer(self, path: str) -> Tree:
-        blobs = "The same JSON, and behind it the blobs of the outputs that were asked for as such."
-        answers = {
-            **_refer("InferenceResponse"),
-            "application/octet-stream": {"schema": {**_BINARY, "description": blobs}},
-        }
-        operation = self._operation(path, "Run a version on tensors", answers, *_NAMED, *_WITH_BODY)
-        operation["responses"]["200"]["headers"] = {**_VERSION_HEADER, **_JSON_LENGTH_HEADER}
-        operation["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/InferenceRequest"},
-                    "examples": {"tensors": {"$ref": "#/components/examples/Tensors"}},
-                }
-            },
-        }
-        return {"parameters": self._place(path), "post": operation}
-
-    def _index(self, path: str) -> Tree:
-        entry = _object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})
-        answers = {"application/json": {"schema": {"type": "array", "items": entry}}}
-        # The protocol's body, {"ready": true}, is not read: a version that is not ready is not listed.
-        return {"post": self._operation(path, "The versions that are live", answers, *_WITH_BODY)}
-
-    def _place(self, path: str) -> list[Tree]:
-        model = {"name": "model", "in": "path", "required": True}
-        version = {"name": "version", "in": "path", "required": True}
-        place: list[Tree] = [{**model, "schema": {"type": "string", "enum": self._models}}]
-        if "{version}" in path:
-            pattern = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
-            place.append({**version, "schema": pattern, "example": str(self._manifest.version)})
-        return place
-
-    def _operation(self, path: str, summary: str, answers: Tree, *more: int) -> Tree:
-        """An operation with every error that it may end in: those of all routes and ``more``."""
-        statuses = {*_ALWAYS, *more} | ({401} if self._is_guarded else set())
-        return {
-            "operationId": _name_operation(path),
-            "summary": summary,
-            "responses": {
-                "200": {"description": "The answer.", "content": answers},
-                **{str(s): {"$ref": f"#/components/responses/{ERRORS[s][0]}"} for s in sorted(statuses)},
-            },
-        }
+def _name_parameter(name: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", **schema}}
 
 
 def _name_operation(path: str) -> str:
     """``/v2/models/{model}/infer`` → ``v2_models_model_infer``; a client has a function of this name."""
     return "_".join(re.findall(r"[A-Za-z0-9]+", path.removesuffix(".json"))) or "root"
-
-
-def describe_protocol() -> Tree:
-    """The component schemas of health and of the Open Inference Protocol, by their names."""
-    texts: Tree = {"type": "array", "items": _TEXT}
-    shape: Tree = {"type": "array", "items": {"type": "integer", "minimum": -1}}
-    spec: Tree = {"name": _TEXT, "datatype": _TEXT, "shape": shape}
-    data: Tree = {"type": "array", "items": _ELEMENT}
-    tensors = {"type": "array", "items": _object(spec)}
-    rows: Tree = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 2}
-    sent: Tree = {"name": _TEXT, "datatype": {"type": "string", "enum": [*NUMBERS, TEXT]}, "shape": rows}
-    of_version = {"error_code": _TEXT, "error_message": _TEXT}
-    return {
-        "Error": _close({"error": _TEXT}, ["error"]),
-        "Health": _object({"live": {"type": "boolean"}, "ready": {"type": "boolean"}}),
-        "ServerMetadata": _object({"name": _TEXT, "version": _TEXT, "extensions": texts}),
-        "ModelMetadata": _object(
-            {"name": _TEXT, "versions": texts, "platform": _TEXT, "inputs": tensors, "outputs": tensors}
-        ),
-        "ModelReady": _object({"name": _TEXT, "ready": {"type": "boolean"}}),
-        "ModelList": _object({"models": texts}),
-        "ModelStatus": _object(
-            {
-                "name": _TEXT,
-                "ready": {"type": "boolean"},
-                "model_version_status": {
-                    "type": "array",
-                    "items": _object({"version": _TEXT, "state": _TEXT, "status": _object(of_version)}),
-                },
-            }
-        ),
-        "InferenceRequest": _close(
-            {
-                "id": _TEXT_OR_NONE,
-                "parameters": _describe_hints("binary_data_output"),
-                "inputs": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": _close({**sent, "parameters": _describe_hints(), "data": data}, [*sent, "data"]),
-                },
-                "outputs": {
-                    "type": ["array", "null"],
-                    "items": _close({"name": _TEXT, "parameters": _describe_hints("binary_data")}, ["name"]),
-                },
-                "model_name": {**_TEXT_OR_NONE, "description": "Of the path; no other is taken."},
-                "model_version": {
-                    **_TEXT_OR_NONE,
-                    "description": "Of the path, or of a version that is live.",
-                },
-            },
-            ["inputs"],
-        ),
-        "InferenceResponse": {
-            "type": "object",
-            "properties": {
-                "model_name": _TEXT,
-                "model_version": _TEXT,
-                "id": _TEXT,
-                "parameters": _describe_hints(),
-                "outputs": {
-                    "type": "array",
-                    "items": {
-                        **_object({**spec, "parameters": _describe_hints(), "data": data}),
-                        "required": list(spec),
-                    },
-                },
-            },
-            "required": ["model_name", "outputs"],
-        },
-    }
-
-
-def _describe_hints(*flags: str) -> Tree:
-    """Parameters: what is read, and whatever else an implementation puts there."""
-    known = {name: {"type": ["boolean", "null"]} for name in flags}
-    return {"type": ["object", "null"], "properties": known, "additionalProperties": True}
-
-
-def _object(properties: Tree) -> Tree:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _close(properties: Tree, required: list[str]) -> Tree:
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def _refer(name: str) -> Tree:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-
-
-class OpenApi:
-    """Handler of ``GET /openapi.json``; writes the document again when another version is live.
-
-    Args:
-        state: whose default model is behind the routes that name none.
-        config: its limits and routes.
-        is_guarded: whether a bearer token is asked for.
-    """
-
-    def __init__(self, state: ServiceState, config: ServiceConfig, is_guarded: bool) -> None:
-        self.paths: Iterable[str] = ()  # of all routes; known when all of them are
-        self._state = state
-        self._config = config
-        self._is_guarded = is_guarded
-        self._written: tuple[tuple[str, ...], Answer] = ((), answer_bytes(b""))
-
-    def __call__(self, request: Request) -> Answer:
-        """The document."""
-        live = self._state.live
-        served = tuple(f"{version.model}@{version.version}" for version in self._state.models.values())
-        if self._written[0] != served:
-            body = msgspec.json.encode(self._write(live))
-            self._written = (served, answer_bytes(body, live.headers))
-        return self._written[1]
-
-    def _write(self, live: LiveVersion) -> dict[str, Any]:
-        config, manifest = self._config, live.manifest
-        about = (manifest.description, manifest.lineage.attribution)
-        paths = PathWriter(manifest, self._state.models, self._is_guarded)
-        components: dict[str, Any] = {
-            "schemas": {**describe_rows(manifest, config.max_rows), **describe_protocol()},
-            "responses": describe_errors(),
-            "examples": {
-                "Row": {"summary": "A row", "value": pick_example(manifest)},
-                "Tensors": {"summary": "The same row as tensors", "value": write_tensors(manifest)},
-            },
-        }
-        document: dict[str, Any] = {
-            "openapi": "3.1.0",
-            "info": {
-                "title": manifest.title or manifest.model,
-                "description": "\n\n".join(filter(None, about)),
-                "version": str(manifest.version),
-            },
-            "servers": [{"url": config.root_path or "/"}],
-            "paths": paths.write(self.paths, config.predict_route, config.health_route),
-            "components": components,
-        }
-        if self._is_guarded:
-            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-            document["security"] = [{"bearer": []}]
-        return document

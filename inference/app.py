@@ -40,47 +40,8 @@ from timberline.inference.server.memory import Trimmer
 from timberline.registry.errors import ConfigError, LifecycleError
 from timberline.registry.runtime.logs import log_event
 
-# W3C Trace Context, section 3.2.2: version-trace-parent-flags in lower case. Version ff is none, 00 has
-# nothing behind the flags, later ones may; a trace or a parent of zeros is to be ignored.
-_TRACEPARENT = re.compile(
-    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
-)
-_LENGTH = 55  # of what version 00 defines
-
-
-def find_trace(headers: Iterable[Header]) -> dict[str, Any]:
-    """The field ``traceparent`` for a log line; nothing if none was sent, several, or one that is none."""
-    found = [value for name, value in headers if name == b"traceparent"]
-    if len(found) != 1 or not _TRACEPARENT.fullmatch(found[0]):
-        return {}
-    return {"traceparent": found[0][:_LENGTH].decode("ascii")}
-
-
-def log_request(route: str, scope: Scope, answer: Answer, seconds: float) -> None:
-    """Tell one answered request: its route and not its path or query, which may hold anything.
-
-    Args:
-        route: the path's pattern.
-        scope: of the request.
-        answer: what is about to be sent.
-        seconds: since the request was routed.
-    """
-    client = scope.get("client")
-    version = next((value.decode() for name, value in answer.headers if name == VERSION_HEADER), None)
-    log_event(
-        _logger,
-        "request",
-        method=scope["method"],
-        route=route,
-        status=answer.status,
-        ms=round(seconds * 1000, 3),
-        version=version,
-        client=client[0] if client else None,
-        **find_trace(scope["headers"]),
-    )
-
-
 _logger = logging.getLogger("inference.app")
+_request_logger = logging.getLogger("inference.requests")
 
 # The first entry that an error is an instance of decides.
 STATUSES: Mapping[type[LifecycleError], int] = {
@@ -99,15 +60,20 @@ STATUSES: Mapping[type[LifecycleError], int] = {
     errors.DeadlineError: 504,
 }
 _OUT_OF_TIME = errors.NotReadyError("the service stopped before the request was complete")
-# Paths that are nobody's are counted together, so that a client cannot make new series.
+# Paths without a route are counted together, so that a client cannot make new series.
 UNMATCHED = "(none)"
 Rows = list[tuple[str, Mapping[str, Handler]]]
 _METRICS_ROUTES = ("/metrics", "/v2/health/live", "/v2/health/ready")
 
-
 # A whole path is looked up before patterns are tried, so that one may stand where these patterns reach.
 _SHADOWED = "/v1/models/"
 _PARAMETER = re.compile(r"\{[a-z]+\}")
+# W3C Trace Context, section 3.2.2: version-trace-parent-flags in lower case. Version ff is none, 00 has
+# nothing behind the flags, later ones may; a trace or a parent of zeros is to be ignored.
+_TRACEPARENT = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+_LENGTH = 55  # of what version 00 defines
 
 
 class App:
@@ -210,11 +176,16 @@ class App:
 
     def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
         guard = None if route in self._open else self._guard
-        if self._cors is not None:
-            kind = LoggedCorsEndpoint if self._is_logging else CorsEndpoint
-            return kind(self._cors, route, handlers, self._metrics, self._work, self._bodies, guard)
-        endpoint = LoggedEndpoint if self._is_logging else Endpoint
-        return endpoint(route, handlers, self._metrics, self._work, self._bodies, guard)
+        return Endpoint(
+            route,
+            handlers,
+            self._metrics,
+            self._work,
+            self._bodies,
+            guard,
+            self._cors,
+            is_logged=self._is_logging,
+        )
 
 
 class Endpoint:
@@ -227,6 +198,8 @@ class Endpoint:
         work: the bound on requests in work; those with a body count as work.
         bodies: reads them.
         guard: who may ask; None for everybody.
+        cors: which other origins' pages may ask; None for none.
+        is_logged: whether each answer of the general way is logged.
     """
 
     def __init__(
@@ -237,6 +210,9 @@ class Endpoint:
         work: WorkLimit,
         bodies: BodyReader,
         guard: Guard | None,
+        cors: CorsPolicy | None = None,
+        *,
+        is_logged: bool = False,
     ) -> None:
         self._handlers = dict(handlers or {})
         if "GET" in self._handlers:
@@ -247,6 +223,8 @@ class Endpoint:
         self._work = work
         self._bodies = bodies
         self._guard = guard
+        self._cors = cors
+        self._is_logged = is_logged
         self._counts: RouteMetrics = metrics.add_route(route.rstrip("/") or route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -281,14 +259,14 @@ class Endpoint:
         if not isinstance(answer, Answer):
             return self._wait(answer, started, request)
         self._counts.observe("POST", answer.status, perf_counter() - started)
-        return answer
+        return answer if self._cors is None else self._cors.allow(answer, request.headers)
 
     async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
         self._in_flight[0] += 1.0
         try:
             answer = await self._hold(coming, request)
             self._counts.observe("POST", answer.status, perf_counter() - started)
-            return answer
+            return answer if self._cors is None else self._cors.allow(answer, request.headers)
         finally:
             self._in_flight[0] -= 1.0
 
@@ -307,6 +285,20 @@ class Endpoint:
             receiving.give(len(request.body))
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        started = perf_counter()
+        answer = None
+        if self._cors is not None and scope["method"] == "OPTIONS":
+            # Before the guard is asked: a browser sends no token with this question.
+            answer = self._cors.answer_preflight(scope["headers"])
+        if answer is None:
+            answer = await self._handle(scope, receive)
+            if self._cors is not None:
+                answer = self._cors.allow(answer, scope["headers"])
+        if self._is_logged:
+            log_request(self._counts.route, scope, answer, perf_counter() - started)
+        return answer
+
+    async def _handle(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]
         body = b""
         try:
@@ -348,45 +340,6 @@ class Endpoint:
         raise errors.NotFoundError("there is nothing here", where=path, hint="GET / says what there is.")
 
 
-class LoggedEndpoint(Endpoint):
-    """An endpoint that writes a line in the log for every answer."""
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        started = perf_counter()
-        answer = await super()._answer(scope, receive)
-        log_request(self._counts.route, scope, answer, perf_counter() - started)
-        return answer
-
-
-class CorsEndpoint(Endpoint):
-    """An endpoint that pages of other origins may ask; it takes the place of others where that is set."""
-
-    def __init__(self, policy: CorsPolicy, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._policy = policy
-
-    def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
-        """As `Endpoint`'s."""
-        answer = super().answer_post(request)
-        if isinstance(answer, Answer):
-            return self._policy.allow(answer, request.headers)
-        return self._allow_later(answer, request)
-
-    async def _allow_later(self, coming: Awaitable[Answer], request: Request) -> Answer:
-        return self._policy.allow(await coming, request.headers)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        headers = scope["headers"]
-        # Before the guard is asked: a browser sends no token with this question.
-        if scope["method"] == "OPTIONS" and (answer := self._policy.answer_preflight(headers)):
-            return answer
-        return self._policy.allow(await super()._answer(scope, receive), headers)
-
-
-class LoggedCorsEndpoint(LoggedEndpoint, CorsEndpoint):
-    """Both."""
-
-
 def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:
     """The answer to a request with these ``headers`` that failed.
 
@@ -406,6 +359,38 @@ def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:
             return answer_json({"error": str(error)}, status, *more)
     _logger.error("a request failed", exc_info=error, extra={"fields": find_trace(headers)})
     return answer_json({"error": "the service failed to answer; its log says why"}, 500)
+
+
+def find_trace(headers: Iterable[Header]) -> dict[str, Any]:
+    """The field ``traceparent`` for a log line; nothing if none was sent, several, or one that is none."""
+    found = [value for name, value in headers if name == b"traceparent"]
+    if len(found) != 1 or not _TRACEPARENT.fullmatch(found[0]):
+        return {}
+    return {"traceparent": found[0][:_LENGTH].decode("ascii")}
+
+
+def log_request(route: str, scope: Scope, answer: Answer, seconds: float) -> None:
+    """Tell one answered request: its route and not its path or query, which may hold anything.
+
+    Args:
+        route: the path's pattern.
+        scope: of the request.
+        answer: what is about to be sent.
+        seconds: since the request was routed.
+    """
+    client = scope.get("client")
+    version = next((value.decode() for name, value in answer.headers if name == VERSION_HEADER), None)
+    log_event(
+        _request_logger,
+        "request",
+        method=scope["method"],
+        route=route,
+        status=answer.status,
+        ms=round(seconds * 1000, 3),
+        version=version,
+        client=client[0] if client else None,
+        **find_trace(scope["headers"]),
+    )
 
 
 def _page_handler(metrics: ServiceMetrics) -> Handler:

@@ -21,7 +21,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -91,7 +91,8 @@ def read_exactly(
     tree = _parse(body)
     if not isinstance(tree, _Pairs):
         raise MalformedBodyError(
-            f'the body is {_describe(tree)}, expected an object of named values or {{"instances": [...]}}'
+            f"the body is {describe_value(tree)}, "
+            'expected an object of named values or {"instances": [...]}'
         )
     layout = Layout.of(columns, table)
     instances = [value for name, value in tree if name == _INSTANCES]
@@ -124,7 +125,7 @@ def _parse_part(
             f"{what} is not UTF-8: {error.reason} at byte {at}", where=name_cell(row)
         ) from None
     try:
-        return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_Token, parse_int=_parse_integer)
+        return load_json(text)
     except json.JSONDecodeError as error:
         line, column = locate(body, start + len(text[: error.pos].encode()) - len(before))
         raise MalformedBodyError(
@@ -134,6 +135,11 @@ def _parse_part(
         raise MalformedBodyError(
             f"{what} is nested too deeply; a row's values are not nested", where=name_cell(row)
         ) from None
+
+
+def load_json(text: str) -> Any:
+    """A tree of JSON: objects are pairs, NaN and the infinities are no numbers. Raises as `json.loads`."""
+    return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_Token, parse_int=_parse_integer)
 
 
 def _parse_integer(text: str) -> int | float:
@@ -154,19 +160,19 @@ def _read_parameters(tree: _Pairs) -> bool:
         beside[name] = value
     signature = beside.get(_SIGNATURE)
     if signature is not None and (isinstance(signature, list) or signature not in {SIGNATURE, ""}):
-        raise MalformedBodyError(f'"{_SIGNATURE}" is {_describe(signature)}, expected "{SIGNATURE}"')
+        raise MalformedBodyError(f'"{_SIGNATURE}" is {describe_value(signature)}, expected "{SIGNATURE}"')
     given = beside.get(_PARAMETERS)
     if given is None:
         return False
     if not isinstance(given, _Pairs):
-        raise MalformedBodyError(f'"{_PARAMETERS}" is {_describe(given)}, expected an object')
+        raise MalformedBodyError(f'"{_PARAMETERS}" is {describe_value(given)}, expected an object')
     for name, value in given:
         if name != _PROBABILITIES:
             raise MalformedBodyError(
                 f'unknown name {quote(name)} in "{_PARAMETERS}"', hint=f"There is: {_PROBABILITIES}."
             )
         if not isinstance(value, bool):
-            raise MalformedBodyError(f'"{name}" is {_describe(value)}, expected true or false')
+            raise MalformedBodyError(f'"{name}" is {describe_value(value)}, expected true or false')
     if len(given) > 1:
         raise MalformedBodyError(f'"{_PROBABILITIES}" is given twice')
     return bool(given) and not given[0][1]
@@ -177,7 +183,7 @@ def _read_instances(instances: list[Any], layout: Layout, max_rows: int) -> list
         raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
     rows = instances[0]
     if not isinstance(rows, list) or isinstance(rows, _Pairs):
-        raise MalformedBodyError(f'"{_INSTANCES}" is {_describe(rows)}, expected an array of rows')
+        raise MalformedBodyError(f'"{_INSTANCES}" is {describe_value(rows)}, expected an array of rows')
     if not rows:
         raise MalformedBodyError(f'"{_INSTANCES}" is empty, expected at least one row')
     if len(rows) > max_rows:
@@ -248,7 +254,7 @@ def read_frame(body: bytes, begin: int, end: int) -> bool:
         _parse_part(body, end, len(body), before=b'{"":[0')
         raise
     if not isinstance(tree, _Pairs):
-        raise MalformedBodyError(f"the body is {_describe(tree)}, expected an object")
+        raise MalformedBodyError(f"the body is {describe_value(tree)}, expected an object")
     if sum(name == _INSTANCES for name, _ in tree) > 1:
         raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
     return _read_parameters(tree)
@@ -298,7 +304,7 @@ def read_lines(body: bytes, part: Slice, layout: Layout, first: int, *, is_posit
 def _read_row(row: Any, index: int, kind: type, layout: Layout) -> tuple[Any, ...]:
     if not isinstance(row, list):
         raise RowError(
-            f"{_describe(row)}, expected an object of named values or an array in column order",
+            f"{describe_value(row)}, expected an object of named values or an array in column order",
             where=f"row {index}",
         )
     if type(row) is not kind:
@@ -312,7 +318,7 @@ def _read_row(row: Any, index: int, kind: type, layout: Layout) -> tuple[Any, ..
             hint="To leave some out, send an object of named values.",
         )
     return tuple(
-        _read_value(value, column, index, layout)
+        read_value(value, column, index, layout.table.null_text)
         for value, column in zip(row, layout.by_name.values(), strict=True)
     )
 
@@ -333,7 +339,7 @@ def _read_object(pairs: _Pairs, layout: Layout, index: int | None) -> tuple[Any,
 
 def _take(given: dict[str, Any], column: Column, index: int | None, layout: Layout) -> Any:
     if column.name in given:
-        return _read_value(given[column.name], column, index, layout)
+        return read_value(given[column.name], column, index, layout.table.null_text)
     return fill_default(column, index)
 
 
@@ -348,12 +354,23 @@ def fill_default(column: Column, index: int | None) -> Any:
     return column.default
 
 
-def _read_value(value: Any, column: Column, index: int | None, layout: Layout) -> Any:
+def read_value(value: Any, column: Column, index: int | None, null_text: Collection[str] = ()) -> Any:
+    """``value`` as one of ``column`` in row ``index`` (None for the only row).
+
+    Args:
+        value: of `load_json`.
+        column: decides what is taken.
+        index: of the row.
+        null_text: texts that mean NULL in CSV, where JSON has null.
+
+    Raises:
+        RowError: the column does not take it.
+    """
     if value is None:
         if column.is_nullable:
             return None
         _refuse(value, column, index)
-    if column.datatype != "BYTES" and isinstance(value, str) and value in layout.table.null_text:
+    if column.datatype != "BYTES" and isinstance(value, str) and value in null_text:
         hint = "The training table writes NULL so; in JSON it is null." if column.is_nullable else ""
         _refuse(value, column, index, hint)
     if column.datatype == "BYTES":
@@ -406,7 +423,7 @@ def read_text(value: Any, column: Column, index: int | None) -> str:
 
 def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> NoReturn:
     raise RowError(
-        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}",
+        f"expected {_EXPECTED[column.datatype]}, found {describe_value(value)}",
         where=name_cell(index, column.name),
         hint=hint,
     )
@@ -432,7 +449,8 @@ def _some(by_name: dict[str, Column]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
+    """A value of `load_json` in words, of a long one the beginning."""
     if isinstance(value, _Token):
         return str(value)
     if isinstance(value, str):

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -25,7 +25,14 @@ import numpy.typing as npt
 from timberline.inference.errors import MalformedBodyError, RowError
 from timberline.inference.formats.infer_request import InferRequest, RequestedInput
 from timberline.inference.formats.outline import Limits, LongElementError, TooManyElementsError, cut_array
-from timberline.inference.formats.strict_json import LARGEST_INTEGER, name_cell, read_text, refuse_batch
+from timberline.inference.formats.strict_json import (
+    LARGEST_INTEGER,
+    describe_value,
+    load_json,
+    name_cell,
+    read_value,
+    refuse_batch,
+)
 from timberline.inference.formats.validate import MatrixRules
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.signature import (
@@ -59,6 +66,9 @@ NUMBERS: Mapping[str, tuple[str, float, float]] = {
 _MAY_BE_INEXACT = frozenset({"INT64", "UINT64"})
 _NESTED = re.compile(rb"\[\s*\[")
 _LENGTH_BYTES = 4  # in front of every string of a blob, little-endian
+# Probabilities that are turned into Python numbers at a time; a millisecond's work.
+_STEP_VALUES = 4096
+_MOST_VALUE_BYTES = 16  # a float32 with nine digits, and its comma
 
 Elements = npt.NDArray[Any]  # (rows, columns): float64, or object holding str
 
@@ -168,19 +178,7 @@ def _read_strings(
     return np.array(texts, dtype=np.object_).reshape(shape)
 
 
-# JSON, the fast way
-
-
-def _find_type(datatype: str) -> Any:
-    if datatype in {TEXT, BOOLEAN}:
-        return str if datatype == TEXT else bool
-    _, lowest, highest = NUMBERS[datatype]
-    if math.isinf(highest):
-        return float
-    if is_integer(datatype):
-        # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
-        return Annotated[float, msgspec.Meta(multiple_of=1.0, ge=lowest, le=highest)]
-    return Annotated[float, msgspec.Meta(ge=lowest, le=highest)]
+# JSON
 
 
 def is_integer(datatype: str) -> bool:
@@ -190,9 +188,16 @@ def is_integer(datatype: str) -> bool:
 
 def _build_decoder(datatype: str, *, takes_null: bool, depth: int) -> msgspec.json.Decoder[list[Any]]:
     """Of a list of elements (depth 1), or of a list of rows of them (depth 2)."""
-    kind = _find_type(datatype)
+    kind: Any = {TEXT: str, BOOLEAN: bool}.get(datatype, float)
+    if kind is float:
+        _, lowest, highest = NUMBERS[datatype]
+        if is_integer(datatype):
+            # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
+            kind = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=lowest, le=highest)]
+        elif not math.isinf(highest):
+            kind = Annotated[float, msgspec.Meta(ge=lowest, le=highest)]
     kind = kind | None if takes_null else kind
-    return msgspec.json.Decoder(list[kind] if depth == 1 else list[list[kind]])  # type: ignore[valid-type]
+    return msgspec.json.Decoder(list[kind] if depth == 1 else list[list[kind]])
 
 
 # By datatype, whether null may stand in it, and depth.
@@ -209,16 +214,51 @@ def _read_json(
 ) -> Elements:
     if tensor.datatype == "FP16":
         raise refuse_input("FP16 is not read from JSON", tensor.name, hint="Send FP32, or a blob.")
-    if memoryview(tensor.data).nbytes > limits.block:
-        return _read_slices(tensor, shape, columns, limits)
-    text = bytes(tensor.data)
-    is_nested = text[1:].lstrip()[:1] == b"["
-    values = None
-    if not is_nested or len(tensor.shape) == 2:
-        values = _decode(tensor, text, columns, 0, shape[0] if is_nested else math.prod(shape), is_nested)
-    if values is None:
-        values = _read_json_exactly(tensor, text, shape, columns)
+    text = memoryview(tensor.data)
+    beginning = bytes(text[:40]).decode("utf-8", "replace")
+    if not beginning.startswith("["):
+        raise refuse_input(f"the data is {beginning}, expected an array", tensor.name)
+    is_nested = len(tensor.shape) == 2 and _NESTED.match(text) is not None
+    if text.nbytes > limits.block:
+        return _read_slices(tensor, shape, columns, limits, is_nested)
+    values = _read_part(tensor, bytes(text), columns, 0, None, is_nested)
+    _check_count(tensor, len(values), math.prod(shape))
     return _as_array(tensor.datatype, values).reshape(shape)
+
+
+def _read_slices(
+    tensor: RequestedInput,
+    shape: tuple[int, int],
+    columns: Sequence[Column],
+    limits: Limits,
+    is_nested: bool,
+) -> Elements:
+    """The elements of a long array, decoded slice by slice into one that was made for them."""
+    text = memoryview(tensor.data)
+    expected = math.prod(shape)
+    try:
+        outline = cut_array(text, 1, shape[0] if is_nested else expected, limits)
+    except TooManyElementsError:
+        raise refuse_input(f"has more values than shape {tensor.shape} takes", tensor.name) from None
+    except LongElementError as error:
+        what = f"element {error.index} of its data has more than {limits.longest:,} bytes"
+        raise refuse_input(f"{what}, the most that are read", tensor.name) from None
+    found = np.empty(expected, dtype=np.object_ if tensor.datatype == TEXT else np.float64)
+    first = end = 0
+    for part in outline.slices:
+        inner = b"[%b]" % bytes(text[part.start : part.end])
+        values = _read_part(tensor, inner, columns, first, part.size, is_nested)
+        assert end + len(values) <= expected, "cut_array counts as json does"
+        found[end : end + len(values)] = _as_array(tensor.datatype, values)
+        end += len(values)
+        first += part.size
+    _check_count(tensor, end, expected)
+    return found.reshape(shape)
+
+
+def _check_count(tensor: RequestedInput, count: int, expected: int) -> None:
+    if count != expected:
+        raise refuse_input(f"has {count} values, shape {tensor.shape} takes {expected}", tensor.name)
 
 
 def _as_array(datatype: str, values: Sequence[Any]) -> Elements:
@@ -227,26 +267,47 @@ def _as_array(datatype: str, values: Sequence[Any]) -> Elements:
     return np.array(values, dtype=np.float64)  # None → NaN
 
 
-def _decode(
-    tensor: RequestedInput, text: bytes, columns: Sequence[Column], first: int, size: int, is_nested: bool
-) -> list[Any] | None:
-    """The elements in ``text``, row by row; None where only the exact way can tell whether they are right.
+def _read_part(
+    tensor: RequestedInput,
+    text: bytes,
+    columns: Sequence[Column],
+    first: int,
+    size: int | None,
+    is_nested: bool,
+) -> Sequence[Any]:
+    """The elements in ``text``, row by row.
 
     Args:
         tensor: whose elements they are.
         text: a JSON array of some of them, or, if nested, of some rows.
         columns: what the elements of a row belong to.
         first: number of the first element, or row, of ``text`` in the tensor.
-        size: how many elements, or rows, there must be.
+        size: how many elements, or rows, there must be; None for any number.
         is_nested: whether they are rows.
+
+    Raises:
+        MalformedBodyError, RowError: as `read_elements`.
     """
+    values = _decode(tensor, text, columns, first, size, is_nested)
+    return _read_exactly(tensor, text, columns, first, is_nested) if values is None else values
+
+
+def _decode(
+    tensor: RequestedInput,
+    text: bytes,
+    columns: Sequence[Column],
+    first: int,
+    size: int | None,
+    is_nested: bool,
+) -> list[Any] | None:
+    """As `_read_part`, the fast way; None where only `_read_exactly` can tell whether all is right."""
     width = len(columns)
     takes_null = any(column.is_nullable for column in columns)
     try:
         values = _DECODERS[tensor.datatype, takes_null, 2 if is_nested else 1].decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if len(values) != size:
+    if size is not None and len(values) != size:
         return None
     if is_nested:
         if set(map(len, values)) != {width}:
@@ -259,77 +320,33 @@ def _decode(
     return None if any(None in values[(index - first) % width :: width] for index in strict) else values
 
 
-# Long JSON, some elements at a time
-
-
-def _read_slices(
-    tensor: RequestedInput, shape: tuple[int, int], columns: Sequence[Column], limits: Limits
-) -> Elements:
-    """The elements of a long array, decoded slice by slice into one that was made for them."""
-    text = memoryview(tensor.data)
-    is_nested = len(tensor.shape) == 2 and _NESTED.match(text) is not None
-    expected = math.prod(shape)
-    try:
-        outline = cut_array(text, 1, shape[0] if is_nested else expected, limits)
-    except TooManyElementsError:
-        raise refuse_input(f"has more values than shape {tensor.shape} takes", tensor.name) from None
-    except LongElementError as error:
-        what = f"element {error.index} of its data has more than {limits.longest:,} bytes"
-        raise refuse_input(f"{what}, the most that are read", tensor.name) from None
-    found = np.empty(expected, dtype=np.object_ if tensor.datatype == TEXT else np.float64)
-    first = end = 0
-    for part in outline.slices:
-        inner = bytes(text[part.start : part.end])
-        values = _decode(tensor, b"[%b]" % inner, columns, first, part.size, is_nested)
-        if values is None:
-            values = _read_slice_exactly(tensor, inner, columns, first, is_nested)
-        assert end + len(values) <= expected, "cut_array counts as json does"
-        found[end : end + len(values)] = _as_array(tensor.datatype, values)
-        end += len(values)
-        first += part.size
-    if end != expected:
-        raise refuse_input(f"has {end} values, shape {tensor.shape} takes {expected}", tensor.name)
-    return found.reshape(shape)
-
-
-def _read_slice_exactly(
+def _read_exactly(
     tensor: RequestedInput, text: bytes, columns: Sequence[Column], first: int, is_nested: bool
-) -> list[float | str | None]:
-    """As `_read_json_exactly`, of some elements or rows, of which ``first`` is the first."""
+) -> list[Any]:
+    """As `_read_part`, one by one: finds what is wrong and where."""
     width = len(columns)
-    # Behind others a comma stands in front of them, and something must follow it.
-    values = _parse(tensor, b"[0,%b]" % text)[1:] if first else _parse(tensor, b"[%b]" % text)
+    # Behind others a comma stands in front of these, and something must follow it.
+    values = _parse(tensor, b"[0,%b" % text[1:])[1:] if first else _parse(tensor, text)
     if is_nested:
         for index, row in enumerate(values, first):
             if not isinstance(row, list) or len(row) != width:
-                what = f"{len(row)} values" if isinstance(row, list) else _describe(row)
+                what = f"{len(row)} values" if isinstance(row, list) else describe_value(row)
                 raise refuse_input(f"row {index} has {what}, expected {width} values", tensor.name)
         values = [value for row in values for value in row]
         first *= width
-    places = (divmod(index, width) for index in range(first, first + len(values)))
-    return [
-        _read_value(tensor.datatype, value, columns[column], row)
-        for value, (row, column) in zip(values, places, strict=True)
-    ]
-
-
-# JSON, the exact way
-
-
-def _read_json_exactly(
-    tensor: RequestedInput, text: bytes, shape: tuple[int, int], columns: Sequence[Column]
-) -> list[float | str | None]:
-    """As `_decode`, one by one: finds what is wrong and where."""
-    found: list[float | str | None] = []
-    for index, value in enumerate(_flatten(tensor, _parse(tensor, text), shape)):
-        row, column = divmod(index, shape[1])
-        found.append(_read_value(tensor.datatype, value, columns[column], row))
+    kind = "INT64" if is_integer(tensor.datatype) else "FP64"
+    kind = tensor.datatype if tensor.datatype in {TEXT, BOOLEAN} else kind
+    typed = [msgspec.structs.replace(column, datatype=kind) for column in columns]
+    found = []
+    for index, value in enumerate(values, first):
+        row, column = divmod(index, width)
+        found.append(_check_range(tensor.datatype, read_value(value, typed[column], row), typed[column], row))
     return found
 
 
 def _parse(tensor: RequestedInput, text: bytes) -> Any:
     try:
-        return json.loads(text.decode(), parse_int=_parse_integer)
+        return load_json(text.decode())
     except UnicodeDecodeError as error:
         raise refuse_input(f"the data is not UTF-8: {error.reason}", tensor.name) from None
     except RecursionError:
@@ -338,61 +355,14 @@ def _parse(tensor: RequestedInput, text: bytes) -> Any:
         raise refuse_input(f"the data is not JSON: {error.msg}", tensor.name) from None
 
 
-def _parse_integer(text: str) -> int | float:
-    # Python refuses to read integers of more than 4,300 digits; no datatype holds one of 309.
-    return int(text) if len(text) < 309 else math.inf
-
-
-def _flatten(tensor: RequestedInput, tree: Any, shape: tuple[int, int]) -> list[Any]:
-    row_count, width = shape
-    if not isinstance(tree, list):
-        raise refuse_input(f"the data is {_describe(tree)}, expected an array", tensor.name)
-    values: list[Any] = tree
-    if len(tensor.shape) == 2 and tree and all(isinstance(row, list) for row in tree):
-        for index, row in enumerate(tree):
-            if len(row) != width:
-                raise refuse_input(f"row {index} has {len(row)} values, expected {width}", tensor.name)
-        values = [value for row in tree for value in row]
-    if len(values) != row_count * width:
-        raise refuse_input(
-            f"has {len(values)} values, shape {tensor.shape} takes {row_count * width}", tensor.name
-        )
-    return values
-
-
-def _read_value(datatype: str, value: Any, column: Column, row: int) -> float | str | None:
-    if value is None and column.is_nullable:
-        return None
-    if datatype == TEXT:
-        return read_text(value, column, row)
-    if datatype == BOOLEAN:
-        return value if isinstance(value, bool) else _refuse_value("true or false", value, column, row)
-    expected = "an integer" if is_integer(datatype) else "a number"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        _refuse_value(expected, value, column, row)
-    _, lowest, highest = NUMBERS[datatype]
-    if not lowest <= value <= highest or math.isinf(value):
-        raise RowError(f"the number is out of the range of {datatype}", where=name_cell(row, column.name))
-    number = float(value)
-    if is_integer(datatype) and not number.is_integer():
-        _refuse_value(expected, value, column, row)
-    return number
-
-
-def _refuse_value(expected: str, value: Any, column: Column, row: int) -> NoReturn:
-    raise RowError(f"expected {expected}, found {_describe(value)}", where=name_cell(row, column.name))
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "an array"
-    kind = {str: "the string ", int: "the number ", float: "the number "}.get(type(value), "")
-    return kind + json.dumps(value)[:80]
-
-
-# Probabilities that are turned into Python numbers at a time; a millisecond's work.
-_STEP_VALUES = 4096
-_MOST_VALUE_BYTES = 16  # a float32 with nine digits, and its comma
+def _check_range(datatype: str, value: Any, column: Column, row: int) -> Any:
+    """``value``, if it is no number or one that the datatype holds."""
+    if isinstance(value, float):
+        _, lowest, highest = NUMBERS[datatype]
+        if not lowest <= value <= highest:
+            where = name_cell(row, column.name)
+            raise RowError(f"the number is out of the range of {datatype}", where=where)
+    return value
 
 
 class TensorReader:

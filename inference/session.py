@@ -20,6 +20,7 @@ from timberline.registry.signature import (
     NUMERIC_INPUT,
     PROBABILITIES_OUTPUT,
     TEXT_INPUT,
+    Column,
     Signature,
     TensorSpec,
 )
@@ -58,6 +59,11 @@ class Feed(NamedTuple):
         tensor = self.text if self.numeric is None else self.numeric
         return 0 if tensor is None else len(tensor)
 
+    def cut(self, start: int, end: int) -> Feed:
+        """The rows from ``start`` up to ``end``; they share memory with this."""
+        numeric = None if self.numeric is None else self.numeric[start:end]
+        return Feed(numeric, None if self.text is None else self.text[start:end])
+
     @classmethod
     def join(cls, feeds: Sequence[Feed]) -> Feed:
         """Their rows, in order; they are of one signature."""
@@ -73,6 +79,31 @@ class Outputs(NamedTuple):
 
     labels: npt.NDArray[np.int64]  # (rows,): index of the most probable class
     probabilities: npt.NDArray[np.float32]  # (rows, classes)
+
+
+class RowFeeder:
+    """Makes tensors of rows whose values stand in column order."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._text = tuple(i for i, column in enumerate(columns) if column.datatype == "BYTES")
+        self._numeric = tuple(i for i, column in enumerate(columns) if column.datatype != "BYTES")
+        self._pack = struct.Struct(f"={len(self._numeric)}d").pack
+        self.has_text = bool(self._text)
+
+    def feed(self, rows: Sequence[Row]) -> Feed:
+        """The rows as tensors; packed, as `numpy.array` over rows takes three to eight times as long."""
+        text = None
+        if self._text:
+            texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
+            text = np.array(texts, dtype=object)  # (rows, text columns)
+            if not self._numeric:
+                return Feed(None, text)
+            rows = [[row[i] for i in self._numeric] for row in rows]
+        try:
+            packed = b"".join([self._pack(*row) for row in rows])
+        except struct.error:  # None is no number; NULL is NaN on this side
+            return Feed(np.array(rows, dtype=np.float64), text)  # None → NaN
+        return Feed(np.frombuffer(packed).reshape(len(rows), -1), text)  # (rows, numeric columns)
 
 
 class Session:
@@ -94,30 +125,27 @@ class Session:
         self._session = _open_session(graph, where)
         _check_graph(self._session, signature, where)
         columns = signature.columns
-        self._text = tuple(i for i, column in enumerate(columns) if column.datatype == "BYTES")
-        self._numeric = tuple(i for i, column in enumerate(columns) if column.datatype != "BYTES")
+        feeder = RowFeeder(columns)
+        self.feed_rows = feeder.feed
         self._output_names = [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
-        if not self._text:  # ONNX Runtime cannot bind string tensors
+        if not feeder.has_text:  # ONNX Runtime cannot bind string tensors
             self.run_row = _BoundRow(self._session, len(columns), len(signature.classes)).run  # type: ignore[method-assign]
 
     def run(self, feed: Feed) -> Outputs:
         """Run the graph over all rows of ``feed`` (at least one), some at a time."""
+        step = 1 if self._is_row_by_row else _MOST_ROWS
+        if feed.row_count <= step:
+            return self._run(feed)
+        parts = [self._run(feed.cut(start, start + step)) for start in range(0, feed.row_count, step)]
+        labels, probabilities = zip(*parts, strict=True)
+        return Outputs(np.concatenate(labels), np.concatenate(probabilities))
+
+    def _run(self, feed: Feed) -> Outputs:
         tensors: dict[str, npt.NDArray[Any]] = {}
         if feed.numeric is not None:
             tensors[NUMERIC_INPUT] = feed.numeric
         if feed.text is not None:
             tensors[TEXT_INPUT] = feed.text
-        step = 1 if self._is_row_by_row else _MOST_ROWS
-        if feed.row_count <= step:
-            return self._run(tensors)
-        parts = [
-            self._run({name: tensor[start : start + step] for name, tensor in tensors.items()})
-            for start in range(0, feed.row_count, step)
-        ]
-        labels, probabilities = zip(*parts, strict=True)
-        return Outputs(np.concatenate(labels), np.concatenate(probabilities))
-
-    def _run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         probabilities, labels = self._session.run(self._output_names, tensors)
         return Outputs(labels, probabilities)
 
@@ -125,17 +153,6 @@ class Session:
         """Label index and probabilities of one row; about half the cost of a `run` over one."""
         outputs = self.run(self.feed_rows([row]))
         return int(outputs.labels[0]), tuple(outputs.probabilities[0].tolist())
-
-    def feed_rows(self, rows: Sequence[Row]) -> Feed:
-        """Rows in column order as tensors."""
-        if not self._text:
-            return Feed(np.array(rows, dtype=np.float64), None)  # None → NaN; (rows, columns)
-        texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
-        text = np.array(texts, dtype=object)  # (rows, text columns)
-        if not self._numeric:
-            return Feed(None, text)
-        numbers = [[row[i] for i in self._numeric] for row in rows]
-        return Feed(np.array(numbers, dtype=np.float64), text)  # (rows, numeric columns)
 
 
 class _BoundRow:

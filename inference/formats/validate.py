@@ -26,32 +26,6 @@ _MOST_RUNS = 8
 _STEP = 64  # strings that are looked at together
 
 
-def check_numeric(columns: Sequence[Column], numeric: npt.NDArray[np.float64]) -> None:
-    """Refuse the first value that its column does not take; `MatrixRules` does it more than once.
-
-    Args:
-        columns: all of the signature's, of which FP64, INT64 and BOOL columns are looked at.
-        numeric: (rows, numeric columns) in their order; NULL is NaN.
-
-    Raises:
-        RowError: see `MatrixRules.check_numeric`.
-    """
-    MatrixRules(columns).check_numeric(numeric)
-
-
-def check_text(columns: Sequence[Column], text: npt.NDArray[np.object_]) -> None:
-    """Refuse the first string that its column does not take; `MatrixRules` does it more than once.
-
-    Args:
-        columns: all of the signature's, of which BYTES columns are looked at.
-        text: (rows, text columns) of str in their order; NULL is ``NULL_TEXT``.
-
-    Raises:
-        RowError: see `MatrixRules.check_text`.
-    """
-    MatrixRules(columns).check_text(text)
-
-
 class MatrixRules:
     """What the values of one signature must be.
 

@@ -171,16 +171,20 @@ class Slot:
         return memoryview(bytearray(count * _WORD)).cast("d")
 
 
+def open_memory(name: str) -> int:
+    """File descriptor of new memory without a path; it is gone with the last process that has it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def create_memory(slots: int, slot_bytes: int = _SLOT_BYTES) -> Memory:
     """New memory for ``slots`` writing processes, which inherit its ``fd`` and `attach`.
 
     It has no name: it is gone with the last process that has it.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("timberline-metrics")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    fd = open_memory("timberline-metrics")
     os.ftruncate(fd, slots * slot_bytes)
     return Memory(fd, slots, slot_bytes)
 

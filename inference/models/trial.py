@@ -20,7 +20,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from time import monotonic
 import msgspec
 
 from timberline.inference.errors import LoadFailedError, NotReadyError, ServingError
+from timberline.inference.metrics.shared_memory import open_memory
 from timberline.registry.errors import LifecycleError, RegistryError
 from timberline.registry.runtime.documents import decode_json
 
@@ -112,19 +112,11 @@ class Ledger:
     """Outcomes in memory that workers share, and the lock of whoever is trying.
 
     Args:
-        fd: of that memory, made by `create_memory`; None for a process on its own.
+        fd: of that memory, made by `open_memory`; None for a process on its own.
     """
 
     def __init__(self, fd: int | None = None) -> None:
-        self._fd = self.create_memory() if fd is None else fd
-
-    @staticmethod
-    def create_memory() -> int:
-        """File descriptor of new memory; it is gone with the last process that has it."""
-        if hasattr(os, "memfd_create"):
-            return os.memfd_create("timberline-trials")
-        with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
+        self._fd = open_memory("timberline-trials") if fd is None else fd
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

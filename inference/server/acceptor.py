@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from timberline.inference.metrics.shared_memory import open_memory
 from timberline.inference.server.probe import MAGIC, is_alive, list_folders, open_folder
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.logs import log_event
@@ -123,7 +124,7 @@ class ConnectionCounts:
     @staticmethod
     def create_memory(slots: int) -> int:
         """File descriptor of new memory for ``slots`` workers, none of which is there yet."""
-        fd = os.memfd_create("timberline-connections")
+        fd = open_memory("timberline-connections")
         os.write(fd, struct.pack(f"={slots}i", *[_NOBODY] * slots))
         return fd
 

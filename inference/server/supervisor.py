@@ -21,8 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from timberline.inference.config import Replaced, ServiceConfig, WorkerConfig, write_worker_config
-from timberline.inference.metrics.shared_memory import Memory, create_memory
-from timberline.inference.models.trial import Ledger
+from timberline.inference.metrics.shared_memory import Memory, create_memory, open_memory
 from timberline.inference.server.acceptor import (
     ConnectionCounts,
     StateFile,
@@ -191,7 +190,7 @@ class Supervisor:
         self._counts_fd = ConnectionCounts.create_memory(self._slots)
         self._counts = ConnectionCounts(self._counts_fd, self._slots)
         self._metrics: Memory = create_memory(self._slots)
-        self._trials_fd = Ledger.create_memory()
+        self._trials_fd = open_memory("timberline-trials")
         self._free = list(range(self._slots))
         self._workers: dict[int, Worker] = {}  # by slot
         self._tasks: set[asyncio.Task[None]] = set()

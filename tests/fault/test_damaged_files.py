@@ -19,6 +19,7 @@ from timberline.benchmarks.measure.raw import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
 from timberline.benchmarks.selftest.recorded import read_restarts
 from timberline.inference.config import read_worker_config
+from timberline.inference.metrics.shared_memory import open_memory
 from timberline.inference.models.proven import run_trial
 from timberline.inference.models.trial import Ledger, Outcome, Trial
 from timberline.inference.server.supervisor import Worker
@@ -133,7 +134,7 @@ def test_process_that_gets_no_order_says_so(read: Callable[[io.BytesIO], object]
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_outcomes_of_trials_are_forgotten(damage: str) -> None:
     """Their last writer may have been killed; a worker that died of it would take the next with it."""
-    fd = Ledger.create_memory()
+    fd = open_memory("timberline-trials")
     os.pwrite(fd, DAMAGES[damage], 0)
     trial = Trial(
         registry="/", model="tiny", version=1, manifest_sha256="0" * 64, sequence=1,

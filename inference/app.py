@@ -197,7 +197,7 @@ class Endpoint:
         metrics: where requests are counted.
         work: the bound on requests in work; those with a body count as work.
         bodies: reads them.
-        guard: who may ask; None for everybody.
+        guard: checks the token; None where none is needed.
         cors: which other origins' pages may ask; None for none.
         is_logged: whether each answer of the general way is logged.
     """
@@ -271,7 +271,7 @@ class Endpoint:
             self._in_flight[0] -= 1.0
 
     async def _hold(self, coming: Awaitable[Answer], request: Request) -> Answer:
-        """Count the body as held until it is answered; what was answered at once was held by nobody."""
+        """Count the body as held until it is answered; an answer that came at once held none."""
         receiving = self._bodies.receiving
         try:
             receiving.take(len(request.body))
@@ -313,7 +313,7 @@ class Endpoint:
                 Request(scope["method"], scope["path"], scope["query_string"], headers, body, named)
             )
             return answer if isinstance(answer, Answer) else await self._settle(answer, headers)
-        except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
+        except asyncio.CancelledError:  # uvicorn cancels when the grace after SIGTERM is over
             return answer_error(_OUT_OF_TIME)
         except Exception as error:  # the edge of the process towards its clients
             return self._fail(error, headers)
@@ -370,7 +370,7 @@ def find_trace(headers: Iterable[Header]) -> dict[str, Any]:
 
 
 def log_request(route: str, scope: Scope, answer: Answer, seconds: float) -> None:
-    """Tell one answered request: its route and not its path or query, which may hold anything.
+    """Log one answered request: its route and not its path or query, which may hold anything.
 
     Args:
         route: the path's pattern.

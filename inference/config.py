@@ -88,7 +88,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       health asks for one.
     - ``request_log``: one line in the log for every request.
     - ``server_timing``: every answer to a ``POST`` says what it cost (`inference.server.timing`); for
-      measurements, as it tells strangers about the machine.
+      measurements, as it describes the machine to strangers.
     - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
     - ``root_path``: what a proxy in front has before every path; it stands in links and documents, and
       requests may have it or not. No header of a request decides this, as anybody can send one.
@@ -318,7 +318,7 @@ def read_worker_config(source: BinaryIO) -> WorkerConfig:
     """Read the line.
 
     Raises:
-        ConfigError: it is none; somebody else than the supervisor started this process.
+        ConfigError: it is none: not the supervisor but a person started this process.
     """
     try:
         return decode_json(source.readline(), WorkerConfig)

@@ -75,7 +75,7 @@ class Feed(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the graph says about some rows."""
+    """What the graph answers for some rows."""
 
     labels: npt.NDArray[np.int64]  # (rows,): index of the most probable class
     probabilities: npt.NDArray[np.float32]  # (rows, classes)
@@ -110,7 +110,7 @@ class Session:
     """One graph in ONNX Runtime, on one thread a Run.
 
     A graph that is ``row_by_row`` takes scales over a whole tensor (dynamic quantisation), so several
-    rows are run one after the other: nobody's answer depends on the rows beside his.
+    rows are run one after the other: no answer depends on the rows beside its own.
 
     ``run`` may be called from several threads at a time; ``run_row`` works in one fixed
     buffer and belongs to the event loop's thread alone.
@@ -189,7 +189,7 @@ def _open_session(graph: bytes, where: str) -> Any:
 
     From bytes and not from a path: the file cannot change between check and load. Weights in files
     of their own, which no digest covers, are refused: of a graph in memory they would be looked for
-    in the working directory (seen with 1.31), so they are told to be in what is no directory.
+    in the working directory (seen with 1.31), so their folder is set to what is no folder.
     """
     options = ort.SessionOptions()
     # A table's row is too little work to share: more threads make single rows slower, and spinning
@@ -199,7 +199,7 @@ def _open_session(graph: bytes, where: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    options.log_severity_level = 3  # errors; warnings about fused nodes are no news to an operator
+    options.log_severity_level = 3  # errors only; warnings about fused nodes help no operator
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding's exceptions have no base of their own

@@ -27,7 +27,7 @@ _IDENTITY = frozenset({b"", b"identity"})
 _INLINE_BYTES = 64 * 1024
 # So much is inflated in one step of the thread; between two of them it is counted.
 _STEP_BYTES = 1 << 20
-# Who gives back so many at once has left room that may be worth giving back, too.
+# After so many freed bytes the process may give memory back to the kernel.
 _MANY_BYTES = 64 * 1024
 # Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
 # empty members would cost a new inflater for every 20 bytes.
@@ -37,7 +37,7 @@ _MOST_MEMBERS = 1024
 class ReceiveBudget:
     """Counts the bytes of requests that all connections hold; belongs to the event loop's thread.
 
-    Whoever keeps bytes of a request that is not answered yet takes as many here first, and gives them
+    A holder of bytes of a request that is not answered yet takes as many here first, and gives them
     back when it lets go of them.
 
     Args:
@@ -47,7 +47,7 @@ class ReceiveBudget:
 
     def __init__(self, max_bytes: int, when_freed: Callable[[], None] | None = None) -> None:
         self.held = 0
-        self._peak = 0  # since bytes were said to be freed
+        self._peak = 0  # since `when_freed` was called last
         self._max_bytes = max_bytes
         self._when_freed = when_freed
 

@@ -106,7 +106,7 @@ class RowDecoder:
         self._has_text = any(column.datatype == "BYTES" for column in columns)
         self._defaults = tuple(column.default for column in columns)
         names = [column.name for column in columns]
-        # An array of this name is rows, which the exact way tells from a column's value.
+        # An array of this name is rows; only the exact way can distinguish it from a column's value.
         unread = [name for name in table.unread if name not in names and name != "instances"]
         positional, complete = _define_positional(self._columns), _define_complete(self._columns)
         self._decode_complete = msgspec.json.Decoder(complete).decode

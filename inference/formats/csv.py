@@ -230,9 +230,10 @@ class TableReader:
         return Feed(numeric, None)
 
     def read_csv(self, body: bytes, has_header: bool | None) -> Feed:
-        """The rows of a CSV body; ``has_header`` is what is said of its first line, None for nothing.
+        """The rows of a CSV body.
 
-        Of several faults in it, the one of the first row is named.
+        ``has_header`` is what the content type declares, None if nothing. Of several faults, the one of the
+        first row is named.
 
         Raises:
             MalformedBodyError: not UTF-8, not CSV, or no rows.

@@ -3,8 +3,8 @@
 A decoder makes objects of what it reads, some forty times as much memory as ``[],[],[],…`` has
 bytes, and holds the interpreter until it is done. So an array that may be long is first cut up here:
 numpy looks at the brackets and commas of a block at a time, outside of strings, which makes no
-object and holds up nobody. What the elements are, and whether they are JSON at all, is for whoever
-decodes the slices; between wrong brackets or quotes the cuts are anywhere, and decoding fails.
+object and leaves the interpreter to other threads. Whether the elements are JSON shows when the slices are
+decoded; between wrong brackets or quotes the cuts are anywhere, and decoding fails.
 """
 
 from __future__ import annotations

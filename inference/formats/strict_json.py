@@ -35,7 +35,7 @@ LARGEST_INTEGER = 2.0**53 - 1
 _INSTANCES = "instances"
 _PARAMETERS = "parameters"
 _PROBABILITIES = "probabilities"
-# Names that an unknown one is compared with, some 10 µs each, while everybody waits.
+# Names that an unknown one is compared with, some 10 µs each on the event loop.
 _MOST_COMPARED = 200
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SIGNATURE = "signature_name"
@@ -192,7 +192,7 @@ def _read_instances(instances: list[Any], layout: Layout, max_rows: int) -> list
 
 
 def refuse_batch(count: int | None, max_rows: int) -> BatchTooLargeError:
-    """The error for a request of more rows than are taken at once; ``count`` is None if nobody counted."""
+    """The error for a request of more rows than are taken at once; ``count`` is None if it is not known."""
     found = f"more than {max_rows:,}" if count is None else f"{count:,}"
     return BatchTooLargeError(
         f"{found} rows in one request, at most {max_rows:,} are taken", hint="Send them in parts."

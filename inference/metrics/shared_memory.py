@@ -1,4 +1,4 @@
-"""Counts in memory that several processes share: one writes, everybody reads, nobody waits.
+"""Counts in memory that several processes share: one writes, all read, none waits.
 
 The region is divided into slots. A slot has one writing process at a time and is a sequence of
 blocks that only grows: a key and the values counted under it. Whoever answers `/metrics` adds up
@@ -70,7 +70,7 @@ class Memory:
         return {slot: pid for slot, pid in pids.items() if pid and _is_alive(pid)}
 
     def release(self, slot: int) -> None:
-        """Say that the slot's process has ended; for whoever waited for it. Its counts stay."""
+        """Mark the slot's process as ended; called by its parent. The counts stay."""
         head = self._parts[slot].cast("q")
         head[_PID] = head[_BEATS] = 0
 
@@ -200,7 +200,7 @@ def attach(fd: int, slots: int, slot: int) -> Slot:
 def create_private() -> Slot:
     """A place to count for a process on its own."""
     memory = create_memory(1)
-    os.close(memory.fd)  # mapped already, and to be shared with nobody
+    os.close(memory.fd)  # mapped already, and not to be shared
     return Slot(memory, 0)
 
 

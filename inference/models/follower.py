@@ -46,7 +46,7 @@ class Watcher:
         self._every_s = every_s
         self._stopping = threading.Event()
         self._began_at: float | None = None  # of the look under way
-        self._long_look: float | None = None  # that the log tells of, by when it began
+        self._long_look: float | None = None  # the last one logged, by when it began
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -94,7 +94,7 @@ class Watcher:
         if self._models.has_seen_all:
             self._metrics.note_look(time())
         if change is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to answer
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
                 loop.call_soon_threadsafe(self.publish, change)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -53,7 +53,7 @@ class Retry:
     """A move that could not be followed yet: what was wrong may be mended, as when a copy is under way."""
 
     record: AliasRecord
-    code: str  # of what was wrong at the last attempt, as the log tells already
+    code: str  # of the error at the last attempt, which is logged already
     is_counted: bool  # as a refusal
     pause_s: float
     due: float  # of the next attempt, by the clock of `LoadedModels`
@@ -68,7 +68,7 @@ class TrafficTarget:
     live: LiveVersion | None = None
     settled: AliasRecord | None = None  # the alias's move that was last followed, or refused for good
     retry: Retry | None = None
-    trouble: str = ""  # that the log tells of already
+    trouble: str = ""  # which is logged already
 
     @property
     def alias(self) -> str | None:
@@ -86,7 +86,7 @@ class TrafficTarget:
         return ""
 
     def warn_once(self, event: str, why: str) -> None:
-        """Tell of trouble when it begins; until it is over it is the same at every look."""
+        """Log trouble when it begins; until it is over, every look meets it again."""
         if self.trouble != event:
             self.trouble = event
             log_event(_logger, event, logging.WARNING, ref=str(self.ref), why=why[:300])
@@ -115,7 +115,7 @@ class TrafficTarget:
         return last is not None and last.record == record and last.is_counted
 
     def log_refusal(self, version: int, error: Exception) -> None:
-        """Tell why a version is not served."""
+        """Log why a version is not served."""
         fields = {"model": self.ref.model, "version": version, "role": self.role}
         if isinstance(error, LifecycleError):
             log_event(_logger, _REFUSED, logging.ERROR, **fields, code=error.code, why=str(error))
@@ -204,7 +204,7 @@ class LoadedModels:
         self._split = Split(canary.share, config.canary_header, self._seed) if canary else None
         self._shadow_share = shadow.share if shadow else 0.0
         self._replay = Replay() if shadow else None
-        self._off: dict[Role, str] = {}  # why canary or shadow are off, as the log tells already
+        self._off: dict[Role, str] = {}  # why canary or shadow are off, as logged
         self._table: RoutingTable | None = None
         self.has_seen_all = True  # the last look has found out where every alias points
 
@@ -240,7 +240,7 @@ class LoadedModels:
         return self._table
 
     def look(self) -> Change | None:
-        """Ask where every alias points, load what is new, and tell what to publish; None for no news.
+        """Ask where every alias points, load what is new, and return what to publish; None if nothing is new.
 
         The registry is opened anew, and all of a look is about the tree that was found then: the
         link in front of it may be switched in between.
@@ -340,7 +340,7 @@ class LoadedModels:
         return record
 
     def _replace(self, store: Store, target: TrafficTarget, record: AliasRecord) -> Outcome | None:
-        """Put the version of ``record`` in its target; None if there is nothing new to tell of it."""
+        """Put the version of ``record`` in its target; None if nothing is to be counted."""
         before = target.live
         try:
             wanted = partial(self._is_wanted, store, target, record)
@@ -349,7 +349,7 @@ class LoadedModels:
             )
         except NotReadyError:
             return None
-        except Exception as error:  # the edge towards what somebody published
+        except Exception as error:  # the edge towards published files
             if may_heal(error):
                 return "refused" if target.postpone(record, error, self._watch_s, self._clock()) else None
             was_counted = target.settle(record)
@@ -426,13 +426,13 @@ class LoadedModels:
         )
 
     def _retire(self, live: LiveVersion) -> None:
-        """Have the log tell when the last request of a version has ended, and its memory is free."""
+        """Log when the last request of a version has ended, and its memory is free."""
         if any(target.live is live for target in self._targets):
             return
-        told = weakref.finalize(
+        retired = weakref.finalize(
             live.session, log_event, _logger, "retired", model=live.model, version=live.version
         )
-        told.atexit = False  # what is live at the end of the process is not retired
+        retired.atexit = False  # what is live at the end of the process is not retired
 
     def _build_table(self) -> RoutingTable:
         main = [target.live for target in self._main if target.live is not None]
@@ -443,7 +443,7 @@ class LoadedModels:
         return RoutingTable.of(main, canary, self._split)
 
     def _is_on(self, target: TrafficTarget, main: LiveVersion) -> bool:
-        """Whether a second version has something to do beside ``main``; a change is told in the log."""
+        """Whether a second version has something to do beside ``main``; a change is logged."""
         why = target.find_obstacle(main)
         if self._off.get(target.role, "") != why:
             self._off[target.role] = why

@@ -28,7 +28,7 @@ class WorkLimit:
 
     A request answered within one turn of the loop is in work from the turn's beginning: it waited
     for those of the same turn that came before it. So ``begin`` counts the requests of the turn,
-    and whoever hands work to a thread counts it in ``held`` for as long as it lasts.
+    and work in a thread is counted in ``held`` for as long as it lasts.
 
     Args:
         max_requests: more than this at a time are refused.
@@ -195,12 +195,12 @@ class Runner:
     def _settle(self, done: Future[_T], answer: asyncio.Future[_T]) -> None:
         self._work.held -= 1
         if answer.done() or done.cancelled():
-            return  # nobody waits any longer
+            return  # the request has ended already
         error = done.exception()
         if error is None:
             answer.set_result(done.result())
         else:
-            if isinstance(error, LifecycleError):  # nobody looks at where, and the frames hold the rows
+            if isinstance(error, LifecycleError):  # its traceback is not used, and its frames hold the rows
                 error.__traceback__ = error.__context__ = None
             answer.set_exception(error)
 

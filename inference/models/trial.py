@@ -43,7 +43,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     - ``registry``: its folder, free of symbolic links, so that all of the trial is about one tree;
     - ``manifest_sha256``, ``sequence``: of the move that asks for it;
-    - ``parent_pid``: whose trial it is; nobody else's is done;
+    - ``parent_pid``: of the process that asks; a trial of another process is refused;
     - ``timeout_s``: from the start of the process to its end;
     - ``memory_bytes``: that loading may add to the process's address space.
     """
@@ -109,7 +109,7 @@ def _find_error(base: type[LifecycleError], code: str) -> type[LifecycleError]:
 
 
 class Ledger:
-    """Outcomes in memory that workers share, and the lock of whoever is trying.
+    """Outcomes in memory that workers share, and the lock that a process holds during a trial.
 
     Args:
         fd: of that memory, made by `open_memory`; None for a process on its own.
@@ -132,7 +132,7 @@ class Ledger:
         return dict(self._read()).get(trial.key)
 
     def add(self, trial: Trial, outcome: Outcome) -> None:
-        """Tell the others."""
+        """Keep what came of a trial, for all workers."""
         entries = [entry for entry in self._read() if entry[0] != trial.key]
         data = msgspec.json.encode([*entries[1 - _MOST_ENTRIES :], (trial.key, outcome)])
         os.ftruncate(self._fd, 0)
@@ -189,8 +189,8 @@ class TrialRunner:
         where = f"{trial.model}@{trial.version}"
         with self._start() as process:
             try:
-                said = _converse(process, trial, is_wanted)
-                if said is None:
+                output = _converse(process, trial, is_wanted)
+                if output is None:
                     return Outcome.of(took_too_long(where, trial.timeout_s))
             finally:
                 process.kill()  # does nothing to one that has ended
@@ -199,7 +199,7 @@ class TrialRunner:
         if self._is_over:
             raise _STOPPING
         try:
-            return decode_json(said, Outcome)
+            return decode_json(output, Outcome)
         except msgspec.DecodeError:
             code = process.returncode
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -221,7 +221,7 @@ class TrialRunner:
 
 
 def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callable[[], bool]) -> bytes | None:
-    """What the process says of ``trial``; None if it says nothing in time.
+    """What the process writes about ``trial``; None if it writes nothing in time.
 
     Raises:
         NotReadyError: the trial is not wanted any more.
@@ -231,7 +231,7 @@ def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callabl
     while True:
         left = max(0.0, until - monotonic())
         try:
-            said, _ = process.communicate(asked, min(left, _LOOK_AGAIN_S))
+            output, _ = process.communicate(asked, min(left, _LOOK_AGAIN_S))
         except subprocess.TimeoutExpired:
             asked = None
             if left <= _LOOK_AGAIN_S:
@@ -239,7 +239,7 @@ def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callabl
             if not is_wanted():
                 raise NotReadyError("the alias has moved on") from None
         else:
-            return said
+            return output
 
 
 def may_heal(error: Exception) -> bool:

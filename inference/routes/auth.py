@@ -27,9 +27,9 @@ from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.routes.auth")
 
-# Orchestrators and platforms ask these without a token, and they tell nothing but yes or no.
+# Orchestrators and platforms ask these without a token, and the answers are only yes or no.
 OPEN_ROUTES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
-# 16 characters of base64 are 96 random bits; less may be a word that somebody guesses.
+# 16 characters of base64 are 96 random bits; less may be a word that can be guessed.
 _SHORTEST = 16
 # RFC 6750, section 2.1: what can stand behind "Bearer ".
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
@@ -189,13 +189,13 @@ def _check(entries: Iterable[str], kind: str, where: str) -> list[str]:
         tokens.append(token)
     if not tokens:
         raise ConfigError(
-            "no token is there; everybody would be let in", where=where, hint="Unset it to let them."
+            "no token is there, and every request would pass", where=where, hint="Unset it to let them pass."
         )
     return tokens
 
 
 ANY = "*"
-# RFC 6454, 6.2: scheme, host and port, and nothing behind. "null", which files and sandboxes send, is nobody.
+# RFC 6454, 6.2: scheme, host and port, and nothing behind. "null", which files and sandboxes send, is none.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+\Z")
 _ALLOW_ORIGIN = b"access-control-allow-origin"
 _VARY: Header = (b"vary", b"origin")

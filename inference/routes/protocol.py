@@ -49,7 +49,7 @@ class Health:
         return answer_json(self._describe(), 503, (b"retry-after", b"1"))
 
     def probe(self, request: Request) -> Answer:
-        """What is served here: a page for a person's browser, JSON for everybody else.
+        """What is served here: a page for a person's browser, JSON for other clients.
 
         ``requests`` are all that brought a body, refused ones included, ``predictions`` the rows
         that were predicted; of every worker and since the service started. ``uptime_s`` is this worker's.

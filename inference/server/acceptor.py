@@ -44,7 +44,7 @@ _MOST_AT_ONCE = 16
 _PAUSE_S = 1.0
 # For the handshakes under way when no new ones are begun any more: a way across a continent and back.
 HANDSHAKE_S = 0.1
-_NOBODY = -1
+_ABSENT = -1
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 # Of a TCP segment look at the flags (byte 13): drop it if it has SYN and not ACK, else let all of it
@@ -91,10 +91,10 @@ _TCP_OPTIONS = {
 
 
 def stop_new_connections(bound: socket.socket) -> None:
-    """Let nobody begin to connect any more; who has begun gets through and can still be accepted.
+    """Stop new handshakes; connections that have begun get through and can still be accepted.
 
     Closing a listening socket resets the connections in its queue, and one may always arrive between
-    the last look and the closing. With this there is a last one. New clients hear nothing until the
+    the last look and the closing. With this there is a last one. New clients get no answer until the
     socket is closed, and are refused when they ask again a second later. Where the kernel cannot do
     it, closing is as it always is.
     """
@@ -125,7 +125,7 @@ class ConnectionCounts:
     def create_memory(slots: int) -> int:
         """File descriptor of new memory for ``slots`` workers, none of which is there yet."""
         fd = open_memory("timberline-connections")
-        os.write(fd, struct.pack(f"={slots}i", *[_NOBODY] * slots))
+        os.write(fd, struct.pack(f"={slots}i", *[_ABSENT] * slots))
         return fd
 
     def enter(self) -> None:
@@ -144,8 +144,8 @@ class ConnectionCounts:
         self.clear(self._slot)
 
     def clear(self, slot: int) -> None:
-        """Say that nobody takes connections in ``slot``."""
-        self._counts[slot] = _NOBODY
+        """Mark ``slot`` as without a worker."""
+        self._counts[slot] = _ABSENT
 
     def has_most(self) -> bool:
         """Whether another worker has fewer connections than this one."""
@@ -165,7 +165,7 @@ class Acceptor:
     Args:
         bound: bound, not blocking; `close` closes it.
         factory: makes the protocol of a connection.
-        counts: counts the connections that come; those that go are counted by whoever sees it.
+        counts: counts the connections that come; `Server` counts those that go.
     """
 
     def __init__(
@@ -250,8 +250,8 @@ class Acceptor:
 class StateFile:
     """A context in which `write` says where this process listens; the file is gone at its end.
 
-    Every service has a file of its own, of a name that nobody else chooses, so that none can take
-    another's away. Those of services that were killed are removed on the way.
+    Every service has a file of its own with a random name, so that none can take another's away. Files of
+    services that were killed are removed when another one starts.
 
     Args:
         runtime_dir: folder for it; "" is the first usable one of `inference.server.probe.list_folders`.

@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_line = False  # for its next turn
         self._is_at_eof = False  # the client sends no more
         self._is_refused = False  # the last answer is out
-        self._is_deaf = False  # or will be it, and what comes is dropped
+        self._drops_input = False  # or will be it, and what comes is dropped
         self._refusal: Exception | None = None  # of what stands behind requests that are not answered yet
         self._kept = 0  # bytes of a body that takes the short way
         self._counted = 0  # bytes that the budget knows of
@@ -267,7 +267,7 @@ class Connection(HttpToolsProtocol):
         if not held and not self._incoming.has_begun:
             end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
             known = self.known.find(data[:end])
-            if known and known.length == len(data) - end and not self.is_busy and not self._is_deaf:
+            if known and known.length == len(data) - end and not self.is_busy and not self._drops_input:
                 self.since = self.loop.time()
                 self._answer(known, data[end:])
                 return
@@ -287,7 +287,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_line = self.flow.is_in_line = False
         if self.transport.is_closing():
             return  # it was closed while it stood in line
-        if self._held and not self._is_deaf:
+        if self._held and not self._drops_input:
             self._advance()
         else:
             self._tidy()
@@ -369,7 +369,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_over(self) -> bool:
         """Whether what comes is dropped."""
-        return self._is_deaf or self.transport.is_closing()
+        return self._drops_input or self.transport.is_closing()
 
     def _queue_up(self) -> None:
         """Go on when other connections had their turns."""
@@ -391,7 +391,7 @@ class Connection(HttpToolsProtocol):
         """Read on, as everything that has come is with the parser; after its client's end, close."""
         if self.transport.is_closing():
             self._kept = 0
-        elif self._is_deaf:
+        elif self._drops_input:
             self._kept = 0
             self.flow.resume_reading()  # and drop it
         elif self._is_at_eof and not self.is_busy:
@@ -563,7 +563,7 @@ class Connection(HttpToolsProtocol):
         """Refuse what is being received, behind the answers to what came before it, and read no more."""
         if self._is_over:
             return
-        self._refusal, self._is_deaf = error, True
+        self._refusal, self._drops_input = error, True
         is_due = self._take_back_cycle(error) if self._incoming.has_cycle else not self.is_busy
         if is_due:
             self._write_refusal(error)
@@ -602,7 +602,7 @@ class Connection(HttpToolsProtocol):
 
     def _hang_up(self) -> None:
         """End this side; what the client still sends is read for a while, so that it can read its answer."""
-        self._is_refused = self._is_deaf = True
+        self._is_refused = self._drops_input = True
         self._refusal = None  # and with it the frames of its traceback, which hold what was received
         self.transport.write_eof()
         self.loop.call_later(_REFUSED_S, self.transport.abort)

@@ -1,14 +1,14 @@
 """One serving process from its first connection to its last: accept, sweep, drain, end.
 
 Of uvicorn this uses the HTTP protocol and what that needs. Its server's end loses requests
-(Kludex/uvicorn#2757), waits where there is nothing to wait for, and knows no drain.
+(Kludex/uvicorn#2757), waits where there is nothing to wait for, and has no drain phase.
 
 The end, after the first SIGTERM:
 
 1. readiness is false; for ``drain_s`` everything is accepted and answered as before;
-2. every answer is its connection's last; what is still shaking hands is accepted, then nobody;
+2. every answer is its connection's last; connections still shaking hands are accepted, then no more;
 3. requests in work, and those received in part, have ``shutdown_grace_s``;
-4. what is left then is told 503.
+4. what is left then is answered with 503.
 
 A signal more goes on to the next step.
 """
@@ -36,7 +36,7 @@ from timberline.inference.server.connection import Connection, Reader
 
 # How often connections are looked over, and how old the date in an answer may be.
 _TICK_S = 1.0
-# Of every answer: its type is what it says, and nobody keeps a row or what was predicted of it.
+# Of every answer: its type is as declared, and no cache keeps a row or a prediction.
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 # For the answers of those that were given up to leave the process.
 _FLUSH_S = 1.0
@@ -63,14 +63,14 @@ class Listener:
 
 
 class Server:
-    """Serves on the running event loop until it is told to stop; see the module for how it ends.
+    """Serves on the running event loop until `stop` or a signal; see the module for how it ends.
 
     Args:
         config: the service's settings.
-        state: told when the service begins to stop.
+        state: marked as draining when the service begins to stop.
         listeners: where to listen; each socket is closed at the end.
         counts: how this worker's connections compare to others'.
-        is_alone: whether nobody else accepts from the same sockets.
+        is_alone: whether no other process accepts from the same sockets.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Server:
     async def run(self, announce: Callable[[], None], watched_fd: int | None = None) -> None:
         """Listen, call ``announce``, and return when every connection is closed.
 
-        The end of file on ``watched_fd`` is a SIGTERM: whoever held its other end is gone.
+        The end of file on ``watched_fd`` counts as a SIGTERM: the supervisor is gone.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

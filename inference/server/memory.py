@@ -37,7 +37,7 @@ def settle_memory() -> None:
     """Leave what is loaded out of every garbage collection, and let freed blocks be used again.
 
     A full collection would walk a hundred thousand objects that never die, for some 20 ms in which
-    nobody is answered. A C library without ``mallopt`` keeps memory as it likes.
+    no request is answered. A C library without ``mallopt`` keeps memory as it likes.
     """
     gc.collect()
     gc.freeze()

@@ -75,7 +75,7 @@ def list_folders(runtime_dir: str) -> list[str]:
 def open_folder(path: str) -> int | None:
     """Descriptor of a folder that belongs to this user alone; None if it is not there or does not.
 
-    ``/tmp`` is everybody's: somebody else may have made a folder or a link of this name.
+    Every user can write to ``/tmp``: another one may have made a folder or a link of this name.
     """
     try:
         fd = posix.open(path, _READ | posix.O_DIRECTORY)
@@ -89,7 +89,7 @@ def open_folder(path: str) -> int | None:
 
 
 def find_services(folders: list[str]) -> list[tuple[str, int]]:
-    """Host and port of every service of this user that lives and has said where it listens."""
+    """Host and port of every service of this user that lives and has written where it listens."""
     found: list[tuple[str, int]] = []
     for folder in folders:
         fd = open_folder(folder)
@@ -155,7 +155,7 @@ def _list_hosts() -> tuple[str, ...]:
 
 
 def _ask_any(hosts: tuple[str, ...], port: int) -> str:
-    """Why none of them is ready; "" if one is. The next is asked only where nobody listens."""
+    """Why none of them is ready; "" if one is. The next is asked only if nothing listens there."""
     reason = ""
     for host in hosts:
         try:
@@ -174,7 +174,7 @@ def ask(host: str, port: int) -> int:
 
     Raises:
         TimeoutError: the exchange took more than two seconds in all.
-        OSError: nobody listens, or the connection broke.
+        OSError: nothing listens, or the connection broke.
     """
     deadline = monotonic() + _LIMIT_S
     connection = socket(AF_INET6 if ":" in host else AF_INET, SOCK_STREAM)
@@ -229,6 +229,6 @@ def _parse(received: bytes) -> tuple[int, int | None]:
 def _end(code: int, message: str) -> int:
     try:
         posix.write(2, f"health: {message}\n".encode())
-    except OSError:  # nobody reads it
+    except OSError:  # stderr is closed
         return code
     return code

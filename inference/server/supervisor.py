@@ -53,7 +53,7 @@ async def start_worker(config: WorkerConfig, flags: Sequence[str]) -> Worker:
     )
     assert process.stdin is not None
     process.stdin.write(write_worker_config(config))
-    with contextlib.suppress(ConnectionError):  # it has ended already, and `wait` will tell
+    with contextlib.suppress(ConnectionError):  # it has ended already; `wait` returns at once
         await process.stdin.drain()
     return Worker(config.worker, process)
 
@@ -63,7 +63,7 @@ class Worker:
 
     def __init__(self, slot: int, process: asyncio.subprocess.Process) -> None:
         self.slot = slot
-        self.announced: dict[str, Any] | None = None  # what it said when it was ready
+        self.announced: dict[str, Any] | None = None  # its announcement, once it is ready
         self.is_asked_to_end = False
         self.is_hung = False
         self._process = process
@@ -110,7 +110,7 @@ class Worker:
         while line := await self._process.stdout.readline():
             try:
                 self.announced = decode_json(line, dict[str, Any])
-            except msgspec.DecodeError:  # some library's: whoever writes there is not to end the service
+            except msgspec.DecodeError:  # a library wrote there; the service goes on
                 log_event(_logger, "not an announcement", logging.WARNING, pid=self.pid, line=repr(line[:80]))
             else:
                 self._ready_at = monotonic()
@@ -200,7 +200,7 @@ class Supervisor:
         self._roll = asyncio.Event()
 
     async def run(self) -> int:
-        """Start the workers, announce the service, watch until told to stop; the exit code."""
+        """Start the workers, announce the service, watch until a signal stops it; the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._take_signal, number)
@@ -221,7 +221,7 @@ class Supervisor:
 
     async def _start(self) -> int | None:
         """Start all; an exit code if one ended, or if the service is to end, before all were ready."""
-        # One by itself first: what keeps it from starting would keep them all, and is told once.
+        # One by itself first: what keeps it from starting would keep all, and is logged once.
         first = await self._launch()
         if first.announced is None:
             return 0 if self._signals else await first.wait()
@@ -383,7 +383,7 @@ class Supervisor:
             worker.end(number)
 
     def _stop_new_connections(self) -> None:
-        """From now on nobody new can connect; those who have are accepted by the workers."""
+        """Stop new connections; the workers accept those that have begun."""
         for bound in self._sockets:
             if bound.fileno() >= 0:
                 stop_new_connections(bound)

@@ -48,7 +48,7 @@ _BEAT_S = 0.5
 def serve(config: ServiceConfig) -> int:
     """Load the version, answer requests until SIGTERM or SIGINT, and return the exit code.
 
-    The ports are taken first, so that a taken one is told at once, but nothing can connect before
+    The ports are taken first, so that a taken one is an error at once, but no client can connect before
     the version is verified, loaded and warm.
 
     Raises:
@@ -133,9 +133,9 @@ def _start(
 ) -> tuple[ServiceState, Watcher]:
     """Load the versions in a thread, so that this one hears signals; within the limits of the settings.
 
-    A thread that is inside a graph cannot be ended. So if it takes too long, or the process is told to end,
+    A thread that is inside a graph cannot be ended. So if it takes too long, or the process is asked to end,
     that is done here and now. There is no trial before: it would double the time to start, and there
-    is no client yet whom a process that ends could fail.
+    is no client yet that a process which ends could fail.
     """
     share_heap()
     trials = TrialRunner(Ledger(own.trials_fd if own else None))
@@ -188,7 +188,7 @@ class _Loading:
 
 
 def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_fd: int | None) -> bool:
-    """Whether it has ended in time; a SystemExit if whoever held the other end of ``watched_fd`` is gone."""
+    """Whether it has ended in time; a SystemExit if ``watched_fd`` ends, as the supervisor is gone."""
     until = monotonic() + timeout_s
     fds = [loading.is_done_fd] if watched_fd is None else [loading.is_done_fd, watched_fd]
     while monotonic() < until:

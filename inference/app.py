@@ -228,7 +228,7 @@ class Endpoint:
         self._counts: RouteMetrics = metrics.add_route(route.rstrip("/") or route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request the general way."""
+        """Answer one request that came through ASGI."""
         started = perf_counter()
         self._in_flight[0] += 1.0
         try:
@@ -242,9 +242,9 @@ class Endpoint:
             self._in_flight[0] -= 1.0
 
     def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
-        """Answer one request whose body is here already; raises nothing.
+        """Answer one request whose body has arrived already; raises nothing.
 
-        The short way of `inference.server.connection`. What is not answered at once is to be waited for.
+        Called by `inference.server.connection`, without ASGI. An answer that takes longer is awaited.
         """
         started = perf_counter()
         self._in_flight[0] += 1.0  # another worker may be asked for the number meanwhile
@@ -405,7 +405,7 @@ def _page_handler(metrics: ServiceMetrics) -> Handler:
 def add_routes(
     rows: Rows, predict: Handler, ready: Handler, *, predict_route: str = "", health_route: str = ""
 ) -> None:
-    """Add the platforms' routes to the table ``rows``: the fixed ones and, if given, the configured.
+    """Add the platforms' fixed routes to the table ``rows``, and the configured ones.
 
     A configured route that already does what it is wanted for is left as it is. One that looks like
     another model's in v1 is added: platforms that were set up for TensorFlow Serving name it so.

@@ -192,7 +192,7 @@ def resolve_config(
 def read_platform(
     environment: Mapping[str, str], sagemaker_folder: str = SAGEMAKER_FOLDER
 ) -> dict[str, tuple[str, str]]:
-    """By setting: what the platform that we seem to run on wants it to be, and where that was read.
+    """Settings that a managed platform asks for: by name, the value and where it was read.
 
     A platform talks to the container from outside, so that under one the host is every address.
 
@@ -220,7 +220,7 @@ def read_platform(
 
 
 def _list_models(folder: str) -> list[str]:
-    """Folders that are called like models; none where the folder cannot be read, which loading reports."""
+    """Names of folders that may be models; none if the folder cannot be read, which loading reports."""
     try:
         return [entry.name for entry in Path(folder).iterdir() if _is_model(entry)]
     except OSError:
@@ -281,7 +281,7 @@ Replaced = Literal["hung", "killed", "ended", "rolled"]
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings, and the numbers of inherited file descriptors.
+    """What a supervisor gives to a worker: settings, and the numbers of inherited file descriptors.
 
     - ``worker``: the slot that this worker takes in everything shared, from 0;
     - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
@@ -303,7 +303,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """What the worker must inherit."""
+        """File descriptors that the worker must inherit."""
         shared = (self.counts_fd, self.metrics_fd, self.trials_fd)
         fds = (self.socket_fd, self.metrics_socket_fd, *shared)
         return tuple(fd for fd in fds if fd is not None)
@@ -315,7 +315,7 @@ def write_worker_config(config: WorkerConfig) -> bytes:
 
 
 def read_worker_config(source: BinaryIO) -> WorkerConfig:
-    """Read the line.
+    """Read the line from a worker's standard input.
 
     Raises:
         ConfigError: it is none: not the supervisor but a person started this process.

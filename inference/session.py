@@ -66,7 +66,7 @@ class Feed(NamedTuple):
 
     @classmethod
     def join(cls, feeds: Sequence[Feed]) -> Feed:
-        """Their rows, in order; they are of one signature."""
+        """The rows of all feeds in order; all are of one signature."""
         if len(feeds) == 1:
             return feeds[0]
         numeric = [feed.numeric for feed in feeds if feed.numeric is not None]
@@ -156,7 +156,7 @@ class Session:
 
 
 class _BoundRow:
-    """Input and output memory for one row, bound once: a Run then copies and checks nothing."""
+    """Input and output memory for one row, bound once, so that a Run copies and checks nothing."""
 
     def __init__(self, session: Any, columns: int, classes: int) -> None:
         self._binding = session.io_binding()

@@ -156,7 +156,7 @@ class BodyReader:
 
 
 class _Held:
-    """What one body holds of the budget of all."""
+    """The bytes of the common budget that one body holds."""
 
     def __init__(self, receiving: ReceiveBudget) -> None:
         self._receiving = receiving
@@ -240,7 +240,7 @@ class Inflater:
             raise _refuse_length(self._max_bytes, "inflated ")
 
     def _begin_member(self) -> None:
-        """A gzip body may be several, one behind the other (RFC 1952, 2.2); a deflate body is one."""
+        """Begin the next member of a gzip body, which may have several (RFC 1952, 2.2); deflate has one."""
         self._members += 1
         if self._bits == _WINDOW_BITS[b"deflate"] or self._members > _MOST_MEMBERS:
             raise self._refuse("has something behind its end")

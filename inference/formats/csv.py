@@ -129,7 +129,7 @@ class FieldReader:
 
 
 def leave_out(column: Column, row: int) -> Any:
-    """The value where there is no field, as its tensor has it.
+    """The value of a column without a field, as the tensor holds it.
 
     Raises:
         RowError: the column has no default and may not be null.
@@ -144,12 +144,12 @@ def _fill_null(column: Column, row: int, null: float | str) -> Any:
 
 
 def _swap_commas(field: str) -> str:
-    """Commas for points and points for commas, which no number has."""
+    """Swap commas and points; a number with a point becomes invalid."""
     return field.translate(_SWAP)
 
 
 def _allow_commas(field: str) -> str:
-    """As `_swap_commas`, but what has no comma may have a point."""
+    """As `_swap_commas`, but a number without a comma may have a point."""
     return field.translate(_SWAP) if "," in field else field
 
 
@@ -243,7 +243,7 @@ class TableReader:
         return self._read_plain(body, has_header) or self._read_exactly(body, has_header)
 
     def _read_plain(self, body: bytes, has_header: bool | None) -> Feed | None:
-        """The rows of a body of bare numbers; None if it is anything else, right or wrong.
+        """The rows of a body that holds numbers only; None for any other body.
 
         Rows of JSON numbers are rows of JSON but for the brackets, and its decoder reads them three
         times as fast as fields are split and turned into numbers one by one.
@@ -300,7 +300,7 @@ class TableReader:
         return sum(map(self._layout.is_known, line)) * 2 > len(line)
 
     def _find_delimiter(self, body: bytes, has_header: bool | None) -> str:
-        """The training table's if it makes more names of columns of the first line than a comma does."""
+        """The delimiter, comma or the training table's, that finds more column names in the first line."""
         delimiter = self._layout.table.delimiter
         if delimiter == "," or has_header is False:
             return ","
@@ -365,7 +365,7 @@ class TableReader:
         return Feed(numeric, text)
 
     def _split(self, body: bytes, delimiter: str) -> Iterator[list[str]]:
-        """The lines that are not blank, as fields, one by one."""
+        """Yield the fields of each line that is not blank."""
         # Spreadsheets write the mark. The file shares the body's memory.
         file = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
         source = _Lines(file, self._limits.longest, delimiter)
@@ -388,7 +388,7 @@ class TableReader:
 
 
 class _Lines:
-    """Lines of a file as the reader of CSV asks for them; ``held`` is what it has of the row so far.
+    """Lines of a file for `csv.reader`; ``held`` counts the characters of the row so far.
 
     That reader takes one character between fields: for a longer delimiter another stands in, ``separator``.
     """
@@ -499,7 +499,7 @@ def _check_names(names: Sequence[str], layout: Layout) -> None:
 
 
 def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: int) -> Iterator[Fields]:
-    """The same lines, ``first`` being the number of the first; refuses one that is no row."""
+    """Yield the lines, the first being row ``first``; refuse one that is no row."""
     for row, line in enumerate(lines, first):
         # Empty fields behind the last column are none.
         fields = line[:width] if len(line) > width and not any(line[width:]) else line

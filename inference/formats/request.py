@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def answer_bytes(body: bytes, headers: tuple[Header, ...] = JSON_HEADERS) -> Answer:
-    """A good answer of finished bytes."""
+    """A 200 answer with this body."""
     return Answer(200, headers, body)
 
 
@@ -38,7 +38,7 @@ def answer_json(value: Any, status: int = 200, *more: Header) -> Answer:
 
 
 def check_length(most_bytes: int, allowed: int) -> None:
-    """Raise `BatchTooLargeError` if an answer may have more bytes than are kept of one."""
+    """Raise `BatchTooLargeError` if an answer may have more bytes than allowed."""
     if most_bytes > allowed:
         raise BatchTooLargeError(
             f"the answer may have {most_bytes:,} bytes, more than {allowed:,}",
@@ -98,7 +98,7 @@ Handler = Callable[[Request], Answer | Awaitable[Answer]]
 
 
 class Media(NamedTuple):
-    """The format of a body; ``has_header`` is what a CSV body says of its first line, None if nothing."""
+    """The format of a body; ``has_header`` is what a CSV body declares of its first line, None if nothing."""
 
     format: Literal["json", "jsonlines", "csv", "floats"]
     has_header: bool | None = None
@@ -136,7 +136,7 @@ _JSON_HINT = "Send application/json."
 
 
 def find_media(request: Request) -> Media:
-    """What the body is by its declaration; `JSON_MEDIA` itself if it is JSON.
+    """The declared format of the body; `JSON_MEDIA` itself if it is JSON.
 
     Raises:
         UnsupportedMediaError: it is declared to be something else, or text that is not UTF-8.
@@ -146,7 +146,7 @@ def find_media(request: Request) -> Media:
 
 
 def check_json(request: Request) -> None:
-    """Nothing if the body is JSON by its declaration; one without a declaration is taken to be JSON.
+    """Return if the body is declared as JSON, or not declared at all.
 
     Raises:
         UnsupportedMediaError: it is declared to be something else.
@@ -158,7 +158,7 @@ def check_json(request: Request) -> None:
 
 
 def find_wanted(request: Request) -> Media:
-    """What the answer shall be by the Accept header; `JSON_MEDIA` itself if it is JSON.
+    """The format that the Accept header asks for; `JSON_MEDIA` itself if it is JSON.
 
     JSON is answered to who asks for nothing that is written here: an answer in another format is more
     use than none (RFC 9110, 12.4.1).
@@ -169,7 +169,7 @@ def find_wanted(request: Request) -> Media:
 
 
 def wants_lines(request: Request) -> bool:
-    """Whether the answer shall be lines, of CSV or of JSON; they are for one row what they are for many."""
+    """Whether the answer is lines of CSV or JSON, which have the same form for one row and for many."""
     wanted = find_wanted(request)
     return wanted is not JSON_MEDIA and wanted.format in {"csv", "jsonlines"}
 
@@ -194,7 +194,7 @@ def read_accept(accept: bytes) -> dict[str, tuple[float, dict[str, str]]]:
 
 
 def _negotiate(accept: bytes) -> Media:
-    """The best of what is asked for by name; a wildcard means JSON, and goes behind a name of its weight."""
+    """The format of the greatest weight; a wildcard means JSON, and comes after a name of equal weight."""
     ranges = read_accept(accept)
     wildcards = [ranges[name][0] for name in ("application/*", "*/*") if name in ranges]
     best, most = JSON_MEDIA, ranges.get("application/json", (0.0,))[0]

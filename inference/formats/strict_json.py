@@ -47,11 +47,11 @@ _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false",
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object as it stands, names given twice included."""
+    """An object as pairs, with names that are given twice."""
 
 
 class _Token(str):
-    """NaN, Infinity or -Infinity: read by many programs, part of JSON in none."""
+    """NaN, Infinity or -Infinity: many programs write them, but they are no JSON."""
 
     __slots__ = ()
 
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, columns: Sequence[Column], table: SourceTable) -> Layout:
-        """Of a signature's columns; what ``table`` calls unread is so only if they do not have it."""
+        """The layout of a signature's columns; a column of theirs is never unread."""
         return cls({column.name: column for column in columns}, table)
 
     def is_known(self, name: str) -> bool:
@@ -111,7 +111,7 @@ def _parse(body: bytes) -> Any:
 def _parse_part(
     body: bytes, start: int, end: int, before: bytes = b"", behind: bytes = b"", row: int | None = None
 ) -> Any:
-    """The value that ``body[start:end]`` is between two texts; errors name their place in the body.
+    """The value of ``body[start:end]`` between two texts; errors name their offset in the body.
 
     ``row`` is for a line of JSON lines.
     """
@@ -283,7 +283,7 @@ def read_slice(
 
 
 def read_lines(body: bytes, part: Slice, layout: Layout, first: int, *, is_positional: bool) -> list[Row]:
-    """The rows that the lines of ``body[part.start:part.end]`` are, each by itself.
+    """The rows on the lines of ``body[part.start:part.end]``, each line by itself.
 
     Args:
         body: the whole body.
@@ -430,7 +430,7 @@ def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> No
 
 
 def refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> RowError:
-    """The error for a name that is no column's, with the nearest that is."""
+    """The error for an unknown column name, with the nearest known one."""
     folded = {known.casefold(): known for known in itertools.islice(by_name, _MOST_COMPARED)}
     near = difflib.get_close_matches(name.casefold()[:200], folded, n=1, cutoff=0.6)
     hint = f"Did you mean {quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
@@ -438,7 +438,7 @@ def refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> 
 
 
 def name_cell(index: int | None, name: str | None = None) -> str:
-    """Where something is wrong: ``row 3, "height"``; the only row of a request has no number."""
+    """A row and column for a message: ``row 3, "height"``; the only row of a request has no number."""
     row = "" if index is None else f"row {index}"
     column = "" if name is None else quote(name)
     return ", ".join(part for part in (row, column) if part)
@@ -450,7 +450,7 @@ def _some(by_name: dict[str, Column]) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """A value of `load_json` in words, of a long one the beginning."""
+    """A value of `load_json` in words, cut if it is long."""
     if isinstance(value, _Token):
         return str(value)
     if isinstance(value, str):
@@ -465,6 +465,6 @@ def describe_value(value: Any) -> str:
 
 
 def quote(text: str) -> str:
-    """``text`` as JSON, of a long one the beginning: a message never echoes a whole payload."""
+    """``text`` as JSON, cut if it is long: a message never echoes a whole payload."""
     shown = json.dumps(text[:77] + "..." if len(text) > 80 else text)
     return shown if len(shown) <= 120 else shown[:117] + "..."

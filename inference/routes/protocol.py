@@ -163,7 +163,7 @@ class Metadata:
 
 
 def _describe(manifest: Manifest) -> dict[str, Any]:
-    """What a person wants to know of a version before trusting it."""
+    """The model card: what a person checks before trusting a version."""
     return {
         "title": manifest.title,
         "description": manifest.description,

@@ -129,7 +129,7 @@ class ConnectionCounts:
         return fd
 
     def enter(self) -> None:
-        """Say that this worker takes connections; it has none yet."""
+        """Mark this worker as one that takes connections; it has none yet."""
         self.add(0)
 
     def add(self, change: int) -> None:
@@ -139,7 +139,7 @@ class ConnectionCounts:
             self._counts[self._slot] = self._count
 
     def leave(self) -> None:
-        """Say that this worker will soon take no more connections."""
+        """Mark this worker as one that takes no more connections."""
         self._is_leaving = True
         self.clear(self._slot)
 
@@ -156,7 +156,7 @@ class ConnectionCounts:
 
 
 class Acceptor:
-    """Takes connections off a listening socket, a few each time the loop comes around.
+    """Accepts connections of a listening socket, a few in each turn of the loop.
 
     None while another worker has fewer and may want it: with connections that stay open for hours, a
     worker that once took too many has too much to do for hours. More than one, since a client that
@@ -184,7 +184,7 @@ class Acceptor:
         self._resume()
 
     async def close(self) -> None:
-        """Accept what is queued, then close this process's hold on the socket."""
+        """Accept what is queued, then close this process's socket."""
         self._pause()
         while self._accept():
             pass
@@ -279,7 +279,7 @@ class StateFile:
         return self
 
     def write(self, host: str, port: int) -> None:
-        """Leave the file; a service that cannot goes on without it, and the log says so."""
+        """Write the file; a service that cannot do so logs it and goes on without one."""
         try:
             if self._folder is None:
                 raise FileNotFoundError("no folder can be written to")
@@ -309,7 +309,7 @@ class StateFile:
 
 
 def _make_folder(path: str) -> int | None:
-    """As `open_folder`, which this makes if it is not there; None too if nothing can be written in it."""
+    """Make the folder if it is missing, and open it as `open_folder`; None too if it is not writable."""
     with contextlib.suppress(OSError):
         Path(path).mkdir(0o700)
     fd = open_folder(path)

@@ -14,7 +14,7 @@ and pipelined requests of all connections by one `ReceiveBudget`, connections by
 
 A request may ask for another protocol with ``Upgrade``; a server may ignore that (RFC 9110, 7.8).
 The parser stops behind such a head and would take the body for the next request, so a new one is
-given the head again without the wish.
+given the head again without that header.
 
 A connection ends when its client ends it, when it was idle or slow for too long, or when the
 service stops; then the next answer says ``Connection: close``, so that no request is ever sent
@@ -63,7 +63,7 @@ _SEARCH_AGAIN_S = 0.02
 
 
 class Flow(FlowControl):
-    """As uvicorn's; reading is not resumed by anybody while its connection stands in line."""
+    """As uvicorn's, but reading is not resumed while the connection stands in line."""
 
     is_in_line = False
 
@@ -74,7 +74,7 @@ class Flow(FlowControl):
 
 
 class Sharing(Protocol):
-    """A connection as it is seen here; ``since`` is when it was last asked or answered."""
+    """What `Turns` and `IdleConnections` need of a connection; ``since`` is its last request or answer."""
 
     transport: Any
     since: float
@@ -118,7 +118,7 @@ class Turns:
 
 
 class IdleConnections:
-    """Finds the connection that has been idle for longest, without a look at all of them each time."""
+    """Finds the connection that has been idle for longest, and scans all of them only now and then."""
 
     def __init__(self) -> None:
         self._found: list[Sharing] = []  # the longest idle last
@@ -153,7 +153,7 @@ _CLOSE: Header = (b"connection", b"close")
 
 
 class Connection(HttpToolsProtocol):
-    """As uvicorn's, with timers that a sweep over all connections looks at and not one each.
+    """As uvicorn's, but one sweep over all connections checks their times, instead of a timer for each.
 
     Set on a subclass by `bind`:
 
@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
     # Its begin, and its client's end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """As uvicorn's; where there are too many, one that is idle makes room or this one is refused."""
+        """As uvicorn's; if there are too many, an idle one is closed or this one is refused."""
         super().connection_made(transport)
         self.flow = Flow(transport)
         if (
@@ -238,7 +238,7 @@ class Connection(HttpToolsProtocol):
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As uvicorn's; what was received is given up."""
+        """As uvicorn's; what was received is dropped."""
         super().connection_lost(exc)
         self._held, self._at, self._kept = b"", 0, 0
         self._incoming = IncomingRequest()
@@ -252,17 +252,17 @@ class Connection(HttpToolsProtocol):
     # What comes
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go: one buffer for all, as they are taken out of it before the next come."""
+        """The buffer for the next bytes: one for all connections, as it is emptied before the next read."""
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes have come."""
+        """Take ``nbytes`` new bytes out of the buffer."""
         self.data_received(_BUFFER[:nbytes].tobytes())
-        if nbytes == _BUFFER_BYTES:  # there is more where that came from
+        if nbytes == _BUFFER_BYTES:  # the kernel may hold more
             self._queue_up()
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request that is known and whole; everything else goes to the parser."""
+        """Answer a whole request with a known head at once; feed anything else to the parser."""
         held = self._held
         if not held and not self._incoming.has_begun:
             end = data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4
@@ -332,7 +332,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(error)
 
     def _feed_without_upgrade(self, rest: bytes | memoryview) -> None:
-        """Give a new parser the last head again without the wish for another protocol, then ``rest``."""
+        """Feed a new parser the last head without its Upgrade header, then ``rest``."""
         while True:
             self._repeat_without_upgrade()
             try:
@@ -379,7 +379,7 @@ class Connection(HttpToolsProtocol):
             self.turns.add(self)
 
     def _tidy(self) -> None:
-        """Let go of what the parser has had, and read on if nothing waits."""
+        """Drop what the parser has read, and read on if nothing waits."""
         if self._at >= len(self._held) or self._is_over:
             self._held, self._at = b"", 0
             if self.flow.read_paused or self._is_at_eof:
@@ -402,7 +402,7 @@ class Connection(HttpToolsProtocol):
                 self.flow.resume_reading()
 
     def _settle(self) -> None:
-        """Have the budget know what this connection holds; what the endpoints hold they count themselves."""
+        """Count what this connection holds in the budget; endpoints count what they hold themselves."""
         holds = self._kept + len(self._held) - self._at
         if holds < self._counted:
             self.receiving.give(self._counted - holds)
@@ -552,7 +552,7 @@ class Connection(HttpToolsProtocol):
         self._end_answer()
 
     def _end_answer(self) -> None:
-        """An answer is out: go on with what its client has sent behind the request."""
+        """After an answer, go on with what its client has sent behind the request."""
         if self._refusal is not None and not self.is_busy:
             self._write_refusal(self._refusal)
         if self._held:
@@ -571,7 +571,7 @@ class Connection(HttpToolsProtocol):
         self._tidy()
 
     def _take_back_cycle(self, error: Exception) -> bool:
-        """Give the application no more of the request being received; whether `error` answers it now."""
+        """Take the request being received from the application; whether ``error`` answers it now."""
         cycle = self.cycle
         cycle.disconnected = True
         cycle.message_event.set()
@@ -644,7 +644,7 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(_LINGER_S, self._close_if_idle)
 
     def give_up(self) -> None:
-        """End now, and say so to who has sent a part of a request; cancelled work answers by itself."""
+        """End now, with a refusal for a request that came in part; cancelled work has its own answer."""
         if self._is_over or self.is_busy:
             return
         if self.is_receiving and not self._incoming.has_cycle:
@@ -668,7 +668,7 @@ class Connection(HttpToolsProtocol):
 
 
 class Reader(asyncio.BufferedProtocol):
-    """What the event loop knows of a connection; through this it reads into our buffer.
+    """The protocol that the event loop calls; it reads into our buffer.
 
     uvloop takes whatever is a ``Protocol``, as uvicorn's is, for one that has no buffer.
     """
@@ -684,5 +684,5 @@ class Reader(asyncio.BufferedProtocol):
 
 
 def _find_cause(error: httptools.HttpParserCallbackError) -> Exception:
-    """What a callback raised; the parser puts an error of its own around it."""
+    """The error that a callback raised; the parser wraps it in its own."""
     return error.__context__ if isinstance(error.__context__, Exception) else error

@@ -67,12 +67,12 @@ class IncomingRequest:
         self.parts: list[bytes] = []
 
     def begin(self, at: int) -> None:
-        """The first byte is among those that begin at ``at`` of what was received last."""
+        """Note that the request begins at offset ``at`` of the bytes received last."""
         self.has_begun = True
         self.begun_at = at
 
     def repeat(self) -> IncomingRequest:
-        """A new one for the same request, whose head is read again."""
+        """A new object for the same request, whose head is read again."""
         repeated = IncomingRequest()
         repeated._head_bytes, repeated.begun_at = self._head_bytes, self.begun_at
         return repeated
@@ -116,11 +116,11 @@ class IncomingRequest:
         return len(held) if found < 0 else found + len(_END_OF_HEAD)
 
     def remember_end(self, held: bytes, at: int, end: int) -> None:
-        """Keep in mind what may be the begin of a head's end, of what the parser has had last."""
+        """Keep the last bytes fed, which may hold the beginning of a head's end."""
         self._tail = (self._tail + held[max(at, end - 3) : end])[-3:]
 
     def count_framing(self, fed: int, received: int) -> None:
-        """Bound what a chunked body has beside its bytes.
+        """Limit the framing bytes of a chunked body.
 
         Args:
             fed: bytes that the parser had last.
@@ -136,7 +136,7 @@ class IncomingRequest:
             raise _too_large(f"the body has more than {LONGEST_HEAD:,} bytes of chunk extensions or trailers")
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head. Trailers are dropped: none may pass for a header.
+        """Take one field of the head. Trailers are dropped: none may pass for a header.
 
         Raises:
             HeadTooLargeError: it is one field too many.
@@ -164,7 +164,7 @@ class IncomingRequest:
         self.headers.append((name, value))
 
     def end_head(self, version: str, method: bytes) -> None:
-        """The head is whole.
+        """Check the whole head.
 
         Args:
             version: of HTTP.
@@ -188,7 +188,7 @@ class IncomingRequest:
         self._tail = b""
 
     def add_body(self, part: bytes) -> None:
-        """Bytes of the body."""
+        """Take bytes of the body."""
         self.body_bytes += len(part)
         self._remaining -= len(part)
         if self.endpoint is not None:
@@ -214,7 +214,7 @@ LONGEST_KNOWN = 1024
 
 
 class Head(NamedTuple):
-    """What the bytes before a short request's body say."""
+    """The parsed head of a short request."""
 
     endpoint: Endpoint
     path: str

@@ -43,7 +43,7 @@ _FLUSH_S = 1.0
 
 
 class Listener:
-    """One listening socket and what answers behind it."""
+    """One listening socket, and the application and protocol that answer on it."""
 
     def __init__(self, bound: socket.socket, app: ASGIApp, connection: type[Connection]) -> None:
         self.socket = bound

@@ -31,7 +31,7 @@ RUNTIME_DIR = "TIMBERLINE_SERVE_RUNTIME_DIR"
 
 
 def main(arguments: list[str]) -> int | None:
-    """Exit code of ``health`` with these arguments; None if they are for a real parser to judge.
+    """Exit code of ``health`` with these arguments; None if argparse has to judge them.
 
     0 ready; 1 not ready, or not there; 2 not clear which of several services is meant.
     """
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int | None:
 
 
 def check(port: int = 0, runtime_dir: str = "") -> int:
-    """Ask, and say on stderr what is wrong if something is; the exit code.
+    """Ask the service, and write to stderr what is wrong; returns the exit code.
 
     Args:
         port: of the service that is meant; 0 is the one that there is, or that the environment means.
@@ -155,7 +155,7 @@ def _list_hosts() -> tuple[str, ...]:
 
 
 def _ask_any(hosts: tuple[str, ...], port: int) -> str:
-    """Why none of them is ready; "" if one is. The next is asked only if nothing listens there."""
+    """The reason why none of them is ready; "" if one is. The next is asked only if nothing listens there."""
     reason = ""
     for host in hosts:
         try:

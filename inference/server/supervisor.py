@@ -36,7 +36,7 @@ _SETTLED_S = 5.0
 
 
 async def start_worker(config: WorkerConfig, flags: Sequence[str]) -> Worker:
-    """Start a process and give it its config.
+    """Start a worker process and send it its settings.
 
     Args:
         flags: of its command line.
@@ -73,12 +73,12 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """Its process's number."""
         return self._process.pid
 
     @property
     def has_settled(self) -> bool:
-        """Whether it was ready for long enough to count as one that works."""
+        """Whether it was ready for long enough to count as started."""
         return self._ready_at is not None and monotonic() - self._ready_at >= _SETTLED_S
 
     @property
@@ -94,12 +94,12 @@ class Worker:
         self._beats = beats
         return self._silent_looks
 
-    def forgive(self) -> None:
-        """Begin to count its silence anew."""
+    def reset_silence(self) -> None:
+        """Reset the count of silent looks."""
         self._silent_looks = 0
 
-    def end_hung(self) -> None:
-        """End it at once, as one that does not hear; another takes its place."""
+    def kill_hung(self) -> None:
+        """Kill it, as it does not react to signals; another takes its place."""
         self.is_hung = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
@@ -122,7 +122,7 @@ class Worker:
         return await self._process.wait()
 
     def end(self, number: int) -> None:
-        """Ask it to end, or make it."""
+        """Send it a signal to end."""
         self.is_asked_to_end = True
         if self._process.returncode is None:
             self._process.send_signal(number)
@@ -166,7 +166,7 @@ def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
 
 
 class Supervisor:
-    """See the module.
+    """Starts, watches, replaces and ends the workers; see the module.
 
     Args:
         config: the service's settings.
@@ -306,11 +306,11 @@ class Supervisor:
             silent = [worker for worker in watched if self._is_silent(worker)]
             if len(silent) == len(watched) > 1:
                 for worker in silent[1:]:
-                    worker.forgive()
+                    worker.reset_silence()
                 del silent[1:]
             for worker in silent:
                 log_event(_logger, "worker hung", logging.ERROR, worker=worker.slot, pid=worker.pid)
-                worker.end_hung()
+                worker.kill_hung()
 
     def _is_silent(self, worker: Worker) -> bool:
         beats = self._metrics.read_beats(worker.slot)
@@ -371,7 +371,7 @@ class Supervisor:
     # Ending
 
     def _take_signal(self, number: int) -> None:
-        """Begin to end, or hurry; the workers take the same steps (inference/server/listener.py)."""
+        """Begin to end, or go on to the next step, as `inference.server.listener.Server` does."""
         is_patient = not self._signals and number != signal.SIGINT and self._config.drain_s
         self._signals.append(number)
         self._stop.set()

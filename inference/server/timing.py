@@ -75,7 +75,7 @@ _QUEUE = RunQueue()
 
 
 class Stopwatch:
-    """Runs from its making on, in the thread that made it."""
+    """Measures from its creation on, in the thread that made it."""
 
     __slots__ = ("_began", "_cpu", "_queue", "_waited", "_woken")
 
@@ -112,7 +112,7 @@ _current: ContextVar[Stopwatch] = ContextVar("stopwatch")
 
 
 class TimedPool(ThreadPoolExecutor):
-    """Charges the request that hands work over with what its thread used and waited for it."""
+    """Charges a request with what the pool's thread used and waited for it."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As its base; work that belongs to no request is not measured."""
@@ -162,7 +162,7 @@ class TimedApp:
 
 
 class TimedHeads(AnswerHeadCache):
-    """Heads of one connection's answers: what is known of them, and the time of each.
+    """Heads of one connection's answers, each with its times.
 
     Args:
         known: of all connections.

@@ -123,7 +123,7 @@ async def _run(
 
 
 def _beat(loop: asyncio.AbstractEventLoop, metrics: ServiceMetrics) -> None:
-    """Have the event loop show from now on that it comes around."""
+    """Beat from now on, which shows that the event loop is not stuck."""
     metrics.beat()
     loop.call_later(_BEAT_S, _beat, loop, metrics)
 
@@ -170,7 +170,7 @@ class _Loading:
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
     def get(self) -> RoutingTable:
-        """What was loaded, or the error that kept it from being."""
+        """What was loaded; raises the error of a failed load."""
         os.close(self.is_done_fd)
         if self._error is not None:
             raise self._error
@@ -202,7 +202,7 @@ def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_
 
 
 def _exit_now(code: int) -> NoReturn:
-    """End the process with a thread in it that would not let the interpreter end."""
+    """End the process although a thread in it may never end."""
     end_output()
     os._exit(code)
 
@@ -230,7 +230,7 @@ def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
 def _announce(
     config: ServiceConfig, state: ServiceState, listeners: Sequence[Listener], fields: dict[str, Any]
 ) -> None:
-    """Say that it is ready: one event in the log, one JSON line on stdout."""
+    """Announce that it is ready: one event in the log, one JSON line on stdout."""
     host, port = listeners[0].socket.getsockname()[:2]
     live = state.live
     if fields.get("worker", 0) == 0:  # once is enough

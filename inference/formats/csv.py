@@ -38,7 +38,7 @@ from timberline.inference.formats.strict_json import (
     refuse_batch,
     refuse_unknown,
 )
-from timberline.inference.formats.validate import MatrixRules
+from timberline.inference.formats.validate import MatrixRules, fill_absent
 from timberline.inference.session import Feed
 from timberline.registry.signature import NULL_TEXT, Column, SourceTable
 
@@ -126,16 +126,6 @@ class FieldReader:
         if column.datatype == "FP64" and column.is_nullable and _NAN.fullmatch(written):
             return math.nan
         raise RowError(f"expected a number, found {quote(field)}", where=name_cell(row, column.name))
-
-
-def leave_out(column: Column, row: int) -> Any:
-    """The value of a column without a field, as the tensor holds it.
-
-    Raises:
-        RowError: the column has no default and may not be null.
-    """
-    value = fill_default(column, row)
-    return (NULL_TEXT if column.datatype == "BYTES" else math.nan) if value is None else value
 
 
 def _fill_null(column: Column, row: int, null: float | str) -> Any:
@@ -345,24 +335,16 @@ class TableReader:
     def _read_rows(self, names: Fields, rows: Sequence[Fields], first: int, reader: FieldReader) -> Feed:
         """Rows that have a field for each of ``names``, ``first`` being the number of the first."""
         given: dict[str, Fields] = dict(zip(names, zip(*rows, strict=True), strict=True))
-        numeric = text = None
-        if self._rules.numeric:
-            numeric = np.empty((len(rows), len(self._rules.numeric)))
-            for index, column in enumerate(self._rules.numeric):
-                fields = given.get(column.name)
-                if fields is None:
-                    numeric[:, index] = leave_out(column, first)
-                else:
-                    numeric[:, index] = reader.read_numbers(fields, column, first)
-        if self._rules.text:
-            text = np.empty((len(rows), len(self._rules.text)), dtype=object)
-            for index, column in enumerate(self._rules.text):
-                fields = given.get(column.name)
-                if fields is None:
-                    text[:, index] = leave_out(column, first)
-                else:
-                    text[:, index] = reader.read_texts(fields, column, first)
-        return Feed(numeric, text)
+
+        def read(column: Column) -> Any:
+            fields = given.get(column.name)
+            if fields is None:
+                return fill_absent(column, first)
+            if column.datatype == "BYTES":
+                return reader.read_texts(fields, column, first)
+            return reader.read_numbers(fields, column, first)
+
+        return self._rules.join_columns(len(rows), read)
 
     def _split(self, body: bytes, delimiter: str) -> Iterator[list[str]]:
         """Yield the fields of each line that is not blank."""

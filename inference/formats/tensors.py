@@ -33,7 +33,7 @@ from timberline.inference.formats.strict_json import (
     read_value,
     refuse_batch,
 )
-from timberline.inference.formats.validate import MatrixRules
+from timberline.inference.formats.validate import MatrixRules, fill_absent
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.signature import (
     NULL_TEXT,
@@ -73,33 +73,6 @@ _MOST_VALUE_BYTES = 16  # a float32 with nine digits, and its comma
 Elements = npt.NDArray[Any]  # (rows, columns): float64, or object holding str
 
 
-def read_elements(
-    tensor: RequestedInput, blob: memoryview | None, columns: Sequence[Column], limits: Limits
-) -> Elements:
-    """The tensor's elements; datatype and shape have been found to suit the columns.
-
-    Args:
-        tensor: as it was sent.
-        blob: its elements, if they are not JSON.
-        columns: what the elements of a row belong to.
-        limits: of what is decoded at a time.
-
-    Returns:
-        (rows, columns), float64 with NaN for NULL or str with ``NULL_TEXT`` for it; it may share
-        memory with ``blob``.
-
-    Raises:
-        MalformedBodyError: there are more or fewer elements than the shape says.
-        RowError: an element is not of the datatype; says which row and column.
-    """
-    shape = (tensor.shape[0], len(columns))
-    if blob is None:
-        return _read_json(tensor, shape, columns, limits)
-    if tensor.datatype == TEXT:
-        return _read_strings(tensor, blob, shape, columns, limits)
-    return _read_numbers(tensor, blob, shape, columns)
-
-
 def count_elements(datatype: str, blob: memoryview, most: int) -> int:
     """How many elements a blob holds, of strings up to ``most``; one that is cut short counts too."""
     if datatype != TEXT:
@@ -114,71 +87,6 @@ def count_elements(datatype: str, blob: memoryview, most: int) -> int:
 def refuse_input(what: str, name: str, *, hint: str = "") -> MalformedBodyError:
     """The error for an input tensor that cannot be taken as it stands."""
     return MalformedBodyError(what, where=f'input "{name[:80]}"', hint=hint)
-
-
-# Blobs
-
-
-def _read_numbers(
-    tensor: RequestedInput, blob: memoryview, shape: tuple[int, int], columns: Sequence[Column]
-) -> npt.NDArray[np.float64]:
-    dtype = np.dtype(NUMBERS[tensor.datatype][0])
-    size = math.prod(shape) * dtype.itemsize
-    if len(blob) != size:
-        raise refuse_input(
-            f"has {len(blob)} bytes, shape {tensor.shape} of {tensor.datatype} takes {size}", tensor.name
-        )
-    values = np.frombuffer(blob, dtype).reshape(shape)
-    if tensor.datatype in _MAY_BE_INEXACT:
-        _check_exact(values, columns)
-    with np.errstate(invalid="ignore"):  # a signalling NaN is NULL as well as a quiet one
-        numbers = values.astype(np.float64, copy=False)
-    return np.require(numbers, requirements="A")  # a blob begins wherever the JSON happens to end
-
-
-def _check_exact(values: Elements, columns: Sequence[Column]) -> None:
-    if values.max() <= LARGEST_INTEGER and values.min() >= -LARGEST_INTEGER:
-        return
-    is_inexact = (values > LARGEST_INTEGER) | (values < -LARGEST_INTEGER)
-    row, column = divmod(int(np.argmax(is_inexact)), len(columns))
-    raise RowError(
-        "the integer is not exact, expected at most ±(2^53 - 1)", where=name_cell(row, columns[column].name)
-    )
-
-
-def _read_strings(
-    tensor: RequestedInput,
-    blob: memoryview,
-    shape: tuple[int, int],
-    columns: Sequence[Column],
-    limits: Limits,
-) -> npt.NDArray[np.object_]:
-    texts: list[str] = []
-    end = 0
-    for index in range(math.prod(shape)):
-        start = end + _LENGTH_BYTES
-        end = start + int.from_bytes(blob[end:start], "little")
-        if start > len(blob) or end > len(blob):
-            raise refuse_input(f"its bytes end within element {index}", tensor.name)
-        row, column = divmod(index, len(columns))
-        if end - start > limits.longest:
-            raise RowError(
-                f"the string has more than {limits.longest:,} bytes, the most that are read",
-                where=name_cell(row, columns[column].name),
-            )
-        try:
-            texts.append(str(blob[start:end], "utf-8"))
-        except UnicodeDecodeError as error:
-            raise RowError(
-                f"the string is not UTF-8: {error.reason} at byte {error.start}",
-                where=name_cell(row, columns[column].name),
-            ) from None
-    if end != len(blob):
-        raise refuse_input(f"has {len(blob) - end} bytes behind its last element", tensor.name)
-    return np.array(texts, dtype=np.object_).reshape(shape)
-
-
-# JSON
 
 
 def is_integer(datatype: str) -> bool:
@@ -209,160 +117,208 @@ _DECODERS = {
 }
 
 
-def _read_json(
-    tensor: RequestedInput, shape: tuple[int, int], columns: Sequence[Column], limits: Limits
-) -> Elements:
-    if tensor.datatype == "FP16":
-        raise refuse_input("FP16 is not read from JSON", tensor.name, hint="Send FP32, or a blob.")
-    text = memoryview(tensor.data)
-    beginning = bytes(text[:40]).decode("utf-8", "replace")
-    if not beginning.startswith("["):
-        raise refuse_input(f"the data is {beginning}, expected an array", tensor.name)
-    is_nested = len(tensor.shape) == 2 and _NESTED.match(text) is not None
-    if text.nbytes > limits.block:
-        return _read_slices(tensor, shape, columns, limits, is_nested)
-    values = _read_part(tensor, bytes(text), columns, 0, None, is_nested)
-    _check_count(tensor, len(values), math.prod(shape))
-    return _as_array(tensor.datatype, values).reshape(shape)
-
-
-def _read_slices(
-    tensor: RequestedInput,
-    shape: tuple[int, int],
-    columns: Sequence[Column],
-    limits: Limits,
-    is_nested: bool,
-) -> Elements:
-    """The elements of a long array, decoded slice by slice into one that was made for them."""
-    text = memoryview(tensor.data)
-    expected = math.prod(shape)
-    try:
-        outline = cut_array(text, 1, shape[0] if is_nested else expected, limits)
-    except TooManyElementsError:
-        raise refuse_input(f"has more values than shape {tensor.shape} takes", tensor.name) from None
-    except LongElementError as error:
-        what = f"element {error.index} of its data has more than {limits.longest:,} bytes"
-        raise refuse_input(f"{what}, the most that are read", tensor.name) from None
-    found = np.empty(expected, dtype=np.object_ if tensor.datatype == TEXT else np.float64)
-    first = end = 0
-    for part in outline.slices:
-        inner = b"[%b]" % bytes(text[part.start : part.end])
-        values = _read_part(tensor, inner, columns, first, part.size, is_nested)
-        assert end + len(values) <= expected, "cut_array counts as json does"
-        found[end : end + len(values)] = _as_array(tensor.datatype, values)
-        end += len(values)
-        first += part.size
-    _check_count(tensor, end, expected)
-    return found.reshape(shape)
-
-
-def _check_count(tensor: RequestedInput, count: int, expected: int) -> None:
-    if count != expected:
-        raise refuse_input(f"has {count} values, shape {tensor.shape} takes {expected}", tensor.name)
-
-
-def _as_array(datatype: str, values: Sequence[Any]) -> Elements:
-    if datatype == TEXT:
-        return np.array([NULL_TEXT if value is None else str(value) for value in values], dtype=np.object_)
-    return np.array(values, dtype=np.float64)  # None → NaN
-
-
-def _read_part(
-    tensor: RequestedInput,
-    text: bytes,
-    columns: Sequence[Column],
-    first: int,
-    size: int | None,
-    is_nested: bool,
-) -> Sequence[Any]:
-    """The elements in ``text``, row by row.
+class ElementReader:
+    """Reads the elements of one input tensor, whose datatype and shape suit the columns.
 
     Args:
-        tensor: whose elements they are.
-        text: a JSON array of some of them, or, if nested, of some rows.
+        tensor: as it was sent.
         columns: what the elements of a row belong to.
-        first: number of the first element, or row, of ``text`` in the tensor.
-        size: how many elements, or rows, there must be; None for any number.
-        is_nested: whether they are rows.
-
-    Raises:
-        MalformedBodyError, RowError: as `read_elements`.
+        limits: of what is decoded at a time.
     """
-    values = _decode(tensor, text, columns, first, size, is_nested)
-    return _read_exactly(tensor, text, columns, first, is_nested) if values is None else values
 
+    def __init__(self, tensor: RequestedInput, columns: Sequence[Column], limits: Limits) -> None:
+        self._tensor = tensor
+        self._datatype = tensor.datatype
+        self._columns = columns
+        self._width = len(columns)
+        self._shape = (tensor.shape[0], len(columns))
+        self._size = math.prod(self._shape)
+        self._limits = limits
 
-def _decode(
-    tensor: RequestedInput,
-    text: bytes,
-    columns: Sequence[Column],
-    first: int,
-    size: int | None,
-    is_nested: bool,
-) -> list[Any] | None:
-    """As `_read_part`, the fast way; None where only `_read_exactly` can tell whether all is right."""
-    width = len(columns)
-    takes_null = any(column.is_nullable for column in columns)
-    try:
-        values = _DECODERS[tensor.datatype, takes_null, 2 if is_nested else 1].decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if size is not None and len(values) != size:
-        return None
-    if is_nested:
-        if set(map(len, values)) != {width}:
+    def read(self, blob: memoryview | None) -> Elements:
+        """The elements of ``blob``, or of the tensor's JSON if that is None.
+
+        Returns:
+            (rows, columns), float64 with NaN for NULL or str with ``NULL_TEXT`` for it; it may share
+            memory with ``blob``.
+
+        Raises:
+            MalformedBodyError: there are more or fewer elements than the shape says.
+            RowError: an element is not of the datatype; says which row and column.
+        """
+        if blob is None:
+            return self._read_json()
+        return self._read_strings(blob) if self._datatype == TEXT else self._read_numbers(blob)
+
+    def _refuse(self, what: str, *, hint: str = "") -> MalformedBodyError:
+        return refuse_input(what, self._tensor.name, hint=hint)
+
+    def _refuse_element(self, what: str, index: int) -> RowError:
+        row, column = divmod(index, self._width)
+        return RowError(what, where=name_cell(row, self._columns[column].name))
+
+    # Blobs
+
+    def _read_numbers(self, blob: memoryview) -> npt.NDArray[np.float64]:
+        dtype = np.dtype(NUMBERS[self._datatype][0])
+        size = self._size * dtype.itemsize
+        if len(blob) != size:
+            shape = f"shape {self._tensor.shape} of {self._datatype}"
+            raise self._refuse(f"has {len(blob)} bytes, {shape} takes {size}")
+        values = np.frombuffer(blob, dtype)
+        if self._datatype in _MAY_BE_INEXACT and not _are_exact(values):
+            is_inexact = (values > LARGEST_INTEGER) | (values < -LARGEST_INTEGER)
+            what = "the integer is not exact, expected at most ±(2^53 - 1)"
+            raise self._refuse_element(what, int(np.argmax(is_inexact)))
+        with np.errstate(invalid="ignore"):  # a signalling NaN is NULL as well as a quiet one
+            numbers = values.astype(np.float64, copy=False).reshape(self._shape)
+        return np.require(numbers, requirements="A")  # a blob begins wherever the JSON happens to end
+
+    def _read_strings(self, blob: memoryview) -> npt.NDArray[np.object_]:
+        texts: list[str] = []
+        end = 0
+        longest = self._limits.longest
+        for index in range(self._size):
+            start = end + _LENGTH_BYTES
+            end = start + int.from_bytes(blob[end:start], "little")
+            if start > len(blob) or end > len(blob):
+                raise self._refuse(f"its bytes end within element {index}")
+            if end - start > longest:
+                what = f"the string has more than {longest:,} bytes, the most that are read"
+                raise self._refuse_element(what, index)
+            try:
+                texts.append(str(blob[start:end], "utf-8"))
+            except UnicodeDecodeError as error:
+                what = f"the string is not UTF-8: {error.reason} at byte {error.start}"
+                raise self._refuse_element(what, index) from None
+        if end != len(blob):
+            raise self._refuse(f"has {len(blob) - end} bytes behind its last element")
+        return np.array(texts, dtype=np.object_).reshape(self._shape)
+
+    # JSON
+
+    def _read_json(self) -> Elements:
+        if self._datatype == "FP16":
+            raise self._refuse("FP16 is not read from JSON", hint="Send FP32, or a blob.")
+        data = self._tensor.data
+        text = memoryview(data) if len(data) > self._limits.block else bytes(data)
+        if bytes(text[:1]) != b"[":
+            beginning = bytes(text[:40]).decode("utf-8", "replace")
+            raise self._refuse(f"the data is {beginning}, expected an array")
+        is_nested = len(self._tensor.shape) == 2 and _NESTED.match(text) is not None
+        if isinstance(text, memoryview):
+            found = self._read_slices(text, is_nested)
+        else:
+            found = self._as_array(self._read_part(text, 0, None, is_nested))
+        if len(found) != self._size:
+            raise self._refuse(f"has {len(found)} values, shape {self._tensor.shape} takes {self._size}")
+        return found.reshape(self._shape)
+
+    def _read_slices(self, text: memoryview, is_nested: bool) -> Elements:
+        """The elements of a long array, decoded slice by slice into one that was made for them."""
+        try:
+            outline = cut_array(text, 1, self._shape[0] if is_nested else self._size, self._limits)
+        except TooManyElementsError:
+            raise self._refuse(f"has more values than shape {self._tensor.shape} takes") from None
+        except LongElementError as error:
+            what = f"element {error.index} of its data has more than {self._limits.longest:,} bytes"
+            raise self._refuse(f"{what}, the most that are read") from None
+        found = np.empty(self._size, dtype=np.object_ if self._datatype == TEXT else np.float64)
+        first = end = 0
+        for part in outline.slices:
+            inner = b"[%b]" % bytes(text[part.start : part.end])
+            values = self._read_part(inner, first, part.size, is_nested)
+            assert end + len(values) <= self._size, "cut_array counts as json does"
+            found[end : end + len(values)] = self._as_array(values)
+            end += len(values)
+            first += part.size
+        return found[:end]
+
+    def _as_array(self, values: Sequence[Any]) -> Elements:
+        if self._datatype == TEXT:
+            texts = [NULL_TEXT if value is None else str(value) for value in values]
+            return np.array(texts, dtype=np.object_)
+        return np.array(values, dtype=np.float64)  # None → NaN
+
+    def _read_part(self, text: bytes, first: int, size: int | None, is_nested: bool) -> Sequence[Any]:
+        """The elements in ``text``, row by row.
+
+        Args:
+            text: a JSON array of some of them, or, if nested, of some rows.
+            first: number of the first element, or row, of ``text`` in the tensor.
+            size: how many elements, or rows, there must be; None for any number.
+            is_nested: whether they are rows.
+
+        Raises:
+            MalformedBodyError, RowError: as `read`.
+        """
+        values = self._decode(text, first, size, is_nested)
+        return self._read_exactly(text, first, is_nested) if values is None else values
+
+    def _decode(self, text: bytes, first: int, size: int | None, is_nested: bool) -> list[Any] | None:
+        """As `_read_part`, the fast way; None where only `_read_exactly` can find what is wrong."""
+        width = self._width
+        takes_null = any(column.is_nullable for column in self._columns)
+        try:
+            values = _DECODERS[self._datatype, takes_null, 2 if is_nested else 1].decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        values = [value for row in values for value in row]
-        first *= width
-    if tensor.datatype == TEXT and b"\\u0000" in text:  # may stand for NULL_TEXT, which no value may be
-        return None
-    strict = [index for index, column in enumerate(columns) if takes_null and not column.is_nullable]
-    return None if any(None in values[(index - first) % width :: width] for index in strict) else values
+        if size is not None and len(values) != size:
+            return None
+        if is_nested:
+            if set(map(len, values)) != {width}:
+                return None
+            values = [value for row in values for value in row]
+            first *= width
+        if self._datatype == TEXT and b"\\u0000" in text:  # may stand for NULL_TEXT, which no value may be
+            return None
+        if not takes_null:
+            return values
+        strict = [index for index, column in enumerate(self._columns) if not column.is_nullable]
+        return None if any(None in values[(index - first) % width :: width] for index in strict) else values
+
+    def _read_exactly(self, text: bytes, first: int, is_nested: bool) -> list[Any]:
+        """As `_read_part`, one by one: finds what is wrong and where."""
+        width = self._width
+        # Behind others a comma stands in front of these, and something must follow it.
+        values = self._parse(b"[0,%b" % text[1:])[1:] if first else self._parse(text)
+        if is_nested:
+            for index, row in enumerate(values, first):
+                if not isinstance(row, list) or len(row) != width:
+                    what = f"{len(row)} values" if isinstance(row, list) else describe_value(row)
+                    raise self._refuse(f"row {index} has {what}, expected {width} values")
+            values = [value for row in values for value in row]
+            first *= width
+        kind = "INT64" if is_integer(self._datatype) else "FP64"
+        kind = self._datatype if self._datatype in {TEXT, BOOLEAN} else kind
+        typed = [msgspec.structs.replace(column, datatype=kind) for column in self._columns]
+        found = []
+        for index, value in enumerate(values, first):
+            row, column = divmod(index, width)
+            found.append(self._check_range(read_value(value, typed[column], row), index))
+        return found
+
+    def _parse(self, text: bytes) -> Any:
+        try:
+            return load_json(text.decode())
+        except UnicodeDecodeError as error:
+            raise self._refuse(f"the data is not UTF-8: {error.reason}") from None
+        except RecursionError:
+            raise self._refuse("the data is nested too deeply") from None
+        except json.JSONDecodeError as error:
+            raise self._refuse(f"the data is not JSON: {error.msg}") from None
+
+    def _check_range(self, value: Any, index: int) -> Any:
+        """``value``, if it is no number or one that the datatype holds."""
+        if isinstance(value, float):
+            _, lowest, highest = NUMBERS[self._datatype]
+            if not lowest <= value <= highest:
+                raise self._refuse_element(f"the number is out of the range of {self._datatype}", index)
+        return value
 
 
-def _read_exactly(
-    tensor: RequestedInput, text: bytes, columns: Sequence[Column], first: int, is_nested: bool
-) -> list[Any]:
-    """As `_read_part`, one by one: finds what is wrong and where."""
-    width = len(columns)
-    # Behind others a comma stands in front of these, and something must follow it.
-    values = _parse(tensor, b"[0,%b" % text[1:])[1:] if first else _parse(tensor, text)
-    if is_nested:
-        for index, row in enumerate(values, first):
-            if not isinstance(row, list) or len(row) != width:
-                what = f"{len(row)} values" if isinstance(row, list) else describe_value(row)
-                raise refuse_input(f"row {index} has {what}, expected {width} values", tensor.name)
-        values = [value for row in values for value in row]
-        first *= width
-    kind = "INT64" if is_integer(tensor.datatype) else "FP64"
-    kind = tensor.datatype if tensor.datatype in {TEXT, BOOLEAN} else kind
-    typed = [msgspec.structs.replace(column, datatype=kind) for column in columns]
-    found = []
-    for index, value in enumerate(values, first):
-        row, column = divmod(index, width)
-        found.append(_check_range(tensor.datatype, read_value(value, typed[column], row), typed[column], row))
-    return found
-
-
-def _parse(tensor: RequestedInput, text: bytes) -> Any:
-    try:
-        return load_json(text.decode())
-    except UnicodeDecodeError as error:
-        raise refuse_input(f"the data is not UTF-8: {error.reason}", tensor.name) from None
-    except RecursionError:
-        raise refuse_input("the data is nested too deeply", tensor.name) from None
-    except json.JSONDecodeError as error:
-        raise refuse_input(f"the data is not JSON: {error.msg}", tensor.name) from None
-
-
-def _check_range(datatype: str, value: Any, column: Column, row: int) -> Any:
-    """``value``, if it is no number or one that the datatype holds."""
-    if isinstance(value, float):
-        _, lowest, highest = NUMBERS[datatype]
-        if not lowest <= value <= highest:
-            where = name_cell(row, column.name)
-            raise RowError(f"the number is out of the range of {datatype}", where=where)
-    return value
+def _are_exact(values: Elements) -> bool:
+    return bool(values.max() <= LARGEST_INTEGER and values.min() >= -LARGEST_INTEGER)
 
 
 class TensorReader:
@@ -413,11 +369,17 @@ class TensorReader:
         for tensor, blob in zip(inputs, request.blobs, strict=True):
             columns = table.get(tensor.name)
             if columns:
-                found[tensor.name] = read_elements(tensor, blob, columns, self._limits)  # (rows, its columns)
+                reader = ElementReader(tensor, columns, self._limits)
+                found[tensor.name] = reader.read(blob)  # (rows, its columns)
         if table is self._tensors:
             feed = Feed(found.get(NUMERIC_INPUT), found.get(TEXT_INPUT))
         else:
-            feed = self._join_columns(found, row_count)
+
+            def read_column(column: Column) -> Any:
+                values = found.get(column.name)
+                return fill_absent(column, 0) if values is None else values[:, 0]
+
+            feed = self._rules.join_columns(row_count, read_column)
         if feed.numeric is not None:
             self._rules.check_numeric(feed.numeric)
         if feed.text is not None:
@@ -510,23 +472,6 @@ class TensorReader:
         if row_count > self._max_rows:
             raise refuse_batch(row_count, self._max_rows)
         return row_count
-
-    def _join_columns(self, found: Mapping[str, Elements], row_count: int) -> Feed:
-        numeric = np.empty((row_count, len(self._rules.numeric)), dtype=np.float64)
-        for index, column in enumerate(self._rules.numeric):
-            if column.name in found:
-                numeric[:, index] = found[column.name][:, 0]
-            else:
-                numeric[:, index] = math.nan if column.default is None else column.default
-        text = np.empty((row_count, len(self._rules.text)), dtype=np.object_)
-        for index, column in enumerate(self._rules.text):
-            if column.name in found:
-                text[:, index] = found[column.name][:, 0]
-            else:
-                text[:, index] = NULL_TEXT if column.default is None else column.default
-        return Feed(
-            numeric if NUMERIC_INPUT in self._tensors else None, text if TEXT_INPUT in self._tensors else None
-        )
 
 
 class TensorWriter:

@@ -8,14 +8,22 @@ looked for when that pass could not say that none is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from timberline.inference.errors import RowError
-from timberline.inference.formats.strict_json import LARGEST_INTEGER, name_cell, read_number, read_text
+from timberline.inference.formats.strict_json import (
+    LARGEST_INTEGER,
+    fill_default,
+    name_cell,
+    read_number,
+    read_text,
+)
+from timberline.inference.session import Feed
 from timberline.registry.signature import NULL_TEXT, Column
 
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
@@ -41,6 +49,19 @@ class MatrixRules:
         self._is_whole = np.array([column.datatype != "FP64" for column in self.numeric], dtype=bool)
         self._is_nullable = np.array([column.is_nullable for column in self.numeric], dtype=bool)
         self._runs = _find_runs(self.numeric)
+
+    def join_columns(self, row_count: int, read: Callable[[Column], Any]) -> Feed:
+        """Rows of which ``read`` gives each column: a value for each row, or one value for all."""
+        numeric = text = None
+        if self.numeric:
+            numeric = np.empty((row_count, len(self.numeric)), dtype=np.float64)
+            for index, column in enumerate(self.numeric):
+                numeric[:, index] = read(column)
+        if self.text:
+            text = np.empty((row_count, len(self.text)), dtype=np.object_)
+            for index, column in enumerate(self.text):
+                text[:, index] = read(column)
+        return Feed(numeric, text)
 
     def check_numeric(self, numeric: npt.NDArray[np.float64]) -> None:
         """Refuse the first value, by row and then by column, that its column does not take.
@@ -105,6 +126,16 @@ class MatrixRules:
             row, column = divmod(index, len(self.text))
             if not (value == NULL_TEXT and self.text[column].is_nullable):
                 read_text(None if value == NULL_TEXT else value, self.text[column], row)
+
+
+def fill_absent(column: Column, row: int) -> Any:
+    """The value of a column that row ``row`` leaves out, as its tensor holds it.
+
+    Raises:
+        RowError: the column has no default and may not be null.
+    """
+    value = fill_default(column, row)
+    return (NULL_TEXT if column.datatype == "BYTES" else math.nan) if value is None else value
 
 
 def _may_be_wrong(values: Sequence[Any]) -> bool:

@@ -30,20 +30,16 @@ from timberline.inference.formats.outline import (
     cut_lines,
 )
 from timberline.inference.formats.strict_json import (
-    LARGEST_INTEGER,
-    NO_TABLE,
     SIGNATURE,
-    Layout,
     RowBatch,
     SlicedBatch,
     find_instances,
-    name_cell,
     read_exactly,
     read_frame,
     read_lines,
     read_slice,
-    refuse_batch,
 )
+from timberline.inference.formats.validate import LARGEST_INTEGER, NO_TABLE, Layout, name_cell, refuse_batch
 from timberline.inference.session import Outputs, Row
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 

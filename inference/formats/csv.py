@@ -28,9 +28,11 @@ import numpy.typing as npt
 
 from timberline.inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
 from timberline.inference.formats.outline import BLOCK_BYTES, Limits
-from timberline.inference.formats.strict_json import (
+from timberline.inference.formats.validate import (
     NO_TABLE,
     Layout,
+    MatrixRules,
+    fill_absent,
     fill_default,
     name_cell,
     quote,
@@ -38,7 +40,6 @@ from timberline.inference.formats.strict_json import (
     refuse_batch,
     refuse_unknown,
 )
-from timberline.inference.formats.validate import MatrixRules, fill_absent
 from timberline.inference.session import Feed
 from timberline.registry.signature import NULL_TEXT, Column, SourceTable
 

@@ -25,15 +25,16 @@ import numpy.typing as npt
 from timberline.inference.errors import MalformedBodyError, RowError
 from timberline.inference.formats.infer_request import InferRequest, RequestedInput
 from timberline.inference.formats.outline import Limits, LongElementError, TooManyElementsError, cut_array
-from timberline.inference.formats.strict_json import (
+from timberline.inference.formats.strict_json import load_json
+from timberline.inference.formats.validate import (
     LARGEST_INTEGER,
+    MatrixRules,
     describe_value,
-    load_json,
+    fill_absent,
     name_cell,
     read_value,
     refuse_batch,
 )
-from timberline.inference.formats.validate import MatrixRules, fill_absent
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.signature import (
     NULL_TEXT,

@@ -22,8 +22,8 @@ import msgspec
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.formats.request import Answer, Request, answer_bytes
-from timberline.inference.formats.strict_json import LARGEST_INTEGER
 from timberline.inference.formats.tensors import NUMBERS, TEXT
+from timberline.inference.formats.validate import LARGEST_INTEGER
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.versions import LiveVersion
 from timberline.inference.routes.page import pick_example

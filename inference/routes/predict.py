@@ -21,7 +21,8 @@ from timberline.inference.formats.request import (
     find_wanted,
     wants_lines,
 )
-from timberline.inference.formats.strict_json import RowBatch, quote
+from timberline.inference.formats.strict_json import RowBatch
+from timberline.inference.formats.validate import quote
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.runner import Runner
 from timberline.inference.models.versions import LiveVersion

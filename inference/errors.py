@@ -15,7 +15,7 @@
        ├─ UnsupportedMediaError · SlowClientError
        ├─ UnauthorizedError
        ├─ NotFoundError · MethodNotAllowedError
-       └─ ClientGoneError                                nobody is left to answer
+       └─ ClientGoneError                                the client hung up
 
 None of them knows of HTTP: `inference/app.py` holds the only error → status table.
 """

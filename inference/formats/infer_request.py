@@ -1,4 +1,4 @@
-"""What stands around the tensors of an Open Inference Protocol request: the JSON part and its blobs.
+"""An Open Inference Protocol request around its tensors: the JSON part and the blobs.
 
 A body is one JSON object, or, with the header ``Inference-Header-Content-Length``, that many bytes
 of JSON and then the blobs of its binary tensors, one behind the other in the order of the inputs.
@@ -72,7 +72,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class InferRequest(NamedTuple):
-    """A request taken apart; nothing is known yet of the model's names and types."""
+    """A request in its parts; names and types are not checked against the model yet."""
 
     inputs: Sequence[RequestedInput]
     blobs: Sequence[memoryview | None]  # of each input; None where the values are in its JSON
@@ -200,7 +200,7 @@ def _put_back(inputs: Sequence[RequestedInput], text: bytes, cuts: Sequence[slic
 
 
 def _find_place(place: int, cuts: Sequence[slice]) -> int:
-    """Where in the whole text a byte of the frame is."""
+    """Offset in the whole text of a byte of the frame."""
     for number, cut in enumerate(cuts):
         if place <= cut.start:
             break
@@ -231,7 +231,7 @@ def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
 
 
 def _check_keys(text: bytes, envelope: Envelope) -> None:
-    """Refuse a name given twice: the decoder keeps the last and says nothing.
+    """Refuse a name given twice, of which the decoder keeps the last silently.
 
     Every key has a colon behind it, so as many colons outside of ``data`` and of the parameters' values
     as distinct names means as many keys; only colons within strings call for the closer look.

@@ -3,8 +3,8 @@
 A decoder makes objects of what it reads, some forty times as much memory as ``[],[],[],…`` has
 bytes, and holds the interpreter until it is done. So an array that may be long is first cut up here:
 numpy looks at the brackets and commas of a block at a time, outside of strings, which makes no
-object and holds up nobody. What the elements are, and whether they are JSON at all, is for whoever
-decodes the slices; between wrong brackets or quotes the cuts are anywhere, and decoding fails.
+object and leaves the interpreter to other threads. Whether the elements are JSON shows when the slices are
+decoded; between wrong brackets or quotes the cuts are anywhere, and decoding fails.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
 
 class Limits(NamedTuple):
-    """What an array may hold, and in which pieces it is looked at."""
+    """Bounds of an array's elements, and the size of the blocks in which it is scanned."""
 
     longest: int  # bytes of one element, and of all that stands around the array
     block: int = BLOCK_BYTES
@@ -58,7 +58,7 @@ class Slice(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """An array, cut up."""
+    """An array in slices."""
 
     slices: list[Slice]
     end: int  # offset of the closing bracket, or of the text's end if there is none
@@ -122,7 +122,7 @@ def find_marks(
 
 
 def cut_array(text: bytes | memoryview, start: int, most: int, limits: Limits) -> Outline:
-    """Cut up the array whose elements begin at ``start``, behind its opening bracket.
+    """Cut the array whose elements begin at ``start``, behind its opening bracket, into slices.
 
     A slice is as many whole elements as end in a block, so it has at most ``block`` bytes more than
     the longest element. An array of nothing but space is one slice of one element, as is any last
@@ -156,7 +156,7 @@ def cut_array(text: bytes | memoryview, start: int, most: int, limits: Limits) -
 
 
 def cut_lines(text: bytes, most: int, limits: Limits) -> list[Slice]:
-    """Cut up lines: a slice is as many whole ones as end in a block, or one that is longer.
+    """Cut lines into slices: as many whole lines as end in a block, or one that is longer.
 
     ``size`` of a slice is the number of lines that are not blank; slices without any are left out.
 
@@ -186,7 +186,7 @@ def find_lines(text: bytes, start: int, end: int) -> Iterator[re.Match[bytes]]:
 
 
 def _end_lines(text: bytes, start: int, limits: Limits) -> int | None:
-    """Where the last line ends that does in the block from ``start`` on, else the first; None if too late."""
+    """End of the last line within the block from ``start``, else of the first; None if that is too long."""
     if len(text) - start <= limits.block:
         return len(text)
     end = text.rfind(b"\n", start, start + limits.block)

@@ -159,7 +159,7 @@ class Shadow:
         self.session = session
         self.columns = columns
         self.count = count
-        self.has_failed = False  # one line in the log tells of it
+        self.has_failed = False  # which is logged once
         self._share = share
         self._replay = replay
         self._draw = Random(seed).random
@@ -176,7 +176,7 @@ class Shadow:
 
 
 class Replay:
-    """Asks shadows in a thread of its own, one batch after the other; nobody waits for it.
+    """Asks shadows in a thread of its own, one batch after the other; no request waits for it.
 
     Rows wait in a bounded queue and are dropped when it is full, so that a slow shadow costs its
     own numbers and nothing else. Belongs to the event loop's thread.
@@ -245,7 +245,7 @@ def _ask(shadow: Shadow, rows: Feed | Sequence[Row] | None, answered: Sequence[i
     try:
         rows = shadow.columns.choose(rows)
         outputs = shadow.session.run(rows if isinstance(rows, Feed) else shadow.session.feed_rows(rows))
-    except Exception as error:  # the edge towards a version that answers nobody
+    except Exception as error:  # a shadow's failure is no client's
         if not shadow.has_failed:
             log_event(_logger, "shadow failed", logging.WARNING, why=str(error)[:300])
         shadow.has_failed = True

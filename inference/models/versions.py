@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from timberline.inference.formats.answers import JSON, Header
 from timberline.inference.formats.codec import AnswerEncoder, RowDecoder
+from timberline.inference.formats.request import JSON, Header
 from timberline.inference.formats.tensors import TensorReader, TensorWriter
 from timberline.inference.metrics.counters import ModelMetrics
 from timberline.inference.metrics.drift import Drift

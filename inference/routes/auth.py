@@ -1,4 +1,9 @@
-"""Who may ask: bearer tokens (RFC 6750), compared without telling how much of one was right."""
+"""Who may ask: bearer tokens (RFC 6750), and pages of other origins (CORS; Fetch Standard, 3.2).
+
+Tokens are compared in a time that does not depend on how much of one was right. CORS is off by default: then
+nothing of it is in the way of a request. It never allows credentials: the page's own script sends a token
+in a header, and no browser adds one by itself.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +19,17 @@ from pathlib import Path
 
 from timberline.inference.config import ServiceConfig, environment_name
 from timberline.inference.errors import UnauthorizedError
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Answer, Header
+from timberline.inference.models.versions import VERSION_HEADER
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.routes.auth")
 
-# Orchestrators and platforms ask these without a token, and they tell nothing but yes or no.
+# Orchestrators and platforms ask these without a token, and the answers are only yes or no.
 OPEN_ROUTES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
-# 16 characters of base64 are 96 random bits; less may be a word that somebody guesses.
+# 16 characters of base64 are 96 random bits; less may be a word that can be guessed.
 _SHORTEST = 16
 # RFC 6750, section 2.1: what can stand behind "Bearer ".
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
@@ -183,6 +189,89 @@ def _check(entries: Iterable[str], kind: str, where: str) -> list[str]:
         tokens.append(token)
     if not tokens:
         raise ConfigError(
-            "no token is there; everybody would be let in", where=where, hint="Unset it to let them."
+            "no token is there, and every request would pass", where=where, hint="Unset it to let them pass."
         )
     return tokens
+
+
+ANY = "*"
+# RFC 6454, 6.2: scheme, host and port, and nothing behind. "null", which files and sandboxes send, is none.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+\Z")
+_ALLOW_ORIGIN = b"access-control-allow-origin"
+_VARY: Header = (b"vary", b"origin")
+# What the routes here read beside what every page may send.
+_READ = (
+    *("authorization", "content-type", "content-encoding", "inference-header-content-length"),
+    *("traceparent", "x-request-id"),
+)
+_SHOWN = (VERSION_HEADER, b"inference-header-content-length", b"retry-after")
+# Browsers keep an answer for two hours at most; ten minutes let a change of the setting be felt.
+_KEPT_S = 600
+
+
+class CorsPolicy:
+    """Adds to answers what lets a browser show them to a page of another origin.
+
+    Args:
+        origins: as browsers send them, or `ANY` alone.
+        headers: names of headers that requests may have, beside those that are always allowed.
+    """
+
+    def __init__(self, origins: Sequence[str], headers: Sequence[str] = ()) -> None:
+        self._any = origins[0] == ANY
+        shown: Header = (b"access-control-expose-headers", b", ".join(_SHOWN))
+        allowed = {ANY} if self._any else set(origins)
+        vary = () if self._any else (_VARY,)
+        # By origin; a tuple each, so that heads of answers are joined once and not for each answer.
+        self._of_origin = {o.encode(): ((_ALLOW_ORIGIN, o.encode()), shown, *vary) for o in allowed}
+        self._of_others: tuple[Header, ...] = vary
+        names = ", ".join(dict.fromkeys((*_READ, *headers))).encode()
+        self._preflight: tuple[Header, ...] = (
+            (b"access-control-allow-methods", b"GET, HEAD, POST"),
+            (b"access-control-allow-headers", names),
+            (b"access-control-max-age", b"%d" % _KEPT_S),
+        )
+
+    def allow(self, answer: Answer, headers: Sequence[Header]) -> Answer:
+        """``answer`` to a request with these ``headers``, for its page if that may have it."""
+        more = self._find(headers)
+        if not more:
+            return answer
+        if more[-1] is _VARY and any(name == b"vary" for name, _ in answer.headers):
+            own = tuple((n, b"%b, origin" % v if n == b"vary" else v) for n, v in answer.headers)
+            return answer._replace(headers=(*own, *more[:-1]))
+        return answer._replace(headers=(*answer.headers, *more))
+
+    def answer_preflight(self, headers: Sequence[Header]) -> Answer | None:
+        """The answer to a preflight; None if these headers are of none."""
+        names = {name for name, _ in headers}
+        if not {b"origin", b"access-control-request-method"} <= names:
+            return None
+        more = self._find(headers)
+        is_allowed = any(name == _ALLOW_ORIGIN for name, _ in more)
+        return Answer(200, (*more, *self._preflight) if is_allowed else more, b"")
+
+    def _find(self, headers: Sequence[Header]) -> tuple[Header, ...]:
+        origin = next((value for name, value in headers if name == b"origin"), None)
+        if origin is None:
+            return self._of_others
+        return self._of_origin.get(b"*" if self._any else origin, self._of_others)
+
+
+def read_policy(config: ServiceConfig) -> CorsPolicy | None:
+    """The policy that ``cors_origin`` asks for; None if it is not set.
+
+    Raises:
+        ConfigError: an entry is no origin, or stands beside ``*``.
+    """
+    if not config.cors_origin:
+        return None
+    origins = [origin.strip().lower() for origin in config.cors_origin.split(",")]
+    for origin in origins:
+        if not (_ORIGIN.match(origin) or origins == [ANY]):
+            raise ConfigError(
+                f"found {origin!r:.80}, expected an origin such as https://example.org",
+                where="cors origin",
+                hint="Scheme, host and port; several with commas between; or * alone, for all.",
+            )
+    return CorsPolicy(origins, [config.canary_header.lower()] if config.canary else [])

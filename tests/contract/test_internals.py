@@ -201,7 +201,7 @@ def test_every_setting_that_is_given_to_uvicorn_is_known_to_it() -> None:
     text = "".join(path.read_text("utf-8") for path in PROCESS)
     config = uvicorn.Config(lambda: None, log_config=None)
     config.load()
-    assert set(re.findall(r"door\.config\.(\w+)", text)) - set(dir(config)) == set()
+    assert set(re.findall(r"listener\.config\.(\w+)", text)) - set(dir(config)) == set()
 
 
 # onnxruntime

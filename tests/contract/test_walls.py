@@ -169,9 +169,8 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
         if isinstance(node, ast.Constant) and type(node.value) is int and node.value in REFUSALS
     }
     assert found == {
-        ("routes/health.py", 503),  # readiness is an answer, not a refusal
-        ("routes/protocol.py", 503),
-        ("routes/card.py", 500),  # a number of categories
+        ("routes/protocol.py", 503),  # readiness is an answer, not a refusal
+        ("routes/page.py", 500),  # a number of categories
     }
 
 
@@ -179,10 +178,10 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
 PARSERS = {
     "registry/runtime/documents.py": "the one place",
     "inference/formats/codec.py": "a request; nothing unknown is read, so never deep",
-    "inference/formats/tensor_data.py": "a request; catches all three errors",
+    "inference/formats/tensors.py": "a request; catches all three errors",
     "inference/formats/infer_request.py": "a request; catches all three errors",
     "inference/formats/strict_json.py": "a request; catches all three errors",
-    "inference/formats/tables.py": "a request; digits, points and commas only",
+    "inference/formats/csv.py": "a request; digits, points and commas only",
     "benchmarks/measure/replies.py": "a reply, thousands a second; catches all three errors",
     "benchmarks/dev/service/closed_loop.py": "a line of the benchmark that started it",
     "benchmarks/dev/attacks/honest.py": "a line of the benchmark that started it",

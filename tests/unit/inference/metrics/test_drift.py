@@ -13,8 +13,7 @@ import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest, build_metrics
 from tests.support.shapes import FLAGS, SHAPES, draw_rows, profile
-from timberline.inference.metrics.drift import LEAST_ROWS, Drift
-from timberline.inference.metrics.psi import Stability, bin_numbers, bin_text
+from timberline.inference.metrics.drift import LEAST_ROWS, Drift, Stability, bin_numbers, bin_text
 from timberline.inference.metrics.shared_memory import Slot, create_private
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.manifest import Histogram, Manifest, Prior

@@ -4,8 +4,8 @@ CSV (RFC 4180, UTF-8): a line for each row, fields in column order. A first line
 are names of columns is a header, unless the content type says ``header=absent``; under a header the
 order is free, columns that may be left out may be left out, and other columns of the training table
 may be there, whatever they hold. Such a table may have the training table's delimiter instead of
-commas, and then numbers have its decimal separator. Values are what training makes of their fields
-(`inference/formats/fields.py`): some texts are NULL, and where a column may not be null its default. Blank
+commas, and then numbers have its decimal separator. Fields are read as training reads them, by the rules of
+DuckDB's reader and casts: some texts are NULL, and where a column may not be null its default. Blank
 lines do not count.
 
 float32: little-endian, row by row in column order; NaN is NULL.
@@ -17,27 +17,132 @@ import codecs
 import csv
 import io
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from timberline.inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
-from timberline.inference.formats.fields import FieldReader, Fields, leave_out
 from timberline.inference.formats.outline import BLOCK_BYTES, Limits
-from timberline.inference.formats.strict_json import (
+from timberline.inference.formats.validate import (
     NO_TABLE,
     Layout,
-    place,
+    MatrixRules,
+    fill_absent,
+    fill_default,
+    name_cell,
     quote,
+    read_text,
     refuse_batch,
     refuse_unknown,
 )
-from timberline.inference.formats.validate import MatrixRules
 from timberline.inference.session import Feed
-from timberline.registry.signature import Column, SourceTable
+from timberline.registry.signature import NULL_TEXT, Column, SourceTable
+
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
+_SPACE = r"[ \t\n\v\f\r]*"
+_NUMBER = re.compile(
+    rf"{_SPACE}[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?{_SPACE}"
+)
+_NAN = re.compile(rf"{_SPACE}[+-]?nan(?:\([a-z0-9_]*\))?{_SPACE}", re.ASCII | re.IGNORECASE)
+# What numbers are made of. Among what only holds these, ``float`` takes what `_NUMBER` does; it alone
+# would also take ``nan``, ``infinity`` and the digits of every script.
+_NUMBER_CHARACTERS = b"0123456789+-.eE_ \t\n\v\f\r"
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
+}
+_SWAP = str.maketrans(",.", ".,")
+
+Fields = Sequence[str]
+
+
+class FieldReader:
+    """Reads fields of tables that are written like one.
+
+    Args:
+        table: what is NULL in it, and whether its numbers have commas for points.
+        has_points: whether numbers may have points all the same.
+    """
+
+    def __init__(self, table: SourceTable, *, has_points: bool) -> None:
+        self._nulls = table.null_text
+        self._to_points: Callable[[str], str] | None = None
+        if table.decimal == ",":
+            self._to_points = _allow_commas if has_points else _swap_commas
+        # Only these can be taken for numbers.
+        characters = _NUMBER_CHARACTERS + table.decimal.encode()
+        self.number_nulls = tuple(t for t in self._nulls if not t.encode().translate(None, characters))
+
+    def read_numbers(self, fields: Fields, column: Column, first: int) -> Sequence[float | None]:
+        """One column's values as numbers, ``first`` being the number of the first row; NULL is NaN.
+
+        Raises:
+            RowError: a field is no value of the column's; says which row.
+        """
+        if column.datatype == "BOOL":
+            numbers = list(map(_BOOLEANS.get, fields))
+            if None not in numbers and not any(text in fields for text in self._nulls):
+                return numbers
+        elif not any(text in fields for text in self.number_nulls):
+            written = fields if self._to_points is None else list(map(self._to_points, fields))
+            joined = "".join(written)
+            if joined.isascii() and not joined.encode().translate(None, _NUMBER_CHARACTERS):
+                try:
+                    return list(map(float, written))
+                except ValueError:
+                    pass  # what is wrong is found below
+        nulls = self._nulls
+        return [
+            _fill_null(column, row, math.nan) if field in nulls else self._read_number(field, column, row)
+            for row, field in enumerate(fields, first)
+        ]
+
+    def read_texts(self, fields: Fields, column: Column, first: int) -> npt.NDArray[np.object_]:
+        """One column's values as strings; NULL is ``NULL_TEXT``. Raises as `read_numbers`."""
+        texts: Sequence[Any] = fields
+        nulls = self._nulls
+        if NULL_TEXT in "".join(fields) or any(text in fields for text in nulls):
+            texts = [
+                _fill_null(column, row, NULL_TEXT) if field in nulls else read_text(field, column, row)
+                for row, field in enumerate(fields, first)
+            ]
+        return np.array(texts, dtype=object)
+
+    def _read_number(self, field: str, column: Column, row: int) -> float:
+        if column.datatype == "BOOL":
+            number = _BOOLEANS.get(field.lower())
+            if number is None:
+                raise RowError(
+                    f"expected true or false, found {quote(field)}", where=name_cell(row, column.name)
+                )
+            return number
+        written = field if self._to_points is None else self._to_points(field)
+        if _NUMBER.fullmatch(written):
+            return float(written)
+        if column.datatype == "FP64" and column.is_nullable and _NAN.fullmatch(written):
+            return math.nan
+        raise RowError(f"expected a number, found {quote(field)}", where=name_cell(row, column.name))
+
+
+def _fill_null(column: Column, row: int, null: float | str) -> Any:
+    """The value where NULL is given: NULL as in training if the column may be null, else its default."""
+    return null if column.is_nullable else fill_default(column, row)
+
+
+def _swap_commas(field: str) -> str:
+    """Swap commas and points; a number with a point becomes invalid."""
+    return field.translate(_SWAP)
+
+
+def _allow_commas(field: str) -> str:
+    """As `_swap_commas`, but a number without a comma may have a point."""
+    return field.translate(_SWAP) if "," in field else field
+
 
 _FLOAT_BYTES = 4
 # What numbers are made of and what is between them; a body of nothing else is read the short way.
@@ -116,9 +221,10 @@ class TableReader:
         return Feed(numeric, None)
 
     def read_csv(self, body: bytes, has_header: bool | None) -> Feed:
-        """The rows of a CSV body; ``has_header`` is what is said of its first line, None for nothing.
+        """The rows of a CSV body.
 
-        Of several faults in it, the one of the first row is named.
+        ``has_header`` is what the content type declares, None if nothing. Of several faults, the one of the
+        first row is named.
 
         Raises:
             MalformedBodyError: not UTF-8, not CSV, or no rows.
@@ -128,7 +234,7 @@ class TableReader:
         return self._read_plain(body, has_header) or self._read_exactly(body, has_header)
 
     def _read_plain(self, body: bytes, has_header: bool | None) -> Feed | None:
-        """The rows of a body of bare numbers; None if it is anything else, right or wrong.
+        """The rows of a body that holds numbers only; None for any other body.
 
         Rows of JSON numbers are rows of JSON but for the brackets, and its decoder reads them three
         times as fast as fields are split and turned into numbers one by one.
@@ -185,7 +291,7 @@ class TableReader:
         return sum(map(self._layout.is_known, line)) * 2 > len(line)
 
     def _find_delimiter(self, body: bytes, has_header: bool | None) -> str:
-        """The training table's if it makes more names of columns of the first line than a comma does."""
+        """The delimiter, comma or the training table's, that finds more column names in the first line."""
         delimiter = self._layout.table.delimiter
         if delimiter == "," or has_header is False:
             return ","
@@ -230,27 +336,19 @@ class TableReader:
     def _read_rows(self, names: Fields, rows: Sequence[Fields], first: int, reader: FieldReader) -> Feed:
         """Rows that have a field for each of ``names``, ``first`` being the number of the first."""
         given: dict[str, Fields] = dict(zip(names, zip(*rows, strict=True), strict=True))
-        numeric = text = None
-        if self._rules.numeric:
-            numeric = np.empty((len(rows), len(self._rules.numeric)))
-            for index, column in enumerate(self._rules.numeric):
-                fields = given.get(column.name)
-                if fields is None:
-                    numeric[:, index] = leave_out(column, first)
-                else:
-                    numeric[:, index] = reader.read_numbers(fields, column, first)
-        if self._rules.text:
-            text = np.empty((len(rows), len(self._rules.text)), dtype=object)
-            for index, column in enumerate(self._rules.text):
-                fields = given.get(column.name)
-                if fields is None:
-                    text[:, index] = leave_out(column, first)
-                else:
-                    text[:, index] = reader.read_texts(fields, column, first)
-        return Feed(numeric, text)
+
+        def read(column: Column) -> Any:
+            fields = given.get(column.name)
+            if fields is None:
+                return fill_absent(column, first)
+            if column.datatype == "BYTES":
+                return reader.read_texts(fields, column, first)
+            return reader.read_numbers(fields, column, first)
+
+        return self._rules.join_columns(len(rows), read)
 
     def _split(self, body: bytes, delimiter: str) -> Iterator[list[str]]:
-        """The lines that are not blank, as fields, one by one."""
+        """Yield the fields of each line that is not blank."""
         # Spreadsheets write the mark. The file shares the body's memory.
         file = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
         source = _Lines(file, self._limits.longest, delimiter)
@@ -273,7 +371,7 @@ class TableReader:
 
 
 class _Lines:
-    """Lines of a file as the reader of CSV asks for them; ``held`` is what it has of the row so far.
+    """Lines of a file for `csv.reader`; ``held`` counts the characters of the row so far.
 
     That reader takes one character between fields: for a longer delimiter another stands in, ``separator``.
     """
@@ -384,13 +482,13 @@ def _check_names(names: Sequence[str], layout: Layout) -> None:
 
 
 def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: int) -> Iterator[Fields]:
-    """The same lines, ``first`` being the number of the first; refuses one that is no row."""
+    """Yield the lines, the first being row ``first``; refuse one that is no row."""
     for row, line in enumerate(lines, first):
         # Empty fields behind the last column are none.
         fields = line[:width] if len(line) > width and not any(line[width:]) else line
         if len(fields) != width:
             expected = "as the header names" if is_headed else "in column order"
-            raise RowError(f"{len(fields)} values, expected {width} {expected}", where=place(row))
+            raise RowError(f"{len(fields)} values, expected {width} {expected}", where=name_cell(row))
         if not any(fields):
-            raise RowError("every field is empty, expected a value", where=place(row))
+            raise RowError("every field is empty, expected a value", where=name_cell(row))
         yield fields

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from timberline.inference.formats.media import JSON_MEDIA, LINES_MEDIA, Media, find_wanted
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import JSON_MEDIA, LINES_MEDIA, Media, Request, find_wanted
 
 CSV = Media("csv", False)
 FLOATS = Media("floats")

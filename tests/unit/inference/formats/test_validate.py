@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 from timberline.inference.errors import RowError
-from timberline.inference.formats.validate import check_numeric, check_text
+from timberline.inference.formats.validate import MatrixRules
 from timberline.registry.signature import NULL_TEXT
 
 NAN = float("nan")
@@ -19,7 +19,7 @@ GOOD = ((12.5, 40.0, 0.0, NAN), (-1e300, 2.0**53 - 1, 1.0, -3.5), (0.0, -0.0, 0.
 @pytest.mark.parametrize("rows", [GOOD, GOOD[1:], GOOD[:0]], ids=["with null", "without null", "no rows"])
 def test_values_that_fit_their_columns_pass(rows: tuple[tuple[float, ...], ...]) -> None:
     """The common case must not be refused, by the cheap pass as by the close look."""
-    check_numeric(NUMERIC_COLUMNS, np.array(rows, dtype=np.float64).reshape(-1, 4))
+    MatrixRules(NUMERIC_COLUMNS).check_numeric(np.array(rows, dtype=np.float64).reshape(-1, 4))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_first_wrong_value_is_named(column: int, value: float, message: str,
     numeric[row, column] = value
     rest = np.vstack([numeric, np.full((1, 4), INF)])
     with pytest.raises(RowError) as caught:
-        check_numeric(MIXED_COLUMNS, rest)
+        MatrixRules(MIXED_COLUMNS).check_numeric(rest)
     assert str(caught.value).startswith(f"row {row}, {message}")
 
 
@@ -62,10 +62,10 @@ def test_the_first_wrong_value_is_named(column: int, value: float, message: str,
 def test_the_first_wrong_string_is_named(text: list[list[str]], message: str) -> None:
     """U+0000 is NULL on the graph's side, and half a surrogate pair makes ONNX Runtime fail."""
     with pytest.raises(RowError) as caught:
-        check_text(MIXED_COLUMNS, np.array(text, dtype=object))
+        MatrixRules(MIXED_COLUMNS).check_text(np.array(text, dtype=object))
     assert str(caught.value) == message
 
 
 def test_strings_that_fit_their_columns_pass() -> None:
     """NULL is a value of a column that may be null, and nothing else is special."""
-    check_text(MIXED_COLUMNS, np.array([["clay", NULL_TEXT], ["", "ü:7"]], dtype=object))
+    MatrixRules(MIXED_COLUMNS).check_text(np.array([["clay", NULL_TEXT], ["", "ü:7"]], dtype=object))

@@ -10,7 +10,7 @@ import pytest
 from tests.support.tiny_model import publish_numeric
 from timberline.inference.errors import NotFoundError
 from timberline.inference.formats.request import Request
-from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.traffic import Split
 from timberline.inference.models.versions import load_version
 from timberline.registry.store import Store, open_store
@@ -29,9 +29,9 @@ def build_state(store: Store, share: float | None = None) -> ServiceState:
     """tiny@1 and other@1, and with a share tiny@2 as the canary."""
     main = [load_version(store, store.hash_manifest(model, 1), max_rows=10) for model in ("tiny", "other")]
     if share is None:
-        return ServiceState(Lineup.of(main))
+        return ServiceState(RoutingTable.of(main))
     canary = load_version(store, store.hash_manifest("tiny", 2), max_rows=10)
-    return ServiceState(Lineup.of(main, canary, Split(share, "x-request-key", seed=1)))
+    return ServiceState(RoutingTable.of(main, canary, Split(share, "x-request-key", seed=1)))
 
 
 def ask(**named: str) -> Request:
@@ -85,9 +85,9 @@ def test_a_path_with_a_number_gets_that_version_past_the_canary(store: Store) ->
         assert state.find("tiny", None).version == 1
 
 
-def test_the_lineup_changes_in_whole(store: Store) -> None:
+def test_the_routing_table_changes_in_whole(store: Store) -> None:
     """One assignment: there is no moment with the new canary beside the old main version."""
     state = build_state(store, share=1.0)
-    assert state.lineup.canary is not None
-    state.lineup = Lineup.of([state.lineup.canary, state.models["other"]])
+    assert state.table.canary is not None
+    state.table = RoutingTable.of([state.table.canary, state.models["other"]])
     assert (choose(state), state.list_versions("tiny")) == ("tiny@2", ["2"])

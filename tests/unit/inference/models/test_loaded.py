@@ -25,15 +25,12 @@ from tests.support.tiny_model import (
     publish_numeric,
 )
 from timberline.inference.config import ServiceConfig
-from timberline.inference.formats.answers import Answer
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import Answer, Request
 from timberline.inference.metrics.counters import ServiceMetrics
 from timberline.inference.models.follower import Watcher
-from timberline.inference.models.loaded import Change, Fleet
-from timberline.inference.models.routing import Lineup, ServiceState
-from timberline.inference.models.runner import Runner
-from timberline.inference.models.targets import parse_models
-from timberline.inference.models.work import WorkLimit
+from timberline.inference.models.loaded import Change, LoadedModels, parse_models
+from timberline.inference.models.routing import RoutingTable, ServiceState
+from timberline.inference.models.runner import Runner, WorkLimit
 from timberline.inference.routes.predict import Predict
 from timberline.registry.blobs import MOST_BYTES
 from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
@@ -60,10 +57,12 @@ class Clock:
         return self.now
 
 
-def open_fleet(store: Store, model: str = "tiny", clock: Clock | None = None, **settings: Any) -> Fleet:
-    """A fleet that is not loaded yet."""
+def open_models(
+    store: Store, model: str = "tiny", clock: Clock | None = None, **settings: Any
+) -> LoadedModels:
+    """Models that are not loaded yet."""
     config = ServiceConfig(model=model, **settings)
-    return Fleet(lambda: store, config, ServiceMetrics(), clock=clock or Clock())
+    return LoadedModels(lambda: store, config, ServiceMetrics(), clock=clock or Clock())
 
 
 def move(store: Store, version: int, alias: str = "production") -> None:
@@ -71,17 +70,17 @@ def move(store: Store, version: int, alias: str = "production") -> None:
     point_alias(store, "tiny", alias, version)
 
 
-def look(fleet: Fleet) -> tuple[list[str], list[tuple[str, int | None, int]]]:
-    """Versions that answer by the fleet's word, canary last; and what was swapped or refused."""
-    change = fleet.look()
+def look(models: LoadedModels) -> tuple[list[str], list[tuple[str, int | None, int]]]:
+    """Versions that answer by the routing table, canary last; and what was swapped or refused."""
+    change = models.look()
     assert change is not None
     swaps = [(swap.outcome, swap.from_version, swap.to_version) for swap in change.swaps]
-    return name(change.lineup), swaps
+    return name(change.table), swaps
 
 
-def name(lineup: Lineup) -> list[str]:
+def name(table: RoutingTable) -> list[str]:
     """``model@version`` of everything that answers."""
-    lists = [lineup.list_versions(model) for model in lineup.models]
+    lists = [table.list_versions(model) for model in table.models]
     return [f"{live.model}@{live.version}" for versions in lists for live in versions]
 
 
@@ -123,45 +122,45 @@ def test_models_that_cannot_be_read_stop_the_start(text: str, message: str) -> N
 
 def test_an_alias_is_followed_forward_and_back(store: Store) -> None:
     """A rollback is a move like any other, and the one that must not wait."""
-    fleet = open_fleet(store)
-    assert name(fleet.load()) == ["tiny@1"]
-    assert fleet.look() is None
+    models = open_models(store)
+    assert name(models.load()) == ["tiny@1"]
+    assert models.look() is None
     move(store, 2)
-    assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
-    assert fleet.look() is None
+    assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
+    assert models.look() is None
     move(store, 1)
-    assert look(fleet) == (["tiny@1"], [("swapped", 2, 1)])
+    assert look(models) == (["tiny@1"], [("swapped", 2, 1)])
 
 
 def test_a_move_to_the_version_that_is_live_loads_nothing(store: Store) -> None:
     """Somebody who promotes twice must not cost a reload in every worker."""
-    fleet = open_fleet(store)
-    before = fleet.load().default
+    models = open_models(store)
+    before = models.load().default
     move(store, 1)
-    assert fleet.look() is None
+    assert models.look() is None
     move(store, 2)
     move(store, 1)  # between two looks: nothing has changed for those who ask
-    assert fleet.look() is None
-    assert fleet.load().default.session is not None
+    assert models.look() is None
+    assert models.load().default.session is not None
     assert before.version == 1
 
 
 def test_a_pinned_version_stays_and_is_not_watched(store: Store) -> None:
     """Whoever pins a version decides themselves when it changes."""
-    fleet = open_fleet(store, "tiny@1")
-    fleet.load()
-    assert not fleet.is_movable
+    models = open_models(store, "tiny@1")
+    models.load()
+    assert not models.is_movable
     move(store, 2)
-    assert fleet.look() is None
+    assert models.look() is None
 
 
 def test_each_model_follows_its_own_alias(store: Store) -> None:
     """A release of one model is no business of another's."""
     publish_mixed(store, alias="stable")
-    fleet = open_fleet(store, "tiny,tiny_text@stable")
-    assert name(fleet.load()) == ["tiny@1", "tiny_text@1"]
+    models = open_models(store, "tiny,tiny_text@stable")
+    assert name(models.load()) == ["tiny@1", "tiny_text@1"]
     publish_mixed(store, alias="stable")
-    assert look(fleet) == (["tiny@1", "tiny_text@2"], [("swapped", 1, 2)])
+    assert look(models) == (["tiny@1", "tiny_text@2"], [("swapped", 1, 2)])
 
 
 def flip_byte(store: Store, version: int, file: str = MODEL_FILE) -> None:
@@ -176,48 +175,48 @@ def test_a_damaged_version_is_refused_once_and_the_old_one_stays(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Verifying a large file at every look would be the damage's second victim."""
-    fleet = open_fleet(store)
-    fleet.load()
+    models = open_models(store)
+    models.load()
     flip_byte(store, 2)
     move(store, 2)
-    assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
+    assert look(models) == (["tiny@1"], [("refused", 1, 2)])
     (record,) = caplog.records
     fields = record.__dict__["fields"]
     assert record.getMessage() == "version refused"
     assert (fields["model"], fields["version"], fields["code"]) == ("tiny", 2, "digest_mismatch")
     assert "model.onnx has digest" in fields["why"]
-    assert fleet.look() is None
+    assert models.look() is None
     move(store, 1)
-    assert fleet.look() is None
+    assert models.look() is None
 
 
 def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
     """Digests of files stand in the manifest; what holds the manifest itself is the alias's record."""
-    fleet = open_fleet(store)
-    fleet.load()
+    models = open_models(store)
+    models.load()
     move(store, 2)
     manifest = store.open_folder("tiny", 2) / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes().replace(b'"title": "', b'"title": "Other '))
-    assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
+    assert look(models) == (["tiny@1"], [("refused", 1, 2)])
     with pytest.raises(ManifestError, match="it was published with"):
-        open_fleet(store).load()
+        open_models(store).load()
     forget_publication(store, "tiny", 2)
     with pytest.raises(DigestMismatchError, match="the alias was moved to"):
-        open_fleet(store).load()
+        open_models(store).load()
 
 
 def test_a_refused_version_is_tried_again_when_the_alias_moves(store: Store) -> None:
     """Mending the registry and promoting again is what an operator does."""
-    fleet = open_fleet(store)
-    fleet.load()
+    models = open_models(store)
+    models.load()
     flip_byte(store, 2)
     move(store, 2)
-    assert look(fleet)[1] == [("refused", 1, 2)]
+    assert look(models)[1] == [("refused", 1, 2)]
     flip_byte(store, 2)
-    assert fleet.look() is None
+    assert models.look() is None
     move(store, 2)
-    assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
+    assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
 
 
 def fail(store: Store) -> tuple[Store, FailingBlobs]:
@@ -232,28 +231,28 @@ def test_a_registry_that_cannot_be_read_is_asked_again(
 ) -> None:
     """An outage says nothing about a version: one line in the log, and the swap when it is over."""
     broken, blobs = fail(store)
-    fleet = open_fleet(broken, clock=(clock := Clock()))
-    fleet.load()
+    models = open_models(broken, clock=(clock := Clock()))
+    models.load()
     move(store, 2)
     blobs.failing = part
-    assert [fleet.look() for _ in range(3)] == [None, None, None]
+    assert [models.look() for _ in range(3)] == [None, None, None]
     assert len(told(caplog)) == 1
     blobs.failing = None
     clock.now += 1
-    assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
+    assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
     told(caplog)
     blobs.failing = "aliases/production"
-    assert fleet.look() is None
+    assert models.look() is None
     assert told(caplog) == ["alias not readable"]  # a new outage is news
 
 
-def count_attempts(fleet: Fleet, clock: Clock, reads: Reads, seconds: int) -> list[int]:
+def count_attempts(models: LoadedModels, clock: Clock, reads: Reads, seconds: int) -> list[int]:
     """In which of the next seconds a look read more than the alias."""
     attempts = []
     for second in range(1, seconds + 1):
         clock.now += 1
         before = reads.count
-        assert fleet.look() is None
+        assert models.look() is None
         if reads.count > before:
             attempts.append(second)
     return attempts
@@ -274,16 +273,16 @@ def test_what_may_become_whole_is_tried_again_with_growing_pauses(
 ) -> None:
     """Copies bring files in any order; asking a slow file server every second would slow the copy down."""
     reads = Reads(store.blobs)
-    fleet = open_fleet(Store(reads), clock=(clock := Clock()))
-    fleet.load()
+    models = open_models(Store(reads), clock=(clock := Clock()))
+    models.load()
     (graph := store.open_folder("tiny", 2) / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
     move(store, 2)
-    assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
-    assert count_attempts(fleet, clock, reads, 300) == [1, 3, 7, 15, 31, 63, 123, 183, 243]
+    assert look(models) == (["tiny@1"], [("refused", 1, 2)])
+    assert count_attempts(models, clock, reads, 300) == [1, 3, 7, 15, 31, 63, 123, 183, 243]
     assert told(caplog) == ["version refused"]
     graph.with_name(".model.onnx.part").rename(graph)
     clock.now += 60
-    assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
+    assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
 
 
 def test_what_no_byte_can_mend_is_tried_once_for_each_move(
@@ -292,12 +291,12 @@ def test_what_no_byte_can_mend_is_tried_once_for_each_move(
     """A graph that is not what was promised costs a trial, and not one every minute for ever."""
     publish_numeric(store, alias=None, model_bytes=b"no graph")
     reads = Reads(store.blobs)
-    fleet = open_fleet(Store(reads), clock=(clock := Clock()))
-    fleet.load()
+    models = open_models(Store(reads), clock=(clock := Clock()))
+    models.load()
     for _ in range(2):
         move(store, 3)
-        assert look(fleet) == (["tiny@1"], [("refused", 1, 3)])
-        assert count_attempts(fleet, clock, reads, 300) == []
+        assert look(models) == (["tiny@1"], [("refused", 1, 3)])
+        assert count_attempts(models, clock, reads, 300) == []
         assert told(caplog) == ["version refused"]
 
 
@@ -306,14 +305,14 @@ def test_a_refusal_is_counted_once_and_told_when_its_reason_changes(
 ) -> None:
     """First it is not whole, then whole and no good: one failed release, two things to know."""
     publish_numeric(store, alias=None, model_bytes=b"no graph")
-    fleet = open_fleet(store, clock=(clock := Clock()))
-    fleet.load()
+    models = open_models(store, clock=(clock := Clock()))
+    models.load()
     move(store, 3)
     (manifest := store.open_folder("tiny", 3) / "manifest.json").rename(hidden := manifest.with_name(".m"))
-    assert look(fleet) == (["tiny@1"], [("refused", 1, 3)])
+    assert look(models) == (["tiny@1"], [("refused", 1, 3)])
     hidden.rename(manifest)
     clock.now += 1
-    assert fleet.look() is None
+    assert models.look() is None
     codes = [record.__dict__["fields"]["code"] for record in caplog.records]
     assert codes == ["damaged", "signature_mismatch"]
 
@@ -325,14 +324,14 @@ def test_a_switched_tree_with_other_bytes_under_the_same_number_is_followed(
     other = open_store(tmp_path / "other")
     publish_numeric(other, scale=-1.0)
     places = [store]
-    fleet = Fleet(lambda: places[0], ServiceConfig(model="tiny"), ServiceMetrics())
-    fleet.load()
-    assert fleet.look() is None
+    models = LoadedModels(lambda: places[0], ServiceConfig(model="tiny"), ServiceMetrics())
+    models.load()
+    assert models.look() is None
     places[0] = other
-    assert look(fleet) == (["tiny@1"], [("swapped", 1, 1)])
-    assert fleet.look() is None
+    assert look(models) == (["tiny@1"], [("swapped", 1, 1)])
+    assert models.look() is None
     places[0] = store
-    assert look(fleet) == (["tiny@1"], [("swapped", 1, 1)])
+    assert look(models) == (["tiny@1"], [("swapped", 1, 1)])
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
@@ -340,42 +339,42 @@ def test_an_alias_that_is_gone_or_damaged_changes_nothing(
     store: Store, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was promoted yesterday is still the best that is known."""
-    fleet = open_fleet(store)
-    fleet.load()
+    models = open_models(store)
+    models.load()
     record = store.open_folder("tiny", 1).parent / "aliases" / "production" / "1.json"
     if damage == "removed":
         shutil.rmtree(record.parents[1])
         shutil.rmtree(record.parents[2] / "heads")
     else:
         record.with_name("2.json").write_bytes(record.read_bytes()[:40])
-    assert [fleet.look() for _ in range(3)] == [None, None, None]
+    assert [models.look() for _ in range(3)] == [None, None, None]
     assert told(caplog) == ["alias gone" if damage == "removed" else "alias not readable"]
 
 
 def test_a_canary_is_followed_promoted_and_then_off(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """The whole life of a release; the promoted version is the very one that was the canary."""
-    fleet = open_fleet(store, canary="candidate=0.1")
-    assert name(fleet.load()) == ["tiny@1"]
+    models = open_models(store, canary="candidate=0.1")
+    assert name(models.load()) == ["tiny@1"]
     assert told(caplog) == ["canary off"]
     move(store, 2, "candidate")
-    change = fleet.look()
+    change = models.look()
     assert change is not None
-    assert name(change.lineup) == ["tiny@1", "tiny@2"]
+    assert name(change.table) == ["tiny@1", "tiny@2"]
     assert told(caplog) == ["canary on"]
     move(store, 2)
-    promoted = fleet.look()
+    promoted = models.look()
     assert promoted is not None
-    assert name(promoted.lineup) == ["tiny@2"]
-    assert promoted.lineup.default is change.lineup.canary
+    assert name(promoted.table) == ["tiny@2"]
+    assert promoted.table.default is change.table.canary
     assert told(caplog) == ["canary off"]
-    assert fleet.look() is None
+    assert models.look() is None
 
 
 def test_a_canary_that_is_refused_at_the_start_does_not_stop_it(store: Store) -> None:
     """A broken candidate must not keep production from starting."""
     flip_byte(store, 2)
     move(store, 2, "candidate")
-    assert name(open_fleet(store, canary="candidate=0.1").load()) == ["tiny@1"]
+    assert name(open_models(store, canary="candidate=0.1").load()) == ["tiny@1"]
 
 
 def test_a_worker_that_joins_others_falls_back_to_what_they_serve(
@@ -387,48 +386,48 @@ def test_a_worker_that_joins_others_falls_back_to_what_they_serve(
         flip_byte(store, version)
         move(store, version)
     with pytest.raises(DigestMismatchError):
-        open_fleet(store).load()
-    fleet = open_fleet(store)
-    assert name(fleet.load(falls_back=True)) == ["tiny@1"]
+        open_models(store).load()
+    models = open_models(store)
+    assert name(models.load(falls_back=True)) == ["tiny@1"]
     assert told(caplog) == ["version refused"] * 2
-    assert fleet.look() is None
+    assert models.look() is None
 
 
 def test_a_pinned_canary_that_is_not_there_stops_the_start(store: Store) -> None:
     """Its number was written down by somebody; nothing will ever move it."""
     with pytest.raises(VersionNotFoundError):
-        open_fleet(store, canary="9=0.1").load()
+        open_models(store, canary="9=0.1").load()
 
 
 def test_a_shadow_goes_with_the_version_it_is_compared_with(store: Store) -> None:
     """After a swap its numbers are about another pair, and it is never asked about itself."""
     move(store, 2, "candidate")
-    fleet = open_fleet(store, shadow="candidate=1")
-    first = fleet.load()
+    models = open_models(store, shadow="candidate=1")
+    first = models.load()
     assert first.default.shadow is not None
     assert name(first) == ["tiny@1"]
     move(store, 2)
-    change = fleet.look()
+    change = models.look()
     assert change is not None
-    assert (name(change.lineup), change.lineup.default.shadow) == (["tiny@2"], None)
-    fleet.close()
+    assert (name(change.table), change.table.default.shadow) == (["tiny@2"], None)
+    models.close()
 
 
 def test_a_shadow_of_other_columns_is_off(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """It cannot be asked about rows that it does not take, and that is no error of anybody's."""
     publish_mixed(store, "tiny", alias="candidate")
-    fleet = open_fleet(store, shadow="candidate=1")
-    assert fleet.load().default.shadow is None
+    models = open_models(store, shadow="candidate=1")
+    assert models.load().default.shadow is None
     assert told(caplog) == ["shadow off"]
-    fleet.close()
+    models.close()
 
 
 def test_a_shadow_of_fewer_columns_is_on(store: Store) -> None:
     """A candidate whose features read less can be asked about every row of the main version's."""
     publish_lean(store, alias="candidate")
-    fleet = open_fleet(store, shadow="candidate=1")
-    assert fleet.load().default.shadow is not None
-    fleet.close()
+    models = open_models(store, shadow="candidate=1")
+    assert models.load().default.shadow is not None
+    models.close()
 
 
 def test_a_version_is_freed_with_its_last_request(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -439,9 +438,9 @@ def test_a_version_is_freed_with_its_last_request(store: Store, caplog: pytest.L
 async def hold_a_request(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Swap while a request for the old version waits for its thread."""
     config = ServiceConfig(model="tiny", inline_max_body_bytes=0)
-    fleet = Fleet(lambda: store, config, metrics := ServiceMetrics())
-    state = ServiceState(fleet.load())
-    watcher = Watcher(fleet, state, metrics, every_s=0)
+    models = LoadedModels(lambda: store, config, metrics := ServiceMetrics())
+    state = ServiceState(models.load())
+    watcher = Watcher(models, state, metrics, every_s=0)
     metrics.add_model(state.live.metrics)
     old = weakref.ref(state.live.session)
     with ThreadPoolExecutor(1) as pool:
@@ -450,7 +449,7 @@ async def hold_a_request(store: Store, caplog: pytest.LogCaptureFixture) -> None
         waiting = predict(Request("POST", "/predict", b"", [(b"content-type", b"application/json")], BODY))
         assert not isinstance(waiting, Answer)
         move(store, 2)
-        publish(watcher, fleet.look())
+        publish(watcher, models.look())
         assert state.live.version == 2
         assert old() is not None
         assert told(caplog) == ["swap"]

@@ -1,13 +1,18 @@
-"""One request on its way in: what its head says, how far it has come, and how much of it there may be.
+"""One request on its way in: what its head says, how much has come, and how much may come.
 
 The parser (llhttp) bounds nothing. Here a head has at most 64 KiB, counted as its bytes arrive and
 before the parser has them, and 256 fields; what is around the bytes of a chunked body, and its
 trailers, have as much.
+
+Most heads, of requests and of answers, are the same bytes as the last: two caches parse and join each once.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from timberline.inference.app import Endpoint
 from timberline.inference.errors import (
@@ -16,7 +21,7 @@ from timberline.inference.errors import (
     RequestError,
     TargetTooLongError,
 )
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Header
 
 # nginx takes 32 KiB, Node.js 16 KiB, Apache 100 fields.
 LONGEST_HEAD = 64 * 1024
@@ -33,7 +38,7 @@ _MOST_DIGITS = 40
 _UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect"})
 
 
-class Reception:
+class IncomingRequest:
     """The request that is being received, or the blank bytes before one.
 
     - ``headers``: of the head, names in lower case;
@@ -62,13 +67,13 @@ class Reception:
         self.parts: list[bytes] = []
 
     def begin(self, at: int) -> None:
-        """The first byte is among those that begin at ``at`` of what was received last."""
+        """Note that the request begins at offset ``at`` of the bytes received last."""
         self.has_begun = True
         self.begun_at = at
 
-    def repeat(self) -> Reception:
-        """A new one for the same request, whose head is read again."""
-        repeated = Reception()
+    def repeat(self) -> IncomingRequest:
+        """A new object for the same request, whose head is read again."""
+        repeated = IncomingRequest()
         repeated._head_bytes, repeated.begun_at = self._head_bytes, self.begun_at
         return repeated
 
@@ -111,11 +116,11 @@ class Reception:
         return len(held) if found < 0 else found + len(_END_OF_HEAD)
 
     def remember_end(self, held: bytes, at: int, end: int) -> None:
-        """Keep in mind what may be the begin of a head's end, of what the parser has had last."""
+        """Keep the last bytes fed, which may hold the beginning of a head's end."""
         self._tail = (self._tail + held[max(at, end - 3) : end])[-3:]
 
     def count_framing(self, fed: int, received: int) -> None:
-        """Bound what a chunked body has beside its bytes.
+        """Limit the framing bytes of a chunked body.
 
         Args:
             fed: bytes that the parser had last.
@@ -131,7 +136,7 @@ class Reception:
             raise _too_large(f"the body has more than {LONGEST_HEAD:,} bytes of chunk extensions or trailers")
 
     def add_header(self, name: bytes, value: bytes) -> None:
-        """One field of the head. Trailers are dropped: none may pass for a header.
+        """Take one field of the head. Trailers are dropped: none may pass for a header.
 
         Raises:
             HeadTooLargeError: it is one field too many.
@@ -159,7 +164,7 @@ class Reception:
         self.headers.append((name, value))
 
     def end_head(self, version: str, method: bytes) -> None:
-        """The head is whole.
+        """Check the whole head.
 
         Args:
             version: of HTTP.
@@ -183,7 +188,7 @@ class Reception:
         self._tail = b""
 
     def add_body(self, part: bytes) -> None:
-        """Bytes of the body."""
+        """Take bytes of the body."""
         self.body_bytes += len(part)
         self._remaining -= len(part)
         if self.endpoint is not None:
@@ -201,3 +206,67 @@ def refuse_syntax(what: str = "") -> NoReturn:
 
 def _too_large(what: str) -> HeadTooLargeError:
     return HeadTooLargeError(f"{what}, the most that is read", hint="Send fewer or shorter headers.")
+
+
+# A client's head changes with its body's length only: some dozen heads a client, a fifth of a KB each.
+_MOST_KNOWN = 512
+LONGEST_KNOWN = 1024
+
+
+class Head(NamedTuple):
+    """The parsed head of a short request."""
+
+    endpoint: Endpoint
+    path: str
+    query: bytes
+    headers: list[Header]
+    first: dict[bytes, bytes]  # of the headers, by name
+    length: int  # of the body, in bytes
+    keep_alive: bool
+
+
+def write_head(method: bytes, target: bytes, version: bytes, headers: Sequence[Header]) -> bytes:
+    """A request's head as bytes, without what asks for another protocol (RFC 9110, 7.6.1 and 7.8)."""
+    lines = [b"%b %b HTTP/%b\r\n" % (method, target, version)]
+    for name, value in headers:
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            value = b", ".join(option for option in options if option.lower() != b"upgrade")  # noqa: PLW2901
+        if name != b"upgrade" and not (name == b"connection" and not value):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join([*lines, b"\r\n"])
+
+
+class RequestHeadCache:
+    """Heads of requests that were parsed before, by their bytes: equal bytes mean the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+        self.find = self._known.get
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """Keep a head if ``data`` is one whole request: a head from its first byte on, and its body."""
+        end = len(data) - head.length
+        if data.find(b"\r\n\r\n", 0, LONGEST_KNOWN) + 4 == end:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[data[:end]] = head
+
+
+class AnswerHeadCache:
+    """Status line and headers as bytes, joined once for all answers that have the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, tuple[Header, ...]], bytes] = {}
+        self._defaults: list[Header] | None = None
+
+    def find(self, status: int, headers: tuple[Header, ...], defaults: list[Header]) -> bytes:
+        """Everything before ``content-length``; ``defaults`` is a new list whenever they change."""
+        if defaults is not self._defaults:
+            self._known.clear()  # once a second, when the date changes
+            self._defaults = defaults
+        head = self._known.get((status, headers))
+        if head is None:
+            lines = [b"%b: %b\r\n" % header for header in (*defaults, *headers)]
+            head = self._known[status, headers] = STATUS_LINE[status] + b"".join(lines)
+        return head

@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
-from timberline.inference.metrics import shared
+from timberline.inference.metrics import shared_memory
 from timberline.inference.metrics.shared_memory import Memory, Slot, attach, create_memory
 
 KEY = ("counter", "rows", 'ünï "quoted"')
@@ -102,9 +102,9 @@ def _leave_gauge(fd: int) -> None:
 def test_a_half_written_block_is_overwritten_by_the_heir(memory: Memory) -> None:
     """A process can be killed between writing a block and declaring it; what it left is no count."""
     slot = Slot(memory, 0)
-    used = slot._head[shared._USED]
+    used = slot._head[shared_memory._USED]
     slot.add(("torn",), 3)[1] = 7.0
-    slot._head[shared._USED] = used  # as if killed before this was moved
+    slot._head[shared_memory._USED] = used  # as if killed before this was moved
     heir = attach(memory.fd, 2, 0)
     assert not memory.read()
     assert list(heir.add(("after",), 4)) == [0.0] * 4

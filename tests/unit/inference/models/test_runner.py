@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from timberline.inference.errors import DeadlineError, OverloadedError
-from timberline.inference.models.work import WorkLimit
+from timberline.inference.models.runner import WorkLimit
 
 
 def test_requests_of_one_turn_count_together_and_not_with_the_next() -> None:

@@ -1,4 +1,4 @@
-"""One run → one published version: convert, compose, prove parity on every test row, publish.
+"""One run → one published version: convert, compose, compare on every test row, publish.
 
 Nothing reaches the registry before the last check has passed.
 """
@@ -7,41 +7,49 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import onnx
 
 from timberline import __version__
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.errors import ExportError
-from timberline.exporter.graph.compose import compose_graph, serialise
+from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.costs import RowCost, log_cost, measure_row
-from timberline.exporter.graph.runtime import runtime_versions
-from timberline.exporter.inputs import ExportInputs
-from timberline.exporter.package import (
-    Evidence,
-    describe_version,
-    read_baselines,
-    read_seen,
-    require_accuracy,
-    write_test_rows,
-)
+from timberline.exporter.graph.runtime import find_minimum_runtime, runtime_versions
+from timberline.exporter.inputs import ExportInputs, read_baselines, read_seen
 from timberline.exporter.parity.compare import (
+    Break,
     Tolerances,
     keeps_bounds,
     load_tolerances,
     manifest_parity,
 )
-from timberline.exporter.parity.rows import check_slices, rows_to_feeds
+from timberline.exporter.parity.rows import check_slices, rows_to_feeds, write_test_rows
 from timberline.exporter.parity.verify import Network, Proof, prove, replay_golden
-from timberline.exporter.report import ExportResult, log_result, make_result
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
-from timberline.registry.manifest import Manifest
+from timberline.registry.manifest import (
+    SCHEMA_VERSION,
+    FileDigest,
+    GateLimits,
+    Golden,
+    Lineage,
+    Manifest,
+    Metrics,
+    ParityTensor,
+    Precision,
+)
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
+from timberline.registry.runs import RunRecord
 from timberline.registry.runtime.documents import utc_now
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
+from timberline.registry.signature import Column, SourceTable, UnreadRole, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
 
@@ -153,8 +161,6 @@ def _export(
         precision=inputs.export.precision,
     )
     if inputs.export.precision == "int8":
-        from timberline.exporter.graph.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
-
         model = quantise_graph(model)
     return publish_proven(
         model,
@@ -277,3 +283,175 @@ def _point_candidate(store: Store, model: str, version: int) -> None:
         if current is None or current.version != version:
             expected = current.sequence if current else None
             move_alias(store, model, CANDIDATE, version, expected=expected, reason="exported")
+
+
+log = logging.getLogger("exporter.export")
+
+
+class ParityFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor's parity in numbers."""
+
+    rows: int
+    worst_absolute_error: float
+    worst_row: int
+    breaking_rows: int
+
+
+class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an export came to; ``version`` is None when it was refused and nothing was published."""
+
+    outcome: Literal["published", "skipped", "refused"]
+    model: str
+    run_id: str
+    version: int | None
+    model_sha256: str
+    size_bytes: int
+    node_count: int | None = None
+    accuracy: float | None = None
+    parity: dict[str, ParityFigures] | None = None
+    breaks: tuple[Break, ...] = ()
+    row: RowCost | None = None
+
+
+def make_result(
+    inputs: ExportInputs,
+    model: onnx.ModelProto,
+    data: bytes,
+    proof: Proof,
+    *,
+    version: int | None,
+    row: RowCost | None,
+) -> ExportResult:
+    """What the export of ``model`` (``data`` its bytes) came to; ``version`` None says refused."""
+    return ExportResult(
+        outcome="refused" if version is None else "published",
+        model=inputs.run.model,
+        run_id=inputs.run.run_id,
+        version=version,
+        model_sha256=digest_bytes(data),
+        size_bytes=len(data),
+        node_count=len(model.graph.node),
+        accuracy=proof.accuracy,
+        parity={
+            name: ParityFigures(
+                rows=part.rows,
+                worst_absolute_error=part.worst_absolute_error,
+                worst_row=part.worst_row,
+                breaking_rows=part.breaking_rows,
+            )
+            for name, part in proof.report.items()
+        },
+        breaks=tuple(item for part in proof.report.values() for item in part.breaks),
+        row=row,
+    )
+
+
+def log_result(result: ExportResult) -> None:
+    """Say in the log what was published, or the worst rows of what was refused."""
+    if result.version is not None:
+        errors = {name: part.worst_absolute_error for name, part in (result.parity or {}).items()}
+        worst = " ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        log_event(log, "published", model=result.model, version=result.version, worst_errors=worst)
+        return
+    for item in result.breaks:
+        log.error(
+            "%s: %s in source row %d is %.9g in truth and %.9g in the graph",
+            item.tensor,
+            item.column,
+            item.row,
+            item.reference,
+            item.candidate,
+        )
+    rows = {name: part.breaking_rows for name, part in (result.parity or {}).items()}
+    log_event(log, "parity is broken; nothing was published", logging.ERROR, **rows)
+
+
+# The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
+_ACCURACY_SLACK = 1e-3
+
+
+def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
+    """Hold the graph's predictions to the figure that the manifest will claim.
+
+    Raises:
+        ExportError: other rows, or an accuracy further off than the label's tolerance explains.
+    """
+    claimed = metrics.accuracy.value
+    if metrics.rows != rows or abs(claimed - accuracy) > _ACCURACY_SLACK:
+        raise ExportError(
+            f"says accuracy {claimed:.4f} on {metrics.rows:,} rows, the graph has {accuracy:.4f} on {rows:,}",
+            where="metrics.json",
+            hint="The figures belong to other data or another run; run `make evaluate` again.",
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an export found out about a graph, which takes ``columns``, for its manifest."""
+
+    run: RunRecord
+    columns: tuple[Column, ...]
+    run_digest: str
+    opset: int
+    precision: Precision
+    gate: GateLimits
+    metrics: Metrics
+    parity: dict[str, ParityTensor]
+    golden: Golden
+    producers: dict[str, str]
+
+
+def describe_version(
+    evidence: Evidence, created_at: Callable[[], str]
+) -> Callable[[int, dict[str, FileDigest]], Manifest]:
+    """The function that `Store.publish` calls for the manifest; ``created_at`` gives ISO 8601, UTC."""
+    run, names = evidence.run, {column.name for column in evidence.columns}
+
+    def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            model=run.model,
+            version=version,
+            created_at=created_at(),
+            title=run.title,
+            description=run.description,
+            files=files,
+            signature=build_signature(evidence.columns, run.classes),
+            opset=evidence.opset,
+            minimum_onnxruntime=find_minimum_runtime(evidence.opset),
+            precision=evidence.precision,
+            producers={**run.producers, **evidence.producers, "timberline": __version__},
+            lineage=_lineage(evidence),
+            prior=run.prior,
+            metrics=evidence.metrics,
+            parity=evidence.parity,
+            histograms={name: histogram for name, histogram in run.histograms.items() if name in names},
+            golden=evidence.golden,
+            gate=evidence.gate,
+            table=_describe_table(run, names),
+        )
+
+    return describe
+
+
+def _describe_table(run: RunRecord, names: Collection[str]) -> SourceTable:
+    """The source's table with all the columns in it that are not among ``names``."""
+    unread: dict[str, UnreadRole] = {c.name: "input" for c in run.columns if c.name not in names}
+    return msgspec.structs.replace(run.table, unread={**run.table.unread, **unread})
+
+
+def _lineage(evidence: Evidence) -> Lineage:
+    run = evidence.run
+    return Lineage(
+        run_id=run.run_id,
+        run_digest=evidence.run_digest,
+        data_fingerprint=run.data_fingerprint,
+        test_fingerprint=run.test_fingerprint,
+        features_digest=digest_bytes(run.features_sql.encode()),
+        config_digest=run.config_digest,
+        git_commit=run.git_commit,
+        seed=run.seed,
+        attribution=run.attribution,
+        unlabelled_splits=run.unlabelled_splits,
+        recipe_digest=run.recipe_digest,
+    )

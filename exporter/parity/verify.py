@@ -1,14 +1,15 @@
 """Run every test row through the graph and through what it was made from, and compare.
 
 Truth is DuckDB's features (the same SQL over the same raw columns) and Keras on those features;
-on trial is the graph on the raw rows: first its inner feature tensor, then its answers.
+on trial is the graph on the raw rows: first its inner feature tensor, then its answers. On the way a few
+golden rows are chosen: rows with known answers, for warm-up and for the check after loading.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,6 @@ from timberline.exporter.errors import ParityInputError
 from timberline.exporter.graph.compose import serialise
 from timberline.exporter.graph.graphs import cut_graph
 from timberline.exporter.graph.runtime import open_session
-from timberline.exporter.package import EvaluationWriter
 from timberline.exporter.parity.compare import (
     FloatArray,
     IntArray,
@@ -31,8 +31,14 @@ from timberline.exporter.parity.compare import (
     label_choice,
     merge_reports,
 )
-from timberline.exporter.parity.golden import GoldenPicker
-from timberline.exporter.parity.rows import Chunk, count_rows, read_chunks, rows_to_feeds
+from timberline.exporter.parity.rows import (
+    Chunk,
+    EvaluationWriter,
+    RawValue,
+    count_rows,
+    read_chunks,
+    rows_to_feeds,
+)
 from timberline.registry.manifest import Golden, Precision
 from timberline.registry.runtime.progress import Progress
 from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
@@ -205,3 +211,86 @@ def replay_golden(model: onnx.ModelProto, golden: Golden, columns: Sequence[Colu
             )
         worst = max(worst, error)
     return worst
+
+
+@dataclass(frozen=True, order=True)
+class _Candidate:
+    """A row that may become golden; the smallest ``key`` is wanted most."""
+
+    key: float
+    row: int
+    values: tuple[RawValue, ...] = field(compare=False)
+    class_index: int = field(compare=False)
+    probabilities: tuple[float, ...] = field(compare=False)
+
+
+class GoldenPicker:
+    """Choose ``count`` golden rows in one pass over the test split, the same ones every time.
+
+    For each true class it wants rows by turns: the one whose two best probabilities are closest
+    (where a small drift shows first), then one from anywhere (by a hash of its row number).
+    """
+
+    def __init__(self, count: int, class_count: int) -> None:
+        self._count = count
+        self._near: list[list[_Candidate]] = [[] for _ in range(class_count)]
+        self._anywhere: list[list[_Candidate]] = [[] for _ in range(class_count)]
+
+    def offer(self, chunk: Chunk, probabilities: FloatArray) -> None:
+        """Consider the rows of a chunk; ``probabilities`` are the graph's, float32 (rows, C)."""
+        ordered = np.sort(probabilities, axis=1)
+        margins = (ordered[:, -1] - ordered[:, -2]).astype(np.float64)  # (rows,)
+        for wanted, keys in ((self._near, margins), (self._anywhere, _hash_rows(chunk.rows))):
+            for class_index, kept in enumerate(wanted):
+                members = np.flatnonzero(chunk.classes == class_index)
+                if len(kept) == self._count:
+                    members = members[keys[members] < kept[-1].key]
+                best = members[np.argsort(keys[members], kind="stable")][: self._count]
+                kept += [_make_candidate(int(index), keys, chunk, probabilities) for index in best]
+                kept.sort()
+                del kept[self._count :]
+
+    def pick(self) -> Golden:
+        """The chosen rows in source order; as even over the classes as there are rows for it."""
+        queues = [_interleave(*pair) for pair in zip(self._near, self._anywhere, strict=True)]
+        chosen: dict[int, _Candidate] = {}
+        while len(chosen) < self._count and any(queues):
+            for queue in queues:
+                if queue and len(chosen) < self._count:
+                    candidate = queue.pop(0)
+                    chosen[candidate.row] = candidate
+        golden = [chosen[row] for row in sorted(chosen)]
+        return Golden(
+            rows=tuple(candidate.values for candidate in golden),
+            class_indexes=tuple(candidate.class_index for candidate in golden),
+            probabilities=tuple(candidate.probabilities for candidate in golden),
+        )
+
+
+def _make_candidate(index: int, keys: FloatArray, chunk: Chunk, probabilities: FloatArray) -> _Candidate:
+    return _Candidate(
+        key=float(keys[index]),
+        row=int(chunk.rows[index]),
+        values=chunk.take(index),
+        class_index=int(chunk.classes[index]),
+        probabilities=tuple(map(float, probabilities[index])),
+    )
+
+
+def _interleave(near: list[_Candidate], anywhere: list[_Candidate]) -> list[_Candidate]:
+    """One of each by turns, each row once."""
+    mixed = [candidate for pair in zip(near, anywhere, strict=True) for candidate in pair]
+    return list({candidate.row: candidate for candidate in mixed}.values())
+
+
+def _hash_rows(rows: IntArray) -> FloatArray:
+    """A fixed pseudo-random number in [0, 1) for each row number.
+
+    Source: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+    """
+    mixed = rows.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    share: FloatArray = (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return share

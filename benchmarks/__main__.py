@@ -187,7 +187,7 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.load.bench import format_bench, run_bench
+    from timberline.benchmarks.load.run import format_bench, run_bench
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -205,10 +205,10 @@ def _load(options: argparse.Namespace) -> int:
         raise ConfigError(
             "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
         )
+    from timberline.benchmarks.load.measure import read_loads
+    from timberline.benchmarks.load.report import format_load
     from timberline.benchmarks.load.run import run_load
     from timberline.benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
-    from timberline.benchmarks.load.stage import read_loads
-    from timberline.benchmarks.load.tables import format_load
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 

@@ -22,10 +22,9 @@ from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from timberline.benchmarks.load.alarm import Alarm
 from timberline.benchmarks.load.connections import Connections, Reply, write_request
-from timberline.benchmarks.load.plan import Arrival, Ending, WindowOutcome, WindowPlan, write_arrivals
-from timberline.benchmarks.load.schedule import draw_schedule, run_timetable
+from timberline.benchmarks.load.timetable import Alarm, draw_schedule, run_timetable
+from timberline.benchmarks.load.window import Arrival, Ending, WindowOutcome, WindowPlan, write_arrivals
 from timberline.benchmarks.measure.loop import run_users, serve_plans
 from timberline.benchmarks.measure.records import Body
 from timberline.benchmarks.measure.replies import check_reply

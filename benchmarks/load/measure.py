@@ -1,27 +1,268 @@
 """Measure load in rounds: fixed loads, or a sweep for the highest rate; one version, or two side by side.
 
-Within a round both arms get the same loads, one right after the other in random order, so that what
-the machine does meanwhile falls on both.
+Services are started afresh for every round; the load generator is one process for all. Within a round both
+arms get the same loads, one right after the other in random order, so that what the machine does meanwhile
+falls on both. Both services run, but only one of them is under load at a time: the load generator and one
+service fill two cores, and two loaded services would measure each other.
+
+A sweep goes up in geometric steps until a rate misses the objective (or down until one meets it), then
+bisects in the logarithm. One window is a noisy oracle, so that a miss has to be repeated before it stands;
+a rate that was met once has been met.
+
+Source: the search of a bracket and its bisection are those for a root of a monotonic function; e.g. Press
+et al., *Numerical Recipes* (3rd ed., 2007), sections 9.0 and 9.1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import random
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 import msgspec
 
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.load.settings import LoadSettings
-from timberline.benchmarks.load.stage import Load, Stage, open_stage
-from timberline.benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
-from timberline.benchmarks.load.window import WindowResult
-from timberline.benchmarks.measure.services import Service
+from timberline.benchmarks.load.settings import LoadSettings, Objective, SweepSettings
+from timberline.benchmarks.load.window import (
+    Place,
+    Result,
+    WindowOutcome,
+    WindowPlan,
+    WindowResult,
+    read_arrivals,
+    summarize_window,
+)
+from timberline.benchmarks.measure.duet import build_target
+from timberline.benchmarks.measure.records import Body
+from timberline.benchmarks.measure.services import Service, exchange, launch_driver, launch_service
 from timberline.benchmarks.measure.workload import draw_bodies, load_workload
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store
+
+
+@dataclass(frozen=True)
+class Point:
+    """One window at one rate; ``result`` "invalid" is one that the load generator could not drive."""
+
+    rate_rps: float
+    result: Result
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What a sweep has found, in requests a second.
+
+    - ``held_rps``: the highest rate that met the objective; None when none did.
+    - ``missed_rps``: the lowest rate above that did not; None when there was none.
+    - ``is_censored``: the load generator could not go on, so that the service may hold more.
+    """
+
+    held_rps: float | None
+    missed_rps: float | None
+    is_censored: bool
+
+
+def read_bracket(points: Sequence[Point], objective: Objective) -> Bracket:
+    """What the windows so far say.
+
+    A rate counts as missed after ``objective.tries`` windows that missed it, or after
+    ``objective.invalid_tries`` that the load generator could not drive.
+    """
+    results: dict[float, list[Result]] = {}
+    for point in points:
+        results.setdefault(point.rate_rps, []).append(point.result)
+    held = max((rate for rate, seen in results.items() if "met" in seen), default=None)
+    above = {rate: seen for rate, seen in results.items() if held is None or rate > held}
+    missed = {rate for rate, seen in above.items() if seen.count("missed") >= objective.tries}
+    undriven = {rate for rate, seen in above.items() if seen.count("invalid") >= objective.invalid_tries}
+    lowest = min(missed | undriven, default=None)
+    return Bracket(held, lowest, lowest is not None and lowest not in missed)
+
+
+def next_rate(
+    points: Sequence[Point], start_rps: float, rules: SweepSettings, objective: Objective
+) -> float | None:
+    """The rate to measure next; None when the sweep is over.
+
+    It is over when the bracket is as narrow as ``rules.resolution``, when ``rules.max_windows`` are
+    used up, or when ``rules.least_rps`` was missed.
+    """
+    if not points:
+        return start_rps
+    last = points[-1].rate_rps
+    bracket = read_bracket(points, objective)
+    held, missed = bracket.held_rps, bracket.missed_rps
+    if len(points) >= rules.max_windows or (held and missed and missed / held <= 1 + rules.resolution):
+        return None
+    if last not in (held, missed):
+        return last  # once more: what it said does not stand yet
+    if held and missed:
+        return math.sqrt(held * missed)
+    if held:
+        return last * rules.growth
+    return last / rules.growth if last / rules.growth >= rules.least_rps else None
+
+
+def choose_start(held_before: Sequence[float], rules: SweepSettings, chance: float) -> float:
+    """Where a round's sweeps begin, the same for all arms.
+
+    A random part of a step, so that the rates tried differ from round to round: with the same grid
+    in every round, two services a little apart would look equal every time.
+
+    Args:
+        held_before: rates that arms held in rounds before; the next round begins one step below.
+        rules: steps and the first start.
+        chance: uniform on [0, 1).
+    """
+    start = rules.start_rps
+    if held_before:
+        start = geometric_mean(held_before) / rules.growth
+    return start * math.exp(chance * math.log(rules.growth))
+
+
+_DRIVER_LOG = "locust.log"
+# What the load generator may take beside a window: its import, golden rows, warm-up, writing.
+_SLACK_S = 60.0
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """Open loop at ``rate_rps``, or a closed loop of ``users`` where that is None."""
+
+    rate_rps: float | None = None
+    users: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people and for file names: ``200rps``, ``8users``."""
+        return f"{self.users}users" if self.rate_rps is None else f"{self.rate_rps:.0f}rps"
+
+
+def read_loads(*, rates: str | None, users: str | None) -> list[Load]:
+    """Loads as a command line gives them: numbers with commas; none for a sweep.
+
+    Raises:
+        ConfigError: not a number above 0.
+    """
+    try:
+        loads = [Load(rate_rps=float(rate)) for rate in (rates or "").split(",") if rate]
+        loads += [Load(users=int(count)) for count in (users or "").split(",") if count]
+    except ValueError as error:
+        raise ConfigError(str(error), where="--rate" if rates else "--users") from None
+    for load in loads:
+        if not 0 < (load.users if load.rate_rps is None else load.rate_rps) < math.inf:
+            raise ConfigError(f"found {load.name}, expected more than 0", where="--rate or --users")
+    return loads
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is driven, and the running load generator; raw observations and logs go to ``folder``."""
+
+    registry: str
+    versions: Mapping[str, Manifest]
+    bodies: tuple[Body, ...]
+    settings: LoadSettings
+    folder: Path
+    driver: subprocess.Popen[bytes]
+
+    @contextlib.contextmanager
+    def services(self, number: int) -> Iterator[dict[str, Service]]:
+        """Every arm's service, freshly started in random order, for one round.
+
+        Raises:
+            ServiceStartError: one did not get ready.
+        """
+        window = self.settings.window
+        order = sorted(self.versions)
+        random.Random(f"{window.seed}-{number}-start").shuffle(order)
+        with contextlib.ExitStack() as stack:
+            launches = {
+                arm: stack.enter_context(
+                    launch_service(
+                        self.registry,
+                        self.versions[arm].model,
+                        self.versions[arm].version,
+                        log=self.folder / f"round-{number:02}-{arm}.log",
+                        stop_timeout_s=window.stop_timeout_s,
+                    )
+                )
+                for arm in order
+            }
+            yield {arm: launch.await_ready(window.start_timeout_s) for arm, launch in launches.items()}
+
+    def run_window(
+        self, service: Service, arm: str, load: Load, *, seed: str, round_number: int, number: int
+    ) -> WindowResult:
+        """Put one arm under load for one window.
+
+        Args:
+            service: that arm's.
+            arm: its name.
+            load: what load.
+            seed: of arrivals and bodies: the same for both arms where they are to be alike.
+            round_number, number: of the round, and of the window since the measurement's begin.
+
+        Raises:
+            BenchmarkError: the load generator failed.
+        """
+        window, log = self.settings.window, self.folder / _DRIVER_LOG
+        name = f"window-{number:03}-{arm}-{load.name}.csv.gz"
+        plan = WindowPlan(
+            target=build_target(arm, self.versions[arm], service),
+            bodies=self.bodies,
+            window_s=window.seconds_at(load.rate_rps) if load.rate_rps else window.window_s,
+            rate_rps=load.rate_rps,
+            users=load.users,
+            warmup_requests=window.warmup_requests,
+            seed=seed,
+            request_timeout_s=window.request_timeout_s,
+            max_in_flight=window.max_in_flight,
+            # Once 1 % were sent later than this, nothing can come of the window but doubt.
+            max_lag_ms=self.settings.objective.p99_ms,
+            observations=str(self.folder / name),
+        )
+        timeout_s = plan.window_s + 2 * window.request_timeout_s + _SLACK_S
+        outcome = exchange(self.driver, plan, WindowOutcome, timeout_s=timeout_s, log=log)
+        return summarize_window(
+            Place(
+                round=round_number,
+                number=number,
+                arm=arm,
+                rate_rps=load.rate_rps,
+                users=load.users,
+                observations=name,
+            ),
+            outcome,
+            read_arrivals(Path(plan.observations)),
+            self.settings.objective,
+            window.min_requests if load.rate_rps else 1,
+        )
+
+
+@contextlib.contextmanager
+def open_stage(
+    registry: str,
+    versions: Mapping[str, Manifest],
+    bodies: tuple[Body, ...],
+    settings: LoadSettings,
+    folder: Path,
+) -> Iterator[Stage]:
+    """A stage with its load generator, which is the same for all arms and rounds."""
+    with launch_driver(
+        log=folder / _DRIVER_LOG,
+        stop_timeout_s=settings.window.stop_timeout_s,
+        module="timberline.benchmarks.load.arrivals",
+    ) as driver:
+        yield Stage(registry, versions, bodies, settings, folder, driver)
+
 
 logger = logging.getLogger("benchmarks")
 

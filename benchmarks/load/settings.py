@@ -60,7 +60,7 @@ class Objective(_Section, frozen=True, kw_only=True):
 
 
 class SweepSettings(_Section, frozen=True, kw_only=True):
-    """How the highest rate under the objective is looked for; see `benchmarks.load.sweep`."""
+    """How the highest rate under the objective is looked for; see `benchmarks.load.measure`."""
 
     start_rps: _Positive
     least_rps: _Positive
@@ -70,7 +70,7 @@ class SweepSettings(_Section, frozen=True, kw_only=True):
 
 
 class CompareSettings(_Section, frozen=True, kw_only=True):
-    """From rounds to an interval; see `benchmarks.load.compare`."""
+    """From rounds to an interval; see `benchmarks.load.report`."""
 
     rounds: Annotated[int, msgspec.Meta(ge=2)]
     s0: _Positive

@@ -16,11 +16,17 @@ import pytest
 from tests.support.freezing import freezing
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import Answer, answering
-from timberline.benchmarks.load.measure import measure_load
-from timberline.benchmarks.load.plan import Arrival, WindowOutcome, WindowPlan, read_arrivals
+from timberline.benchmarks.load.measure import Load, measure_load
 from timberline.benchmarks.load.settings import LoadSettings, load_load_settings
-from timberline.benchmarks.load.stage import Load
-from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.benchmarks.load.window import (
+    Arrival,
+    Place,
+    WindowOutcome,
+    WindowPlan,
+    WindowResult,
+    read_arrivals,
+    summarize_window,
+)
 from timberline.benchmarks.measure.duet import build_target
 from timberline.benchmarks.measure.records import Body, Target
 from timberline.benchmarks.measure.services import exchange, launch_driver, launch_service

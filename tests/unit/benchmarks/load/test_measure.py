@@ -8,9 +8,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from timberline.benchmarks.load.measure import Bracket, Point, choose_start, next_rate, read_bracket
 from timberline.benchmarks.load.settings import load_load_settings
-from timberline.benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
-from timberline.benchmarks.load.validity import Result
+from timberline.benchmarks.load.window import Result
 
 SETTINGS = load_load_settings()
 OBJECTIVE = msgspec.structs.replace(SETTINGS.objective, tries=2, invalid_tries=3)

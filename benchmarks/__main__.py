@@ -238,7 +238,7 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _etl(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.etl.speed import measure_etl
+    from timberline.benchmarks.dev.etl import measure_etl
 
     if options.set:
         raise ConfigError("the ETL is measured with the model folder as it stands", where="--set")
@@ -249,9 +249,14 @@ def _etl(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.service.figures import DEFAULT_TARGETS, load_targets
-    from timberline.benchmarks.dev.service.report import format_service, write_report
-    from timberline.benchmarks.dev.service.speed import Settings, measure_service
+    from timberline.benchmarks.dev.service.report import (
+        DEFAULT_TARGETS,
+        Settings,
+        format_service,
+        load_targets,
+        write_report,
+    )
+    from timberline.benchmarks.dev.service.speed import measure_service
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store

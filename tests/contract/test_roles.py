@@ -64,7 +64,7 @@ def test_a_role_declares_no_package_that_it_does_not_import(role: str) -> None:
 def test_the_dev_role_declares_what_tests_and_tools_use() -> None:
     """The tests run where `make setup` was, and nowhere else."""
     assert len(CHILDREN) == 5
-    tools = [ROOT / file for file in DEV_ONLY if "rivals" not in file]
+    tools = [ROOT / file for file in DEV_ONLY if "competitors" not in file]
     tests = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path not in CHILDREN]
     used = set(imported_packages([*tests, *tools]))
     assert used - declared("dev") == set()

@@ -53,7 +53,7 @@ from timberline.registry.store import Store
 
 _logger = logging.getLogger("benchmarks")
 T = TypeVar("T")
-_UVICORN = "timberline.benchmarks.dev.competitors.plain_uvicorn"
+_UVICORN = "timberline.benchmarks.dev.competitors.uvicorn_apps"
 _BASE = "none"
 # How often memory is read, and how often the processes are listed, which is dearer.
 _TICK_S = 0.05
@@ -205,7 +205,8 @@ class _Bench:
         flags = ["--max-body-bytes", str(self._settings.max_body_bytes)]
         model, version = self._manifest.model, self._manifest.version
         if attack.is_behind_uvicorn:
-            command = [sys.executable, "-m", _UVICORN, "--name", self._name, "serve"]
+            command = [sys.executable, "-m", _UVICORN, "--name", self._name]
+            command += ["--app", "timberline", "--service", "serve"]
             command += ["--model", self._name, "--registry", self._registry, "--port", "0", *flags]
             launch = launch_command(
                 command,

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from timberline.benchmarks.dev.attacks.attackers import Done
 from timberline.benchmarks.dev.attacks.honest import Visits, Waits
-from timberline.benchmarks.dev.service.figures import Judged, Target, decode_targets, judge, summarise
-from timberline.benchmarks.dev.service.report import lay_out
+from timberline.benchmarks.dev.service.report import Judged, Target, decode_targets, judge, lay_out, summarise
 
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
 _MIB = 1024 * 1024

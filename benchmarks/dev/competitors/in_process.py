@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from timberline.benchmarks.dev.competitors.announce import announce, parse_arguments
-from timberline.benchmarks.dev.competitors.graph import open_version
+from timberline.benchmarks.dev.competitors.program import announce, open_version, parse_arguments
 
 _OUTPUTS = ["probabilities", "label"]
 

@@ -28,6 +28,7 @@ from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.measure.cpu_time import list_processes
 from timberline.benchmarks.measure.services import Service, read_line, running_process
 from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.quiet import NO_TELEMETRY
 
 T = TypeVar("T")
 START_TIMEOUT_S = 60.0
@@ -35,8 +36,9 @@ STOP_TIMEOUT_S = 10.0
 # A round takes its window and what is left of answers; anything near this is a hang.
 _ROUND_TIMEOUT_S = 90.0
 _ROOT = Path(timberline.__file__).parents[1]
-# Rivals in an environment of their own find these programs, and nothing else of ours.
-RIVAL_ENVIRONMENT = {"PYTHONPATH": str(_ROOT)}
+# Competitors in an environment of their own find these programs, and nothing else of ours; none is measured
+# while its ONNX Runtime reports home.
+RIVAL_ENVIRONMENT = {"PYTHONPATH": str(_ROOT), **NO_TELEMETRY}
 
 
 @dataclass(frozen=True)

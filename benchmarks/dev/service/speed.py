@@ -4,7 +4,7 @@ The yardstick is the processor time (user and system, of all its processes) that
 one request. It moves far less than requests a second do when other programs run, but it does move:
 they empty the caches, and slowed clients give a server fewer requests at a time. So rounds are
 short and many, all services are loaded in turn, in a new random order each round, and ratios are
-taken within a round (`benchmarks.dev.service.figures`). Where a process happens to lie in memory moves
+taken within a round (`benchmarks.dev.service.report`). Where a process happens to lie in memory moves
 its figures as well, by a tenth and for as long as it lives: so everything is started several times.
 
 Two things cannot be measured directly on a machine with two cores, as the clients need one:
@@ -35,16 +35,13 @@ import msgspec
 from timberline.benchmarks.dev.competitors.environments import find_python, list_rivals, make_environment
 from timberline.benchmarks.dev.service import requests
 from timberline.benchmarks.dev.service.closed_loop import Seen
-from timberline.benchmarks.dev.service.figures import (
-    Judged,
-    Row,
-    Spread,
+from timberline.benchmarks.dev.service.report import (
+    Report,
+    Settings,
     Target,
-    busiest_us,
     cost_us,
-    count_rate,
+    derive_figures,
     describe_service,
-    divide,
     judge,
     summarise,
 )
@@ -75,38 +72,6 @@ _logger = logging.getLogger("benchmarks")
 _RIVALS = "timberline.benchmarks.dev.competitors"
 # Batches are few and long; so many connections keep the server's core busy.
 _BATCH_CONNECTIONS = 4
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is measured; seconds a window, and before each one to get going again.
-
-    - ``beside``: folder of another checkout of this project, whose service is measured in the same rounds.
-    """
-
-    rounds: int = 10
-    window_s: float = 1.0
-    warmup_s: float = 0.2
-    connections: int = 16
-    batch_rows: int = 1000
-    starts: int = 3
-    seed: int = 0
-    beside: str = ""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured; ``figures`` are what targets are held against, and more of their kind.
-
-    ``left_out`` says of everything that was not measured why.
-    """
-
-    model: str
-    version: int
-    settings: Settings
-    machine: dict[str, float | str]
-    services: dict[str, Row]
-    figures: dict[str, Spread]
-    left_out: dict[str, str]
-    targets: tuple[Judged, ...]
 
 
 def measure_service(
@@ -171,43 +136,6 @@ def measure_service(
     )
 
 
-def derive_figures(samples: Mapping[str, Sequence[Seen]], batch_rows: int) -> dict[str, Spread]:
-    """What is to be told beside the rows of the table, as far as its arms were measured."""
-    costs = {name: [cost_us(seen) for seen in rounds] for name, rounds in samples.items()}
-    ours, noop = costs["timberline"], costs["noop"]
-    figures = {"timberline_to_noop": divide(ours, noop)}
-    if run := costs.get("run"):
-        figures["run_us"] = summarise(run)
-        rest = divide([total - alone for total, alone in zip(ours, run, strict=True)], noop)
-        least = (min(ours) - min(run)) / min(noop)
-        figures["not_run_to_noop"] = msgspec.structs.replace(rest, least=least)
-    if "beside" in costs:
-        figures["timberline_to_beside"] = divide(ours, costs["beside"])
-        figures["chunked_to_beside"] = divide(costs["timberline_chunked"], costs["beside_chunked"])
-    for rival in ("fastapi", "fastapi_threads", "mlserver"):
-        if rival in costs:
-            figures[f"{rival}_to_timberline"] = divide(costs[rival], ours)
-    for name, figure in (("batch_binary", "batch_to_in_process"), ("batch_octets", "octets_to_in_process")):
-        if name in costs:
-            # Rows a processor second are the inverse of the cost of the same number of rows.
-            figures[figure] = divide(costs["run_batch"], costs[name])
-            rates = [batch_rows * seen.requests / seen.elapsed_s for seen in samples[name]]
-            figures[f"{name}_rows_per_s"] = summarise(rates)
-    if "run_batch" in costs:
-        rates = [batch_rows * seen.requests / seen.elapsed_s for seen in samples["run_batch"]]
-        figures["run_batch_rows_per_s"] = summarise(rates)
-    if two := samples.get("two_workers"):
-        one = samples["timberline"]
-        figures["two_workers_to_one"] = divide(ours, [busiest_us(seen) for seen in two])
-        # One worker had its core to itself, two shared both cores with the clients.
-        rates = [
-            count_rate(both, 2) * alone.elapsed_s / alone.requests
-            for both, alone in zip(two, one, strict=True)
-        ]
-        figures["two_workers_rate_to_one"] = summarise(rates)
-    return figures
-
-
 def _find_rivals(environments: Path, wanted: str, left_out: dict[str, str]) -> dict[str, Path]:
     """Interpreters by rival, of those that are wanted and to be had."""
     found = {}
@@ -261,7 +189,8 @@ class _Bench:
         self.log.ready_s.append(ours.ready_s)
         body_bytes = await_answer(ours, row, self._name)
         for name in ("noop", "starlette_noop"):
-            noop = self._start_rival(sys.executable, name, "--body-bytes", str(body_bytes))
+            flags = ("--app", name, "--body-bytes", str(body_bytes))
+            noop = self._start_rival(sys.executable, "uvicorn_apps", *flags)
             self._add_row(name, noop, row)
         self._add_row("timberline", ours, row)
         chunked = requests.write_row(self.manifest, is_chunked=True)

@@ -29,7 +29,7 @@ from timberline.benchmarks.dev.attacks.table import (
     judge_row,
     load_bounds,
 )
-from timberline.benchmarks.dev.service.figures import Target
+from timberline.benchmarks.dev.service.report import Target
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.measure.cpu_time import read_memory
 from timberline.registry.errors import ConfigError

@@ -21,18 +21,18 @@ from tests.support.manifests import TINY_CLASSES, build_manifest
 from timberline.benchmarks.dev.competitors.environments import LOCKS, find_python, list_rivals
 from timberline.benchmarks.dev.service import requests as service_requests
 from timberline.benchmarks.dev.service.closed_loop import Round, Seen, drive, read_answer_length
-from timberline.benchmarks.dev.service.figures import (
+from timberline.benchmarks.dev.service.report import (
     DEFAULT_TARGETS,
     Spread,
     Target,
     busiest_us,
     count_rate,
+    derive_figures,
     describe_service,
     divide,
     judge,
     load_targets,
 )
-from timberline.benchmarks.dev.service.speed import derive_figures
 from timberline.benchmarks.errors import BenchmarkError, WorkloadError
 from timberline.benchmarks.measure.cpu_time import (
     list_processes,

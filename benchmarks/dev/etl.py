@@ -30,6 +30,15 @@ MAX_RSS_BYTES = 1_000_000_000
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux
 
 
+# DuckDB's bare COPY of a CSV file to Parquet, with every setting at its default.
+_BARE_COPY = """\
+import sys, duckdb
+source, target = sys.argv[1:]
+with duckdb.connect() as connection:
+    connection.execute(f"COPY (SELECT * FROM read_csv('{source}')) TO '{target}' (FORMAT parquet)")
+"""
+
+
 class ProcessCost(msgspec.Struct, frozen=True, kw_only=True):
     """What one process took: seconds from start to exit, CPU seconds of all threads, peak memory."""
 
@@ -70,21 +79,18 @@ def measure_etl(
             (target / "raw").symlink_to((data / "raw").resolve())
             places = ("--models", str(models), "--data", scratch)
             commands = {
-                "copy": [
-                    "timberline.benchmarks.dev.etl.bare_copy",
-                    str(source),
-                    str(target / "copy.parquet"),
-                ],
-                "etl": ["timberline.training", "etl", "--model", model, *places],
+                "copy": ["-c", _BARE_COPY, str(source), str(target / "copy.parquet")],
+                "etl": ["-m", "timberline.training", "etl", "--model", model, *places],
                 "pandas": [
-                    "timberline.benchmarks.dev.etl.pandas_etl",
+                    "-m",
+                    "timberline.benchmarks.dev.pandas_etl",
                     str(source),
                     str(models / model),
                     scratch,
                 ],
             }
             for name, command in commands.items():
-                costs[name].append(run_measured([sys.executable, "-m", *command]))
+                costs[name].append(run_measured([sys.executable, *command]))
             if not (target / "prepared" / model / RECEIPT).is_file():
                 raise BenchmarkError("the ETL left no result", where=model)
     return summarise(costs)

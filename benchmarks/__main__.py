@@ -314,9 +314,9 @@ def _attacks(options: argparse.Namespace) -> int:
 
 
 def _rivals(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.competitors.environments import list_rivals, make_environment
+    from timberline.benchmarks.dev.competitors.environments import list_competitors, make_environment
 
-    print_result({name: str(make_environment(options.environments, name)) for name in list_rivals()})
+    print_result({name: str(make_environment(options.environments, name)) for name in list_competitors()})
     return 0
 
 

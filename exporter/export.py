@@ -30,7 +30,7 @@ from timberline.exporter.parity.compare import (
     manifest_parity,
 )
 from timberline.exporter.parity.rows import check_slices, rows_to_feeds, write_test_rows
-from timberline.exporter.parity.verify import Network, Proof, prove, replay_golden
+from timberline.exporter.parity.verify import Network, ParityResult, replay_golden, verify_parity
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
 from timberline.registry.manifest import (
@@ -162,7 +162,7 @@ def _export(
     )
     if inputs.export.precision == "int8":
         model = quantise_graph(model)
-    return publish_proven(
+    return publish_verified(
         model,
         network,
         program,
@@ -174,7 +174,7 @@ def _export(
     )
 
 
-def publish_proven(
+def publish_verified(
     model: onnx.ModelProto,
     network: Network,
     program: FeatureProgram,
@@ -185,9 +185,9 @@ def publish_proven(
     converters: dict[str, str],
     created_at: Callable[[], str] = utc_now,
 ) -> ExportResult:
-    """Prove ``model`` equal to what it was made from on every test row, and only then publish it.
+    """Compare ``model`` with what it was made from on every test row, and publish it only if they agree.
 
-    Equal within ``tolerances``; those of the precision that ``inputs.export`` names.
+    Agree within ``tolerances``: those of the precision that ``inputs.export`` names.
 
     Args:
         network: what was trained; the truth.
@@ -205,7 +205,7 @@ def publish_proven(
         files = {name: Path(scratch) / name for name in (MODEL_FILE, EVALUATION_FILE)}
         files[MODEL_FILE].write_bytes(data)
         files |= _gather_rows(inputs, Path(scratch))
-        proof = prove(
+        parity = verify_parity(
             model,
             network,
             program,
@@ -219,14 +219,14 @@ def publish_proven(
             baselines=read_baselines(inputs.baselines, inputs.metrics.rows),
         )
         version = row = None
-        if keeps_bounds(proof.report):
-            require_accuracy(proof.rows, proof.accuracy, inputs.metrics)
-            replay_golden(model, proof.golden, program.columns)
-            row = _measure_row(model, program, inputs, proof)
-            evidence = _make_evidence(inputs, program, proof, tolerances, converters)
+        if keeps_bounds(parity.report):
+            require_accuracy(parity.rows, parity.accuracy, inputs.metrics)
+            replay_golden(model, parity.golden, program.columns)
+            row = _measure_row(model, program, inputs, parity)
+            evidence = _make_evidence(inputs, program, parity, tolerances, converters)
             version = store.publish(inputs.run.model, files, describe_version(evidence, created_at))
             _point_candidate(store, inputs.run.model, version)
-    result = make_result(inputs, model, data, proof, version=version, row=row)
+    result = make_result(inputs, model, data, parity, version=version, row=row)
     log_result(result)
     return result
 
@@ -242,9 +242,9 @@ def _gather_rows(inputs: ExportInputs, scratch: Path) -> dict[str, Path]:
 
 
 def _measure_row(
-    model: onnx.ModelProto, program: FeatureProgram, inputs: ExportInputs, proof: Proof
+    model: onnx.ModelProto, program: FeatureProgram, inputs: ExportInputs, parity: ParityResult
 ) -> RowCost:
-    feeds = rows_to_feeds(proof.golden.rows[:1], program.columns)
+    feeds = rows_to_feeds(parity.golden.rows[:1], program.columns)
     cost = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
     log_cost(cost)
     return cost
@@ -253,7 +253,7 @@ def _measure_row(
 def _make_evidence(
     inputs: ExportInputs,
     program: FeatureProgram,
-    proof: Proof,
+    parity: ParityResult,
     tolerances: Tolerances,
     converters: dict[str, str],
 ) -> Evidence:
@@ -265,8 +265,8 @@ def _make_evidence(
         precision=inputs.export.precision,
         gate=inputs.gate,
         metrics=inputs.metrics,
-        parity=manifest_parity(proof.report, tolerances.by_tensor()),
-        golden=proof.golden,
+        parity=manifest_parity(parity.report, tolerances.by_tensor()),
+        golden=parity.golden,
         producers={**converters, **runtime_versions()},
     )
 
@@ -317,7 +317,7 @@ def make_result(
     inputs: ExportInputs,
     model: onnx.ModelProto,
     data: bytes,
-    proof: Proof,
+    parity: ParityResult,
     *,
     version: int | None,
     row: RowCost | None,
@@ -331,7 +331,7 @@ def make_result(
         model_sha256=digest_bytes(data),
         size_bytes=len(data),
         node_count=len(model.graph.node),
-        accuracy=proof.accuracy,
+        accuracy=parity.accuracy,
         parity={
             name: ParityFigures(
                 rows=part.rows,
@@ -339,9 +339,9 @@ def make_result(
                 worst_row=part.worst_row,
                 breaking_rows=part.breaking_rows,
             )
-            for name, part in proof.report.items()
+            for name, part in parity.report.items()
         },
-        breaks=tuple(item for part in proof.report.values() for item in part.breaks),
+        breaks=tuple(item for part in parity.report.values() for item in part.breaks),
         row=row,
     )
 

@@ -30,8 +30,8 @@ import msgspec
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.load.settings import LoadSettings, Objective, SweepSettings
 from timberline.benchmarks.load.window import (
-    Place,
     Result,
+    WindowKey,
     WindowOutcome,
     WindowPlan,
     WindowResult,
@@ -163,7 +163,7 @@ def read_loads(*, rates: str | None, users: str | None) -> list[Load]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Testbed:
     """What is driven, and the running load generator; raw observations and logs go to ``folder``."""
 
     registry: str
@@ -232,7 +232,7 @@ class Stage:
         timeout_s = plan.window_s + 2 * window.request_timeout_s + _SLACK_S
         outcome = exchange(self.driver, plan, WindowOutcome, timeout_s=timeout_s, log=log)
         return summarize_window(
-            Place(
+            WindowKey(
                 round=round_number,
                 number=number,
                 arm=arm,
@@ -248,20 +248,20 @@ class Stage:
 
 
 @contextlib.contextmanager
-def open_stage(
+def open_testbed(
     registry: str,
     versions: Mapping[str, Manifest],
     bodies: tuple[Body, ...],
     settings: LoadSettings,
     folder: Path,
-) -> Iterator[Stage]:
+) -> Iterator[Testbed]:
     """A stage with its load generator, which is the same for all arms and rounds."""
     with launch_driver(
         log=folder / _DRIVER_LOG,
         stop_timeout_s=settings.window.stop_timeout_s,
         module="timberline.benchmarks.load.arrivals",
     ) as driver:
-        yield Stage(registry, versions, bodies, settings, folder, driver)
+        yield Testbed(registry, versions, bodies, settings, folder, driver)
 
 
 logger = logging.getLogger("benchmarks")
@@ -317,8 +317,8 @@ def measure_load(
     """
     manifests = {arm: store.verify(model, version) for arm, version in versions.items()}
     bodies = draw_bodies(load_workload(settings.window.workload), manifests)
-    with open_stage(store.location, manifests, bodies, settings, folder) as stage:
-        run = _Run(stage)
+    with open_testbed(store.location, manifests, bodies, settings, folder) as testbed:
+        run = _Run(testbed)
         try:
             for number in range(1, settings.compare.rounds + 1):
                 run.measure_round(number, loads)
@@ -335,14 +335,14 @@ def measure_load(
 class _Run:
     """A measurement as far as it has come."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, testbed: Testbed) -> None:
         self.windows: list[WindowResult] = []
         self.counted: list[int] = []
         self.sweeps: list[SweepResult] = []
         self.problem = ""
-        self._stage = stage
-        self._objective = stage.settings.objective
-        self._seed = stage.settings.window.seed
+        self._testbed = testbed
+        self._objective = testbed.settings.objective
+        self._seed = testbed.settings.window.seed
 
     def measure_round(self, number: int, loads: Sequence[Load]) -> None:
         """One round with fresh services.
@@ -351,7 +351,7 @@ class _Run:
             BenchmarkError: it cannot be believed.
         """
         chance = random.Random(f"{self._seed}-{number}")
-        with self._stage.services(number) as services:
+        with self._testbed.services(number) as services:
             if loads:
                 for load in loads:
                     self._drive_fixed(number, load, services, chance)
@@ -373,7 +373,7 @@ class _Run:
 
     def _sweep(self, number: int, services: Mapping[str, Service], chance: random.Random) -> None:
         """Every arm's search, a window of each in turn, from the same start."""
-        rules = self._stage.settings.sweep
+        rules = self._testbed.settings.sweep
         held = [sweep.held_rps for sweep in self.sweeps if sweep.held_rps is not None]
         start = choose_start(held, rules, chance.random())
         points: dict[str, list[Point]] = {arm: [] for arm in services}
@@ -415,7 +415,7 @@ class _Run:
             BenchmarkError: the service is broken.
         """
         number = len(self.windows) + 1
-        window = self._stage.run_window(
+        window = self._testbed.run_window(
             service, arm, load, seed=seed, round_number=round_number, number=number
         )
         self.windows.append(window)

@@ -126,9 +126,9 @@ def build_report(
     if not problem and is_censored and "champion" in versions:
         problem = "the load generator gave up before both services did: their rates cannot be compared"
     if not problem:
-        figures = tuple(_figure_out(load, measured, versions, settings) for load in loads)
+        figures = tuple(_summarise_load(load, measured, versions, settings) for load in loads)
         if not loads:
-            figures = (_figure_out_sweep(measured.sweeps, versions, settings),)
+            figures = (_summarise_sweep(measured.sweeps, versions, settings),)
     ratio = figures[0].figures[0].ratio if figures and not loads else None
     return LoadReport(
         versions=dict(versions),
@@ -145,7 +145,7 @@ def build_report(
     )
 
 
-def _figure_out(
+def _summarise_load(
     load: Load, measured: Measured, versions: Iterable[str], settings: LoadSettings
 ) -> LoadFigures:
     windows = [w for w in measured.windows if w.number in measured.counted]
@@ -170,7 +170,7 @@ def _figure_out(
     return LoadFigures(name=load.name, figures=figures, late_share=late)
 
 
-def _figure_out_sweep(
+def _summarise_sweep(
     sweeps: Sequence[SweepResult], versions: Iterable[str], settings: LoadSettings
 ) -> LoadFigures:
     rounds = {arm: [s.held_rps or 0.0 for s in sweeps if s.arm == arm] for arm in versions}

@@ -34,11 +34,11 @@ Ending = Literal["right", "refused", "wrong"]
 COLUMNS = ("number", "body", "due_s", "lag_ms", "latency_ms", "ending", "problem")
 
 
-class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything said between the two processes."""
 
 
-class WindowPlan(_Word, frozen=True, kw_only=True):
+class WindowPlan(_Message, frozen=True, kw_only=True):
     """Golden rows, warm-up, then ``window_s`` of load on one service.
 
     - ``rate_rps``: open loop, Poisson arrivals at this rate; None is a closed loop of ``users``.
@@ -61,7 +61,7 @@ class WindowPlan(_Word, frozen=True, kw_only=True):
     observations: str
 
 
-class WindowOutcome(_Word, frozen=True, kw_only=True):
+class WindowOutcome(_Message, frozen=True, kw_only=True):
     """What came of a window.
 
     - ``scheduled``: requests of the timetable; those sent, in a closed loop.
@@ -79,7 +79,7 @@ class WindowOutcome(_Word, frozen=True, kw_only=True):
     cpu_share: float
 
 
-class Arrival(_Word, frozen=True, kw_only=True):
+class Arrival(_Message, frozen=True, kw_only=True):
     """One request that was sent.
 
     - ``due_s``: when it was due, in seconds from the window's begin; in a closed loop, when it was sent.
@@ -210,7 +210,7 @@ class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
     observations: str
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class WindowKey(msgspec.Struct, frozen=True, kw_only=True):
     """Which window it was; the names are those of `WindowResult`."""
 
     round: int
@@ -222,14 +222,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize_window(
-    place: Place,
+    key: WindowKey,
     outcome: WindowOutcome,
     arrivals: Sequence[Arrival],
     objective: Objective,
     min_requests: int,
 ) -> WindowResult:
     """The figures of a window, and its result under the objective; see `benchmarks.load.window`."""
-    lag = find_lag(arrivals, objective) if place.rate_rps is not None else ""
+    lag = find_lag(arrivals, objective) if key.rate_rps is not None else ""
     failure = find_failure(outcome, arrivals)
     doubt = find_doubt(outcome, arrivals, objective, min_requests)
     result: Result = (
@@ -242,7 +242,7 @@ def summarize_window(
     p50, p95, p99 = np.quantile(latencies, [0.50, 0.95, 0.99]).tolist()
     lag_p50, lag_p99 = np.quantile(lags, [0.50, 0.99]).tolist()
     return WindowResult(
-        **msgspec.structs.asdict(place),
+        **msgspec.structs.asdict(key),
         result=result,
         problem=failure or lag or doubt,
         scheduled=outcome.scheduled,

@@ -73,10 +73,10 @@ class Lowering:
 
     def __init__(self, program: FeatureProgram) -> None:
         self._graph = ScalarGraph()
-        self._places: dict[str, tuple[str, int]] = {}
+        self._inputs: dict[str, tuple[str, int]] = {}
         for kind, is_text in (("numeric", False), ("text", True)):
             names = [c.name for c in program.columns if (c.datatype == "BYTES") == is_text]
-            self._places.update({name: (kind, index) for index, name in enumerate(names)})
+            self._inputs.update({name: (kind, index) for index, name in enumerate(names)})
         self.vocabulary: dict[str, float] = {}
         self._values: dict[Expression, Scalar] = {}
         self._affines: dict[tuple[Expression, bool], Affine | None] = {}
@@ -108,7 +108,7 @@ class Lowering:
         if isinstance(expression, Literal):
             return self._graph.number(self._number(expression))
         if isinstance(expression, ColumnRef):
-            kind, index = self._places[expression.column]
+            kind, index = self._inputs[expression.column]
             return self._graph.make(kind, payload=index)
         affine = self._affine(expression)
         if affine is not None:
@@ -335,7 +335,7 @@ class Lowering:
         if expression.nullable:
             return None
         if isinstance(expression, ColumnRef):
-            kind, index = self._places[expression.column]
+            kind, index = self._inputs[expression.column]
             is_whole = kind == "numeric" and expression.type is not ValueType.DOUBLE
             return Affine(((index, 1.0),), 0.0) if is_whole else None
         if expression.operator not in {"add", "sub", "mul", "div", "neg", "to_double", "to_bigint"}:

@@ -189,27 +189,27 @@ class Emitter:
         spread = self._node("Where", self._node("IsNaN", some), constants, constants)
         return self._block(spread, len(values))
 
-    def gather(self, places: Sequence[tuple[Block, int]]) -> str:
+    def gather(self, columns: Sequence[tuple[Block, int]]) -> str:
         """Name of a tensor with these columns of these blocks, in this order."""
-        key = tuple((block.number, index) for block, index in places)
+        key = tuple((block.number, index) for block, index in columns)
         if key not in self._gathered:
-            self._gathered[key] = self._gather(places)
+            self._gathered[key] = self._gather(columns)
         return self._gathered[key]
 
-    def _gather(self, places: Sequence[tuple[Block, int]]) -> str:
-        blocks = list(dict.fromkeys(block for block, _ in places))
+    def _gather(self, columns: Sequence[tuple[Block, int]]) -> str:
+        blocks = list(dict.fromkeys(block for block, _ in columns))
         together = blocks[0].tensor if len(blocks) == 1 else self._concat(blocks)
-        columns = _columns(blocks)
-        if tuple((block.number, index) for block, index in places) == columns:
+        whole = _columns(blocks)
+        if tuple((block.number, index) for block, index in columns) == whole:
             return together
-        position = {column: index for index, column in enumerate(columns)}
-        indices = np.array([position[block.number, index] for block, index in places])
+        position = {column: index for index, column in enumerate(whole)}
+        indices = np.array([position[block.number, index] for block, index in columns])
         return self._node("Gather", together, self.constant(indices), axis=1)
 
-    def gather_cost(self, places: Sequence[tuple[Block, int]]) -> int:
+    def gather_cost(self, columns: Sequence[tuple[Block, int]]) -> int:
         """How many nodes `gather` would add."""
-        key = tuple((block.number, index) for block, index in places)
-        blocks = list(dict.fromkeys(block for block, _ in places))
+        key = tuple((block.number, index) for block, index in columns)
+        blocks = list(dict.fromkeys(block for block, _ in columns))
         whole = _columns(blocks)
         concat = 0 if len(blocks) == 1 or whole in self._gathered else 1
         return 0 if key in self._gathered else concat + (key != whole)
@@ -312,13 +312,13 @@ def build_model(
     sums = [s for s in pending if s.operator == "affine"]
     if sums:
         emitter.purpose = sums
-        layout.place(sums, emitter.affine([s.payload for s in sums]))
+        layout.assign(sums, emitter.affine([s.payload for s in sums]))
     pending = [s for s in pending if s.operator not in _SOURCES | {"affine"}]
     while pending:
         group = _next_group(pending, layout)
         for part in layout.split(group):
             emitter.purpose = part
-            layout.place(part, layout.compute(part))
+            layout.assign(part, layout.compute(part))
         done = set(group)
         pending = [s for s in pending if s not in done]
     emitter.purpose = outputs
@@ -396,26 +396,26 @@ class _Layout:
 
     def __init__(self, emitter: Emitter) -> None:
         self._emitter = emitter
-        self._places: dict[Scalar, tuple[Block, int]] = {}
+        self._assigned: dict[Scalar, tuple[Block, int]] = {}
 
     def has(self, scalar: Scalar) -> bool:
         """Whether the value can be used by now."""
-        return scalar.operator in _SOURCES or scalar in self._places
+        return scalar.operator in _SOURCES or scalar in self._assigned
 
-    def place(self, scalars: Sequence[Scalar], block: Block) -> None:
+    def assign(self, scalars: Sequence[Scalar], block: Block) -> None:
         """Record that these values are the columns of ``block``."""
-        self._places.update({scalar: (block, index) for index, scalar in enumerate(scalars)})
+        self._assigned.update({scalar: (block, index) for index, scalar in enumerate(scalars)})
 
     def position(self, scalar: Scalar) -> list[tuple[int, int]]:
         """Sorts a group in the order in which its arguments lie, so that they need no reordering."""
-        places = (self._place(a) for a in scalar.arguments if a.operator != "const")
-        return [(block.number, index) for block, index in places]
+        columns = (self._column(a) for a in scalar.arguments if a.operator != "const")
+        return [(block.number, index) for block, index in columns]
 
-    def _place(self, scalar: Scalar) -> tuple[Block, int]:
+    def _column(self, scalar: Scalar) -> tuple[Block, int]:
         if scalar.operator in {"numeric", "text"}:
             assert isinstance(scalar.payload, int)
             return self._emitter.source(scalar.operator), scalar.payload
-        return self._places[scalar]
+        return self._assigned[scalar]
 
     def split(self, group: Sequence[Scalar]) -> list[list[Scalar]]:
         """The group as one node, or one for each combination of blocks it reads if that is cheaper."""
@@ -432,16 +432,16 @@ class _Layout:
         cost = 1
         for operand in set(zip(*(s.arguments for s in group), strict=True)):
             if operand[0].operator != "const":
-                places = [self._place(s) for s in operand]
-                cost += self._emitter.gather_cost(places[:1] if len(set(operand)) == 1 else places)
+                columns = [self._column(s) for s in operand]
+                cost += self._emitter.gather_cost(columns[:1] if len(set(operand)) == 1 else columns)
         return cost
 
     def fetch(self, scalars: Sequence[Scalar]) -> str:
         """Name of a tensor whose columns are these values."""
-        new = dict.fromkeys(s for s in scalars if s.operator == "const" and s not in self._places)
+        new = dict.fromkeys(s for s in scalars if s.operator == "const" and s not in self._assigned)
         if new:
-            self.place(list(new), self._emitter.spread([s.payload for s in new]))
-        return self._emitter.gather([self._place(s) for s in scalars])
+            self.assign(list(new), self._emitter.spread([s.payload for s in new]))
+        return self._emitter.gather([self._column(s) for s in scalars])
 
     def _operand(self, scalars: Sequence[Scalar]) -> str:
         """Name of a tensor that is, or broadcasts to, these values side by side."""

@@ -58,7 +58,7 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class Proof:
+class ParityResult:
     """What the test split showed: parity by tensor, the graph's accuracy, golden rows."""
 
     report: ParityReport
@@ -67,7 +67,7 @@ class Proof:
     golden: Golden
 
 
-class GraphUnderTrial:
+class ExportedGraph:
     """The graph as published, and beside it the part of it that computes the features.
 
     A quantised graph (``precision`` int8) is asked row by row, as the service asks it.
@@ -98,7 +98,7 @@ class GraphUnderTrial:
         return features
 
 
-def prove(
+def verify_parity(
     model: onnx.ModelProto,
     network: Network,
     program: FeatureProgram,
@@ -111,7 +111,7 @@ def prove(
     precision: Precision = "float32",
     slices: FeatureProgram | None = None,
     baselines: Mapping[str, IntArray] | None = None,
-) -> Proof:
+) -> ParityResult:
     """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
 
     ``slices`` and ``baselines`` are written beside the predictions and play no part in the comparison.
@@ -122,7 +122,7 @@ def prove(
         ParityInputError: the two sides cannot be compared at all, a feature is not finite in some row, or
             the network's answer is not.
     """
-    graph = GraphUnderTrial(model, precision=precision)
+    graph = ExportedGraph(model, precision=precision)
     names = {
         FEATURES: [feature.name for feature in program.features],
         PROBABILITIES_OUTPUT: [f"p_{index}" for index in range(class_count)],
@@ -146,12 +146,12 @@ def prove(
     picked = golden.pick()
     if precision == "int8":
         picked = msgspec.structs.replace(picked, atol=tolerances.int8.golden_atol)
-    return Proof(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=picked)
+    return ParityResult(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=picked)
 
 
 def _compare_chunk(
     chunk: Chunk,
-    graph: GraphUnderTrial,
+    graph: ExportedGraph,
     network: Network,
     probabilities: FloatArray,
     labels: IntArray,

@@ -20,7 +20,7 @@ from timberline.benchmarks.load.measure import Load, measure_load
 from timberline.benchmarks.load.settings import LoadSettings, load_load_settings
 from timberline.benchmarks.load.window import (
     Arrival,
-    Place,
+    WindowKey,
     WindowOutcome,
     WindowPlan,
     WindowResult,
@@ -81,7 +81,7 @@ class Generator(NamedTuple):
         log = self.folder / "locust.log"
         outcome = exchange(self.process, plan, WindowOutcome, timeout_s=DEADLINE_S, log=log)
         arrivals = read_arrivals(Path(plan.observations))
-        place = Place(
+        place = WindowKey(
             round=1,
             number=1,
             arm=target.arm,

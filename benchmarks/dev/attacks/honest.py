@@ -1,8 +1,8 @@
 """Honest clients beside an attack: small predictions, one after the other, and how long each took.
 
 ``python -m benchmarks.dev.attacks.honest`` is a process of its own, so that an attacker's work does not
-delay it. It reads one `Watch` a line, asks until the next line comes, and writes what it saw as one
-`Waits`. Two clients ask at the same time: one over a connection that is kept, one that connects
+delay it. It reads one `HonestPlan` a line, asks until the next line comes, and writes what it saw as one
+`HonestOutcome`. Two clients ask at the same time: one over a connection that is kept, one that connects
 anew for every request. Times are on the clock of `time.monotonic`, which all processes share.
 """
 
@@ -26,7 +26,7 @@ _READ_BYTES = 1 << 16
 PATIENCE_S = 25.0
 
 
-class Watch(msgspec.Struct, frozen=True, kw_only=True):
+class HonestPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked, and how long a client rests after each answer; ``cores`` none is all."""
 
     port: int
@@ -35,8 +35,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     cores: tuple[int, ...] = ()
 
 
-class Visits(msgspec.Struct, frozen=True, kw_only=True):
-    """All requests of one client, in order.
+class HonestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """All requests of one client, in plan.
 
     - ``asked_at_s``: float64, when each was begun (connecting included).
     - ``waits_s``: float64, until its answer was whole, or there was to be none.
@@ -48,17 +48,17 @@ class Visits(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: tuple[str, ...]
 
 
-class Waits(msgspec.Struct, frozen=True, kw_only=True):
+class HonestOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the two clients saw."""
 
-    kept: Visits
-    anew: Visits
+    kept: HonestRecord
+    anew: HonestRecord
 
 
 class _Client(threading.Thread):
     """Asks again and again until ``is_over`` is set."""
 
-    def __init__(self, watch: Watch, is_over: threading.Event, *, is_kept: bool) -> None:
+    def __init__(self, watch: HonestPlan, is_over: threading.Event, *, is_kept: bool) -> None:
         super().__init__(daemon=True)
         self._watch = watch
         self._is_over = is_over
@@ -83,9 +83,9 @@ class _Client(threading.Thread):
             self._is_over.wait(self._watch.pause_s)
         self._hang_up()
 
-    def describe(self) -> Visits:
+    def describe(self) -> HonestRecord:
         """What it saw; the thread has ended."""
-        return Visits(
+        return HonestRecord(
             asked_at_s=self._asked_at_s.tobytes(),
             waits_s=self._waits_s.tobytes(),
             outcomes=tuple(self._outcomes),
@@ -113,7 +113,7 @@ class _Client(threading.Thread):
             self._connection = None
 
 
-def watch_service(watch: Watch, await_end: Callable[[], object]) -> Waits:
+def watch_service(watch: HonestPlan, await_end: Callable[[], object]) -> HonestOutcome:
     """Ask with both clients until ``await_end`` returns; an answer that is on its way is waited for."""
     is_over = threading.Event()
     clients = [_Client(watch, is_over, is_kept=is_kept) for is_kept in (True, False)]
@@ -124,12 +124,12 @@ def watch_service(watch: Watch, await_end: Callable[[], object]) -> Waits:
     for client in clients:
         client.join()
     kept, anew = (client.describe() for client in clients)
-    return Waits(kept=kept, anew=anew)
+    return HonestOutcome(kept=kept, anew=anew)
 
 
 def main() -> int:
-    """Watch from each odd line on stdin until the line after it."""
-    plans = msgspec.json.Decoder(Watch)
+    """HonestPlan from each odd line on stdin until the line after it."""
+    plans = msgspec.json.Decoder(HonestPlan)
     for line in sys.stdin.buffer:
         watch = plans.decode(line)
         if watch.cores:

@@ -22,13 +22,13 @@ from typing import TypeVar
 
 import msgspec
 
-from timberline.benchmarks.dev.attacks.attackers import Attack, Done, Order, list_attacks
+from timberline.benchmarks.dev.attacks.attackers import Attack, AttackOutcome, AttackPlan, list_attacks
 from timberline.benchmarks.dev.attacks.bodies import choose_subject
-from timberline.benchmarks.dev.attacks.honest import PATIENCE_S, Waits, Watch
-from timberline.benchmarks.dev.attacks.table import Bounds, Memory, Report, Row, describe_honest, judge_row
+from timberline.benchmarks.dev.attacks.honest import PATIENCE_S, HonestOutcome, HonestPlan
+from timberline.benchmarks.dev.attacks.table import Bounds, Memory, Report, Row, check_bounds, describe_honest
 from timberline.benchmarks.dev.service import requests
 from timberline.benchmarks.dev.service.servers import (
-    RIVAL_ENVIRONMENT,
+    COMPETITOR_ENVIRONMENT,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Cores,
@@ -158,27 +158,29 @@ class _Bench:
         settings = self._settings
         with self._launch(attack) as service:
             await_answer(service, self._request, self._name)
-            with _Gauge(service) as gauge:
-                waits, done = self._attack(name, service, gauge)
-            memory = gauge.describe()
+            with _ResourceMonitor(service) as monitor:
+                waits, done = self._attack(name, service, monitor)
+            memory = monitor.describe()
         honest = describe_honest(waits, done, settings.pause_s)
         return Row(
             attack=name,
             bounds=attack.bounds,
             done=done,
             seconds=done.ended_at_s - done.began_at_s,
-            server_cpu_s=gauge.cpu_s,
-            server_wait_s=gauge.wait_s,
+            server_cpu_s=monitor.cpu_s,
+            server_wait_s=monitor.wait_s,
             honest=honest,
             memory=memory,
-            judged=judge_row(self._bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
+            judged=check_bounds(self._bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
         )
 
-    def _attack(self, name: str, service: Service, gauge: _Gauge) -> tuple[Waits, Done]:
+    def _attack(
+        self, name: str, service: Service, monitor: _ResourceMonitor
+    ) -> tuple[HonestOutcome, AttackOutcome]:
         settings, port = self._settings, find_port(service)
         cores = (self._cores.clients,)
-        watch = Watch(port=port, request=self._request, pause_s=settings.pause_s, cores=cores)
-        order = Order(
+        watch = HonestPlan(port=port, request=self._request, pause_s=settings.pause_s, cores=cores)
+        plan = AttackPlan(
             attack=name,
             port=port,
             request=requests.write_least_row(self._manifest),
@@ -193,10 +195,10 @@ class _Bench:
             honest.stdin.write(msgspec.json.encode(watch) + b"\n")
             honest.stdin.flush()
             time.sleep(settings.lead_s)  # the clients' connections and the service's caches are warm
-            gauge.begin()
-            done = exchange(attacker, order, Done, timeout_s=settings.most_s + PATIENCE_S, log=log)
-            gauge.await_quiet(settings.most_s)
-            waits = exchange(honest, watch, Waits, timeout_s=2 * PATIENCE_S, log=log)
+            monitor.begin()
+            done = exchange(attacker, plan, AttackOutcome, timeout_s=settings.most_s + PATIENCE_S, log=log)
+            monitor.await_quiet(settings.most_s)
+            waits = exchange(honest, watch, HonestOutcome, timeout_s=2 * PATIENCE_S, log=log)
         return waits, done
 
     @contextlib.contextmanager
@@ -214,7 +216,7 @@ class _Bench:
                 log=log,
                 stop_timeout_s=STOP_TIMEOUT_S,
                 cores=cores,
-                environment=RIVAL_ENVIRONMENT,
+                environment=COMPETITOR_ENVIRONMENT,
             )
         else:
             launch = launch_service(
@@ -235,13 +237,13 @@ class _Bench:
         with (
             log.open("ab") as errors,
             running_process(
-                command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
+                command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=COMPETITOR_ENVIRONMENT
             ) as process,
         ):
             yield process
 
 
-class _Gauge:
+class _ResourceMonitor:
     """Memory and processor time of the service's processes, read all the time.
 
     A helper that lives for less than a tick is not seen.
@@ -257,7 +259,7 @@ class _Gauge:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._read_on, daemon=True)
 
-    def __enter__(self) -> _Gauge:
+    def __enter__(self) -> _ResourceMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,9 +13,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from timberline.benchmarks.dev.attacks.attackers import Done
-from timberline.benchmarks.dev.attacks.honest import Visits, Waits
-from timberline.benchmarks.dev.service.report import Judged, Target, decode_targets, judge, lay_out, summarise
+from timberline.benchmarks.dev.attacks.attackers import AttackOutcome
+from timberline.benchmarks.dev.attacks.honest import HonestOutcome, HonestRecord
+from timberline.benchmarks.dev.service.report import (
+    Target,
+    TargetResult,
+    check_targets,
+    decode_targets,
+    lay_out,
+    summarise,
+)
 
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
 _MIB = 1024 * 1024
@@ -69,13 +76,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     attack: str
     bounds: str
-    done: Done
+    done: AttackOutcome
     seconds: float
     server_cpu_s: float
     server_wait_s: float
     honest: Honest
     memory: Memory
-    judged: tuple[Judged, ...]
+    judged: tuple[TargetResult, ...]
 
     @property
     def is_over(self) -> bool:
@@ -117,7 +124,7 @@ def correct(waits_s: npt.NDArray[np.float64], interval_s: float) -> npt.NDArray[
     return np.concatenate([waits_s, *missed])
 
 
-def describe_honest(waits: Waits, done: Done, pause_s: float) -> Honest:
+def describe_honest(waits: HonestOutcome, done: AttackOutcome, pause_s: float) -> Honest:
     """What both clients saw from the attack's begin on; a request that was asked before it counts too."""
     during: list[npt.NDArray[np.float64]] = []
     worst_s = 0.0
@@ -140,13 +147,13 @@ def describe_honest(waits: Waits, done: Done, pause_s: float) -> Honest:
     )
 
 
-def _read(visits: Visits) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _read(visits: HonestRecord) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     return np.frombuffer(visits.asked_at_s), np.frombuffer(visits.waits_s)
 
 
-def judge_row(
-    bounds: Mapping[str, Target], done: Done, honest: Honest, memory: Memory, max_body_bytes: int
-) -> tuple[Judged, ...]:
+def check_bounds(
+    bounds: Mapping[str, Target], done: AttackOutcome, honest: Honest, memory: Memory, max_body_bytes: int
+) -> tuple[TargetResult, ...]:
     """The figures of one row against the bounds of its kind."""
     answers = sum(done.statuses.values())
     refused = sum(count for status, count in done.statuses.items() if status.startswith("4"))
@@ -160,7 +167,7 @@ def judge_row(
         "peak_bodies": (memory.peak_bytes - memory.before_bytes) / max_body_bytes,
         "kept_bodies": (memory.after_bytes - memory.before_bytes) / max_body_bytes,
     }
-    return judge(bounds, {name: summarise([value]) for name, value in figures.items()})
+    return check_targets(bounds, {name: summarise([value]) for name, value in figures.items()})
 
 
 def format_attacks(report: Report) -> str:

@@ -20,7 +20,7 @@ LOCKS = Path(__file__).resolve().parents[3] / "requirements" / "rivals"
 _STAMP = "installed.sha256"
 
 
-def list_rivals() -> list[str]:
+def list_competitors() -> list[str]:
     """The rivals that need an environment: each has a lock file."""
     return sorted(path.stem for path in LOCKS.glob("*.txt"))
 

@@ -1,7 +1,7 @@
 """Clients in a closed loop: each sends the same request again as soon as it has its answer.
 
-``python -m benchmarks.dev.service.closed_loop`` is a process of its own that reads one `Round` a line and
-writes one `Seen` a line. It must never be what the server waits for, so there is no HTTP library
+``python -m benchmarks.dev.service.closed_loop`` is a process of its own that reads one `RoundPlan` a line and
+writes one `RoundOutcome` a line. It must never be what the server waits for, so there is no HTTP library
 in it: the request is bytes made beforehand, of an answer it reads the status and the length, and
 all connections hang on one epoll. It reads the server's processor time itself, at the very moments
 at which it begins and ends to count.
@@ -31,7 +31,7 @@ _HEADS_KEPT = 100
 _SILENCE_S = 30.0
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True):
+class RoundPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One window of load.
 
     - ``request``: the whole request, head and body.
@@ -49,7 +49,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     cores: tuple[int, ...]
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class RoundOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What happened within the window; every answer had status 200.
 
     - ``server_cpu_s``: of each of the server's processes.
@@ -69,7 +69,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """Why there is no `Seen`: one answer was wrong or missing, so that the whole round is invalid."""
+    """Why there is no `RoundOutcome`: one answer was wrong or missing, so that the whole round is invalid."""
 
     failure: str
 
@@ -105,7 +105,7 @@ class _Client:
         self.parts = b""
 
 
-def drive(plan: Round) -> Seen:
+def drive(plan: RoundPlan) -> RoundOutcome:
     """Load the server for one window.
 
     Raises:
@@ -122,7 +122,7 @@ def drive(plan: Round) -> Seen:
 
 
 class _Loop:
-    def __init__(self, plan: Round, clients: list[_Client]) -> None:
+    def __init__(self, plan: RoundPlan, clients: list[_Client]) -> None:
         self._plan = plan
         self._clients = {client.socket.fileno(): client for client in clients}
         self._epoll = select.epoll()
@@ -131,7 +131,7 @@ class _Loop:
         self._lengths: dict[bytes, int] = {}  # of answers by their heads, which are few
         self._answer_bytes = 0
 
-    def run(self) -> Seen:
+    def run(self) -> RoundOutcome:
         with self._epoll:
             for client in self._clients.values():
                 client.asked_at = perf_counter()
@@ -142,7 +142,7 @@ class _Loop:
             self._ask(self._plan.window_s, latencies)
             after = self._read_clocks()
             self._wait_for_the_rest()
-        return Seen(
+        return RoundOutcome(
             requests=len(latencies),
             elapsed_s=after[0] - before[0],
             client_cpu_s=after[1] - before[1],
@@ -204,10 +204,10 @@ class _Loop:
 
 def main() -> int:
     """Drive one round for every line on stdin, until it is closed."""
-    plans = msgspec.json.Decoder(Round)
+    plans = msgspec.json.Decoder(RoundPlan)
     for line in sys.stdin.buffer:
         try:
-            seen: Seen | Failed = drive(plans.decode(line))
+            seen: RoundOutcome | Failed = drive(plans.decode(line))
         except (BenchmarkError, OSError) as error:
             seen = Failed(failure=str(error))
         sys.stdout.buffer.write(msgspec.json.encode(seen) + b"\n")

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import msgspec
 import numpy as np
 
-from timberline.benchmarks.dev.service.closed_loop import Seen
+from timberline.benchmarks.dev.service.closed_loop import RoundOutcome
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import decode_toml
 
@@ -70,12 +70,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     answer_bytes: int
 
 
-def cost_us(seen: Seen) -> float:
+def cost_us(seen: RoundOutcome) -> float:
     """Processor time of a request over all of the server's processes, microseconds."""
     return sum(seen.server_cpu_s) / seen.requests * 1e6
 
 
-def describe_service(rounds: Sequence[Seen], noop: Sequence[Seen]) -> Row:
+def describe_service(rounds: Sequence[RoundOutcome], noop: Sequence[RoundOutcome]) -> Row:
     """One service's row, from its rounds and the no-op's."""
     costs = [cost_us(seen) for seen in rounds]
     latencies = np.concatenate([np.frombuffer(seen.latencies_s, np.float32) for seen in rounds])
@@ -93,7 +93,7 @@ def describe_service(rounds: Sequence[Seen], noop: Sequence[Seen]) -> Row:
     )
 
 
-def busiest_us(seen: Seen) -> float:
+def busiest_us(seen: RoundOutcome) -> float:
     """Processor time a request of the server's busiest process, microseconds.
 
     If each of its processes had a core to itself, the server would be full when that one is. Two
@@ -102,7 +102,7 @@ def busiest_us(seen: Seen) -> float:
     return max(seen.server_cpu_s) / seen.requests * 1e6
 
 
-def count_rate(seen: Seen, cores: int) -> float:
+def count_rate(seen: RoundOutcome, cores: int) -> float:
     """Requests a second as seen, scaled to what the clients on the same ``cores`` left to the server."""
     left = cores - seen.client_cpu_s / seen.elapsed_s
     return seen.requests / seen.elapsed_s * cores / left
@@ -123,7 +123,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class TargetResult(msgspec.Struct, frozen=True, kw_only=True):
     """A target beside its figure; ``is_met`` None where nothing was measured."""
 
     name: str
@@ -154,14 +154,14 @@ def decode_targets(path: Path, kind: type[T]) -> T:
         raise ConfigError(str(error), where=str(path)) from error
 
 
-def judge(targets: Mapping[str, Target], figures: Mapping[str, Spread]) -> tuple[Judged, ...]:
+def check_targets(targets: Mapping[str, Target], figures: Mapping[str, Spread]) -> tuple[TargetResult, ...]:
     """Every target in order, with its figure if it was measured."""
     judged = []
     for name, target in targets.items():
         value = getattr(figures[name], target.of) if name in figures else None
         bound = f"≤ {target.at_most:g}" if target.at_most is not None else f"≥ {target.at_least:g}"
         is_met = None if value is None else target.is_met(value)
-        judged.append(Judged(name=name, text=target.text, bound=bound, value=value, is_met=is_met))
+        judged.append(TargetResult(name=name, text=target.text, bound=bound, value=value, is_met=is_met))
     return tuple(judged)
 
 
@@ -194,10 +194,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, Row]
     figures: dict[str, Spread]
     left_out: dict[str, str]
-    targets: tuple[Judged, ...]
+    targets: tuple[TargetResult, ...]
 
 
-def derive_figures(samples: Mapping[str, Sequence[Seen]], batch_rows: int) -> dict[str, Spread]:
+def derive_figures(samples: Mapping[str, Sequence[RoundOutcome]], batch_rows: int) -> dict[str, Spread]:
     """What is to be told beside the rows of the table, as far as its arms were measured."""
     costs = {name: [cost_us(seen) for seen in rounds] for name, rounds in samples.items()}
     ours, noop = costs["timberline"], costs["noop"]
@@ -335,7 +335,7 @@ def _figure(name: str, spread: Spread) -> tuple[str, ...]:
     )
 
 
-def _target(target: Judged) -> tuple[str, ...]:
+def _target(target: TargetResult) -> tuple[str, ...]:
     said = {True: "met", False: "NOT MET", None: "not measured"}[target.is_met]
     value = "" if target.value is None else f"{target.value:.2f}"
     return (target.text, target.bound, value, said)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 import timberline
-from timberline.benchmarks.dev.service.closed_loop import Failed, Round, Seen, read_answer_length
+from timberline.benchmarks.dev.service.closed_loop import Failed, RoundOutcome, RoundPlan, read_answer_length
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.measure.cpu_time import list_processes
 from timberline.benchmarks.measure.services import Service, read_line, running_process
@@ -38,7 +38,7 @@ _ROUND_TIMEOUT_S = 90.0
 _ROOT = Path(timberline.__file__).parents[1]
 # Competitors in an environment of their own find these programs, and nothing else of ours; none is measured
 # while its ONNX Runtime reports home.
-RIVAL_ENVIRONMENT = {"PYTHONPATH": str(_ROOT), **NO_TELEMETRY}
+COMPETITOR_ENVIRONMENT = {"PYTHONPATH": str(_ROOT), **NO_TELEMETRY}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Clients:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def drive(self, plan: Round) -> Seen:
+    def drive(self, plan: RoundPlan) -> RoundOutcome:
         """One window of load.
 
         Raises:
@@ -80,7 +80,7 @@ class Clients:
         """
         answer = _converse(self._process, msgspec.json.encode(plan), "load generator")
         try:
-            return decode_json(answer, Seen)
+            return decode_json(answer, RoundOutcome)
         except msgspec.ValidationError:
             failure = _read(answer, Failed, "load generator").failure
             raise BenchmarkError(failure, where=f"load on port {plan.port}") from None
@@ -93,7 +93,7 @@ def launch_clients(log: Path) -> Iterator[Clients]:
     with (
         log.open("ab") as errors,
         running_process(
-            command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
+            command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=COMPETITOR_ENVIRONMENT
         ) as process,
     ):
         yield Clients(process)
@@ -110,10 +110,10 @@ class Load:
     pids: tuple[int, ...]
     client_cores: Collection[int]
 
-    def run(self, window_s: float, warmup_s: float) -> Seen:
+    def run(self, window_s: float, warmup_s: float) -> RoundOutcome:
         """Drive the service for one window."""
         return self.clients.drive(
-            Round(
+            RoundPlan(
                 port=self.port,
                 request=self.request,
                 connections=self.connections,
@@ -138,7 +138,7 @@ class GraphAlone:
     process: subprocess.Popen[bytes]
     matrix: npt.NDArray[np.float64]
 
-    def run(self, window_s: float, warmup_s: float) -> Seen:
+    def run(self, window_s: float, warmup_s: float) -> RoundOutcome:
         """Run the graph for one window."""
         asked = {
             "rows": len(self.matrix),
@@ -148,7 +148,7 @@ class GraphAlone:
         }
         answer = _converse(self.process, msgspec.json.encode(asked), "graph alone")
         run = _read(answer, _Run, "graph alone")
-        return Seen(
+        return RoundOutcome(
             requests=run.runs,
             elapsed_s=run.elapsed_s,
             server_cpu_s=(run.cpu_s,),
@@ -159,7 +159,7 @@ class GraphAlone:
         )
 
 
-Arm = Load | GraphAlone
+Server = Load | GraphAlone
 
 
 def _converse(process: subprocess.Popen[bytes], line: bytes, where: str) -> bytes:

@@ -32,28 +32,28 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.dev.competitors.environments import find_python, list_rivals, make_environment
+from timberline.benchmarks.dev.competitors.environments import find_python, list_competitors, make_environment
 from timberline.benchmarks.dev.service import requests
-from timberline.benchmarks.dev.service.closed_loop import Seen
+from timberline.benchmarks.dev.service.closed_loop import RoundOutcome
 from timberline.benchmarks.dev.service.report import (
     Report,
     Settings,
     Target,
+    check_targets,
     cost_us,
     derive_figures,
     describe_service,
-    judge,
     summarise,
 )
 from timberline.benchmarks.dev.service.servers import (
-    RIVAL_ENVIRONMENT,
+    COMPETITOR_ENVIRONMENT,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
-    Arm,
     Clients,
     Cores,
     GraphAlone,
     Load,
+    Server,
     ask_once,
     await_answer,
     choose_cores,
@@ -69,7 +69,7 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
 
 _logger = logging.getLogger("benchmarks")
-_RIVALS = "timberline.benchmarks.dev.competitors"
+_COMPETITORS = "timberline.benchmarks.dev.competitors"
 # Batches are few and long; so many connections keep the server's core busy.
 _BATCH_CONNECTIONS = 4
 
@@ -96,7 +96,7 @@ def measure_service(
     manifest = store.verify(model, version)
     load_before = os.getloadavg()[0]
     left_out: dict[str, str] = {}
-    pythons = _find_rivals(environments, rivals, left_out)
+    pythons = _find_competitors(environments, rivals, left_out)
     log = _Log()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -106,7 +106,7 @@ def measure_service(
             with contextlib.ExitStack() as stack:
                 bench = _Bench(stack, scratch, store.location, manifest, settings, choose_cores(), log)
                 bench.start_ours()
-                bench.start_rivals(pythons)
+                bench.start_competitors(pythons)
                 bench.measure_rounds(start)
                 bench.note_memory()
             left_out |= bench.left_out
@@ -132,14 +132,14 @@ def measure_service(
         services=services,
         figures=figures,
         left_out=left_out,
-        targets=judge(targets, figures),
+        targets=check_targets(targets, figures),
     )
 
 
-def _find_rivals(environments: Path, wanted: str, left_out: dict[str, str]) -> dict[str, Path]:
+def _find_competitors(environments: Path, wanted: str, left_out: dict[str, str]) -> dict[str, Path]:
     """Interpreters by rival, of those that are wanted and to be had."""
     found = {}
-    for rival in list_rivals():
+    for rival in list_competitors():
         python = find_python(environments, rival) if wanted == "there" else None
         if wanted == "all":
             python = make_environment(environments, rival)
@@ -154,7 +154,7 @@ def _find_rivals(environments: Path, wanted: str, left_out: dict[str, str]) -> d
 class _Log:
     """What was seen over all starts; the rounds of every arm, in one order."""
 
-    samples: dict[str, list[Seen]] = field(default_factory=dict)
+    samples: dict[str, list[RoundOutcome]] = field(default_factory=dict)
     ready_s: list[float] = field(default_factory=list)
     resident_bytes: list[int] = field(default_factory=list)
 
@@ -170,7 +170,7 @@ class _Bench:
     settings: Settings
     cores: Cores
     log: _Log
-    arms: dict[str, Arm] = field(default_factory=dict)
+    servers: dict[str, Server] = field(default_factory=dict)
     services: list[str] = field(default_factory=list)  # arms of the table, in its order
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -190,7 +190,7 @@ class _Bench:
         body_bytes = await_answer(ours, row, self._name)
         for name in ("noop", "starlette_noop"):
             flags = ("--app", name, "--body-bytes", str(body_bytes))
-            noop = self._start_rival(sys.executable, "uvicorn_apps", *flags)
+            noop = self._start_competitor(sys.executable, "uvicorn_apps", *flags)
             self._add_row(name, noop, row)
         self._add_row("timberline", ours, row)
         chunked = requests.write_row(self.manifest, is_chunked=True)
@@ -199,14 +199,14 @@ class _Bench:
             other = self._start_service([self.cores.server], checkout=Path(self.settings.beside).resolve())
             self._add_row("beside", other, row)
             self._add_row("beside_chunked", other, chunked)
-        for name, service in (("noop", self.arms["noop"]), ("timberline", self.arms["timberline"])):
+        for name, service in (("noop", self.servers["noop"]), ("timberline", self.servers["timberline"])):
             assert isinstance(service, Load)
-            self.arms[f"{name}_one_connection"] = dataclasses.replace(service, connections=1)
+            self.servers[f"{name}_one_connection"] = dataclasses.replace(service, connections=1)
             self.services.append(f"{name}_one_connection")
         self._start_two_workers(row)
         self._start_batches(ours)
 
-    def start_rivals(self, pythons: Mapping[str, Path]) -> None:
+    def start_competitors(self, pythons: Mapping[str, Path]) -> None:
         """The services of others, on the same file."""
         if any(column.datatype == "BYTES" for column in self.manifest.signature.columns):
             self.left_out |= dict.fromkeys(pythons, "the rivals know columns of numbers only")
@@ -214,11 +214,11 @@ class _Bench:
         version = ["--version", str(self.scratch)]
         row = requests.write_row(self.manifest)
         if python := pythons.get("fastapi"):
-            self._add_row("fastapi", self._start_rival(str(python), "fastapi_service", *version), row)
-            threads = self._start_rival(str(python), "fastapi_service", *version, "--threads")
+            self._add_row("fastapi", self._start_competitor(str(python), "fastapi_service", *version), row)
+            threads = self._start_competitor(str(python), "fastapi_service", *version, "--threads")
             self._add_row("fastapi_threads", threads, row)
         if python := pythons.get("mlserver"):
-            service = self._start_rival(str(python), "mlserver_service", *version)
+            service = self._start_competitor(str(python), "mlserver_service", *version)
             self._add_row("mlserver", service, requests.write_protocol_row(self.manifest))
 
     def _start_two_workers(self, row: bytes) -> None:
@@ -230,7 +230,7 @@ class _Bench:
         self._workers.append(service)
         # As many connections a worker as the one alone has: with fewer, a turn of its loop has less to do.
         connections = 2 * self.settings.connections
-        self.arms["two_workers"] = self._load(
+        self.servers["two_workers"] = self._load(
             service, row, client_cores=self.cores.all, connections=connections
         )
 
@@ -240,9 +240,9 @@ class _Bench:
         except BenchmarkError as error:
             self.left_out["run"] = str(error)
             return
-        alone = self._start_rival(sys.executable, "in_process", "--version", str(self.scratch))
-        self.arms["run"] = GraphAlone(alone.process, matrix[:1])
-        self.arms["run_batch"] = GraphAlone(alone.process, matrix)
+        alone = self._start_competitor(sys.executable, "in_process", "--version", str(self.scratch))
+        self.servers["run"] = GraphAlone(alone.process, matrix[:1])
+        self.servers["run_batch"] = GraphAlone(alone.process, matrix)
         batches = {
             "batch_binary": requests.write_protocol_batch(self.manifest, matrix),
             "batch_octets": requests.write_octet_batch(matrix),
@@ -253,7 +253,7 @@ class _Bench:
             except BenchmarkError as error:
                 self.left_out[name] = str(error)[:200]
             else:
-                self.arms[name] = self._load(ours, request, connections=_BATCH_CONNECTIONS)
+                self.servers[name] = self._load(ours, request, connections=_BATCH_CONNECTIONS)
 
     def _start_service(self, cores: Sequence[int], *flags: str, checkout: Path | None = None) -> Service:
         launch = launch_service(
@@ -268,20 +268,20 @@ class _Bench:
         )
         return self.stack.enter_context(launch).await_ready(START_TIMEOUT_S)
 
-    def _start_rival(self, python: str, module: str, *flags: str) -> Service:
+    def _start_competitor(self, python: str, module: str, *flags: str) -> Service:
         launch = launch_command(
-            [python, "-m", f"{_RIVALS}.{module}", "--name", self._name, *flags],
+            [python, "-m", f"{_COMPETITORS}.{module}", "--name", self._name, *flags],
             self._name,
             log=self._log(module),
             stop_timeout_s=STOP_TIMEOUT_S,
             cores=[self.cores.server],
-            environment=RIVAL_ENVIRONMENT,
+            environment=COMPETITOR_ENVIRONMENT,
         )
         return self.stack.enter_context(launch).await_ready(START_TIMEOUT_S)
 
     def _add_row(self, name: str, service: Service, request: bytes) -> None:
         await_answer(service, request, name)
-        self.arms[name] = self._load(service, request)
+        self.servers[name] = self._load(service, request)
         self.services.append(name)
 
     def _load(
@@ -313,12 +313,12 @@ class _Bench:
         """
         settings = self.settings
         order = random.Random(settings.seed + start)
-        for arm in self.arms.values():
+        for arm in self.servers.values():
             arm.run(settings.warmup_s, settings.warmup_s)
         samples = self.log.samples
         for number in range(start, settings.rounds, settings.starts):
-            for name in order.sample(list(self.arms), len(self.arms)):
-                seen = self.arms[name].run(settings.window_s, settings.warmup_s)
+            for name in order.sample(list(self.servers), len(self.servers)):
+                seen = self.servers[name].run(settings.window_s, settings.warmup_s)
                 samples.setdefault(name, []).append(seen)
             last = {name: round(cost_us(rounds[-1]), 1) for name, rounds in samples.items()}
             log_event(_logger, "round measured", round=number + 1, of=settings.rounds, cpu_us=last)

@@ -18,19 +18,19 @@ import numpy as np
 import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest
-from timberline.benchmarks.dev.competitors.environments import LOCKS, find_python, list_rivals
+from timberline.benchmarks.dev.competitors.environments import LOCKS, find_python, list_competitors
 from timberline.benchmarks.dev.service import requests as service_requests
-from timberline.benchmarks.dev.service.closed_loop import Round, Seen, drive, read_answer_length
+from timberline.benchmarks.dev.service.closed_loop import RoundOutcome, RoundPlan, drive, read_answer_length
 from timberline.benchmarks.dev.service.report import (
     DEFAULT_TARGETS,
     Spread,
     Target,
     busiest_us,
+    check_targets,
     count_rate,
     derive_figures,
     describe_service,
     divide,
-    judge,
     load_targets,
 )
 from timberline.benchmarks.errors import BenchmarkError, WorkloadError
@@ -50,9 +50,9 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 def seen(
     cpu_us: float, *more_us: float, requests: int = 1000, clients_s: float = 0.5, wait_s: float = 0.0
-) -> Seen:
+) -> RoundOutcome:
     """A round of one second; ``cpu_us`` and ``more_us`` are what each process took for one request."""
-    return Seen(
+    return RoundOutcome(
         requests=requests,
         elapsed_s=1.0,
         server_cpu_s=tuple(us * requests / 1e6 for us in (cpu_us, *more_us)),
@@ -130,7 +130,7 @@ def test_targets_are_met_at_their_bound_and_unknown_without_a_figure() -> None:
     figures = {
         name: Spread(median=value, low=0.0, high=2.0) for name, value in zip("abc", (2, 2.9, 1), strict=True)
     }
-    judged = {target.name: target.is_met for target in judge(targets, figures)}
+    judged = {target.name: target.is_met for target in check_targets(targets, figures)}
     assert judged == {"a": True, "b": False, "c": False, "d": None}
 
 
@@ -241,9 +241,9 @@ def server() -> Iterator[tuple[int, list[bytes]]]:
         thread.join()
 
 
-def plan(port: int) -> Round:
+def plan(port: int) -> RoundPlan:
     """A short round over one connection; this process stands for the server's."""
-    return Round(
+    return RoundPlan(
         port=port,
         request=b"POST / HTTP/1.1\r\n\r\n",
         connections=1,
@@ -333,8 +333,8 @@ def test_memory_is_told_for_each_process() -> None:
 
 def test_every_rival_is_locked_with_hashes_and_no_host() -> None:
     """What is compared must be installed alike everywhere, from wherever the user's index is."""
-    assert list_rivals() == ["fastapi", "mlserver"]
-    for rival in list_rivals():
+    assert list_competitors() == ["fastapi", "mlserver"]
+    for rival in list_competitors():
         text = (LOCKS / f"{rival}.txt").read_text("utf-8")
         entries = re.split(r"\n(?=[a-z0-9])", text.strip())
         assert [entry.partition(" ")[0] for entry in entries if "--hash=sha256:" not in entry] == []

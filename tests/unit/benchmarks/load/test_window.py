@@ -14,7 +14,7 @@ from timberline.benchmarks.load.settings import load_load_settings
 from timberline.benchmarks.load.window import (
     Arrival,
     Ending,
-    Place,
+    WindowKey,
     WindowOutcome,
     WindowResult,
     read_arrivals,
@@ -23,7 +23,7 @@ from timberline.benchmarks.load.window import (
 )
 
 OBJECTIVE = msgspec.structs.replace(load_load_settings().objective, p99_ms=20.0, max_lag_share=0.25)
-PLACE = Place(round=1, number=3, arm="candidate", rate_rps=200.0, users=0, observations="window-003.csv.gz")
+KEY = WindowKey(round=1, number=3, arm="candidate", rate_rps=200.0, users=0, observations="window-003.csv.gz")
 OUTCOME = WindowOutcome(
     scheduled=1000, is_cut=False, warmup_problem="", elapsed_s=5.0, clock_jump_s=0.0, cpu_share=0.2
 )
@@ -43,7 +43,7 @@ def fill(*others: Arrival, count: int = 1000) -> list[Arrival]:
 
 def summarize(arrivals: list[Arrival], **outcome: Any) -> WindowResult:
     """The window's result; ``outcome`` replaces fields."""
-    place = PLACE if "users" not in outcome else msgspec.structs.replace(PLACE, rate_rps=None, users=8)
+    place = KEY if "users" not in outcome else msgspec.structs.replace(KEY, rate_rps=None, users=8)
     outcome.pop("users", None)
     return summarize_window(place, msgspec.structs.replace(OUTCOME, **outcome), arrivals, OBJECTIVE, 459)
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from timberline.exporter.errors import ExportError
 from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.costs import RowCost, log_cost, measure_row
 from timberline.exporter.graph.runtime import find_minimum_runtime, runtime_versions
-from timberline.exporter.inputs import ExportInputs, read_baselines, read_seen
+from timberline.exporter.inputs import ExportInputs, read_seen
 from timberline.exporter.parity.compare import (
     Break,
     Tolerances,
@@ -36,26 +35,48 @@ from timberline.registry.errors import RegistryError, after_change
 from timberline.registry.manifest import (
     SCHEMA_VERSION,
     FileDigest,
-    GateLimits,
-    Golden,
     Lineage,
     Manifest,
     Metrics,
-    ParityTensor,
-    Precision,
 )
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
-from timberline.registry.runs import RunRecord
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.signature import Column, SourceTable, UnreadRole, build_signature
+from timberline.registry.signature import UnreadRole, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
 
 log = logging.getLogger("exporter.export")
 
 CANDIDATE = "candidate"
+# The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
+_ACCURACY_SLACK = 1e-3
+
+
+class ParityFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor's parity in numbers."""
+
+    rows: int
+    worst_absolute_error: float
+    worst_row: int
+    breaking_rows: int
+
+
+class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an export came to; ``version`` is None when it was refused and nothing was published."""
+
+    outcome: Literal["published", "skipped", "refused"]
+    model: str
+    run_id: str
+    version: int | None
+    model_sha256: str
+    size_bytes: int
+    node_count: int | None = None
+    accuracy: float | None = None
+    parity: dict[str, ParityFigures] | None = None
+    breaks: tuple[Break, ...] = ()
+    row: RowCost | None = None
 
 
 def export_run(
@@ -197,37 +218,36 @@ def publish_verified(
     Raises:
         ParityInputError, ExportError, RegistryError, AfterChangeError: as `export_run`.
     """
-    precision = inputs.export.precision
-    tolerances = tolerances.choose(precision)
+    tolerances = tolerances.choose(inputs.export.precision)
     data = serialise(model)
     log_event(log, "composed the graph", nodes=len(model.graph.node), bytes=len(data))
     with tempfile.TemporaryDirectory(prefix="timberline-export-") as scratch:
         files = {name: Path(scratch) / name for name in (MODEL_FILE, EVALUATION_FILE)}
         files[MODEL_FILE].write_bytes(data)
         files |= _gather_rows(inputs, Path(scratch))
-        parity = verify_parity(
-            model,
-            network,
-            program,
-            inputs.test_parquet,
-            files[EVALUATION_FILE],
-            tolerances=tolerances,
-            class_count=len(inputs.run.classes),
-            golden_rows=inputs.export.golden_rows,
-            precision=precision,
-            slices=parse_slices(inputs.gate.slices, inputs.run.columns),
-            baselines=read_baselines(inputs.baselines, inputs.metrics.rows),
-        )
+        parity = verify_parity(model, network, program, inputs, files[EVALUATION_FILE], tolerances)
         version = row = None
         if keeps_bounds(parity.report):
             require_accuracy(parity.rows, parity.accuracy, inputs.metrics)
             replay_golden(model, parity.golden, program.columns)
             row = _measure_row(model, program, inputs, parity)
-            evidence = _make_evidence(inputs, program, parity, tolerances, converters)
-            version = store.publish(inputs.run.model, files, describe_version(evidence, created_at))
+            describe = _describe_version(inputs, program, parity, tolerances, converters, created_at)
+            version = store.publish(inputs.run.model, files, describe)
             _point_candidate(store, inputs.run.model, version)
-    result = make_result(inputs, model, data, parity, version=version, row=row)
-    log_result(result)
+    result = ExportResult(
+        outcome="refused" if version is None else "published",
+        model=inputs.run.model,
+        run_id=inputs.run.run_id,
+        version=version,
+        model_sha256=digest_bytes(data),
+        size_bytes=len(data),
+        node_count=len(model.graph.node),
+        accuracy=parity.accuracy,
+        parity=msgspec.convert(parity.report, dict[str, ParityFigures], from_attributes=True),
+        breaks=tuple(item for part in parity.report.values() for item in part.breaks),
+        row=row,
+    )
+    _log_result(result)
     return result
 
 
@@ -250,27 +270,6 @@ def _measure_row(
     return cost
 
 
-def _make_evidence(
-    inputs: ExportInputs,
-    program: FeatureProgram,
-    parity: ParityResult,
-    tolerances: Tolerances,
-    converters: dict[str, str],
-) -> Evidence:
-    return Evidence(
-        run=inputs.run,
-        columns=program.columns,
-        run_digest=inputs.run_digest,
-        opset=inputs.export.opset,
-        precision=inputs.export.precision,
-        gate=inputs.gate,
-        metrics=inputs.metrics,
-        parity=manifest_parity(parity.report, tolerances.by_tensor()),
-        golden=parity.golden,
-        producers={**converters, **runtime_versions()},
-    )
-
-
 def _point_candidate(store: Store, model: str, version: int) -> None:
     """Move alias `candidate` unless it is there.
 
@@ -285,68 +284,7 @@ def _point_candidate(store: Store, model: str, version: int) -> None:
             move_alias(store, model, CANDIDATE, version, expected=expected, reason="exported")
 
 
-log = logging.getLogger("exporter.export")
-
-
-class ParityFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One tensor's parity in numbers."""
-
-    rows: int
-    worst_absolute_error: float
-    worst_row: int
-    breaking_rows: int
-
-
-class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an export came to; ``version`` is None when it was refused and nothing was published."""
-
-    outcome: Literal["published", "skipped", "refused"]
-    model: str
-    run_id: str
-    version: int | None
-    model_sha256: str
-    size_bytes: int
-    node_count: int | None = None
-    accuracy: float | None = None
-    parity: dict[str, ParityFigures] | None = None
-    breaks: tuple[Break, ...] = ()
-    row: RowCost | None = None
-
-
-def make_result(
-    inputs: ExportInputs,
-    model: onnx.ModelProto,
-    data: bytes,
-    parity: ParityResult,
-    *,
-    version: int | None,
-    row: RowCost | None,
-) -> ExportResult:
-    """What the export of ``model`` (``data`` its bytes) came to; ``version`` None says refused."""
-    return ExportResult(
-        outcome="refused" if version is None else "published",
-        model=inputs.run.model,
-        run_id=inputs.run.run_id,
-        version=version,
-        model_sha256=digest_bytes(data),
-        size_bytes=len(data),
-        node_count=len(model.graph.node),
-        accuracy=parity.accuracy,
-        parity={
-            name: ParityFigures(
-                rows=part.rows,
-                worst_absolute_error=part.worst_absolute_error,
-                worst_row=part.worst_row,
-                breaking_rows=part.breaking_rows,
-            )
-            for name, part in parity.report.items()
-        },
-        breaks=tuple(item for part in parity.report.values() for item in part.breaks),
-        row=row,
-    )
-
-
-def log_result(result: ExportResult) -> None:
+def _log_result(result: ExportResult) -> None:
     """Say in the log what was published, or the worst rows of what was refused."""
     if result.version is not None:
         errors = {name: part.worst_absolute_error for name, part in (result.parity or {}).items()}
@@ -366,10 +304,6 @@ def log_result(result: ExportResult) -> None:
     log_event(log, "parity is broken; nothing was published", logging.ERROR, **rows)
 
 
-# The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
-_ACCURACY_SLACK = 1e-3
-
-
 def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
     """Hold the graph's predictions to the figure that the manifest will claim.
 
@@ -385,27 +319,18 @@ def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What an export found out about a graph, which takes ``columns``, for its manifest."""
-
-    run: RunRecord
-    columns: tuple[Column, ...]
-    run_digest: str
-    opset: int
-    precision: Precision
-    gate: GateLimits
-    metrics: Metrics
-    parity: dict[str, ParityTensor]
-    golden: Golden
-    producers: dict[str, str]
-
-
-def describe_version(
-    evidence: Evidence, created_at: Callable[[], str]
+def _describe_version(
+    inputs: ExportInputs,
+    program: FeatureProgram,
+    parity: ParityResult,
+    tolerances: Tolerances,
+    converters: dict[str, str],
+    created_at: Callable[[], str],
 ) -> Callable[[int, dict[str, FileDigest]], Manifest]:
     """The function that `Store.publish` calls for the manifest; ``created_at`` gives ISO 8601, UTC."""
-    run, names = evidence.run, {column.name for column in evidence.columns}
+    run, export = inputs.run, inputs.export
+    names = {column.name for column in program.columns}
+    unread: dict[str, UnreadRole] = {c.name: "input" for c in run.columns if c.name not in names}
 
     def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
         return Manifest(
@@ -416,35 +341,29 @@ def describe_version(
             title=run.title,
             description=run.description,
             files=files,
-            signature=build_signature(evidence.columns, run.classes),
-            opset=evidence.opset,
-            minimum_onnxruntime=find_minimum_runtime(evidence.opset),
-            precision=evidence.precision,
-            producers={**run.producers, **evidence.producers, "timberline": __version__},
-            lineage=_lineage(evidence),
+            signature=build_signature(program.columns, run.classes),
+            opset=export.opset,
+            minimum_onnxruntime=find_minimum_runtime(export.opset),
+            precision=export.precision,
+            producers={**run.producers, **converters, **runtime_versions(), "timberline": __version__},
+            lineage=_describe_lineage(inputs),
             prior=run.prior,
-            metrics=evidence.metrics,
-            parity=evidence.parity,
+            metrics=inputs.metrics,
+            parity=manifest_parity(parity.report, tolerances.by_tensor()),
             histograms={name: histogram for name, histogram in run.histograms.items() if name in names},
-            golden=evidence.golden,
-            gate=evidence.gate,
-            table=_describe_table(run, names),
+            golden=parity.golden,
+            gate=inputs.gate,
+            table=msgspec.structs.replace(run.table, unread={**run.table.unread, **unread}),
         )
 
     return describe
 
 
-def _describe_table(run: RunRecord, names: Collection[str]) -> SourceTable:
-    """The source's table with all the columns in it that are not among ``names``."""
-    unread: dict[str, UnreadRole] = {c.name: "input" for c in run.columns if c.name not in names}
-    return msgspec.structs.replace(run.table, unread={**run.table.unread, **unread})
-
-
-def _lineage(evidence: Evidence) -> Lineage:
-    run = evidence.run
+def _describe_lineage(inputs: ExportInputs) -> Lineage:
+    run = inputs.run
     return Lineage(
         run_id=run.run_id,
-        run_digest=evidence.run_digest,
+        run_digest=inputs.run_digest,
         data_fingerprint=run.data_fingerprint,
         test_fingerprint=run.test_fingerprint,
         features_digest=digest_bytes(run.features_sql.encode()),

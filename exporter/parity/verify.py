@@ -22,6 +22,7 @@ from timberline.exporter.errors import ParityInputError
 from timberline.exporter.graph.compose import serialise
 from timberline.exporter.graph.graphs import cut_graph
 from timberline.exporter.graph.runtime import open_session
+from timberline.exporter.inputs import ExportInputs, read_baselines
 from timberline.exporter.parity.compare import (
     FloatArray,
     IntArray,
@@ -42,7 +43,7 @@ from timberline.exporter.parity.rows import (
 from timberline.registry.manifest import Golden, Precision
 from timberline.registry.runtime.progress import Progress
 from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
-from timberline.training.features import FeatureProgram
+from timberline.training.features import FeatureProgram, parse_slices
 
 log = logging.getLogger("exporter.parity.verify")
 
@@ -102,39 +103,41 @@ def verify_parity(
     model: onnx.ModelProto,
     network: Network,
     program: FeatureProgram,
-    test_parquet: Path,
+    inputs: ExportInputs,
     evaluation: Path,
-    *,
     tolerances: Tolerances,
-    class_count: int,
-    golden_rows: int,
-    precision: Precision = "float32",
-    slices: FeatureProgram | None = None,
-    baselines: Mapping[str, IntArray] | None = None,
 ) -> ParityResult:
-    """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
+    """Compare on all rows of the test split and write the graph's predictions to ``evaluation``.
 
-    ``slices`` and ``baselines`` are written beside the predictions and play no part in the comparison.
+    The slices and baselines of ``inputs`` are written beside the predictions and play no part in the
+    comparison. Memory is bounded by the chunk, not by the number of rows.
 
-    Memory is bounded by the chunk, not by the number of rows.
+    Args:
+        network: what was trained; the truth.
+        program: the features, over the columns that ``model`` takes.
+        tolerances: those of the graph's precision.
 
     Raises:
         ParityInputError: the two sides cannot be compared at all, a feature is not finite in some row, or
             the network's answer is not.
+        ExportError: the baselines are damaged, or about other rows.
     """
+    precision, class_count = inputs.export.precision, len(inputs.run.classes)
+    slices = parse_slices(inputs.gate.slices, inputs.run.columns)
+    baselines = read_baselines(inputs.baselines, inputs.metrics.rows)
     graph = ExportedGraph(model, precision=precision)
     names = {
         FEATURES: [feature.name for feature in program.features],
         PROBABILITIES_OUTPUT: [f"p_{index}" for index in range(class_count)],
         LABEL_OUTPUT: ["probability of the chosen class"],
     }
-    golden = GoldenPicker(golden_rows, class_count)
+    golden = GoldenPicker(inputs.export.golden_rows, class_count)
     report: ParityReport = {}
     with (
-        EvaluationWriter(evaluation, class_count, slices.names if slices else (), baselines) as writer,
-        Progress("parity", count_rows(test_parquet), "rows", logger=log) as progress,
+        EvaluationWriter(evaluation, class_count, slices.names, baselines) as writer,
+        Progress("parity", count_rows(inputs.test_parquet), "rows", logger=log) as progress,
     ):
-        for chunk in read_chunks(test_parquet, program, slices=slices):
+        for chunk in read_chunks(inputs.test_parquet, program, slices=slices):
             probabilities, labels = graph.run(chunk.feeds)
             part = _compare_chunk(chunk, graph, network, probabilities, labels, tolerances, names)
             report = merge_reports(report, part) if report else part
@@ -142,7 +145,8 @@ def verify_parity(
             golden.offer(chunk, probabilities)
             progress.advance(len(chunk.rows))
     if not report:
-        raise ParityInputError("the test split has no rows", where=str(test_parquet), hint="See [split].")
+        where = str(inputs.test_parquet)
+        raise ParityInputError("the test split has no rows", where=where, hint="See [split].")
     picked = golden.pick()
     if precision == "int8":
         picked = msgspec.structs.replace(picked, atol=tolerances.int8.golden_atol)

@@ -14,10 +14,12 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gevent.pool
+import gevent.socket
 from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
@@ -43,7 +45,8 @@ class Window:
     def __init__(self, plan: WindowPlan) -> None:
         self.plan = plan
         host, _, port = plan.target.url.removeprefix("http://").partition(":")
-        self.connections = Connections(host, int(port), plan.request_timeout_s)
+        connect = gevent.socket.create_connection
+        self.connections = Connections(partial(connect, (host, int(port)), plan.request_timeout_s))
         self.requests = [write_request(plan.target, body) for body in plan.bodies]
         self.arrivals: list[Arrival] = []
         self.scheduled = 0

@@ -11,12 +11,12 @@ import contextlib
 import logging
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,11 +24,11 @@ import msgspec
 
 from timberline.benchmarks.dev.attacks.attackers import Attack, AttackOutcome, AttackPlan, list_attacks
 from timberline.benchmarks.dev.attacks.bodies import choose_subject
-from timberline.benchmarks.dev.attacks.honest import PATIENCE_S, HonestOutcome, HonestPlan
 from timberline.benchmarks.dev.attacks.table import Bounds, Memory, Report, Row, check_bounds, describe_honest
+from timberline.benchmarks.dev.clients import PATIENCE_S, HonestOutcome, HonestPlan
 from timberline.benchmarks.dev.service import requests
 from timberline.benchmarks.dev.service.servers import (
-    COMPETITOR_ENVIRONMENT,
+    CLIENTS,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Cores,
@@ -39,13 +39,7 @@ from timberline.benchmarks.dev.service.servers import (
 )
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_memory, read_wait_s
-from timberline.benchmarks.measure.services import (
-    Service,
-    exchange,
-    launch_command,
-    launch_service,
-    running_process,
-)
+from timberline.benchmarks.measure.services import SERVICE, Service, exchange, launch_driver, launch_service
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event
@@ -54,6 +48,7 @@ from timberline.registry.store import Store
 _logger = logging.getLogger("benchmarks")
 T = TypeVar("T")
 _UVICORN = "timberline.benchmarks.dev.competitors.uvicorn_apps"
+_ATTACKERS = "timberline.benchmarks.dev.attacks.attackers"
 _BASE = "none"
 # How often memory is read, and how often the processes are listed, which is dearer.
 _TICK_S = 0.05
@@ -190,7 +185,8 @@ class _Bench:
             cores=cores,
         )
         log = self._scratch / "clients.log"
-        with self._start_client("honest", log) as honest, self._start_client("attackers", log) as attacker:
+        start = partial(launch_driver, log=log, stop_timeout_s=STOP_TIMEOUT_S)
+        with start(module=CLIENTS) as honest, start(module=_ATTACKERS) as attacker:
             assert honest.stdin is not None
             honest.stdin.write(msgspec.json.encode(watch) + b"\n")
             honest.stdin.flush()
@@ -203,44 +199,18 @@ class _Bench:
 
     @contextlib.contextmanager
     def _launch(self, attack: Attack) -> Iterator[Service]:
-        log, cores = self._scratch / "service.log", [self._cores.server]
-        flags = ["--max-body-bytes", str(self._settings.max_body_bytes)]
-        model, version = self._manifest.model, self._manifest.version
-        if attack.is_behind_uvicorn:
-            command = [sys.executable, "-m", _UVICORN, "--name", self._name]
-            command += ["--app", "timberline", "--service", "serve"]
-            command += ["--model", self._name, "--registry", self._registry, "--port", "0", *flags]
-            launch = launch_command(
-                command,
-                self._name,
-                log=log,
-                stop_timeout_s=STOP_TIMEOUT_S,
-                cores=cores,
-                environment=COMPETITOR_ENVIRONMENT,
-            )
-        else:
-            launch = launch_service(
-                self._registry,
-                model,
-                version,
-                log=log,
-                stop_timeout_s=STOP_TIMEOUT_S,
-                flags=flags,
-                cores=cores,
-            )
-        with launch as launched:
+        plain = (_UVICORN, "--name", self._name, "--app", "timberline", "--service")
+        with launch_service(
+            self._registry,
+            self._manifest.model,
+            self._manifest.version,
+            log=self._scratch / "service.log",
+            stop_timeout_s=STOP_TIMEOUT_S,
+            flags=["--max-body-bytes", str(self._settings.max_body_bytes)],
+            cores=[self._cores.server],
+            program=plain if attack.is_behind_uvicorn else SERVICE,
+        ) as launched:
             yield launched.await_ready(START_TIMEOUT_S)
-
-    @contextlib.contextmanager
-    def _start_client(self, module: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", f"timberline.benchmarks.dev.attacks.{module}"]
-        with (
-            log.open("ab") as errors,
-            running_process(
-                command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=COMPETITOR_ENVIRONMENT
-            ) as process,
-        ):
-            yield process
 
 
 class _ResourceMonitor:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.benchmarks.dev.attacks.attackers import AttackOutcome
-from timberline.benchmarks.dev.attacks.honest import HonestOutcome, HonestRecord
+from timberline.benchmarks.dev.clients import HonestOutcome, HonestRecord
 from timberline.benchmarks.dev.service.report import (
     Target,
     TargetResult,

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 import msgspec
 import numpy as np
 
-from timberline.benchmarks.dev.service.closed_loop import RoundOutcome
+from timberline.benchmarks.dev.clients import RoundOutcome
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import decode_toml
 

@@ -24,6 +24,7 @@ import dataclasses
 import logging
 import os
 import random
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,9 @@ from pathlib import Path
 
 import msgspec
 
+from timberline.benchmarks.dev.clients import RoundOutcome
 from timberline.benchmarks.dev.competitors.environments import find_python, list_competitors, make_environment
 from timberline.benchmarks.dev.service import requests
-from timberline.benchmarks.dev.service.closed_loop import RoundOutcome
 from timberline.benchmarks.dev.service.report import (
     Report,
     Settings,
@@ -46,10 +47,10 @@ from timberline.benchmarks.dev.service.report import (
     summarise,
 )
 from timberline.benchmarks.dev.service.servers import (
+    CLIENTS,
     COMPETITOR_ENVIRONMENT,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
-    Clients,
     Cores,
     GraphAlone,
     Load,
@@ -59,11 +60,10 @@ from timberline.benchmarks.dev.service.servers import (
     choose_cores,
     find_port,
     find_processes,
-    launch_clients,
 )
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.measure.cpu_time import read_resident_bytes
-from timberline.benchmarks.measure.services import Service, launch_command, launch_service
+from timberline.benchmarks.measure.services import Service, launch_command, launch_driver, launch_service
 from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
@@ -175,7 +175,9 @@ class _Bench:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.clients: Clients = self.stack.enter_context(launch_clients(self._log("clients")))
+        self.clients: subprocess.Popen[bytes] = self.stack.enter_context(
+            launch_driver(log=self._log("clients"), stop_timeout_s=STOP_TIMEOUT_S, module=CLIENTS)
+        )
         self._name = f"{self.manifest.model}@{self.manifest.version}"
         self._workers: list[Service] = []
 
@@ -241,8 +243,8 @@ class _Bench:
             self.left_out["run"] = str(error)
             return
         alone = self._start_competitor(sys.executable, "in_process", "--version", str(self.scratch))
-        self.servers["run"] = GraphAlone(alone.process, matrix[:1])
-        self.servers["run_batch"] = GraphAlone(alone.process, matrix)
+        self.servers["run"] = GraphAlone(alone.process, self._log("in_process"), matrix[:1])
+        self.servers["run_batch"] = GraphAlone(alone.process, self._log("in_process"), matrix)
         batches = {
             "batch_binary": requests.write_protocol_batch(self.manifest, matrix),
             "batch_octets": requests.write_octet_batch(matrix),
@@ -294,6 +296,7 @@ class _Bench:
     ) -> Load:
         return Load(
             clients=self.clients,
+            log=self._log("clients"),
             port=find_port(service),
             request=request,
             connections=connections or self.settings.connections,

@@ -25,7 +25,6 @@ from timberline.benchmarks.dev.attacks.attackers import (
     list_attacks,
 )
 from timberline.benchmarks.dev.attacks.bodies import Subject, choose_subject, list_bodies
-from timberline.benchmarks.dev.attacks.honest import HonestOutcome, HonestPlan, HonestRecord, watch_service
 from timberline.benchmarks.dev.attacks.table import (
     Honest,
     Memory,
@@ -37,6 +36,7 @@ from timberline.benchmarks.dev.attacks.table import (
     format_attacks,
     load_bounds,
 )
+from timberline.benchmarks.dev.clients import HonestOutcome, HonestPlan, HonestRecord, watch_service
 from timberline.benchmarks.dev.service.report import Target
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.measure.cpu_time import read_memory

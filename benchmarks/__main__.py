@@ -208,8 +208,9 @@ def _load(options: argparse.Namespace) -> int:
     from timberline.benchmarks.load.measure import read_loads
     from timberline.benchmarks.load.report import format_load
     from timberline.benchmarks.load.run import run_load
-    from timberline.benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
+    from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
     from timberline.registry.names import ModelRef
+    from timberline.registry.runtime.settings import load_settings
     from timberline.registry.store import open_store
 
     flags = {
@@ -223,8 +224,11 @@ def _load(options: argparse.Namespace) -> int:
         open_store(options.registry),
         ModelRef.parse(options.model),
         options.data,
-        load_load_settings(
-            options.rules or DEFAULT_LOAD, overrides=[*options.set, *overrides], environment=os.environ
+        load_settings(
+            options.rules or DEFAULT_LOAD,
+            LoadSettings,
+            overrides=[*options.set, *overrides],
+            environment=os.environ,
         ),
         read_loads(rates=options.rate, users=options.users),
         candidate=options.candidate,
@@ -280,7 +284,8 @@ def _service(options: argparse.Namespace) -> int:
     )
     sys.stderr.write(format_service(report) + "\n")
     print_result(report)
-    sys.stderr.write(f"report: {write_report(report, options.data)}\n")
+    path = options.data / "bench" / f"service-{report.model}-{report.version}.json"
+    sys.stderr.write(f"report: {write_report(report, path)}\n")
     is_missed = any(target.is_met is False for target in report.targets)
     return 1 if options.check and is_missed else 0
 
@@ -291,8 +296,8 @@ def _attacks(options: argparse.Namespace) -> int:
         DEFAULT_BOUNDS,
         format_attacks,
         load_bounds,
-        write_report,
     )
+    from timberline.benchmarks.dev.service.report import write_report
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store

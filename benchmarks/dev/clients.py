@@ -23,13 +23,15 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter, process_time
 
 import msgspec
 
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.load.connections import Connection
+from timberline.benchmarks.load.connections import Connection, Connections
 from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_wait_s
 
 # Far beyond what any answer takes; a server that is silent for longer has failed.
@@ -50,8 +52,8 @@ class RoundPlan(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     port: int
     request: bytes
     connections: int
-    warmup_s: float
-    window_s: float
+    warmup_s: float = 0.0
+    window_s: float = 0.0
     pids: tuple[int, ...]
     cores: tuple[int, ...]
 
@@ -200,69 +202,36 @@ class _Loop:
         return True
 
 
-class _HonestClient(threading.Thread):
-    """Asks again and again until ``is_over`` is set."""
-
-    def __init__(self, plan: HonestPlan, is_over: threading.Event, *, is_kept: bool) -> None:
-        super().__init__(daemon=True)
-        self._plan = plan
-        self._is_over = is_over
-        self._is_kept = is_kept
-        self._connection: Connection | None = None
-        self._asked_at_s = array("d")
-        self._waits_s = array("d")
-        self._outcomes: list[str] = []
-
-    def run(self) -> None:
-        while not self._is_over.is_set():
-            asked_at = time.monotonic()
-            try:
-                outcome = self._ask()
-            except OSError:
-                outcome = "lost"
-            if outcome != "200" or not self._is_kept:
-                self._hang_up()
-            self._waits_s.append(time.monotonic() - asked_at)
-            self._asked_at_s.append(asked_at)
-            self._outcomes.append(outcome)
-            self._is_over.wait(self._plan.pause_s)
-        self._hang_up()
-
-    def describe(self) -> HonestRecord:
-        """What it saw; the thread has ended."""
-        return HonestRecord(
-            asked_at_s=self._asked_at_s.tobytes(),
-            waits_s=self._waits_s.tobytes(),
-            outcomes=tuple(self._outcomes),
-        )
-
-    def _ask(self) -> str:
-        if self._connection is None:
-            self._connection = Connection(
-                socket.create_connection(("127.0.0.1", self._plan.port), PATIENCE_S)
-            )
-        return str(self._connection.exchange(self._plan.request).status)
-
-    def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
 def watch_service(plan: HonestPlan, await_end: Callable[[], object]) -> HonestOutcome:
     """Ask with both clients until ``await_end`` returns; an answer that is on its way is waited for."""
     if plan.cores:
         os.sched_setaffinity(0, plan.cores)
     is_over = threading.Event()
-    clients = [_HonestClient(plan, is_over, is_kept=is_kept) for is_kept in (True, False)]
-    for client in clients:
-        client.start()
-    await_end()
-    is_over.set()
-    for client in clients:
-        client.join()
-    kept, anew = (client.describe() for client in clients)
-    return HonestOutcome(kept=kept, anew=anew)
+    with ThreadPoolExecutor(2) as threads:
+        kept, anew = (threads.submit(_ask_honestly, plan, is_over, is_kept) for is_kept in (True, False))
+        try:
+            await_end()
+        finally:
+            is_over.set()
+    return HonestOutcome(kept=kept.result(), anew=anew.result())
+
+
+def _ask_honestly(plan: HonestPlan, is_over: threading.Event, is_kept: bool) -> HonestRecord:
+    """One client's requests until ``is_over`` is set."""
+    connections = Connections(partial(socket.create_connection, ("127.0.0.1", plan.port), PATIENCE_S))
+    asked_at_s, waits_s, outcomes = array("d"), array("d"), list[str]()
+    while not is_over.is_set():
+        asked_at_s.append(time.monotonic())
+        try:
+            outcomes.append(str(connections.exchange(plan.request).status))
+        except OSError:
+            outcomes.append("lost")
+        if outcomes[-1] != "200" or not is_kept:
+            connections.close()
+        waits_s.append(time.monotonic() - asked_at_s[-1])
+        is_over.wait(plan.pause_s)
+    connections.close()
+    return HonestRecord(asked_at_s=asked_at_s.tobytes(), waits_s=waits_s.tobytes(), outcomes=tuple(outcomes))
 
 
 def main() -> int:

@@ -77,17 +77,12 @@ def measure_etl(
         with tempfile.TemporaryDirectory(prefix=".partial-bench-", dir=data) as scratch:
             target = Path(scratch)
             (target / "raw").symlink_to((data / "raw").resolve())
-            places = ("--models", str(models), "--data", scratch)
+            pandas_etl = "timberline.benchmarks.dev.pandas_etl"
+            folders = ("--models", str(models), "--data", scratch)
             commands = {
                 "copy": ["-c", _BARE_COPY, str(source), str(target / "copy.parquet")],
-                "etl": ["-m", "timberline.training", "etl", "--model", model, *places],
-                "pandas": [
-                    "-m",
-                    "timberline.benchmarks.dev.pandas_etl",
-                    str(source),
-                    str(models / model),
-                    scratch,
-                ],
+                "etl": ["-m", "timberline.training", "etl", "--model", model, *folders],
+                "pandas": ["-m", pandas_etl, str(source), str(models / model), scratch],
             }
             for name, command in commands.items():
                 costs[name].append(run_measured([sys.executable, *command]))
@@ -150,17 +145,9 @@ def summarise(costs: Mapping[str, Sequence[ProcessCost]]) -> dict[str, Any]:
 
 
 def _find_source(model: str, models: Path, data: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "timberline.training",
-        "fetch",
-        "--model",
-        model,
-        "--models",
-        str(models),
-    ]
-    fetched = subprocess.run([*command, "--data", str(data)], capture_output=True, check=False)
+    command = [sys.executable, "-m", "timberline.training", "fetch", "--model", model]
+    command += ["--models", str(models), "--data", str(data)]
+    fetched = subprocess.run(command, capture_output=True, check=False)
     if fetched.returncode:
         raise BenchmarkError(f"fetch failed: {fetched.stderr[-2000:].decode(errors='replace')}", where=model)
     files = decode_json(fetched.stdout, _Fetched).files

@@ -108,14 +108,15 @@ class Connections:
 
 def write_request(target: Target, body: Body) -> bytes:
     """The whole request for ``body``, made before the load begins."""
-    lines = [
-        f"POST {body.path.replace('{model}', target.model)} HTTP/1.1",
-        f"host: {target.url.removeprefix('http://')}",
-        "user-agent: timberline-load",
-        *(f"{name}: {value}" for name, value in body.headers.items()),
-        f"content-length: {len(body.payload)}",
-    ]
-    return "\r\n".join(lines).encode() + _HEAD_END + body.payload
+    headers = [f"host: {target.url.removeprefix('http://')}", "user-agent: timberline-load"]
+    headers += [f"{name}: {value}" for name, value in body.headers.items()]
+    return write_post(body.path.replace("{model}", target.model), body.payload, *headers)
+
+
+def write_post(path: str, body: bytes, *headers: str) -> bytes:
+    """``POST path`` with ``body`` and its length, whole."""
+    lines = [f"POST {path} HTTP/1.1", *headers, f"content-length: {len(body)}"]
+    return "\r\n".join(lines).encode() + _HEAD_END + body
 
 
 # Heads are few; some servers give every answer a head of its own.

@@ -16,12 +16,13 @@ et al., *Numerical Recipes* (3rd ed., 2007), sections 9.0 and 9.1.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import random
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -46,6 +47,11 @@ from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store
+
+logger = logging.getLogger("benchmarks")
+_DRIVER_LOG = "locust.log"
+# What the load generator may take beside a window: its import, golden rows, warm-up, writing.
+_SLACK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,6 @@ def choose_start(held_before: Sequence[float], rules: SweepSettings, chance: flo
     return start * math.exp(chance * math.log(rules.growth))
 
 
-_DRIVER_LOG = "locust.log"
-# What the load generator may take beside a window: its import, golden rows, warm-up, writing.
-_SLACK_S = 60.0
-
-
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Open loop at ``rate_rps``, or a closed loop of ``users`` where that is None."""
 
@@ -160,111 +161,6 @@ def read_loads(*, rates: str | None, users: str | None) -> list[Load]:
         if not 0 < (load.users if load.rate_rps is None else load.rate_rps) < math.inf:
             raise ConfigError(f"found {load.name}, expected more than 0", where="--rate or --users")
     return loads
-
-
-@dataclass(frozen=True)
-class Testbed:
-    """What is driven, and the running load generator; raw observations and logs go to ``folder``."""
-
-    registry: str
-    versions: Mapping[str, Manifest]
-    bodies: tuple[Body, ...]
-    settings: LoadSettings
-    folder: Path
-    driver: subprocess.Popen[bytes]
-
-    @contextlib.contextmanager
-    def services(self, number: int) -> Iterator[dict[str, Service]]:
-        """Every arm's service, freshly started in random order, for one round.
-
-        Raises:
-            ServiceStartError: one did not get ready.
-        """
-        window = self.settings.window
-        order = sorted(self.versions)
-        random.Random(f"{window.seed}-{number}-start").shuffle(order)
-        with contextlib.ExitStack() as stack:
-            launches = {
-                arm: stack.enter_context(
-                    launch_service(
-                        self.registry,
-                        self.versions[arm].model,
-                        self.versions[arm].version,
-                        log=self.folder / f"round-{number:02}-{arm}.log",
-                        stop_timeout_s=window.stop_timeout_s,
-                    )
-                )
-                for arm in order
-            }
-            yield {arm: launch.await_ready(window.start_timeout_s) for arm, launch in launches.items()}
-
-    def run_window(
-        self, service: Service, arm: str, load: Load, *, seed: str, round_number: int, number: int
-    ) -> WindowResult:
-        """Put one arm under load for one window.
-
-        Args:
-            service: that arm's.
-            arm: its name.
-            load: what load.
-            seed: of arrivals and bodies: the same for both arms where they are to be alike.
-            round_number, number: of the round, and of the window since the measurement's begin.
-
-        Raises:
-            BenchmarkError: the load generator failed.
-        """
-        window, log = self.settings.window, self.folder / _DRIVER_LOG
-        name = f"window-{number:03}-{arm}-{load.name}.csv.gz"
-        plan = WindowPlan(
-            target=build_target(arm, self.versions[arm], service),
-            bodies=self.bodies,
-            window_s=window.seconds_at(load.rate_rps) if load.rate_rps else window.window_s,
-            rate_rps=load.rate_rps,
-            users=load.users,
-            warmup_requests=window.warmup_requests,
-            seed=seed,
-            request_timeout_s=window.request_timeout_s,
-            max_in_flight=window.max_in_flight,
-            # Once 1 % were sent later than this, nothing can come of the window but doubt.
-            max_lag_ms=self.settings.objective.p99_ms,
-            observations=str(self.folder / name),
-        )
-        timeout_s = plan.window_s + 2 * window.request_timeout_s + _SLACK_S
-        outcome = exchange(self.driver, plan, WindowOutcome, timeout_s=timeout_s, log=log)
-        return summarize_window(
-            WindowKey(
-                round=round_number,
-                number=number,
-                arm=arm,
-                rate_rps=load.rate_rps,
-                users=load.users,
-                observations=name,
-            ),
-            outcome,
-            read_arrivals(Path(plan.observations)),
-            self.settings.objective,
-            window.min_requests if load.rate_rps else 1,
-        )
-
-
-@contextlib.contextmanager
-def open_testbed(
-    registry: str,
-    versions: Mapping[str, Manifest],
-    bodies: tuple[Body, ...],
-    settings: LoadSettings,
-    folder: Path,
-) -> Iterator[Testbed]:
-    """A stage with its load generator, which is the same for all arms and rounds."""
-    with launch_driver(
-        log=folder / _DRIVER_LOG,
-        stop_timeout_s=settings.window.stop_timeout_s,
-        module="timberline.benchmarks.load.arrivals",
-    ) as driver:
-        yield Testbed(registry, versions, bodies, settings, folder, driver)
-
-
-logger = logging.getLogger("benchmarks")
 
 
 class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -317,32 +213,39 @@ def measure_load(
     """
     manifests = {arm: store.verify(model, version) for arm, version in versions.items()}
     bodies = draw_bodies(load_workload(settings.window.workload), manifests)
-    with open_testbed(store.location, manifests, bodies, settings, folder) as testbed:
-        run = _Run(testbed)
+    with launch_driver(
+        log=folder / _DRIVER_LOG,
+        stop_timeout_s=settings.window.stop_timeout_s,
+        module="timberline.benchmarks.load.arrivals",
+    ) as driver:
+        run = _Run(store.location, manifests, bodies, settings, folder, driver)
+        problem = ""
         try:
             for number in range(1, settings.compare.rounds + 1):
                 run.measure_round(number, loads)
         except BenchmarkError as error:
-            run.problem = str(error)
+            problem = str(error)
     return Measured(
-        windows=tuple(run.windows),
-        counted=tuple(run.counted),
-        sweeps=tuple(run.sweeps),
-        problem=run.problem,
+        windows=tuple(run.windows), counted=tuple(run.counted), sweeps=tuple(run.sweeps), problem=problem
     )
 
 
+@dataclass
 class _Run:
-    """A measurement as far as it has come."""
+    """What is driven, the running load generator, and the measurement as far as it has come.
 
-    def __init__(self, testbed: Testbed) -> None:
-        self.windows: list[WindowResult] = []
-        self.counted: list[int] = []
-        self.sweeps: list[SweepResult] = []
-        self.problem = ""
-        self._testbed = testbed
-        self._objective = testbed.settings.objective
-        self._seed = testbed.settings.window.seed
+    Raw observations and logs go to ``folder``.
+    """
+
+    registry: str
+    versions: Mapping[str, Manifest]
+    bodies: tuple[Body, ...]
+    settings: LoadSettings
+    folder: Path
+    driver: subprocess.Popen[bytes]
+    windows: list[WindowResult] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    sweeps: list[SweepResult] = field(default_factory=list)
 
     def measure_round(self, number: int, loads: Sequence[Load]) -> None:
         """One round with fresh services.
@@ -350,21 +253,43 @@ class _Run:
         Raises:
             BenchmarkError: it cannot be believed.
         """
-        chance = random.Random(f"{self._seed}-{number}")
-        with self._testbed.services(number) as services:
-            if loads:
-                for load in loads:
-                    self._drive_fixed(number, load, services, chance)
-            else:
+        chance = random.Random(f"{self.settings.window.seed}-{number}")
+        with self._services(number) as services:
+            for load in loads:
+                self._drive_fixed(number, load, services, chance)
+            if not loads:
                 self._sweep(number, services, chance)
+
+    @contextlib.contextmanager
+    def _services(self, number: int) -> Iterator[dict[str, Service]]:
+        """Every arm's service, freshly started in random order, for one round.
+
+        Raises:
+            ServiceStartError: one did not get ready.
+        """
+        window = self.settings.window
+        order = _shuffle(self.versions, random.Random(f"{window.seed}-{number}-start"))
+        with contextlib.ExitStack() as stack:
+            launches = {
+                arm: stack.enter_context(
+                    launch_service(
+                        self.registry,
+                        self.versions[arm].model,
+                        self.versions[arm].version,
+                        log=self.folder / f"round-{number:02}-{arm}.log",
+                        stop_timeout_s=window.stop_timeout_s,
+                    )
+                )
+                for arm in order
+            }
+            yield {arm: launch.await_ready(window.start_timeout_s) for arm, launch in launches.items()}
 
     def _drive_fixed(
         self, number: int, load: Load, services: Mapping[str, Service], chance: random.Random
     ) -> None:
-        seed = f"{self._seed}-{number}-{load.name}"
         for arm in _shuffle(services, chance):
-            for _ in range(self._objective.invalid_tries):
-                window = self._run_window(number, services[arm], arm, load, seed)
+            for _ in range(self.settings.objective.invalid_tries):
+                window = self._run_window(number, services[arm], arm, load, load.name)
                 if not window.problem:
                     break
             if window.problem:
@@ -373,32 +298,22 @@ class _Run:
 
     def _sweep(self, number: int, services: Mapping[str, Service], chance: random.Random) -> None:
         """Every arm's search, a window of each in turn, from the same start."""
-        rules = self._testbed.settings.sweep
+        rules, objective = self.settings.sweep, self.settings.objective
         held = [sweep.held_rps for sweep in self.sweeps if sweep.held_rps is not None]
         start = choose_start(held, rules, chance.random())
         points: dict[str, list[Point]] = {arm: [] for arm in services}
         for step in range(rules.max_windows):
             for arm in _shuffle(services, chance):
-                rate = next_rate(points[arm], start, rules, self._objective)
-                if rate is None:
-                    continue
-                # Equal rates of the two arms are equal loads.
-                load = Load(rate_rps=rate)
-                window = self._run_window(number, services[arm], arm, load, f"{self._seed}-{number}-{step}")
-                points[arm].append(Point(rate, window.result))
+                rate = next_rate(points[arm], start, rules, objective)
+                if rate is not None:
+                    # Equal rates of the two arms are equal loads.
+                    window = self._run_window(number, services[arm], arm, Load(rate_rps=rate), f"{step}")
+                    points[arm].append(Point(rate, window.result))
         for arm, seen in points.items():
-            self._keep_sweep(number, arm, read_bracket(seen, self._objective))
+            self._keep_sweep(number, arm, read_bracket(seen, objective))
 
     def _keep_sweep(self, number: int, arm: str, bracket: Bracket) -> None:
-        self.sweeps.append(
-            SweepResult(
-                round=number,
-                arm=arm,
-                held_rps=bracket.held_rps,
-                missed_rps=bracket.missed_rps,
-                is_censored=bracket.is_censored,
-            )
-        )
+        self.sweeps.append(SweepResult(round=number, arm=arm, **dataclasses.asdict(bracket)))
         log_event(logger, "sweep measured", **msgspec.structs.asdict(self.sweeps[-1]))
         if bracket.held_rps is None:
             tried = "none was driven" if bracket.missed_rps is None else f"not even {bracket.missed_rps:.0f}"
@@ -406,23 +321,52 @@ class _Run:
                 f"met the objective at no rate: {tried} requests/s", where=f"round {number}, {arm}"
             )
 
-    def _run_window(
-        self, round_number: int, service: Service, arm: str, load: Load, seed: str
-    ) -> WindowResult:
-        """One window, kept.
+    def _run_window(self, number: int, service: Service, arm: str, load: Load, seed: str) -> WindowResult:
+        """Put one arm under load for one window in round ``number``, and keep the result.
+
+        ``seed`` is that of arrivals and bodies within the round: the same for both arms where they are to be
+        alike.
 
         Raises:
-            BenchmarkError: the service is broken.
+            BenchmarkError: the load generator failed, or the service is broken.
         """
-        number = len(self.windows) + 1
-        window = self._testbed.run_window(
-            service, arm, load, seed=seed, round_number=round_number, number=number
+        settings, log = self.settings.window, self.folder / _DRIVER_LOG
+        key = WindowKey(
+            round=number,
+            number=len(self.windows) + 1,
+            arm=arm,
+            rate_rps=load.rate_rps,
+            users=load.users,
+            observations=f"window-{len(self.windows) + 1:03}-{arm}-{load.name}.csv.gz",
+        )
+        plan = WindowPlan(
+            target=build_target(arm, self.versions[arm], service),
+            bodies=self.bodies,
+            window_s=settings.seconds_at(load.rate_rps) if load.rate_rps else settings.window_s,
+            rate_rps=load.rate_rps,
+            users=load.users,
+            warmup_requests=settings.warmup_requests,
+            seed=f"{settings.seed}-{number}-{seed}",
+            request_timeout_s=settings.request_timeout_s,
+            max_in_flight=settings.max_in_flight,
+            # Once 1 % were sent later than this, nothing can come of the window but doubt.
+            max_lag_ms=self.settings.objective.p99_ms,
+            observations=str(self.folder / key.observations),
+        )
+        timeout_s = plan.window_s + 2 * settings.request_timeout_s + _SLACK_S
+        outcome = exchange(self.driver, plan, WindowOutcome, timeout_s=timeout_s, log=log)
+        window = summarize_window(
+            key,
+            outcome,
+            read_arrivals(Path(plan.observations)),
+            self.settings.objective,
+            settings.min_requests if load.rate_rps else 1,
         )
         self.windows.append(window)
         log_event(
             logger,
             "window measured",
-            round=round_number,
+            round=number,
             arm=arm,
             load=load.name,
             result=window.result,
@@ -432,11 +376,11 @@ class _Run:
             problem=window.problem,
         )
         if window.result == "broken":
-            raise BenchmarkError(window.problem, where=f"round {round_number}, {arm}, {load.name}")
+            raise BenchmarkError(window.problem, where=f"round {number}, {arm}, {load.name}")
         return window
 
 
-def _shuffle(services: Mapping[str, Service], chance: random.Random) -> list[str]:
-    order = sorted(services)
+def _shuffle(arms: Iterable[str], chance: random.Random) -> list[str]:
+    order = sorted(arms)
     chance.shuffle(order)
     return order

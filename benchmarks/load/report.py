@@ -22,6 +22,9 @@ from timberline.registry.runtime.stages import digest_value
 Rounds = Mapping[str, Sequence[float]]
 
 
+RATE_FIGURE = "highest rate"
+
+
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """A geometric mean over rounds and its one-sided bounds."""
 
@@ -81,9 +84,6 @@ def _span(logs: Sequence[float], rules: CompareSettings, is_stepped: bool) -> Sp
         alpha_high=rules.alpha,
     )
     return Span(mean=math.exp(bounds.mean), low=math.exp(bounds.low), high=math.exp(bounds.high))
-
-
-RATE_FIGURE = "highest rate"
 
 
 class LoadFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,15 +178,21 @@ def _summarise_sweep(
     return LoadFigures(name="sweep", figures=(figure,))
 
 
+def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def format_load(report: LoadReport) -> str:
     """The report as a table for a terminal."""
-    rows = list(_list_rows(report))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        lines.append("  ".join(cells))
-    return "\n".join([*_describe(report), *lines, *_conclude(report)])
+    return "\n".join([*_describe(report), *lay_out(list(_list_rows(report))), *_conclude(report)])
 
 
 def format_markdown(report: LoadReport) -> str:

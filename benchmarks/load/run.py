@@ -19,7 +19,7 @@ from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.gate.match import find_match
 from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.load.measure import Load, measure_load
-from timberline.benchmarks.load.report import LoadReport, build_report, format_markdown
+from timberline.benchmarks.load.report import LoadReport, build_report, format_markdown, lay_out
 from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.measure.duet import build_target
 from timberline.benchmarks.measure.records import Plan, read_observations
@@ -31,6 +31,8 @@ from timberline.registry.names import ModelRef
 from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store
+
+logger = logging.getLogger("benchmarks")
 
 
 class LoadResult(NamedTuple):
@@ -80,9 +82,6 @@ def run_load(
         (folder / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         (folder / "load.md").write_text(format_markdown(report), "utf-8")
     return LoadResult(report, target)
-
-
-logger = logging.getLogger("benchmarks")
 
 
 class ClosedLoopLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,11 +190,9 @@ def format_bench(measured: Measurement) -> str:
         f"{measured.window_s:g} s each",
         f"ready after {measured.ready_s:.2f} s, memory {measured.resident_bytes_ready / 1e6:.0f} MB, "
         f"after load {measured.resident_bytes_after / 1e6:.0f} MB",
-        f"{'users':>5} {'requests/s':>11} {'p50 ms':>9} {'p95 ms':>9} {'p99 ms':>9} {'max ms':>9}",
     ]
-    lines += [
-        f"{load.users:>5} {load.requests_per_s:>11,.0f} {load.p50_ms:>9.3f} {load.p95_ms:>9.3f} "
-        f"{load.p99_ms:>9.3f} {load.max_ms:>9.3f}"
-        for load in measured.loads
-    ]
-    return "\n".join(lines)
+    rows: list[tuple[str, ...]] = [("users", "requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms")]
+    for load in measured.loads:
+        latencies = (load.p50_ms, load.p95_ms, load.p99_ms, load.max_ms)
+        rows.append((str(load.users), f"{load.requests_per_s:,.0f}", *(f"{ms:.3f}" for ms in latencies)))
+    return "\n".join([*lines, *lay_out(rows)])

@@ -19,6 +19,13 @@ import gevent
 import numpy as np
 import numpy.typing as npt
 
+# <bits/timerfd.h> and <bits/time.h>
+_CLOCK_MONOTONIC = 1
+_TFD_NONBLOCK = 0o4000
+_TFD_CLOEXEC = 0o2000000
+_TFD_TIMER_ABSTIME = 1
+_NS = 1_000_000_000
+
 
 def draw_schedule(rate_rps: float, window_s: float, seed: str) -> npt.NDArray[np.float64]:
     """Poisson arrivals: due times in seconds from the window's begin, rising, all below ``window_s``.
@@ -66,14 +73,6 @@ def run_timetable(
         if not send(number, due):
             return number
     return len(due_s)
-
-
-# <bits/timerfd.h> and <bits/time.h>
-_CLOCK_MONOTONIC = 1
-_TFD_NONBLOCK = 0o4000
-_TFD_CLOEXEC = 0o2000000
-_TFD_TIMER_ABSTIME = 1
-_NS = 1_000_000_000
 
 
 class _TimeSpec(ctypes.Structure):

@@ -34,6 +34,11 @@ Ending = Literal["right", "refused", "wrong"]
 COLUMNS = ("number", "body", "due_s", "lag_ms", "latency_ms", "ending", "problem")
 
 
+# As for a restart of the gate: clocks part by more only when somebody sets one or the machine sleeps.
+_MAX_CLOCK_JUMP_S = 1.0
+Result = Literal["met", "missed", "invalid", "broken"]
+
+
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything said between the two processes."""
 
@@ -112,12 +117,6 @@ def read_arrivals(path: Path) -> list[Arrival]:
         EvidenceError: the file is missing, damaged or cut short.
     """
     return read_rows(path, Arrival)
-
-
-# As for a restart of the gate: clocks part by more only when somebody sets one or the machine sleeps.
-_MAX_CLOCK_JUMP_S = 1.0
-
-Result = Literal["met", "missed", "invalid", "broken"]
 
 
 def find_failure(outcome: WindowOutcome, arrivals: Sequence[Arrival]) -> str:

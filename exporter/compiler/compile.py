@@ -19,6 +19,11 @@ from timberline.exporter.compiler.scalars import NAN, Affine, Scalar, ScalarGrap
 from timberline.registry.signature import NULL_TEXT
 from timberline.training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
 
+# From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
+_TABLE_BRANCHES = 5
+_INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
+_COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
+
 
 def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
     """Compile the features into ONNX.
@@ -60,12 +65,6 @@ def _build(
         opset=opset,
     )
     return model, outputs, purposes
-
-
-# From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
-_TABLE_BRANCHES = 5
-_INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
-_COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 
 
 class Lowering:

@@ -29,6 +29,16 @@ _QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two d
 _REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
 
 
+# Which values may share a node: the operator, which arguments are constants, and the payload of Clip; of an
+# operator with any number of arguments, what their number is padded to.
+_Key = tuple[str, tuple[bool, ...], object]
+_VARIADIC = {"any", "all", "select"}
+# How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
+# node itself costs is nothing beside so many.
+_MOST_CONDITIONS = 2**14
+_SOURCES = {"const", "numeric", "text"}
+
+
 @dataclass(frozen=True)
 class Block:
     """A tensor of shape (rows, width); ``number`` counts blocks as they are made."""
@@ -271,16 +281,6 @@ class Emitter:
 
 def _columns(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:
     return tuple((block.number, index) for block in blocks for index in range(block.width))
-
-
-# Which values may share a node: the operator, which arguments are constants, and the payload of Clip; of an
-# operator with any number of arguments, what their number is padded to.
-_Key = tuple[str, tuple[bool, ...], object]
-_VARIADIC = {"any", "all", "select"}
-# How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
-# node itself costs is nothing beside so many.
-_MOST_CONDITIONS = 2**14
-_SOURCES = {"const", "numeric", "text"}
 
 
 def build_model(

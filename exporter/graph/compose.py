@@ -42,6 +42,10 @@ from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_
 _MAX_BYTES = 2**31 - 1
 
 
+Weights = npt.NDArray[np.float32]
+_PRODUCTS = ["MatMul", "Gemm"]
+
+
 def compose_graph(
     features: onnx.ModelProto,
     network: onnx.ModelProto,
@@ -135,9 +139,6 @@ def _outputs(class_count: int) -> list[onnx.ValueInfoProto]:
         helper.make_tensor_value_info(PROBABILITIES_OUTPUT, TensorProto.FLOAT, ["rows", class_count]),
         helper.make_tensor_value_info(LABEL_OUTPUT, TensorProto.INT64, ["rows"]),
     ]
-
-
-Weights = npt.NDArray[np.float32]
 
 
 def fold_scales(model: onnx.ModelProto, keep: set[str], *, in_front: bool = True) -> None:
@@ -240,9 +241,6 @@ def _is_plain_gemm(node: onnx.NodeProto) -> bool:
     neutral = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
     is_plain = all(value == neutral.get(name) for name, value in values.items())
     return node.op_type == "Gemm" and len(node.input) == 3 and is_plain
-
-
-_PRODUCTS = ["MatMul", "Gemm"]
 
 
 def quantise_graph(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -97,9 +97,9 @@ class AttackState:
         """Whether the attack has to end now."""
         return time.monotonic() - self.began_at > self.plan.most_s
 
-    def is_time_for_more(self) -> bool:
-        """Whether what is over is begun again."""
-        return time.monotonic() - self.began_at < self.plan.again_s
+    def is_over(self) -> bool:
+        """Whether what has ended is not begun again."""
+        return self.is_late() or time.monotonic() - self.began_at >= self.plan.again_s
 
 
 class Connection:
@@ -236,6 +236,20 @@ def drive(state: AttackState, connections: Sequence[Connection], *, stall_s: flo
                     selector.modify(key.fileobj, wishes, connection)
 
 
+def _drive_one(
+    state: AttackState,
+    blocks: Iterable[bytes],
+    *,
+    wants: int | None = None,
+    is_reading: bool = True,
+    stall_s: float | None = None,
+) -> None:
+    """`drive` one new connection, and hang up."""
+    connection = Connection(state, blocks, wants=wants, is_reading=is_reading)
+    drive(state, [connection], stall_s=stall_s)
+    connection.close()
+
+
 def _wishes(connection: Connection) -> int:
     return (selectors.EVENT_READ if connection.is_reading else 0) | (
         0 if connection.is_sent else selectors.EVENT_WRITE
@@ -267,10 +281,8 @@ def _endless(start: bytes, block: bytes, most_bytes: int = MOST_HEAD_BYTES) -> C
     def attack(state: AttackState) -> None:
         while True:
             state.requests += 1
-            connection = Connection(state, _limit(chain([start], repeat(block)), most_bytes))
-            drive(state, [connection], stall_s=_STALL_S)
-            connection.close()
-            if state.is_late() or not state.is_time_for_more() or state.sent_bytes >= most_bytes:
+            _drive_one(state, _limit(chain([start], repeat(block)), most_bytes), stall_s=_STALL_S)
+            if state.is_over() or state.sent_bytes >= most_bytes:
                 return
 
     return attack
@@ -348,10 +360,8 @@ def _send_body(name: str) -> Callable[[AttackState], None]:
         state.began_at = time.monotonic()  # to make it took its time
         for _ in range(_MOST_BODIES):
             state.requests += 1
-            connection = Connection(state, [request])
-            drive(state, [connection])
-            connection.close()
-            if state.is_late() or not state.is_time_for_more():
+            _drive_one(state, [request])
+            if state.is_over():
                 return
 
     return attack
@@ -363,10 +373,7 @@ def _send_body(name: str) -> Callable[[AttackState], None]:
 def pipeline_without_end(state: AttackState) -> None:
     """One client that sends requests as fast as it can and takes the answers."""
     block = state.plan.request * 1900
-    state.requests = 1
-    connection = Connection(state, _repeat_for(_FLOOD_TIMES * state.plan.again_s, block), wants=0)
-    drive(state, [connection])
-    connection.close()
+    _drive_one(state, _repeat_for(_FLOOD_TIMES * state.plan.again_s, block), wants=0)
     state.requests = state.sent_bytes // len(state.plan.request)
 
 
@@ -374,19 +381,16 @@ def pipeline_in_one_packet(state: AttackState) -> None:
     """So many requests in one packet, each of which has an answer coming."""
     while True:
         state.requests += _PIPELINED
-        connection = Connection(state, [state.plan.request * _PIPELINED], wants=_PIPELINED)
-        drive(state, [connection], stall_s=10.0)
-        connection.close()
-        if state.is_late() or not state.is_time_for_more():
+        _drive_one(state, [state.plan.request * _PIPELINED], wants=_PIPELINED, stall_s=10.0)
+        if state.is_over():
             return
 
 
 def read_nothing(state: AttackState) -> None:
     """One client that sends requests and takes no answer."""
     block = state.plan.request * 100
-    connection = Connection(state, _limit(repeat(block), MOST_URL_BYTES), wants=0, is_reading=False)
-    drive(state, [connection], stall_s=max(_STALL_S, state.plan.again_s))
-    connection.close()
+    stall_s = max(_STALL_S, state.plan.again_s)
+    _drive_one(state, _limit(repeat(block), MOST_URL_BYTES), wants=0, is_reading=False, stall_s=stall_s)
     state.requests = state.sent_bytes // len(state.plan.request)
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -84,7 +83,7 @@ def measure_attacks(store: Store, model: str, version: int, settings: Settings, 
     """
     manifest = store.verify(model, version)
     chosen = _choose(manifest, settings)
-    cores, load_before = choose_cores(), os.getloadavg()[0]
+    cores = choose_cores()
     rows: list[Row] = []
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -100,14 +99,7 @@ def measure_attacks(store: Store, model: str, version: int, settings: Settings, 
         version=version,
         max_body_bytes=settings.max_body_bytes,
         pause_s=settings.pause_s,
-        machine={
-            "processors": os.cpu_count() or 1,
-            "load_average_before": load_before,
-            "load_average_after": os.getloadavg()[0],
-            "python": sys.version.partition(" ")[0],
-            "server_core": cores.server,
-            "client_core": cores.clients,
-        },
+        machine=cores.describe(),
         rows=tuple(rows),
         left_out=left_out,
     )
@@ -127,32 +119,26 @@ def _choose(manifest: Manifest, settings: Settings) -> dict[str, Attack]:
     return {_BASE: attacks[_BASE], **chosen}
 
 
+@dataclass(frozen=True)
 class _Bench:
     """What all rows share."""
 
-    def __init__(
-        self,
-        scratch: Path,
-        store: Store,
-        manifest: Manifest,
-        settings: Settings,
-        bounds: Bounds,
-        cores: Cores,
-    ) -> None:
-        self._scratch = scratch
-        self._registry = store.location
-        self._manifest = manifest
-        self._settings = settings
-        self._bounds = bounds
-        self._cores = cores
-        self._request = requests.write_row(manifest)
-        self._name = f"{manifest.model}@{manifest.version}"
+    scratch: Path
+    store: Store
+    manifest: Manifest
+    settings: Settings
+    bounds: Bounds
+    cores: Cores
+
+    @property
+    def _name(self) -> str:
+        return f"{self.manifest.model}@{self.manifest.version}"
 
     def measure(self, name: str, attack: Attack) -> Row:
         """One row."""
-        settings = self._settings
+        settings = self.settings
         with self._launch(attack) as service:
-            await_answer(service, self._request, self._name)
+            await_answer(service, requests.write_row(self.manifest), self._name)
             with _ResourceMonitor(service) as monitor:
                 waits, done = self._attack(name, service, monitor)
             memory = monitor.describe()
@@ -166,25 +152,27 @@ class _Bench:
             server_wait_s=monitor.wait_s,
             honest=honest,
             memory=memory,
-            judged=check_bounds(self._bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
+            judged=check_bounds(self.bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
         )
 
     def _attack(
         self, name: str, service: Service, monitor: _ResourceMonitor
     ) -> tuple[HonestOutcome, AttackOutcome]:
-        settings, port = self._settings, find_port(service)
-        cores = (self._cores.clients,)
-        watch = HonestPlan(port=port, request=self._request, pause_s=settings.pause_s, cores=cores)
+        settings, port = self.settings, find_port(service)
+        cores = (self.cores.clients,)
+        watch = HonestPlan(
+            port=port, request=requests.write_row(self.manifest), pause_s=settings.pause_s, cores=cores
+        )
         plan = AttackPlan(
             attack=name,
             port=port,
-            request=requests.write_least_row(self._manifest),
-            subject=choose_subject(self._manifest, settings.max_body_bytes),
+            request=requests.write_least_row(self.manifest),
+            subject=choose_subject(self.manifest, settings.max_body_bytes),
             again_s=settings.again_s,
             most_s=settings.most_s,
             cores=cores,
         )
-        log = self._scratch / "clients.log"
+        log = self.scratch / "clients.log"
         start = partial(launch_driver, log=log, stop_timeout_s=STOP_TIMEOUT_S)
         with start(module=CLIENTS) as honest, start(module=_ATTACKERS) as attacker:
             assert honest.stdin is not None
@@ -201,13 +189,13 @@ class _Bench:
     def _launch(self, attack: Attack) -> Iterator[Service]:
         plain = (_UVICORN, "--name", self._name, "--app", "timberline", "--service")
         with launch_service(
-            self._registry,
-            self._manifest.model,
-            self._manifest.version,
-            log=self._scratch / "service.log",
+            self.store.location,
+            self.manifest.model,
+            self.manifest.version,
+            log=self.scratch / "service.log",
             stop_timeout_s=STOP_TIMEOUT_S,
-            flags=["--max-body-bytes", str(self._settings.max_body_bytes)],
-            cores=[self._cores.server],
+            flags=["--max-body-bytes", str(self.settings.max_body_bytes)],
+            cores=[self.cores.server],
             program=plain if attack.is_behind_uvicorn else SERVICE,
         ) as launched:
             yield launched.await_ready(START_TIMEOUT_S)

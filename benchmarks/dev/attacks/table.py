@@ -20,9 +20,9 @@ from timberline.benchmarks.dev.service.report import (
     TargetResult,
     check_targets,
     decode_targets,
-    lay_out,
     summarise,
 )
+from timberline.benchmarks.load.report import lay_out
 
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
 _MIB = 1024 * 1024
@@ -184,13 +184,6 @@ def format_attacks(report: Report) -> str:
     ]
     lines += [f"not measured: {name}: {why}" for name, why in report.left_out.items()]
     return "\n".join(lines)
-
-
-def write_report(report: Report, path: Path) -> Path:
-    """Keep the figures as JSON; the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    return path
 
 
 def _lay_out(rows: Sequence[Row]) -> list[str]:

@@ -1,6 +1,6 @@
 """ONNX Runtime without a service: what the graph alone takes, measured on demand.
 
-Reads one JSON line a measurement, ``{"rows": 1, "seconds": 2.0, "warmup_s": 0.2, "matrix": "…"}``
+Reads one JSON line a measurement, ``{"rows": 1, "window_s": 2.0, "warmup_s": 0.2, "matrix": "…"}``
 (float64 rows in base64), and writes one: runs, seconds and processor seconds. One row is bound
 beforehand and only run; more are given to ``session.run`` each time, as their number differs from
 request to request.
@@ -77,7 +77,7 @@ def main() -> None:
             def run(feed: dict[str, Any] = feed) -> object:
                 return graph.session.run(_OUTPUTS, feed)
 
-        sys.stdout.write(json.dumps(measure(run, asked["seconds"], asked["warmup_s"])) + "\n")
+        sys.stdout.write(json.dumps(measure(run, asked["window_s"], asked["warmup_s"])) + "\n")
         sys.stdout.flush()
 
 

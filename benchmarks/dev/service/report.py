@@ -16,11 +16,60 @@ import msgspec
 import numpy as np
 
 from timberline.benchmarks.dev.clients import RoundOutcome
+from timberline.benchmarks.load.report import lay_out
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import decode_toml
 
 T = TypeVar("T")
 DEFAULT_TARGETS = Path(__file__).with_name("targets.toml")
+
+
+_HEADS = (
+    "",
+    "CPU µs",
+    "least",
+    "× no-op",
+    "(range)",
+    "least",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "busy",
+    "waited",
+)
+_FIGURE_HEADS = ("", "median", "(range)", "least")
+_NAMES = {
+    "noop": "no-op (raw ASGI)",
+    "starlette_noop": "no-op (Starlette)",
+    "timberline": "Timberline",
+    "timberline_chunked": "Timberline, chunked body",
+    "beside": "the other checkout",
+    "beside_chunked": "the other checkout, chunked body",
+    "noop_one_connection": "no-op, 1 connection",
+    "timberline_one_connection": "Timberline, 1 connection",
+    "fastapi": "FastAPI, async",
+    "fastapi_threads": "FastAPI, threads",
+    "mlserver": "MLServer",
+}
+_FIGURES = {
+    "run_us": "in-process Run of one row, CPU µs",
+    "timberline_to_noop": "Timberline, × no-op",
+    "not_run_to_noop": "Timberline less Run, × no-op",
+    "timberline_to_beside": "Timberline, × the other checkout",
+    "chunked_to_beside": "Timberline, chunked body, × the other checkout",
+    "fastapi_to_timberline": "FastAPI async, × Timberline",
+    "fastapi_threads_to_timberline": "FastAPI threads, × Timberline",
+    "mlserver_to_timberline": "MLServer, × Timberline",
+    "batch_to_in_process": "binary batch, rows a CPU second, × in-process",
+    "octets_to_in_process": "float32 batch, rows a CPU second, × in-process",
+    "batch_binary_rows_per_s": "binary batch, rows/s",
+    "batch_octets_rows_per_s": "float32 batch, rows/s",
+    "run_batch_rows_per_s": "batch in-process, rows/s",
+    "two_workers_to_one": "capacity of 2 workers, × 1",
+    "two_workers_rate_to_one": "rate of 2 workers, less the clients' share, × 1",
+    "ready_s": "start to ready, s",
+    "resident_mb": "resident memory of a worker, MB",
+}
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,54 +283,6 @@ def derive_figures(samples: Mapping[str, Sequence[RoundOutcome]], batch_rows: in
     return figures
 
 
-_HEADS = (
-    "",
-    "CPU µs",
-    "least",
-    "× no-op",
-    "(range)",
-    "least",
-    "requests/s",
-    "p50 ms",
-    "p99 ms",
-    "busy",
-    "waited",
-)
-_FIGURE_HEADS = ("", "median", "(range)", "least")
-_NAMES = {
-    "noop": "no-op (raw ASGI)",
-    "starlette_noop": "no-op (Starlette)",
-    "timberline": "Timberline",
-    "timberline_chunked": "Timberline, chunked body",
-    "beside": "the other checkout",
-    "beside_chunked": "the other checkout, chunked body",
-    "noop_one_connection": "no-op, 1 connection",
-    "timberline_one_connection": "Timberline, 1 connection",
-    "fastapi": "FastAPI, async",
-    "fastapi_threads": "FastAPI, threads",
-    "mlserver": "MLServer",
-}
-_FIGURES = {
-    "run_us": "in-process Run of one row, CPU µs",
-    "timberline_to_noop": "Timberline, × no-op",
-    "not_run_to_noop": "Timberline less Run, × no-op",
-    "timberline_to_beside": "Timberline, × the other checkout",
-    "chunked_to_beside": "Timberline, chunked body, × the other checkout",
-    "fastapi_to_timberline": "FastAPI async, × Timberline",
-    "fastapi_threads_to_timberline": "FastAPI threads, × Timberline",
-    "mlserver_to_timberline": "MLServer, × Timberline",
-    "batch_to_in_process": "binary batch, rows a CPU second, × in-process",
-    "octets_to_in_process": "float32 batch, rows a CPU second, × in-process",
-    "batch_binary_rows_per_s": "binary batch, rows/s",
-    "batch_octets_rows_per_s": "float32 batch, rows/s",
-    "run_batch_rows_per_s": "batch in-process, rows/s",
-    "two_workers_to_one": "capacity of 2 workers, × 1",
-    "two_workers_rate_to_one": "rate of 2 workers, less the clients' share, × 1",
-    "ready_s": "start to ready, s",
-    "resident_mb": "resident memory of a worker, MB",
-}
-
-
 def format_service(report: Report) -> str:
     """The report as text for a terminal."""
     machine, settings, figures = report.machine, report.settings, report.figures
@@ -300,13 +301,11 @@ def format_service(report: Report) -> str:
     return "\n".join(lines)
 
 
-def write_report(report: Report, data: Path) -> Path:
-    """Keep the report as JSON under ``data``; the file."""
-    folder = data / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"service-{report.model}-{report.version}.json"
-    target.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    return target
+def write_report(report: msgspec.Struct, path: Path) -> Path:
+    """Keep the figures as JSON; the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    return path
 
 
 def _cells(name: str, row: Row) -> tuple[str, ...]:
@@ -339,15 +338,3 @@ def _target(target: TargetResult) -> tuple[str, ...]:
     said = {True: "met", False: "NOT MET", None: "not measured"}[target.is_met]
     value = "" if target.value is None else f"{target.value:.2f}"
     return (target.text, target.bound, value, said)
-
-
-def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

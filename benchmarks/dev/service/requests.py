@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.benchmarks.errors import WorkloadError
+from timberline.benchmarks.load.connections import write_post
 from timberline.registry.manifest import Manifest
 from timberline.registry.signature import NUMERIC_INPUT
 
@@ -28,7 +29,11 @@ def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
     """
     names = [column.name for column in manifest.signature.columns]
     body = msgspec.json.encode(dict(zip(names, manifest.golden.rows[0], strict=True)))
-    return _write("/predict", body, _JSON, _ANY, is_chunked=is_chunked)
+    whole = _write("/predict", body, _JSON, _ANY)
+    if not is_chunked:
+        return whole
+    head = whole[: -len(body)].replace(b"content-length: %d" % len(body), b"transfer-encoding: chunked")
+    return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def write_least_row(manifest: Manifest) -> bytes:
@@ -91,11 +96,5 @@ def _infer_path(manifest: Manifest) -> str:
     return f"/v2/models/{manifest.model}/infer"
 
 
-def _write(path: str, body: bytes, *headers: str, is_chunked: bool = False) -> bytes:
-    if is_chunked:
-        length = "transfer-encoding: chunked"
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    else:
-        length = f"content-length: {len(body)}"
-    lines = [f"POST {path} HTTP/1.1", *_USUAL, *headers, length]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+def _write(path: str, body: bytes, *headers: str) -> bytes:
+    return write_post(path, body, *_USUAL, *headers)

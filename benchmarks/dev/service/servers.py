@@ -11,14 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 import timberline
 from timberline.benchmarks.dev.clients import RoundOutcome, RoundPlan
@@ -41,15 +38,27 @@ COMPETITOR_ENVIRONMENT = {"PYTHONPATH": str(_ROOT), **NO_TELEMETRY}
 
 @dataclass(frozen=True)
 class Cores:
-    """Which processor is whose."""
+    """Which processor is whose; ``load_before``: the machine's load average when they were chosen."""
 
     server: int
     clients: int
+    load_before: float
 
     @property
     def all(self) -> tuple[int, ...]:
         """Both, for what is measured on the whole machine."""
         return tuple(sorted({self.server, self.clients}))
+
+    def describe(self) -> dict[str, float | str]:
+        """The machine as a report keeps it."""
+        return {
+            "processors": os.cpu_count() or 1,
+            "load_average_before": self.load_before,
+            "load_average_after": os.getloadavg()[0],
+            "python": sys.version.partition(" ")[0],
+            "server_core": self.server,
+            "client_core": self.clients,
+        }
 
 
 def choose_cores() -> Cores:
@@ -61,73 +70,43 @@ def choose_cores() -> Cores:
     if not hasattr(os, "sched_getaffinity"):
         raise BenchmarkError("processes can be pinned to processors on Linux only", where=sys.platform)
     usable = sorted(os.sched_getaffinity(0))
-    return Cores(server=usable[-1], clients=usable[0])
+    return Cores(server=usable[-1], clients=usable[0], load_before=os.getloadavg()[0])
 
 
-def exchange_round(process: subprocess.Popen[bytes], plan: msgspec.Struct, log: Path) -> RoundOutcome:
-    """Have a client process carry out one round.
+class GraphPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs of the graph without a service (`benchmarks.dev.competitors.in_process`); a Run is one "request".
 
-    Raises:
-        BenchmarkError: an answer was not 200, or the process failed.
+    ``matrix``: ``rows`` of float64, in base64.
     """
-    outcome = exchange(process, plan, RoundOutcome, timeout_s=_ROUND_TIMEOUT_S, log=log)
-    if outcome.failure:
-        raise BenchmarkError(outcome.failure, where="round of load")
-    return outcome
-
-
-@dataclass(frozen=True)
-class Load:
-    """One request over some connections to a running service, sent by the process ``clients``."""
-
-    clients: subprocess.Popen[bytes]
-    log: Path
-    port: int
-    request: bytes
-    connections: int
-    pids: tuple[int, ...]
-    client_cores: Collection[int]
-
-    def run(self, window_s: float, warmup_s: float) -> RoundOutcome:
-        """Drive the service for one window."""
-        plan = RoundPlan(
-            port=self.port,
-            request=self.request,
-            connections=self.connections,
-            warmup_s=warmup_s,
-            window_s=window_s,
-            pids=self.pids,
-            cores=tuple(self.client_cores),
-        )
-        return exchange_round(self.clients, plan, self.log)
-
-
-class _RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What `benchmarks.dev.competitors.in_process` reads; ``matrix``: float64 in base64."""
 
     rows: int
-    seconds: float
-    warmup_s: float
     matrix: bytes
+    window_s: float = 0.0
+    warmup_s: float = 0.0
 
 
 @dataclass(frozen=True)
-class GraphAlone:
-    """Runs of the graph without a service; a "request" is one Run over ``matrix``, (rows, columns)."""
+class Server:
+    """What is measured: one load on a running service, or the graph alone.
+
+    ``process`` carries out ``plan``, whose times are set for each window: the clients', or the graph's own.
+    """
 
     process: subprocess.Popen[bytes]
+    plan: RoundPlan | GraphPlan
     log: Path
-    matrix: npt.NDArray[np.float64]
 
     def run(self, window_s: float, warmup_s: float) -> RoundOutcome:
-        """Run the graph for one window."""
-        plan = _RunPlan(
-            rows=len(self.matrix), seconds=window_s, warmup_s=warmup_s, matrix=self.matrix.tobytes()
-        )
-        return exchange_round(self.process, plan, self.log)
+        """Measure one window.
 
-
-Server = Load | GraphAlone
+        Raises:
+            BenchmarkError: an answer was not 200, or the process failed.
+        """
+        plan = msgspec.structs.replace(self.plan, window_s=window_s, warmup_s=warmup_s)
+        outcome = exchange(self.process, plan, RoundOutcome, timeout_s=_ROUND_TIMEOUT_S, log=self.log)
+        if outcome.failure:
+            raise BenchmarkError(outcome.failure, where="round of load")
+        return outcome
 
 
 def find_port(service: Service) -> int:

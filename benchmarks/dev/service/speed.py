@@ -20,11 +20,8 @@ Two things cannot be measured directly on a machine with two cores, as the clien
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +30,7 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.dev.clients import RoundOutcome
+from timberline.benchmarks.dev.clients import RoundOutcome, RoundPlan
 from timberline.benchmarks.dev.competitors.environments import find_python, list_competitors, make_environment
 from timberline.benchmarks.dev.service import requests
 from timberline.benchmarks.dev.service.report import (
@@ -52,8 +49,7 @@ from timberline.benchmarks.dev.service.servers import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Cores,
-    GraphAlone,
-    Load,
+    GraphPlan,
     Server,
     ask_once,
     await_answer,
@@ -94,42 +90,32 @@ def measure_service(
         BenchmarkError: a service did not start, or gave any answer but 200.
     """
     manifest = store.verify(model, version)
-    load_before = os.getloadavg()[0]
     left_out: dict[str, str] = {}
     pythons = _find_competitors(environments, rivals, left_out)
-    log = _Log()
+    cores = choose_cores()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / MODEL_FILE).write_bytes(store.read_file(model, version, MODEL_FILE))
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        bench = _Bench(scratch, store.location, manifest, settings, cores, left_out)
         for start in range(settings.starts):
             with contextlib.ExitStack() as stack:
-                bench = _Bench(stack, scratch, store.location, manifest, settings, choose_cores(), log)
-                bench.start_ours()
+                bench.start_ours(stack)
                 bench.start_competitors(pythons)
                 bench.measure_rounds(start)
                 bench.note_memory()
-            left_out |= bench.left_out
-    samples = log.samples
-    services = {name: describe_service(samples[name], samples["noop"]) for name in bench.services}
+    samples = bench.samples
     figures = {
         **derive_figures(samples, settings.batch_rows),
-        "ready_s": summarise(log.ready_s),
-        "resident_mb": summarise([size / 1e6 for size in log.resident_bytes]),
+        "ready_s": summarise(bench.ready_s),
+        "resident_mb": summarise([size / 1e6 for size in bench.resident_bytes]),
     }
     return Report(
         model=model,
         version=version,
         settings=settings,
-        machine={
-            "processors": os.cpu_count() or 1,
-            "load_average_before": load_before,
-            "load_average_after": os.getloadavg()[0],
-            "python": sys.version.partition(" ")[0],
-            "server_core": bench.cores.server,
-            "client_core": bench.cores.clients,
-        },
-        services=services,
+        machine=cores.describe(),
+        services={name: describe_service(samples[name], samples["noop"]) for name in bench.services},
         figures=figures,
         left_out=left_out,
         targets=check_targets(targets, figures),
@@ -151,49 +137,43 @@ def _find_competitors(environments: Path, wanted: str, left_out: dict[str, str])
 
 
 @dataclass
-class _Log:
-    """What was seen over all starts; the rounds of every arm, in one order."""
-
-    samples: dict[str, list[RoundOutcome]] = field(default_factory=dict)
-    ready_s: list[float] = field(default_factory=list)
-    resident_bytes: list[int] = field(default_factory=list)
-
-
-@dataclass
 class _Bench:
-    """Everything that runs while it is measured, from one start to its end."""
+    """What is measured, started several times, and what was seen over all starts."""
 
-    stack: contextlib.ExitStack
     scratch: Path
     registry: str
     manifest: Manifest
     settings: Settings
     cores: Cores
-    log: _Log
-    servers: dict[str, Server] = field(default_factory=dict)
-    services: list[str] = field(default_factory=list)  # arms of the table, in its order
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.clients: subprocess.Popen[bytes] = self.stack.enter_context(
-            launch_driver(log=self._log("clients"), stop_timeout_s=STOP_TIMEOUT_S, module=CLIENTS)
-        )
-        self._name = f"{self.manifest.model}@{self.manifest.version}"
-        self._workers: list[Service] = []
+    left_out: dict[str, str]
+    samples: dict[str, list[RoundOutcome]] = field(
+        default_factory=dict
+    )  # a server's rounds, all in one order
+    ready_s: list[float] = field(default_factory=list)
+    resident_bytes: list[int] = field(default_factory=list)
 
     # What is started
 
-    def start_ours(self) -> None:
-        """The no-ops, our service, and the graph alone."""
+    def start_ours(self, stack: contextlib.ExitStack) -> None:
+        """The no-ops, our service, and the graph alone; all that was started ends with ``stack``."""
+        self._stack = stack
+        self.servers: dict[str, Server] = {}
+        self.services: list[str] = []  # servers of the table, in its order
+        self._workers: list[Service] = []
+        self._name = f"{self.manifest.model}@{self.manifest.version}"
+        self._clients = stack.enter_context(
+            launch_driver(log=self._log("clients"), stop_timeout_s=STOP_TIMEOUT_S, module=CLIENTS)
+        )
         row = requests.write_row(self.manifest)
         ours = self._start_service([self.cores.server])
         self._workers.append(ours)
-        self.log.ready_s.append(ours.ready_s)
+        self.ready_s.append(ours.ready_s)
         body_bytes = await_answer(ours, row, self._name)
+        noops = {}
         for name in ("noop", "starlette_noop"):
             flags = ("--app", name, "--body-bytes", str(body_bytes))
-            noop = self._start_competitor(sys.executable, "uvicorn_apps", *flags)
-            self._add_row(name, noop, row)
+            noops[name] = self._start_competitor(sys.executable, "uvicorn_apps", *flags)
+            self._add_row(name, noops[name], row)
         self._add_row("timberline", ours, row)
         chunked = requests.write_row(self.manifest, is_chunked=True)
         self._add_row("timberline_chunked", ours, chunked)
@@ -201,10 +181,8 @@ class _Bench:
             other = self._start_service([self.cores.server], checkout=Path(self.settings.beside).resolve())
             self._add_row("beside", other, row)
             self._add_row("beside_chunked", other, chunked)
-        for name, service in (("noop", self.servers["noop"]), ("timberline", self.servers["timberline"])):
-            assert isinstance(service, Load)
-            self.servers[f"{name}_one_connection"] = dataclasses.replace(service, connections=1)
-            self.services.append(f"{name}_one_connection")
+        for name, service in (("noop", noops["noop"]), ("timberline", ours)):
+            self._add_row(f"{name}_one_connection", service, row, connections=1)
         self._start_two_workers(row)
         self._start_batches(ours)
 
@@ -243,8 +221,9 @@ class _Bench:
             self.left_out["run"] = str(error)
             return
         alone = self._start_competitor(sys.executable, "in_process", "--version", str(self.scratch))
-        self.servers["run"] = GraphAlone(alone.process, self._log("in_process"), matrix[:1])
-        self.servers["run_batch"] = GraphAlone(alone.process, self._log("in_process"), matrix)
+        for name, part in (("run", matrix[:1]), ("run_batch", matrix)):
+            plan = GraphPlan(rows=len(part), matrix=part.tobytes())
+            self.servers[name] = Server(alone.process, plan, self._log("in_process"))
         batches = {
             "batch_binary": requests.write_protocol_batch(self.manifest, matrix),
             "batch_octets": requests.write_octet_batch(matrix),
@@ -268,7 +247,7 @@ class _Bench:
             cores=cores,
             checkout=checkout,
         )
-        return self.stack.enter_context(launch).await_ready(START_TIMEOUT_S)
+        return self._stack.enter_context(launch).await_ready(START_TIMEOUT_S)
 
     def _start_competitor(self, python: str, module: str, *flags: str) -> Service:
         launch = launch_command(
@@ -279,11 +258,11 @@ class _Bench:
             cores=[self.cores.server],
             environment=COMPETITOR_ENVIRONMENT,
         )
-        return self.stack.enter_context(launch).await_ready(START_TIMEOUT_S)
+        return self._stack.enter_context(launch).await_ready(START_TIMEOUT_S)
 
-    def _add_row(self, name: str, service: Service, request: bytes) -> None:
+    def _add_row(self, name: str, service: Service, request: bytes, connections: int | None = None) -> None:
         await_answer(service, request, name)
-        self.servers[name] = self._load(service, request)
+        self.servers[name] = self._load(service, request, connections=connections)
         self.services.append(name)
 
     def _load(
@@ -293,16 +272,15 @@ class _Bench:
         *,
         connections: int | None = None,
         client_cores: Sequence[int] | None = None,
-    ) -> Load:
-        return Load(
-            clients=self.clients,
-            log=self._log("clients"),
+    ) -> Server:
+        plan = RoundPlan(
             port=find_port(service),
             request=request,
             connections=connections or self.settings.connections,
             pids=find_processes(service),
-            client_cores=client_cores or [self.cores.clients],
+            cores=tuple(client_cores or [self.cores.clients]),
         )
+        return Server(self._clients, plan, self._log("clients"))
 
     def _log(self, name: str) -> Path:
         return self.scratch / f"{name}.log"
@@ -310,15 +288,15 @@ class _Bench:
     # What is measured
 
     def measure_rounds(self, start: int) -> None:
-        """This start's share of the rounds: every arm once a round, in an order that is drawn anew.
+        """This start's share of the rounds: every server once a round, in an order that is drawn anew.
 
         Before that, once unmeasured.
         """
         settings = self.settings
         order = random.Random(settings.seed + start)
-        for arm in self.servers.values():
-            arm.run(settings.warmup_s, settings.warmup_s)
-        samples = self.log.samples
+        for server in self.servers.values():
+            server.run(settings.warmup_s, settings.warmup_s)
+        samples = self.samples
         for number in range(start, settings.rounds, settings.starts):
             for name in order.sample(list(self.servers), len(self.servers)):
                 seen = self.servers[name].run(settings.window_s, settings.warmup_s)
@@ -329,4 +307,4 @@ class _Bench:
     def note_memory(self) -> None:
         """Memory of every worker after the load."""
         for service in self._workers:
-            self.log.resident_bytes += read_resident_bytes(find_processes(service))
+            self.resident_bytes += read_resident_bytes(find_processes(service))

@@ -21,11 +21,12 @@ from timberline.benchmarks.load.report import (
     format_load,
     format_markdown,
 )
-from timberline.benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
 from timberline.benchmarks.load.window import Result, WindowResult
 from timberline.registry.errors import ConfigError
+from timberline.registry.runtime.settings import load_settings
 
-SETTINGS = load_load_settings(overrides=["compare.rounds=2"])
+SETTINGS = load_settings(DEFAULT_LOAD, LoadSettings, overrides=["compare.rounds=2"])
 BOTH = {"champion": "tiny@1", "candidate": "tiny@2"}
 LOAD = Load(rate_rps=200.0)
 
@@ -167,7 +168,7 @@ def test_loads_come_from_the_command_line() -> None:
             read_loads(rates=wrong, users=None)
 
 
-RULES = load_load_settings().compare
+RULES = load_settings(DEFAULT_LOAD, LoadSettings).compare
 CHAMPION = (4.1, 3.8, 5.0, 4.4, 3.9)
 CANDIDATE = (4.6, 4.1, 5.1, 5.0, 4.5)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
 from timberline.benchmarks.load.window import (
     Arrival,
     Ending,
@@ -21,8 +21,11 @@ from timberline.benchmarks.load.window import (
     summarize_window,
     write_arrivals,
 )
+from timberline.registry.runtime.settings import load_settings
 
-OBJECTIVE = msgspec.structs.replace(load_load_settings().objective, p99_ms=20.0, max_lag_share=0.25)
+OBJECTIVE = msgspec.structs.replace(
+    load_settings(DEFAULT_LOAD, LoadSettings).objective, p99_ms=20.0, max_lag_share=0.25
+)
 KEY = WindowKey(round=1, number=3, arm="candidate", rate_rps=200.0, users=0, observations="window-003.csv.gz")
 OUTCOME = WindowOutcome(
     scheduled=1000, is_cut=False, warmup_problem="", elapsed_s=5.0, clock_jump_s=0.0, cpu_share=0.2

@@ -23,6 +23,7 @@ from timberline.exporter.graph.runtime import find_minimum_runtime, runtime_vers
 from timberline.exporter.inputs import ExportInputs, read_seen
 from timberline.exporter.parity.compare import (
     Break,
+    ParityFigures,
     Tolerances,
     keeps_bounds,
     load_tolerances,
@@ -52,15 +53,6 @@ log = logging.getLogger("exporter.export")
 CANDIDATE = "candidate"
 # The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
 _ACCURACY_SLACK = 1e-3
-
-
-class ParityFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One tensor's parity in numbers."""
-
-    rows: int
-    worst_absolute_error: float
-    worst_row: int
-    breaking_rows: int
 
 
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,7 +8,8 @@ is made by `choices`, whatever its form, functions of numbers by `formulas`; `em
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
@@ -77,39 +78,28 @@ class Lowering:
             names = [c.name for c in program.columns if (c.datatype == "BYTES") == is_text]
             self._inputs.update({name: (kind, index) for index, name in enumerate(names)})
         self.vocabulary: dict[str, float] = {}
-        self._values: dict[Expression, Scalar] = {}
-        self._affines: dict[tuple[Expression, bool], Affine | None] = {}
-        self._truths: dict[tuple[Expression, bool], Scalar] = {}
-        self._tables: dict[Expression, Table | None] = {}
-        # The one value that an expression chooses by, and the parts of expressions that are such a value.
-        self._subjects: dict[Expression, Expression | None] = {}
+        # The parts of expressions that are the one value that an expression chooses by.
         self._wholes: set[Expression] = set()
-
-    def value(self, expression: Expression) -> Scalar:
-        """The expression as a double: NULL is NaN, a boolean 0 or 1, text its number in the vocabulary."""
-        if expression not in self._values:
-            self._values[expression] = self._value(expression)
-        return self._values[expression]
+        # Each is computed once: `_value`, `_truth`, … say what of.
+        self.value: Callable[[Expression], Scalar] = functools.cache(self._value)
+        self.truth: Callable[[Expression, bool], Scalar] = functools.cache(self._truth)
+        self._affine: Callable[[Expression, bool], Affine | None] = functools.cache(self._find_affine)
+        self._table: Callable[[Call], Table | None] = functools.cache(self._tabulate)
+        self._subject: Callable[[Expression], Expression | None] = functools.cache(self._find_subject)
 
     def feature(self, expression: Expression) -> Scalar:
         """The expression where its last bits decide nothing: as a feature, rounded to 32 bits anyway."""
-        affine = self._affine(expression, exactly=False)
+        affine = self._affine(expression, False)
         return self._affine_value(affine) if affine is not None else self.value(expression)
 
-    def truth(self, expression: Expression, wanted: bool) -> Scalar:
-        """Whether the condition is true (or, if ``wanted`` is False, false); NULL is neither."""
-        key = (expression, wanted)
-        if key not in self._truths:
-            self._truths[key] = self._truth(expression, wanted)
-        return self._truths[key]
-
     def _value(self, expression: Expression) -> Scalar:  # noqa: PLR0911  (one line a kind of expression)
+        """The expression as a double: NULL is NaN, a boolean 0 or 1, text its number in the vocabulary."""
         if isinstance(expression, Literal):
             return self._graph.number(self._number(expression))
         if isinstance(expression, ColumnRef):
             kind, index = self._inputs[expression.column]
             return self._graph.make(kind, payload=index)
-        affine = self._affine(expression)
+        affine = self._affine(expression, True)
         if affine is not None:
             return self._affine_value(affine)
         table = self._table(expression)
@@ -153,6 +143,7 @@ class Lowering:
     # Conditions.
 
     def _truth(self, expression: Expression, wanted: bool) -> Scalar:  # noqa: PLR0911  (as above)
+        """Whether the condition is true (or, if ``wanted`` is False, false); NULL is neither."""
         graph = self._graph
         if isinstance(expression, Literal):
             return graph.truth(expression.value is wanted)
@@ -220,13 +211,8 @@ class Lowering:
 
     # What is decided by one value.
 
-    def _table(self, expression: Call) -> Table | None:
-        """The expression as a table over one value, if it only chooses by that."""
-        if expression not in self._tables:
-            self._tables[expression] = self._tabulate(expression)
-        return self._tables[expression]
-
     def _tabulate(self, expression: Call) -> Table | None:
+        """The expression as a table over one value, if it only chooses by that."""
         subject = None if self._is_whole(expression) else self._subject(expression)
         if subject is None or isinstance(subject, Literal):
             return None
@@ -236,15 +222,10 @@ class Lowering:
         is_subject = self._wholes.__contains__
         return tabulate(expression, self.value(subject), subject, is_subject, constants, self.vocabulary)
 
-    def _subject(self, expression: Expression) -> Expression | None:
+    def _find_subject(self, expression: Expression) -> Expression | None:
         """The value that the expression chooses by; a literal if it is constant, None if by several."""
         if isinstance(expression, Literal):
             return expression
-        if expression not in self._subjects:
-            self._subjects[expression] = self._find_subject(expression)
-        return self._subjects[expression]
-
-    def _find_subject(self, expression: ColumnRef | Call) -> Expression | None:
         if isinstance(expression, ColumnRef) or self._is_whole(expression):
             if self.value(expression).operator == "const":
                 return None
@@ -314,19 +295,13 @@ class Lowering:
             return self._graph.make("numeric", payload=affine.terms[0][0])
         return self._graph.make("affine", payload=affine)
 
-    def _affine(self, expression: Expression, *, exactly: bool = True) -> Affine | None:
+    def _find_affine(self, expression: Expression, exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)
         """The expression as a sum of columns that are whole and never NULL, if it is one.
 
         A matrix product adds in an order of its own: ``exactly`` asks for a sum that no order
         rounds, since a comparison may turn on the last bit. A NULL or infinity in any column would
         reach every sum.
         """
-        key = (expression, exactly)
-        if key not in self._affines:
-            self._affines[key] = self._find_affine(expression, exactly)
-        return self._affines[key]
-
-    def _find_affine(self, expression: Expression, exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)
         if isinstance(expression, Literal):
             value = expression.value
             is_usable = isinstance(value, int | float) and (is_exact(value) or not exactly)
@@ -341,7 +316,7 @@ class Lowering:
             return None
         if expression.operator == "to_bigint" and expression.arguments[0].type is ValueType.DOUBLE:
             return None
-        parts = [self._affine(argument, exactly=exactly) for argument in expression.arguments]
+        parts = [self._affine(argument, exactly) for argument in expression.arguments]
         combined = _combine(expression.operator, [p for p in parts if p], exactly) if all(parts) else None
         if combined is None:
             return None

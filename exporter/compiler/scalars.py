@@ -43,20 +43,17 @@ class Scalar:
         return self.payload if self.operator == "const" else None  # type: ignore[return-value]
 
 
-_BOOL_OPERATORS = {
-    "Equal",
-    "Less",
-    "LessOrEqual",
-    "Greater",
-    "GreaterOrEqual",
-    "And",
-    "Or",
-    "Not",
-    "IsInf",
-    "IsNaN",
-    "any",
-    "all",
+_TESTS = {
+    "Equal": np.equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "IsInf": np.isinf,
+    "IsNaN": np.isnan,
 }
+_BOOL_OPERATORS = {*_TESTS, "And", "Or", "Not", "any", "all"}
+# What constants are computed with beforehand.
 _FOLDS: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -76,13 +73,7 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Ceil": np.ceil,
     "Round": np.rint,
     "Clip": lambda x, reach: np.clip(x, -reach, reach),
-    "Equal": np.equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "IsInf": np.isinf,
-    "IsNaN": np.isnan,
+    **_TESTS,
     "number": np.float64,
     "atan_guess": lambda x: np.float64(np.arctan(np.float32(x))),
     "to_float": lambda x: np.float64(np.float32(x)),

@@ -214,15 +214,20 @@ def publish_verified(
     data = serialise(model)
     log_event(log, "composed the graph", nodes=len(model.graph.node), bytes=len(data))
     with tempfile.TemporaryDirectory(prefix="timberline-export-") as scratch:
-        files = {name: Path(scratch) / name for name in (MODEL_FILE, EVALUATION_FILE)}
+        files = {name: Path(scratch, name) for name in (MODEL_FILE, EVALUATION_FILE)}
         files[MODEL_FILE].write_bytes(data)
-        files |= _gather_rows(inputs, Path(scratch))
+        files[SEEN_FILE], seen = inputs.seen_rows, read_seen(inputs.seen_rows)
+        if inputs.export.test_rows:
+            files[TEST_ROWS_FILE] = Path(scratch, TEST_ROWS_FILE)
+            write_test_rows(inputs.test_parquet, seen, files[TEST_ROWS_FILE])
         parity = verify_parity(model, network, program, inputs, files[EVALUATION_FILE], tolerances)
         version = row = None
         if keeps_bounds(parity.report):
             require_accuracy(parity.rows, parity.accuracy, inputs.metrics)
             replay_golden(model, parity.golden, program.columns)
-            row = _measure_row(model, program, inputs, parity)
+            feeds = rows_to_feeds(parity.golden.rows[:1], program.columns)
+            row = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
+            log_cost(row)
             describe = _describe_version(inputs, program, parity, tolerances, converters, created_at)
             version = store.publish(inputs.run.model, files, describe)
             _point_candidate(store, inputs.run.model, version)
@@ -241,25 +246,6 @@ def publish_verified(
     )
     _log_result(result)
     return result
-
-
-def _gather_rows(inputs: ExportInputs, scratch: Path) -> dict[str, Path]:
-    """The files that say which rows the version has learned from and, where asked for, was tested on."""
-    files = {SEEN_FILE: inputs.seen_rows}
-    seen = read_seen(inputs.seen_rows)
-    if inputs.export.test_rows:
-        files[TEST_ROWS_FILE] = scratch / TEST_ROWS_FILE
-        write_test_rows(inputs.test_parquet, seen, files[TEST_ROWS_FILE])
-    return files
-
-
-def _measure_row(
-    model: onnx.ModelProto, program: FeatureProgram, inputs: ExportInputs, parity: ParityResult
-) -> RowCost:
-    feeds = rows_to_feeds(parity.golden.rows[:1], program.columns)
-    cost = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
-    log_cost(cost)
-    return cost
 
 
 def _point_candidate(store: Store, model: str, version: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 
 from timberline.exporter.compiler.choices import CHOOSING, Table, tabulate, write, write_truth
-from timberline.exporter.compiler.emit import build_model, share_out
+from timberline.exporter.compiler.emit import Emitter, build_model, share_out
 from timberline.exporter.compiler.formulas import build_formula
 from timberline.exporter.compiler.scalars import NAN, Affine, Scalar, ScalarGraph, is_exact
 from timberline.registry.signature import NULL_TEXT
@@ -56,15 +56,14 @@ def _build(
 ) -> tuple[onnx.ModelProto, Sequence[Scalar], Mapping[str, Sequence[Scalar]]]:
     lowering = Lowering(program)
     outputs = [lowering.feature(feature.expression) for feature in program.features]
-    model, purposes = build_model(
-        outputs,
-        numeric_is_whole=[
-            c.datatype != "FP64" and not c.is_nullable for c in program.columns if c.datatype != "BYTES"
-        ],
-        text_count=sum(c.datatype == "BYTES" for c in program.columns),
+    numeric = [column for column in program.columns if column.datatype != "BYTES"]
+    emitter = Emitter(
+        numeric_is_whole=[column.datatype != "FP64" and not column.is_nullable for column in numeric],
+        text_count=len(program.columns) - len(numeric),
         vocabulary={NULL_TEXT: NAN, **lowering.vocabulary},
         opset=opset,
     )
+    model, purposes = build_model(outputs, emitter)
     return model, outputs, purposes
 
 

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from timberline.exporter.compiler.formulas import SHIFTABLE
 from timberline.exporter.compiler.scalars import Affine, Scalar
-from timberline.exporter.graph.graphs import make_model
+from timberline.exporter.graph.graphs import make_model, make_value
 from timberline.registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
@@ -234,15 +234,9 @@ class Emitter:
         """The checked model, with the ``count`` columns of ``features`` as FLOAT for its output."""
         self._add("Cast", [features], FEATURES, to=TensorProto.FLOAT)
         kinds = {NUMERIC_INPUT: TensorProto.DOUBLE, TEXT_INPUT: TensorProto.STRING}
-        inputs = [
-            helper.make_tensor_value_info(name, kinds[name], ["rows", width])
-            for name, width in self._counts.items()
-            if width
-        ]
-        output = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["rows", count])
-        graph = helper.make_graph(
-            self._nodes, "features", inputs, [output], list(self._initializers.values())
-        )
+        inputs = [make_value(name, width, kind=kinds[name]) for name, width in self._counts.items() if width]
+        constants = list(self._initializers.values())
+        graph = helper.make_graph(self._nodes, "features", inputs, [make_value(FEATURES, count)], constants)
         opsets = {"": self._opset}
         if self._text is not None:
             opsets["ai.onnx.ml"] = _ML_OPSET
@@ -284,26 +278,13 @@ def _columns(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:
 
 
 def build_model(
-    outputs: Sequence[Scalar],
-    *,
-    numeric_is_whole: Sequence[bool],
-    text_count: int,
-    vocabulary: dict[str, float],
-    opset: int,
+    outputs: Sequence[Scalar], emitter: Emitter
 ) -> tuple[onnx.ModelProto, Mapping[str, Sequence[Scalar]]]:
-    """Lay ``outputs`` out as the graph that `compile.build_feature_graph` describes.
-
-    Args:
-        outputs: the features in order.
-        numeric_is_whole: of each numeric column, whether it is a whole number and never NULL.
-        text_count: width of the text input.
-        vocabulary: the number that stands for each text; any other text is 0.
-        opset: version of the ONNX operator set.
+    """Lay ``outputs``, the features in order, out as the graph that `compile.build_feature_graph` describes.
 
     Returns:
         The graph, and by node the values that the node was made for.
     """
-    emitter = Emitter(numeric_is_whole, text_count, vocabulary, opset)
     layout = _Layout(emitter)
     pending = _reachable(outputs)
     emitter.purpose = [s for s in pending if s.operator == "text"]

@@ -28,8 +28,8 @@ from onnx import TensorProto, helper, numpy_helper
 from timberline.exporter.errors import ExportError, UnsupportedLayerError
 from timberline.exporter.graph.graphs import (
     canonicalise,
-    expose_tensor,
     make_model,
+    make_value,
     opsets_of,
     rename_tensors,
     require_stock_operators,
@@ -72,9 +72,13 @@ def compose_graph(
     label = helper.make_node("ArgMax", [PROBABILITIES_OUTPUT], [LABEL_OUTPUT], axis=1, keepdims=0)
     merged.graph.node.append(label)
     require_stock_operators(merged, where="model.onnx")
-    merged.graph.output.extend(_outputs(class_count))
+    probabilities = make_value(PROBABILITIES_OUTPUT, class_count)
+    merged.graph.output.extend([probabilities, make_value(LABEL_OUTPUT, kind=TensorProto.INT64)])
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(merged)
     # An optimiser keeps a tensor's name only while the tensor is an output.
-    optimised = optimise_offline(expose_tensor(merged, FEATURES))
+    exposed.graph.output.append(make_value(FEATURES, None))
+    optimised = optimise_offline(exposed)
     fold_scales(optimised, {FEATURES}, in_front=precision == "float32")
     model = canonicalise(optimised, inputs=merged.graph.input, outputs=merged.graph.output, keep={FEATURES})
     check_graph(model)
@@ -132,13 +136,6 @@ def _merge(features: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelPro
         constant.CopyFrom(tensor)
         constant.name = rename(tensor.name)
     return make_model(graph, {**ours, **theirs})
-
-
-def _outputs(class_count: int) -> list[onnx.ValueInfoProto]:
-    return [
-        helper.make_tensor_value_info(PROBABILITIES_OUTPUT, TensorProto.FLOAT, ["rows", class_count]),
-        helper.make_tensor_value_info(LABEL_OUTPUT, TensorProto.INT64, ["rows"]),
-    ]
 
 
 def fold_scales(model: onnx.ModelProto, keep: set[str], *, in_front: bool = True) -> None:

@@ -16,7 +16,6 @@ et al., *Numerical Recipes* (3rd ed., 2007), sections 9.0 and 9.1.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import random
@@ -62,8 +61,7 @@ class Point:
     result: Result
 
 
-@dataclass(frozen=True)
-class Bracket:
+class Bracket(msgspec.Struct, frozen=True):
     """What a sweep has found, in requests a second.
 
     - ``held_rps``: the highest rate that met the objective; None when none did.
@@ -163,14 +161,11 @@ def read_loads(*, rates: str | None, users: str | None) -> list[Load]:
     return loads
 
 
-class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one arm's sweep found in one round; rates in requests a second, as in `Bracket`."""
+class SweepResult(Bracket, frozen=True, kw_only=True):
+    """What one arm's sweep found in one round."""
 
     round: int
     arm: str
-    held_rps: float | None
-    missed_rps: float | None
-    is_censored: bool
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,7 +308,7 @@ class _Run:
             self._keep_sweep(number, arm, read_bracket(seen, objective))
 
     def _keep_sweep(self, number: int, arm: str, bracket: Bracket) -> None:
-        self.sweeps.append(SweepResult(round=number, arm=arm, **dataclasses.asdict(bracket)))
+        self.sweeps.append(SweepResult(round=number, arm=arm, **msgspec.structs.asdict(bracket)))
         log_event(logger, "sweep measured", **msgspec.structs.asdict(self.sweeps[-1]))
         if bracket.held_rps is None:
             tried = "none was driven" if bracket.missed_rps is None else f"not even {bracket.missed_rps:.0f}"

@@ -172,18 +172,11 @@ def decide(outcome: WindowOutcome, arrivals: Sequence[Arrival], objective: Objec
     return "missed"
 
 
-class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one arm did in one window.
+class WindowKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Which window it is.
 
     - ``number``: in the order of time, over all rounds.
     - ``rate_rps``: of an open loop's timetable; None in a closed loop of ``users``.
-    - ``scheduled``, ``right``, ``refused``: requests of the timetable, answered rightly, turned away.
-    - ``requests_per_s``: right answers.
-    - ``p50_ms`` ... ``max_ms``: from the due time, over all requests that were sent, with refusals.
-    - ``late_share``: of the scheduled requests, those not answered rightly within the objective.
-    - ``lag_p50_ms``, ``lag_p99_ms``: how late the load generator itself sent.
-    - ``cpu_share``: of one core, the load generator's.
-    - ``problem``: why the figures are not the service's; "" when they are.
     - ``observations``: the file with every request.
     """
 
@@ -192,6 +185,21 @@ class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
     arm: str
     rate_rps: float | None
     users: int
+    observations: str
+
+
+class WindowResult(WindowKey, frozen=True, kw_only=True):
+    """What one arm did in one window.
+
+    - ``scheduled``, ``right``, ``refused``: requests of the timetable, answered rightly, turned away.
+    - ``requests_per_s``: right answers.
+    - ``p50_ms`` ... ``max_ms``: from the due time, over all requests that were sent, with refusals.
+    - ``late_share``: of the scheduled requests, those not answered rightly within the objective.
+    - ``lag_p50_ms``, ``lag_p99_ms``: how late the load generator itself sent.
+    - ``cpu_share``: of one core, the load generator's.
+    - ``problem``: why the figures are not the service's; "" when they are.
+    """
+
     result: Result
     problem: str
     scheduled: int
@@ -206,18 +214,6 @@ class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
     lag_p50_ms: float
     lag_p99_ms: float
     cpu_share: float
-    observations: str
-
-
-class WindowKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Which window it was; the names are those of `WindowResult`."""
-
-    round: int
-    number: int
-    arm: str
-    rate_rps: float | None
-    users: int
-    observations: str
 
 
 def summarize_window(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -21,24 +21,16 @@ import uvicorn
 from timberline.benchmarks.dev.competitors.program import parse_arguments
 from timberline.benchmarks.dev.competitors.uvicorn_server import serve
 
-_Message = dict[str, Any]
-_App = Callable[
-    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
-]
 _Config = uvicorn.Config
 
 
-def build_noop(body_bytes: int) -> _App:
+def build_noop(body_bytes: int) -> Any:
     """An ASGI application whose answers have a body of ``body_bytes``."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % body_bytes)]
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     body = {"type": "http.response.body", "body": b"0" * body_bytes}
 
-    async def answer(
-        scope: _Message,
-        receive: Callable[[], Awaitable[_Message]],
-        send: Callable[[_Message], Awaitable[None]],
-    ) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
             pass
         await send(start)

@@ -280,7 +280,7 @@ def _service(options: argparse.Namespace) -> int:
         ),
         load_targets(options.targets or DEFAULT_TARGETS),
         environments=options.environments,
-        rivals=options.rivals,
+        competitors=options.rivals,
     )
     sys.stderr.write(format_service(report) + "\n")
     print_result(report)

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m exporter", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    text = "convert the run, prove parity on every test row, publish, point `candidate` at it"
+    text = "convert the run, compare graph and network on every test row, publish, point `candidate` at it"
     export = verbs.add_parser("export", help=text, description=text)
     export.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"))
     export.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Imported here, so that wrong flags are told at once and not after loading the runtimes.
+    # Imported here, so that a wrong flag ends at once and not after the runtimes are loaded.
     from timberline.exporter.export import export_run
     from timberline.exporter.inputs import load_inputs, load_release_settings
     from timberline.exporter.parity.compare import TOLERANCES, load_tolerances

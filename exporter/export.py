@@ -56,7 +56,7 @@ _ACCURACY_SLACK = 1e-3
 
 
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an export came to; ``version`` is None when it was refused and nothing was published."""
+    """The result of an export; ``version`` is None when it is refused and nothing is published."""
 
     outcome: Literal["published", "skipped", "refused"]
     model: str
@@ -81,8 +81,8 @@ def export_run(
     """Publish the run as the model's next version and point alias `candidate` at it.
 
     A run that is published already, with these settings and by this release of the program, is
-    not exported again. A broken parity bound is an answer and not an exception: the result says
-    ``refused`` and names the worst rows.
+    not exported again. A broken parity bound is a result and not an exception: ``refused``, with the
+    worst rows.
 
     Raises:
         ConfigError: a slice of [gate] is refused, or has no row.
@@ -263,7 +263,7 @@ def _point_candidate(store: Store, model: str, version: int) -> None:
 
 
 def _log_result(result: ExportResult) -> None:
-    """Say in the log what was published, or the worst rows of what was refused."""
+    """Log what is published, or the worst rows of what is refused."""
     if result.version is not None:
         errors = {name: part.worst_absolute_error for name, part in (result.parity or {}).items()}
         worst = " ".join(f"{name} {error:.2g}" for name, error in errors.items())

@@ -41,10 +41,10 @@ class ExportInputs:
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True):
-    """The sections of model.toml that an export reads; the others are other parts' business.
+    """The sections of model.toml that an export reads; other parts read the others.
 
-    ``[export]`` and ``[gate]`` are read here and not by training, so that another limit or opset
-    costs an export and no new network.
+    Training does not read ``[export]`` and ``[gate]``: another limit or opset costs an export and no new
+    network.
     """
 
     export: ExportSettings = ExportSettings()

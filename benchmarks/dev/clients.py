@@ -34,9 +34,9 @@ from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.load.connections import Connection, Connections
 from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_wait_s
 
-# Far beyond what any answer takes; a server that is silent for longer has failed.
+# Longer than any answer takes; a server that is silent for so long has failed.
 _SILENCE_S = 30.0
-# Longer than any attack; an honest client that has waited for so long goes away without an answer.
+# Longer than any attack; an honest client that has waited for so long gives up.
 PATIENCE_S = 25.0
 
 
@@ -241,7 +241,7 @@ def main() -> int:
         plan = plans.decode(line)
         outcome: RoundOutcome | HonestOutcome
         if isinstance(plan, HonestPlan):
-            outcome = watch_service(plan, sys.stdin.buffer.readline)  # whatever it says, or the end
+            outcome = watch_service(plan, sys.stdin.buffer.readline)  # any line, or the end of the input
         else:
             try:
                 outcome = drive(plan)

@@ -1,8 +1,8 @@
-"""How fast and how large the ETL is, beside DuckDB's bare COPY and the same steps in pandas.
+"""Time and memory of the ETL, of DuckDB's bare COPY and of the same steps in pandas.
 
 Each run is a process of its own, from start to exit, imports included. The three take turns in one
-sitting, so that what disturbs the machine disturbs all of them; CPU time is told beside wall time
-because it is disturbed less.
+run, so that a disturbance of the machine falls on all of them; CPU time is reported too, because other
+programs disturb it less.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def run_measured(command: Sequence[str]) -> ProcessCost:
     """Run ``command`` to its end and measure that process alone.
 
     Raises:
-        BenchmarkError: it ended with an error, which is told with the end of its log.
+        BenchmarkError: it ended with an error; the message has the end of its log.
     """
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()

@@ -1,7 +1,7 @@
 """Measure load in rounds: fixed loads, or a sweep for the highest rate; one version, or two side by side.
 
 Services are started afresh for every round; the load generator is one process for all. Within a round both
-arms get the same loads, one right after the other in random order, so that what the machine does meanwhile
+arms get the same loads, one right after the other in random order, so that a disturbance of the machine
 falls on both. Both services run, but only one of them is under load at a time: the load generator and one
 service fill two cores, and two loaded services would measure each other.
 
@@ -107,7 +107,7 @@ def next_rate(
     if len(points) >= rules.max_windows or (held and missed and missed / held <= 1 + rules.resolution):
         return None
     if last not in (held, missed):
-        return last  # once more: what it said does not stand yet
+        return last  # once more: one result is not enough
     if held and missed:
         return math.sqrt(held * missed)
     if held:

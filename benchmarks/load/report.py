@@ -87,7 +87,7 @@ def _span(logs: Sequence[float], rules: CompareSettings, is_stepped: bool) -> Sp
 
 
 class LoadFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of one load, or of the sweep; ``late_share`` by arm, over all its requests."""
+    """The figures of one load, or of the sweep; ``late_share`` by arm, over all its requests."""
 
     name: str
     figures: tuple[Figure, ...]
@@ -101,7 +101,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     - ``problem``: why it is INVALID; "" when it is not.
     - ``is_below``: the candidate's highest rate is proven below the share of the champion's that the
       settings ask for; None when that was not measured.
-    - ``is_censored``: the load generator gave up before a service did; rates are at least what is said.
+    - ``is_censored``: the load generator gave up before a service did; rates are lower bounds.
     """
 
     versions: dict[str, str]
@@ -120,7 +120,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 def build_report(
     versions: Mapping[str, str], measured: Measured, loads: Sequence[Load], settings: LoadSettings
 ) -> LoadReport:
-    """Judge a measurement and put it into words; no figures are made of an INVALID one."""
+    """The report of a measurement; an INVALID one has no figures."""
     problem, figures = measured.problem, tuple[LoadFigures, ...]()
     is_censored = any(sweep.is_censored for sweep in measured.sweeps)
     if not problem and is_censored and "champion" in versions:
@@ -273,7 +273,7 @@ def _conclude(report: LoadReport) -> Iterator[str]:
     doubtful = [w for w in report.windows if w.result == "invalid" or (w.problem and not is_sweep)]
     if doubtful:
         first = f"such as number {doubtful[0].number}: {doubtful[0].problem}"
-        yield f"{len(doubtful)} of {len(report.windows)} windows say nothing and were not counted, {first}"
+        yield f"{len(doubtful)} of {len(report.windows)} windows are not valid and were not counted, {first}"
     if report.problem:
         yield f"INVALID: {report.problem}"
     elif report.is_censored:

@@ -38,7 +38,7 @@ class WindowSettings(_Section, frozen=True, kw_only=True):
 
 
 class Objective(_Section, frozen=True, kw_only=True):
-    """What a window has to keep, and when it says nothing."""
+    """What a window has to keep, and when it is invalid."""
 
     p99_ms: Positive
     max_lag_share: Annotated[float, msgspec.Meta(gt=0, le=1)]

@@ -29,7 +29,7 @@ from timberline.benchmarks.measure.raw import quote, read_rows, write_rows
 from timberline.benchmarks.measure.records import Body, Target
 
 # How a request ended: answered rightly; refused for want of time or room (503, 504, silence), which is
-# what overload looks like; or anything else, which says that something is broken.
+# what overload looks like; or anything else: something is broken.
 Ending = Literal["right", "refused", "wrong"]
 COLUMNS = ("number", "body", "due_s", "lag_ms", "latency_ms", "ending", "problem")
 
@@ -40,7 +40,7 @@ Result = Literal["met", "missed", "invalid", "broken"]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything said between the two processes."""
+    """Base of the messages between the two processes."""
 
 
 class WindowPlan(_Message, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ class WindowPlan(_Message, frozen=True, kw_only=True):
 
 
 class WindowOutcome(_Message, frozen=True, kw_only=True):
-    """What came of a window.
+    """The outcome of a window.
 
     - ``scheduled``: requests of the timetable; those sent, in a closed loop.
     - ``is_cut``: it ended early, with as many in flight as are allowed.
@@ -120,7 +120,7 @@ def read_arrivals(path: Path) -> list[Arrival]:
 
 
 def find_failure(outcome: WindowOutcome, arrivals: Sequence[Arrival]) -> str:
-    """Why the service is broken; "" when it is not. Refusals are answers: they say how much it bears."""
+    """Why the service is broken; "" when it is not. Refusals are answers: they show its limit."""
     if outcome.warmup_problem:
         return f"before the load: {outcome.warmup_problem}"
     wrong = [arrival.problem for arrival in arrivals if arrival.ending == "wrong"]
@@ -142,7 +142,7 @@ def find_lag(arrivals: Sequence[Arrival], objective: Objective) -> str:
 def find_doubt(
     outcome: WindowOutcome, arrivals: Sequence[Arrival], objective: Objective, min_requests: int
 ) -> str:
-    """Why nothing can be said at all; "" when something can."""
+    """Why the window is not valid; "" when it is."""
     if outcome.clock_jump_s > _MAX_CLOCK_JUMP_S:
         return f"a clock jumped by {outcome.clock_jump_s:.1f} s"
     if outcome.cpu_share > objective.max_cpu_share:
@@ -161,7 +161,7 @@ def decide(outcome: WindowOutcome, arrivals: Sequence[Arrival], objective: Objec
         outcome: of a window that is neither broken nor doubtful.
         arrivals: at least one.
         objective: what has to be kept.
-        lag: what `find_lag` says.
+        lag: the result of `find_lag`.
     """
     p99 = float(np.quantile([arrival.latency_ms for arrival in arrivals], 0.99))
     is_whole = not outcome.is_cut and all(arrival.ending == "right" for arrival in arrivals)

@@ -1,13 +1,13 @@
 """Parity: how far the exported graph drifts from what was trained. Pure arithmetic on arrays.
 
-Three tensors are on trial, each against its own bound (`tolerances.toml` gives the reasons):
+Three tensors are compared, each within its own bound (`tolerances.toml` gives the reasons):
 
 - ``features``: the graph's feature tensor against the same SQL run by DuckDB;
 - ``probabilities``: the graph on raw rows against Keras on DuckDB's features;
 - ``label``: the probability that Keras gives the graph's label, against Keras's best one. It is
   a different label only where the two best are further apart than the bound.
 
-Where the rows come from, and what follows from a break, is `export.py`'s business.
+`rows.py` reads the rows, and `export.py` decides what follows from a break.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def compare_outputs(
 ) -> ParityReport:
     """Measure how far an exported graph drifts from the model it came from.
 
-    An element passes when |c - r| <= atol + rtol * |r|. The bound is lopsided on purpose: what was
-    trained (r) is the truth and the graph (c) is on trial. NaN on both sides is equal; so are
+    An element passes when |c - r| <= atol + rtol * |r|. The bound is lopsided on purpose: the trained
+    network (r) is the truth, the graph (c) is what is compared with it. NaN on both sides is equal; so are
     infinities of one sign.
 
     Args:

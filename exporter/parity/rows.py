@@ -1,6 +1,6 @@
 """The test split in bounded chunks: raw rows as the graph takes them, features as DuckDB computes them.
 
-And what a version keeps of it: the graph's predictions and, where asked for, the rows themselves.
+Also what a version keeps of it: the graph's predictions and, if the model asks for it, the rows themselves.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def check_slices(path: Path, slices: FeatureProgram) -> None:
     """Count the file's rows in every slice of ``[gate]``; a second for a million rows.
 
     Raises:
-        ConfigError: a slice has no row, so that the gate would have nothing to judge.
+        ConfigError: a slice has no row, so that the gate has nothing to judge.
         ExportError: a raw column is missing.
     """
     names = _list_read(slices)
@@ -121,8 +121,8 @@ def read_chunks(
         ExportError: a raw column of the program or of a slice is missing.
     """
     names = [column.name for column in program.columns]
-    beside = [name for name in (_list_read(slices) if slices else ()) if name not in names]
-    wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *beside]
+    more = [name for name in (_list_read(slices) if slices else ()) if name not in names]
+    wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *more]
     file = _open(path, wanted)
     query = program.select_sql("raw")
     # One thread: a chunk is small, and its rows come back in the order they went in.
@@ -130,7 +130,7 @@ def read_chunks(
         for batch in file.iter_batches(chunk_rows, columns=wanted):
             table = pa.Table.from_batches([batch])
             raw = table.select(names)
-            connection.register("raw", table.select([*names, *beside]))
+            connection.register("raw", table.select([*names, *more]))
             features = connection.sql(query).to_arrow_table()
             yield Chunk(
                 rows=table[ROW_COLUMN].to_numpy(),
@@ -252,7 +252,7 @@ class EvaluationWriter:
 def write_test_rows(test_parquet: Path, seen: SeenRows, path: Path) -> None:
     """Write `registry.rows.TEST_ROWS_FILE`: row number, class and stored columns of every test row, in order.
 
-    Computed features stay behind: whoever has the graph can compute them.
+    Without computed features: the graph computes them.
     """
     source = pq.ParquetFile(test_parquet)
     names = [ROW_COLUMN, CLASS_COLUMN, *(column.name for column in seen.columns)]

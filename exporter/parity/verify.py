@@ -1,8 +1,8 @@
-"""Run every test row through the graph and through what it was made from, and compare.
+"""Run every test row through the graph and through the network that it is made from, and compare.
 
-Truth is DuckDB's features (the same SQL over the same raw columns) and Keras on those features;
-on trial is the graph on the raw rows: first its inner feature tensor, then its answers. On the way a few
-golden rows are chosen: rows with known answers, for warm-up and for the check after loading.
+The truth is DuckDB's features (the same SQL over the same raw columns) and Keras on those features.
+Compared with it is the graph on the raw rows: first its inner feature tensor, then its outputs. The same
+pass chooses a few golden rows: rows with known answers, for warm-up and for the check after loading.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from timberline.training.features import FeatureProgram, parse_slices
 
 log = logging.getLogger("exporter.parity.verify")
 
-# The bounds hold for any number of threads (tolerances.toml); two keep the proof under a minute.
+# The bounds hold for any number of threads (tolerances.toml); two keep the comparison under a minute.
 _THREADS = 2
 
 
 class Network(Protocol):
-    """What was trained: float32 features (rows, F) → float32 probabilities (rows, C)."""
+    """The trained network: float32 features (rows, F) → float32 probabilities (rows, C)."""
 
     def predict(self, features: FloatArray) -> FloatArray:
         """Class probabilities for ``features``."""
@@ -60,7 +60,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class ParityResult:
-    """What the test split showed: parity by tensor, the graph's accuracy, golden rows."""
+    """The result on the test split: parity by tensor, the graph's accuracy, golden rows."""
 
     report: ParityReport
     rows: int
@@ -69,9 +69,9 @@ class ParityResult:
 
 
 class ExportedGraph:
-    """The graph as published, and beside it the part of it that computes the features.
+    """The graph as it is published, and the part of it that computes the features.
 
-    A quantised graph (``precision`` int8) is asked row by row, as the service asks it.
+    A quantised graph (``precision`` int8) runs row by row, as in the service.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ def _compare_chunk(
 
 
 def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
-    """Refuse NULL and infinity in front of the network, whatever this processor's kernels make of them."""
+    """Refuse NULL and infinity as inputs of the network, whatever the kernels compute of them."""
     is_finite = np.isfinite(chunk.features)  # (rows, F)
     if is_finite.all():
         return
@@ -192,7 +192,7 @@ def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
         f"is {'NULL' if np.isnan(value) else value} here, and not a finite number in "
         f"{int((~is_finite[:, feature]).sum()):,} rows of a chunk",
         where=f"feature {names[feature]!r}, source row {chunk.rows[index]}",
-        hint="Say what it is there in features.sql, for example `coalesce(…, 0)`; then `make etl train`.",
+        hint="Give it a value in features.sql, for example `coalesce(…, 0)`; then `make etl train`.",
     )
 
 

@@ -39,8 +39,8 @@ ALLOWED_LIBRARIES = {
     "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
 }
 # Programs of other services, run in environments of their own and imported by nobody.
-RIVALS = "benchmarks/dev/competitors/"
-RIVAL_LIBRARIES = {
+COMPETITORS = "benchmarks/dev/competitors/"
+COMPETITOR_LIBRARIES = {
     "numpy",
     "onnxruntime",
     "uvicorn",
@@ -119,7 +119,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
         assert {
             (w, top)
             for w, top in foreign - {SLOWED, SCORING}
-            if not (w.startswith(RIVALS) and top in RIVAL_LIBRARIES)
+            if not (w.startswith(COMPETITORS) and top in COMPETITOR_LIBRARIES)
         } == set()
     else:
         assert {(w, top) for w, top in libraries if top in FORBIDDEN_LIBRARIES[part]} == set()

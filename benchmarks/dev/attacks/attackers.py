@@ -37,10 +37,10 @@ _PIPELINED = 300
 _MOST_BODIES = 3
 _BLOCK_BYTES = 1 << 16
 _READ_BYTES = 1 << 18
-# An attacker whom nobody reads for so long goes on to wait.
+# An attacker whose bytes are not read for so long stops sending.
 _STALL_S = 1.0
 _CONNECT_S = 2.0
-# A flood goes on for so many times as long as an attack that was cut is begun again.
+# A flood goes on for so many times as long as an attack that was cut is repeated.
 _FLOOD_TIMES = 2.5
 _SLOW_BYTES = 5
 # So that it takes no time from honest clients on the same processor.
@@ -52,7 +52,7 @@ class AttackPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One attack on one service.
 
     - ``request``: a small request that would be answered 200, whole.
-    - ``again_s``: for how long an attack that was cut is begun again.
+    - ``again_s``: for how long an attack that was cut is repeated.
     - ``most_s``: when it is ended, however far it got.
     """
 
@@ -84,7 +84,7 @@ class AttackOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class AttackState:
-    """The service under attack, and what has happened so far."""
+    """One attack: its plan, and what has happened so far."""
 
     plan: AttackPlan
     began_at: float = field(default_factory=time.monotonic)
@@ -106,7 +106,7 @@ class Connection:
     """One attacker's connection.
 
     Args:
-        blocks: what it sends, in plan.
+        blocks: what it sends, in order.
         wants: answers after which it is finished, when all is sent; None is the first one, whenever it comes.
         is_reading: whether it takes its answers.
     """

@@ -1,7 +1,7 @@
 """Every attack on a service of its own, with honest clients beside it.
 
 The service has one core, honest clients and the attacker the other, the attacker with a lower
-priority: so that what honest clients wait for is the service. A row is: start the service, let the
+priority: so that honest clients wait for the service only. A row is: start the service, let the
 clients ask, carry the attack out, wait until the service is quiet, look at its memory, stop it.
 """
 

@@ -1,4 +1,4 @@
-"""From what was seen to the table: waits of honest clients, memory, bounds kept or not.
+"""The table of attacks: waits of honest clients, memory, bounds kept or not.
 
 Pure but for the files that it reads and writes: numbers in, rows out.
 """
@@ -190,8 +190,11 @@ def format_attacks(report: Report) -> str:
 def _lay_out(rows: Sequence[Row]) -> list[str]:
     """The table; what is over its bound stands behind it, as it may be long."""
     lines = lay_out([_HEADS, *(_cells(row) for row in rows)])
-    said = [_describe_verdict(row) for row in rows]
-    return [lines[0], *(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines[1:], said, strict=True))]
+    verdicts = [_describe_verdict(row) for row in rows]
+    return [
+        lines[0],
+        *(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines[1:], verdicts, strict=True)),
+    ]
 
 
 def _describe_verdict(row: Row) -> str:
@@ -231,5 +234,5 @@ def _describe_statuses(statuses: Mapping[str, int]) -> str:
 
 def _list_bounds(rows: Sequence[Row]) -> list[str]:
     """Every bound that a row was held against, once."""
-    told = {(row.bounds, each.text): each.bound for row in rows for each in row.judged}
-    return [f"{bounds}: {text} {bound}" for (bounds, text), bound in told.items()]
+    listed = {(row.bounds, each.text): each.bound for row in rows for each in row.judged}
+    return [f"{bounds}: {text} {bound}" for (bounds, text), bound in listed.items()]

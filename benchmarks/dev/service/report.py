@@ -233,7 +233,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured; ``figures`` are what targets are held against, and more of their kind.
 
-    ``left_out`` says of everything that was not measured why.
+    ``left_out``: why something was not measured, by name.
     """
 
     model: str
@@ -247,7 +247,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def derive_figures(samples: Mapping[str, Sequence[RoundOutcome]], batch_rows: int) -> dict[str, Spread]:
-    """What is to be told beside the rows of the table, as far as its arms were measured."""
+    """The figures below the table, of those servers that were measured."""
     costs = {name: [cost_us(seen) for seen in rounds] for name, rounds in samples.items()}
     ours, noop = costs["timberline"], costs["noop"]
     figures = {"timberline_to_noop": divide(ours, noop)}
@@ -259,9 +259,9 @@ def derive_figures(samples: Mapping[str, Sequence[RoundOutcome]], batch_rows: in
     if "beside" in costs:
         figures["timberline_to_beside"] = divide(ours, costs["beside"])
         figures["chunked_to_beside"] = divide(costs["timberline_chunked"], costs["beside_chunked"])
-    for rival in ("fastapi", "fastapi_threads", "mlserver"):
-        if rival in costs:
-            figures[f"{rival}_to_timberline"] = divide(costs[rival], ours)
+    for competitor in ("fastapi", "fastapi_threads", "mlserver"):
+        if competitor in costs:
+            figures[f"{competitor}_to_timberline"] = divide(costs[competitor], ours)
     for name, figure in (("batch_binary", "batch_to_in_process"), ("batch_octets", "octets_to_in_process")):
         if name in costs:
             # Rows a processor second are the inverse of the cost of the same number of rows.
@@ -335,6 +335,6 @@ def _figure(name: str, spread: Spread) -> tuple[str, ...]:
 
 
 def _target(target: TargetResult) -> tuple[str, ...]:
-    said = {True: "met", False: "NOT MET", None: "not measured"}[target.is_met]
+    result = {True: "met", False: "NOT MET", None: "not measured"}[target.is_met]
     value = "" if target.value is None else f"{target.value:.2f}"
-    return (target.text, target.bound, value, said)
+    return (target.text, target.bound, value, result)

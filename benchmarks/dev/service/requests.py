@@ -16,7 +16,7 @@ from timberline.registry.signature import NUMERIC_INPUT
 
 _JSON = "content-type: application/json"
 _OCTETS = "content-type: application/octet-stream"
-# What a client sends beside: few headers, as each costs every server.
+# Headers that every client sends: few, as each costs every server.
 _USUAL = ("host: 127.0.0.1", "user-agent: timberline-benchmark")
 _ANY = "accept: */*"
 _BINARY_ANSWER = "accept: application/octet-stream"
@@ -85,7 +85,7 @@ def build_matrix(manifest: Manifest, rows: int) -> npt.NDArray[np.float64]:
     columns = manifest.signature.columns
     if any(column.datatype == "BYTES" for column in columns):
         raise WorkloadError(
-            "has columns of text; the graph alone and the rivals are measured on numbers only",
+            "has columns of text; the graph alone and the competitors are measured on numbers only",
             where=f"{manifest.model}@{manifest.version}",
         )
     golden: Sequence[Any] = manifest.golden.rows

@@ -121,7 +121,7 @@ def await_answer(service: Service, request: bytes, name: str) -> int:
         Length of the answer's body in bytes.
 
     Raises:
-        ServiceStartError: there was none in time; told with the last answer.
+        ServiceStartError: there was none in time; the message has the last answer.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
@@ -138,7 +138,7 @@ def ask_once(port: int, request: bytes) -> int:
 
     Raises:
         BenchmarkError: the status is not 200.
-        OSError: there is nobody, or no answer in time.
+        OSError: no server listens, or there is no answer in time.
     """
     with socket.create_connection(("127.0.0.1", port), timeout=START_TIMEOUT_S) as connected:
         reply = Connection(connected).exchange(request)

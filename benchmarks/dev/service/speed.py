@@ -1,4 +1,4 @@
-"""What the service costs: processor time a request, beside a no-op and beside other services.
+"""The processor time that a request costs: of the service, of a no-op and of other services.
 
 The yardstick is the processor time (user and system, of all its processes) that a server takes for
 one request. It moves far less than requests a second do when other programs run, but it does move:
@@ -12,9 +12,9 @@ Two things cannot be measured directly on a machine with two cores, as the clien
 - *Capacity of two workers* is computed: the processor time a request of the busiest worker, against
   that of one worker alone, each with the same number of connections. It counts what sharing costs
   (locks, counters, an uneven spread of connections), not what waiting for a core costs. The rate
-  that two workers and the clients reached together on the two cores is told beside it, scaled to
+  that two workers and the clients reached together on the two cores is reported too, scaled to
   what the clients left.
-- *A batch* is compared by rows a processor second; rows a second as seen are told beside it.
+- *A batch* is compared by rows a processor second; rows a second as measured are reported too.
 """
 
 from __future__ import annotations
@@ -78,20 +78,20 @@ def measure_service(
     targets: Mapping[str, Target],
     *,
     environments: Path,
-    rivals: str = "there",
+    competitors: str = "there",
 ) -> Report:
-    """Measure one version beside everything that can be had.
+    """Measure one version, the no-ops, and the competitors that are installed.
 
     Args:
-        environments: folder of the rivals' virtual environments.
-        rivals: ``none``, those that are ``there``, or ``all``, installed if they are not.
+        environments: folder of the competitors' virtual environments.
+        competitors: ``none``, those that are ``there``, or ``all``, installed if they are not.
 
     Raises:
         BenchmarkError: a service did not start, or gave any answer but 200.
     """
     manifest = store.verify(model, version)
     left_out: dict[str, str] = {}
-    pythons = _find_competitors(environments, rivals, left_out)
+    pythons = _find_competitors(environments, competitors, left_out)
     cores = choose_cores()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -123,16 +123,16 @@ def measure_service(
 
 
 def _find_competitors(environments: Path, wanted: str, left_out: dict[str, str]) -> dict[str, Path]:
-    """Interpreters by rival, of those that are wanted and to be had."""
+    """Interpreters by competitor, of those that are wanted and installed."""
     found = {}
-    for rival in list_competitors():
-        python = find_python(environments, rival) if wanted == "there" else None
+    for name in list_competitors():
+        python = find_python(environments, name) if wanted == "there" else None
         if wanted == "all":
-            python = make_environment(environments, rival)
+            python = make_environment(environments, name)
         if python:
-            found[rival] = python
+            found[name] = python
         else:
-            left_out[rival] = "not asked for" if wanted == "none" else f"not installed in {environments}"
+            left_out[name] = "not asked for" if wanted == "none" else f"not installed in {environments}"
     return found
 
 
@@ -189,7 +189,7 @@ class _Bench:
     def start_competitors(self, pythons: Mapping[str, Path]) -> None:
         """The services of others, on the same file."""
         if any(column.datatype == "BYTES" for column in self.manifest.signature.columns):
-            self.left_out |= dict.fromkeys(pythons, "the rivals know columns of numbers only")
+            self.left_out |= dict.fromkeys(pythons, "the competitors take columns of numbers only")
             return
         version = ["--version", str(self.scratch)]
         row = requests.write_row(self.manifest)

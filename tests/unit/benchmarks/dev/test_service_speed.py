@@ -320,20 +320,20 @@ def test_memory_is_told_for_each_process() -> None:
     assert read_resident_bytes(pids[:1])[0] > 1_000_000
 
 
-def test_every_rival_is_locked_with_hashes_and_no_host() -> None:
+def test_every_competitor_is_locked_with_hashes_and_no_host() -> None:
     """What is compared must be installed alike everywhere, from wherever the user's index is."""
     assert list_competitors() == ["fastapi", "mlserver"]
-    for rival in list_competitors():
-        text = (LOCKS / f"{rival}.txt").read_text("utf-8")
+    for name in list_competitors():
+        text = (LOCKS / f"{name}.txt").read_text("utf-8")
         entries = re.split(r"\n(?=[a-z0-9])", text.strip())
         assert [entry.partition(" ")[0] for entry in entries if "--hash=sha256:" not in entry] == []
         assert re.findall(r"https?://|--(?:extra-)?index-url|--find-links", text) == []
-        for line in (LOCKS / f"{rival}.in").read_text("utf-8").splitlines():
+        for line in (LOCKS / f"{name}.in").read_text("utf-8").splitlines():
             if line[0] not in "#-":
                 assert f"\n{line}==" in f"\n{text}"
 
 
-def test_a_rival_of_another_lock_file_is_not_there(tmp_path: Path) -> None:
+def test_a_competitor_of_another_lock_file_is_not_there(tmp_path: Path) -> None:
     """Figures of versions that nobody locked cannot be repeated."""
     folder = tmp_path / "fastapi"
     folder.mkdir()

@@ -95,7 +95,7 @@ def test_windows_that_say_nothing_are_not_counted_but_told() -> None:
     assert ratio.mean == pytest.approx(2.0)
     assert said.loads[0].late_share == {"champion": pytest.approx(0.01), "candidate": pytest.approx(0.01)}
     for text in (format_load(said), format_markdown(said)):
-        assert "1 of 5 windows say nothing and were not counted, such as number 2" in text
+        assert "1 of 5 windows are not valid and were not counted, such as number 2" in text
         assert "2.000 (2.000–2.000)" in text
     assert "`window-005.csv.gz`" in format_markdown(said)
 

@@ -196,7 +196,7 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.load.bench import format_bench, run_bench
+    from timberline.benchmarks.load.run import format_bench, run_bench
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -214,11 +214,12 @@ def _load(options: argparse.Namespace) -> int:
         raise ConfigError(
             "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
         )
+    from timberline.benchmarks.load.measure import read_loads
+    from timberline.benchmarks.load.report import format_load
     from timberline.benchmarks.load.run import run_load
-    from timberline.benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
-    from timberline.benchmarks.load.stage import read_loads
-    from timberline.benchmarks.load.tables import format_load
+    from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
     from timberline.registry.names import ModelRef
+    from timberline.registry.runtime.settings import load_settings
     from timberline.registry.store import open_store
 
     flags = {
@@ -232,8 +233,11 @@ def _load(options: argparse.Namespace) -> int:
         open_store(options.registry),
         ModelRef.parse(options.model),
         options.data,
-        load_load_settings(
-            options.rules or DEFAULT_LOAD, overrides=[*options.set, *overrides], environment=os.environ
+        load_settings(
+            options.rules or DEFAULT_LOAD,
+            LoadSettings,
+            overrides=[*options.set, *overrides],
+            environment=os.environ,
         ),
         read_loads(rates=options.rate, users=options.users),
         candidate=options.candidate,
@@ -247,7 +251,7 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _etl(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.etl.speed import measure_etl
+    from timberline.benchmarks.dev.etl import measure_etl
 
     print_json(
         measure_etl(model=options.model, models=options.models, data=options.data, rounds=options.rounds)
@@ -256,9 +260,14 @@ def _etl(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.service.figures import DEFAULT_TARGETS, load_targets
-    from timberline.benchmarks.dev.service.report import format_service, write_report
-    from timberline.benchmarks.dev.service.speed import Settings, measure_service
+    from timberline.benchmarks.dev.service.report import (
+        DEFAULT_TARGETS,
+        Settings,
+        format_service,
+        load_targets,
+        write_report,
+    )
+    from timberline.benchmarks.dev.service.speed import measure_service
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -278,11 +287,12 @@ def _service(options: argparse.Namespace) -> int:
         ),
         load_targets(options.targets or DEFAULT_TARGETS),
         environments=options.environments,
-        rivals=options.rivals,
+        competitors=options.rivals,
     )
     sys.stderr.write(format_service(report) + "\n")
     print_result(report)
-    sys.stderr.write(f"report: {write_report(report, options.data)}\n")
+    path = options.data / "bench" / f"service-{report.model}-{report.version}.json"
+    sys.stderr.write(f"report: {write_report(report, path)}\n")
     is_missed = any(target.is_met is False for target in report.targets)
     return 1 if options.check and is_missed else 0
 
@@ -293,8 +303,8 @@ def _attacks(options: argparse.Namespace) -> int:
         DEFAULT_BOUNDS,
         format_attacks,
         load_bounds,
-        write_report,
     )
+    from timberline.benchmarks.dev.service.report import write_report
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -316,9 +326,9 @@ def _attacks(options: argparse.Namespace) -> int:
 
 
 def _rivals(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.competitors.environments import list_rivals, make_environment
+    from timberline.benchmarks.dev.competitors.environments import list_competitors, make_environment
 
-    print_result({name: str(make_environment(options.environments, name)) for name in list_rivals()})
+    print_result({name: str(make_environment(options.environments, name)) for name in list_competitors()})
     return 0
 
 

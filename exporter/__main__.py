@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """The verbs of this part, for its own command line and for `timberline`."""
-    text = "convert the run, prove parity on every test row, publish, point `candidate` at it"
+    text = "convert the run, compare graph and network on every test row, publish, point `candidate` at it"
     export = add_verb(verbs, "export", text, _main, "models", "data", "registry", "set")
     export.add_argument("--run", dest="run_id", metavar="ID", help="the run (default: the last one)")
     export.add_argument(
@@ -43,7 +43,7 @@ def _main(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Imported here, so that wrong flags are told at once and not after loading the runtimes.
+    # Imported here, so that a wrong flag ends at once and not after the runtimes are loaded.
     from timberline.exporter.export import export_run
     from timberline.exporter.inputs import load_inputs, load_release_settings
     from timberline.exporter.parity.compare import TOLERANCES, load_tolerances

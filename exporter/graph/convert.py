@@ -22,7 +22,7 @@ from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
 
 os.environ.update(NO_TELEMETRY)
 with quiet_stderr(), warnings.catch_warnings():
-    # Third-party deprecation notes at import time; nothing that a user of ours could act on.
+    # Deprecation warnings of third parties at import time; a user of ours can do nothing about them.
     warnings.simplefilter("ignore")
     import tensorflow as tf
     import tf2onnx

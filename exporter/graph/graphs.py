@@ -71,12 +71,11 @@ def rename_tensors(node: onnx.NodeProto, rename: Callable[[str], str]) -> None:
         names[:] = [rename(name) if name else "" for name in names]
 
 
-def expose_tensor(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A copy of ``model`` that has the inner FLOAT tensor ``name`` (rows, n) as an output too."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]))
-    return copy
+def make_value(
+    name: str, *axes: int | None, kind: TensorProto.DataType = TensorProto.FLOAT
+) -> onnx.ValueInfoProto:
+    """The input or output ``name`` of shape (rows, *axes); None is an axis of any length."""
+    return helper.make_tensor_value_info(name, kind, ["rows", *axes])
 
 
 def cut_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -84,8 +83,7 @@ def cut_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
     A runtime computes all of a graph whatever is asked of it, so a cut one is cheaper to ask.
     """
-    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None])
-    return canonicalise(model, inputs=model.graph.input, outputs=[output], keep=set())
+    return canonicalise(model, inputs=model.graph.input, outputs=[make_value(name, None)], keep=set())
 
 
 def canonicalise(

@@ -45,7 +45,7 @@ USED_OTHERWISE = {
 }
 # Run in environments of their own, by foreign clients' interpreters.
 CHILDREN = sorted((ROOT / "tests" / "clients").glob("*_child.py"))
-RIVALS = {"fastapi": "fastapi_service.py", "mlserver": "mlserver_service.py"}
+COMPETITORS = {"fastapi": "fastapi_service.py", "mlserver": "mlserver_service.py"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -89,11 +89,11 @@ def test_a_role_alone_imports_every_module_of_its_own(role: str, tmp_path: Path)
     assert "No module named 'hypothesis'" in bare.stderr, "the interpreter sees more than the role"
 
 
-@pytest.mark.parametrize("rival", RIVALS)
-def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
+@pytest.mark.parametrize("name", COMPETITORS)
+def test_a_competitor_declares_what_its_program_imports(name: str) -> None:
     """Its environment is made from its own lock file, with its own later releases."""
     folder = ROOT / "benchmarks" / "dev" / "competitors"
-    files, found = [folder / RIVALS[rival]], list[Path]()
+    files, found = [folder / COMPETITORS[name]], list[Path]()
     while files:
         found.append(file := files.pop())
         inner = {
@@ -102,7 +102,7 @@ def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
             if module.startswith("timberline.benchmarks.dev.competitors.")
         }
         files += [folder / f"{module.rpartition('.')[2]}.py" for module in inner]
-    asked = (ROOT / "requirements" / "rivals" / f"{rival}.in").read_text("utf-8")
+    asked = (ROOT / "requirements" / "rivals" / f"{name}.in").read_text("utf-8")
     assert (
         set(imported_packages(found)) - set(re.findall(r"^[a-z][a-z0-9-]*", asked, flags=re.MULTILINE))
         == set()

@@ -42,8 +42,8 @@ ALLOWED_LIBRARIES = {
     },
 }
 # Programs of other services, run in environments of their own and imported by nobody.
-RIVALS = "benchmarks/dev/competitors/"
-RIVAL_LIBRARIES = {
+COMPETITORS = "benchmarks/dev/competitors/"
+COMPETITOR_LIBRARIES = {
     "numpy",
     "onnxruntime",
     "uvicorn",
@@ -96,6 +96,19 @@ def test_parts_import_only_what_lies_below_them(part: str) -> None:
     assert broken == []
 
 
+def test_nothing_that_is_shipped_imports_what_only_developers_run() -> None:
+    """`benchmarks/dev` is not in the wheel; only the command line reaches it, when one of its verbs runs."""
+    found = {
+        where
+        for part in PARTS
+        for where, module in imports(part)
+        if is_within(module, "benchmarks.dev") and not where.startswith("benchmarks/dev/")
+    }
+    assert found == {"benchmarks/__main__.py"}
+    top = ast.parse((ROOT / "benchmarks/__main__.py").read_text("utf-8")).body
+    assert not any("benchmarks.dev" in ast.unparse(node) for node in top if isinstance(node, ast.ImportFrom))
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_parts_use_only_their_own_libraries(part: str) -> None:
     """The serve image holds four libraries, and the ground floor one; a new one is a decision."""
@@ -109,7 +122,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
         assert {
             (w, top)
             for w, top in foreign - {SLOWED, SCORING}
-            if not (w.startswith(RIVALS) and top in RIVAL_LIBRARIES)
+            if not (w.startswith(COMPETITORS) and top in COMPETITOR_LIBRARIES)
         } == set()
     else:
         assert {(w, top) for w, top in libraries if top in FORBIDDEN_LIBRARIES[part]} == set()
@@ -183,12 +196,11 @@ PARSERS = {
     "inference/formats/strict_json.py": "a request; catches all three errors",
     "inference/formats/csv.py": "a request; digits, points and commas only",
     "benchmarks/measure/replies.py": "a reply, thousands a second; catches all three errors",
-    "benchmarks/dev/service/closed_loop.py": "a line of the benchmark that started it",
-    "benchmarks/dev/attacks/honest.py": "a line of the benchmark that started it",
+    "benchmarks/dev/clients.py": "a line of the benchmark that started it",
     "benchmarks/dev/attacks/attackers.py": "a line of the benchmark that started it",
-    "benchmarks/dev/etl/pandas_etl.py": "the program that is measured against; stands alone",
+    "benchmarks/dev/pandas_etl.py": "the program that is measured against; stands alone",
     "benchmarks/dev/competitors/in_process.py": "runs in an environment without this package",
-    "benchmarks/dev/competitors/graph.py": "runs in an environment without this package",
+    "benchmarks/dev/competitors/program.py": "runs in an environment without this package",
 }
 PARSING = {("json", "decode"), ("json", "Decoder"), ("json", "loads"), ("json", "load")}
 PARSING |= {("toml", "decode"), ("tomllib", "loads"), ("tomllib", "load"), ("yaml", "decode")}

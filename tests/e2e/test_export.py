@@ -23,7 +23,7 @@ from tests.support.service import running_service
 from timberline.exporter.__main__ import main
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.errors import ExportError, ParityInputError
-from timberline.exporter.export import export_run, publish_proven
+from timberline.exporter.export import export_run, publish_verified
 from timberline.exporter.graph.compose import compose_graph
 from timberline.exporter.graph.convert import KerasNetwork
 from timberline.exporter.graph.runtime import open_session
@@ -349,7 +349,7 @@ def test_one_changed_weight_is_refused_and_the_row_is_named(
     weights.CopyFrom(numpy_helper.from_array(changed, weights.name))
     model = compose_graph(build_feature_graph(program, 18), converted, class_count=3)
 
-    result = publish_proven(
+    result = publish_verified(
         model, network, program, inputs, store, tolerances=load_tolerances(), converters={}
     )
 
@@ -370,7 +370,7 @@ def test_other_feature_formula_is_refused_and_the_feature_is_named(
     network = KerasNetwork(inputs.saved_model, len(program.features))
     model = compose_graph(build_feature_graph(other, 18), network.convert(18), class_count=3)
 
-    result = publish_proven(
+    result = publish_verified(
         model, network, program, inputs, store, tolerances=load_tolerances(), converters={}
     )
 

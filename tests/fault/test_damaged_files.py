@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from timberline.benchmarks.dev.service.figures import decode_targets
+from timberline.benchmarks.dev.service.report import decode_targets
 from timberline.benchmarks.measure.raw import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
 from timberline.benchmarks.selftest.recorded import read_restarts

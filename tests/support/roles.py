@@ -49,7 +49,7 @@ ROLES = {
 DEV = "benchmarks/dev"
 # Of a role's parts, but for developers, or for an environment of its own.
 DEV_ONLY = {
-    "benchmarks/dev/etl/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
+    "benchmarks/dev/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
     "benchmarks/dev/competitors/fastapi_service.py": "runs where rivals/fastapi.txt is installed",
     "benchmarks/dev/competitors/mlserver_service.py": "runs where rivals/mlserver.txt is installed",
 }

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.calibrated import publish_run
 from tests.support.prepared import MODEL, forced_precision, prepare, write_model
-from timberline.exporter.package import EvaluationWriter
+from timberline.exporter.parity.rows import EvaluationWriter
 from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.manifest import Manifest, Metrics
 from timberline.registry.noise import NOISE_FILE, decode_noise

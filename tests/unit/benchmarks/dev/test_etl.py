@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tables import NAME, SmallTable, rows
-from timberline.benchmarks.dev.etl.speed import ProcessCost, measure_etl, run_measured, summarise
+from timberline.benchmarks.dev.etl import ProcessCost, measure_etl, run_measured, summarise
 from timberline.benchmarks.errors import BenchmarkError
 
 

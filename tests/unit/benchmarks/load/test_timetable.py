@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+import gevent
 import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from timberline.benchmarks.load.schedule import draw_schedule, run_timetable
+from timberline.benchmarks.load.timetable import Alarm, draw_schedule, run_timetable
 
 
 def test_gaps_are_exponential_and_independent() -> None:
@@ -89,3 +92,23 @@ def test_a_run_that_is_over_sends_no_more() -> None:
         send=lambda number, _: number < 1,
     )
     assert count == 1
+
+
+def test_an_alarm_never_goes_off_early_and_never_misses() -> None:
+    """Early would bunch arrivals; a moment that is over already must not wait for ever."""
+    alarm = Alarm()
+    for ahead_s in (0.004, 0.0003, 0.0, -1.0):
+        moment = time.perf_counter() + ahead_s
+        alarm.wait_until(moment)
+        assert time.perf_counter() >= moment
+    alarm.close()
+
+
+def test_others_run_while_one_waits() -> None:
+    """The answers to requests in flight are read meanwhile; else the generator would be the queue."""
+    alarm, seen = Alarm(), []
+    other = gevent.spawn(seen.append, "read")
+    alarm.wait_until(time.perf_counter() + 0.002)
+    alarm.close()
+    assert seen == ["read"]
+    other.join()

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from timberline.exporter.graph.fold import fold_scales
+from timberline.exporter.graph.compose import fold_scales
 from timberline.exporter.graph.graphs import make_model
 from timberline.exporter.graph.runtime import open_session
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from timberline.benchmarks.load.settings import load_load_settings
-from timberline.benchmarks.load.sweep import Bracket, Point, choose_start, next_rate, read_bracket
-from timberline.benchmarks.load.validity import Result
+from timberline.benchmarks.load.measure import Bracket, Point, choose_start, next_rate, read_bracket
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
+from timberline.benchmarks.load.window import Result
+from timberline.registry.runtime.settings import load_settings
 
-SETTINGS = load_load_settings()
+SETTINGS = load_settings(DEFAULT_LOAD, LoadSettings)
 OBJECTIVE = msgspec.structs.replace(SETTINGS.objective, tries=2, invalid_tries=3)
 RULES = msgspec.structs.replace(SETTINGS.sweep, growth=1.6, resolution=0.06, max_windows=30, least_rps=10.0)
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from timberline.exporter.errors import ExportError
-from timberline.exporter.package import EvaluationWriter, read_baselines, require_accuracy
-from timberline.exporter.parity.golden import GoldenPicker
-from timberline.exporter.parity.rows import Chunk
+from timberline.exporter.export import require_accuracy
+from timberline.exporter.inputs import read_baselines
+from timberline.exporter.parity.rows import Chunk, EvaluationWriter
+from timberline.exporter.parity.verify import GoldenPicker
 from timberline.registry.manifest import Golden, Interval, Metrics
 
 

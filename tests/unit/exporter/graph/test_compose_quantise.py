@@ -9,8 +9,7 @@ from onnx import TensorProto
 
 from tests.support.exporter_graphs import feature_graph, random_network
 from timberline.exporter.errors import UnsupportedLayerError
-from timberline.exporter.graph.compose import compose_graph, serialise
-from timberline.exporter.graph.quantise import quantise_graph
+from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.inference.session import Feed, Session
 from timberline.registry.signature import ClassLabel, Column, build_signature
 

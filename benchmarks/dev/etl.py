@@ -1,8 +1,8 @@
-"""How fast and how large the ETL is, beside DuckDB's bare COPY and the same steps in pandas.
+"""Time and memory of the ETL, of DuckDB's bare COPY and of the same steps in pandas.
 
 Each run is a process of its own, from start to exit, imports included. The three take turns in one
-sitting, so that what disturbs the machine disturbs all of them; CPU time is told beside wall time
-because it is disturbed less.
+run, so that a disturbance of the machine falls on all of them; CPU time is reported too, because other
+programs disturb it less.
 """
 
 from __future__ import annotations
@@ -28,6 +28,15 @@ MAX_COPY_RATIO = 4.0
 MAX_PANDAS_RATIO = 1 / 3
 MAX_RSS_BYTES = 1_000_000_000
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB on Linux
+
+
+# DuckDB's bare COPY of a CSV file to Parquet, with every setting at its default.
+_BARE_COPY = """\
+import sys, duckdb
+source, target = sys.argv[1:]
+with duckdb.connect() as connection:
+    connection.execute(f"COPY (SELECT * FROM read_csv('{source}')) TO '{target}' (FORMAT parquet)")
+"""
 
 
 class ProcessCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,23 +77,15 @@ def measure_etl(
         with tempfile.TemporaryDirectory(prefix=".partial-bench-", dir=data) as scratch:
             target = Path(scratch)
             (target / "raw").symlink_to((data / "raw").resolve())
-            places = ("--models", str(models), "--data", scratch)
+            pandas_etl = "timberline.benchmarks.dev.pandas_etl"
+            folders = ("--models", str(models), "--data", scratch)
             commands = {
-                "copy": [
-                    "timberline.benchmarks.dev.etl.bare_copy",
-                    str(source),
-                    str(target / "copy.parquet"),
-                ],
-                "etl": ["timberline.training", "etl", "--model", model, *places],
-                "pandas": [
-                    "timberline.benchmarks.dev.etl.pandas_etl",
-                    str(source),
-                    str(models / model),
-                    scratch,
-                ],
+                "copy": ["-c", _BARE_COPY, str(source), str(target / "copy.parquet")],
+                "etl": ["-m", "timberline.training", "etl", "--model", model, *folders],
+                "pandas": ["-m", pandas_etl, str(source), str(models / model), scratch],
             }
             for name, command in commands.items():
-                costs[name].append(run_measured([sys.executable, "-m", *command]))
+                costs[name].append(run_measured([sys.executable, *command]))
             if not (target / "prepared" / model / RECEIPT).is_file():
                 raise BenchmarkError("the ETL left no result", where=model)
     return summarise(costs)
@@ -94,7 +95,7 @@ def run_measured(command: Sequence[str]) -> ProcessCost:
     """Run ``command`` to its end and measure that process alone.
 
     Raises:
-        BenchmarkError: it ended with an error, which is told with the end of its log.
+        BenchmarkError: it ended with an error; the message has the end of its log.
     """
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
@@ -144,17 +145,9 @@ def summarise(costs: Mapping[str, Sequence[ProcessCost]]) -> dict[str, Any]:
 
 
 def _find_source(model: str, models: Path, data: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "timberline.training",
-        "fetch",
-        "--model",
-        model,
-        "--models",
-        str(models),
-    ]
-    fetched = subprocess.run([*command, "--data", str(data)], capture_output=True, check=False)
+    command = [sys.executable, "-m", "timberline.training", "fetch", "--model", model]
+    command += ["--models", str(models), "--data", str(data)]
+    fetched = subprocess.run(command, capture_output=True, check=False)
     if fetched.returncode:
         raise BenchmarkError(f"fetch failed: {fetched.stderr[-2000:].decode(errors='replace')}", where=model)
     files = decode_json(fetched.stdout, _Fetched).files

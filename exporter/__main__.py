@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from timberline.registry.runtime.cli import print_result, read_options, run_command
-from timberline.registry.runtime.logs import configure_logging
-from timberline.registry.runtime.quiet import silence_tensorflow
+from timberline.registry.runtime.logs import configure_logging, silence_tensorflow
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from timberline.registry import catalog, checks, promotion, tables
+from timberline.registry import checks, promotion, show
 from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
 from timberline.registry.errors import ConfigError, DamageError
 from timberline.registry.names import CANDIDATE, ModelRef
@@ -73,15 +73,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(store: Store, options: argparse.Namespace) -> int:
     named = options.ref or options.model
-    summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
-    _tell(options, summaries, lambda: tables.versions_table(summaries, store.location))
+    summaries = show.summarise_versions(store, ModelRef.parse(named).model if named else None)
+    _tell(options, summaries, lambda: show.versions_table(summaries, store.location))
     return 1 if any(summary.problem for summary in summaries) else 0
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
-    details = catalog.read_details(store, ref.model, resolve(store, ref))
-    _tell(options, details, lambda: tables.details_text(details))
+    details = show.read_details(store, ref.model, resolve(store, ref))
+    _tell(options, details, lambda: show.details_text(details))
     return 1 if details.problems else 0
 
 
@@ -89,7 +89,7 @@ def _verify(store: Store, options: argparse.Namespace) -> int:
     ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
     version = _find_version(store, ref) if ref else None
     found = checks.check_versions(store, ref, version)
-    _tell(options, found, lambda: tables.checks_table(found))
+    _tell(options, found, lambda: show.checks_table(found))
     return 0 if all(check.is_whole for check in found) else 1
 
 
@@ -116,7 +116,7 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     names = [ref.alias] if ref.alias else list_aliases(store, ref.model)
     histories = [inspect_history(store, ref.model, name) for name in names]
     records = [record for history in histories for record in history.records]
-    _tell(options, records, lambda: tables.history_table(records))
+    _tell(options, records, lambda: show.history_table(records))
     findings = [finding for history in histories for finding in history.problems]
     for finding in findings:
         logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})

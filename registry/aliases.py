@@ -29,7 +29,6 @@ from timberline.registry.errors import (
     make_after_change,
 )
 from timberline.registry.folder import show_name
-from timberline.registry.ledger import MOST_RECORD_BYTES, tell_user
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import (
     MOST_NUMBER,
@@ -42,7 +41,7 @@ from timberline.registry.names import (
 )
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import Store
+from timberline.registry.store import MOST_RECORD_BYTES, Store, name_user
 
 Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
@@ -248,7 +247,7 @@ def move_alias(
         manifest_sha256=store.identify(model, version).manifest_sha256,
         action=action,
         moved_at=utc_now("milliseconds"),
-        moved_by=tell_user(),
+        moved_by=name_user(),
         reason=reason,
         forced=forced,
         verdict_sha256=verdict_sha256,
@@ -292,7 +291,7 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         manifest_sha256=store.identify(model, version).manifest_sha256,
         action="repair",
         moved_at=utc_now("milliseconds"),
-        moved_by=tell_user(),
+        moved_by=name_user(),
         reason=reason,
         forced=True,
         history_sha256=_digest_history(found),

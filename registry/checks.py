@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import msgspec
 
-from timberline.registry import ledger
 from timberline.registry.aliases import (
     ALIASES,
     HEADS,
@@ -20,8 +19,8 @@ from timberline.registry.errors import DigestMismatchError, RegistryError, Versi
 from timberline.registry.folder import show_name
 from timberline.registry.names import ModelRef, is_name, parse_number
 from timberline.registry.promotion import find_exchanged
-from timberline.registry.runtime.permissions import explain_refusal
-from timberline.registry.store import Contents, Store
+from timberline.registry.runtime.files import explain_refusal
+from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry, read_removal
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 
 # What damage and disks raise: the one for the bytes, the other for reading them.
@@ -165,7 +164,7 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
 def _describe_removal(store: Store, model: str, version: int) -> str:
     """What is wrong with the entry of a version that was written off; empty if nothing."""
     try:
-        ledger.read_removal(store.blobs, model, version)
+        read_removal(store.blobs, model, version)
     except TROUBLE as error:
         return str(error)
     return ""
@@ -173,7 +172,7 @@ def _describe_removal(store: Store, model: str, version: int) -> str:
 
 def _describe_loss(store: Store, model: str, version: int) -> str:
     try:
-        entry = ledger.read_entry(store.blobs, model, version)
+        entry = read_entry(store.blobs, model, version)
     except TROUBLE as error:
         return f"is lost; {describe(error)}"
     when = f" {entry.written_at} by {entry.written_by}" if entry else ""
@@ -213,7 +212,7 @@ def _place(key: str, settled: set[int]) -> tuple[str, str]:
     if part == ALIASES and names and is_name(names[0]):
         return key, ""
     stem = names[0].removesuffix(".json") if len(names) == 1 and names[0].endswith(".json") else ""
-    is_known = (part == HEADS and is_name(stem)) or (part == ledger.FOLDER and ledger.is_entry(stem))
+    is_known = (part == HEADS and is_name(stem)) or (part == LEDGER and is_ledger_stem(stem))
     return key, "" if is_known else _STRAY
 
 

@@ -1,9 +1,11 @@
-"""The registry's bytes in a folder of a POSIX file system.
+"""The registry's bytes: what the registry asks of an object store, and that in a folder of a POSIX file system.
 
-Everything is written under ``.staging/<token>/`` first and appears by one rename or link, so a
-reader sees the old state or the new one. ``.staging/<token>.lock`` is held (flock) while its owner
-lives: what a killed writer left behind is told apart from what a live one is still writing, and is
-removed by the next publisher.
+Keys are ``/``-separated paths: ``forest_cover/7/manifest.json``. Names that start with a dot belong to the
+store itself and are never listed. What a version or an alias is, is not known here.
+
+Everything is written under ``.staging/<token>/`` first and appears by one rename or link, so a reader sees
+the old state or the new one. The writer holds ``.staging/<token>.lock`` (flock) while it lives. The next
+publisher removes what a killed writer left behind: its lock is free.
 """
 
 from __future__ import annotations
@@ -16,13 +18,94 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
-from timberline.registry.blobs import MOST_BYTES, OnError
 from timberline.registry.errors import DamageError, RegistryError
 from timberline.registry.runtime.files import lacks_locks, sync_change, sync_folder
 from timberline.registry.runtime.logs import log_event
+
+# What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
+MOST_BYTES = 2 << 30
+# Gets the key of a folder, "" for the whole place, and why it cannot be read; may raise.
+OnError = Callable[[str, OSError], None]
+
+
+class Blobs(Protocol):
+    """Named bytes that appear whole or not at all, for every reader and after every kill.
+
+    ``put``, ``put_if_absent`` and ``commit`` change nothing when they raise, but for `AfterChangeError`:
+    then it is done, and only what a power cut would leave of it is unknown. A place that cannot do what
+    one of them needs says so in a `RegistryError`.
+
+    On an object store: ``put_if_absent`` is a conditional PUT (If-None-Match: *), ``commit`` claims
+    the prefix by one and uploads ``last`` after everything else, ``open_folder`` fills a local
+    cache. A claim whose owner died leaves a prefix without its ``last`` file: no version, and its
+    number is not used again.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where the place is, for people."""
+        ...
+
+    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
+        """Every key below the folder ``prefix``, sorted; none if there is no such folder.
+
+        What is there and no plain file is listed as well; that it is none is found by `read`. A folder
+        that holds nothing is listed with a ``/`` at its end.
+
+        Args:
+            on_error: called for each folder that cannot be read, and the others are listed.
+
+        Raises:
+            OSError: a folder cannot be read, and ``on_error`` is None.
+        """
+        ...
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        """What lies directly in the folder ``prefix``, sorted; folders with a ``/`` at their end.
+
+        Raises:
+            OSError: the folder is there and cannot be read.
+        """
+        ...
+
+    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+        """The bytes under ``key``, or None when there is nothing.
+
+        Raises:
+            DamageError: there are more than ``most_bytes``, or what is there is no plain file.
+            OSError: something is there and cannot be read.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put ``data`` under ``key``, replacing what was there."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Put ``data`` under ``key`` unless it is taken; of any number of racing callers one gets True."""
+        ...
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """An empty local folder to fill and commit; what is left of it afterwards is removed."""
+        ...
+
+    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
+        """Make the files in ``staged`` appear under ``prefix``, the file ``last`` never before the others.
+
+        Returns:
+            False if ``prefix`` is taken; ``staged`` is then untouched and may be committed elsewhere.
+        """
+        ...
+
+    def open_folder(self, prefix: str) -> Path:
+        """A local folder with the files under ``prefix``."""
+        ...
+
 
 _logger = logging.getLogger("registry.folder")
 
@@ -55,7 +138,7 @@ def find_root(location: Path) -> Path:
 
 
 class FolderBlobs:
-    """`registry.blobs.Blobs` under ``root``, which need not exist before the first write."""
+    """`registry.folder.Blobs` under ``root``, which need not exist before the first write."""
 
     def __init__(self, root: Path) -> None:
         self._root = find_root(root)

@@ -25,7 +25,7 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
 from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
-from timberline.registry.verification import DOCUMENTS
+from timberline.registry.version import DOCUMENTS
 
 
 def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: Judged | None) -> list[str]:

@@ -1,22 +1,29 @@
-"""The versions of every model: publish, read, verify.
+"""The versions of every model, and the ledger of their numbers: publish, read, verify.
 
-``<model>/<n>/`` is a version when its ``manifest.json`` is there, and then never changes. Aliases
-are `registry.aliases`; where the bytes lie is behind `registry.blobs`.
+``<model>/<n>/`` is a version when its ``manifest.json`` is there, and then never changes. Aliases are
+`registry.aliases`; where the bytes lie is `registry.folder`.
+
+The ledger outlives a version's folder. ``<model>/ledger/<n>.json`` is written once, after version n was
+published, and pins its manifest. So a lost folder is found, its number is not given out again, and a manifest
+that was edited with all its digests is found. ``<model>/ledger/<n>.removed.json`` says that the version is
+gone for good, by whom and why. A version that was published before there was a ledger has no entry, and is
+taken as it is.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from timberline.registry import ledger
-from timberline.registry.blobs import Blobs
 from timberline.registry.errors import (
     AfterChangeError,
     ConfigError,
@@ -28,21 +35,22 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import Blobs, FolderBlobs
 from timberline.registry.manifest import (
     FILE_NAME,
     FileDigest,
     Manifest,
+    Sha256,
     Summary,
     decode_manifest,
     decode_summary,
     encode_manifest,
 )
 from timberline.registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
 from timberline.registry.verdict import Judged
-from timberline.registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage
+from timberline.registry.version import DOCUMENTS, MANIFEST_FILE, find_damage
 
 MODEL_FILE = "model.onnx"
 EVALUATION_FILE = "evaluation.parquet"
@@ -85,7 +93,7 @@ class Contents(NamedTuple):
 
     keys: list[str]
     versions: list[int]
-    numbers: ledger.Numbers
+    numbers: LedgerNumbers
     unreadable: dict[str, OSError]
 
 
@@ -133,7 +141,7 @@ class Store:
         keys = self.blobs.list_keys(check_name(model, "a model"), on_error=note)
         found = [_version_of(key) for key in [*keys, *(f"{folder}/{MANIFEST_FILE}" for folder in unreadable)]]
         versions = sorted({version for version in found if version})
-        return Contents(keys, versions, ledger.find_numbers(keys), unreadable)
+        return Contents(keys, versions, find_numbers(keys), unreadable)
 
     def read_manifest(self, model: str, version: int) -> Manifest:
         """The manifest of one version.
@@ -285,7 +293,7 @@ class Store:
         except AfterChangeError as error:
             late.append(error)
         try:
-            ledger.write_entry(self.blobs, model, version, manifest_sha256)
+            write_entry(self.blobs, model, version, manifest_sha256)
         except (LifecycleError, OSError) as error:
             late.append(error)
         if late:
@@ -302,7 +310,7 @@ class Store:
 
         Raises:
             VersionNotFoundError: no such version is published.
-            ConfigError: ``name`` is not one of `registry.verification.DOCUMENTS`.
+            ConfigError: ``name`` is not one of `registry.version.DOCUMENTS`.
         """
         self._read_published(model, version)
         self.blobs.put(_document(model, version, name), data)
@@ -326,13 +334,13 @@ class Store:
                 return ""
             if version > self._last_number(model):
                 raise self._not_found(model, version)
-            ledger.write_removal(self.blobs, model, version, reason)
+            write_removal(self.blobs, model, version, reason)
             return "is written off; its number is not used again"
         if is_removed:
             raise DamageError(
                 "was written off, and is there",
                 where=f"{model}@{version}",
-                hint=f"Nothing was changed. Remove the folder, or {ledger.key_of_removal(model, version)}.",
+                hint=f"Nothing was changed. Remove the folder, or {key_of_removal(model, version)}.",
             )
         try:
             self.verify(model, version)
@@ -341,16 +349,16 @@ class Store:
         except DamageError:
             data = self._read_manifest(model, version)
             self._refuse(model, version, self._find_damage(model, version, self._parse(model, version, data)))
-            ledger.replace_entry(self.blobs, model, version, digest_bytes(data), reason)
+            replace_entry(self.blobs, model, version, digest_bytes(data), reason)
             return "has its entry in the ledger again"
         if version in contents.numbers.published:
             return ""
-        ledger.write_entry(self.blobs, model, version, self.identify(model, version).manifest_sha256)
+        write_entry(self.blobs, model, version, self.identify(model, version).manifest_sha256)
         return "is entered in the ledger"
 
     def _has_removal(self, model: str, version: int) -> bool:
         try:
-            return ledger.read_removal(self.blobs, model, version) is not None
+            return read_removal(self.blobs, model, version) is not None
         except DamageError:
             return False
 
@@ -371,7 +379,7 @@ class Store:
         for folder, error in contents.unreadable.items():
             if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may know a number
                 raise error
-        for folder in (f"{model}/{ledger.FOLDER}", f"{model}/aliases"):
+        for folder in (f"{model}/{LEDGER}", f"{model}/aliases"):
             if folder in contents.keys:
                 raise DamageError("is no folder", where=folder, hint="Nothing was changed. Remove it.")
         taken = {0, *contents.numbers.published, *contents.numbers.removed}
@@ -385,7 +393,7 @@ class Store:
     def _read_target(self, key: str) -> int:
         """The version that an alias was moved to; 0 if that cannot be read."""
         try:
-            data = self.blobs.read(key, ledger.MOST_RECORD_BYTES)
+            data = self.blobs.read(key, MOST_RECORD_BYTES)
             return 0 if data is None else decode_json(data, _Move).version
         except (RegistryError, msgspec.DecodeError):
             return 0
@@ -413,7 +421,7 @@ class Store:
 
     def _check_published(self, model: str, version: int, data: bytes) -> str:
         digest = digest_bytes(data)
-        entry = ledger.read_entry(self.blobs, model, version)
+        entry = read_entry(self.blobs, model, version)
         if entry is not None and digest != entry.manifest_sha256:
             raise ManifestError(
                 f"{MANIFEST_FILE} has digest {digest[:12]}…, "
@@ -493,3 +501,135 @@ def _encode_checked(manifest: Manifest, model: str, version: int, digests: dict[
     data = encode_manifest(manifest)
     decode_manifest(data, where=f"{model}@{version}: {MANIFEST_FILE}")
     return data
+
+
+# An entry has 300 bytes and what somebody gave as the reason.
+MOST_RECORD_BYTES = 1 << 20
+LEDGER = "ledger"
+
+_REMOVED = ".removed"
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number that was given out, or (in a file of its own) taken away.
+
+    ``manifest_sha256`` is None in the entry of a removal; ``written_at`` is ISO 8601, UTC.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    manifest_sha256: Sha256 | None
+    written_at: str
+    written_by: str
+    reason: str
+
+
+class LedgerNumbers(NamedTuple):
+    """The numbers of a model's ledger."""
+
+    published: frozenset[int]
+    removed: frozenset[int]
+
+
+def find_numbers(keys: list[str]) -> LedgerNumbers:
+    """The numbers among the keys of a model."""
+    published: set[int] = set()
+    removed: set[int] = set()
+    for key in keys:
+        parts = key.split("/")
+        if len(parts) == 3 and parts[1] == LEDGER and parts[2].endswith(".json"):
+            name = parts[2].removesuffix(".json")
+            number = parse_number(name.removesuffix(_REMOVED))
+            if number is not None:
+                (removed if name.endswith(_REMOVED) else published).add(number)
+    return LedgerNumbers(frozenset(published), frozenset(removed))
+
+
+def is_ledger_stem(stem: str) -> bool:
+    """Whether a file of the ledger may be called so, before its ``.json``."""
+    return parse_number(stem.removesuffix(_REMOVED)) is not None
+
+
+def read_entry(blobs: Blobs, model: str, version: int) -> LedgerEntry | None:
+    """What was published under this number; None if nothing is known of it.
+
+    Raises:
+        DamageError: the entry is not readable, or is another version's.
+        OSError: it is there and cannot be read.
+    """
+    return _read_ledger(blobs, model, version, "")
+
+
+def read_removal(blobs: Blobs, model: str, version: int) -> LedgerEntry | None:
+    """By whom and why the version was written off; None if it was not.
+
+    Raises:
+        DamageError, OSError: as `read_entry`.
+    """
+    return _read_ledger(blobs, model, version, _REMOVED)
+
+
+def _read_ledger(blobs: Blobs, model: str, version: int, kind: str) -> LedgerEntry | None:
+    key = _ledger_key(model, version, kind)
+    data = blobs.read(key, MOST_RECORD_BYTES)
+    if data is None:
+        return None
+    where = f"{model}@{version}: {key}"
+    try:
+        entry = decode_json(data, LedgerEntry)
+    except msgspec.DecodeError as error:
+        raise DamageError(f"not an entry of the ledger: {error}", where=where, hint=_MEND) from error
+    if (entry.model, entry.version, entry.manifest_sha256 is None) != (model, version, bool(kind)):
+        raise DamageError(f"is another entry of {entry.model}@{entry.version}", where=where, hint=_MEND)
+    return entry
+
+
+_MEND = "Write it again with `python -m registry repair`, or restore it from a copy of the registry."
+
+
+def write_entry(blobs: Blobs, model: str, version: int, manifest_sha256: str) -> None:
+    """Say once for all that ``version`` was published with this manifest."""
+    blobs.put_if_absent(
+        _ledger_key(model, version), _encode_entry(model, version, manifest_sha256, "published")
+    )
+
+
+def replace_entry(blobs: Blobs, model: str, version: int, manifest_sha256: str, reason: str) -> None:
+    """Write a damaged entry again, for the manifest that is there."""
+    blobs.put(_ledger_key(model, version), _encode_entry(model, version, manifest_sha256, reason))
+
+
+def write_removal(blobs: Blobs, model: str, version: int, reason: str) -> None:
+    """Say that ``version`` is gone for good; its number stays taken."""
+    blobs.put(key_of_removal(model, version), _encode_entry(model, version, None, reason))
+
+
+def key_of_removal(model: str, version: int) -> str:
+    """Where `write_removal` writes."""
+    return _ledger_key(model, version, _REMOVED)
+
+
+def name_user() -> str:
+    """Who runs this process: ``name@host``, or ``uid 10001@host`` where the user has no name."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _encode_entry(model: str, version: int, manifest_sha256: str | None, reason: str) -> bytes:
+    entry = LedgerEntry(
+        model=model,
+        version=version,
+        manifest_sha256=manifest_sha256,
+        written_at=utc_now("milliseconds"),
+        written_by=name_user(),
+        reason=reason,
+    )
+    return msgspec.json.format(msgspec.json.encode(entry))
+
+
+def _ledger_key(model: str, version: int, kind: str = "") -> str:
+    return f"{check_name(model, 'a model')}/{LEDGER}/{version}{kind}.json"

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from timberline.registry.names import ModelRef
 from timberline.registry.runtime.cli import print_result, read_options, run_command
-from timberline.registry.runtime.logs import configure_logging
-from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.logs import configure_logging, quiet_stderr, silence_tensorflow
 from timberline.training.config import ModelConfig, load_model_config
 
 

@@ -32,7 +32,7 @@ from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
 from timberline.registry.manifest import Manifest
 from timberline.registry.names import PRODUCTION
-from timberline.registry.noise import NOISE_FILE, TrainingNoise, decode_noise
+from timberline.registry.runs import NOISE_FILE, TrainingNoise, decode_noise
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import Signature
 from timberline.registry.store import EVALUATION_FILE, Store

@@ -46,7 +46,7 @@ from timberline.registry.rows import SEEN_FILE
 from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.registry.verdict import Outcome, VerdictLine
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 
 @dataclass(frozen=True)

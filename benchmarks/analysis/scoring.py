@@ -22,7 +22,7 @@ from timberline.benchmarks.errors import EvidenceError
 from timberline.registry.manifest import Manifest
 from timberline.registry.rows import StoredColumn
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,

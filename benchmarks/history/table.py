@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from timberline.benchmarks.history.chain import LatencyIndex
 from timberline.benchmarks.history.changes import Change
 from timberline.benchmarks.history.releases import Release
-from timberline.registry.tables import format_interval, format_size, render_table
+from timberline.registry.show import format_interval, format_size, render_table
 from timberline.registry.verdict import VerdictLine
 
 HEAD = (

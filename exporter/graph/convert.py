@@ -17,7 +17,7 @@ from onnx import version_converter
 from timberline.exporter.errors import ExportError, UnsupportedLayerError
 from timberline.exporter.graph.graphs import require_stock_operators
 from timberline.exporter.parity.compare import FloatArray
-from timberline.registry.runtime.quiet import NO_TELEMETRY, quiet_stderr
+from timberline.registry.runtime.logs import NO_TELEMETRY, quiet_stderr
 from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
 
 os.environ.update(NO_TELEMETRY)

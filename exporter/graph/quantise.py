@@ -20,7 +20,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 

@@ -17,12 +17,11 @@ from timberline.inference.app import STATUSES
 from timberline.inference.config import ServiceConfig
 from timberline.registry.__main__ import _parser
 from timberline.registry.aliases import ALIASES, HEADS
-from timberline.registry.ledger import FOLDER
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runtime.settings import PathsSection
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE
+from timberline.registry.store import EVALUATION_FILE, FOLDER, MODEL_FILE
 from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 from timberline.training.config import ModelConfig
 from timberline.training.features.language import OPERATORS
 

@@ -9,16 +9,16 @@ import pytest
 
 from tests.support.manifests import build_manifest, forget_publication, give_verdict, publish_tiny
 from timberline.registry.aliases import move_alias, read_alias, read_history
-from timberline.registry.catalog import summarise_versions
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import DigestMismatchError, ManifestError, RegistryError, VersionNotFoundError
 from timberline.registry.manifest import FileDigest, encode_manifest
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
 from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.show import summarise_versions
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from tests.support.manifests import publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import read_tree
 from timberline.benchmarks.gate.match import find_match
-from timberline.registry.catalog import summarise_versions
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import RegistryError
 from timberline.registry.folder import FolderBlobs
 from timberline.registry.promotion import rollback
+from timberline.registry.show import summarise_versions
 from timberline.registry.store import Store, open_store
 
 # By path, "" for the whole registry: folders and files that a model has.

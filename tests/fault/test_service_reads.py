@@ -15,7 +15,7 @@ from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.swapping import publish_versions
 from tests.support.tiny_model import NUMERIC_ROWS, point_alias
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 WATCH = ("--watch-s", "0.02")
 # Python runs a module of this name before anything else, in each process; this one writes down every file

@@ -7,11 +7,11 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from timberline.registry.blobs import MOST_BYTES, Blobs, OnError
+from timberline.registry.folder import MOST_BYTES, Blobs, OnError
 
 
 class FailingBlobs:
-    """`registry.blobs.Blobs` that reads from ``place`` unless ``failing`` is a part of the key.
+    """`registry.folder.Blobs` that reads from ``place`` unless ``failing`` is a part of the key.
 
     A folder of this name cannot be listed, also where a listing comes by it on its way.
     """

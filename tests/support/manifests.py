@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from timberline.registry import ledger
 from timberline.registry.aliases import read_alias
 from timberline.registry.manifest import (
     SCHEMA_VERSION,
@@ -35,7 +34,7 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import ClassLabel, Column, build_signature
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE, Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
@@ -178,4 +177,4 @@ def give_verdict(
 
 def forget_publication(store: Store, model: str, version: int) -> None:
     """Make ``version`` one that was published before there was a ledger: its manifest is not pinned."""
-    Path(store.location, model, ledger.FOLDER, f"{version}.json").unlink()
+    Path(store.location, model, LEDGER, f"{version}.json").unlink()

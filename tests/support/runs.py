@@ -29,7 +29,7 @@ from timberline.registry.rows import (
     StoredColumn,
 )
 from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
-from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.logs import quiet_stderr, silence_tensorflow
 from timberline.registry.runtime.stages import Receipt, digest_value, read_receipt, stage_folder
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 from timberline.training.features import FeatureProgram, parse_features

@@ -13,7 +13,7 @@ import duckdb
 import msgspec
 
 from timberline.registry.runs import ROW_COLUMN
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
 from timberline.training.data.database import (
     SLICE_COLUMNS,

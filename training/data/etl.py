@@ -17,8 +17,8 @@ from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
 from timberline.registry.runtime.stages import (
+    Progress,
     digest_code,
     digest_value,
     find_current,

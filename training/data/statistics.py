@@ -14,7 +14,7 @@ from fractions import Fraction
 import duckdb
 
 from timberline.registry.manifest import Histogram
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import ColumnSection
 from timberline.training.data.database import (
     SLICE_COLUMNS,

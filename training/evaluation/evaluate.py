@@ -21,8 +21,8 @@ from timberline.registry.manifest import Metrics
 from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
 from timberline.registry.runtime.stages import (
+    Progress,
     digest_code,
     digest_value,
     find_current,

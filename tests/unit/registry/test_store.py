@@ -28,7 +28,7 @@ from timberline.registry.folder import FolderBlobs
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 
 @pytest.fixture

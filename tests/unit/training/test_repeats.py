@@ -19,8 +19,7 @@ from tests.support.prepared import MODEL, forced_precision, prepare, write_model
 from timberline.exporter.package import EvaluationWriter
 from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.manifest import Manifest, Metrics
-from timberline.registry.noise import NOISE_FILE, decode_noise
-from timberline.registry.runs import CLASS_COLUMN
+from timberline.registry.runs import CLASS_COLUMN, NOISE_FILE, decode_noise
 from timberline.registry.store import Store, open_store
 from timberline.training.__main__ import main
 from timberline.training.config import ModelConfig

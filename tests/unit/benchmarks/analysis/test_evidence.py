@@ -16,7 +16,7 @@ from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_parity
 from timberline.benchmarks.analysis.verdict import required_lines
 from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits, ParityTensor
-from timberline.registry.noise import (
+from timberline.registry.runs import (
     NOISE_FILE,
     NOISE_SCHEMA_VERSION,
     RunQuality,

@@ -35,8 +35,8 @@ from timberline.inference.models.runner import Runner
 from timberline.inference.models.targets import parse_models
 from timberline.inference.models.work import WorkLimit
 from timberline.inference.routes.predict import Predict
-from timberline.registry.blobs import MOST_BYTES
 from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
+from timberline.registry.folder import MOST_BYTES
 from timberline.registry.names import ModelRef
 from timberline.registry.store import MODEL_FILE, Store, open_store
 

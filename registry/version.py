@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timberline.registry.folder import is_dropping, open_plain, show_name
 from timberline.registry.manifest import FileDigest
-from timberline.registry.noise import NOISE_FILE
+from timberline.registry.runs import NOISE_FILE
 from timberline.registry.verdict import VERDICT_FILE
 
 MANIFEST_FILE = "manifest.json"

@@ -13,7 +13,7 @@ from timberline.registry import checks, promotion, show
 from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
 from timberline.registry.errors import ConfigError, DamageError
 from timberline.registry.names import CANDIDATE, ModelRef
-from timberline.registry.runtime.cli import GO_ON, print_json, read_options, run_command
+from timberline.registry.runtime.cli import RERUN_HINT, print_json, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.store import Store, open_store
 
@@ -29,14 +29,14 @@ _HELP = {
 
 _CHANGING = ("alias", "promote", "rollback", "repair")
 # A rollback that is repeated goes back one more.
-_LOOK = "`python -m registry alias MODEL` tells whether it has moved"
+_CHECK_HINT = "`python -m registry alias MODEL` tells whether it has moved"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
     options = read_options(_parser(), arguments)
     configure_logging(options.log_level, options.log_format)
-    hint = _LOOK if options.verb in _CHANGING else GO_ON
+    hint = _CHECK_HINT if options.verb in _CHANGING else RERUN_HINT
     return run_command("registry", lambda: _run(options), hint=hint)
 
 
@@ -74,14 +74,14 @@ def _parser() -> argparse.ArgumentParser:
 def _list(store: Store, options: argparse.Namespace) -> int:
     named = options.ref or options.model
     summaries = show.summarise_versions(store, ModelRef.parse(named).model if named else None)
-    _tell(options, summaries, lambda: show.versions_table(summaries, store.location))
+    _print(options, summaries, lambda: show.versions_table(summaries, store.location))
     return 1 if any(summary.problem for summary in summaries) else 0
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
     details = show.read_details(store, ref.model, resolve(store, ref))
-    _tell(options, details, lambda: show.details_text(details))
+    _print(options, details, lambda: show.details_text(details))
     return 1 if details.problems else 0
 
 
@@ -89,7 +89,7 @@ def _verify(store: Store, options: argparse.Namespace) -> int:
     ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
     version = _find_version(store, ref) if ref else None
     found = checks.check_versions(store, ref, version)
-    _tell(options, found, lambda: show.checks_table(found))
+    _print(options, found, lambda: show.checks_table(found))
     return 0 if all(check.is_whole for check in found) else 1
 
 
@@ -116,7 +116,7 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     names = [ref.alias] if ref.alias else list_aliases(store, ref.model)
     histories = [inspect_history(store, ref.model, name) for name in names]
     records = [record for history in histories for record in history.records]
-    _tell(options, records, lambda: show.history_table(records))
+    _print(options, records, lambda: show.history_table(records))
     findings = [finding for history in histories for finding in history.problems]
     for finding in findings:
         logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})
@@ -128,19 +128,19 @@ def _set_alias(store: Store, options: argparse.Namespace, ref: ModelRef, version
         raise ConfigError(f"found {str(ref)!r}, expected MODEL@ALIAS", where="alias set")
     number = resolve(store, ModelRef.parse(f"{ref.model}@{version}"))
     record = promotion.set_alias(store, ref.model, ref.alias, number, reason=options.reason or "set by hand")
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _promote(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
     version = resolve(store, ref, default=CANDIDATE)
     record = promotion.promote(store, ref.model, version, force=options.force, reason=options.reason)
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _rollback(store: Store, options: argparse.Namespace) -> int:
     record = promotion.rollback(store, _ref(options).model, reason=options.reason)
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _repair(store: Store, options: argparse.Namespace) -> int:
@@ -150,7 +150,7 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
         done = promotion.write_off(store, ref.model, ref.version, reason=options.reason)
         if not done and ref.version in store.versions(ref.model):
             _refuse_beyond_repair(checks.check_versions(store, ref, ref.version))
-        _tell(
+        _print(
             options, {"name": str(ref), "done": done or None}, lambda: f"{ref} {done or 'needs no repair'}\n"
         )
         return 0
@@ -159,9 +159,9 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
     number = resolve(store, ModelRef.parse(f"{ref.model}@{words[1]}"))
     record = promotion.repair(store, ref.model, ref.alias, number, reason=options.reason)
     if record is None:
-        _tell(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
+        _print(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
         return 0
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _refuse_beyond_repair(found: list[checks.Check]) -> None:
@@ -189,13 +189,13 @@ def _ref(options: argparse.Namespace) -> ModelRef:
     return ModelRef.parse(named)
 
 
-def _tell_move(options: argparse.Namespace, record: AliasRecord) -> int:
+def _print_move(options: argparse.Namespace, record: AliasRecord) -> int:
     name = f"{record.model}@{record.alias}"
-    _tell(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
+    _print(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
     return 0
 
 
-def _tell(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
+def _print(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
     """The result on stdout: a table for people on a terminal, JSON for everything else."""
     if sys.stdout.isatty() if options.json is None else not options.json:
         sys.stdout.write(write())

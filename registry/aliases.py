@@ -28,20 +28,20 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import show_name
+from timberline.registry.folder import printable_name
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import (
-    MOST_NUMBER,
+    MAX_NUMBER,
     PRODUCTION,
     ModelRef,
     check_name,
+    describe_newest,
     is_name,
-    list_newest,
     parse_number,
 )
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import MOST_RECORD_BYTES, Store, name_user
+from timberline.registry.store import MAX_RECORD_BYTES, Store, name_user
 
 Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
@@ -104,7 +104,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sha256: Sha256
 
 
-class _State(NamedTuple):
+class _AliasFiles(NamedTuple):
     """What there is of an alias; ``head_problem`` says why there is no ``head``, if that is a fault."""
 
     head: _Head | None
@@ -113,7 +113,7 @@ class _State(NamedTuple):
     strays: list[str]
 
 
-class _Found(NamedTuple):
+class _Stored(NamedTuple):
     """What lies in the place of a record: its digest, "" for what is no plain file, and what is wrong."""
 
     sequence: int
@@ -204,8 +204,8 @@ def list_aliases(store: Store, model: str) -> list[str]:
         OSError: the registry cannot be read.
     """
     folder = check_name(model, "a model")
-    names = [name.removesuffix("/") for name in store.blobs.list_names(f"{folder}/{ALIASES}")]
-    names += [name.removesuffix(".json") for name in store.blobs.list_names(f"{folder}/{HEADS}")]
+    names = [name.removesuffix("/") for name in store.objects.list_names(f"{folder}/{ALIASES}")]
+    names += [name.removesuffix(".json") for name in store.objects.list_names(f"{folder}/{HEADS}")]
     return sorted({name for name in names if is_name(name)})
 
 
@@ -278,10 +278,10 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         raise DamageError("; ".join(history.strays), where=f"{model}@{alias}", hint=hint)
     if not history.findings:
         return None
-    store.blobs.read(_head_key(model, alias), MOST_RECORD_BYTES)  # what is no file cannot be replaced
+    store.objects.read(_head_key(model, alias), MAX_RECORD_BYTES)  # what is no file cannot be replaced
     known = state.head.sequence if state.head else 0
     sequence = max([known, *state.sequences]) + 1
-    if sequence > MOST_NUMBER:
+    if sequence > MAX_NUMBER:
         raise _damage(model, alias, f"{_key(model, alias, sequence - 1)} leaves no number for another move")
     record = AliasRecord(
         model=model,
@@ -316,7 +316,7 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
     if record is not None:
         check_target(store, record)
         return record.version
-    versions = list_newest(store.versions(ref.model))
+    versions = describe_newest(store.versions(ref.model))
     aliases = ", ".join(list_aliases(store, ref.model)) or "none"
     raise VersionNotFoundError(
         f"no alias {ref.alias or default!r} in {store.location}",
@@ -361,7 +361,7 @@ def check_pin(store: Store, model: str, version: int, pin: str | None, who: str)
         )
 
 
-def _look(store: Store, model: str, alias: str) -> _State:
+def _look(store: Store, model: str, alias: str) -> _AliasFiles:
     """The head first: it may be behind what is listed after it, and is never ahead of it."""
     head, problem = None, ""
     try:
@@ -370,36 +370,38 @@ def _look(store: Store, model: str, alias: str) -> _State:
         problem = str(error)
     sequences, strays = [], []
     folder = _folder(model, alias)
-    for name in store.blobs.list_names(folder):
+    for name in store.objects.list_names(folder):
         stem = name.removesuffix("/")
         number = parse_number(stem.removesuffix(".json")) if stem.endswith(".json") else None
         if number is None:
-            strays.append(f"{folder}/{show_name(name)}")
+            strays.append(f"{folder}/{printable_name(name)}")
         else:
             sequences.append(number)
-    return _State(head, problem, sorted(sequences), strays)
+    return _AliasFiles(head, problem, sorted(sequences), strays)
 
 
-def _find(store: Store, model: str, alias: str, sequence: int) -> _Found:
+def _find(store: Store, model: str, alias: str, sequence: int) -> _Stored:
     key = _key(model, alias, sequence)
     try:
-        data = store.blobs.read(key, MOST_RECORD_BYTES)
+        data = store.objects.read(key, MAX_RECORD_BYTES)
     except DamageError as error:
-        return _Found(sequence, "", None, f"{key}: {error.what}")
+        return _Stored(sequence, "", None, f"{key}: {error.what}")
     if data is None:
-        return _Found(sequence, "", None, f"{key} is gone")
+        return _Stored(sequence, "", None, f"{key} is gone")
     digest = digest_bytes(data)
     try:
         record = decode_json(data, AliasRecord)
     except msgspec.DecodeError as error:
-        return _Found(sequence, digest, None, f"{key}: not an alias record: {error}")
+        return _Stored(sequence, digest, None, f"{key}: not an alias record: {error}")
     if (record.model, record.alias, record.sequence) != (model, alias, sequence):
         what = f"{key}: is move {record.sequence} of {record.model}@{record.alias}"
-        return _Found(sequence, digest, None, what)
-    return _Found(sequence, digest, record)
+        return _Stored(sequence, digest, None, what)
+    return _Stored(sequence, digest, record)
 
 
-def _check_tip(model: str, alias: str, head: _Head | None, before: _Found | None, tip: _Found | None) -> str:
+def _check_tip(
+    model: str, alias: str, head: _Head | None, before: _Stored | None, tip: _Stored | None
+) -> str:
     """What is wrong with the last record, as far as the head and the one before can tell."""
     if tip is not None and tip.problem:
         return tip.problem
@@ -408,14 +410,14 @@ def _check_tip(model: str, alias: str, head: _Head | None, before: _Found | None
     )
 
 
-def _check_head(model: str, alias: str, head: _Head | None, found: list[_Found], settled: int = 0) -> str:
+def _check_head(model: str, alias: str, head: _Head | None, found: list[_Stored], settled: int = 0) -> str:
     """What the head knows better than the records, of which the first few may be settled; "" if nothing."""
     tip = found[-1] if found else None
     if head is None:
         is_expected = len(found) > 1 and all(_is_linked(each) for each in found[-2:])
         return f"{_head_key(model, alias)} is missing" if is_expected else ""
     if head.sequence > (tip.sequence if tip else 0):
-        return _tell_missing(model, alias, tip.sequence + 1 if tip else 1, head.sequence)
+        return _describe_missing(model, alias, tip.sequence + 1 if tip else 1, head.sequence)
     for each in found[settled:]:
         if each.sequence == head.sequence and each.sha256 != head.sha256 and not each.problem:
             key = _key(model, alias, each.sequence)
@@ -428,14 +430,14 @@ def _check_head(model: str, alias: str, head: _Head | None, found: list[_Found],
     return ""
 
 
-def _check_link(model: str, alias: str, before: _Found | None, found: _Found) -> str:
+def _check_link(model: str, alias: str, before: _Stored | None, found: _Stored) -> str:
     """Whether ``found`` follows on ``before``; empty if it does, or is a repair."""
     record = found.record
     if record is None or record.action == "repair":
         return ""
     expected = before.sequence + 1 if before else 1
     if found.sequence != expected:
-        return _tell_missing(model, alias, expected, found.sequence - 1)
+        return _describe_missing(model, alias, expected, found.sequence - 1)
     if record.schema_version < _FIRST_LINKED:
         return f"{_key(model, alias, found.sequence)} has no link" if before and _is_linked(before) else ""
     if record.previous_sha256 != (before.sha256 if before else None):
@@ -443,7 +445,7 @@ def _check_link(model: str, alias: str, before: _Found | None, found: _Found) ->
     return ""
 
 
-def _check_repair(model: str, alias: str, found: list[_Found]) -> list[str]:
+def _check_repair(model: str, alias: str, found: list[_Stored]) -> list[str]:
     """Whether the records before a repair, the last of ``found``, are what it accepted."""
     *earlier, repair = found
     assert repair.record
@@ -452,7 +454,7 @@ def _check_repair(model: str, alias: str, found: list[_Found]) -> list[str]:
     return [f"what {_key(model, alias, repair.sequence)} accepted has changed since"]
 
 
-def _list_chain(model: str, alias: str, found: list[_Found]) -> list[AliasRecord]:
+def _list_chain(model: str, alias: str, found: list[_Stored]) -> list[AliasRecord]:
     chain: list[AliasRecord] = []
     is_certain = True
     for index, each in enumerate(found):
@@ -464,17 +466,17 @@ def _list_chain(model: str, alias: str, found: list[_Found]) -> list[AliasRecord
     return chain
 
 
-def _find_repair(found: list[_Found]) -> int | None:
+def _find_repair(found: list[_Stored]) -> int | None:
     """Index of the last repair."""
     repairs = [index for index, each in enumerate(found) if each.record and each.record.action == "repair"]
     return repairs[-1] if repairs else None
 
 
-def _is_linked(found: _Found) -> bool:
+def _is_linked(found: _Stored) -> bool:
     return found.record is not None and found.record.schema_version >= _FIRST_LINKED
 
 
-def _digest_history(found: list[_Found]) -> str:
+def _digest_history(found: list[_Stored]) -> str:
     lines = (f"{each.sequence} {each.sha256}\n" for each in found)
     return digest_bytes("".join(lines).encode())
 
@@ -490,12 +492,12 @@ def _add(store: Store, record: AliasRecord) -> AliasRecord:
     data = msgspec.json.format(msgspec.json.encode(record))
     late: list[Exception] = []
     try:
-        if not store.blobs.put_if_absent(_key(model, alias, record.sequence), data):
+        if not store.objects.put_if_absent(_key(model, alias, record.sequence), data):
             raise _conflict(model, alias, record.sequence - 1)
     except AfterChangeError as error:
         late.append(error)
     try:
-        _write_head(store, model, alias, _Found(record.sequence, digest_bytes(data), record))
+        _write_head(store, model, alias, _Stored(record.sequence, digest_bytes(data), record))
     except (LifecycleError, OSError) as error:
         late.append(error)
     if late:
@@ -507,7 +509,7 @@ def _add(store: Store, record: AliasRecord) -> AliasRecord:
     return record
 
 
-def _write_head(store: Store, model: str, alias: str, found: _Found) -> None:
+def _write_head(store: Store, model: str, alias: str, found: _Stored) -> None:
     """Have the head name ``found``, or whatever is the last record by then.
 
     A writer that was overtaken would put the head back; so each looks again after it has written.
@@ -516,7 +518,7 @@ def _write_head(store: Store, model: str, alias: str, found: _Found) -> None:
         head = _Head(sequence=found.sequence, sha256=found.sha256)
         state = _look(store, model, alias)
         if state.head is None or state.head.sequence < found.sequence:
-            store.blobs.put(_head_key(model, alias), msgspec.json.format(msgspec.json.encode(head)))
+            store.objects.put(_head_key(model, alias), msgspec.json.format(msgspec.json.encode(head)))
             state = _look(store, model, alias)
         if state.sequences[-1:] <= [found.sequence]:
             return
@@ -526,7 +528,7 @@ def _write_head(store: Store, model: str, alias: str, found: _Found) -> None:
 def _read_head(store: Store, model: str, alias: str) -> _Head | None:
     key = _head_key(model, alias)
     try:
-        data = store.blobs.read(key, MOST_RECORD_BYTES)
+        data = store.objects.read(key, MAX_RECORD_BYTES)
         return None if data is None else decode_json(data, _Head)
     except msgspec.DecodeError as error:
         raise DamageError(f"not the head of an alias: {error}", where=key) from error
@@ -544,7 +546,7 @@ def _head_key(model: str, alias: str) -> str:
     return f"{check_name(model, 'a model')}/{HEADS}/{check_name(alias, 'an alias')}.json"
 
 
-def _tell_missing(model: str, alias: str, first: int, last: int) -> str:
+def _describe_missing(model: str, alias: str, first: int, last: int) -> str:
     keys = _key(model, alias, first) if first == last else f"{_key(model, alias, first)} to {last}.json"
     return f"{keys} {'is' if first == last else 'are'} missing"
 

@@ -1,4 +1,5 @@
-"""The registry's bytes: what the registry asks of an object store, and that in a folder of a POSIX file system.
+"""The registry's bytes: the interface of an object store, and a folder of a POSIX file
+system that provides it.
 
 Keys are ``/``-separated paths: ``forest_cover/7/manifest.json``. Names that start with a dot belong to the
 store itself and are never listed. What a version or an alias is, is not known here.
@@ -28,12 +29,12 @@ from timberline.registry.runtime.files import lacks_locks, sync_change, sync_fol
 from timberline.registry.runtime.logs import log_event
 
 # What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
-MOST_BYTES = 2 << 30
+MAX_BYTES = 2 << 30
 # Gets the key of a folder, "" for the whole place, and why it cannot be read; may raise.
 OnError = Callable[[str, OSError], None]
 
 
-class Blobs(Protocol):
+class ObjectStore(Protocol):
     """Named bytes that appear whole or not at all, for every reader and after every kill.
 
     ``put``, ``put_if_absent`` and ``commit`` change nothing when they raise, but for `AfterChangeError`:
@@ -73,7 +74,7 @@ class Blobs(Protocol):
         """
         ...
 
-    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         """The bytes under ``key``, or None when there is nothing.
 
         Raises:
@@ -137,8 +138,8 @@ def find_root(location: Path) -> Path:
         raise RegistryError("its symbolic links lead in a circle", where=str(location)) from error
 
 
-class FolderBlobs:
-    """`registry.folder.Blobs` under ``root``, which need not exist before the first write."""
+class FolderStore:
+    """`registry.folder.ObjectStore` under ``root``, which need not exist before the first write."""
 
     def __init__(self, root: Path) -> None:
         self._root = find_root(root)
@@ -180,10 +181,10 @@ class FolderBlobs:
             raise self._no_folder(prefix) from error
         return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
 
-    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         path = self._path(key)
         try:
-            handle = open_plain(path)
+            handle = open_regular_file(path)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -202,13 +203,13 @@ class FolderBlobs:
 
     def put(self, key: str, data: bytes) -> None:
         with self._written(data) as file:
-            target = self._place(key)
+            target = self._prepare_path(key)
             file.replace(target)
             sync_change(target)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._written(data) as file:
-            target = self._place(key)
+            target = self._prepare_path(key)
             try:
                 target.hardlink_to(file)
             except OSError as error:
@@ -240,7 +241,7 @@ class FolderBlobs:
         for path in staged.iterdir():
             _sync_file(path)
         sync_folder(staged)
-        target = self._place(prefix)
+        target = self._prepare_path(prefix)
         try:
             staged.rename(target)
         except OSError as error:
@@ -272,7 +273,7 @@ class FolderBlobs:
     def _no_folder(self, prefix: str) -> DamageError:
         return DamageError("is no folder", where=str(self._root / prefix), hint="It was not read. Remove it.")
 
-    def _place(self, key: str) -> Path:
+    def _prepare_path(self, key: str) -> Path:
         """The path of ``key``, its folder made."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,25 +317,25 @@ class FolderBlobs:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or is_dropping(name)
+    return name.startswith(".") or is_system_file(name)
 
 
-def is_dropping(name: str) -> bool:
+def is_system_file(name: str) -> bool:
     """Whether a file manager or the file system itself leaves files of this name wherever it comes by."""
-    return name in _DROPPINGS or name.startswith(_DROPPING_PREFIXES)
+    return name in _SYSTEM_FILES or name.startswith(_SYSTEM_FILE_PREFIXES)
 
 
 # macOS, Windows, ext4; NFS and FUSE name so what was removed and is open still.
-_DROPPINGS = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
-_DROPPING_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
+_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
+_SYSTEM_FILE_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
 
 
-def show_name(name: str) -> str:
+def printable_name(name: str) -> str:
     """A file's name for people: bytes that are no text are escaped, and it ends after 80 characters."""
     return name.encode("utf-8", "backslashreplace").decode()[:80]
 
 
-def open_plain(path: Path) -> int | None:
+def open_regular_file(path: Path) -> int | None:
     """A descriptor to read a plain file with; None if it is another thing.
 
     A FIFO without a writer or a device would hold up whoever opens it, for ever; so neither is waited for.

@@ -24,11 +24,13 @@ from timberline.registry.errors import ConfigError, PromotionRefusedError, Regis
 from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
-from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
+from timberline.registry.verdict import VERDICT_FILE, Verdict, VersionDigests, decode_verdict
 from timberline.registry.version import DOCUMENTS
 
 
-def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: Judged | None) -> list[str]:
+def find_objections(
+    verdict: Verdict, model: str, candidate: VersionDigests, champion: VersionDigests | None
+) -> list[str]:
     """Why ``verdict`` does not let ``candidate`` follow ``champion``, a sentence each; empty if it does.
 
     Args:
@@ -52,7 +54,7 @@ def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: J
     return objections
 
 
-def find_exchanged(store: Store, model: str, version: int, verdict: Verdict) -> list[str]:
+def find_mismatched_documents(store: Store, model: str, version: int, verdict: Verdict) -> list[str]:
     """Documents beside ``model@version`` that are not those of ``verdict``, a sentence each.
 
     Only what is stored with a version is looked at; raw observations stay where the gate ran.
@@ -169,7 +171,7 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
         AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
     """
     history = read_chain(store, model, PRODUCTION)
-    line = succession(history)
+    line = production_lineage(history)
     if len(line) < 2:
         raise PromotionRefusedError(
             f"there is no version before {line[0]}" if line else "no version is in production",
@@ -237,7 +239,7 @@ def _ask_reason(what: str, reason: str | None, where: str) -> str:
     return str(reason)
 
 
-def succession(history: list[AliasRecord]) -> list[int]:
+def production_lineage(history: list[AliasRecord]) -> list[int]:
     """The versions that a rollback can walk back through; the last one is in production now.
 
     Moves forward push, rollbacks pop: 1, 2, 3, back to 2 leaves 1, 2.
@@ -264,14 +266,14 @@ def _check_evidence(
         raise PromotionRefusedError(error.what, where=f"{where}: {VERDICT_FILE}", hint=hint) from error
     champion = store.identify(model, current.version) if current else None
     objections = find_objections(verdict, model, store.identify(model, version), champion)
-    objections += find_exchanged(store, model, version, verdict)
+    objections += find_mismatched_documents(store, model, version, verdict)
     history = read_history(store, model, PRODUCTION)
     objections += find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data))
     if objections:
         raise PromotionRefusedError("; ".join(objections), where=where, hint=hint)
 
 
-def _describe(model: str, judged: Judged) -> str:
+def _describe(model: str, judged: VersionDigests) -> str:
     digests = f"manifest {judged.manifest_sha256[:12]}…, model {judged.model_sha256[:12]}…"
     return f"{model}@{judged.version} ({digests})"
 

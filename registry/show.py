@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from timberline.registry.aliases import ALIASES, AliasRecord, History, inspect_history, list_aliases
-from timberline.registry.checks import TROUBLE, Check, check_places, check_top, describe, find_contents
+from timberline.registry.checks import READ_ERRORS, Check, check_layout, check_root, describe, find_contents
 from timberline.registry.manifest import Interval, Manifest
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.promotion import Rollbacks, find_rolled_back, group_rollbacks
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import MODEL_FILE, Store
-from timberline.registry.verdict import VERDICT_FILE, Judged, Outcome, decode_verdict
+from timberline.registry.verdict import VERDICT_FILE, Outcome, VersionDigests, decode_verdict
 
 
 class VerdictSummary(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ def summarise_versions(store: Store, model: str | None = None) -> list[VersionSu
         VersionNotFoundError: there is nothing of ``model``.
         OSError: the registry cannot be read at all.
     """
-    strays = [] if model else check_top(store)
+    strays = [] if model else check_root(store)
     summaries = [VersionSummary(model=check.name, problem=check.findings) for check in strays]
     for name in [model] if model else store.models():
         try:
@@ -142,7 +142,7 @@ def read_details(store: Store, model: str, version: int) -> VersionDetails:
     verdict = None
     try:
         verdict = _read_verdict(store, model, store.identify(model, version), aliases)
-    except TROUBLE as error:
+    except READ_ERRORS as error:
         problems.append(describe(error))
     return VersionDetails(
         aliases=aliases.names_of(version),
@@ -161,7 +161,7 @@ def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
         _summarise(store, model, version, aliases, str(version) in has_verdict)
         for version in contents.versions
     ]
-    checks = check_places(store, model, contents)
+    checks = check_layout(store, model, contents)
     problems = [*aliases.problems(), *aliases.find_lost(model, contents.versions)]
     problems += [
         check.findings if check.name == model else f"{check.name}: {check.findings}" for check in checks
@@ -181,7 +181,7 @@ def _summarise(
     try:
         manifest, judged = store.read_summary(model, version)
         verdict = _read_verdict(store, model, judged, aliases) if has_verdict else None
-    except TROUBLE as error:
+    except READ_ERRORS as error:
         return msgspec.structs.replace(summary, problem=describe(error))
     return msgspec.structs.replace(
         summary,
@@ -196,18 +196,20 @@ def _read_aliases(store: Store, model: str) -> _Aliases:
     histories, unreadable = {}, {}
     try:
         names = list_aliases(store, model)
-    except TROUBLE as error:
+    except READ_ERRORS as error:
         return _Aliases({}, {ALIASES: describe(error)}, {})
     for name in names:
         try:
             histories[name] = inspect_history(store, model, name)
-        except TROUBLE as error:
+        except READ_ERRORS as error:
             unreadable[name] = f"{model}@{name}: {describe(error)}"
     production = histories.get(PRODUCTION)
     return _Aliases(histories, unreadable, group_rollbacks(production.records if production else []))
 
 
-def _read_verdict(store: Store, model: str, judged: Judged, aliases: _Aliases) -> VerdictSummary | None:
+def _read_verdict(
+    store: Store, model: str, judged: VersionDigests, aliases: _Aliases
+) -> VerdictSummary | None:
     data = store.read_document(model, judged.version, VERDICT_FILE)
     if data is None:
         return None

@@ -35,7 +35,7 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import Blobs, FolderBlobs
+from timberline.registry.folder import FolderStore, ObjectStore
 from timberline.registry.manifest import (
     FILE_NAME,
     FileDigest,
@@ -46,16 +46,16 @@ from timberline.registry.manifest import (
     decode_summary,
     encode_manifest,
 )
-from timberline.registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
+from timberline.registry.names import MAX_NUMBER, check_name, describe_newest, is_name, parse_number
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
-from timberline.registry.verdict import Judged
+from timberline.registry.verdict import VersionDigests
 from timberline.registry.version import DOCUMENTS, MANIFEST_FILE, find_damage
 
 MODEL_FILE = "model.onnx"
 EVALUATION_FILE = "evaluation.parquet"
 # A manifest of 54 columns and 40 classes has 50 kB.
-_MOST_MANIFEST_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
 
 _RESTORE = "Restore its folder from a copy of the registry, or write it off with `registry repair`."
 _REPUBLISH = "The file changed after publishing. Publish a new version; do not edit this one."
@@ -79,7 +79,7 @@ def open_store(location: str | Path) -> Store:
     root = Path(location)
     if root.exists() and not root.is_dir():
         raise ConfigError("is a file, expected the registry's folder", where=str(location))
-    return Store(FolderBlobs(root))
+    return Store(FolderStore(root))
 
 
 class Contents(NamedTuple):
@@ -100,13 +100,13 @@ class Contents(NamedTuple):
 class Store:
     """All versions of all models; holds no state, so any number of processes may have one."""
 
-    def __init__(self, blobs: Blobs) -> None:
-        self.blobs = blobs
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
 
     @property
     def location(self) -> str:
         """Where the registry is, for people."""
-        return self.blobs.location
+        return self.objects.location
 
     def models(self) -> list[str]:
         """The models of which there is anything, by name.
@@ -114,7 +114,7 @@ class Store:
         Raises:
             OSError: the registry cannot be read.
         """
-        names = [name.removesuffix("/") for name in self.blobs.list_names() if name.endswith("/")]
+        names = [name.removesuffix("/") for name in self.objects.list_names() if name.endswith("/")]
         return [name for name in names if is_name(name) and self._has_anything(name)]
 
     def versions(self, model: str) -> list[int]:
@@ -138,7 +138,7 @@ class Store:
                 raise error
             unreadable[folder] = error
 
-        keys = self.blobs.list_keys(check_name(model, "a model"), on_error=note)
+        keys = self.objects.list_keys(check_name(model, "a model"), on_error=note)
         found = [_version_of(key) for key in [*keys, *(f"{folder}/{MANIFEST_FILE}" for folder in unreadable)]]
         versions = sorted({version for version in found if version})
         return Contents(keys, versions, find_numbers(keys), unreadable)
@@ -159,7 +159,7 @@ class Store:
         data, digest = self._read_published(model, version)
         return HashedManifest(self._parse(model, version, data), digest)
 
-    def read_summary(self, model: str, version: int) -> tuple[Summary, Judged]:
+    def read_summary(self, model: str, version: int) -> tuple[Summary, VersionDigests]:
         """The little of a manifest that a list shows, and `identify`; no other file of the version is opened.
 
         Raises:
@@ -171,16 +171,16 @@ class Store:
         summary = decode_summary(data, where=where)
         _check_description(summary, model, version)
         digest = self._check_published(model, version, data)
-        folder = self.blobs.open_folder(_folder(model, version))
+        folder = self.objects.open_folder(_folder(model, version))
         self._refuse(model, version, find_damage(folder, summary.files, is_quick=True))
         model_digest = summary.files[MODEL_FILE].sha256
-        return summary, Judged(version=version, manifest_sha256=digest, model_sha256=model_digest)
+        return summary, VersionDigests(version=version, manifest_sha256=digest, model_sha256=model_digest)
 
-    def identify(self, model: str, version: int) -> Judged:
+    def identify(self, model: str, version: int) -> VersionDigests:
         """The digests that evidence about a version is bound to, as its manifest states them."""
         data, digest = self._read_published(model, version)
         manifest = self._parse(model, version, data)
-        return Judged(
+        return VersionDigests(
             version=version,
             manifest_sha256=digest,
             model_sha256=manifest.files[MODEL_FILE].sha256,
@@ -189,7 +189,7 @@ class Store:
     def open_folder(self, model: str, version: int) -> Path:
         """A local folder with the version's files; not verified, see `verify` and `read_file`."""
         self._read_published(model, version)
-        return self.blobs.open_folder(_folder(model, version))
+        return self.objects.open_folder(_folder(model, version))
 
     def read_file(self, model: str, version: int, name: str, manifest: Manifest | None = None) -> bytes:
         """A file's bytes, the very ones that were verified: there is no moment between check and use.
@@ -207,7 +207,7 @@ class Store:
         expected = (manifest or self.read_manifest(model, version)).files.get(name)
         if expected is None:
             raise VersionNotFoundError(f"has no file {name!r}", where=f"{model}@{version}")
-        data = self.blobs.read(f"{_folder(model, version)}/{name}", expected.size + 1)
+        data = self.objects.read(f"{_folder(model, version)}/{name}", expected.size + 1)
         if data is None:
             raise _mismatch(model, version, f"{name} is missing")
         if (digest := digest_bytes(data)) != expected.sha256:
@@ -223,7 +223,7 @@ class Store:
         """
         model, version, expected = manifest.model, manifest.version, manifest.files[name].size
         try:
-            found = (self.blobs.open_folder(_folder(model, version)) / name).lstat()
+            found = (self.objects.open_folder(_folder(model, version)) / name).lstat()
         except (FileNotFoundError, NotADirectoryError):
             raise _mismatch(model, version, f"{name} is missing") from None
         if not stat.S_ISREG(found.st_mode):
@@ -244,7 +244,7 @@ class Store:
         return manifest
 
     def _find_damage(self, model: str, version: int, manifest: Manifest) -> list[str]:
-        return find_damage(self.blobs.open_folder(_folder(model, version)), manifest.files)
+        return find_damage(self.objects.open_folder(_folder(model, version)), manifest.files)
 
     @staticmethod
     def _refuse(model: str, version: int, findings: list[str]) -> None:
@@ -271,11 +271,11 @@ class Store:
         """
         check_name(model, "a model")
         _check_files(files, model)
-        with self.blobs.stage() as staged:
+        with self.objects.stage() as staged:
             digests = _copy(files, staged)
             version = self._last_number(model) + 1
             while True:
-                if version > MOST_NUMBER:
+                if version > MAX_NUMBER:
                     raise DamageError(f"number {version - 1} leaves none for another version", where=model)
                 manifest = describe(version, digests)
                 data = _encode_checked(manifest, model, version, digests)
@@ -288,12 +288,12 @@ class Store:
         """Make ``staged`` the version, and enter its number in the ledger; False if the number is taken."""
         late: list[Exception] = []
         try:
-            if not self.blobs.commit(staged, _folder(model, version), last=MANIFEST_FILE):
+            if not self.objects.commit(staged, _folder(model, version), last=MANIFEST_FILE):
                 return False
         except AfterChangeError as error:
             late.append(error)
         try:
-            write_entry(self.blobs, model, version, manifest_sha256)
+            write_entry(self.objects, model, version, manifest_sha256)
         except (LifecycleError, OSError) as error:
             late.append(error)
         if late:
@@ -303,7 +303,7 @@ class Store:
 
     def read_document(self, model: str, version: int, name: str) -> bytes | None:
         """A document beside the version (``verdict.json``), or None when there is none."""
-        return self.blobs.read(_document(model, version, name))
+        return self.objects.read(_document(model, version, name))
 
     def write_document(self, model: str, version: int, name: str, data: bytes) -> None:
         """Put a document beside a published version, replacing an older one.
@@ -313,7 +313,7 @@ class Store:
             ConfigError: ``name`` is not one of `registry.version.DOCUMENTS`.
         """
         self._read_published(model, version)
-        self.blobs.put(_document(model, version, name), data)
+        self.objects.put(_document(model, version, name), data)
 
     def repair(self, model: str, version: int, *, reason: str) -> str:
         """Settle what is wrong with a number: a version that is lost, or its entry in the ledger.
@@ -334,7 +334,7 @@ class Store:
                 return ""
             if version > self._last_number(model):
                 raise self._not_found(model, version)
-            write_removal(self.blobs, model, version, reason)
+            write_removal(self.objects, model, version, reason)
             return "is written off; its number is not used again"
         if is_removed:
             raise DamageError(
@@ -349,22 +349,22 @@ class Store:
         except DamageError:
             data = self._read_manifest(model, version)
             self._refuse(model, version, self._find_damage(model, version, self._parse(model, version, data)))
-            replace_entry(self.blobs, model, version, digest_bytes(data), reason)
+            replace_entry(self.objects, model, version, digest_bytes(data), reason)
             return "has its entry in the ledger again"
         if version in contents.numbers.published:
             return ""
-        write_entry(self.blobs, model, version, self.identify(model, version).manifest_sha256)
+        write_entry(self.objects, model, version, self.identify(model, version).manifest_sha256)
         return "is entered in the ledger"
 
     def _has_removal(self, model: str, version: int) -> bool:
         try:
-            return read_removal(self.blobs, model, version) is not None
+            return read_removal(self.objects, model, version) is not None
         except DamageError:
             return False
 
     def _has_anything(self, model: str) -> bool:
         try:
-            return bool(self.blobs.list_names(model))
+            return bool(self.objects.list_names(model))
         except OSError:
             return True
 
@@ -393,21 +393,21 @@ class Store:
     def _read_target(self, key: str) -> int:
         """The version that an alias was moved to; 0 if that cannot be read."""
         try:
-            data = self.blobs.read(key, MOST_RECORD_BYTES)
+            data = self.objects.read(key, MAX_RECORD_BYTES)
             return 0 if data is None else decode_json(data, _Move).version
         except (RegistryError, msgspec.DecodeError):
             return 0
 
     def _read_manifest(self, model: str, version: int) -> bytes:
         check_name(model, "a model")
-        data = self.blobs.read(f"{_folder(model, version)}/{MANIFEST_FILE}", _MOST_MANIFEST_BYTES)
+        data = self.objects.read(f"{_folder(model, version)}/{MANIFEST_FILE}", _MAX_MANIFEST_BYTES)
         if data is None:
             raise self._not_found(model, version)
         return data
 
     def _not_found(self, model: str, version: int) -> RegistryError:
         contents = self.read_contents(model)
-        known = f"There are: {list_newest(contents.versions)}."
+        known = f"There are: {describe_newest(contents.versions)}."
         if version in contents.numbers.removed:
             return VersionNotFoundError("was written off", where=f"{model}@{version}", hint=known)
         if version in contents.numbers.published:
@@ -421,7 +421,7 @@ class Store:
 
     def _check_published(self, model: str, version: int, data: bytes) -> str:
         digest = digest_bytes(data)
-        entry = read_entry(self.blobs, model, version)
+        entry = read_entry(self.objects, model, version)
         if entry is not None and digest != entry.manifest_sha256:
             raise ManifestError(
                 f"{MANIFEST_FILE} has digest {digest[:12]}…, "
@@ -504,7 +504,7 @@ def _encode_checked(manifest: Manifest, model: str, version: int, digests: dict[
 
 
 # An entry has 300 bytes and what somebody gave as the reason.
-MOST_RECORD_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 20
 LEDGER = "ledger"
 
 _REMOVED = ".removed"
@@ -551,28 +551,28 @@ def is_ledger_stem(stem: str) -> bool:
     return parse_number(stem.removesuffix(_REMOVED)) is not None
 
 
-def read_entry(blobs: Blobs, model: str, version: int) -> LedgerEntry | None:
+def read_entry(objects: ObjectStore, model: str, version: int) -> LedgerEntry | None:
     """What was published under this number; None if nothing is known of it.
 
     Raises:
         DamageError: the entry is not readable, or is another version's.
         OSError: it is there and cannot be read.
     """
-    return _read_ledger(blobs, model, version, "")
+    return _read_ledger(objects, model, version, "")
 
 
-def read_removal(blobs: Blobs, model: str, version: int) -> LedgerEntry | None:
+def read_removal(objects: ObjectStore, model: str, version: int) -> LedgerEntry | None:
     """By whom and why the version was written off; None if it was not.
 
     Raises:
         DamageError, OSError: as `read_entry`.
     """
-    return _read_ledger(blobs, model, version, _REMOVED)
+    return _read_ledger(objects, model, version, _REMOVED)
 
 
-def _read_ledger(blobs: Blobs, model: str, version: int, kind: str) -> LedgerEntry | None:
+def _read_ledger(objects: ObjectStore, model: str, version: int, kind: str) -> LedgerEntry | None:
     key = _ledger_key(model, version, kind)
-    data = blobs.read(key, MOST_RECORD_BYTES)
+    data = objects.read(key, MAX_RECORD_BYTES)
     if data is None:
         return None
     where = f"{model}@{version}: {key}"
@@ -588,21 +588,21 @@ def _read_ledger(blobs: Blobs, model: str, version: int, kind: str) -> LedgerEnt
 _MEND = "Write it again with `python -m registry repair`, or restore it from a copy of the registry."
 
 
-def write_entry(blobs: Blobs, model: str, version: int, manifest_sha256: str) -> None:
+def write_entry(objects: ObjectStore, model: str, version: int, manifest_sha256: str) -> None:
     """Say once for all that ``version`` was published with this manifest."""
-    blobs.put_if_absent(
+    objects.put_if_absent(
         _ledger_key(model, version), _encode_entry(model, version, manifest_sha256, "published")
     )
 
 
-def replace_entry(blobs: Blobs, model: str, version: int, manifest_sha256: str, reason: str) -> None:
+def replace_entry(objects: ObjectStore, model: str, version: int, manifest_sha256: str, reason: str) -> None:
     """Write a damaged entry again, for the manifest that is there."""
-    blobs.put(_ledger_key(model, version), _encode_entry(model, version, manifest_sha256, reason))
+    objects.put(_ledger_key(model, version), _encode_entry(model, version, manifest_sha256, reason))
 
 
-def write_removal(blobs: Blobs, model: str, version: int, reason: str) -> None:
+def write_removal(objects: ObjectStore, model: str, version: int, reason: str) -> None:
     """Say that ``version`` is gone for good; its number stays taken."""
-    blobs.put(key_of_removal(model, version), _encode_entry(model, version, None, reason))
+    objects.put(key_of_removal(model, version), _encode_entry(model, version, None, reason))
 
 
 def key_of_removal(model: str, version: int) -> str:

@@ -32,7 +32,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of every table in a verdict."""
 
 
-class Judged(_Part, frozen=True, kw_only=True):
+class VersionDigests(_Part, frozen=True, kw_only=True):
     """One version as the gate saw it: number, digest of manifest.json, digest of model.onnx."""
 
     version: Annotated[int, msgspec.Meta(ge=1)]
@@ -91,8 +91,8 @@ class Verdict(_Part, frozen=True, kw_only=True):
     schema_version: int
     outcome: Outcome
     model: str
-    candidate: Judged
-    champion: Judged | None
+    candidate: VersionDigests
+    champion: VersionDigests | None
     is_first: bool
     lines: tuple[VerdictLine, ...]
     gate_version: str

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from timberline.registry.folder import is_dropping, open_plain, show_name
+from timberline.registry.folder import is_system_file, open_regular_file, printable_name
 from timberline.registry.manifest import FileDigest
 from timberline.registry.runs import NOISE_FILE
 from timberline.registry.verdict import VERDICT_FILE
@@ -32,9 +32,11 @@ def find_damage(folder: Path, files: Mapping[str, FileDigest], *, is_quick: bool
         OSError: the folder cannot be read.
     """
     with os.scandir(folder) as scanned:
-        entries = {entry.name: entry for entry in scanned if not is_dropping(entry.name)}
+        entries = {entry.name: entry for entry in scanned if not is_system_file(entry.name)}
     named = {*files, MANIFEST_FILE, *DOCUMENTS}
-    findings = [f"{show_name(name)} is not named in the manifest" for name in sorted(entries.keys() - named)]
+    findings = [
+        f"{printable_name(name)} is not named in the manifest" for name in sorted(entries.keys() - named)
+    ]
     for name in sorted(entries.keys() & named):
         if not entries[name].is_file(follow_symlinks=False):
             findings.append(f"{name} is not a plain file")
@@ -58,7 +60,7 @@ def _compare(path: Path, size: int, expected: FileDigest, is_quick: bool) -> lis
 
 def _digest(path: Path) -> str:
     """As `registry.runtime.files.digest_file`; "" of what has become another thing than a plain file."""
-    handle = open_plain(path)
+    handle = open_regular_file(path)
     if handle is None:
         return ""
     with os.fdopen(handle, "rb") as file:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 
 from timberline.registry.runtime.cli import run_command
-from timberline.registry.runtime.logs import configure_logging, quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.logs import capture_native_stderr, configure_logging, silence_tensorflow
 
 _KILLED = 137
 
@@ -46,7 +46,7 @@ def _run(level: str, packed: bytes) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: who waits answers it
     silence_tensorflow()
-    with quiet_stderr():
+    with capture_native_stderr():
         work, arguments = pickle.loads(packed)
         import tensorflow  # noqa: PLC0415  (only here is stderr quiet)
 

@@ -41,9 +41,9 @@ from timberline.registry.store import Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Verdict,
     VerdictLine,
+    VersionDigests,
     encode_verdict,
 )
 
@@ -53,7 +53,7 @@ logger = logging.getLogger("benchmarks")
 def judge_match(
     store: Store,
     match: Match,
-    judged: dict[str, Judged],
+    judged: dict[str, VersionDigests],
     folder: Path,
     settings: GateSettings,
     workload: Workload,

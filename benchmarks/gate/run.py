@@ -17,15 +17,20 @@ from timberline.benchmarks.report.record import PAGE_FILE
 from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
 from timberline.registry.names import PRODUCTION
-from timberline.registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
+from timberline.registry.promotion import (
+    find_mismatched_documents,
+    find_objections,
+    find_rolled_back,
+    group_rollbacks,
+)
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
-    Judged,
     Verdict,
+    VersionDigests,
     decode_verdict,
 )
 
@@ -121,7 +126,7 @@ def run_gate(
 
 
 def _find_passing(
-    store: Store, match: Match, judged: dict[str, Judged], config_digest: str
+    store: Store, match: Match, judged: dict[str, VersionDigests], config_digest: str
 ) -> Verdict | None:
     data = store.read_document(match.model, match.candidate, VERDICT_FILE)
     if data is None:
@@ -132,7 +137,7 @@ def _find_passing(
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
     objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
-    objections += find_exchanged(store, match.model, match.candidate, verdict)
+    objections += find_mismatched_documents(store, match.model, match.candidate, verdict)
     history = read_history(store, match.model, PRODUCTION)
     objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))
     return None if objections or verdict.config_digest != config_digest else verdict

@@ -14,7 +14,7 @@ from timberline.benchmarks.report.plots.distributions import format_ms
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.statistics import ArmRun, Restart
     from timberline.benchmarks.report.record import Record
-    from timberline.registry.verdict import Judged
+    from timberline.registry.verdict import VersionDigests
 
 # Where the page lists the answers that were given afresh.
 ANSWERS_ANCHOR = "answers"
@@ -111,7 +111,7 @@ def _predictions(record: Record) -> Markup:
     return tag("span", "given afresh: ", links, id=ANSWERS_ANCHOR)
 
 
-def _digests(judged: Judged) -> Markup:
+def _digests(judged: VersionDigests) -> Markup:
     return _list(
         ("model.onnx", tag("code", judged.model_sha256)),
         ("manifest.json", tag("code", judged.manifest_sha256)),

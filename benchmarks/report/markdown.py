@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.report.cells import describe_match, lay_cells
-from timberline.registry.verdict import Judged, Verdict, VerdictLine
+from timberline.registry.verdict import Verdict, VerdictLine, VersionDigests
 
 # GitHub refuses a comment of more than 65,536 characters; the rest is for what a CI job adds.
 MAX_CHARACTERS = 60_000
@@ -101,7 +101,7 @@ def _facts(verdict: Verdict) -> list[str]:
     ]
 
 
-def _identify(judged: Judged) -> str:
+def _identify(judged: VersionDigests) -> str:
     return (
         f"version {judged.version}, model `{judged.model_sha256[:16]}`, "
         f"manifest `{judged.manifest_sha256[:16]}`"

@@ -38,10 +38,10 @@ import msgspec
 
 from timberline.registry.errors import AfterChangeError, LifecycleError
 from timberline.registry.runtime.files import explain_refusal
-from timberline.registry.runtime.logs import encode_shown, format_record
+from timberline.registry.runtime.logs import encode_printable, format_record
 
 # What a command that was ended says: every stage is made so that it does.
-GO_ON = "run the same command again to go on"
+RERUN_HINT = "run the same command again to go on"
 
 
 def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,7 +72,7 @@ def print_json(value: object) -> None:
     Raises:
         AfterChangeError: it cannot be written (a full disk, a reader that has gone); the command is done.
     """
-    text = msgspec.json.format(encode_shown(value), indent=2).decode() + "\n"
+    text = msgspec.json.format(encode_printable(value), indent=2).decode() + "\n"
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -98,7 +98,7 @@ def print_result(value: object) -> None:
 
 
 def run_command(
-    part: str, command: Callable[[], int], *, ends_on_signals: bool = True, hint: str = GO_ON
+    part: str, command: Callable[[], int], *, ends_on_signals: bool = True, hint: str = RERUN_HINT
 ) -> int:
     """Run ``command`` and return the exit code of the process.
 
@@ -115,17 +115,17 @@ def run_command(
         try:
             return command()
         except BaseException as error:
-            return _tell_error(logger, error, hint)
+            return _log_error(logger, error, hint)
     signals = EndOnSignals(logger, hint)
     try:
         with signals:
             return command()
     except BaseException as error:
         signals.end_if_asked()
-        return _tell_error(logger, error, hint)
+        return _log_error(logger, error, hint)
 
 
-def _tell_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
+def _log_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
     """Log what ended a command; the exit code. Whatever came of a refused file says what refuses it."""
     text, reason = str(error), explain_refusal(error)
     if reason:
@@ -162,7 +162,7 @@ def _is_path_beyond_locale(error: Exception) -> bool:
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # How often the watching thread looks whether the end was swallowed.
-_LOOK_AGAIN_S = 0.05
+_CHECK_INTERVAL_S = 0.05
 # How long a last line may take whose reader does not read.
 _LAST_LINE_S = 0.2
 # A process may start another while they are being ended; ten rounds are more than any tree of ours is deep.
@@ -247,7 +247,7 @@ class EndOnSignals:
         if self._is_over.is_set() or (self._number and not self._is_swallowed):
             return
         self._number, self._is_swallowed = self._number or number, False
-        adopt_orphans()
+        become_subreaper()
         raise Ended(signal.Signals(self._number).name)
 
     def _note_swallowed(self, unraisable: sys.UnraisableHookArgs) -> None:
@@ -268,7 +268,7 @@ class EndOnSignals:
         main = threading.main_thread().ident
         assert main is not None
         until = time.monotonic() + self._unwinding_s
-        while not self._is_over.wait(_LOOK_AGAIN_S):
+        while not self._is_over.wait(_CHECK_INTERVAL_S):
             if time.monotonic() > until:
                 return False
             if self._is_swallowed:
@@ -276,7 +276,7 @@ class EndOnSignals:
         return True
 
     def _end(self, number: int) -> NoReturn:
-        end_descendants()
+        kill_descendants()
         if self._last_line.acquire(timeout=_LAST_LINE_S):
             self._write_last_line(number)
         os._exit(128 + number)
@@ -290,7 +290,7 @@ class EndOnSignals:
                 os.write(self._stderr, f"{line}\n".encode(errors="backslashreplace"))
 
 
-def adopt_orphans() -> None:
+def become_subreaper() -> None:
     """From now on a process below this one, whose parent ends, becomes a child of this one (Linux only).
 
     `subprocess.run`, when it is broken off, kills the one process that it waits for.
@@ -299,9 +299,9 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_descendants() -> None:
+def kill_descendants() -> None:
     """Kill every process below this one (Linux only); whoever wants one ended gently has done so before."""
-    adopt_orphans()
+    become_subreaper()
     for _ in range(_ROUNDS):
         found = find_descendants()
         if not found:

@@ -221,7 +221,7 @@ def explain_refusal(error: BaseException) -> str:
 
 def explain_path(path: Path) -> str:
     """Whom this process is, and what on the way to ``path`` refuses it, for people."""
-    found = find_refusing(path)
+    found = find_refusing_path(path)
     who = f"uid {os.geteuid()}, gid {os.getegid()}"
     if found is None:
         return f"The modes of {path} would allow it to {who}: ask its mount, or a security module."
@@ -238,7 +238,7 @@ def explain_path(path: Path) -> str:
     )
 
 
-def find_refusing(path: Path) -> Path | None:
+def find_refusing_path(path: Path) -> Path | None:
     """The first on the way to ``path``, or ``path`` itself, that this process may not use; None if none.
 
     A folder on the way has to be searched. What is at its end has to be read and written; where there is
@@ -279,4 +279,4 @@ def _refused_paths(error: BaseException) -> Iterator[Path]:
         return
     given = [error.filename, error.filename2] if isinstance(error, OSError) else []
     names = [os.fsdecode(name) for name in given if isinstance(name, str | bytes)] or _PATH.findall(text)
-    yield from sorted(map(Path, names), key=lambda path: find_refusing(path) is None)
+    yield from sorted(map(Path, names), key=lambda path: find_refusing_path(path) is None)

@@ -2,7 +2,7 @@
 
 A command writes them where they are made. A service does so in the background (`write_in_background`): the
 reader of its stderr may stop reading, and a write into a full pipe waits until it goes on. Native libraries
-are kept quiet: `quiet_stderr`, `silence_tensorflow`, `NO_TELEMETRY`.
+are kept quiet: `capture_native_stderr`, `silence_tensorflow`, `NO_TELEMETRY`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ LogFormat = Literal["auto", "human", "json"]
 
 _logger = logging.getLogger("registry.runtime.logs")
 
-_LONGEST_BESIDE = 60
+_MAX_INLINE_CHARS = 60
 # Of text that waits to be written: some 5,000 lines of 200 bytes, and no burden to a container.
-_MOST_WAITING_BYTES = 1 << 20
+_MAX_WAITING_BYTES = 1 << 20
 # Several processes write into one pipe, which keeps the bytes of a write together up to here (POSIX).
 _WHOLE_BYTES = select.PIPE_BUF
 # How long a line waits for others: waking the thread for each costs as much as writing the line.
 _GATHER_S = 0.01
 # How often a reader that is merely slow hears how much it missed.
-_TELL_S = 1.0
+_REPORT_INTERVAL_S = 1.0
 # What the end of a process waits for its last lines: a reader that is merely slow takes them in less.
 _DRAIN_S = 1.0
 # How long standard output waits for the lines logged before it.
@@ -47,7 +47,7 @@ _ORDER_S = 0.25
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-def encode_shown(value: object) -> bytes:
+def encode_printable(value: object) -> bytes:
     """JSON for people and their programs; what has no form of its own stands as its text.
 
     A path on a POSIX system is bytes: those of it that are no text stand as ``\\udcff``.
@@ -75,7 +75,7 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return encode_shown(line).decode()
+        return encode_printable(line).decode()
 
 
 class _HumanFormatter(logging.Formatter):
@@ -106,7 +106,7 @@ class _StderrHandler(logging.Handler):
 
 def _show(name: str, text: str) -> str:
     """Beside the event, or on a line of its own if it is long: a command to copy, a path."""
-    return f"  {name}={text}" if len(text) <= _LONGEST_BESIDE else f"\n    {name}: {text}"
+    return f"  {name}={text}" if len(text) <= _MAX_INLINE_CHARS else f"\n    {name}: {text}"
 
 
 def _short(value: object) -> str:
@@ -135,7 +135,7 @@ def configure_logging(level: str = "info", format: LogFormat = "auto") -> None:
 class BackgroundStream(io.TextIOBase):
     """A text stream over a file descriptor whose ``write`` never waits and never fails.
 
-    A thread writes what waits, in order. What is beyond `_MOST_WAITING_BYTES`, or what the descriptor
+    A thread writes what waits, in order. What is beyond `_MAX_WAITING_BYTES`, or what the descriptor
     refuses (a broken pipe, a full disk), is dropped and counted; a line says how much is missing once
     the reader has caught up, or every second until then. Belongs to every thread.
 
@@ -148,10 +148,10 @@ class BackgroundStream(io.TextIOBase):
         super().__init__()
         self._fd = fd
         self._after = after
-        self._tell: Callable[[int], None] | None = None
+        self._print: Callable[[int], None] | None = None
         self._dropped = 0  # all, and those not told yet
-        self._untold = 0
-        self._told_at = monotonic()
+        self._unreported = 0
+        self._reported_at = monotonic()
         self._is_ending = False
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
@@ -187,7 +187,7 @@ class BackgroundStream(io.TextIOBase):
         with self._changed:
             if self._is_ending:
                 self._write_at_the_end(data)
-            elif self._bytes + len(data) > _MOST_WAITING_BYTES:
+            elif self._bytes + len(data) > _MAX_WAITING_BYTES:
                 self._drop(1)
             else:
                 self._waiting.append(data)
@@ -218,7 +218,7 @@ class BackgroundStream(io.TextIOBase):
     def watch_drops(self, tell: Callable[[int], None]) -> None:
         """Call ``tell`` with every number of texts dropped, from any thread, one call at a time."""
         with self._changed:
-            self._tell = tell
+            self._print = tell
             if self._dropped:
                 tell(self._dropped)
 
@@ -244,9 +244,9 @@ class BackgroundStream(io.TextIOBase):
 
     def _find_missing(self) -> int:
         """How many texts are to be told as dropped: all when nothing waits, else now and then."""
-        if self._bytes and monotonic() - self._told_at < _TELL_S:
+        if self._bytes and monotonic() - self._reported_at < _REPORT_INTERVAL_S:
             return 0
-        missing, self._untold, self._told_at = self._untold, 0, monotonic()
+        missing, self._unreported, self._reported_at = self._unreported, 0, monotonic()
         return missing
 
     def _take(self) -> tuple[int, bytes]:
@@ -260,9 +260,9 @@ class BackgroundStream(io.TextIOBase):
 
     def _drop(self, count: int) -> None:
         self._dropped += count
-        self._untold += count
-        if self._tell is not None:
-            self._tell(count)
+        self._unreported += count
+        if self._print is not None:
+            self._print(count)
 
     def _write_at_the_end(self, data: bytes) -> None:
         """The interpreter is ending, and its threads may be gone: write if there is room for it."""
@@ -326,7 +326,7 @@ NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
 
 
 @contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
+def capture_native_stderr() -> Iterator[None]:
     """Hold back what the block writes to file descriptor 2; show it if the block fails.
 
     TensorFlow logs lines before its log level can be set, straight to the descriptor, so

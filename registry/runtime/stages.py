@@ -4,9 +4,9 @@ A stage owns one folder. It writes the folder under a temporary name, leaves a r
 every input and every output in it, and renames it when it is whole. Run again with the same inputs it does
 nothing; with one changed input it runs again.
 
-`Progress` is a bar on a terminal and a log line now and then elsewhere. A stage that works in steps of unknown
-length (`Progress.begin`) is also watched by a thread, so that a bar or a line appears while one statement
-runs for minutes.
+`Progress` is a bar on a terminal and a log line now and then elsewhere. A thread also watches a stage that
+works in steps of unknown length (`Progress.begin`), so that a bar or a line appears while one statement runs
+for minutes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ _BAR_WIDTH = 28
 _REDRAW_S = 0.1
 _LOG_INTERVAL_S = 10.0
 # How often the thread looks whether it is time for a line.
-_LOOK_S = 0.5
+_CHECK_INTERVAL_S = 0.5
 
 
 class Progress:
@@ -183,7 +183,7 @@ class Progress:
             self._report()
 
     def _look(self) -> None:
-        while not self._is_over.wait(_LOOK_S):
+        while not self._is_over.wait(_CHECK_INTERVAL_S):
             with self._lock:
                 self._report()
 

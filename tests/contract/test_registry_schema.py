@@ -56,7 +56,7 @@ def test_past_ledger_is_read(store: Store) -> None:
     """Numbers that were given out years ago are still not given out again."""
     numbers = store.read_contents("tiny").numbers
     assert (numbers.published, numbers.removed) == ({1}, {2})
-    entry = read_entry(store.blobs, "tiny", 1)
+    entry = read_entry(store.objects, "tiny", 1)
     assert entry is not None
     assert msgspec.to_builtins(entry) == msgspec.json.decode(
         (GOLDEN / "tiny" / "ledger" / "1.json").read_bytes()

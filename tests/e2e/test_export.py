@@ -305,7 +305,7 @@ def test_version_whose_candidate_cannot_move_is_named_as_published(
     """A version whose number nobody hears is exported again, and again."""
     if is_published:
         export_run(inputs, store)
-    store.blobs.put("tiny/aliases/candidate/1.json", b"torn")
+    store.objects.put("tiny/aliases/candidate/1.json", b"torn")
 
     with pytest.raises(AfterChangeError, match=r"^tiny@1: is published, but tiny@candidate: .*alias set"):
         export_run(inputs, store)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.manifests import build_manifest, forget_publication, give_verdict, publish_tiny
+from tests.support.manifests import build_manifest, give_verdict, publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import move_alias, read_alias, read_history
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import DigestMismatchError, ManifestError, RegistryError, VersionNotFoundError
@@ -134,7 +134,7 @@ def test_manifest_that_names_a_file_elsewhere_is_refused(store: Store, folder: P
     """A path that leaves the folder would make a reader open whatever the manifest's writer wants."""
     files = {name: FileDigest(sha256="0" * 64, size=1), **store.read_manifest("tiny", 1).files}
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(build_manifest(files=files)))
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     with pytest.raises(ManifestError, match="not a manifest"):
         store.verify("tiny", 1)
 
@@ -162,7 +162,7 @@ def test_manifest_swapped_behind_an_alias_is_found(store: Store, folder: Path) -
     promote(store, "tiny", 1)
     changed = build_manifest(files=store.read_manifest("tiny", 1).files, title="Another")
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(changed))
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     (folder / VERDICT_FILE).unlink()
     version, alias = check_versions(store, None)
     assert version.is_whole

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny
-from tests.support.pausing_blobs import PausingBlobs
+from tests.support.pausing_store import PausingStore
 from timberline.registry.aliases import move_alias, read_alias, resolve
 from timberline.registry.errors import LifecycleError
 from timberline.registry.manifest import FileDigest, Manifest
@@ -103,7 +103,7 @@ def test_publisher_that_lost_its_number_describes_the_next(root: Path) -> None:
         if len(arrived) < 2:
             arrived.append(barrier.wait(timeout=30))
 
-    stores = [Store(PausingBlobs(root, line_up)) for _ in range(2)]
+    stores = [Store(PausingStore(root, line_up)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         numbers = sorted(pool.map(publish_tiny, stores))
     assert numbers == [1, 2]

@@ -136,4 +136,4 @@ def test_version_without_what_is_not_used_is_followed_from_a_copy(root: Path, tm
 
 def list_moves(store: Store) -> list[str]:
     """The keys of the records of `production`, and of its head."""
-    return [*store.blobs.list_keys("tiny/aliases/production"), *store.blobs.list_keys("tiny/heads")]
+    return [*store.objects.list_keys("tiny/aliases/production"), *store.objects.list_keys("tiny/heads")]

@@ -38,10 +38,10 @@ from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE, Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Outcome,
     Verdict,
     VerdictLine,
+    VersionDigests,
     encode_verdict,
 )
 
@@ -132,8 +132,8 @@ def publish_tiny(
 
 def build_verdict(
     model: str,
-    candidate: Judged,
-    champion: Judged | None = None,
+    candidate: VersionDigests,
+    champion: VersionDigests | None = None,
     outcome: Outcome = "PASS",
     created_at: str = "2026-11-22T10:00:00+00:00",
 ) -> Verdict:
@@ -175,6 +175,6 @@ def give_verdict(
     return verdict
 
 
-def forget_publication(store: Store, model: str, version: int) -> None:
+def remove_ledger_entry(store: Store, model: str, version: int) -> None:
     """Make ``version`` one that was published before there was a ledger: its manifest is not pinned."""
     Path(store.location, model, LEDGER, f"{version}.json").unlink()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
+from tests.support.manifests import build_verdict, give_verdict, publish_tiny, remove_ledger_entry
 from timberline.registry.__main__ import main
 from timberline.registry.aliases import move_alias, read_alias, read_history
 from timberline.registry.names import PRODUCTION
@@ -260,7 +260,7 @@ def test_verify_of_an_alias_looks_at_it_and_at_its_version(store: Store, run: Co
     assert [check["name"] for check in msgspec.json.decode(out)] == ["tiny@1", "tiny@production"]
     path = store.open_folder("tiny", 1) / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     code, out, _ = run("verify", "tiny@production")
     assert code == 1
     assert "the alias was moved to" in out

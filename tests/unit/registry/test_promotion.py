@@ -7,11 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
+from tests.support.manifests import build_verdict, give_verdict, publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, read_history
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, PromotionRefusedError
 from timberline.registry.names import PRODUCTION
-from timberline.registry.promotion import find_objections, promote, repair, rollback, set_alias, succession
+from timberline.registry.promotion import (
+    find_objections,
+    production_lineage,
+    promote,
+    repair,
+    rollback,
+    set_alias,
+)
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, encode_verdict
@@ -194,7 +201,7 @@ def test_rollback_onto_other_bytes_is_refused(store: Store) -> None:
     before = read_history(store, "tiny", PRODUCTION)
     with pytest.raises(DamageError, match=r"tiny@1: manifest\.json has digest .*it was published with"):
         rollback(store, "tiny")
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     with pytest.raises(DigestMismatchError, match="in production was"):
         rollback(store, "tiny")
     assert read_history(store, "tiny", PRODUCTION) == before
@@ -292,7 +299,7 @@ def test_succession_is_promotions_less_rollbacks(moves: list[tuple[str, int]], l
         reason="made up",
     )
     history = [msgspec.structs.replace(record, action=action, version=version) for action, version in moves]
-    assert succession(history) == line
+    assert production_lineage(history) == line
 
 
 def test_stray_file_beside_the_records_does_not_stop_a_rollback(store: Store) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.manifests import build_manifest, forget_publication, publish_tiny
+from tests.support.manifests import build_manifest, publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import move_alias
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import (
@@ -24,7 +24,7 @@ from timberline.registry.errors import (
     RegistryError,
     VersionNotFoundError,
 )
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import FolderStore
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from timberline.registry.verdict import VERDICT_FILE
@@ -159,29 +159,29 @@ def test_location_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 
 def test_put_if_absent_keeps_what_is_there(tmp_path: Path) -> None:
     """The one promise that aliases and an object store have to share."""
-    blobs = FolderBlobs(tmp_path)
-    assert blobs.put_if_absent("a/1.json", b"first")
-    assert not blobs.put_if_absent("a/1.json", b"second")
-    assert blobs.read("a/1.json") == b"first"
-    assert blobs.list_keys() == blobs.list_keys("a") == ["a/1.json"]
+    objects = FolderStore(tmp_path)
+    assert objects.put_if_absent("a/1.json", b"first")
+    assert not objects.put_if_absent("a/1.json", b"second")
+    assert objects.read("a/1.json") == b"first"
+    assert objects.list_keys() == objects.list_keys("a") == ["a/1.json"]
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a//b", "../a", "a/../b", "a/.", ".staging/x", "a\\b", "a\x00"])
 def test_key_that_leads_elsewhere_is_refused(tmp_path: Path, key: str) -> None:
     """Keys are built from names that others chose."""
     with pytest.raises(RegistryError, match="is not a key"):
-        FolderBlobs(tmp_path).read(key)
+        FolderStore(tmp_path).read(key)
 
 
 def test_file_in_the_place_of_a_folder_is_damage(tmp_path: Path) -> None:
     """Only what is not there is none: an alias whose folder became a file has not gone away."""
-    blobs = FolderBlobs(tmp_path)
-    blobs.put("a", b"")
-    for ask in (lambda: blobs.read("a/b"), lambda: blobs.list_keys("a"), lambda: blobs.list_names("a")):
+    objects = FolderStore(tmp_path)
+    objects.put("a", b"")
+    for ask in (lambda: objects.read("a/b"), lambda: objects.list_keys("a"), lambda: objects.list_names("a")):
         with pytest.raises(DamageError, match="is no folder"):
             ask()
-    assert blobs.read("b") is None
-    assert blobs.list_keys("b") == blobs.list_names("b") == []
+    assert objects.read("b") is None
+    assert objects.list_keys("b") == objects.list_names("b") == []
 
 
 def make_socket(path: Path) -> None:
@@ -197,18 +197,18 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(
     """`read` of a FIFO would wait for a writer for ever, in a service as on the command line."""
     make(tmp_path / "a.json")
     with pytest.raises(RegistryError, match="is no plain file"):
-        FolderBlobs(tmp_path).read("a.json")
+        FolderStore(tmp_path).read("a.json")
 
 
 def test_no_more_than_the_bound_is_read(tmp_path: Path) -> None:
     """A record of some bytes that has a terabyte is damage and must not fill the memory."""
-    blobs = FolderBlobs(tmp_path)
-    blobs.put("a", b"12345")
-    assert blobs.read("a", 5) == b"12345"
+    objects = FolderStore(tmp_path)
+    objects.put("a", b"12345")
+    assert objects.read("a", 5) == b"12345"
     with (tmp_path / "a").open("r+b") as file:
         file.truncate(1 << 40)  # a hole: it takes no room on the disk
     with pytest.raises(RegistryError, match="has more than 5 bytes"):
-        blobs.read("a", 5)
+        objects.read("a", 5)
 
 
 def test_a_store_stays_with_the_tree_that_it_found(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_damaged_entry_of_a_whole_version_is_written_again(store: Store) -> None
 def test_version_of_an_older_program_is_entered_in_the_ledger(store: Store) -> None:
     """From then on it is missed when it is lost, and is what it was that day."""
     publish_tiny(store)
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     assert store.repair("tiny", 1, reason="upgraded") == "is entered in the ledger"
     assert store.repair("tiny", 1, reason="upgraded") == ""
     assert store.read_contents("tiny").numbers.published == {1}
@@ -303,7 +303,7 @@ def test_version_of_an_older_program_is_entered_in_the_ledger(store: Store) -> N
 def test_version_whose_entry_cannot_be_written_is_published_and_says_so(store: Store) -> None:
     """Whoever takes it for a failure publishes it twice."""
 
-    class Full(FolderBlobs):
+    class Full(FolderStore):
         """A disk that is full after the version is there."""
 
         def put_if_absent(self, key: str, data: bytes) -> bool:

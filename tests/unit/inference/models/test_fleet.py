@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.failing_blobs import FailingBlobs
-from tests.support.manifests import forget_publication
+from tests.support.failing_store import FailingStore
+from tests.support.manifests import remove_ledger_entry
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import (
     NUMERIC_COLUMNS,
@@ -36,7 +36,7 @@ from timberline.inference.models.targets import parse_models
 from timberline.inference.models.work import WorkLimit
 from timberline.inference.routes.predict import Predict
 from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
-from timberline.registry.folder import MOST_BYTES
+from timberline.registry.folder import MAX_BYTES
 from timberline.registry.names import ModelRef
 from timberline.registry.store import MODEL_FILE, Store, open_store
 
@@ -202,7 +202,7 @@ def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
     assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
     with pytest.raises(ManifestError, match="it was published with"):
         open_fleet(store).load()
-    forget_publication(store, "tiny", 2)
+    remove_ledger_entry(store, "tiny", 2)
     with pytest.raises(DigestMismatchError, match="the alias was moved to"):
         open_fleet(store).load()
 
@@ -220,10 +220,10 @@ def test_a_refused_version_is_tried_again_when_the_alias_moves(store: Store) -> 
     assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
 
 
-def fail(store: Store) -> tuple[Store, FailingBlobs]:
+def fail(store: Store) -> tuple[Store, FailingStore]:
     """The same registry on a disk that fails when told to."""
-    blobs = FailingBlobs(store.blobs)
-    return Store(blobs), blobs
+    objects = FailingStore(store.objects)
+    return Store(objects), objects
 
 
 @pytest.mark.parametrize("part", ["aliases/production", "2/model.onnx"])
@@ -231,18 +231,18 @@ def test_a_registry_that_cannot_be_read_is_asked_again(
     store: Store, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outage says nothing about a version: one line in the log, and the swap when it is over."""
-    broken, blobs = fail(store)
+    broken, objects = fail(store)
     fleet = open_fleet(broken, clock=(clock := Clock()))
     fleet.load()
     move(store, 2)
-    blobs.failing = part
+    objects.failing = part
     assert [fleet.look() for _ in range(3)] == [None, None, None]
     assert len(told(caplog)) == 1
-    blobs.failing = None
+    objects.failing = None
     clock.now += 1
     assert look(fleet) == (["tiny@2"], [("swapped", 1, 2)])
     told(caplog)
-    blobs.failing = "aliases/production"
+    objects.failing = "aliases/production"
     assert fleet.look() is None
     assert told(caplog) == ["alias not readable"]  # a new outage is news
 
@@ -259,12 +259,12 @@ def count_attempts(fleet: Fleet, clock: Clock, reads: Reads, seconds: int) -> li
     return attempts
 
 
-class Reads(FailingBlobs):
+class Reads(FailingStore):
     """Counts how often a manifest is read."""
 
     count = 0
 
-    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         self.count += key.endswith("manifest.json")
         return super().read(key, most_bytes)
 
@@ -273,7 +273,7 @@ def test_what_may_become_whole_is_tried_again_with_growing_pauses(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Copies bring files in any order; asking a slow file server every second would slow the copy down."""
-    reads = Reads(store.blobs)
+    reads = Reads(store.objects)
     fleet = open_fleet(Store(reads), clock=(clock := Clock()))
     fleet.load()
     (graph := store.open_folder("tiny", 2) / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
@@ -291,7 +291,7 @@ def test_what_no_byte_can_mend_is_tried_once_for_each_move(
 ) -> None:
     """A graph that is not what was promised costs a trial, and not one every minute for ever."""
     publish_numeric(store, alias=None, model_bytes=b"no graph")
-    reads = Reads(store.blobs)
+    reads = Reads(store.objects)
     fleet = open_fleet(Store(reads), clock=(clock := Clock()))
     fleet.load()
     for _ in range(2):

@@ -1,4 +1,7 @@
-"""Files that are whole or absent, and what an error says of a refused one (modes: tests/fault/test_refused_files.py)."""
+"""Files that are whole or absent, and what an error says of a refused one.
+
+The modes themselves are tried in tests/fault/test_refused_files.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from timberline.registry.runtime.files import (
     digest_bytes,
     digest_file,
     explain_refusal,
-    find_refusing,
+    find_refusing_path,
     fresh_folder,
     write_atomically,
 )
@@ -130,5 +133,5 @@ def test_a_read_only_root_without_a_temporary_folder_is_explained() -> None:
 
 def test_nothing_refuses_what_may_be_used(tmp_path: Path) -> None:
     """There, or to be made, also deep below what is there."""
-    assert find_refusing(tmp_path) is None
-    assert find_refusing(tmp_path / "a" / "b") is None
+    assert find_refusing_path(tmp_path) is None
+    assert find_refusing_path(tmp_path / "a" / "b") is None

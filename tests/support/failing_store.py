@@ -7,16 +7,16 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from timberline.registry.folder import MOST_BYTES, Blobs, OnError
+from timberline.registry.folder import MAX_BYTES, ObjectStore, OnError
 
 
-class FailingBlobs:
-    """`registry.folder.Blobs` that reads from ``place`` unless ``failing`` is a part of the key.
+class FailingStore:
+    """`registry.folder.ObjectStore` that reads from ``place`` unless ``failing`` is a part of the key.
 
     A folder of this name cannot be listed, also where a listing comes by it on its way.
     """
 
-    def __init__(self, place: Blobs, code: int = errno.EIO) -> None:
+    def __init__(self, place: ObjectStore, code: int = errno.EIO) -> None:
         self._place = place
         self._code = code
         self.failing: str | None = None
@@ -36,7 +36,7 @@ class FailingBlobs:
         self._check(prefix)
         return self._place.list_names(prefix)
 
-    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         self._check(key)
         return self._place.read(key, most_bytes)
 

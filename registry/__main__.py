@@ -10,7 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from timberline.registry import checks, promotion, show
-from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
+from timberline.registry.aliases import (
+    AliasRecord,
+    inspect_history,
+    list_aliases,
+    open_reference,
+    read_alias,
+    resolve,
+)
 from timberline.registry.errors import ConfigError, DamageError
 from timberline.registry.names import CANDIDATE, ModelRef
 from timberline.registry.runtime.cli import RERUN_HINT, print_json, read_options, run_command
@@ -79,8 +86,7 @@ def _list(store: Store, options: argparse.Namespace) -> int:
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
-    ref = _ref(options)
-    details = show.read_details(store, ref.model, resolve(store, ref))
+    details = show.read_details(store, open_reference(store, _ref(options)))
     _print(options, details, lambda: show.details_text(details))
     return 1 if details.problems else 0
 

@@ -42,6 +42,7 @@ from timberline.registry.names import (
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import MAX_RECORD_BYTES, Store, name_user
+from timberline.registry.version import Version
 
 Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
@@ -244,7 +245,7 @@ def move_alias(
         alias=alias,
         sequence=(expected or 0) + 1,
         version=version,
-        manifest_sha256=store.identify(model, version).manifest_sha256,
+        manifest_sha256=store.open_version(model, version).digests.manifest_sha256,
         action=action,
         moved_at=utc_now("milliseconds"),
         moved_by=name_user(),
@@ -288,7 +289,7 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         alias=alias,
         sequence=sequence,
         version=version,
-        manifest_sha256=store.identify(model, version).manifest_sha256,
+        manifest_sha256=store.open_version(model, version).digests.manifest_sha256,
         action="repair",
         moved_at=utc_now("milliseconds"),
         moved_by=name_user(),
@@ -299,8 +300,8 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
     return _add(store, record)
 
 
-def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> int:
-    """The number of the version that ``ref`` names; a bare model means its alias ``default``.
+def open_reference(store: Store, ref: ModelRef, *, default: str = PRODUCTION) -> Version:
+    """Open the version that ``ref`` names; a bare model means its alias ``default``.
 
     Raises:
         VersionNotFoundError: no such version or alias; says which there are.
@@ -308,14 +309,11 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
             the alias, is about.
         DamageError: the alias or the manifest is damaged, or the version it points at is lost.
     """
-    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if ref.version is not None:
-        check_pin(store, ref.model, ref.version, ref.manifest_sha256, "the reference names")
-        return ref.version
+        return open_pinned(store, ref.model, ref.version, ref.manifest_sha256, "the reference names")
     record = read_alias(store, ref.model, ref.alias or default)
     if record is not None:
-        check_target(store, record)
-        return record.version
+        return open_target(store, record)
     versions = describe_newest(store.versions(ref.model))
     aliases = ", ".join(list_aliases(store, ref.model)) or "none"
     raise VersionNotFoundError(
@@ -325,15 +323,23 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
     )
 
 
-def check_target(store: Store, record: AliasRecord) -> None:
-    """Hold the version that an alias points at against what it was at the move.
+def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> int:
+    """The number of the version that ``ref`` names; arguments and errors as of `open_reference`."""
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    return open_reference(store, ref, default=default).manifest.version
+
+
+def open_target(store: Store, record: AliasRecord) -> Version:
+    """Open the version that an alias points at, if it still is what it was at the move.
 
     Raises:
         DigestMismatchError: it is another one.
         DamageError: it is lost, or its manifest is damaged.
     """
     try:
-        check_pin(store, record.model, record.version, record.manifest_sha256, "the alias was moved to")
+        return open_pinned(
+            store, record.model, record.version, record.manifest_sha256, "the alias was moved to"
+        )
     except VersionNotFoundError as error:
         raise DamageError(
             f"points at version {record.version}, which is lost",
@@ -342,23 +348,25 @@ def check_target(store: Store, record: AliasRecord) -> None:
         ) from error
 
 
-def check_pin(store: Store, model: str, version: int, pin: str | None, who: str) -> None:
-    """Hold a version's manifest against the digest that somebody knows it by; None is any.
+def open_pinned(store: Store, model: str, number: int, pin: str | None, who: str) -> Version:
+    """Open a version, if its manifest has the digest ``pin``; None is any.
 
     Args:
-        who: knows it, as in "the alias was moved to".
+        who: knows the digest, as in "the alias was moved to".
 
     Raises:
-        DigestMismatchError: it is another one.
-        VersionNotFoundError, ManifestError: as `Store.read_manifest`.
+        DigestMismatchError: it has another one.
+        VersionNotFoundError, ManifestError: as `Store.open_version`.
     """
-    found = store.identify(model, version).manifest_sha256
+    version = store.open_version(model, number)
+    found = version.digests.manifest_sha256
     if pin is not None and found != pin:
         raise DigestMismatchError(
             f"its manifest has digest {found[:12]}…, {who} {pin[:12]}…",
-            where=f"{model}@{version}",
+            where=str(version),
             hint="The version changed after publishing. Publish a new one; do not edit this one.",
         )
+    return version
 
 
 def _look(store: Store, model: str, alias: str) -> _AliasFiles:

@@ -10,9 +10,9 @@ import msgspec
 from timberline.registry.aliases import (
     ALIASES,
     HEADS,
-    check_target,
     inspect_history,
     list_aliases,
+    open_target,
     read_alias,
 )
 from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
@@ -22,6 +22,7 @@ from timberline.registry.promotion import find_mismatched_documents
 from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry, read_removal
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
+from timberline.registry.version import Version
 
 # What damage and disks raise: the one for the bytes, the other for reading them.
 READ_ERRORS = (RegistryError, OSError)
@@ -104,24 +105,25 @@ def _check_model(store: Store, model: str, contents: Contents) -> list[Check]:
 def _check_version(store: Store, model: str, version: int) -> Check:
     name, path = f"{model}@{version}", f"{model}/{version}"
     try:
-        store.verify(model, version)
+        opened = store.open_version(model, version).verify()
     except DigestMismatchError as error:
         return _damaged(name, path, error.what)
     except READ_ERRORS as error:
         return _damaged(name, path, describe(error))
-    return _report(name, path, _check_documents(store, model, version))
+    return _report(name, path, _check_documents(store, opened))
 
 
-def _check_documents(store: Store, model: str, version: int) -> list[str]:
+def _check_documents(store: Store, version: Version) -> list[str]:
     """What is wrong with the verdict of a whole version, and with the documents that it names."""
     try:
-        data = store.read_document(model, version, VERDICT_FILE)
+        model, number = version.manifest.model, version.manifest.version
+        data = store.read_document(model, number, VERDICT_FILE)
         if data is None:
             return []
         verdict = decode_verdict(data)
-        if (verdict.model, verdict.candidate) != (model, store.identify(model, version)):
+        if (verdict.model, verdict.candidate) != (model, version.digests):
             return [f"{VERDICT_FILE} is for other bytes"]
-        return find_mismatched_documents(store, model, version, verdict)
+        return find_mismatched_documents(store, model, number, verdict)
     except READ_ERRORS as error:
         return [describe(error)]
 
@@ -133,7 +135,7 @@ def _check_alias(store: Store, model: str, alias: str) -> Check:
         history = inspect_history(store, model, alias)
         findings = history.problems
         if not history.findings and (record := read_alias(store, model, alias)):
-            check_target(store, record)
+            open_target(store, record)
     except READ_ERRORS as error:
         return _damaged(name, path, describe(error))
     return _report(name, path, findings)

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 from timberline.registry.aliases import (
     AliasRecord,
-    check_pin,
-    check_target,
     move_alias,
+    open_pinned,
+    open_target,
     read_alias,
     read_chain,
     read_history,
@@ -25,7 +25,7 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
 from timberline.registry.verdict import VERDICT_FILE, Verdict, VersionDigests, decode_verdict
-from timberline.registry.version import DOCUMENTS
+from timberline.registry.version import DOCUMENTS, Version
 
 
 def find_objections(
@@ -135,16 +135,15 @@ def promote(
         ConfigError: forced without a reason.
     """
     if force:
-        _ask_reason("--force", reason, f"{model}@{version}")
+        _require_reason("--force", reason, f"{model}@{version}")
     current = read_alias(store, model, PRODUCTION)
-    store.verify(model, version)
-    if current and not force:
-        check_target(store, current)
-        if current.version == version:
-            return current
+    candidate = store.open_version(model, version).verify()
+    champion = open_target(store, current) if current and not force else None
+    if current and champion and current.version == version:
+        return current
     data = store.read_document(model, version, VERDICT_FILE)
     if not force:
-        _check_evidence(store, model, version, data, current)
+        _check_evidence(store, candidate, data, champion)
     return move_alias(
         store,
         model,
@@ -179,8 +178,7 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
             hint="Nothing was changed.",
         )
     pin = [record.manifest_sha256 for record in history if record.version == line[-2]][-1]
-    check_pin(store, model, line[-2], pin, "in production was")
-    store.verify(model, line[-2])
+    open_pinned(store, model, line[-2], pin, "in production was").verify()
     return move_alias(
         store,
         model,
@@ -219,9 +217,9 @@ def repair(store: Store, model: str, alias: str, version: int, *, reason: str | 
         DamageError: the version is damaged; or a thing that is no folder is in the place of the alias's.
         ConfigError: there is no reason.
     """
-    told = _ask_reason("repair", reason, f"{model}@{alias}")
-    store.verify(model, version)
-    return repair_alias(store, model, alias, version, reason=told)
+    reason = _require_reason("repair", reason, f"{model}@{alias}")
+    store.open_version(model, version).verify()
+    return repair_alias(store, model, alias, version, reason=reason)
 
 
 def write_off(store: Store, model: str, version: int, *, reason: str | None) -> str:
@@ -230,10 +228,10 @@ def write_off(store: Store, model: str, version: int, *, reason: str | None) -> 
     Raises:
         ConfigError: there is none.
     """
-    return store.repair(model, version, reason=_ask_reason("repair", reason, f"{model}@{version}"))
+    return store.repair(model, version, reason=_require_reason("repair", reason, f"{model}@{version}"))
 
 
-def _ask_reason(what: str, reason: str | None, where: str) -> str:
+def _require_reason(what: str, reason: str | None, where: str) -> str:
     if not (reason or "").strip():
         raise ConfigError(f"{what} without a reason", where=where, hint='Add --reason "…".')
     return str(reason)
@@ -253,10 +251,8 @@ def production_lineage(history: list[AliasRecord]) -> list[int]:
     return line
 
 
-def _check_evidence(
-    store: Store, model: str, version: int, data: bytes | None, current: AliasRecord | None
-) -> None:
-    where = f"{model}@{version}"
+def _check_evidence(store: Store, candidate: Version, data: bytes | None, champion: Version | None) -> None:
+    model, version, where = candidate.manifest.model, candidate.manifest.version, str(candidate)
     hint = f"Nothing was changed. Run `make gate MODEL={model}`, or overrule with --force --reason."
     if data is None:
         raise PromotionRefusedError("has no verdict of the gate", where=where, hint=hint)
@@ -264,8 +260,8 @@ def _check_evidence(
         verdict = decode_verdict(data)
     except RegistryError as error:
         raise PromotionRefusedError(error.what, where=f"{where}: {VERDICT_FILE}", hint=hint) from error
-    champion = store.identify(model, current.version) if current else None
-    objections = find_objections(verdict, model, store.identify(model, version), champion)
+    against = champion.digests if champion else None
+    objections = find_objections(verdict, model, candidate.digests, against)
     objections += find_mismatched_documents(store, model, version, verdict)
     history = read_history(store, model, PRODUCTION)
     objections += find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data))

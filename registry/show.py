@@ -19,6 +19,7 @@ from timberline.registry.promotion import Rollbacks, find_rolled_back, group_rol
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, VersionDigests, decode_verdict
+from timberline.registry.version import Version
 
 
 class VerdictSummary(msgspec.Struct, frozen=True):
@@ -130,26 +131,22 @@ def summarise_versions(store: Store, model: str | None = None) -> list[VersionSu
     return summaries
 
 
-def read_details(store: Store, model: str, version: int) -> VersionDetails:
-    """The manifest of one version, with the aliases that point at it, its moves and its verdict.
-
-    Raises:
-        VersionNotFoundError, ManifestError: as `Store.read_manifest`.
-    """
-    manifest = store.read_manifest(model, version)
+def read_details(store: Store, version: Version) -> VersionDetails:
+    """The manifest of one version, with the aliases that point at it, its moves and its verdict."""
+    model, number = version.manifest.model, version.manifest.version
     aliases = _read_aliases(store, model)
     problems = aliases.problems()
     verdict = None
     try:
-        verdict = _read_verdict(store, model, store.identify(model, version), aliases)
+        verdict = _read_verdict(store, model, version.digests, aliases)
     except READ_ERRORS as error:
         problems.append(describe(error))
     return VersionDetails(
-        aliases=aliases.names_of(version),
+        aliases=aliases.names_of(number),
         verdict=verdict,
-        moves=aliases.moves_to(version),
+        moves=aliases.moves_to(number),
         problems=tuple(problems),
-        manifest=manifest,
+        manifest=version.manifest,
     )
 
 

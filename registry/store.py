@@ -17,7 +17,6 @@ import pwd
 import re
 import shutil
 import socket
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -50,7 +49,15 @@ from timberline.registry.names import MAX_NUMBER, check_name, describe_newest, i
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
 from timberline.registry.verdict import VersionDigests
-from timberline.registry.version import DOCUMENTS, MANIFEST_FILE, find_damage
+from timberline.registry.version import (
+    DOCUMENTS,
+    MANIFEST_FILE,
+    REPUBLISH,
+    Version,
+    find_damage,
+    key_of_document,
+    key_of_version,
+)
 
 MODEL_FILE = "model.onnx"
 EVALUATION_FILE = "evaluation.parquet"
@@ -58,14 +65,6 @@ EVALUATION_FILE = "evaluation.parquet"
 _MAX_MANIFEST_BYTES = 16 << 20
 
 _RESTORE = "Restore its folder from a copy of the registry, or write it off with `registry repair`."
-_REPUBLISH = "The file changed after publishing. Publish a new version; do not edit this one."
-
-
-class HashedManifest(NamedTuple):
-    """A manifest, and the SHA-256 of the very bytes that it was read from."""
-
-    manifest: Manifest
-    sha256: str
 
 
 def open_store(location: str | Path) -> Store:
@@ -143,8 +142,8 @@ class Store:
         versions = sorted({version for version in found if version})
         return Contents(keys, versions, find_numbers(keys), unreadable)
 
-    def read_manifest(self, model: str, version: int) -> Manifest:
-        """The manifest of one version.
+    def open_version(self, model: str, version: int) -> Version:
+        """A published version, its manifest read and checked; no other file of it is read.
 
         Raises:
             VersionNotFoundError: no such version is published.
@@ -152,18 +151,19 @@ class Store:
                 that was published.
             OSError: the registry cannot be read.
         """
-        return self._parse(model, version, self._read_published(model, version)[0])
+        data = self._read_manifest(model, version)
+        digest = self._check_published(model, version, data)
+        return self._decode(model, version, data, digest)
 
-    def hash_manifest(self, model: str, version: int) -> HashedManifest:
-        """As `read_manifest`, with the digest: for whoever needs both of one read."""
-        data, digest = self._read_published(model, version)
-        return HashedManifest(self._parse(model, version, data), digest)
+    def find_folder(self, manifest: Manifest) -> Path:
+        """A local folder with a version's files, which are not verified; nothing is read."""
+        return self.objects.open_folder(key_of_version(manifest.model, manifest.version))
 
     def read_summary(self, model: str, version: int) -> tuple[Summary, VersionDigests]:
-        """The little of a manifest that a list shows, and `identify`; no other file of the version is opened.
+        """What a list shows of a manifest, and the version's digests; no other file of the version is opened.
 
         Raises:
-            VersionNotFoundError, ManifestError: as `read_manifest`.
+            VersionNotFoundError, ManifestError: as `open_version`.
             DigestMismatchError: a file is missing, unnamed, not a plain file, or of another size.
         """
         where = f"{model}@{version}: {MANIFEST_FILE}"
@@ -171,85 +171,10 @@ class Store:
         summary = decode_summary(data, where=where)
         _check_description(summary, model, version)
         digest = self._check_published(model, version, data)
-        folder = self.objects.open_folder(_folder(model, version))
-        self._refuse(model, version, find_damage(folder, summary.files, is_quick=True))
-        model_digest = summary.files[MODEL_FILE].sha256
-        return summary, VersionDigests(version=version, manifest_sha256=digest, model_sha256=model_digest)
-
-    def identify(self, model: str, version: int) -> VersionDigests:
-        """The digests that evidence about a version is bound to, as its manifest states them."""
-        data, digest = self._read_published(model, version)
-        manifest = self._parse(model, version, data)
-        return VersionDigests(
-            version=version,
-            manifest_sha256=digest,
-            model_sha256=manifest.files[MODEL_FILE].sha256,
-        )
-
-    def open_folder(self, model: str, version: int) -> Path:
-        """A local folder with the version's files; not verified, see `verify` and `read_file`."""
-        self._read_published(model, version)
-        return self.objects.open_folder(_folder(model, version))
-
-    def read_file(self, model: str, version: int, name: str, manifest: Manifest | None = None) -> bytes:
-        """A file's bytes, the very ones that were verified: there is no moment between check and use.
-
-        Args:
-            model: its name.
-            version: its number.
-            name: of the file.
-            manifest: the version's, if the caller has read it already.
-
-        Raises:
-            VersionNotFoundError: no such version, or the manifest does not name the file.
-            DigestMismatchError: the file is missing, or its bytes are not those of the manifest.
-        """
-        expected = (manifest or self.read_manifest(model, version)).files.get(name)
-        if expected is None:
-            raise VersionNotFoundError(f"has no file {name!r}", where=f"{model}@{version}")
-        data = self.objects.read(f"{_folder(model, version)}/{name}", expected.size + 1)
-        if data is None:
-            raise _mismatch(model, version, f"{name} is missing")
-        if (digest := digest_bytes(data)) != expected.sha256:
-            found = f"{name} has digest {digest[:12]}…, manifest says {expected.sha256[:12]}…"
-            raise _mismatch(model, version, found)
-        return data
-
-    def check_size(self, manifest: Manifest, name: str) -> None:
-        """Find a file that a copy under way has not brought yet, or not to its end; it is not read.
-
-        Raises:
-            DigestMismatchError: it is missing, too short or too long, or not a plain file.
-        """
-        model, version, expected = manifest.model, manifest.version, manifest.files[name].size
-        try:
-            found = (self.objects.open_folder(_folder(model, version)) / name).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise _mismatch(model, version, f"{name} is missing") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise _mismatch(model, version, f"{name} is not a plain file")
-        if found.st_size != expected:
-            raise _mismatch(model, version, f"{name} has {found.st_size} bytes, manifest says {expected}")
-
-    def verify(self, model: str, version: int) -> Manifest:
-        """Read every file of a version again and compare it with the manifest.
-
-        Raises:
-            DigestMismatchError: a file is changed, missing, unnamed or not a plain file; all of
-                them are told.
-            VersionNotFoundError, ManifestError: as `read_manifest`.
-        """
-        manifest = self.read_manifest(model, version)
-        self._refuse(model, version, self._find_damage(model, version, manifest))
-        return manifest
-
-    def _find_damage(self, model: str, version: int, manifest: Manifest) -> list[str]:
-        return find_damage(self.objects.open_folder(_folder(model, version)), manifest.files)
-
-    @staticmethod
-    def _refuse(model: str, version: int, findings: list[str]) -> None:
-        if findings:
-            raise _mismatch(model, version, "; ".join(findings))
+        folder = self.objects.open_folder(key_of_version(model, version))
+        if findings := find_damage(folder, summary.files, is_quick=True):
+            raise DigestMismatchError("; ".join(findings), where=f"{model}@{version}", hint=REPUBLISH)
+        return summary, _digests(summary, digest)
 
     def publish(
         self,
@@ -288,7 +213,7 @@ class Store:
         """Make ``staged`` the version, and enter its number in the ledger; False if the number is taken."""
         late: list[Exception] = []
         try:
-            if not self.objects.commit(staged, _folder(model, version), last=MANIFEST_FILE):
+            if not self.objects.commit(staged, key_of_version(model, version), last=MANIFEST_FILE):
                 return False
         except AfterChangeError as error:
             late.append(error)
@@ -303,17 +228,7 @@ class Store:
 
     def read_document(self, model: str, version: int, name: str) -> bytes | None:
         """A document beside the version (``verdict.json``), or None when there is none."""
-        return self.objects.read(_document(model, version, name))
-
-    def write_document(self, model: str, version: int, name: str, data: bytes) -> None:
-        """Put a document beside a published version, replacing an older one.
-
-        Raises:
-            VersionNotFoundError: no such version is published.
-            ConfigError: ``name`` is not one of `registry.version.DOCUMENTS`.
-        """
-        self._read_published(model, version)
-        self.objects.put(_document(model, version, name), data)
+        return self.objects.read(key_of_document(model, version, name))
 
     def repair(self, model: str, version: int, *, reason: str) -> str:
         """Settle what is wrong with a number: a version that is lost, or its entry in the ledger.
@@ -343,17 +258,18 @@ class Store:
                 hint=f"Nothing was changed. Remove the folder, or {key_of_removal(model, version)}.",
             )
         try:
-            self.verify(model, version)
+            opened = self.open_version(model, version).verify()
         except ManifestError:
             raise
         except DamageError:
             data = self._read_manifest(model, version)
-            self._refuse(model, version, self._find_damage(model, version, self._parse(model, version, data)))
-            replace_entry(self.objects, model, version, digest_bytes(data), reason)
+            digest = digest_bytes(data)
+            self._decode(model, version, data, digest).verify()
+            replace_entry(self.objects, model, version, digest, reason)
             return "has its entry in the ledger again"
         if version in contents.numbers.published:
             return ""
-        write_entry(self.objects, model, version, self.identify(model, version).manifest_sha256)
+        write_entry(self.objects, model, version, opened.digests.manifest_sha256)
         return "is entered in the ledger"
 
     def _has_removal(self, model: str, version: int) -> bool:
@@ -399,8 +315,7 @@ class Store:
             return 0
 
     def _read_manifest(self, model: str, version: int) -> bytes:
-        check_name(model, "a model")
-        data = self.objects.read(f"{_folder(model, version)}/{MANIFEST_FILE}", _MAX_MANIFEST_BYTES)
+        data = self.objects.read(f"{key_of_version(model, version)}/{MANIFEST_FILE}", _MAX_MANIFEST_BYTES)
         if data is None:
             raise self._not_found(model, version)
         return data
@@ -414,11 +329,6 @@ class Store:
             return DamageError("was published, and is lost", where=f"{model}@{version}", hint=_RESTORE)
         return VersionNotFoundError(f"no version {version} in {self.location}", where=model, hint=known)
 
-    def _read_published(self, model: str, version: int) -> tuple[bytes, str]:
-        """The manifest's bytes, which are those that were published, and their digest."""
-        data = self._read_manifest(model, version)
-        return data, self._check_published(model, version, data)
-
     def _check_published(self, model: str, version: int, data: bytes) -> str:
         digest = digest_bytes(data)
         entry = read_entry(self.objects, model, version)
@@ -427,18 +337,19 @@ class Store:
                 f"{MANIFEST_FILE} has digest {digest[:12]}…, "
                 f"it was published with {str(entry.manifest_sha256)[:12]}…",
                 where=f"{model}@{version}",
-                hint=_REPUBLISH,
+                hint=REPUBLISH,
             )
         return digest
 
-    def _parse(self, model: str, version: int, data: bytes) -> Manifest:
+    def _decode(self, model: str, version: int, data: bytes, digest: str) -> Version:
         manifest = decode_manifest(data, where=f"{model}@{version}: {MANIFEST_FILE}")
         _check_description(manifest, model, version)
-        return manifest
+        return Version(self.objects, manifest, _digests(manifest, digest))
 
 
-def _mismatch(model: str, version: int, found: str) -> DigestMismatchError:
-    return DigestMismatchError(found, where=f"{model}@{version}", hint=_REPUBLISH)
+def _digests(manifest: Manifest | Summary, digest: str) -> VersionDigests:
+    model = manifest.files[MODEL_FILE].sha256
+    return VersionDigests(version=manifest.version, manifest_sha256=digest, model_sha256=model)
 
 
 class _Move(msgspec.Struct):
@@ -455,20 +366,10 @@ def _check_description(manifest: Manifest | Summary, model: str, version: int) -
         )
 
 
-def _folder(model: str, version: int) -> str:
-    return f"{model}/{version}"
-
-
 def _version_of(key: str) -> int | None:
     """``model/7/manifest.json`` → 7; None for every other key."""
     parts = key.split("/")
     return parse_number(parts[1]) if len(parts) == 3 and parts[2] == MANIFEST_FILE else None
-
-
-def _document(model: str, version: int, name: str) -> str:
-    if name not in DOCUMENTS:
-        raise ConfigError(f"no document {name!r}", hint=f"There are: {', '.join(DOCUMENTS)}.")
-    return f"{_folder(check_name(model, 'a model'), version)}/{name}"
 
 
 def _check_files(names: Iterable[str], model: str) -> None:

@@ -141,7 +141,7 @@ def run_calibrate(
     """
     if count < FEWEST_RUNS:
         raise ConfigError(f"is {count}, expected {FEWEST_RUNS} or more", where="--seeds")
-    manifest = store.read_manifest(config.model.name, version)
+    manifest = store.open_version(config.model.name, version).manifest
     recipe = Recipe(config, models, data, manifest, reduction)
     profile = load_profile(recipe.prepared / "profile.json")
     _require_same_rows(manifest, profile)
@@ -159,7 +159,7 @@ def run_calibrate(
         runs.append(_measure(seed, _read_metrics(folder / str(seed))))
     if reduction.is_none:
         noise = _describe(recipe, runs)
-        store.write_document(manifest.model, version, NOISE_FILE, encode_noise(noise))
+        store.open_version(manifest.model, version).write_document(NOISE_FILE, encode_noise(noise))
     return {
         "stage": "calibrate",
         "model": manifest.model,

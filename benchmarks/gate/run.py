@@ -30,9 +30,9 @@ from timberline.registry.store import Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     Verdict,
-    VersionDigests,
     decode_verdict,
 )
+from timberline.registry.version import Version
 
 logger = logging.getLogger("benchmarks")
 
@@ -101,10 +101,10 @@ def run_gate(
     )
     workload = load_workload(settings.duet.workload)
     config_digest = digest_value([GATE_VERSION, settings, workload])
-    judged = {arm: store.identify(model, version) for arm, version in match.arms.items()}
+    opened = {arm: store.open_version(model, version) for arm, version in match.arms.items()}
     is_stored = champion is None and not programs
     if is_stored and not again:
-        known = _find_passing(store, match, judged, config_digest)
+        known = _find_passing(store, match, opened, config_digest)
         if known is not None:
             reason = f"version {match.candidate} passed already, for these very digests and settings"
             return GateResult(match, known, reason)
@@ -114,19 +114,20 @@ def run_gate(
 
     with fresh_folder(target, mark="report.json") as folder:
         verdict, documents = judge_match(
-            store, match, judged, folder, settings, workload, config_digest, programs or {}, data
+            store, match, opened, folder, settings, workload, config_digest, programs or {}, data
         )
         for name, content in documents.items():
             (folder / name).write_bytes(content)
     if is_stored:
+        version = store.open_version(model, match.candidate)  # is it still there, after minutes?
         # The verdict last: it names the report.
         for name, content in documents.items():
-            store.write_document(model, match.candidate, name, content)
+            version.write_document(name, content)
     return GateResult(match, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
 
 
 def _find_passing(
-    store: Store, match: Match, judged: dict[str, VersionDigests], config_digest: str
+    store: Store, match: Match, opened: Mapping[str, Version], config_digest: str
 ) -> Verdict | None:
     data = store.read_document(match.model, match.candidate, VERDICT_FILE)
     if data is None:
@@ -136,7 +137,8 @@ def _find_passing(
     except RegistryError as error:
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
-    objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
+    digests = {arm: version.digests for arm, version in opened.items()}
+    objections = find_objections(verdict, match.model, digests["candidate"], digests.get("champion"))
     objections += find_mismatched_documents(store, match.model, match.candidate, verdict)
     history = read_history(store, match.model, PRODUCTION)
     objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))

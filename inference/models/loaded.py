@@ -280,18 +280,19 @@ class Fleet:
                 continue
             if pinned in (None, live.manifest_sha256):
                 return live
-        hashed = store.hash_manifest(model, version)
-        if pinned is not None and hashed.sha256 != pinned:
+        opened = store.open_version(model, version)
+        digest = opened.digests.manifest_sha256
+        if pinned is not None and digest != pinned:
             raise DigestMismatchError(
-                f"its manifest has digest {hashed.sha256[:12]}…, the alias was moved to {pinned[:12]}…",
+                f"its manifest has digest {digest[:12]}…, the alias was moved to {pinned[:12]}…",
                 where=f"{model}@{version}",
                 hint="The version changed after the move. Publish a new one; do not edit this one.",
             )
-        store.check_size(hashed.manifest, MODEL_FILE)  # what is still being copied is not worth a process
+        opened.check_size(MODEL_FILE)  # what is still being copied is not worth a process
         if is_tried and self._trials is not None:
-            trial = self._describe(store, model, version, hashed.sha256, move.sequence if move else 0)
+            trial = self._describe(store, model, version, digest, move.sequence if move else 0)
             self._trials.check(trial, is_wanted)
-        return load_version(store, hashed, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
+        return load_version(opened, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
 
     def _is_wanted(self, store: Store, place: Place, record: AliasRecord) -> bool:
         """Whether the alias still is where ``record`` moved it; what cannot be read has not moved."""

@@ -72,7 +72,7 @@ def _staged(root: Path) -> list[str]:
 def _assert_whole(store: Store, versions: list[int]) -> None:
     assert store.versions("tiny") == versions
     for version in versions:
-        assert store.verify("tiny", version).version == version
+        assert store.open_version("tiny", version).verify().manifest.version == version
 
 
 def test_racing_processes_get_numbers_without_gap_or_double(root: Path, start: _Start) -> None:
@@ -215,7 +215,7 @@ def test_verdict_killed_anywhere_is_the_old_or_the_new_one(base: Path, tmp_path:
         data = open_store(root).read_document("tiny", 2, VERDICT_FILE)
         assert data
         seen.add(decode_verdict(data).outcome)
-        open_store(root).verify("tiny", 2)
+        open_store(root).open_version("tiny", 2).verify()
     assert seen == {"PASS", "BLOCK"}
 
 

@@ -167,11 +167,11 @@ def give_verdict(
         evidence: name of a document → its SHA-256.
     """
     production = read_alias(store, model, PRODUCTION)
-    champion = store.identify(model, production.version) if production else None
-    judged = store.identify(model, version)
+    champion = store.open_version(model, production.version).digests if production else None
+    judged = store.open_version(model, version).digests
     verdict = build_verdict(model, judged, champion, outcome, created_at=utc_now("milliseconds"))
     verdict = msgspec.structs.replace(verdict, evidence=dict(evidence or {}))
-    store.write_document(model, version, VERDICT_FILE, encode_verdict(verdict))
+    store.open_version(model, version).write_document(VERDICT_FILE, encode_verdict(verdict))
     return verdict
 
 

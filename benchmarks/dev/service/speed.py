@@ -128,14 +128,15 @@ def measure_service(
     Raises:
         BenchmarkError: a service did not start, or gave any answer but 200.
     """
-    manifest = store.verify(model, version)
+    opened = store.open_version(model, version).verify()
+    manifest = opened.manifest
     load_before = os.getloadavg()[0]
     left_out: dict[str, str] = {}
     pythons = _find_rivals(environments, rivals, left_out)
     log = _Log()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        (scratch / MODEL_FILE).write_bytes(store.read_file(model, version, MODEL_FILE))
+        (scratch / MODEL_FILE).write_bytes(opened.read_file(MODEL_FILE))
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         for start in range(settings.starts):
             with contextlib.ExitStack() as stack:

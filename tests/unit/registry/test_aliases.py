@@ -54,7 +54,7 @@ def test_alias_points_where_it_moved_last_and_remembers_the_rest(store: Store) -
     assert read_history(store, "tiny", "staging") == [first, second]
     assert [record.sequence for record in (first, second)] == [1, 2]
     assert "@" in second.moved_by
-    assert second.manifest_sha256 == store.identify("tiny", 1).manifest_sha256
+    assert second.manifest_sha256 == store.open_version("tiny", 1).digests.manifest_sha256
 
 
 def test_tenth_move_follows_the_ninth(store: Store) -> None:
@@ -244,7 +244,7 @@ def test_repaired_alias_is_whole_and_its_damage_stays_on_record(store: Store, da
 
 def test_reference_with_a_digest_is_that_version_or_none(store: Store) -> None:
     """Who pins bytes must not get others under the same number."""
-    digest = store.identify("tiny", 2).manifest_sha256
+    digest = store.open_version("tiny", 2).digests.manifest_sha256
     assert resolve(store, f"tiny@2#sha256:{digest}") == 2
     with pytest.raises(DigestMismatchError, match="the reference names 000000000000"):
         resolve(store, f"tiny@2#sha256:{'0' * 64}")

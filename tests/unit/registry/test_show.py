@@ -135,7 +135,7 @@ def test_a_list_names_the_lines_that_are_marked(tmp_path: Path) -> None:
     verdict = give_verdict(store, "tiny", version)
     lines = (msgspec.structs.replace(verdict.lines[0], mark="WARN"), *verdict.lines[1:])
     marked = encode_verdict(msgspec.structs.replace(verdict, lines=lines))
-    store.write_document("tiny", version, VERDICT_FILE, marked)
+    store.open_version("tiny", version).write_document(VERDICT_FILE, marked)
     (listed,) = summarise_versions(store)
     assert listed.verdict is not None
     assert listed.verdict.warned == (verdict.lines[0].name,)

@@ -48,17 +48,17 @@ def test_versions_count_up_from_one_and_can_be_read_back(store: Store) -> None:
     assert [publish_tiny(store), publish_tiny(store), publish_tiny(store, "other")] == [1, 2, 1]
     assert store.models() == ["other", "tiny"]
     assert store.versions("tiny") == [1, 2]
-    manifest = store.verify("tiny", 2)
+    manifest = store.open_version("tiny", 2).verify().manifest
     assert (manifest.model, manifest.version) == ("tiny", 2)
 
 
 def test_version_folder_holds_exactly_what_was_given_and_the_manifest(store: Store) -> None:
     """Whoever opens the folder finds the documented files and nothing of the way they came there."""
     publish_tiny(store, model_bytes=b"graph")
-    folder = store.open_folder("tiny", 1)
+    folder = store.open_version("tiny", 1).folder
     assert sorted(path.name for path in folder.iterdir()) == [EVALUATION_FILE, MANIFEST_FILE, MODEL_FILE]
     assert (folder / MODEL_FILE).read_bytes() == b"graph"
-    assert store.read_file("tiny", 1, MODEL_FILE) == b"graph"
+    assert store.open_version("tiny", 1).read_file(MODEL_FILE) == b"graph"
 
 
 def test_tenth_version_follows_the_ninth(store: Store) -> None:
@@ -72,8 +72,8 @@ def test_tenth_version_follows_the_ninth(store: Store) -> None:
 def test_identity_is_the_digests_of_manifest_and_model(store: Store) -> None:
     """Evidence is bound to these two; a third party must be able to compute them with sha256sum."""
     publish_tiny(store, model_bytes=b"graph")
-    identity = store.identify("tiny", 1)
-    manifest = (store.open_folder("tiny", 1) / MANIFEST_FILE).read_bytes()
+    identity = store.open_version("tiny", 1).digests
+    manifest = (store.open_version("tiny", 1).folder / MANIFEST_FILE).read_bytes()
     assert identity.manifest_sha256 == digest_bytes(manifest)
     assert identity.model_sha256 == digest_bytes(b"graph")
 
@@ -83,14 +83,14 @@ def test_missing_version_says_which_there_are(store: Store) -> None:
     publish_tiny(store)
     publish_tiny(store)
     with pytest.raises(VersionNotFoundError, match=r"tiny: no version 3 in .*\. There are: 2, 1\."):
-        store.read_manifest("tiny", 3)
+        store.open_version("tiny", 3)
 
 
 def test_file_that_the_manifest_does_not_name_cannot_be_read(store: Store) -> None:
     """Only what was described was ever verified."""
     publish_tiny(store)
     with pytest.raises(VersionNotFoundError, match="has no file"):
-        store.read_file("tiny", 1, "../1/model.onnx")
+        store.open_version("tiny", 1).read_file("../1/model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -131,20 +131,20 @@ def test_document_is_written_beside_a_version_and_replaced_whole(store: Store) -
     """A gate may judge the same version twice; the version itself stays as it was."""
     publish_tiny(store)
     assert store.read_document("tiny", 1, VERDICT_FILE) is None
-    store.write_document("tiny", 1, VERDICT_FILE, b"first")
-    store.write_document("tiny", 1, VERDICT_FILE, b"second")
+    store.open_version("tiny", 1).write_document(VERDICT_FILE, b"first")
+    store.open_version("tiny", 1).write_document(VERDICT_FILE, b"second")
     assert store.read_document("tiny", 1, VERDICT_FILE) == b"second"
-    assert store.verify("tiny", 1)
+    assert store.open_version("tiny", 1).verify().manifest
 
 
 def test_document_of_another_name_or_version_is_refused(store: Store) -> None:
     """Documents must not become a way to change a version's files, or to make up a version."""
     publish_tiny(store)
     with pytest.raises(ConfigError, match=r"no document 'model\.onnx'"):
-        store.write_document("tiny", 1, MODEL_FILE, b"other weights")
+        store.open_version("tiny", 1).write_document(MODEL_FILE, b"other weights")
     with pytest.raises(VersionNotFoundError):
-        store.write_document("tiny", 2, VERDICT_FILE, b"{}")
-    assert store.verify("tiny", 1)
+        store.open_version("tiny", 2).write_document(VERDICT_FILE, b"{}")
+    assert store.open_version("tiny", 1).verify().manifest
     assert store.versions("tiny") == [1]
 
 
@@ -238,7 +238,7 @@ def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:
     for name in ("one", "two"):
         store = open_store(tmp_path / name)
         publish_tiny(store)
-        digests.append(store.identify("tiny", 1))
+        digests.append(store.open_version("tiny", 1).digests)
     assert digests[0] == digests[1]
 
 
@@ -285,9 +285,9 @@ def test_damaged_entry_of_a_whole_version_is_written_again(store: Store) -> None
     entry = Path(store.location, "tiny", "ledger", "1.json")
     entry.write_bytes(b"{")
     with pytest.raises(DamageError, match=r"tiny@1: tiny/ledger/1\.json: not an entry of the ledger"):
-        store.read_manifest("tiny", 1)
+        store.open_version("tiny", 1)
     assert "entry in the ledger" in store.repair("tiny", 1, reason="disk full")
-    assert store.verify("tiny", 1).version == 1
+    assert store.open_version("tiny", 1).verify().manifest.version == 1
     assert store.repair("tiny", 1, reason="again") == ""
 
 
@@ -354,4 +354,4 @@ def test_error_names_the_newest_versions_only(store: Store) -> None:
     for _ in range(8):
         publish_tiny(store)
     with pytest.raises(VersionNotFoundError, match=r"There are: 8, 7, 6, 5, 4 and 3 older\."):
-        store.read_manifest("tiny", 9)
+        store.open_version("tiny", 9)

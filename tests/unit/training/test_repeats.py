@@ -66,7 +66,7 @@ def list_tree(folder: Path) -> dict[str, bytes]:
 
 
 def read_manifest(place: Path) -> Manifest:
-    return open_store(place / "registry").read_manifest(MODEL, 1)
+    return open_store(place / "registry").open_version(MODEL, 1).manifest
 
 
 def find_repeat(place: Path, seed: int, suffix: str = "") -> Path:

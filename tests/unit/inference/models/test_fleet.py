@@ -166,7 +166,7 @@ def test_each_model_follows_its_own_alias(store: Store) -> None:
 
 def flip_byte(store: Store, version: int, file: str = MODEL_FILE) -> None:
     """Damage a file of tiny behind the registry's back."""
-    path = store.open_folder("tiny", version) / file
+    path = store.open_version("tiny", version).folder / file
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -196,7 +196,7 @@ def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
     fleet = open_fleet(store)
     fleet.load()
     move(store, 2)
-    manifest = store.open_folder("tiny", 2) / "manifest.json"
+    manifest = store.open_version("tiny", 2).folder / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes().replace(b'"title": "', b'"title": "Other '))
     assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
@@ -276,7 +276,7 @@ def test_what_may_become_whole_is_tried_again_with_growing_pauses(
     reads = Reads(store.objects)
     fleet = open_fleet(Store(reads), clock=(clock := Clock()))
     fleet.load()
-    (graph := store.open_folder("tiny", 2) / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
+    (graph := store.open_version("tiny", 2).folder / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
     move(store, 2)
     assert look(fleet) == (["tiny@1"], [("refused", 1, 2)])
     assert count_attempts(fleet, clock, reads, 300) == [1, 3, 7, 15, 31, 63, 123, 183, 243]
@@ -309,7 +309,9 @@ def test_a_refusal_is_counted_once_and_told_when_its_reason_changes(
     fleet = open_fleet(store, clock=(clock := Clock()))
     fleet.load()
     move(store, 3)
-    (manifest := store.open_folder("tiny", 3) / "manifest.json").rename(hidden := manifest.with_name(".m"))
+    (manifest := store.open_version("tiny", 3).folder / "manifest.json").rename(
+        hidden := manifest.with_name(".m")
+    )
     assert look(fleet) == (["tiny@1"], [("refused", 1, 3)])
     hidden.rename(manifest)
     clock.now += 1
@@ -342,7 +344,7 @@ def test_an_alias_that_is_gone_or_damaged_changes_nothing(
     """What was promoted yesterday is still the best that is known."""
     fleet = open_fleet(store)
     fleet.load()
-    record = store.open_folder("tiny", 1).parent / "aliases" / "production" / "1.json"
+    record = store.open_version("tiny", 1).folder.parent / "aliases" / "production" / "1.json"
     if damage == "removed":
         shutil.rmtree(record.parents[1])
         shutil.rmtree(record.parents[2] / "heads")

@@ -19,10 +19,11 @@ from timberline.inference.models.targets import Place, Role, parse_models
 from timberline.inference.models.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
 from timberline.inference.models.trial import Trial, TrialRunner, may_heal
 from timberline.inference.models.versions import LiveVersion, load_version
-from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, resolve
+from timberline.registry.aliases import AliasRecord, inspect_history, open_reference, read_alias
 from timberline.registry.errors import DigestMismatchError, LifecycleError
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
+from timberline.registry.version import Version
 
 _logger = logging.getLogger("inference.models.loaded")
 
@@ -163,7 +164,12 @@ class Fleet:
         model = place.ref.model
         record = read_alias(store, model, place.alias) if place.alias else None
         # What the move pins is compared as the version is taken, where there may be another to take.
-        version = record.version if record else resolve(store, place.ref)
+        opened: Version | None = None
+        if record is None:
+            opened = open_reference(store, place.ref)
+            version = opened.manifest.version
+        else:
+            version = record.version
         earlier = self._list_earlier(store, place, version) if falls_back else []
         place.settle(record)
         while place.live is None:
@@ -171,7 +177,7 @@ class Fleet:
             started = self._clock()
             try:
                 # Where there is nothing to fall back to, a trial would only make the start longer.
-                place.live = self._take(store, model, version, move, is_tried=bool(earlier))
+                place.live = self._take(store, model, version, move, is_tried=bool(earlier), opened=opened)
             except (OSError, LifecycleError) as error:
                 if not earlier:
                     raise
@@ -180,7 +186,7 @@ class Fleet:
                     place.settled = None
                 else:
                     place.log_refusal(version, error)
-                version = earlier.pop(0)
+                version, opened = earlier.pop(0), None
             else:
                 self._metrics.observe_load(model, self._clock() - started)
 
@@ -261,6 +267,7 @@ class Fleet:
         *,
         is_tried: bool,
         is_wanted: Callable[[], bool] = lambda: True,
+        opened: Version | None = None,
     ) -> LiveVersion:
         """The version: from another place if it is there, as when a canary is promoted, else loaded.
 
@@ -268,6 +275,7 @@ class Fleet:
             move: of the alias to this version, if that is what asks for it.
             is_tried: whether another process loads it first.
             is_wanted: whether it still is, asked while that lasts.
+            opened: the version, if the caller has opened it already.
 
         Raises:
             DigestMismatchError: its manifest is not the one that the alias was moved to; or as
@@ -280,7 +288,7 @@ class Fleet:
                 continue
             if pinned in (None, live.manifest_sha256):
                 return live
-        opened = store.open_version(model, version)
+        opened = opened or store.open_version(model, version)
         digest = opened.digests.manifest_sha256
         if pinned is not None and digest != pinned:
             raise DigestMismatchError(

@@ -16,8 +16,8 @@ from timberline.registry.aliases import (
     open_pinned,
     open_target,
     read_alias,
-    read_chain,
     read_history,
+    read_whole_history,
     repair_alias,
 )
 from timberline.registry.errors import ConfigError, PromotionRefusedError, RegistryError
@@ -169,7 +169,7 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
         DamageError: that version or the history is damaged; nothing changed.
         AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
     """
-    history = read_chain(store, model, PRODUCTION)
+    history = read_whole_history(store, model, PRODUCTION).chain
     line = production_lineage(history)
     if len(line) < 2:
         raise PromotionRefusedError(

@@ -20,7 +20,7 @@ from timberline.registry.folder import printable_name
 from timberline.registry.names import ModelRef, is_name, parse_number
 from timberline.registry.promotion import find_mismatched_documents
 from timberline.registry.runtime.files import explain_refusal
-from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry, read_removal
+from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 from timberline.registry.version import Version
 
@@ -166,7 +166,7 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
 def _describe_removal(store: Store, model: str, version: int) -> str:
     """What is wrong with the entry of a version that was written off; empty if nothing."""
     try:
-        read_removal(store.objects, model, version)
+        read_entry(store.objects, model, version, removal=True)
     except READ_ERRORS as error:
         return str(error)
     return ""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.errors import ManifestError
-from timberline.registry.runtime.documents import decode_json, encode_document
+from timberline.registry.runtime.documents import V, decode_document, encode_document
 from timberline.registry.signature import Signature, SourceTable
 
 SCHEMA_VERSION = 1
@@ -225,11 +225,15 @@ def decode_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
     Raises:
         ManifestError: not JSON, not a manifest, or of a ``schema_version`` this code does not know.
     """
-    try:
-        _check_schema_version(decode_json(data, _Head).schema_version, where)
-        return decode_json(data, Manifest)
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"not a manifest: {error}", where=where) from error
+    _decode(data, _Head, where)  # of a later one it is the first thing to say
+    return _decode(data, Manifest, where)
+
+
+def _decode(data: bytes, kind: type[V], where: str) -> V:
+    hint = "Upgrade timberline, or publish the version again."
+    return decode_document(
+        data, kind, SCHEMA_VERSION, ManifestError, what="a manifest", where=where, hint=hint
+    )
 
 
 class _Accuracy(msgspec.Struct, frozen=True):
@@ -253,21 +257,7 @@ def decode_summary(data: bytes, where: str = "manifest.json") -> Summary:
     Raises:
         ManifestError: as `decode_manifest`, but of these fields only.
     """
-    try:
-        summary = decode_json(data, Summary)
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"not a manifest: {error}", where=where) from error
-    _check_schema_version(summary.schema_version, where)
-    return summary
-
-
-def _check_schema_version(schema_version: int, where: str) -> None:
-    if schema_version != SCHEMA_VERSION:
-        raise ManifestError(
-            f"schema_version is {schema_version}, this program reads {SCHEMA_VERSION}",
-            where=where,
-            hint="Upgrade timberline, or publish the version again.",
-        )
+    return _decode(data, Summary, where)
 
 
 class _Head(msgspec.Struct):

@@ -13,7 +13,7 @@ import msgspec
 
 from timberline.registry.errors import ManifestError, RegistryError, StageError
 from timberline.registry.manifest import Histogram, Precision, Prior
-from timberline.registry.runtime.documents import decode_json, encode_document
+from timberline.registry.runtime.documents import decode_document, encode_document
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1
@@ -96,17 +96,11 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ManifestError: it is damaged or of another ``schema_version``.
     """
-    try:
-        record = decode_json((folder / "run.json").read_bytes(), RunRecord)
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"not a run record: {error}", where=str(folder / "run.json")) from error
-    if record.schema_version != RUN_SCHEMA_VERSION:
-        raise ManifestError(
-            f"schema_version is {record.schema_version}, this program reads {RUN_SCHEMA_VERSION}",
-            where=str(folder / "run.json"),
-            hint="Train again.",
-        )
-    return record
+    path = folder / "run.json"
+    data, what, hint = path.read_bytes(), "a run record", "Train again."
+    return decode_document(
+        data, RunRecord, RUN_SCHEMA_VERSION, ManifestError, what=what, where=str(path), hint=hint
+    )
 
 
 NOISE_SCHEMA_VERSION = 1
@@ -155,14 +149,7 @@ def decode_noise(data: bytes, where: str = NOISE_FILE) -> TrainingNoise:
     Raises:
         RegistryError: it is damaged, or of another ``schema_version``.
     """
-    try:
-        noise = decode_json(data, TrainingNoise)
-    except msgspec.DecodeError as error:
-        raise RegistryError(f"not a record of training noise: {error}", where=where) from error
-    if noise.schema_version != NOISE_SCHEMA_VERSION:
-        raise RegistryError(
-            f"schema_version is {noise.schema_version}, this program reads {NOISE_SCHEMA_VERSION}",
-            where=where,
-            hint="Run `make calibrate-training` again.",
-        )
-    return noise
+    what, hint = "a record of training noise", "Run `make calibrate-training` again."
+    return decode_document(
+        data, TrainingNoise, NOISE_SCHEMA_VERSION, RegistryError, what=what, where=where, hint=hint
+    )

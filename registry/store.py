@@ -218,7 +218,7 @@ class Store:
         except AfterChangeError as error:
             late.append(error)
         try:
-            write_entry(self.objects, model, version, manifest_sha256)
+            self._enter(model, version, manifest_sha256)
         except (LifecycleError, OSError) as error:
             late.append(error)
         if late:
@@ -249,13 +249,15 @@ class Store:
                 return ""
             if version > self._last_number(model):
                 raise self._not_found(model, version)
-            write_removal(self.objects, model, version, reason)
+            key = key_of_entry(model, version, removal=True)
+            self.objects.put(key, _encode_entry(model, version, None, reason))
             return "is written off; its number is not used again"
         if is_removed:
+            removal = key_of_entry(model, version, removal=True)
             raise DamageError(
                 "was written off, and is there",
                 where=f"{model}@{version}",
-                hint=f"Nothing was changed. Remove the folder, or {key_of_removal(model, version)}.",
+                hint=f"Nothing was changed. Remove the folder, or {removal}.",
             )
         try:
             opened = self.open_version(model, version).verify()
@@ -265,16 +267,21 @@ class Store:
             data = self._read_manifest(model, version)
             digest = digest_bytes(data)
             self._decode(model, version, data, digest).verify()
-            replace_entry(self.objects, model, version, digest, reason)
+            self.objects.put(key_of_entry(model, version), _encode_entry(model, version, digest, reason))
             return "has its entry in the ledger again"
         if version in contents.numbers.published:
             return ""
-        write_entry(self.objects, model, version, opened.digests.manifest_sha256)
+        self._enter(model, version, opened.digests.manifest_sha256)
         return "is entered in the ledger"
+
+    def _enter(self, model: str, version: int, manifest_sha256: str) -> None:
+        """Say in the ledger, once, that ``version`` was published with this manifest."""
+        entry = _encode_entry(model, version, manifest_sha256, "published")
+        self.objects.put_if_absent(key_of_entry(model, version), entry)
 
     def _has_removal(self, model: str, version: int) -> bool:
         try:
-            return read_removal(self.objects, model, version) is not None
+            return read_entry(self.objects, model, version, removal=True) is not None
         except DamageError:
             return False
 
@@ -452,27 +459,16 @@ def is_ledger_stem(stem: str) -> bool:
     return parse_number(stem.removesuffix(_REMOVED)) is not None
 
 
-def read_entry(objects: ObjectStore, model: str, version: int) -> LedgerEntry | None:
-    """What was published under this number; None if nothing is known of it.
+def read_entry(
+    objects: ObjectStore, model: str, version: int, *, removal: bool = False
+) -> LedgerEntry | None:
+    """What was published under this number, or the ``removal`` of it; None if there is no such entry.
 
     Raises:
         DamageError: the entry is not readable, or is another version's.
         OSError: it is there and cannot be read.
     """
-    return _read_ledger(objects, model, version, "")
-
-
-def read_removal(objects: ObjectStore, model: str, version: int) -> LedgerEntry | None:
-    """By whom and why the version was written off; None if it was not.
-
-    Raises:
-        DamageError, OSError: as `read_entry`.
-    """
-    return _read_ledger(objects, model, version, _REMOVED)
-
-
-def _read_ledger(objects: ObjectStore, model: str, version: int, kind: str) -> LedgerEntry | None:
-    key = _ledger_key(model, version, kind)
+    key = key_of_entry(model, version, removal=removal)
     data = objects.read(key, MAX_RECORD_BYTES)
     if data is None:
         return None
@@ -481,34 +477,12 @@ def _read_ledger(objects: ObjectStore, model: str, version: int, kind: str) -> L
         entry = decode_json(data, LedgerEntry)
     except msgspec.DecodeError as error:
         raise DamageError(f"not an entry of the ledger: {error}", where=where, hint=_MEND) from error
-    if (entry.model, entry.version, entry.manifest_sha256 is None) != (model, version, bool(kind)):
+    if (entry.model, entry.version, entry.manifest_sha256 is None) != (model, version, removal):
         raise DamageError(f"is another entry of {entry.model}@{entry.version}", where=where, hint=_MEND)
     return entry
 
 
 _MEND = "Write it again with `python -m registry repair`, or restore it from a copy of the registry."
-
-
-def write_entry(objects: ObjectStore, model: str, version: int, manifest_sha256: str) -> None:
-    """Say once for all that ``version`` was published with this manifest."""
-    objects.put_if_absent(
-        _ledger_key(model, version), _encode_entry(model, version, manifest_sha256, "published")
-    )
-
-
-def replace_entry(objects: ObjectStore, model: str, version: int, manifest_sha256: str, reason: str) -> None:
-    """Write a damaged entry again, for the manifest that is there."""
-    objects.put(_ledger_key(model, version), _encode_entry(model, version, manifest_sha256, reason))
-
-
-def write_removal(objects: ObjectStore, model: str, version: int, reason: str) -> None:
-    """Say that ``version`` is gone for good; its number stays taken."""
-    objects.put(key_of_removal(model, version), _encode_entry(model, version, None, reason))
-
-
-def key_of_removal(model: str, version: int) -> str:
-    """Where `write_removal` writes."""
-    return _ledger_key(model, version, _REMOVED)
 
 
 def name_user() -> str:
@@ -532,5 +506,6 @@ def _encode_entry(model: str, version: int, manifest_sha256: str | None, reason:
     return msgspec.json.format(msgspec.json.encode(entry))
 
 
-def _ledger_key(model: str, version: int, kind: str = "") -> str:
-    return f"{check_name(model, 'a model')}/{LEDGER}/{version}{kind}.json"
+def key_of_entry(model: str, version: int, *, removal: bool = False) -> str:
+    """Where the entry of a number lies, or that of its ``removal``."""
+    return f"{check_name(model, 'a model')}/{LEDGER}/{version}{_REMOVED if removal else ''}.json"

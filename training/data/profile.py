@@ -12,7 +12,7 @@ import msgspec
 
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Histogram
-from timberline.registry.runtime.documents import decode_json, encode_document
+from timberline.registry.runtime.documents import decode_document, encode_document
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.errors import DatasetError
 
@@ -100,17 +100,10 @@ def load_profile(path: Path) -> Profile:
         DatasetError: it is damaged, or of another ``schema_version``.
     """
     try:
-        profile = decode_json(path.read_bytes(), Profile)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise StageError("the data is not prepared", where=str(path), hint="Run `make etl`.") from None
-    except msgspec.DecodeError as error:
-        raise DatasetError(
-            f"not a profile: {error}", where=str(path), hint="Run `make etl` again."
-        ) from error
-    if profile.schema_version != PROFILE_SCHEMA_VERSION:
-        raise DatasetError(
-            f"schema_version is {profile.schema_version}, this program reads {PROFILE_SCHEMA_VERSION}",
-            where=str(path),
-            hint="Run `make etl` again.",
-        )
-    return profile
+    what, hint = "a profile", "Run `make etl` again."
+    return decode_document(
+        data, Profile, PROFILE_SCHEMA_VERSION, DatasetError, what=what, where=str(path), hint=hint
+    )

@@ -1,13 +1,13 @@
-"""Movable names of versions: compare-and-swap, and a history that is only ever added to.
+"""Movable names of versions: compare-and-swap, and an append-only history.
 
 ``<model>/aliases/<alias>/<sequence>.json``: the record with the greatest number is the alias, the
-others are its history. A move adds the next number if nobody else has; that is the whole swap.
+others are its history. A move adds the next number unless another move has: that is the swap.
 
 The records are a chain: each carries the SHA-256 of the one before. ``<model>/heads/<alias>.json``
 names the last one, and is written after it. So a record that is missing, planted or edited is found,
 the first and the last ones too. The head may be behind the records (a move that was killed between
 the two) but never ahead of them. A damaged alias is repaired by one more record, which states what
-it accepts (`repair_alias`); nothing is ever taken away.
+it accepts (`repair_alias`); no record is removed.
 
 This guards against damage and carelessness. It holds no secret: who may write the registry can write
 another chain.
@@ -210,7 +210,7 @@ def move_alias(
         expected: the ``sequence`` that the caller saw; None when there was no such alias.
 
     Raises:
-        AliasConflictError: somebody else moved the alias; nothing changed.
+        AliasConflictError: another move came first; nothing changed.
         VersionNotFoundError: no such version is published.
         DamageError: the alias or the version is damaged; nothing changed.
         AfterChangeError: it has moved, and something after that failed.
@@ -245,7 +245,7 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
     Raises:
         DamageError: ``version`` is damaged; or there is something that a repair cannot settle: in the
             place of the alias's folder or head, or among its records. Nothing was changed.
-        AliasConflictError: somebody else moved or repaired the alias meanwhile; nothing changed.
+        AliasConflictError: another move or repair came first; nothing changed.
         AfterChangeError: it has moved, and something after that failed.
     """
     files = _Alias(store, model, check_name(alias, "an alias"))
@@ -320,7 +320,7 @@ def open_pinned(store: Store, model: str, number: int, pin: str | None, who: str
     """Open a version, if its manifest has the digest ``pin``; None is any.
 
     Args:
-        who: knows the digest, as in "the alias was moved to".
+        who: states the digest, as in "the alias was moved to".
 
     Raises:
         DigestMismatchError: it has another one.
@@ -492,7 +492,7 @@ class _Alias(NamedTuple):
         previous_sha256: str | None = None,
         history_sha256: str | None = None,
     ) -> AliasRecord:
-        """Make the move; until its head is written the head is behind, which harms nobody."""
+        """Make the move. Until its head is written the head is behind, which is allowed."""
         record = AliasRecord(
             model=self.model,
             alias=self.alias,
@@ -557,7 +557,7 @@ class _Alias(NamedTuple):
     def conflict(self, expected: int) -> AliasConflictError:
         """The error of a move that came too late."""
         return AliasConflictError(
-            f"was moved by somebody else after move {expected}",
+            f"another move came first, after move {expected}",
             where=str(self),
             hint="Nothing was changed. Look where it points now, and decide again.",
         )

@@ -82,7 +82,7 @@ def find_contents(store: Store, model: str) -> Contents:
 
 
 def check_root(store: Store) -> list[Check]:
-    """What lies beside the models and is none; a file is anybody's, unless it has a model's name."""
+    """What lies beside the models and is none. Files may lie there, but not under a model's name."""
     checks = []
     for name in store.objects.list_names():
         stem = name.removesuffix("/")

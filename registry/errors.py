@@ -1,4 +1,4 @@
-"""The one tree of errors, so that a caller can catch narrowly or broadly.
+"""The tree of errors: a caller can catch narrowly or broadly.
 
     LifecycleError                .code (stable, for machines)  .where  .hint
     ├─ ConfigError
@@ -11,7 +11,7 @@
     ├─ ServingError    SignatureMismatchError · NotReadyError · …       (inference/errors.py)
     └─ BenchmarkError  WorkloadError                                    (benchmarks/errors.py)
 
-The tree knows nothing of HTTP: `inference/app.py` holds the only error → status table.
+The tree is independent of HTTP: `inference/app.py` holds the only error → status table.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class StageError(LifecycleError):
 
 
 class AfterChangeError(LifecycleError):
-    """What was asked has happened and is there to see; something that was to follow it failed.
+    """The change was made; a step after it failed.
 
-    It is no failure of the change: whoever repeats the command changes things twice.
+    The change has not failed: repeating the command would change things twice.
     """
 
 
@@ -102,14 +102,14 @@ class AliasConflictError(RegistryError):
 
 
 class PromotionRefusedError(RegistryError):
-    """The evidence that `production` asks for is missing or says no."""
+    """The evidence that `production` requires is missing or negative."""
 
     exit_code = 1
 
 
 @contextlib.contextmanager
 def after_change(done: str, *, where: str, hint: str = "") -> Iterator[None]:
-    """Do what follows a change: an error of it is not to be taken for one of the change.
+    """Do what follows a change, so that an error in it is not taken for a failure of the change.
 
     Args:
         done: what has happened, to go before "but" and the error: ``version 7 is published``.

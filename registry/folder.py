@@ -35,11 +35,11 @@ OnError = Callable[[str, OSError], None]
 
 
 class ObjectStore(Protocol):
-    """Named bytes that appear whole or not at all, for every reader and after every kill.
+    """Named bytes that appear whole or not at all, to every reader and after every kill.
 
     ``put``, ``put_if_absent`` and ``commit`` change nothing when they raise, but for `AfterChangeError`:
-    then it is done, and only what a power cut would leave of it is unknown. A place that cannot do what
-    one of them needs says so in a `RegistryError`.
+    then it is done, and only what a power cut would leave of it is unknown. A store that cannot do what
+    one of them needs raises a `RegistryError`.
 
     On an object store: ``put_if_absent`` is a conditional PUT (If-None-Match: *), ``commit`` claims
     the prefix by one and uploads ``last`` after everything else, ``open_folder`` fills a local
@@ -49,14 +49,13 @@ class ObjectStore(Protocol):
 
     @property
     def location(self) -> str:
-        """Where the place is, for people."""
-        ...
+        """Where the store is, for people."""
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         """Every key below the folder ``prefix``, sorted; none if there is no such folder.
 
-        What is there and no plain file is listed as well; that it is none is found by `read`. A folder
-        that holds nothing is listed with a ``/`` at its end.
+        What is no regular file is listed as well; `read` refuses it. An empty folder is listed with a ``/``
+        at its end.
 
         Args:
             on_error: called for each folder that cannot be read, and the others are listed.
@@ -64,7 +63,6 @@ class ObjectStore(Protocol):
         Raises:
             OSError: a folder cannot be read, and ``on_error`` is None.
         """
-        ...
 
     def list_names(self, prefix: str = "") -> list[str]:
         """What lies directly in the folder ``prefix``, sorted; folders with a ``/`` at their end.
@@ -72,28 +70,23 @@ class ObjectStore(Protocol):
         Raises:
             OSError: the folder is there and cannot be read.
         """
-        ...
 
     def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         """The bytes under ``key``, or None when there is nothing.
 
         Raises:
-            DamageError: there are more than ``most_bytes``, or what is there is no plain file.
+            DamageError: there are more than ``most_bytes``, or it is no regular file.
             OSError: something is there and cannot be read.
         """
-        ...
 
     def put(self, key: str, data: bytes) -> None:
         """Put ``data`` under ``key``, replacing what was there."""
-        ...
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Put ``data`` under ``key`` unless it is taken; of any number of racing callers one gets True."""
-        ...
 
     def stage(self) -> AbstractContextManager[Path]:
         """An empty local folder to fill and commit; what is left of it afterwards is removed."""
-        ...
 
     def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
         """Make the files in ``staged`` appear under ``prefix``, the file ``last`` never before the others.
@@ -101,11 +94,9 @@ class ObjectStore(Protocol):
         Returns:
             False if ``prefix`` is taken; ``staged`` is then untouched and may be committed elsewhere.
         """
-        ...
 
     def open_folder(self, prefix: str) -> Path:
         """A local folder with the files under ``prefix``."""
-        ...
 
 
 _logger = logging.getLogger("registry.folder")
@@ -146,40 +137,40 @@ class FolderStore:
         self.location = str(root)
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
-        keys = []
-        pending = [prefix]
         if prefix:
             self._path(prefix)
+        keys, pending = [], [prefix]
         while pending:
             folder = pending.pop()
             try:
-                with os.scandir(self._root / folder) as scanned:
-                    entries = [entry for entry in scanned if not _is_hidden(entry.name)]
-            except FileNotFoundError:
-                continue
-            except NotADirectoryError as error:
-                raise self._no_folder(folder) from error
+                entries = self._scan(folder)
             except OSError as error:
                 if on_error is None:
                     raise
                 on_error(folder, error)
                 continue
-            if not entries and folder:
+            if entries == [] and folder:
                 keys.append(f"{folder}/")
-            for entry in entries:
+            for entry in entries or []:
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 (pending if entry.is_dir(follow_symlinks=False) else keys).append(key)
         return sorted(keys)
 
     def list_names(self, prefix: str = "") -> list[str]:
-        try:
-            with os.scandir(self._path(prefix) if prefix else self._root) as scanned:
-                entries = [entry for entry in scanned if not _is_hidden(entry.name)]
-        except FileNotFoundError:
-            return []
-        except NotADirectoryError as error:
-            raise self._no_folder(prefix) from error
+        if prefix:
+            self._path(prefix)
+        entries = self._scan(prefix) or []
         return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
+
+    def _scan(self, folder: str) -> list[os.DirEntry[str]] | None:
+        """What lies in ``folder``; None if it is not there."""
+        try:
+            with os.scandir(self._root / folder) as scanned:
+                return [entry for entry in scanned if not _is_hidden(entry.name)]
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError as error:
+            raise self._no_folder(folder) from error
 
     def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         path = self._path(key)
@@ -336,9 +327,9 @@ def printable_name(name: str) -> str:
 
 
 def open_regular_file(path: Path) -> int | None:
-    """A descriptor to read a plain file with; None if it is another thing.
+    """A descriptor to read a regular file with; None if it is something else.
 
-    A FIFO without a writer or a device would hold up whoever opens it, for ever; so neither is waited for.
+    Opening a FIFO without a writer, or a device, would block for ever; so the open does not wait.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -377,7 +368,7 @@ def _clean_up(lock: Path, handle: int) -> None:
 def _remove_dead(staging: Path) -> None:
     """Remove what writers left that no longer live; a live one holds its lock and is passed over.
 
-    So is what this process may not open or remove, and what is no lock: it is in nobody's way.
+    So is what this process may not open or remove, and what is no lock: it does no harm.
     """
     for path in staging.glob("*.lock"):
         try:

@@ -1,4 +1,4 @@
-"""Who may move `production`: which evidence a version needs, and the way back.
+"""Moving `production`: the evidence that a version needs, and the way back.
 
 Evidence is a sealed verdict bound to the version's very digests, to the champion that is in
 production right now, and to the documents beside it. Evidence can be overruled (``force``), in the
@@ -69,6 +69,27 @@ def find_mismatched_documents(store: Store, model: str, version: int, verdict: V
     return objections
 
 
+def find_all_objections(
+    store: Store, verdict: Verdict, data: bytes, candidate: Version, champion: Version | None
+) -> list[str]:
+    """Why the stored ``verdict`` does not let ``candidate`` follow ``champion``, a sentence each.
+
+    Args:
+        data: the verdict's file.
+        champion: the version in production now; None when there is none.
+
+    Raises:
+        DamageError: the history of `production` is damaged.
+    """
+    model, version = candidate.manifest.model, candidate.manifest.version
+    history = read_history(store, model, PRODUCTION)
+    return [
+        *find_objections(verdict, model, candidate.digests, champion.digests if champion else None),
+        *find_mismatched_documents(store, model, version, verdict),
+        *find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data)),
+    ]
+
+
 # Version, None for an unknown one → of each rollback from it the move before, None if lost, and its own.
 Rollbacks = dict[int | None, list[tuple[AliasRecord | None, AliasRecord]]]
 
@@ -87,18 +108,17 @@ def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
 def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, digest: str) -> list[str]:
     """Why ``verdict`` is void since a rollback, a sentence; empty if it is not.
 
-    Whatever a gate measured before production was moved back from ``version`` did not show what was
-    wrong with it.
+    A gate that ran before production was moved back from ``version`` did not find what was wrong with it.
 
     Args:
         version: that the verdict is about.
         digest: of the verdict's file.
     """
-    # Where the record before was lost, nobody knows that it was not this version.
+    # Where the record before was lost, it may have been this version.
     for before, record in [*rollbacks.get(version, []), *rollbacks.get(None, [])]:
         was_used = before is not None and before.verdict_sha256 == digest
         if was_used or not _is_later(verdict.created_at, record.moved_at):
-            which = f"version {version}" if before else "a version that nobody knows"
+            which = f"version {version}" if before else "an unknown version"
             return [
                 f"the verdict was given {verdict.created_at}, and production was moved back from "
                 f"{which} {record.moved_at} ({record.reason})"
@@ -131,7 +151,7 @@ def promote(
     Raises:
         PromotionRefusedError: the evidence is missing, says no or was tampered with; nothing changed.
         DamageError: the version or the history of `production` is damaged; nothing changed, forced or not.
-        AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
+        AliasConflictError: another move of `production` came first; this call changed nothing.
         ConfigError: forced without a reason.
     """
     if force:
@@ -167,7 +187,7 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
     Raises:
         PromotionRefusedError: there is no version to go back to; nothing changed.
         DamageError: that version or the history is damaged; nothing changed.
-        AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
+        AliasConflictError: another move of `production` came first; this call changed nothing.
     """
     history = read_whole_history(store, model, PRODUCTION).chain
     line = production_lineage(history)
@@ -252,7 +272,7 @@ def production_lineage(history: list[AliasRecord]) -> list[int]:
 
 
 def _check_evidence(store: Store, candidate: Version, data: bytes | None, champion: Version | None) -> None:
-    model, version, where = candidate.manifest.model, candidate.manifest.version, str(candidate)
+    model, where = candidate.manifest.model, str(candidate)
     hint = f"Nothing was changed. Run `make gate MODEL={model}`, or overrule with --force --reason."
     if data is None:
         raise PromotionRefusedError("has no verdict of the gate", where=where, hint=hint)
@@ -260,12 +280,7 @@ def _check_evidence(store: Store, candidate: Version, data: bytes | None, champi
         verdict = decode_verdict(data)
     except RegistryError as error:
         raise PromotionRefusedError(error.what, where=f"{where}: {VERDICT_FILE}", hint=hint) from error
-    against = champion.digests if champion else None
-    objections = find_objections(verdict, model, candidate.digests, against)
-    objections += find_mismatched_documents(store, model, version, verdict)
-    history = read_history(store, model, PRODUCTION)
-    objections += find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data))
-    if objections:
+    if objections := find_all_objections(store, verdict, data, candidate, champion):
         raise PromotionRefusedError("; ".join(objections), where=where, hint=hint)
 
 
@@ -275,5 +290,5 @@ def _describe(model: str, judged: VersionDigests) -> str:
 
 
 def _blocking_lines(verdict: Verdict) -> str:
-    told = [f"{line.name}: {line.reason}" for line in verdict.lines if line.outcome not in ("PASS", "INFO")]
-    return f" ({'; '.join(told)})" if told else ""
+    lines = [line for line in verdict.lines if line.outcome not in ("PASS", "INFO")]
+    return f" ({'; '.join(f'{line.name}: {line.reason}' for line in lines)})" if lines else ""

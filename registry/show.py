@@ -7,11 +7,11 @@ own. `registry.checks` looks for it.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from timberline.registry.aliases import ALIASES, AliasRecord, History, inspect_history, list_aliases
+from timberline.registry.aliases import AliasRecord, History, inspect_history, list_aliases
 from timberline.registry.checks import READ_ERRORS, Check, check_layout, check_root, describe, find_contents
 from timberline.registry.manifest import Interval, Manifest
 from timberline.registry.names import PRODUCTION, ModelRef
@@ -64,10 +64,10 @@ class VersionDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Aliases(msgspec.Struct, frozen=True):
-    """The histories of a model's aliases by name, and of those that cannot be read, why."""
+    """The histories of a model's aliases by name, and what is wrong with any of them, a sentence each."""
 
     histories: dict[str, History]
-    unreadable: dict[str, str]
+    problems: list[str]
     rollbacks: Rollbacks
 
     def names_of(self, version: int) -> tuple[str, ...]:
@@ -84,32 +84,20 @@ class _Aliases(msgspec.Struct, frozen=True):
         moves = (record for record in records if record.version == version)
         return tuple(sorted(moves, key=lambda record: record.moved_at, reverse=True))
 
-    def problems(self) -> list[str]:
-        """What is wrong with any of them, a sentence each."""
-        found = [finding for history in self.histories.values() for finding in history.problems]
-        return [*found, *self.unreadable.values()]
-
     def find_lost(self, model: str, versions: list[int]) -> list[str]:
         """The aliases that point at none of ``versions``, a sentence each."""
-        return [
-            f"{model}@{name}: points at version {tip.version}, which is lost"
-            for name, tip in self._tips()
-            if tip.version not in versions
-        ]
+        lost = [(name, tip.version) for name, tip in self._tips() if tip.version not in versions]
+        return [f"{model}@{name}: points at version {version}, which is lost" for name, version in lost]
 
-    def _tips(self) -> Iterable[tuple[str, AliasRecord]]:
-        """Of a damaged alias it is not said where it points."""
-        for name, history in self.histories.items():
-            if history.records and not history.findings:
-                yield name, history.records[-1]
+    def _tips(self) -> list[tuple[str, AliasRecord]]:
+        """The last moves. Where a damaged alias points is not certain: it has none."""
+        histories = self.histories.items()
+        return [(name, each.records[-1]) for name, each in histories if each.records and not each.findings]
 
     def _is_forced(self, name: str, version: int) -> bool:
-        forward = [
-            record
-            for record in self.histories[name].records
-            if record.version == version and record.action != "rollback"
-        ]
-        return bool(forward) and forward[-1].forced
+        records = self.histories[name].records
+        forced = [each.forced for each in records if each.version == version and each.action != "rollback"]
+        return forced[-1:] == [True]
 
 
 def summarise_versions(store: Store, model: str | None = None) -> list[VersionSummary]:
@@ -135,7 +123,7 @@ def read_details(store: Store, version: Version) -> VersionDetails:
     """The manifest of one version, with the aliases that point at it, its moves and its verdict."""
     model, number = version.manifest.model, version.manifest.version
     aliases = _read_aliases(store, model)
-    problems = aliases.problems()
+    problems = aliases.problems.copy()
     verdict = None
     try:
         verdict = _read_verdict(store, model, version.digests, aliases)
@@ -159,7 +147,7 @@ def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
         for version in contents.versions
     ]
     checks = check_layout(store, model, contents)
-    problems = [*aliases.problems(), *aliases.find_lost(model, contents.versions)]
+    problems = [*aliases.problems, *aliases.find_lost(model, contents.versions)]
     problems += [
         check.findings if check.name == model else f"{check.name}: {check.findings}" for check in checks
     ]
@@ -190,18 +178,19 @@ def _summarise(
 
 
 def _read_aliases(store: Store, model: str) -> _Aliases:
-    histories, unreadable = {}, {}
+    histories, problems = {}, []
     try:
         names = list_aliases(store, model)
     except READ_ERRORS as error:
-        return _Aliases({}, {ALIASES: describe(error)}, {})
+        return _Aliases({}, [describe(error)], {})
     for name in names:
         try:
             histories[name] = inspect_history(store, model, name)
+            problems += histories[name].problems
         except READ_ERRORS as error:
-            unreadable[name] = f"{model}@{name}: {describe(error)}"
+            problems.append(f"{model}@{name}: {describe(error)}")
     production = histories.get(PRODUCTION)
-    return _Aliases(histories, unreadable, group_rollbacks(production.records if production else []))
+    return _Aliases(histories, problems, group_rollbacks(production.records if production else []))
 
 
 def _read_verdict(

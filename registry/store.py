@@ -128,7 +128,7 @@ class Store:
         """What there is of a model, also of what is damaged.
 
         Raises:
-            OSError: the model's folder cannot be read; of those in it, the answer tells.
+            OSError: the model's folder cannot be read; an unreadable one in it is among the answer.
         """
         unreadable: dict[str, OSError] = {}
 
@@ -164,7 +164,7 @@ class Store:
 
         Raises:
             VersionNotFoundError, ManifestError: as `open_version`.
-            DigestMismatchError: a file is missing, unnamed, not a plain file, or of another size.
+            DigestMismatchError: a file is missing, unnamed, no regular file, or of another size.
         """
         where = f"{model}@{version}: {MANIFEST_FILE}"
         data = self._read_manifest(model, version)
@@ -233,8 +233,8 @@ class Store:
     def repair(self, model: str, version: int, *, reason: str) -> str:
         """Settle what is wrong with a number: a version that is lost, or its entry in the ledger.
 
-        A lost version is written off: its number stays taken, and it is missed no longer. The entry of a
-        whole version is written again if it is damaged, and for the first time if there is none.
+        A lost version is written off: its number stays taken, and it is no longer reported as lost. The entry
+        of a whole version is written again if it is damaged, and for the first time if there is none.
 
         Returns:
             What was done; empty if there was nothing to do.
@@ -292,15 +292,15 @@ class Store:
             return True
 
     def _last_number(self, model: str) -> int:
-        """The greatest number ever given out, as far as folders, the ledger and aliases know.
+        """The greatest number ever given out, by folders, the ledger and aliases.
 
         Raises:
-            OSError: the ledger or an alias cannot be read: it may know a greater one.
+            OSError: the ledger or an alias cannot be read: it may hold a greater one.
             DamageError: what is in the place of the ledger or of the aliases is no folder.
         """
         contents = self.read_contents(model)
         for folder, error in contents.unreadable.items():
-            if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may know a number
+            if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may hold a number
                 raise error
         for folder in (f"{model}/{LEDGER}", f"{model}/aliases"):
             if folder in contents.keys:
@@ -411,7 +411,7 @@ def _encode_checked(manifest: Manifest, model: str, version: int, digests: dict[
     return data
 
 
-# An entry has 300 bytes and what somebody gave as the reason.
+# An entry has 300 bytes and the reason that was given.
 MAX_RECORD_BYTES = 1 << 20
 LEDGER = "ledger"
 

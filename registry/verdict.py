@@ -1,12 +1,11 @@
-"""The gate's answer about one version, bound to the digests of what it measured, and sealed.
+"""The gate's decision about one version, bound to the digests of what it measured, and sealed.
 
-`benchmarks` writes it beside the version; `registry.promotion` believes it only for these digests.
+`benchmarks` writes it beside the version; `registry.promotion` accepts it only for these digests.
 
-The seal is the SHA-256 of everything else that the verdict says. It shows damage and careless or
-half-hearted editing: an outcome, a limit or a digest changed by hand no longer fits. It is no
-signature. It holds no secret, so whoever may write the registry can change a verdict and seal it
-again; against them only a signature with a key that they do not have would help. Who may write the
-registry is to be settled by the rights on its folder or bucket.
+The seal is the SHA-256 of everything else in the verdict. It shows damage and careless editing: an outcome,
+a limit or a digest changed by hand no longer fits. It is no signature. It holds no secret, so anyone who may
+write the registry can change a verdict and seal it again; only a signature with a key that they do not have
+would prevent that. The rights on its folder or bucket decide who may write the registry.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ class Verdict(_Part, frozen=True, kw_only=True):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether its file carries a seal; one without proves nothing."""
+        """Whether its file carries a seal; one without is no evidence."""
         return self.schema_version >= _FIRST_SEALED
 
 

@@ -14,16 +14,9 @@ from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.machine import machine_class
 from timberline.benchmarks.measure.workload import load_workload
 from timberline.benchmarks.report.record import PAGE_FILE
-from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
-from timberline.registry.names import PRODUCTION
-from timberline.registry.promotion import (
-    find_mismatched_documents,
-    find_objections,
-    find_rolled_back,
-    group_rollbacks,
-)
-from timberline.registry.runtime.files import digest_bytes, fresh_folder
+from timberline.registry.promotion import find_all_objections
+from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
@@ -137,9 +130,5 @@ def _find_passing(
     except RegistryError as error:
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
-    digests = {arm: version.digests for arm, version in opened.items()}
-    objections = find_objections(verdict, match.model, digests["candidate"], digests.get("champion"))
-    objections += find_mismatched_documents(store, match.model, match.candidate, verdict)
-    history = read_history(store, match.model, PRODUCTION)
-    objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))
+    objections = find_all_objections(store, verdict, data, opened["candidate"], opened.get("champion"))
     return None if objections or verdict.config_digest != config_digest else verdict

@@ -40,7 +40,7 @@ from timberline.registry.errors import AfterChangeError, LifecycleError
 from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.runtime.logs import encode_printable, format_record
 
-# What a command that was ended says: every stage is made so that it does.
+# Every stage continues where it was ended.
 RERUN_HINT = "run the same command again to go on"
 
 
@@ -92,7 +92,7 @@ def _forget_output() -> None:
 
 
 def print_result(value: object) -> None:
-    """`print_json`, unless a person is looking: on a terminal the log has just told the same."""
+    """`print_json`, unless a person is looking: on a terminal the log has just shown the same."""
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         print_json(value)
 
@@ -102,13 +102,13 @@ def run_command(
 ) -> int:
     """Run ``command`` and return the exit code of the process.
 
-    A `LifecycleError` is told in one line and ends with its own exit code; an `OSError` (disk
+    A `LifecycleError` becomes one line and ends with its own exit code; an `OSError` (disk
     full, no permission) ends with 3; anything else is our bug and ends with 3 and its traceback.
 
     Args:
         ends_on_signals: SIGTERM and SIGINT end the process within two seconds (`EndOnSignals`). Not for
             a service, which has an end of its own, nor outside of the main thread.
-        hint: what whoever ended the command is told to do next.
+        hint: what to do next, after the command was ended.
     """
     logger = logging.getLogger(part)
     if not ends_on_signals or threading.current_thread() is not threading.main_thread():
@@ -138,11 +138,11 @@ def _log_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
             logger.error("interrupted; %s", hint)
             return 130
         case ModuleNotFoundError():  # such as `etl` where only the role `tools` is installed
-            told = f"no package {error.name} in this environment; install the role of this command"
-            logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+            text = f"no package {error.name} in this environment; install the role of this command"
+            logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case Exception() if _is_path_beyond_locale(error):
-            told = f"a path is not {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or a locale of UTF-8"
-            logger.error("%s", told, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+            text = f"a path is not {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or a locale of UTF-8"
+            logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case OSError():
             logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case Exception():
@@ -153,7 +153,7 @@ def _log_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
 
 
 def _is_path_beyond_locale(error: Exception) -> bool:
-    """Whether the locale cannot name a path, which libraries that want UTF-8 tell in as many ways."""
+    """Whether the locale cannot name a path; libraries that want UTF-8 raise various errors for it."""
     if sys.getfilesystemencoding() == "utf-8" or isinstance(error, OSError):
         return False
     return isinstance(error, UnicodeEncodeError) or not all(word.isascii() for word in sys.argv)
@@ -163,7 +163,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # How often the watching thread looks whether the end was swallowed.
 _CHECK_INTERVAL_S = 0.05
-# How long a last line may take whose reader does not read.
+# How long the last line waits for a reader.
 _LAST_LINE_S = 0.2
 # A process may start another while they are being ended; ten rounds are more than any tree of ours is deep.
 _ROUNDS = 10
@@ -180,7 +180,7 @@ class EndOnSignals:
 
         with signals:
             command()
-        # and, whatever comes out of the block: signals.end_if_asked()
+        # then, whatever the block raised: signals.end_if_asked()
 
     For the main thread. A second signal changes nothing, so that tidying up is not cut short. SIGINT
     stays ignored where the shell made it so, as for a command in the background.
@@ -199,7 +199,7 @@ class EndOnSignals:
         self._number = 0
         self._is_swallowed = False
         self._is_over = threading.Event()
-        self._last_line = threading.Lock()  # for whoever writes it; never let go of
+        self._last_line = threading.Lock()  # held by the thread that writes it; never released
 
     def __enter__(self) -> None:
         self._stderr = os.dup(2)  # the other one is at times kept from TensorFlow
@@ -282,7 +282,7 @@ class EndOnSignals:
         os._exit(128 + number)
 
     def _write_last_line(self, number: int) -> None:
-        """By no way that could wait: not the logger's lock, not a pipe that nobody reads."""
+        """Without anything that could block: not the logger's lock, not a full pipe."""
         text = f"ended by {signal.Signals(number).name}; {self._hint}"
         line = format_record(self._logger.makeRecord(self._logger.name, logging.ERROR, "", 0, text, (), None))
         with contextlib.suppress(OSError):
@@ -300,7 +300,7 @@ def become_subreaper() -> None:
 
 
 def kill_descendants() -> None:
-    """Kill every process below this one (Linux only); whoever wants one ended gently has done so before."""
+    """Kill every process below this one (Linux only); one that is to end gently must have ended before."""
     become_subreaper()
     for _ in range(_ROUNDS):
         found = find_descendants()

@@ -24,7 +24,7 @@ def count_cpus(root: Path = _ROOT) -> int:
 def find_memory_bytes(root: Path = _ROOT) -> int | None:
     """The tightest memory limit of the cgroups that bind this process, in bytes; None: there is none.
 
-    A process that needs more is killed by the kernel, without a word of its own.
+    The kernel kills a process that needs more, without a message.
     """
     limits = [
         limit
@@ -36,7 +36,7 @@ def find_memory_bytes(root: Path = _ROOT) -> int | None:
 
 
 def _read_bytes(path: Path) -> int | None:
-    """A number of bytes; None for "max", and for the number near 2**63 by which version 1 says it."""
+    """A number of bytes; None for "max", and for the number near 2**63 that means it in version 1."""
     try:
         limit = int(path.read_text("ascii"))
     except (OSError, ValueError):

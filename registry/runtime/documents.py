@@ -44,7 +44,6 @@ class Versioned(Protocol):
     @property
     def schema_version(self) -> int:
         """Counts up with every change that older programs cannot read."""
-        ...
 
 
 V = TypeVar("V", bound=Versioned)

@@ -40,9 +40,9 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# As PostgreSQL's fsync_fname_ext (src/backend/storage/file/fd.c) tells them: what a platform or file system
-# that cannot sync folders (CIFS, some of FUSE) says to open(2) of a folder and to fsync(2) of one. EPERM is
-# seccomp's word. An ``EACCES`` may also be a folder that this user may write in and not read.
+# As in PostgreSQL's fsync_fname_ext (src/backend/storage/file/fd.c): errors of open(2) and fsync(2) of a
+# folder where folders cannot be synced (CIFS, some of FUSE). EPERM comes from seccomp. An ``EACCES`` may also
+# be a folder that this user may write in and not read.
 _CANNOT_OPEN = {errno.EACCES, errno.EISDIR, errno.EPERM}
 _CANNOT_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 _unsynced: set[Path] = set()  # folders that the log has named; once a process is enough
@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> OSError | None:
     """Make a rename inside ``folder`` survive a power cut (POSIX: fsync of the directory).
 
     Returns:
-        What a file system said that cannot do so for any folder; None when it is done.
+        The error of a file system that cannot sync any folder; None when it is done.
 
     Raises:
         OSError: it can, and failed.
@@ -89,19 +89,19 @@ def sync_change(path: Path) -> None:
     Raises:
         AfterChangeError: the disk failed; ``path`` is written all the same.
     """
-    said = f"{path} is written"
+    done = f"{path} is written"
     try:
         unable = sync_folder(path.parent)
     except OSError as error:
         raise AfterChangeError(
-            f"{said}, but its folder could not be synced: {error}; a power cut may undo it",
+            f"{done}, but its folder could not be synced: {error}; a power cut may undo it",
             hint="See to the disk, and look what is there before you repeat the command.",
         ) from error
     if unable is not None and path.parent not in _unsynced:
         _unsynced.add(path.parent)
         log_event(
             _logger,
-            f"{said}; its folder could not be synced: {unable.strerror}; a power cut may undo it",
+            f"{done}; its folder could not be synced: {unable.strerror}; a power cut may undo it",
             logging.WARNING,
         )
 
@@ -124,7 +124,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # of two errors the first is told
+        with contextlib.suppress(OSError):  # of two errors the first is raised
             partial.unlink(missing_ok=True)
         raise
     sync_change(path)
@@ -162,7 +162,7 @@ def fresh_folder(target: Path, *, mark: str = "") -> Iterator[Path]:
             partial.rename(target)
         except BaseException:
             if aside is not None:
-                with contextlib.suppress(OSError):  # of two errors the first is told
+                with contextlib.suppress(OSError):  # of two errors the first is raised
                     aside.rename(target)
             raise
     except BaseException:
@@ -210,7 +210,7 @@ def explain_refusal(error: BaseException) -> str:
 
     The errors that it was raised from are looked at too. Modes are asked now, not when it happened.
     """
-    with contextlib.suppress(OSError, ValueError):  # it is gone, or no path: what there is to say was said
+    with contextlib.suppress(OSError, ValueError):  # it is gone, or no path: there is nothing to add
         for cause in _causes(error):
             if isinstance(cause, FileNotFoundError) and _NO_TEMPORARY in str(cause):
                 return "Mount one (in a container: `--tmpfs /tmp`), or name another folder with TMPDIR."

@@ -91,8 +91,8 @@ class _HumanFormatter(logging.Formatter):
 class _StderrHandler(logging.Handler):
     """Writes to whatever ``sys.stderr`` is at that moment.
 
-    ``StreamHandler`` keeps the stream of its beginning, and writes into a closed file once somebody has
-    put another in its place: a caller that captures output, a test.
+    ``StreamHandler`` keeps the stream that it started with, and writes into a closed file once another has
+    taken its place: a caller that captures output, a test.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -148,8 +148,8 @@ class BackgroundStream(io.TextIOBase):
         super().__init__()
         self._fd = fd
         self._after = after
-        self._print: Callable[[int], None] | None = None
-        self._dropped = 0  # all, and those not told yet
+        self._report_drops: Callable[[int], None] | None = None
+        self._dropped = 0  # all, and those not reported yet
         self._unreported = 0
         self._reported_at = monotonic()
         self._is_ending = False
@@ -215,12 +215,12 @@ class BackgroundStream(io.TextIOBase):
         with self._changed:
             self._is_ending = True
 
-    def watch_drops(self, tell: Callable[[int], None]) -> None:
-        """Call ``tell`` with every number of texts dropped, from any thread, one call at a time."""
+    def watch_drops(self, report: Callable[[int], None]) -> None:
+        """Call ``report`` with every number of texts dropped, from any thread, one call at a time."""
         with self._changed:
-            self._print = tell
+            self._report_drops = report
             if self._dropped:
-                tell(self._dropped)
+                report(self._dropped)
 
     def _run(self) -> None:
         while True:
@@ -243,7 +243,7 @@ class BackgroundStream(io.TextIOBase):
                 log_event(_logger, "log lines dropped", logging.WARNING, lines=missing)
 
     def _find_missing(self) -> int:
-        """How many texts are to be told as dropped: all when nothing waits, else now and then."""
+        """How many dropped texts to report: all when nothing waits, else once a second."""
         if self._bytes and monotonic() - self._reported_at < _REPORT_INTERVAL_S:
             return 0
         missing, self._unreported, self._reported_at = self._unreported, 0, monotonic()
@@ -261,8 +261,8 @@ class BackgroundStream(io.TextIOBase):
     def _drop(self, count: int) -> None:
         self._dropped += count
         self._unreported += count
-        if self._print is not None:
-            self._print(count)
+        if self._report_drops is not None:
+            self._report_drops(count)
 
     def _write_at_the_end(self, data: bytes) -> None:
         """The interpreter is ending, and its threads may be gone: write if there is room for it."""
@@ -277,7 +277,7 @@ def _write_all(fd: int, data: bytes) -> bool:
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # somebody who shares it made it so
+        except BlockingIOError:  # another process that shares it made it non-blocking
             select.select([], [fd], [])
         except OSError:
             return False
@@ -289,7 +289,7 @@ def write_in_background() -> None:
 
     Standard output and error become `BackgroundStream`; a standard descriptor that is closed is opened
     on the null device, or the next socket would get its number, and a client our log. Streams that
-    somebody has put in place of the standard ones are left alone. Before `configure_logging`.
+    replace the standard ones are left alone. Before `configure_logging`.
     """
     for fd in range(3):
         try:
@@ -312,10 +312,10 @@ def end_output() -> None:
             stream.end()
 
 
-def watch_dropped_lines(tell: Callable[[int], None]) -> None:
-    """Call ``tell`` with every number of log lines that are dropped, if they can be; from any thread."""
+def watch_dropped_lines(report: Callable[[int], None]) -> None:
+    """Call ``report`` with every number of log lines that are dropped, if they can be; from any thread."""
     if isinstance(sys.stderr, BackgroundStream):
-        sys.stderr.watch_drops(tell)
+        sys.stderr.watch_drops(report)
 
 
 # ONNX Runtime's official wheels report usage to their maker: a device number in the user's cache folder

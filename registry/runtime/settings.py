@@ -99,7 +99,7 @@ def convert_settings(
     """Turn a parsed tree into ``kind``; ``changed`` names where overridden keys came from.
 
     Raises:
-        ConfigError: the tree does not describe a ``kind``; told with file or override, and key.
+        ConfigError: the tree does not describe a ``kind``; names the file or override, and the key.
     """
     try:
         return msgspec.convert(tree, kind)
@@ -208,9 +208,9 @@ def find_fault(error: msgspec.ValidationError, tree: Mapping[str, Any], kind: ty
         suggestion = f", did you mean {near[0]!r}?" if near else ""
         return Fault(path, f"found {_shorten(value)}{suggestion}", _one_of(options))
     if expected := re.match(r"Expected (.*?)(, got .*)?$", message):
-        told = re.sub(r"`([^`]*)`", lambda word: _translate(word[1]), expected[1])
+        words = re.sub(r"`([^`]*)`", lambda word: _translate(word[1]), expected[1])
         key = " as a key" if place and place["key"] else ""
-        return Fault(path, f"found {_shorten(value)}{key}, expected {told}")
+        return Fault(path, f"found {_shorten(value)}{key}, expected {words}")
     return Fault(path, message)  # a rule of ours, raised in a __post_init__
 
 
@@ -226,7 +226,7 @@ def format_path(path: KeyPath) -> str:
 
 
 def list_keys(hint: Any, value: object = None) -> list[str]:
-    """The keys that a table of type ``hint`` may have; of all its kinds, unless ``value`` tells the kind."""
+    """The keys that a table of type ``hint`` may have; of all its kinds, unless ``value`` shows the kind."""
     hint = _narrow(hint, value)
     keys: dict[str, None] = {}
     for struct in _options(hint):

@@ -124,7 +124,7 @@ class Progress:
         unit: what ``advance`` counts: ``rows``, ``bytes``, ``steps``.
         clock: monotonic seconds; a parameter so that tests need not wait.
         running: the share of the running part of a step that is done, 0 to 1 (below 0: not known). A
-            thread asks for it, from ``__enter__`` to ``__exit__``.
+            thread calls it, from ``__enter__`` to ``__exit__``.
     """
 
     def __init__(

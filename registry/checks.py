@@ -13,7 +13,6 @@ from timberline.registry.aliases import (
     inspect_history,
     list_aliases,
     open_target,
-    read_alias,
 )
 from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
 from timberline.registry.folder import printable_name
@@ -134,8 +133,8 @@ def _check_alias(store: Store, model: str, alias: str) -> Check:
     try:
         history = inspect_history(store, model, alias)
         findings = history.problems
-        if not history.findings and (record := read_alias(store, model, alias)):
-            open_target(store, record)
+        if history.records and not history.findings:
+            open_target(store, history.records[-1])
     except READ_ERRORS as error:
         return _damaged(name, path, describe(error))
     return _report(name, path, findings)

@@ -31,7 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import NoReturn
 
 import msgspec
@@ -111,17 +111,14 @@ def run_command(
         hint: what to do next, after the command was ended.
     """
     logger = logging.getLogger(part)
-    if not ends_on_signals or threading.current_thread() is not threading.main_thread():
-        try:
-            return command()
-        except BaseException as error:
-            return _log_error(logger, error, hint)
-    signals = EndOnSignals(logger, hint)
+    is_main = threading.current_thread() is threading.main_thread()
+    signals = EndOnSignals(logger, hint) if ends_on_signals and is_main else None
     try:
-        with signals:
+        with signals or contextlib.nullcontext():
             return command()
     except BaseException as error:
-        signals.end_if_asked()
+        if signals:
+            signals.end_if_asked()
         return _log_error(logger, error, hint)
 
 
@@ -139,16 +136,16 @@ def _log_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
             return 130
         case ModuleNotFoundError():  # such as `etl` where only the role `tools` is installed
             text = f"no package {error.name} in this environment; install the role of this command"
-            logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case Exception() if _is_path_beyond_locale(error):
             text = f"a path is not {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or a locale of UTF-8"
-            logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
         case OSError():
-            logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+            pass
         case Exception():
             logger.error("unexpected failure", exc_info=error)
+            return 3
         case _:
             raise error
+    logger.error("%s", text, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
     return 3
 
 
@@ -217,12 +214,7 @@ class EndOnSignals:
         # `deploy/stage` blocks them until now: before there was a handler they would have been lost.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._number and error is not None:
             return  # the rest of the process is `end_if_asked`, and the thread behind it
         self._is_over.set()

@@ -204,8 +204,7 @@ def find_fault(error: msgspec.ValidationError, tree: Mapping[str, Any], kind: ty
         return Fault(path, f"required key {missing[1]!r} is missing", _one_of(tags))
     if re.match(r"Invalid (enum )?value ", message):
         options = list_options(hint)
-        near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
-        suggestion = f", did you mean {near[0]!r}?" if near else ""
+        suggestion = _suggest(str(value), map(str, options))
         return Fault(path, f"found {_shorten(value)}{suggestion}", _one_of(options))
     if expected := re.match(r"Expected (.*?)(, got .*)?$", message):
         words = re.sub(r"`([^`]*)`", lambda word: _translate(word[1]), expected[1])
@@ -289,9 +288,13 @@ def _has(value: Any, step: str | int) -> bool:
 
 
 def _unknown_key(path: KeyPath, key: str, valid: list[str]) -> Fault:
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    suggestion = f", did you mean {near[0]!r}?" if near else ""
-    return Fault((*path, key), f"unknown key {key!r}{suggestion}", f"Allowed here: {', '.join(valid)}.")
+    what = f"unknown key {key!r}{_suggest(key, valid, cutoff=0.5)}"
+    return Fault((*path, key), what, f"Allowed here: {', '.join(valid)}.")
+
+
+def _suggest(text: str, options: Iterable[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(text, list(options), n=1, cutoff=cutoff)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def _narrow(hint: Any, value: object) -> Any:

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -85,13 +84,12 @@ def find_current(folder: Path, stage: str, inputs: Mapping[str, str]) -> Receipt
     receipt = read_receipt(folder)
     if receipt is None or receipt.stage != stage or receipt.inputs != dict(inputs):
         return None
-    for name, output in receipt.outputs.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != output.size:
-            return None
-        if digest_file(path) != output.sha256:
-            return None
-    return receipt
+    is_whole = all(_is_same(folder / name, output) for name, output in receipt.outputs.items())
+    return receipt if is_whole else None
+
+
+def _is_same(path: Path, output: Output) -> bool:
+    return path.is_file() and path.stat().st_size == output.size and digest_file(path) == output.sha256
 
 
 @contextlib.contextmanager
@@ -201,12 +199,7 @@ class Progress:
         done = self._parts_done + running * (self._parts_running or self._parts)
         return min(done / self._parts, 1.0)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -243,8 +243,8 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         The move; None if the alias is not damaged, and nothing was changed.
 
     Raises:
-        DamageError: ``version`` is damaged; or there is something that a repair cannot settle: in the
-            place of the alias's folder or head, or among its records. Nothing was changed.
+        DamageError: ``version`` is damaged; or a repair cannot settle what it found: where the
+            alias's folder or head should be, or among its records. Nothing was changed.
         AliasConflictError: another move or repair came first; nothing changed.
         AfterChangeError: it has moved, and something after that failed.
     """

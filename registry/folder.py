@@ -30,7 +30,7 @@ from timberline.registry.runtime.logs import log_event
 
 # What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
 MAX_BYTES = 2 << 30
-# Gets the key of a folder, "" for the whole place, and why it cannot be read; may raise.
+# Gets the key of a folder, "" for the whole store, and why it cannot be read; may raise.
 OnError = Callable[[str, OSError], None]
 
 
@@ -85,7 +85,7 @@ class ObjectStore(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Put ``data`` under ``key`` unless it is taken; of any number of racing callers one gets True."""
 
-    def stage(self) -> AbstractContextManager[Path]:
+    def open_staging(self) -> AbstractContextManager[Path]:
         """An empty local folder to fill and commit; what is left of it afterwards is removed."""
 
     def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
@@ -215,7 +215,7 @@ class FolderStore:
         return True
 
     @contextlib.contextmanager
-    def stage(self) -> Iterator[Path]:
+    def open_staging(self) -> Iterator[Path]:
         staging = self._root / _STAGING
         staging.mkdir(parents=True, exist_ok=True)
         _remove_dead(staging)
@@ -272,7 +272,7 @@ class FolderStore:
 
     @contextlib.contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
-        with self.stage() as folder:
+        with self.open_staging() as folder:
             file = folder / "blob"
             file.write_bytes(data)
             _sync_file(file)

@@ -234,7 +234,7 @@ def repair(store: Store, model: str, alias: str, version: int, *, reason: str | 
         The move; None if nothing is wrong with the alias, and nothing was changed.
 
     Raises:
-        DamageError: the version is damaged; or a thing that is no folder is in the place of the alias's.
+        DamageError: the version is damaged; or what lies where the alias's folder should be is no folder.
         ConfigError: there is no reason.
     """
     reason = _require_reason("repair", reason, f"{model}@{alias}")

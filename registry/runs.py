@@ -107,11 +107,11 @@ NOISE_SCHEMA_VERSION = 1
 NOISE_FILE = "training_noise.json"
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every table in the document."""
 
 
-class RunQuality(_Part, frozen=True, kw_only=True):
+class RunQuality(_Table, frozen=True, kw_only=True):
     """One run on the test split: accuracy and recalls 0 to 1 (by class value), log-loss in nats, ECE."""
 
     seed: int
@@ -121,7 +121,7 @@ class RunQuality(_Part, frozen=True, kw_only=True):
     recalls: dict[str, float]
 
 
-class TrainingNoise(_Part, frozen=True, kw_only=True):
+class TrainingNoise(_Table, frozen=True, kw_only=True):
     """Runs of one recipe that differ in their seed alone; the first is the version's own.
 
     ``recipe`` is the digest of all that a run is made from but its seed and its data; ``rows`` are the

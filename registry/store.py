@@ -196,7 +196,7 @@ class Store:
         """
         check_name(model, "a model")
         _check_files(files, model)
-        with self.objects.stage() as staged:
+        with self.objects.open_staging() as staged:
             digests = _copy(files, staged)
             version = self._last_number(model) + 1
             while True:
@@ -296,7 +296,7 @@ class Store:
 
         Raises:
             OSError: the ledger or an alias cannot be read: it may hold a greater one.
-            DamageError: what is in the place of the ledger or of the aliases is no folder.
+            DamageError: what lies where the ledger or the aliases should be is no folder.
         """
         contents = self.read_contents(model)
         for folder, error in contents.unreadable.items():

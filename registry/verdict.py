@@ -27,11 +27,11 @@ VERDICT_FILE = "verdict.json"
 Outcome = Literal["PASS", "BLOCK", "INCONCLUSIVE", "INVALID"]
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every table in a verdict."""
 
 
-class VersionDigests(_Part, frozen=True, kw_only=True):
+class VersionDigests(_Table, frozen=True, kw_only=True):
     """One version as the gate saw it: number, digest of manifest.json, digest of model.onnx."""
 
     version: Annotated[int, msgspec.Meta(ge=1)]
@@ -39,7 +39,7 @@ class VersionDigests(_Part, frozen=True, kw_only=True):
     model_sha256: Sha256
 
 
-class VerdictLine(_Part, frozen=True, kw_only=True):
+class VerdictLine(_Table, frozen=True, kw_only=True):
     """One measured quantity.
 
     ``difference`` is candidate minus champion, or its ratio, as ``unit`` says; ``low`` and ``high``
@@ -77,7 +77,7 @@ class VerdictLine(_Part, frozen=True, kw_only=True):
         return "WARN" if self.is_marked else self.outcome
 
 
-class Verdict(_Part, frozen=True, kw_only=True):
+class Verdict(_Table, frozen=True, kw_only=True):
     """The whole answer; only "PASS" lets `production` move.
 
     ``champion`` is None exactly when ``is_first``: no version was in production, so the candidate

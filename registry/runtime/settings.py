@@ -107,8 +107,8 @@ def convert_settings(
         fault = find_fault(error, tree, kind)
     dotted = format_path(fault.path)
     origin = next((source for key, source in (changed or {}).items() if _covers(key, dotted)), where)
-    place = origin if not dotted or origin.endswith(f" {dotted}") else f"{origin}: {dotted}"
-    raise ConfigError(fault.what, where=place, hint=fault.allowed)
+    where = origin if not dotted or origin.endswith(f" {dotted}") else f"{origin}: {dotted}"
+    raise ConfigError(fault.what, where=where, hint=fault.allowed)
 
 
 def _covers(key: str, dotted: str) -> bool:
@@ -170,7 +170,7 @@ def _parse_value(text: str) -> Any:
 
 KeyPath = tuple[str | int, ...]
 
-_PLACE = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
+_LOCATION = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # msgspec's words → TOML's.
@@ -194,9 +194,9 @@ class Fault(msgspec.Struct, frozen=True):
 
 def find_fault(error: msgspec.ValidationError, tree: Mapping[str, Any], kind: type) -> Fault:
     """Explain why ``msgspec.convert(tree, kind)`` raised ``error``."""
-    place = _PLACE.search(str(error))
-    message = str(error)[: place.start()] if place else str(error)
-    path, hint, value = _walk(place["path"] if place else "", tree, kind)
+    location = _LOCATION.search(str(error))
+    message = str(error)[: location.start()] if location else str(error)
+    path, hint, value = _walk(location["path"] if location else "", tree, kind)
     if unknown := re.search(r"unknown field `(.*)`$", message):
         return _unknown_key(path, unknown[1], list_keys(hint, value))
     if missing := re.search(r"missing required field `(.*)`$", message):
@@ -208,7 +208,7 @@ def find_fault(error: msgspec.ValidationError, tree: Mapping[str, Any], kind: ty
         return Fault(path, f"found {_shorten(value)}{suggestion}", _one_of(options))
     if expected := re.match(r"Expected (.*?)(, got .*)?$", message):
         words = re.sub(r"`([^`]*)`", lambda word: _translate(word[1]), expected[1])
-        key = " as a key" if place and place["key"] else ""
+        key = " as a key" if location and location["key"] else ""
         return Fault(path, f"found {_shorten(value)}{key}, expected {words}")
     return Fault(path, message)  # a rule of ours, raised in a __post_init__
 
@@ -255,10 +255,10 @@ def child_hint(hint: Any, step: str | int | None, value: object) -> Any:
     return Any
 
 
-def _walk(place: str, value: Any, hint: Any) -> tuple[KeyPath, Any, Any]:
+def _walk(location: str, value: Any, hint: Any) -> tuple[KeyPath, Any, Any]:
     """Follow msgspec's ``.columns[...].range[1]``: the real path, and type and value at its end."""
     path: list[str | int] = []
-    for match in _STEP.finditer(place):
+    for match in _STEP.finditer(location):
         step: str | int | None = match["name"] or (int(match["index"]) if match["index"] else None)
         below = child_hint(hint, step, value)
         if step is None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from timberline.benchmarks.dev.attacks.attackers import Done
 from timberline.benchmarks.dev.attacks.honest import Visits, Waits
-from timberline.benchmarks.dev.service.figures import Target, VersionDigests, decode_targets, judge, summarise
+from timberline.benchmarks.dev.service.figures import Judged, Target, decode_targets, judge, summarise
 from timberline.benchmarks.dev.service.report import lay_out
 
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
@@ -76,7 +76,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     server_wait_s: float
     honest: Honest
     memory: Memory
-    judged: tuple[VersionDigests, ...]
+    judged: tuple[Judged, ...]
 
     @property
     def is_over(self) -> bool:
@@ -147,7 +147,7 @@ def _read(visits: Visits) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float
 
 def judge_row(
     bounds: Mapping[str, Target], done: Done, honest: Honest, memory: Memory, max_body_bytes: int
-) -> tuple[VersionDigests, ...]:
+) -> tuple[Judged, ...]:
     """The figures of one row against the bounds of its kind."""
     answers = sum(done.statuses.values())
     refused = sum(count for status, count in done.statuses.items() if status.startswith("4"))

@@ -122,7 +122,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
-class VersionDigests(msgspec.Struct, frozen=True, kw_only=True):
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A target beside its figure; ``is_met`` None where nothing was measured."""
 
     name: str
@@ -153,12 +153,12 @@ def decode_targets(path: Path, kind: type[T]) -> T:
         raise ConfigError(str(error), where=str(path)) from error
 
 
-def judge(targets: Mapping[str, Target], figures: Mapping[str, Spread]) -> tuple[VersionDigests, ...]:
+def judge(targets: Mapping[str, Target], figures: Mapping[str, Spread]) -> tuple[Judged, ...]:
     """Every target in order, with its figure if it was measured."""
     judged = []
     for name, target in targets.items():
         value = getattr(figures[name], target.of) if name in figures else None
         bound = f"≤ {target.at_most:g}" if target.at_most is not None else f"≥ {target.at_least:g}"
         is_met = None if value is None else target.is_met(value)
-        judged.append(VersionDigests(name=name, text=target.text, bound=bound, value=value, is_met=is_met))
+        judged.append(Judged(name=name, text=target.text, bound=bound, value=value, is_met=is_met))
     return tuple(judged)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.dev.service.figures import Row, Spread, VersionDigests
+from timberline.benchmarks.dev.service.figures import Judged, Row, Spread
 from timberline.benchmarks.dev.service.speed import Report
 
 _HEADS = (
@@ -111,7 +111,7 @@ def _figure(name: str, spread: Spread) -> tuple[str, ...]:
     )
 
 
-def _target(target: VersionDigests) -> tuple[str, ...]:
+def _target(target: Judged) -> tuple[str, ...]:
     said = {True: "met", False: "NOT MET", None: "not measured"}[target.is_met]
     value = "" if target.value is None else f"{target.value:.2f}"
     return (target.text, target.bound, value, said)

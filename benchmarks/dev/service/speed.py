@@ -36,10 +36,10 @@ from timberline.benchmarks.dev.competitors.environments import find_python, list
 from timberline.benchmarks.dev.service import requests
 from timberline.benchmarks.dev.service.closed_loop import Seen
 from timberline.benchmarks.dev.service.figures import (
+    Judged,
     Row,
     Spread,
     Target,
-    VersionDigests,
     busiest_us,
     cost_us,
     count_rate,
@@ -106,7 +106,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, Row]
     figures: dict[str, Spread]
     left_out: dict[str, str]
-    targets: tuple[VersionDigests, ...]
+    targets: tuple[Judged, ...]
 
 
 def measure_service(

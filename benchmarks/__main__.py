@@ -394,14 +394,13 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _read_limits(options: argparse.Namespace) -> GateLimits:
     from timberline.benchmarks.gate.settings import read_limits
-    from timberline.registry.aliases import resolve
+    from timberline.registry.aliases import open_reference
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
     if options.limits is not None:
         return read_limits(options.limits)
-    store, ref = open_store(options.registry), ModelRef.parse(options.model)
-    return store.read_manifest(ref.model, resolve(store, ref)).gate
+    return open_reference(open_store(options.registry), ModelRef.parse(options.model)).manifest.gate
 
 
 def _calibrate(options: argparse.Namespace) -> int:

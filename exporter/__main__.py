@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timberline.registry.runtime.cli import print_result, read_options, run_command
-from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.logs import configure_logging, silence_tensorflow
 from timberline.registry.runtime.options import Verbs, add_verb, find_model
-from timberline.registry.runtime.quiet import silence_tensorflow
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """The verbs of this part, for its own command line and for `timberline`."""
-    text = "convert the run, compare graph and network on every test row, publish, point `candidate` at it"
+    text = "convert the run, compare graph and network on every test row, publish as candidate"
     export = add_verb(verbs, "export", text, _main, "models", "data", "registry", "set")
     export.add_argument("--run", dest="run_id", metavar="ID", help="the run (default: the last one)")
     export.add_argument(

@@ -46,6 +46,7 @@ from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.signature import UnreadRole, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from timberline.registry.version import Version
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
 
 log = logging.getLogger("exporter.export")
@@ -115,10 +116,12 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
     """The newest version made from this very run with these settings by this release, if any."""
     wanted_rows = min(inputs.export.golden_rows, inputs.metrics.rows)
     for version in reversed(store.versions(inputs.run.model)):
-        manifest = _read_manifest(store, inputs.run.model, version)
+        opened = _open_version(store, inputs.run.model, version)
+        if opened is None:
+            continue
+        manifest = opened.manifest
         if (
-            manifest is not None
-            and manifest.lineage.run_digest == inputs.run_digest
+            manifest.lineage.run_digest == inputs.run_digest
             and manifest.opset == inputs.export.opset
             and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
@@ -126,24 +129,24 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
             and manifest.metrics == inputs.metrics
             and (TEST_ROWS_FILE in manifest.files) == inputs.export.test_rows
             and manifest.producers.get("timberline") == __version__
-            and _is_whole(store, manifest)
+            and _is_whole(opened)
         ):
             return manifest
     return None
 
 
-def _read_manifest(store: Store, model: str, version: int) -> Manifest | None:
+def _open_version(store: Store, model: str, version: int) -> Version | None:
     """A damaged version is no reason not to export another one."""
     try:
-        return store.read_manifest(model, version)
+        return store.open_version(model, version)
     except (RegistryError, OSError) as error:
         log.warning("%s It is passed over.", error)
         return None
 
 
-def _is_whole(store: Store, manifest: Manifest) -> bool:
+def _is_whole(version: Version) -> bool:
     try:
-        store.verify(manifest.model, manifest.version)
+        version.verify()
     except (RegistryError, OSError) as error:
         log.warning("%s Exporting again.", error)
         return False

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.inference.errors import SignatureMismatchError
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,

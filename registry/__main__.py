@@ -8,11 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from timberline.registry import catalog, checks, promotion, tables
-from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
+from timberline.registry import checks, promotion, show
+from timberline.registry.aliases import (
+    AliasRecord,
+    inspect_history,
+    list_aliases,
+    open_reference,
+    read_alias,
+    resolve,
+)
 from timberline.registry.errors import ConfigError, DamageError
 from timberline.registry.names import CANDIDATE, ModelRef
-from timberline.registry.runtime.cli import GO_ON, print_json, read_options, run_command
+from timberline.registry.runtime.cli import RERUN_HINT, print_json, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.runtime.options import Verbs, add_verb, find_model
 from timberline.registry.store import Store, open_store
@@ -29,7 +36,7 @@ _HELP = {
 
 _CHANGING = ("alias", "promote", "rollback", "repair")
 # A rollback that is repeated goes back one more.
-_LOOK = "`python -m registry alias MODEL` tells whether it has moved"
+_CHECK_HINT = "`python -m registry alias MODEL` tells whether it has moved"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +66,7 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def _main(options: argparse.Namespace) -> int:
     configure_logging(options.log_level or "info", options.log_format or "auto")
-    hint = _LOOK if options.verb in _CHANGING else GO_ON
+    hint = _CHECK_HINT if options.verb in _CHANGING else RERUN_HINT
     return run_command("registry", lambda: _run(options), hint=hint)
 
 
@@ -73,15 +80,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _list(store: Store, options: argparse.Namespace) -> int:
     named = options.model
-    summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
-    _tell(options, summaries, lambda: tables.versions_table(summaries, store.location))
+    summaries = show.summarise_versions(store, ModelRef.parse(named).model if named else None)
+    _print(options, summaries, lambda: show.versions_table(summaries, store.location))
     return 1 if any(summary.problem for summary in summaries) else 0
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
-    ref = _ref(options)
-    details = catalog.read_details(store, ref.model, resolve(store, ref))
-    _tell(options, details, lambda: tables.details_text(details))
+    details = show.read_details(store, open_reference(store, _ref(options)))
+    _print(options, details, lambda: show.details_text(details))
     return 1 if details.problems else 0
 
 
@@ -89,7 +95,7 @@ def _verify(store: Store, options: argparse.Namespace) -> int:
     ref = ModelRef.parse(options.model) if options.model else None
     version = _find_version(store, ref) if ref else None
     found = checks.check_versions(store, ref, version)
-    _tell(options, found, lambda: tables.checks_table(found))
+    _print(options, found, lambda: show.checks_table(found))
     return 0 if all(check.is_whole for check in found) else 1
 
 
@@ -116,7 +122,7 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     names = [ref.alias] if ref.alias else list_aliases(store, ref.model)
     histories = [inspect_history(store, ref.model, name) for name in names]
     records = [record for history in histories for record in history.records]
-    _tell(options, records, lambda: tables.history_table(records))
+    _print(options, records, lambda: show.history_table(records))
     findings = [finding for history in histories for finding in history.problems]
     for finding in findings:
         logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})
@@ -128,19 +134,19 @@ def _set_alias(store: Store, options: argparse.Namespace, ref: ModelRef, version
         raise ConfigError(f"found {str(ref)!r}, expected MODEL@ALIAS", where="alias set")
     number = resolve(store, ModelRef.parse(f"{ref.model}@{version}"))
     record = promotion.set_alias(store, ref.model, ref.alias, number, reason=options.reason or "set by hand")
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _promote(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
     version = resolve(store, ref, default=CANDIDATE)
     record = promotion.promote(store, ref.model, version, force=options.force, reason=options.reason)
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _rollback(store: Store, options: argparse.Namespace) -> int:
     record = promotion.rollback(store, _ref(options).model, reason=options.reason)
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _repair(store: Store, options: argparse.Namespace) -> int:
@@ -150,7 +156,7 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
         done = promotion.write_off(store, ref.model, ref.version, reason=options.reason)
         if not done and ref.version in store.versions(ref.model):
             _refuse_beyond_repair(checks.check_versions(store, ref, ref.version))
-        _tell(
+        _print(
             options, {"name": str(ref), "done": done or None}, lambda: f"{ref} {done or 'needs no repair'}\n"
         )
         return 0
@@ -159,9 +165,9 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
     number = resolve(store, ModelRef.parse(f"{ref.model}@{words[1]}"))
     record = promotion.repair(store, ref.model, ref.alias, number, reason=options.reason)
     if record is None:
-        _tell(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
+        _print(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
         return 0
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _refuse_beyond_repair(found: list[checks.Check]) -> None:
@@ -187,13 +193,13 @@ def _ref(options: argparse.Namespace) -> ModelRef:
     return ModelRef.parse(find_model(options))
 
 
-def _tell_move(options: argparse.Namespace, record: AliasRecord) -> int:
+def _print_move(options: argparse.Namespace, record: AliasRecord) -> int:
     name = f"{record.model}@{record.alias}"
-    _tell(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
+    _print(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
     return 0
 
 
-def _tell(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
+def _print(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
     """The result on stdout: a table for people on a terminal, JSON for everything else."""
     if sys.stdout.isatty() if options.json is None else not options.json:
         sys.stdout.write(write())

@@ -1,4 +1,4 @@
-"""Which rows a version has learned from, and how rows are told apart: names, shapes and SQL, no library.
+"""Which rows a version has learned from, and how rows are distinguished: names, shapes and SQL, no library.
 
 The ETL writes `SEEN_FILE` beside the prepared splits, the exporter publishes it, and the gate leaves these
 rows out when it asks a version about rows of another table. Row numbers mean nothing there: a row is

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from timberline.registry.names import ModelRef
 from timberline.registry.runtime.cli import print_result, read_options, run_command
-from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.logs import capture_native_stderr, configure_logging, silence_tensorflow
 from timberline.registry.runtime.options import Place, Verbs, add_verb, find_model
-from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
 from timberline.training.config import ModelConfig, load_model_config
 
 _HELP = {
@@ -88,7 +87,7 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
 
         return run_etl(config, options.models, data)
     silence_tensorflow()
-    with quiet_stderr():
+    with capture_native_stderr():
         import tensorflow
 
         tensorflow.config.list_physical_devices()  # says at first use what devices are not there

@@ -1,7 +1,7 @@
 """One piece of work in a process of its own, which ends with the process that waits for it.
 
 TensorFlow keeps some of every network for as long as its process runs. This file imports nothing that
-loads it: what it says as it is loaded is kept from stderr (`registry.runtime.quiet`).
+loads it: what it says as it is loaded is kept from stderr (`registry.runtime.logs`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import threading
 from collections.abc import Callable
 
 from timberline.registry.runtime.cli import run_command
-from timberline.registry.runtime.logs import configure_logging
-from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.logs import capture_native_stderr, configure_logging, silence_tensorflow
 
 _KILLED = 137
 
@@ -47,7 +46,7 @@ def _run(level: str, packed: bytes) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: who waits answers it
     silence_tensorflow()
-    with quiet_stderr():
+    with capture_native_stderr():
         work, arguments = pickle.loads(packed)
         import tensorflow  # noqa: PLC0415  (only here is stderr quiet)
 

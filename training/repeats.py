@@ -2,7 +2,7 @@
 
 The version's own run is one of the runs. The others differ from it in their seed only: same prepared
 rows, same features, same settings. Of each, ``DATA/repeats/<model>/<recipe>/<seed>/`` keeps its answers to
-the test rows; what the runs' figures are goes into a `registry.noise.TrainingNoise` beside the version.
+the test rows; what the runs' figures are goes into a `registry.runs.TrainingNoise` beside the version.
 
 The same stage makes recipes that are known to be worse (fewer rows, fewer features), for the gate's
 self-test. They lie beside the others and are never a version's noise.
@@ -27,14 +27,15 @@ import pyarrow.parquet as pq
 
 from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.manifest import Manifest, Metrics
-from timberline.registry.noise import (
+from timberline.registry.runs import (
+    CLASS_COLUMN,
     NOISE_FILE,
     NOISE_SCHEMA_VERSION,
+    ROW_COLUMN,
     RunQuality,
     TrainingNoise,
     encode_noise,
 )
-from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.documents import decode_json, encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
@@ -139,7 +140,7 @@ def run_calibrate(
     """
     if count < FEWEST_RUNS:
         raise ConfigError(f"is {count}, expected {FEWEST_RUNS} or more", where="--seeds")
-    manifest = store.read_manifest(config.model.name, version)
+    manifest = store.open_version(config.model.name, version).manifest
     recipe = Recipe(config, models, data, manifest, reduction)
     profile = load_profile(recipe.prepared / "profile.json")
     _require_same_rows(manifest, profile)
@@ -157,7 +158,7 @@ def run_calibrate(
         runs.append(_measure(seed, _read_metrics(folder / str(seed))))
     if reduction.is_none:
         noise = _describe(recipe, runs)
-        store.write_document(manifest.model, version, NOISE_FILE, encode_noise(noise))
+        store.open_version(manifest.model, version).write_document(NOISE_FILE, encode_noise(noise))
     return {
         "stage": "calibrate",
         "model": manifest.model,

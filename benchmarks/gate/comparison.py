@@ -41,11 +41,11 @@ from timberline.registry.store import Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Verdict,
     VerdictLine,
     encode_verdict,
 )
+from timberline.registry.version import Version
 
 logger = logging.getLogger("benchmarks")
 
@@ -53,7 +53,7 @@ logger = logging.getLogger("benchmarks")
 def judge_match(
     store: Store,
     match: Match,
-    judged: dict[str, Judged],
+    opened: Mapping[str, Version],
     folder: Path,
     settings: GateSettings,
     workload: Workload,
@@ -65,9 +65,9 @@ def judge_match(
 
     ``data`` is where tables are prepared: the rows that versions of different tables are asked about.
     """
-    versions = {arm: store.read_manifest(match.model, version) for arm, version in match.arms.items()}
+    versions = {arm: version.manifest for arm, version in opened.items()}
     log_event(logger, "gate started", model=match.model, **match.arms)
-    static = judge_static(store, versions, settings.accuracy, data=data, folder=folder)
+    static = judge_static(store, opened, settings.accuracy, data=data, folder=folder)
     restarts: tuple[Restart, ...] = ()
     lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
@@ -80,8 +80,8 @@ def judge_match(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
         model=match.model,
-        candidate=judged["candidate"],
-        champion=judged.get("champion"),
+        candidate=opened["candidate"].digests,
+        champion=opened["champion"].digests if "champion" in opened else None,
         is_first=is_first,
         lines=lines,
         gate_version=GATE_VERSION,

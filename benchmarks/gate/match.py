@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from timberline.registry.aliases import check_target, read_alias, resolve
+from timberline.registry.aliases import open_target, read_alias, resolve
 from timberline.registry.names import CANDIDATE, PRODUCTION, ModelRef
 from timberline.registry.store import Store
 
@@ -44,5 +44,5 @@ def find_match(store: Store, model: str, candidate: str | None, champion: str | 
         return Match(model, challenger, resolve(store, ModelRef.parse(champion)))
     production = read_alias(store, model, PRODUCTION)
     if production:
-        check_target(store, production)
+        open_target(store, production)
     return Match(model, challenger, production.version if production else None)

@@ -14,20 +14,18 @@ from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.machine import machine_class
 from timberline.benchmarks.measure.workload import load_workload
 from timberline.benchmarks.report.record import PAGE_FILE
-from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
-from timberline.registry.names import PRODUCTION
-from timberline.registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
-from timberline.registry.runtime.files import digest_bytes, fresh_folder
+from timberline.registry.promotion import find_all_objections
+from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
-    Judged,
     Verdict,
     decode_verdict,
 )
+from timberline.registry.version import Version
 
 logger = logging.getLogger("benchmarks")
 
@@ -96,10 +94,10 @@ def run_gate(
     )
     workload = load_workload(settings.duet.workload)
     config_digest = digest_value([GATE_VERSION, settings, workload])
-    judged = {arm: store.identify(model, version) for arm, version in match.arms.items()}
+    opened = {arm: store.open_version(model, version) for arm, version in match.arms.items()}
     is_stored = champion is None and not programs
     if is_stored and not again:
-        known = _find_passing(store, match, judged, config_digest)
+        known = _find_passing(store, match, opened, config_digest)
         if known is not None:
             reason = f"version {match.candidate} passed already, for these very digests and settings"
             return GateResult(match, known, reason)
@@ -109,19 +107,20 @@ def run_gate(
 
     with fresh_folder(target, mark="report.json") as folder:
         verdict, documents = judge_match(
-            store, match, judged, folder, settings, workload, config_digest, programs or {}, data
+            store, match, opened, folder, settings, workload, config_digest, programs or {}, data
         )
         for name, content in documents.items():
             (folder / name).write_bytes(content)
     if is_stored:
+        version = store.open_version(model, match.candidate)  # is it still there, after minutes?
         # The verdict last: it names the report.
         for name, content in documents.items():
-            store.write_document(model, match.candidate, name, content)
+            version.write_document(name, content)
     return GateResult(match, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
 
 
 def _find_passing(
-    store: Store, match: Match, judged: dict[str, Judged], config_digest: str
+    store: Store, match: Match, opened: Mapping[str, Version], config_digest: str
 ) -> Verdict | None:
     data = store.read_document(match.model, match.candidate, VERDICT_FILE)
     if data is None:
@@ -131,8 +130,5 @@ def _find_passing(
     except RegistryError as error:
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
-    objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
-    objections += find_exchanged(store, match.model, match.candidate, verdict)
-    history = read_history(store, match.model, PRODUCTION)
-    objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))
+    objections = find_all_objections(store, verdict, data, opened["candidate"], opened.get("champion"))
     return None if objections or verdict.config_digest != config_digest else verdict

@@ -8,7 +8,7 @@ from timberline.benchmarks.history.chain import LatencyIndex
 from timberline.benchmarks.history.changes import Change
 from timberline.benchmarks.history.releases import Release
 from timberline.benchmarks.report.terminal import format_table
-from timberline.registry.tables import format_interval, format_size
+from timberline.registry.show import format_interval, format_size
 from timberline.registry.verdict import VerdictLine
 
 HEAD = (

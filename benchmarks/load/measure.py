@@ -206,7 +206,9 @@ def measure_load(
         RegistryError: a version is not there, or its files are damaged.
         WorkloadError: these versions cannot be asked what the workload asks.
     """
-    manifests = {arm: store.verify(model, version) for arm, version in versions.items()}
+    manifests = {
+        arm: store.open_version(model, version).verify().manifest for arm, version in versions.items()
+    }
     bodies = draw_bodies(load_workload(settings.window.workload), manifests)
     with launch_driver(
         log=folder / _DRIVER_LOG,

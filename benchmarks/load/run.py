@@ -120,7 +120,7 @@ def run_bench(
     Raises:
         BenchmarkError: the service did not start, or a request failed.
     """
-    manifest = store.verify(model, version)
+    manifest = store.open_version(model, version).verify().manifest
     duet = settings.duet
     with (
         tempfile.TemporaryDirectory() as scratch,

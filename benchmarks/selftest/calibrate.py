@@ -149,7 +149,7 @@ def keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, l
     """
     known = load_calibration(test.calibrations, machine_class())
     settings = apply_calibration(test.settings, known)
-    limits = test.store.read_manifest(test.model, test.version).gate
+    limits = test.store.open_version(test.model, test.version).manifest.gate
     number, left = len(test.read_done()), list(restarts)
     while len(left) >= settings.duet.looks[0]:
         outcome, deciding, used = judge_restarts(left, limits, settings)

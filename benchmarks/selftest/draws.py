@@ -82,13 +82,13 @@ class Draws:
 
     def digest_config(self) -> str:
         """What two draws must share to be counted together."""
-        identity = self.store.identify(self.model, self.version)
+        identity = self.store.open_version(self.model, self.version).digests
         return digest_value([self.settings.accuracy, identity])
 
     @property
     def limit(self) -> float:
         """The drop of accuracy that the model allows."""
-        return self.store.read_manifest(self.model, self.version).gate.max_accuracy_drop
+        return self.store.open_version(self.model, self.version).manifest.gate.max_accuracy_drop
 
     def read_done(self) -> list[DrawRow]:
         """The draws that count here and now."""
@@ -118,7 +118,7 @@ def _draw(draws: Draws, rows: int, drop: float, seed: int) -> DrawRow:
             draws.store, draws.model, draws.version, Path(folder), drop=drop, seed=seed, rows=rows or None
         )
         arms = {"champion": staged.champion, "candidate": staged.candidate}
-        versions = {arm: staged.store.read_manifest(draws.model, number) for arm, number in arms.items()}
+        versions = {arm: staged.store.open_version(draws.model, number) for arm, number in arms.items()}
         static = judge_static(staged.store, versions, draws.settings.accuracy)
     outcome = next(name for name in _ORDER if any(line.outcome == name for line in static.lines))
     pairs = static.comparison.pairs if static.comparison else None

@@ -21,7 +21,7 @@ def run_identical(
         BenchmarkError: a restart cannot be believed; that of identical processes is never left out, for
             what is left would differ by less than they do.
     """
-    manifest = store.read_manifest(model, version)
+    manifest = store.open_version(model, version).manifest
     versions = {"champion": manifest, "candidate": manifest}
     bodies = draw_bodies(load_workload(settings.workload), versions)
     restarts = []

@@ -24,7 +24,7 @@ from timberline.benchmarks.selftest.rates import Finding
 from timberline.benchmarks.selftest.replays import DRIP_SHARE, RELEASES, PairRow, RunRow, restore_comparison
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
 from timberline.registry.manifest import GateLimits
-from timberline.registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
+from timberline.registry.runs import NOISE_SCHEMA_VERSION, TrainingNoise
 from timberline.registry.verdict import VerdictLine
 
 # Runs that a recipe is calibrated with, the champion's own among them: the default of `--seeds`.

@@ -84,8 +84,8 @@ class SelfTest:
         Raises:
             ConfigError: it does not keep its own floors, or its files cannot be believed.
         """
-        manifest = self.store.read_manifest(self.model, self.version)
-        versions = {"champion": manifest, "candidate": manifest}
+        opened = self.store.open_version(self.model, self.version)
+        versions = {"champion": opened, "candidate": opened}
         for line in judge_static(self.store, versions, self.settings.accuracy).lines:
             if line.outcome in {"BLOCK", "INVALID"}:
                 raise ConfigError(
@@ -98,7 +98,7 @@ class SelfTest:
         """What two gates must share to be counted together, beside the machine: rule, load and model."""
         settings = self.settings
         known = load_calibration(self.calibrations, machine_class())
-        identity = self.store.identify(self.model, self.version)
+        identity = self.store.open_version(self.model, self.version).digests
         return digest_value([GATE_VERSION, settings, load_workload(settings.duet.workload), known, identity])
 
     def read_done(self) -> list[GateRow]:
@@ -124,7 +124,7 @@ def list_rejudged(test: SelfTest) -> list[GateRow]:
     gates = [row for row in read_rows(test.path, GateRow) if row.machine_class == machine_class()]
     gates = [row for row in gates if row.model == f"{test.model}@{test.version}"]
     settings = apply_calibration(test.settings, load_calibration(test.calibrations, machine_class()))
-    limits = test.store.read_manifest(test.model, test.version).gate
+    limits = test.store.open_version(test.model, test.version).manifest.gate
     return rejudge(gates, read_rows(find_restarts(test.path), RestartRow), limits, settings)
 
 

@@ -179,7 +179,7 @@ def stage_worse(
         rows: how many held-out rows both versions keep, drawn from those there are; None is all.
     """
     chance = np.random.default_rng(seed)
-    answers, doubt, table = _read(source.open_folder(model, version) / EVALUATION_FILE)
+    answers, doubt, table = _read(source.open_version(model, version).folder / EVALUATION_FILE)
     if rows is not None:
         chosen = np.sort(chance.choice(answers.truth.size, rows, replace=False))
         answers, doubt, table = answers.take(chosen), doubt.take(chosen), table.take(pa.array(chosen))
@@ -201,8 +201,8 @@ def _read(path: Path) -> tuple[Answers, Doubt, Any]:
 
 
 def _publish_copy(source: Store, model: str, version: int, target: Store, instead: dict[str, Path]) -> int:
-    manifest = source.read_manifest(model, version)
-    folder = source.open_folder(model, version)
+    opened = source.open_version(model, version)
+    manifest, folder = opened.manifest, opened.folder
     files = {name: folder / name for name in manifest.files} | instead
     return target.publish(
         model,

@@ -18,11 +18,12 @@ from timberline.inference.models.routing import RoutingTable
 from timberline.inference.models.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
 from timberline.inference.models.trial import Trial, TrialRunner, may_heal
 from timberline.inference.models.versions import LiveVersion, load_version
-from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, resolve
+from timberline.registry.aliases import AliasRecord, inspect_history, open_reference, read_alias
 from timberline.registry.errors import ConfigError, DigestMismatchError, LifecycleError
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
+from timberline.registry.version import Version
 
 Role = Literal["main", "canary", "shadow"]
 
@@ -274,7 +275,12 @@ class LoadedModels:
         model = target.ref.model
         record = read_alias(store, model, target.alias) if target.alias else None
         # What the move pins is compared as the version is taken, where there may be another to take.
-        version = record.version if record else resolve(store, target.ref)
+        opened: Version | None = None
+        if record is None:
+            opened = open_reference(store, target.ref)
+            version = opened.manifest.version
+        else:
+            version = record.version
         earlier = self._list_earlier(store, target, version) if falls_back else []
         target.settle(record)
         while target.live is None:
@@ -282,7 +288,7 @@ class LoadedModels:
             started = self._clock()
             try:
                 # Where there is nothing to fall back to, a trial would only make the start longer.
-                target.live = self._take(store, model, version, move, is_tried=bool(earlier))
+                target.live = self._take(store, model, version, move, is_tried=bool(earlier), opened=opened)
             except (OSError, LifecycleError) as error:
                 if not earlier:
                     raise
@@ -291,7 +297,7 @@ class LoadedModels:
                     target.settled = None
                 else:
                     target.log_refusal(version, error)
-                version = earlier.pop(0)
+                version, opened = earlier.pop(0), None
             else:
                 self._metrics.observe_load(model, self._clock() - started)
 
@@ -372,6 +378,7 @@ class LoadedModels:
         *,
         is_tried: bool,
         is_wanted: Callable[[], bool] = lambda: True,
+        opened: Version | None = None,
     ) -> LiveVersion:
         """The version: from another target if it is there, as when a canary is promoted, else loaded.
 
@@ -379,6 +386,7 @@ class LoadedModels:
             move: of the alias to this version, if that is what asks for it.
             is_tried: whether another process loads it first.
             is_wanted: whether it still is, asked while that lasts.
+            opened: the version, if the caller has opened it already.
 
         Raises:
             DigestMismatchError: its manifest is not the one that the alias was moved to; or as
@@ -391,18 +399,19 @@ class LoadedModels:
                 continue
             if pinned in (None, live.manifest_sha256):
                 return live
-        hashed = store.hash_manifest(model, version)
-        if pinned is not None and hashed.sha256 != pinned:
+        opened = opened or store.open_version(model, version)
+        digest = opened.digests.manifest_sha256
+        if pinned is not None and digest != pinned:
             raise DigestMismatchError(
-                f"its manifest has digest {hashed.sha256[:12]}…, the alias was moved to {pinned[:12]}…",
+                f"its manifest has digest {digest[:12]}…, the alias was moved to {pinned[:12]}…",
                 where=f"{model}@{version}",
                 hint="The version changed after the move. Publish a new one; do not edit this one.",
             )
-        store.check_size(hashed.manifest, MODEL_FILE)  # what is still being copied is not worth a process
+        opened.check_size(MODEL_FILE)  # what is still being copied is not worth a process
         if is_tried and self._trials is not None:
-            trial = self._describe(store, model, version, hashed.sha256, move.sequence if move else 0)
+            trial = self._describe(store, model, version, digest, move.sequence if move else 0)
             self._trials.check(trial, is_wanted)
-        return load_version(store, hashed, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
+        return load_version(opened, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
 
     def _is_wanted(self, store: Store, target: TrafficTarget, record: AliasRecord) -> bool:
         """Whether the alias still is where ``record`` moved it; what cannot be read has not moved."""

@@ -20,7 +20,7 @@ from timberline.benchmarks.analysis.verdict import required_lines
 from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.benchmarks.measure.workload import WORKLOADS, Mix, Workload
 from timberline.registry.manifest import GateLimits
-from timberline.registry.verdict import Judged, Verdict, VerdictLine
+from timberline.registry.verdict import Verdict, VerdictLine, VersionDigests
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE = (ROOT / "docs" / "gate.md").read_text("utf-8")
@@ -161,7 +161,7 @@ def test_every_outcome_is_told_with_its_exit_code(outcome: str, code: int) -> No
     assert f"| {outcome} | {code} |" in section("Outcomes and exit codes")
 
 
-@pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *Judged.__struct_fields__])
+@pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *VersionDigests.__struct_fields__])
 def test_every_key_of_a_verdict_is_told(key: str) -> None:
     """Programs read the file."""
     assert f"`{key}`" in section("`verdict.json`")

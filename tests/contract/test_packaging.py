@@ -17,7 +17,7 @@ import timberline
 from tests.support.locks import parse_lock
 from tests.support.roles import ROLES, declared
 from timberline.inference.config import ServiceConfig
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

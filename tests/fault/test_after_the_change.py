@@ -84,7 +84,7 @@ def see(root: Path) -> dict[str, Any]:
     """What each of the actions changes, as a reader finds it."""
     store = open_store(root)
     for version in store.versions("tiny"):
-        store.verify("tiny", version)
+        store.open_version("tiny", version).verify()
     record = read_alias(store, "tiny", PRODUCTION)
     judged = store.read_document("tiny", 2, VERDICT_FILE)
     assert record is not None

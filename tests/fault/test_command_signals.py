@@ -155,7 +155,7 @@ _TIDYING = """
 import logging, sys, threading
 from pathlib import Path
 from timberline.registry.runtime.logs import configure_logging, log_event
-from timberline.registry.runtime.signals import EndOnSignals
+from timberline.registry.runtime.cli import EndOnSignals
 
 configure_logging("info", "json")
 logger = logging.getLogger("test")

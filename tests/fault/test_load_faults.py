@@ -117,7 +117,7 @@ def address(url: str) -> Target:
 def serving(folder: Path) -> Iterator[tuple[int, Target, tuple[Body, ...]]]:
     """The real service with a tiny model: its process, its address, bodies of every form."""
     store = open_store(folder / "registry")
-    manifest = store.read_manifest("tiny", publish_numeric(store))
+    manifest = store.open_version("tiny", publish_numeric(store)).manifest
     mix = tuple(Mix(rows=2, form=form) for form in ("json", "csv", "float32", "oip", "oip_binary"))
     bodies = draw_bodies(Workload(seed=1, bodies=20, mix=mix), {"candidate": manifest})
     log = folder / "service.log"

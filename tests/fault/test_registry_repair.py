@@ -60,7 +60,7 @@ def test_rollback_does_not_lead_to_a_planted_record(root: Path) -> None:
     """A repair accepts what is there; that it was ever in production it cannot know."""
     tip = json.loads((root / TIP).read_bytes())
     publish_tiny(open_store(root))
-    pin = open_store(root).identify("tiny", 4).manifest_sha256
+    pin = open_store(root).open_version("tiny", 4).digests.manifest_sha256
     planted = tip | {"sequence": 9, "version": 4, "manifest_sha256": pin}
     put(root, "tiny/aliases/production/9.json", json.dumps(planted).encode())
     assert ask(root, "repair tiny@production 3 --reason planted").code == 0

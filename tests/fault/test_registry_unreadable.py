@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failing_blobs import FailingBlobs
+from tests.support.failing_store import FailingStore
 from tests.support.forked import open_to_all, run_forked
 from tests.support.manifests import publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import read_tree
 from timberline.benchmarks.gate.match import find_match
-from timberline.registry.catalog import summarise_versions
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import RegistryError
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import FolderStore
 from timberline.registry.promotion import rollback
+from timberline.registry.show import summarise_versions
 from timberline.registry.store import Store, open_store
 
 # By path, "" for the whole registry: folders and files that a model has.
@@ -114,9 +114,9 @@ def test_part_without_the_right_to_read_it_is_told_of(root: Path, part: str, mod
 @pytest.mark.parametrize("part", PARTS)
 def test_part_on_a_failing_disk_is_told_of_and_nothing_moves(root: Path, part: str, code: int) -> None:
     """A stale mount or too many open files is over in a minute; what was decided in it stays."""
-    blobs = FailingBlobs(FolderBlobs(root), code)
-    store = Store(blobs)
-    blobs.failing = part
+    objects = FailingStore(FolderStore(root), code)
+    store = Store(objects)
+    objects.failing = part
     tree = read_tree(root)
     checks = check_versions(store, None)
     told = [check for check in checks if not check.is_whole]

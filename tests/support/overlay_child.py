@@ -100,7 +100,7 @@ def run_registry(folder: Path) -> None:
     record = read_alias(store, "tiny", PRODUCTION)
     assert record is not None
     for version in store.versions("tiny"):
-        store.verify("tiny", version)
+        store.open_version("tiny", version).verify()
     print(json.dumps([store.versions("tiny"), record.version, record.sequence]))
 
 

@@ -31,7 +31,7 @@ from timberline.benchmarks.history.releases import Release
 from timberline.benchmarks.report.record import GateRecord
 from timberline.registry.manifest import Interval
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine
+from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Outcome, Verdict, VerdictLine, VersionDigests
 
 CLASSES = ("Spruce/Fir", "Lodgepole Pine", "Ponderosa Pine", "Willow", "Aspen", "Douglas-fir", "Krummholz")
 _RANKS: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")
@@ -204,9 +204,9 @@ def _decide(low: float, high: float, limit: float) -> Outcome:
     return "BLOCK" if low > limit else "PASS" if high < limit else "INCONCLUSIVE"
 
 
-def _judged(version: int) -> Judged:
+def _judged(version: int) -> VersionDigests:
     parts = (digest_bytes(f"{part} {version}".encode()) for part in ("manifest", "model"))
-    return Judged(version=version, manifest_sha256=next(parts), model_sha256=next(parts))
+    return VersionDigests(version=version, manifest_sha256=next(parts), model_sha256=next(parts))
 
 
 def _draw_restart(

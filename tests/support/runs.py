@@ -29,7 +29,7 @@ from timberline.registry.rows import (
     StoredColumn,
 )
 from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
-from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
+from timberline.registry.runtime.logs import capture_native_stderr, silence_tensorflow
 from timberline.registry.runtime.stages import Receipt, Stage, digest_value, read_receipt
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 from timberline.training.features import FeatureProgram, parse_features
@@ -142,7 +142,7 @@ def _make_values(column: Column, rows: int, generator: np.random.Generator) -> A
 def _save_network(folder: Path, plan: RunPlan, program: FeatureProgram, table: pa.Table) -> Any:
     """Write the SavedModel and return its probabilities over ``table``, float32 (rows, C)."""
     silence_tensorflow()
-    with quiet_stderr(), warnings.catch_warnings():
+    with capture_native_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third-party deprecation notes at import and export
         import keras
         import tensorflow as tf

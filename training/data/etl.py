@@ -17,8 +17,7 @@ from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION, 
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
-from timberline.registry.runtime.stages import Stage, digest_code, digest_value, read_receipt
+from timberline.registry.runtime.stages import Progress, Stage, digest_code, digest_value, read_receipt
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
 from timberline.training.data.checks import (

@@ -15,7 +15,7 @@ import msgspec
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Histogram
 from timberline.registry.rows import count_and_sum, fingerprint, hash_fast
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.documents import decode_document
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.data.database import Connection, fetch_row
 from timberline.training.data.splits import SPLIT_NAMES
@@ -100,20 +100,13 @@ def load_profile(path: Path) -> Profile:
         DatasetError: it is damaged, or of another ``schema_version``.
     """
     try:
-        profile = decode_json(path.read_bytes(), Profile)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise StageError("the data is not prepared", where=str(path), hint="Run `make etl`.") from None
-    except msgspec.DecodeError as error:
-        raise DatasetError(
-            f"not a profile: {error}", where=str(path), hint="Run `make etl` again."
-        ) from error
-    if profile.schema_version != PROFILE_SCHEMA_VERSION:
-        raise DatasetError(
-            f"schema_version is {profile.schema_version}, this program reads {PROFILE_SCHEMA_VERSION}",
-            where=str(path),
-            hint="Run `make etl` again.",
-        )
-    return profile
+    what, hint = "a profile", "Run `make etl` again."
+    return decode_document(
+        data, Profile, PROFILE_SCHEMA_VERSION, DatasetError, what=what, where=str(path), hint=hint
+    )
 
 
 @dataclass(frozen=True)

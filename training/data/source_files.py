@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from timberline.registry.runtime.permissions import explain_refusal
+from timberline.registry.runtime.files import explain_refusal
 from timberline.training.config import EtlSection, ModelConfig
 from timberline.training.data.lines import (
     LineSpan,

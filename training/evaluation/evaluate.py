@@ -21,8 +21,7 @@ from timberline.registry.manifest import Metrics
 from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
-from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
+from timberline.registry.runtime.stages import Progress, Stage, digest_code, digest_value, require_receipt
 from timberline.training.config import ModelConfig
 from timberline.training.evaluation.baselines import Labels, predict_baselines
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability

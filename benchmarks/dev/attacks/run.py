@@ -81,7 +81,7 @@ def measure_attacks(store: Store, model: str, version: int, settings: Settings, 
         ConfigError: no attack matches.
         BenchmarkError: a service did not start, or an attack could not be carried out.
     """
-    manifest = store.verify(model, version)
+    manifest = store.open_version(model, version).verify().manifest
     chosen = _choose(manifest, settings)
     cores = choose_cores()
     rows: list[Row] = []

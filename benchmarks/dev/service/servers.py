@@ -23,7 +23,7 @@ from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.load.connections import Connection
 from timberline.benchmarks.measure.cpu_time import list_processes
 from timberline.benchmarks.measure.services import Service, exchange
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0

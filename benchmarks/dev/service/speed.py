@@ -89,13 +89,14 @@ def measure_service(
     Raises:
         BenchmarkError: a service did not start, or gave any answer but 200.
     """
-    manifest = store.verify(model, version)
+    opened = store.open_version(model, version).verify()
+    manifest = opened.manifest
     left_out: dict[str, str] = {}
     pythons = _find_competitors(environments, competitors, left_out)
     cores = choose_cores()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        (scratch / MODEL_FILE).write_bytes(store.read_file(model, version, MODEL_FILE))
+        (scratch / MODEL_FILE).write_bytes(opened.read_file(MODEL_FILE))
         (scratch / "manifest.json").write_bytes(msgspec.json.encode(manifest))
         bench = _Bench(scratch, store.location, manifest, settings, cores, left_out)
         for start in range(settings.starts):

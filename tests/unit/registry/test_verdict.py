@@ -12,15 +12,15 @@ from tests.support.manifests import build_verdict
 from timberline.registry.errors import RegistryError
 from timberline.registry.verdict import (
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Verdict,
     VerdictLine,
+    VersionDigests,
     decode_verdict,
     encode_verdict,
     seal_verdict,
 )
 
-_JUDGED = Judged(version=1, manifest_sha256="0" * 64, model_sha256="1" * 64)
+_JUDGED = VersionDigests(version=1, manifest_sha256="0" * 64, model_sha256="1" * 64)
 Tree = dict[str, Any]
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.failing_blobs import FailingBlobs
-from tests.support.manifests import forget_publication
+from tests.support.failing_store import FailingStore
+from tests.support.manifests import remove_ledger_entry
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import (
     NUMERIC_COLUMNS,
@@ -32,8 +32,8 @@ from timberline.inference.models.loaded import Change, LoadedModels, parse_model
 from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.runner import Runner, WorkLimit
 from timberline.inference.routes.predict import Predict
-from timberline.registry.blobs import MOST_BYTES
 from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
+from timberline.registry.folder import MAX_BYTES
 from timberline.registry.names import ModelRef
 from timberline.registry.store import MODEL_FILE, Store, open_store
 
@@ -165,7 +165,7 @@ def test_each_model_follows_its_own_alias(store: Store) -> None:
 
 def flip_byte(store: Store, version: int, file: str = MODEL_FILE) -> None:
     """Damage a file of tiny behind the registry's back."""
-    path = store.open_folder("tiny", version) / file
+    path = store.open_version("tiny", version).folder / file
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -195,13 +195,13 @@ def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
     models = open_models(store)
     models.load()
     move(store, 2)
-    manifest = store.open_folder("tiny", 2) / "manifest.json"
+    manifest = store.open_version("tiny", 2).folder / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes().replace(b'"title": "', b'"title": "Other '))
     assert look(models) == (["tiny@1"], [("refused", 1, 2)])
     with pytest.raises(ManifestError, match="it was published with"):
         open_models(store).load()
-    forget_publication(store, "tiny", 2)
+    remove_ledger_entry(store, "tiny", 2)
     with pytest.raises(DigestMismatchError, match="the alias was moved to"):
         open_models(store).load()
 
@@ -219,10 +219,10 @@ def test_a_refused_version_is_tried_again_when_the_alias_moves(store: Store) -> 
     assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
 
 
-def fail(store: Store) -> tuple[Store, FailingBlobs]:
+def fail(store: Store) -> tuple[Store, FailingStore]:
     """The same registry on a disk that fails when told to."""
-    blobs = FailingBlobs(store.blobs)
-    return Store(blobs), blobs
+    objects = FailingStore(store.objects)
+    return Store(objects), objects
 
 
 @pytest.mark.parametrize("part", ["aliases/production", "2/model.onnx"])
@@ -230,18 +230,18 @@ def test_a_registry_that_cannot_be_read_is_asked_again(
     store: Store, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outage says nothing about a version: one line in the log, and the swap when it is over."""
-    broken, blobs = fail(store)
+    broken, objects = fail(store)
     models = open_models(broken, clock=(clock := Clock()))
     models.load()
     move(store, 2)
-    blobs.failing = part
+    objects.failing = part
     assert [models.look() for _ in range(3)] == [None, None, None]
     assert len(told(caplog)) == 1
-    blobs.failing = None
+    objects.failing = None
     clock.now += 1
     assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
     told(caplog)
-    blobs.failing = "aliases/production"
+    objects.failing = "aliases/production"
     assert models.look() is None
     assert told(caplog) == ["alias not readable"]  # a new outage is news
 
@@ -258,12 +258,12 @@ def count_attempts(models: LoadedModels, clock: Clock, reads: Reads, seconds: in
     return attempts
 
 
-class Reads(FailingBlobs):
+class Reads(FailingStore):
     """Counts how often a manifest is read."""
 
     count = 0
 
-    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         self.count += key.endswith("manifest.json")
         return super().read(key, most_bytes)
 
@@ -272,10 +272,10 @@ def test_what_may_become_whole_is_tried_again_with_growing_pauses(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Copies bring files in any order; asking a slow file server every second would slow the copy down."""
-    reads = Reads(store.blobs)
+    reads = Reads(store.objects)
     models = open_models(Store(reads), clock=(clock := Clock()))
     models.load()
-    (graph := store.open_folder("tiny", 2) / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
+    (graph := store.open_version("tiny", 2).folder / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
     move(store, 2)
     assert look(models) == (["tiny@1"], [("refused", 1, 2)])
     assert count_attempts(models, clock, reads, 300) == [1, 3, 7, 15, 31, 63, 123, 183, 243]
@@ -290,7 +290,7 @@ def test_what_no_byte_can_mend_is_tried_once_for_each_move(
 ) -> None:
     """A graph that is not what was promised costs a trial, and not one every minute for ever."""
     publish_numeric(store, alias=None, model_bytes=b"no graph")
-    reads = Reads(store.blobs)
+    reads = Reads(store.objects)
     models = open_models(Store(reads), clock=(clock := Clock()))
     models.load()
     for _ in range(2):
@@ -308,7 +308,9 @@ def test_a_refusal_is_counted_once_and_told_when_its_reason_changes(
     models = open_models(store, clock=(clock := Clock()))
     models.load()
     move(store, 3)
-    (manifest := store.open_folder("tiny", 3) / "manifest.json").rename(hidden := manifest.with_name(".m"))
+    (manifest := store.open_version("tiny", 3).folder / "manifest.json").rename(
+        hidden := manifest.with_name(".m")
+    )
     assert look(models) == (["tiny@1"], [("refused", 1, 3)])
     hidden.rename(manifest)
     clock.now += 1
@@ -341,7 +343,7 @@ def test_an_alias_that_is_gone_or_damaged_changes_nothing(
     """What was promoted yesterday is still the best that is known."""
     models = open_models(store)
     models.load()
-    record = store.open_folder("tiny", 1).parent / "aliases" / "production" / "1.json"
+    record = store.open_version("tiny", 1).folder.parent / "aliases" / "production" / "1.json"
     if damage == "removed":
         shutil.rmtree(record.parents[1])
         shutil.rmtree(record.parents[2] / "heads")

@@ -27,10 +27,10 @@ def store(tmp_path: Path) -> Store:
 
 def build_state(store: Store, share: float | None = None) -> ServiceState:
     """tiny@1 and other@1, and with a share tiny@2 as the canary."""
-    main = [load_version(store, store.hash_manifest(model, 1), max_rows=10) for model in ("tiny", "other")]
+    main = [load_version(store.open_version(model, 1), max_rows=10) for model in ("tiny", "other")]
     if share is None:
         return ServiceState(RoutingTable.of(main))
-    canary = load_version(store, store.hash_manifest("tiny", 2), max_rows=10)
+    canary = load_version(store.open_version("tiny", 2), max_rows=10)
     return ServiceState(RoutingTable.of(main, canary, Split(share, "x-request-key", seed=1)))
 
 

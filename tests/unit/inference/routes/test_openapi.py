@@ -42,9 +42,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LiveVersion]
     store = open_store(tmp_path_factory.mktemp("registry"))
     publish_numeric(store)
     publish_mixed(store)
-    return {
-        name: load_version(store, store.hash_manifest(name, 1), max_rows=10) for name in ("tiny", "tiny_text")
-    }
+    return {name: load_version(store.open_version(name, 1), max_rows=10) for name in ("tiny", "tiny_text")}
 
 
 def write_document(live: LiveVersion, config: ServiceConfig | None = None) -> dict[str, Any]:
@@ -219,9 +217,7 @@ def test_the_document_is_written_again_for_another_version(tmp_path: Path) -> No
     store = open_store(tmp_path)
     publish_numeric(store)
     publish_numeric(store)
-    first, second = (
-        load_version(store, store.hash_manifest("tiny", number), max_rows=10) for number in (1, 2)
-    )
+    first, second = (load_version(store.open_version("tiny", number), max_rows=10) for number in (1, 2))
     state = ServiceState(RoutingTable.of([first]))
     document = OpenApi(state, ServiceConfig(), False)
     answer = document(ASKED)

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.service import DEADLINE_S, ROOT
-from timberline.registry.runtime.logs import _MOST_WAITING_BYTES, BackgroundStream
+from timberline.registry.runtime.logs import _MAX_WAITING_BYTES, BackgroundStream
 
 LINE = "x" * 999 + "\n"
 # What the pipe and the stream hold together, and half as much again.
-MANY = (_MOST_WAITING_BYTES + (1 << 16)) * 3 // 2 // len(LINE)
+MANY = (_MAX_WAITING_BYTES + (1 << 16)) * 3 // 2 // len(LINE)
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
         stream.watch_drops(told.append)
         for _ in range(MANY):
             stream.write(LINE)
-        assert stream._bytes <= _MOST_WAITING_BYTES
+        assert stream._bytes <= _MAX_WAITING_BYTES
         kept = MANY - sum(told)
         assert sum(told) > MANY // 4
         assert not stream.drain(0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import FolderStore
 
 
-class PausingBlobs(FolderBlobs):
+class PausingStore(FolderStore):
     """Calls ``pause`` before each write becomes visible; a barrier's ``wait`` lines two writers up."""
 
     def __init__(self, root: Path, pause: Callable[[], object]) -> None:

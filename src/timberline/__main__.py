@@ -112,9 +112,8 @@ def describe_verbs(verbs: Verbs[argparse.ArgumentParser]) -> str:
     helps["help"] = "show the options of a verb: help VERB"
     lines = ["usage: timberline VERB [MODEL] [options]", ""]
     for group, names in _GROUPS.items():
-        lines.append(group)
-        lines += [f"   {name:19}{helps[name]}" for name in names if name in helps]
-        lines.append("")
+        if shown := [f"   {name:19}{helps[name]}" for name in names if name in helps]:
+            lines += [group, *shown, ""]
     lines += [
         "MODEL is a folder of --models, or a version: forest_cover, forest_cover@candidate, forest_cover@7.",
         "'timberline help VERB' shows the options of a verb.",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from types import FrameType
 
 from timberline.benchmarks.gate.settings import GateSettings
+from timberline.registry.runtime.cli import run_command
 from timberline.registry.runtime.logs import configure_logging, log_event
 from timberline.registry.runtime.options import Verbs, add_verb, find_model
 
@@ -33,19 +32,24 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the stages until one ends with another code than 0, which is the release's.
 
-    The gate's are 1 BLOCK, 2 INCONCLUSIVE and 3 INVALID: nothing is promoted then. A signal that ends the
-    release ends its stage first.
+    The gate's are 1 BLOCK, 2 INCONCLUSIVE and 3 INVALID: nothing is promoted then. A stage that a signal
+    killed, as the kernel does without memory, gives 128 and the signal's number.
     """
     configure_logging(options.log_level or "info", options.log_format or "auto")
+    return run_command("release", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     for stage in _STAGES:
-        words = [sys.executable, "-m", "timberline", stage, find_model(options), *_flags(options, stage)]
-        if code := _run_stage(words):
+        words = [sys.executable, "-m", "timberline", stage, find_model(options), *list_flags(options, stage)]
+        if code := subprocess.run(words, check=False).returncode:
             log_event(_logger, "release stopped", logging.ERROR, stage=stage, exit_code=code)
-            return code
+            return code if code > 0 else 128 - code
     return 0
 
 
-def _flags(options: argparse.Namespace, stage: str) -> Iterator[str]:
+def list_flags(options: argparse.Namespace, stage: str) -> Iterator[str]:
+    """What of the release's options a stage is started with."""
     for name in _STAGES[stage]:
         if value := getattr(options, name):
             yield from (f"--{name}", str(value))
@@ -57,21 +61,3 @@ def _flags(options: argparse.Namespace, stage: str) -> Iterator[str]:
         is_rule = override.partition(".")[0] in GateSettings.__struct_fields__
         if is_rule == (stage == "gate"):
             yield from ("--set", override)
-
-
-def _run_stage(words: list[str]) -> int:
-    """The exit code of the stage; of one that a signal ended 128 and its number, as shells have it."""
-    with subprocess.Popen(words) as stage:
-
-        def pass_on(number: int, _: FrameType | None) -> None:
-            # A terminal's Ctrl-C has reached the stage already.
-            if number == signal.SIGTERM:
-                stage.send_signal(number)
-
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            code = stage.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    return code if code >= 0 else 128 - code

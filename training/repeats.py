@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,14 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.training.child_process import run_in_child_process
-from timberline.training.config import ModelConfig, input_columns, read_features_sql
+from timberline.training.config import ModelConfig, read_features_sql
 from timberline.training.data.database import literal
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.errors import TrainingError
 from timberline.training.evaluation.evaluate import predict_split
 from timberline.training.evaluation.scores import score
-from timberline.training.features import FeatureProgram, parse_features, parse_slices
-from timberline.training.fit import Splits, digest_inputs, digest_recipe, open_splits, train_network
+from timberline.training.features import FeatureProgram, parse_slices
+from timberline.training.fit import digest_inputs, digest_recipe, open_splits, train_network
 from timberline.training.model.checkpoints import discard_checkpoint
 from timberline.training.model.dataset import PreparedSplit
 from timberline.training.model.saving import scorer
@@ -149,12 +149,12 @@ def run_calibrate(
     folder = _choose_folder(recipe)
     runs, trained = [], []
     if reduction.is_none:
-        runs.append(_measure(own, manifest.metrics))
+        runs.append(_run_quality(own, manifest.metrics))
         seeds.remove(own)
     for seed in seeds:
         if _repeat(recipe, profile, seed, folder / str(seed)):
             trained.append(seed)
-        runs.append(_measure(seed, _read_metrics(folder / str(seed))))
+        runs.append(_read_quality(seed, folder / str(seed)))
     if reduction.is_none:
         noise = _describe(recipe, runs)
         store.write_document(manifest.model, version, NOISE_FILE, encode_noise(noise))
@@ -238,14 +238,9 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
                 hint="What it says of that stands above.",
             )
     discard_checkpoint(checkpoints)
-    metrics = _read_metrics(folder)
+    found = _read_quality(seed, folder)
     log_event(
-        _logger,
-        "run finished",
-        seed=seed,
-        accuracy=metrics.accuracy.value,
-        log_loss=metrics.log_loss,
-        ece=metrics.ece,
+        _logger, "run finished", seed=seed, accuracy=found.accuracy, log_loss=found.log_loss, ece=found.ece
     )
     return True
 
@@ -253,19 +248,14 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
 def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folder: Path) -> None:
     """Train and score as the train and evaluate stages do, without saving a network in between."""
     config = recipe.with_seed(seed)
-    program = parse_features(read_features_sql(config, recipe.models), input_columns(config))
     chosen = choose_features(profile.feature_names, recipe.reduction.features)
-    nullable = [program.nullable[profile.feature_names.index(name)] for name in chosen]
-    with tempfile.TemporaryDirectory(prefix="timberline-") as place:
-        scratch = Path(place)
-        splits = open_splits(recipe.prepared, chosen)
+    splits = open_splits(config, recipe.models, recipe.prepared, profile, chosen)
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
         if recipe.reduction.rows < 1:
-            path = scratch / "train.parquet"
+            path = Path(scratch) / "train.parquet"
             sample_rows(splits.train.path, path, share=recipe.reduction.rows, seed=seed)
-            splits = Splits(PreparedSplit(path, chosen), splits.validation, splits.test)
-        trained = train_network(
-            config, splits, len(profile.classes), checkpoints, nullable=tuple(nullable), resume=True
-        )
+            splits = replace(splits, train=PreparedSplit(path, chosen))
+        trained = train_network(config, splits, checkpoints, resume=True)
         probabilities, truth = predict_split(scorer(trained.model), splits.test)
     slices = parse_slices(recipe.manifest.gate.slices, profile.input_columns)
     write_evaluation(folder / EVALUATION_FILE, splits.test.path, probabilities, truth, slices)
@@ -287,20 +277,12 @@ def sample_rows(source: Path, target: Path, *, share: float, seed: int) -> None:
         for index in np.unique(classes):
             rows = np.flatnonzero(classes == index)
             kept[chance.choice(rows, max(1, round(share * rows.size)), replace=False)] = True
+        begin = 0
         with pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
-            for table, inside in _pair_groups(file, kept):
-                writer.write_table(table.filter(pa.array(inside)))
-
-
-def _pair_groups(
-    file: pq.ParquetFile, flags: npt.NDArray[np.bool_]
-) -> Iterator[tuple[pa.Table, npt.NDArray[np.bool_]]]:
-    """The row groups in order, each with the flags of its rows."""
-    begin = 0
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        yield table, flags[begin : begin + table.num_rows]
-        begin += table.num_rows
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                writer.write_table(table.filter(pa.array(kept[begin : begin + table.num_rows])))
+                begin += table.num_rows
 
 
 def write_evaluation(
@@ -334,11 +316,11 @@ def _read_slices(test: Path, slices: FeatureProgram) -> dict[str, pa.Array]:
     return {name: pa.array(table[name].fill_null(0).to_numpy() == 1) for name in slices.names}
 
 
-def _read_metrics(folder: Path) -> Metrics:
-    return decode_json((folder / METRICS_FILE).read_bytes(), Metrics)
+def _read_quality(seed: int, folder: Path) -> RunQuality:
+    return _run_quality(seed, decode_json((folder / METRICS_FILE).read_bytes(), Metrics))
 
 
-def _measure(seed: int, metrics: Metrics) -> RunQuality:
+def _run_quality(seed: int, metrics: Metrics) -> RunQuality:
     return RunQuality(
         seed=seed,
         accuracy=metrics.accuracy.value,

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from scipy.special import log_softmax, softmax
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Prior
@@ -87,7 +88,9 @@ def fit_logit_correction(
         deployment = _normalised(config.values, len(training_prior))
     elif config.method == "em":
         logits, _ = score_split(network, unlabelled)
-        deployment = estimate_prior(_softmax(calibration.factor * logits + calibration.offset), reference)
+        deployment = estimate_prior(
+            softmax(calibration.factor * logits + calibration.offset, axis=1), reference
+        )
         log_event(_logger, "estimated the prior", prior=_rounded(deployment))
     shift = calibration.offset
     if config.method != "none":
@@ -109,11 +112,6 @@ def _normalised(values: tuple[float, ...], class_count: int) -> FloatArray:
 
 def _rounded(values: FloatArray) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
-
-
-def _softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def score_split(
@@ -185,20 +183,15 @@ def fit_calibration(
 def _loss(
     parameters: FloatArray, scores: FloatArray, classes: npt.NDArray[np.integer], start: FloatArray
 ) -> float:
-    calibrated = parameters[0] * scores + parameters[1:]
-    top = calibrated.max(axis=1)
-    normal = top + np.log(np.exp(calibrated - top[:, None]).sum(axis=1))
-    likelihood = calibrated[np.arange(len(classes)), classes] - normal
+    logarithms = log_softmax(parameters[0] * scores + parameters[1:], axis=1)
+    likelihood = logarithms[np.arange(len(classes)), classes]
     return float(-likelihood.sum() + 0.5 * _RIDGE * ((parameters - start) ** 2).sum())
 
 
 def _derivatives(
     parameters: FloatArray, scores: FloatArray, truth: FloatArray, start: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    calibrated = parameters[0] * scores + parameters[1:]
-    calibrated -= calibrated.max(axis=1, keepdims=True)
-    shares = np.exp(calibrated)
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(parameters[0] * scores + parameters[1:], axis=1)
     error = shares - truth  # (rows, classes)
     gradient = np.concatenate([[(error * scores).sum()], error.sum(axis=0)]) + _RIDGE * (parameters - start)
     # The Hessian of softmax is diag(p) − p pᵀ, seen through (score, 1, …, 1).

@@ -91,7 +91,7 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
     with quiet_stderr():
         import tensorflow
 
-        tensorflow.config.list_physical_devices()  # says at first use what devices are not there
+        tensorflow.config.list_physical_devices()  # logs missing devices at its first use
     if options.stage == "train":
         from timberline.training.fit import run_train
 

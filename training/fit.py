@@ -62,7 +62,7 @@ class Splits:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A network with its calibration and its prior, as it is served, and how it came to be."""
+    """A network with its calibration and its prior, as it is served, and its history."""
 
     model: keras.Model
     fitted: FitResult
@@ -234,7 +234,7 @@ def _fit(
 
 
 def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, Any]:
-    """What a finished run says of itself; read back from disk, so that a skipped stage says the same."""
+    """The summary of a finished run, read from disk, so that a skipped stage has the same."""
     record = read_run(folder)
     history = read_history(folder)
     stops_early = config.training.early_stopping_patience is not None
@@ -254,7 +254,7 @@ def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, A
 
 
 def _find_warnings(history: list[Epoch], profile: Profile) -> list[str]:
-    """What a run must not look like: never more often right than its most frequent class."""
+    """A warning if the network was never right more often than its most frequent class."""
     counts, trained = profile.class_counts["validation"], profile.class_counts["train"]
     share = counts[trained.index(max(trained))] / sum(counts)
     best = max(line.validation_accuracy for line in history)

@@ -1,8 +1,8 @@
-"""The calibrate stage: a version's recipe trained again on other seeds, to know what the seed alone does.
+"""The calibrate stage: a version's recipe trained again on other seeds, to measure the effect of the seed.
 
 The version's own run is one of the runs. The others differ from it in their seed only: same prepared
-rows, same features, same settings. Of each, ``DATA/repeats/<model>/<recipe>/<seed>/`` keeps its answers to
-the test rows; what the runs' figures are goes into a `registry.noise.TrainingNoise` beside the version.
+rows, same features, same settings. ``DATA/repeats/<model>/<recipe>/<seed>/`` keeps the answers of each
+to the test rows; the quality of all is written to a `registry.noise.TrainingNoise` beside the version.
 
 The same stage makes recipes that are known to be worse (fewer rows, fewer features), for the gate's
 self-test. They lie beside the others and are never a version's noise.
@@ -56,13 +56,13 @@ from timberline.training.model.saving import scorer
 _logger = logging.getLogger("training.repeats")
 
 METRICS_FILE = "metrics.json"
-# Two runs have a standard deviation, if a bad one.
+# A standard deviation takes two runs.
 FEWEST_RUNS = 2
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a recipe is given less: shares of the training rows and of the features, over 0 to 1."""
+    """The shares (over 0 to 1) of the training rows and of the features that a recipe gets."""
 
     rows: float = 1.0
     features: float = 1.0
@@ -74,7 +74,7 @@ class Reduction:
 
     @property
     def is_none(self) -> bool:
-        """Whether it is the recipe as it stands."""
+        """Whether nothing is taken away."""
         return self == Reduction()
 
     @property
@@ -127,7 +127,7 @@ def run_calibrate(
     count: int,
     reduction: Reduction = Reduction(),
 ) -> dict[str, Any]:
-    """Have ``count`` runs of the version's recipe and write down by how much they differ.
+    """Train until there are ``count`` runs of the version's recipe, and write how much they differ.
 
     Runs that are there are not trained again, and one that was killed goes on from its last epoch. The
     model's latest run stays what it is. With a ``reduction``, ``count`` runs are trained and nothing is
@@ -215,7 +215,7 @@ def _read_features(recipe: Recipe) -> bytes:
 
 
 def _choose_folder(recipe: Recipe) -> Path:
-    """One a recipe and table, so that the repeats of last week's table stay what they are."""
+    """One folder for each recipe and table, so that the repeats of an older table stay."""
     table = digest_value(recipe.manifest.lineage.test_fingerprint)
     name = f"{recipe.digest[:12]}-{table[:8]}{recipe.reduction.suffix}"
     return recipe.data / "repeats" / recipe.manifest.model / name
@@ -235,7 +235,7 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
             raise TrainingError(
                 f"the run ended with {code}",
                 where=f"{recipe.manifest.model}, seed {seed}",
-                hint="What it says of that stands above.",
+                hint="Its error is logged above.",
             )
     discard_checkpoint(checkpoints)
     found = _read_quality(seed, folder)

@@ -291,7 +291,7 @@ def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequen
         FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
         LEFT JOIN source_files ON source_files.path = file_path
         LEFT JOIN spans ON spans.path = file_path AND position = line_byte_position
-        -- DuckDB has one entry a missing column; the first says how many there are.
+        -- DuckDB has one entry a missing column; the first has their number.
         QUALIFY error_type <> 'MISSING COLUMNS' OR column_idx = min(column_idx) OVER (
             PARTITION BY scan_id, file_id, line_byte_position, error_type)
         ORDER BY ALL
@@ -302,7 +302,7 @@ def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequen
 
 
 def _locate(connection: Connection, config: ModelConfig, sources: Iterable[SourceFile]) -> None:
-    """Leave what the files are called, and the lines of their rejected rows where a row has several.
+    """Create tables of the files' names, and of the lines of rejected rows where a row has several.
 
     DuckDB counts rows and blank lines, which is the same where no row covers two lines.
     """

@@ -117,7 +117,7 @@ def _write_baselines(path: Path, answers: dict[str, Labels]) -> None:
 
 
 def find_warnings(metrics: Metrics) -> list[str]:
-    """What a model must not look like: one answer for every row, or no more right than its baselines."""
+    """A warning for each: one answer for every row, or no more right than a baseline."""
     found = []
     if np.count_nonzero(np.sum(metrics.confusion, axis=0)) == 1:
         found.append("the model predicts one class only")

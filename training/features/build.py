@@ -41,7 +41,7 @@ ANYTHING: Bounds = (-INFINITY, INFINITY, False)
 
 
 class ExpressionError(Exception):
-    """The expression has no meaning in the language; becomes a FeatureError with its place."""
+    """The expression has no meaning in the language; becomes a FeatureError with its position."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)

@@ -40,8 +40,9 @@ _logger = logging.getLogger("training.model.calibration")
 # Pulls factor and offsets towards 1 and 0 as much as one row's loss would: without it, a class that
 # the network never gets wrong would be given an infinite factor.
 _RIDGE = 1.0
+_MAX_STEPS = 100  # of Newton's method
 # A class that no unlabelled row belongs to would get −∞ as its logit; one row in a million is
-# below what any sample here could tell from none.
+# less than any sample here can distinguish from none.
 SMALLEST_PRIOR = 1e-6
 # More rows than this move a share or a factor by less than 0.001, and would only take memory.
 _MOST_ROWS = 1_000_000
@@ -49,7 +50,7 @@ _MOST_ROWS = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class LogitCorrection:
-    """``factor * logits + shift`` are the logits to serve; ``prior`` says what for."""
+    """``factor * logits + shift`` are the logits to serve; ``prior`` is the one they are for."""
 
     factor: float
     shift: FloatArray
@@ -141,7 +142,6 @@ def fit_calibration(
     classes: npt.NDArray[np.integer],
     *,
     with_offsets: bool = True,
-    max_steps: int = 100,
 ) -> Calibration:
     """The factor and offsets of least log-loss on labelled rows; a convex problem, by Newton's method.
 
@@ -149,7 +149,6 @@ def fit_calibration(
         logits: shape (rows, classes), of rows that the network was not trained on.
         classes: true class indexes, shape (rows,).
         with_offsets: False leaves every offset 0, and with it the most probable class of every row.
-        max_steps: Newton steps before giving up.
 
     Raises:
         TrainingError: no convergence, as when a logit is not finite.
@@ -162,7 +161,7 @@ def fit_calibration(
     free = len(start) if with_offsets else 1
     found = start.copy()
     loss = _loss(found, scores, classes, start)
-    for _ in range(max_steps):
+    for _ in range(_MAX_STEPS):
         gradient, hessian = _derivatives(found, scores, truth, start)
         step = np.zeros_like(found)
         step[:free] = np.linalg.solve(hessian[:free, :free], gradient[:free])
@@ -174,7 +173,7 @@ def fit_calibration(
         if float(gradient @ step) < 1e-10 * rows:
             return Calibration(float(found[0]), found[1:])
     raise TrainingError(
-        f"no convergence in {max_steps} steps",
+        f"no convergence in {_MAX_STEPS} steps",
         where="calibration",
         hint="Is the loss finite? See history.json.",
     )

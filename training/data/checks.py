@@ -32,6 +32,7 @@ from timberline.training.data.database import (
     literals,
 )
 from timberline.training.data.ingest import RAW, storage_type, stored_columns
+from timberline.training.data.lines import locate_records
 from timberline.training.data.source_files import ENCODING_HINT, SourceFile
 from timberline.training.errors import DatasetError
 
@@ -320,7 +321,7 @@ def _locate(connection: Connection, config: ModelConfig, sources: Iterable[Sourc
         ).fetchall()
         positions = [position for (position,) in found]
         # DuckDB's positions count from 1.
-        spans = source.locate(config.etl.delimiter, [position - 1 for position in positions])
+        spans = locate_records(source.path, config.etl.delimiter, [position - 1 for position in positions])
         connection.execute(
             "INSERT INTO spans SELECT ?, unnest(?), unnest(?), unnest(?)",
             [path, positions, [span.line for span in spans], [span.lines for span in spans]],

@@ -20,10 +20,8 @@ from pathlib import Path
 from timberline.registry.runtime.permissions import explain_refusal
 from timberline.training.config import EtlSection, ModelConfig
 from timberline.training.data.lines import (
-    LineSpan,
     RowShape,
     count_line_ends,
-    locate_records,
     split_record,
     survey_lines,
     write_with_lf,
@@ -82,10 +80,6 @@ class SourceFile:
     header: tuple[str, ...] = ()
     new_line: str = "\n"
     is_multiline: bool = False
-
-    def locate(self, delimiter: str, positions: list[int]) -> list[LineSpan]:
-        """The lines of the records at these byte positions, as `locate_records`."""
-        return locate_records(self.path, delimiter, positions)
 
 
 def open_source_files(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tuple[SourceFile, ...]:

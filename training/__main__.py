@@ -90,7 +90,7 @@ def _stage(options: argparse.Namespace, config: ModelConfig, data: Path) -> dict
     with capture_native_stderr():
         import tensorflow
 
-        tensorflow.config.list_physical_devices()  # says at first use what devices are not there
+        tensorflow.config.list_physical_devices()  # logs missing devices at its first use
     if options.verb == "train":
         from timberline.training.fit import run_train
 

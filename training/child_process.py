@@ -1,7 +1,7 @@
-"""One piece of work in a process of its own, which ends with the process that waits for it.
+"""Run a function in a child process, which ends with its parent.
 
-TensorFlow keeps some of every network for as long as its process runs. This file imports nothing that
-loads it: what it says as it is loaded is kept from stderr (`registry.runtime.logs`).
+TensorFlow keeps memory of every network for as long as its process runs. This file imports nothing that
+loads TensorFlow: what it writes as it loads is kept off stderr (`registry.runtime.logs`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _KILLED = 137
 def run_in_child_process(work: Callable[..., None], *arguments: object) -> int:
     """Run a module's function in a fresh process, wait for it, and return its exit code.
 
-    What ends it has been logged, as by `registry.runtime.cli.run_command`. It is killed when the wait is
-    given up, and when this process is.
+    An error in it is logged, as by `registry.runtime.cli.run_command`. It is killed when the wait is
+    interrupted, and when this process is killed.
     """
     level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
     # Not forked: TensorFlow has threads.
@@ -44,13 +44,13 @@ def run_in_child_process(work: Callable[..., None], *arguments: object) -> int:
 
 def _run(level: str, packed: bytes) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: who waits answers it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both; the parent handles it
     silence_tensorflow()
     with capture_native_stderr():
         work, arguments = pickle.loads(packed)
         import tensorflow  # noqa: PLC0415  (only here is stderr quiet)
 
-        tensorflow.config.list_physical_devices()  # says at first use what devices are not there
+        tensorflow.config.list_physical_devices()  # logs missing devices at its first use
     configure_logging(level)
 
     def do() -> int:

@@ -1,6 +1,6 @@
 """model.toml as frozen typed values: what the table is and how a model is made from it.
 
-One file a model, strict: see `registry.runtime.settings` for how a mistake is told. Units stand in
+One file a model, strict: `registry.runtime.settings` describes the errors. Units are in
 the names; every key is described in the README's reference.
 """
 
@@ -28,7 +28,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-# Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
+# The ETL's columns are named like __row__ (`registry.runs.ROW_COLUMN`).
 _RESERVED = "__"
 # Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
 LARGEST_EXACT = 2**53 - 1
@@ -90,7 +90,7 @@ Source = PackageSource | KaggleSource | CsvSource
 class ColumnSection(_Section, frozen=True, kw_only=True):
     """One declared column of the source table.
 
-    ``role`` "ignored" columns are read past (an Id, say) and are no input of the model; "key"
+    ``role`` "ignored" columns are not read (an Id, for example) and are no input of the model; "key"
     columns serve ``split`` and ``checks.unique_key`` only.
     """
 
@@ -396,7 +396,7 @@ def expand_braces(name: str) -> tuple[str, ...]:
 
 
 def _check_columns(config: ModelConfig, path: Path) -> None:
-    """Refuse what a column that is kept cannot be called or default to."""
+    """Refuse names and defaults that a stored column cannot have."""
     known: dict[str, str] = {}
     for name, column in config.columns.items():
         if column.role == "ignored":
@@ -416,7 +416,7 @@ def _check_columns(config: ModelConfig, path: Path) -> None:
         twin = known.setdefault(name.casefold(), name)
         if twin != name:
             raise ConfigError(
-                f"columns {twin!r} and {name!r} differ by case only, which is not told apart",
+                f"columns {twin!r} and {name!r} differ by case only, which DuckDB does not distinguish",
                 where=f"{path}: columns",
                 hint='Read past one of them (role = "ignored"), or rename it in the source.',
             )
@@ -476,7 +476,7 @@ def _check_named_columns(config: ModelConfig, path: Path) -> None:
 
 
 def _check(config: ModelConfig, path: Path) -> None:
-    """Rules between keys, which types cannot say."""
+    """Rules between keys, which types cannot express."""
     _check_named_columns(config, path)
     _check_columns(config, path)
     if config.model.name != path.parent.name:

@@ -6,7 +6,7 @@ from timberline.registry.errors import LifecycleError
 
 
 class TrainingError(LifecycleError):
-    """A source, the data or a training run is not as it must be."""
+    """A source, the data or a training run is not usable."""
 
 
 class SourceError(TrainingError):
@@ -20,6 +20,6 @@ class DatasetError(TrainingError):
 
 
 class FeatureError(TrainingError):
-    """features.sql says something that cannot stand in front of a served network."""
+    """features.sql has something that cannot be computed in front of a served network."""
 
     exit_code = 2

@@ -28,6 +28,7 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.training.config import ModelConfig, input_columns, read_features_sql, source_table
 from timberline.training.data.profile import Profile, load_profile
+from timberline.training.data.splits import SPLIT_NAMES
 from timberline.training.features import parse_features
 from timberline.training.model.calibration import fit_logit_correction
 from timberline.training.model.checkpoints import Epoch, discard_checkpoint, read_history, write_history
@@ -47,16 +48,21 @@ Precision = Literal["float32", "mixed_bfloat16"]
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The three prepared splits, with the features that the network is to have."""
+    """The three prepared splits, with the features that the network is to have.
+
+    ``nullable``: of every feature, whether a served row may hold NULL.
+    """
 
     train: PreparedSplit
     validation: PreparedSplit
     test: PreparedSplit
+    class_count: int
+    nullable: tuple[bool, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A network with its calibration and its prior, as it is served, and how it came to be."""
+    """A network with its calibration and its prior, as it is served, and its history."""
 
     model: keras.Model
     fitted: FitResult
@@ -136,11 +142,8 @@ def _train(
     """Fill the run's ``folder``; returns the number of epochs that a checkpoint had done already."""
     prepared = data / "prepared" / config.model.name
     profile = load_profile(prepared / "profile.json")
-    splits = open_splits(prepared, profile.feature_names)
-    nullable = parse_features(read_features_sql(config, models), input_columns(config)).nullable
-    trained = train_network(
-        config, splits, len(profile.classes), checkpoints, nullable=nullable, resume=resume
-    )
+    splits = open_splits(config, models, prepared, profile, profile.feature_names)
+    trained = train_network(config, splits, checkpoints, resume=resume)
     save_model(trained.model, folder)
     sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
     check_saved_model(trained.model, folder, sample)
@@ -150,33 +153,28 @@ def _train(
     return trained.fitted.resumed_from
 
 
-def open_splits(prepared: Path, features: Sequence[str]) -> Splits:
+def open_splits(
+    config: ModelConfig, models: Path, prepared: Path, profile: Profile, features: Sequence[str]
+) -> Splits:
     """The splits in the folder ``prepared``, with these of their features."""
-    return Splits(
-        *(PreparedSplit(prepared / f"{split}.parquet", features) for split in ("train", "validation", "test"))
-    )
+    program = parse_features(read_features_sql(config, models), input_columns(config))
+    nullable = dict(zip(program.names, program.nullable, strict=True))
+    train, validation, test = (PreparedSplit(prepared / f"{name}.parquet", features) for name in SPLIT_NAMES)
+    chosen = tuple(nullable[name] for name in features)
+    return Splits(train, validation, test, len(profile.classes), chosen)
 
 
-def train_network(
-    config: ModelConfig,
-    splits: Splits,
-    classes: int,
-    checkpoints: Path,
-    *,
-    nullable: tuple[bool, ...],
-    resume: bool,
-) -> TrainedModel:
+def train_network(config: ModelConfig, splits: Splits, checkpoints: Path, *, resume: bool) -> TrainedModel:
     """Train from the seed on, then calibrate; a function of the splits and ``config``.
 
     Args:
-        classes: how many there are.
         checkpoints: folder for this run's checkpoint.
-        nullable: of every feature, whether it can be NULL.
         resume: go on from the checkpoint, if there is one.
     """
     make_deterministic(config.training.seed)
-    statistics = measure_features(splits.train.read_batches(), splits.train.features, classes)
-    network, fitted = _fit(config, statistics, splits, checkpoints, nullable=nullable, resume=resume)
+    train = splits.train
+    statistics = measure_features(train.read_batches(), train.features, splits.class_count)
+    network, fitted = _fit(config, statistics, splits, checkpoints, resume=resume)
     deployment = fit_logit_correction(
         config.prior,
         network,
@@ -203,14 +201,17 @@ def _fit(
     splits: Splits,
     checkpoints: Path,
     *,
-    nullable: tuple[bool, ...],
     resume: bool,
 ) -> tuple[keras.Model, FitResult]:
     """Train in the fastest precision; the network that comes back computes in float32."""
-    classes, seed = len(statistics.class_counts), config.training.seed
     precision = choose_precision(config.training.precision)
     build = functools.partial(
-        build_network, config.network, statistics, classes, seed=seed, nullable=nullable
+        build_network,
+        config.network,
+        statistics,
+        splits.class_count,
+        seed=config.training.seed,
+        nullable=splits.nullable,
     )
     network = build(precision=precision)
     log_event(
@@ -233,7 +234,7 @@ def _fit(
 
 
 def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, Any]:
-    """What a finished run says of itself; read back from disk, so that a skipped stage says the same."""
+    """The summary of a finished run, read from disk, so that a skipped stage has the same."""
     record = read_run(folder)
     history = read_history(folder)
     stops_early = config.training.early_stopping_patience is not None
@@ -253,7 +254,7 @@ def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, A
 
 
 def _find_warnings(history: list[Epoch], profile: Profile) -> list[str]:
-    """What a run must not look like: never more often right than its most frequent class."""
+    """A warning if the network was never right more often than its most frequent class."""
     counts, trained = profile.class_counts["validation"], profile.class_counts["train"]
     share = counts[trained.index(max(trained))] / sum(counts)
     best = max(line.validation_accuracy for line in history)

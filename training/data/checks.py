@@ -32,6 +32,7 @@ from timberline.training.data.database import (
     literals,
 )
 from timberline.training.data.ingest import RAW, storage_type, stored_columns
+from timberline.training.data.lines import locate_records
 from timberline.training.data.source_files import ENCODING_HINT, SourceFile
 from timberline.training.errors import DatasetError
 
@@ -291,7 +292,7 @@ def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequen
         FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
         LEFT JOIN source_files ON source_files.path = file_path
         LEFT JOIN spans ON spans.path = file_path AND position = line_byte_position
-        -- DuckDB has one entry a missing column; the first says how many there are.
+        -- DuckDB has one entry a missing column; the first has their number.
         QUALIFY error_type <> 'MISSING COLUMNS' OR column_idx = min(column_idx) OVER (
             PARTITION BY scan_id, file_id, line_byte_position, error_type)
         ORDER BY ALL
@@ -302,7 +303,7 @@ def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequen
 
 
 def _locate(connection: Connection, config: ModelConfig, sources: Iterable[SourceFile]) -> None:
-    """Leave what the files are called, and the lines of their rejected rows where a row has several.
+    """Create tables of the files' names, and of the lines of rejected rows where a row has several.
 
     DuckDB counts rows and blank lines, which is the same where no row covers two lines.
     """
@@ -320,7 +321,7 @@ def _locate(connection: Connection, config: ModelConfig, sources: Iterable[Sourc
         ).fetchall()
         positions = [position for (position,) in found]
         # DuckDB's positions count from 1.
-        spans = source.locate(config.etl.delimiter, [position - 1 for position in positions])
+        spans = locate_records(source.path, config.etl.delimiter, [position - 1 for position in positions])
         connection.execute(
             "INSERT INTO spans SELECT ?, unnest(?), unnest(?), unnest(?)",
             [path, positions, [span.line for span in spans], [span.lines for span in spans]],

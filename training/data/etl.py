@@ -33,7 +33,7 @@ from timberline.training.data.checks import (
 from timberline.training.data.database import Connection, literal, open_database
 from timberline.training.data.fetch import fetched_files, raw_folder
 from timberline.training.data.ingest import RAW, drop_source, read_source, stored_columns
-from timberline.training.data.prepare import check_features, write_seen_rows, write_split
+from timberline.training.data.prepare import PREPARED, check_features, write_seen_rows, write_split
 from timberline.training.data.profile import (
     PROFILE_SCHEMA_VERSION,
     ColumnProfile,
@@ -55,8 +55,6 @@ _MIN_CLASS_ROWS = 10
 # Reading weighs as much as three of the others.
 _READ_STEPS = 3
 _STEPS = _READ_STEPS + 8
-# The raw table with row number, class and split of each row.
-_PREPARED = "prepared"
 _logger = logging.getLogger("training.data.etl")
 
 
@@ -164,14 +162,14 @@ class _Run:
         self._assign_splits(class_sql)
         summary = summarise_splits(
             self.connection,
-            _PREPARED,
+            PREPARED,
             class_count=len(classes),
             columns=stored_columns(self.config),
             inputs=self.config.inputs,
         )
         _require_rows(self.config, classes, summary)
         self.progress.begin("profile", parts=count_parts(self.config.inputs))
-        train = f"{_PREPARED} WHERE __split__ = {TRAIN}"
+        train = f"{PREPARED} WHERE __split__ = {TRAIN}"
         columns = profile_columns(self.connection, self.config.inputs, train, progress=self.progress)
         profile = _describe(self.config, self.program, report, classes, summary, columns)
         (self.folder / "profile.json").write_bytes(encode_document(profile))
@@ -213,7 +211,7 @@ class _Run:
         # statement; where it is a draw for every row, that would cost more than a copy of the table.
         is_cheap = isinstance(self.config.split, HeadSplit | TimeSplit)
         self.connection.execute(
-            f"CREATE {'VIEW' if is_cheap else 'TABLE'} {_PREPARED} AS SELECT * EXCLUDE (__draw__), "
+            f"CREATE {'VIEW' if is_cheap else 'TABLE'} {PREPARED} AS SELECT * EXCLUDE (__draw__), "
             f"CAST({chosen} AS UTINYINT) AS __split__ FROM {numbered}"
         )
         if not is_cheap:
@@ -222,17 +220,13 @@ class _Run:
     def _write_seen_rows(self, summary: SplitSummary) -> None:
         self.progress.begin(SEEN_FILE)
         rows = sum(summary.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
-        write_seen_rows(
-            self.connection, self.config, relation=_PREPARED, rows=rows, path=self.folder / SEEN_FILE
-        )
+        write_seen_rows(self.connection, self.config, rows=rows, path=self.folder / SEEN_FILE)
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):
             self.progress.begin(f"{name}.parquet")
             path = self.folder / f"{name}.parquet"
-            write_split(
-                self.connection, self.config, self.program, relation=_PREPARED, split=split, path=path
-            )
+            write_split(self.connection, self.config, self.program, split=split, path=path)
         self.progress.begin("features", parts=len(self.program.features))
         check_features(self.connection, self.config, self.program, self.folder, progress=self.progress)
 

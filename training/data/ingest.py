@@ -2,7 +2,7 @@
 
 Columns are matched by their name in each file's header. Two things DuckDB would do silently are
 refused or made explicit: 1.5 in an ``integer`` column is an error (its cast rounds), and NaN in a
-``number`` column is NULL (the served graph cannot tell the two apart either).
+``number`` column is NULL (the served graph does not distinguish the two either).
 
 No name of a user's column can take the place of one of ours. The rows lie in a table whose columns
 are called c0, c1, …, so that its ``rowid`` is always DuckDB's; ``raw`` is a view of it under the
@@ -173,7 +173,7 @@ def _read_parquet_names(connection: Connection, source: SourceFile) -> tuple[str
         f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({_path(source)})"
     ).fetchall()
     names: list[str] = []
-    inside = 0  # the parts of a nested column follow it, each counting its own
+    inside = 0  # the parts of a nested column follow it; each counts its parts
     for name, children in found[1:]:
         if inside:
             inside -= 1
@@ -261,7 +261,7 @@ def _match_types(config: ModelConfig, source: SourceFile, types: dict[str, str])
 
 
 def _csv_options(config: ModelConfig, source: SourceFile) -> str:
-    """How the files of one group are written, all of it said: DuckDB must guess nothing."""
+    """How the files of one group are written, in full: DuckDB must guess nothing."""
     return (
         f"auto_detect=false, compression='none', header=true, delim={literal(config.etl.delimiter)}, "
         f"quote='\"', escape='\"', new_line={literal(source.new_line.encode('unicode_escape').decode())}, "

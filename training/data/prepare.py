@@ -34,6 +34,8 @@ ROW_GROUP_ROWS = 65_536
 # Level 3, the default, takes a sixth more time here and saves 4 % of the bytes.
 _ZSTD_LEVEL = 1
 _SHOWN_INPUTS = 6
+# The raw table with row number, class and split of each row.
+PREPARED = "prepared"
 _SEEN = "seen"
 _SEEN_GROUP_ROWS = 1_048_576
 # Features that one statement checks. Each reads the footers of the files, which describe every column: of
@@ -42,20 +44,18 @@ _STATEMENT_FEATURES = 512
 
 
 def write_split(
-    connection: Connection,
-    config: ModelConfig,
-    program: FeatureProgram,
-    *,
-    relation: str,
-    split: int,
-    path: Path,
+    connection: Connection, config: ModelConfig, program: FeatureProgram, *, split: int, path: Path
 ) -> None:
     """Write the rows of one split: training rows in a seeded pseudo-random order, others in source order.
 
     The order is always spelt out: only then are the row groups, and so the bytes, the same for any
     number of threads.
     """
-    features = [f"{program.feature_sql(feature)} AS {quote(feature.name)}" for feature in _computed(program)]
+    features = [
+        f"{program.feature_sql(feature)} AS {quote(feature.name)}"
+        for feature in program.features
+        if not feature.is_plain_column
+    ]
     columns = ", ".join(
         [
             f"CAST(__row__ AS BIGINT) AS {ROW_COLUMN}",
@@ -67,17 +67,15 @@ def write_split(
     seed = getattr(config.split, "seed", 0)
     order = f"{mix_rows('__row__', seed, 'order')}, __row__" if split == TRAIN else "__row__"
     # Features are computed behind the sort, which so has less to carry.
-    chosen = f"(SELECT * FROM {relation} WHERE __split__ = {split} ORDER BY {order})"
+    chosen = f"(SELECT * FROM {PREPARED} WHERE __split__ = {split} ORDER BY {order})"
     connection.execute(
         f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} (FORMAT parquet, "
         f"COMPRESSION zstd, COMPRESSION_LEVEL {_ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
 
 
-def write_seen_rows(
-    connection: Connection, config: ModelConfig, *, relation: str, rows: int, path: Path
-) -> None:
-    """Write `registry.rows.SEEN_FILE`: which of ``relation``'s rows train or validate, ``rows`` in number.
+def write_seen_rows(connection: Connection, config: ModelConfig, *, rows: int, path: Path) -> None:
+    """Write `registry.rows.SEEN_FILE`: the rows that train or validate, ``rows`` in number.
 
     The hashes are sorted on disk where memory does not suffice, and the bytes are the same for any
     number of threads.
@@ -90,7 +88,7 @@ def write_seen_rows(
     known_by = [column for column in columns if column.name != target]
     connection.execute(
         f"CREATE TABLE {_SEEN} AS SELECT DISTINCT {hash_row(known_by, span)} AS hash "
-        f"FROM {relation} WHERE __split__ <> {TEST}"
+        f"FROM {PREPARED} WHERE __split__ <> {TEST}"
     )
     (hashes,) = fetch_row(connection, f"SELECT count(*) FROM {_SEEN}")
     seen = SeenRows(
@@ -136,10 +134,6 @@ def check_features(
     for feature, value, (count,) in zip(program.features, values, found, strict=True):
         if count:
             raise _unusable(connection, config, feature, value, source, count)
-
-
-def _computed(program: FeatureProgram) -> list[Feature]:
-    return [feature for feature in program.features if not feature.is_plain_column]
 
 
 def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> str:

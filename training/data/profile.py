@@ -49,7 +49,7 @@ class ColumnProfile(_Part, frozen=True, kw_only=True):
 
 
 class Duplicates(_Part, frozen=True, kw_only=True):
-    """Rows whose raw inputs stand in more than one split; ``rows`` counts them by split.
+    """Rows whose raw inputs are in more than one split; ``rows`` counts them by split.
 
     ``distinct_inputs`` counts the different inputs. Rows are compared by a 64-bit hash: among a
     million rows a false find has a chance of one in 30 million.

@@ -1,6 +1,6 @@
-"""What a source file is by its bytes, and the same table as a file that DuckDB reads without a doubt.
+"""The kind of a source file, and the same table as a file that DuckDB reads without guessing.
 
-The suffix of a file says nothing: its first bytes do. What is packed, in another encoding than UTF-8
+The first bytes decide the kind, not the suffix. What is packed, in another encoding than UTF-8
 or has line ends of several kinds is written anew, plain, into a folder beside the spill; all else is
 read where it lies.
 """
@@ -20,10 +20,8 @@ from pathlib import Path
 from timberline.registry.runtime.files import explain_refusal
 from timberline.training.config import EtlSection, ModelConfig
 from timberline.training.data.lines import (
-    LineSpan,
     RowShape,
     count_line_ends,
-    locate_records,
     split_record,
     survey_lines,
     write_with_lf,
@@ -37,7 +35,7 @@ _HEAD_BYTES = 2_000_000
 _LOOKED_AT = 4096
 _PARQUET, _ZIP = b"PAR1", b"PK"
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-# Such a byte tells a file of another kind from a CSV whose header happens to begin like it ("PAR1,PAR2").
+# A CSV whose header happens to begin like a file of another kind ("PAR1,PAR2") has no such byte.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x80-\xff]")
 # What is mistaken for a table, by its first bytes, and what to do with it.
 _OTHERS = (
@@ -82,10 +80,6 @@ class SourceFile:
     header: tuple[str, ...] = ()
     new_line: str = "\n"
     is_multiline: bool = False
-
-    def locate(self, delimiter: str, positions: list[int]) -> list[LineSpan]:
-        """The lines of the records at these byte positions, as `locate_records`."""
-        return locate_records(self.path, delimiter, positions)
 
 
 def open_source_files(config: ModelConfig, files: Sequence[Path], scratch: Path) -> tuple[SourceFile, ...]:
@@ -237,7 +231,7 @@ def _refuse_other(file: Path, name: str, head: bytes) -> None:
 
 
 def _find_codec(name: str, head: bytes, etl: EtlSection) -> str:
-    """Python's name of the encoding that the settings say and the first bytes do not deny."""
+    """Python's name of the encoding in the settings, which the first bytes must not contradict."""
     zeros = head[0::2].count(0), head[1::2].count(0)
     # In UTF-16 every other byte of a Latin letter, digit or delimiter is zero.
     is_wide = head.startswith(_UTF16_BOMS) or (max(zeros) > len(head) / 4 and min(zeros) < len(head) / 40)

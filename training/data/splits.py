@@ -1,8 +1,8 @@
 """Which rows train, validate and test, as one SQL expression over the raw table.
 
 A split depends on the configuration and the data alone: not on threads, and not on the version of
-DuckDB, whose own ``hash`` may change. Where the rows themselves decide (``hash``), other rows coming
-or going move nobody.
+DuckDB, whose own ``hash`` may change. Where a key decides (``hash``), a row stays in its split when
+others are added or removed.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def _unit_edges(low: float, high: float) -> tuple[float, ...]:
 
 
 def _equal_edges(low: float, high: float) -> tuple[float, ...]:
-    """Bins of equal width, as many as DOUBLE can tell apart up to `BINS`."""
+    """Bins of equal width, as many as DOUBLE can distinguish, up to `BINS`."""
     for bins in (BINS, 1):
         inner = (low * (1 - step / bins) + high * (step / bins) for step in range(1, bins))
         edges = (low, *inner, max(high, math.nextafter(low, math.inf)))

@@ -1,4 +1,4 @@
-"""What a model has to beat: always the largest class, and logistic regression on the same features."""
+"""The baselines of a model: always the largest class, and logistic regression on the same features."""
 
 from __future__ import annotations
 

@@ -46,9 +46,9 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
     Raises:
         StageError: nothing has been trained, or the files of the run or of the prepared data are damaged.
     """
-    run_folder = find_run(data, config.model.name)
-    run = read_run(run_folder)
     model = config.model.name
+    run_folder = find_run(data, model)
+    run = read_run(run_folder)
     inputs = {
         "run": require_receipt(run_folder, f"make train MODEL={model}").digest,
         "prepared": require_receipt((data / run.test_parquet).parent, f"make etl MODEL={model}").digest,
@@ -94,9 +94,12 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
     _write_baselines(folder / BASELINES_FILE, answers)
     baselines = {name: float((labels == truth).mean()) for name, labels in answers.items()}
     metrics = score(probabilities, truth, run.classes, baselines)
-    encoded = encode_document(metrics)
-    (folder / "metrics.json").write_bytes(encoded)
-    _draw(run, run_folder, metrics, probabilities, truth, folder / "plots")
+    (folder / "metrics.json").write_bytes(encode_document(metrics))
+    plots = folder / "plots"
+    plot_learning_curves(plots / "learning_curves.png", read_history(run_folder))
+    plot_confusion(plots / "confusion.png", metrics, run.classes)
+    confidence, accuracy, _ = calibration_table(probabilities, truth)
+    plot_reliability(plots / "reliability.png", metrics, confidence, accuracy)
     log_event(
         log,
         "scored the test split",
@@ -116,7 +119,7 @@ def _write_baselines(path: Path, answers: dict[str, Labels]) -> None:
 
 
 def find_warnings(metrics: Metrics) -> list[str]:
-    """What a model must not look like: one answer for every row, or no more right than its baselines."""
+    """A warning for each: one answer for every row, or no more right than a baseline."""
     found = []
     if np.count_nonzero(np.sum(metrics.confusion, axis=0)) == 1:
         found.append("the model predicts one class only")
@@ -141,17 +144,3 @@ def predict_split(
             truths.append(truth)
             progress.advance(len(truth))
     return np.concatenate(parts), np.concatenate(truths)
-
-
-def _draw(
-    run: RunRecord,
-    run_folder: Path,
-    metrics: Metrics,
-    probabilities: Probabilities,
-    truth: Classes,
-    folder: Path,
-) -> None:
-    plot_learning_curves(folder / "learning_curves.png", read_history(run_folder))
-    plot_confusion(folder / "confusion.png", metrics, run.classes)
-    confidence, accuracy, _ = calibration_table(probabilities, truth)
-    plot_reliability(folder / "reliability.png", metrics, confidence, accuracy)

@@ -26,7 +26,7 @@ _TRAIN, _VALIDATION = "#0072B2", "#D55E00"
 def plot_learning_curves(path: Path, history: Sequence[Epoch]) -> None:
     """Loss (nats) and accuracy (0 to 1) of both splits over the epochs, side by side."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    epochs = [line.epoch + 1 for line in history]  # people count from 1
+    epochs = [line.epoch + 1 for line in history]  # shown from 1
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         train = [getattr(line, name) for line in history]
         validation = [getattr(line, f"validation_{name}") for line in history]

@@ -24,12 +24,7 @@ from timberline.training.features.expressions import (
 )
 
 PI = math.pi
-_BIGINT, _DOUBLE, _BOOLEAN, _VARCHAR = (
-    ValueType.BIGINT,
-    ValueType.DOUBLE,
-    ValueType.BOOLEAN,
-    ValueType.VARCHAR,
-)
+_DOUBLE, _BIGINT, _BOOLEAN, _VARCHAR = ValueType
 NULL = Literal(None, _DOUBLE)
 _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 _LOGIC = {"and", "or", "not"}
@@ -41,7 +36,7 @@ ANYTHING: Bounds = (-INFINITY, INFINITY, False)
 
 
 class ExpressionError(Exception):
-    """The expression has no meaning in the language; becomes a FeatureError with its place."""
+    """The expression has no meaning in the language; becomes a FeatureError with its position."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -234,7 +229,7 @@ def _common_type(values: Sequence[Expression]) -> ValueType:
 def find_bounds(operator: str, arguments: Sequence[Expression]) -> Bounds:
     """Bounds of a number-valued operator's result."""
     finder = _FINDERS.get(operator)
-    return finder(arguments) if finder else ANYTHING
+    return finder(*arguments) if finder else ANYTHING
 
 
 def may_be_infinite(value: Expression) -> bool:
@@ -247,18 +242,15 @@ def hull(values: Sequence[Expression]) -> Bounds:
     return min(v.low for v in values), max(v.high for v in values), False
 
 
-def _add(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _add(a: Expression, b: Expression) -> Bounds:
     return _ordered(a.low + b.low, a.high + b.high, makes_nan=may_be_infinite(a) and may_be_infinite(b))
 
 
-def _sub(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _sub(a: Expression, b: Expression) -> Bounds:
     return _ordered(a.low - b.high, a.high - b.low, makes_nan=may_be_infinite(a) and may_be_infinite(b))
 
 
-def _mul(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _mul(a: Expression, b: Expression) -> Bounds:
     corners = [x * y for x, y in itertools.product((a.low, a.high), (b.low, b.high))]
     makes_nan = (may_be_infinite(a) and may_be_zero(b)) or (may_be_infinite(b) and may_be_zero(a))
     if any(map(math.isnan, corners)):
@@ -267,8 +259,7 @@ def _mul(arguments: Sequence[Expression]) -> Bounds:
     return low, max(corners), makes_nan
 
 
-def _div(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _div(a: Expression, b: Expression) -> Bounds:
     makes_nan = (may_be_zero(a) and may_be_zero(b)) or (may_be_infinite(a) and may_be_infinite(b))
     if may_be_zero(b) or may_be_infinite(a) or may_be_infinite(b):
         return -INFINITY, INFINITY, makes_nan
@@ -276,75 +267,58 @@ def _div(arguments: Sequence[Expression]) -> Bounds:
     return min(corners), max(corners), makes_nan
 
 
-def _intdiv(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _intdiv(a: Expression, b: Expression) -> Bounds:
     reach = max(abs(a.low), abs(a.high))
     return -reach, reach, may_be_zero(b)
 
 
-def _mod(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _mod(a: Expression, b: Expression) -> Bounds:
     return min(a.low, 0.0), max(a.high, 0.0), may_be_zero(b) or may_be_infinite(a)
 
 
-def _neg(arguments: Sequence[Expression]) -> Bounds:
-    return -arguments[0].high, -arguments[0].low, False
-
-
-def _abs(arguments: Sequence[Expression]) -> Bounds:
-    (a,) = arguments
+def _abs(a: Expression) -> Bounds:
     return 0.0, max(abs(a.low), abs(a.high)), False
 
 
-def _sqrt(arguments: Sequence[Expression]) -> Bounds:
-    (a,) = arguments
+def _sqrt(a: Expression) -> Bounds:
     return 0.0, math.sqrt(max(a.high, 0.0)), a.low < 0
 
 
-def _exp(arguments: Sequence[Expression]) -> Bounds:
-    (a,) = arguments
+def _exp(a: Expression) -> Bounds:
     return 0.0, math.exp(a.high) * 1.001 if a.high < 709 else INFINITY, False
 
 
-def _ln(arguments: Sequence[Expression]) -> Bounds:
-    (a,) = arguments
+def _ln(a: Expression) -> Bounds:
     return -INFINITY if a.low <= 0 else -746.0, INFINITY if math.isinf(a.high) else 710.0, a.low < 0
 
 
-def _pow(arguments: Sequence[Expression]) -> Bounds:
-    a, b = arguments
+def _pow(a: Expression, b: Expression) -> Bounds:
     is_whole = b.low == b.high and b.low.is_integer()
     return 0.0 if a.low >= 0 else -INFINITY, INFINITY, a.low < 0 and not is_whole
 
 
-def _wave(arguments: Sequence[Expression]) -> Bounds:
-    return -1.0, 1.0, may_be_infinite(arguments[0])
+def _wave(a: Expression) -> Bounds:
+    return -1.0, 1.0, may_be_infinite(a)
 
 
-def _tan(arguments: Sequence[Expression]) -> Bounds:
+def _tan(a: Expression) -> Bounds:
     # No double is close enough to an odd multiple of pi/2 for the cosine to be zero.
-    return -LARGEST_DOUBLE, LARGEST_DOUBLE, may_be_infinite(arguments[0])
+    return -LARGEST_DOUBLE, LARGEST_DOUBLE, may_be_infinite(a)
 
 
-def _arc(arguments: Sequence[Expression]) -> Bounds:
-    return -math.pi, math.pi, arguments[0].low < -1 or arguments[0].high > 1
+def _arc(a: Expression) -> Bounds:
+    return -math.pi, math.pi, a.low < -1 or a.high > 1
 
 
-def _angle(_: Sequence[Expression]) -> Bounds:
+def _angle(*_: Expression) -> Bounds:
     return -math.pi, math.pi, False
 
 
-def _whole(arguments: Sequence[Expression]) -> Bounds:
-    (a,) = arguments
+def _whole(a: Expression) -> Bounds:
     return a.low - 1, a.high + 1, False
 
 
-def _unit(_: Sequence[Expression]) -> Bounds:
-    return -1.0, 1.0, False
-
-
-def _to_float(arguments: Sequence[Expression]) -> Bounds:
-    (a,) = arguments
+def _to_float(a: Expression) -> Bounds:
     reach = max(abs(a.low), abs(a.high))
     return (-reach * 1.001, reach * 1.001, False) if reach < 3e38 else ANYTHING
 
@@ -353,16 +327,16 @@ def _ordered(low: float, high: float, *, makes_nan: bool) -> Bounds:
     return -INFINITY if math.isnan(low) else low, INFINITY if math.isnan(high) else high, makes_nan
 
 
-_FINDERS: dict[str, Callable[[Sequence[Expression]], Bounds]] = {
+_FINDERS: dict[str, Callable[..., Bounds]] = {
     "add": _add,
     "sub": _sub,
     "mul": _mul,
     "div": _div,
     "intdiv": _intdiv,
     "mod": _mod,
-    "neg": _neg,
+    "neg": lambda a: (-a.high, -a.low, False),
     "abs": _abs,
-    "sign": _unit,
+    "sign": lambda _: (-1.0, 1.0, False),
     "sqrt": _sqrt,
     "exp": _exp,
     "ln": _ln,
@@ -379,6 +353,6 @@ _FINDERS: dict[str, Callable[[Sequence[Expression]], Bounds]] = {
     "trunc": _whole,
     "round": _whole,
     "to_bigint": _whole,
-    "to_double": hull,
+    "to_double": lambda a: (a.low, a.high, False),
     "to_float": _to_float,
 }

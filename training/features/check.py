@@ -27,7 +27,7 @@ _RENAMED = {"neq": "ne", "lte": "le", "gte": "ge"}
 _SIMPLE = frozenset({*OPERATORS, "nullif", "radians", "degrees"})
 # Whole numbers up to here are exact as DOUBLE.
 _LARGEST_EXACT = 2**53
-# Several sqlglot classes take flags that say how another dialect means them; in DuckDB's they are fixed.
+# Flags of sqlglot classes for other dialects; in DuckDB's they are fixed.
 _DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type"}
 _CASTS = {
     exp.DType.DOUBLE: "DOUBLE",

@@ -43,7 +43,7 @@ class Literal:
 
     @property
     def low(self) -> float:
-        """The value of a number; 0 for anything else, whose bounds nobody asks for."""
+        """The value of a number; 0 for anything else, whose bounds are not used."""
         return float(self.value) if isinstance(self.value, int | float) else 0.0
 
     @property

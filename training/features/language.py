@@ -87,7 +87,7 @@ class Source:
 
     Args:
         sql: the file's text.
-        file: its name, as errors tell it.
+        file: its name in errors.
     """
 
     def __init__(self, sql: str, file: str) -> None:
@@ -112,7 +112,7 @@ class Source:
             raise self._error(f"not valid SQL: {str(error).splitlines()[0]}", "1:1") from None
 
     def refuse(self, node: exp.Expr, what: str, hint: str = "") -> FeatureError:
-        """The error that says ``what`` is wrong at ``node`` and what is supported."""
+        """The error for ``what`` is wrong at ``node``; it lists what is supported."""
         offset = _offset(node)
         before = self._sql[:offset]
         line, column = before.count("\n") + 1, offset - before.rfind("\n")
@@ -136,7 +136,7 @@ def _plain(description: str) -> str:
 
 
 def _offset(node: exp.Expr) -> int:
-    """Where the node starts in the text; the nearest enclosing node's start if it has no text of its own."""
+    """The node's position in the text, or that of the nearest enclosing node that has one."""
     around: exp.Expr | None = node
     while around is not None:
         own = around.meta.get("start")

@@ -1,6 +1,6 @@
 """features.sql → `FeatureProgram`: the shape of the statement, the expansion of stars, the names.
 
-`check` decides what a single expression may say and what type it has. The slices of ``[gate]`` are
+`check` decides what a single expression may contain and what type it has. The slices of ``[gate]`` are
 conditions in the same language: they are checked before anything is read.
 """
 
@@ -34,10 +34,10 @@ def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features
     Args:
         sql: one ``SELECT <expression [AS name]>, ... FROM raw``.
         columns: the raw input columns that it may read, in the order ``*`` expands to.
-        file: the file's name, as errors tell it.
+        file: the file's name in errors.
 
     Raises:
-        FeatureError: it says something outside the language; the message has line and column, and
+        FeatureError: it has something outside the language; the message has line and column, and
             the list of what is supported.
     """
     source = Source(sql, file)
@@ -140,7 +140,7 @@ class _Parser:
                 "Give it a name of its own.",
             )
         if not self._checker.reads_columns(node):
-            raise self._source.refuse(item, f"feature {alias!r} is a constant, which tells nothing")
+            raise self._source.refuse(item, f"feature {alias!r} is a constant, which carries no information")
         return Feature(name=raw.column if raw is not None else alias, expression=expression)
 
     def _expand(self, item: exp.Expr) -> list[str] | None:
@@ -194,7 +194,7 @@ def parse_slices(
     Args:
         slices: condition by name.
         columns: the raw input columns that a condition may read.
-        where: the key that holds them, as errors tell it.
+        where: their key in errors.
 
     Raises:
         ConfigError: a condition is not one boolean expression of the language; names its key.
@@ -206,7 +206,7 @@ def parse_slices(
 
 
 def _parse_one(name: str, condition: str, columns: Sequence[Column], *, where: str) -> Feature:
-    # Under a name that no column has. A line of its own, so that a comment behind the condition ends there.
+    # The alias is a name that no column has. A comment in the condition ends with its line.
     taken = {column.name.casefold() for column in columns}
     alias = SLICE_PREFIX + name
     while alias.casefold() in taken:

@@ -75,7 +75,7 @@ class FeatureProgram:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
 
         Args:
-            relation: what stands behind FROM: a table's name or a subquery in parentheses. It must
+            relation: what follows FROM: a table's name or a subquery in parentheses. It must
                 have the program's columns under their names, of any type that casts to theirs.
         """
         return render_select(self.features, relation)
@@ -180,7 +180,7 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
 
 
 def _plus_zero(expression: Expression, text: str) -> str:
-    """With 0 for -0: a matrix product in the graph cannot tell them apart."""
+    """With 0 for -0: a matrix product in the graph does not distinguish them."""
     return f"({text} + 0e0)" if may_be_negative_zero(expression) else text
 
 

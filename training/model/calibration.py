@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from scipy.special import log_softmax, softmax
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Prior
@@ -39,8 +40,9 @@ _logger = logging.getLogger("training.model.calibration")
 # Pulls factor and offsets towards 1 and 0 as much as one row's loss would: without it, a class that
 # the network never gets wrong would be given an infinite factor.
 _RIDGE = 1.0
+_MAX_STEPS = 100  # of Newton's method
 # A class that no unlabelled row belongs to would get −∞ as its logit; one row in a million is
-# below what any sample here could tell from none.
+# less than any sample here can distinguish from none.
 SMALLEST_PRIOR = 1e-6
 # More rows than this move a share or a factor by less than 0.001, and would only take memory.
 _MOST_ROWS = 1_000_000
@@ -48,7 +50,7 @@ _MOST_ROWS = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class LogitCorrection:
-    """``factor * logits + shift`` are the logits to serve; ``prior`` says what for."""
+    """``factor * logits + shift`` are the logits to serve; ``prior`` is the one they are for."""
 
     factor: float
     shift: FloatArray
@@ -87,7 +89,9 @@ def fit_logit_correction(
         deployment = _normalised(config.values, len(training_prior))
     elif config.method == "em":
         logits, _ = score_split(network, unlabelled)
-        deployment = estimate_prior(_softmax(calibration.factor * logits + calibration.offset), reference)
+        deployment = estimate_prior(
+            softmax(calibration.factor * logits + calibration.offset, axis=1), reference
+        )
         log_event(_logger, "estimated the prior", prior=_rounded(deployment))
     shift = calibration.offset
     if config.method != "none":
@@ -109,11 +113,6 @@ def _normalised(values: tuple[float, ...], class_count: int) -> FloatArray:
 
 def _rounded(values: FloatArray) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
-
-
-def _softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def score_split(
@@ -143,7 +142,6 @@ def fit_calibration(
     classes: npt.NDArray[np.integer],
     *,
     with_offsets: bool = True,
-    max_steps: int = 100,
 ) -> Calibration:
     """The factor and offsets of least log-loss on labelled rows; a convex problem, by Newton's method.
 
@@ -151,7 +149,6 @@ def fit_calibration(
         logits: shape (rows, classes), of rows that the network was not trained on.
         classes: true class indexes, shape (rows,).
         with_offsets: False leaves every offset 0, and with it the most probable class of every row.
-        max_steps: Newton steps before giving up.
 
     Raises:
         TrainingError: no convergence, as when a logit is not finite.
@@ -164,7 +161,7 @@ def fit_calibration(
     free = len(start) if with_offsets else 1
     found = start.copy()
     loss = _loss(found, scores, classes, start)
-    for _ in range(max_steps):
+    for _ in range(_MAX_STEPS):
         gradient, hessian = _derivatives(found, scores, truth, start)
         step = np.zeros_like(found)
         step[:free] = np.linalg.solve(hessian[:free, :free], gradient[:free])
@@ -176,7 +173,7 @@ def fit_calibration(
         if float(gradient @ step) < 1e-10 * rows:
             return Calibration(float(found[0]), found[1:])
     raise TrainingError(
-        f"no convergence in {max_steps} steps",
+        f"no convergence in {_MAX_STEPS} steps",
         where="calibration",
         hint="Is the loss finite? See history.json.",
     )
@@ -185,20 +182,15 @@ def fit_calibration(
 def _loss(
     parameters: FloatArray, scores: FloatArray, classes: npt.NDArray[np.integer], start: FloatArray
 ) -> float:
-    calibrated = parameters[0] * scores + parameters[1:]
-    top = calibrated.max(axis=1)
-    normal = top + np.log(np.exp(calibrated - top[:, None]).sum(axis=1))
-    likelihood = calibrated[np.arange(len(classes)), classes] - normal
+    logarithms = log_softmax(parameters[0] * scores + parameters[1:], axis=1)
+    likelihood = logarithms[np.arange(len(classes)), classes]
     return float(-likelihood.sum() + 0.5 * _RIDGE * ((parameters - start) ** 2).sum())
 
 
 def _derivatives(
     parameters: FloatArray, scores: FloatArray, truth: FloatArray, start: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    calibrated = parameters[0] * scores + parameters[1:]
-    calibrated -= calibrated.max(axis=1, keepdims=True)
-    shares = np.exp(calibrated)
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(parameters[0] * scores + parameters[1:], axis=1)
     error = shares - truth  # (rows, classes)
     gradient = np.concatenate([[(error * scores).sum()], error.sum(axis=0)]) + _RIDGE * (parameters - start)
     # The Hessian of softmax is diag(p) − p pᵀ, seen through (score, 1, …, 1).

@@ -1,7 +1,7 @@
-"""Where a training run stands after an epoch: one file, whole or absent.
+"""The state of a training run after an epoch: one file, whole or absent.
 
 All state that later epochs depend on is in it; the order of the rows, the dropout masks and the
-learning rate are functions of (seed, epoch, step), so they need no place here.
+learning rate are functions of (seed, epoch, step) and need not be saved.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read_history(folder: Path) -> list[Epoch]:
 
 @dataclasses.dataclass
 class TrainingState:
-    """The epochs done, and the weights of the best of them (by validation loss)."""
+    """The finished epochs, and the weights of the best of them (by validation loss)."""
 
     history: list[Epoch]
     best_epoch: int

@@ -6,7 +6,8 @@ SavedModel needs no import at all.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -31,11 +32,13 @@ class FrozenWeights(keras.layers.Layer):  # type: ignore[misc]  # Keras is not t
             for name, shape in self.shapes.items()
         }
 
-    def fill(self, **arrays: npt.NDArray[Any]) -> FrozenWeights:
-        """Give every constant its value; returns the layer itself."""
+    @classmethod
+    def holding(cls, arrays: Mapping[str, npt.NDArray[Any]], **options: Any) -> Self:
+        """The layer with these arrays as its weights; ``options`` are those of ``__init__``."""
+        layer = cls(shapes={name: list(array.shape) for name, array in arrays.items()}, **options)
         for name, array in arrays.items():
-            self.constants[name].assign(array)
-        return self
+            layer.constants[name].assign(array)
+        return layer
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "shapes": self.shapes}

@@ -48,7 +48,7 @@ Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What a finished fit says of itself; the network holds the weights of ``epoch`` (0-based)."""
+    """The result of a fit; the network holds the weights of ``epoch`` (0-based)."""
 
     history: tuple[Epoch, ...]
     epoch: int
@@ -188,7 +188,7 @@ class _Loop:
         )
 
     def validate(self, line: Epoch) -> Epoch:
-        """``line`` with the loss and accuracy of the validation split under the weights of now."""
+        """``line`` with the loss and accuracy of the validation split under the current weights."""
         started = time.monotonic()
         batches = as_dataset(self._validation.read_batches, len(self._validation.features))
         sums = [self._score_step(*batch).numpy() for batch in batches]
@@ -260,7 +260,7 @@ def _compile_train_step(network: keras.Model, optimizer: keras.Optimizer, smooth
         variables = [variable.value for variable in network.trainable_variables]
         optimizer.apply(tape.gradient(loss, variables))
         # A fused kernel (oneDNN's product with ReLU) may turn NaN into 0, and the loss is finite again; the
-        # weights tell. Reading them costs one addition a weight where the step costs some for every row.
+        # weights show it. Reading them costs one addition a weight where the step costs some for every row.
         kept = [tf.reduce_all(tf.math.is_finite(variable)) for variable in variables]
         is_finite = tf.reduce_all(tf.stack([tf.math.is_finite(loss), *kept]))
         sums = _sums(losses, logits, classes)

@@ -58,7 +58,7 @@ def open_csv_source(source: CsvSource, environment: Mapping[str, str], pause: Pa
     )
 
 
-class RemoteFile:
+class RemoteFile(Fetcher):
     """One file behind a URL."""
 
     def __init__(self, source: CsvSource, open_at: Opener, pause: Pause) -> None:
@@ -66,10 +66,6 @@ class RemoteFile:
         self._open_at = open_at
         self._pause = pause
         self.label = show_url(source.path)
-
-    def inputs(self) -> dict[str, str]:
-        """Nothing: what is fetched once stays."""
-        return {}
 
     def fetch(self, folder: Path, scratch: Path) -> None:
         """Download the file, check its digest if one is pinned, and name it so that its format shows."""

@@ -10,6 +10,7 @@ other clients too. `scrub` keeps credentials out of messages.
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import http.client
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -62,31 +63,29 @@ _HINTS = {
 }
 
 
-class Fetcher(Protocol):
+class Fetcher(abc.ABC):
     """Fetch one configured source, whole and verified, or raise a `SourceError`."""
 
-    @property
-    def label(self) -> str:
-        """The source in a few words, for logs and errors; carries no credentials."""
-        ...
+    # The source in a few words, for logs and errors, without credentials.
+    label: str
 
     def inputs(self) -> dict[str, str]:
-        """What the result depends on besides the configuration: digests, by a name of their own."""
-        ...
+        """Digests, by name, of what the result depends on besides the configuration; here none."""
+        return {}
 
+    @abc.abstractmethod
     def fetch(self, folder: Path, scratch: Path) -> None:
         """Fill the empty ``folder`` with the source's files.
 
-        ``scratch`` outlives a killed run: a download that was cut goes on from what lies there.
+        ``scratch`` outlives a killed run: a download that was cut goes on from what is in it.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class Reply:
     """A server's answer: bytes of the file from ``start`` on.
 
-    ``total`` is the size of the whole file, None when the server does not say. ``validator`` (an
+    ``total`` is the size of the whole file, None when the server does not name it. ``validator`` (an
     ETag or a date) identifies this version of the file; without one nothing can be resumed.
     """
 
@@ -101,11 +100,11 @@ Opener = Callable[[int, str | None], AbstractContextManager[Reply]]
 
 
 class LostConnectionError(Exception):
-    """An opener's word for "ask again": the connection broke or the server is busy. Never leaves here."""
+    """Raised by an opener: the connection broke or the server is busy. `download` asks again."""
 
 
 class FileChangedError(LostConnectionError):
-    """An opener's word for "start again": the bytes so far belong to another version of the file."""
+    """Raised by an opener: the bytes so far are of another version of the file. `download` starts again."""
 
 
 class InterruptedDownloadError(SourceError):
@@ -267,7 +266,7 @@ def read_reply(
 
     Raises:
         SourceError: the answer is a web page and not a file (a sign-in, most often).
-        FileChangedError: a part was sent that does not say which one it is.
+        FileChangedError: a part was sent without its position.
     """
     if headers.get("Content-Type", "").lower().startswith("text/html"):
         raise SourceError(

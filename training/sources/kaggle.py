@@ -32,6 +32,7 @@ from timberline.training.sources.archive import extract_files, is_safe_name
 from timberline.training.sources.download import (
     BUSY_STATUSES,
     RANGE_NOT_SATISFIABLE,
+    Fetcher,
     FileChangedError,
     LostConnectionError,
     Pause,
@@ -53,7 +54,7 @@ _HINT = (
 )
 
 
-class KaggleFetcher:
+class KaggleFetcher(Fetcher):
     """Fetch ``source.files`` out of the archive that Kaggle makes of a competition or data set."""
 
     def __init__(self, source: KaggleSource, environment: Mapping[str, str], pause: Pause) -> None:
@@ -62,10 +63,6 @@ class KaggleFetcher:
         self._pause = pause
         kind = "competition" if source.competition else "data set"
         self.label = f"Kaggle {kind} {source.competition or source.dataset}"
-
-    def inputs(self) -> dict[str, str]:
-        """Nothing: what is fetched once stays; Kaggle names no digest."""
-        return {}
 
     def fetch(self, folder: Path, scratch: Path) -> None:
         """Download the archive, then write each wanted file under its own name."""
@@ -120,7 +117,7 @@ class KaggleFetcher:
         return client.datasets.dataset_api_client.download_dataset(request)
 
     def _refusal(self, error: Any, credentials: KaggleCredentials) -> Exception:
-        """Kaggle's answer as an error that says what to do; a busy server is asked again."""
+        """Kaggle's answer as an error with what to do; a busy server is asked again."""
         response = error.response
         status = response.status_code
         if response.history and status in (401, 403):
@@ -129,8 +126,8 @@ class KaggleFetcher:
             return FileChangedError("the file is shorter now")
         if status in BUSY_STATUSES:
             return LostConnectionError(f"Kaggle is busy ({status})")
-        said = scrub(_message(response), credentials.secrets)
-        words = f"Kaggle answered {status}" + (f": {said}" if said else "")
+        message = scrub(_message(response), credentials.secrets)
+        words = f"Kaggle answered {status}" + (f": {message}" if message else "")
         return SourceError(words, where=self.label, hint=self._hint(status, credentials))
 
     def _hint(self, status: int, credentials: KaggleCredentials) -> str:
@@ -147,7 +144,7 @@ class KaggleFetcher:
 
 
 class _PatientAdapter(requests.adapters.HTTPAdapter):
-    """Waits only so long: the client itself sets no timeout, and would wait for ever."""
+    """Sets timeouts: the client has none, and would wait for ever."""
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         options["timeout"] = options.get("timeout") or (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
@@ -182,7 +179,7 @@ def _message(response: Any) -> str:
 
 @dataclass(frozen=True)
 class KaggleCredentials:
-    """Either ``token`` or ``username`` and ``key``; ``origin`` says where they were found."""
+    """Either ``token`` or ``username`` and ``key``; ``origin`` is where they were found."""
 
     origin: str
     token: str | None = field(default=None, repr=False)
@@ -202,16 +199,30 @@ def find_credentials(environment: Mapping[str, str]) -> KaggleCredentials:
     Raises:
         SourceError: there are none, or a kaggle.json is not what Kaggle writes.
     """
-    folders = _folders(environment)
-    found = (
-        _token_from_environment(environment)
-        or _token_from_files(folders)
-        or _key_from_environment(environment)
-        or _key_from_files(folders)
-    )
+    found = next(_find_all(environment), None)
     if found is None:
         raise SourceError("no credentials found", where="Kaggle", hint=_HINT)
     return found
+
+
+def _find_all(environment: Mapping[str, str]) -> Iterator[KaggleCredentials]:
+    token = environment.get("KAGGLE_API_TOKEN", "").strip().removeprefix(_MARK)
+    if token and _is_file(Path(token)):  # the official client takes a path here too
+        token = _read_token(Path(token))
+    if token:
+        yield KaggleCredentials("KAGGLE_API_TOKEN", token=token)
+    folders = _folders(environment)
+    for path in (folder / name for folder in folders for name in ("access_token", "access_token.txt")):
+        if _is_file(path) and (token := _read_token(path)):
+            _warn_if_readable_by_others(path)
+            yield KaggleCredentials(str(path), token=token)
+    username, key = environment.get("KAGGLE_USERNAME"), environment.get("KAGGLE_KEY")
+    if username and key:
+        yield KaggleCredentials("KAGGLE_USERNAME and KAGGLE_KEY", username=username, key=key)
+    for path in (folder / "kaggle.json" for folder in folders):
+        if _is_file(path):
+            _warn_if_readable_by_others(path)
+            yield _read_kaggle_json(path)
 
 
 def _folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
@@ -226,7 +237,7 @@ def _folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _find_home() -> str | None:
-    """Where the system says that it is; None for a user whom it does not know, as in many a container."""
+    """The home folder that the system knows; None for an unknown user, as in many containers."""
     try:
         return str(Path.home())
     except RuntimeError:
@@ -241,42 +252,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _token_from_environment(environment: Mapping[str, str]) -> KaggleCredentials | None:
-    value = environment.get("KAGGLE_API_TOKEN", "").strip().removeprefix(_MARK)
-    if value and _is_file(Path(value)):  # the official client takes a path here too
-        value = _read_token(Path(value))
-    return KaggleCredentials("KAGGLE_API_TOKEN", token=value) if value else None
-
-
-def _token_from_files(folders: tuple[Path, ...]) -> KaggleCredentials | None:
-    for path in (folder / name for folder in folders for name in ("access_token", "access_token.txt")):
-        if _is_file(path) and (token := _read_token(path)):
-            _warn_if_readable_by_others(path)
-            return KaggleCredentials(str(path), token=token)
-    return None
-
-
 def _read_token(path: Path) -> str:
     try:
         return path.read_text(UTF_8).strip()
     except UnicodeDecodeError:
         # Not the decoder's own words: they quote what stands in the file.
         raise SourceError("is not a token: it is not UTF-8", where=str(path), hint=_HINT) from None
-
-
-def _key_from_environment(environment: Mapping[str, str]) -> KaggleCredentials | None:
-    username, key = environment.get("KAGGLE_USERNAME"), environment.get("KAGGLE_KEY")
-    if username and key:
-        return KaggleCredentials("KAGGLE_USERNAME and KAGGLE_KEY", username=username, key=key)
-    return None
-
-
-def _key_from_files(folders: tuple[Path, ...]) -> KaggleCredentials | None:
-    for path in (folder / "kaggle.json" for folder in folders):
-        if _is_file(path):
-            _warn_if_readable_by_others(path)
-            return _read_kaggle_json(path)
-    return None
 
 
 class _KaggleJson(msgspec.Struct):

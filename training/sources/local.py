@@ -12,7 +12,7 @@ from timberline.registry.errors import StageError
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import digest_file
 from timberline.training.errors import SourceError
-from timberline.training.sources.download import require_digest
+from timberline.training.sources.download import Fetcher, require_digest
 
 REFERENCES = "references.json"
 
@@ -25,7 +25,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
 
 
-class LocalFiles:
+class LocalFiles(Fetcher):
     """The files that a path or glob names, in the order of their names."""
 
     def __init__(self, path: str, sha256: str | None) -> None:

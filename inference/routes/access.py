@@ -25,7 +25,7 @@ from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.logs import log_event
 
-_logger = logging.getLogger("inference.routes.auth")
+_logger = logging.getLogger("inference.routes.access")
 
 # Orchestrators and platforms ask these without a token, and the answers are only yes or no.
 OPEN_ROUTES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})

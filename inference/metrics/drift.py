@@ -48,6 +48,14 @@ _SHARE_OF_BIN = 0.1
 _MOST_CATEGORIES = 9
 
 FloatArray = npt.NDArray[np.float64]
+# Before the window has this many rows there is no PSI: chance alone would bring one column in
+# 10,000 to 0.17 (χ² with 9 degrees of freedom over 200 rows).
+LEAST_ROWS = 200
+# The window moves by a tenth of itself: the unit in which rows are binned and forgotten.
+_STEPS = 10
+_PERIOD_S = 1.0
+_Labels = npt.NDArray[np.int64]
+_Later = Callable[[float, Callable[[], None]], object]
 
 
 class Numbers(NamedTuple):
@@ -225,17 +233,6 @@ def _count_text(texts: Texts, values: Sequence[str]) -> npt.NDArray[np.int64]:
 def _shares(counts: FloatArray) -> FloatArray:
     shares: FloatArray = np.maximum(counts / max(counts.sum(), _LEAST_SHARE), _LEAST_SHARE)
     return shares
-
-
-# Before the window has this many rows there is no PSI: chance alone would bring one column in
-# 10,000 to 0.17 (χ² with 9 degrees of freedom over 200 rows).
-LEAST_ROWS = 200
-# The window moves by a tenth of itself: the unit in which rows are binned and forgotten.
-_STEPS = 10
-_PERIOD_S = 1.0
-
-_Labels = npt.NDArray[np.int64]
-_Later = Callable[[float, Callable[[], None]], object]
 
 
 class Drift:

@@ -24,7 +24,10 @@ from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
 
+_logger = logging.getLogger("inference.models.loaded")
+
 Role = Literal["main", "canary", "shadow"]
+Outcome = Literal["swapped", "refused"]
 
 _REFUSED = "version refused"
 # Between two attempts at a version that may still become whole.
@@ -133,12 +136,6 @@ def _can_shadow(live: LiveVersion, main: LiveVersion) -> bool:
 
 def _alias_of(ref: ModelRef) -> str:
     return ref.alias or PRODUCTION
-
-
-_logger = logging.getLogger("inference.models.loaded")
-
-
-Outcome = Literal["swapped", "refused"]
 
 
 class Swap(NamedTuple):

@@ -17,6 +17,9 @@ from timberline.inference.models.routing import ServiceState
 from timberline.inference.routes.page import PageBuilder, prefers_page
 from timberline.registry.manifest import Manifest
 
+# The repository's index is answered too, but not its loading and unloading, so it is not named here.
+EXTENSIONS = ("binary_tensor_data",)
+
 
 class Health:
     """Handlers that say how the service is; the Open Inference Protocol's two, and ``GET /``.
@@ -92,10 +95,6 @@ def _sum_traffic(memory: Memory) -> dict[str, int]:
         elif group.key[0] == MODEL:
             predictions += sum(group.sum()[ModelLayout.PREDICTIONS :])
     return {"requests": int(requests), "predictions": int(predictions)}
-
-
-# The repository's index is answered too, but not its loading and unloading, so it is not named here.
-EXTENSIONS = ("binary_tensor_data",)
 
 
 class Metadata:

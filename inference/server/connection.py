@@ -60,6 +60,17 @@ _MOST_A_TURN = 8
 _MOST_FOUND = 64
 # After a look that found no idle connection.
 _SEARCH_AGAIN_S = 0.02
+# Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
+_BUFFER_BYTES = 64 * 1024
+_BUFFER = memoryview(bytearray(_BUFFER_BYTES))
+# How long an idle connection is kept after the service began to stop: its client may have sent the
+# next request already. Clients in a closed loop send it within milliseconds.
+_LINGER_S = 1.0
+_LOOK_AGAIN_S = 0.02
+# How long the bytes of a refused client are read and dropped. Closing with bytes unread resets the
+# connection, and the client may lose the refusal.
+_REFUSED_S = 2.0
+_CLOSE: Header = (b"connection", b"close")
 
 
 class Flow(FlowControl):
@@ -137,19 +148,6 @@ class IdleConnections:
                 oldest.transport.close()
                 return True
         return False
-
-
-# Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
-_BUFFER_BYTES = 64 * 1024
-_BUFFER = memoryview(bytearray(_BUFFER_BYTES))
-# How long an idle connection is kept after the service began to stop: its client may have sent the
-# next request already. Clients in a closed loop send it within milliseconds.
-_LINGER_S = 1.0
-_LOOK_AGAIN_S = 0.02
-# How long the bytes of a refused client are read and dropped. Closing with bytes unread resets the
-# connection, and the client may lose the refusal.
-_REFUSED_S = 2.0
-_CLOSE: Header = (b"connection", b"close")
 
 
 class Connection(HttpToolsProtocol):

@@ -155,13 +155,13 @@ def _find_data(text: bytes, limits: Limits) -> list[slice]:
             if first == len(found):
                 break
             at = int(found[first]) + 1
-            place = int(marks.offsets[at - 1])
+            offset = int(marks.offsets[at - 1])
             if begin is not None:
-                cuts.append(slice(begin, place))
-                cut_bytes += place - begin
+                cuts.append(slice(begin, offset))
+                cut_bytes += offset - begin
                 begin = None
-            elif _DATA.search(text, max(0, place - _LONGEST), place + 1):
-                begin = place + 1
+            elif _DATA.search(text, max(0, offset - _LONGEST), offset + 1):
+                begin = offset + 1
         if (marks.end if begin is None else begin) - cut_bytes > limits.longest:
             raise MalformedBodyError(
                 f"more than {limits.longest:,} bytes of JSON outside of the inputs' data, "
@@ -197,13 +197,13 @@ def _put_back(inputs: Sequence[RequestedInput], text: bytes, cuts: Sequence[slic
             tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
 
 
-def _find_place(place: int, cuts: Sequence[slice]) -> int:
+def _find_offset(offset: int, cuts: Sequence[slice]) -> int:
     """Offset in the whole text of a byte of the frame."""
     for number, cut in enumerate(cuts):
-        if place <= cut.start:
+        if offset <= cut.start:
             break
-        place += cut.stop - cut.start - len(str(number))
-    return place
+        offset += cut.stop - cut.start - len(str(number))
+    return offset
 
 
 def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
@@ -220,7 +220,7 @@ def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
             ) from None
         is_no_number = b"NaN" in text or b"Infinity" in text  # not by an expression: 100 times as slow
         hint = "JSON has no NaN and no Infinity; null is NULL." if is_no_number else ""
-        what = _BYTE.sub(lambda found: f"(byte {_find_place(int(found[1]), cuts)})", str(error))
+        what = _BYTE.sub(lambda found: f"(byte {_find_offset(int(found[1]), cuts)})", str(error))
         raise MalformedBodyError(f"the body is not JSON: {what}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise MalformedBodyError(f"the body is not UTF-8: {error.reason}") from None

@@ -109,17 +109,17 @@ def find_marks(
         if _BACKSLASH in part:  # as long as before, without the quotes that end no string
             part = part.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         kinds = np.frombuffer(part.translate(table), dtype=np.int8)
-        places = np.flatnonzero(kinds != 0)
+        offsets = np.flatnonzero(kinds != 0)
         if is_inside or b'"' in part:
             are_inside = np.logical_xor.accumulate(np.frombuffer(part, dtype=np.uint8) == _QUOTE)
-            places = places[are_inside[places] == is_inside]
+            offsets = offsets[are_inside[offsets] == is_inside]
             is_inside = bool(are_inside[-1]) != is_inside
-        kinds = kinds[places]
+        kinds = kinds[offsets]
         depths = np.cumsum(np.where(kinds == _COMMA, 0, kinds), dtype=np.int64) + depth
         if len(depths):
             depth = int(depths[-1])
         end = start + len(part)
-        yield Marks(places + start, kinds, depths, end)
+        yield Marks(offsets + start, kinds, depths, end)
         start = end
 
 

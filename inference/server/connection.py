@@ -111,9 +111,9 @@ class Turns:
     def add(self, connection: Sharing) -> None:
         """Have the connection go on in a later turn of the loop, behind all that are in line."""
         self._line.append(connection)
-        self._plan()
+        self._schedule()
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._take)
@@ -125,7 +125,7 @@ class Turns:
                 self._line.popleft().go_on()
         finally:  # whatever goes wrong with one, the others have their turns
             if self._line:
-                self._plan()
+                self._schedule()
 
 
 class IdleConnections:

@@ -24,7 +24,7 @@ from timberline.inference.metrics.counters import RouteMetrics, ServiceMetrics
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.runner import Runner, WorkLimit
 from timberline.inference.models.versions import VERSION_HEADER
-from timberline.inference.routes.auth import (
+from timberline.inference.routes.access import (
     OPEN_ROUTES,
     CorsPolicy,
     Guard,

@@ -92,7 +92,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
     - ``root_path``: what a proxy in front has before every path; it stands in links and documents, and
       requests may have it or not. No header of a request decides this, as anybody can send one.
-    - ``cors_origin``: origins with commas between, or ``*``: whose pages may ask (`inference.routes.auth`).
+    - ``cors_origin``: origins with commas between, or ``*``: whose pages may ask (`inference.routes.access`).
     - ``drain_s``: how long after SIGTERM new work is still answered while readiness already says no,
       for load balancers that learn of it late.
     - ``shutdown_grace_s``: how long requests in flight may take after that.

@@ -82,16 +82,24 @@ class Outputs(NamedTuple):
 
 
 class RowFeeder:
-    """Makes tensors of rows whose values stand in column order."""
+    """Makes tensors of rows whose values stand in column order.
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    Packed rows take a third of the time of `numpy.array` or less, but rows with NULL cannot be packed.
+
+    Args:
+        columns: of the rows.
+        packs: whether packing is tried first; where NULL is likely, that only costs time.
+    """
+
+    def __init__(self, columns: Sequence[Column], *, packs: bool = True) -> None:
         self._text = tuple(i for i, column in enumerate(columns) if column.datatype == "BYTES")
         self._numeric = tuple(i for i, column in enumerate(columns) if column.datatype != "BYTES")
         self._pack = struct.Struct(f"={len(self._numeric)}d").pack
+        self._packs = packs
         self.has_text = bool(self._text)
 
     def feed(self, rows: Sequence[Row]) -> Feed:
-        """The rows as tensors; packed, as `numpy.array` over rows takes three to eight times as long."""
+        """The rows as tensors."""
         text = None
         if self._text:
             texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
@@ -99,11 +107,13 @@ class RowFeeder:
             if not self._numeric:
                 return Feed(None, text)
             rows = [[row[i] for i in self._numeric] for row in rows]
-        try:
-            packed = b"".join([self._pack(*row) for row in rows])
-        except struct.error:  # None is no number; NULL is NaN on this side
-            return Feed(np.array(rows, dtype=np.float64), text)  # None → NaN
-        return Feed(np.frombuffer(packed).reshape(len(rows), -1), text)  # (rows, numeric columns)
+        if self._packs:
+            try:
+                packed = b"".join([self._pack(*row) for row in rows])
+                return Feed(np.frombuffer(packed).reshape(len(rows), -1), text)  # (rows, numeric columns)
+            except struct.error:  # None is no number
+                pass
+        return Feed(np.array(rows, dtype=np.float64), text)  # None → NaN
 
 
 class Session:
@@ -125,7 +135,7 @@ class Session:
         self._session = _open_session(graph, where)
         _check_graph(self._session, signature, where)
         columns = signature.columns
-        feeder = RowFeeder(columns)
+        feeder = RowFeeder(columns, packs=not any(column.is_nullable for column in columns))
         self.feed_rows = feeder.feed
         self._output_names = [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
         if not feeder.has_text:  # ONNX Runtime cannot bind string tensors

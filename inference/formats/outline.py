@@ -33,6 +33,8 @@ _QUOTE = ord('"')
 _BACKSLASH = b"\\"
 # What is not blank of a line.
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
+# Every string of a JSON text, with the colon behind it if it is a key.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 # The second and later bytes of a character in UTF-8.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
@@ -107,17 +109,17 @@ def find_marks(
         if _BACKSLASH in part:  # as long as before, without the quotes that end no string
             part = part.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         kinds = np.frombuffer(part.translate(table), dtype=np.int8)
-        places = np.flatnonzero(kinds != 0)
+        offsets = np.flatnonzero(kinds != 0)
         if is_inside or b'"' in part:
             are_inside = np.logical_xor.accumulate(np.frombuffer(part, dtype=np.uint8) == _QUOTE)
-            places = places[are_inside[places] == is_inside]
+            offsets = offsets[are_inside[offsets] == is_inside]
             is_inside = bool(are_inside[-1]) != is_inside
-        kinds = kinds[places]
+        kinds = kinds[offsets]
         depths = np.cumsum(np.where(kinds == _COMMA, 0, kinds), dtype=np.int64) + depth
         if len(depths):
             depth = int(depths[-1])
         end = start + len(part)
-        yield Marks(places + start, kinds, depths, end)
+        yield Marks(offsets + start, kinds, depths, end)
         start = end
 
 
@@ -195,6 +197,11 @@ def _end_lines(text: bytes, start: int, limits: Limits) -> int | None:
     if end >= 0:
         return end + 1
     return len(text) if len(text) - start <= limits.longest else None
+
+
+def count_keys(text: bytes) -> int:
+    """How many keys a valid JSON text has in all objects; colons within strings are none."""
+    return _STRINGS.findall(text).count(b":")
 
 
 def locate(text: bytes, offset: int) -> tuple[int, int]:

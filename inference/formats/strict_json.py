@@ -185,25 +185,25 @@ def find_instances(body: bytes, longest: int) -> int | None:
     """
     text = body[:longest].decode("utf-8", "ignore")
     read_name = json.JSONDecoder(strict=False)
-    place = _skip_space(text, 0)
-    if text[place : place + 1] != "{":
+    offset = _skip_space(text, 0)
+    if text[offset : offset + 1] != "{":
         return None
     try:
-        while text[place] in "{,":
-            name, place = read_name.raw_decode(text, _skip_space(text, place + 1))
-            place = _skip_space(text, place)
-            value = _skip_space(text, place + 1)
-            if name == _INSTANCES and text[place : place + 1] == ":" and text[value : value + 1] == "[":
+        while text[offset] in "{,":
+            name, offset = read_name.raw_decode(text, _skip_space(text, offset + 1))
+            offset = _skip_space(text, offset)
+            value = _skip_space(text, offset + 1)
+            if name == _INSTANCES and text[offset : offset + 1] == ":" and text[value : value + 1] == "[":
                 return len(text[: value + 1].encode())
-            _, place = read_name.raw_decode(text, value)
-            place = _skip_space(text, place)
+            _, offset = read_name.raw_decode(text, value)
+            offset = _skip_space(text, offset)
     except (ValueError, IndexError, RecursionError):
         pass
     return None
 
 
-def _skip_space(text: str, place: int) -> int:
-    found = _SPACE.match(text, place)
+def _skip_space(text: str, offset: int) -> int:
+    found = _SPACE.match(text, offset)
     assert found is not None
     return found.end()
 

@@ -48,6 +48,14 @@ _SHARE_OF_BIN = 0.1
 _MOST_CATEGORIES = 9
 
 FloatArray = npt.NDArray[np.float64]
+# Before the window has this many rows there is no PSI: chance alone would bring one column in
+# 10,000 to 0.17 (χ² with 9 degrees of freedom over 200 rows).
+LEAST_ROWS = 200
+# The window moves by a tenth of itself: the unit in which rows are binned and forgotten.
+_STEPS = 10
+_PERIOD_S = 1.0
+_Labels = npt.NDArray[np.int64]
+_Later = Callable[[float, Callable[[], None]], object]
 
 
 class Numbers(NamedTuple):
@@ -101,14 +109,14 @@ class Binner:
         self._texts = {name: found for name, found in bins.items() if isinstance(found, Texts)}
         self._names = [*self._numbers, *self._texts]
         self._order = [column.name for column in columns]
-        self._place_numbers()
+        self._arrange_numbers()
         parts = [bins[name].expected for name in self._names]
         self._starts = np.cumsum([0, *map(len, parts)])
         self.size = int(self._starts[-1]) + self._class_count
         self._expected = np.concatenate([_shares(np.array(part)) for part in parts] or [np.zeros(0)])
         self._classes = expect_classes(manifest)
 
-    def _place_numbers(self) -> None:
+    def _arrange_numbers(self) -> None:
         """Edges as a matrix, (edges, columns), and where each of its counts stands in the vector."""
         columns = list(self._numbers.values())
         self._columns = [column.at for column in columns]
@@ -147,7 +155,7 @@ class Binner:
         found: npt.NDArray[np.int64] = counts[self._from_row, self._from_column]
         return found
 
-    def measure(self, counts: FloatArray) -> Stability:
+    def compute(self, counts: FloatArray) -> Stability:
         """PSI of rows by bin; (size,)."""
         end = int(self._starts[-1])
         rows = int(counts[end:].sum())
@@ -227,17 +235,6 @@ def _shares(counts: FloatArray) -> FloatArray:
     return shares
 
 
-# Before the window has this many rows there is no PSI: chance alone would bring one column in
-# 10,000 to 0.17 (χ² with 9 degrees of freedom over 200 rows).
-LEAST_ROWS = 200
-# The window moves by a tenth of itself: the unit in which rows are binned and forgotten.
-_STEPS = 10
-_PERIOD_S = 1.0
-
-_Labels = npt.NDArray[np.int64]
-_Later = Callable[[float, Callable[[], None]], object]
-
-
 class Drift:
     """The window of one version in one process; belongs to the event loop's thread.
 
@@ -305,12 +302,12 @@ class Drift:
         while self._work:
             self._count_step()
 
-    def measure(self, counts: Sequence[float]) -> Stability:
+    def compute(self, counts: Sequence[float]) -> Stability:
         """PSI of the window whose counts, of all processes together, are ``counts``.
 
         Without `LEAST_ROWS` rows there is no PSI, only their number.
         """
-        found = self._binner.measure(np.array(counts))
+        found = self._binner.compute(np.array(counts))
         return found if found.rows >= LEAST_ROWS else Stability(found.rows, {}, None)
 
     def _schedule(self) -> None:

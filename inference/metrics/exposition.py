@@ -146,7 +146,7 @@ class Page(Collector):
         for key, drift in self.drifts.items():
             own = list(key[1:3])
             room = _MOST_SERIES - _FIXED_SERIES - min(drift.class_count, _MOST_CLASSES + 1)
-            found = drift.measure(groups[key].sum_of(pids))
+            found = drift.compute(groups[key].sum_of(pids))
             rows.add_metric(own, found.rows)
             if found.features:
                 greatest.add_metric(own, max(found.features.values()))

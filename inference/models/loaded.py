@@ -25,7 +25,10 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.version import Version
 
+_logger = logging.getLogger("inference.models.loaded")
+
 Role = Literal["main", "canary", "shadow"]
+Outcome = Literal["swapped", "refused"]
 
 _REFUSED = "version refused"
 # Between two attempts at a version that may still become whole.
@@ -134,12 +137,6 @@ def _can_shadow(live: LiveVersion, main: LiveVersion) -> bool:
 
 def _alias_of(ref: ModelRef) -> str:
     return ref.alias or PRODUCTION
-
-
-_logger = logging.getLogger("inference.models.loaded")
-
-
-Outcome = Literal["swapped", "refused"]
 
 
 class Swap(NamedTuple):

@@ -22,6 +22,9 @@ from timberline.inference.models.versions import LiveVersion
 from timberline.inference.session import Feed, Outputs, Row
 from timberline.registry.errors import LifecycleError
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 
 class WorkLimit:
     """Counts the requests in work; belongs to the event loop's thread.
@@ -67,10 +70,6 @@ class WorkLimit:
 
     def _end_turn(self) -> None:
         self._in_turn = 0
-
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 class Asked(Protocol):

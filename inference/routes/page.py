@@ -32,6 +32,15 @@ _STATIC = Path(__file__).with_name("static")
 _SCRIPTS = ("dom.js", "quality.js", "fields.js", "predict.js", "traffic.js")
 # What could end the element that the data stands in, or make a script of it.
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
+# Enough to see the shape of a row; a row of fifty columns does not fit a terminal's line.
+_FEW = 3
+# Values of golden rows that the page carries at most: 64 rows of 125 columns, some 20 KB.
+_MAX_GOLDEN_VALUES = 8_000
+# A text field offers no more than this; beyond it, typing is quicker than looking.
+_MAX_CATEGORIES = 500
+# Bars are a few pixels high: their heights are whole percents of the highest.
+_FULL_HEIGHT = 100
+_NUMBERED = re.compile(r"(.*\D)(\d+)")
 
 
 class PageBuilder:
@@ -117,10 +126,6 @@ def _digest(source: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
 
 
-# Enough to see the shape of a row; a row of fifty columns does not fit a terminal's line.
-_FEW = 3
-
-
 def pick_example(manifest: Manifest) -> dict[str, Any]:
     """The first golden row's values: every column that must be given, and the first few of the others."""
     row = manifest.golden.rows[0]
@@ -137,15 +142,6 @@ def write_curl(manifest: Manifest, host: str, port: int) -> str:
     asked = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     body = msgspec.json.encode(pick_example(manifest)).decode()
     return f"curl -s http://{asked}:{port}/predict -H 'content-type: application/json' -d {shlex.quote(body)}"
-
-
-# Values of golden rows that the page carries at most: 64 rows of 125 columns, some 20 KB.
-_MAX_GOLDEN_VALUES = 8_000
-# A text field offers no more than this; beyond it, typing is quicker than looking.
-_MAX_CATEGORIES = 500
-# Bars are a few pixels high: their heights are whole percents of the highest.
-_FULL_HEIGHT = 100
-_NUMBERED = re.compile(r"(.*\D)(\d+)")
 
 
 def describe_version(manifest: Manifest) -> dict[str, Any]:
@@ -169,7 +165,7 @@ def describe_version(manifest: Manifest) -> dict[str, Any]:
         "groups": groups,
         "golden": {"rows": golden.rows[:kept], "classes": golden.class_indexes[:kept]},
         "metrics": manifest.metrics,
-        "about": _describe_origin(manifest),
+        "about": list(_describe_origin(manifest)),
     }
 
 
@@ -231,12 +227,8 @@ def _describe_histogram(histogram: Histogram) -> dict[str, Any] | None:
     }
 
 
-def _describe_origin(manifest: Manifest) -> list[tuple[str, str]]:
+def _describe_origin(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Names and values of the facts in the page's last table."""
-    return list(_origin(manifest))
-
-
-def _origin(manifest: Manifest) -> Iterator[tuple[str, str]]:
     lineage, signature = manifest.lineage, manifest.signature
     yield "Version", f"{manifest.model}@{manifest.version}"
     yield "Created", manifest.created_at

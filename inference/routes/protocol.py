@@ -17,6 +17,9 @@ from timberline.inference.models.routing import ServiceState
 from timberline.inference.routes.page import PageBuilder, prefers_page
 from timberline.registry.manifest import Manifest
 
+# The repository's index is answered too, but not its loading and unloading, so it is not named here.
+EXTENSIONS = ("binary_tensor_data",)
+
 
 class Health:
     """Handlers that say how the service is; the Open Inference Protocol's two, and ``GET /``.
@@ -44,9 +47,7 @@ class Health:
 
     def ready(self, request: Request) -> Answer:
         """200 when work should be sent here, else 503."""
-        if self._state.is_ready:
-            return answer_json(self._describe())
-        return answer_json(self._describe(), 503, (b"retry-after", b"1"))
+        return _answer_readiness(self._describe(), self._state.is_ready)
 
     def probe(self, request: Request) -> Answer:
         """What is served here: a page for a person's browser, JSON for other clients.
@@ -80,6 +81,10 @@ class Health:
         return {"live": True, "ready": self._state.is_ready}
 
 
+def _answer_readiness(page: Any, is_ready: bool) -> Answer:
+    return answer_json(page) if is_ready else answer_json(page, 503, (b"retry-after", b"1"))
+
+
 def _sum_traffic(memory: Memory) -> dict[str, int]:
     """Requests for predictions and rows predicted, over all processes and versions."""
     requests = predictions = 0.0
@@ -90,11 +95,6 @@ def _sum_traffic(memory: Memory) -> dict[str, int]:
         elif group.key[0] == MODEL:
             predictions += sum(group.sum()[ModelLayout.PREDICTIONS :])
     return {"requests": int(requests), "predictions": int(predictions)}
-
-
-# The repository's index is answered too, but not its loading and unloading, so it is not named here.
-EXTENSIONS = ("binary_tensor_data",)
-_AGAIN = (b"retry-after", b"1")
 
 
 class Metadata:
@@ -126,8 +126,7 @@ class Metadata:
         """Whether this version can be asked: 200 or 503."""
         live = self._state.find(request.named["model"], request.named.get("version"))
         is_ready = self._state.is_ready
-        more = () if is_ready else (_AGAIN,)
-        return answer_json({"name": live.model, "ready": is_ready}, 200 if is_ready else 503, *more)
+        return _answer_readiness({"name": live.model, "ready": is_ready}, is_ready)
 
     def models(self, request: Request) -> Answer:
         """The names of the models, as KServe lists them in both protocols."""
@@ -149,7 +148,7 @@ class Metadata:
                 {"version": version, **state} for version in versions or self._state.list_versions(live.model)
             ],
         }
-        return answer_json(page, 200 if is_ready else 503, *(() if is_ready else (_AGAIN,)))
+        return _answer_readiness(page, is_ready)
 
     def index(self, request: Request) -> Answer:
         """The versions being served, as the repository extension lists them."""

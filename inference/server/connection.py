@@ -60,6 +60,17 @@ _MOST_A_TURN = 8
 _MOST_FOUND = 64
 # After a look that found no idle connection.
 _SEARCH_AGAIN_S = 0.02
+# Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
+_BUFFER_BYTES = 64 * 1024
+_BUFFER = memoryview(bytearray(_BUFFER_BYTES))
+# How long an idle connection is kept after the service began to stop: its client may have sent the
+# next request already. Clients in a closed loop send it within milliseconds.
+_LINGER_S = 1.0
+_LOOK_AGAIN_S = 0.02
+# How long the bytes of a refused client are read and dropped. Closing with bytes unread resets the
+# connection, and the client may lose the refusal.
+_REFUSED_S = 2.0
+_CLOSE: Header = (b"connection", b"close")
 
 
 class Flow(FlowControl):
@@ -100,9 +111,9 @@ class Turns:
     def add(self, connection: Sharing) -> None:
         """Have the connection go on in a later turn of the loop, behind all that are in line."""
         self._line.append(connection)
-        self._plan()
+        self._schedule()
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._take)
@@ -114,7 +125,7 @@ class Turns:
                 self._line.popleft().go_on()
         finally:  # whatever goes wrong with one, the others have their turns
             if self._line:
-                self._plan()
+                self._schedule()
 
 
 class IdleConnections:
@@ -137,19 +148,6 @@ class IdleConnections:
                 oldest.transport.close()
                 return True
         return False
-
-
-# Read of one connection in one turn; uvloop's own 256 KiB take four times as long.
-_BUFFER_BYTES = 64 * 1024
-_BUFFER = memoryview(bytearray(_BUFFER_BYTES))
-# How long an idle connection is kept after the service began to stop: its client may have sent the
-# next request already. Clients in a closed loop send it within milliseconds.
-_LINGER_S = 1.0
-_LOOK_AGAIN_S = 0.02
-# How long the bytes of a refused client are read and dropped. Closing with bytes unread resets the
-# connection, and the client may lose the refusal.
-_REFUSED_S = 2.0
-_CLOSE: Header = (b"connection", b"close")
 
 
 class Connection(HttpToolsProtocol):

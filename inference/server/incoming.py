@@ -36,6 +36,9 @@ _END_OF_HEAD = b"\r\n\r\n"
 _MOST_DIGITS = 40
 # A request with one of these goes the general way.
 _UNUSUAL = frozenset({b"transfer-encoding", b"content-encoding", b"expect"})
+# A client's head changes with its body's length only: some dozen heads a client, a fifth of a KB each.
+_MOST_KNOWN = 512
+LONGEST_KNOWN = 1024
 
 
 class IncomingRequest:
@@ -206,11 +209,6 @@ def refuse_syntax(what: str = "") -> NoReturn:
 
 def _too_large(what: str) -> HeadTooLargeError:
     return HeadTooLargeError(f"{what}, the most that is read", hint="Send fewer or shorter headers.")
-
-
-# A client's head changes with its body's length only: some dozen heads a client, a fifth of a KB each.
-_MOST_KNOWN = 512
-LONGEST_KNOWN = 1024
 
 
 class Head(NamedTuple):

@@ -52,11 +52,11 @@ def check(port: int = 0, runtime_dir: str = "") -> int:
     """
     found = find_services(list_folders(runtime_dir or _read(RUNTIME_DIR)))
     wanted = port or (_read_port() if len(found) != 1 else 0)
-    places = [place for place in found if wanted in (0, place[1])]
-    if len(found) > 1 and not port and len(places) != 1:
+    services = [address for address in found if wanted in (0, address[1])]
+    if len(found) > 1 and not port and len(services) != 1:
         ports = ", ".join(str(number) for _, number in found)
         return _end(2, f"several services are here, on ports {ports}; say which with --port")
-    reasons = [_ask_any(place[:1], place[1]) for place in places] or [_ask_any(_list_hosts(), wanted)]
+    reasons = [_ask_any(address[:1], address[1]) for address in services] or [_ask_any(_list_hosts(), wanted)]
     wrong = [reason for reason in reasons if reason]
     return _end(1, wrong[0]) if wrong else 0
 
@@ -95,7 +95,7 @@ def find_services(folders: list[str]) -> list[tuple[str, int]]:
         fd = open_folder(folder)
         if fd is None:
             continue
-        found += filter(None, [_read_place(fd, entry.name) for entry in posix.scandir(fd)])
+        found += filter(None, [_read_address(fd, entry.name) for entry in posix.scandir(fd)])
         posix.close(fd)
     return found
 
@@ -109,15 +109,15 @@ def is_alive(fd: int) -> bool:
     return False
 
 
-def _read_place(folder: int, name: str) -> tuple[str, int] | None:
+def _read_address(folder: int, name: str) -> tuple[str, int] | None:
     try:
         fd = posix.open(name, _READ | posix.O_NONBLOCK, dir_fd=folder)  # a pipe must not hold it up
     except OSError:
         return None
     try:
         line, end, _ = posix.read(fd, 256).partition(b"\n")
-        before, _, place = line.decode("ascii", "replace").partition(f"{MAGIC} ")
-        port, _, host = place.partition(" ")
+        before, _, address = line.decode("ascii", "replace").partition(f"{MAGIC} ")
+        port, _, host = address.partition(" ")
         return (host, int(port)) if end and not before and port.isdigit() and is_alive(fd) else None
     except OSError:  # a folder
         return None

@@ -15,7 +15,7 @@ from timberline.benchmarks.gate.settings import DEFAULT_GATES, load_gate_setting
 from timberline.benchmarks.measure.workload import WORKLOADS, load_workload
 from timberline.exporter.inputs import load_release_settings
 from timberline.inference.config import ServiceConfig
-from timberline.inference.routes.auth import read_guard
+from timberline.inference.routes.access import read_guard
 from timberline.registry.runtime.documents import decode_json, decode_toml
 from timberline.training.sources.kaggle import find_credentials
 

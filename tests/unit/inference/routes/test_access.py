@@ -13,7 +13,7 @@ import pytest
 from timberline.inference.app import find_trace
 from timberline.inference.config import ServiceConfig, resolve_config
 from timberline.inference.errors import UnauthorizedError
-from timberline.inference.routes.auth import Guard, TokensWatch, read_guard
+from timberline.inference.routes.access import Guard, TokensWatch, read_guard
 from timberline.registry.errors import ConfigError
 
 FIRST = "first-token-0123456789"

@@ -25,7 +25,7 @@ from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.logs import log_event
 
-_logger = logging.getLogger("inference.routes.auth")
+_logger = logging.getLogger("inference.routes.access")
 
 # Orchestrators and platforms ask these without a token, and the answers are only yes or no.
 OPEN_ROUTES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
@@ -37,6 +37,19 @@ _MOST_BYTES = 1 << 20  # of a tokens file
 # A file that changed is read when it was the same at two looks: not while it is being written.
 _LOOK_S = 1.0
 _HINT = "Send the header Authorization: Bearer, and a token of this service."
+ANY = "*"
+# RFC 6454, 6.2: scheme, host and port, and nothing behind. "null", which files and sandboxes send, is none.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+\Z")
+_ALLOW_ORIGIN = b"access-control-allow-origin"
+_VARY: Header = (b"vary", b"origin")
+# What the routes here read beside what every page may send.
+_READ = (
+    *("authorization", "content-type", "content-encoding", "inference-header-content-length"),
+    *("traceparent", "x-request-id"),
+)
+_SHOWN = (VERSION_HEADER, b"inference-header-content-length", b"retry-after")
+# Browsers keep an answer for two hours at most; ten minutes let a change of the setting be felt.
+_KEPT_S = 600
 
 
 class Guard:
@@ -192,21 +205,6 @@ def _check(entries: Iterable[str], kind: str, where: str) -> list[str]:
             "no token is there, and every request would pass", where=where, hint="Unset it to let them pass."
         )
     return tokens
-
-
-ANY = "*"
-# RFC 6454, 6.2: scheme, host and port, and nothing behind. "null", which files and sandboxes send, is none.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+\Z")
-_ALLOW_ORIGIN = b"access-control-allow-origin"
-_VARY: Header = (b"vary", b"origin")
-# What the routes here read beside what every page may send.
-_READ = (
-    *("authorization", "content-type", "content-encoding", "inference-header-content-length"),
-    *("traceparent", "x-request-id"),
-)
-_SHOWN = (VERSION_HEADER, b"inference-header-content-length", b"retry-after")
-# Browsers keep an answer for two hours at most; ten minutes let a change of the setting be felt.
-_KEPT_S = 600
 
 
 class CorsPolicy:

@@ -91,14 +91,14 @@ class HonestPlan(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class HonestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """All requests of one client, in plan.
 
-    - ``asked_at_s``: float64, when each was begun (connecting included).
-    - ``waits_s``: float64, until its answer was whole, or there was to be none.
+    - ``asked_at_s``: when each was begun (connecting included).
+    - ``waits_s``: until its answer was whole, or until it was clear that there is none.
     - ``outcomes``: ``200``, another status, or ``lost``.
     """
 
-    asked_at_s: bytes
-    waits_s: bytes
-    outcomes: tuple[str, ...]
+    asked_at_s: list[float]
+    waits_s: list[float]
+    outcomes: list[str]
 
 
 class HonestOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,19 +219,21 @@ def watch_service(plan: HonestPlan, await_end: Callable[[], object]) -> HonestOu
 def _ask_honestly(plan: HonestPlan, is_over: threading.Event, is_kept: bool) -> HonestRecord:
     """One client's requests until ``is_over`` is set."""
     connections = Connections(partial(socket.create_connection, ("127.0.0.1", plan.port), PATIENCE_S))
-    asked_at_s, waits_s, outcomes = array("d"), array("d"), list[str]()
+    record = HonestRecord(asked_at_s=[], waits_s=[], outcomes=[])
     while not is_over.is_set():
-        asked_at_s.append(time.monotonic())
+        asked_at = time.monotonic()
         try:
-            outcomes.append(str(connections.exchange(plan.request).status))
+            outcome = str(connections.exchange(plan.request).status)
         except OSError:
-            outcomes.append("lost")
-        if outcomes[-1] != "200" or not is_kept:
+            outcome = "lost"
+        if outcome != "200" or not is_kept:
             connections.close()
-        waits_s.append(time.monotonic() - asked_at_s[-1])
+        record.asked_at_s.append(asked_at)
+        record.waits_s.append(time.monotonic() - asked_at)
+        record.outcomes.append(outcome)
         is_over.wait(plan.pause_s)
     connections.close()
-    return HonestRecord(asked_at_s=asked_at_s.tobytes(), waits_s=waits_s.tobytes(), outcomes=tuple(outcomes))
+    return record
 
 
 def main() -> int:

@@ -27,14 +27,12 @@ class Scalar:
             ``number``.
         arguments: the values it is computed from.
         payload: column index, constant, or the terms of an affine sum.
-        is_bool: whether it is a bool rather than a double.
         order: when it was made; arguments come before what uses them.
     """
 
     operator: str
     arguments: tuple[Scalar, ...]
     payload: object
-    is_bool: bool
     order: int
 
     @property
@@ -88,27 +86,22 @@ class ScalarGraph:
 
     def make(self, operator: str, *arguments: Scalar, payload: object = None) -> Scalar:
         """The value of ``operator`` over ``arguments``."""
-        is_bool = operator in _BOOL_OPERATORS
         if arguments and operator in _FOLDS and all(a.operator == "const" for a in arguments):
             return self._fold(operator, arguments, payload)
-        return self._intern(
-            (operator, tuple(map(id, arguments)), payload), operator, arguments, payload, is_bool
-        )
+        return self._intern((operator, arguments, payload), operator, arguments, payload)
 
     def number(self, value: float) -> Scalar:
         """A double constant; -0 and 0 are two constants, NaN is one."""
         key = ("const", "nan" if math.isnan(value) else (value, math.copysign(1, value)))
-        return self._intern(key, "const", (), value, False)
+        return self._intern(key, "const", (), value)
 
     def truth(self, value: bool) -> Scalar:
         """A bool constant."""
-        return self._intern(("const", "bool", value), "const", (), value, True)
+        return self._intern(("const", "bool", value), "const", (), value)
 
-    def _intern(
-        self, key: object, operator: str, arguments: tuple[Scalar, ...], payload: object, is_bool: bool
-    ) -> Scalar:
+    def _intern(self, key: object, operator: str, arguments: tuple[Scalar, ...], payload: object) -> Scalar:
         if key not in self._known:
-            self._known[key] = Scalar(operator, arguments, payload, is_bool, len(self._known))
+            self._known[key] = Scalar(operator, arguments, payload, len(self._known))
         return self._known[key]
 
     def _fold(self, operator: str, arguments: tuple[Scalar, ...], payload: object) -> Scalar:

@@ -21,9 +21,7 @@ def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
         UnsupportedLayerError: names each such operator and the node it stands in.
     """
     refused = sorted(
-        f"{node.op_type} ({node.name or node.output[0]})"
-        for node in model.graph.node
-        if not _is_stock(node) or _has_subgraph(node)
+        f"{node.op_type} ({node.name or node.output[0]})" for node in model.graph.node if not _is_stock(node)
     )
     if refused or model.functions:
         raise UnsupportedLayerError(
@@ -35,15 +33,12 @@ def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
 
 def _is_stock(node: onnx.NodeProto) -> bool:
     domain = _plain(node.domain)
-    return domain in _STOCK_DOMAINS and bool(onnx.defs.has(node.op_type, domain))
+    has_subgraph = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    return domain in _STOCK_DOMAINS and onnx.defs.has(node.op_type, domain) and not has_subgraph
 
 
 def _plain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
-
-
-def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
 def opsets_of(model: onnx.ModelProto) -> dict[str, int]:

@@ -169,13 +169,9 @@ def _matrix(table: pa.Table, dtype: type[np.floating[Any]]) -> FloatArray:
     """Columns side by side, (rows, columns); NULL as NaN."""
     matrix = np.empty((table.num_rows, table.num_columns), dtype)
     for index, column in enumerate(table.itercolumns()):
-        floating = column.cast(pa.from_numpy_dtype(dtype)) if column.type != pa.bool_() else _flags(column)
-        matrix[:, index] = floating.to_numpy()
+        number = column.cast(pa.uint8()) if column.type == pa.bool_() else column
+        matrix[:, index] = number.cast(pa.from_numpy_dtype(dtype)).to_numpy()
     return matrix
-
-
-def _flags(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.uint8()).cast(pa.float64())
 
 
 def rows_to_feeds(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -83,14 +83,13 @@ class ExportedGraph:
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
         """Probabilities float32 (rows, C) and labels int64 (rows,)."""
-        if not self._is_row_by_row:
-            return self._run(feeds)
-        count = len(next(iter(feeds.values())))
-        parts = [self._run({name: feed[i : i + 1] for name, feed in feeds.items()}) for i in range(count)]
-        return np.concatenate([p for p, _ in parts]), np.concatenate([labels for _, labels in parts])
-
-    def _run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
-        probabilities, labels = self._graph.run([PROBABILITIES_OUTPUT, LABEL_OUTPUT], feeds)
+        count, outputs = len(next(iter(feeds.values()))), [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
+        size = 1 if self._is_row_by_row else max(count, 1)
+        parts = [
+            self._graph.run(outputs, {name: feed[start : start + size] for name, feed in feeds.items()})
+            for start in range(0, max(count, 1), size)
+        ]
+        probabilities, labels = map(np.concatenate, zip(*parts, strict=True))
         return probabilities, labels
 
     def features(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> FloatArray:
@@ -217,15 +216,14 @@ def replay_golden(model: onnx.ModelProto, golden: Golden, columns: Sequence[Colu
     return worst
 
 
-@dataclass(frozen=True, order=True)
-class _Candidate:
-    """A row that may become golden; the smallest ``key`` is wanted most."""
+class _Candidate(NamedTuple):
+    """A row that may become golden; the smallest ``key`` is wanted most, of equal ones the first row."""
 
     key: float
     row: int
-    values: tuple[RawValue, ...] = field(compare=False)
-    class_index: int = field(compare=False)
-    probabilities: tuple[float, ...] = field(compare=False)
+    values: tuple[RawValue, ...]
+    class_index: int
+    probabilities: tuple[float, ...]
 
 
 class GoldenPicker:
@@ -250,7 +248,16 @@ class GoldenPicker:
                 if len(kept) == self._count:
                     members = members[keys[members] < kept[-1].key]
                 best = members[np.argsort(keys[members], kind="stable")][: self._count]
-                kept += [_make_candidate(int(index), keys, chunk, probabilities) for index in best]
+                kept += [
+                    _Candidate(
+                        key=float(keys[index]),
+                        row=int(chunk.rows[index]),
+                        values=chunk.take(index),
+                        class_index=class_index,
+                        probabilities=tuple(map(float, probabilities[index])),
+                    )
+                    for index in best.tolist()
+                ]
                 kept.sort()
                 del kept[self._count :]
 
@@ -269,16 +276,6 @@ class GoldenPicker:
             class_indexes=tuple(candidate.class_index for candidate in golden),
             probabilities=tuple(candidate.probabilities for candidate in golden),
         )
-
-
-def _make_candidate(index: int, keys: FloatArray, chunk: Chunk, probabilities: FloatArray) -> _Candidate:
-    return _Candidate(
-        key=float(keys[index]),
-        row=int(chunk.rows[index]),
-        values=chunk.take(index),
-        class_index=int(chunk.classes[index]),
-        probabilities=tuple(map(float, probabilities[index])),
-    )
 
 
 def _interleave(near: list[_Candidate], anywhere: list[_Candidate]) -> list[_Candidate]:

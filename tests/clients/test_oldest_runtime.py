@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from timberline.exporter.graph.quantise import quantise_graph
 
 from tests.support import cosines
 from tests.support.clients import ask_as
@@ -19,7 +18,7 @@ from tests.support.feature_forms import BY_THE_DOZEN, CASES, DOZEN_COLUMNS, ONE_
 from tests.support.feature_parity import COLUMNS, Rows, compute_in_duckdb, make_inputs, make_rows
 from tests.support.networks import NETWORKS, save_network
 from timberline.exporter.compiler.compile import build_feature_graph
-from timberline.exporter.graph.compose import compose_graph, serialise
+from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.runtime import find_minimum_runtime, open_session
 from timberline.exporter.parity.compare import TOLERANCES, load_tolerances
 from timberline.registry.manifest import Precision

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.benchmarks.dev.attacks.attackers import AttackOutcome
-from timberline.benchmarks.dev.clients import HonestOutcome, HonestRecord
+from timberline.benchmarks.dev.clients import HonestOutcome
 from timberline.benchmarks.dev.service.report import (
     Target,
     TargetResult,
@@ -131,7 +131,7 @@ def describe_honest(waits: HonestOutcome, done: AttackOutcome, pause_s: float) -
     worst_s = 0.0
     outcomes: Counter[str] = Counter()
     for visits in (waits.kept, waits.anew):
-        asked_at, waited = _read(visits)
+        asked_at, waited = np.array(visits.asked_at_s), np.array(visits.waits_s)
         is_late = asked_at + waited >= done.began_at_s
         outcomes.update(o for o, is_one in zip(visits.outcomes, is_late, strict=True) if is_one)
         worst_s = max(worst_s, float(waited[is_late].max(initial=0.0)))
@@ -146,10 +146,6 @@ def describe_honest(waits: HonestOutcome, done: AttackOutcome, pause_s: float) -
         failed=outcomes.total() - outcomes["200"],
         outcomes=dict(outcomes),
     )
-
-
-def _read(visits: HonestRecord) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    return np.frombuffer(visits.asked_at_s), np.frombuffer(visits.waits_s)
 
 
 def check_bounds(

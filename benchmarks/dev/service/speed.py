@@ -147,9 +147,8 @@ class _Bench:
     settings: Settings
     cores: Cores
     left_out: dict[str, str]
-    samples: dict[str, list[RoundOutcome]] = field(
-        default_factory=dict
-    )  # a server's rounds, all in one order
+    # By server, its rounds; all in one order.
+    samples: dict[str, list[RoundOutcome]] = field(default_factory=dict)
     ready_s: list[float] = field(default_factory=list)
     resident_bytes: list[int] = field(default_factory=list)
 

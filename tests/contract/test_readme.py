@@ -19,7 +19,7 @@ from timberline.registry.__main__ import _parser
 from timberline.registry.aliases import ALIASES, HEADS
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runtime.settings import PathsSection
-from timberline.registry.store import EVALUATION_FILE, FOLDER, MODEL_FILE
+from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE
 from timberline.registry.verdict import VERDICT_FILE
 from timberline.registry.version import MANIFEST_FILE
 from timberline.training.config import ModelConfig
@@ -267,5 +267,5 @@ def test_every_command_of_the_registry_is_on_its_page() -> None:
 def test_every_document_and_folder_of_the_registry_is_on_its_page() -> None:
     """Whoever finds a file there wants to know what it is."""
     files = (MODEL_FILE, EVALUATION_FILE, SEEN_FILE, TEST_ROWS_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
-    names = (ALIASES, HEADS, FOLDER, *files)
+    names = (ALIASES, HEADS, LEDGER, *files)
     assert [name for name in names if name not in REGISTRY] == []

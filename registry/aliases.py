@@ -220,7 +220,7 @@ def move_alias(
     if (current.sequence if current else None) != expected:
         raise files.conflict(expected or 0)
     before = files.read_record(current.sequence) if current else None
-    if before:  # so that the head is never behind by more than the move that is under way
+    if before:  # so that the head is at most one move behind
         files.write_head(before)
     return files.append(
         version,
@@ -257,7 +257,9 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         raise DamageError("; ".join(history.strays), where=str(files), hint=hint)
     if not history.findings:
         return None
-    store.objects.read(files.head_key, MAX_RECORD_BYTES)  # what is no file cannot be replaced
+    store.objects.read(
+        files.head_key, MAX_RECORD_BYTES
+    )  # raises if it is no regular file, which cannot be replaced
     known = listed.head.sequence if listed.head else 0
     sequence = max([known, *listed.sequences]) + 1
     if sequence > MAX_NUMBER:
@@ -338,7 +340,7 @@ def open_pinned(store: Store, model: str, number: int, pin: str | None, who: str
 
 
 class _Listed(NamedTuple):
-    """The files of an alias; ``head_problem`` says why there is no ``head``, if that is a fault."""
+    """The files of an alias; ``head_problem`` is why ``head`` cannot be read, or empty."""
 
     head: _Head | None
     head_problem: str
@@ -347,7 +349,7 @@ class _Listed(NamedTuple):
 
 
 class _Stored(NamedTuple):
-    """What is stored as a record: its digest, "" for what is no regular file, and what is wrong."""
+    """What is stored as a record: its digest ("" if it is no regular file), and what is wrong with it."""
 
     sequence: int
     sha256: str
@@ -356,7 +358,7 @@ class _Stored(NamedTuple):
 
     @property
     def is_linked(self) -> bool:
-        """Whether it says which record it follows on."""
+        """Whether it names the record that it follows."""
         return self.record is not None and self.record.schema_version >= _FIRST_LINKED
 
 
@@ -432,7 +434,7 @@ class _Alias(NamedTuple):
         return _Stored(sequence, digest, record)
 
     def check_head(self, head: _Head | None, found: list[_Stored], settled: int = 0) -> str:
-        """Compare the head with the last records; of ``found`` the first ``settled`` are not looked at."""
+        """Compare the head with the last records; the first ``settled`` of ``found`` are skipped."""
         last = found[-1].sequence if found else 0
         if head is None:
             is_expected = len(found) > 1 and all(each.is_linked for each in found[-2:])

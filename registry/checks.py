@@ -23,7 +23,7 @@ from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, r
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
 from timberline.registry.version import Version
 
-# What damage and disks raise: the one for the bytes, the other for reading them.
+# What damage and disks raise.
 READ_ERRORS = (RegistryError, OSError)
 
 _BROKEN_OFF = "has no manifest: a copy that was broken off, or a version that is lost"
@@ -43,7 +43,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_versions(store: Store, ref: ModelRef | None, version: int | None = None) -> list[Check]:
-    """Verify ``version`` of a model, or all there is of it, or (``ref`` None) all there is.
+    """Verify ``version`` of a model, or the whole model, or (``ref`` None) the whole registry.
 
     Args:
         ref: of an alias: ``version``, which it points at, and the alias.
@@ -67,7 +67,7 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
 
 
 def find_contents(store: Store, model: str) -> Contents:
-    """What there is of a model.
+    """List the files, versions and ledger numbers of a model.
 
     Raises:
         VersionNotFoundError: there is nothing.
@@ -81,7 +81,7 @@ def find_contents(store: Store, model: str) -> Contents:
 
 
 def check_root(store: Store) -> list[Check]:
-    """What lies beside the models and is none. Files may lie there, but not under a model's name."""
+    """What lies beside the models and is no model. Files may lie there, but not under a model's name."""
     checks = []
     for name in store.objects.list_names():
         stem = name.removesuffix("/")
@@ -128,7 +128,7 @@ def _check_documents(store: Store, version: Version) -> list[str]:
 
 
 def _check_alias(store: Store, model: str, alias: str) -> Check:
-    """The chain of its moves, and the version that the last one pins: is it still the same?"""
+    """Check the chain of its moves, and whether the version that the last one pins is still the same."""
     name, path = f"{model}@{alias}", f"{model}/{ALIASES}/{alias}"
     try:
         history = inspect_history(store, model, alias)
@@ -141,7 +141,7 @@ def _check_alias(store: Store, model: str, alias: str) -> Check:
 
 
 def check_layout(store: Store, model: str, contents: Contents) -> list[Check]:
-    """What a look at names alone finds: versions that are lost, and what is no part of the model."""
+    """What the names of files show: lost versions, and files that are no part of the model."""
     return [*_check_ledger(store, model, contents), *_check_strays(model, contents)]
 
 
@@ -199,7 +199,7 @@ def _check_strays(model: str, contents: Contents) -> list[Check]:
 
 
 def _classify_key(key: str, settled: set[int]) -> tuple[str, str]:
-    """The file or folder that ``key`` is about, and why it has no place in a model; "" if it has one.
+    """The file or folder of ``key``, and why it does not belong in a model; "" if it does.
 
     Args:
         settled: the versions that another check reports.
@@ -219,7 +219,7 @@ def _classify_key(key: str, settled: set[int]) -> tuple[str, str]:
 
 
 def describe(error: Exception) -> str:
-    """The error, and what refuses the file, if one is refused."""
+    """The error; if a file is refused, also what refuses it."""
     reason = explain_refusal(error)
     return f"{error}. {reason}" if reason else str(error)
 

@@ -84,7 +84,7 @@ class DamageError(RegistryError):
 
 
 class ManifestError(DamageError):
-    """A manifest is not readable, or says something a manifest may not say."""
+    """A manifest is not readable, or breaks a rule of manifests."""
 
 
 class VersionNotFoundError(RegistryError):
@@ -128,7 +128,7 @@ def after_change(done: str, *, where: str, hint: str = "") -> Iterator[None]:
 def make_after_change(
     done: str, errors: Sequence[Exception], *, where: str, hint: str = ""
 ) -> AfterChangeError:
-    """The error that says all that failed after a change; arguments as of `after_change`."""
+    """One error for everything that failed after a change; arguments as of `after_change`."""
     return AfterChangeError(f"{done}, but {'; '.join(map(_describe, errors))}", where=where, hint=hint)
 
 

@@ -83,7 +83,7 @@ class ObjectStore(Protocol):
         """Put ``data`` under ``key``, replacing what was there."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Put ``data`` under ``key`` unless it is taken; of any number of racing callers one gets True."""
+        """Put ``data`` under ``key`` unless it is taken; exactly one of racing callers gets True."""
 
     def open_staging(self) -> AbstractContextManager[Path]:
         """An empty local folder to fill and commit; what is left of it afterwards is removed."""
@@ -204,7 +204,7 @@ class FolderStore:
             try:
                 target.hardlink_to(file)
             except OSError as error:
-                # open(2), O_EXCL: an NFS server may have made the link, and its answer been lost on the way.
+                # open(2), O_EXCL: an NFS server may have made the link, and its answer may be lost.
                 if not _is_linked(file, target):
                     if isinstance(error, FileExistsError):
                         return False
@@ -251,7 +251,7 @@ class FolderStore:
         if any(not part or part.startswith(".") or "\\" in part or "\x00" in part for part in parts):
             raise RegistryError(f"{key[:80]!r} is not a key", where=self.location)
         path = str(self._root)
-        for part in parts:  # of strings: of paths it took half the time of a list
+        for part in parts:  # strings: with Path objects this took half the time of a list
             path = f"{path}/{part}"
             if os.path.islink(path):  # noqa: PTH114
                 raise DamageError(
@@ -291,7 +291,7 @@ class FolderStore:
                 if lacks_locks(error):
                     raise self._miss("file locks", error) from error
                 raise
-            if path.exists():  # else another writer found it between its making and its locking
+            if path.exists():  # else another writer removed it before it was locked
                 break
             os.close(handle)
         try:
@@ -312,17 +312,17 @@ def _is_hidden(name: str) -> bool:
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file manager or the file system itself leaves files of this name wherever it comes by."""
+    """Whether file managers or file systems leave files of this name."""
     return name in _SYSTEM_FILES or name.startswith(_SYSTEM_FILE_PREFIXES)
 
 
-# macOS, Windows, ext4; NFS and FUSE name so what was removed and is open still.
+# macOS, Windows, ext4; NFS and FUSE rename removed files that are still open to such names.
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
 _SYSTEM_FILE_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
 
 
 def printable_name(name: str) -> str:
-    """A file's name for people: bytes that are no text are escaped, and it ends after 80 characters."""
+    """A file's name for people: at most 80 characters; bytes that are no text are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()[:80]
 
 
@@ -356,7 +356,7 @@ def _is_linked(file: Path, target: Path) -> bool:
 
 
 def _clean_up(lock: Path, handle: int) -> None:
-    """Let go of a lock. What is left is removed by the next writer: it is no failure of this one."""
+    """Release a lock. The next writer removes what is left, so a failure here is only logged."""
     try:
         lock.unlink(missing_ok=True)
     except OSError as error:
@@ -366,7 +366,7 @@ def _clean_up(lock: Path, handle: int) -> None:
 
 
 def _remove_dead(staging: Path) -> None:
-    """Remove what writers left that no longer live; a live one holds its lock and is passed over.
+    """Remove what dead writers left; a live one holds its lock and is skipped.
 
     So is what this process may not open or remove, and what is no lock: it does no harm.
     """

@@ -225,7 +225,7 @@ def decode_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
     Raises:
         ManifestError: not JSON, not a manifest, or of a ``schema_version`` this code does not know.
     """
-    _decode(data, _Head, where)  # of a later one it is the first thing to say
+    _decode(data, _Head, where)  # before the rest: a later version has other keys
     return _decode(data, Manifest, where)
 
 
@@ -252,7 +252,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_summary(data: bytes, where: str = "manifest.json") -> Summary:
-    """Read a manifest's bytes as far as a list needs it: in a fifth of the time of `decode_manifest`.
+    """Read the fields of a manifest that a list needs, in a fifth of the time of `decode_manifest`.
 
     Raises:
         ManifestError: as `decode_manifest`, but of these fields only.

@@ -58,7 +58,7 @@ class ModelRef(msgspec.Struct, frozen=True):
 
 
 def check_name(name: str, what: str) -> str:
-    """Return ``name`` if a model or alias (``what``) may be called so.
+    """Return ``name`` if it is a valid name of ``what``, a model or an alias.
 
     Raises:
         ConfigError: it may not.
@@ -72,7 +72,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a model or alias may be called so."""
+    """Whether it is a valid name of a model or alias."""
     return re.fullmatch(_NAME, text) is not None
 
 

@@ -90,12 +90,12 @@ def find_all_objections(
     ]
 
 
-# Version, None for an unknown one → of each rollback from it the move before, None if lost, and its own.
+# Version (None: unknown) → the rollbacks from it: the move before (None: lost), and the rollback.
 Rollbacks = dict[int | None, list[tuple[AliasRecord | None, AliasRecord]]]
 
 
 def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
-    """The rollbacks in the history of `production`, oldest first, by the version that they led away from."""
+    """The rollbacks in the history of `production`, oldest first, by the version that they left."""
     groups: Rollbacks = {}
     for before, record in pairwise([None, *history]):
         assert record
@@ -106,7 +106,7 @@ def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
 
 
 def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, digest: str) -> list[str]:
-    """Why ``verdict`` is void since a rollback, a sentence; empty if it is not.
+    """Why a rollback voids ``verdict``, a sentence; empty if none does.
 
     A gate that ran before production was moved back from ``version`` did not find what was wrong with it.
 
@@ -127,7 +127,7 @@ def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, diges
 
 
 def _is_later(instant: str, than: str) -> bool:
-    """Compare two times in ISO 8601; what is none is not later."""
+    """Compare two times in ISO 8601; an invalid time is not later."""
     try:
         return datetime.datetime.fromisoformat(instant) > datetime.datetime.fromisoformat(than)
     except (ValueError, TypeError):
@@ -243,7 +243,7 @@ def repair(store: Store, model: str, alias: str, version: int, *, reason: str | 
 
 
 def write_off(store: Store, model: str, version: int, *, reason: str | None) -> str:
-    """`Store.repair` with a reason that is asked for.
+    """`Store.repair`, which requires a reason.
 
     Raises:
         ConfigError: there is none.

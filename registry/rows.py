@@ -18,13 +18,13 @@ import msgspec
 
 from timberline.registry.runtime.files import digest_bytes
 
-# Counts the ways to hash a row, too: hashes of two ways cannot be compared.
+# Also changes with the way to hash a row: hashes of two ways cannot be compared.
 SEEN_SCHEMA_VERSION = 1
 SEEN_FILE = "seen_rows.parquet"
 TEST_ROWS_FILE = "test_rows.parquet"
 SEEN_KEY = b"timberline"
-# A row that was never seen is taken for one that was in 1 of so many cases. At 4,096 a version of 54 columns
-# and 15,120 rows had more than two bytes a row.
+# One in so many rows that were never seen is taken for a seen one. At 4,096 a version of 54 columns and
+# 15,120 rows took more than two bytes a row.
 SEEN_ODDS = 1024
 
 # Separates the values of a row, so that ("ab", "c") and ("a", "bc") differ; NULL is no text.
@@ -70,7 +70,7 @@ def hash_row(columns: Iterable[StoredColumn], span: int) -> str:
 
 
 def count_and_sum(columns: Iterable[str]) -> str:
-    """The two aggregates that `fingerprint` is made of, as SQL: how many rows, and the sum of their hashes.
+    """The two aggregates of `fingerprint` as SQL: the number of rows, and the sum of their hashes.
 
     A sum does not know the order of its terms, and unlike exclusive or it does not lose a row that is
     there twice. The sum of 64-bit hashes cannot overflow 128 bits below 2**63 rows. The sum of no row is

@@ -82,7 +82,7 @@ def open_store(location: str | Path) -> Store:
 
 
 class Contents(NamedTuple):
-    """What there is of a model.
+    """Everything that lies in a model's folder.
 
     - ``keys``: of every file, and of every folder that is empty;
     - ``versions``: ascending; those whose folder cannot be read are among them;
@@ -108,7 +108,7 @@ class Store:
         return self.objects.location
 
     def models(self) -> list[str]:
-        """The models of which there is anything, by name.
+        """The models whose folder holds anything, by name.
 
         Raises:
             OSError: the registry cannot be read.
@@ -125,7 +125,7 @@ class Store:
         return self.read_contents(model).versions
 
     def read_contents(self, model: str) -> Contents:
-        """What there is of a model, also of what is damaged.
+        """List everything in a model's folder, damaged or not.
 
         Raises:
             OSError: the model's folder cannot be read; an unreadable one in it is among the answer.
@@ -231,7 +231,7 @@ class Store:
         return self.objects.read(key_of_document(model, version, name))
 
     def repair(self, model: str, version: int, *, reason: str) -> str:
-        """Settle what is wrong with a number: a version that is lost, or its entry in the ledger.
+        """Repair a number: write off a lost version, or write its entry in the ledger again.
 
         A lost version is written off: its number stays taken, and it is no longer reported as lost. The entry
         of a whole version is written again if it is damaged, and for the first time if there is none.
@@ -275,7 +275,7 @@ class Store:
         return "is entered in the ledger"
 
     def _enter(self, model: str, version: int, manifest_sha256: str) -> None:
-        """Say in the ledger, once, that ``version`` was published with this manifest."""
+        """Record in the ledger that ``version`` was published with this manifest, unless it is recorded."""
         entry = _encode_entry(model, version, manifest_sha256, "published")
         self.objects.put_if_absent(key_of_entry(model, version), entry)
 
@@ -419,7 +419,7 @@ _REMOVED = ".removed"
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number that was given out, or (in a file of its own) taken away.
+    """A number that was given out, or (in a file of its own) written off.
 
     ``manifest_sha256`` is None in the entry of a removal; ``written_at`` is ISO 8601, UTC.
     """
@@ -455,7 +455,7 @@ def find_numbers(keys: list[str]) -> LedgerNumbers:
 
 
 def is_ledger_stem(stem: str) -> bool:
-    """Whether a file of the ledger may be called so, before its ``.json``."""
+    """Whether ``stem`` + ``.json`` is a valid name in the ledger."""
     return parse_number(stem.removesuffix(_REMOVED)) is not None
 
 

@@ -19,7 +19,7 @@ from timberline.registry.manifest import Sha256
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.files import digest_bytes
 
-# 1: no seal, no evidence; still read, to be shown, but it promotes nothing. 2: sealed.
+# 1: no seal, no evidence; read and shown, but it promotes nothing. 2: sealed.
 VERDICT_SCHEMA_VERSION = 2
 _FIRST_SEALED = 2
 VERDICT_FILE = "verdict.json"
@@ -78,7 +78,7 @@ class VerdictLine(_Table, frozen=True, kw_only=True):
 
 
 class Verdict(_Table, frozen=True, kw_only=True):
-    """The whole answer; only "PASS" lets `production` move.
+    """The whole decision; only "PASS" lets `production` move.
 
     ``champion`` is None exactly when ``is_first``: no version was in production, so the candidate
     was judged alone, by floors and its own baselines. A "PASS" has a line that passed and none that says no
@@ -124,12 +124,12 @@ def encode_verdict(verdict: Verdict) -> bytes:
 
 
 def seal_verdict(verdict: Verdict) -> str:
-    """SHA-256 of the verdict's file without the line of the seal, its last; no signature, see the module."""
+    """SHA-256 of the verdict's file without its last line, the seal; no signature, see the module."""
     return digest_bytes(encode_document(verdict))
 
 
 def decode_verdict(data: bytes, where: str = VERDICT_FILE) -> Verdict:
-    """Read a verdict's bytes and check that its seal fits what it says.
+    """Read a verdict's bytes and check that its seal fits its content.
 
     A verdict of ``schema_version`` 1 has no seal: it is read, and `Verdict.is_sealed` is false.
 

@@ -47,7 +47,7 @@ class Version:
         return self.objects.open_folder(key_of_version(self.manifest.model, self.manifest.version))
 
     def verify(self) -> Self:
-        """Read every file again and compare it with the manifest; the version itself.
+        """Read every file again, compare it with the manifest, and return the version.
 
         Raises:
             DigestMismatchError: a file is changed, missing, unnamed or not a regular file; names all of them.
@@ -57,7 +57,7 @@ class Version:
         return self
 
     def read_file(self, name: str) -> bytes:
-        """A file's bytes, the very ones that were verified: there is no moment between check and use.
+        """A file's bytes, verified: the bytes that were checked are the bytes that are returned.
 
         Raises:
             VersionNotFoundError: the manifest does not name the file.
@@ -75,7 +75,7 @@ class Version:
         return data
 
     def check_size(self, name: str) -> None:
-        """Find a file that a copy under way has not brought yet, or not to its end, without reading it.
+        """Find a file that is not copied yet, or only in part, by its size; it is not read.
 
         Raises:
             DigestMismatchError: it is missing, too short or too long, or not a regular file.

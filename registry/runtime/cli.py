@@ -52,7 +52,7 @@ def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | Non
     """
     codecs.register_error("timberline-escape", _escape)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not what a test or a service put in its place
+        if isinstance(stream, io.TextIOWrapper):  # not a replacement by a test or a service
             stream.reconfigure(errors="timberline-escape")
     return parser.parse_args(arguments)
 
@@ -84,7 +84,7 @@ def print_json(value: object) -> None:
 
 
 def _forget_output() -> None:
-    """Let the interpreter not try again as it ends, which would change the exit code to 120."""
+    """Keep the interpreter from flushing again as it ends, which would change the exit code to 120."""
     with contextlib.suppress(OSError, ValueError):  # no descriptor behind it: nothing is tried
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -123,7 +123,7 @@ def run_command(
 
 
 def _log_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
-    """Log what ended a command; the exit code. Whatever came of a refused file says what refuses it."""
+    """Log what ended a command and return the exit code. For a refused file, name what refuses it."""
     text, reason = str(error), explain_refusal(error)
     if reason:
         text = f"{text.rstrip('.')}. {reason}"
@@ -162,7 +162,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CHECK_INTERVAL_S = 0.05
 # How long the last line waits for a reader.
 _LAST_LINE_S = 0.2
-# A process may start another while they are being ended; ten rounds are more than any tree of ours is deep.
+# A process may start another while they are being killed; no tree of ours is ten levels deep.
 _ROUNDS = 10
 # <linux/prctl.h>
 _PR_SET_CHILD_SUBREAPER = 36
@@ -173,7 +173,7 @@ class Ended(KeyboardInterrupt):
 
 
 class EndOnSignals:
-    """Within the block SIGTERM and SIGINT end the process: 143 or 130, one line on stderr, no process left.
+    """Within the block SIGTERM and SIGINT end the process: 143 or 130, one line on stderr, no child left.
 
         with signals:
             command()
@@ -199,7 +199,7 @@ class EndOnSignals:
         self._last_line = threading.Lock()  # held by the thread that writes it; never released
 
     def __enter__(self) -> None:
-        self._stderr = os.dup(2)  # the other one is at times kept from TensorFlow
+        self._stderr = os.dup(2)  # fd 2 itself is redirected while TensorFlow loads
         self._wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -216,7 +216,7 @@ class EndOnSignals:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._number and error is not None:
-            return  # the rest of the process is `end_if_asked`, and the thread behind it
+            return  # `end_if_asked` or the thread ends the process
         self._is_over.set()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
@@ -228,7 +228,7 @@ class EndOnSignals:
         os.close(self._stderr)
 
     def end_if_asked(self) -> None:
-        """End the process if a signal asked for it and the block did not get to its end; or do nothing.
+        """End the process if a signal asked for it before the block was done; else do nothing.
 
         Whatever error came of it: DuckDB makes a RuntimeError of an exception in a signal handler.
         """
@@ -243,7 +243,7 @@ class EndOnSignals:
         raise Ended(signal.Signals(self._number).name)
 
     def _note_swallowed(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """`Ended` came up in a ``__del__`` or a callback of C, which nothing leaves: raise it again."""
+        """`Ended` was raised in a ``__del__`` or a callback of C, and lost there: raise it again."""
         if unraisable.exc_type is Ended:
             self._is_swallowed = True
         else:

@@ -45,7 +45,7 @@ def digest_file(path: Path) -> str:
 # be a folder that this user may write in and not read.
 _CANNOT_OPEN = {errno.EACCES, errno.EISDIR, errno.EPERM}
 _CANNOT_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
-_unsynced: set[Path] = set()  # folders that the log has named; once a process is enough
+_unsynced: set[Path] = set()  # folders that were logged: once a process is enough
 
 
 # flock(2) where there are no locks: NFS without its lock daemon, much of FUSE.
@@ -197,10 +197,10 @@ def _name_partial(target: Path) -> Path:
     return target.parent / f"{PARTIAL_PREFIX}{target.name}-{secrets.token_hex(4)}"
 
 
-# A library of C++ (DuckDB, Arrow, TensorFlow) says it in words of its own, with the path before or behind.
+# C++ libraries (DuckDB, Arrow, TensorFlow) word it themselves, with the path before or after.
 _WORDS = re.compile(r"permission denied|read-only file system", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w.~:/-])/(?!/)[^'\";:\n]+")  # and no URL
-# How `tempfile` says that it found no folder at all: mostly a root file system that is read-only.
+# The message of `tempfile` when it finds no folder: mostly a read-only root file system.
 _NO_TEMPORARY = "No usable temporary directory"
 _CODES = {errno.EACCES, errno.EPERM, errno.EROFS}
 

@@ -31,15 +31,15 @@ LogFormat = Literal["auto", "human", "json"]
 _logger = logging.getLogger("registry.runtime.logs")
 
 _MAX_INLINE_CHARS = 60
-# Of text that waits to be written: some 5,000 lines of 200 bytes, and no burden to a container.
+# Text that waits to be written: some 5,000 lines of 200 bytes, little memory for a container.
 _MAX_WAITING_BYTES = 1 << 20
 # Several processes write into one pipe, which keeps the bytes of a write together up to here (POSIX).
 _WHOLE_BYTES = select.PIPE_BUF
 # How long a line waits for others: waking the thread for each costs as much as writing the line.
 _GATHER_S = 0.01
-# How often a reader that is merely slow hears how much it missed.
+# How often a slow reader gets the number of lines that it missed.
 _REPORT_INTERVAL_S = 1.0
-# What the end of a process waits for its last lines: a reader that is merely slow takes them in less.
+# How long a process waits at its end for its last lines: a slow reader needs less.
 _DRAIN_S = 1.0
 # How long standard output waits for the lines logged before it.
 _ORDER_S = 0.25

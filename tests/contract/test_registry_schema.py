@@ -39,9 +39,9 @@ def test_past_history_is_whole(store: Store) -> None:
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_past_record_still_loads_with_every_value(store: Store, path: Path) -> None:
     """Who released what, and why, must be known for years."""
-    told = msgspec.json.decode(path.read_bytes())
+    reported = msgspec.json.decode(path.read_bytes())
     record = msgspec.to_builtins(read_history(store, "tiny", PRODUCTION)[int(path.stem) - 1])
-    assert {key: record[key] for key in told} == told
+    assert {key: record[key] for key in reported} == reported
 
 
 def test_link_can_be_checked_without_this_program() -> None:

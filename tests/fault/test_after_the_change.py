@@ -121,8 +121,8 @@ def test_error_after_the_change_says_that_it_has_happened(
     """A disk that fails is no small thing; but who reads "I/O error" alone repeats a change that is there."""
     done = act(action, root, describe_fault(shim, call, number, "/registry/tiny"))
     assert done.returncode == 3
-    said = f"/registry/{WRITTEN[action]} is written, but its folder could not be synced: [Errno {number}]"
-    assert said in done.stderr
+    message = f"/registry/{WRITTEN[action]} is written, but its folder could not be synced: [Errno {number}]"
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert see(root) == BEFORE | {action: AFTER[action]}
 
@@ -184,7 +184,7 @@ for text in ("first", "second"):
 def test_lock_that_cannot_be_removed_is_no_failure_of_the_change(
     action: str, number: int, root: Path, shim: Path
 ) -> None:
-    """It is held by nobody, and the next writer removes it."""
+    """No process holds it, and the next writer removes it."""
     done = act(action, root, describe_fault(shim, "unlink", number, ".lock"))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(f".lock could not be removed: {os.strerror(number)}") == PLACES[action]
@@ -222,7 +222,7 @@ def test_link_that_was_made_though_its_answer_was_lost_is_a_move(number: int, ro
 def test_file_system_without_locks_is_said_and_nothing_changes(
     action: str, number: int, root: Path, shim: Path
 ) -> None:
-    """Without them a writer that lives cannot be told from one that was killed."""
+    """Without them a live writer looks like one that was killed."""
     done = act(action, root, describe_fault(shim, "flock", number, str(root)))
     assert done.returncode == 3
     assert f"{root}: its file system has no file locks ({os.strerror(number)})" in done.stderr

@@ -1,4 +1,4 @@
-"""Versions that somebody or something changed after publishing: told, named, never promoted."""
+"""Versions that were changed after publishing: reported, named, never promoted."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_manifest_swapped_behind_an_alias_is_found(store: Store, folder: Path) -
 
 
 def test_damaged_alias_record_is_told_and_not_passed_over(store: Store) -> None:
-    """Falling back to an older record would roll production back without anybody's decision."""
+    """Falling back to an older record would roll production back without a decision."""
     move_alias(store, "tiny", "staging", 1, expected=None, reason="first")
     move_alias(store, "tiny", "staging", 1, expected=1, reason="second")
     record = Path(store.location, "tiny", "aliases", "staging", "2.json")

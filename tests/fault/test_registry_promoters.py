@@ -1,4 +1,4 @@
-"""Two people promote at once: one wins, the other is told, and the evidence still counts."""
+"""Two people promote at once: one wins, the other gets a conflict, and the evidence still counts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _try_promote(store: Store, version: int) -> AliasRecord | RegistryError:
 
 def test_one_of_two_racing_promoters_wins(tmp_path: Path) -> None:
     """Both passed against version 1, held at the very last step: the second was never compared with the
-    first, so letting both through would replace a champion that nobody beat."""
+    first, so letting both through would replace a champion that was not beaten."""
     store = _prepare(tmp_path)
     barrier = threading.Barrier(2)
     stores = [Store(PausingStore(tmp_path, lambda: barrier.wait(timeout=30))) for _ in range(2)]

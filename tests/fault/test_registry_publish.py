@@ -148,7 +148,7 @@ def test_killed_publisher_leaves_no_version_and_is_cleaned_up(root: Path, start:
 
 
 def test_live_publisher_in_another_process_is_not_cleaned_up(root: Path, start: _Start) -> None:
-    """Who lives is told by a lock of the kernel, so it must hold between processes."""
+    """A lock of the kernel shows which writer lives, so it must hold between processes."""
     fifo = root.parent / "fifo"
     os.mkfifo(fifo)
     child = start(str(fifo))

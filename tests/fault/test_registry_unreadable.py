@@ -73,7 +73,7 @@ def _find_champion(place: Path | Store) -> int | str | None:
 
 @pytest.mark.parametrize("mode", MODES, ids=oct)
 def test_registry_without_the_right_to_read_it_is_no_empty_one(root: Path, mode: int) -> None:
-    """Whoever mounts a volume under another uid must not be told that all is well, or start from 1."""
+    """Under another uid a volume must not look whole, or start from 1."""
     root.chmod(mode)
     champion = run_forked(lambda: _find_champion(root), as_nobody=True)
     assert champion == 3 or "Permission denied" in champion
@@ -95,10 +95,10 @@ def test_part_without_the_right_to_read_it_is_told_of(root: Path, part: str, mod
     readable = (root / part).is_file() and mode == 0o444
     (root / part).chmod(mode)
     verified = _ask_as_nobody(root, "verify")
-    told = [check for check in verified.value if not check["is_whole"]]
+    reported = [check for check in verified.value if not check["is_whole"]]
     assert verified.code == (0 if readable else 1)
-    assert readable or any("Permission denied" in check["findings"] for check in told)
-    assert all(part in check["path"] + check["findings"] or "@" in check["name"] for check in told)
+    assert readable or any("Permission denied" in check["findings"] for check in reported)
+    assert all(part in check["path"] + check["findings"] or "@" in check["name"] for check in reported)
     assert [check for check in verified.value if check["name"].startswith("other")] == before
     assert _ask_as_nobody(root, "list").code in (0, 1)
     champion = run_forked(lambda: _find_champion(root), as_nobody=True)
@@ -119,8 +119,8 @@ def test_part_on_a_failing_disk_is_told_of_and_nothing_moves(root: Path, part: s
     objects.failing = part
     tree = read_tree(root)
     checks = check_versions(store, None)
-    told = [check for check in checks if not check.is_whole]
-    assert any(os.strerror(code) in check.findings for check in told)
+    reported = [check for check in checks if not check.is_whole]
+    assert any(os.strerror(code) in check.findings for check in reported)
     assert [check.is_whole for check in checks if check.name.startswith("other")] == [True] * 3
     listed = [row.problem or "" for row in summarise_versions(store)]
     assert any(os.strerror(code) in problem for problem in listed)

@@ -1,7 +1,7 @@
-"""Code of a test that must not run in the test's own process: as somebody who may not read everything,
+"""Code of a test that must not run in the test's own process: as a user who may not read everything,
 or under an audit hook, which cannot be taken off again.
 
-    with open_to_all() as folder:                    # tmp_path lets nobody else in
+    with open_to_all() as folder:                    # tmp_path lets no other user in
         code = run_forked(lambda: main([...]), as_nobody=True)
 """
 

@@ -169,7 +169,7 @@ def test_alias_without_its_records_or_its_head_is_damaged(store: Store, what: st
 
 
 def test_move_that_was_killed_before_its_head_is_whole(store: Store) -> None:
-    """The record is the move; the head is written after it, and by the next move if nobody did."""
+    """The record is the move; the head is written after it, and by the next move if it was not."""
     _move_to(store, 1, 2)
     before = _head(store).read_bytes()
     _move_to(store, 1)
@@ -264,7 +264,7 @@ def test_alias_does_not_resolve_to_other_bytes_than_it_was_moved_to(store: Store
 
 
 def test_alias_of_a_lost_version_is_damage(store: Store) -> None:
-    """ "Not found" would say that nobody ever released it."""
+    """ "Not found" would mean that it was never released."""
     _move_to(store, 2)
     shutil.rmtree(Path(store.location, "tiny", "2"))
     for ref in ("tiny@staging", "tiny@2"):
@@ -292,7 +292,7 @@ def test_repair_asks_for_what_is_in_the_place_of_the_head_to_be_removed(
 
 
 def test_planted_record_of_the_greatest_number_is_refused(store: Store) -> None:
-    """After it there is no number, and so no move; a repair must not write what nobody reads."""
+    """After it there is no number, and so no move; a repair must not write what cannot be read."""
     folder = _move_to(store, 1)
     (folder / "999999999.json").write_bytes(b"{}")
     with pytest.raises(DamageError, match=r"999999999\.json leaves no number"):

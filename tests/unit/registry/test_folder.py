@@ -86,8 +86,8 @@ def test_a_store_stays_with_the_tree_that_it_found(tmp_path: Path) -> None:
     assert open_store(link).versions("tiny") == [1, 2]
 
 
-def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
-    """A mistake of whoever mounts it; never a traceback."""
+def test_links_in_a_circle_are_reported(tmp_path: Path) -> None:
+    """A mistake in mounting it; never a traceback."""
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(RegistryError, match="lead in a circle"):

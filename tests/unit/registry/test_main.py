@@ -128,7 +128,7 @@ def _tampered(store: Store) -> bytes:
 
 
 def _sealed_contradiction(store: Store) -> bytes:
-    """As somebody writes it who knows how seals are made but not that lines are added up."""
+    """By someone who knows how seals are made, but not that lines must add up."""
     verdict = give_verdict(store, "tiny", 2, "BLOCK")
     tree = {**msgspec.to_builtins(verdict), "outcome": "PASS"}
     body = msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"
@@ -163,7 +163,7 @@ def _of_the_first_schema(store: Store) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("forge", "told"),
+    ("forge", "reported"),
     [
         (_tampered, "changed after the gate wrote it"),
         (_sealed_contradiction, "the outcome is PASS, but not of accuracy"),
@@ -175,14 +175,14 @@ def _of_the_first_schema(store: Store) -> bytes:
     ],
 )
 def test_promotion_by_evidence_that_does_not_hold_ends_with_1(
-    store: Store, run: Command, forge: Callable[[Store], bytes], told: str
+    store: Store, run: Command, forge: Callable[[Store], bytes], reported: str
 ) -> None:
     """Each of these says PASS; a pipeline must stop at it, and hear what to do."""
     store.open_version("tiny", 2).write_document(VERDICT_FILE, forge(store))
     before = read_history(store, "tiny", PRODUCTION)
     code, out, err = run("promote", "tiny@2")
     assert (code, out) == (1, "")
-    assert told in err
+    assert reported in err
     assert "Nothing was changed. Run `make gate MODEL=tiny`" in err
     assert read_history(store, "tiny", PRODUCTION) == before
 
@@ -237,7 +237,7 @@ def test_repair_is_the_way_out_of_a_damaged_alias(store: Store, run: Command) ->
 
 
 def test_lost_version_is_told_until_it_is_written_off(store: Store, run: Command) -> None:
-    """A nightly verify must not go on failing for a version that somebody removed on purpose."""
+    """A nightly verify must not go on failing for a version that was removed on purpose."""
     publish_tiny(store)
     shutil.rmtree(store.open_version("tiny", 3).folder)
     for verb in ("list", "verify"):

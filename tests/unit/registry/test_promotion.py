@@ -56,7 +56,7 @@ def test_passing_verdict_moves_production_and_is_pinned_in_the_history(store: St
 
 
 def test_promotion_is_refused_without_a_verdict(store: Store) -> None:
-    """A version that nobody measured is the very thing the gate exists for."""
+    """A version that was never measured is what the gate exists for."""
     _assert_refused(store, 2, "tiny@2: has no verdict of the gate.*make gate MODEL=tiny")
 
 
@@ -107,7 +107,7 @@ def test_verdict_against_a_champion_is_no_first_verdict(tmp_path: Path) -> None:
 
 
 def test_damaged_verdict_is_not_taken_for_a_missing_one(store: Store) -> None:
-    """A refusal must say that there was something, for somebody has to find out what befell it."""
+    """A refusal must say that there was a verdict, so that its damage is looked into."""
     store.open_version("tiny", 2).write_document(VERDICT_FILE, b'{"schema_version": 1, "outcome": "PA')
     _assert_refused(store, 2, r"tiny@2: verdict\.json: not a verdict")
 
@@ -140,7 +140,7 @@ def test_promotion_is_refused_when_the_report_is_not_the_one_that_was_judged(
     assert promote(store, "tiny", 2).version == 2
 
 
-def test_every_objection_is_told(store: Store) -> None:
+def test_every_objection_is_reported(store: Store) -> None:
     """One run must say all that is missing."""
     one, two, three = (store.open_version("tiny", version).digests for version in (1, 2, 3))
     verdict = build_verdict("tiny", two, three, "BLOCK")
@@ -149,7 +149,7 @@ def test_every_objection_is_told(store: Store) -> None:
 
 
 def test_force_moves_production_in_the_open(store: Store) -> None:
-    """At night somebody must be able to overrule the gate, but not secretly."""
+    """At night an operator must be able to overrule the gate, but not secretly."""
     give_verdict(store, "tiny", 2, "BLOCK")
     record = promote(store, "tiny", 2, force=True, reason="the gate's runner is broken")
     assert (record.version, record.forced, record.reason) == (2, True, "the gate's runner is broken")
@@ -160,7 +160,7 @@ def test_force_moves_production_in_the_open(store: Store) -> None:
 
 @pytest.mark.parametrize("reason", [None, "", "  "])
 def test_force_without_a_reason_is_refused(store: Store, reason: str | None) -> None:
-    """A forced move that nobody can explain later is what the history is there to prevent."""
+    """The history is there so that every forced move can be explained later."""
     with pytest.raises(ConfigError, match="without a reason"):
         promote(store, "tiny", 2, force=True, reason=reason)
     assert len(read_history(store, "tiny", PRODUCTION)) == 1

@@ -80,7 +80,7 @@ def test_version_is_one_line_with_its_accuracy_interval() -> None:
 
 
 def test_unreadable_version_is_a_line_that_says_why() -> None:
-    """It is there, it takes a number, and somebody has to deal with it."""
+    """It is there, it takes a number, and has to be dealt with."""
     summary = VersionSummary(model="tiny", version=7, problem="tiny@7: manifest.json: not a manifest")
     assert "DAMAGED: tiny@7: manifest.json: not a manifest" in versions_table([summary], "somewhere")
 
@@ -129,7 +129,7 @@ def test_work_grows_with_the_versions_and_no_faster(
 
 
 def test_a_list_names_the_lines_that_are_marked(tmp_path: Path) -> None:
-    """Whoever promotes from the list is told what the gate wants looked at."""
+    """Who promotes from the list sees what the gate marked."""
     store = open_store(tmp_path)
     version = publish_tiny(store)
     verdict = give_verdict(store, "tiny", version)

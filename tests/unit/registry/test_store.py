@@ -91,7 +91,7 @@ def test_file_name_that_leaves_the_folder_is_not_published(store: Store, tmp_pat
 
 
 def test_manifest_that_could_not_be_read_back_is_not_published(store: Store) -> None:
-    """A version that nobody can load is worse than none: its number would be promoted some day."""
+    """A version that cannot be loaded is worse than none: its number would be promoted some day."""
     with pytest.raises(ManifestError, match="not a manifest"):
         publish_tiny(store, opset="eighteen")
     assert store.models() == []
@@ -134,7 +134,7 @@ def test_number_of_a_lost_version_is_not_given_out_again(store: Store, left: str
 
 
 def test_lost_version_is_written_off_and_its_number_stays_taken(store: Store) -> None:
-    """Whoever removes a version for its size says so once, and is not told of it for ever."""
+    """Who removes a version for its size records it once, and gets no finding for it later."""
     publish_tiny(store)
     publish_tiny(store)
     shutil.rmtree(Path(store.location, "tiny", "2"))
@@ -154,7 +154,7 @@ def test_number_that_was_never_given_out_is_not_written_off(store: Store) -> Non
 
 
 def test_damaged_entry_of_a_whole_version_is_written_again(store: Store) -> None:
-    """The entry pins the manifest: without it nobody knows that the version is what was published."""
+    """The entry pins the manifest: without it no one can tell that the version is what was published."""
     publish_tiny(store)
     entry = Path(store.location, "tiny", "ledger", "1.json")
     entry.write_bytes(b"{")
@@ -214,7 +214,7 @@ def test_what_file_managers_leave_is_no_damage(store: Store, name: str) -> None:
     assert publish_tiny(store) == 2
 
 
-def test_folder_of_the_greatest_number_is_told(store: Store) -> None:
+def test_folder_of_the_greatest_number_is_reported(store: Store) -> None:
     """There is no number for another version then; a longer one would be no version."""
     publish_tiny(store)
     Path(store.location, "tiny", "999999999").mkdir()

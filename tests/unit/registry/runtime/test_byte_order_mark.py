@@ -78,7 +78,7 @@ def test_tokens_of_the_service_are_read_with_it(tmp_path: Path, content: str) ->
 
 
 def test_kaggle_credentials_are_read_with_it(tmp_path: Path) -> None:
-    """A token that begins with an invisible character is refused by Kaggle, and nobody sees why."""
+    """A token that begins with an invisible character is refused by Kaggle, and one cannot see why."""
     home = tmp_path / ".kaggle"
     home.mkdir()
     environment = {"HOME": str(tmp_path)}

@@ -48,7 +48,7 @@ def _failing(error: BaseException) -> int:
     ],
 )
 def test_every_failure_has_its_exit_code(error: BaseException, code: int) -> None:
-    """Pipelines tell "no" from "used wrongly" from "broken machine" by this number alone."""
+    """Pipelines distinguish "no", "used wrongly" and "broken machine" by this number alone."""
     assert run_command("tests", lambda: _failing(error)) == code
     assert run_command("tests", lambda: 0) == 0
 
@@ -57,9 +57,9 @@ def test_missing_package_is_named_in_one_line(capsys: pytest.CaptureFixture[str]
     """`etl` in the image that holds `fetch` and the registry alone: what is missing is a role, no fault."""
     configure_logging(format="human")
     assert run_command("tests", lambda: __import__("no_such_package").main()) == 3
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "no package no_such_package in this environment" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "no package no_such_package in this environment" in message
 
 
 def test_known_failure_is_one_line_and_unknown_one_has_its_traceback(
@@ -142,7 +142,7 @@ def test_result_is_json_on_stdout_alone(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_result_is_for_machines_when_a_person_has_the_log(
     monkeypatch: pytest.MonkeyPatch, out: type[io.StringIO], is_silent: bool
 ) -> None:
-    """On a terminal the log has told it; into a pipe it must go whatever stderr is."""
+    """On a terminal the log has shown it; a pipe gets it whatever stderr is."""
     stdout = out()
     monkeypatch.setattr(sys, "stdout", stdout)
     monkeypatch.setattr(sys, "stderr", _Terminal())
@@ -160,8 +160,8 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(caplog: pytest.Log
         for second in range(25):
             now[0] = second
             progress.advance(4, note="part one")
-    told = [(record.getMessage(), record.fields["done"]) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("reading", 44), ("reading", 84)]
+    reported = [(record.getMessage(), record.fields["done"]) for record in caplog.records]  # type: ignore[attr-defined]
+    assert reported == [("reading", 44), ("reading", 84)]
 
 
 def test_progress_on_a_terminal_is_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +203,9 @@ def test_a_step_is_shown_with_its_name_and_share(caplog: pytest.LogCaptureFixtur
         progress.begin_part(4)
         now[0], share[0] = 100.0, 0.5
         progress.begin_part(4)
-    told = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
-    assert [fields["share"] for fields in told[:5]] == [0.17, 0.33, 0.5, 0.67, 0.83]
-    assert {fields["note"] for fields in told[:5]} == {"read"}
-    assert told[5:] == [
+    reported = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
+    assert [fields["share"] for fields in reported[:5]] == [0.17, 0.33, 0.5, 0.67, 0.83]
+    assert {fields["note"] for fields in reported[:5]} == {"read"}
+    assert reported[5:] == [
         {"done": 3, "unit": "steps", "total": 4, "note": "profile", "share": 0.75},
     ]

@@ -170,13 +170,13 @@ def test_there_is_always_one_processor(tmp_path: Path) -> None:
     assert count_cpus(tmp_path) == 1
 
 
-@pytest.mark.parametrize(("told", "count"), [(6, 6), (None, 1)])
+@pytest.mark.parametrize(("reported", "count"), [(6, 6), (None, 1)])
 def test_systems_without_an_affinity_count_what_they_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int | None, count: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: int | None, count: int
 ) -> None:
     """macOS and Windows; and a system that does not know has one."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: told)
+    monkeypatch.setattr(os, "cpu_count", lambda: reported)
     assert count_cpus(tmp_path) == count
 
 

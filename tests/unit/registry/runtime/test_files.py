@@ -109,17 +109,17 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         'IO Error: Cannot open file "{}": Permission denied',
         "{}; Permission denied",
         "[Errno 13] Permission denied: '{}'",
     ],
 )
-def test_the_path_is_found_in_the_words_of_a_library(tmp_path: Path, said: str) -> None:
+def test_the_path_is_found_in_the_words_of_a_library(tmp_path: Path, message: str) -> None:
     """DuckDB, TensorFlow, and an error of Python's that went through a pipe as text."""
     error = ConfigError("cannot be read")
-    error.__cause__ = RuntimeError(said.format(tmp_path))
+    error.__cause__ = RuntimeError(message.format(tmp_path))
     assert explain_refusal(error).startswith(
         f"The modes of {tmp_path} would allow it to uid {os.geteuid()}, "
     )

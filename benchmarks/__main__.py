@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
+from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.cli import print_json, print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
@@ -316,9 +316,14 @@ def _rivals(options: argparse.Namespace) -> int:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.rates import find_alarm, format_rates, measure_rates
     from timberline.benchmarks.selftest.run import list_nightly, list_rejudged, run_selftest
-    from timberline.benchmarks.selftest.scenarios import NIGHTLY, parse_arms
+    from timberline.benchmarks.selftest.scenarios import (
+        NIGHTLY,
+        find_alarm,
+        format_rates,
+        measure_rates,
+        parse_arms,
+    )
 
     if options.draws is not None:
         return _draw(options)
@@ -336,7 +341,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.draws import Draws, format_draws, measure_draws, run_draws
+    from timberline.benchmarks.selftest.worse import Draws, format_draws, measure_draws, run_draws
 
     test = _open_selftest(options)
     path = options.csv or options.data / "selftest" / "draws.csv"
@@ -376,7 +381,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _read_limits(options: argparse.Namespace) -> GateLimits:
-    from timberline.benchmarks.gate.settings import read_limits
+    from timberline.benchmarks.settings import read_limits
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -388,7 +393,7 @@ def _read_limits(options: argparse.Namespace) -> GateLimits:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.calibrate import calibrate
+    from timberline.benchmarks.selftest.run import calibrate
 
     calibration, path = calibrate(_open_selftest(options), options.count)
     print_result(calibration)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from timberline.benchmarks.analysis.accuracy import mark_if, say_noise, say_p
-from timberline.benchmarks.analysis.fresh import FreshRows, is_reordered, is_same_table
-from timberline.benchmarks.analysis.limits import InForce
-from timberline.benchmarks.analysis.paired import (
-    Discordance,
-    adjust_holm,
-    bound_drop,
-    p_value_beyond,
+from timberline.benchmarks.analysis.fresh import (
+    SCORED_FILES,
+    FreshRows,
+    is_reordered,
+    is_same_table,
+    map_classes,
 )
+from timberline.benchmarks.analysis.limits import InForce
 from timberline.benchmarks.analysis.predictions import (
     Comparison,
     Predictions,
@@ -25,9 +24,10 @@ from timberline.benchmarks.analysis.predictions import (
     keep_common,
     read_predictions,
 )
-from timberline.benchmarks.analysis.scoring import SCORED_FILES, map_classes
+from timberline.benchmarks.analysis.quality import mark_if, say_noise, say_p
+from timberline.benchmarks.analysis.statistics import Discordance, adjust_holm, bound_drop, p_value_beyond
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import AccuracySettings
+from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
 from timberline.registry.manifest import Manifest

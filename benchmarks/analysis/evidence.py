@@ -9,9 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.analysis.accuracy import judge_drop, judge_floors
-from timberline.benchmarks.analysis.baseline import judge_baseline
-from timberline.benchmarks.analysis.compatibility import find_breaks, list_new_classes
 from timberline.benchmarks.analysis.earlier import (
     compare_releases,
     find_noise,
@@ -20,6 +17,7 @@ from timberline.benchmarks.analysis.earlier import (
     list_releases,
 )
 from timberline.benchmarks.analysis.fresh import (
+    SCORED_FILES,
     FreshRows,
     describe_asked,
     is_reordered,
@@ -27,7 +25,6 @@ from timberline.benchmarks.analysis.fresh import (
     miss_rows,
 )
 from timberline.benchmarks.analysis.limits import limits_in_force
-from timberline.benchmarks.analysis.parts import judge_recalls, judge_slices
 from timberline.benchmarks.analysis.predictions import (
     Comparison,
     Predictions,
@@ -36,17 +33,81 @@ from timberline.benchmarks.analysis.predictions import (
     measure_quality,
     read_predictions,
 )
-from timberline.benchmarks.analysis.probabilities import judge_calibration, judge_log_loss
-from timberline.benchmarks.analysis.scoring import SCORED_FILES
+from timberline.benchmarks.analysis.quality import (
+    judge_baseline,
+    judge_calibration,
+    judge_drop,
+    judge_floors,
+    judge_log_loss,
+    judge_recalls,
+    judge_slices,
+)
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import AccuracySettings
+from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.errors import DamageError
 from timberline.registry.manifest import Manifest, ParityTensor
 from timberline.registry.rows import SEEN_FILE
-from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
+from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT, Column
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.registry.verdict import Outcome, VerdictLine
 from timberline.registry.verification import MANIFEST_FILE
+
+
+def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:
+    """What a client of ``champion`` would trip over with ``candidate``; empty when nothing.
+
+    A new column that may be left out is no break, nor is one that became optional, nor one that is not
+    read any more: clients that go on sending it are answered. They are not when its table has lost it. Nor
+    are new classes behind the old ones.
+    """
+    before = {column.name: column for column in champion.signature.columns}
+    after = {column.name: column for column in candidate.signature.columns}
+    sent = [*before, *(name for name, role in champion.table.unread.items() if role == "input")]
+    taken = after.keys() | candidate.table.unread.keys()
+    breaks = [f"column {name} was removed" for name in sent if name not in taken]
+    for name, column in after.items():
+        if name not in before:
+            if not column.may_be_absent:
+                breaks.append(f"column {name} is new and required")
+        else:
+            breaks += _compare_columns(before[name], column)
+    return breaks + _compare_classes(champion, candidate)
+
+
+def list_new_classes(champion: Manifest, candidate: Manifest) -> list[str]:
+    """The classes that the candidate has behind the champion's own, which are all there in their order."""
+    old, new = _classes(champion), _classes(candidate)
+    return new[len(old) :] if new[: len(old)] == old else []
+
+
+def _compare_classes(champion: Manifest, candidate: Manifest) -> list[str]:
+    """Classes behind the old ones are no break.
+
+    JSON names every probability, so a client finds those that it knows; in tensors of the Open Inference
+    Protocol and in bare float32 rows the old ones keep their place, and the shape, or the number of bytes
+    a row, says how many there are. One in front of an old class, or in its place, would be taken for it.
+    """
+    old, new = _classes(champion), _classes(candidate)
+    if new[: len(old)] == old:
+        return []
+    told = f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}"
+    return [told + ("; list the new ones last in [target]" if set(old) < set(new) else "")]
+
+
+def _classes(manifest: Manifest) -> list[str]:
+    return [label.value for label in manifest.signature.classes]
+
+
+def _compare_columns(before: Column, after: Column) -> list[str]:
+    breaks = []
+    # An integer is also a number on the wire, so INT64 may widen to FP64.
+    if after.datatype != before.datatype and (before.datatype, after.datatype) != ("INT64", "FP64"):
+        breaks.append(f"column {before.name} was {before.datatype}, is {after.datatype}")
+    if before.may_be_absent and not after.may_be_absent:
+        breaks.append(f"column {before.name} became required")
+    if before.is_nullable and not after.is_nullable:
+        breaks.append(f"column {before.name} may no longer be null")
+    return breaks
 
 
 @dataclass(frozen=True)

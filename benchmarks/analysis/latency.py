@@ -1,50 +1,130 @@
-"""Restarts → lines of the verdict. Pure.
-
-Seven contrasts are judged. Net time is time less every wait for a processor that others had, which is
-what a loaded machine hardly disturbs: p50, p99 and the slowest twentieth of the net time in the
-service, p99 of the net time that the client saw. The p50 is judged in two units: as a share of what
-the client waits for (`net_p50`), and of the time in the service itself (`service_p50`), since the client's
-own half millisecond makes any service look alike. What a version computes besides its requests is in
-the processor time of its process (`cpu_per_request`). The client's p50 with all waits holds what net time
-cannot see: waits that a version makes itself. Raw client p95 and p99 are reported: on a shared
-machine they are others'.
-"""
+"""Memory, start-up and size → lines of the verdict. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, stdev
 
+import msgspec
 import numpy as np
 
-from timberline.benchmarks.analysis.question import (
-    OBSERVATIONS,
-    Question,
-    bound_at_look,
-    describe_bounds,
-    judge_question,
-    medians_by_arm,
-    not_at_a_look,
-)
-from timberline.benchmarks.analysis.statistics import Contrasts, Restart, average_slowest, pool_latencies
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.analysis.statistics import Bounds, bound_mean, look_levels, spent_shares
+from timberline.benchmarks.measure.records import ArmRun, Contrasts, Restart, average_slowest, pool_latencies
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.manifest import GateLimits, Manifest
+from timberline.registry.store import MODEL_FILE
 from timberline.registry.verdict import Outcome, VerdictLine
 
+OBSERVATIONS = "restart-*.csv.gz"
 
-def judge_answers(restarts: Sequence[Restart]) -> VerdictLine:
-    """Every request was answered rightly by the version that was asked; INVALID otherwise, never PASS."""
-    problem = next((f"restart {r.number}: {r.problem}" for r in restarts if r.problem), "")
-    if not restarts:
-        problem = "nothing was measured"
-    pairs = sum(restart.pairs for restart in restarts)
+
+@dataclass(frozen=True)
+class Question:
+    """One contrast and how it is judged; everything on the contrast's own scale.
+
+    ``values`` has one number a restart, ``medians`` are what is shown of each arm. More than ``limit``
+    blocks; a line that passes is marked when more than ``margin`` is proven. ``margin`` None: the line can
+    block and never keeps a release waiting.
+    """
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    medians: dict[str, float]
+    s0: float
+    alpha: float
+    limit: float
+    margin: float | None
+    show: Callable[[float], float] = math.exp
+
+
+def medians_by_arm(restarts: Sequence[Restart], read: Callable[[ArmRun], float]) -> dict[str, float]:
+    """The median over restarts of what ``read`` says of an arm; empty without restarts."""
+    return {arm: median(read(r.arms[arm]) for r in restarts) for arm in ("champion", "candidate") if restarts}
+
+
+def judge_question(asked: Question, settings: GateSettings) -> VerdictLine:
+    """BLOCK when more than the limit is proven, PASS when the limit is excluded.
+
+    A line that passes is marked WARN when the increase is proven to exceed the margin. The levels of the
+    bounds are spent over all looks.
+    """
+    bounds = bound_at_look(asked.values, asked.s0, asked.alpha, settings)
+    if bounds is None:
+        return not_at_a_look(asked.name, len(asked.values))
+    is_last = bounds.count == settings.duet.looks[-1]
+    outcome, why = _decide(asked, bounds, settings, is_last=is_last)
+    margin = asked.margin
+    is_marked = outcome == "PASS" and margin is not None and bounds.low > margin
+    if is_marked and margin is not None:
+        why += f", one of more than {_say_increase(asked, margin)} is proven"
     return VerdictLine(
-        name="answers",
-        candidate=float(pairs),
-        unit="pairs",
-        outcome="INVALID" if problem else "PASS",
-        reason=problem
-        or f"all answers right in {len(restarts)} restarts: model, version, golden probabilities",
+        name=asked.name,
+        candidate=asked.medians["candidate"],
+        champion=asked.medians["champion"],
+        difference=asked.show(bounds.mean),
+        low=asked.show(bounds.low),
+        high=asked.show(bounds.high),
+        limit=asked.show(asked.limit),
+        unit=asked.unit,
+        outcome=outcome,
+        reason=f"{why}; {describe_bounds(bounds, settings)}",
+        evidence=OBSERVATIONS,
+        mark="WARN" if is_marked else msgspec.UNSET,
+    )
+
+
+def _decide(asked: Question, bounds: Bounds, settings: GateSettings, *, is_last: bool) -> tuple[Outcome, str]:
+    limit = _say_increase(asked, asked.limit)
+    if bounds.low > asked.limit:
+        return "BLOCK", f"an increase of more than {limit} is proven"
+    if asked.margin is None:
+        return "PASS", f"no increase of more than {limit} is proven"
+    spread = stdev(asked.values) if bounds.count > 1 else 0.0
+    if spread > settings.latency.max_spread * asked.s0:
+        # No yes can come of it; more restarts may still prove a no, or be quieter.
+        why = f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
+        return "INVALID" if is_last else "INCONCLUSIVE", why
+    if bounds.high < asked.limit:
+        return "PASS", f"an increase of {limit} is excluded"
+    return "INCONCLUSIVE", f"an increase of {limit} is not excluded"
+
+
+def _say_increase(asked: Question, value: float) -> str:
+    return f"{asked.show(value) - asked.show(0.0):.1%}"
+
+
+def bound_at_look(values: Sequence[float], s0: float, alpha: float, settings: GateSettings) -> Bounds | None:
+    """Bounds at the levels of this look, or None when these restarts are no look."""
+    looks = settings.duet.looks
+    if len(values) not in looks:
+        return None
+    look, latency = looks.index(len(values)), settings.latency
+    block, accept = (spent_shares(looks, plan) for plan in (latency.spend_block, latency.spend_pass))
+    return bound_mean(
+        values,
+        s0=s0,
+        nu0=latency.nu0,
+        alpha_low=look_levels(looks, alpha, block)[look],
+        alpha_high=look_levels(looks, latency.alpha_pass, accept)[look],
+    )
+
+
+def describe_bounds(bounds: Bounds, settings: GateSettings) -> str:
+    """From how much the bounds come, in words."""
+    looks = settings.duet.looks
+    return (
+        f"{bounds.count} restarts (look {looks.index(bounds.count) + 1} of {len(looks)}), "
+        f"moderated SD {bounds.sd:.4f}"
+    )
+
+
+def not_at_a_look(name: str, count: int) -> VerdictLine:
+    """The line of a contrast that was asked for between two looks."""
+    return VerdictLine(
+        name=name, candidate=None, outcome="INVALID", reason=f"{count} complete restarts are too few to judge"
     )
 
 
@@ -207,4 +287,68 @@ def report_service(restarts: Sequence[Restart], versions: dict[str, Manifest]) -
             evidence=OBSERVATIONS,
         )
         for name, values in measured.items()
+    )
+
+
+def judge_resources(
+    restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings
+) -> tuple[VerdictLine, ...]:
+    """Memory and start-up beside the champion's; they block what is proven and keep nothing waiting."""
+    latency = settings.latency
+    return (
+        judge_question(
+            _ratio_question(
+                "memory",
+                "bytes, ratio",
+                restarts,
+                lambda arm: float(arm.resident_bytes),
+                latency.s0.memory,
+                latency.alpha_resources,
+                limits.max_memory_increase,
+            ),
+            settings,
+        ),
+        judge_question(
+            _ratio_question(
+                "start_up",
+                "s, ratio",
+                restarts,
+                lambda arm: arm.ready_s,
+                latency.s0.start_up,
+                latency.alpha_resources,
+                limits.max_start_up_increase,
+            ),
+            settings,
+        ),
+    )
+
+
+def _ratio_question(
+    name: str,
+    unit: str,
+    restarts: Sequence[Restart],
+    read: Callable[[ArmRun], float],
+    s0: float,
+    alpha: float,
+    increase: float,
+) -> Question:
+    values = tuple(math.log(read(r.arms["candidate"]) / read(r.arms["champion"])) for r in restarts)
+    limit = math.log1p(increase)
+    return Question(name, unit, values, medians_by_arm(restarts, read), s0, alpha, limit, margin=None)
+
+
+def judge_model_size(versions: dict[str, Manifest]) -> VerdictLine:
+    """Bytes of model.onnx against the absolute limit."""
+    sizes = {arm: float(manifest.files[MODEL_FILE].size) for arm, manifest in versions.items()}
+    limit = versions["candidate"].gate.max_model_bytes
+    return VerdictLine(
+        name="model_size",
+        candidate=sizes["candidate"],
+        champion=sizes.get("champion"),
+        difference=sizes["candidate"] - sizes["champion"] if "champion" in sizes else None,
+        limit=float(limit),
+        unit="bytes",
+        outcome="BLOCK" if sizes["candidate"] > limit else "PASS",
+        reason="size of model.onnx, an absolute limit",
+        evidence="manifest.json",
     )

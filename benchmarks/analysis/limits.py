@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import norm, t
 
-from timberline.benchmarks.gate.settings import AccuracySettings
+from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.noise import TrainingNoise
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.files import write_atomically
 from timberline.registry.runtime.settings import load_settings

@@ -10,29 +10,28 @@ from typing import Any
 import msgspec
 
 from timberline.benchmarks.analysis.evidence import judge_static
-from timberline.benchmarks.analysis.failures import judge_error_rate
-from timberline.benchmarks.analysis.fairness import judge_fairness
-from timberline.benchmarks.analysis.improvement import judge_improvement
+from timberline.benchmarks.analysis.fresh import SCORED_FILES
 from timberline.benchmarks.analysis.latency import (
-    judge_answers,
+    OBSERVATIONS,
     judge_latencies,
+    judge_model_size,
     judge_p50_ceiling,
+    judge_resources,
     report_service,
 )
-from timberline.benchmarks.analysis.question import OBSERVATIONS
-from timberline.benchmarks.analysis.resources import judge_model_size, judge_resources
-from timberline.benchmarks.analysis.scoring import SCORED_FILES
-from timberline.benchmarks.analysis.statistics import Restart
+from timberline.benchmarks.analysis.quality import judge_improvement
+from timberline.benchmarks.analysis.validity import judge_answers, judge_error_rate, judge_fairness
 from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.gate.match import GATE_VERSION, Match
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.gate.run import Match
 from timberline.benchmarks.history.releases import read_releases
 from timberline.benchmarks.machine import describe_machine
 from timberline.benchmarks.measure.duet import Duet, open_duet
+from timberline.benchmarks.measure.records import Restart
 from timberline.benchmarks.measure.workload import Workload, draw_bodies
 from timberline.benchmarks.report.documents import write_documents
 from timberline.benchmarks.report.record import PAGE_FILE, Record
+from timberline.benchmarks.settings import GATE_VERSION, GateSettings
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file

@@ -9,25 +9,56 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timberline.benchmarks.gate.calibration import apply_calibration, load_calibration
-from timberline.benchmarks.gate.match import GATE_VERSION, Match, find_match
-from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.machine import machine_class
 from timberline.benchmarks.measure.workload import load_workload
 from timberline.benchmarks.report.record import PAGE_FILE
-from timberline.registry.aliases import read_history
+from timberline.benchmarks.settings import GATE_VERSION, GateSettings
+from timberline.registry.aliases import check_target, read_alias, read_history, resolve
 from timberline.registry.errors import RegistryError
-from timberline.registry.names import PRODUCTION
+from timberline.registry.names import CANDIDATE, PRODUCTION, ModelRef
 from timberline.registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
-from timberline.registry.verdict import (
-    VERDICT_FILE,
-    Judged,
-    Verdict,
-    decode_verdict,
-)
+from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
+
+
+@dataclass(frozen=True)
+class Match:
+    """Who is judged against whom; ``champion`` None when no version is in production."""
+
+    model: str
+    candidate: int
+    champion: int | None
+
+    @property
+    def arms(self) -> dict[str, int]:
+        """Version by arm."""
+        arms = {} if self.champion is None else {"champion": self.champion}
+        return arms | {"candidate": self.candidate}
+
+    @property
+    def folder_name(self) -> str:
+        """``7-vs-5``, or ``1-first``."""
+        return f"{self.candidate}-first" if self.champion is None else f"{self.candidate}-vs-{self.champion}"
+
+
+def find_match(store: Store, model: str, candidate: str | None, champion: str | None) -> Match:
+    """The versions that ``candidate`` and ``champion`` name, by default the aliases candidate and production.
+
+    Raises:
+        VersionNotFoundError: there is no such version or alias (an absent `production` is no error).
+        DamageError: an alias is damaged, or its version is lost or another one than it was moved to.
+    """
+    challenger = resolve(store, ModelRef.parse(candidate or f"{model}@{CANDIDATE}"))
+    if champion is not None:
+        return Match(model, challenger, resolve(store, ModelRef.parse(champion)))
+    production = read_alias(store, model, PRODUCTION)
+    if production:
+        check_target(store, production)
+    return Match(model, challenger, production.version if production else None)
+
 
 logger = logging.getLogger("benchmarks")
 

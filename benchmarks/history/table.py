@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timberline.benchmarks.history.chain import LatencyIndex
 from timberline.benchmarks.history.changes import Change
-from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.history.releases import LatencyIndex, Release
 from timberline.registry.tables import format_interval, format_size, render_table
 from timberline.registry.verdict import VerdictLine
 

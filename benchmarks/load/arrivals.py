@@ -26,9 +26,9 @@ from timberline.benchmarks.load.alarm import Alarm
 from timberline.benchmarks.load.connections import Connections, Reply, write_request
 from timberline.benchmarks.load.plan import Arrival, Ending, WindowOutcome, WindowPlan, write_arrivals
 from timberline.benchmarks.load.schedule import draw_schedule, run_timetable
-from timberline.benchmarks.measure.loop import run_users, serve_plans
+from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body
-from timberline.benchmarks.measure.replies import check_reply
+from timberline.benchmarks.measure.services import run_users, serve_plans
 
 # A broken service would fail thousands of requests; these many tell the story.
 _MAX_WRONG = 50

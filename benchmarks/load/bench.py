@@ -9,13 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from timberline.benchmarks.analysis.statistics import summarize_latencies
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.measure.duet import build_target
-from timberline.benchmarks.measure.records import Plan, read_observations
+from timberline.benchmarks.measure.records import Plan, read_observations, summarize_latencies
 from timberline.benchmarks.measure.services import Service, drive, launch_driver, launch_service
 from timberline.benchmarks.measure.workload import draw_bodies, load_workload
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import Store

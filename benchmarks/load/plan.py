@@ -10,8 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from timberline.benchmarks.measure.raw import quote, read_rows, write_rows
-from timberline.benchmarks.measure.records import Body, Target
+from timberline.benchmarks.measure.records import Body, Target, quote, read_rows, write_rows
 
 # How a request ended: answered rightly; refused for want of time or room (503, 504, silence), which is
 # what overload looks like; or anything else, which says that something is broken.

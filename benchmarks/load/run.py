@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from timberline.benchmarks.gate.match import find_match
+from timberline.benchmarks.gate.run import find_match
 from timberline.benchmarks.load.measure import measure_load
 from timberline.benchmarks.load.report import LoadReport, build_report
 from timberline.benchmarks.load.settings import LoadSettings

@@ -21,10 +21,9 @@ from locust import FastHttpUser, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from timberline.benchmarks.measure.cpu_time import read_each_cpu_s
-from timberline.benchmarks.measure.loop import run_users, serve_plans
+from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, write_observations
-from timberline.benchmarks.measure.replies import check_reply
+from timberline.benchmarks.measure.services import read_each_cpu_s, run_users, serve_plans
 
 # A service that fails every request would fail thousands in a window; these many tell the story.
 _MAX_FAILURES = 50

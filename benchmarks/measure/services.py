@@ -1,17 +1,23 @@
-"""Processes of the gate: services under test and the Locust process, started and always ended."""
+"""Processes of the gate: services under test and the Locust process, started and always ended.
+
+Also their processor time, in nanoseconds, and their memory. The kernel's clock of a process counts what all
+of its threads ran, user and system, also of those that have ended; unlike ``/proc/<pid>/stat`` it is not
+rounded to ticks of 10 ms. Where there is no such clock, `read_cpu_s` asks psutil.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 import psutil
@@ -19,6 +25,73 @@ import psutil
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.measure.records import Outcome, Plan
 from timberline.registry.runtime.documents import decode_json
+
+# CPUCLOCK_SCHED of <linux/posix-timers.h>: what the scheduler ran, as clock_getcpuclockid(3) makes it.
+_SCHEDULED = 2
+
+
+def read_cpu_s(pid: int) -> float:
+    """Seconds of processor time that all threads of the process have used so far, ended ones too.
+
+    Raises:
+        BenchmarkError: there is no such process (any longer), or nothing tells its time.
+    """
+    try:
+        if sys.platform == "linux":
+            return time.clock_gettime_ns((~pid << 3) | _SCHEDULED) / 1e9
+        return sum(psutil.Process(pid).cpu_times()[:2])
+    except (OSError, psutil.Error):
+        raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None
+
+
+def read_each_cpu_s(pids: Mapping[str, int]) -> dict[str, float]:
+    """`read_cpu_s` of each process by its name; without those that have ended."""
+    found = {}
+    for name, pid in pids.items():
+        with contextlib.suppress(BenchmarkError):
+            found[name] = read_cpu_s(pid)
+    return found
+
+
+def read_wait_s(pid: int) -> float:
+    """Seconds in which the process's threads could have run, but others had the processor."""
+    waited = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            waited += int((task / "schedstat").read_bytes().split()[1])
+    return waited / 1e9
+
+
+def list_processes(pid: int) -> list[int]:
+    """The process and everything below it, now; the process itself comes first."""
+    return [pid, *sorted(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def read_resident_bytes(pids: Sequence[int]) -> list[int]:
+    """Memory of each process now (RSS; pages that several share count for each)."""
+    return [int(psutil.Process(pid).memory_info().rss) for pid in pids]
+
+
+class ProcessMemory(NamedTuple):
+    """Memory of one process: now (RSS), and the most since it was started (VmHWM)."""
+
+    resident_bytes: int
+    peak_bytes: int
+
+
+def read_memory(pid: int) -> ProcessMemory:
+    """Memory of the process, now and at its peak; Linux only.
+
+    Raises:
+        BenchmarkError: there is no such process (any longer).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        return ProcessMemory(*(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+    except (OSError, KeyError):  # a process that has ended keeps its file for a moment, without these
+        raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None
+
 
 _LOG_TAIL_BYTES = 2000
 T = TypeVar("T")
@@ -127,8 +200,10 @@ def launch_service(
     name = f"{model}@{version}"
     environment = None
     if checkout:
-        # By the name that it has in every checkout, also in those from before there was one package.
-        program, environment = ("inference",), {"PYTHONPATH": str(checkout / "src")}
+        environment = {"PYTHONPATH": str(checkout / "src")}
+        if program == SERVICE:
+            # The name that it has in every checkout, also in those from before there was one package.
+            program = ("inference",)
     command = [sys.executable, "-m", *program, "serve", "--model", name, "--registry", registry]
     command += ["--host", "127.0.0.1", "--port", "0", *flags]
     with launch_command(
@@ -295,3 +370,40 @@ if sys.argv[2]:
     os.sched_setaffinity(0, map(int, sys.argv[2].split(",")))
 os.execv(sys.argv[3], sys.argv[3:])
 """
+_Plan = TypeVar("_Plan")
+
+
+def run_users(runner: Any, users: int, begin: Callable[[], object] | None = None) -> tuple[float, float]:
+    """Start the users of a local runner, and wait until all have stopped by themselves.
+
+    Args:
+        runner: of Locust.
+        users: how many.
+        begin: called just before the first one starts.
+
+    Returns:
+        how far the wall clock and the monotonic clock parted, in seconds, and the processor time of this
+        process as a share of one core.
+    """
+    # No collection meanwhile: it would hit one request or the other.
+    gc.collect()
+    gc.disable()
+    if begin is not None:
+        begin()
+    wall, steady, cpu = time.time(), time.monotonic(), time.process_time()
+    runner.start(users, spawn_rate=max(users, 1))
+    runner.spawning_greenlet.join()
+    runner.user_greenlets.join()
+    elapsed = max(time.monotonic() - steady, 1e-9)
+    jump = abs((time.time() - wall) - elapsed)
+    share = (time.process_time() - cpu) / elapsed
+    gc.enable()
+    runner.quit()
+    return jump, share
+
+
+def serve_plans(kind: type[_Plan], run: Callable[[_Plan], object]) -> None:
+    """Run every plan that comes on stdin, a line each, and answer each with a line."""
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(msgspec.json.encode(run(decode_json(line, kind))) + b"\n")
+        sys.stdout.buffer.flush()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
     from timberline.benchmarks.analysis.predictions import Comparison
-    from timberline.benchmarks.analysis.statistics import Restart
+    from timberline.benchmarks.measure.records import Restart
 
 
 def write_report(

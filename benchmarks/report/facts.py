@@ -12,7 +12,7 @@ from timberline.benchmarks.report.markup import Child, Markup, tag
 from timberline.benchmarks.report.plots.distributions import format_ms
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.analysis.statistics import ArmRun, Restart
+    from timberline.benchmarks.measure.records import ArmRun, Restart
     from timberline.benchmarks.report.record import Record
     from timberline.registry.verdict import Judged
 

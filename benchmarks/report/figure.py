@@ -12,7 +12,7 @@ from timberline.benchmarks.report.markup import Markup, tag
 from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.analysis.statistics import Restart
+    from timberline.benchmarks.measure.records import Restart
     from timberline.benchmarks.report.record import Record
 
 

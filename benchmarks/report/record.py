@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
     from timberline.benchmarks.analysis.predictions import Comparison
-    from timberline.benchmarks.analysis.statistics import Restart
     from timberline.benchmarks.history.releases import Release
+    from timberline.benchmarks.measure.records import Restart
 
 # The document that a person opens.
 PAGE_FILE = "report.html"

@@ -12,17 +12,26 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from timberline.benchmarks.analysis.accuracy import judge_drop
 from timberline.benchmarks.analysis.earlier import Earlier, Releases, judge_total
 from timberline.benchmarks.analysis.limits import InForce, limits_in_force
-from timberline.benchmarks.analysis.paired import Discordance
-from timberline.benchmarks.analysis.parts import judge_recalls, judge_slices
-from timberline.benchmarks.analysis.probabilities import judge_calibration, judge_log_loss
-from timberline.benchmarks.gate.settings import AccuracySettings
-from timberline.benchmarks.selftest.binomial import bound_rate
-from timberline.benchmarks.selftest.rates import Finding
+from timberline.benchmarks.analysis.quality import (
+    judge_calibration,
+    judge_drop,
+    judge_log_loss,
+    judge_recalls,
+    judge_slices,
+)
+from timberline.benchmarks.analysis.statistics import Discordance
 from timberline.benchmarks.selftest.replays import DRIP_SHARE, RELEASES, PairRow, RunRow, restore_comparison
-from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
+from timberline.benchmarks.selftest.scenarios import (
+    DRIP,
+    DRIP_RETRAINED,
+    DRIPS,
+    RETRAINED,
+    Finding,
+    bound_rate,
+)
+from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
 from timberline.registry.verdict import VerdictLine

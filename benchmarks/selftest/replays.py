@@ -27,23 +27,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from timberline.benchmarks.analysis.calibration_error import (
+from timberline.benchmarks.analysis.predictions import (
     BINS,
     CalibrationChange,
-    Gaps,
-    bound_calibration,
-    compare_gaps,
-    measure_gaps,
-)
-from timberline.benchmarks.analysis.paired import Discordance
-from timberline.benchmarks.analysis.predictions import (
     Comparison,
     Confusion,
+    Gaps,
     PartChange,
     Predictions,
     Quality,
+    bound_calibration,
+    compare_gaps,
+    measure_gaps,
     read_predictions,
 )
+from timberline.benchmarks.analysis.statistics import Discordance
 from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.selftest.ledger import append_rows, locked, read_rows
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from timberline.benchmarks.dev.service.figures import decode_targets
-from timberline.benchmarks.measure.raw import read_rows as read_observations
+from timberline.benchmarks.measure.records import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
-from timberline.benchmarks.selftest.recorded import read_restarts
+from timberline.benchmarks.selftest.ledger import read_restarts
 from timberline.inference.models.proven import run_trial
 from timberline.inference.models.trial import Ledger, Outcome, Trial
 from timberline.inference.server.child import Worker

@@ -15,7 +15,7 @@ import pytest
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import compare, put, read_tree, restore
-from timberline.benchmarks.gate.match import find_match
+from timberline.benchmarks.gate.run import find_match
 from timberline.registry.errors import DamageError
 from timberline.registry.store import open_store
 

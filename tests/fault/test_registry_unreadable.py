@@ -15,7 +15,7 @@ from tests.support.forked import open_to_all, run_forked
 from tests.support.manifests import publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import read_tree
-from timberline.benchmarks.gate.match import find_match
+from timberline.benchmarks.gate.run import find_match
 from timberline.registry.catalog import summarise_versions
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import RegistryError

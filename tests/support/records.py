@@ -25,10 +25,10 @@ from timberline.benchmarks.analysis.predictions import (
     compare_predictions,
     read_predictions,
 )
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart
-from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.measure.records import ArmRun, Restart
 from timberline.benchmarks.report.record import Record
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import Interval
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine

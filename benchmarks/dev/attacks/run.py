@@ -38,12 +38,14 @@ from timberline.benchmarks.dev.service.servers import (
     find_processes,
 )
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_memory, read_wait_s
 from timberline.benchmarks.measure.services import (
     Service,
     exchange,
     launch_command,
     launch_service,
+    read_cpu_s,
+    read_memory,
+    read_wait_s,
     running_process,
 )
 from timberline.registry.errors import ConfigError

@@ -21,7 +21,7 @@ from time import perf_counter, process_time
 import msgspec
 
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_wait_s
+from timberline.benchmarks.measure.services import read_cpu_s, read_wait_s
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 # One answer of the largest batch comes in a few of these.

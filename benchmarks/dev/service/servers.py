@@ -25,8 +25,7 @@ import numpy.typing as npt
 import timberline
 from timberline.benchmarks.dev.service.closed_loop import Failed, Round, Seen, read_answer_length
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
-from timberline.benchmarks.measure.cpu_time import list_processes
-from timberline.benchmarks.measure.services import Service, read_line, running_process
+from timberline.benchmarks.measure.services import Service, list_processes, read_line, running_process
 from timberline.registry.runtime.documents import decode_json
 
 T = TypeVar("T")

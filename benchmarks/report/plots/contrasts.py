@@ -14,7 +14,7 @@ from timberline.benchmarks.report.markup import Markup
 from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.analysis.statistics import Contrasts
+    from timberline.benchmarks.measure.records import Contrasts
     from timberline.benchmarks.report.record import Record
 
 _HEIGHT = 220

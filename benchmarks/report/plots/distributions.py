@@ -13,7 +13,7 @@ from timberline.benchmarks.report.figure import Figure, arm_names, panel, panels
 from timberline.benchmarks.report.markup import Markup, tag
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.analysis.statistics import ArmRun
+    from timberline.benchmarks.measure.records import ArmRun
     from timberline.benchmarks.report.record import Record
 
 Floats = npt.NDArray[np.float64]

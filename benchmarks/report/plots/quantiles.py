@@ -15,7 +15,7 @@ from timberline.benchmarks.report.figure import Figure, panel, panels, usable_re
 from timberline.benchmarks.report.markup import Markup
 
 if TYPE_CHECKING:
-    from timberline.benchmarks.analysis.statistics import ArmRun
+    from timberline.benchmarks.measure.records import ArmRun
     from timberline.benchmarks.report.record import Record
 
 Floats = npt.NDArray[np.float64]

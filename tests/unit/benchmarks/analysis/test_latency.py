@@ -12,16 +12,19 @@ import pytest
 
 from tests.support.manifests import build_manifest
 from timberline.benchmarks.analysis.latency import (
-    judge_answers,
+    Question,
+    bound_at_look,
     judge_latencies,
+    judge_model_size,
     judge_p50_ceiling,
+    judge_question,
+    judge_resources,
     report_service,
 )
-from timberline.benchmarks.analysis.question import Question, bound_at_look, judge_question
-from timberline.benchmarks.analysis.resources import judge_model_size, judge_resources
-from timberline.benchmarks.analysis.sequential import look_levels
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart, bound_mean
-from timberline.benchmarks.gate.settings import DEFAULT_GATES, load_gate_settings
+from timberline.benchmarks.analysis.statistics import bound_mean, look_levels
+from timberline.benchmarks.analysis.validity import judge_answers
+from timberline.benchmarks.measure.records import ArmRun, Restart
+from timberline.benchmarks.settings import DEFAULT_GATES, load_gate_settings
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import FileDigest, GateLimits, Manifest
 from timberline.registry.verdict import VerdictLine

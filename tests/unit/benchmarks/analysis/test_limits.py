@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t
 
 from timberline.benchmarks.analysis.limits import Limit, limits_in_force, measure_noise, moderate_variances
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.noise import NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise
 

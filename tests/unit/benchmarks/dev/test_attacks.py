@@ -31,7 +31,7 @@ from timberline.benchmarks.dev.attacks.table import (
 )
 from timberline.benchmarks.dev.service.figures import Target
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.measure.cpu_time import read_memory
+from timberline.benchmarks.measure.services import read_memory
 from timberline.registry.errors import ConfigError
 from timberline.registry.signature import Column, build_signature
 

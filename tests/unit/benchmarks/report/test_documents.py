@@ -6,10 +6,10 @@ import msgspec
 
 from tests.support.manifests import build_verdict
 from tests.support.verdicts import RATIO, judged, make_verdict
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.measure.records import ArmRun, Restart
 from timberline.benchmarks.report.data import write_report
 from timberline.benchmarks.report.terminal import format_table
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.verdict import Verdict
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.report.limits import change_of, margin_shares, use_of
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.verdict import VerdictLine
 
 

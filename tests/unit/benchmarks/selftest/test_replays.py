@@ -11,12 +11,15 @@ import pytest
 
 from tests.support.replayed import LABELS, write_runs
 from timberline.benchmarks.__main__ import main
-from timberline.benchmarks.analysis.accuracy import judge_drop
-from timberline.benchmarks.analysis.parts import judge_recalls, judge_slices
 from timberline.benchmarks.analysis.predictions import Comparison, compare_predictions, read_predictions
-from timberline.benchmarks.analysis.probabilities import judge_calibration, judge_log_loss
+from timberline.benchmarks.analysis.quality import (
+    judge_calibration,
+    judge_drop,
+    judge_log_loss,
+    judge_recalls,
+    judge_slices,
+)
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import load_gate_settings, read_limits
 from timberline.benchmarks.selftest.replayed import Judge, bound_by_seeds, judge_pairs, measure_rates
 from timberline.benchmarks.selftest.replays import (
     PairRow,
@@ -26,6 +29,7 @@ from timberline.benchmarks.selftest.replays import (
     restore_comparison,
 )
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED, read_folders
+from timberline.benchmarks.settings import load_gate_settings, read_limits
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import GateLimits
 

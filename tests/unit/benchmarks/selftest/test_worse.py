@@ -10,8 +10,8 @@ import pytest
 from tests.support.evaluations import encode_evaluation, publish_judged
 from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.selftest.worse import Answers, draw_worse, read_answers, stage_worse, weigh_doubt
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, open_store
 

@@ -1,0 +1,552 @@
+"""Held-out predictions → lines of the verdict. Pure.
+
+A line's difference is candidate minus champion, so a drop is negative; bounds are one-sided.
+
+- Accuracy, floors and the version's own baselines.
+- Classes and slices: one part can be lost for a gain elsewhere. Lack of proof blocks nothing there, since a
+  rare class never has the rows; the reason tells it.
+- Log-loss and calibration see what accuracy does not: a model that is as often right and no longer knows how
+  sure to be. They block what is proven and keep nothing waiting, except for a recipe that is too noisy; the
+  level is split evenly between the two.
+- Improvement, where the model's [gate] asks for more than "not worse".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from scipy.stats import norm
+
+from timberline.benchmarks.analysis.limits import InForce, Limit
+from timberline.benchmarks.analysis.predictions import (
+    Comparison,
+    PartChange,
+    Predictions,
+    Quality,
+    bound_calibration,
+    count_against_baseline,
+)
+from timberline.benchmarks.analysis.statistics import (
+    Discordance,
+    adjust_holm,
+    blockable_drop,
+    bound_average,
+    bound_drop,
+    bound_proportion,
+    p_value_beyond,
+    p_value_of_drop,
+    power_to_block,
+    provable_margin,
+    rows_to_block,
+    rows_to_prove,
+)
+from timberline.benchmarks.settings import AccuracySettings
+from timberline.registry.manifest import GateLimits
+from timberline.registry.store import EVALUATION_FILE
+from timberline.registry.verdict import Outcome, VerdictLine
+
+
+def judge_floors(quality: Quality, limits: GateLimits, settings: AccuracySettings) -> tuple[VerdictLine, ...]:
+    """The absolute floors: PASS only when the bound, not just the estimate, keeps the limit."""
+    alpha = settings.alpha_pass
+    low, high = bound_proportion(quality.correct, quality.rows, alpha=alpha)
+    lines = [
+        VerdictLine(
+            name="accuracy_floor",
+            candidate=quality.accuracy,
+            low=low,
+            high=high,
+            limit=limits.min_accuracy,
+            unit="share of rows",
+            outcome="PASS" if low >= limits.min_accuracy else _short(high < limits.min_accuracy),
+            reason=f"Wilson bounds, one-sided {1 - alpha:.0%}, {quality.rows:,} rows",
+            evidence=EVALUATION_FILE,
+        )
+    ]
+    if limits.max_log_loss is not None:
+        low, high = bound_average(quality.loss, quality.loss_sd, quality.rows, alpha=alpha)
+        lines.append(
+            VerdictLine(
+                name="log_loss_ceiling",
+                candidate=quality.loss,
+                low=low,
+                high=high,
+                limit=limits.max_log_loss,
+                unit="nats",
+                outcome="PASS" if high <= limits.max_log_loss else _short(low > limits.max_log_loss),
+                reason=f"Student's bounds, one-sided {1 - alpha:.0%}, {quality.rows:,} rows",
+                evidence=EVALUATION_FILE,
+            )
+        )
+    return tuple(lines)
+
+
+def _short(is_proven: bool) -> Outcome:
+    """The outcome of a line that did not pass: a proven no, or not enough rows to tell."""
+    return "BLOCK" if is_proven else "INCONCLUSIVE"
+
+
+def judge_drop(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK: a drop beyond the limit is proven. PASS: it is excluded; marked WARN when some drop is proven.
+
+    Proven by Tango's lower bound, excluded by his upper one; a drop at all by mid-p McNemar. What these
+    rows can find is said whatever the outcome.
+    """
+    pairs, limit = comparison.pairs, limits.accuracy
+    rise, fall = bound_drop(pairs, alpha_low=settings.alpha_block, alpha_high=settings.alpha_pass)
+    p_value = p_value_of_drop(pairs)
+    is_worse = p_value <= settings.alpha_block
+    outcome: Outcome
+    if rise > limit.block_above:
+        outcome, why = "BLOCK", f"a drop of more than {limit.block_above:.2%} is proven"
+    elif fall < limit.pass_below:
+        outcome, why = "PASS", f"a drop of {limit.pass_below:.2%} is excluded"
+    elif limit.is_too_noisy:
+        outcome, why = "INCONCLUSIVE", limit.describe()
+    else:
+        outcome, why = "INCONCLUSIVE", _say_unproven(pairs, limit.pass_below, settings)
+    if is_worse and outcome == "PASS":
+        why = f"some drop is proven, within the limit; {why}"
+    line = VerdictLine(
+        name="accuracy",
+        candidate=comparison.candidate.accuracy,
+        champion=comparison.champion.accuracy,
+        difference=0.0 - pairs.drop,
+        low=-fall,
+        high=-rise,
+        limit=-limit.in_force,
+        unit="share of rows",
+        outcome=outcome,
+        reason=(
+            f"{_say_common(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
+            f"{pairs.rows:,}; mid-p McNemar {say_p(p_value)}; Tango's bounds, one-sided "
+            f"{1 - settings.alpha_pass:.0%} and {1 - settings.alpha_block:.2%}; "
+            f"{say_power(pairs, limit.block_above, settings)}{say_noise(limit, limits)}"
+        ),
+        evidence=EVALUATION_FILE,
+    )
+    return mark_if(line, is_worse)
+
+
+def mark_if(line: VerdictLine, is_worse: bool) -> VerdictLine:
+    """The line marked WARN where it passed although something is proven to be worse."""
+    return msgspec.structs.replace(line, mark="WARN") if is_worse and line.outcome == "PASS" else line
+
+
+def say_noise(limit: Limit, limits: InForce, show: str = ".2%") -> str:
+    """Both limits, stated and in force, and where the noise of training comes from."""
+    said = limit.describe(show)
+    return f"; {said} ({limits.source})" if said else ""
+
+
+def _say_common(comparison: Comparison) -> str:
+    if comparison.test_rows is None:
+        return ""
+    before, after = comparison.test_rows
+    return (
+        f"other test rows than the champion's: judged on the {comparison.pairs.rows:,} that both have "
+        f"(champion {before:,}, candidate {after:,}); "
+    )
+
+
+def _say_unproven(pairs: Discordance, margin: float, settings: AccuracySettings) -> str:
+    alpha, power = settings.alpha_pass, settings.power
+    needed = (
+        f"{rows_to_prove(pairs.rate, margin, alpha=alpha, power=power):,}"
+        if margin
+        else "no number of rows proves a drop below 0"
+    )
+    provable = provable_margin(pairs.rate, pairs.rows, alpha=alpha, power=power)
+    return (
+        f"a drop of {margin:.2%} is not excluded; rows needed: {needed}, these {pairs.rows:,} can "
+        f"exclude {provable:.2%} if there is no drop"
+    )
+
+
+def say_power(pairs: Discordance, limit: float, settings: AccuracySettings) -> str:
+    """Which drop these rows block, and how many block one of twice the limit; "underpowered" when too few."""
+    alpha, power = settings.alpha_block, settings.power
+    smallest = blockable_drop(pairs.rate, limit, pairs.rows, alpha=alpha, power=power)
+    blocks = f"smallest drop blocked with power {power:.0%}: {smallest:.2%}"
+    drop = 2 * limit
+    if not 0 < drop < 1:
+        return blocks
+    needed = rows_to_block(pairs.rate, drop, limit, alpha=alpha, power=power)
+    has = power_to_block(pairs.rate, drop, limit, pairs.rows, alpha=alpha)
+    short = (
+        f"underpowered, a drop of {drop:.2%} is blocked with power {has:.0%} only; " if has < power else ""
+    )
+    return f"{short}rows to block a drop of {drop:.2%}: {needed:,}, there are {pairs.rows:,}; {blocks}"
+
+
+def say_p(p_value: float) -> str:
+    """A p-value as people read it."""
+    return f"p = {p_value:.3g}" if p_value >= 1e-15 else "p < 1e-15"
+
+
+# Parts without power that are told one by one; the rest is counted.
+_TOLD = 4
+
+
+def judge_recalls(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the recall of a class is proven to have fallen beyond its limit."""
+    return _judge_parts("recall", "class", comparison.recalls, comparison, limits, settings)
+
+
+def judge_slices(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the accuracy in a slice is proven to have fallen beyond the limit.
+
+    INCONCLUSIVE when a slice has no row, which an export refuses: the rows left to compare are few.
+    """
+    empty = [part.label for part in comparison.slices if not part.pairs.rows]
+    if empty:
+        return VerdictLine(
+            name="slices",
+            candidate=None,
+            limit=-limits.slices.in_force,
+            unit="share of the slice's rows",
+            outcome="INCONCLUSIVE",
+            reason=f"no row is left of slice {', '.join(empty)[:80]}",
+            evidence=EVALUATION_FILE,
+        )
+    return _judge_parts("slices", "slice", comparison.slices, comparison, limits, settings)
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A class or slice with its limit, and Holm-adjusted p-values of a drop beyond three limits.
+
+    ``beyond`` what blocks, ``beyond_stated`` what the recipe's noise may not hide, ``at_all`` 0.
+    """
+
+    part: PartChange
+    limit: Limit
+    beyond: float
+    beyond_stated: float
+    at_all: float
+
+
+def _test_parts(comparison: Comparison, limits: InForce) -> dict[int, _Tested]:
+    """By identity of the part. Classes and slices share one level: both ask whether some rows got worse."""
+    family = [(part, limits.of_class(part.label)) for part in comparison.recalls]
+    family += [(part, limits.slices) for part in comparison.slices if part.pairs.rows]
+    adjusted = (
+        adjust_holm([p_value_beyond(part.pairs, choose(limit)) for part, limit in family])
+        for choose in (_block_above, _pass_below, _nothing)
+    )
+    return {
+        id(part): _Tested(part, limit, *p_values)
+        for (part, limit), *p_values in zip(family, *adjusted, strict=True)
+    }
+
+
+def _block_above(limit: Limit) -> float:
+    return limit.block_above
+
+
+def _pass_below(limit: Limit) -> float:
+    return limit.pass_below
+
+
+def _nothing(_: Limit) -> float:
+    return 0.0
+
+
+def _judge_parts(
+    name: str,
+    kind: str,
+    parts: Sequence[PartChange],
+    comparison: Comparison,
+    limits: InForce,
+    settings: AccuracySettings,
+) -> VerdictLine:
+    tested = _test_parts(comparison, limits)
+    mine, alpha = [tested[id(part)] for part in parts], settings.alpha_recall
+    fallen = [one for one in mine if one.beyond <= alpha]
+    noisy = [one for one in mine if one.limit.is_too_noisy and one.beyond_stated <= alpha]
+    lower = [one for one in mine if one.at_all <= alpha]
+    worst = max(
+        fallen or noisy or mine, key=lambda one: (one.part.pairs.drop - one.limit.in_force, -one.at_all)
+    )
+    pairs, limit = worst.part.pairs, worst.limit
+    rise, fall = bound_drop(pairs, alpha_low=alpha / len(tested), alpha_high=settings.alpha_pass)
+    outcome: Outcome = "BLOCK" if fallen else "INCONCLUSIVE" if noisy else "PASS"
+    line = VerdictLine(
+        name=name,
+        candidate=worst.part.candidate,
+        champion=worst.part.champion,
+        difference=0.0 - pairs.drop,
+        low=-fall,
+        high=-rise,
+        limit=-limit.in_force,
+        unit=f"share of the {kind}'s rows",
+        outcome=outcome,
+        reason=(
+            f"worst {kind}: {worst.part.label}, {pairs.rows:,} rows; a drop beyond {limit.block_above:.1%}: "
+            f"{say_p(worst.beyond)} by Tango's score, any drop: {say_p(worst.at_all)} by mid-p McNemar, with "
+            f"Holm over {len(tested)} classes and slices"
+            + _name_parts(f"fallen beyond the limit: {kind}", fallen)
+            + _name_parts(
+                f"proven lower, within the limit: {kind}", [one for one in lower if one not in fallen]
+            )
+            + _say_weak_parts(kind, mine, alpha / len(tested), settings.power)
+            + say_noise(limit, limits)
+        ),
+        evidence=EVALUATION_FILE,
+    )
+    return mark_if(line, bool(lower))
+
+
+def _name_parts(what: str, parts: Sequence[_Tested]) -> str:
+    return f"; {what} {', '.join(one.part.label for one in parts)[:80]}" if parts else ""
+
+
+def _say_weak_parts(kind: str, parts: Sequence[_Tested], alpha: float, power: float) -> str:
+    """Which parts could fall by twice the limit without anybody seeing it, at Holm's first step."""
+    asked = [one for one in parts if 0 < 2 * one.limit.block_above < 1]
+    powers = [(_power(one, alpha), one) for one in asked]
+    weak = sorted((pair for pair in powers if pair[0] < power), key=lambda pair: pair[0])
+    if not asked:
+        return ""
+    if not weak:
+        needed = max(_needed(one, alpha, power) for one in asked)
+        fewest = min(one.part.pairs.rows for one in asked)
+        return f"; rows to block a drop of twice the limit: {needed:,} at most, there are {fewest:,} or more"
+    told = "; ".join(
+        f"{one.part.label} (power {has:.0%}, rows to block it: {_needed(one, alpha, power):,}, there are "
+        f"{one.part.pairs.rows:,}, which block {_blocks(one, alpha, power):.1%})"
+        for has, one in weak[:_TOLD]
+    )
+    more = f"; and {len(weak) - _TOLD} more" if len(weak) > _TOLD else ""
+    return f"; underpowered for a drop of twice the limit in {kind} {told}{more}"
+
+
+def _power(one: _Tested, alpha: float) -> float:
+    pairs, limit = one.part.pairs, one.limit.block_above
+    return power_to_block(pairs.rate, 2 * limit, limit, pairs.rows, alpha=alpha)
+
+
+def _needed(one: _Tested, alpha: float, power: float) -> int:
+    limit = one.limit.block_above
+    return rows_to_block(one.part.pairs.rate, 2 * limit, limit, alpha=alpha, power=power)
+
+
+def _blocks(one: _Tested, alpha: float, power: float) -> float:
+    pairs = one.part.pairs
+    return blockable_drop(pairs.rate, one.limit.block_above, pairs.rows, alpha=alpha, power=power)
+
+
+def judge_log_loss(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the lower bound of the mean of -ln q(truth) + ln p(truth) exceeds the limit.
+
+    q is the candidate's probability and p the champion's, of the same row; both at least 1e-7.
+    """
+    rows, mean, sd = comparison.pairs.rows, comparison.loss_difference, comparison.loss_difference_sd
+    low, _ = bound_average(mean, sd, rows, alpha=settings.alpha_probabilities / 2)
+    _, high = bound_average(mean, sd, rows, alpha=settings.alpha_pass)
+    line = VerdictLine(
+        name="log_loss",
+        candidate=comparison.candidate.loss,
+        champion=comparison.champion.loss,
+        difference=mean,
+        low=low,
+        high=high,
+        limit=limits.log_loss.in_force,
+        unit="nats",
+        outcome=_decide_increase(low, limits.log_loss),
+        reason=_say_increase_of(
+            "nats", low, limits.log_loss, sd / rows**0.5, "paired, Student's", limits, settings
+        ),
+        evidence=EVALUATION_FILE,
+    )
+    return mark_if(line, low > 0)
+
+
+def judge_calibration(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the lower bound of the increase of the calibration error exceeds the limit."""
+    change = comparison.calibration
+    bounds = bound_calibration(
+        change, alpha_low=settings.alpha_probabilities / 2, alpha_high=settings.alpha_pass
+    )
+    line = VerdictLine(
+        name="calibration",
+        candidate=change.candidate_error,
+        champion=change.champion_error,
+        difference=change.difference,
+        low=bounds.low,
+        high=bounds.high,
+        limit=limits.calibration.in_force,
+        outcome=_decide_increase(bounds.low, limits.calibration),
+        reason=_say_increase_of(
+            "ECE", bounds.low, limits.calibration, bounds.sd, "paired, bootstrap", limits, settings
+        ),
+        evidence=EVALUATION_FILE,
+    )
+    return mark_if(line, bounds.low > 0)
+
+
+def _decide_increase(low: float, limit: Limit) -> Outcome:
+    if low > limit.block_above:
+        return "BLOCK"
+    return "INCONCLUSIVE" if limit.is_too_noisy and low > limit.pass_below else "PASS"
+
+
+def _say_increase_of(
+    what: str,
+    low: float,
+    limit: Limit,
+    error: float,
+    how: str,
+    limits: InForce,
+    settings: AccuracySettings,
+) -> str:
+    alpha, most = settings.alpha_probabilities / 2, limit.block_above
+    proven = "is proven" if low > most else "is not proven"
+    some = "; some increase is proven, within the limit" if 0 < low <= most else ""
+    blocked = most + float(norm.isf(alpha) + norm.ppf(settings.power)) * error
+    return (
+        f"an increase of more than {most:.3g} {what} {proven}{some}; {how} bounds, one-sided "
+        f"{1 - alpha:.3%} and {1 - settings.alpha_pass:.0%}; smallest increase blocked with power "
+        f"{settings.power:.0%}: {blocked:.4f}{say_noise(limit, limits, '.3g')}"
+    )
+
+
+def judge_baseline(own: Predictions, limits: GateLimits, settings: AccuracySettings) -> VerdictLine:
+    """BLOCK when the candidate is proven worse than one of them; marked WARN when not proven better than all.
+
+    Worse: mid-p McNemar with Holm over the baselines. Better: Tango's bound of every one of them excludes 0;
+    all have to, so the level needs no share for each. With ``limits.baseline`` "warn" a proven no passes
+    with the mark. A version without its baselines' answers is INVALID. The difference is candidate minus the
+    baseline that is right most often.
+    """
+    pairs = {name: count_against_baseline(own, name) for name in own.baselines}
+    if not pairs:
+        return VerdictLine(
+            name="baseline",
+            candidate=None,
+            outcome="INVALID",
+            reason="held-out predictions lack the baselines' answers; export the candidate's run again",
+            evidence=EVALUATION_FILE,
+        )
+    p_value = min(adjust_holm([p_value_of_drop(found) for found in pairs.values()]))
+    best = max(pairs, key=lambda name: pairs[name].drop)
+    is_worse = p_value <= settings.alpha_baseline
+    is_better = all(_bound_baseline(found, settings)[1] < 0 for found in pairs.values())
+    rise, fall = _bound_baseline(pairs[best], settings)
+    line = VerdictLine(
+        name="baseline",
+        candidate=float(own.correct.mean()),
+        difference=0.0 - pairs[best].drop,
+        low=-fall,
+        high=-rise,
+        limit=0.0,
+        unit="share of rows",
+        outcome="BLOCK" if is_worse and limits.baseline == "block" else "PASS",
+        reason=(
+            f"{_say_baseline(is_worse=is_worse, is_better=is_better)} {_list_baselines(own)}; "
+            f"against {best}: {pairs[best].lost:,} rows lost, {pairs[best].gained:,} gained of "
+            f"{pairs[best].rows:,}; mid-p McNemar with Holm over {len(pairs)} baselines {say_p(p_value)}; "
+            f"Tango's bounds, one-sided {1 - settings.alpha_pass:.0%}"
+            + ('; [gate] baseline = "warn"' if limits.baseline == "warn" else "")
+        ),
+        evidence=EVALUATION_FILE,
+    )
+    is_marked = line.outcome == "PASS" and not is_better
+    return msgspec.structs.replace(line, mark="WARN") if is_marked else line
+
+
+def _bound_baseline(pairs: Discordance, settings: AccuracySettings) -> tuple[float, float]:
+    return bound_drop(pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
+
+
+def _say_baseline(*, is_worse: bool, is_better: bool) -> str:
+    if is_worse:
+        return "proven worse than a baseline of the same rows:"
+    return "proven better than" if is_better else "not proven better than"
+
+
+def _list_baselines(own: Predictions) -> str:
+    shares = {name: float((labels == own.truth).mean()) for name, labels in own.baselines.items()}
+    return ", ".join(f"{name} ({share:.2%})" for name, share in shares.items())
+
+
+# Marked for what they say of the candidate alone, or of its clients.
+_NO_COMPARISON = frozenset({"baseline", "signature"})
+
+
+def judge_improvement(
+    comparison: Comparison | None,
+    lines: Sequence[VerdictLine],
+    limits: GateLimits,
+    settings: AccuracySettings,
+) -> VerdictLine:
+    """PASS when one of ``limits.improve`` is proven better and none of ``lines`` is marked as worse.
+
+    BLOCK when one is: "only better" leaves no room within a limit. INCONCLUSIVE when nothing is proven
+    better, or there is no row to compare, INVALID when a named class or slice is not there. Each of
+    ``improve`` gets its share of the level (Bonferroni); the upper bound of its change for the worse has to
+    be below 0.
+    """
+    if comparison is None:
+        return VerdictLine(
+            name="improvement",
+            candidate=None,
+            outcome="INCONCLUSIVE",
+            reason="the two were compared on no row",
+            evidence=EVALUATION_FILE,
+        )
+    marked = [line.name for line in lines if line.is_marked and line.name not in _NO_COMPARISON]
+    measured = {name: _find_bound(name, comparison, settings) for name in limits.improve}
+    unknown = [name for name, bound in measured.items() if bound is None]
+    alpha = settings.alpha_improvement / max(len(measured), 1)
+    worse_at_most = {name: bound(alpha) for name, bound in measured.items() if bound is not None}
+    better = [name for name, most in worse_at_most.items() if most < 0]
+    outcome: Outcome
+    if unknown:
+        outcome, why = "INVALID", f"[gate] improve names what is not there: {', '.join(unknown)[:200]}"
+    elif marked:
+        outcome, why = "BLOCK", f"proven worse: {', '.join(marked)}"
+    elif better:
+        outcome, why = "PASS", f"proven better: {', '.join(better)}"
+    else:
+        outcome, why = "INCONCLUSIVE", "nothing is proven better"
+    told = ", ".join(f"{name} at most {most:+.4f} worse" for name, most in worse_at_most.items())
+    return VerdictLine(
+        name="improvement",
+        candidate=float(len(better)),
+        unit="measures proven better",
+        outcome=outcome,
+        reason=f'{why}; [gate] require = "improvement"; {told}; one-sided {1 - alpha:.2%}',
+        evidence=EVALUATION_FILE,
+    )
+
+
+def _find_bound(
+    name: str, comparison: Comparison, settings: AccuracySettings
+) -> Callable[[float], float] | None:
+    """The upper bound, by its level, of how much worse the candidate is in one measure; None without it."""
+    kind, _, label = name.partition(".")
+    parts = {"recall": comparison.recalls, "slices": comparison.slices}.get(kind)
+    if parts is not None:
+        return _bound_part(parts, label)
+    bounds: dict[str, Callable[[float], float]] = {
+        "accuracy": lambda alpha: _bound_worsening(comparison.pairs, alpha),
+        "log_loss": lambda alpha: bound_average(
+            comparison.loss_difference, comparison.loss_difference_sd, comparison.pairs.rows, alpha=alpha
+        )[1],
+        "calibration": lambda alpha: (
+            bound_calibration(comparison.calibration, alpha_low=settings.alpha_pass, alpha_high=alpha).high
+        ),
+    }
+    return bounds.get(name)
+
+
+def _bound_part(parts: Sequence[PartChange], label: str) -> Callable[[float], float] | None:
+    found = [part for part in parts if part.label == label and part.pairs.rows]
+    return (lambda alpha: _bound_worsening(found[0].pairs, alpha)) if found else None
+
+
+def _bound_worsening(pairs: Discordance, alpha: float) -> float:
+    return bound_drop(pairs, alpha_low=alpha, alpha_high=alpha)[1]

@@ -322,7 +322,7 @@ def _selftest(options: argparse.Namespace) -> int:
         find_alarm,
         format_rates,
         measure_rates,
-        parse_arms,
+        parse_scenarios,
     )
 
     if options.draws is not None:
@@ -331,7 +331,7 @@ def _selftest(options: argparse.Namespace) -> int:
         return _replay(options)
     test = _open_selftest(options)
     if not (options.report or options.rejudge):
-        run_selftest(test, parse_arms(options.arms, options.count))
+        run_selftest(test, parse_scenarios(options.arms, options.count))
     done = [row for row in test.read_done() if row.arm != NIGHTLY]
     rows = list_rejudged(test) if options.rejudge else [*done, *list_nightly(test)]
     rates, alarm = measure_rates(rows), find_alarm(rows)
@@ -355,7 +355,7 @@ def _draw(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.replayed import (
+    from timberline.benchmarks.selftest.replay_rates import (
         CHAINS,
         Judge,
         format_replays,

@@ -18,8 +18,8 @@ from timberline.benchmarks.analysis.fresh import (
 )
 from timberline.benchmarks.analysis.limits import InForce
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Predictions,
+    QualityComparison,
     count_change,
     keep_common,
     read_predictions,
@@ -139,7 +139,7 @@ def compare_releases(
     return Releases(tuple(found), tuple(failed), is_short)
 
 
-def keep_champion(version: int, known: Comparison) -> Earlier:
+def keep_champion(version: int, known: QualityComparison) -> Earlier:
     """The champion, which was compared already, as one of the releases."""
     return Earlier(version, known.pairs, known.champion.accuracy, known.candidate.accuracy, known.is_fresh)
 

@@ -26,8 +26,8 @@ from timberline.benchmarks.analysis.fresh import (
 )
 from timberline.benchmarks.analysis.limits import limits_in_force
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Predictions,
+    QualityComparison,
     compare_predictions,
     keep_common,
     measure_quality,
@@ -116,7 +116,7 @@ class StaticEvidence:
 
     lines: tuple[VerdictLine, ...]
     can_run: bool
-    comparison: Comparison | None = None
+    comparison: QualityComparison | None = None
 
 
 @dataclass
@@ -196,7 +196,7 @@ class _Bench:
     folder: Path
 
 
-def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> Comparison | None:
+def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> QualityComparison | None:
     candidate, settings = bench.versions["candidate"], bench.settings
     limits = candidate.gate
     try:
@@ -211,7 +211,7 @@ def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> C
         return None
 
 
-def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> Comparison | None:
+def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> QualityComparison | None:
     """The candidate beside the champion, and beside the releases before it.
 
     Raises:
@@ -255,7 +255,7 @@ def _compare(
     own: Predictions,
     fresh: FreshRows,
     said: _Lines,
-) -> Comparison | None:
+) -> QualityComparison | None:
     """Lay the two side by side, on the rows that both were tested on if their test splits differ.
 
     Row numbers mean the same rows only in the same table, in the same order; otherwise both are asked afresh.
@@ -279,7 +279,7 @@ def _compare(
 
 def _compare_stored(
     champion: Manifest, candidate: Manifest, before: Predictions, own: Predictions, labels: Sequence[str]
-) -> Comparison:
+) -> QualityComparison:
     if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
         return compare_predictions(before, own, labels)
     comparison = compare_predictions(*keep_common(before, own), labels)

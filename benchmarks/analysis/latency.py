@@ -21,7 +21,7 @@ OBSERVATIONS = "restart-*.csv.gz"
 
 
 @dataclass(frozen=True)
-class Question:
+class Criterion:
     """One contrast and how it is judged; everything on the contrast's own scale.
 
     ``values`` has one number a restart, ``medians`` are what is shown of each arm. More than ``limit``
@@ -45,30 +45,30 @@ def medians_by_arm(restarts: Sequence[Restart], read: Callable[[ArmRun], float])
     return {arm: median(read(r.arms[arm]) for r in restarts) for arm in ("champion", "candidate") if restarts}
 
 
-def judge_question(asked: Question, settings: GateSettings) -> VerdictLine:
+def judge_criterion(criterion: Criterion, settings: GateSettings) -> VerdictLine:
     """BLOCK when more than the limit is proven, PASS when the limit is excluded.
 
     A line that passes is marked WARN when the increase is proven to exceed the margin. The levels of the
     bounds are spent over all looks.
     """
-    bounds = bound_at_look(asked.values, asked.s0, asked.alpha, settings)
+    bounds = bound_at_look(criterion.values, criterion.s0, criterion.alpha, settings)
     if bounds is None:
-        return not_at_a_look(asked.name, len(asked.values))
+        return not_at_a_look(criterion.name, len(criterion.values))
     is_last = bounds.count == settings.duet.looks[-1]
-    outcome, why = _decide(asked, bounds, settings, is_last=is_last)
-    margin = asked.margin
+    outcome, why = _decide(criterion, bounds, settings, is_last=is_last)
+    margin = criterion.margin
     is_marked = outcome == "PASS" and margin is not None and bounds.low > margin
     if is_marked and margin is not None:
-        why += f", one of more than {_say_increase(asked, margin)} is proven"
+        why += f", one of more than {_say_increase(criterion, margin)} is proven"
     return VerdictLine(
-        name=asked.name,
-        candidate=asked.medians["candidate"],
-        champion=asked.medians["champion"],
-        difference=asked.show(bounds.mean),
-        low=asked.show(bounds.low),
-        high=asked.show(bounds.high),
-        limit=asked.show(asked.limit),
-        unit=asked.unit,
+        name=criterion.name,
+        candidate=criterion.medians["candidate"],
+        champion=criterion.medians["champion"],
+        difference=criterion.show(bounds.mean),
+        low=criterion.show(bounds.low),
+        high=criterion.show(bounds.high),
+        limit=criterion.show(criterion.limit),
+        unit=criterion.unit,
         outcome=outcome,
         reason=f"{why}; {describe_bounds(bounds, settings)}",
         evidence=OBSERVATIONS,
@@ -76,24 +76,26 @@ def judge_question(asked: Question, settings: GateSettings) -> VerdictLine:
     )
 
 
-def _decide(asked: Question, bounds: Bounds, settings: GateSettings, *, is_last: bool) -> tuple[Outcome, str]:
-    limit = _say_increase(asked, asked.limit)
-    if bounds.low > asked.limit:
+def _decide(
+    criterion: Criterion, bounds: Bounds, settings: GateSettings, *, is_last: bool
+) -> tuple[Outcome, str]:
+    limit = _say_increase(criterion, criterion.limit)
+    if bounds.low > criterion.limit:
         return "BLOCK", f"an increase of more than {limit} is proven"
-    if asked.margin is None:
+    if criterion.margin is None:
         return "PASS", f"no increase of more than {limit} is proven"
-    spread = stdev(asked.values) if bounds.count > 1 else 0.0
-    if spread > settings.latency.max_spread * asked.s0:
+    spread = stdev(criterion.values) if bounds.count > 1 else 0.0
+    if spread > settings.latency.max_spread * criterion.s0:
         # No yes can come of it; more restarts may still prove a no, or be quieter.
-        why = f"restarts differ by an SD of {spread:.3f}, identical ones by {asked.s0:.3f}"
+        why = f"restarts differ by an SD of {spread:.3f}, identical ones by {criterion.s0:.3f}"
         return "INVALID" if is_last else "INCONCLUSIVE", why
-    if bounds.high < asked.limit:
+    if bounds.high < criterion.limit:
         return "PASS", f"an increase of {limit} is excluded"
     return "INCONCLUSIVE", f"an increase of {limit} is not excluded"
 
 
-def _say_increase(asked: Question, value: float) -> str:
-    return f"{asked.show(value) - asked.show(0.0):.1%}"
+def _say_increase(criterion: Criterion, value: float) -> str:
+    return f"{criterion.show(value) - criterion.show(0.0):.1%}"
 
 
 def bound_at_look(values: Sequence[float], s0: float, alpha: float, settings: GateSettings) -> Bounds | None:
@@ -155,8 +157,8 @@ def judge_latencies(
         name: tuple(value for c in contrasts if (value := read(c)) is not None) for name, read in told.items()
     }
     tail = math.log1p(p99), math.log1p(latency.p99_margin * p99)
-    questions = (
-        Question(
+    criteria = (
+        Criterion(
             "net_p50",
             "ms, share of client p50",
             values["net_p50"],
@@ -167,7 +169,7 @@ def judge_latencies(
             margin=latency.net_p50_margin * p50,
             show=float,
         ),
-        Question(
+        Criterion(
             "service_p50",
             "ms, ratio",
             values["service_p50"],
@@ -177,7 +179,7 @@ def judge_latencies(
             limit=math.log1p(limits.max_service_p50_increase),
             margin=math.log1p(latency.service_margin * limits.max_service_p50_increase),
         ),
-        Question(
+        Criterion(
             "net_p99",
             "ms, ratio",
             values["net_p99"],
@@ -186,7 +188,7 @@ def judge_latencies(
             latency.alpha_net_p99,
             *tail,
         ),
-        Question(
+        Criterion(
             "net_tail",
             "ms, ratio",
             values["net_tail"],
@@ -196,7 +198,7 @@ def judge_latencies(
             limit=math.log1p(p99),
             margin=None,
         ),
-        Question(
+        Criterion(
             "p50",
             "ms, ratio",
             values["p50"],
@@ -206,7 +208,7 @@ def judge_latencies(
             limit=math.log1p(p50),
             margin=math.log1p(latency.client_p50_margin * p50),
         ),
-        Question(
+        Criterion(
             "client_p99",
             "ms, ratio",
             values["client_p99"],
@@ -215,7 +217,7 @@ def judge_latencies(
             latency.alpha_client_p99,
             *tail,
         ),
-        Question(
+        Criterion(
             "cpu_per_request",
             "ms, ratio",
             values["cpu_per_request"],
@@ -227,10 +229,10 @@ def judge_latencies(
         ),
     )
     return tuple(
-        judge_question(question, settings) if len(question.values) == len(restarts) else _untold(question)
-        for question in questions
+        judge_criterion(criterion, settings) if len(criterion.values) == len(restarts) else _untold(criterion)
+        for criterion in criteria
         # Without run-queue times there is no client time net of them: said by its absence.
-        if question.name != "client_p99" or question.values
+        if criterion.name != "client_p99" or criterion.values
     )
 
 
@@ -238,11 +240,11 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(values, share)) if values else math.nan
 
 
-def _untold(asked: Question) -> VerdictLine:
+def _untold(criterion: Criterion) -> VerdictLine:
     reason = "the service did not tell its times"
-    if asked.name == "cpu_per_request":
+    if criterion.name == "cpu_per_request":
         reason = "the processor time of the service could not be read"
-    return VerdictLine(name=asked.name, candidate=None, outcome="INVALID", reason=reason)
+    return VerdictLine(name=criterion.name, candidate=None, outcome="INVALID", reason=reason)
 
 
 def judge_p50_ceiling(restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings) -> VerdictLine:
@@ -296,8 +298,8 @@ def judge_resources(
     """Memory and start-up beside the champion's; they block what is proven and keep nothing waiting."""
     latency = settings.latency
     return (
-        judge_question(
-            _ratio_question(
+        judge_criterion(
+            _ratio_criterion(
                 "memory",
                 "bytes, ratio",
                 restarts,
@@ -308,8 +310,8 @@ def judge_resources(
             ),
             settings,
         ),
-        judge_question(
-            _ratio_question(
+        judge_criterion(
+            _ratio_criterion(
                 "start_up",
                 "s, ratio",
                 restarts,
@@ -323,7 +325,7 @@ def judge_resources(
     )
 
 
-def _ratio_question(
+def _ratio_criterion(
     name: str,
     unit: str,
     restarts: Sequence[Restart],
@@ -331,10 +333,10 @@ def _ratio_question(
     s0: float,
     alpha: float,
     increase: float,
-) -> Question:
+) -> Criterion:
     values = tuple(math.log(read(r.arms["candidate"]) / read(r.arms["champion"])) for r in restarts)
     limit = math.log1p(increase)
-    return Question(name, unit, values, medians_by_arm(restarts, read), s0, alpha, limit, margin=None)
+    return Criterion(name, unit, values, medians_by_arm(restarts, read), s0, alpha, limit, margin=None)
 
 
 def judge_model_size(versions: dict[str, Manifest]) -> VerdictLine:

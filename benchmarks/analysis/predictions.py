@@ -216,7 +216,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class QualityComparison:
     """Champion and candidate on the same rows; losses are candidate minus champion, per row.
 
     ``recalls`` has the classes that have rows, ``slices`` every slice; ``test_rows`` counts the
@@ -320,7 +320,9 @@ def keep_common(champion: Predictions, candidate: Predictions) -> tuple[Predicti
     return before, after
 
 
-def compare_predictions(champion: Predictions, candidate: Predictions, classes: Sequence[str]) -> Comparison:
+def compare_predictions(
+    champion: Predictions, candidate: Predictions, classes: Sequence[str]
+) -> QualityComparison:
     """Lay the two side by side.
 
     Raises:
@@ -342,7 +344,7 @@ def compare_predictions(champion: Predictions, candidate: Predictions, classes: 
             hint="Labels were revised: export the champion again.",
         )
     difference = candidate.loss - champion.loss
-    return Comparison(
+    return QualityComparison(
         champion=measure_quality(champion),
         candidate=measure_quality(candidate),
         pairs=count_change(champion, candidate),

@@ -21,10 +21,10 @@ from scipy.stats import norm
 
 from timberline.benchmarks.analysis.limits import InForce, Limit
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     PartChange,
     Predictions,
     Quality,
+    QualityComparison,
     bound_calibration,
     count_against_baseline,
 )
@@ -88,7 +88,7 @@ def _short(is_proven: bool) -> Outcome:
     return "BLOCK" if is_proven else "INCONCLUSIVE"
 
 
-def judge_drop(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+def judge_drop(comparison: QualityComparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
     """BLOCK: a drop beyond the limit is proven. PASS: it is excluded; marked WARN when some drop is proven.
 
     Proven by Tango's lower bound, excluded by his upper one; a drop at all by mid-p McNemar. What these
@@ -141,7 +141,7 @@ def say_noise(limit: Limit, limits: InForce, show: str = ".2%") -> str:
     return f"; {said} ({limits.source})" if said else ""
 
 
-def _say_common(comparison: Comparison) -> str:
+def _say_common(comparison: QualityComparison) -> str:
     if comparison.test_rows is None:
         return ""
     before, after = comparison.test_rows
@@ -190,12 +190,12 @@ def say_p(p_value: float) -> str:
 _TOLD = 4
 
 
-def judge_recalls(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+def judge_recalls(comparison: QualityComparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
     """BLOCK when the recall of a class is proven to have fallen beyond its limit."""
     return _judge_parts("recall", "class", comparison.recalls, comparison, limits, settings)
 
 
-def judge_slices(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+def judge_slices(comparison: QualityComparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
     """BLOCK when the accuracy in a slice is proven to have fallen beyond the limit.
 
     INCONCLUSIVE when a slice has no row, which an export refuses: the rows left to compare are few.
@@ -228,7 +228,7 @@ class _Tested:
     at_all: float
 
 
-def _test_parts(comparison: Comparison, limits: InForce) -> dict[int, _Tested]:
+def _test_parts(comparison: QualityComparison, limits: InForce) -> dict[int, _Tested]:
     """By identity of the part. Classes and slices share one level: both ask whether some rows got worse."""
     family = [(part, limits.of_class(part.label)) for part in comparison.recalls]
     family += [(part, limits.slices) for part in comparison.slices if part.pairs.rows]
@@ -258,7 +258,7 @@ def _judge_parts(
     name: str,
     kind: str,
     parts: Sequence[PartChange],
-    comparison: Comparison,
+    comparison: QualityComparison,
     limits: InForce,
     settings: AccuracySettings,
 ) -> VerdictLine:
@@ -338,7 +338,7 @@ def _blocks(one: _Tested, alpha: float, power: float) -> float:
     return blockable_drop(pairs.rate, one.limit.block_above, pairs.rows, alpha=alpha, power=power)
 
 
-def judge_log_loss(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+def judge_log_loss(comparison: QualityComparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
     """BLOCK when the lower bound of the mean of -ln q(truth) + ln p(truth) exceeds the limit.
 
     q is the candidate's probability and p the champion's, of the same row; both at least 1e-7.
@@ -364,7 +364,9 @@ def judge_log_loss(comparison: Comparison, limits: InForce, settings: AccuracySe
     return mark_if(line, low > 0)
 
 
-def judge_calibration(comparison: Comparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
+def judge_calibration(
+    comparison: QualityComparison, limits: InForce, settings: AccuracySettings
+) -> VerdictLine:
     """BLOCK when the lower bound of the increase of the calibration error exceeds the limit."""
     change = comparison.calibration
     bounds = bound_calibration(
@@ -477,7 +479,7 @@ _NO_COMPARISON = frozenset({"baseline", "signature"})
 
 
 def judge_improvement(
-    comparison: Comparison | None,
+    comparison: QualityComparison | None,
     lines: Sequence[VerdictLine],
     limits: GateLimits,
     settings: AccuracySettings,
@@ -524,7 +526,7 @@ def judge_improvement(
 
 
 def _find_bound(
-    name: str, comparison: Comparison, settings: AccuracySettings
+    name: str, comparison: QualityComparison, settings: AccuracySettings
 ) -> Callable[[float], float] | None:
     """The upper bound, by its level, of how much worse the candidate is in one measure; None without it."""
     kind, _, label = name.partition(".")

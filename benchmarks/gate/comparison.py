@@ -1,4 +1,4 @@
-"""One trial: everything that is measured and judged about a match, as a verdict and its documents."""
+"""Everything that is measured and judged about two versions, as a verdict and its documents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from timberline.benchmarks.analysis.quality import judge_improvement
 from timberline.benchmarks.analysis.validity import judge_answers, judge_error_rate, judge_fairness
 from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.gate.run import Match
 from timberline.benchmarks.history.releases import read_releases
 from timberline.benchmarks.machine import describe_machine
 from timberline.benchmarks.measure.duet import Duet, open_duet
@@ -49,9 +48,9 @@ from timberline.registry.verdict import (
 logger = logging.getLogger("benchmarks")
 
 
-def judge_match(
+def run_comparison(
     store: Store,
-    match: Match,
+    versions: dict[str, Manifest],
     judged: dict[str, Judged],
     folder: Path,
     settings: GateSettings,
@@ -64,21 +63,22 @@ def judge_match(
 
     ``data`` is where tables are prepared: the rows that versions of different tables are asked about.
     """
-    versions = {arm: store.read_manifest(match.model, version) for arm, version in match.arms.items()}
-    log_event(logger, "gate started", model=match.model, **match.arms)
+    model = versions["candidate"].model
+    numbers = {arm: manifest.version for arm, manifest in versions.items()}
+    log_event(logger, "gate started", model=model, **numbers)
     static = judge_static(store, versions, settings.accuracy, data=data, folder=folder)
     restarts: tuple[Restart, ...] = ()
     lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
         restarts, measured = _measure(store.location, versions, folder, settings, workload, lines, programs)
         lines += measured
-    limits, is_first = versions["candidate"].gate, match.champion is None
+    limits, is_first = versions["candidate"].gate, "champion" not in versions
     if limits.require == "improvement" and not is_first:
         lines += (judge_improvement(static.comparison, lines, limits, settings.accuracy),)
     verdict = Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
-        model=match.model,
+        model=model,
         candidate=judged["candidate"],
         champion=judged.get("champion"),
         is_first=is_first,
@@ -89,7 +89,7 @@ def judge_match(
         created_at=utc_now(),
         report=PAGE_FILE,
     )
-    history = read_releases(store, match.model)
+    history = read_releases(store, model)
     documents = write_documents(Record(verdict, restarts, static.comparison, settings, history))
     verdict = msgspec.structs.replace(verdict, evidence=_digest_evidence(documents, folder))
     return verdict, {**documents, VERDICT_FILE: encode_verdict(verdict)}

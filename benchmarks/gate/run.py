@@ -25,7 +25,7 @@ from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_ve
 
 
 @dataclass(frozen=True)
-class Match:
+class Comparison:
     """Who is judged against whom; ``champion`` None when no version is in production."""
 
     model: str
@@ -44,7 +44,7 @@ class Match:
         return f"{self.candidate}-first" if self.champion is None else f"{self.candidate}-vs-{self.champion}"
 
 
-def find_match(store: Store, model: str, candidate: str | None, champion: str | None) -> Match:
+def find_comparison(store: Store, model: str, candidate: str | None, champion: str | None) -> Comparison:
     """The versions that ``candidate`` and ``champion`` name, by default the aliases candidate and production.
 
     Raises:
@@ -53,11 +53,11 @@ def find_match(store: Store, model: str, candidate: str | None, champion: str | 
     """
     challenger = resolve(store, ModelRef.parse(candidate or f"{model}@{CANDIDATE}"))
     if champion is not None:
-        return Match(model, challenger, resolve(store, ModelRef.parse(champion)))
+        return Comparison(model, challenger, resolve(store, ModelRef.parse(champion)))
     production = read_alias(store, model, PRODUCTION)
     if production:
         check_target(store, production)
-    return Match(model, challenger, production.version if production else None)
+    return Comparison(model, challenger, production.version if production else None)
 
 
 logger = logging.getLogger("benchmarks")
@@ -67,7 +67,7 @@ logger = logging.getLogger("benchmarks")
 class GateResult:
     """``verdict`` None when there was nothing to do; ``skipped`` says why nothing was measured."""
 
-    match: Match
+    comparison: Comparison
     verdict: Verdict | None
     skipped: str = ""
     report: Path | None = None
@@ -78,10 +78,10 @@ class GateResult:
         verdict = self.verdict
         return {
             "outcome": verdict.outcome if verdict else None,
-            "model": self.match.model,
-            "candidate": self.match.candidate,
-            "champion": self.match.champion,
-            "is_first": self.match.champion is None,
+            "model": self.comparison.model,
+            "candidate": self.comparison.candidate,
+            "champion": self.comparison.champion,
+            "is_first": self.comparison.champion is None,
             "skipped": self.skipped or None,
             "report": str(self.report) if self.report else None,
             "seconds": round(self.seconds, 2),
@@ -119,42 +119,43 @@ def run_gate(
             ``calibrations/`` in ``data``. That of this class takes the place of the settings' own.
     """
     started = time.monotonic()
-    match = find_match(store, model, candidate, champion)
-    if champion is None and match.candidate == match.champion:
-        return GateResult(match, None, f"version {match.candidate} is in production already")
+    comparison = find_comparison(store, model, candidate, champion)
+    if champion is None and comparison.candidate == comparison.champion:
+        return GateResult(comparison, None, f"version {comparison.candidate} is in production already")
     settings = apply_calibration(
         settings, load_calibration(calibrations or data / "calibrations", machine_class())
     )
     workload = load_workload(settings.duet.workload)
     config_digest = digest_value([GATE_VERSION, settings, workload])
-    judged = {arm: store.identify(model, version) for arm, version in match.arms.items()}
+    judged = {arm: store.identify(model, version) for arm, version in comparison.arms.items()}
     is_stored = champion is None and not programs
     if is_stored and not again:
-        known = _find_passing(store, match, judged, config_digest)
+        known = _find_passing(store, comparison, judged, config_digest)
         if known is not None:
-            reason = f"version {match.candidate} passed already, for these very digests and settings"
-            return GateResult(match, known, reason)
-    target = data / "gates" / model / match.folder_name
+            reason = f"version {comparison.candidate} passed already, for these very digests and settings"
+            return GateResult(comparison, known, reason)
+    target = data / "gates" / model / comparison.folder_name
     # Imported late: numpy, scipy and pyarrow take seconds, which a skipped gate need not wait for.
-    from timberline.benchmarks.gate.comparison import judge_match  # noqa: PLC0415
+    from timberline.benchmarks.gate.comparison import run_comparison  # noqa: PLC0415
 
+    versions = {arm: store.read_manifest(model, version) for arm, version in comparison.arms.items()}
     with fresh_folder(target, mark="report.json") as folder:
-        verdict, documents = judge_match(
-            store, match, judged, folder, settings, workload, config_digest, programs or {}, data
+        verdict, documents = run_comparison(
+            store, versions, judged, folder, settings, workload, config_digest, programs or {}, data
         )
         for name, content in documents.items():
             (folder / name).write_bytes(content)
     if is_stored:
         # The verdict last: it names the report.
         for name, content in documents.items():
-            store.write_document(model, match.candidate, name, content)
-    return GateResult(match, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
+            store.write_document(model, comparison.candidate, name, content)
+    return GateResult(comparison, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
 
 
 def _find_passing(
-    store: Store, match: Match, judged: dict[str, Judged], config_digest: str
+    store: Store, comparison: Comparison, judged: dict[str, Judged], config_digest: str
 ) -> Verdict | None:
-    data = store.read_document(match.model, match.candidate, VERDICT_FILE)
+    data = store.read_document(comparison.model, comparison.candidate, VERDICT_FILE)
     if data is None:
         return None
     try:
@@ -162,8 +163,10 @@ def _find_passing(
     except RegistryError as error:
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
-    objections = find_objections(verdict, match.model, judged["candidate"], judged.get("champion"))
-    objections += find_exchanged(store, match.model, match.candidate, verdict)
-    history = read_history(store, match.model, PRODUCTION)
-    objections += find_rolled_back(group_rollbacks(history), match.candidate, verdict, digest_bytes(data))
+    objections = find_objections(verdict, comparison.model, judged["candidate"], judged.get("champion"))
+    objections += find_exchanged(store, comparison.model, comparison.candidate, verdict)
+    history = read_history(store, comparison.model, PRODUCTION)
+    objections += find_rolled_back(
+        group_rollbacks(history), comparison.candidate, verdict, digest_bytes(data)
+    )
     return None if objections or verdict.config_digest != config_digest else verdict

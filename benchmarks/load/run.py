@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from timberline.benchmarks.gate.run import find_match
+from timberline.benchmarks.gate.run import find_comparison
 from timberline.benchmarks.load.measure import measure_load
 from timberline.benchmarks.load.report import LoadReport, build_report
 from timberline.benchmarks.load.settings import LoadSettings
@@ -56,7 +56,7 @@ def run_load(
         arms = {"candidate": resolve(store, ref)}
         name = str(arms["candidate"])
     else:
-        match = find_match(store, ref.model, candidate, champion)
+        match = find_comparison(store, ref.model, candidate, champion)
         arms, name = match.arms, match.folder_name
     kind = "-".join(load.name for load in loads) or "sweep"
     target = data / "load" / ref.model / f"{name}-{kind}"

@@ -67,7 +67,7 @@ COLUMNS = (
 )
 
 
-class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything said between the two processes."""
 
 
@@ -75,7 +75,7 @@ JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"
 Form = Literal["json", "csv", "float32", "oip", "oip_binary"]
 
 
-class Body(_Word, frozen=True, kw_only=True):
+class Body(_Message, frozen=True, kw_only=True):
     """One request of ``rows`` rows; ``answers`` are known probabilities by arm.
 
     ``payload`` is what is posted to ``path`` with ``headers``; ``form`` says how the reply is read.
@@ -90,7 +90,7 @@ class Body(_Word, frozen=True, kw_only=True):
     answers: dict[str, tuple[tuple[float, ...], ...]] = {}
 
 
-class Target(_Word, frozen=True, kw_only=True):
+class Target(_Message, frozen=True, kw_only=True):
     """One service: where it is, which version must answer, and the golden rows it has to reproduce.
 
     ``pid``: its process, whose processor time is read, and which is moved between processors if the plan
@@ -107,7 +107,7 @@ class Target(_Word, frozen=True, kw_only=True):
     golden: tuple[Body, ...]
 
 
-class Plan(_Word, frozen=True, kw_only=True):
+class Plan(_Message, frozen=True, kw_only=True):
     """What one Locust run does: replay the golden rows, warm up, then ``window_s`` of cycles.
 
     A cycle sends one body to every target, in random order. ``users`` 1 keeps one request in flight.
@@ -128,7 +128,7 @@ class Plan(_Word, frozen=True, kw_only=True):
     placement: Placement = "free"
 
 
-class Outcome(_Word, frozen=True, kw_only=True):
+class Outcome(_Message, frozen=True, kw_only=True):
     """What came of it; ``cycles`` is complete cycles in the window, ``failures`` of all phases.
 
     ``asked`` and ``failed`` are requests of all phases by arm.
@@ -149,7 +149,7 @@ class Outcome(_Word, frozen=True, kw_only=True):
     cpu_s: dict[str, float] = {}
 
 
-class Observation(_Word, frozen=True, kw_only=True):
+class Observation(_Message, frozen=True, kw_only=True):
     """One measured request; ``problem`` is empty for a right answer.
 
     ``latency_ms`` is what the client saw; of it, its own thread stood in the kernel's run queue for

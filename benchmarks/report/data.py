@@ -10,14 +10,14 @@ from timberline.registry.runtime.documents import encode_document
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
-    from timberline.benchmarks.analysis.predictions import Comparison
+    from timberline.benchmarks.analysis.predictions import QualityComparison
     from timberline.benchmarks.measure.records import Restart
 
 
 def write_report(
     verdict: Verdict,
     restarts: Sequence[Restart],
-    comparison: Comparison | None,
+    comparison: QualityComparison | None,
     settings: GateSettings,
 ) -> bytes:
     """report.json: the verdict, what every restart and class gave, and the settings, as JSON."""

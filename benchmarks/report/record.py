@@ -9,7 +9,7 @@ from timberline.benchmarks.settings import GateSettings
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # they bring scipy and pyarrow along, which a skipped gate need not wait for
-    from timberline.benchmarks.analysis.predictions import Comparison
+    from timberline.benchmarks.analysis.predictions import QualityComparison
     from timberline.benchmarks.history.releases import Release
     from timberline.benchmarks.measure.records import Restart
 
@@ -32,6 +32,6 @@ class Record:
 
     verdict: Verdict
     restarts: tuple[Restart, ...]
-    comparison: Comparison | None
+    comparison: QualityComparison | None
     settings: GateSettings
     history: tuple[Release, ...] = ()

@@ -45,7 +45,7 @@ from timberline.benchmarks.selftest.ledger import (
     rejudge,
     write_row,
 )
-from timberline.benchmarks.selftest.scenarios import NIGHTLY, Arm, Base, choose_arm, parse_arm
+from timberline.benchmarks.selftest.scenarios import NIGHTLY, Base, Scenario, choose_scenario, parse_scenario
 from timberline.benchmarks.selftest.worse import stage_worse
 from timberline.benchmarks.settings import GATE_VERSION, DuetSettings, GateSettings
 from timberline.registry.errors import ConfigError
@@ -166,7 +166,7 @@ def list_rejudged(test: SelfTest) -> list[GateRow]:
 
 
 def run_selftest(test: SelfTest, wanted: Mapping[str, int]) -> None:
-    """Run gates, arm by arm in turn, until there are as many of each as ``wanted``.
+    """Run gates, one scenario after the other in turn, until there are as many of each as ``wanted``.
 
     Raises:
         BenchmarkError: another run writes to the file, or the champion cannot be measured.
@@ -175,23 +175,23 @@ def run_selftest(test: SelfTest, wanted: Mapping[str, int]) -> None:
     test.check()
     with locked(test.path):
         done = test.read_done()
-        while name := choose_arm(dict(wanted), [row.arm for row in done]):
-            done.append(_run_one(test, parse_arm(name), done))
+        while name := choose_scenario(dict(wanted), [row.arm for row in done]):
+            done.append(_run_one(test, parse_scenario(name), done))
 
 
-def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
+def _run_one(test: SelfTest, scenario: Scenario, done: Sequence[GateRow]) -> GateRow:
     number = len(done) + 1
     seed = test.settings.duet.seed + number
-    injected_us = arm.injected_us(_measure_base(test, done)) if arm.is_slowed else 0.0
+    injected_us = scenario.injected_us(_measure_base(test, done)) if scenario.is_slowed else 0.0
     started = utc_now("microseconds")
     load = os.getloadavg()[0]
-    result = _gate(test, arm, arm.programs(injected_us, seed), seed)
+    result = _gate(test, scenario, scenario.programs(injected_us, seed), seed)
     assert result.report is not None
     assert result.verdict is not None  # a gate with a champion named is always run
     row = record_gate(
         test,
         read_restarts(result.report.parent),
-        arm=arm.name,
+        arm=scenario.name,
         number=number,
         seed=seed,
         started_at=started,
@@ -202,7 +202,7 @@ def _run_one(test: SelfTest, arm: Arm, done: Sequence[GateRow]) -> GateRow:
         seconds=result.seconds,
         injected_us=injected_us,
     )
-    log_event(_logger, "gate done", number=number, arm=arm.name, outcome=row.outcome, by=row.deciding)
+    log_event(_logger, "gate done", number=number, arm=scenario.name, outcome=row.outcome, by=row.deciding)
     return row
 
 
@@ -235,7 +235,7 @@ def record_gate(
         number=number,
         seed=seed,
         injected_us=injected_us,
-        injected_share=injected_us / parse_arm(arm).base_us(base) if injected_us else 0.0,
+        injected_share=injected_us / parse_scenario(arm).base_us(base) if injected_us else 0.0,
         outcome=outcome,
         deciding=deciding,
         marked=marked,
@@ -269,12 +269,12 @@ def _name_deciding(verdict: Verdict) -> str:
     return "+".join(line.name for line in verdict.lines if line.outcome == verdict.outcome)
 
 
-def _gate(test: SelfTest, arm: Arm, programs: Mapping[str, Sequence[str]], seed: int) -> GateResult:
+def _gate(test: SelfTest, scenario: Scenario, programs: Mapping[str, Sequence[str]], seed: int) -> GateResult:
     settings = msgspec.structs.replace(
         test.settings, duet=msgspec.structs.replace(test.settings.duet, seed=seed)
     )
     name = f"{test.model}@{test.version}"
-    if arm.kind != "worse":
+    if scenario.kind != "worse":
         return run_gate(
             test.store,
             test.model,
@@ -286,7 +286,9 @@ def _gate(test: SelfTest, arm: Arm, programs: Mapping[str, Sequence[str]], seed:
             calibrations=test.calibrations,
         )
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
-        staged = stage_worse(test.store, test.model, test.version, Path(scratch), drop=arm.share, seed=seed)
+        staged = stage_worse(
+            test.store, test.model, test.version, Path(scratch), drop=scenario.share, seed=seed
+        )
         return run_gate(
             staged.store,
             test.model,
@@ -352,7 +354,7 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
     """Measure a version beside itself in ``count`` restarts and store by how much they differ.
 
     The restarts are gates of identical versions, too: judged with what was stored before, they are
-    kept as arm `NIGHTLY`, so that a machine that has changed is noticed; see `rates.find_alarm`. Raw
+    kept as scenario `NIGHTLY`, so that a machine that has changed is noticed; see `rates.find_alarm`. Raw
     observations stay beside the calibration.
 
     Returns:

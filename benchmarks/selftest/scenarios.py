@@ -53,7 +53,7 @@ TAIL_MS = 5.0
 FALSE_BLOCK_RATE = 0.01
 FOUND_RATE = 0.95
 FOUND_DROP = 0.02
-# By kind of arm: the smallest share that is promised to be found.
+# By kind of scenario: the smallest share that is promised to be found.
 _FOUND = {"cpu": 0.1, "service": 0.2, "work": 0.2, "worse": FOUND_DROP}
 
 
@@ -71,7 +71,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Scenario:
     """One kind of candidate.
 
     - ``aa``: the champion itself; ``aa_nightly`` likewise, of restarts that a calibration made.
@@ -105,7 +105,7 @@ class Arm:
         return self.kind in {"cpu", "service", "work"}
 
     def base_us(self, base: Base) -> float:
-        """What the share is of, in µs; NaN for an arm to which no time is added."""
+        """What the share is of, in µs; NaN for a scenario to which no time is added."""
         times = {"cpu": base.client_ms, "service": base.service_ms, "work": base.cpu_ms}
         return 1e3 * times.get(self.kind, math.nan)
 
@@ -129,19 +129,19 @@ class Arm:
         return {"champion": (SLOWED,), "candidate": (SLOWED, *candidate)}
 
 
-def parse_arm(name: str) -> Arm:
-    """The arm of this name.
+def parse_scenario(name: str) -> Scenario:
+    """The scenario of this name.
 
     Raises:
         ConfigError: there is none.
     """
     if name in {"aa", NIGHTLY}:
-        return Arm(name, "aa")
+        return Scenario(name, "aa")
     if name in {"tail", "tail_sleep"}:
-        return Arm(name, "tail", is_asleep=name == "tail_sleep")
+        return Scenario(name, "tail", is_asleep=name == "tail_sleep")
     for kind in _SHARED:
         if match := re.fullmatch(rf"{kind}_(\d+(?:\.\d+)?)", name):
-            return Arm(name, kind, float(match[1]) / 100)
+            return Scenario(name, kind, float(match[1]) / 100)
     raise ConfigError(
         f"no arm {name[:80]!r}",
         where="--arms",
@@ -152,11 +152,11 @@ def parse_arm(name: str) -> Arm:
 _SHARED: tuple[Literal["cpu", "service", "work", "worse"], ...] = ("cpu", "service", "work", "worse")
 
 
-def parse_arms(text: str, gates: int) -> dict[str, int]:
-    """``aa=300,cpu_5`` → how many gates of each arm; ``gates`` where no number is given.
+def parse_scenarios(text: str, gates: int) -> dict[str, int]:
+    """``aa=300,cpu_5`` → how many gates of each scenario; ``gates`` where no number is given.
 
     Raises:
-        ConfigError: an arm is unknown or named twice, or a number is none.
+        ConfigError: a scenario is unknown or named twice, or a number is none.
     """
     wanted: dict[str, int] = {}
     for part in text.split(","):
@@ -165,14 +165,14 @@ def parse_arms(text: str, gates: int) -> dict[str, int]:
             raise ConfigError(
                 f"{part[:80]!r} is named twice or has no number", where="--arms", hint="Say aa=300,cpu_5=100."
             )
-        wanted[parse_arm(name).name] = int(count) if equals else gates
+        wanted[parse_scenario(name).name] = int(count) if equals else gates
     return wanted
 
 
-def choose_arm(wanted: dict[str, int], done: Sequence[str]) -> str | None:
-    """The arm that is furthest behind its number, the first of equals; None when all are done.
+def choose_scenario(wanted: dict[str, int], done: Sequence[str]) -> str | None:
+    """The scenario that is furthest behind its number, the first of equals; None when all are done.
 
-    Arms take turns, so that an hour in which the machine is busy is an hour for all of them.
+    Scenarios take turns, so that an hour in which the machine is busy is an hour for all of them.
     """
     progress = {name: done.count(name) / count for name, count in wanted.items() if count}
     behind = {name: share for name, share in progress.items() if share < 1}
@@ -180,10 +180,10 @@ def choose_arm(wanted: dict[str, int], done: Sequence[str]) -> str | None:
 
 
 def read_folders(good: Path, worse: Sequence[str]) -> dict[str, Path]:
-    """The folders of replayed runs by arm; ``worse`` are ``arm=folder``.
+    """The folders of replayed runs by scenario; ``worse`` are ``arm=folder``.
 
     Raises:
-        ConfigError: an arm is named twice, is one of replays' own, or has no folder.
+        ConfigError: a scenario is named twice, is one of replays' own, or has no folder.
     """
     folders = {RETRAINED: good}
     for text in worse:
@@ -201,7 +201,7 @@ Finding = Literal["kept", "open", "broken", ""]
 
 @dataclass(frozen=True)
 class Rate:
-    """The gates of one arm.
+    """The gates of one scenario.
 
     ``rate`` is of the gates that ended with an answer: INVALID ones say nothing about the candidate and
     are to be run again. ``low`` and ``high`` bound it with 95 % confidence. ``finding``: what
@@ -226,7 +226,7 @@ class Rate:
 
 
 def measure_rates(rows: Sequence[GateRow]) -> tuple[Rate, ...]:
-    """One rate for each arm in ``rows``, in order of appearance."""
+    """One rate for each scenario in ``rows``, in order of appearance."""
     return tuple(
         _measure(arm, [row for row in rows if row.arm == arm]) for arm in dict.fromkeys(r.arm for r in rows)
     )
@@ -261,13 +261,15 @@ _OUTCOMES = ("PASS", "BLOCK", "INCONCLUSIVE", "INVALID")
 
 
 def _compare(name: str, low: float, high: float) -> tuple[str, Finding]:
-    arm = parse_arm(name)
-    if arm.at_most is not None:
-        finding: Finding = "broken" if low > arm.at_most else "kept" if high <= arm.at_most else "open"
-        return f"<= {arm.at_most:.0%}", finding
-    if arm.at_least is not None:
-        finding = "broken" if high < arm.at_least else "kept" if low >= arm.at_least else "open"
-        return f">= {arm.at_least:.0%}", finding
+    scenario = parse_scenario(name)
+    if scenario.at_most is not None:
+        finding: Finding = (
+            "broken" if low > scenario.at_most else "kept" if high <= scenario.at_most else "open"
+        )
+        return f"<= {scenario.at_most:.0%}", finding
+    if scenario.at_least is not None:
+        finding = "broken" if high < scenario.at_least else "kept" if low >= scenario.at_least else "open"
+        return f">= {scenario.at_least:.0%}", finding
     return "", ""
 
 
@@ -276,7 +278,7 @@ def find_alarm(rows: Sequence[GateRow]) -> str:
 
     Identical versions that are blocked more often than is stated make every other verdict doubtful.
     """
-    answered = [row for row in rows if parse_arm(row.arm).kind == "aa" and row.outcome != "INVALID"]
+    answered = [row for row in rows if parse_scenario(row.arm).kind == "aa" and row.outcome != "INVALID"]
     blocked = sum(row.outcome == "BLOCK" for row in answered)
     low = bound_rate_below(blocked, len(answered))
     if low <= FALSE_BLOCK_RATE:

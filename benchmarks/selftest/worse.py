@@ -62,7 +62,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class FlipWeights:
     """How likely each row is to be lost or gained, 1 on average; all arrays have shape (rows,).
 
     ``rival`` is the class that a row falls to: the second most probable one.
@@ -72,12 +72,12 @@ class Doubt:
     gained: Floats
     rival: Integers
 
-    def take(self, chosen: Integers) -> Doubt:
+    def take(self, chosen: Integers) -> FlipWeights:
         """That of the chosen rows, as likely as among all: the drop is one of all rows there could be."""
-        return Doubt(self.lost[chosen], self.gained[chosen], self.rival[chosen])
+        return FlipWeights(self.lost[chosen], self.gained[chosen], self.rival[chosen])
 
 
-def weigh_doubt(answers: Answers) -> Doubt:
+def weigh_flips(answers: Answers) -> FlipWeights:
     """Which rows another training of the same model would answer otherwise.
 
     A wrong row whose truth comes second is gained with a chance of p2 / p1, so that the nearly right
@@ -93,17 +93,17 @@ def weigh_doubt(answers: Answers) -> Doubt:
     classes = answers.chances.shape[1]
     per_class = [np.bincount(answers.truth, weights, classes) for weights in (gained, lost)]
     lost *= (per_class[0] / np.maximum(per_class[1], 1e-12))[answers.truth]
-    return Doubt(lost / lost.mean(), gained / gained.mean(), rival)
+    return FlipWeights(lost / lost.mean(), gained / gained.mean(), rival)
 
 
 def draw_worse(
-    answers: Answers, doubt: Doubt, *, drop: float, churn: float, chance: np.random.Generator
+    answers: Answers, weights: FlipWeights, *, drop: float, churn: float, chance: np.random.Generator
 ) -> Answers:
     """Answers that are right on a share ``drop`` fewer rows in expectation.
 
     Args:
         answers: of the model as it is.
-        doubt: `weigh_doubt` of them.
+        weights: `weigh_flips` of them.
         drop: D, expected share of rows lost less those gained.
         churn: psi, expected share of rows that change sides; at least ``drop``.
         chance: decides row by row.
@@ -112,8 +112,8 @@ def draw_worse(
         EvidenceError: there are not enough rows in doubt for so much churn.
     """
     rows = answers.truth.size
-    lost = doubt.lost * (churn + drop) / 2
-    gained = doubt.gained * (churn - drop) / 2
+    lost = weights.lost * (churn + drop) / 2
+    gained = weights.gained * (churn - drop) / 2
     if max(lost.max(), gained.max()) > 1:
         raise EvidenceError(
             f"has too few rows in doubt for a churn of {churn:.1%}",
@@ -122,7 +122,7 @@ def draw_worse(
         )
     draws = chance.random(rows)
     changed = np.flatnonzero(draws < lost + gained)  # a row has one of the two chances, never both
-    old, new = answers.label[changed], doubt.rival[changed]
+    old, new = answers.label[changed], weights.rival[changed]
     label, chances = answers.label.copy(), answers.chances.copy()
     label[changed] = new
     chances[changed, old], chances[changed, new] = (
@@ -190,11 +190,11 @@ def stage_worse(
         rows: how many held-out rows both versions keep, drawn from those there are; None is all.
     """
     chance = np.random.default_rng(seed)
-    answers, doubt, table = _read(source.open_folder(model, version) / EVALUATION_FILE)
+    answers, weights, table = _read(source.open_folder(model, version) / EVALUATION_FILE)
     if rows is not None:
         chosen = np.sort(chance.choice(answers.truth.size, rows, replace=False))
-        answers, doubt, table = answers.take(chosen), doubt.take(chosen), table.take(pa.array(chosen))
-    worse = draw_worse(answers, doubt, drop=drop, churn=churn, chance=chance)
+        answers, weights, table = answers.take(chosen), weights.take(chosen), table.take(pa.array(chosen))
+    worse = draw_worse(answers, weights, drop=drop, churn=churn, chance=chance)
     target = open_store(folder)
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
         numbers = []
@@ -206,9 +206,9 @@ def stage_worse(
 
 
 @functools.lru_cache(maxsize=1)  # read for every one of a thousand draws
-def _read(path: Path) -> tuple[Answers, Doubt, Any]:
+def _read(path: Path) -> tuple[Answers, FlipWeights, Any]:
     answers, table = read_answers(path)
-    return answers, weigh_doubt(answers), table
+    return answers, weigh_flips(answers), table
 
 
 def _publish_copy(source: Store, model: str, version: int, target: Store, instead: dict[str, Path]) -> int:

@@ -12,12 +12,12 @@ import pytest
 
 from tests.support.manifests import build_manifest
 from timberline.benchmarks.analysis.latency import (
-    Question,
+    Criterion,
     bound_at_look,
+    judge_criterion,
     judge_latencies,
     judge_model_size,
     judge_p50_ceiling,
-    judge_question,
     judge_resources,
     report_service,
 )
@@ -550,5 +550,5 @@ def test_a_bound_that_touches_margin_or_limit_decides_nothing() -> None:
         (low, None, "PASS"),
         (np.nextafter(low, -1), None, "BLOCK"),
     ):
-        asked = Question("x", "ms", values, medians, 0.05, 0.001, float(limit), margin)
-        assert judge_question(asked, SETTINGS).label == label
+        criterion = Criterion("x", "ms", values, medians, 0.05, 0.001, float(limit), margin)
+        assert judge_criterion(criterion, SETTINGS).label == label

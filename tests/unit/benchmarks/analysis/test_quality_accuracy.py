@@ -14,8 +14,8 @@ import pytest
 from tests.support.evaluations import encode_evaluation
 from timberline.benchmarks.analysis.limits import Limit, limits_in_force
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Predictions,
+    QualityComparison,
     compare_predictions,
     keep_common,
     measure_quality,
@@ -46,7 +46,7 @@ def predictions(folder: Path, truth: np.ndarray, label: np.ndarray, **given: obj
     return read_predictions(path, len(CLASSES))
 
 
-def compare(folder: Path, *, rows: int, lost: int, gained: int) -> Comparison:
+def compare(folder: Path, *, rows: int, lost: int, gained: int) -> QualityComparison:
     """Champion and candidate that differ in correctness on exactly these many rows."""
     truth = np.arange(rows) % 3
     wrong = (truth + 1) % 3

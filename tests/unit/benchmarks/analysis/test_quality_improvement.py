@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from timberline.benchmarks.analysis.predictions import Comparison, Predictions, compare_predictions
+from timberline.benchmarks.analysis.predictions import Predictions, QualityComparison, compare_predictions
 from timberline.benchmarks.analysis.quality import judge_improvement
 from timberline.benchmarks.analysis.verdict import required_lines
 from timberline.benchmarks.settings import load_gate_settings
@@ -17,7 +17,9 @@ WORSE = VerdictLine(name="recall", candidate=0.5, outcome="PASS", reason="", mar
 OF_ITS_OWN = VerdictLine(name="baseline", candidate=0.5, outcome="PASS", reason="", mark="WARN")
 
 
-def compare(lost: int, gained: int, *, loss: float = 0.0, rows: int = 4_000, sure: float = 0.0) -> Comparison:
+def compare(
+    lost: int, gained: int, *, loss: float = 0.0, rows: int = 4_000, sure: float = 0.0
+) -> QualityComparison:
     """A candidate that loses and gains so many rows of class 0; its log-loss differs by ``loss`` a row."""
     truth = np.arange(rows) % 2
     champion, candidate = truth.copy(), truth.copy()
@@ -39,7 +41,7 @@ def compare(lost: int, gained: int, *, loss: float = 0.0, rows: int = 4_000, sur
 
 
 def judge(
-    comparison: Comparison | None, *lines: VerdictLine, improve: tuple[str, ...] | None = None
+    comparison: QualityComparison | None, *lines: VerdictLine, improve: tuple[str, ...] | None = None
 ) -> VerdictLine:
     """The line, with [gate] improve as given."""
     limits = GateLimits(require="improvement", **({"improve": improve} if improve else {}))

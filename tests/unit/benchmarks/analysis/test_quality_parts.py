@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from timberline.benchmarks.analysis.limits import InForce, Limit, limits_in_force
-from timberline.benchmarks.analysis.predictions import Comparison, Predictions, compare_predictions
+from timberline.benchmarks.analysis.predictions import Predictions, QualityComparison, compare_predictions
 from timberline.benchmarks.analysis.quality import judge_drop, judge_recalls, judge_slices, say_p
 from timberline.benchmarks.analysis.statistics import (
     adjust_holm,
@@ -41,7 +41,7 @@ def predict(truth: Integers, label: Integers, slices: dict[str, Flags] | None = 
     return Predictions(np.arange(truth.size), truth, label, ones, ones, slices or {})
 
 
-def compare(truth: Integers, champion: Integers, candidate: Integers, **slices: Flags) -> Comparison:
+def compare(truth: Integers, champion: Integers, candidate: Integers, **slices: Flags) -> QualityComparison:
     """Lay the two side by side; slices are the candidate's."""
     return compare_predictions(predict(truth, champion), predict(truth, candidate, slices), CLASSES)
 

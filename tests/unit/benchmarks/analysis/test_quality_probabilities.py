@@ -11,8 +11,8 @@ from scipy.stats import norm
 
 from timberline.benchmarks.analysis.limits import Limit, limits_in_force
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Predictions,
+    QualityComparison,
     bound_calibration,
     compare_predictions,
 )
@@ -27,7 +27,7 @@ LIMITS = GateLimits(max_log_loss_increase=0.002, max_ece_increase=0.005)
 IN_FORCE = limits_in_force(LIMITS, None, SETTINGS)
 
 
-def compare(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> Comparison:
+def compare(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> QualityComparison:
     """The candidate's logits are the calibrated champion's, noisy and times ``temperature``."""
     chance = np.random.default_rng(seed)
     logits = 3 * chance.normal(size=rows)

@@ -11,7 +11,11 @@ import pytest
 
 from tests.support.replayed import LABELS, write_runs
 from timberline.benchmarks.__main__ import main
-from timberline.benchmarks.analysis.predictions import Comparison, compare_predictions, read_predictions
+from timberline.benchmarks.analysis.predictions import (
+    QualityComparison,
+    compare_predictions,
+    read_predictions,
+)
 from timberline.benchmarks.analysis.quality import (
     judge_calibration,
     judge_drop,
@@ -20,7 +24,7 @@ from timberline.benchmarks.analysis.quality import (
     judge_slices,
 )
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.selftest.replayed import Judge, bound_by_seeds, judge_pairs, measure_rates
+from timberline.benchmarks.selftest.replay_rates import Judge, bound_by_seeds, judge_pairs, measure_rates
 from timberline.benchmarks.selftest.replays import (
     PairRow,
     Replays,
@@ -84,7 +88,7 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted(row.seeds for row in replays.read_pairs()) == list(itertools.permutations(range(4), 2))
 
 
-def compare(place: Path, row: PairRow, arm: str) -> Comparison:
+def compare(place: Path, row: PairRow, arm: str) -> QualityComparison:
     sides = [
         read_predictions(place / folder / str(seed) / "evaluation.parquet", len(CLASSES), ["left"])
         for folder, seed in zip(("good", arm), row.seeds, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from timberline.benchmarks.selftest.scenarios import Base, choose_arm, parse_arm, parse_arms
+from timberline.benchmarks.selftest.scenarios import Base, choose_scenario, parse_scenario, parse_scenarios
 from timberline.registry.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def test_every_arm_has_the_rate_that_is_stated(
     name: str, at_most: float | None, at_least: float | None
 ) -> None:
     """An observed rate is only news beside the promise; what is within a limit is promised nothing."""
-    arm = parse_arm(name)
+    arm = parse_scenario(name)
     assert (arm.at_most, arm.at_least) == (at_most, at_least)
 
 
@@ -43,25 +43,25 @@ def test_every_arm_has_the_rate_that_is_stated(
 )
 def test_the_injection_is_a_share_in_its_own_unit(name: str, flag: str, injected_us: float) -> None:
     """+5 % of 0.4 ms at the client is 20 µs of processor time, on the candidate alone."""
-    arm, base = parse_arm(name), Base(client_ms=0.4, service_ms=0.15, cpu_ms=0.25)
+    arm, base = parse_scenario(name), Base(client_ms=0.4, service_ms=0.15, cpu_ms=0.25)
     assert arm.injected_us(base) == pytest.approx(injected_us)
     module = "timberline.benchmarks.selftest.slowed"
     assert arm.programs(injected_us, 7) == {
         "champion": (module,),
         "candidate": (module, flag, f"{injected_us:.2f}"),
     }
-    assert parse_arm("tail").injected_us(base) == parse_arm("aa").injected_us(base) == 0.0
+    assert parse_scenario("tail").injected_us(base) == parse_scenario("aa").injected_us(base) == 0.0
 
 
 def test_identical_and_worse_candidates_are_served_by_the_service_itself() -> None:
     """Anything between them would be part of what is compared."""
-    assert parse_arm("aa").programs(0.0, 7) == {}
-    assert parse_arm("worse_1").programs(0.0, 7) == {}
+    assert parse_scenario("aa").programs(0.0, 7) == {}
+    assert parse_scenario("worse_1").programs(0.0, 7) == {}
 
 
 def test_a_tail_is_drawn_from_the_gates_seed() -> None:
     """Gates that all draw one sequence are one gate, counted many times."""
-    first, second = (parse_arm("tail_sleep").programs(0.0, seed)["candidate"] for seed in (1, 2))
+    first, second = (parse_scenario("tail_sleep").programs(0.0, seed)["candidate"] for seed in (1, 2))
     assert first != second
     assert first[-2:] == ("--tail-kind", "sleep")
 
@@ -70,27 +70,27 @@ def test_a_tail_is_drawn_from_the_gates_seed() -> None:
 def test_an_unknown_arm_is_refused(name: str) -> None:
     """A misspelt arm that ran as A/A for a night would look like a gate that finds nothing."""
     with pytest.raises(ConfigError, match="no arm"):
-        parse_arm(name)
+        parse_scenario(name)
 
 
 def test_arms_may_have_numbers_of_their_own() -> None:
     """A rate of 1 % takes many more gates than one of 95 %."""
-    assert parse_arms("aa=300,cpu_5", 100) == {"aa": 300, "cpu_5": 100}
+    assert parse_scenarios("aa=300,cpu_5", 100) == {"aa": 300, "cpu_5": 100}
 
 
 @pytest.mark.parametrize("text", ["aa,aa", "aa=", "aa=x", "aa=-1"])
 def test_arms_that_cannot_be_counted_are_refused(text: str) -> None:
     """Found before the night, not after it."""
     with pytest.raises(ConfigError):
-        parse_arms(text, 100)
+        parse_scenarios(text, 100)
 
 
 def test_arms_take_turns_and_go_on_where_they_were() -> None:
     """A busy hour spent on one arm would be that arm's rate."""
     wanted = {"aa": 4, "cpu_5": 2}
     done: list[str] = []
-    while name := choose_arm(wanted, done):
+    while name := choose_scenario(wanted, done):
         done.append(name)
     assert done == ["aa", "cpu_5", "aa", "aa", "cpu_5", "aa"]
-    assert choose_arm({"aa": 4, "cpu_5": 3}, done) == "cpu_5"
-    assert choose_arm({"aa": 0}, []) is None
+    assert choose_scenario({"aa": 4, "cpu_5": 3}, done) == "cpu_5"
+    assert choose_scenario({"aa": 0}, []) is None

@@ -62,7 +62,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class ReplayRate:
-    """One arm by one kind of limits.
+    """One scenario by one kind of limits.
 
     ``count`` pairs or chains, of which ``blocked`` were blocked and ``passed`` passed; ``low`` and ``high``
     bound ``rate`` with 95 %: over resampled seeds, of a drip over chains (Clopper-Pearson); NaN where nothing
@@ -93,7 +93,7 @@ class ReplayRate:
 
 @dataclass
 class Judge:
-    """The rule of now on pairs; ``runs`` are those of all arms, ``limits`` the model's own."""
+    """The rule of now on pairs; ``runs`` are those of all scenarios, ``limits`` the model's own."""
 
     runs: Sequence[RunRow]
     limits: GateLimits
@@ -185,7 +185,7 @@ def _judge_pair(row: PairRow, judge: Judge) -> PairRow:
 
 
 def measure_rates(rows: Sequence[PairRow], judge: Judge) -> list[ReplayRate]:
-    """The rates of all arms, each by the limits as stated and by those with the noise of training.
+    """The rates of all scenarios, each by the limits as stated and by those with the noise of training.
 
     Args:
         rows: as `judge_pairs` gives them.

@@ -24,7 +24,7 @@ from timberline.benchmarks.analysis.predictions import (
     keep_common,
     read_predictions,
 )
-from timberline.benchmarks.analysis.quality import mark_if, say_noise, say_p
+from timberline.benchmarks.analysis.quality import line_of_drop, say_p
 from timberline.benchmarks.analysis.statistics import Discordance, adjust_holm, bound_drop, p_value_beyond
 from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.settings import AccuracySettings
@@ -180,36 +180,31 @@ def _judge(
         range(len(found)), key=lambda index: (beyond[index] <= settings.alpha_total, found[index].pairs.drop)
     )
     shown, p_value = found[worst], beyond[worst] if is_beyond else fallen[worst]
-    rise, fall = bound_drop(shown.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
+    bounds = bound_drop(shown.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
     said = f"a drop of more than {limit.block_above:.2%} is {'' if is_beyond else 'not '}proven"
     if is_fallen and not is_beyond:
         said = f"some drop is proven, within the limit; {said}"
     outcome: Outcome = (
         "BLOCK" if is_beyond else "INCONCLUSIVE" if limit.is_too_noisy and is_too_far else "PASS"
     )
-    line = VerdictLine(
-        name="accuracy_total",
-        candidate=shown.candidate,
-        champion=shown.accuracy,
-        difference=0.0 - shown.pairs.drop,
-        low=-fall,
-        high=-rise,
-        limit=-limit.in_force,
-        unit="share of rows",
-        outcome=outcome,
-        reason="; ".join(
-            [
-                f"{said}; greatest drop since version {shown.version}, {shown.pairs.lost:,} rows lost, "
-                f"{shown.pairs.gained:,} gained of {shown.pairs.rows:,}; "
-                f"{'score test at the limit' if is_beyond else 'mid-p McNemar'} with Holm over "
-                f"{_count(len(found))} {say_p(p_value)}",
-                *([_say_failed(failed)] if failed else []),
-            ]
-        )
-        + say_noise(limit, limits),
+    told = [
+        f"{said}; greatest drop since version {shown.version}, {shown.pairs.lost:,} rows lost, "
+        f"{shown.pairs.gained:,} gained of {shown.pairs.rows:,}; "
+        f"{'score test at the limit' if is_beyond else 'mid-p McNemar'} with Holm over "
+        f"{_count(len(found))} {say_p(p_value)}",
+        *([_say_failed(failed)] if failed else []),
+    ]
+    return line_of_drop(
+        "accuracy_total",
+        shown.pairs,
+        bounds,
+        outcome,
+        "; ".join(told) + limit.say_noise(),
+        shares=(shown.accuracy, shown.candidate),
+        limit=limit.in_force,
+        is_marked=is_fallen,
         evidence=SCORED_FILES if shown.is_fresh else EVALUATION_FILE,
     )
-    return mark_if(line, is_fallen)
 
 
 def _count(releases: int) -> str:

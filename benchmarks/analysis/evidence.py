@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -42,6 +42,7 @@ from timberline.benchmarks.analysis.quality import (
     judge_recalls,
     judge_slices,
 )
+from timberline.benchmarks.analysis.verdict import blank_line
 from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.errors import DamageError
@@ -90,8 +91,8 @@ def _compare_classes(champion: Manifest, candidate: Manifest) -> list[str]:
     old, new = _classes(champion), _classes(candidate)
     if new[: len(old)] == old:
         return []
-    told = f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}"
-    return [told + ("; list the new ones last in [target]" if set(old) < set(new) else "")]
+    hint = "; list the new ones last in [target]" if set(old) < set(new) else ""
+    return [f"classes were {', '.join(old)[:80]}, are {', '.join(new)[:80]}{hint}"]
 
 
 def _classes(manifest: Manifest) -> list[str]:
@@ -119,16 +120,6 @@ class StaticEvidence:
     comparison: QualityComparison | None = None
 
 
-@dataclass
-class _Lines:
-    lines: list[VerdictLine] = field(default_factory=list)
-
-    def say(self, name: str, outcome: Outcome, reason: str, evidence: str = MANIFEST_FILE) -> None:
-        self.lines.append(
-            VerdictLine(name=name, candidate=None, outcome=outcome, reason=reason, evidence=evidence)
-        )
-
-
 def judge_static(
     store: Store,
     versions: dict[str, Manifest],
@@ -150,23 +141,22 @@ def judge_static(
             two learned from different tables and the version does not bring them along.
         folder: where answers that are given afresh are kept; without it they are forgotten.
     """
-    said = _Lines()
     try:
         for manifest in versions.values():
             store.verify(manifest.model, manifest.version)
     except DamageError as error:
-        said.say("digests", "INVALID", str(error))
-        return StaticEvidence(tuple(said.lines), can_run=False)
-    said.say("digests", "PASS", "every file is the one that its manifest names")
-    said.lines.append(judge_parity(versions))
+        line = blank_line("digests", "INVALID", str(error), MANIFEST_FILE)
+        return StaticEvidence((line,), can_run=False)
+    reason = "every file is the one that its manifest names"
+    lines = [blank_line("digests", "PASS", reason, MANIFEST_FILE), judge_parity(versions)]
     is_compatible = True
     if "champion" in versions:
-        said.lines.append(_judge_signature(versions["champion"], versions["candidate"]))
-        is_compatible = said.lines[-1].outcome == "PASS"
+        lines.append(_judge_signature(versions["champion"], versions["candidate"]))
+        is_compatible = lines[-1].outcome == "PASS"
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
-        bench = _Bench(store, versions, settings, data, folder or Path(scratch))
-        comparison = _judge_predictions(bench, said, is_compatible=is_compatible)
-    return StaticEvidence(tuple(said.lines), is_compatible, comparison)
+        rows = _HeldOut(store, versions, settings, data, folder or Path(scratch), lines)
+        comparison = rows.judge(is_compatible=is_compatible)
+    return StaticEvidence(tuple(lines), is_compatible, comparison)
 
 
 def _judge_signature(champion: Manifest, candidate: Manifest) -> VerdictLine:
@@ -175,115 +165,95 @@ def _judge_signature(champion: Manifest, candidate: Manifest) -> VerdictLine:
     reason = "; ".join(breaks)[:300] or "every body that the champion takes, the candidate takes"
     if added:
         reason += f"; new, behind the others: class {', '.join(added)[:80]}"
-    line = VerdictLine(
-        name="signature",
-        candidate=None,
-        outcome="BLOCK" if breaks else "PASS",
-        reason=reason,
-        evidence=MANIFEST_FILE,
-    )
+    line = blank_line("signature", "BLOCK" if breaks else "PASS", reason, MANIFEST_FILE)
     return msgspec.structs.replace(line, mark="WARN") if added else line
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What the predictions are judged with; see `judge_static`."""
+class _HeldOut:
+    """What the predictions are judged with, see `judge_static`; ``lines`` are added to."""
 
     store: Store
     versions: dict[str, Manifest]
     settings: AccuracySettings
     data: Path | None
     folder: Path
+    lines: list[VerdictLine]
 
-
-def _judge_predictions(bench: _Bench, said: _Lines, *, is_compatible: bool) -> QualityComparison | None:
-    candidate, settings = bench.versions["candidate"], bench.settings
-    limits = candidate.gate
-    try:
-        own = _read(bench.store, candidate, limits.slices)
-        said.lines += judge_floors(measure_quality(own), limits, settings)
-        said.lines.append(judge_baseline(own, limits, settings))
-        if "champion" not in bench.versions or not is_compatible:
+    def judge(self, *, is_compatible: bool) -> QualityComparison | None:
+        """The candidate by itself, and beside what was in production."""
+        candidate, settings = self.versions["candidate"], self.settings
+        try:
+            own = _read(self.store, candidate, candidate.gate.slices)
+            self.lines.extend(judge_floors(measure_quality(own), candidate.gate, settings))
+            self.lines.append(judge_baseline(own, candidate.gate, settings))
+            if "champion" not in self.versions or not is_compatible:
+                return None
+            return self._judge_beside(own)
+        except (EvidenceError, DamageError) as error:
+            self.lines.append(blank_line("held_out_rows", "INVALID", str(error), EVALUATION_FILE))
             return None
-        return _judge_beside(bench, own, said)
-    except (EvidenceError, DamageError) as error:
-        said.say("held_out_rows", "INVALID", str(error), EVALUATION_FILE)
-        return None
 
+    def _judge_beside(self, own: Predictions) -> QualityComparison | None:
+        """The candidate beside the champion, and beside the releases before it.
 
-def _judge_beside(bench: _Bench, own: Predictions, said: _Lines) -> QualityComparison | None:
-    """The candidate beside the champion, and beside the releases before it.
+        Raises:
+            EvidenceError: champion and candidate cannot be compared, or the noise of training cannot be read.
+        """
+        store, champion, candidate = self.store, self.versions["champion"], self.versions["candidate"]
+        earlier = list_releases(store, champion, candidate, self.settings.releases)
+        noise, source = find_noise(store, champion, earlier)
+        limits = limits_in_force(candidate.gate, noise, self.settings, source=source)
+        fresh = FreshRows(store, candidate, own, self.data, self.folder)
+        comparison = self._compare(own, fresh)
+        judges = {"accuracy": judge_drop, "recall": judge_recalls, "slices": judge_slices}
+        judges |= {"log_loss": judge_log_loss, "calibration": judge_calibration}
+        if not candidate.gate.slices:
+            del judges["slices"]
+        if comparison is None:
+            lines = miss_rows(judges, candidate.gate, self.settings)
+            releases = compare_releases(store, earlier, candidate, own, fresh)
+        else:
+            lines = [judge(comparison, limits, self.settings) for judge in judges.values()]
+            if comparison.is_fresh:
+                lines = [msgspec.structs.replace(line, evidence=SCORED_FILES) for line in lines]
+            # The champion, first of them, was compared just now.
+            releases = compare_releases(store, earlier[1:], candidate, own, fresh)
+            known = keep_champion(champion.version, comparison)
+            releases = replace(releases, compared=(known, *releases.compared))
+        lines.insert(1, judge_total(releases, limits, self.settings))
+        self.lines.extend(lines)
+        return comparison
 
-    Raises:
-        EvidenceError: champion and candidate cannot be compared, or the noise of training cannot be read.
-    """
-    store, champion, candidate = bench.store, bench.versions["champion"], bench.versions["candidate"]
-    earlier = list_releases(store, champion, candidate, bench.settings.releases)
-    noise, source = find_noise(store, champion, earlier)
-    limits = limits_in_force(candidate.gate, noise, bench.settings, source=source)
-    fresh = FreshRows(store, candidate, own, bench.data, bench.folder)
-    comparison = _compare(store, champion, candidate, own, fresh, said)
-    judges = {"accuracy": judge_drop, "recall": judge_recalls, "slices": judge_slices}
-    judges |= {"log_loss": judge_log_loss, "calibration": judge_calibration}
-    if not candidate.gate.slices:
-        del judges["slices"]
-    if comparison is None:
-        lines = miss_rows(judges, candidate.gate, bench.settings)
-        releases = compare_releases(store, earlier, candidate, own, fresh)
-    else:
-        lines = [judge(comparison, limits, bench.settings) for judge in judges.values()]
-        if comparison.is_fresh:
-            lines = [msgspec.structs.replace(line, evidence=SCORED_FILES) for line in lines]
-        # The champion, first of them, was compared just now.
-        releases = compare_releases(store, earlier[1:], candidate, own, fresh)
-        known = keep_champion(champion.version, comparison)
-        releases = replace(releases, compared=(known, *releases.compared))
-    lines.insert(1, judge_total(releases, limits, bench.settings))
-    said.lines += lines
-    return comparison
+    def _compare(self, own: Predictions, fresh: FreshRows) -> QualityComparison | None:
+        """Lay the two side by side, on the rows that both were tested on if their test splits differ.
+
+        Row numbers mean the same rows only in the same table, in the same order; otherwise both are asked
+        afresh. None when no row is left that the champion has not learned from.
+
+        Raises:
+            EvidenceError: they have no row in common, disagree about a truth, or cannot be asked afresh.
+        """
+        champion, candidate = self.versions["champion"], self.versions["candidate"]
+        labels = _classes(candidate)
+        if is_same_table(champion, candidate):
+            before = _read(self.store, champion)
+            if not (is_reordered(before, own) and SEEN_FILE in champion.files):
+                if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
+                    return compare_predictions(before, own, labels)
+                comparison = compare_predictions(*keep_common(before, own), labels)
+                return replace(comparison, test_rows=(before.rows.size, own.rows.size))
+        asked = fresh.ask(champion, "champion")
+        self.lines.append(describe_asked(asked, champion, candidate))
+        if asked.other is None or asked.candidate is None:
+            return None
+        comparison = compare_predictions(asked.other, asked.candidate, labels)
+        return replace(comparison, is_fresh=True)
 
 
 def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predictions:
     folder = store.open_folder(manifest.model, manifest.version)
     return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes), slices)
-
-
-def _compare(
-    store: Store,
-    champion: Manifest,
-    candidate: Manifest,
-    own: Predictions,
-    fresh: FreshRows,
-    said: _Lines,
-) -> QualityComparison | None:
-    """Lay the two side by side, on the rows that both were tested on if their test splits differ.
-
-    Row numbers mean the same rows only in the same table, in the same order; otherwise both are asked afresh.
-    None when no row is left that the champion has not learned from.
-
-    Raises:
-        EvidenceError: they have no row in common, disagree about a truth, or cannot be asked afresh.
-    """
-    labels = [label.value for label in candidate.signature.classes]
-    if is_same_table(champion, candidate):
-        before = _read(store, champion)
-        if not (is_reordered(before, own) and SEEN_FILE in champion.files):
-            return _compare_stored(champion, candidate, before, own, labels)
-    asked = fresh.ask(champion, "champion")
-    said.lines.append(describe_asked(asked, champion, candidate))
-    if asked.other is None or asked.candidate is None:
-        return None
-    comparison = compare_predictions(asked.other, asked.candidate, labels)
-    return replace(comparison, is_fresh=True)
-
-
-def _compare_stored(
-    champion: Manifest, candidate: Manifest, before: Predictions, own: Predictions, labels: Sequence[str]
-) -> QualityComparison:
-    if champion.lineage.test_fingerprint == candidate.lineage.test_fingerprint:
-        return compare_predictions(before, own, labels)
-    comparison = compare_predictions(*keep_common(before, own), labels)
-    return replace(comparison, test_rows=(before.rows.size, own.rows.size))
 
 
 def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:

@@ -33,6 +33,7 @@ from timberline.benchmarks.analysis.raw_rows import (
     read_seen,
 )
 from timberline.benchmarks.analysis.statistics import rows_to_prove
+from timberline.benchmarks.analysis.verdict import blank_line
 from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits, Manifest
@@ -386,13 +387,5 @@ def miss_rows(names: Iterable[str], limits: GateLimits, settings: AccuracySettin
     if margin:
         needed = rows_to_prove(margin, margin, alpha=settings.alpha_pass, power=settings.power)
         said = f"; rows needed: {needed:,} at least, there are 0"
-    return [
-        VerdictLine(
-            name=name,
-            candidate=None,
-            outcome="INCONCLUSIVE",
-            reason=f"no test row is left that the champion has not learned from{said}",
-            evidence=SCORED_FILES,
-        )
-        for name in names
-    ]
+    reason = f"no test row is left that the champion has not learned from{said}"
+    return [blank_line(name, "INCONCLUSIVE", reason, SCORED_FILES) for name in names]

@@ -1,4 +1,14 @@
-"""Memory, start-up and size → lines of the verdict. Pure."""
+"""Restarts → lines of the verdict: times, processor time, memory, start-up and size. Pure.
+
+A contrast of two versions is a `Criterion`, with one value a restart. Seven contrasts of times are judged.
+Net time is time less every wait for a processor that others had, which is what a loaded machine hardly
+disturbs: p50, p99 and the slowest twentieth of the net time in the service, p99 of the net time that the
+client saw. The p50 is judged in two units: as a share of what the client waits for (`net_p50`), and of the
+time in the service itself (`service_p50`), since the client's own half millisecond makes any service look
+alike. What a version computes besides its requests is in the processor time of its process
+(`cpu_per_request`). The client's p50 with all waits holds what net time cannot see: waits that a version
+makes itself. Raw client p95 and p99 are reported: on a shared machine they are others'.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +21,8 @@ import msgspec
 import numpy as np
 
 from timberline.benchmarks.analysis.statistics import Bounds, bound_mean, look_levels, spent_shares
-from timberline.benchmarks.measure.records import ArmRun, Contrasts, Restart, average_slowest, pool_latencies
+from timberline.benchmarks.analysis.verdict import blank_line
+from timberline.benchmarks.measure.records import ArmRun, Restart, average_slowest, pool_latencies
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.store import MODEL_FILE
@@ -125,9 +136,7 @@ def describe_bounds(bounds: Bounds, settings: GateSettings) -> str:
 
 def not_at_a_look(name: str, count: int) -> VerdictLine:
     """The line of a contrast that was asked for between two looks."""
-    return VerdictLine(
-        name=name, candidate=None, outcome="INVALID", reason=f"{count} complete restarts are too few to judge"
-    )
+    return blank_line(name, "INVALID", f"{count} complete restarts are too few to judge")
 
 
 def judge_latencies(
@@ -137,114 +146,81 @@ def judge_latencies(
 
     BLOCK: the lower bound of the mean over restarts exceeds the limit. PASS: the upper bound is below the
     limit; marked WARN when the lower one exceeds the margin. All levels are spent over all looks. No PASS
-    when the restarts differ far more than identical processes do on this kind of machine: what they
-    differ by is then not known, and the line is INVALID at the last look. INVALID, too, when the service
-    did not tell its times, or its processor time could not be read.
+    when the restarts differ far more than identical processes do on this kind of machine: the size of the
+    difference is then unknown, and the line is INVALID at the last look. INVALID, too, when the service
+    did not report its times, or its processor time could not be read.
     """
-    latency = settings.latency
+    latency, p50, p99 = settings.latency, limits.max_p50_increase, limits.max_p99_increase
+    service, cpu = limits.max_service_p50_increase, limits.max_cpu_increase
+    # Contrast, median of an arm, level, largest increase, margin as a share of that.
+    ratios: tuple[tuple[str, Callable[[ArmRun], float], float, float, float | None], ...] = (
+        ("service_p50", _net_p50, latency.alpha_service_p50, service, latency.service_margin),
+        ("net_p99", lambda arm: _quantile(arm.net_ms, 0.99), latency.alpha_net_p99, p99, latency.p99_margin),
+        ("net_tail", _net_tail, latency.alpha_net_tail, p99, None),
+        ("client_p50", lambda arm: arm.p50_ms, latency.alpha_client_p50, p50, latency.client_p50_margin),
+        ("client_p99", _client_p99, latency.alpha_client_p99, p99, latency.p99_margin),
+        ("cpu_per_request", lambda arm: arm.cpu_ms, latency.alpha_cpu, cpu, latency.service_margin),
+    )
     contrasts = [restart.contrasts for restart in restarts]
-    p50, p99 = limits.max_p50_increase, limits.max_p99_increase
-    told: dict[str, Callable[[Contrasts], float | None]] = {
-        "net_p50": lambda c: c.net_p50,
-        "service_p50": lambda c: c.service_p50,
-        "net_p99": lambda c: c.net_p99,
-        "net_tail": lambda c: c.net_tail,
-        "p50": lambda c: c.client_p50,
-        "client_p99": lambda c: c.client_p99,
-        "cpu_per_request": lambda c: c.cpu_per_request,
-    }
-    values = {
-        name: tuple(value for c in contrasts if (value := read(c)) is not None) for name, read in told.items()
-    }
-    tail = math.log1p(p99), math.log1p(latency.p99_margin * p99)
-    criteria = (
+
+    def values(contrast: str) -> tuple[float, ...]:
+        return tuple(value for c in contrasts if (value := getattr(c, contrast)) is not None)
+
+    criteria = [
         Criterion(
             "net_p50",
             "ms, share of client p50",
-            values["net_p50"],
-            medians_by_arm(restarts, lambda arm: _quantile(arm.net_ms, 0.50)),
+            values("net_p50"),
+            medians_by_arm(restarts, _net_p50),
             latency.s0.net_p50,
             latency.alpha_net_p50,
             limit=latency.net_p50_limit * p50,
             margin=latency.net_p50_margin * p50,
             show=float,
-        ),
+        )
+    ]
+    criteria += [
         Criterion(
-            "service_p50",
+            "p50" if contrast == "client_p50" else contrast,
             "ms, ratio",
-            values["service_p50"],
-            medians_by_arm(restarts, lambda arm: _quantile(arm.net_ms, 0.50)),
-            latency.s0.service_p50,
-            latency.alpha_service_p50,
-            limit=math.log1p(limits.max_service_p50_increase),
-            margin=math.log1p(latency.service_margin * limits.max_service_p50_increase),
-        ),
-        Criterion(
-            "net_p99",
-            "ms, ratio",
-            values["net_p99"],
-            medians_by_arm(restarts, lambda arm: _quantile(arm.net_ms, 0.99)),
-            latency.s0.net_p99,
-            latency.alpha_net_p99,
-            *tail,
-        ),
-        Criterion(
-            "net_tail",
-            "ms, ratio",
-            values["net_tail"],
-            medians_by_arm(restarts, lambda arm: average_slowest(arm.net_ms) if arm.net_ms else math.nan),
-            latency.s0.net_tail,
-            latency.alpha_net_tail,
-            limit=math.log1p(p99),
-            margin=None,
-        ),
-        Criterion(
-            "p50",
-            "ms, ratio",
-            values["p50"],
-            medians_by_arm(restarts, lambda arm: arm.p50_ms),
-            latency.s0.client_p50,
-            latency.alpha_client_p50,
-            limit=math.log1p(p50),
-            margin=math.log1p(latency.client_p50_margin * p50),
-        ),
-        Criterion(
-            "client_p99",
-            "ms, ratio",
-            values["client_p99"],
-            medians_by_arm(restarts, lambda arm: _quantile(arm.client_net_ms, 0.99)),
-            latency.s0.client_p99,
-            latency.alpha_client_p99,
-            *tail,
-        ),
-        Criterion(
-            "cpu_per_request",
-            "ms, ratio",
-            values["cpu_per_request"],
-            medians_by_arm(restarts, lambda arm: arm.cpu_ms),
-            latency.s0.cpu_per_request,
-            latency.alpha_cpu,
-            limit=math.log1p(limits.max_cpu_increase),
-            margin=math.log1p(latency.service_margin * limits.max_cpu_increase),
-        ),
-    )
+            values(contrast),
+            medians_by_arm(restarts, read),
+            getattr(latency.s0, contrast),
+            alpha,
+            limit=math.log1p(increase),
+            margin=None if share is None else math.log1p(share * increase),
+        )
+        for contrast, read, alpha, increase, share in ratios
+    ]
     return tuple(
-        judge_criterion(criterion, settings) if len(criterion.values) == len(restarts) else _untold(criterion)
+        judge_criterion(criterion, settings) if len(criterion.values) == len(restarts) else _miss(criterion)
         for criterion in criteria
-        # Without run-queue times there is no client time net of them: said by its absence.
+        # Without run-queue times there is no client time net of them, and so no line about it.
         if criterion.name != "client_p99" or criterion.values
     )
+
+
+def _net_p50(arm: ArmRun) -> float:
+    return _quantile(arm.net_ms, 0.50)
+
+
+def _net_tail(arm: ArmRun) -> float:
+    return average_slowest(arm.net_ms) if arm.net_ms else math.nan
+
+
+def _client_p99(arm: ArmRun) -> float:
+    return _quantile(arm.client_net_ms, 0.99)
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(values, share)) if values else math.nan
 
 
-def _untold(criterion: Criterion) -> VerdictLine:
+def _miss(criterion: Criterion) -> VerdictLine:
     reason = "the service did not tell its times"
     if criterion.name == "cpu_per_request":
         reason = "the processor time of the service could not be read"
-    return VerdictLine(name=criterion.name, candidate=None, outcome="INVALID", reason=reason)
+    return blank_line(criterion.name, "INVALID", reason)
 
 
 def judge_p50_ceiling(restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings) -> VerdictLine:
@@ -273,22 +249,22 @@ def judge_p50_ceiling(restarts: Sequence[Restart], limits: GateLimits, settings:
 def report_service(restarts: Sequence[Restart], versions: dict[str, Manifest]) -> tuple[VerdictLine, ...]:
     """Tail latencies of the client; reported, decide nothing."""
     pooled = {arm: pool_latencies(restarts, arm) for arm in versions}
-    measured = {
-        "p95": {arm: pooled[arm].p95_ms for arm in versions},
-        "p99": {arm: pooled[arm].p99_ms for arm in versions},
-    }
-    return tuple(
-        VerdictLine(
-            name=name,
-            candidate=values["candidate"],
-            champion=values.get("champion"),
-            difference=values["candidate"] - values["champion"] if "champion" in values else None,
-            unit="ms",
-            outcome="INFO",
-            reason="client latency, reported and not judged",
-            evidence=OBSERVATIONS,
-        )
-        for name, values in measured.items()
+    return (
+        _report("p95", {arm: pooled[arm].p95_ms for arm in versions}),
+        _report("p99", {arm: pooled[arm].p99_ms for arm in versions}),
+    )
+
+
+def _report(name: str, values: dict[str, float]) -> VerdictLine:
+    return VerdictLine(
+        name=name,
+        candidate=values["candidate"],
+        champion=values.get("champion"),
+        difference=values["candidate"] - values["champion"] if "champion" in values else None,
+        unit="ms",
+        outcome="INFO",
+        reason="client latency, reported and not judged",
+        evidence=OBSERVATIONS,
     )
 
 
@@ -296,47 +272,18 @@ def judge_resources(
     restarts: Sequence[Restart], limits: GateLimits, settings: GateSettings
 ) -> tuple[VerdictLine, ...]:
     """Memory and start-up beside the champion's; they block what is proven and keep nothing waiting."""
-    latency = settings.latency
-    return (
-        judge_criterion(
-            _ratio_criterion(
-                "memory",
-                "bytes, ratio",
-                restarts,
-                lambda arm: float(arm.resident_bytes),
-                latency.s0.memory,
-                latency.alpha_resources,
-                limits.max_memory_increase,
-            ),
-            settings,
-        ),
-        judge_criterion(
-            _ratio_criterion(
-                "start_up",
-                "s, ratio",
-                restarts,
-                lambda arm: arm.ready_s,
-                latency.s0.start_up,
-                latency.alpha_resources,
-                limits.max_start_up_increase,
-            ),
-            settings,
-        ),
+    s0, alpha = settings.latency.s0, settings.latency.alpha_resources
+    resources: tuple[tuple[str, str, Callable[[ArmRun], float], float, float], ...] = (
+        ("memory", "bytes", lambda arm: float(arm.resident_bytes), s0.memory, limits.max_memory_increase),
+        ("start_up", "s", lambda arm: arm.ready_s, s0.start_up, limits.max_start_up_increase),
     )
-
-
-def _ratio_criterion(
-    name: str,
-    unit: str,
-    restarts: Sequence[Restart],
-    read: Callable[[ArmRun], float],
-    s0: float,
-    alpha: float,
-    increase: float,
-) -> Criterion:
-    values = tuple(math.log(read(r.arms["candidate"]) / read(r.arms["champion"])) for r in restarts)
-    limit = math.log1p(increase)
-    return Criterion(name, unit, values, medians_by_arm(restarts, read), s0, alpha, limit, margin=None)
+    lines = []
+    for name, unit, read, spread, increase in resources:
+        values = tuple(math.log(read(r.arms["candidate"]) / read(r.arms["champion"])) for r in restarts)
+        medians, limit = medians_by_arm(restarts, read), math.log1p(increase)
+        criterion = Criterion(name, f"{unit}, ratio", values, medians, spread, alpha, limit, margin=None)
+        lines.append(judge_criterion(criterion, settings))
+    return tuple(lines)
 
 
 def judge_model_size(versions: dict[str, Manifest]) -> VerdictLine:

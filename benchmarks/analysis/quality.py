@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import msgspec
 from scipy.stats import norm
 
 from timberline.benchmarks.analysis.limits import InForce, Limit
 from timberline.benchmarks.analysis.predictions import (
+    CalibrationBounds,
     PartChange,
     Predictions,
     Quality,
@@ -42,6 +44,7 @@ from timberline.benchmarks.analysis.statistics import (
     rows_to_block,
     rows_to_prove,
 )
+from timberline.benchmarks.analysis.verdict import blank_line
 from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.store import EVALUATION_FILE
@@ -91,8 +94,8 @@ def _short(is_proven: bool) -> Outcome:
 def judge_drop(comparison: QualityComparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
     """BLOCK: a drop beyond the limit is proven. PASS: it is excluded; marked WARN when some drop is proven.
 
-    Proven by Tango's lower bound, excluded by his upper one; a drop at all by mid-p McNemar. What these
-    rows can find is said whatever the outcome.
+    Proven by Tango's lower bound, excluded by his upper one; a drop at all by mid-p McNemar. The reason names
+    what these rows can find whatever the outcome.
     """
     pairs, limit = comparison.pairs, limits.accuracy
     rise, fall = bound_drop(pairs, alpha_low=settings.alpha_block, alpha_high=settings.alpha_pass)
@@ -109,36 +112,63 @@ def judge_drop(comparison: QualityComparison, limits: InForce, settings: Accurac
         outcome, why = "INCONCLUSIVE", _say_unproven(pairs, limit.pass_below, settings)
     if is_worse and outcome == "PASS":
         why = f"some drop is proven, within the limit; {why}"
-    line = VerdictLine(
-        name="accuracy",
-        candidate=comparison.candidate.accuracy,
-        champion=comparison.champion.accuracy,
+    return line_of_drop(
+        "accuracy",
+        pairs,
+        (rise, fall),
+        outcome,
+        f"{_say_common(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
+        f"{pairs.rows:,}; mid-p McNemar {say_p(p_value)}; Tango's bounds, one-sided "
+        f"{1 - settings.alpha_pass:.0%} and {1 - settings.alpha_block:.2%}; "
+        f"{say_power(pairs, limit.block_above, settings)}{limit.say_noise()}",
+        shares=(comparison.champion.accuracy, comparison.candidate.accuracy),
+        limit=limit.in_force,
+        is_marked=is_worse,
+    )
+
+
+def line_of_drop(
+    name: str,
+    pairs: Discordance,
+    bounds: tuple[float, float],
+    outcome: Outcome,
+    reason: str,
+    *,
+    shares: tuple[float | None, float],
+    limit: float,
+    is_marked: bool,
+    unit: str = "share of rows",
+    evidence: str = EVALUATION_FILE,
+) -> VerdictLine:
+    """The line about a drop; its figures are candidate minus champion, so with the other sign.
+
+    Args:
+        name: of the line.
+        pairs: the rows that only one of the two got right.
+        bounds: lower and upper bound of the drop.
+        outcome: of the line.
+        reason: why.
+        shares: of rows that champion and candidate get right.
+        limit: the largest drop that is allowed.
+        is_marked: whether a line that passed is marked WARN: something is proven to be worse.
+        unit: of the shares.
+        evidence: the file that they come from.
+    """
+    rise, fall = bounds
+    return VerdictLine(
+        name=name,
+        candidate=shares[1],
+        champion=shares[0],
         difference=0.0 - pairs.drop,
         low=-fall,
         high=-rise,
-        limit=-limit.in_force,
-        unit="share of rows",
+        limit=0.0 - limit,
+        unit=unit,
         outcome=outcome,
-        reason=(
-            f"{_say_common(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
-            f"{pairs.rows:,}; mid-p McNemar {say_p(p_value)}; Tango's bounds, one-sided "
-            f"{1 - settings.alpha_pass:.0%} and {1 - settings.alpha_block:.2%}; "
-            f"{say_power(pairs, limit.block_above, settings)}{say_noise(limit, limits)}"
-        ),
-        evidence=EVALUATION_FILE,
+        reason=reason,
+        evidence=evidence,
+        mark="WARN" if is_marked and outcome == "PASS" else msgspec.UNSET,
     )
-    return mark_if(line, is_worse)
-
-
-def mark_if(line: VerdictLine, is_worse: bool) -> VerdictLine:
-    """The line marked WARN where it passed although something is proven to be worse."""
-    return msgspec.structs.replace(line, mark="WARN") if is_worse and line.outcome == "PASS" else line
-
-
-def say_noise(limit: Limit, limits: InForce, show: str = ".2%") -> str:
-    """Both limits, stated and in force, and where the noise of training comes from."""
-    said = limit.describe(show)
-    return f"; {said} ({limits.source})" if said else ""
 
 
 def _say_common(comparison: QualityComparison) -> str:
@@ -228,30 +258,22 @@ class _Tested:
     at_all: float
 
 
+_BLOCK_ABOVE: Callable[[Limit], float] = attrgetter("block_above")
+_PASS_BELOW: Callable[[Limit], float] = attrgetter("pass_below")
+
+
 def _test_parts(comparison: QualityComparison, limits: InForce) -> dict[int, _Tested]:
     """By identity of the part. Classes and slices share one level: both ask whether some rows got worse."""
     family = [(part, limits.of_class(part.label)) for part in comparison.recalls]
     family += [(part, limits.slices) for part in comparison.slices if part.pairs.rows]
     adjusted = (
         adjust_holm([p_value_beyond(part.pairs, choose(limit)) for part, limit in family])
-        for choose in (_block_above, _pass_below, _nothing)
+        for choose in (_BLOCK_ABOVE, _PASS_BELOW, lambda _: 0.0)
     )
     return {
         id(part): _Tested(part, limit, *p_values)
         for (part, limit), *p_values in zip(family, *adjusted, strict=True)
     }
-
-
-def _block_above(limit: Limit) -> float:
-    return limit.block_above
-
-
-def _pass_below(limit: Limit) -> float:
-    return limit.pass_below
-
-
-def _nothing(_: Limit) -> float:
-    return 0.0
 
 
 def _judge_parts(
@@ -271,32 +293,24 @@ def _judge_parts(
         fallen or noisy or mine, key=lambda one: (one.part.pairs.drop - one.limit.in_force, -one.at_all)
     )
     pairs, limit = worst.part.pairs, worst.limit
-    rise, fall = bound_drop(pairs, alpha_low=alpha / len(tested), alpha_high=settings.alpha_pass)
-    outcome: Outcome = "BLOCK" if fallen else "INCONCLUSIVE" if noisy else "PASS"
-    line = VerdictLine(
-        name=name,
-        candidate=worst.part.candidate,
-        champion=worst.part.champion,
-        difference=0.0 - pairs.drop,
-        low=-fall,
-        high=-rise,
-        limit=-limit.in_force,
+    bounds = bound_drop(pairs, alpha_low=alpha / len(tested), alpha_high=settings.alpha_pass)
+    return line_of_drop(
+        name,
+        pairs,
+        bounds,
+        "BLOCK" if fallen else "INCONCLUSIVE" if noisy else "PASS",
+        f"worst {kind}: {worst.part.label}, {pairs.rows:,} rows; a drop beyond {limit.block_above:.1%}: "
+        f"{say_p(worst.beyond)} by Tango's score, any drop: {say_p(worst.at_all)} by mid-p McNemar, with "
+        f"Holm over {len(tested)} classes and slices"
+        + _name_parts(f"fallen beyond the limit: {kind}", fallen)
+        + _name_parts(f"proven lower, within the limit: {kind}", [one for one in lower if one not in fallen])
+        + _say_weak_parts(kind, mine, alpha / len(tested), settings.power)
+        + limit.say_noise(),
+        shares=(worst.part.champion, worst.part.candidate),
+        limit=limit.in_force,
+        is_marked=bool(lower),
         unit=f"share of the {kind}'s rows",
-        outcome=outcome,
-        reason=(
-            f"worst {kind}: {worst.part.label}, {pairs.rows:,} rows; a drop beyond {limit.block_above:.1%}: "
-            f"{say_p(worst.beyond)} by Tango's score, any drop: {say_p(worst.at_all)} by mid-p McNemar, with "
-            f"Holm over {len(tested)} classes and slices"
-            + _name_parts(f"fallen beyond the limit: {kind}", fallen)
-            + _name_parts(
-                f"proven lower, within the limit: {kind}", [one for one in lower if one not in fallen]
-            )
-            + _say_weak_parts(kind, mine, alpha / len(tested), settings.power)
-            + say_noise(limit, limits)
-        ),
-        evidence=EVALUATION_FILE,
     )
-    return mark_if(line, bool(lower))
 
 
 def _name_parts(what: str, parts: Sequence[_Tested]) -> str:
@@ -346,22 +360,10 @@ def judge_log_loss(comparison: QualityComparison, limits: InForce, settings: Acc
     rows, mean, sd = comparison.pairs.rows, comparison.loss_difference, comparison.loss_difference_sd
     low, _ = bound_average(mean, sd, rows, alpha=settings.alpha_probabilities / 2)
     _, high = bound_average(mean, sd, rows, alpha=settings.alpha_pass)
-    line = VerdictLine(
-        name="log_loss",
-        candidate=comparison.candidate.loss,
-        champion=comparison.champion.loss,
-        difference=mean,
-        low=low,
-        high=high,
-        limit=limits.log_loss.in_force,
-        unit="nats",
-        outcome=_decide_increase(low, limits.log_loss),
-        reason=_say_increase_of(
-            "nats", low, limits.log_loss, sd / rows**0.5, "paired, Student's", limits, settings
-        ),
-        evidence=EVALUATION_FILE,
-    )
-    return mark_if(line, low > 0)
+    bounds = CalibrationBounds(low, high, sd / rows**0.5)
+    losses = comparison.champion.loss, comparison.candidate.loss
+    how = "paired, Student's"
+    return _judge_increase("log_loss", "nats", losses, mean, bounds, how, limits.log_loss, settings)
 
 
 def judge_calibration(
@@ -372,46 +374,47 @@ def judge_calibration(
     bounds = bound_calibration(
         change, alpha_low=settings.alpha_probabilities / 2, alpha_high=settings.alpha_pass
     )
-    line = VerdictLine(
-        name="calibration",
-        candidate=change.candidate_error,
-        champion=change.champion_error,
-        difference=change.difference,
-        low=bounds.low,
-        high=bounds.high,
-        limit=limits.calibration.in_force,
-        outcome=_decide_increase(bounds.low, limits.calibration),
-        reason=_say_increase_of(
-            "ECE", bounds.low, limits.calibration, bounds.sd, "paired, bootstrap", limits, settings
-        ),
-        evidence=EVALUATION_FILE,
+    errors = change.champion_error, change.candidate_error
+    how = "paired, bootstrap"
+    return _judge_increase(
+        "calibration", "", errors, change.difference, bounds, how, limits.calibration, settings
     )
-    return mark_if(line, bounds.low > 0)
 
 
-def _decide_increase(low: float, limit: Limit) -> Outcome:
-    if low > limit.block_above:
-        return "BLOCK"
-    return "INCONCLUSIVE" if limit.is_too_noisy and low > limit.pass_below else "PASS"
-
-
-def _say_increase_of(
-    what: str,
-    low: float,
-    limit: Limit,
-    error: float,
+def _judge_increase(
+    name: str,
+    unit: str,
+    values: tuple[float, float],
+    difference: float,
+    bounds: CalibrationBounds,
     how: str,
-    limits: InForce,
+    limit: Limit,
     settings: AccuracySettings,
-) -> str:
-    alpha, most = settings.alpha_probabilities / 2, limit.block_above
+) -> VerdictLine:
+    """The line about an increase; ``values`` of champion and candidate, ``how`` the bounds were found."""
+    alpha, most, low = settings.alpha_probabilities / 2, limit.block_above, bounds.low
+    is_above = limit.is_too_noisy and low > limit.pass_below
+    outcome: Outcome = "BLOCK" if low > most else "INCONCLUSIVE" if is_above else "PASS"
     proven = "is proven" if low > most else "is not proven"
     some = "; some increase is proven, within the limit" if 0 < low <= most else ""
-    blocked = most + float(norm.isf(alpha) + norm.ppf(settings.power)) * error
-    return (
-        f"an increase of more than {most:.3g} {what} {proven}{some}; {how} bounds, one-sided "
-        f"{1 - alpha:.3%} and {1 - settings.alpha_pass:.0%}; smallest increase blocked with power "
-        f"{settings.power:.0%}: {blocked:.4f}{say_noise(limit, limits, '.3g')}"
+    blocked = most + float(norm.isf(alpha) + norm.ppf(settings.power)) * bounds.sd
+    return VerdictLine(
+        name=name,
+        candidate=values[1],
+        champion=values[0],
+        difference=difference,
+        low=low,
+        high=bounds.high,
+        limit=limit.in_force,
+        unit=unit,
+        outcome=outcome,
+        reason=(
+            f"an increase of more than {most:.3g} {unit or 'ECE'} {proven}{some}; {how} bounds, one-sided "
+            f"{1 - alpha:.3%} and {1 - settings.alpha_pass:.0%}; smallest increase blocked with power "
+            f"{settings.power:.0%}: {blocked:.4f}{limit.say_noise('.3g')}"
+        ),
+        evidence=EVALUATION_FILE,
+        mark="WARN" if outcome == "PASS" and low > 0 else msgspec.UNSET,
     )
 
 
@@ -425,53 +428,31 @@ def judge_baseline(own: Predictions, limits: GateLimits, settings: AccuracySetti
     """
     pairs = {name: count_against_baseline(own, name) for name in own.baselines}
     if not pairs:
-        return VerdictLine(
-            name="baseline",
-            candidate=None,
-            outcome="INVALID",
-            reason="held-out predictions lack the baselines' answers; export the candidate's run again",
-            evidence=EVALUATION_FILE,
-        )
+        reason = "held-out predictions lack the baselines' answers; export the candidate's run again"
+        return blank_line("baseline", "INVALID", reason, EVALUATION_FILE)
     p_value = min(adjust_holm([p_value_of_drop(found) for found in pairs.values()]))
-    best = max(pairs, key=lambda name: pairs[name].drop)
+    alpha, best = settings.alpha_pass, max(pairs, key=lambda name: pairs[name].drop)
+    bounds = {name: bound_drop(found, alpha_low=alpha, alpha_high=alpha) for name, found in pairs.items()}
     is_worse = p_value <= settings.alpha_baseline
-    is_better = all(_bound_baseline(found, settings)[1] < 0 for found in pairs.values())
-    rise, fall = _bound_baseline(pairs[best], settings)
-    line = VerdictLine(
-        name="baseline",
-        candidate=float(own.correct.mean()),
-        difference=0.0 - pairs[best].drop,
-        low=-fall,
-        high=-rise,
-        limit=0.0,
-        unit="share of rows",
-        outcome="BLOCK" if is_worse and limits.baseline == "block" else "PASS",
-        reason=(
-            f"{_say_baseline(is_worse=is_worse, is_better=is_better)} {_list_baselines(own)}; "
-            f"against {best}: {pairs[best].lost:,} rows lost, {pairs[best].gained:,} gained of "
-            f"{pairs[best].rows:,}; mid-p McNemar with Holm over {len(pairs)} baselines {say_p(p_value)}; "
-            f"Tango's bounds, one-sided {1 - settings.alpha_pass:.0%}"
-            + ('; [gate] baseline = "warn"' if limits.baseline == "warn" else "")
-        ),
-        evidence=EVALUATION_FILE,
-    )
-    is_marked = line.outcome == "PASS" and not is_better
-    return msgspec.structs.replace(line, mark="WARN") if is_marked else line
-
-
-def _bound_baseline(pairs: Discordance, settings: AccuracySettings) -> tuple[float, float]:
-    return bound_drop(pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
-
-
-def _say_baseline(*, is_worse: bool, is_better: bool) -> str:
+    is_better = all(fall < 0 for _, fall in bounds.values())
+    said = "proven better than" if is_better else "not proven better than"
     if is_worse:
-        return "proven worse than a baseline of the same rows:"
-    return "proven better than" if is_better else "not proven better than"
-
-
-def _list_baselines(own: Predictions) -> str:
+        said = "proven worse than a baseline of the same rows:"
     shares = {name: float((labels == own.truth).mean()) for name, labels in own.baselines.items()}
-    return ", ".join(f"{name} ({share:.2%})" for name, share in shares.items())
+    return line_of_drop(
+        "baseline",
+        pairs[best],
+        bounds[best],
+        "BLOCK" if is_worse and limits.baseline == "block" else "PASS",
+        f"{said} {', '.join(f'{name} ({share:.2%})' for name, share in shares.items())}; "
+        f"against {best}: {pairs[best].lost:,} rows lost, {pairs[best].gained:,} gained of "
+        f"{pairs[best].rows:,}; mid-p McNemar with Holm over {len(pairs)} baselines {say_p(p_value)}; "
+        f"Tango's bounds, one-sided {1 - alpha:.0%}"
+        + ('; [gate] baseline = "warn"' if limits.baseline == "warn" else ""),
+        shares=(None, float(own.correct.mean())),
+        limit=0.0,
+        is_marked=not is_better,
+    )
 
 
 # Marked for what they say of the candidate alone, or of its clients.
@@ -492,18 +473,12 @@ def judge_improvement(
     be below 0.
     """
     if comparison is None:
-        return VerdictLine(
-            name="improvement",
-            candidate=None,
-            outcome="INCONCLUSIVE",
-            reason="the two were compared on no row",
-            evidence=EVALUATION_FILE,
-        )
+        return blank_line("improvement", "INCONCLUSIVE", "the two were compared on no row", EVALUATION_FILE)
     marked = [line.name for line in lines if line.is_marked and line.name not in _NO_COMPARISON]
-    measured = {name: _find_bound(name, comparison, settings) for name in limits.improve}
-    unknown = [name for name, bound in measured.items() if bound is None]
-    alpha = settings.alpha_improvement / max(len(measured), 1)
-    worse_at_most = {name: bound(alpha) for name, bound in measured.items() if bound is not None}
+    alpha = settings.alpha_improvement / max(len(limits.improve), 1)
+    bounds = {name: _bound_worsening(name, alpha, comparison, settings) for name in limits.improve}
+    unknown = [name for name, bound in bounds.items() if bound is None]
+    worse_at_most = {name: bound for name, bound in bounds.items() if bound is not None}
     better = [name for name, most in worse_at_most.items() if most < 0]
     outcome: Outcome
     if unknown:
@@ -525,30 +500,19 @@ def judge_improvement(
     )
 
 
-def _find_bound(
-    name: str, comparison: QualityComparison, settings: AccuracySettings
-) -> Callable[[float], float] | None:
-    """The upper bound, by its level, of how much worse the candidate is in one measure; None without it."""
-    kind, _, label = name.partition(".")
-    parts = {"recall": comparison.recalls, "slices": comparison.slices}.get(kind)
-    if parts is not None:
-        return _bound_part(parts, label)
-    bounds: dict[str, Callable[[float], float]] = {
-        "accuracy": lambda alpha: _bound_worsening(comparison.pairs, alpha),
-        "log_loss": lambda alpha: bound_average(
-            comparison.loss_difference, comparison.loss_difference_sd, comparison.pairs.rows, alpha=alpha
-        )[1],
-        "calibration": lambda alpha: (
-            bound_calibration(comparison.calibration, alpha_low=settings.alpha_pass, alpha_high=alpha).high
-        ),
-    }
-    return bounds.get(name)
-
-
-def _bound_part(parts: Sequence[PartChange], label: str) -> Callable[[float], float] | None:
-    found = [part for part in parts if part.label == label and part.pairs.rows]
-    return (lambda alpha: _bound_worsening(found[0].pairs, alpha)) if found else None
-
-
-def _bound_worsening(pairs: Discordance, alpha: float) -> float:
-    return bound_drop(pairs, alpha_low=alpha, alpha_high=alpha)[1]
+def _bound_worsening(
+    name: str, alpha: float, comparison: QualityComparison, settings: AccuracySettings
+) -> float | None:
+    """The upper bound of how much worse the candidate is in one quantity; None where there is none."""
+    pairs = {f"recall.{part.label}": part.pairs for part in comparison.recalls}
+    pairs |= {f"slices.{part.label}": part.pairs for part in comparison.slices if part.pairs.rows}
+    pairs["accuracy"] = comparison.pairs
+    if name in pairs:
+        return bound_drop(pairs[name], alpha_low=alpha, alpha_high=alpha)[1]
+    if name == "log_loss":
+        mean, sd = comparison.loss_difference, comparison.loss_difference_sd
+        return bound_average(mean, sd, comparison.pairs.rows, alpha=alpha)[1]
+    if name == "calibration":
+        calibration = comparison.calibration
+        return bound_calibration(calibration, alpha_low=settings.alpha_pass, alpha_high=alpha).high
+    return None

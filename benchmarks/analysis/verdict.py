@@ -8,6 +8,11 @@ from timberline.registry.manifest import GateLimits
 from timberline.registry.verdict import Outcome, Verdict, VerdictLine
 
 
+def blank_line(name: str, outcome: Outcome, reason: str, evidence: str = "") -> VerdictLine:
+    """A line without figures: something could not be measured, or is a matter of yes and no."""
+    return VerdictLine(name=name, candidate=None, outcome=outcome, reason=reason, evidence=evidence)
+
+
 def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
     """The names of the lines that have to pass before a verdict may."""
     names = {"digests", "answers", "error_rate", "accuracy_floor", "baseline", "p50_ceiling", "model_size"}

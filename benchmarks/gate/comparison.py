@@ -21,7 +21,7 @@ from timberline.benchmarks.analysis.latency import (
 )
 from timberline.benchmarks.analysis.quality import judge_improvement
 from timberline.benchmarks.analysis.validity import judge_answers, judge_error_rate, judge_fairness
-from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
+from timberline.benchmarks.analysis.verdict import blank_line, combine_lines, required_lines
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.history.releases import read_releases
 from timberline.benchmarks.machine import describe_machine
@@ -115,8 +115,7 @@ def _measure(
     try:
         bodies = draw_bodies(workload, versions)
     except BenchmarkError as error:
-        line = VerdictLine(name="answers", candidate=None, outcome="INVALID", reason=str(error))
-        return (), (line,)
+        return (), (blank_line("answers", "INVALID", str(error)),)
     with open_duet(registry, versions, bodies, settings.duet, folder, programs) as duet:
         restarts, lines = _restart_until_decided(duet, settings, known)
     answers = judge_answers(restarts), judge_error_rate(restarts, settings.validity.alpha_errors)

@@ -102,7 +102,7 @@ def test_each_class_has_the_limit_of_its_own_noise() -> None:
     judged = limits_in_force(GateLimits(), make_noise([0.8] * 5, recalls), SETTINGS, source="5 runs")
     assert judged.of_class("a").in_force == GateLimits().max_recall_drop
     assert judged.of_class("rare").noise > judged.of_class("a").noise
-    assert judged.source == "5 runs"
+    assert judged.accuracy.source == "5 runs"
 
 
 def test_variances_that_differ_as_chance_has_it_become_one() -> None:

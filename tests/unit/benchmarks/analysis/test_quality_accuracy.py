@@ -325,8 +325,8 @@ def test_the_noise_of_training_widens_the_limit_and_no_further_than_twice(
     tmp_path: Path, noise: float, lost: int, outcome: str
 ) -> None:
     """Equal recipes are not blocked for their seeds; one that differs by more is not let through either."""
-    limit = Limit(0.005, noise)
-    judged = dataclasses.replace(IN_FORCE, accuracy=limit, source="5 runs")
+    limit = Limit(0.005, noise, source="5 runs")
+    judged = dataclasses.replace(IN_FORCE, accuracy=limit)
     told = judge_drop(compare(tmp_path, rows=60_000, lost=lost, gained=720), judged, SETTINGS)
     assert told.outcome == outcome
     assert told.limit == (-0.01 if noise > 0.01 else -noise)

@@ -209,9 +209,8 @@ def test_the_noise_of_a_class_widens_its_own_limit(noise: float, outcome: str) -
     candidate = truth.copy()
     candidate[truth == 1] = np.where(np.arange(10_000) < 1_000, 0, 1)
     comparison = compare(truth, truth, candidate)
-    judged = dataclasses.replace(
-        state(max_recall_drop=0.05), recalls={"2": Limit(0.05, noise)}, source="five runs"
-    )
+    limit = Limit(0.05, noise, source="five runs")
+    judged = dataclasses.replace(state(max_recall_drop=0.05), recalls={"2": limit})
     told = judge_recalls(comparison, judged, SETTINGS)
     assert told.outcome == outcome
     assert ("(five runs)" in told.reason) == bool(noise)

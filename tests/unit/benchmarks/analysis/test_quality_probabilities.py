@@ -163,8 +163,8 @@ def test_the_noise_of_training_widens_both_limits(noise: float, outcome: str, sa
     for name, judge_line in (("log_loss", judge_log_loss), ("calibration", judge_calibration)):
         low = judge_line(comparison, IN_FORCE, SETTINGS).low
         assert low is not None
-        limit = Limit(low / 1.2, noise * low / 1.2)
-        line = judge_line(comparison, dataclasses.replace(IN_FORCE, **{name: limit}, source="runs"), SETTINGS)
+        limit = Limit(low / 1.2, noise * low / 1.2, source="runs")
+        line = judge_line(comparison, dataclasses.replace(IN_FORCE, **{name: limit}), SETTINGS)
         assert line.outcome == outcome
         assert said.format(limit=limit.stated) in line.reason
         assert line.is_marked == (outcome == "PASS")  # proven, and within the limit in force

@@ -48,6 +48,16 @@ def combine_lines(lines: Sequence[VerdictLine], required: frozenset[str]) -> Out
     return "INCONCLUSIVE"
 
 
+def find_gravest(lines: Sequence[VerdictLine]) -> tuple[Outcome, str]:
+    """The gravest outcome of some lines, and the names of those that have it, joined by ``+``; "" of PASS."""
+    names = {outcome: [line.name for line in lines if line.outcome == outcome] for outcome in _GRAVEST_FIRST}
+    outcome = next((outcome for outcome in _GRAVEST_FIRST if names[outcome]), _GRAVEST_FIRST[-1])
+    return outcome, "" if outcome == "PASS" else "+".join(names[outcome])
+
+
+_GRAVEST_FIRST: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")
+
+
 def describe_verdict(verdict: Verdict) -> str:
     """One sentence for people; it names the lines that are marked."""
     marked = [line.name for line in verdict.lines if line.is_marked]

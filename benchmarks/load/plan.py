@@ -10,12 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from timberline.benchmarks.measure.records import Body, Target, quote, read_rows, write_rows
+from timberline.benchmarks.measure.records import Body, Target, read_rows, write_rows
 
 # How a request ended: answered rightly; refused for want of time or room (503, 504, silence), which is
 # what overload looks like; or anything else, which says that something is broken.
 Ending = Literal["right", "refused", "wrong"]
-COLUMNS = ("number", "body", "due_s", "lag_ms", "latency_ms", "ending", "problem")
 
 
 class _Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,11 +81,7 @@ class Arrival(_Word, frozen=True, kw_only=True):
 
 def write_arrivals(path: Path, arrivals: list[Arrival]) -> None:
     """Write compressed CSV, in the order of the timetable; equal observations give equal bytes."""
-    rows = (
-        f"{a.number},{a.body},{a.due_s!r},{a.lag_ms!r},{a.latency_ms!r},{a.ending},{quote(a.problem)}"
-        for a in sorted(arrivals, key=lambda arrival: arrival.number)
-    )
-    write_rows(path, COLUMNS, rows)
+    write_rows(path, Arrival, sorted(arrivals, key=lambda arrival: arrival.number))
 
 
 def read_arrivals(path: Path) -> list[Arrival]:

@@ -7,7 +7,9 @@ import of Locust here. Raw observations are kept as compressed CSV; equal rows g
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,15 +26,16 @@ from timberline.benchmarks.settings import Placement
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[str]) -> None:
-    """Write rows that are CSV already; see `quote`."""
+def write_rows(path: Path, kind: type[_Row], rows: Iterable[_Row]) -> None:
+    """Write structs of a ``kind`` as compressed CSV; floats in full, equal rows give equal bytes, each on a line."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(kind.__struct_fields__)
+    for row in rows:
+        cells = msgspec.structs.astuple(row)
+        writer.writerow([cell.replace("\n", " ") if isinstance(cell, str) else cell for cell in cells])
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as packed:
-        packed.write(("\n".join([",".join(columns), *rows]) + "\n").encode())
-
-
-def quote(text: str) -> str:
-    """Any text as one cell on one line."""
-    return '"' + text.replace('"', "'").replace("\n", " ") + '"' if text else ""
+        packed.write(text.getvalue().encode())
 
 
 def read_rows(path: Path, kind: type[_Row]) -> list[_Row]:
@@ -49,22 +52,6 @@ def read_rows(path: Path, kind: type[_Row]) -> list[_Row]:
             return [msgspec.convert(row, kind, strict=False) for row in reader]
     except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:  # the last: not UTF-8, no row
         raise EvidenceError(f"raw observations cannot be read: {error}", where=str(path)) from error
-
-
-COLUMNS = (
-    "pair",
-    "position",
-    "arm",
-    "body",
-    "sent_s",
-    "latency_ms",
-    "handler_ms",
-    "cpu_ms",
-    "wait_ms",
-    "wake_ms",
-    "queue_ms",
-    "problem",
-)
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,14 +170,8 @@ class Observation(_Message, frozen=True, kw_only=True):
 
 
 def write_observations(path: Path, observations: list[Observation]) -> None:
-    """Write compressed CSV; floats in full, equal observations give equal bytes."""
-    rows = (
-        f"{o.pair},{o.position},{o.arm},{o.body},{o.sent_s!r},{o.latency_ms!r},"
-        f"{o.handler_ms!r},{o.cpu_ms!r},{o.wait_ms!r},"
-        f"{o.wake_ms!r},{o.queue_ms!r},{quote(o.problem)}"
-        for o in observations
-    )
-    write_rows(path, COLUMNS, rows)
+    """Write the raw observations; see `write_rows`."""
+    write_rows(path, Observation, observations)
 
 
 def read_observations(path: Path) -> list[Observation]:
@@ -315,11 +296,6 @@ class Restart:
     recorded: Contrasts | None = None
 
     @property
-    def log_ratio(self) -> float:
-        """ln(p50 candidate / p50 champion), the contrast that is judged."""
-        return math.log(self.arms["candidate"].p50_ms / self.arms["champion"].p50_ms)
-
-    @property
     def contrasts(self) -> Contrasts:
         """The contrasts that are judged; both arms have to be there."""
         if self.recorded is not None:
@@ -327,6 +303,7 @@ class Restart:
         champion, candidate = self.arms["champion"], self.arms["candidate"]
         net_p50 = net_p99 = net_tail = client_p99 = service_p50 = cpu = None
         whole = champion.p50_ms
+        client_p50 = math.log(candidate.p50_ms / whole)
         if champion.client_net_ms and candidate.client_net_ms:
             client_p99 = _log_p99_ratio(champion.client_net_ms, candidate.client_net_ms)
             whole = float(np.median(champion.client_net_ms))
@@ -340,7 +317,10 @@ class Restart:
         # A clock of coarse ticks may have seen nothing at all, here and above.
         if champion.cpu_s > 0 and candidate.cpu_s > 0:
             cpu = math.log(candidate.cpu_ms / champion.cpu_ms)
-        return Contrasts(net_p50, net_p99, self.log_ratio, client_p99, net_tail, service_p50, cpu)
+        return Contrasts(net_p50, net_p99, client_p50, client_p99, net_tail, service_p50, cpu)
+
+
+CONTRASTS = tuple(field.name for field in dataclasses.fields(Contrasts))
 
 
 def average_slowest(times_ms: Sequence[float]) -> float:

@@ -22,9 +22,10 @@ import msgspec
 import numpy as np
 
 from timberline.benchmarks.analysis.latency import judge_latencies, judge_resources
+from timberline.benchmarks.analysis.verdict import find_gravest
 from timberline.benchmarks.errors import BenchmarkError, EvidenceError
 from timberline.benchmarks.measure.duet import build_arm
-from timberline.benchmarks.measure.records import ArmRun, Contrasts, Restart, read_observations
+from timberline.benchmarks.measure.records import CONTRASTS, ArmRun, Contrasts, Restart, read_observations
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.runtime.documents import decode_json
@@ -186,7 +187,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-class _Told(msgspec.Struct):
+class _StoredRestart(msgspec.Struct):
     """A restart in report.json; what else is there is of no interest here."""
 
     number: int
@@ -199,7 +200,7 @@ class _Told(msgspec.Struct):
 
 
 class _Report(msgspec.Struct):
-    restarts: list[_Told]
+    restarts: list[_StoredRestart]
 
 
 def read_restarts(folder: Path) -> list[Restart]:
@@ -210,29 +211,29 @@ def read_restarts(folder: Path) -> list[Restart]:
     """
     path = folder / "report.json"
     try:
-        told = decode_json(path.read_bytes(), _Report).restarts
+        stored = decode_json(path.read_bytes(), _Report).restarts
     except (OSError, msgspec.DecodeError) as error:
         raise EvidenceError(f"report cannot be read: {error}", where=str(path)) from error
-    return [_read_restart(restart, folder) for restart in told]
+    return [_read_restart(restart, folder) for restart in stored]
 
 
-def _read_restart(told: _Told, folder: Path) -> Restart:
-    if told.problem:
-        return Restart(told.number, told.pairs, {}, told.problem)
-    seen = read_observations(folder / told.observations)
+def _read_restart(stored: _StoredRestart, folder: Path) -> Restart:
+    if stored.problem:
+        return Restart(stored.number, stored.pairs, {}, stored.problem)
+    seen = read_observations(folder / stored.observations)
     arms = {
         arm: dataclasses.replace(
-            build_arm([o for o in seen if o.arm == arm], told.ready_s[arm], told.resident_bytes[arm]),
-            cpu_s=_or_nan(told.cpu_s[arm]),
+            build_arm([o for o in seen if o.arm == arm], stored.ready_s[arm], stored.resident_bytes[arm]),
+            cpu_s=_or_nan(stored.cpu_s[arm]),
         )
         for arm in ("candidate", "champion")
     }
-    return Restart(told.number, told.pairs, arms)
+    return Restart(stored.number, stored.pairs, arms)
 
 
 def write_row(restart: Restart, *, started_at: str, arm: str) -> RestartRow:
     """One restart of the gate ``started_at``; NaN and 0 stand for what a failed restart does not have."""
-    contrasts = None if restart.problem else restart.contrasts
+    contrasts = {} if restart.problem else dataclasses.asdict(restart.contrasts)
     return msgspec.convert(
         {
             "started_at": started_at,
@@ -240,13 +241,7 @@ def write_row(restart: Restart, *, started_at: str, arm: str) -> RestartRow:
             "restart": restart.number,
             "pairs": restart.pairs,
             "problem": restart.problem[:200],
-            "net_p50": _or_nan(contrasts.net_p50 if contrasts else None),
-            "net_p99": _or_nan(contrasts.net_p99 if contrasts else None),
-            "net_tail": _or_nan(contrasts.net_tail if contrasts else None),
-            "client_p50": _or_nan(contrasts.client_p50 if contrasts else None),
-            "client_p99": _or_nan(contrasts.client_p99 if contrasts else None),
-            "service_p50": _or_nan(contrasts.service_p50 if contrasts else None),
-            "cpu_per_request": _or_nan(contrasts.cpu_per_request if contrasts else None),
+            **{name: _or_nan(contrasts.get(name)) for name in CONTRASTS},
             **_describe(restart.arms, "champion"),
             **_describe(restart.arms, "candidate"),
         },
@@ -255,20 +250,23 @@ def write_row(restart: Restart, *, started_at: str, arm: str) -> RestartRow:
 
 
 def _describe(arms: Mapping[str, ArmRun], role: str) -> dict[str, float]:
-    run = arms.get(role)
-    net = _p50_and_p99(run.net_ms if run else ())
-    client = _p50_and_p99(run.client_net_ms if run else ())
+    run = arms.get(role) or _NO_RUN
+    net, client = _p50_and_p99(run.net_ms), _p50_and_p99(run.client_net_ms)
     return {
-        f"{role}_p50_ms": run.p50_ms if run else math.nan,
+        f"{role}_p50_ms": run.p50_ms if run.latencies_ms else math.nan,
         f"{role}_net_p50_ms": net[0],
         f"{role}_net_p99_ms": net[1],
         f"{role}_client_net_p50_ms": client[0],
         f"{role}_client_net_p99_ms": client[1],
-        f"{role}_cpu_ms": run.cpu_ms if run else math.nan,
-        f"{role}_lost_share": run.lost_share if run else math.nan,
-        f"{role}_ready_s": run.ready_s if run else math.nan,
-        f"{role}_resident_bytes": run.resident_bytes if run else 0,
+        f"{role}_cpu_ms": run.cpu_ms,
+        f"{role}_lost_share": run.lost_share,
+        f"{role}_ready_s": run.ready_s,
+        f"{role}_resident_bytes": run.resident_bytes,
     }
+
+
+# Of a restart that failed.
+_NO_RUN = ArmRun((), ready_s=math.nan, resident_bytes=0, lost_share=math.nan)
 
 
 def _p50_and_p99(times_ms: Sequence[float]) -> tuple[float, float]:
@@ -287,21 +285,10 @@ def read_row(row: RestartRow) -> Restart:
     if row.problem:
         return Restart(row.restart, row.pairs, {}, row.problem)
     fields = msgspec.structs.asdict(row)
-    contrasts = Contrasts(
-        net_p50=_or_none(row.net_p50),
-        net_p99=_or_none(row.net_p99),
-        client_p50=row.client_p50,
-        client_p99=_or_none(row.client_p99),
-        net_tail=_or_none(row.net_tail),
-        service_p50=_or_none(row.service_p50),
-        cpu_per_request=_or_none(row.cpu_per_request),
-    )
+    found = {name: None if math.isnan(fields[name]) else fields[name] for name in CONTRASTS}
+    contrasts = msgspec.convert(found, Contrasts)
     arms = {role: _rebuild(fields, role) for role in ("champion", "candidate")}
     return Restart(row.restart, row.pairs, arms, recorded=contrasts)
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _rebuild(row: Mapping[str, float], role: str) -> ArmRun:
@@ -323,10 +310,10 @@ def _times_with(p50: float) -> tuple[float, ...]:
 def rejudge(
     gates: Sequence[GateRow], restarts: Sequence[RestartRow], limits: GateLimits, settings: GateSettings
 ) -> list[GateRow]:
-    """The gates as the present rule would have ended them.
+    """Re-evaluate stored gates with the current rules.
 
-    Only latency, memory and start-up are judged: of gates that something else decided, nothing can be
-    learned about them. A gate whose restarts ended before the present rule is sure is INCONCLUSIVE,
+    Only latency, memory and start-up are judged: gates that something else decided say nothing
+    about them. A gate whose restarts ended before the current rule is sure is INCONCLUSIVE,
     even if more of them would have decided it; a rule that looks longer is judged too hard.
     """
     by_gate: dict[str, list[Restart]] = {}
@@ -361,14 +348,7 @@ def judge_restarts(
         if len(seen) < look:
             break
         lines = (*judge_latencies(seen, limits, settings), *judge_resources(seen, limits, settings))
-        by_outcome: Mapping[str, list[str]] = {
-            name: [line.name for line in lines if line.outcome == name] for name in _GRAVEST_FIRST
-        }
-        outcome = next(name for name in _GRAVEST_FIRST if by_outcome[name])
-        deciding, used = "" if outcome == "PASS" else "+".join(by_outcome[outcome]), look
+        (outcome, deciding), used = find_gravest(lines), look
         if outcome != "INCONCLUSIVE":
             break
     return outcome, deciding, used
-
-
-_GRAVEST_FIRST = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")

@@ -22,6 +22,7 @@ from timberline.benchmarks.analysis.quality import (
     judge_slices,
 )
 from timberline.benchmarks.analysis.statistics import Discordance
+from timberline.benchmarks.analysis.verdict import find_gravest
 from timberline.benchmarks.selftest.replays import DRIP_SHARE, RELEASES, PairRow, RunRow, restore_comparison
 from timberline.benchmarks.selftest.scenarios import (
     DRIP,
@@ -30,11 +31,13 @@ from timberline.benchmarks.selftest.scenarios import (
     RETRAINED,
     Finding,
     bound_rate,
+    find_finding,
+    format_table,
 )
 from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
-from timberline.registry.verdict import VerdictLine
+from timberline.registry.verdict import Outcome, VerdictLine
 
 # Runs that a recipe is calibrated with, the champion's own among them: the default of `--seeds`.
 RUNS = 5
@@ -52,12 +55,8 @@ _SEED = 20260101
 Matrix = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a pair ended and which lines it comes from."""
-
-    outcome: str
-    by: tuple[str, ...] = ()
+# How a pair ended and the lines that decided it, joined by ``+``.
+Ending = tuple[Outcome, str]
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,12 @@ class ReplayRate:
     @property
     def finding(self) -> Finding:
         """What is stated is "kept" or "broken" when the whole interval says so, else "open"."""
-        bound = float(self.stated.strip("<>= %") or 0) / 100
-        if self.stated.startswith("<"):
-            return "broken" if self.low > bound else "kept" if self.high <= bound else "open"
-        if self.stated.startswith(">"):
-            return "broken" if self.high < bound else "kept" if self.low >= bound else "open"
-        return ""
+        return find_finding(self.stated, self.low, self.high)
 
 
 @dataclass
 class Judge:
-    """The rule of now on pairs; ``runs`` are those of all scenarios, ``limits`` the model's own."""
+    """The current rule on pairs; ``runs`` are those of all scenarios, ``limits`` the model's own."""
 
     runs: Sequence[RunRow]
     limits: GateLimits
@@ -158,29 +152,20 @@ class Judge:
         return judge_total(Releases(tuple(earlier)), limits, self.settings)
 
 
-def end(lines: Sequence[VerdictLine]) -> Ending:
-    """BLOCK before INCONCLUSIVE before PASS, and the lines that say so."""
-    outcomes = {line.outcome for line in lines}
-    outcome = next(name for name in ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS") if name in outcomes)
-    by = tuple(line.name for line in lines if line.outcome == outcome) if outcome != "PASS" else ()
-    return Ending(outcome, by)
-
-
 def judge_pairs(rows: Sequence[PairRow], judge: Judge) -> list[PairRow]:
-    """The rows with how each pair ends by the rule of now."""
+    """The rows with how each pair ends by the current rule."""
     return [_judge_pair(row, judge) for row in rows]
 
 
 def _judge_pair(row: PairRow, judge: Judge) -> PairRow:
-    stated, noise = (
-        end(judge.judge(row, judge.find_limits(row, has_noise=has_noise))) for has_noise in (False, True)
-    )
+    lines = (judge.judge(row, judge.find_limits(row, has_noise=has_noise)) for has_noise in (False, True))
+    stated, noise = map(find_gravest, lines)
     return msgspec.structs.replace(
         row,
-        stated=stated.outcome,
-        stated_by="+".join(stated.by),
-        noise=noise.outcome,
-        noise_by="+".join(noise.by),
+        stated=stated[0],
+        stated_by=stated[1],
+        noise=noise[0],
+        noise_by=noise[1],
     )
 
 
@@ -280,7 +265,7 @@ def _measure_drips(arm: str, rows: Sequence[PairRow], judge: Judge, *, has_noise
 def _rate_drip(
     arm: str, ends: Sequence[Sequence[Ending]], release: int, kind: str, *, is_stated: bool
 ) -> ReplayRate:
-    firsts = [next((one for one in chain[:release] if one.outcome == "BLOCK"), None) for chain in ends]
+    firsts = [next((one for one in chain[:release] if one[0] == "BLOCK"), None) for chain in ends]
     blocks = [one for one in firsts if one]
     low, high = bound_rate(len(blocks), len(ends))
     return ReplayRate(
@@ -288,12 +273,12 @@ def _rate_drip(
         limits=kind,
         count=len(ends),
         blocked=len(blocks),
-        passed=sum(all(one.outcome == "PASS" for one in chain[:release]) for chain in ends),
+        passed=sum(all(outcome == "PASS" for outcome, _ in chain[:release]) for chain in ends),
         rate=len(blocks) / len(ends),
         low=low,
         high=high,
         stated=f">= {WORSE_RATE:.0%}" if is_stated else "",
-        by=_count(name for one in blocks for name in one.by),
+        by=_count(name for _, by in blocks for name in by.split("+")),
     )
 
 
@@ -307,7 +292,7 @@ def _follow(chain: Sequence[PairRow], judge: Judge, *, has_noise: bool) -> list[
         champion, _ = row.seeds
         limits = judge.with_noise(champion, seeds) if has_noise else judge.stated
         total = judge.judge_total([steps[before, release] for before in range(release)], limits)
-        ends.append(end([*judge.judge(row, limits), total]))
+        ends.append(find_gravest([*judge.judge(row, limits), total]))
     return ends
 
 
@@ -357,18 +342,20 @@ _HEAD = ("arm", "limits", "pairs", "block", "pass", "block rate (95 %)", "stated
 
 def format_replays(rates: Sequence[ReplayRate]) -> str:
     """A table for people, as Markdown."""
-    lines: list[tuple[str, ...]] = [_HEAD, tuple("---" for _ in _HEAD)]
-    lines += [
-        (
-            rate.arm,
-            "with noise" if rate.limits == "noise" else "as stated",
-            str(rate.count),
-            str(rate.blocked),
-            str(rate.passed),
-            f"{rate.rate:.3f}" + ("" if math.isnan(rate.low) else f" ({rate.low:.3f} to {rate.high:.3f})"),
-            rate.stated,
-            ", ".join(f"{name} {count}" for name, count in rate.by.items()),
-        )
-        for rate in rates
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return format_table(
+        _HEAD,
+        [
+            (
+                rate.arm,
+                "with noise" if rate.limits == "noise" else "as stated",
+                str(rate.count),
+                str(rate.blocked),
+                str(rate.passed),
+                f"{rate.rate:.3f}"
+                + ("" if math.isnan(rate.low) else f" ({rate.low:.3f} to {rate.high:.3f})"),
+                rate.stated,
+                ", ".join(f"{name} {count}" for name, count in rate.by.items()),
+            )
+            for rate in rates
+        ],
+    )

@@ -31,7 +31,7 @@ from timberline.benchmarks.gate.calibration import (
 from timberline.benchmarks.gate.run import GateResult, run_gate
 from timberline.benchmarks.machine import machine_class
 from timberline.benchmarks.measure.duet import open_duet
-from timberline.benchmarks.measure.records import Restart
+from timberline.benchmarks.measure.records import CONTRASTS, Restart
 from timberline.benchmarks.measure.workload import draw_bodies, load_workload
 from timberline.benchmarks.selftest.ledger import (
     GateRow,
@@ -115,6 +115,10 @@ class SelfTest:
         """Where the spreads of this class of machine may be."""
         return self.data / "calibrations"
 
+    def read_calibration(self) -> Calibration | None:
+        """The spreads of this class of machine, if it was calibrated."""
+        return load_calibration(self.calibrations, machine_class())
+
     def check(self) -> None:
         """Refuse a version that is blocked before anything is started: no gate could tell anything.
 
@@ -134,8 +138,7 @@ class SelfTest:
     def digest_config(self) -> str:
         """What two gates must share to be counted together, beside the machine: rule, load and model."""
         settings = self.settings
-        known = load_calibration(self.calibrations, machine_class())
-        identity = self.store.identify(self.model, self.version)
+        known, identity = self.read_calibration(), self.store.identify(self.model, self.version)
         return digest_value([GATE_VERSION, settings, load_workload(settings.duet.workload), known, identity])
 
     def read_done(self) -> list[GateRow]:
@@ -157,10 +160,10 @@ def list_nightly(test: SelfTest) -> list[GateRow]:
 
 
 def list_rejudged(test: SelfTest) -> list[GateRow]:
-    """Every gate of this class of machine and model, whatever its rule was, as the present rule ends it."""
+    """Re-evaluate every stored gate of this class of machine and model with the current rules."""
     gates = [row for row in read_rows(test.path, GateRow) if row.machine_class == machine_class()]
     gates = [row for row in gates if row.model == f"{test.model}@{test.version}"]
-    settings = apply_calibration(test.settings, load_calibration(test.calibrations, machine_class()))
+    settings = apply_calibration(test.settings, test.read_calibration())
     limits = test.store.read_manifest(test.model, test.version).gate
     return rejudge(gates, read_rows(find_restarts(test.path), RestartRow), limits, settings)
 
@@ -247,13 +250,7 @@ def record_gate(
         base_cpu_ms=base.cpu_ms,
         champion_p50_ms=_middle([restart.arms["champion"].p50_ms for restart in believed]),
         candidate_p50_ms=_middle([restart.arms["candidate"].p50_ms for restart in believed]),
-        net_p50=_mean([c.net_p50 for c in contrasts]),
-        service_p50=_mean([c.service_p50 for c in contrasts]),
-        net_p99=_mean([c.net_p99 for c in contrasts]),
-        net_tail=_mean([c.net_tail for c in contrasts]),
-        client_p50=_mean([c.client_p50 for c in contrasts]),
-        client_p99=_mean([c.client_p99 for c in contrasts]),
-        cpu_per_request=_mean([c.cpu_per_request for c in contrasts]),
+        **{name: _mean([getattr(c, name) for c in contrasts]) for name in CONTRASTS},
     )
     if restarts:
         rows = [write_row(restart, started_at=started_at, arm=arm) for restart in restarts]
@@ -273,29 +270,20 @@ def _gate(test: SelfTest, scenario: Scenario, programs: Mapping[str, Sequence[st
     settings = msgspec.structs.replace(
         test.settings, duet=msgspec.structs.replace(test.settings.duet, seed=seed)
     )
-    name = f"{test.model}@{test.version}"
-    if scenario.kind != "worse":
-        return run_gate(
-            test.store,
-            test.model,
-            test.folder,
-            settings,
-            candidate=name,
-            champion=name,
-            programs=programs,
-            calibrations=test.calibrations,
-        )
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
-        staged = stage_worse(
-            test.store, test.model, test.version, Path(scratch), drop=scenario.share, seed=seed
-        )
+        store, candidate, champion = test.store, test.version, test.version
+        if scenario.kind == "worse":
+            folder, drop = Path(scratch), scenario.share
+            staged = stage_worse(store, test.model, test.version, folder, drop=drop, seed=seed)
+            store, candidate, champion = staged.store, staged.candidate, staged.champion
         return run_gate(
-            staged.store,
+            store,
             test.model,
             test.folder,
             settings,
-            candidate=f"{test.model}@{staged.candidate}",
-            champion=f"{test.model}@{staged.champion}",
+            candidate=f"{test.model}@{candidate}",
+            champion=f"{test.model}@{champion}",
+            programs=programs,
             calibrations=test.calibrations,
         )
 
@@ -386,35 +374,25 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
         BenchmarkError: the service does not tell its times.
     """
     contrasts = [restart.contrasts for restart in restarts]
-    net_p50 = [c.net_p50 for c in contrasts if c.net_p50 is not None]
-    net_p99 = [c.net_p99 for c in contrasts if c.net_p99 is not None]
-    net_tail = [c.net_tail for c in contrasts if c.net_tail is not None]
-    client_p99 = [c.client_p99 for c in contrasts if c.client_p99 is not None]
-    service_p50 = [c.service_p50 for c in contrasts if c.service_p50 is not None]
-    cpu = [c.cpu_per_request for c in contrasts if c.cpu_per_request is not None]
-    if len(net_p50) < len(restarts) or len(net_p99) < len(restarts):
+    found = {
+        name: [value for c in contrasts if (value := getattr(c, name)) is not None] for name in CONTRASTS
+    }
+    if min(len(found["net_p50"]), len(found["net_p99"])) < len(restarts):
         raise BenchmarkError("the service did not tell its times", where=f"{test.model}@{test.version}")
-    client_p50 = [c.client_p50 for c in contrasts]
-    judged = [net_p50, service_p50, net_p99, net_tail, client_p50, client_p99, cpu]
-    settings = test.settings
+    spreads = {name: measure_spread(values) for name, values in found.items() if values}
+    # Where the kernel does not tell waits there is no such contrast, and no use for its spread.
+    spreads.setdefault("client_p99", test.settings.latency.s0.client_p99)
     return Calibration(
         machine_class=machine_class(),
         measured_at=utc_now("microseconds"),
         model=f"{test.model}@{test.version}",
-        workload=settings.duet.workload,
-        window_s=settings.duet.window_s,
+        workload=test.settings.duet.workload,
+        window_s=test.settings.duet.window_s,
         restarts=len(restarts),
-        nu0=round(min(count_freedom(values) for values in judged if values), 2),
-        net_p50=measure_spread(net_p50),
-        net_p99=measure_spread(net_p99),
-        net_tail=measure_spread(net_tail),
-        client_p50=measure_spread(client_p50),
-        # Where the kernel does not tell waits there is no such contrast, and no use for its spread.
-        client_p99=measure_spread(client_p99) if client_p99 else settings.latency.s0.client_p99,
+        nu0=round(min(count_freedom(values) for values in found.values() if values), 2),
         memory=measure_spread([_log_ratio(r, "resident_bytes") for r in restarts]),
         start_up=measure_spread([_log_ratio(r, "ready_s") for r in restarts]),
-        service_p50=measure_spread(service_p50),
-        cpu_per_request=measure_spread(cpu) if cpu else None,
+        **spreads,
     )
 
 
@@ -459,8 +437,7 @@ def keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, l
 
     ``seconds`` is what one restart took.
     """
-    known = load_calibration(test.calibrations, machine_class())
-    settings = apply_calibration(test.settings, known)
+    settings = apply_calibration(test.settings, test.read_calibration())
     limits = test.store.read_manifest(test.model, test.version).gate
     number, left = len(test.read_done()), list(restarts)
     while len(left) >= settings.duet.looks[0]:

@@ -88,16 +88,12 @@ class Scenario:
     is_asleep: bool = False
 
     @property
-    def at_most(self) -> float | None:
-        """How often the gate may block it, where that is stated."""
-        is_equal = self.kind == "aa" or (self.kind != "tail" and self.share == 0)
-        return FALSE_BLOCK_RATE if is_equal else None
-
-    @property
-    def at_least(self) -> float | None:
-        """How often the gate has to block it, where that is stated."""
-        is_stated = self.kind == "tail" or (self.kind in _FOUND and self.share >= _FOUND[self.kind])
-        return FOUND_RATE if is_stated else None
+    def stated(self) -> str:
+        """How often the gate blocks it, where that is promised: ``<= 1%``, ``>= 95%``; "" where it is not."""
+        if self.kind == "aa" or (self.kind != "tail" and self.share == 0):
+            return f"<= {FALSE_BLOCK_RATE:.0%}"
+        is_found = self.kind == "tail" or (self.kind in _FOUND and self.share >= _FOUND[self.kind])
+        return f">= {FOUND_RATE:.0%}" if is_found else ""
 
     @property
     def is_slowed(self) -> bool:
@@ -236,7 +232,7 @@ def _measure(name: str, rows: Sequence[GateRow]) -> Rate:
     counts = {outcome: sum(row.outcome == outcome for row in rows) for outcome in _OUTCOMES}
     answered = len(rows) - counts["INVALID"]
     low, high = bound_rate(counts["BLOCK"], answered)
-    stated, finding = _compare(name, low, high)
+    stated = parse_scenario(name).stated
     shares = [row.injected_share for row in rows if not math.isnan(row.injected_share)]
     return Rate(
         arm=name,
@@ -249,7 +245,7 @@ def _measure(name: str, rows: Sequence[GateRow]) -> Rate:
         low=low,
         high=high,
         stated=stated,
-        finding=finding,
+        finding=find_finding(stated, low, high),
         injected_share=fmean(shares) if shares else math.nan,
         median_s=median(row.seconds for row in rows),
         max_s=max(row.seconds for row in rows),
@@ -260,17 +256,14 @@ def _measure(name: str, rows: Sequence[GateRow]) -> Rate:
 _OUTCOMES = ("PASS", "BLOCK", "INCONCLUSIVE", "INVALID")
 
 
-def _compare(name: str, low: float, high: float) -> tuple[str, Finding]:
-    scenario = parse_scenario(name)
-    if scenario.at_most is not None:
-        finding: Finding = (
-            "broken" if low > scenario.at_most else "kept" if high <= scenario.at_most else "open"
-        )
-        return f"<= {scenario.at_most:.0%}", finding
-    if scenario.at_least is not None:
-        finding = "broken" if high < scenario.at_least else "kept" if low >= scenario.at_least else "open"
-        return f">= {scenario.at_least:.0%}", finding
-    return "", ""
+def find_finding(stated: str, low: float, high: float) -> Finding:
+    """Whether a rate within these bounds keeps what is stated of it, ``<= 1%`` or ``>= 95%``."""
+    bound = float(stated.strip("<>= %") or 0) / 100
+    if stated.startswith("<"):
+        return "broken" if low > bound else "kept" if high <= bound else "open"
+    if stated.startswith(">"):
+        return "broken" if high < bound else "kept" if low >= bound else "open"
+    return ""
 
 
 def find_alarm(rows: Sequence[GateRow]) -> str:
@@ -295,8 +288,13 @@ _HEAD_MORE = ("injected", "median s", "max s", "restarts")
 
 def format_rates(rates: Sequence[Rate]) -> str:
     """A table for people, as Markdown."""
-    cells: list[tuple[str, ...]] = [_HEAD + _HEAD_MORE, *(_cells(rate) for rate in rates)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return format_table(_HEAD + _HEAD_MORE, [_cells(rate) for rate in rates])
+
+
+def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table whose columns stand below each other."""
+    cells = [head, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     lines.insert(1, " | ".join("-" * max(width, 3) for width in widths))
     return "\n".join(f"| {line} |" for line in lines)

@@ -28,9 +28,10 @@ import pyarrow.parquet as pq
 
 from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.analysis.statistics import rows_to_block
+from timberline.benchmarks.analysis.verdict import find_gravest
 from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.selftest.ledger import append_rows, locked, read_rows
-from timberline.benchmarks.selftest.scenarios import FALSE_BLOCK_RATE, FOUND_RATE, bound_rate
+from timberline.benchmarks.selftest.scenarios import FALSE_BLOCK_RATE, FOUND_RATE, bound_rate, format_table
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import EVALUATION_FILE, Store, open_store
@@ -224,7 +225,6 @@ def _publish_copy(source: Store, model: str, version: int, target: Store, instea
 
 # A draw takes milliseconds; writing each one down takes longer.
 _AT_ONCE = 25
-_ORDER = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")
 
 
 class DrawRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -318,7 +318,7 @@ def _draw(draws: Draws, rows: int, drop: float, seed: int) -> DrawRow:
         arms = {"champion": staged.champion, "candidate": staged.candidate}
         versions = {arm: staged.store.read_manifest(draws.model, number) for arm, number in arms.items()}
         static = judge_static(staged.store, versions, draws.settings.accuracy)
-    outcome = next(name for name in _ORDER if any(line.outcome == name for line in static.lines))
+    outcome, deciding = find_gravest(static.lines)
     pairs = static.comparison.pairs if static.comparison else None
     return DrawRow(
         config_digest=draws.digest_config(),
@@ -330,7 +330,7 @@ def _draw(draws: Draws, rows: int, drop: float, seed: int) -> DrawRow:
         seen_drop=pairs.drop if pairs else math.nan,
         seen_churn=pairs.rate if pairs else math.nan,
         outcome=outcome,
-        deciding="" if outcome == "PASS" else "+".join(n.name for n in static.lines if n.outcome == outcome),
+        deciding=deciding,
     )
 
 
@@ -380,18 +380,19 @@ _HEAD = ("rows", "accuracy", "draws", "block", "pass", "block rate (95 %)", "sta
 
 def format_draws(rates: Sequence[DrawRate]) -> str:
     """A table for people, as Markdown."""
-    lines = [_HEAD, tuple("---" for _ in _HEAD)]
-    lines += [
-        (
-            f"{rate.rows:,}",
-            f"-{rate.drop:.1%}" if rate.drop else "same",
-            str(rate.draws),
-            str(rate.blocked),
-            str(rate.passed),
-            f"{rate.rate:.3f} ({rate.low:.3f} to {rate.high:.3f})",
-            rate.stated,
-            ", ".join(f"{name} {count}" for name, count in rate.by.items()),
-        )
-        for rate in rates
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return format_table(
+        _HEAD,
+        [
+            (
+                f"{rate.rows:,}",
+                f"-{rate.drop:.1%}" if rate.drop else "same",
+                str(rate.draws),
+                str(rate.blocked),
+                str(rate.passed),
+                f"{rate.rate:.3f} ({rate.low:.3f} to {rate.high:.3f})",
+                rate.stated,
+                ", ".join(f"{name} {count}" for name, count in rate.by.items()),
+            )
+            for rate in rates
+        ],
+    )

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from timberline.benchmarks.analysis.statistics import Discordance
+from timberline.benchmarks.analysis.statistics import Bounds, Discordance
 from timberline.benchmarks.errors import EvidenceError
 from timberline.registry.manifest import BASELINE_PREFIX, SLICE_PREFIX
 
@@ -68,15 +68,6 @@ class CalibrationChange:
     def difference(self) -> float:
         """Candidate minus champion."""
         return self.candidate_error - self.champion_error
-
-
-@dataclass(frozen=True)
-class CalibrationBounds:
-    """One-sided bounds of the difference and the standard deviation of its resamples."""
-
-    low: float
-    high: float
-    sd: float
 
 
 @dataclass(frozen=True)
@@ -122,8 +113,8 @@ def assign_bins(confidence: Floats) -> Integers:
     return bins
 
 
-def bound_calibration(change: CalibrationChange, *, alpha_low: float, alpha_high: float) -> CalibrationBounds:
-    """Percentile bounds of candidate minus champion.
+def bound_calibration(change: CalibrationChange, *, alpha_low: float, alpha_high: float) -> Bounds:
+    """Percentile bounds of candidate minus champion, and the standard deviation of the resamples.
 
     Resampling adds its own noise to that of the sample, and so draws the difference towards 0 when
     the champion is the better calibrated: the lower bound errs on the side of the candidate.
@@ -135,7 +126,7 @@ def bound_calibration(change: CalibrationChange, *, alpha_low: float, alpha_high
     gaps = np.abs(np.concatenate([change.champion, change.candidate]) + normal @ scale.T)
     drawn = gaps[:, BINS:].sum(axis=1) - gaps[:, :BINS].sum(axis=1)  # (draws, bins) → (draws,)
     low, high = np.quantile(drawn, [alpha_low, 1 - alpha_high])
-    return CalibrationBounds(float(low), float(high), float(drawn.std()))
+    return Bounds(change.difference, float(low), float(high), float(drawn.std()), _DRAWS)
 
 
 # Probabilities are clipped here before the logarithm: float32 cannot tell smaller ones from 0.

@@ -22,7 +22,6 @@ from scipy.stats import norm
 
 from timberline.benchmarks.analysis.limits import InForce, Limit
 from timberline.benchmarks.analysis.predictions import (
-    CalibrationBounds,
     PartChange,
     Predictions,
     Quality,
@@ -31,6 +30,7 @@ from timberline.benchmarks.analysis.predictions import (
     count_against_baseline,
 )
 from timberline.benchmarks.analysis.statistics import (
+    Bounds,
     Discordance,
     adjust_holm,
     blockable_drop,
@@ -360,10 +360,10 @@ def judge_log_loss(comparison: QualityComparison, limits: InForce, settings: Acc
     rows, mean, sd = comparison.pairs.rows, comparison.loss_difference, comparison.loss_difference_sd
     low, _ = bound_average(mean, sd, rows, alpha=settings.alpha_probabilities / 2)
     _, high = bound_average(mean, sd, rows, alpha=settings.alpha_pass)
-    bounds = CalibrationBounds(low, high, sd / rows**0.5)
+    bounds = Bounds(mean, low, high, sd / rows**0.5, rows)
     losses = comparison.champion.loss, comparison.candidate.loss
     how = "paired, Student's"
-    return _judge_increase("log_loss", "nats", losses, mean, bounds, how, limits.log_loss, settings)
+    return _judge_increase("log_loss", "nats", losses, bounds, how, limits.log_loss, settings)
 
 
 def judge_calibration(
@@ -376,17 +376,14 @@ def judge_calibration(
     )
     errors = change.champion_error, change.candidate_error
     how = "paired, bootstrap"
-    return _judge_increase(
-        "calibration", "", errors, change.difference, bounds, how, limits.calibration, settings
-    )
+    return _judge_increase("calibration", "", errors, bounds, how, limits.calibration, settings)
 
 
 def _judge_increase(
     name: str,
     unit: str,
     values: tuple[float, float],
-    difference: float,
-    bounds: CalibrationBounds,
+    bounds: Bounds,
     how: str,
     limit: Limit,
     settings: AccuracySettings,
@@ -402,7 +399,7 @@ def _judge_increase(
         name=name,
         candidate=values[1],
         champion=values[0],
-        difference=difference,
+        difference=bounds.mean,
         low=low,
         high=bounds.high,
         limit=limit.in_force,

@@ -24,7 +24,7 @@ from timberline.benchmarks.errors import EvidenceError
 
 @dataclass(frozen=True)
 class Bounds:
-    """A mean over restarts with its one-sided bounds; ``sd`` is moderated, ``count`` the restarts."""
+    """A mean of ``count`` values with its one-sided bounds; the ``sd`` of restarts is moderated."""
 
     mean: float
     low: float

@@ -27,7 +27,7 @@ _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
 def write_rows(path: Path, kind: type[_Row], rows: Iterable[_Row]) -> None:
-    """Write structs of a ``kind`` as compressed CSV; floats in full, equal rows give equal bytes, each on a line."""
+    """Write structs as compressed CSV, one a line; floats in full, equal rows give equal bytes."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(kind.__struct_fields__)

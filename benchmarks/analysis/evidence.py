@@ -86,7 +86,7 @@ def _compare_classes(champion: Manifest, candidate: Manifest) -> list[str]:
 
     JSON names every probability, so a client finds those that it knows; in tensors of the Open Inference
     Protocol and in bare float32 rows the old ones keep their place, and the shape, or the number of bytes
-    a row, says how many there are. One in front of an old class, or in its place, would be taken for it.
+    a row, shows how many there are. One in front of an old class, or in its place, would be taken for it.
     """
     old, new = _classes(champion), _classes(candidate)
     if new[: len(old)] == old:
@@ -260,7 +260,7 @@ def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:
     """Worst error of each graph against the network it was made from; BLOCK beyond the bound.
 
     The exporter refuses such a graph, so this catches one that came another way. The bound of a
-    feature depends on the feature's value, which no manifest keeps: its error is told only.
+    feature depends on the feature's value, which no manifest keeps: its error is only reported.
     """
     candidate = versions["candidate"].parity
     probabilities = candidate.get(PROBABILITIES_OUTPUT)
@@ -269,7 +269,7 @@ def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:
         for name, tensor in candidate.items()
         if name != FEATURES and not tensor.worst_absolute_error <= _bound(tensor)
     ]
-    told = "; ".join(
+    text = "; ".join(
         f"{arm}: "
         + ", ".join(f"{name} {tensor.worst_absolute_error:.2g}" for name, tensor in manifest.parity.items())
         for arm, manifest in versions.items()
@@ -286,7 +286,7 @@ def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:
         champion=champion.worst_absolute_error if champion else None,
         limit=_bound(probabilities) if probabilities else None,
         outcome=outcome,
-        reason=f"{why.get(outcome, 'worst errors over all test rows are within their bounds')}; {told}",
+        reason=f"{why.get(outcome, 'worst errors over all test rows are within their bounds')}; {text}",
         evidence=MANIFEST_FILE,
     )
 

@@ -230,7 +230,7 @@ _TIE = 1e-3
 
 
 def is_same_table(one: Manifest, other: Manifest) -> bool:
-    """Whether both have the same rows; in what order is not said, see `is_reordered`."""
+    """Whether both have the same rows; for their order, see `is_reordered`."""
     return one.lineage.data_fingerprint == other.lineage.data_fingerprint
 
 
@@ -245,7 +245,7 @@ class Asked:
     """Another version and the candidate on the rows that the other has not learned from; None without one.
 
     ``rows`` are the candidate's test rows, ``left_out`` those that the other version has learned from, or
-    seems to: ``seen`` says how often a row that it never saw is taken for one. ``refused`` are others that
+    seems to: ``seen`` holds how often a row that it never saw is taken for one. ``refused`` are others that
     hold NULL where it takes none, so that it has no answer to them.
     """
 
@@ -350,29 +350,29 @@ def _require_same(own: Predictions, scored: Predictions, where: str) -> None:
 
 
 def describe_asked(asked: Asked, champion: Manifest, candidate: Manifest) -> VerdictLine:
-    """The line that says on which rows the two are judged; INCONCLUSIVE when none is left."""
+    """The line that names the rows on which the two are judged; INCONCLUSIVE when none is left."""
     judged, refused = asked.judged, asked.refused
     table = "the same rows in another order" if is_same_table(champion, candidate) else "another table"
-    said = [
+    parts = [
         f"version {champion.version} learned from {table}; both were asked afresh about the "
         f"{asked.rows:,} test rows of version {candidate.version}",
         f"{asked.left_out:,} left out because version {champion.version} trained or validated on them (about "
         f"{asked.by_chance:,.0f} of them by chance)",
         *([f"{refused:,} because it takes no NULL where they have one"] if refused else []),
         f"{judged:,} are judged" if judged else "none is left to judge",
-        *_say_unlabelled(champion, candidate),
+        *_describe_unlabelled(champion, candidate),
     ]
     return VerdictLine(
         name="held_out_rows",
         candidate=float(judged),
         unit="rows",
         outcome="INFO" if judged else "INCONCLUSIVE",
-        reason="; ".join(said),
+        reason="; ".join(parts),
         evidence=SCORED_FILES,
     )
 
 
-def _say_unlabelled(*versions: Manifest) -> Iterable[str]:
+def _describe_unlabelled(*versions: Manifest) -> Iterable[str]:
     for manifest in versions:
         if splits := manifest.lineage.unlabelled_splits:
             yield (
@@ -383,9 +383,9 @@ def _say_unlabelled(*versions: Manifest) -> Iterable[str]:
 
 def miss_rows(names: Iterable[str], limits: GateLimits, settings: AccuracySettings) -> list[VerdictLine]:
     """The lines that could not be judged because no row is left, and how many rows it takes at least."""
-    margin, said = limits.max_accuracy_drop, ""
+    margin, text = limits.max_accuracy_drop, ""
     if margin:
         needed = rows_to_prove(margin, margin, alpha=settings.alpha_pass, power=settings.power)
-        said = f"; rows needed: {needed:,} at least, there are 0"
-    reason = f"no test row is left that the champion has not learned from{said}"
+        text = f"; rows needed: {needed:,} at least, there are 0"
+    reason = f"no test row is left that the champion has not learned from{text}"
     return [blank_line(name, "INCONCLUSIVE", reason, SCORED_FILES) for name in names]

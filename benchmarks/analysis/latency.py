@@ -52,7 +52,7 @@ class Criterion:
 
 
 def medians_by_arm(restarts: Sequence[Restart], read: Callable[[ArmRun], float]) -> dict[str, float]:
-    """The median over restarts of what ``read`` says of an arm; empty without restarts."""
+    """The median over restarts of what ``read`` returns for an arm; empty without restarts."""
     return {arm: median(read(r.arms[arm]) for r in restarts) for arm in ("champion", "candidate") if restarts}
 
 
@@ -70,7 +70,7 @@ def judge_criterion(criterion: Criterion, settings: GateSettings) -> VerdictLine
     margin = criterion.margin
     is_marked = outcome == "PASS" and margin is not None and bounds.low > margin
     if is_marked and margin is not None:
-        why += f", one of more than {_say_increase(criterion, margin)} is proven"
+        why += f", one of more than {_format_increase(criterion, margin)} is proven"
     return VerdictLine(
         name=criterion.name,
         candidate=criterion.medians["candidate"],
@@ -90,7 +90,7 @@ def judge_criterion(criterion: Criterion, settings: GateSettings) -> VerdictLine
 def _decide(
     criterion: Criterion, bounds: Bounds, settings: GateSettings, *, is_last: bool
 ) -> tuple[Outcome, str]:
-    limit = _say_increase(criterion, criterion.limit)
+    limit = _format_increase(criterion, criterion.limit)
     if bounds.low > criterion.limit:
         return "BLOCK", f"an increase of more than {limit} is proven"
     if criterion.margin is None:
@@ -105,7 +105,7 @@ def _decide(
     return "INCONCLUSIVE", f"an increase of {limit} is not excluded"
 
 
-def _say_increase(criterion: Criterion, value: float) -> str:
+def _format_increase(criterion: Criterion, value: float) -> str:
     return f"{criterion.show(value) - criterion.show(0.0):.1%}"
 
 
@@ -217,7 +217,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _miss(criterion: Criterion) -> VerdictLine:
-    reason = "the service did not tell its times"
+    reason = "the service did not report its times"
     if criterion.name == "cpu_per_request":
         reason = "the processor time of the service could not be read"
     return blank_line(criterion.name, "INVALID", reason)

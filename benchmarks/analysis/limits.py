@@ -76,10 +76,10 @@ class Limit:
             f"{self.noise:{show}}"
         )
 
-    def say_noise(self, show: str = ".2%") -> str:
+    def describe_noise(self, show: str = ".2%") -> str:
         """`describe` behind a semicolon, with the source of the noise."""
-        said = self.describe(show)
-        return f"; {said} ({self.source})" if said else ""
+        text = self.describe(show)
+        return f"; {text} ({self.source})" if text else ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def limits_in_force(
 
 @dataclass(frozen=True)
 class Exceeded:
-    """By how much one of two equal runs is the worse in as many cases as the level says."""
+    """By how much one of two equal runs is the worse in as many cases as the level allows."""
 
     accuracy: float = 0.0
     log_loss: float = 0.0
@@ -169,7 +169,7 @@ def moderate_variances(variances: Sequence[float], freedom: float) -> tuple[list
     """Variances of alike quantities, each drawn towards what is common to them, and their degrees of freedom.
 
     Five runs know a variance badly, and the recalls of seven classes badly seven times. That they differ
-    less than chance would have it (or as much, or more) says how much a common variance s0^2 may count
+    less than chance would have it (or as much, or more) shows how much a common variance s0^2 may count
     for: nu0 degrees of freedom. s^2 = (nu0 s0^2 + nu s_c^2) / (nu0 + nu). With fewer than three nothing is
     known of how they differ, and each stays as it is.
 

@@ -138,7 +138,7 @@ class Predictions:
     """One version's answers to the test split, ordered by source row; all arrays have shape (rows,).
 
     ``truth`` and ``label`` are class indexes, ``loss`` is -ln of the true class's probability,
-    ``confidence`` the greatest probability; ``slices`` tell by name which rows are in a slice;
+    ``confidence`` the greatest probability; ``slices`` hold by name which rows are in a slice;
     ``baselines`` are the labels that each of the version's own baselines gives.
     """
 

@@ -109,7 +109,7 @@ def judge_drop(comparison: QualityComparison, limits: InForce, settings: Accurac
     elif limit.is_too_noisy:
         outcome, why = "INCONCLUSIVE", limit.describe()
     else:
-        outcome, why = "INCONCLUSIVE", _say_unproven(pairs, limit.pass_below, settings)
+        outcome, why = "INCONCLUSIVE", _describe_unproven(pairs, limit.pass_below, settings)
     if is_worse and outcome == "PASS":
         why = f"some drop is proven, within the limit; {why}"
     return line_of_drop(
@@ -117,10 +117,10 @@ def judge_drop(comparison: QualityComparison, limits: InForce, settings: Accurac
         pairs,
         (rise, fall),
         outcome,
-        f"{_say_common(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
-        f"{pairs.rows:,}; mid-p McNemar {say_p(p_value)}; Tango's bounds, one-sided "
+        f"{_describe_rows(comparison)}{why}; {pairs.lost:,} rows lost, {pairs.gained:,} gained of "
+        f"{pairs.rows:,}; mid-p McNemar {format_p_value(p_value)}; Tango's bounds, one-sided "
         f"{1 - settings.alpha_pass:.0%} and {1 - settings.alpha_block:.2%}; "
-        f"{say_power(pairs, limit.block_above, settings)}{limit.say_noise()}",
+        f"{describe_power(pairs, limit.block_above, settings)}{limit.describe_noise()}",
         shares=(comparison.champion.accuracy, comparison.candidate.accuracy),
         limit=limit.in_force,
         is_marked=is_worse,
@@ -171,7 +171,7 @@ def line_of_drop(
     )
 
 
-def _say_common(comparison: QualityComparison) -> str:
+def _describe_rows(comparison: QualityComparison) -> str:
     if comparison.test_rows is None:
         return ""
     before, after = comparison.test_rows
@@ -181,7 +181,7 @@ def _say_common(comparison: QualityComparison) -> str:
     )
 
 
-def _say_unproven(pairs: Discordance, margin: float, settings: AccuracySettings) -> str:
+def _describe_unproven(pairs: Discordance, margin: float, settings: AccuracySettings) -> str:
     alpha, power = settings.alpha_pass, settings.power
     needed = (
         f"{rows_to_prove(pairs.rate, margin, alpha=alpha, power=power):,}"
@@ -195,7 +195,7 @@ def _say_unproven(pairs: Discordance, margin: float, settings: AccuracySettings)
     )
 
 
-def say_power(pairs: Discordance, limit: float, settings: AccuracySettings) -> str:
+def describe_power(pairs: Discordance, limit: float, settings: AccuracySettings) -> str:
     """Which drop these rows block, and how many block one of twice the limit; "underpowered" when too few."""
     alpha, power = settings.alpha_block, settings.power
     smallest = blockable_drop(pairs.rate, limit, pairs.rows, alpha=alpha, power=power)
@@ -211,13 +211,13 @@ def say_power(pairs: Discordance, limit: float, settings: AccuracySettings) -> s
     return f"{short}rows to block a drop of {drop:.2%}: {needed:,}, there are {pairs.rows:,}; {blocks}"
 
 
-def say_p(p_value: float) -> str:
+def format_p_value(p_value: float) -> str:
     """A p-value as people read it."""
     return f"p = {p_value:.3g}" if p_value >= 1e-15 else "p < 1e-15"
 
 
-# Parts without power that are told one by one; the rest is counted.
-_TOLD = 4
+# Parts without power that are listed one by one; the rest is counted.
+_LISTED = 4
 
 
 def judge_recalls(comparison: QualityComparison, limits: InForce, settings: AccuracySettings) -> VerdictLine:
@@ -300,12 +300,12 @@ def _judge_parts(
         bounds,
         "BLOCK" if fallen else "INCONCLUSIVE" if noisy else "PASS",
         f"worst {kind}: {worst.part.label}, {pairs.rows:,} rows; a drop beyond {limit.block_above:.1%}: "
-        f"{say_p(worst.beyond)} by Tango's score, any drop: {say_p(worst.at_all)} by mid-p McNemar, with "
-        f"Holm over {len(tested)} classes and slices"
+        f"{format_p_value(worst.beyond)} by Tango's score, any drop: {format_p_value(worst.at_all)} by "
+        f"mid-p McNemar, with Holm over {len(tested)} classes and slices"
         + _name_parts(f"fallen beyond the limit: {kind}", fallen)
         + _name_parts(f"proven lower, within the limit: {kind}", [one for one in lower if one not in fallen])
-        + _say_weak_parts(kind, mine, alpha / len(tested), settings.power)
-        + limit.say_noise(),
+        + _describe_weak_parts(kind, mine, alpha / len(tested), settings.power)
+        + limit.describe_noise(),
         shares=(worst.part.champion, worst.part.candidate),
         limit=limit.in_force,
         is_marked=bool(lower),
@@ -317,8 +317,8 @@ def _name_parts(what: str, parts: Sequence[_Tested]) -> str:
     return f"; {what} {', '.join(one.part.label for one in parts)[:80]}" if parts else ""
 
 
-def _say_weak_parts(kind: str, parts: Sequence[_Tested], alpha: float, power: float) -> str:
-    """Which parts could fall by twice the limit without anybody seeing it, at Holm's first step."""
+def _describe_weak_parts(kind: str, parts: Sequence[_Tested], alpha: float, power: float) -> str:
+    """Which parts could fall by twice the limit without being found, at Holm's first step."""
     asked = [one for one in parts if 0 < 2 * one.limit.block_above < 1]
     powers = [(_power(one, alpha), one) for one in asked]
     weak = sorted((pair for pair in powers if pair[0] < power), key=lambda pair: pair[0])
@@ -328,13 +328,13 @@ def _say_weak_parts(kind: str, parts: Sequence[_Tested], alpha: float, power: fl
         needed = max(_needed(one, alpha, power) for one in asked)
         fewest = min(one.part.pairs.rows for one in asked)
         return f"; rows to block a drop of twice the limit: {needed:,} at most, there are {fewest:,} or more"
-    told = "; ".join(
+    text = "; ".join(
         f"{one.part.label} (power {has:.0%}, rows to block it: {_needed(one, alpha, power):,}, there are "
         f"{one.part.pairs.rows:,}, which block {_blocks(one, alpha, power):.1%})"
-        for has, one in weak[:_TOLD]
+        for has, one in weak[:_LISTED]
     )
-    more = f"; and {len(weak) - _TOLD} more" if len(weak) > _TOLD else ""
-    return f"; underpowered for a drop of twice the limit in {kind} {told}{more}"
+    more = f"; and {len(weak) - _LISTED} more" if len(weak) > _LISTED else ""
+    return f"; underpowered for a drop of twice the limit in {kind} {text}{more}"
 
 
 def _power(one: _Tested, alpha: float) -> float:
@@ -408,7 +408,7 @@ def _judge_increase(
         reason=(
             f"an increase of more than {most:.3g} {unit or 'ECE'} {proven}{some}; {how} bounds, one-sided "
             f"{1 - alpha:.3%} and {1 - settings.alpha_pass:.0%}; smallest increase blocked with power "
-            f"{settings.power:.0%}: {blocked:.4f}{limit.say_noise('.3g')}"
+            f"{settings.power:.0%}: {blocked:.4f}{limit.describe_noise('.3g')}"
         ),
         evidence=EVALUATION_FILE,
         mark="WARN" if outcome == "PASS" and low > 0 else msgspec.UNSET,
@@ -432,19 +432,19 @@ def judge_baseline(own: Predictions, limits: GateLimits, settings: AccuracySetti
     bounds = {name: bound_drop(found, alpha_low=alpha, alpha_high=alpha) for name, found in pairs.items()}
     is_worse = p_value <= settings.alpha_baseline
     is_better = all(fall < 0 for _, fall in bounds.values())
-    said = "proven better than" if is_better else "not proven better than"
+    text = "proven better than" if is_better else "not proven better than"
     if is_worse:
-        said = "proven worse than a baseline of the same rows:"
+        text = "proven worse than a baseline of the same rows:"
     shares = {name: float((labels == own.truth).mean()) for name, labels in own.baselines.items()}
     return line_of_drop(
         "baseline",
         pairs[best],
         bounds[best],
         "BLOCK" if is_worse and limits.baseline == "block" else "PASS",
-        f"{said} {', '.join(f'{name} ({share:.2%})' for name, share in shares.items())}; "
+        f"{text} {', '.join(f'{name} ({share:.2%})' for name, share in shares.items())}; "
         f"against {best}: {pairs[best].lost:,} rows lost, {pairs[best].gained:,} gained of "
-        f"{pairs[best].rows:,}; mid-p McNemar with Holm over {len(pairs)} baselines {say_p(p_value)}; "
-        f"Tango's bounds, one-sided {1 - alpha:.0%}"
+        f"{pairs[best].rows:,}; mid-p McNemar with Holm over {len(pairs)} baselines "
+        f"{format_p_value(p_value)}; Tango's bounds, one-sided {1 - alpha:.0%}"
         + ('; [gate] baseline = "warn"' if limits.baseline == "warn" else ""),
         shares=(None, float(own.correct.mean())),
         limit=0.0,
@@ -452,7 +452,7 @@ def judge_baseline(own: Predictions, limits: GateLimits, settings: AccuracySetti
     )
 
 
-# Marked for what they say of the candidate alone, or of its clients.
+# Marked for the candidate alone, or for its clients.
 _NO_COMPARISON = frozenset({"baseline", "signature"})
 
 
@@ -486,13 +486,13 @@ def judge_improvement(
         outcome, why = "PASS", f"proven better: {', '.join(better)}"
     else:
         outcome, why = "INCONCLUSIVE", "nothing is proven better"
-    told = ", ".join(f"{name} at most {most:+.4f} worse" for name, most in worse_at_most.items())
+    text = ", ".join(f"{name} at most {most:+.4f} worse" for name, most in worse_at_most.items())
     return VerdictLine(
         name="improvement",
         candidate=float(len(better)),
         unit="measures proven better",
         outcome=outcome,
-        reason=f'{why}; [gate] require = "improvement"; {told}; one-sided {1 - alpha:.2%}',
+        reason=f'{why}; [gate] require = "improvement"; {text}; one-sided {1 - alpha:.2%}',
         evidence=EVALUATION_FILE,
     )
 

@@ -95,7 +95,7 @@ def look_levels(looks: tuple[int, ...], alpha: float, shares: tuple[float, ...])
     """The one-sided nominal level of every look, so that all looks together spend ``alpha``.
 
     A fixed level applied at every look is spent several times (nominal 1 % becomes 2.7 % after four
-    looks). Here the level is spent once over all looks, as a written plan says.
+    looks). Here the level is spent once over all looks, by a written plan.
 
     The bound of a look is where the chance to cross it there for the first time is what the plan
     gives to it, for a standard normal process; used with a t statistic through the nominal level.

@@ -4,8 +4,8 @@ Both arms are asked in turn, by the same client, on the same machine. What break
 for both; what only the candidate fails is the candidate's. A process that others keep from its processor
 answers late, and makes the other arm look fast: a starved champion would carry a slow candidate through the
 gate. What a request takes beyond its service's own work (client latency less net time: the wire, the
-wake-up, the wait for a processor, a stopped process) is no version's doing, and is alike for two processes
-that are treated alike.
+wake-up, the wait for a processor, a stopped process) is not caused by a version, and is alike for two
+processes that are treated alike.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Tally:
 def judge_error_rate(restarts: Sequence[Restart], alpha: float) -> VerdictLine:
     """BLOCK a candidate that fails requests beside a champion that fails none.
 
-    Everything else that failed is INVALID, never PASS: failures of the champion say nothing good
+    Everything else that failed is INVALID, never PASS: failures of the champion prove nothing good
     about the candidate, failures of both are the machine's or the workload's, and the candidate's
     alone may be so few that the champion was merely lucky. ``high`` is the largest share of failures
     that as many good answers leave possible at 95 % (Clopper and Pearson).
@@ -118,19 +118,19 @@ def compare_failures(candidate: Tally, champion: Tally) -> float:
 def _decide(candidate: Tally, champion: Tally, alpha: float) -> tuple[Outcome, str]:
     if not candidate.requests:
         return "INVALID", "the candidate was asked nothing"
-    said = f"{candidate.failures} of {candidate.requests} requests of the candidate failed"
+    text = f"{candidate.failures} of {candidate.requests} requests of the candidate failed"
     if champion.requests:
-        said += f", {champion.failures} of {champion.requests} of the champion"
+        text += f", {champion.failures} of {champion.requests} of the champion"
     if not candidate.failures and not champion.failures:
-        return "PASS", said
+        return "PASS", text
     if champion.failures:
-        return "INVALID", f"{said}: what fails for the champion is not the candidate's doing"
+        return "INVALID", f"{text}: what fails for the champion is not the candidate's fault"
     if not champion.requests:
-        return "INVALID", f"{said}: there is no champion to tell whose doing it is"
+        return "INVALID", f"{text}: without a champion its cause is unknown"
     chance = compare_failures(candidate, champion)
     if chance > alpha:
-        return "INVALID", f"{said}: too few to tell whose doing it is, p = {chance:.2g}"
-    return "BLOCK", f"{said}: Fisher's exact test, p = {chance:.1g}"
+        return "INVALID", f"{text}: too few to know the cause, p = {chance:.2g}"
+    return "BLOCK", f"{text}: Fisher's exact test, p = {chance:.1g}"
 
 
 def _subtract(candidate: float | None, champion: float | None) -> float | None:
@@ -147,7 +147,7 @@ def judge_fairness(restarts: Sequence[Restart], settings: GateSettings) -> Verdi
 
     Args:
         restarts: at least one; both arms were observed in each.
-        settings: its ``validity`` says how much less, and how sure.
+        settings: its ``validity`` holds how much less, and how sure.
     """
     validity, nu0 = settings.validity, settings.latency.nu0
     waits = [math.log(_outside(r, "candidate") / _outside(r, "champion")) for r in restarts]
@@ -180,7 +180,7 @@ def _outside(restart: Restart, arm: str) -> float:
 
 
 def _compare_pauses(restart: Restart) -> float | None:
-    """ln of the ratio of the p99s of time outside that was no wait; None where the kernel does not tell."""
+    """ln of the ratio of the p99s of time outside that was no wait; None where that is not known."""
     pauses = {}
     for arm, run in restart.arms.items():
         away = np.subtract(run.client_net_ms, run.net_ms) if run.client_net_ms and run.net_ms else np.zeros(1)

@@ -34,7 +34,7 @@ def combine_lines(lines: Sequence[VerdictLine], required: frozenset[str]) -> Out
     """The outcome of the whole.
 
     BLOCK before INVALID: one proven no is an answer, whatever else could not be found out.
-    INVALID before INCONCLUSIVE: a measurement that failed says nothing, one that was too short says
+    INVALID before INCONCLUSIVE: a measurement that failed shows nothing, one that was too short shows
     something. PASS only when every required line is there and passed.
     """
     outcomes = [line.outcome for line in lines]
@@ -61,8 +61,8 @@ _GRAVEST_FIRST: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS
 def describe_verdict(verdict: Verdict) -> str:
     """One sentence for people; it names the lines that are marked."""
     marked = [line.name for line in verdict.lines if line.is_marked]
-    said = _describe_outcome(verdict.outcome, is_first=verdict.is_first)
-    return f"{said}; to be looked at: {', '.join(marked)}" if marked else said
+    text = _describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    return f"{text}; to be looked at: {', '.join(marked)}" if marked else text
 
 
 def _describe_outcome(outcome: Outcome, *, is_first: bool) -> str:

@@ -1,7 +1,7 @@
 """Which releases changed something: steps that were measured, and levels that moved.
 
 A **step** was measured side by side by the gate that let the release in, with an interval. A **shift**
-is seen only in the row of releases: several small steps that no gate alone could tell from nothing,
+is seen only in the row of releases: several small steps that no gate alone could prove,
 or a quantity (size, log-loss on the test rows) that no gate compares. Only releases that were in
 production count; what a gate kept out changed nothing.
 
@@ -41,7 +41,7 @@ from timberline.registry.verdict import VerdictLine
 Floats = npt.NDArray[np.float64]
 # p-value of the claim that points [start, split) and [split, end) have different means.
 Test = Callable[[int, int, int], float]
-# One point is no level; that a single step is real, the gate's own interval tells.
+# One point is no level; that a single step is real, the gate's own interval shows.
 MIN_POINTS = 2
 
 
@@ -152,7 +152,7 @@ STEP_ALPHA = 0.01
 MEANS_ALPHA = 0.01
 WALK_ALPHA = 0.05
 _Z95 = 1.9600
-# A shift that a step at the same release measured already is not told again.
+# A shift that a step at the same release measured already is not reported again.
 _STEP_OF = {"latency": "p50", "accuracy": "accuracy", "log_loss": "log_loss"}
 
 
@@ -187,9 +187,9 @@ def find_changes(releases: Sequence[Release]) -> tuple[Change, ...]:
     shifts = _find_latency_shifts(promoted)
     for quantity, read in _READERS:
         shifts += _find_means_shifts(promoted, quantity, read)
-    told = {(step.version, step.quantity) for step in steps}
-    news = [shift for shift in shifts if (shift.version, _STEP_OF.get(shift.quantity)) not in told]
-    return tuple(sorted(steps + news, key=lambda change: (change.version, change.kind, change.quantity)))
+    known = {(step.version, step.quantity) for step in steps}
+    unknown = [shift for shift in shifts if (shift.version, _STEP_OF.get(shift.quantity)) not in known]
+    return tuple(sorted(steps + unknown, key=lambda change: (change.version, change.kind, change.quantity)))
 
 
 def _find_steps(promoted: Sequence[Release], name: str) -> list[Change]:

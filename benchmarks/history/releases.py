@@ -1,7 +1,7 @@
-"""One version's past: how good it was, what the gate said, when it was in production.
+"""One version's past: how good it was, what the gate decided, when it was in production.
 
 Everything is read from the registry; nothing is measured. What is missing or damaged is None, and
-``problem`` says why: a history with a hole is still a history.
+``problem`` holds the reason: a history with a hole is still a history.
 
 Every candidate was measured beside its champion in one run, so the ratio is free of the machine, its
 neighbours and its year. The product of the ratios along the champions is therefore a latency index
@@ -125,7 +125,7 @@ class Release:
         log_loss: on the same rows, nats.
         model_bytes: size of model.onnx.
         test_fingerprint: which rows these were; accuracies on other rows are not to be compared.
-        outcome: what the gate said of these very bytes; None when it said nothing.
+        outcome: what the gate decided about these very bytes; None when it has not.
         champion: the version it was judged against; None also for a first one.
         judged_at: when.
         machine: the class of machine that it was judged on.
@@ -133,7 +133,7 @@ class Release:
         latency: client p50 as a multiple of the first version's; None when nothing links it.
         promoted_at: when `production` first pointed here; None when it never did.
         rolled_back_at: when `production` was last taken away by a rollback, unless it came back.
-        is_forced: its last promotion overruled the gate; ``forced_reason`` says why.
+        is_forced: its last promotion overruled the gate; for ``forced_reason``.
         is_production: `production` points here now.
         problem: what could not be read, and why; empty when everything could.
     """
@@ -170,8 +170,7 @@ class Release:
 def read_releases(store: Store, model: str) -> tuple[Release, ...]:
     """Every version of ``model``, oldest first; empty when there is none.
 
-    Damage is told in ``problem`` and never raised: the history is also drawn by a gate that has
-    better things to fail for.
+    Damage is reported in ``problem`` and never raised: a gate that draws the history must not fail for it.
     """
     releases = [_read_release(store, model, version) for version in store.versions(model)]
     try:

@@ -90,7 +90,7 @@ logger = logging.getLogger("benchmarks")
 # What a Locust run may take beside its window: import, golden rows, warm-up, writing.
 _DRIVER_SLACK_S = 60.0
 _DRIVER_LOG = "locust.log"
-# The service is asked to tell its own times, which the client cannot see.
+# The service is asked to report its own times, which the client cannot see.
 _SERVICE_FLAGS = ("--server-timing",)
 
 
@@ -234,7 +234,7 @@ def build_target(arm: str, manifest: Manifest, service: Service) -> Target:
 def mean_outside_ms(run: ArmRun) -> float:
     """Milliseconds a request that one arm's service did not use; a mean, as a stall hits few requests.
 
-    All of the latency where the service does not tell its times.
+    All of the latency where the service does not report its times.
     """
     return (sum(run.latencies_ms) - sum(run.net_ms)) / len(run.latencies_ms)
 

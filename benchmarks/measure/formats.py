@@ -178,7 +178,7 @@ _LENGTH_HEADER = "inference-header-content-length"
 
 
 class _Reading(NamedTuple):
-    """What a reply says: who answered (None where the body does not tell), and what.
+    """Who answered (None where the body does not name it), and what.
 
     ``rows`` hold probabilities in the order of the classes; None where they are not those.
     """
@@ -200,7 +200,7 @@ def check_reply(
         status: of HTTP.
         content: the reply's body.
         target: who was asked.
-        body: what was sent; its form says how the reply is read.
+        body: what was sent; its form decides how the reply is read.
         headers: the reply's; names are looked up in small letters.
     """
     content, headers = content or b"", headers or {}

@@ -25,16 +25,16 @@ from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, write_observations
 from timberline.benchmarks.measure.services import read_each_cpu_s, run_users, serve_plans
 
-# A service that fails every request would fail thousands in a window; these many tell the story.
+# A service that fails every request would fail thousands in a window; these many are enough to know.
 _MAX_FAILURES = 50
-# Server Timing (W3C): what the service tells of its own time, in milliseconds.
+# Server Timing (W3C): what the service reports of its own time, in milliseconds.
 _TIMES = re.compile(r"\b(handler|cpu|wait|wake);dur=([0-9.]+)")
 # Both services stay on one processor for so many cycles, some 20 ms: shorter than what neighbours do.
 _STAY_CYCLES = 25
 
 
 class RunQueue:
-    """How long this thread has ever stood in the kernel's run queue; NaN where the kernel does not tell."""
+    """How long this thread has stood in the kernel's run queue; NaN where that is not known."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -48,7 +48,7 @@ class RunQueue:
 
 
 class Recorder:
-    """Keeps what the ``request`` event says, in memory until the window is over."""
+    """Keeps the data of the ``request`` event in memory until the window is over."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -179,10 +179,10 @@ class DuetUser(FastHttpUser):
         ) as response:
             if response.status_code == 0:
                 return  # no reply at all: Locust reports the exception itself
-            told = response.headers.get("server-timing", "") if pair is not None else ""
+            reported = response.headers.get("server-timing", "") if pair is not None else ""
             # In place: what Locust hands to the listener is a copy of the context around it.
             context["times"]["queue"] = self.queue.read_ms() - waited
-            context["times"].update((name, float(value)) for name, value in _TIMES.findall(told))
+            context["times"].update((name, float(value)) for name, value in _TIMES.findall(reported))
             problem = check_reply(response.status_code, response.content, target, body, response.headers)
             if problem:
                 response.failure(problem)

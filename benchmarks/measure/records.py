@@ -55,7 +55,7 @@ def read_rows(path: Path, kind: type[_Row]) -> list[_Row]:
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything said between the two processes."""
+    """Base of every message between the two processes."""
 
 
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -65,7 +65,7 @@ Form = Literal["json", "csv", "float32", "oip", "oip_binary"]
 class Body(_Message, frozen=True, kw_only=True):
     """One request of ``rows`` rows; ``answers`` are known probabilities by arm.
 
-    ``payload`` is what is posted to ``path`` with ``headers``; ``form`` says how the reply is read.
+    ``payload`` is what is posted to ``path`` with ``headers``; ``form`` decides how the reply is read.
     ``{model}`` in the path stands for the target's model.
     """
 
@@ -140,9 +140,9 @@ class Observation(_Message, frozen=True, kw_only=True):
     """One measured request; ``problem`` is empty for a right answer.
 
     ``latency_ms`` is what the client saw; of it, its own thread stood in the kernel's run queue for
-    ``queue_ms``. The service itself tells ``handler_ms`` (wall time in it), ``cpu_ms`` (processor
+    ``queue_ms``. The service itself reports ``handler_ms`` (wall time in it), ``cpu_ms`` (processor
     time of that), ``wait_ms`` (of that, in the run queue) and ``wake_ms`` (in the run queue before
-    it could begin). NaN where it is not told.
+    it could begin). NaN where it is not known.
     """
 
     pair: int
@@ -220,7 +220,7 @@ class ArmRun:
     """One arm in one restart: raw times of its requests, start-up time and memory.
 
     The tuples hold one number a request, milliseconds, in the order sent. ``net_ms`` is time in the
-    service less what others had the processor for; empty where the service does not tell.
+    service less what others had the processor for; empty where the service does not report it.
     ``client_net_ms`` is what the client saw less every wait for a processor, the service's and its own.
     ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1. ``cpu_s`` is the
     processor time that all threads of the service's process used for them, in seconds; NaN where it
@@ -252,7 +252,7 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What one restart says about candidate against champion.
+    """What one restart shows of the candidate beside the champion.
 
     - ``net_p50``: difference of the medians of net time, as a share of the champion's client p50 net
       of all waits (with them it would be smaller the busier the machine is).
@@ -266,7 +266,7 @@ class Contrasts:
     - ``cpu_per_request``: ln of the ratio of the services' processor times a request; all that the
       process does in the window, also before, after and beside its requests.
 
-    None where the service or the kernel does not tell.
+    None where the service or the kernel does not report it.
     """
 
     net_p50: float | None
@@ -282,7 +282,7 @@ class Contrasts:
 class Restart:
     """One start of every service under test and the cycles it gave.
 
-    ``problem`` says why the restart cannot be believed, and is empty when it can: a service that
+    ``problem`` is why the restart cannot be believed, and is empty when it can: a service that
     did not start, a failed request, a wrong answer, too few pairs, a clock that jumped.
     ``cpu_share`` is the load generator's processor time as a share of one core. ``recorded`` are the
     contrasts of a restart whose single times were not kept.

@@ -34,7 +34,7 @@ def read_cpu_s(pid: int) -> float:
     """Seconds of processor time that all threads of the process have used so far, ended ones too.
 
     Raises:
-        BenchmarkError: there is no such process (any longer), or nothing tells its time.
+        BenchmarkError: there is no such process (any longer), or its time cannot be read.
     """
     try:
         if sys.platform == "linux":
@@ -140,16 +140,16 @@ class Launch:
         if line is None:
             state = self.process.poll()
             how = f"ended with exit code {state}" if state is not None else f"not ready in {timeout_s:g} s"
-            raise ServiceStartError(f"{how}. Its last words: {self._last_words()}", where=self._name)
+            raise ServiceStartError(f"{how}. Last log line: {self._last_log_line()}", where=self._name)
         try:
-            said = decode_json(line, _Announcement)
+            announced = decode_json(line, _Announcement)
         except msgspec.DecodeError as error:
             raise ServiceStartError(f"announced {line[:80]!r}", where=self._name) from error
-        if f"{said.model}@{said.version}" != self._name:
-            raise ServiceStartError(f"announced {said.model}@{said.version}", where=self._name)
-        return Service(self.process, f"http://{said.host}:{said.port}", seconds)
+        if f"{announced.model}@{announced.version}" != self._name:
+            raise ServiceStartError(f"announced {announced.model}@{announced.version}", where=self._name)
+        return Service(self.process, f"http://{announced.host}:{announced.port}", seconds)
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         tail = self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
         return tail.splitlines()[-1][:300] if tail else "none"
 
@@ -268,9 +268,9 @@ def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log:
 
 
 def exchange(
-    driver: subprocess.Popen[bytes], word: msgspec.Struct, kind: type[T], *, timeout_s: float, log: Path
+    driver: subprocess.Popen[bytes], message: msgspec.Struct, kind: type[T], *, timeout_s: float, log: Path
 ) -> T:
-    """Say a word to the load generator, a line of JSON, and wait for its answer.
+    """Send a message to the load generator, a line of JSON, and wait for its answer.
 
     Raises:
         BenchmarkError: it failed, hung, or ended without an answer.
@@ -278,7 +278,7 @@ def exchange(
     assert driver.stdin is not None
     deadline = time.monotonic() + timeout_s
     try:
-        driver.stdin.write(msgspec.json.encode(word) + b"\n")
+        driver.stdin.write(msgspec.json.encode(message) + b"\n")
         driver.stdin.flush()
         answer = read_line(driver, deadline)
     except BrokenPipeError:

@@ -312,8 +312,8 @@ def rejudge(
 ) -> list[GateRow]:
     """Re-evaluate stored gates with the current rules.
 
-    Only latency, memory and start-up are judged: gates that something else decided say nothing
-    about them. A gate whose restarts ended before the current rule is sure is INCONCLUSIVE,
+    Only latency, memory and start-up are judged: gates that something else decided show nothing
+    of them. A gate whose restarts ended before the current rule is sure is INCONCLUSIVE,
     even if more of them would have decided it; a rule that looks longer is judged too hard.
     """
     by_gate: dict[str, list[Restart]] = {}

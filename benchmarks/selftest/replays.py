@@ -166,7 +166,7 @@ def measure_replays(replays: Replays, *, slices: Sequence[str], chains: Mapping[
 
     Args:
         replays: what is compared.
-        slices: of the model's ``[gate]``; the answers say which rows are in them.
+        slices: of the model's ``[gate]``; the answers name the rows that are in them.
         chains: how many drips of each kind there are to be.
 
     Raises:

@@ -120,7 +120,7 @@ class SelfTest:
         return load_calibration(self.calibrations, machine_class())
 
     def check(self) -> None:
-        """Refuse a version that is blocked before anything is started: no gate could tell anything.
+        """Refuse a version that is blocked before anything is started: no gate could show anything.
 
         Raises:
             ConfigError: it does not keep its own floors, or its files cannot be believed.
@@ -130,7 +130,7 @@ class SelfTest:
         for line in judge_static(self.store, versions, self.settings.accuracy).lines:
             if line.outcome in {"BLOCK", "INVALID"}:
                 raise ConfigError(
-                    f"{line.name} says {line.outcome} of the version beside itself: {line.reason}",
+                    f"{line.name} is {line.outcome} for the version beside itself: {line.reason}",
                     where=f"{self.model}@{self.version}",
                     hint="Give a version that a gate could pass with --model MODEL@VERSION.",
                 )
@@ -314,7 +314,7 @@ def _measure_base(test: SelfTest, done: Sequence[GateRow]) -> Base:
 
 
 def measure_base(restart: Restart) -> Base:
-    """What a request of the champion took in one restart, less waits where they are told."""
+    """What a request of the champion took in one restart, less waits where they are known."""
     champion = restart.arms["champion"]
     return Base(
         client_ms=median(champion.client_net_ms) if champion.client_net_ms else champion.p50_ms,
@@ -350,7 +350,7 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
 
     Raises:
         ConfigError: too few restarts were asked for.
-        BenchmarkError: one of them cannot be believed, or the service does not tell its times; nothing
+        BenchmarkError: one of them cannot be believed, or the service does not report its times; nothing
             is stored then.
     """
     if count < FEWEST_RESTARTS:
@@ -371,16 +371,16 @@ def summarize(test: SelfTest, restarts: Sequence[Restart]) -> Calibration:
     """The spread of every contrast over restarts of identical processes.
 
     Raises:
-        BenchmarkError: the service does not tell its times.
+        BenchmarkError: the service does not report its times.
     """
     contrasts = [restart.contrasts for restart in restarts]
     found = {
         name: [value for c in contrasts if (value := getattr(c, name)) is not None] for name in CONTRASTS
     }
     if min(len(found["net_p50"]), len(found["net_p99"])) < len(restarts):
-        raise BenchmarkError("the service did not tell its times", where=f"{test.model}@{test.version}")
+        raise BenchmarkError("the service did not report its times", where=f"{test.model}@{test.version}")
     spreads = {name: measure_spread(values) for name, values in found.items() if values}
-    # Where the kernel does not tell waits there is no such contrast, and no use for its spread.
+    # Where the kernel does not report waits there is no such contrast, and no use for its spread.
     spreads.setdefault("client_p99", test.settings.latency.s0.client_p99)
     return Calibration(
         machine_class=machine_class(),

@@ -199,7 +199,7 @@ Finding = Literal["kept", "open", "broken", ""]
 class Rate:
     """The gates of one scenario.
 
-    ``rate`` is of the gates that ended with an answer: INVALID ones say nothing about the candidate and
+    ``rate`` is of the gates that ended with an answer: INVALID ones show nothing of the candidate and
     are to be run again. ``low`` and ``high`` bound it with 95 % confidence. ``finding``: what
     is stated is "kept" or "broken" when the whole interval says so, else "open".
     """

@@ -228,7 +228,7 @@ _AT_ONCE = 25
 
 
 class DrawRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One worse candidate: what was asked for, what was drawn, what the gate said and by which lines.
+    """One worse candidate: what was asked for, what was drawn, what the gate decided and by which lines.
 
     ``rows`` 0 stands for all rows there are; ``drop`` and ``churn`` are expected, ``seen_drop`` and
     ``seen_churn`` what came out.

@@ -21,7 +21,7 @@ from timberline.benchmarks.analysis.predictions import (
     measure_quality,
     read_predictions,
 )
-from timberline.benchmarks.analysis.quality import judge_drop, judge_floors, say_p
+from timberline.benchmarks.analysis.quality import format_p_value, judge_drop, judge_floors
 from timberline.benchmarks.analysis.statistics import (
     bound_average,
     bound_drop,
@@ -283,7 +283,7 @@ def test_a_drop_is_told_with_its_figures(tmp_path: Path) -> None:
     assert (told.candidate, told.champion) == (0.94, 0.99)
     assert (told.low, told.high, told.limit) == (-fall, -rise, -0.005)
     assert (told.unit, told.evidence) == ("share of rows", "evaluation.parquet")
-    p_value = say_p(p_value_of_drop(comparison.pairs))
+    p_value = format_p_value(p_value_of_drop(comparison.pairs))
     assert told.reason.startswith(
         f"a drop of more than 0.50% is proven; 60 rows lost, 10 gained of 1,000; mid-p McNemar {p_value}; "
         "Tango's bounds, one-sided 95% and 99.85%; "
@@ -351,7 +351,7 @@ def test_a_bound_that_touches_the_limit_does_not_exclude_it(tmp_path: Path) -> N
 )
 def test_a_p_value_is_said_as_people_read_it(p_value: float, said: str) -> None:
     """Below 1e-15 the digits are those of rounding."""
-    assert say_p(p_value) == said
+    assert format_p_value(p_value) == said
 
 
 def test_power_that_just_suffices_is_not_called_too_little(tmp_path: Path) -> None:

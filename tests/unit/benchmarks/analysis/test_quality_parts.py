@@ -11,7 +11,7 @@ import pytest
 
 from timberline.benchmarks.analysis.limits import InForce, Limit, limits_in_force
 from timberline.benchmarks.analysis.predictions import Predictions, QualityComparison, compare_predictions
-from timberline.benchmarks.analysis.quality import judge_drop, judge_recalls, judge_slices, say_p
+from timberline.benchmarks.analysis.quality import format_p_value, judge_drop, judge_recalls, judge_slices
 from timberline.benchmarks.analysis.statistics import (
     adjust_holm,
     bound_drop,
@@ -173,7 +173,7 @@ def test_the_worst_part_is_told_with_its_figures() -> None:
         assert (told.limit, told.unit) == (limit, f"share of the {kind}'s rows")
         assert told.evidence == "evaluation.parquet"
         assert told.reason.startswith(f"worst {kind}: {part.label}, {part.pairs.rows:,} rows; a drop beyond")
-        assert f"any drop: {say_p(p_value)} by mid-p McNemar, with Holm over 5" in told.reason
+        assert f"any drop: {format_p_value(p_value)} by mid-p McNemar, with Holm over 5" in told.reason
         assert "fallen" not in told.reason
     assert told.name == "slices"
 

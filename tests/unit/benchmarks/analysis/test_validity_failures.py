@@ -94,7 +94,7 @@ def test_the_line_is_told_with_its_figures() -> None:
     assert line.reason.startswith("40 of 800 requests of the candidate failed, 5 of 500 of the champion: ")
     alone = judge_error_rate([run_restart(candidate=(800, 40))], ALPHA)
     assert alone.reason.startswith("40 of 800 requests of the candidate failed: ")
-    assert alone.reason.endswith("there is no champion to tell whose doing it is")
+    assert alone.reason.endswith("without a champion its cause is unknown")
     assert (alone.difference, alone.champion) == (None, None)
 
 

@@ -84,8 +84,8 @@ def test_a_service_is_ready_when_it_announces_itself(tmp_path: Path) -> None:
         ((say(model="other"), WAIT), "announced other@3"),
         (("print('hello')", WAIT), "announced b'hello'"),
         (("print('first words', file=sys.stderr)", "sys.exit('last words')"), "ended with exit code 1"),
-        (("sys.exit('last words')",), "Its last words: last words"),
-        (("sys.stdout.write('{'); sys.stdout.flush()", "os._exit(3)"), "exit code 3. Its last words: none"),
+        (("sys.exit('last words')",), "Last log line: last words"),
+        (("sys.stdout.write('{'); sys.stdout.flush()", "os._exit(3)"), "exit code 3. Last log line: none"),
     ],
     ids=["version", "model", "no JSON", "ended", "words", "half a line"],
 )
@@ -104,7 +104,7 @@ def test_a_service_that_stays_silent_is_given_up(tmp_path: Path) -> None:
     """From its start on, and not from when it is waited for; it is ended all the same."""
     with launching(tmp_path, WAIT) as launch:
         launch.started -= 100
-        with pytest.raises(ServiceStartError, match=r"not ready in 100 s\. Its last words: none"):
+        with pytest.raises(ServiceStartError, match=r"not ready in 100 s\. Last log line: none"):
             launch.await_ready(100.0)
         assert launch.process.poll() is None
     assert launch.process.returncode == -signal.SIGTERM
@@ -116,7 +116,7 @@ def test_last_words_are_one_line_and_not_too_long(tmp_path: Path) -> None:
     with launching(tmp_path, words) as launch:
         with pytest.raises(ServiceStartError) as caught:
             launch.await_ready(SOON_S)
-        assert f"Its last words: {'y' * 300}" in str(caught.value)
+        assert f"Last log line: {'y' * 300}" in str(caught.value)
         assert not any(letter in str(caught.value).partition("words: ")[2] for letter in "xz")
 
 

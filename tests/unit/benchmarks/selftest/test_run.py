@@ -81,7 +81,7 @@ def test_a_version_below_its_own_floors_is_refused(test: SelfTest) -> None:
     """Every gate of it would be blocked before it began, and a night's false blocks would mean nothing."""
     test.check()
     version = publish_judged(test.store, alias="production", gate=GateLimits(min_accuracy=0.99))
-    with pytest.raises(ConfigError, match="accuracy_floor says BLOCK of the version beside itself"):
+    with pytest.raises(ConfigError, match="accuracy_floor is BLOCK for the version beside itself"):
         dataclasses.replace(test, version=version).check()
 
 

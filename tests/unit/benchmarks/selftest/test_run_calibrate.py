@@ -92,7 +92,7 @@ def test_every_contrast_of_the_restarts_is_summed_up(test: SelfTest) -> None:
 def test_a_service_that_does_not_tell_its_times_cannot_be_calibrated(test: SelfTest) -> None:
     """A stored spread of nothing would be taken for one of net time."""
     arms = {arm: ArmRun((0.5,), 1.0, 1) for arm in ("champion", "candidate")}
-    with pytest.raises(BenchmarkError, match="did not tell its times"):
+    with pytest.raises(BenchmarkError, match="did not report its times"):
         summarize(test, [Restart(n, 500, arms) for n in range(8)])
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from timberline.benchmarks.analysis.statistics import Bounds, bound_mean, look_levels, spent_shares
 from timberline.benchmarks.analysis.verdict import blank_line
 from timberline.benchmarks.measure.records import ArmRun, Restart, average_slowest, pool_latencies
-from timberline.benchmarks.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings, LatencySettings
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.store import MODEL_FILE
 from timberline.registry.verdict import Outcome, VerdictLine
@@ -150,7 +150,19 @@ def judge_latencies(
     difference is then unknown, and the line is INVALID at the last look. INVALID, too, when the service
     did not report its times, or its processor time could not be read.
     """
-    latency, p50, p99 = settings.latency, limits.max_p50_increase, limits.max_p99_increase
+    criteria = _list_criteria(restarts, limits, settings.latency)
+    return tuple(
+        judge_criterion(criterion, settings) if len(criterion.values) == len(restarts) else _miss(criterion)
+        for criterion in criteria
+        # Without run-queue times there is no client time net of them, and so no line about it.
+        if criterion.name != "client_p99" or criterion.values
+    )
+
+
+def _list_criteria(
+    restarts: Sequence[Restart], limits: GateLimits, latency: LatencySettings
+) -> list[Criterion]:
+    p50, p99 = limits.max_p50_increase, limits.max_p99_increase
     service, cpu = limits.max_service_p50_increase, limits.max_cpu_increase
     # Contrast, median of an arm, level, largest increase, margin as a share of that.
     ratios: tuple[tuple[str, Callable[[ArmRun], float], float, float, float | None], ...] = (
@@ -192,12 +204,7 @@ def judge_latencies(
         )
         for contrast, read, alpha, increase, share in ratios
     ]
-    return tuple(
-        judge_criterion(criterion, settings) if len(criterion.values) == len(restarts) else _miss(criterion)
-        for criterion in criteria
-        # Without run-queue times there is no client time net of them, and so no line about it.
-        if criterion.name != "client_p99" or criterion.values
-    )
+    return criteria
 
 
 def _net_p50(arm: ArmRun) -> float:

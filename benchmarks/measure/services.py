@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import psutil
@@ -230,31 +230,17 @@ def launch_command(
     folder: Path | None = None,
 ) -> Iterator[Launch]:
     """Start any service that announces itself as ours does, as ``name`` (model@version)."""
-    with (
-        log.open("ab") as errors,
-        running_process(
-            command,
-            errors=errors,
-            stop_timeout_s=stop_timeout_s,
-            cores=cores,
-            environment=environment,
-            folder=folder,
-        ) as process,
-    ):
+    with running_process(
+        command, log=log, stop_timeout_s=stop_timeout_s, cores=cores, environment=environment, folder=folder
+    ) as process:
         yield Launch(process, name, log)
 
 
-@contextlib.contextmanager
 def launch_driver(
     *, log: Path, stop_timeout_s: float, module: str = "timberline.benchmarks.measure.locust_user"
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """Start a Locust process, which waits for its plan; see `drive`."""
-    command = [sys.executable, "-m", module]
-    with (
-        log.open("ab") as errors,
-        running_process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process,
-    ):
-        yield process
+    return running_process([sys.executable, "-m", module], log=log, stop_timeout_s=stop_timeout_s)
 
 
 def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log: Path) -> Outcome:
@@ -299,7 +285,7 @@ def exchange(
 def running_process(
     command: list[str],
     *,
-    errors: BinaryIO,
+    log: Path,
     stop_timeout_s: float,
     cores: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
@@ -308,20 +294,23 @@ def running_process(
     """A process with pipes to its input and output, ended when the block is left.
 
     Args:
+        log: what it writes to its standard error is appended here.
+        stop_timeout_s: how long it may take to end after SIGTERM before it is killed.
         cores: the processors that it and its children may use (Linux only); none given is all.
         environment: set for it beside our own variables.
         folder: where it runs, and finds modules first; here by default.
     """
-    process = subprocess.Popen(
-        _leash(command, cores),
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        # Its own session: Ctrl-C reaches us alone, and we end it in order.
-        start_new_session=True,
-    )
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            _leash(command, cores),
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            # Its own session: Ctrl-C reaches us alone, and we end it in order.
+            start_new_session=True,
+        )
     try:
         yield process
     finally:

@@ -233,12 +233,9 @@ class _Bench:
     @contextlib.contextmanager
     def _start_client(self, module: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", f"timberline.benchmarks.dev.attacks.{module}"]
-        with (
-            log.open("ab") as errors,
-            running_process(
-                command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
-            ) as process,
-        ):
+        with running_process(
+            command, log=log, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
+        ) as process:
             yield process
 
 

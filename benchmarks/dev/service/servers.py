@@ -87,12 +87,9 @@ class Clients:
 def launch_clients(log: Path) -> Iterator[Clients]:
     """Start the load generator; it is ended when the block is left."""
     command = [sys.executable, "-m", "timberline.benchmarks.dev.service.closed_loop"]
-    with (
-        log.open("ab") as errors,
-        running_process(
-            command, errors=errors, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
-        ) as process,
-    ):
+    with running_process(
+        command, log=log, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
+    ) as process:
         yield Clients(process)
 
 

@@ -196,10 +196,8 @@ def test_a_process_keeps_to_its_processors(tmp_path: Path, is_pinned: bool) -> N
     ours = os.sched_getaffinity(0)
     cores = {max(ours)} if is_pinned else set()
     command = write_program("print(json.dumps(sorted(os.sched_getaffinity(0))))")
-    with (
-        (tmp_path / "log").open("wb") as errors,
-        running_process(command, errors=errors, stop_timeout_s=SOON_S, cores=cores) as process,
-    ):
+    log = tmp_path / "log"
+    with running_process(command, log=log, stop_timeout_s=SOON_S, cores=cores) as process:
         line = read_line(process, time.monotonic() + SOON_S)
     assert set(json.loads(line or b"")) == (cores or ours)
 
@@ -211,11 +209,12 @@ def test_a_process_ends_with_a_gate_that_was_killed(tmp_path: Path, is_up: bool)
     gate = write_program(
         "from timberline.benchmarks.measure.services import read_line, running_process",
         f"child = {write_program('print(1, flush=True)', 'time.sleep(1000)')!r}",
-        f"with open({str(tmp_path / 'log')!r}, 'wb') as errors:",
-        "    with running_process(child, errors=errors, stop_timeout_s=1) as process:",
-        f"        if {is_up}: read_line(process, time.monotonic() + {SOON_S})",
-        "        print(process.pid, flush=True)",
-        "        time.sleep(1000)",
+        "from pathlib import Path",
+        f"log = Path({str(tmp_path / 'log')!r})",
+        "with running_process(child, log=log, stop_timeout_s=1) as process:",
+        f"    if {is_up}: read_line(process, time.monotonic() + {SOON_S})",
+        "    print(process.pid, flush=True)",
+        "    time.sleep(1000)",
     )
     with subprocess.Popen(gate, stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None

@@ -83,25 +83,26 @@ def write_body(
             Inference Protocol gets a tensor a column and not the graph's own, which would be too narrow.
         nulls: how NULL is written in CSV; an empty field without.
     """
+    path, headers = "/predict", dict(JSON_HEADERS)
     if form == "csv":
         headers = {"Content-Type": "text/csv; header=present", "Accept": "application/json"}
         payload = _write_csv(rows, columns, nulls or Nulls())
-        return Body(payload=payload, rows=len(rows), form=form, headers=headers)
-    if form == "float32":
-        payload = _build_matrix(rows, columns).astype("<f4").tobytes()
+    elif form == "float32":
         headers = {"Content-Type": _OCTETS, "Accept": _OCTETS}
-        return Body(payload=payload, rows=len(rows), form=form, headers=headers)
-    if form == "json":
-        tree = rows[0] if len(rows) == 1 else {"instances": rows}
-        return Body(payload=msgspec.json.encode(tree), rows=len(rows))
-    tensors = _group_columns(columns) if is_shared else {column.name: [column] for column in columns}
-    if form == "oip":
-        inputs = [_write_tensor(name, rows, group) for name, group in tensors.items()]
-        payload, headers = msgspec.json.encode({"inputs": inputs}), dict(JSON_HEADERS)
+        payload = _build_matrix(rows, columns).astype("<f4").tobytes()
+    elif form == "json":
+        payload = msgspec.json.encode(rows[0] if len(rows) == 1 else {"instances": rows})
     else:
-        payload, length = _write_blobs(tensors, rows)
-        headers = {"Content-Type": _OCTETS, "Accept": "*/*", "Inference-Header-Content-Length": str(length)}
-    return Body(payload=payload, rows=len(rows), form=form, path=INFER_PATH, headers=headers)
+        path = INFER_PATH
+        tensors = _group_columns(columns) if is_shared else {column.name: [column] for column in columns}
+        if form == "oip":
+            inputs = [_write_tensor(name, rows, group) for name, group in tensors.items()]
+            payload = msgspec.json.encode({"inputs": inputs})
+        else:
+            payload, length = _write_blobs(tensors, rows)
+            headers = {"Content-Type": _OCTETS, "Accept": "*/*"}
+            headers["Inference-Header-Content-Length"] = str(length)
+    return Body(payload=payload, rows=len(rows), form=form, path=path, headers=headers)
 
 
 def _write_csv(rows: Sequence[Row], columns: Sequence[Column], nulls: Nulls) -> bytes:

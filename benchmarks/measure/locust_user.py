@@ -29,6 +29,8 @@ from timberline.benchmarks.measure.services import read_each_cpu_s, run_users, s
 _MAX_FAILURES = 50
 # Server Timing (W3C): what the service reports of its own time, in milliseconds.
 _TIMES = re.compile(r"\b(handler|cpu|wait|wake);dur=([0-9.]+)")
+# These, and the client's own time in the run queue.
+_TIME_NAMES = ("handler", "cpu", "wait", "wake", "queue")
 # Both services stay on one processor for so many cycles, some 20 ms: shorter than what neighbours do.
 _STAY_CYCLES = 25
 
@@ -101,12 +103,8 @@ class Recorder:
                 body=context["body"],
                 sent_s=self.ended - self.began - response_time / 1e3,
                 latency_ms=response_time,
-                handler_ms=times.get("handler", math.nan),
-                cpu_ms=times.get("cpu", math.nan),
-                wait_ms=times.get("wait", math.nan),
-                wake_ms=times.get("wake", math.nan),
-                queue_ms=times.get("queue", math.nan),
                 problem=problem,
+                **{f"{name}_ms": float(times.get(name, math.nan)) for name in _TIME_NAMES},
             )
         )
 

@@ -12,9 +12,10 @@ import csv
 import dataclasses
 import fcntl
 import io
+import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -152,6 +153,13 @@ def append_rows(path: Path, rows: Sequence[msgspec.Struct]) -> None:
         file.write(text.getvalue().encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def append_in_batches(path: Path, rows: Iterable[msgspec.Struct], size: int) -> None:
+    """Append rows as they are made, ``size`` with each write; a process that is killed loses no more."""
+    fresh = iter(rows)
+    while batch := list(itertools.islice(fresh, size)):
+        append_rows(path, batch)
 
 
 def _show(value: object) -> object:

@@ -32,6 +32,7 @@ from timberline.benchmarks.selftest.scenarios import (
     Finding,
     bound_rate,
     find_finding,
+    format_bounded,
     format_table,
 )
 from timberline.benchmarks.settings import AccuracySettings
@@ -351,8 +352,7 @@ def format_replays(rates: Sequence[ReplayRate]) -> str:
                 str(rate.count),
                 str(rate.blocked),
                 str(rate.passed),
-                f"{rate.rate:.3f}"
-                + ("" if math.isnan(rate.low) else f" ({rate.low:.3f} to {rate.high:.3f})"),
+                format_bounded(rate.rate, rate.low, rate.high),
                 rate.stated,
                 ", ".join(f"{name} {count}" for name, count in rate.by.items()),
             )

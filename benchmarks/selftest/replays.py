@@ -43,7 +43,7 @@ from timberline.benchmarks.analysis.predictions import (
 )
 from timberline.benchmarks.analysis.statistics import Discordance
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.selftest.ledger import append_rows, locked, read_rows
+from timberline.benchmarks.selftest.ledger import append_in_batches, append_rows, locked, read_rows
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
 from timberline.benchmarks.selftest.worse import CHURN, Answers, draw_worse, read_answers, weigh_flips
 from timberline.registry.manifest import Metrics
@@ -187,20 +187,18 @@ def measure_replays(replays: Replays, *, slices: Sequence[str], chains: Mapping[
         ]
         todo = [key for key in wanted if key not in done]
         log_event(_logger, "pairs to compare", pairs=len(todo), done=len(done))
-        fresh: list[PairRow] = []
         versions = _Versions(runs, held, classes, slices)
         with Progress("compare", len(todo), "pairs", logger=_logger) as progress:
-            for key in todo:
-                arm, chain, one, other = key
-                champion = versions.find(arm, chain, one, is_champion=True)
-                candidate = versions.find(arm, chain, other, is_champion=False)
-                fresh.append(compare_sides(key, champion, candidate, classes))
-                progress.advance(1)
-                if len(fresh) == _AT_ONCE:
-                    append_rows(replays.path, fresh)
-                    fresh = []
-        if fresh:
-            append_rows(replays.path, fresh)
+            append_in_batches(replays.path, _compare_all(todo, versions, progress), _AT_ONCE)
+
+
+def _compare_all(keys: Iterable[Key], versions: _Versions, progress: Progress) -> Iterator[PairRow]:
+    for key in keys:
+        arm, chain, one, other = key
+        champion = versions.find(arm, chain, one, is_champion=True)
+        candidate = versions.find(arm, chain, other, is_champion=False)
+        yield compare_sides(key, champion, candidate, versions.classes)
+        progress.advance(1)
 
 
 Key = tuple[str, int, str, str]

@@ -47,7 +47,7 @@ from timberline.benchmarks.selftest.ledger import (
 )
 from timberline.benchmarks.selftest.scenarios import NIGHTLY, Base, Scenario, choose_scenario, parse_scenario
 from timberline.benchmarks.selftest.worse import stage_worse
-from timberline.benchmarks.settings import GATE_VERSION, DuetSettings, GateSettings
+from timberline.benchmarks.settings import GATE_VERSION, GateSettings
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import fresh_folder
@@ -55,33 +55,6 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
 from timberline.registry.verdict import Verdict
-
-
-def run_identical(
-    store: Store, model: str, version: int, settings: DuetSettings, folder: Path, count: int
-) -> list[Restart]:
-    """``count`` restarts of two processes of one version; raw observations and logs go to ``folder``.
-
-    Raises:
-        BenchmarkError: a restart cannot be believed; that of identical processes is never left out, for
-            what is left would differ by less than they do.
-    """
-    manifest = store.read_manifest(model, version)
-    versions = {"champion": manifest, "candidate": manifest}
-    bodies = draw_bodies(load_workload(settings.workload), versions)
-    restarts = []
-    with open_duet(store.location, versions, bodies, settings, folder, {}) as duet:
-        for number in range(1, count + 1):
-            restart = duet.run_restart(number)
-            if restart.problem:
-                raise BenchmarkError(
-                    restart.problem,
-                    where=f"restart {number} of {model}@{version} beside itself",
-                    hint="Measure again; if it comes again, the machine cannot be measured on.",
-                )
-            restarts.append(restart)
-    return restarts
-
 
 _logger = logging.getLogger("benchmarks")
 # The champion's p50, of which the injected share is taken, drifts with the neighbours' load: the last
@@ -146,6 +119,29 @@ class SelfTest:
         key = (machine_class(), GATE_VERSION, self.digest_config())
         rows = read_rows(self.path, GateRow)
         return [row for row in rows if (row.machine_class, row.gate_version, row.config_digest) == key]
+
+
+def run_identical(test: SelfTest, folder: Path, count: int) -> list[Restart]:
+    """``count`` restarts of two processes of one version; raw observations and logs go to ``folder``.
+
+    Raises:
+        BenchmarkError: a restart cannot be believed; that of identical processes is never left out, for
+            what is left would differ by less than they do.
+    """
+    manifest, settings = test.store.read_manifest(test.model, test.version), test.settings.duet
+    versions = {"champion": manifest, "candidate": manifest}
+    bodies = draw_bodies(load_workload(settings.workload), versions)
+    restarts = []
+    with open_duet(test.store.location, versions, bodies, settings, folder, {}) as duet:
+        for number in range(1, count + 1):
+            restarts.append(duet.run_restart(number))
+            if restarts[-1].problem:
+                raise BenchmarkError(
+                    restarts[-1].problem,
+                    where=f"restart {number} of {test.model}@{test.version} beside itself",
+                    hint="Measure again; if it comes again, the machine cannot be measured on.",
+                )
+    return restarts
 
 
 def list_nightly(test: SelfTest) -> list[GateRow]:
@@ -307,9 +303,7 @@ def _measure_base(test: SelfTest, done: Sequence[GateRow]) -> Base:
     if recent:
         return middle_base(recent[-_RECENT_GATES:])
     with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
-        restarts = run_identical(
-            test.store, test.model, test.version, test.settings.duet, Path(scratch), _BASE_RESTARTS
-        )
+        restarts = run_identical(test, Path(scratch), _BASE_RESTARTS)
     return middle_base([measure_base(restart) for restart in restarts])
 
 
@@ -356,12 +350,11 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
     if count < FEWEST_RESTARTS:
         raise ConfigError(f"{count} are too few, expected {FEWEST_RESTARTS} or more", where="--restarts")
     began, load = time.monotonic(), os.getloadavg()[0]
-    settings = test.settings.duet
     with (
         locked(test.path),
         fresh_folder(test.calibrations / f"{machine_class()}-restarts") as fresh,
     ):
-        restarts = run_identical(test.store, test.model, test.version, settings, fresh, count)
+        restarts = run_identical(test, fresh, count)
         calibration = summarize(test, restarts)
         keep_gates(test, restarts, seconds=(time.monotonic() - began) / count, load_average=load)
     return calibration, store_calibration(test.calibrations, calibration)

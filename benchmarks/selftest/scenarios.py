@@ -300,12 +300,17 @@ def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def format_bounded(rate: float, low: float, high: float) -> str:
+    """A rate with its bounds, or alone where there are none (NaN)."""
+    return f"{rate:.3f}" if math.isnan(low) else f"{rate:.3f} ({low:.3f} to {high:.3f})"
+
+
 def _cells(rate: Rate) -> tuple[str, ...]:
     counts = (rate.gates, rate.blocked, rate.passed, rate.inconclusive, rate.invalid)
     return (
         rate.arm,
         *map(str, counts),
-        f"{rate.rate:.3f} ({rate.low:.3f} to {rate.high:.3f})",
+        format_bounded(rate.rate, rate.low, rate.high),
         rate.stated,
         rate.finding,
         f"{rate.injected_share:.1%}" if rate.injected_share > 0 else "",

@@ -13,6 +13,7 @@ starts anything.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,14 @@ from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.analysis.statistics import rows_to_block
 from timberline.benchmarks.analysis.verdict import find_gravest
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.selftest.ledger import append_rows, locked, read_rows
-from timberline.benchmarks.selftest.scenarios import FALSE_BLOCK_RATE, FOUND_RATE, bound_rate, format_table
+from timberline.benchmarks.selftest.ledger import append_in_batches, locked, read_rows
+from timberline.benchmarks.selftest.scenarios import (
+    FALSE_BLOCK_RATE,
+    FOUND_RATE,
+    bound_rate,
+    format_bounded,
+    format_table,
+)
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import EVALUATION_FILE, Store, open_store
@@ -297,17 +304,15 @@ class Draws:
 def run_draws(draws: Draws, *, drops: Sequence[float], sizes: Sequence[int], count: int) -> None:
     """Draw until there are ``count`` of each drop and number of rows (0: all); goes on where it was."""
     with locked(draws.path):
-        done = draws.read_done()
-        fresh: list[DrawRow] = []
-        for rows, drop in ((rows, drop) for rows in sizes for drop in drops):
-            seeds = {row.seed for row in done if (row.rows, row.drop) == (rows, drop)}
-            for seed in sorted(set(range(count)) - seeds):
-                fresh.append(_draw(draws, rows, drop, seed))
-                if len(fresh) == _AT_ONCE:
-                    append_rows(draws.path, fresh)
-                    fresh = []
-        if fresh:
-            append_rows(draws.path, fresh)
+        append_in_batches(draws.path, _draw_all(draws, drops, sizes, count), _AT_ONCE)
+
+
+def _draw_all(draws: Draws, drops: Sequence[float], sizes: Sequence[int], count: int) -> Iterator[DrawRow]:
+    done = draws.read_done()
+    for rows, drop in itertools.product(sizes, drops):
+        seeds = {row.seed for row in done if (row.rows, row.drop) == (rows, drop)}
+        for seed in sorted(set(range(count)) - seeds):
+            yield _draw(draws, rows, drop, seed)
 
 
 def _draw(draws: Draws, rows: int, drop: float, seed: int) -> DrawRow:
@@ -389,7 +394,7 @@ def format_draws(rates: Sequence[DrawRate]) -> str:
                 str(rate.draws),
                 str(rate.blocked),
                 str(rate.passed),
-                f"{rate.rate:.3f} ({rate.low:.3f} to {rate.high:.3f})",
+                format_bounded(rate.rate, rate.low, rate.high),
                 rate.stated,
                 ", ".join(f"{name} {count}" for name, count in rate.by.items()),
             )

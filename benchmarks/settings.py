@@ -26,11 +26,11 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Placement = Literal["shared", "free"]
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every table in gates.toml."""
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every table of settings: unknown keys are refused."""
 
 
-class DuetSettings(_Section, frozen=True, kw_only=True):
+class DuetSettings(Section, frozen=True, kw_only=True):
     """How champion and candidate are driven; the unit of replication is the restart of both.
 
     ``looks`` are restart counts after which the latencies are looked at; the last one is the end.
@@ -54,7 +54,7 @@ class DuetSettings(_Section, frozen=True, kw_only=True):
     request_timeout_s: Positive
 
 
-class Spread(_Section, frozen=True, kw_only=True):
+class Spread(Section, frozen=True, kw_only=True):
     """SD between restarts of identical processes, by contrast.
 
     ``net_p50`` as a share of the client p50, the others of logarithms of ratios.
@@ -71,7 +71,7 @@ class Spread(_Section, frozen=True, kw_only=True):
     start_up: Positive
 
 
-class LatencySettings(_Section, frozen=True, kw_only=True):
+class LatencySettings(Section, frozen=True, kw_only=True):
     """Levels, margins and the stored spread of the latency judgement; see `benchmarks.analysis.latency`.
 
     ``spend_block`` and ``spend_pass`` are (restarts, share) points: how much of a level may be
@@ -100,7 +100,7 @@ class LatencySettings(_Section, frozen=True, kw_only=True):
     max_spread: Positive
 
 
-class ValiditySettings(_Section, frozen=True, kw_only=True):
+class ValiditySettings(Section, frozen=True, kw_only=True):
     """When restarts that were each believed are not believed together.
 
     - ``alpha_errors``: one-sided, of blocking a candidate that fails no more often than the champion;
@@ -121,7 +121,7 @@ class ValiditySettings(_Section, frozen=True, kw_only=True):
     s0_outside_p99: Positive
 
 
-class AccuracySettings(_Section, frozen=True, kw_only=True):
+class AccuracySettings(Section, frozen=True, kw_only=True):
     """Levels of the accuracy judgement; see `benchmarks.analysis.statistics`.
 
     ``alpha_noise`` is what equal recipes may exceed, over all lines together, and ``max_noise_factor`` how
@@ -142,7 +142,7 @@ class AccuracySettings(_Section, frozen=True, kw_only=True):
     power: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
-class GateSettings(_Section, frozen=True, kw_only=True):
+class GateSettings(Section, frozen=True, kw_only=True):
     """One gates.toml."""
 
     duet: DuetSettings

@@ -61,16 +61,14 @@ _GRAVEST_FIRST: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS
 def describe_verdict(verdict: Verdict) -> str:
     """One sentence for people; it names the lines that are marked."""
     marked = [line.name for line in verdict.lines if line.is_marked]
-    text = _describe_outcome(verdict.outcome, is_first=verdict.is_first)
+    text = _MEANINGS["FIRST" if verdict.is_first and verdict.outcome == "PASS" else verdict.outcome]
     return f"{text}; to be looked at: {', '.join(marked)}" if marked else text
 
 
-def _describe_outcome(outcome: Outcome, *, is_first: bool) -> str:
-    return {
-        "PASS": "no version is in production yet: the candidate keeps the absolute floors"
-        if is_first
-        else "the candidate is proven not to be worse than the limits allow",
-        "BLOCK": "the candidate is proven to be worse than the limits allow",
-        "INCONCLUSIVE": "neither better nor worse could be proven; nothing unproven is promoted",
-        "INVALID": "the measurement cannot be believed; nothing was decided about the candidate",
-    }[outcome]
+_MEANINGS = {
+    "FIRST": "no version is in production yet: the candidate keeps the absolute floors",
+    "PASS": "the candidate is proven not to be worse than the limits allow",
+    "BLOCK": "the candidate is proven to be worse than the limits allow",
+    "INCONCLUSIVE": "neither better nor worse could be proven; nothing unproven is promoted",
+    "INVALID": "the measurement cannot be believed; nothing was decided about the candidate",
+}

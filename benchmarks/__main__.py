@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
+from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.cli import print_json, print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
@@ -333,9 +333,14 @@ def _rivals(options: argparse.Namespace) -> int:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.rates import find_alarm, format_rates, measure_rates
     from timberline.benchmarks.selftest.run import list_nightly, list_rejudged, run_selftest
-    from timberline.benchmarks.selftest.scenarios import NIGHTLY, parse_arms
+    from timberline.benchmarks.selftest.scenarios import (
+        NIGHTLY,
+        find_alarm,
+        format_rates,
+        measure_rates,
+        parse_scenarios,
+    )
 
     if options.draws is not None:
         return _draw(options)
@@ -343,7 +348,7 @@ def _selftest(options: argparse.Namespace) -> int:
         return _replay(options)
     test = _open_selftest(options)
     if not (options.report or options.rejudge):
-        run_selftest(test, parse_arms(options.arms, options.count))
+        run_selftest(test, parse_scenarios(options.arms, options.count))
     done = [row for row in test.read_done() if row.arm != NIGHTLY]
     rows = list_rejudged(test) if options.rejudge else [*done, *list_nightly(test)]
     rates, alarm = measure_rates(rows), find_alarm(rows)
@@ -353,7 +358,7 @@ def _selftest(options: argparse.Namespace) -> int:
 
 
 def _draw(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.draws import Draws, format_draws, measure_draws, run_draws
+    from timberline.benchmarks.selftest.worse import Draws, format_draws, measure_draws, run_draws
 
     test = _open_selftest(options)
     path = options.csv or options.data / "selftest" / "draws.csv"
@@ -367,7 +372,7 @@ def _draw(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.replayed import (
+    from timberline.benchmarks.selftest.replay_rates import (
         CHAINS,
         Judge,
         format_replays,
@@ -393,7 +398,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _read_limits(options: argparse.Namespace) -> GateLimits:
-    from timberline.benchmarks.gate.settings import read_limits
+    from timberline.benchmarks.settings import read_limits
     from timberline.registry.aliases import open_reference
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -404,7 +409,7 @@ def _read_limits(options: argparse.Namespace) -> GateLimits:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.selftest.calibrate import calibrate
+    from timberline.benchmarks.selftest.run import calibrate
 
     calibration, path = calibrate(_open_selftest(options), options.count)
     print_result(calibration)

@@ -19,7 +19,7 @@ UNKNOWN_CPU = "unknown"
 
 # The vendor ids of cpuid, as people call them; any other one is slugged as it stands.
 _VENDORS = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
-# Said beside every model: the clock ("@ 2.20GHz"), trade marks, the count of cores of the whole chip.
+# What stands beside every model: the clock ("@ 2.20GHz"), trade marks, the count of cores of the whole chip.
 _NOISE = re.compile(r"@.*$|\((?:r|tm|c)\)|\b\w+-core\b|\bprocessor\b|\bcpu\b", re.IGNORECASE)
 
 
@@ -59,22 +59,22 @@ def classify(facts: Mapping[str, str]) -> str:
 def name_cpu(cpuinfo: str) -> str:
     """The processor's model as a slug: ``amd-epyc-7b13``, ``intel-xeon-e5-2650-v3``, ``arm-41-d0c``.
 
-    A name without a number ("AMD EPYC", as hypervisors like to say) is completed by the family and
-    model numbers, for it stands for several generations. arm64 tells no names but the codes of
+    A name without a number ("AMD EPYC", as hypervisors report it) is completed by the family and
+    model numbers, for it stands for several generations. arm64 has no names but the codes of
     implementer and part; a chip with two kinds of cores is named by both.
 
     Args:
         cpuinfo: the text of ``/proc/cpuinfo``; see proc_cpuinfo(5).
 
     Returns:
-        `UNKNOWN_CPU` for a text that tells neither name nor codes.
+        `UNKNOWN_CPU` for a text with neither name nor codes.
     """
     names = sorted({_name_core(_fields(block)) for block in cpuinfo.split("\n\n")} - {""})
     return "-".join(names) or UNKNOWN_CPU
 
 
 def has_schedstat(root: Path = _ROOT) -> bool:
-    """Whether the kernel tells how long a thread waited for a processor.
+    """Whether the kernel reports how long a thread waited for a processor.
 
     A kernel built without scheduler information has no such file, or one of zeros; see the
     kernel's documentation of scheduler statistics, "/proc/<pid>/schedstat".

@@ -9,25 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from timberline.benchmarks.analysis.accuracy import mark_if, say_noise, say_p
-from timberline.benchmarks.analysis.fresh import FreshRows, is_reordered, is_same_table
-from timberline.benchmarks.analysis.limits import InForce
-from timberline.benchmarks.analysis.paired import (
-    Discordance,
-    adjust_holm,
-    bound_drop,
-    p_value_beyond,
+from timberline.benchmarks.analysis.fresh import (
+    SCORED_FILES,
+    FreshRows,
+    is_reordered,
+    is_same_table,
+    map_classes,
 )
+from timberline.benchmarks.analysis.limits import InForce
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Predictions,
+    QualityComparison,
     count_change,
     keep_common,
     read_predictions,
 )
-from timberline.benchmarks.analysis.scoring import SCORED_FILES, map_classes
+from timberline.benchmarks.analysis.quality import format_p_value, line_of_drop
+from timberline.benchmarks.analysis.statistics import Discordance, adjust_holm, bound_drop, p_value_beyond
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import AccuracySettings
+from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
 from timberline.registry.manifest import Manifest
@@ -39,8 +39,8 @@ from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.registry.verdict import Outcome, VerdictLine
 from timberline.registry.version import Version
 
-# Releases that could not be compared and are told one by one; the rest is counted.
-_TOLD = 3
+# Releases that could not be compared and are listed one by one; the rest is counted.
+_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def find_noise(store: Store, champion: Manifest, versions: Sequence[int]) -> tup
 def _has_recipe(store: Store, champion: Manifest, version: int) -> bool:
     try:
         recipe = store.open_version(champion.model, version).manifest.lineage.recipe_digest
-    except RegistryError:  # a damaged version is told where it is compared
+    except RegistryError:  # a damaged version is reported where it is compared
         return False
     return recipe is not None and recipe == champion.lineage.recipe_digest
 
@@ -140,7 +140,7 @@ def compare_releases(
     return Releases(tuple(found), tuple(failed), is_short)
 
 
-def keep_champion(version: int, known: Comparison) -> Earlier:
+def keep_champion(version: int, known: QualityComparison) -> Earlier:
     """The champion, which was compared already, as one of the releases."""
     return Earlier(version, known.pairs, known.champion.accuracy, known.candidate.accuracy, known.is_fresh)
 
@@ -160,7 +160,7 @@ def judge_total(releases: Releases, limits: InForce, settings: AccuracySettings)
         limit=-limits.total.in_force,
         unit="share of rows",
         outcome="INCONCLUSIVE" if releases.is_short else "INVALID",
-        reason=f"compared with no release; {_say_failed(releases.failed)}",
+        reason=f"compared with no release; {_list_failed(releases.failed)}",
         evidence=EVALUATION_FILE,
     )
 
@@ -181,46 +181,41 @@ def _judge(
         range(len(found)), key=lambda index: (beyond[index] <= settings.alpha_total, found[index].pairs.drop)
     )
     shown, p_value = found[worst], beyond[worst] if is_beyond else fallen[worst]
-    rise, fall = bound_drop(shown.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
-    said = f"a drop of more than {limit.block_above:.2%} is {'' if is_beyond else 'not '}proven"
+    bounds = bound_drop(shown.pairs, alpha_low=settings.alpha_pass, alpha_high=settings.alpha_pass)
+    text = f"a drop of more than {limit.block_above:.2%} is {'' if is_beyond else 'not '}proven"
     if is_fallen and not is_beyond:
-        said = f"some drop is proven, within the limit; {said}"
+        text = f"some drop is proven, within the limit; {text}"
     outcome: Outcome = (
         "BLOCK" if is_beyond else "INCONCLUSIVE" if limit.is_too_noisy and is_too_far else "PASS"
     )
-    line = VerdictLine(
-        name="accuracy_total",
-        candidate=shown.candidate,
-        champion=shown.accuracy,
-        difference=0.0 - shown.pairs.drop,
-        low=-fall,
-        high=-rise,
-        limit=-limit.in_force,
-        unit="share of rows",
-        outcome=outcome,
-        reason="; ".join(
-            [
-                f"{said}; greatest drop since version {shown.version}, {shown.pairs.lost:,} rows lost, "
-                f"{shown.pairs.gained:,} gained of {shown.pairs.rows:,}; "
-                f"{'score test at the limit' if is_beyond else 'mid-p McNemar'} with Holm over "
-                f"{_count(len(found))} {say_p(p_value)}",
-                *([_say_failed(failed)] if failed else []),
-            ]
-        )
-        + say_noise(limit, limits),
+    parts = [
+        f"{text}; greatest drop since version {shown.version}, {shown.pairs.lost:,} rows lost, "
+        f"{shown.pairs.gained:,} gained of {shown.pairs.rows:,}; "
+        f"{'score test at the limit' if is_beyond else 'mid-p McNemar'} with Holm over "
+        f"{_count(len(found))} {format_p_value(p_value)}",
+        *([_list_failed(failed)] if failed else []),
+    ]
+    return line_of_drop(
+        "accuracy_total",
+        shown.pairs,
+        bounds,
+        outcome,
+        "; ".join(parts) + limit.describe_noise(),
+        shares=(shown.accuracy, shown.candidate),
+        limit=limit.in_force,
+        is_marked=is_fallen,
         evidence=SCORED_FILES if shown.is_fresh else EVALUATION_FILE,
     )
-    return mark_if(line, is_fallen)
 
 
 def _count(releases: int) -> str:
     return "1 release" if releases == 1 else f"{releases} releases"
 
 
-def _say_failed(failed: Sequence[str]) -> str:
-    told = "; ".join(text[:160] for text in failed[:_TOLD])
-    more = f"; and {len(failed) - _TOLD} more" if len(failed) > _TOLD else ""
-    return f"not compared: {told}{more}" if failed else "there is none"
+def _list_failed(failed: Sequence[str]) -> str:
+    listed = "; ".join(text[:160] for text in failed[:_LISTED])
+    more = f"; and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
+    return f"not compared: {listed}{more}" if failed else "there is none"
 
 
 def _compare(

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import norm, t
 
-from timberline.benchmarks.gate.settings import AccuracySettings
+from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.runs import TrainingNoise
 
@@ -34,12 +34,13 @@ class Limit:
 
     Beyond ``block_above`` a proven change for the worse blocks, below ``pass_below`` an excluded one passes.
     They are one number, the limit in force, but for a recipe that is too noisy: then what lies between is
-    neither.
+    neither. ``source`` is where the noise is known from.
     """
 
     stated: float
     noise: float = 0.0
     factor: float = 2.0
+    source: str = ""
 
     @property
     def in_force(self) -> float:
@@ -75,12 +76,16 @@ class Limit:
             f"{self.noise:{show}}"
         )
 
+    def describe_noise(self, show: str = ".2%") -> str:
+        """`describe` behind a semicolon, with the source of the noise."""
+        text = self.describe(show)
+        return f"; {text} ({self.source})" if text else ""
+
 
 @dataclass(frozen=True)
 class InForce:
-    """The limits of the lines about held-out rows; ``recalls`` by class value, ``source`` of the noise."""
+    """The limits of the lines about held-out rows; ``recalls`` by class value."""
 
-    stated: GateLimits
     accuracy: Limit
     total: Limit
     recall: Limit
@@ -88,7 +93,6 @@ class InForce:
     log_loss: Limit
     calibration: Limit
     recalls: Mapping[str, Limit] = field(default_factory=dict)
-    source: str = ""
 
     def of_class(self, value: str) -> Limit:
         """The limit of one class's recall."""
@@ -106,29 +110,26 @@ def limits_in_force(
         settings: ``alpha_noise`` is spent over accuracy, recalls, log-loss and calibration together.
         source: where ``noise`` comes from, for the reasons.
     """
-    factor = settings.max_noise_factor
     exceeded = measure_noise(noise, settings.alpha_noise) if noise else Exceeded()
-    total = (
-        limits.max_accuracy_drop if limits.max_accuracy_drop_total is None else limits.max_accuracy_drop_total
-    )
+    drop, total = limits.max_accuracy_drop, limits.max_accuracy_drop_total
+
+    def limit(stated: float, noise: float = 0.0) -> Limit:
+        return Limit(stated, noise, settings.max_noise_factor, source)
+
     return InForce(
-        stated=limits,
-        accuracy=Limit(limits.max_accuracy_drop, exceeded.accuracy, factor),
-        total=Limit(total, exceeded.accuracy, factor),
-        recall=Limit(limits.max_recall_drop, factor=factor),
-        slices=Limit(limits.max_slice_drop, factor=factor),
-        log_loss=Limit(limits.max_log_loss_increase, exceeded.log_loss, factor),
-        calibration=Limit(limits.max_ece_increase, exceeded.ece, factor),
-        recalls={
-            value: Limit(limits.max_recall_drop, drop, factor) for value, drop in exceeded.recalls.items()
-        },
-        source=source,
+        accuracy=limit(drop, exceeded.accuracy),
+        total=limit(drop if total is None else total, exceeded.accuracy),
+        recall=limit(limits.max_recall_drop),
+        slices=limit(limits.max_slice_drop),
+        log_loss=limit(limits.max_log_loss_increase, exceeded.log_loss),
+        calibration=limit(limits.max_ece_increase, exceeded.ece),
+        recalls={value: limit(limits.max_recall_drop, drop) for value, drop in exceeded.recalls.items()},
     )
 
 
 @dataclass(frozen=True)
 class Exceeded:
-    """By how much one of two equal runs is the worse in as many cases as the level says."""
+    """By how much one of two equal runs is the worse in as many cases as the level allows."""
 
     accuracy: float = 0.0
     log_loss: float = 0.0
@@ -168,7 +169,7 @@ def moderate_variances(variances: Sequence[float], freedom: float) -> tuple[list
     """Variances of alike quantities, each drawn towards what is common to them, and their degrees of freedom.
 
     Five runs know a variance badly, and the recalls of seven classes badly seven times. That they differ
-    less than chance would have it (or as much, or more) says how much a common variance s0^2 may count
+    less than chance would have it (or as much, or more) shows how much a common variance s0^2 may count
     for: nu0 degrees of freedom. s^2 = (nu0 s0^2 + nu s_c^2) / (nu0 + nu). With fewer than three nothing is
     known of how they differ, and each stays as it is.
 

@@ -136,9 +136,7 @@ def find_unseen(rows: RawRows, seen: Seen) -> Integers:
         f"SELECT {ROW_COLUMN} FROM (SELECT {ROW_COLUMN}, {hash_row(seen.columns, seen.about.span)} AS hash "
         f"FROM ({source})) ANTI JOIN (SELECT hash FROM {_read(seen.path)}) USING (hash) ORDER BY 1"
     )
-    with _connect(rows.where) as connection:
-        numbers: Integers = connection.sql(sql).to_arrow_table()[ROW_COLUMN].to_numpy()
-    return numbers
+    return _list_numbers(rows, sql)
 
 
 def find_refused(rows: RawRows, manifest: Manifest) -> Integers:
@@ -152,8 +150,11 @@ def find_refused(rows: RawRows, manifest: Manifest) -> Integers:
         return np.empty(0, np.int64)
     source = _select(rows, list_stored(strict), manifest.version)
     is_null = " OR ".join(f"{_quote(column.name)} IS NULL" for column in strict)
+    return _list_numbers(rows, f"SELECT {ROW_COLUMN} FROM ({source}) WHERE {is_null} ORDER BY 1")
+
+
+def _list_numbers(rows: RawRows, sql: str) -> Integers:
     with _connect(rows.where) as connection:
-        sql = f"SELECT {ROW_COLUMN} FROM ({source}) WHERE {is_null} ORDER BY 1"
         numbers: Integers = connection.sql(sql).to_arrow_table()[ROW_COLUMN].to_numpy()
     return numbers
 
@@ -202,7 +203,7 @@ def _select(rows: RawRows, columns: Iterable[StoredColumn], version: int) -> str
             hint="Declare the column again in model.toml (no feature has to read it; an ignored one is not "
             "kept), or release without the comparison by `promote --force`.",
         )
-    changed = [column for column in columns if not _fits(rows.columns[column.name].datatype, column.datatype)]
+    changed = [c for c in columns if _TYPES[rows.columns[c.name].datatype] != _TYPES[c.datatype]]
     if changed:
         _require_casts(rows, changed, version)
     values = ", ".join(
@@ -213,10 +214,6 @@ def _select(rows: RawRows, columns: Iterable[StoredColumn], version: int) -> str
 
 
 _TYPES = {"FP64": "DOUBLE", "INT64": "DOUBLE", "BOOL": "BOOLEAN", "BYTES": "VARCHAR"}
-
-
-def _fits(found: str, wanted: str) -> bool:
-    return _TYPES[found] == _TYPES[wanted]
 
 
 def _require_casts(rows: RawRows, columns: Sequence[StoredColumn], version: int) -> None:

@@ -1,56 +1,30 @@
-"""From raw latencies to what is judged: percentiles, contrasts of restarts, moderated bounds.
+"""The statistics of the gate: bounds, tests, levels and the rows that a judgement needs.
 
-Pure: numbers in, numbers out. Percentiles are taken over pooled raw observations, never averaged
-and never read from Locust's tables, which round to whole milliseconds.
+Pure: numbers in, numbers out. A version's answers are paired with another's: only rows on which exactly one
+of the two is right carry information, ``lost`` (b: the champion right, the candidate wrong) and ``gained``
+(c: the other way). The drop is D = (b - c) / N; psi (``rate``) is the share of rows on which exactly one is
+right.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.stats import binom, norm, t
 from scipy.stats import t as student
 
 from timberline.benchmarks.errors import EvidenceError
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Client latencies of one arm, in milliseconds."""
-
-    count: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
-
-
-def summarize_latencies(values_ms: Sequence[float]) -> Latencies:
-    """Percentiles by linear interpolation between order statistics (numpy's default, Hyndman & Fan's type 7).
-
-    Raises:
-        EvidenceError: there is no observation, or one is not a positive finite number.
-    """
-    values = np.asarray(values_ms, dtype=float)
-    if values.size == 0:
-        raise EvidenceError("no latency was observed", where="latencies")
-    if not np.all(np.isfinite(values)) or values.min() <= 0:
-        raise EvidenceError("a latency is not a positive number", where="latencies")
-    p50, p95, p99 = np.quantile(values, [0.50, 0.95, 0.99])
-    return Latencies(
-        count=values.size,
-        p50_ms=float(p50),
-        p95_ms=float(p95),
-        p99_ms=float(p99),
-        max_ms=float(values.max()),
-    )
-
-
-@dataclass(frozen=True)
 class Bounds:
-    """A mean over restarts with its one-sided bounds; ``sd`` is moderated, ``count`` the restarts."""
+    """A mean of ``count`` values with its one-sided bounds; the ``sd`` of restarts is moderated."""
 
     mean: float
     low: float
@@ -98,125 +72,250 @@ def bound_mean(
     )
 
 
-@dataclass(frozen=True)
-class ArmRun:
-    """One arm in one restart: raw times of its requests, start-up time and memory.
+# Gauss-Legendre nodes an interval; 96 already agree with 400 to 1e-10.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
+# A standard normal process is never seen below; 1e-19.
+_LOWEST = -9.0
+Floats = npt.NDArray[np.float64]
 
-    The tuples hold one number a request, milliseconds, in the order sent. ``net_ms`` is time in the
-    service less what others had the processor for; empty where the service does not tell.
-    ``client_net_ms`` is what the client saw less every wait for a processor, the service's and its own.
-    ``lost_share`` is the part of the time in the service that it did not compute, 0 to 1. ``cpu_s`` is the
-    processor time that all threads of the service's process used for them, in seconds; NaN where it
-    cannot be read.
-    ``request_count`` is everything that was asked, golden rows and warm-up too; ``failure_count``
-    what of it failed or was answered wrongly.
+
+def spent_shares(looks: Sequence[int], plan: Sequence[tuple[int, float]]) -> tuple[float, ...]:
+    """Share of the level that is spent until each look, increasing to 1 at the last one.
+
+    Args:
+        looks: how many restarts have been seen at each look, increasing: ``(4, 8, 16)``.
+        plan: (restarts, share) points, increasing; between them, and from (0, 0) on, it is linear.
     """
+    at, shares = zip((0, 0.0), *plan, strict=True)
+    return (*(float(np.interp(look, at, shares)) for look in looks[:-1]), 1.0)
 
-    latencies_ms: tuple[float, ...]
-    ready_s: float
-    resident_bytes: int
-    net_ms: tuple[float, ...] = ()
-    client_net_ms: tuple[float, ...] = ()
-    lost_share: float = 0.0
-    request_count: int = 0
-    failure_count: int = 0
-    cpu_s: float = math.nan
 
-    @property
-    def p50_ms(self) -> float:
-        """Median client latency of this restart."""
-        return summarize_latencies(self.latencies_ms).p50_ms
+@functools.lru_cache
+def look_levels(looks: tuple[int, ...], alpha: float, shares: tuple[float, ...]) -> tuple[float, ...]:
+    """The one-sided nominal level of every look, so that all looks together spend ``alpha``.
 
-    @property
-    def cpu_ms(self) -> float:
-        """Processor time of the service a request, in milliseconds; NaN where it cannot be read."""
-        return 1e3 * self.cpu_s / len(self.latencies_ms) if self.latencies_ms else math.nan
+    A fixed level applied at every look is spent several times (nominal 1 % becomes 2.7 % after four
+    looks). Here the level is spent once over all looks, by a written plan.
+
+    The bound of a look is where the chance to cross it there for the first time is what the plan
+    gives to it, for a standard normal process; used with a t statistic through the nominal level.
+
+    Args:
+        looks: restarts seen at each look, increasing.
+        alpha: one-sided level of the whole test.
+        shares: of ``alpha`` spent until each look; see `spent_shares`.
+
+    Source: Lan & DeMets, *Discrete sequential boundaries for clinical trials*, Biometrika 70 (1983)
+    659-663; Jennison & Turnbull, *Group Sequential Methods*, 2000, section 7.2 (error spending),
+    19.2 (recursive integration) and 3.8 (nominal levels of a t statistic).
+    """
+    information = [look / looks[0] for look in looks]
+    levels: list[float] = []
+    process = _Process()
+    for look, share in enumerate(shares):
+        chance = alpha * (share - (shares[look - 1] if look else 0.0))
+        step = math.sqrt(information[look] - (information[look - 1] if look else 0.0))
+        bound = process.find_bound(chance, step, math.sqrt(information[look]))
+        levels.append(float(norm.sf(bound / math.sqrt(information[look]))))
+        process.go_on(bound, step, math.sqrt(information[look]))
+    return tuple(levels)
+
+
+class _Process:
+    """Brownian motion that has not crossed any bound so far: its density on Gauss-Legendre nodes."""
+
+    def __init__(self) -> None:
+        self.nodes: Floats = np.zeros(1)
+        self.mass: Floats = np.ones(1)
+
+    def find_bound(self, chance: float, step: float, scale: float) -> float:
+        """The bound that is crossed next with ``chance``; ``scale`` is the SD from the beginning on."""
+        if chance <= 0:
+            return math.inf
+
+        def excess(bound: float) -> float:
+            crossed = float(np.sum(self.mass * norm.sf((bound - self.nodes) / step)))
+            # Logarithms: the bounds of a strict first look are far out in the tail.
+            return math.log(max(crossed, 1e-300)) - math.log(chance)
+
+        return float(brentq(excess, -9.0 * scale, 15.0 * scale, xtol=1e-11))
+
+    def go_on(self, bound: float, step: float, scale: float) -> None:
+        """Keep what stayed below ``bound``."""
+        low, high = _LOWEST * scale, min(bound, 9.0 * scale)
+        half = (high - low) / 2
+        onward, weights = low + half * (_NODES + 1), half * _WEIGHTS
+        kernel = norm.pdf((onward[:, None] - self.nodes[None, :]) / step) / step  # (onward, nodes)
+        self.nodes, self.mass = onward, weights * (kernel @ self.mass)
 
 
 @dataclass(frozen=True)
-class Contrasts:
-    """What one restart says about candidate against champion.
+class Discordance:
+    """Rows in all, and those that only the champion (``lost``) or the candidate (``gained``) got right."""
 
-    - ``net_p50``: difference of the medians of net time, as a share of the champion's client p50 net
-      of all waits (with them it would be smaller the busier the machine is).
-    - ``net_p99``: ln of the ratio of the p99s of net time.
-    - ``net_tail``: ln of the ratio of the means of the slowest twentieth of net times (expected
-      shortfall at 95 %; Acerbi & Tasche, *J. Banking & Finance* 26, 2002). A p99 sees nothing of what
-      hits fewer than one request in a hundred, and is a coin at exactly that.
-    - ``client_p50``: ln of the ratio of the client p50s, waits included.
-    - ``client_p99``: ln of the ratio of the client p99s net of all waits.
-    - ``service_p50``: ln of the ratio of the medians of net time.
-    - ``cpu_per_request``: ln of the ratio of the services' processor times a request; all that the
-      process does in the window, also before, after and beside its requests.
-
-    None where the service or the kernel does not tell.
-    """
-
-    net_p50: float | None
-    net_p99: float | None
-    client_p50: float
-    client_p99: float | None = None
-    net_tail: float | None = None
-    service_p50: float | None = None
-    cpu_per_request: float | None = None
-
-
-@dataclass(frozen=True)
-class Restart:
-    """One start of every service under test and the cycles it gave.
-
-    ``problem`` says why the restart cannot be believed, and is empty when it can: a service that
-    did not start, a failed request, a wrong answer, too few pairs, a clock that jumped.
-    ``cpu_share`` is the load generator's processor time as a share of one core. ``recorded`` are the
-    contrasts of a restart whose single times were not kept.
-    """
-
-    number: int
-    pairs: int
-    arms: Mapping[str, ArmRun]
-    problem: str = ""
-    cpu_share: float = 0.0
-    recorded: Contrasts | None = None
+    rows: int
+    lost: int
+    gained: int
 
     @property
-    def log_ratio(self) -> float:
-        """ln(p50 candidate / p50 champion), the contrast that is judged."""
-        return math.log(self.arms["candidate"].p50_ms / self.arms["champion"].p50_ms)
+    def drop(self) -> float:
+        """Accuracy of the champion minus accuracy of the candidate."""
+        return (self.lost - self.gained) / self.rows
 
     @property
-    def contrasts(self) -> Contrasts:
-        """The contrasts that are judged; both arms have to be there."""
-        if self.recorded is not None:
-            return self.recorded
-        champion, candidate = self.arms["champion"], self.arms["candidate"]
-        net_p50 = net_p99 = net_tail = client_p99 = service_p50 = cpu = None
-        whole = champion.p50_ms
-        if champion.client_net_ms and candidate.client_net_ms:
-            client_p99 = _log_p99_ratio(champion.client_net_ms, candidate.client_net_ms)
-            whole = float(np.median(champion.client_net_ms))
-        if champion.net_ms and candidate.net_ms:
-            net_p99 = _log_p99_ratio(champion.net_ms, candidate.net_ms)
-            net_tail = math.log(average_slowest(candidate.net_ms) / average_slowest(champion.net_ms))
-            before, after = (float(np.median(arm.net_ms)) for arm in (champion, candidate))
-            net_p50 = (after - before) / whole
-            if before > 0 and after > 0:
-                service_p50 = math.log(after / before)
-        # A clock of coarse ticks may have seen nothing at all, here and above.
-        if champion.cpu_s > 0 and candidate.cpu_s > 0:
-            cpu = math.log(candidate.cpu_ms / champion.cpu_ms)
-        return Contrasts(net_p50, net_p99, self.log_ratio, client_p99, net_tail, service_p50, cpu)
+    def rate(self) -> float:
+        """psi: share of rows on which exactly one of the two is right."""
+        return (self.lost + self.gained) / self.rows
 
 
-def average_slowest(times_ms: Sequence[float]) -> float:
-    """Mean of the slowest twentieth, at least one."""
-    count = max(1, len(times_ms) // 20)
-    return float(np.mean(np.partition(times_ms, -count)[-count:]))
+def p_value_of_drop(pairs: Discordance) -> float:
+    """One-sided mid-p McNemar: small when the candidate is worse.
+
+    P(X > b) + P(X = b) / 2 for X ~ Bin(b + c, 1/2).
+
+    Source: Fagerland, Lydersen, Laake, *The McNemar test for binary matched-pairs data: mid-p and
+    asymptotic are better than exact conditional*, BMC Med. Res. Methodol. 13:91 (2013).
+    """
+    discordant = pairs.lost + pairs.gained
+    tail = binom.sf(pairs.lost, discordant, 0.5) + binom.pmf(pairs.lost, discordant, 0.5) / 2
+    return float(tail)
 
 
-def _log_p99_ratio(champion: Sequence[float], candidate: Sequence[float]) -> float:
-    return math.log(float(np.quantile(candidate, 0.99)) / float(np.quantile(champion, 0.99)))
+# Chains of releases ask for the same pair again and again.
+@functools.lru_cache(maxsize=65_536)
+def p_value_beyond(pairs: Discordance, margin: float) -> float:
+    """One-sided: small when the drop is greater than ``margin``.
+
+    Tango's score statistic at the margin; mid-p McNemar, which few rows do not mislead, where that is 0.
+    """
+    if margin <= 0:
+        return p_value_of_drop(pairs)
+    return float(norm.sf(_score(pairs, min(margin, _EDGE))))
 
 
-def pool_latencies(restarts: Sequence[Restart], arm: str) -> Latencies:
-    """Percentiles over all observations of an arm; reported, never judged."""
-    return summarize_latencies([ms for restart in restarts for ms in restart.arms[arm].latencies_ms])
+@functools.lru_cache(maxsize=65_536)
+def bound_drop(pairs: Discordance, *, alpha_low: float, alpha_high: float) -> tuple[float, float]:
+    """Lower and upper one-sided score bounds of the drop.
+
+    The bound is where Tango's score statistic reaches the normal quantile.
+
+    Source: Tango, *Equivalence test and confidence interval for the difference in proportions for
+    the paired-sample design*, Stat. Med. 17 (1998) 891-908.
+    """
+    return _solve(pairs, float(norm.isf(alpha_low))), _solve(pairs, -float(norm.isf(alpha_high)))
+
+
+# The statistic is infinite at -1 and 1; the bounds of any sample lie inside.
+_EDGE = 1 - 1e-12
+
+
+def _solve(pairs: Discordance, quantile: float) -> float:
+    """The difference at which the score statistic, which falls with it, equals ``quantile``."""
+
+    def excess(difference: float) -> float:
+        return _score(pairs, difference) - quantile
+
+    if excess(-_EDGE) <= 0:
+        return -1.0
+    if excess(_EDGE) >= 0:
+        return 1.0
+    return float(brentq(excess, -_EDGE, _EDGE, xtol=1e-12))
+
+
+def _score(pairs: Discordance, difference: float) -> float:
+    """(b - c - N d) / sqrt(N (2 q + d (1 - d))), q the estimate of P(only candidate right) under d."""
+    n, b, c, d = pairs.rows, pairs.lost, pairs.gained, difference
+    linear = -b - c + (2 * n - b + c) * d
+    constant = -c * d * (1 - d)
+    q = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * q + d * (1 - d))
+    surplus = b - c - n * d
+    return surplus / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, surplus) * bool(surplus)
+
+
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
+    """p-values for several questions at once: reject where the adjusted value is at most the family's level.
+
+    Source: Holm, *A simple sequentially rejective multiple test procedure*, Scand. J. Stat. 6
+    (1979) 65-70.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for step, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - step) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def bound_proportion(successes: int, rows: int, *, alpha: float) -> tuple[float, float]:
+    """One-sided score bounds of a proportion (Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212)."""
+    z = float(norm.isf(alpha))
+    share = successes / rows
+    centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    half = z / (1 + z**2 / rows) * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bound_average(mean: float, sd: float, rows: int, *, alpha: float) -> tuple[float, float]:
+    """One-sided bounds of a mean (Student, Biometrika 6 (1908) 1-25); one row bounds nothing."""
+    if rows < 2:
+        return -math.inf, math.inf
+    half = float(t.isf(alpha, rows - 1)) * sd / math.sqrt(rows)
+    return mean - half, mean + half
+
+
+def rows_to_prove(rate: float, margin: float, *, alpha: float, power: float) -> int:
+    """Rows needed to show that the drop is below ``margin`` when in truth it is 0.
+
+    N = (z_{1-alpha} sqrt(psi - m^2) + z_{power} sqrt(psi))^2 / m^2.
+
+    Source: Connor, *Sample size for testing differences in proportions for the paired-sample
+    design*, Biometrics 43 (1987) 207-211, in the form of a non-inferiority test.
+    """
+    psi = max(rate, margin)
+    root = norm.isf(alpha) * math.sqrt(psi - margin**2) + norm.ppf(power) * math.sqrt(psi)
+    return math.ceil(float(root) ** 2 / margin**2)
+
+
+def provable_margin(rate: float, rows: int, *, alpha: float, power: float) -> float:
+    """The smallest margin that so many rows can prove when the true drop is 0; a little too large."""
+    return _smallest(rate, rows, alpha=alpha, power=power)
+
+
+def rows_to_block(rate: float, drop: float, limit: float, *, alpha: float, power: float) -> int:
+    """Rows needed to show that the drop is beyond ``limit`` when in truth it is ``drop``, which is greater.
+
+    N = (z_{1-alpha} sqrt(psi - m^2) + z_{power} sqrt(psi - D^2))^2 / (D - m)^2, of a limit of 0 the rows
+    to find any drop.
+
+    Source: Miettinen, *The matched pairs design in the case of all-or-none responses*, Biometrics
+    24 (1968) 339-352; Connor (1987).
+    """
+    psi = max(rate, drop)
+    root = norm.isf(alpha) * math.sqrt(psi - limit**2) + norm.ppf(power) * math.sqrt(psi - drop**2)
+    return math.ceil(float(root) ** 2 / (drop - limit) ** 2)
+
+
+def power_to_block(rate: float, drop: float, limit: float, rows: int, *, alpha: float) -> float:
+    """The chance that so many rows show a drop of this size to be beyond ``limit``."""
+    psi = max(rate, drop)
+    surplus = (drop - limit) * math.sqrt(rows) - float(norm.isf(alpha)) * math.sqrt(psi - limit**2)
+    spread = math.sqrt(psi - drop**2)
+    # Every row is lost: no chance is left in it.
+    return float(norm.cdf(surplus / spread)) if spread > 0 else float(surplus >= 0)
+
+
+def blockable_drop(rate: float, limit: float, rows: int, *, alpha: float, power: float) -> float:
+    """The smallest drop that so many rows show to be beyond ``limit`` with this power; a little too large."""
+    return min(1.0, limit + _smallest(max(rate, limit), rows, alpha=alpha, power=power))
+
+
+def _smallest(rate: float, rows: int, *, alpha: float, power: float) -> float:
+    """(z_{1-alpha} + z_{power}) sqrt(psi / N): N solved for m or D, with psi - D^2 rounded up to psi.
+
+    psi is at least D: versions that never disagreed may, in the worst case, disagree on D of the rows.
+    """
+    quantiles = float(norm.isf(alpha) + norm.ppf(power))
+    smallest = quantiles * math.sqrt(rate / rows)
+    return min(1.0, smallest if 0 < smallest <= rate else quantiles**2 / rows)

@@ -8,6 +8,11 @@ from timberline.registry.manifest import GateLimits
 from timberline.registry.verdict import Outcome, Verdict, VerdictLine
 
 
+def blank_line(name: str, outcome: Outcome, reason: str, evidence: str = "") -> VerdictLine:
+    """A line without figures: something could not be measured, or is a matter of yes and no."""
+    return VerdictLine(name=name, candidate=None, outcome=outcome, reason=reason, evidence=evidence)
+
+
 def required_lines(limits: GateLimits, *, is_first: bool) -> frozenset[str]:
     """The names of the lines that have to pass before a verdict may."""
     names = {"digests", "answers", "error_rate", "accuracy_floor", "baseline", "p50_ceiling", "model_size"}
@@ -29,7 +34,7 @@ def combine_lines(lines: Sequence[VerdictLine], required: frozenset[str]) -> Out
     """The outcome of the whole.
 
     BLOCK before INVALID: one proven no is an answer, whatever else could not be found out.
-    INVALID before INCONCLUSIVE: a measurement that failed says nothing, one that was too short says
+    INVALID before INCONCLUSIVE: a measurement that failed shows nothing, one that was too short shows
     something. PASS only when every required line is there and passed.
     """
     outcomes = [line.outcome for line in lines]
@@ -43,19 +48,27 @@ def combine_lines(lines: Sequence[VerdictLine], required: frozenset[str]) -> Out
     return "INCONCLUSIVE"
 
 
+def find_gravest(lines: Sequence[VerdictLine]) -> tuple[Outcome, str]:
+    """The gravest outcome of some lines, and the names of those that have it, joined by ``+``; "" of PASS."""
+    names = {outcome: [line.name for line in lines if line.outcome == outcome] for outcome in _GRAVEST_FIRST}
+    outcome = next((outcome for outcome in _GRAVEST_FIRST if names[outcome]), _GRAVEST_FIRST[-1])
+    return outcome, "" if outcome == "PASS" else "+".join(names[outcome])
+
+
+_GRAVEST_FIRST: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")
+
+
 def describe_verdict(verdict: Verdict) -> str:
     """One sentence for people; it names the lines that are marked."""
     marked = [line.name for line in verdict.lines if line.is_marked]
-    said = _describe_outcome(verdict.outcome, is_first=verdict.is_first)
-    return f"{said}; to be looked at: {', '.join(marked)}" if marked else said
+    text = _MEANINGS["FIRST" if verdict.is_first and verdict.outcome == "PASS" else verdict.outcome]
+    return f"{text}; to be looked at: {', '.join(marked)}" if marked else text
 
 
-def _describe_outcome(outcome: Outcome, *, is_first: bool) -> str:
-    return {
-        "PASS": "no version is in production yet: the candidate keeps the absolute floors"
-        if is_first
-        else "the candidate is proven not to be worse than the limits allow",
-        "BLOCK": "the candidate is proven to be worse than the limits allow",
-        "INCONCLUSIVE": "neither better nor worse could be proven; nothing unproven is promoted",
-        "INVALID": "the measurement cannot be believed; nothing was decided about the candidate",
-    }[outcome]
+_MEANINGS = {
+    "FIRST": "no version is in production yet: the candidate keeps the absolute floors",
+    "PASS": "the candidate is proven not to be worse than the limits allow",
+    "BLOCK": "the candidate is proven to be worse than the limits allow",
+    "INCONCLUSIVE": "neither better nor worse could be proven; nothing unproven is promoted",
+    "INVALID": "the measurement cannot be believed; nothing was decided about the candidate",
+}

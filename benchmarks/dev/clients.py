@@ -32,7 +32,7 @@ import msgspec
 
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.load.connections import Connection, Connections
-from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_wait_s
+from timberline.benchmarks.measure.services import read_cpu_s, read_wait_s
 
 # Longer than any answer takes; a server that is silent for so long has failed.
 _SILENCE_S = 30.0

@@ -1,1 +1,1 @@
-"""The release gate: settings, the machine's calibration, one comparison, its verdict kept."""
+"""The release gate: the machine's calibration, one comparison, its verdict kept."""

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.measure.records import CONTRASTS
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.files import write_atomically
 from timberline.registry.runtime.settings import load_settings
@@ -47,17 +48,6 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cpu_per_request: Positive | None = None
 
 
-_MEASURED = (
-    "net_p50",
-    "service_p50",
-    "net_p99",
-    "net_tail",
-    "client_p50",
-    "client_p99",
-    "cpu_per_request",
-)
-
-
 def apply_calibration(settings: GateSettings, known: Calibration | None) -> GateSettings:
     """The settings with the measured spreads of the latencies in the place of the committed ones.
 
@@ -71,7 +61,7 @@ def apply_calibration(settings: GateSettings, known: Calibration | None) -> Gate
     latency = settings.latency
     spreads = {
         name: max(spread, getattr(latency.s0, name) / latency.max_spread)
-        for name in _MEASURED
+        for name in CONTRASTS
         if (spread := getattr(known, name)) is not None
     }
     s0 = msgspec.structs.replace(latency.s0, **spreads)
@@ -108,12 +98,9 @@ def store_calibration(folder: Path, calibration: Calibration) -> Path:
     """Write a calibration so that a reader sees the old one or the new one; returns its path."""
     path = find_calibration(folder, calibration.machine_class)
     lines = ["# Written by `python -m benchmarks calibrate`: identical processes, side by side."]
-    told = msgspec.structs.asdict(calibration)
-    lines += [f"{name} = {_show(value)}" for name, value in told.items() if value is not None]
+    for name, value in msgspec.structs.asdict(calibration).items():
+        if value is not None:  # a JSON string is a TOML string
+            text = msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)
+            lines.append(f"{name} = {text}")
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
-
-
-def _show(value: str | float) -> str:
-    """A TOML value; a JSON string is a TOML string."""
-    return msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)

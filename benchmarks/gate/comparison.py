@@ -1,4 +1,4 @@
-"""One trial: everything that is measured and judged about a match, as a verdict and its documents."""
+"""Everything that is measured and judged about two versions, as a verdict and its documents."""
 
 from __future__ import annotations
 
@@ -10,29 +10,27 @@ from typing import Any
 import msgspec
 
 from timberline.benchmarks.analysis.evidence import judge_static
-from timberline.benchmarks.analysis.failures import judge_error_rate
-from timberline.benchmarks.analysis.fairness import judge_fairness
-from timberline.benchmarks.analysis.improvement import judge_improvement
+from timberline.benchmarks.analysis.fresh import SCORED_FILES
 from timberline.benchmarks.analysis.latency import (
-    judge_answers,
+    OBSERVATIONS,
     judge_latencies,
+    judge_model_size,
     judge_p50_ceiling,
+    judge_resources,
     report_service,
 )
-from timberline.benchmarks.analysis.question import OBSERVATIONS
-from timberline.benchmarks.analysis.resources import judge_model_size, judge_resources
-from timberline.benchmarks.analysis.scoring import SCORED_FILES
-from timberline.benchmarks.analysis.statistics import Restart
-from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
+from timberline.benchmarks.analysis.quality import judge_improvement
+from timberline.benchmarks.analysis.validity import judge_answers, judge_error_rate, judge_fairness
+from timberline.benchmarks.analysis.verdict import blank_line, combine_lines, required_lines
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.gate.match import GATE_VERSION, Match
-from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.history.releases import read_releases
 from timberline.benchmarks.machine import describe_machine
 from timberline.benchmarks.measure.duet import Duet, open_duet
+from timberline.benchmarks.measure.records import Restart
 from timberline.benchmarks.measure.workload import Workload, draw_bodies
 from timberline.benchmarks.report.documents import write_documents
 from timberline.benchmarks.report.record import PAGE_FILE, GateRecord
+from timberline.benchmarks.settings import GATE_VERSION, GateSettings
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
@@ -50,9 +48,8 @@ from timberline.registry.version import Version
 logger = logging.getLogger("benchmarks")
 
 
-def judge_match(
+def run_comparison(
     store: Store,
-    match: Match,
     opened: Mapping[str, Version],
     folder: Path,
     settings: GateSettings,
@@ -66,22 +63,24 @@ def judge_match(
     ``data`` is where tables are prepared: the rows that versions of different tables are asked about.
     """
     versions = {arm: version.manifest for arm, version in opened.items()}
-    log_event(logger, "gate started", model=match.model, **match.arms)
+    model = versions["candidate"].model
+    numbers = {arm: manifest.version for arm, manifest in versions.items()}
+    log_event(logger, "gate started", model=model, **numbers)
     static = judge_static(store, opened, settings.accuracy, data=data, folder=folder)
     restarts: tuple[Restart, ...] = ()
     lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
         restarts, measured = _measure(store.location, versions, folder, settings, workload, lines, programs)
         lines += measured
-    limits, is_first = versions["candidate"].gate, match.champion is None
+    limits, is_first = versions["candidate"].gate, "champion" not in versions
     if limits.require == "improvement" and not is_first:
         lines += (judge_improvement(static.comparison, lines, limits, settings.accuracy),)
     verdict = Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
-        model=match.model,
+        model=model,
         candidate=opened["candidate"].digests,
-        champion=opened["champion"].digests if "champion" in opened else None,
+        champion=None if is_first else opened["champion"].digests,
         is_first=is_first,
         lines=lines,
         gate_version=GATE_VERSION,
@@ -90,7 +89,7 @@ def judge_match(
         created_at=utc_now(),
         report=PAGE_FILE,
     )
-    history = read_releases(store, match.model)
+    history = read_releases(store, model)
     documents = write_documents(GateRecord(verdict, restarts, static.comparison, settings, history))
     verdict = msgspec.structs.replace(verdict, evidence=_digest_evidence(documents, folder))
     return verdict, {**documents, VERDICT_FILE: encode_verdict(verdict)}
@@ -116,8 +115,7 @@ def _measure(
     try:
         bodies = draw_bodies(workload, versions)
     except BenchmarkError as error:
-        line = VerdictLine(name="answers", candidate=None, outcome="INVALID", reason=str(error))
-        return (), (line,)
+        return (), (blank_line("answers", "INVALID", str(error)),)
     with open_duet(registry, versions, bodies, settings.duet, folder, programs) as duet:
         restarts, lines = _restart_until_decided(duet, settings, known)
     answers = judge_answers(restarts), judge_error_rate(restarts, settings.validity.alpha_errors)

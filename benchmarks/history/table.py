@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timberline.benchmarks.history.chain import LatencyIndex
 from timberline.benchmarks.history.changes import Change
-from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.history.releases import LatencyIndex, Release
 from timberline.benchmarks.report.terminal import format_table
 from timberline.registry.show import format_interval, format_size
 from timberline.registry.verdict import VerdictLine
@@ -29,12 +28,12 @@ def format_history(model: str, releases: Sequence[Release], changes: Sequence[Ch
     if not releases:
         return f"{model} has no version."
     rows = [lay_release(release, changes) for release in releases]
-    told = [format_table(HEAD, rows, right=("version", "size"))]
+    parts = [format_table(HEAD, rows, right=("version", "size"))]
     if changes:
-        told.append("\n".join(describe_change(change) for change in changes) + "\n")
+        parts.append("\n".join(describe_change(change) for change in changes) + "\n")
     if sentence := describe_latency(releases):
-        told.append(f"{sentence}\n")
-    return "\n".join(told).rstrip()
+        parts.append(f"{sentence}\n")
+    return "\n".join(parts).rstrip()
 
 
 def lay_release(release: Release, changes: Sequence[Change]) -> tuple[str, ...]:
@@ -119,7 +118,7 @@ def describe_latency(releases: Sequence[Release]) -> str:
     Many releases that each pass for equal may add up; no single gate shows that.
     """
     linked = [release for release in releases if release.promoted_at and release.latency]
-    # Times have whole seconds; what is in production now is the last whatever they say.
+    # Times have whole seconds; what is in production now is the last whatever they are.
     order = [(release.is_production, release.promoted_at or "", release.version) for release in linked]
     last = linked[order.index(max(order))] if linked else None
     if last is None or last.latency is None or not last.latency.path:

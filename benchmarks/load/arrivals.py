@@ -27,9 +27,9 @@ from locust.exception import StopUser
 from timberline.benchmarks.load.connections import Connections, Reply, write_request
 from timberline.benchmarks.load.timetable import Alarm, draw_schedule, run_timetable
 from timberline.benchmarks.load.window import Arrival, Ending, WindowOutcome, WindowPlan, write_arrivals
-from timberline.benchmarks.measure.loop import run_users, serve_plans
+from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body
-from timberline.benchmarks.measure.replies import check_reply
+from timberline.benchmarks.measure.services import run_users, serve_plans
 
 # A broken service would fail thousands of requests; so many are enough.
 _MAX_WRONG = 50

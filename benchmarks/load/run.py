@@ -14,17 +14,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from timberline.benchmarks.analysis.statistics import summarize_latencies
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.gate.match import find_match
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.gate.run import find_comparison
 from timberline.benchmarks.load.measure import Load, measure_load
 from timberline.benchmarks.load.report import LoadReport, build_report, format_markdown, lay_out
 from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.measure.duet import build_target
-from timberline.benchmarks.measure.records import Plan, read_observations
+from timberline.benchmarks.measure.records import Plan, read_observations, summarize_latencies
 from timberline.benchmarks.measure.services import Service, drive, launch_driver, launch_service
 from timberline.benchmarks.measure.workload import draw_bodies, load_workload
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.aliases import resolve
 from timberline.registry.manifest import Manifest
 from timberline.registry.names import ModelRef
@@ -71,7 +70,7 @@ def run_load(
         arms = {"candidate": resolve(store, ref)}
         name = str(arms["candidate"])
     else:
-        match = find_match(store, ref.model, candidate, champion)
+        match = find_comparison(store, ref.model, candidate, champion)
         arms, name = match.arms, match.folder_name
     kind = "-".join(load.name for load in loads) or "sweep"
     target = data / "load" / ref.model / f"{name}-{kind}"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from timberline.benchmarks.gate.settings import Count, Level, Positive
+from timberline.benchmarks.settings import Count, Level, Positive
 
 DEFAULT_LOAD = Path(__file__).with_name("load.toml")
 

@@ -25,13 +25,11 @@ import msgspec
 import numpy as np
 
 from timberline.benchmarks.load.settings import Objective
-from timberline.benchmarks.measure.raw import quote, read_rows, write_rows
-from timberline.benchmarks.measure.records import Body, Target
+from timberline.benchmarks.measure.records import Body, Target, read_rows, write_rows
 
 # How a request ended: answered rightly; refused for want of time or room (503, 504, silence), which is
 # what overload looks like; or anything else: something is broken.
 Ending = Literal["right", "refused", "wrong"]
-COLUMNS = ("number", "body", "due_s", "lag_ms", "latency_ms", "ending", "problem")
 
 
 # As for a restart of the gate: clocks part by more only when somebody sets one or the machine sleeps.
@@ -103,11 +101,7 @@ class Arrival(_Message, frozen=True, kw_only=True):
 
 def write_arrivals(path: Path, arrivals: list[Arrival]) -> None:
     """Write compressed CSV, in the order of the timetable; equal observations give equal bytes."""
-    rows = (
-        f"{a.number},{a.body},{a.due_s!r},{a.lag_ms!r},{a.latency_ms!r},{a.ending},{quote(a.problem)}"
-        for a in sorted(arrivals, key=lambda arrival: arrival.number)
-    )
-    write_rows(path, COLUMNS, rows)
+    write_rows(path, Arrival, sorted(arrivals, key=lambda arrival: arrival.number))
 
 
 def read_arrivals(path: Path) -> list[Arrival]:

@@ -1,1 +1,1 @@
-"""Services under test and the Locust process that drives them."""
+"""What is measured: services under test, the Locust process that drives them, requests and restarts."""

@@ -1,27 +1,34 @@
-"""The same rows in every form that the service takes: payload, path and headers of a request.
+"""The same rows in every form that the service takes: requests are written, replies are read and checked.
 
 The forms are those of docs/serving.md: ``json`` (one object, or ``instances``), ``csv`` under a line of
 names, bare ``float32`` rows answered in kind, and the Open Inference Protocol with its tensors as
-JSON (``oip``) or behind it (``oip_binary``).
+JSON (``oip``) or behind it (``oip_binary``). A reply is right when the version that was asked answered,
+with the numbers that it must give.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from timberline.benchmarks.measure.records import JSON_HEADERS, Body, Form
-from timberline.registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column, SourceTable
+from timberline.benchmarks.measure.records import JSON_HEADERS, Body, Form, Target
+from timberline.registry.signature import (
+    NULL_TEXT,
+    NUMERIC_INPUT,
+    PROBABILITIES_OUTPUT,
+    TEXT_INPUT,
+    Column,
+    SourceTable,
+)
 
 # One row as clients send it: raw values by column name, NULL is None.
 Row = Mapping[str, float | int | bool | str | None]
-
 INFER_PATH = "/v2/models/{model}/infer"
 _OCTETS = "application/octet-stream"
 
@@ -76,25 +83,26 @@ def write_body(
             Inference Protocol gets a tensor a column and not the graph's own, which would be too narrow.
         nulls: how NULL is written in CSV; an empty field without.
     """
+    path, headers = "/predict", dict(JSON_HEADERS)
     if form == "csv":
         headers = {"Content-Type": "text/csv; header=present", "Accept": "application/json"}
         payload = _write_csv(rows, columns, nulls or Nulls())
-        return Body(payload=payload, rows=len(rows), form=form, headers=headers)
-    if form == "float32":
-        payload = _build_matrix(rows, columns).astype("<f4").tobytes()
+    elif form == "float32":
         headers = {"Content-Type": _OCTETS, "Accept": _OCTETS}
-        return Body(payload=payload, rows=len(rows), form=form, headers=headers)
-    if form == "json":
-        tree = rows[0] if len(rows) == 1 else {"instances": rows}
-        return Body(payload=msgspec.json.encode(tree), rows=len(rows))
-    tensors = _group_columns(columns) if is_shared else {column.name: [column] for column in columns}
-    if form == "oip":
-        inputs = [_write_tensor(name, rows, group) for name, group in tensors.items()]
-        payload, headers = msgspec.json.encode({"inputs": inputs}), dict(JSON_HEADERS)
+        payload = _build_matrix(rows, columns).astype("<f4").tobytes()
+    elif form == "json":
+        payload = msgspec.json.encode(rows[0] if len(rows) == 1 else {"instances": rows})
     else:
-        payload, length = _write_blobs(tensors, rows)
-        headers = {"Content-Type": _OCTETS, "Accept": "*/*", "Inference-Header-Content-Length": str(length)}
-    return Body(payload=payload, rows=len(rows), form=form, path=INFER_PATH, headers=headers)
+        path = INFER_PATH
+        tensors = _group_columns(columns) if is_shared else {column.name: [column] for column in columns}
+        if form == "oip":
+            inputs = [_write_tensor(name, rows, group) for name, group in tensors.items()]
+            payload = msgspec.json.encode({"inputs": inputs})
+        else:
+            payload, length = _write_blobs(tensors, rows)
+            headers = {"Content-Type": _OCTETS, "Accept": "*/*"}
+            headers["Inference-Header-Content-Length"] = str(length)
+    return Body(payload=payload, rows=len(rows), form=form, path=path, headers=headers)
 
 
 def _write_csv(rows: Sequence[Row], columns: Sequence[Column], nulls: Nulls) -> bytes:
@@ -163,3 +171,163 @@ def _write_strings(rows: Sequence[Row], columns: Sequence[Column]) -> bytes:
     texts = [row[column.name] for row in rows for column in columns]
     parts = [(NULL_TEXT if text is None else str(text)).encode() for text in texts]
     return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+
+
+# Bare float32 answers name their version here and nowhere else.
+_VERSION_HEADER = "x-model-version"
+_LENGTH_HEADER = "inference-header-content-length"
+
+
+class _Reading(NamedTuple):
+    """Who answered (None where the body does not name it), and what.
+
+    ``rows`` hold probabilities in the order of the classes; None where they are not those.
+    """
+
+    source: str | None
+    rows: Sequence[Sequence[float] | None]
+
+
+def check_reply(
+    status: int,
+    content: bytes | None,
+    target: Target,
+    body: Body,
+    headers: Mapping[str, str] | None = None,
+) -> str:
+    """What is wrong with a reply to ``body``, in a few words; "" when nothing is.
+
+    Args:
+        status: of HTTP.
+        content: the reply's body.
+        target: who was asked.
+        body: what was sent; its form decides how the reply is read.
+        headers: the reply's; names are looked up in small letters.
+    """
+    content, headers = content or b"", headers or {}
+    if status != 200:
+        return f"HTTP {status}: {content[:80].decode(errors='replace')}"
+    try:
+        source, rows = _READERS[body.form](content, headers, target)
+    except (ValueError, RecursionError) as error:  # the first: also what msgspec raises
+        return f"reply is not a prediction: {error}"
+    expected = f"{target.model}@{target.version}"
+    named = headers.get(_VERSION_HEADER)
+    if source is None and named is None:
+        return f"the reply names no version, expected {expected}"
+    for found in (source, named):
+        if found is not None and found != expected:
+            return f"{found} answered, expected {expected}"
+    if len(rows) != body.rows:
+        return f"{len(rows)} predictions for {body.rows} rows"
+    return _compare(rows, target, body.answers.get(target.arm))
+
+
+def _compare(
+    given: Sequence[Sequence[float] | None], target: Target, expected: tuple[tuple[float, ...], ...] | None
+) -> str:
+    for row, probabilities in enumerate(given):
+        if probabilities is None:
+            return f"row {row}: probabilities are not those of classes {', '.join(target.classes)[:60]}"
+        if expected is None:
+            continue
+        for name, found, known in zip(target.classes, probabilities, expected[row], strict=True):
+            # Written so that NaN fails.
+            if not abs(found - known) <= target.atol:
+                return f"row {row}: class {name} has {found:.6g}, the manifest {known:.6g}"
+    return ""
+
+
+# POST /predict answered in JSON: to JSON and CSV
+
+
+class _Prediction(msgspec.Struct):
+    probabilities: dict[str, float]
+
+
+class _Reply(msgspec.Struct):
+    model: str
+    version: int
+    probabilities: dict[str, float] | None = None
+    predictions: list[_Prediction] | None = None
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+def _read_json(content: bytes, headers: Mapping[str, str], target: Target) -> _Reading:
+    reply = _decode(content)
+    given = (
+        [reply.probabilities] if reply.predictions is None else [p.probabilities for p in reply.predictions]
+    )
+    rows = [_order(probabilities, target.classes) for probabilities in given]
+    return _Reading(f"{reply.model}@{reply.version}", rows)
+
+
+def _order(probabilities: dict[str, float] | None, classes: tuple[str, ...]) -> list[float] | None:
+    if probabilities is None or probabilities.keys() != set(classes):
+        return None
+    return [probabilities[name] for name in classes]
+
+
+# POST /predict answered in kind: to float32
+
+
+def _read_floats(content: bytes, headers: Mapping[str, str], target: Target) -> _Reading:
+    values = np.frombuffer(content, "<f4").reshape(-1, len(target.classes))
+    return _Reading(None, values.tolist())
+
+
+# Open Inference Protocol: an output's values are in the JSON or, one after the other, behind it
+
+
+class _Blob(msgspec.Struct):
+    binary_data_size: int = 0
+
+
+class _Output(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float] | None = None
+    parameters: _Blob = msgspec.field(default_factory=_Blob)
+
+
+class _Inferred(msgspec.Struct):
+    model_name: str
+    model_version: str
+    outputs: list[_Output]
+
+
+_decode_inferred = msgspec.json.Decoder(_Inferred).decode
+
+
+def _read_inferred(content: bytes, headers: Mapping[str, str], target: Target) -> _Reading:
+    length = int(headers.get(_LENGTH_HEADER, len(content)))
+    reply, offset = _decode_inferred(content[:length]), length
+    source = f"{reply.model_name}@{reply.model_version}"
+    for output in reply.outputs:
+        size = output.parameters.binary_data_size
+        if output.name == PROBABILITIES_OUTPUT:
+            return _Reading(source, _read_output(output, content[offset : offset + size], target))
+        offset += size
+    raise ValueError(f"it has no output {PROBABILITIES_OUTPUT}")
+
+
+def _read_output(output: _Output, blob: bytes, target: Target) -> Sequence[Sequence[float] | None]:
+    if output.datatype != "FP32" or len(output.shape) != 2:
+        raise ValueError(f"{output.name} is {output.datatype} of shape {output.shape}")
+    if output.shape[1] != len(target.classes):
+        return [None] * output.shape[0]
+    values = np.frombuffer(blob, "<f4") if output.data is None else np.array(output.data)
+    rows: list[list[float]] = values.reshape(output.shape).tolist()
+    return rows
+
+
+_READERS: dict[Form, Callable[[bytes, Mapping[str, str], Target], _Reading]] = {
+    "json": _read_json,
+    "csv": _read_json,
+    "float32": _read_floats,
+    "oip": _read_inferred,
+    "oip_binary": _read_inferred,
+}

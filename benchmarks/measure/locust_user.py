@@ -21,21 +21,22 @@ from locust import FastHttpUser, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from timberline.benchmarks.measure.cpu_time import read_each_cpu_s
-from timberline.benchmarks.measure.loop import run_users, serve_plans
+from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, write_observations
-from timberline.benchmarks.measure.replies import check_reply
+from timberline.benchmarks.measure.services import read_each_cpu_s, run_users, serve_plans
 
-# A service that fails every request would fail thousands in a window; these many tell the story.
+# A service that fails every request would fail thousands in a window; these many are enough to know.
 _MAX_FAILURES = 50
-# Server Timing (W3C): what the service tells of its own time, in milliseconds.
+# Server Timing (W3C): what the service reports of its own time, in milliseconds.
 _TIMES = re.compile(r"\b(handler|cpu|wait|wake);dur=([0-9.]+)")
+# These, and the client's own time in the run queue.
+_TIME_NAMES = ("handler", "cpu", "wait", "wake", "queue")
 # Both services stay on one processor for so many cycles, some 20 ms: shorter than what neighbours do.
 _STAY_CYCLES = 25
 
 
 class RunQueue:
-    """How long this thread has ever stood in the kernel's run queue; NaN where the kernel does not tell."""
+    """How long this thread has stood in the kernel's run queue; NaN where that is not known."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -49,7 +50,7 @@ class RunQueue:
 
 
 class Recorder:
-    """Keeps what the ``request`` event says, in memory until the window is over."""
+    """Keeps the data of the ``request`` event in memory until the window is over."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -102,12 +103,8 @@ class Recorder:
                 body=context["body"],
                 sent_s=self.ended - self.began - response_time / 1e3,
                 latency_ms=response_time,
-                handler_ms=times.get("handler", math.nan),
-                cpu_ms=times.get("cpu", math.nan),
-                wait_ms=times.get("wait", math.nan),
-                wake_ms=times.get("wake", math.nan),
-                queue_ms=times.get("queue", math.nan),
                 problem=problem,
+                **{f"{name}_ms": float(times.get(name, math.nan)) for name in _TIME_NAMES},
             )
         )
 
@@ -180,10 +177,10 @@ class DuetUser(FastHttpUser):
         ) as response:
             if response.status_code == 0:
                 return  # no reply at all: Locust reports the exception itself
-            told = response.headers.get("server-timing", "") if pair is not None else ""
+            reported = response.headers.get("server-timing", "") if pair is not None else ""
             # In place: what Locust hands to the listener is a copy of the context around it.
             context["times"]["queue"] = self.queue.read_ms() - waited
-            context["times"].update((name, float(value)) for name, value in _TIMES.findall(told))
+            context["times"].update((name, float(value)) for name, value in _TIMES.findall(reported))
             problem = check_reply(response.status_code, response.content, target, body, response.headers)
             if problem:
                 response.failure(problem)

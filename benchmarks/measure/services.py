@@ -1,17 +1,23 @@
-"""Processes of the gate: services under test and the Locust process, started and always ended."""
+"""Processes of the gate: services under test and the Locust process, started and always ended.
+
+Also their processor time, in nanoseconds, and their memory. The kernel's clock of a process counts what all
+of its threads ran, user and system, also of those that have ended; unlike ``/proc/<pid>/stat`` it is not
+rounded to ticks of 10 ms. Where there is no such clock, `read_cpu_s` asks psutil.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import psutil
@@ -19,6 +25,73 @@ import psutil
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.measure.records import Outcome, Plan
 from timberline.registry.runtime.documents import decode_json
+
+# CPUCLOCK_SCHED of <linux/posix-timers.h>: what the scheduler ran, as clock_getcpuclockid(3) makes it.
+_SCHEDULED = 2
+
+
+def read_cpu_s(pid: int) -> float:
+    """Seconds of processor time that all threads of the process have used so far, ended ones too.
+
+    Raises:
+        BenchmarkError: there is no such process (any longer), or its time cannot be read.
+    """
+    try:
+        if sys.platform == "linux":
+            return time.clock_gettime_ns((~pid << 3) | _SCHEDULED) / 1e9
+        return sum(psutil.Process(pid).cpu_times()[:2])
+    except (OSError, psutil.Error):
+        raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None
+
+
+def read_each_cpu_s(pids: Mapping[str, int]) -> dict[str, float]:
+    """`read_cpu_s` of each process by its name; without those that have ended."""
+    found = {}
+    for name, pid in pids.items():
+        with contextlib.suppress(BenchmarkError):
+            found[name] = read_cpu_s(pid)
+    return found
+
+
+def read_wait_s(pid: int) -> float:
+    """Seconds in which the process's threads could have run, but others had the processor."""
+    waited = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            waited += int((task / "schedstat").read_bytes().split()[1])
+    return waited / 1e9
+
+
+def list_processes(pid: int) -> list[int]:
+    """The process and everything below it, now; the process itself comes first."""
+    return [pid, *sorted(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def read_resident_bytes(pids: Sequence[int]) -> list[int]:
+    """Memory of each process now (RSS; pages that several share count for each)."""
+    return [int(psutil.Process(pid).memory_info().rss) for pid in pids]
+
+
+class ProcessMemory(NamedTuple):
+    """Memory of one process: now (RSS), and the most since it was started (VmHWM)."""
+
+    resident_bytes: int
+    peak_bytes: int
+
+
+def read_memory(pid: int) -> ProcessMemory:
+    """Memory of the process, now and at its peak; Linux only.
+
+    Raises:
+        BenchmarkError: there is no such process (any longer).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        return ProcessMemory(*(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+    except (OSError, KeyError):  # a process that has ended keeps its file for a moment, without these
+        raise BenchmarkError("ended while it was measured", where=f"process {pid}") from None
+
 
 _LOG_TAIL_BYTES = 2000
 T = TypeVar("T")
@@ -67,16 +140,16 @@ class Launch:
         if line is None:
             state = self.process.poll()
             how = f"ended with exit code {state}" if state is not None else f"not ready in {timeout_s:g} s"
-            raise ServiceStartError(f"{how}. Its last words: {self._last_words()}", where=self._name)
+            raise ServiceStartError(f"{how}. Last log line: {self._last_log_line()}", where=self._name)
         try:
-            said = decode_json(line, _Announcement)
+            announced = decode_json(line, _Announcement)
         except msgspec.DecodeError as error:
             raise ServiceStartError(f"announced {line[:80]!r}", where=self._name) from error
-        if f"{said.model}@{said.version}" != self._name:
-            raise ServiceStartError(f"announced {said.model}@{said.version}", where=self._name)
-        return Service(self.process, f"http://{said.host}:{said.port}", seconds)
+        if f"{announced.model}@{announced.version}" != self._name:
+            raise ServiceStartError(f"announced {announced.model}@{announced.version}", where=self._name)
+        return Service(self.process, f"http://{announced.host}:{announced.port}", seconds)
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         tail = self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
         return tail.splitlines()[-1][:300] if tail else "none"
 
@@ -125,9 +198,12 @@ def launch_service(
         checkout: another checkout of this project, whose service it is.
     """
     name = f"{model}@{version}"
-    environment = {"PYTHONPATH": str(checkout / "src")} if checkout else None
-    if checkout and program == SERVICE:
-        program = ("inference",)  # its name in every checkout, also from before there was one package
+    environment = None
+    if checkout:
+        environment = {"PYTHONPATH": str(checkout / "src")}
+        if program == SERVICE:
+            # The name that it has in every checkout, also in those from before there was one package.
+            program = ("inference",)
     command = [sys.executable, "-m", *program, "serve", "--model", name, "--registry", registry]
     command += ["--host", "127.0.0.1", "--port", "0", *flags]
     with launch_command(
@@ -154,31 +230,17 @@ def launch_command(
     folder: Path | None = None,
 ) -> Iterator[Launch]:
     """Start any service that announces itself as ours does, as ``name`` (model@version)."""
-    with (
-        log.open("ab") as errors,
-        running_process(
-            command,
-            errors=errors,
-            stop_timeout_s=stop_timeout_s,
-            cores=cores,
-            environment=environment,
-            folder=folder,
-        ) as process,
-    ):
+    with running_process(
+        command, log=log, stop_timeout_s=stop_timeout_s, cores=cores, environment=environment, folder=folder
+    ) as process:
         yield Launch(process, name, log)
 
 
-@contextlib.contextmanager
 def launch_driver(
     *, log: Path, stop_timeout_s: float, module: str = "timberline.benchmarks.measure.locust_user"
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """Start a Locust process, which waits for its plan; see `drive`."""
-    command = [sys.executable, "-m", module]
-    with (
-        log.open("ab") as errors,
-        running_process(command, errors=errors, stop_timeout_s=stop_timeout_s) as process,
-    ):
-        yield process
+    return running_process([sys.executable, "-m", module], log=log, stop_timeout_s=stop_timeout_s)
 
 
 def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log: Path) -> Outcome:
@@ -192,9 +254,9 @@ def drive(driver: subprocess.Popen[bytes], plan: Plan, *, timeout_s: float, log:
 
 
 def exchange(
-    driver: subprocess.Popen[bytes], word: msgspec.Struct, kind: type[T], *, timeout_s: float, log: Path
+    driver: subprocess.Popen[bytes], message: msgspec.Struct, kind: type[T], *, timeout_s: float, log: Path
 ) -> T:
-    """Say a word to the load generator, a line of JSON, and wait for its answer.
+    """Send a message to the load generator, a line of JSON, and wait for its answer.
 
     Raises:
         BenchmarkError: it failed, hung, or ended without an answer.
@@ -202,7 +264,7 @@ def exchange(
     assert driver.stdin is not None
     deadline = time.monotonic() + timeout_s
     try:
-        driver.stdin.write(msgspec.json.encode(word) + b"\n")
+        driver.stdin.write(msgspec.json.encode(message) + b"\n")
         driver.stdin.flush()
         answer = read_line(driver, deadline)
     except BrokenPipeError:
@@ -223,7 +285,7 @@ def exchange(
 def running_process(
     command: list[str],
     *,
-    errors: BinaryIO,
+    log: Path,
     stop_timeout_s: float,
     cores: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
@@ -232,20 +294,23 @@ def running_process(
     """A process with pipes to its input and output, ended when the block is left.
 
     Args:
+        log: what it writes to its standard error is appended here.
+        stop_timeout_s: how long it may take to end after SIGTERM before it is killed.
         cores: the processors that it and its children may use (Linux only); none given is all.
         environment: set for it beside our own variables.
         folder: where it runs, and finds modules first; here by default.
     """
-    process = subprocess.Popen(
-        _leash(command, cores),
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        # Its own session: Ctrl-C reaches us alone, and we end it in order.
-        start_new_session=True,
-    )
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            _leash(command, cores),
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            # Its own session: Ctrl-C reaches us alone, and we end it in order.
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
@@ -294,3 +359,40 @@ if sys.argv[2]:
     os.sched_setaffinity(0, map(int, sys.argv[2].split(",")))
 os.execv(sys.argv[3], sys.argv[3:])
 """
+_Plan = TypeVar("_Plan")
+
+
+def run_users(runner: Any, users: int, begin: Callable[[], object] | None = None) -> tuple[float, float]:
+    """Start the users of a local runner, and wait until all have stopped by themselves.
+
+    Args:
+        runner: of Locust.
+        users: how many.
+        begin: called just before the first one starts.
+
+    Returns:
+        how far the wall clock and the monotonic clock parted, in seconds, and the processor time of this
+        process as a share of one core.
+    """
+    # No collection meanwhile: it would hit one request or the other.
+    gc.collect()
+    gc.disable()
+    if begin is not None:
+        begin()
+    wall, steady, cpu = time.time(), time.monotonic(), time.process_time()
+    runner.start(users, spawn_rate=max(users, 1))
+    runner.spawning_greenlet.join()
+    runner.user_greenlets.join()
+    elapsed = max(time.monotonic() - steady, 1e-9)
+    jump = abs((time.time() - wall) - elapsed)
+    share = (time.process_time() - cpu) / elapsed
+    gc.enable()
+    runner.quit()
+    return jump, share
+
+
+def serve_plans(kind: type[_Plan], run: Callable[[_Plan], object]) -> None:
+    """Run every plan that comes on stdin, a line each, and answer each with a line."""
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(msgspec.json.encode(run(decode_json(line, kind))) + b"\n")
+        sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""What is asked of the services: request bodies drawn from the golden rows of the versions under test.
+"""The requests to the services: bodies drawn from the golden rows of the versions under test.
 
 Both arms get the same bodies. A golden row brings its known answer along, so every reply of the
 arm it belongs to is checked, not only timed.
@@ -140,7 +140,7 @@ class _Pool:
     def write(self, form: Form, keys: list[bytes]) -> Body:
         """The body of these rows, with the answers of each arm that knows them all.
 
-        A value that was rounded beside a threshold may be another class's: nobody knows the answer.
+        A value that was rounded beside a threshold may be another class's: the answer is not known.
         """
         rows = [self.rows[key] for key in keys]
         body = write_body(form, rows, self._columns, is_shared=self._is_shared, nulls=self._nulls)

@@ -11,7 +11,7 @@ from timberline.benchmarks.report.record import PAGE_FILE, GateRecord
 from timberline.registry.runtime.documents import encode_document
 
 if TYPE_CHECKING:  # imports scipy, and a skipped gate should not wait for it
-    from timberline.benchmarks.analysis.statistics import Restart
+    from timberline.benchmarks.measure.records import Restart
 
 
 def write_documents(record: GateRecord) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.predictions import PartChange
-    from timberline.benchmarks.analysis.statistics import ArmRun, Contrasts
+    from timberline.benchmarks.measure.records import ArmRun, Contrasts
     from timberline.benchmarks.report.record import GateRecord
 
 Floats = npt.NDArray[np.float64]

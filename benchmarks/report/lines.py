@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.verdict import Verdict, VerdictLine
 
 

@@ -31,7 +31,7 @@ from timberline.registry.verdict import VerdictLine
 
 if TYPE_CHECKING:
     from timberline.benchmarks.analysis.predictions import Confusion
-    from timberline.benchmarks.analysis.statistics import ArmRun
+    from timberline.benchmarks.measure.records import ArmRun
 
 # An outcome is shown by a sign, a word and a colour.
 _SIGNS = {"PASS": "✓", "WARN": "▲", "BLOCK": "✕", "INCONCLUSIVE": "?", "INVALID": "!", "INFO": "i"}

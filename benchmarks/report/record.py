@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.verdict import Verdict
 
 if TYPE_CHECKING:  # these import scipy and pyarrow, and a skipped gate should not wait for them
-    from timberline.benchmarks.analysis.predictions import Comparison
-    from timberline.benchmarks.analysis.statistics import Restart
+    from timberline.benchmarks.analysis.predictions import QualityComparison
     from timberline.benchmarks.history.releases import Release
+    from timberline.benchmarks.measure.records import Restart
 
 # The document that a person opens.
 PAGE_FILE = "report.html"
@@ -32,7 +32,7 @@ class GateRecord:
 
     verdict: Verdict
     restarts: tuple[Restart, ...]
-    comparison: Comparison | None
+    comparison: QualityComparison | None
     settings: GateSettings
     history: tuple[Release, ...] = ()
 

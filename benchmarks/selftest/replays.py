@@ -5,7 +5,7 @@ leaves them.
 No service is started. What is kept of a pair is what the lines about held-out rows are judged from, in a
 row of a CSV file, so that another rule can judge it again without the answers.
 
-Arms:
+Scenarios, the column ``arm``:
 
 - ``retrained``: all ordered pairs of runs of one recipe, which are equal but for their seed.
 - any other name: pairs of such a run and one of a recipe that is known to be worse.
@@ -27,27 +27,25 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from timberline.benchmarks.analysis.calibration_error import (
+from timberline.benchmarks.analysis.predictions import (
     BINS,
     CalibrationChange,
-    Gaps,
-    bound_calibration,
-    compare_gaps,
-    measure_gaps,
-)
-from timberline.benchmarks.analysis.paired import Discordance
-from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Confusion,
+    Gaps,
     PartChange,
     Predictions,
     Quality,
+    QualityComparison,
+    bound_calibration,
+    compare_gaps,
+    measure_gaps,
     read_predictions,
 )
+from timberline.benchmarks.analysis.statistics import Discordance
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.selftest.ledger import append_rows, locked, read_rows
+from timberline.benchmarks.selftest.ledger import append_in_batches, append_rows, locked, read_rows
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
-from timberline.benchmarks.selftest.worse import CHURN, Answers, draw_worse, read_answers, weigh_doubt
+from timberline.benchmarks.selftest.worse import CHURN, Answers, draw_worse, read_answers, weigh_flips
 from timberline.registry.manifest import Metrics
 from timberline.registry.runs import RunQuality
 from timberline.registry.runtime.documents import decode_json
@@ -144,7 +142,7 @@ def _join(entries: Iterable[tuple[str, object]]) -> str:
 
 @dataclass(frozen=True)
 class Replays:
-    """Where the pairs are written and what they are of: folders of runs by arm, `RETRAINED` among them."""
+    """Where pairs are written, and the folders of their runs by scenario, `RETRAINED` among them."""
 
     path: Path
     folders: Mapping[str, Path]
@@ -168,7 +166,7 @@ def measure_replays(replays: Replays, *, slices: Sequence[str], chains: Mapping[
 
     Args:
         replays: what is compared.
-        slices: of the model's ``[gate]``; the answers say which rows are in them.
+        slices: of the model's ``[gate]``; the answers name the rows that are in them.
         chains: how many drips of each kind there are to be.
 
     Raises:
@@ -189,20 +187,18 @@ def measure_replays(replays: Replays, *, slices: Sequence[str], chains: Mapping[
         ]
         todo = [key for key in wanted if key not in done]
         log_event(_logger, "pairs to compare", pairs=len(todo), done=len(done))
-        fresh: list[PairRow] = []
         versions = _Versions(runs, held, classes, slices)
         with Progress("compare", len(todo), "pairs", logger=_logger) as progress:
-            for key in todo:
-                arm, chain, one, other = key
-                champion = versions.find(arm, chain, one, is_champion=True)
-                candidate = versions.find(arm, chain, other, is_champion=False)
-                fresh.append(compare_sides(key, champion, candidate, classes))
-                progress.advance(1)
-                if len(fresh) == _AT_ONCE:
-                    append_rows(replays.path, fresh)
-                    fresh = []
-        if fresh:
-            append_rows(replays.path, fresh)
+            append_in_batches(replays.path, _compare_all(todo, versions, progress), _AT_ONCE)
+
+
+def _compare_all(keys: Iterable[Key], versions: _Versions, progress: Progress) -> Iterator[PairRow]:
+    for key in keys:
+        arm, chain, one, other = key
+        champion = versions.find(arm, chain, one, is_champion=True)
+        candidate = versions.find(arm, chain, other, is_champion=False)
+        yield compare_sides(key, champion, candidate, versions.classes)
+        progress.advance(1)
 
 
 Key = tuple[str, int, str, str]
@@ -329,7 +325,7 @@ def _describe_run(arm: str, seed: int, metrics: Metrics, parts: str) -> RunRow:
 
 @dataclass
 class _Versions:
-    """Answers by arm and name; those of a drip's chain are kept until the next one."""
+    """Answers by scenario and name; those of a drip's chain are kept until the next one."""
 
     runs: Mapping[str, Mapping[int, Path]]
     held: Mapping[int, Side]
@@ -361,10 +357,10 @@ class _Versions:
         """
         answers, _ = read_answers(self.runs[RETRAINED][seed] / EVALUATION_FILE)
         share = step * DRIP_SHARE
-        doubt, chance = weigh_doubt(answers), np.random.default_rng([chain, step])
-        most = min(2 / doubt.lost.max() - share, 2 / doubt.gained.max() + share) * (1 - 1e-9)
+        weights, chance = weigh_flips(answers), np.random.default_rng([chain, step])
+        most = min(2 / weights.lost.max() - share, 2 / weights.gained.max() + share) * (1 - 1e-9)
         churn = max(share, min(CHURN, most)) if arm == DRIP else share
-        worse = draw_worse(answers, doubt, drop=share, churn=churn, chance=chance)
+        worse = draw_worse(answers, weights, drop=share, churn=churn, chance=chance)
         return Side.of(_replace_answers(self.held[seed].predictions, worse))
 
 
@@ -410,7 +406,7 @@ def compare_sides(key: Key, champion: Side, candidate: Side, classes: Sequence[s
     )
 
 
-def restore_comparison(row: PairRow, run: RunRow) -> Comparison:
+def restore_comparison(row: PairRow, run: RunRow) -> QualityComparison:
     """The pair as the judges take it; ``run`` is one of the runs, for the numbers of rows.
 
     Shares and figures of each side alone are not kept: they are 0 and judge nothing. The calibration error
@@ -427,7 +423,7 @@ def restore_comparison(row: PairRow, run: RunRow) -> Comparison:
     covariance = np.zeros((2 * BINS, 2 * BINS))
     covariance[BINS, BINS] = row.ece_sd**2
     nothing = Quality(rows=run.rows, correct=0, loss=0.0, loss_sd=0.0)
-    return Comparison(
+    return QualityComparison(
         champion=nothing,
         candidate=nothing,
         pairs=Discordance(run.rows, row.lost, row.gained),

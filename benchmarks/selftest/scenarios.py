@@ -1,4 +1,7 @@
-"""What is done to the candidate of a self-test, and how often the gate is then to block it."""
+"""What is done to the candidate of a self-test, and how often the gate blocks it.
+
+The rates are set beside those that are stated.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,33 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Literal
 
+from scipy.stats import binomtest
+
+from timberline.benchmarks.selftest.ledger import GateRow
 from timberline.registry.errors import ConfigError
+
+
+def bound_rate(count: int, of: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided bounds of a rate seen ``count`` times in ``of``; nothing seen bounds nothing.
+
+    Source: Clopper & Pearson, *The use of confidence or fiducial limits illustrated in the case of the
+    binomial*, Biometrika 26 (1934) 404-413, as scipy's "exact" method.
+    """
+    if of == 0:
+        return 0.0, 1.0
+    interval = binomtest(count, of).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def bound_rate_below(count: int, of: int, *, confidence: float = 0.95) -> float:
+    """The exact one-sided lower bound: an alarm that uses it is wrong once in 20 machines that are right."""
+    if of == 0:
+        return 0.0
+    return float(binomtest(count, of, alternative="greater").proportion_ci(confidence, method="exact").low)
+
 
 # Gates of identical versions that a calibration was cut into.
 NIGHTLY = "aa_nightly"
@@ -26,7 +53,7 @@ TAIL_MS = 5.0
 FALSE_BLOCK_RATE = 0.01
 FOUND_RATE = 0.95
 FOUND_DROP = 0.02
-# By kind of arm: the smallest share that is promised to be found.
+# By kind of scenario: the smallest share that is promised to be found.
 _FOUND = {"cpu": 0.1, "service": 0.2, "work": 0.2, "worse": FOUND_DROP}
 
 
@@ -44,7 +71,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Scenario:
     """One kind of candidate.
 
     - ``aa``: the champion itself; ``aa_nightly`` likewise, of restarts that a calibration made.
@@ -61,16 +88,12 @@ class Arm:
     is_asleep: bool = False
 
     @property
-    def at_most(self) -> float | None:
-        """How often the gate may block it, where that is stated."""
-        is_equal = self.kind == "aa" or (self.kind != "tail" and self.share == 0)
-        return FALSE_BLOCK_RATE if is_equal else None
-
-    @property
-    def at_least(self) -> float | None:
-        """How often the gate has to block it, where that is stated."""
-        is_stated = self.kind == "tail" or (self.kind in _FOUND and self.share >= _FOUND[self.kind])
-        return FOUND_RATE if is_stated else None
+    def stated(self) -> str:
+        """How often the gate blocks it, where that is promised: ``<= 1%``, ``>= 95%``; "" where it is not."""
+        if self.kind == "aa" or (self.kind != "tail" and self.share == 0):
+            return f"<= {FALSE_BLOCK_RATE:.0%}"
+        is_found = self.kind == "tail" or (self.kind in _FOUND and self.share >= _FOUND[self.kind])
+        return f">= {FOUND_RATE:.0%}" if is_found else ""
 
     @property
     def is_slowed(self) -> bool:
@@ -78,7 +101,7 @@ class Arm:
         return self.kind in {"cpu", "service", "work"}
 
     def base_us(self, base: Base) -> float:
-        """What the share is of, in µs; NaN for an arm to which no time is added."""
+        """What the share is of, in µs; NaN for a scenario to which no time is added."""
         times = {"cpu": base.client_ms, "service": base.service_ms, "work": base.cpu_ms}
         return 1e3 * times.get(self.kind, math.nan)
 
@@ -102,19 +125,19 @@ class Arm:
         return {"champion": (SLOWED,), "candidate": (SLOWED, *candidate)}
 
 
-def parse_arm(name: str) -> Arm:
-    """The arm of this name.
+def parse_scenario(name: str) -> Scenario:
+    """The scenario of this name.
 
     Raises:
         ConfigError: there is none.
     """
     if name in {"aa", NIGHTLY}:
-        return Arm(name, "aa")
+        return Scenario(name, "aa")
     if name in {"tail", "tail_sleep"}:
-        return Arm(name, "tail", is_asleep=name == "tail_sleep")
+        return Scenario(name, "tail", is_asleep=name == "tail_sleep")
     for kind in _SHARED:
         if match := re.fullmatch(rf"{kind}_(\d+(?:\.\d+)?)", name):
-            return Arm(name, kind, float(match[1]) / 100)
+            return Scenario(name, kind, float(match[1]) / 100)
     raise ConfigError(
         f"no arm {name[:80]!r}",
         where="--arms",
@@ -125,11 +148,11 @@ def parse_arm(name: str) -> Arm:
 _SHARED: tuple[Literal["cpu", "service", "work", "worse"], ...] = ("cpu", "service", "work", "worse")
 
 
-def parse_arms(text: str, gates: int) -> dict[str, int]:
-    """``aa=300,cpu_5`` → how many gates of each arm; ``gates`` where no number is given.
+def parse_scenarios(text: str, gates: int) -> dict[str, int]:
+    """``aa=300,cpu_5`` → how many gates of each scenario; ``gates`` where no number is given.
 
     Raises:
-        ConfigError: an arm is unknown or named twice, or a number is none.
+        ConfigError: a scenario is unknown or named twice, or a number is none.
     """
     wanted: dict[str, int] = {}
     for part in text.split(","):
@@ -138,14 +161,14 @@ def parse_arms(text: str, gates: int) -> dict[str, int]:
             raise ConfigError(
                 f"{part[:80]!r} is named twice or has no number", where="--arms", hint="Say aa=300,cpu_5=100."
             )
-        wanted[parse_arm(name).name] = int(count) if equals else gates
+        wanted[parse_scenario(name).name] = int(count) if equals else gates
     return wanted
 
 
-def choose_arm(wanted: dict[str, int], done: Sequence[str]) -> str | None:
-    """The arm that is furthest behind its number, the first of equals; None when all are done.
+def choose_scenario(wanted: dict[str, int], done: Sequence[str]) -> str | None:
+    """The scenario that is furthest behind its number, the first of equals; None when all are done.
 
-    Arms take turns, so that an hour in which the machine is busy is an hour for all of them.
+    Scenarios take turns, so that an hour in which the machine is busy is an hour for all of them.
     """
     progress = {name: done.count(name) / count for name, count in wanted.items() if count}
     behind = {name: share for name, share in progress.items() if share < 1}
@@ -153,10 +176,10 @@ def choose_arm(wanted: dict[str, int], done: Sequence[str]) -> str | None:
 
 
 def read_folders(good: Path, worse: Sequence[str]) -> dict[str, Path]:
-    """The folders of replayed runs by arm; ``worse`` are ``arm=folder``.
+    """The folders of replayed runs by scenario; ``worse`` are ``arm=folder``.
 
     Raises:
-        ConfigError: an arm is named twice, is one of replays' own, or has no folder.
+        ConfigError: a scenario is named twice, is one of replays' own, or has no folder.
     """
     folders = {RETRAINED: good}
     for text in worse:
@@ -167,3 +190,131 @@ def read_folders(good: Path, worse: Sequence[str]) -> dict[str, Path]:
             )
         folders[name] = Path(folder)
     return folders
+
+
+Finding = Literal["kept", "open", "broken", ""]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The gates of one scenario.
+
+    ``rate`` is of the gates that ended with an answer: INVALID ones show nothing of the candidate and
+    are to be run again. ``low`` and ``high`` bound it with 95 % confidence. ``finding``: what
+    is stated is "kept" or "broken" when the whole interval says so, else "open".
+    """
+
+    arm: str
+    gates: int
+    blocked: int
+    passed: int
+    inconclusive: int
+    invalid: int
+    rate: float
+    low: float
+    high: float
+    stated: str
+    finding: Finding
+    injected_share: float
+    median_s: float
+    max_s: float
+    median_restarts: float
+
+
+def measure_rates(rows: Sequence[GateRow]) -> tuple[Rate, ...]:
+    """One rate for each scenario in ``rows``, in order of appearance."""
+    return tuple(
+        _measure(arm, [row for row in rows if row.arm == arm]) for arm in dict.fromkeys(r.arm for r in rows)
+    )
+
+
+def _measure(name: str, rows: Sequence[GateRow]) -> Rate:
+    counts = {outcome: sum(row.outcome == outcome for row in rows) for outcome in _OUTCOMES}
+    answered = len(rows) - counts["INVALID"]
+    low, high = bound_rate(counts["BLOCK"], answered)
+    stated = parse_scenario(name).stated
+    shares = [row.injected_share for row in rows if not math.isnan(row.injected_share)]
+    return Rate(
+        arm=name,
+        gates=len(rows),
+        blocked=counts["BLOCK"],
+        passed=counts["PASS"],
+        inconclusive=counts["INCONCLUSIVE"],
+        invalid=counts["INVALID"],
+        rate=counts["BLOCK"] / answered if answered else math.nan,
+        low=low,
+        high=high,
+        stated=stated,
+        finding=find_finding(stated, low, high),
+        injected_share=fmean(shares) if shares else math.nan,
+        median_s=median(row.seconds for row in rows),
+        max_s=max(row.seconds for row in rows),
+        median_restarts=median(row.restarts for row in rows),
+    )
+
+
+_OUTCOMES = ("PASS", "BLOCK", "INCONCLUSIVE", "INVALID")
+
+
+def find_finding(stated: str, low: float, high: float) -> Finding:
+    """Whether a rate within these bounds keeps what is stated of it, ``<= 1%`` or ``>= 95%``."""
+    bound = float(stated.strip("<>= %") or 0) / 100
+    if stated.startswith("<"):
+        return "broken" if low > bound else "kept" if high <= bound else "open"
+    if stated.startswith(">"):
+        return "broken" if high < bound else "kept" if low >= bound else "open"
+    return ""
+
+
+def find_alarm(rows: Sequence[GateRow]) -> str:
+    """What is wrong with the gate on this machine; "" when nothing is known to be.
+
+    Identical versions that are blocked more often than is stated make every other verdict doubtful.
+    """
+    answered = [row for row in rows if parse_scenario(row.arm).kind == "aa" and row.outcome != "INVALID"]
+    blocked = sum(row.outcome == "BLOCK" for row in answered)
+    low = bound_rate_below(blocked, len(answered))
+    if low <= FALSE_BLOCK_RATE:
+        return ""
+    return (
+        f"identical versions were blocked {blocked} times in {len(answered)}, at least {low:.1%} of the time "
+        f"and not {FALSE_BLOCK_RATE:.0%}: calibrate this machine again, and believe no block until then"
+    )
+
+
+_HEAD = ("arm", "gates", "block", "pass", "inconclusive", "invalid", "block rate (95 %)", "stated", "finding")
+_HEAD_MORE = ("injected", "median s", "max s", "restarts")
+
+
+def format_rates(rates: Sequence[Rate]) -> str:
+    """A table for people, as Markdown."""
+    return format_table(_HEAD + _HEAD_MORE, [_cells(rate) for rate in rates])
+
+
+def format_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table whose columns stand below each other."""
+    cells = [head, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, " | ".join("-" * max(width, 3) for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def format_bounded(rate: float, low: float, high: float) -> str:
+    """A rate with its bounds, or alone where there are none (NaN)."""
+    return f"{rate:.3f}" if math.isnan(low) else f"{rate:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _cells(rate: Rate) -> tuple[str, ...]:
+    counts = (rate.gates, rate.blocked, rate.passed, rate.inconclusive, rate.invalid)
+    return (
+        rate.arm,
+        *map(str, counts),
+        format_bounded(rate.rate, rate.low, rate.high),
+        rate.stated,
+        rate.finding,
+        f"{rate.injected_share:.1%}" if rate.injected_share > 0 else "",
+        f"{rate.median_s:.0f}",
+        f"{rate.max_s:.0f}",
+        f"{rate.median_restarts:g}",
+    )

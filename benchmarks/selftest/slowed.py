@@ -108,7 +108,7 @@ def put_off(work: Callable[[], None]) -> None:
 
 
 def measure_overhead_ns() -> int:
-    """How much longer `burn` takes than it is told, for it has to ask the kernel for the time.
+    """How much longer `burn` takes than it should, as it has to ask the kernel for the time.
 
     About 1.8 µs where this was written, a seventh of a regression of 12 µs; the overhead is taken off.
     """

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.runtime.cli import run_command
 from timberline.registry.runtime.logs import configure_logging, log_event
 from timberline.registry.runtime.options import Verbs, add_verb, find_model

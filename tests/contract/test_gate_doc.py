@@ -15,10 +15,10 @@ from scipy.stats import t as student
 
 from timberline.__main__ import build_parser
 from timberline.benchmarks.__main__ import _EXIT_CODES
-from timberline.benchmarks.analysis.sequential import look_levels, spent_shares
+from timberline.benchmarks.analysis.statistics import look_levels, spent_shares
 from timberline.benchmarks.analysis.verdict import required_lines
-from timberline.benchmarks.gate.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.benchmarks.measure.workload import WORKLOADS, Mix, Workload
+from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.verdict import Verdict, VerdictLine, VersionDigests
 

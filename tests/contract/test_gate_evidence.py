@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from timberline.benchmarks.gate.settings import load_gate_settings
-from timberline.benchmarks.selftest.ledger import GateRow, RestartRow, find_restarts, read_rows
-from timberline.benchmarks.selftest.rates import measure_rates
-from timberline.benchmarks.selftest.rejudge import rejudge
+from timberline.benchmarks.selftest.ledger import GateRow, RestartRow, find_restarts, read_rows, rejudge
+from timberline.benchmarks.selftest.scenarios import measure_rates
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits
 
 ROOT = Path(__file__).resolve().parents[2]

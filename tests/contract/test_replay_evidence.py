@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from timberline.benchmarks.gate.settings import load_gate_settings, read_limits
-from timberline.benchmarks.selftest.replayed import Judge, judge_pairs
+from timberline.benchmarks.selftest.replay_rates import Judge, judge_pairs
 from timberline.benchmarks.selftest.replays import Replays
 from timberline.benchmarks.selftest.scenarios import DRIPS, RETRAINED
+from timberline.benchmarks.settings import load_gate_settings, read_limits
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "docs" / "evidence"

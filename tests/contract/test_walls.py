@@ -56,7 +56,9 @@ COMPETITOR_LIBRARIES = {
 # Becomes the service, and slows down what the service runs its graphs with.
 SLOWED = ("benchmarks/selftest/slowed.py", "onnxruntime")
 # Asks graphs about rows of another table, in versions that learned from different ones.
-SCORING = ("benchmarks/analysis/scoring.py", "onnxruntime")
+SCORING = ("benchmarks/analysis/fresh.py", "onnxruntime")
+# The rooms of benchmarks, from the ground up: none imports from one that comes after it.
+ROOMS = ("measure", "analysis", "history", "report", "gate", "load", "selftest", "dev")
 REFUSALS = {int(status) for status in http.HTTPStatus if status >= http.HTTPStatus.BAD_REQUEST}
 FORBIDDEN_LIBRARIES = {
     "training": {"onnx", "onnxruntime", "tf2onnx", "starlette", "uvicorn", "locust"},
@@ -153,9 +155,7 @@ def test_a_fresh_interpreter_loads_nothing_from_behind_a_wall(
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Two modules in a circle are one module in two files; neither can be read or tested first."""
     modules = {
-        ".".join(("timberline", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
-            ".__init__"
-        ): path
+        ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__"): path
         for part in PARTS
         for path in sorted((SOURCES / "timberline" / part).rglob("*.py"))
     }
@@ -170,6 +170,18 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
                 graph[name] |= {alias.name for alias in node.names} & set(modules)
         graph[name].discard(name)
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
+
+
+def test_rooms_of_the_benchmarks_import_downwards_only() -> None:
+    """What is measured can be read without knowing how it is judged, and judged without a gate."""
+    climbs = []
+    for where, module in imports("benchmarks"):
+        room, imported = where.split("/")[1], module.removeprefix("benchmarks.").partition(".")[0]
+        if module.startswith("benchmarks.") and {room, imported} <= set(ROOMS):
+            climbs += [(where, module)] * (ROOMS.index(imported) > ROOMS.index(room))
+        elif module.startswith("benchmarks.") and imported in ROOMS:
+            climbs += [(where, module)] * (not where.endswith("__main__.py"))
+    assert climbs == []
 
 
 def test_one_table_decides_what_a_refusal_looks_like() -> None:
@@ -195,7 +207,7 @@ PARSERS = {
     "inference/formats/infer_request.py": "a request; catches all three errors",
     "inference/formats/strict_json.py": "a request; catches all three errors",
     "inference/formats/csv.py": "a request; digits, points and commas only",
-    "benchmarks/measure/replies.py": "a reply, thousands a second; catches all three errors",
+    "benchmarks/measure/formats.py": "a reply, thousands a second; catches all three errors",
     "benchmarks/dev/clients.py": "a line of the benchmark that started it",
     "benchmarks/dev/attacks/attackers.py": "a line of the benchmark that started it",
     "benchmarks/dev/pandas_etl.py": "the program that is measured against; stands alone",

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_lean, publish_mixed, publish_numeric
+from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body, Form, Target
-from timberline.benchmarks.measure.replies import check_reply
 from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies
 from timberline.registry.manifest import Manifest
 from timberline.registry.store import open_store

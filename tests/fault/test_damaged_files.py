@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from timberline.benchmarks.dev.service.report import decode_targets
-from timberline.benchmarks.measure.raw import read_rows as read_observations
+from timberline.benchmarks.measure.records import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
-from timberline.benchmarks.selftest.recorded import read_restarts
+from timberline.benchmarks.selftest.ledger import read_restarts
 from timberline.inference.config import read_worker_config
 from timberline.inference.metrics.shared_memory import open_memory
 from timberline.inference.models.proven import run_trial

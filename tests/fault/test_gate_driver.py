@@ -194,13 +194,13 @@ def test_both_services_share_a_processor_where_it_is_asked_for(
 
 
 def test_a_service_that_fails_everything_is_given_up(run: Run) -> None:
-    """Fifty failures tell the story; the rest of a long window would only repeat it."""
+    """Fifty failures are enough to know; the rest of a long window would only repeat it."""
     with answering(lambda _: (500, {"error": "no"})) as url:
         outcome, seen = run(targets=(wrong_target(url),), window_s=50.0, warmup_cycles=20)
     assert (outcome.failures, outcome.failed, outcome.asked) == (50, {"candidate": 50}, {"candidate": 50})
     assert outcome.first_failure == 'candidate: HTTP 500: {"error": "no"}'
     assert (len(seen), outcome.cycles) == (30, 30)
-    assert {one.problem for one in seen} == {"HTTP 500: {'error': 'no'}"}  # as the file keeps it
+    assert {one.problem for one in seen} == {'HTTP 500: {"error": "no"}'}
 
 
 def test_a_service_that_fails_its_warm_up_has_no_window(run: Run) -> None:

@@ -20,10 +20,9 @@ from tests.support.quick import quick_settings
 from tests.support.wrong_services import Answer, answering
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.gate.run import run_gate
-from timberline.benchmarks.measure.duet import build_arm
+from timberline.benchmarks.measure.duet import build_arm, find_problem
 from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, read_observations
 from timberline.benchmarks.measure.services import drive, launch_driver
-from timberline.benchmarks.measure.validity import find_problem
 from timberline.registry.manifest import Golden
 from timberline.registry.runtime.files import digest_file
 from timberline.registry.store import MODEL_FILE, open_store

@@ -15,7 +15,7 @@ from tests.support.fresh import CLASSES, COLUMNS, TARGET, Table, draw_table, lay
 from tests.support.quick import quick_settings
 from tests.support.tiny_model import point_alias
 from timberline.benchmarks.gate.run import run_gate
-from timberline.benchmarks.gate.settings import GateSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_file
 from timberline.registry.signature import ClassLabel, Column

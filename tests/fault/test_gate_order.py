@@ -19,11 +19,11 @@ from tests.support.disturbance import disturbing
 from tests.support.manifests import build_manifest
 from tests.support.service import running_service
 from tests.support.tiny_model import publish_numeric
-from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.measure.duet import open_duet
 from timberline.benchmarks.measure.records import Observation, Plan, Target, read_observations
 from timberline.benchmarks.measure.services import drive, launch_driver
 from timberline.benchmarks.measure.workload import golden_bodies
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.store import open_store
 
 ARMS = ("candidate", "champion")

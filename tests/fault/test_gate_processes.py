@@ -21,7 +21,7 @@ import pytest
 from tests.support.disturbance import disturbing, pulse
 from tests.support.evaluations import publish_judged
 from timberline.benchmarks.gate.run import run_gate
-from timberline.benchmarks.gate.settings import GateSettings, load_gate_settings
+from timberline.benchmarks.settings import GateSettings, load_gate_settings
 from timberline.registry.store import open_store
 from timberline.registry.verdict import Verdict, VerdictLine
 

@@ -12,11 +12,10 @@ import msgspec
 import pytest
 
 from tests.support.evaluations import publish_judged
-from timberline.benchmarks.analysis.statistics import Restart
-from timberline.benchmarks.gate.settings import DuetSettings, load_gate_settings
 from timberline.benchmarks.measure.duet import open_duet
-from timberline.benchmarks.measure.records import read_observations
+from timberline.benchmarks.measure.records import Restart, read_observations
 from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies, golden_bodies
+from timberline.benchmarks.settings import DuetSettings, load_gate_settings
 from timberline.registry.manifest import Manifest
 from timberline.registry.store import open_store
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import compare, put, read_tree, restore
-from timberline.benchmarks.gate.match import find_match
+from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.errors import DamageError
 from timberline.registry.store import open_store
 
@@ -485,7 +485,7 @@ def test_no_one_is_judged_against_another_champion_than_was_promoted(root: Path,
     else:
         _edit("tiny/3/manifest.json", b'"Tiny"', b'"Larch"')(root)
     with pytest.raises(DamageError, match="which is lost" if is_lost else "the alias was moved to"):
-        find_match(open_store(root), "tiny", "tiny@4", None)
+        find_comparison(open_store(root), "tiny", "tiny@4", None)
     if not is_lost:
         give_verdict(open_store(root), "tiny", 4)
     for words in ("promote tiny@4", "promote tiny@3"):

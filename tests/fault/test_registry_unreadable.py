@@ -15,7 +15,7 @@ from tests.support.forked import open_to_all, run_forked
 from tests.support.manifests import publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import read_tree
-from timberline.benchmarks.gate.match import find_match
+from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import RegistryError
 from timberline.registry.folder import FolderStore
@@ -66,7 +66,7 @@ def _find_champion(place: Path | Store) -> int | str | None:
     """Who a gate would judge candidates against; the error as text if that cannot be found out."""
     try:
         store = open_store(place) if isinstance(place, Path) else place
-        return find_match(store, "tiny", "tiny@1", None).champion
+        return find_comparison(store, "tiny", "tiny@1", None).champion
     except (OSError, RegistryError) as error:
         return f"{error}"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.prepared import forced_precision
 from tests.support.tables import NAME, SmallTable, rows
 from timberline.benchmarks.analysis.evidence import judge_static
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.exporter.export import export_run
 from timberline.exporter.graph.convert import KerasNetwork
 from timberline.exporter.graph.runtime import open_session

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart
+from timberline.benchmarks.measure.records import ArmRun, Restart
 from timberline.benchmarks.selftest.ledger import GateRow
 
 GATE = GateRow(

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from timberline.benchmarks.gate.settings import GateSettings, load_gate_settings
+from timberline.benchmarks.settings import GateSettings, load_gate_settings
 
 QUICK: dict[str, Any] = {"looks": (1,), "window_s": 0.3, "min_pairs": 5, "warmup_pairs": 2}
 # In so short a window one hiccup of the machine is much; what is found by it has tests of its own.

@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from tests.support.evaluations import encode_evaluation
 from timberline.benchmarks.analysis.predictions import (
-    Comparison,
     Predictions,
+    QualityComparison,
     compare_predictions,
     read_predictions,
 )
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart
-from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.measure.records import ArmRun, Restart
 from timberline.benchmarks.report.record import GateRecord
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import Interval
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Outcome, Verdict, VerdictLine, VersionDigests
@@ -118,7 +118,7 @@ def build_page_verdict(
     )
 
 
-def _accuracy_line(comparison: Comparison) -> VerdictLine:
+def _accuracy_line(comparison: QualityComparison) -> VerdictLine:
     pairs = comparison.pairs
     error = 2 * math.sqrt(pairs.rate / pairs.rows)
     return VerdictLine(
@@ -241,7 +241,7 @@ def _draw_restart(
     return Restart(number, pairs, runs, cpu_share=0.5)
 
 
-def _draw_comparison(chance: np.random.Generator, worse: float, rows: int = 20_000) -> Comparison:
+def _draw_comparison(chance: np.random.Generator, worse: float, rows: int = 20_000) -> QualityComparison:
     truth = chance.choice(len(CLASSES), rows, p=[0.36, 0.49, 0.06, 0.01, 0.015, 0.03, 0.035])
     near = (truth + chance.choice([1, -1], rows)) % len(CLASSES)
     champion = np.where(chance.random(rows) < 0.1, near, truth)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tests.support.manifests import give_verdict, publish_tiny
-from timberline.benchmarks.history.chain import Link, chain_ratios
-from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.history.releases import Link, Release, chain_ratios
 from timberline.registry.manifest import Interval
 from timberline.registry.store import Store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, VerdictLine, encode_verdict

@@ -37,8 +37,16 @@ from timberline.benchmarks.dev.service.servers import (
     find_processes,
 )
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.measure.cpu_time import read_cpu_s, read_memory, read_wait_s
-from timberline.benchmarks.measure.services import SERVICE, Service, exchange, launch_driver, launch_service
+from timberline.benchmarks.measure.services import (
+    SERVICE,
+    Service,
+    exchange,
+    launch_driver,
+    launch_service,
+    read_cpu_s,
+    read_memory,
+    read_wait_s,
+)
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event

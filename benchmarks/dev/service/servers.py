@@ -21,8 +21,7 @@ import timberline
 from timberline.benchmarks.dev.clients import RoundOutcome, RoundPlan
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.load.connections import Connection
-from timberline.benchmarks.measure.cpu_time import list_processes
-from timberline.benchmarks.measure.services import Service, exchange
+from timberline.benchmarks.measure.services import Service, exchange, list_processes
 from timberline.registry.runtime.logs import NO_TELEMETRY
 
 START_TIMEOUT_S = 60.0

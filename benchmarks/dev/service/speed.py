@@ -58,8 +58,13 @@ from timberline.benchmarks.dev.service.servers import (
     find_processes,
 )
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.measure.cpu_time import read_resident_bytes
-from timberline.benchmarks.measure.services import Service, launch_command, launch_driver, launch_service
+from timberline.benchmarks.measure.services import (
+    Service,
+    launch_command,
+    launch_driver,
+    launch_service,
+    read_resident_bytes,
+)
 from timberline.registry.manifest import Manifest
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store

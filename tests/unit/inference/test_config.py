@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from timberline.benchmarks.gate.settings import GateSettings
 from timberline.benchmarks.load.settings import LoadSettings
+from timberline.benchmarks.settings import GateSettings
 from timberline.inference.__main__ import _FLAGS
 from timberline.inference.config import ServiceConfig, environment_name, is_service_link, resolve_config
 from timberline.registry.errors import ConfigError

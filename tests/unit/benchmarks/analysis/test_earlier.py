@@ -17,7 +17,7 @@ from tests.support.tiny_model import CLASSES as TINY_CLASSES
 from tests.support.tiny_model import NUMERIC_COLUMNS
 from timberline.benchmarks.analysis.earlier import list_releases
 from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_static
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.manifest import Manifest
 from timberline.registry.names import PRODUCTION

@@ -14,7 +14,7 @@ from tests.support.manifests import build_manifest
 from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS
 from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_parity, judge_static
 from timberline.benchmarks.analysis.verdict import required_lines
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits, ParityTensor
 from timberline.registry.runs import (
     NOISE_FILE,

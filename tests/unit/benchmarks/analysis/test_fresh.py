@@ -25,7 +25,7 @@ from tests.support.fresh import (
 )
 from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_static
 from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.rows import SEEN_FILE
 from timberline.registry.signature import ClassLabel, Column, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store

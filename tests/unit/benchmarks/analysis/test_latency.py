@@ -12,16 +12,19 @@ import pytest
 
 from tests.support.manifests import build_manifest
 from timberline.benchmarks.analysis.latency import (
-    judge_answers,
+    Criterion,
+    bound_at_look,
+    judge_criterion,
     judge_latencies,
+    judge_model_size,
     judge_p50_ceiling,
+    judge_resources,
     report_service,
 )
-from timberline.benchmarks.analysis.question import Question, bound_at_look, judge_question
-from timberline.benchmarks.analysis.resources import judge_model_size, judge_resources
-from timberline.benchmarks.analysis.sequential import look_levels
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart, bound_mean
-from timberline.benchmarks.gate.settings import DEFAULT_GATES, load_gate_settings
+from timberline.benchmarks.analysis.statistics import bound_mean, look_levels
+from timberline.benchmarks.analysis.validity import judge_answers
+from timberline.benchmarks.measure.records import ArmRun, Restart
+from timberline.benchmarks.settings import DEFAULT_GATES, load_gate_settings
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import FileDigest, GateLimits, Manifest
 from timberline.registry.verdict import VerdictLine
@@ -453,7 +456,8 @@ def test_a_service_that_once_did_not_tell_its_times_is_invalid() -> None:
     silent = [*restarts(7, arm()), Restart(8, 500, {"champion": arm(), "candidate": arm(net_ms=())})]
     lines = {line.name: line for line in judge_latencies(silent, LIMITS, SETTINGS)}
     for name in ("net_p50", "service_p50", "net_p99", "net_tail"):
-        assert (lines[name].outcome, lines[name].reason) == ("INVALID", "the service did not tell its times")
+        assert lines[name].outcome == "INVALID"
+        assert lines[name].reason == "the service did not report its times"
     both = [*restarts(4, arm()), Restart(5, 500, {"champion": arm(), "candidate": arm(net_ms=())})]
     lines = {line.name: line for line in judge_latencies(both, LIMITS, SETTINGS)}
     assert lines["net_p50"].outcome == "INVALID", "four of five told it, and four would be a look"
@@ -547,5 +551,5 @@ def test_a_bound_that_touches_margin_or_limit_decides_nothing() -> None:
         (low, None, "PASS"),
         (np.nextafter(low, -1), None, "BLOCK"),
     ):
-        asked = Question("x", "ms", values, medians, 0.05, 0.001, float(limit), margin)
-        assert judge_question(asked, SETTINGS).label == label
+        criterion = Criterion("x", "ms", values, medians, 0.05, 0.001, float(limit), margin)
+        assert judge_criterion(criterion, SETTINGS).label == label

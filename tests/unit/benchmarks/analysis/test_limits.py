@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t
 
 from timberline.benchmarks.analysis.limits import Limit, limits_in_force, measure_noise, moderate_variances
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.runs import NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise
 
@@ -102,7 +102,7 @@ def test_each_class_has_the_limit_of_its_own_noise() -> None:
     judged = limits_in_force(GateLimits(), make_noise([0.8] * 5, recalls), SETTINGS, source="5 runs")
     assert judged.of_class("a").in_force == GateLimits().max_recall_drop
     assert judged.of_class("rare").noise > judged.of_class("a").noise
-    assert judged.source == "5 runs"
+    assert judged.accuracy.source == "5 runs"
 
 
 def test_variances_that_differ_as_chance_has_it_become_one() -> None:

@@ -38,7 +38,7 @@ from timberline.benchmarks.dev.attacks.table import (
 from timberline.benchmarks.dev.clients import HonestOutcome, HonestPlan, HonestRecord, watch_service
 from timberline.benchmarks.dev.service.report import Target
 from timberline.benchmarks.errors import BenchmarkError
-from timberline.benchmarks.measure.cpu_time import read_memory
+from timberline.benchmarks.measure.services import read_memory
 from timberline.registry.errors import ConfigError
 from timberline.registry.signature import Column, build_signature
 

@@ -34,7 +34,7 @@ from timberline.benchmarks.dev.service.report import (
     load_targets,
 )
 from timberline.benchmarks.errors import BenchmarkError, WorkloadError
-from timberline.benchmarks.measure.cpu_time import (
+from timberline.benchmarks.measure.services import (
     list_processes,
     read_cpu_s,
     read_each_cpu_s,

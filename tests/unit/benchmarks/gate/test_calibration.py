@@ -14,7 +14,7 @@ from timberline.benchmarks.gate.calibration import (
     load_calibration,
     store_calibration,
 )
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.errors import ConfigError
 
 KNOWN = Calibration(

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support.releases import make_line, make_releases
-from timberline.benchmarks.history.chain import Link, chain_ratios
 from timberline.benchmarks.history.changes import find_changes, share_errors
-from timberline.benchmarks.history.releases import Release
+from timberline.benchmarks.history.releases import Link, Release, chain_ratios
 from timberline.registry.manifest import Interval
 
 

@@ -48,7 +48,7 @@ def test_observations_survive_their_file(tmp_path: Path) -> None:
     read = read_observations(path)
     assert read[:-1] == SEEN
     assert read[-1].latency_ms == 0.1 + 0.2
-    assert read[-1].problem == "HTTP 500: 'a, b' c"
+    assert read[-1].problem == 'HTTP 500: "a, b" c'
 
 
 def test_equal_observations_give_equal_bytes(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_observations_are_csv_that_others_can_read(tmp_path: Path) -> None:
     write_observations(path, [observe(7, "champion", problem="gone", body=2, position=1), SEEN[0]])
     assert gzip.decompress(path.read_bytes()).decode() == (
         "pair,position,arm,body,sent_s,latency_ms,handler_ms,cpu_ms,wait_ms,wake_ms,queue_ms,problem\n"
-        '7,1,champion,2,0.1,0.36,0.12,0.1,0.01,0.02,0.0,"gone"\n'
+        "7,1,champion,2,0.1,0.36,0.12,0.1,0.01,0.02,0.0,gone\n"
         "0,0,candidate,3,0.1,0.36,0.12,0.1,0.01,0.02,0.0,\n"
     )
 

@@ -84,8 +84,8 @@ def test_a_service_is_ready_when_it_announces_itself(tmp_path: Path) -> None:
         ((say(model="other"), WAIT), "announced other@3"),
         (("print('hello')", WAIT), "announced b'hello'"),
         (("print('first words', file=sys.stderr)", "sys.exit('last words')"), "ended with exit code 1"),
-        (("sys.exit('last words')",), "Its last words: last words"),
-        (("sys.stdout.write('{'); sys.stdout.flush()", "os._exit(3)"), "exit code 3. Its last words: none"),
+        (("sys.exit('last words')",), "Last log line: last words"),
+        (("sys.stdout.write('{'); sys.stdout.flush()", "os._exit(3)"), "exit code 3. Last log line: none"),
     ],
     ids=["version", "model", "no JSON", "ended", "words", "half a line"],
 )
@@ -104,7 +104,7 @@ def test_a_service_that_stays_silent_is_given_up(tmp_path: Path) -> None:
     """From its start on, and not from when it is waited for; it is ended all the same."""
     with launching(tmp_path, WAIT) as launch:
         launch.started -= 100
-        with pytest.raises(ServiceStartError, match=r"not ready in 100 s\. Its last words: none"):
+        with pytest.raises(ServiceStartError, match=r"not ready in 100 s\. Last log line: none"):
             launch.await_ready(100.0)
         assert launch.process.poll() is None
     assert launch.process.returncode == -signal.SIGTERM
@@ -116,7 +116,7 @@ def test_last_words_are_one_line_and_not_too_long(tmp_path: Path) -> None:
     with launching(tmp_path, words) as launch:
         with pytest.raises(ServiceStartError) as caught:
             launch.await_ready(SOON_S)
-        assert f"Its last words: {'y' * 300}" in str(caught.value)
+        assert f"Last log line: {'y' * 300}" in str(caught.value)
         assert not any(letter in str(caught.value).partition("words: ")[2] for letter in "xz")
 
 
@@ -196,10 +196,8 @@ def test_a_process_keeps_to_its_processors(tmp_path: Path, is_pinned: bool) -> N
     ours = os.sched_getaffinity(0)
     cores = {max(ours)} if is_pinned else set()
     command = write_program("print(json.dumps(sorted(os.sched_getaffinity(0))))")
-    with (
-        (tmp_path / "log").open("wb") as errors,
-        running_process(command, errors=errors, stop_timeout_s=SOON_S, cores=cores) as process,
-    ):
+    log = tmp_path / "log"
+    with running_process(command, log=log, stop_timeout_s=SOON_S, cores=cores) as process:
         line = read_line(process, time.monotonic() + SOON_S)
     assert set(json.loads(line or b"")) == (cores or ours)
 
@@ -211,11 +209,12 @@ def test_a_process_ends_with_a_gate_that_was_killed(tmp_path: Path, is_up: bool)
     gate = write_program(
         "from timberline.benchmarks.measure.services import read_line, running_process",
         f"child = {write_program('print(1, flush=True)', 'time.sleep(1000)')!r}",
-        f"with open({str(tmp_path / 'log')!r}, 'wb') as errors:",
-        "    with running_process(child, errors=errors, stop_timeout_s=1) as process:",
-        f"        if {is_up}: read_line(process, time.monotonic() + {SOON_S})",
-        "        print(process.pid, flush=True)",
-        "        time.sleep(1000)",
+        "from pathlib import Path",
+        f"log = Path({str(tmp_path / 'log')!r})",
+        "with running_process(child, log=log, stop_timeout_s=1) as process:",
+        f"    if {is_up}: read_line(process, time.monotonic() + {SOON_S})",
+        "    print(process.pid, flush=True)",
+        "    time.sleep(1000)",
     )
     with subprocess.Popen(gate, stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None

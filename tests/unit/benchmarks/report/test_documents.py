@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from tests.support.verdicts import RATIO, make_verdict
-from timberline.benchmarks.analysis.statistics import ArmRun, Restart
-from timberline.benchmarks.gate.settings import load_gate_settings
+from timberline.benchmarks.measure.records import ArmRun, Restart
 from timberline.benchmarks.report.documents import write_json
 from timberline.benchmarks.report.record import GateRecord
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.verdict import Verdict
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from timberline.benchmarks.gate.settings import load_gate_settings
 from timberline.benchmarks.report.lines import limit_usage, margin_shares, relative_change
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.verdict import VerdictLine
 
 

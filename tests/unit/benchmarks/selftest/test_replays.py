@@ -11,13 +11,20 @@ import pytest
 
 from tests.support.replayed import LABELS, write_runs
 from timberline.benchmarks.__main__ import main
-from timberline.benchmarks.analysis.accuracy import judge_drop
-from timberline.benchmarks.analysis.parts import judge_recalls, judge_slices
-from timberline.benchmarks.analysis.predictions import Comparison, compare_predictions, read_predictions
-from timberline.benchmarks.analysis.probabilities import judge_calibration, judge_log_loss
+from timberline.benchmarks.analysis.predictions import (
+    QualityComparison,
+    compare_predictions,
+    read_predictions,
+)
+from timberline.benchmarks.analysis.quality import (
+    judge_calibration,
+    judge_drop,
+    judge_log_loss,
+    judge_recalls,
+    judge_slices,
+)
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import load_gate_settings, read_limits
-from timberline.benchmarks.selftest.replayed import Judge, bound_by_seeds, judge_pairs, measure_rates
+from timberline.benchmarks.selftest.replay_rates import Judge, bound_by_seeds, judge_pairs, measure_rates
 from timberline.benchmarks.selftest.replays import (
     PairRow,
     Replays,
@@ -26,6 +33,7 @@ from timberline.benchmarks.selftest.replays import (
     restore_comparison,
 )
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED, read_folders
+from timberline.benchmarks.settings import load_gate_settings, read_limits
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import GateLimits
 
@@ -80,7 +88,7 @@ def test_measuring_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted(row.seeds for row in replays.read_pairs()) == list(itertools.permutations(range(4), 2))
 
 
-def compare(place: Path, row: PairRow, arm: str) -> Comparison:
+def compare(place: Path, row: PairRow, arm: str) -> QualityComparison:
     sides = [
         read_predictions(place / folder / str(seed) / "evaluation.parquet", len(CLASSES), ["left"])
         for folder, seed in zip(("good", arm), row.seeds, strict=True)

@@ -10,8 +10,8 @@ import pytest
 from tests.support.evaluations import encode_evaluation, publish_judged
 from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.errors import EvidenceError
-from timberline.benchmarks.gate.settings import load_gate_settings
-from timberline.benchmarks.selftest.worse import Answers, draw_worse, read_answers, stage_worse, weigh_doubt
+from timberline.benchmarks.selftest.worse import Answers, draw_worse, read_answers, stage_worse, weigh_flips
+from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, open_store
 
@@ -44,7 +44,7 @@ def measure(before: Answers, after: Answers) -> tuple[float, float, float]:
 def test_the_drop_and_the_churn_are_those_that_were_asked_for(drop: float) -> None:
     """A block rate at 1 % is only that when it was 1 % that was taken away."""
     answers = draw_answers()
-    worse = draw_worse(answers, weigh_doubt(answers), drop=drop, churn=0.05, chance=np.random.default_rng(1))
+    worse = draw_worse(answers, weigh_flips(answers), drop=drop, churn=0.05, chance=np.random.default_rng(1))
     seen, churn, _ = measure(answers, worse)
     # Standard deviation of the drop: sqrt(psi / N) = 0.0005; of the churn hardly less. Four of them.
     assert seen == pytest.approx(drop, abs=0.002)
@@ -57,7 +57,7 @@ def test_the_drop_and_the_churn_are_those_that_were_asked_for(drop: float) -> No
 def test_a_churn_that_is_no_drop_changes_neither_recall_nor_log_loss() -> None:
     """Otherwise the gate would be right to block what is counted as its mistake."""
     answers = draw_answers()
-    same = draw_worse(answers, weigh_doubt(answers), drop=0.0, churn=0.05, chance=np.random.default_rng(1))
+    same = draw_worse(answers, weigh_flips(answers), drop=0.0, churn=0.05, chance=np.random.default_rng(1))
     assert measure(answers, same)[2] == pytest.approx(0.0, abs=0.002)
     for label in range(4):
         chosen = answers.truth == label
@@ -68,9 +68,9 @@ def test_a_churn_that_is_no_drop_changes_neither_recall_nor_log_loss() -> None:
 def test_a_seed_repeats_a_draw() -> None:
     """A gate that was blocked has to be looked into, with the very same candidate."""
     answers = draw_answers(5000)
-    doubt = weigh_doubt(answers)
+    weights = weigh_flips(answers)
     first, again, other = (
-        draw_worse(answers, doubt, drop=0.01, churn=0.05, chance=np.random.default_rng(seed)).label
+        draw_worse(answers, weights, drop=0.01, churn=0.05, chance=np.random.default_rng(seed)).label
         for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
@@ -81,7 +81,7 @@ def test_more_churn_than_there_is_doubt_is_refused() -> None:
     """Cut short in silence, the drop would not be the one that is written beside the rate."""
     answers = draw_answers(5000)
     with pytest.raises(EvidenceError, match=r"too few rows in doubt for a churn of 90\.0%"):
-        draw_worse(answers, weigh_doubt(answers), drop=0.0, churn=0.9, chance=np.random.default_rng(1))
+        draw_worse(answers, weigh_flips(answers), drop=0.0, churn=0.9, chance=np.random.default_rng(1))
 
 
 def test_a_staged_candidate_is_the_same_graph_with_worse_answers(tmp_path: Path) -> None:

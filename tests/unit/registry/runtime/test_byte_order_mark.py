@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.sources import SECRET
 from tests.support.tables import SmallTable, rows
-from timberline.benchmarks.gate.settings import DEFAULT_GATES, load_gate_settings
 from timberline.benchmarks.measure.workload import WORKLOADS, load_workload
+from timberline.benchmarks.settings import DEFAULT_GATES, load_gate_settings
 from timberline.exporter.inputs import load_release_settings
 from timberline.inference.config import ServiceConfig
 from timberline.inference.routes.access import read_guard

@@ -123,9 +123,9 @@ class _Announcement(msgspec.Struct):
 class Launch:
     """A service process that may not be ready yet."""
 
-    def __init__(self, process: subprocess.Popen[bytes], name: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], name: str, log: Path, started: float) -> None:
         self.process = process
-        self.started = time.monotonic()
+        self.started = started
         self._name = name
         self._log = log
 
@@ -230,10 +230,11 @@ def launch_command(
     folder: Path | None = None,
 ) -> Iterator[Launch]:
     """Start any service that announces itself as ours does, as ``name`` (model@version)."""
+    started = time.monotonic()
     with running_process(
         command, log=log, stop_timeout_s=stop_timeout_s, cores=cores, environment=environment, folder=folder
     ) as process:
-        yield Launch(process, name, log)
+        yield Launch(process, name, log, started)
 
 
 def launch_driver(

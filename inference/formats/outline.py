@@ -143,7 +143,7 @@ def cut_array(text: bytes | memoryview, start: int, most: int, limits: Limits) -
         is_cut = (marks.kinds[:last] == _COMMA) & (marks.depths[:last] == 0)
         cuts = marks.offsets[:last][is_cut]
         end = int(marks.offsets[last]) if len(closing) else marks.end
-        lengths = np.diff(cuts, prepend=begin, append=end)
+        lengths = np.append(cuts, end) - np.append(begin, cuts + 1)
         if lengths.max() > limits.longest:
             raise LongElementError(count + int(np.argmax(lengths > limits.longest)))
         if count + len(cuts) >= most:  # and one more behind the last comma

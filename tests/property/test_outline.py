@@ -69,6 +69,7 @@ def test_as_many_elements_as_allowed_and_no_more(
 
 @settings(max_examples=200, deadline=None)
 @given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=6), block=st.integers(1, 40))
+@example(lengths=[1, 18], block=23)  # the longest that may be, behind a comma of the same block
 def test_a_long_element_is_found_and_numbered(lengths: list[int], block: int) -> None:
     """One element is decoded in one piece: its length bounds how much that makes."""
     text = b"[" + b",".join(b'"' + b"," * length + b'"' for length in lengths) + b"]"

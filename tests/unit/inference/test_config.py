@@ -66,7 +66,9 @@ def test_every_setting_has_a_flag_and_a_variable() -> None:
     """A setting that cannot be set from outside is a constant in disguise."""
     keys = ServiceConfig.__struct_fields__
     secret = {"tokens"}  # a command line is read by everybody on the machine
-    assert [name.replace("-", "_") for name in _FLAGS] == [key for key in keys if key not in secret]
+    assert ["model", *(name.replace("-", "_") for name in _FLAGS)] == [
+        key for key in keys if key not in secret
+    ]
     assert len({environment_name(key) for key in keys}) == len(keys)
 
 

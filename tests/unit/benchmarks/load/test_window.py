@@ -179,7 +179,7 @@ def test_arrivals_survive_their_file(tmp_path: Path) -> None:
     write_arrivals(path, SEEN)
     first, second = read_arrivals(path)
     assert second == SEEN[0]
-    assert (first.number, first.problem) == (0, "said 'no', twice")
+    assert (first.number, first.problem) == (0, 'said "no", twice')
     again = tmp_path / "again.csv.gz"
     write_arrivals(again, list(reversed(SEEN)))
     assert again.read_bytes() == path.read_bytes()

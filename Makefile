@@ -1,4 +1,4 @@
-# Every target is one call of `python -m <part> <verb>`; stages already done are skipped.
+# Every target is one call of `timberline VERB`; stages already done are skipped.
 MODEL    ?= forest_cover
 MODELS   ?= models
 # Unset: [paths] data of model.toml, which is var/data by default.
@@ -23,7 +23,7 @@ STORE := --registry $(call quoted,$(REGISTRY))
 REVISION = $(or $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null),unknown)
 CREATED  = $(or $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),1970-01-01T00:00:00Z)
 BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(BUILD_FLAGS)
-STAGE := --model $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),--set '$(s)')
+STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),--set '$(s)')
 
 # One stage after the other, whatever -j says.
 .NOTPARALLEL:
@@ -47,64 +47,64 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@touch $@
 
 fetch: setup ## download the raw table
-	@$(PY) -m training fetch $(STAGE)
+	@$(PY) -m timberline fetch $(STAGE)
 
 etl: fetch ## raw table -> Parquet, features, profile
-	@$(PY) -m training etl $(STAGE)
+	@$(PY) -m timberline etl $(STAGE)
 
 train: etl ## train the network
-	@$(PY) -m training train $(STAGE)
+	@$(PY) -m timberline train $(STAGE)
 
 evaluate: train ## score the test split, draw the plots
-	@$(PY) -m training evaluate $(STAGE)
+	@$(PY) -m timberline evaluate $(STAGE)
 
 export: evaluate ## write one ONNX model and publish it as the candidate
-	@$(PY) -m exporter export $(STAGE) $(STORE)
+	@$(PY) -m timberline export $(STAGE) $(STORE)
 
 gate: setup ## judge the candidate against production
-	@$(PY) -m benchmarks gate --model $(MODEL) $(PLACE) $(STORE)
+	@$(PY) -m timberline gate $(MODEL) $(PLACE) $(STORE)
 
 gate-calibrate: setup ## measure how far identical processes differ on this kind of machine
-	@$(PY) -m benchmarks calibrate --model $(MODEL)@production $(PLACE) $(STORE)
+	@$(PY) -m timberline calibrate $(MODEL)@production $(PLACE) $(STORE)
 
 calibrate-training: etl ## train the production version's recipe on other seeds: how far do equal runs differ?
-	@$(PY) -m training calibrate-training $(STAGE) $(STORE)
+	@$(PY) -m timberline calibrate-training $(STAGE) $(STORE)
 
 gate-selftest: setup ## hundreds of gates on known candidates: is the gate as sure as it states? hours; goes on where it stopped
-	@$(PY) -m benchmarks selftest --model $(MODEL)@production $(PLACE) $(STORE)
+	@$(PY) -m timberline selftest $(MODEL)@production $(PLACE) $(STORE)
 
 history: setup ## every release of a model, and what changed between them
-	@$(PY) -m benchmarks history $(MODEL) $(PLACE) $(STORE)
+	@$(PY) -m timberline history $(MODEL) $(PLACE) $(STORE)
 
 promote: setup ## point production at the candidate, if its verdict passes
-	@$(PY) -m registry promote $(MODEL) $(STORE)
+	@$(PY) -m timberline promote $(MODEL) $(STORE)
 
 rollback: setup ## point production back at the version before
-	@$(PY) -m registry rollback $(MODEL) $(STORE)
+	@$(PY) -m timberline rollback $(MODEL) $(STORE)
 
-release: export ## train, export, gate and promote
-	@$(MAKE) --no-print-directory gate promote
+release: setup ## fetch, train, export, gate and promote
+	@$(PY) -m timberline release $(STAGE) $(STORE)
 
 serve: release ## release, then serve on http://HOST:PORT
-	@$(PY) -m inference serve --model $(MODEL) $(STORE) --host $(HOST) --port $(PORT)
+	@$(PY) -m timberline serve $(MODEL) $(STORE) --host $(HOST) --port $(PORT)
 
 bench: setup ## latency, throughput, start-up and memory of the production version
-	@$(PY) -m benchmarks bench --model $(MODEL) $(PLACE) $(STORE)
+	@$(PY) -m timberline bench $(MODEL) $(PLACE) $(STORE)
 
 bench-load: setup ## the highest rate under the latency objective, in an open loop
-	@$(PY) -m benchmarks load --model $(MODEL)@production $(PLACE) $(STORE) --sweep
+	@$(PY) -m timberline load $(MODEL)@production $(PLACE) $(STORE) --sweep
 
 bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
-	@$(PY) -m benchmarks etl $(STAGE)
+	@$(PY) -m timberline.benchmarks etl $(STAGE)
 
 bench-service: setup ## CPU a request of the production version, beside a no-op and other services
-	@$(PY) -m benchmarks service --model $(MODEL) $(PLACE) $(STORE)
+	@$(PY) -m timberline.benchmarks service $(MODEL) $(PLACE) $(STORE)
 
 bench-attacks: setup ## what honest clients notice of attacks on the production version's service, one run
-	@$(PY) -m benchmarks attacks --model $(MODEL) $(PLACE) $(STORE)
+	@$(PY) -m timberline.benchmarks attacks $(MODEL) $(PLACE) $(STORE)
 
 bench-rivals-setup: setup ## install the services that bench-service compares with, under var/rivals
-	@$(PY) -m benchmarks rivals
+	@$(PY) -m timberline.benchmarks rivals
 
 test: setup ## everything that guards the project
 	$(PY) -m ruff check .

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gat
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.cli import print_json, print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.options import Place, Verbs, add_verb, find_model
 
 if TYPE_CHECKING:
     from timberline.benchmarks.selftest.run import SelfTest
@@ -27,17 +30,20 @@ _ARMS = "aa,cpu_3=5,cpu_10,service_20,work_20,tail,worse_1=5,worse_2=5"
 _DROPS, _SIZES = (0.0, 0.01, 0.02), (5_000, 20_000, 0)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; its result goes to stdout as JSON, the table for people to stderr."""
-    options = read_options(_parser(), arguments)
-    configure_logging(options.log_level, options.log_format)
-    return run_command("benchmarks", lambda: _VERBS[options.verb](options))
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    gate = _add_verb(verbs, "gate", "judge the candidate against the champion")
+    add_verbs(verbs)
+    if importlib.util.find_spec("timberline.benchmarks.dev"):  # not in a wheel
+        _add_dev_verbs(verbs)
+    options = read_options(parser, arguments)
+    return int(options.run(options))
+
+
+def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """The verbs of this part, for its own command line and for `timberline`."""
+    gate = _add_verb(verbs, "gate", "judge the candidate against the champion", "set")
     gate.add_argument("--candidate", metavar="REF", help="default: MODEL@candidate")
     gate.add_argument(
         "--champion", metavar="REF", help="default: MODEL@production; given, the verdict is not stored"
@@ -47,13 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_argument(
         "--calibrations", type=Path, help="spreads by class of machine (default: DATA/calibrations)"
     )
-    bench = _add_verb(verbs, "bench", "percentiles, throughput, start-up and memory of one version")
+    text = "percentiles, throughput, start-up and memory of one version"
+    bench = _add_verb(verbs, "bench", text, "set")
     bench.add_argument("--users", default="1,16", help="closed-loop clients, one run each (default 1,16)")
     for verb in (gate, bench):
         verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
         verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
         verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
-    load = _add_verb(verbs, "load", "latency under open-loop load, and the highest rate under an objective")
+    text = "latency under open-loop load, and the highest rate under an objective"
+    load = _add_verb(verbs, "load", text, "set")
     kind = load.add_mutually_exclusive_group(required=True)
     kind.add_argument("--rate", metavar="N,N", help="requests a second, Poisson arrivals, one run each")
     kind.add_argument("--users", metavar="N,N", help="closed-loop clients, one run each")
@@ -67,10 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--rules", type=Path, help="the rules (load.toml)")
     load.add_argument("--check", action="store_true", help="end with 1 on a candidate that bears less")
     _add_proof_verbs(verbs)
-    history = _add_verb(verbs, "history", "every release of a model, and what changed between them")
-    history.add_argument("name", nargs="?", metavar="MODEL", help="the model (default --model)")
-    etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run")
-    etl.add_argument("--models", type=Path, default=Path("models"), help="folder of model folders")
+    _add_verb(verbs, "history", "every release of a model, and what changed between them")
+
+
+def _add_dev_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """What only the developers of this project run."""
+    etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run", "models")
     etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
     service = _add_verb(verbs, "service", "processor time a request, beside a no-op and other services")
     service.add_argument("--rounds", type=int, default=10, help="how often each is measured (default 10)")
@@ -100,11 +110,10 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--environments", type=Path, default=Path("var/rivals"), help="where other services are installed"
         )
-    return parser
 
 
-def _add_proof_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse")
+def _add_proof_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse", "set")
     selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
     selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
     selftest.add_argument(
@@ -125,8 +134,12 @@ def _add_proof_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     selftest.add_argument("--limits", type=Path, metavar="FILE", help="a model.toml, for its [gate]")
     selftest.add_argument("--report", action="store_true", help="run nothing, show what is there")
-    selftest.add_argument("--rejudge", action="store_true", help="the same, judged by the rule of now")
-    calibrate = _add_verb(verbs, "calibrate", "measure and store how far identical processes differ here")
+    selftest.add_argument(
+        "--rejudge", action="store_true", help="re-evaluate stored runs with the current rules"
+    )
+    calibrate = _add_verb(
+        verbs, "calibrate", "measure and store how far identical processes differ here", "set"
+    )
     calibrate.add_argument("--restarts", dest="count", type=int, default=24, help="of both (default 24)")
     for verb in (calibrate, selftest):
         verb.add_argument("--csv", type=Path, help="gates are kept here (default DATA/selftest/gates.csv)")
@@ -136,20 +149,16 @@ def _add_proof_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _add_verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+    verbs: Verbs[argparse.ArgumentParser], name: str, text: str, *places: Place
 ) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text, description=text)
-    verb.add_argument("--model", default=os.environ.get("MODEL", "forest_cover"), metavar="MODEL[@VERSION]")
-    verb.add_argument(
-        "--data", type=Path, default=Path("var/data"), help="generated data, the training's too"
-    )
-    verb.add_argument("--registry", default="var/registry", help="the registry's folder")
-    verb.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a rule"
-    )
-    verb.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    verb.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
-    return verb
+    return add_verb(verbs, name, text, _main, "data", "registry", *places, model="MODEL[@VERSION]")
+
+
+def _main(options: argparse.Namespace) -> int:
+    configure_logging(options.log_level or "info", options.log_format or "auto")
+    options.model = find_model(options)
+    options.data = options.data or Path("var/data")
+    return run_command("benchmarks", lambda: _VERBS[options.verb](options))
 
 
 def _settings(options: argparse.Namespace) -> GateSettings:
@@ -162,7 +171,7 @@ def _settings(options: argparse.Namespace) -> GateSettings:
 
 def _gate(options: argparse.Namespace) -> int:
     from timberline.benchmarks.gate.run import run_gate
-    from timberline.benchmarks.report.terminal import format_table
+    from timberline.benchmarks.report.terminal import format_verdict
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
@@ -179,7 +188,7 @@ def _gate(options: argparse.Namespace) -> int:
         calibrations=options.calibrations,
     )
     if result.verdict is not None:
-        sys.stderr.write(format_table(result.verdict) + "\n")
+        sys.stderr.write(format_verdict(result.verdict) + "\n")
     if result.skipped:
         sys.stderr.write(f"skipped: {result.skipped}\n")
     print_result(result.summary())
@@ -187,7 +196,7 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.load.bench import format_bench, run_bench
+    from timberline.benchmarks.load.run import format_bench, run_bench
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -205,11 +214,12 @@ def _load(options: argparse.Namespace) -> int:
         raise ConfigError(
             "compares the rates of two versions", where="--check", hint="Add --sweep --candidate."
         )
+    from timberline.benchmarks.load.measure import read_loads
+    from timberline.benchmarks.load.report import format_load
     from timberline.benchmarks.load.run import run_load
-    from timberline.benchmarks.load.settings import DEFAULT_LOAD, load_load_settings
-    from timberline.benchmarks.load.stage import read_loads
-    from timberline.benchmarks.load.tables import format_load
+    from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
     from timberline.registry.names import ModelRef
+    from timberline.registry.runtime.settings import load_settings
     from timberline.registry.store import open_store
 
     flags = {
@@ -223,8 +233,11 @@ def _load(options: argparse.Namespace) -> int:
         open_store(options.registry),
         ModelRef.parse(options.model),
         options.data,
-        load_load_settings(
-            options.rules or DEFAULT_LOAD, overrides=[*options.set, *overrides], environment=os.environ
+        load_settings(
+            options.rules or DEFAULT_LOAD,
+            LoadSettings,
+            overrides=[*options.set, *overrides],
+            environment=os.environ,
         ),
         read_loads(rates=options.rate, users=options.users),
         candidate=options.candidate,
@@ -238,10 +251,8 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _etl(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.etl.speed import measure_etl
+    from timberline.benchmarks.dev.etl import measure_etl
 
-    if options.set:
-        raise ConfigError("the ETL is measured with the model folder as it stands", where="--set")
     print_json(
         measure_etl(model=options.model, models=options.models, data=options.data, rounds=options.rounds)
     )
@@ -249,9 +260,14 @@ def _etl(options: argparse.Namespace) -> int:
 
 
 def _service(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.service.figures import DEFAULT_TARGETS, load_targets
-    from timberline.benchmarks.dev.service.report import format_service, write_report
-    from timberline.benchmarks.dev.service.speed import Settings, measure_service
+    from timberline.benchmarks.dev.service.report import (
+        DEFAULT_TARGETS,
+        Settings,
+        format_service,
+        load_targets,
+        write_report,
+    )
+    from timberline.benchmarks.dev.service.speed import measure_service
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -271,11 +287,12 @@ def _service(options: argparse.Namespace) -> int:
         ),
         load_targets(options.targets or DEFAULT_TARGETS),
         environments=options.environments,
-        rivals=options.rivals,
+        competitors=options.rivals,
     )
     sys.stderr.write(format_service(report) + "\n")
     print_result(report)
-    sys.stderr.write(f"report: {write_report(report, options.data)}\n")
+    path = options.data / "bench" / f"service-{report.model}-{report.version}.json"
+    sys.stderr.write(f"report: {write_report(report, path)}\n")
     is_missed = any(target.is_met is False for target in report.targets)
     return 1 if options.check and is_missed else 0
 
@@ -286,8 +303,8 @@ def _attacks(options: argparse.Namespace) -> int:
         DEFAULT_BOUNDS,
         format_attacks,
         load_bounds,
-        write_report,
     )
+    from timberline.benchmarks.dev.service.report import write_report
     from timberline.registry.aliases import resolve
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
@@ -309,9 +326,9 @@ def _attacks(options: argparse.Namespace) -> int:
 
 
 def _rivals(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.competitors.environments import list_rivals, make_environment
+    from timberline.benchmarks.dev.competitors.environments import list_competitors, make_environment
 
-    print_result({name: str(make_environment(options.environments, name)) for name in list_rivals()})
+    print_result({name: str(make_environment(options.environments, name)) for name in list_competitors()})
     return 0
 
 
@@ -382,14 +399,13 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _read_limits(options: argparse.Namespace) -> GateLimits:
     from timberline.benchmarks.settings import read_limits
-    from timberline.registry.aliases import resolve
+    from timberline.registry.aliases import open_reference
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
     if options.limits is not None:
         return read_limits(options.limits)
-    store, ref = open_store(options.registry), ModelRef.parse(options.model)
-    return store.read_manifest(ref.model, resolve(store, ref)).gate
+    return open_reference(open_store(options.registry), ModelRef.parse(options.model)).manifest.gate
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -413,17 +429,15 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.history.table import format_history
-    from timberline.benchmarks.report.past import read_past, write_page
+    from timberline.benchmarks.report.history import read_release_history, write_page
+    from timberline.benchmarks.report.release_table import format_history
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 
-    if options.set:
-        raise ConfigError("a history is read, not judged", where="--set")
-    past = read_past(open_store(options.registry), ModelRef.parse(options.name or options.model).model)
-    sys.stderr.write(format_history(past.model, past.releases, past.changes) + "\n")
-    print_result(past)
-    sys.stderr.write(f"page: {write_page(past, options.data)}\n")
+    history = read_release_history(open_store(options.registry), ModelRef.parse(options.model).model)
+    sys.stderr.write(format_history(history.model, history.releases, history.changes) + "\n")
+    print_result(history)
+    sys.stderr.write(f"page: {write_page(history, options.data)}\n")
     return 0
 
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from timberline.registry.errors import LifecycleError
 
 
 class BenchmarkError(LifecycleError):
     """A measurement could not be made or cannot be believed; the gate turns it into INVALID."""
 
-    code: ClassVar[str] = "benchmark"
-
 
 class WorkloadError(BenchmarkError):
     """A workload is empty, or asks for what the versions under test cannot be asked."""
-
-    code = "workload"
 
 
 class ServiceStartError(BenchmarkError):
     """A service under test did not come up, or is not the version that was asked for."""
 
-    code = "service_start"
-
 
 class EvidenceError(BenchmarkError):
     """Held-out predictions are missing, damaged, or not about the same rows."""
-
-    code = "evidence"

@@ -1,1 +1,1 @@
-"""From a finished run to a published version: features and network as one ONNX graph, proven equal."""
+"""From a finished run to a published version: one ONNX graph of features and network, compared with both."""

@@ -8,17 +8,12 @@ from timberline.registry.errors import LifecycleError
 class ExportError(LifecycleError):
     """A run could not be turned into a version."""
 
-    code = "export"
-
 
 class UnsupportedLayerError(ExportError):
     """The network or the features need an operator that stock ONNX does not have."""
 
-    code = "unsupported_layer"
     exit_code = 2
 
 
 class ParityInputError(ExportError):
     """The two sides cannot be compared: names, dtypes or shapes differ, or only one side has NaN."""
-
-    code = "parity_input"

@@ -1,4 +1,4 @@
-"""One run → one published version: convert, compose, prove parity on every test row, publish.
+"""One run → one published version: convert, compose, compare on every test row, publish.
 
 Nothing reaches the registry before the last check has passed.
 """
@@ -9,45 +9,61 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import onnx
 
 from timberline import __version__
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.errors import ExportError
-from timberline.exporter.graph.compose import compose_graph, serialise
+from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.costs import RowCost, log_cost, measure_row
-from timberline.exporter.graph.runtime import runtime_versions
-from timberline.exporter.inputs import ExportInputs
-from timberline.exporter.package import (
-    Evidence,
-    describe_version,
-    read_baselines,
-    read_seen,
-    require_accuracy,
-    write_test_rows,
-)
+from timberline.exporter.graph.runtime import find_minimum_runtime, runtime_versions
+from timberline.exporter.inputs import ExportInputs, read_seen
 from timberline.exporter.parity.compare import (
+    Break,
+    ParityFigures,
     Tolerances,
     keeps_bounds,
     load_tolerances,
     manifest_parity,
 )
-from timberline.exporter.parity.rows import check_slices, rows_to_feeds
-from timberline.exporter.parity.verify import Network, Proof, prove, replay_golden
-from timberline.exporter.report import ExportResult, log_result, make_result
+from timberline.exporter.parity.rows import check_slices, rows_to_feeds, write_test_rows
+from timberline.exporter.parity.verify import Network, ParityResult, replay_golden, verify_parity
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
-from timberline.registry.manifest import Manifest
+from timberline.registry.manifest import SCHEMA_VERSION, FileDigest, Lineage, Manifest, Metrics
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runtime.documents import utc_now
+from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
+from timberline.registry.signature import UnreadRole, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from timberline.registry.version import Version
 from timberline.training.features import FeatureProgram, parse_features, parse_slices
 
 log = logging.getLogger("exporter.export")
 
 CANDIDATE = "candidate"
+# The evaluator scores Keras, this file the graph: rows within the label's tolerance may differ.
+_ACCURACY_SLACK = 1e-3
+
+
+class ExportResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The result of an export; ``version`` is None when it is refused and nothing is published."""
+
+    outcome: Literal["published", "skipped", "refused"]
+    model: str
+    run_id: str
+    version: int | None
+    model_sha256: str
+    size_bytes: int
+    node_count: int | None = None
+    accuracy: float | None = None
+    parity: dict[str, ParityFigures] | None = None
+    breaks: tuple[Break, ...] = ()
+    row: RowCost | None = None
 
 
 def export_run(
@@ -60,8 +76,8 @@ def export_run(
     """Publish the run as the model's next version and point alias `candidate` at it.
 
     A run that is published already, with these settings and by this release of the program, is
-    not exported again. A broken parity bound is an answer and not an exception: the result says
-    ``refused`` and names the worst rows.
+    not exported again. A broken parity bound is a result and not an exception: ``refused``, with the
+    worst rows.
 
     Raises:
         ConfigError: a slice of [gate] is refused, or has no row.
@@ -94,10 +110,12 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
     """The newest version made from this very run with these settings by this release, if any."""
     wanted_rows = min(inputs.export.golden_rows, inputs.metrics.rows)
     for version in reversed(store.versions(inputs.run.model)):
-        manifest = _read_manifest(store, inputs.run.model, version)
+        opened = _open_version(store, inputs.run.model, version)
+        if opened is None:
+            continue
+        manifest = opened.manifest
         if (
-            manifest is not None
-            and manifest.lineage.run_digest == inputs.run_digest
+            manifest.lineage.run_digest == inputs.run_digest
             and manifest.opset == inputs.export.opset
             and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
@@ -105,24 +123,24 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
             and manifest.metrics == inputs.metrics
             and (TEST_ROWS_FILE in manifest.files) == inputs.export.test_rows
             and manifest.producers.get("timberline") == __version__
-            and _is_whole(store, manifest)
+            and _is_whole(opened)
         ):
             return manifest
     return None
 
 
-def _read_manifest(store: Store, model: str, version: int) -> Manifest | None:
+def _open_version(store: Store, model: str, version: int) -> Version | None:
     """A damaged version is no reason not to export another one."""
     try:
-        return store.read_manifest(model, version)
+        return store.open_version(model, version)
     except (RegistryError, OSError) as error:
         log.warning("%s It is passed over.", error)
         return None
 
 
-def _is_whole(store: Store, manifest: Manifest) -> bool:
+def _is_whole(version: Version) -> bool:
     try:
-        store.verify(manifest.model, manifest.version)
+        version.verify()
     except (RegistryError, OSError) as error:
         log.warning("%s Exporting again.", error)
         return False
@@ -153,10 +171,8 @@ def _export(
         precision=inputs.export.precision,
     )
     if inputs.export.precision == "int8":
-        from timberline.exporter.graph.quantise import quantise_graph  # noqa: PLC0415  (half a second, for few exports)
-
         model = quantise_graph(model)
-    return publish_proven(
+    return publish_verified(
         model,
         network,
         program,
@@ -168,7 +184,7 @@ def _export(
     )
 
 
-def publish_proven(
+def publish_verified(
     model: onnx.ModelProto,
     network: Network,
     program: FeatureProgram,
@@ -179,9 +195,9 @@ def publish_proven(
     converters: dict[str, str],
     created_at: Callable[[], str] = utc_now,
 ) -> ExportResult:
-    """Prove ``model`` equal to what it was made from on every test row, and only then publish it.
+    """Compare ``model`` with what it was made from on every test row, and publish it only if they agree.
 
-    Equal within ``tolerances``; those of the precision that ``inputs.export`` names.
+    Agree within ``tolerances``: those of the precision that ``inputs.export`` names.
 
     Args:
         network: what was trained; the truth.
@@ -191,78 +207,42 @@ def publish_proven(
     Raises:
         ParityInputError, ExportError, RegistryError, AfterChangeError: as `export_run`.
     """
-    precision = inputs.export.precision
-    tolerances = tolerances.choose(precision)
+    tolerances = tolerances.choose(inputs.export.precision)
     data = serialise(model)
     log_event(log, "composed the graph", nodes=len(model.graph.node), bytes=len(data))
     with tempfile.TemporaryDirectory(prefix="timberline-export-") as scratch:
-        files = {name: Path(scratch) / name for name in (MODEL_FILE, EVALUATION_FILE)}
+        files = {name: Path(scratch, name) for name in (MODEL_FILE, EVALUATION_FILE)}
         files[MODEL_FILE].write_bytes(data)
-        files |= _gather_rows(inputs, Path(scratch))
-        proof = prove(
-            model,
-            network,
-            program,
-            inputs.test_parquet,
-            files[EVALUATION_FILE],
-            tolerances=tolerances,
-            class_count=len(inputs.run.classes),
-            golden_rows=inputs.export.golden_rows,
-            precision=precision,
-            slices=parse_slices(inputs.gate.slices, inputs.run.columns),
-            baselines=read_baselines(inputs.baselines, inputs.metrics.rows),
-        )
+        files[SEEN_FILE], seen = inputs.seen_rows, read_seen(inputs.seen_rows)
+        if inputs.export.test_rows:
+            files[TEST_ROWS_FILE] = Path(scratch, TEST_ROWS_FILE)
+            write_test_rows(inputs.test_parquet, seen, files[TEST_ROWS_FILE])
+        parity = verify_parity(model, network, program, inputs, files[EVALUATION_FILE], tolerances)
         version = row = None
-        if keeps_bounds(proof.report):
-            require_accuracy(proof.rows, proof.accuracy, inputs.metrics)
-            replay_golden(model, proof.golden, program.columns)
-            row = _measure_row(model, program, inputs, proof)
-            evidence = _make_evidence(inputs, program, proof, tolerances, converters)
-            version = store.publish(inputs.run.model, files, describe_version(evidence, created_at))
+        if keeps_bounds(parity.report):
+            require_accuracy(parity.rows, parity.accuracy, inputs.metrics)
+            replay_golden(model, parity.golden, program.columns)
+            feeds = rows_to_feeds(parity.golden.rows[:1], program.columns)
+            row = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
+            log_cost(row)
+            describe = _describe_version(inputs, program, parity, tolerances, converters, created_at)
+            version = store.publish(inputs.run.model, files, describe)
             _point_candidate(store, inputs.run.model, version)
-    result = make_result(inputs, model, data, proof, version=version, row=row)
-    log_result(result)
-    return result
-
-
-def _gather_rows(inputs: ExportInputs, scratch: Path) -> dict[str, Path]:
-    """The files that say which rows the version has learned from and, where asked for, was tested on."""
-    files = {SEEN_FILE: inputs.seen_rows}
-    seen = read_seen(inputs.seen_rows)
-    if inputs.export.test_rows:
-        files[TEST_ROWS_FILE] = scratch / TEST_ROWS_FILE
-        write_test_rows(inputs.test_parquet, seen, files[TEST_ROWS_FILE])
-    return files
-
-
-def _measure_row(
-    model: onnx.ModelProto, program: FeatureProgram, inputs: ExportInputs, proof: Proof
-) -> RowCost:
-    feeds = rows_to_feeds(proof.golden.rows[:1], program.columns)
-    cost = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
-    log_cost(cost)
-    return cost
-
-
-def _make_evidence(
-    inputs: ExportInputs,
-    program: FeatureProgram,
-    proof: Proof,
-    tolerances: Tolerances,
-    converters: dict[str, str],
-) -> Evidence:
-    return Evidence(
-        run=inputs.run,
-        columns=program.columns,
-        run_digest=inputs.run_digest,
-        opset=inputs.export.opset,
-        precision=inputs.export.precision,
-        gate=inputs.gate,
-        metrics=inputs.metrics,
-        parity=manifest_parity(proof.report, tolerances.by_tensor()),
-        golden=proof.golden,
-        producers={**converters, **runtime_versions()},
+    result = ExportResult(
+        outcome="refused" if version is None else "published",
+        model=inputs.run.model,
+        run_id=inputs.run.run_id,
+        version=version,
+        model_sha256=digest_bytes(data),
+        size_bytes=len(data),
+        node_count=len(model.graph.node),
+        accuracy=parity.accuracy,
+        parity=msgspec.convert(parity.report, dict[str, ParityFigures], from_attributes=True),
+        breaks=tuple(item for part in parity.report.values() for item in part.breaks),
+        row=row,
     )
+    _log_result(result)
+    return result
 
 
 def _point_candidate(store: Store, model: str, version: int) -> None:
@@ -277,3 +257,95 @@ def _point_candidate(store: Store, model: str, version: int) -> None:
         if current is None or current.version != version:
             expected = current.sequence if current else None
             move_alias(store, model, CANDIDATE, version, expected=expected, reason="exported")
+
+
+def _log_result(result: ExportResult) -> None:
+    """Log what is published, or the worst rows of what is refused."""
+    if result.version is not None:
+        errors = {name: part.worst_absolute_error for name, part in (result.parity or {}).items()}
+        worst = " ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        log_event(log, "published", model=result.model, version=result.version, worst_errors=worst)
+        return
+    for item in result.breaks:
+        log.error(
+            "%s: %s in source row %d is %.9g in truth and %.9g in the graph",
+            item.tensor,
+            item.column,
+            item.row,
+            item.reference,
+            item.candidate,
+        )
+    rows = {name: part.breaking_rows for name, part in (result.parity or {}).items()}
+    log_event(log, "parity is broken; nothing was published", logging.ERROR, **rows)
+
+
+def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
+    """Hold the graph's predictions to the figure that the manifest will claim.
+
+    Raises:
+        ExportError: other rows, or an accuracy further off than the label's tolerance explains.
+    """
+    claimed = metrics.accuracy.value
+    if metrics.rows != rows or abs(claimed - accuracy) > _ACCURACY_SLACK:
+        raise ExportError(
+            f"says accuracy {claimed:.4f} on {metrics.rows:,} rows, the graph has {accuracy:.4f} on {rows:,}",
+            where="metrics.json",
+            hint="The figures belong to other data or another run; run `make evaluate` again.",
+        )
+
+
+def _describe_version(
+    inputs: ExportInputs,
+    program: FeatureProgram,
+    parity: ParityResult,
+    tolerances: Tolerances,
+    converters: dict[str, str],
+    created_at: Callable[[], str],
+) -> Callable[[int, dict[str, FileDigest]], Manifest]:
+    """The function that `Store.publish` calls for the manifest; ``created_at`` gives ISO 8601, UTC."""
+    run, export = inputs.run, inputs.export
+    names = {column.name for column in program.columns}
+    unread: dict[str, UnreadRole] = {c.name: "input" for c in run.columns if c.name not in names}
+
+    def describe(version: int, files: dict[str, FileDigest]) -> Manifest:
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            model=run.model,
+            version=version,
+            created_at=created_at(),
+            title=run.title,
+            description=run.description,
+            files=files,
+            signature=build_signature(program.columns, run.classes),
+            opset=export.opset,
+            minimum_onnxruntime=find_minimum_runtime(export.opset),
+            precision=export.precision,
+            producers={**run.producers, **converters, **runtime_versions(), "timberline": __version__},
+            lineage=_describe_lineage(inputs),
+            prior=run.prior,
+            metrics=inputs.metrics,
+            parity=manifest_parity(parity.report, tolerances.by_tensor()),
+            histograms={name: histogram for name, histogram in run.histograms.items() if name in names},
+            golden=parity.golden,
+            gate=inputs.gate,
+            table=msgspec.structs.replace(run.table, unread={**run.table.unread, **unread}),
+        )
+
+    return describe
+
+
+def _describe_lineage(inputs: ExportInputs) -> Lineage:
+    run = inputs.run
+    return Lineage(
+        run_id=run.run_id,
+        run_digest=inputs.run_digest,
+        data_fingerprint=run.data_fingerprint,
+        test_fingerprint=run.test_fingerprint,
+        features_digest=digest_bytes(run.features_sql.encode()),
+        config_digest=run.config_digest,
+        git_commit=run.git_commit,
+        seed=run.seed,
+        attribution=run.attribution,
+        unlabelled_splits=run.unlabelled_splits,
+        recipe_digest=run.recipe_digest,
+    )

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from timberline.exporter.errors import ExportError
+from timberline.exporter.parity.compare import IntArray
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import GateLimits, Metrics
-from timberline.registry.rows import SEEN_FILE
+from timberline.registry.rows import SEEN_FILE, SEEN_KEY, SEEN_SCHEMA_VERSION, SeenRows
 from timberline.registry.runs import BASELINES_FILE, ExportSettings, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
-from timberline.registry.runtime.stages import Receipt, find_current, read_receipt
+from timberline.registry.runtime.stages import require_receipt
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ class ExportInputs:
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True):
-    """The sections of model.toml that an export reads; the others are other parts' business.
+    """The sections of model.toml that an export reads; other parts read the others.
 
-    ``[export]`` and ``[gate]`` are read here and not by training, so that another limit or opset
-    costs an export and no new network.
+    Training does not read ``[export]`` and ``[gate]``: another limit or opset costs an export and no new
+    network.
     """
 
     export: ExportSettings = ExportSettings()
@@ -78,11 +82,11 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
     """
     folder = find_run(data, model, run_id)
     run = read_run(folder)
-    run_receipt = _require_stage(folder, f"make train MODEL={model}")
+    run_receipt = require_receipt(folder, f"make train MODEL={model}")
     test_parquet = data / run.test_parquet
-    prepared = _require_stage(test_parquet.parent, f"make etl MODEL={model}")
+    prepared = require_receipt(test_parquet.parent, f"make etl MODEL={model}")
     evaluation = folder.with_name(f"{run.run_id}.evaluation")
-    evaluated = _require_stage(evaluation, f"make evaluate MODEL={model}")
+    evaluated = require_receipt(evaluation, f"make evaluate MODEL={model}")
     found = {"run": run_receipt.digest, "prepared": prepared.digest}
     for name, digest in found.items():
         if evaluated.inputs.get(name, digest) != digest:
@@ -104,19 +108,6 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
     )
 
 
-def _require_stage(folder: Path, command: str) -> Receipt:
-    receipt = read_receipt(folder)
-    if receipt is None:
-        raise StageError("this stage has not run", where=str(folder), hint=f"Run `{command}`.")
-    if find_current(folder, receipt.stage, receipt.inputs) is None:
-        raise StageError(
-            "a file is missing or has other bytes than the receipt says",
-            where=str(folder),
-            hint=f"Run `{command}` again.",
-        )
-    return receipt
-
-
 def _read_metrics(path: Path) -> Metrics:
     try:
         return decode_json(path.read_bytes(), Metrics)
@@ -124,3 +115,42 @@ def _read_metrics(path: Path) -> Metrics:
         raise StageError(
             f"not readable as metrics: {error}", where=str(path), hint="Run `make evaluate` again."
         ) from error
+
+
+def read_baselines(path: Path, rows: int) -> dict[str, IntArray]:
+    """What each baseline answers for the test rows, in their order; class indexes (rows,) by name.
+
+    Raises:
+        ExportError: the file is missing or damaged, or is about other rows.
+    """
+    hint = "Run `make evaluate` again."
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ExportError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+    if table.num_rows != rows:
+        raise ExportError(f"is about {table.num_rows:,} rows, not {rows:,}", where=str(path), hint=hint)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def read_seen(path: Path) -> SeenRows:
+    """What the hashes in ``path`` are of.
+
+    Raises:
+        ExportError: the file is missing or damaged, or was written by another release.
+    """
+    hint = "Run `make etl train` again."
+    try:
+        text = (pq.read_metadata(path).metadata or {})[SEEN_KEY]
+        seen = decode_json(text, SeenRows)
+    except FileNotFoundError:
+        raise ExportError("is missing: prepared by an earlier release", where=str(path), hint=hint) from None
+    except (OSError, pa.ArrowInvalid, KeyError, msgspec.DecodeError) as error:
+        raise ExportError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+    if seen.schema_version != SEEN_SCHEMA_VERSION:
+        raise ExportError(
+            f"schema_version is {seen.schema_version}, this program reads {SEEN_SCHEMA_VERSION}",
+            where=str(path),
+            hint=hint,
+        )
+    return seen

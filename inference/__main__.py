@@ -20,9 +20,10 @@ from typing import Any
 
 from timberline.registry.runtime.cli import read_options, run_command
 from timberline.registry.runtime.logs import configure_logging, write_in_background
+from timberline.registry.runtime.options import Verbs, add_log_options, add_verb
 
+_MODEL = "MODEL[@VERSION],…"
 _FLAGS = {
-    "model": "name, name@alias or name@7, several with commas (default forest_cover, its production)",
     "registry": "folder of the registry (default var/registry)",
     "host": "address to listen on (default 127.0.0.1)",
     "port": "port to listen on, 0 for a free one (default 8000)",
@@ -62,11 +63,39 @@ _SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run the command; returns the exit code."""
-    options = read_options(_parser(), arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m inference", description="Answer requests with a version."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,health}")
+    add_verbs(verbs)
+    for name in ("worker", "trial"):  # processes of a service, which starts them; no help, so not listed
+        verb = verbs.add_parser(name)
+        verb.set_defaults(run=_main)
+        add_log_options(verb)
+    options = read_options(parser, arguments)
+    return int(options.run(options))
+
+
+def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """The verbs of this part, for its own command line and for `timberline`."""
+    serve = add_verb(verbs, "serve", "serve one version over HTTP until SIGTERM", _main, model=_MODEL)
+    for name, text in _FLAGS.items():
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if name in _SWITCHES else {}
+        serve.add_argument(f"--{name}", help=text, **alone)
+    text = "ask a service on this machine whether it is ready: 0 or 1"
+    health = add_verb(verbs, "health", text, _main, model=None)
+    health.add_argument("--port", type=int, default=0, help="of which one (default: the one that there is)")
+    health.add_argument(
+        "--runtime-dir", default="", help="where it leaves its file (default: as the service's)"
+    )
+
+
+def _main(options: argparse.Namespace) -> int:
     if options.verb in {"serve", "worker"}:
         write_in_background()
+    options.log_level, options.log_format = options.log_level or "info", options.log_format or "auto"
     configure_logging(options.log_level, options.log_format)
-    for name in ("uvicorn", "uvicorn.error"):  # its news are told by the server's own events
+    for name in ("uvicorn", "uvicorn.error"):  # our events replace uvicorn's messages
         logging.getLogger(name).setLevel(logging.WARNING)
     return run_command("inference", lambda: _VERBS[options.verb](options), ends_on_signals=False)
 
@@ -75,6 +104,7 @@ def _serve(options: argparse.Namespace) -> int:
     from timberline.inference.config import resolve_config
 
     flags = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _FLAGS}
+    flags["model"] = options.model or None
     config = resolve_config(flags, os.environ)
     _heed_sigterm()
     if config.workers > 1:
@@ -108,28 +138,6 @@ def _health(options: argparse.Namespace) -> int:
     from timberline.inference.server.probe import check
 
     return check(options.port, options.runtime_dir)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m inference", description="Answer requests with a version."
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{serve,health}")
-    verb = verbs.add_parser("serve", help="serve one version over HTTP until SIGTERM")
-    for name, text in _FLAGS.items():
-        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if name in _SWITCHES else {}
-        verb.add_argument(f"--{name}", help=text, **alone)
-    health = verbs.add_parser("health", help="ask a service on this machine whether it is ready: 0 or 1")
-    health.add_argument("--port", type=int, default=0, help="of which one (default: the one that there is)")
-    health.add_argument(
-        "--runtime-dir", default="", help="where it leaves its file (default: as the service's)"
-    )
-    worker = verbs.add_parser("worker")  # the supervisor's way to start one; no help, so not listed
-    trial = verbs.add_parser("trial")  # a worker's way to load a version without being harmed by it
-    for command in (verb, health, worker, trial):
-        command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-        command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
-    return parser
 
 
 _VERBS = {"serve": _serve, "health": _health, "worker": _work, "trial": _try}

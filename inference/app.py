@@ -1,9 +1,13 @@
-"""The ASGI application: routes, and the one table from errors to HTTP statuses."""
+"""The ASGI application: routes, and the one table from errors to HTTP statuses.
+
+If asked for, it also logs one line for every request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import Executor
 from time import perf_counter
@@ -14,26 +18,30 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from timberline.inference import errors
 from timberline.inference.config import ServiceConfig
-from timberline.inference.formats.answers import Answer, Header, answer_json
 from timberline.inference.formats.body import BodyReader, ReceiveBudget
-from timberline.inference.formats.request import Handler, Request
+from timberline.inference.formats.request import Answer, Handler, Header, Request, answer_json
 from timberline.inference.metrics.counters import RouteMetrics, ServiceMetrics
 from timberline.inference.models.routing import ServiceState
-from timberline.inference.models.runner import Runner
-from timberline.inference.models.work import WorkLimit
-from timberline.inference.platforms import add_routes
-from timberline.inference.routes.auth import OPEN_ROUTES, Guard, TokensWatch, read_guard
-from timberline.inference.routes.cors import CorsPolicy, read_policy
-from timberline.inference.routes.health import Health
+from timberline.inference.models.runner import Runner, WorkLimit
+from timberline.inference.models.versions import VERSION_HEADER
+from timberline.inference.routes.access import (
+    OPEN_ROUTES,
+    CorsPolicy,
+    Guard,
+    TokensWatch,
+    read_guard,
+    read_policy,
+)
 from timberline.inference.routes.infer import Infer
 from timberline.inference.routes.openapi import OpenApi
 from timberline.inference.routes.predict import Predict
-from timberline.inference.routes.protocol import Metadata
-from timberline.inference.routes.requestlog import find_trace, log_request
+from timberline.inference.routes.protocol import Health, Metadata
 from timberline.inference.server.memory import Trimmer
-from timberline.registry.errors import LifecycleError
+from timberline.registry.errors import ConfigError, LifecycleError
+from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.app")
+_request_logger = logging.getLogger("inference.requests")
 
 # The first entry that an error is an instance of decides.
 STATUSES: Mapping[type[LifecycleError], int] = {
@@ -52,9 +60,20 @@ STATUSES: Mapping[type[LifecycleError], int] = {
     errors.DeadlineError: 504,
 }
 _OUT_OF_TIME = errors.NotReadyError("the service stopped before the request was complete")
-# Paths that are nobody's are counted together, so that a client cannot make new series.
+# Paths without a route are counted together, so that a client cannot make new series.
 UNMATCHED = "(none)"
+Rows = list[tuple[str, Mapping[str, Handler]]]
 _METRICS_ROUTES = ("/metrics", "/v2/health/live", "/v2/health/ready")
+
+# A whole path is looked up before patterns are tried, so that one may stand where these patterns reach.
+_SHADOWED = "/v1/models/"
+_PARAMETER = re.compile(r"\{[a-z]+\}")
+# W3C Trace Context, section 3.2.2: version-trace-parent-flags in lower case. Version ff is none, 00 has
+# nothing behind the flags, later ones may; a trace or a parent of zeros is to be ignored.
+_TRACEPARENT = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+_LENGTH = 55  # of what version 00 defines
 
 
 class App:
@@ -89,7 +108,7 @@ class App:
         predict = Predict(state, config, runner)
         infer = Infer(state, config, runner)
         document = OpenApi(state, config, self._guard is not None)
-        table: list[tuple[str, Mapping[str, Handler]]] = [
+        table: Rows = [
             ("/", {"GET": health.probe}),
             ("/predict", {"POST": predict}),
             ("/predict/", {"POST": predict}),
@@ -157,11 +176,16 @@ class App:
 
     def _endpoint(self, route: str, handlers: Mapping[str, Handler] | None) -> Endpoint:
         guard = None if route in self._open else self._guard
-        if self._cors is not None:
-            kind = LoggedCorsEndpoint if self._is_logging else CorsEndpoint
-            return kind(self._cors, route, handlers, self._metrics, self._work, self._bodies, guard)
-        endpoint = LoggedEndpoint if self._is_logging else Endpoint
-        return endpoint(route, handlers, self._metrics, self._work, self._bodies, guard)
+        return Endpoint(
+            route,
+            handlers,
+            self._metrics,
+            self._work,
+            self._bodies,
+            guard,
+            self._cors,
+            is_logged=self._is_logging,
+        )
 
 
 class Endpoint:
@@ -173,7 +197,9 @@ class Endpoint:
         metrics: where requests are counted.
         work: the bound on requests in work; those with a body count as work.
         bodies: reads them.
-        guard: who may ask; None for everybody.
+        guard: checks the token; None where none is needed.
+        cors: which other origins' pages may ask; None for none.
+        is_logged: whether each answer of the general way is logged.
     """
 
     def __init__(
@@ -184,6 +210,9 @@ class Endpoint:
         work: WorkLimit,
         bodies: BodyReader,
         guard: Guard | None,
+        cors: CorsPolicy | None = None,
+        *,
+        is_logged: bool = False,
     ) -> None:
         self._handlers = dict(handlers or {})
         if "GET" in self._handlers:
@@ -194,10 +223,12 @@ class Endpoint:
         self._work = work
         self._bodies = bodies
         self._guard = guard
+        self._cors = cors
+        self._is_logged = is_logged
         self._counts: RouteMetrics = metrics.add_route(route.rstrip("/") or route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request the general way."""
+        """Answer one request that came through ASGI."""
         started = perf_counter()
         self._in_flight[0] += 1.0
         try:
@@ -211,9 +242,9 @@ class Endpoint:
             self._in_flight[0] -= 1.0
 
     def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
-        """Answer one request whose body is here already; raises nothing.
+        """Answer one request whose body has arrived already; raises nothing.
 
-        The short way of `inference.server.connection`. What is not answered at once is to be waited for.
+        Called by `inference.server.connection`, without ASGI. An answer that takes longer is awaited.
         """
         started = perf_counter()
         self._in_flight[0] += 1.0  # another worker may be asked for the number meanwhile
@@ -228,19 +259,19 @@ class Endpoint:
         if not isinstance(answer, Answer):
             return self._wait(answer, started, request)
         self._counts.observe("POST", answer.status, perf_counter() - started)
-        return answer
+        return answer if self._cors is None else self._cors.allow(answer, request.headers)
 
     async def _wait(self, coming: Awaitable[Answer], started: float, request: Request) -> Answer:
         self._in_flight[0] += 1.0
         try:
             answer = await self._hold(coming, request)
             self._counts.observe("POST", answer.status, perf_counter() - started)
-            return answer
+            return answer if self._cors is None else self._cors.allow(answer, request.headers)
         finally:
             self._in_flight[0] -= 1.0
 
     async def _hold(self, coming: Awaitable[Answer], request: Request) -> Answer:
-        """Count the body as held until it is answered; what was answered at once was held by nobody."""
+        """Count the body as held until it is answered; an answer that came at once held none."""
         receiving = self._bodies.receiving
         try:
             receiving.take(len(request.body))
@@ -254,6 +285,20 @@ class Endpoint:
             receiving.give(len(request.body))
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        started = perf_counter()
+        answer = None
+        if self._cors is not None and scope["method"] == "OPTIONS":
+            # Before the guard is asked: a browser sends no token with this question.
+            answer = self._cors.answer_preflight(scope["headers"])
+        if answer is None:
+            answer = await self._handle(scope, receive)
+            if self._cors is not None:
+                answer = self._cors.allow(answer, scope["headers"])
+        if self._is_logged:
+            log_request(self._counts.route, scope, answer, perf_counter() - started)
+        return answer
+
+    async def _handle(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]
         body = b""
         try:
@@ -268,7 +313,7 @@ class Endpoint:
                 Request(scope["method"], scope["path"], scope["query_string"], headers, body, named)
             )
             return answer if isinstance(answer, Answer) else await self._settle(answer, headers)
-        except asyncio.CancelledError:  # uvicorn's word that the grace after SIGTERM is over
+        except asyncio.CancelledError:  # uvicorn cancels when the grace after SIGTERM is over
             return answer_error(_OUT_OF_TIME)
         except Exception as error:  # the edge of the process towards its clients
             return self._fail(error, headers)
@@ -295,45 +340,6 @@ class Endpoint:
         raise errors.NotFoundError("there is nothing here", where=path, hint="GET / says what there is.")
 
 
-class LoggedEndpoint(Endpoint):
-    """An endpoint that writes a line in the log for every answer."""
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        started = perf_counter()
-        answer = await super()._answer(scope, receive)
-        log_request(self._counts.route, scope, answer, perf_counter() - started)
-        return answer
-
-
-class CorsEndpoint(Endpoint):
-    """An endpoint that pages of other origins may ask; it takes the place of others where that is set."""
-
-    def __init__(self, policy: CorsPolicy, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._policy = policy
-
-    def answer_post(self, request: Request) -> Answer | Awaitable[Answer]:
-        """As `Endpoint`'s."""
-        answer = super().answer_post(request)
-        if isinstance(answer, Answer):
-            return self._policy.allow(answer, request.headers)
-        return self._allow_later(answer, request)
-
-    async def _allow_later(self, coming: Awaitable[Answer], request: Request) -> Answer:
-        return self._policy.allow(await coming, request.headers)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        headers = scope["headers"]
-        # Before the guard is asked: a browser sends no token with this question.
-        if scope["method"] == "OPTIONS" and (answer := self._policy.answer_preflight(headers)):
-            return answer
-        return self._policy.allow(await super()._answer(scope, receive), headers)
-
-
-class LoggedCorsEndpoint(LoggedEndpoint, CorsEndpoint):
-    """Both."""
-
-
 def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:
     """The answer to a request with these ``headers`` that failed.
 
@@ -355,6 +361,38 @@ def answer_error(error: Exception, headers: Iterable[Header] = ()) -> Answer:
     return answer_json({"error": "the service failed to answer; its log says why"}, 500)
 
 
+def find_trace(headers: Iterable[Header]) -> dict[str, Any]:
+    """The field ``traceparent`` for a log line; nothing if none was sent, several, or one that is none."""
+    found = [value for name, value in headers if name == b"traceparent"]
+    if len(found) != 1 or not _TRACEPARENT.fullmatch(found[0]):
+        return {}
+    return {"traceparent": found[0][:_LENGTH].decode("ascii")}
+
+
+def log_request(route: str, scope: Scope, answer: Answer, seconds: float) -> None:
+    """Log one answered request: its route and not its path or query, which may hold anything.
+
+    Args:
+        route: the path's pattern.
+        scope: of the request.
+        answer: what is about to be sent.
+        seconds: since the request was routed.
+    """
+    client = scope.get("client")
+    version = next((value.decode() for name, value in answer.headers if name == VERSION_HEADER), None)
+    log_event(
+        _request_logger,
+        "request",
+        method=scope["method"],
+        route=route,
+        status=answer.status,
+        ms=round(seconds * 1000, 3),
+        version=version,
+        client=client[0] if client else None,
+        **find_trace(scope["headers"]),
+    )
+
+
 def _page_handler(metrics: ServiceMetrics) -> Handler:
     def page(request: Request) -> Answer:
         accept = request.find_header(b"accept") or b""
@@ -362,3 +400,37 @@ def _page_handler(metrics: ServiceMetrics) -> Handler:
         return Answer(200, ((b"content-type", content_type.encode()),), body)
 
     return page
+
+
+def add_routes(
+    rows: Rows, predict: Handler, ready: Handler, *, predict_route: str = "", health_route: str = ""
+) -> None:
+    """Add the platforms' fixed routes to the table ``rows``, and the configured ones.
+
+    A configured route that already does what it is wanted for is left as it is. One that looks like
+    another model's in v1 is added: platforms that were set up for TensorFlow Serving name it so.
+
+    Raises:
+        ConfigError: a configured route is taken by something else.
+    """
+    rows += [("/ping", {"GET": ready}), ("/invocations", {"POST": predict})]
+    for setting, route, method, handler in (
+        ("predict route", predict_route, "POST", predict),
+        ("health route", health_route, "GET", ready),
+    ):
+        taken = _find_taken(rows, route)
+        if taken is None and route:
+            rows.append((route, {method: handler}))
+        elif taken is not None and dict(rows)[taken].get(method) != handler:
+            raise ConfigError(
+                f"{route} is taken by the service's own {taken}", where=setting, hint="Choose another path."
+            )
+
+
+def _find_taken(rows: Iterable[tuple[str, object]], route: str) -> str | None:
+    for path, _ in rows:
+        if not path.startswith(_SHADOWED) and re.fullmatch(
+            "[^/]+".join(map(re.escape, _PARAMETER.split(path))), route
+        ):
+            return path
+    return None

@@ -1,15 +1,31 @@
-"""The service's settings: flag > environment > platform > default, resolved once at the process edge."""
+"""The service's settings: flag > environment > platform > default, resolved once at the process edge.
+
+Managed platforms say by variables or folders how a container is to listen:
+
+- Amazon SageMaker: port 8080 (or ``SAGEMAKER_BIND_TO_PORT``), ``GET /ping``, ``POST /invocations``. It runs
+  ``docker run IMAGE serve``, promises no variable, and unpacks the model's archive at ``/opt/ml/model``.
+- Google Vertex AI: ``AIP_HTTP_PORT``, ``AIP_HEALTH_ROUTE`` and ``AIP_PREDICT_ROUTE``.
+
+What they ask for are defaults: a flag or a variable of the service's own comes before them.
+
+A supervisor sends each worker its settings as one line of JSON on the worker's standard input, not on the
+command line: every user of the machine can read that one, and settings may hold tokens. The input stays
+open as long as the supervisor lives, so its end tells the worker that the supervisor is gone.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 
-from timberline.inference.platforms import SAGEMAKER_FOLDER, check_route, read_platform
 from timberline.registry.errors import ConfigError
+from timberline.registry.names import check_name
+from timberline.registry.runtime.documents import decode_json
 
 # An answer names every class in every row, and may be much longer than its request. So many times the
 # longest body is the most of it that is kept, and no less than this.
@@ -25,6 +41,20 @@ _LINK_NAME = re.compile(
     r"\w+(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)", re.ASCII
 )
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
+
+
+# "SageMaker AI hosting containers: How SageMaker AI Loads Your Model Artifacts".
+SAGEMAKER_FOLDER = "/opt/ml/model"
+
+_PREFIXES = ("AIP_", "SAGEMAKER_")
+# By setting: the variables that it is taken from.
+_VARIABLES = {
+    "port": ("AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"),
+    "health_route": ("AIP_HEALTH_ROUTE",),
+    "predict_route": ("AIP_PREDICT_ROUTE",),
+}
+# What a request's path can hold as it stands (RFC 3986, 3.3): no query, no escape, no pattern.
+_ROUTE = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*\Z")
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,18 +88,18 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       health asks for one.
     - ``request_log``: one line in the log for every request.
     - ``server_timing``: every answer to a ``POST`` says what it cost (`inference.server.timing`); for
-      measurements, as it tells strangers about the machine.
+      measurements, as it describes the machine to strangers.
     - ``predict_route``, ``health_route``: one more path for ``POST /predict`` and for readiness.
     - ``root_path``: what a proxy in front has before every path; it stands in links and documents, and
       requests may have it or not. No header of a request decides this, as anybody can send one.
-    - ``cors_origin``: origins with commas between, or ``*``: whose pages may ask (`inference.routes.cors`).
+    - ``cors_origin``: origins with commas between, or ``*``: whose pages may ask (`inference.routes.access`).
     - ``drain_s``: how long after SIGTERM new work is still answered while readiness already says no,
       for load balancers that learn of it late.
     - ``shutdown_grace_s``: how long requests in flight may take after that.
     - ``keep_alive_s``: longer than the 60 s after which common load balancers let go of an idle
       connection, so that it is never the service that closes one in use.
     - ``runtime_dir``: where the service leaves the file that ``health`` finds it by
-      (`inference.server.statefile`); "" is the first of the usual folders that can be used.
+      (`inference.server.acceptor`); "" is the first of the usual folders that can be used.
     """
 
     model: str = "forest_cover"
@@ -159,6 +189,66 @@ def resolve_config(
     return _convert(chosen, where="settings")
 
 
+def read_platform(
+    environment: Mapping[str, str], sagemaker_folder: str = SAGEMAKER_FOLDER
+) -> dict[str, tuple[str, str]]:
+    """Settings that a managed platform asks for: by name, the value and where it was read.
+
+    A platform talks to the container from outside, so that under one the host is every address.
+
+    Args:
+        environment: variables by name; empty ones count as not set.
+        sagemaker_folder: the registry, if there is such a folder; if it holds one model only, that is
+            the default one, as a registry of one model is what an archive usually is.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    if os.path.isdir(sagemaker_folder):  # noqa: PTH112 - Path.is_dir raises where nothing may be looked up
+        found = {"host": ("0.0.0.0", sagemaker_folder), "port": ("8080", sagemaker_folder)}
+        found["registry"] = (sagemaker_folder, sagemaker_folder)
+        if len(models := _list_models(sagemaker_folder)) == 1:
+            found["model"] = (models[0], sagemaker_folder)
+    for name in sorted(environment):
+        if name.startswith(_PREFIXES) and environment[name]:
+            found["host"] = ("0.0.0.0", f"environment {name}")
+            if name.startswith("SAGEMAKER_"):
+                found["port"] = ("8080", f"environment {name}")
+    for key, names in _VARIABLES.items():
+        for name in names:
+            if environment.get(name):
+                found[key] = (environment[name], f"environment {name}")
+    return found
+
+
+def _list_models(folder: str) -> list[str]:
+    """Names of folders that may be models; none if the folder cannot be read, which loading reports."""
+    try:
+        return [entry.name for entry in Path(folder).iterdir() if _is_model(entry)]
+    except OSError:
+        return []
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        check_name(folder.name, "a model")
+    except ConfigError:  # .staging, lost+found
+        return False
+    return folder.is_dir()
+
+
+def check_route(route: str, *, where: str) -> None:
+    """Refuse a path that no request can have, or that starlette would take for a pattern.
+
+    Raises:
+        ConfigError: it is one; ``where`` is where it was set.
+    """
+    if not _ROUTE.match(route):
+        raise ConfigError(
+            f"found {route!r:.80}, expected a path such as /score",
+            where=where,
+            hint="It begins with a slash.",
+        )
+
+
 def is_service_link(name: str, text: str) -> bool:
     """Whether Kubernetes set this variable for a Service of the namespace, which may be called like us.
 
@@ -184,3 +274,57 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
         if name.startswith(_ENVIRONMENT_PREFIX) and name not in known:
             valid = ", ".join(sorted(known))
             raise ConfigError("no such setting", where=f"environment {name}", hint=f"Known: {valid}.")
+
+
+# Why a worker is replaced: it was stuck, a signal ended it, it ended by itself, or all are replaced.
+Replaced = Literal["hung", "killed", "ended", "rolled"]
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor gives to a worker: settings, and the numbers of inherited file descriptors.
+
+    - ``worker``: the slot that this worker takes in everything shared, from 0;
+    - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
+    - ``replaces``: why this worker takes the place of another; empty at the start;
+    - ``socket_fd``, ``metrics_socket_fd``: bound sockets;
+    - ``counts_fd``, ``metrics_fd``, ``trials_fd``: memory of `inference.server.acceptor.ConnectionCounts`, of
+      `inference.metrics.shared_memory` and of `inference.models.trial.Ledger`.
+    """
+
+    config: ServiceConfig
+    worker: int
+    slots: int
+    socket_fd: int
+    metrics_socket_fd: int | None
+    counts_fd: int
+    metrics_fd: int
+    trials_fd: int
+    replaces: Replaced | Literal[""] = ""
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """File descriptors that the worker must inherit."""
+        shared = (self.counts_fd, self.metrics_fd, self.trials_fd)
+        fds = (self.socket_fd, self.metrics_socket_fd, *shared)
+        return tuple(fd for fd in fds if fd is not None)
+
+
+def write_worker_config(config: WorkerConfig) -> bytes:
+    """The line for a worker's standard input."""
+    return msgspec.json.encode(config) + b"\n"
+
+
+def read_worker_config(source: BinaryIO) -> WorkerConfig:
+    """Read the line from a worker's standard input.
+
+    Raises:
+        ConfigError: it is none: not the supervisor but a person started this process.
+    """
+    try:
+        return decode_json(source.readline(), WorkerConfig)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"these are no settings of a worker: {error}",
+            where="standard input",
+            hint="Use python -m inference serve --workers N.",
+        ) from None

@@ -15,7 +15,7 @@
        ├─ UnsupportedMediaError · SlowClientError
        ├─ UnauthorizedError
        ├─ NotFoundError · MethodNotAllowedError
-       └─ ClientGoneError                                nobody is left to answer
+       └─ ClientGoneError                                the client hung up
 
 None of them knows of HTTP: `inference/app.py` holds the only error → status table.
 """
@@ -30,55 +30,37 @@ from timberline.registry.errors import LifecycleError
 class ServingError(LifecycleError):
     """The service could not start, or could not answer."""
 
-    code = "serving"
-
 
 class SignatureMismatchError(ServingError):
     """The graph's inputs or outputs are not what its manifest says."""
-
-    code = "signature_mismatch"
 
 
 class GoldenMismatchError(ServingError):
     """The loaded graph does not give the answers that were published with it."""
 
-    code = "golden_mismatch"
-
 
 class LoadFailedError(ServingError):
     """Loading a version took more time or memory than it may, or ended the process that tried."""
-
-    code = "load_failed"
 
 
 class NotReadyError(ServingError):
     """The service is stopping, or no version is loaded."""
 
-    code = "not_ready"
-
 
 class OverloadedError(NotReadyError):
     """As many requests as may be are in work."""
-
-    code = "overloaded"
 
 
 class ReceivingError(OverloadedError):
     """The bodies being received and worked on, of all connections, are as large as they may be."""
 
-    code = "receiving"
-
 
 class TooManyConnectionsError(OverloadedError):
     """As many connections as may be are open, and none of them is idle."""
 
-    code = "too_many_connections"
-
 
 class DeadlineError(ServingError):
     """The request could not be answered in the time that it may take."""
-
-    code = "deadline"
 
     @classmethod
     def after(cls, seconds: float) -> DeadlineError:
@@ -95,8 +77,6 @@ class RequestError(ServingError):
 class MalformedBodyError(RequestError):
     """The body is not JSON of the expected shape."""
 
-    code = "malformed_body"
-
 
 class RowError(RequestError):
     """A row is not a row of this model: a name is unknown, missing or given twice, or a value is wrong."""
@@ -107,55 +87,37 @@ class RowError(RequestError):
 class HeadTooLargeError(RequestError):
     """A request has more header fields, or more bytes of them, than the service reads."""
 
-    code = "head_too_large"
-
 
 class TargetTooLongError(RequestError):
     """A request's first line is longer than the service reads."""
-
-    code = "target_too_long"
 
 
 class BodyTooLargeError(RequestError):
     """The body has more bytes than the service reads."""
 
-    code = "body_too_large"
-
 
 class BatchTooLargeError(RequestError):
     """The request has more rows than the service takes at once."""
-
-    code = "batch_too_large"
 
 
 class UnsupportedMediaError(RequestError):
     """The body is declared to be something that this route does not read."""
 
-    code = "unsupported_media"
-
 
 class SlowClientError(RequestError):
     """The client took too long to send what it began."""
-
-    code = "slow_client"
 
 
 class UnauthorizedError(RequestError):
     """No token, or one that is not known here."""
 
-    code = "unauthorized"
-
 
 class NotFoundError(RequestError):
     """No such path, model or version on this service."""
 
-    code = "not_found"
-
 
 class MethodNotAllowedError(RequestError):
     """The path is there, but not for this method; ``allowed`` are those it is there for."""
-
-    code = "method_not_allowed"
 
     def __init__(self, method: str, path: str, allowed: Iterable[str]) -> None:
         self.allowed = tuple(sorted(allowed))
@@ -164,5 +126,3 @@ class MethodNotAllowedError(RequestError):
 
 class ClientGoneError(RequestError):
     """The client closed the connection before its request was complete."""
-
-    code = "client_gone"

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.inference.errors import SignatureMismatchError
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,
     PROBABILITIES_OUTPUT,
     TEXT_INPUT,
+    Column,
     Signature,
     TensorSpec,
 )
@@ -58,9 +59,14 @@ class Feed(NamedTuple):
         tensor = self.text if self.numeric is None else self.numeric
         return 0 if tensor is None else len(tensor)
 
+    def cut(self, start: int, end: int) -> Feed:
+        """The rows from ``start`` up to ``end``; they share memory with this."""
+        numeric = None if self.numeric is None else self.numeric[start:end]
+        return Feed(numeric, None if self.text is None else self.text[start:end])
+
     @classmethod
     def join(cls, feeds: Sequence[Feed]) -> Feed:
-        """Their rows, in order; they are of one signature."""
+        """The rows of all feeds in order; all are of one signature."""
         if len(feeds) == 1:
             return feeds[0]
         numeric = [feed.numeric for feed in feeds if feed.numeric is not None]
@@ -69,17 +75,52 @@ class Feed(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the graph says about some rows."""
+    """What the graph answers for some rows."""
 
     labels: npt.NDArray[np.int64]  # (rows,): index of the most probable class
     probabilities: npt.NDArray[np.float32]  # (rows, classes)
+
+
+class RowFeeder:
+    """Makes tensors of rows whose values stand in column order.
+
+    Packed rows take a third of the time of `numpy.array` or less, but rows with NULL cannot be packed.
+
+    Args:
+        columns: of the rows.
+        packs: whether packing is tried first; where NULL is likely, that only costs time.
+    """
+
+    def __init__(self, columns: Sequence[Column], *, packs: bool = True) -> None:
+        self._text = tuple(i for i, column in enumerate(columns) if column.datatype == "BYTES")
+        self._numeric = tuple(i for i, column in enumerate(columns) if column.datatype != "BYTES")
+        self._pack = struct.Struct(f"={len(self._numeric)}d").pack
+        self._packs = packs
+        self.has_text = bool(self._text)
+
+    def feed(self, rows: Sequence[Row]) -> Feed:
+        """The rows as tensors."""
+        text = None
+        if self._text:
+            texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
+            text = np.array(texts, dtype=object)  # (rows, text columns)
+            if not self._numeric:
+                return Feed(None, text)
+            rows = [[row[i] for i in self._numeric] for row in rows]
+        if self._packs:
+            try:
+                packed = b"".join([self._pack(*row) for row in rows])
+                return Feed(np.frombuffer(packed).reshape(len(rows), -1), text)  # (rows, numeric columns)
+            except struct.error:  # None is no number
+                pass
+        return Feed(np.array(rows, dtype=np.float64), text)  # None → NaN
 
 
 class Session:
     """One graph in ONNX Runtime, on one thread a Run.
 
     A graph that is ``row_by_row`` takes scales over a whole tensor (dynamic quantisation), so several
-    rows are run one after the other: nobody's answer depends on the rows beside his.
+    rows are run one after the other: no answer depends on the rows beside its own.
 
     ``run`` may be called from several threads at a time; ``run_row`` works in one fixed
     buffer and belongs to the event loop's thread alone.
@@ -94,30 +135,27 @@ class Session:
         self._session = _open_session(graph, where)
         _check_graph(self._session, signature, where)
         columns = signature.columns
-        self._text = tuple(i for i, column in enumerate(columns) if column.datatype == "BYTES")
-        self._numeric = tuple(i for i, column in enumerate(columns) if column.datatype != "BYTES")
+        feeder = RowFeeder(columns, packs=not any(column.is_nullable for column in columns))
+        self.feed_rows = feeder.feed
         self._output_names = [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
-        if not self._text:  # ONNX Runtime cannot bind string tensors
+        if not feeder.has_text:  # ONNX Runtime cannot bind string tensors
             self.run_row = _BoundRow(self._session, len(columns), len(signature.classes)).run  # type: ignore[method-assign]
 
     def run(self, feed: Feed) -> Outputs:
         """Run the graph over all rows of ``feed`` (at least one), some at a time."""
+        step = 1 if self._is_row_by_row else _MOST_ROWS
+        if feed.row_count <= step:
+            return self._run(feed)
+        parts = [self._run(feed.cut(start, start + step)) for start in range(0, feed.row_count, step)]
+        labels, probabilities = zip(*parts, strict=True)
+        return Outputs(np.concatenate(labels), np.concatenate(probabilities))
+
+    def _run(self, feed: Feed) -> Outputs:
         tensors: dict[str, npt.NDArray[Any]] = {}
         if feed.numeric is not None:
             tensors[NUMERIC_INPUT] = feed.numeric
         if feed.text is not None:
             tensors[TEXT_INPUT] = feed.text
-        step = 1 if self._is_row_by_row else _MOST_ROWS
-        if feed.row_count <= step:
-            return self._run(tensors)
-        parts = [
-            self._run({name: tensor[start : start + step] for name, tensor in tensors.items()})
-            for start in range(0, feed.row_count, step)
-        ]
-        labels, probabilities = zip(*parts, strict=True)
-        return Outputs(np.concatenate(labels), np.concatenate(probabilities))
-
-    def _run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         probabilities, labels = self._session.run(self._output_names, tensors)
         return Outputs(labels, probabilities)
 
@@ -126,20 +164,9 @@ class Session:
         outputs = self.run(self.feed_rows([row]))
         return int(outputs.labels[0]), tuple(outputs.probabilities[0].tolist())
 
-    def feed_rows(self, rows: Sequence[Row]) -> Feed:
-        """Rows in column order as tensors."""
-        if not self._text:
-            return Feed(np.array(rows, dtype=np.float64), None)  # None → NaN; (rows, columns)
-        texts = [[NULL_TEXT if row[i] is None else row[i] for i in self._text] for row in rows]
-        text = np.array(texts, dtype=object)  # (rows, text columns)
-        if not self._numeric:
-            return Feed(None, text)
-        numbers = [[row[i] for i in self._numeric] for row in rows]
-        return Feed(np.array(numbers, dtype=np.float64), text)  # (rows, numeric columns)
-
 
 class _BoundRow:
-    """Input and output memory for one row, bound once: a Run then copies and checks nothing."""
+    """Input and output memory for one row, bound once, so that a Run copies and checks nothing."""
 
     def __init__(self, session: Any, columns: int, classes: int) -> None:
         self._binding = session.io_binding()
@@ -172,7 +199,7 @@ def _open_session(graph: bytes, where: str) -> Any:
 
     From bytes and not from a path: the file cannot change between check and load. Weights in files
     of their own, which no digest covers, are refused: of a graph in memory they would be looked for
-    in the working directory (seen with 1.31), so they are told to be in what is no directory.
+    in the working directory (seen with 1.31), so their folder is set to what is no folder.
     """
     options = ort.SessionOptions()
     # A table's row is too little work to share: more threads make single rows slower, and spinning
@@ -182,7 +209,7 @@ def _open_session(graph: bytes, where: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    options.log_severity_level = 3  # errors; warnings about fused nodes are no news to an operator
+    options.log_severity_level = 3  # errors only; warnings about fused nodes help no operator
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding's exceptions have no base of their own

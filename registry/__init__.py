@@ -1,4 +1,4 @@
-"""The ground floor: what a version is, where it is kept, and who may move `production`.
+"""The base: what a version is, where it is stored, and what may move `production`.
 
 Every other part may import this one; it imports the standard library and msgspec only.
 """

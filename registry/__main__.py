@@ -4,39 +4,69 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from timberline.registry import catalog, checks, promotion, tables
-from timberline.registry.aliases import AliasRecord, inspect_history, list_aliases, read_alias, resolve
+from timberline.registry import checks, promotion, show
+from timberline.registry.aliases import (
+    AliasRecord,
+    inspect_history,
+    list_aliases,
+    open_reference,
+    read_alias,
+    resolve,
+)
 from timberline.registry.errors import ConfigError, DamageError
 from timberline.registry.names import CANDIDATE, ModelRef
-from timberline.registry.runtime.cli import GO_ON, print_json, read_options, run_command
+from timberline.registry.runtime.cli import RERUN_HINT, print_json, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
+from timberline.registry.runtime.options import Verbs, add_verb, find_model
 from timberline.registry.store import Store, open_store
 
 _HELP = {
-    "list": "every version: when, how good, how big, its aliases and verdict (all models if none is named)",
+    "list": "every version: when, how good, how big, aliases, verdict (of all models if none is named)",
     "show": "everything about one version (MODEL means MODEL@production)",
-    "verify": "read every file again and compare it with its manifest (everything if no model is named)",
+    "verify": "compare every file with its manifest (of all models if none is named)",
     "alias": "where aliases point and pointed: alias MODEL | MODEL@ALIAS | set MODEL@ALIAS VERSION",
     "promote": "point production at a version, if its verdict passes (MODEL means MODEL@candidate)",
     "rollback": "point production at the version before",
-    "repair": "settle damage: repair MODEL@ALIAS VERSION (where it is to point) | MODEL@VERSION (it is lost)",
+    "repair": "settle damage: repair MODEL@ALIAS VERSION (where it points) | MODEL@VERSION (it is lost)",
 }
 
 _CHANGING = ("alias", "promote", "rollback", "repair")
 # A rollback that is repeated goes back one more.
-_LOOK = "`python -m registry alias MODEL` tells whether it has moved"
+_CHECK_HINT = "`python -m registry alias MODEL` tells whether it has moved"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 1 when the answer is no (refused, damaged)."""
-    options = read_options(_parser(), arguments)
-    configure_logging(options.log_level, options.log_format)
-    hint = _LOOK if options.verb in _CHANGING else GO_ON
+    parser = argparse.ArgumentParser(prog="python -m registry", description=__doc__)
+    add_verbs(parser.add_subparsers(dest="verb", required=True, metavar="verb"))
+    options = read_options(parser, arguments)
+    return int(options.run(options))
+
+
+def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    """The verbs of this part, for its own command line and for `timberline`."""
+    for name, text in _HELP.items():
+        many = name in ("alias", "repair")
+        command = add_verb(verbs, name, text, _main, "registry", model=None if many else "MODEL[@VERSION]")
+        if many:
+            command.add_argument("words", nargs="*", metavar="MODEL[@VERSION]")
+            command.add_argument("--model", default="", help="the same as MODEL")
+        command.add_argument(
+            "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
+        )
+        if name in _CHANGING:
+            command.add_argument("--reason", help="why, for the alias's history")
+        if name == "promote":
+            command.add_argument("--force", action="store_true", help="without a passing verdict")
+
+
+def _main(options: argparse.Namespace) -> int:
+    configure_logging(options.log_level or "info", options.log_format or "auto")
+    hint = _CHECK_HINT if options.verb in _CHANGING else RERUN_HINT
     return run_command("registry", lambda: _run(options), hint=hint)
 
 
@@ -48,48 +78,24 @@ def _run(options: argparse.Namespace) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m registry", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for verb, text in _HELP.items():
-        command = verbs.add_parser(verb, help=text, description=text)
-        many = verb in ("alias", "repair")
-        command.add_argument(
-            "words" if many else "ref", nargs="*" if many else "?", metavar="MODEL[@VERSION]"
-        )
-        command.add_argument("--model", help="the same as MODEL; without both: environment MODEL")
-        command.add_argument("--registry", default="var/registry", help="the registry's folder")
-        command.add_argument(
-            "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
-        )
-        command.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-        command.add_argument("--log-format", default="auto", choices=["auto", "human", "json"])
-        if verb in _CHANGING:
-            command.add_argument("--reason", help="why, for the alias's history")
-        if verb == "promote":
-            command.add_argument("--force", action="store_true", help="without a passing verdict")
-    return parser
-
-
 def _list(store: Store, options: argparse.Namespace) -> int:
-    named = options.ref or options.model
-    summaries = catalog.summarise_versions(store, ModelRef.parse(named).model if named else None)
-    _tell(options, summaries, lambda: tables.versions_table(summaries, store.location))
+    named = options.model
+    summaries = show.summarise_versions(store, ModelRef.parse(named).model if named else None)
+    _print(options, summaries, lambda: show.versions_table(summaries, store.location))
     return 1 if any(summary.problem for summary in summaries) else 0
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
-    ref = _ref(options)
-    details = catalog.read_details(store, ref.model, resolve(store, ref))
-    _tell(options, details, lambda: tables.details_text(details))
+    details = show.read_details(store, open_reference(store, _ref(options)))
+    _print(options, details, lambda: show.details_text(details))
     return 1 if details.problems else 0
 
 
 def _verify(store: Store, options: argparse.Namespace) -> int:
-    ref = ModelRef.parse(named) if (named := options.ref or options.model) else None
+    ref = ModelRef.parse(options.model) if options.model else None
     version = _find_version(store, ref) if ref else None
     found = checks.check_versions(store, ref, version)
-    _tell(options, found, lambda: tables.checks_table(found))
+    _print(options, found, lambda: show.checks_table(found))
     return 0 if all(check.is_whole for check in found) else 1
 
 
@@ -116,7 +122,7 @@ def _alias(store: Store, options: argparse.Namespace) -> int:
     names = [ref.alias] if ref.alias else list_aliases(store, ref.model)
     histories = [inspect_history(store, ref.model, name) for name in names]
     records = [record for history in histories for record in history.records]
-    _tell(options, records, lambda: tables.history_table(records))
+    _print(options, records, lambda: show.history_table(records))
     findings = [finding for history in histories for finding in history.problems]
     for finding in findings:
         logging.getLogger("registry").error("%s", finding, extra={"fields": {"code": DamageError.code}})
@@ -128,19 +134,19 @@ def _set_alias(store: Store, options: argparse.Namespace, ref: ModelRef, version
         raise ConfigError(f"found {str(ref)!r}, expected MODEL@ALIAS", where="alias set")
     number = resolve(store, ModelRef.parse(f"{ref.model}@{version}"))
     record = promotion.set_alias(store, ref.model, ref.alias, number, reason=options.reason or "set by hand")
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _promote(store: Store, options: argparse.Namespace) -> int:
     ref = _ref(options)
     version = resolve(store, ref, default=CANDIDATE)
     record = promotion.promote(store, ref.model, version, force=options.force, reason=options.reason)
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _rollback(store: Store, options: argparse.Namespace) -> int:
     record = promotion.rollback(store, _ref(options).model, reason=options.reason)
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _repair(store: Store, options: argparse.Namespace) -> int:
@@ -150,7 +156,7 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
         done = promotion.write_off(store, ref.model, ref.version, reason=options.reason)
         if not done and ref.version in store.versions(ref.model):
             _refuse_beyond_repair(checks.check_versions(store, ref, ref.version))
-        _tell(
+        _print(
             options, {"name": str(ref), "done": done or None}, lambda: f"{ref} {done or 'needs no repair'}\n"
         )
         return 0
@@ -159,9 +165,9 @@ def _repair(store: Store, options: argparse.Namespace) -> int:
     number = resolve(store, ModelRef.parse(f"{ref.model}@{words[1]}"))
     record = promotion.repair(store, ref.model, ref.alias, number, reason=options.reason)
     if record is None:
-        _tell(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
+        _print(options, {"name": str(ref), "done": None}, lambda: f"{ref} needs no repair\n")
         return 0
-    return _tell_move(options, record)
+    return _print_move(options, record)
 
 
 def _refuse_beyond_repair(found: list[checks.Check]) -> None:
@@ -184,18 +190,16 @@ _VERBS = {
 
 
 def _ref(options: argparse.Namespace) -> ModelRef:
-    """The model that the command is about; every part takes it from --model or MODEL too."""
-    named = getattr(options, "ref", None) or options.model or os.environ.get("MODEL") or "forest_cover"
-    return ModelRef.parse(named)
+    return ModelRef.parse(find_model(options))
 
 
-def _tell_move(options: argparse.Namespace, record: AliasRecord) -> int:
+def _print_move(options: argparse.Namespace, record: AliasRecord) -> int:
     name = f"{record.model}@{record.alias}"
-    _tell(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
+    _print(options, record, lambda: f"{name} is version {record.version}: {record.reason}\n")
     return 0
 
 
-def _tell(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
+def _print(options: argparse.Namespace, value: object, write: Callable[[], str]) -> None:
     """The result on stdout: a table for people on a terminal, JSON for everything else."""
     if sys.stdout.isatty() if options.json is None else not options.json:
         sys.stdout.write(write())

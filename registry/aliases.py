@@ -1,13 +1,13 @@
-"""Movable names of versions: compare-and-swap, and a history that is only ever added to.
+"""Movable names of versions: compare-and-swap, and an append-only history.
 
 ``<model>/aliases/<alias>/<sequence>.json``: the record with the greatest number is the alias, the
-others are its history. A move adds the next number if nobody else has; that is the whole swap.
+others are its history. A move adds the next number unless another move has: that is the swap.
 
 The records are a chain: each carries the SHA-256 of the one before. ``<model>/heads/<alias>.json``
 names the last one, and is written after it. So a record that is missing, planted or edited is found,
 the first and the last ones too. The head may be behind the records (a move that was killed between
 the two) but never ahead of them. A damaged alias is repaired by one more record, which states what
-it accepts (`repair_alias`); nothing is ever taken away.
+it accepts (`repair_alias`); no record is removed.
 
 This guards against damage and carelessness. It holds no secret: who may write the registry can write
 another chain.
@@ -28,21 +28,21 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import show_name
-from timberline.registry.ledger import MOST_RECORD_BYTES, tell_user
+from timberline.registry.folder import printable_name
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import (
-    MOST_NUMBER,
+    MAX_NUMBER,
     PRODUCTION,
     ModelRef,
     check_name,
+    describe_newest,
     is_name,
-    list_newest,
     parse_number,
 )
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import Store
+from timberline.registry.store import MAX_RECORD_BYTES, Store, name_user
+from timberline.registry.version import Version
 
 Action = Literal["set", "promote", "rollback", "repair"]
 Number = Annotated[int, msgspec.Meta(ge=1)]
@@ -105,45 +105,30 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sha256: Sha256
 
 
-class _State(NamedTuple):
-    """What there is of an alias; ``head_problem`` says why there is no ``head``, if that is a fault."""
-
-    head: _Head | None
-    head_problem: str
-    sequences: list[int]
-    strays: list[str]
-
-
-class _Found(NamedTuple):
-    """What lies in the place of a record: its digest, "" for what is no plain file, and what is wrong."""
-
-    sequence: int
-    sha256: str
-    record: AliasRecord | None
-    problem: str = ""
-
-
 def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
     """Where the alias points now, or None if it never pointed anywhere.
 
-    The last record is held against the head and the record before it; `inspect_history` looks at all.
+    The last record is compared with the head and the record before it; `inspect_history` compares all.
 
     Raises:
-        DamageError: it cannot be said for sure; nothing is fallen back to.
+        DamageError: it is not certain where it points; there is no fallback.
         OSError: the registry cannot be read.
     """
-    state = _look(store, model, alias)
-    if not state.sequences and not state.head and not state.head_problem:
+    files = _Alias(store, model, alias)
+    listed = files.list_files()
+    found = files.read_records(listed.sequences[-2:])
+    if not found and not listed.head and not listed.head_problem:
         return None
-    tip = _find(store, model, alias, state.sequences[-1]) if state.sequences else None
-    before = _find(store, model, alias, state.sequences[-2]) if len(state.sequences) > 1 else None
-    problem = state.head_problem or _check_tip(model, alias, state.head, before, tip)
-    if not problem and tip and tip.record and tip.record.action == "repair":
-        # It follows on no single record, but on all of them.
-        found = [_find(store, model, alias, sequence) for sequence in state.sequences]
-        problem = "; ".join(_check_repair(model, alias, found))
+    before, tip = [None, None, *found][-2:]
+    problem = listed.head_problem or (tip.problem if tip else "") or files.check_head(listed.head, found)
+    if tip and not problem:
+        problem = (
+            files.check_repair(files.read_records(listed.sequences))
+            if _is_repair(tip)
+            else files.check_link(before, tip)
+        )
     if problem or tip is None or tip.record is None:
-        raise _damage(model, alias, problem)
+        raise files.damage(problem)
     return tip.record
 
 
@@ -155,47 +140,42 @@ def inspect_history(store: Store, model: str, alias: str) -> History:
     Raises:
         OSError: the registry cannot be read.
     """
-    state = _look(store, model, alias)
-    found = [_find(store, model, alias, sequence) for sequence in state.sequences]
-    start = _find_repair(found)
-    findings = [state.head_problem] if state.head_problem else []
-    findings += _check_repair(model, alias, found[: start + 1]) if start is not None else []
-    for index in range(start or 0, len(found)):
+    files = _Alias(store, model, alias)
+    listed = files.list_files()
+    found = files.read_records(listed.sequences)
+    start = max((index for index, each in enumerate(found) if _is_repair(each)), default=0)
+    findings = [listed.head_problem]
+    if found and _is_repair(found[start]):
+        findings.append(files.check_repair(found[: start + 1]))
+    for index in range(start, len(found)):
         before = found[index - 1] if index else None
-        problem = found[index].problem or _check_link(model, alias, before, found[index])
-        findings += [problem] if problem else []
-    if not state.head_problem and (found or state.head):
-        problem = _check_head(model, alias, state.head, found, start or 0)
-        findings += [problem] if problem else []
-    records = [each.record for each in found if each.record]
-    strays = [f"{stray} is no record of an alias" for stray in state.strays]
-    return History(records, list(dict.fromkeys(findings)), _list_chain(model, alias, found), strays)
+        findings.append(found[index].problem or files.check_link(before, found[index]))
+    if not listed.head_problem:
+        findings.append(files.check_head(listed.head, found, start))
+    return History(
+        [each.record for each in found if each.record],
+        list(dict.fromkeys(filter(None, findings))),
+        files.list_chain(found),
+        [f"{stray} is no record of an alias" for stray in listed.strays],
+    )
 
 
-def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
-    """Every move of the alias, oldest first.
+def read_whole_history(store: Store, model: str, alias: str) -> History:
+    """The history of an alias that is not damaged.
 
     Raises:
         DamageError: the history is damaged; says where.
         OSError: the registry cannot be read.
     """
-    return _read_whole(store, model, alias).records
-
-
-def read_chain(store: Store, model: str, alias: str) -> list[AliasRecord]:
-    """As `read_history`, without what a repair had to accept and no chain vouches for.
-
-    Raises:
-        DamageError, OSError: as `read_history`.
-    """
-    return _read_whole(store, model, alias).chain
-
-
-def _read_whole(store: Store, model: str, alias: str) -> History:
     history = inspect_history(store, model, alias)
     if history.findings:
-        raise _damage(model, alias, "; ".join(history.findings))
+        raise _Alias(store, model, alias).damage("; ".join(history.findings))
     return history
+
+
+def read_history(store: Store, model: str, alias: str) -> list[AliasRecord]:
+    """Every move of the alias, oldest first; errors as of `read_whole_history`."""
+    return read_whole_history(store, model, alias).records
 
 
 def list_aliases(store: Store, model: str) -> list[str]:
@@ -205,8 +185,8 @@ def list_aliases(store: Store, model: str) -> list[str]:
         OSError: the registry cannot be read.
     """
     folder = check_name(model, "a model")
-    names = [name.removesuffix("/") for name in store.blobs.list_names(f"{folder}/{ALIASES}")]
-    names += [name.removesuffix(".json") for name in store.blobs.list_names(f"{folder}/{HEADS}")]
+    names = [name.removesuffix("/") for name in store.objects.list_names(f"{folder}/{ALIASES}")]
+    names += [name.removesuffix(".json") for name in store.objects.list_names(f"{folder}/{HEADS}")]
     return sorted({name for name in names if is_name(name)})
 
 
@@ -224,37 +204,33 @@ def move_alias(
 ) -> AliasRecord:
     """Point the alias at ``version`` if it has not moved since the caller looked.
 
-    This is the bare move: which evidence `production` asks for is `registry.promotion`'s to know.
+    This is the bare move: `registry.promotion` knows which evidence `production` needs.
 
     Args:
         expected: the ``sequence`` that the caller saw; None when there was no such alias.
 
     Raises:
-        AliasConflictError: somebody else moved the alias; nothing changed.
+        AliasConflictError: another move came first; nothing changed.
         VersionNotFoundError: no such version is published.
         DamageError: the alias or the version is damaged; nothing changed.
+        AfterChangeError: it has moved, and something after that failed.
     """
-    current = read_alias(store, model, check_name(alias, "an alias"))
+    files = _Alias(store, model, check_name(alias, "an alias"))
+    current = read_alias(store, model, alias)
     if (current.sequence if current else None) != expected:
-        raise _conflict(model, alias, expected or 0)
-    before = _find(store, model, alias, current.sequence) if current else None
-    if before:  # so that the head is never behind by more than the move that is under way
-        _write_head(store, model, alias, before)
-    record = AliasRecord(
-        model=model,
-        alias=alias,
+        raise files.conflict(expected or 0)
+    before = files.read_record(current.sequence) if current else None
+    if before:  # so that the head is at most one move behind
+        files.write_head(before)
+    return files.append(
+        version,
         sequence=(expected or 0) + 1,
-        version=version,
-        manifest_sha256=store.identify(model, version).manifest_sha256,
         action=action,
-        moved_at=utc_now("milliseconds"),
-        moved_by=tell_user(),
         reason=reason,
         forced=forced,
         verdict_sha256=verdict_sha256,
         previous_sha256=before.sha256 if before else None,
     )
-    return _add(store, record)
 
 
 def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: str) -> AliasRecord | None:
@@ -267,41 +243,35 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         The move; None if the alias is not damaged, and nothing was changed.
 
     Raises:
-        DamageError: ``version`` is damaged; or there is something that a repair cannot settle: in the
-            place of the alias's folder or head, or among its records. Nothing was changed.
-        AliasConflictError: somebody else moved or repaired the alias meanwhile; nothing changed.
+        DamageError: ``version`` is damaged; or a repair cannot settle what it found: where the
+            alias's folder or head should be, or among its records. Nothing was changed.
+        AliasConflictError: another move or repair came first; nothing changed.
+        AfterChangeError: it has moved, and something after that failed.
     """
-    state = _look(store, model, check_name(alias, "an alias"))
-    found = [_find(store, model, alias, sequence) for sequence in state.sequences]
+    files = _Alias(store, model, check_name(alias, "an alias"))
+    listed = files.list_files()
+    found = files.read_records(listed.sequences)
     history = inspect_history(store, model, alias)
     if history.strays:
         hint = "Nothing was changed. Remove it, and repair what is left."
-        raise DamageError("; ".join(history.strays), where=f"{model}@{alias}", hint=hint)
+        raise DamageError("; ".join(history.strays), where=str(files), hint=hint)
     if not history.findings:
         return None
-    store.blobs.read(_head_key(model, alias), MOST_RECORD_BYTES)  # what is no file cannot be replaced
-    known = state.head.sequence if state.head else 0
-    sequence = max([known, *state.sequences]) + 1
-    if sequence > MOST_NUMBER:
-        raise _damage(model, alias, f"{_key(model, alias, sequence - 1)} leaves no number for another move")
-    record = AliasRecord(
-        model=model,
-        alias=alias,
-        sequence=sequence,
-        version=version,
-        manifest_sha256=store.identify(model, version).manifest_sha256,
-        action="repair",
-        moved_at=utc_now("milliseconds"),
-        moved_by=tell_user(),
-        reason=reason,
-        forced=True,
-        history_sha256=_digest_history(found),
+    store.objects.read(
+        files.head_key, MAX_RECORD_BYTES
+    )  # raises if it is no regular file, which cannot be replaced
+    known = listed.head.sequence if listed.head else 0
+    sequence = max([known, *listed.sequences]) + 1
+    if sequence > MAX_NUMBER:
+        raise files.damage(f"{files.key(sequence - 1)} leaves no number for another move")
+    accepted = _digest_history(found)
+    return files.append(
+        version, sequence=sequence, action="repair", reason=reason, forced=True, history_sha256=accepted
     )
-    return _add(store, record)
 
 
-def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> int:
-    """The number of the version that ``ref`` names; a bare model means its alias ``default``.
+def open_reference(store: Store, ref: ModelRef, *, default: str = PRODUCTION) -> Version:
+    """Open the version that ``ref`` names; a bare model means its alias ``default``.
 
     Raises:
         VersionNotFoundError: no such version or alias; says which there are.
@@ -309,15 +279,12 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
             the alias, is about.
         DamageError: the alias or the manifest is damaged, or the version it points at is lost.
     """
-    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if ref.version is not None:
-        check_pin(store, ref.model, ref.version, ref.manifest_sha256, "the reference names")
-        return ref.version
+        return open_pinned(store, ref.model, ref.version, ref.manifest_sha256, "the reference names")
     record = read_alias(store, ref.model, ref.alias or default)
     if record is not None:
-        check_target(store, record)
-        return record.version
-    versions = list_newest(store.versions(ref.model))
+        return open_target(store, record)
+    versions = describe_newest(store.versions(ref.model))
     aliases = ", ".join(list_aliases(store, ref.model)) or "none"
     raise VersionNotFoundError(
         f"no alias {ref.alias or default!r} in {store.location}",
@@ -326,15 +293,23 @@ def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> 
     )
 
 
-def check_target(store: Store, record: AliasRecord) -> None:
-    """Hold the version that an alias points at against what it was at the move.
+def resolve(store: Store, ref: ModelRef | str, *, default: str = PRODUCTION) -> int:
+    """The number of the version that ``ref`` names; arguments and errors as of `open_reference`."""
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    return open_reference(store, ref, default=default).manifest.version
+
+
+def open_target(store: Store, record: AliasRecord) -> Version:
+    """Open the version that an alias points at, if it still is what it was at the move.
 
     Raises:
         DigestMismatchError: it is another one.
         DamageError: it is lost, or its manifest is damaged.
     """
     try:
-        check_pin(store, record.model, record.version, record.manifest_sha256, "the alias was moved to")
+        return open_pinned(
+            store, record.model, record.version, record.manifest_sha256, "the alias was moved to"
+        )
     except VersionNotFoundError as error:
         raise DamageError(
             f"points at version {record.version}, which is lost",
@@ -343,224 +318,257 @@ def check_target(store: Store, record: AliasRecord) -> None:
         ) from error
 
 
-def check_pin(store: Store, model: str, version: int, pin: str | None, who: str) -> None:
-    """Hold a version's manifest against the digest that somebody knows it by; None is any.
+def open_pinned(store: Store, model: str, number: int, pin: str | None, who: str) -> Version:
+    """Open a version, if its manifest has the digest ``pin``; None is any.
 
     Args:
-        who: knows it, as in "the alias was moved to".
+        who: states the digest, as in "the alias was moved to".
 
     Raises:
-        DigestMismatchError: it is another one.
-        VersionNotFoundError, ManifestError: as `Store.read_manifest`.
+        DigestMismatchError: it has another one.
+        VersionNotFoundError, ManifestError: as `Store.open_version`.
     """
-    found = store.identify(model, version).manifest_sha256
+    version = store.open_version(model, number)
+    found = version.digests.manifest_sha256
     if pin is not None and found != pin:
         raise DigestMismatchError(
             f"its manifest has digest {found[:12]}…, {who} {pin[:12]}…",
-            where=f"{model}@{version}",
+            where=str(version),
             hint="The version changed after publishing. Publish a new one; do not edit this one.",
         )
+    return version
 
 
-def _look(store: Store, model: str, alias: str) -> _State:
-    """The head first: it may be behind what is listed after it, and is never ahead of it."""
-    head, problem = None, ""
-    try:
-        head = _read_head(store, model, alias)
-    except DamageError as error:
-        problem = str(error)
-    sequences, strays = [], []
-    folder = _folder(model, alias)
-    for name in store.blobs.list_names(folder):
-        stem = name.removesuffix("/")
-        number = parse_number(stem.removesuffix(".json")) if stem.endswith(".json") else None
-        if number is None:
-            strays.append(f"{folder}/{show_name(name)}")
-        else:
-            sequences.append(number)
-    return _State(head, problem, sorted(sequences), strays)
+class _Listed(NamedTuple):
+    """The files of an alias; ``head_problem`` is why ``head`` cannot be read, or empty."""
+
+    head: _Head | None
+    head_problem: str
+    sequences: list[int]
+    strays: list[str]
 
 
-def _find(store: Store, model: str, alias: str, sequence: int) -> _Found:
-    key = _key(model, alias, sequence)
-    try:
-        data = store.blobs.read(key, MOST_RECORD_BYTES)
-    except DamageError as error:
-        return _Found(sequence, "", None, f"{key}: {error.what}")
-    if data is None:
-        return _Found(sequence, "", None, f"{key} is gone")
-    digest = digest_bytes(data)
-    try:
-        record = decode_json(data, AliasRecord)
-    except msgspec.DecodeError as error:
-        return _Found(sequence, digest, None, f"{key}: not an alias record: {error}")
-    if (record.model, record.alias, record.sequence) != (model, alias, sequence):
-        what = f"{key}: is move {record.sequence} of {record.model}@{record.alias}"
-        return _Found(sequence, digest, None, what)
-    return _Found(sequence, digest, record)
+class _Stored(NamedTuple):
+    """What is stored as a record: its digest ("" if it is no regular file), and what is wrong with it."""
+
+    sequence: int
+    sha256: str
+    record: AliasRecord | None
+    problem: str = ""
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether it names the record that it follows."""
+        return self.record is not None and self.record.schema_version >= _FIRST_LINKED
 
 
-def _check_tip(model: str, alias: str, head: _Head | None, before: _Found | None, tip: _Found | None) -> str:
-    """What is wrong with the last record, as far as the head and the one before can tell."""
-    if tip is not None and tip.problem:
-        return tip.problem
-    return _check_head(model, alias, head, [each for each in (before, tip) if each]) or (
-        _check_link(model, alias, before, tip) if tip else ""
-    )
+class _Alias(NamedTuple):
+    """The records and the head of one alias. A check answers with a sentence; "" when nothing is wrong."""
 
+    store: Store
+    model: str
+    alias: str
 
-def _check_head(model: str, alias: str, head: _Head | None, found: list[_Found], settled: int = 0) -> str:
-    """What the head knows better than the records, of which the first few may be settled; "" if nothing."""
-    tip = found[-1] if found else None
-    if head is None:
-        is_expected = len(found) > 1 and all(_is_linked(each) for each in found[-2:])
-        return f"{_head_key(model, alias)} is missing" if is_expected else ""
-    if head.sequence > (tip.sequence if tip else 0):
-        return _tell_missing(model, alias, tip.sequence + 1 if tip else 1, head.sequence)
-    for each in found[settled:]:
-        if each.sequence == head.sequence and each.sha256 != head.sha256 and not each.problem:
-            key = _key(model, alias, each.sequence)
-            is_last = each is tip
-            return (
-                f"{key} is not the record that was written"
-                if is_last
-                else f"{_head_key(model, alias)} names another record than {key}"
-            )
-    return ""
+    def __str__(self) -> str:
+        return f"{self.model}@{self.alias}"
 
+    @property
+    def folder(self) -> str:
+        """The key of the records' folder."""
+        return f"{check_name(self.model, 'a model')}/{ALIASES}/{check_name(self.alias, 'an alias')}"
 
-def _check_link(model: str, alias: str, before: _Found | None, found: _Found) -> str:
-    """Whether ``found`` follows on ``before``; empty if it does, or is a repair."""
-    record = found.record
-    if record is None or record.action == "repair":
+    @property
+    def head_key(self) -> str:
+        """The key of the head."""
+        return f"{check_name(self.model, 'a model')}/{HEADS}/{check_name(self.alias, 'an alias')}.json"
+
+    def key(self, sequence: int) -> str:
+        """The key of a record."""
+        return f"{self.folder}/{sequence}.json"
+
+    def list_files(self) -> _Listed:
+        """Read the head first: it may be behind what is listed after it, and is never ahead of it."""
+        head, problem = None, ""
+        try:
+            head = self._read_head()
+        except DamageError as error:
+            problem = str(error)
+        sequences, strays = [], []
+        for name in self.store.objects.list_names(self.folder):
+            stem = name.removesuffix("/")
+            number = parse_number(stem.removesuffix(".json")) if stem.endswith(".json") else None
+            if number is None:
+                strays.append(f"{self.folder}/{printable_name(name)}")
+            else:
+                sequences.append(number)
+        return _Listed(head, problem, sorted(sequences), strays)
+
+    def _read_head(self) -> _Head | None:
+        try:
+            data = self.store.objects.read(self.head_key, MAX_RECORD_BYTES)
+            return None if data is None else decode_json(data, _Head)
+        except msgspec.DecodeError as error:
+            raise DamageError(f"not the head of an alias: {error}", where=self.head_key) from error
+
+    def read_records(self, sequences: list[int]) -> list[_Stored]:
+        """The records of these numbers."""
+        return [self.read_record(sequence) for sequence in sequences]
+
+    def read_record(self, sequence: int) -> _Stored:
+        """The record of this number, or what is wrong with it."""
+        key = self.key(sequence)
+        try:
+            data = self.store.objects.read(key, MAX_RECORD_BYTES)
+        except DamageError as error:
+            return _Stored(sequence, "", None, f"{key}: {error.what}")
+        if data is None:
+            return _Stored(sequence, "", None, f"{key} is gone")
+        digest = digest_bytes(data)
+        try:
+            record = decode_json(data, AliasRecord)
+        except msgspec.DecodeError as error:
+            return _Stored(sequence, digest, None, f"{key}: not an alias record: {error}")
+        if (record.model, record.alias, record.sequence) != (self.model, self.alias, sequence):
+            what = f"{key}: is move {record.sequence} of {record.model}@{record.alias}"
+            return _Stored(sequence, digest, None, what)
+        return _Stored(sequence, digest, record)
+
+    def check_head(self, head: _Head | None, found: list[_Stored], settled: int = 0) -> str:
+        """Compare the head with the last records; the first ``settled`` of ``found`` are skipped."""
+        last = found[-1].sequence if found else 0
+        if head is None:
+            is_expected = len(found) > 1 and all(each.is_linked for each in found[-2:])
+            return f"{self.head_key} is missing" if is_expected else ""
+        if head.sequence > last:
+            return self._describe_missing(last + 1, head.sequence)
+        for each in found[settled:]:
+            if each.sequence == head.sequence and each.sha256 != head.sha256 and not each.problem:
+                if each.sequence == last:
+                    return f"{self.key(last)} is not the record that was written"
+                return f"{self.head_key} names another record than {self.key(each.sequence)}"
         return ""
-    expected = before.sequence + 1 if before else 1
-    if found.sequence != expected:
-        return _tell_missing(model, alias, expected, found.sequence - 1)
-    if record.schema_version < _FIRST_LINKED:
-        return f"{_key(model, alias, found.sequence)} has no link" if before and _is_linked(before) else ""
-    if record.previous_sha256 != (before.sha256 if before else None):
-        return f"{_key(model, alias, found.sequence)} does not follow on the record before it"
-    return ""
+
+    def check_link(self, before: _Stored | None, found: _Stored) -> str:
+        """Whether ``found`` follows on ``before``; a repair follows on no single record."""
+        record = found.record
+        if record is None or _is_repair(found):
+            return ""
+        expected = before.sequence + 1 if before else 1
+        if found.sequence != expected:
+            return self._describe_missing(expected, found.sequence - 1)
+        if not found.is_linked:
+            return f"{self.key(found.sequence)} has no link" if before and before.is_linked else ""
+        if record.previous_sha256 != (before.sha256 if before else None):
+            return f"{self.key(found.sequence)} does not follow on the record before it"
+        return ""
+
+    def check_repair(self, found: list[_Stored]) -> str:
+        """Whether the records before a repair, the last of ``found``, are what it accepted."""
+        *earlier, repair = found
+        assert repair.record
+        if repair.record.history_sha256 == _digest_history(earlier):
+            return ""
+        return f"what {self.key(repair.sequence)} accepted has changed since"
+
+    def list_chain(self, found: list[_Stored]) -> list[AliasRecord]:
+        """The records that follow on one another, or on a repair; see `History`."""
+        chain: list[AliasRecord] = []
+        is_certain = True
+        for index, each in enumerate(found):
+            if _is_repair(each):
+                is_certain = not self.check_repair(found[: index + 1])
+            elif each.problem or self.check_link(found[index - 1] if index else None, each):
+                is_certain = False
+            chain += [each.record] if each.record and is_certain else []
+        return chain
+
+    def append(
+        self,
+        version: int,
+        *,
+        sequence: int,
+        action: Action,
+        reason: str,
+        forced: bool,
+        verdict_sha256: str | None = None,
+        previous_sha256: str | None = None,
+        history_sha256: str | None = None,
+    ) -> AliasRecord:
+        """Make the move. Until its head is written the head is behind, which is allowed."""
+        record = AliasRecord(
+            model=self.model,
+            alias=self.alias,
+            sequence=sequence,
+            version=version,
+            manifest_sha256=self.store.open_version(self.model, version).digests.manifest_sha256,
+            action=action,
+            moved_at=utc_now("milliseconds"),
+            moved_by=name_user(),
+            reason=reason,
+            forced=forced,
+            verdict_sha256=verdict_sha256,
+            previous_sha256=previous_sha256,
+            history_sha256=history_sha256,
+        )
+        data = msgspec.json.format(msgspec.json.encode(record))
+        late: list[Exception] = []
+        try:
+            if not self.store.objects.put_if_absent(self.key(sequence), data):
+                raise self.conflict(sequence - 1)
+        except AfterChangeError as error:
+            late.append(error)
+        try:
+            self.write_head(_Stored(sequence, digest_bytes(data), record))
+        except (LifecycleError, OSError) as error:
+            late.append(error)
+        if late:
+            hint = "Do not repeat the command; see to the disk. The next move writes a head that is behind."
+            raise make_after_change(f"moved to version {version}", late, where=str(self), hint=hint)
+        return record
+
+    def write_head(self, found: _Stored) -> None:
+        """Have the head name ``found``, or whatever is the last record by then.
+
+        A writer that was overtaken would put the head back; so each looks again after it has written.
+        """
+        while True:
+            listed = self.list_files()
+            if listed.head is None or listed.head.sequence < found.sequence:
+                head = _Head(sequence=found.sequence, sha256=found.sha256)
+                self.store.objects.put(self.head_key, msgspec.json.format(msgspec.json.encode(head)))
+                listed = self.list_files()
+            if listed.sequences[-1:] <= [found.sequence]:
+                return
+            found = self.read_record(listed.sequences[-1])
+
+    def _describe_missing(self, first: int, last: int) -> str:
+        return (
+            f"{self.key(first)} is missing"
+            if first == last
+            else f"{self.key(first)} to {last}.json are missing"
+        )
+
+    def damage(self, what: str) -> DamageError:
+        """The error of an alias that has to be repaired."""
+        hint = (
+            "Nothing was changed. Restore it from a copy of the registry, or say where the alias is to "
+            f'point: `python -m registry repair {self} VERSION --reason "…"`.'
+        )
+        return DamageError(what, where=str(self), hint=hint)
+
+    def conflict(self, expected: int) -> AliasConflictError:
+        """The error of a move that came too late."""
+        return AliasConflictError(
+            f"another move came first, after move {expected}",
+            where=str(self),
+            hint="Nothing was changed. Look where it points now, and decide again.",
+        )
 
 
-def _check_repair(model: str, alias: str, found: list[_Found]) -> list[str]:
-    """Whether the records before a repair, the last of ``found``, are what it accepted."""
-    *earlier, repair = found
-    assert repair.record
-    if repair.record.history_sha256 == _digest_history(earlier):
-        return []
-    return [f"what {_key(model, alias, repair.sequence)} accepted has changed since"]
+def _is_repair(found: _Stored) -> bool:
+    return found.record is not None and found.record.action == "repair"
 
 
-def _list_chain(model: str, alias: str, found: list[_Found]) -> list[AliasRecord]:
-    chain: list[AliasRecord] = []
-    is_certain = True
-    for index, each in enumerate(found):
-        if each.record and each.record.action == "repair":
-            is_certain = not _check_repair(model, alias, found[: index + 1])
-        elif each.problem or _check_link(model, alias, found[index - 1] if index else None, each):
-            is_certain = False
-        chain += [each.record] if each.record and is_certain else []
-    return chain
-
-
-def _find_repair(found: list[_Found]) -> int | None:
-    """Index of the last repair."""
-    repairs = [index for index, each in enumerate(found) if each.record and each.record.action == "repair"]
-    return repairs[-1] if repairs else None
-
-
-def _is_linked(found: _Found) -> bool:
-    return found.record is not None and found.record.schema_version >= _FIRST_LINKED
-
-
-def _digest_history(found: list[_Found]) -> str:
+def _digest_history(found: list[_Stored]) -> str:
     lines = (f"{each.sequence} {each.sha256}\n" for each in found)
     return digest_bytes("".join(lines).encode())
-
-
-def _add(store: Store, record: AliasRecord) -> AliasRecord:
-    """Make the move; until its head is written the head is behind, which harms nobody.
-
-    Raises:
-        AliasConflictError: somebody else has made a move of this number; nothing changed.
-        AfterChangeError: it has moved, and something after that failed.
-    """
-    model, alias = record.model, record.alias
-    data = msgspec.json.format(msgspec.json.encode(record))
-    late: list[Exception] = []
-    try:
-        if not store.blobs.put_if_absent(_key(model, alias, record.sequence), data):
-            raise _conflict(model, alias, record.sequence - 1)
-    except AfterChangeError as error:
-        late.append(error)
-    try:
-        _write_head(store, model, alias, _Found(record.sequence, digest_bytes(data), record))
-    except (LifecycleError, OSError) as error:
-        late.append(error)
-    if late:
-        hint = (
-            "Do not repeat the command; see to the disk. A head that is behind is written by the next move."
-        )
-        done = f"moved to version {record.version}"
-        raise make_after_change(done, late, where=f"{model}@{alias}", hint=hint)
-    return record
-
-
-def _write_head(store: Store, model: str, alias: str, found: _Found) -> None:
-    """Have the head name ``found``, or whatever is the last record by then.
-
-    A writer that was overtaken would put the head back; so each looks again after it has written.
-    """
-    while True:
-        head = _Head(sequence=found.sequence, sha256=found.sha256)
-        state = _look(store, model, alias)
-        if state.head is None or state.head.sequence < found.sequence:
-            store.blobs.put(_head_key(model, alias), msgspec.json.format(msgspec.json.encode(head)))
-            state = _look(store, model, alias)
-        if state.sequences[-1:] <= [found.sequence]:
-            return
-        found = _find(store, model, alias, state.sequences[-1])
-
-
-def _read_head(store: Store, model: str, alias: str) -> _Head | None:
-    key = _head_key(model, alias)
-    try:
-        data = store.blobs.read(key, MOST_RECORD_BYTES)
-        return None if data is None else decode_json(data, _Head)
-    except msgspec.DecodeError as error:
-        raise DamageError(f"not the head of an alias: {error}", where=key) from error
-
-
-def _folder(model: str, alias: str) -> str:
-    return f"{check_name(model, 'a model')}/{ALIASES}/{check_name(alias, 'an alias')}"
-
-
-def _key(model: str, alias: str, sequence: int) -> str:
-    return f"{_folder(model, alias)}/{sequence}.json"
-
-
-def _head_key(model: str, alias: str) -> str:
-    return f"{check_name(model, 'a model')}/{HEADS}/{check_name(alias, 'an alias')}.json"
-
-
-def _tell_missing(model: str, alias: str, first: int, last: int) -> str:
-    keys = _key(model, alias, first) if first == last else f"{_key(model, alias, first)} to {last}.json"
-    return f"{keys} {'is' if first == last else 'are'} missing"
-
-
-def _damage(model: str, alias: str, what: str) -> DamageError:
-    hint = (
-        "Nothing was changed. Restore it from a copy of the registry, or say where the alias is to point: "
-        f'`python -m registry repair {model}@{alias} VERSION --reason "…"`.'
-    )
-    return DamageError(what, where=f"{model}@{alias}", hint=hint)
-
-
-def _conflict(model: str, alias: str, expected: int) -> AliasConflictError:
-    return AliasConflictError(
-        f"was moved by somebody else after move {expected}",
-        where=f"{model}@{alias}",
-        hint="Nothing was changed. Look where it points now, and decide again.",
-    )

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import msgspec
 
-from timberline.registry import ledger
 from timberline.registry.aliases import (
     ALIASES,
     HEADS,
-    check_target,
     inspect_history,
     list_aliases,
-    read_alias,
+    open_target,
 )
 from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
-from timberline.registry.folder import show_name
+from timberline.registry.folder import printable_name
 from timberline.registry.names import ModelRef, is_name, parse_number
-from timberline.registry.promotion import find_exchanged
-from timberline.registry.runtime.permissions import explain_refusal
-from timberline.registry.store import Contents, Store
+from timberline.registry.promotion import find_mismatched_documents
+from timberline.registry.runtime.files import explain_refusal
+from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
+from timberline.registry.version import Version
 
-# What damage and disks raise: the one for the bytes, the other for reading them.
-TROUBLE = (RegistryError, OSError)
+# What damage and disks raise.
+READ_ERRORS = (RegistryError, OSError)
 
 _BROKEN_OFF = "has no manifest: a copy that was broken off, or a version that is lost"
 _STRAY = "is no part of a registry"
@@ -44,7 +43,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_versions(store: Store, ref: ModelRef | None, version: int | None = None) -> list[Check]:
-    """Verify ``version`` of a model, or all there is of it, or (``ref`` None) all there is.
+    """Verify ``version`` of a model, or the whole model, or (``ref`` None) the whole registry.
 
     Args:
         ref: of an alias: ``version``, which it points at, and the alias.
@@ -56,7 +55,7 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
     if ref and version:
         checks = [_check_version(store, ref.model, version)]
         return [*checks, _check_alias(store, ref.model, ref.alias)] if ref.alias else checks
-    checks = [] if ref else check_top(store)
+    checks = [] if ref else check_root(store)
     for model in [ref.model] if ref else store.models():
         try:
             checks += _check_model(store, model, find_contents(store, model))
@@ -68,7 +67,7 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
 
 
 def find_contents(store: Store, model: str) -> Contents:
-    """What there is of a model.
+    """List the files, versions and ledger numbers of a model.
 
     Raises:
         VersionNotFoundError: there is nothing.
@@ -81,15 +80,15 @@ def find_contents(store: Store, model: str) -> Contents:
     return contents
 
 
-def check_top(store: Store) -> list[Check]:
-    """What lies beside the models and is none; a file is anybody's, unless it has a model's name."""
+def check_root(store: Store) -> list[Check]:
+    """What lies beside the models and is no model. Files may lie there, but not under a model's name."""
     checks = []
-    for name in store.blobs.list_names():
+    for name in store.objects.list_names():
         stem = name.removesuffix("/")
         if name.endswith("/") == is_name(stem):
             continue
         what = "is not the name of a model" if name.endswith("/") else "is no folder"
-        checks.append(_damaged(show_name(stem), show_name(stem), f"{show_name(stem)}: {what}"))
+        checks.append(_damaged(printable_name(stem), printable_name(stem), f"{printable_name(stem)}: {what}"))
     return checks
 
 
@@ -97,51 +96,52 @@ def _check_model(store: Store, model: str, contents: Contents) -> list[Check]:
     checks = [_check_version(store, model, version) for version in contents.versions]
     try:
         checks += [_check_alias(store, model, alias) for alias in list_aliases(store, model)]
-    except TROUBLE as error:
+    except READ_ERRORS as error:
         checks.append(_damaged(model, f"{model}/{ALIASES}", describe(error)))
-    return checks + check_places(store, model, contents)
+    return checks + check_layout(store, model, contents)
 
 
 def _check_version(store: Store, model: str, version: int) -> Check:
     name, path = f"{model}@{version}", f"{model}/{version}"
     try:
-        store.verify(model, version)
+        opened = store.open_version(model, version).verify()
     except DigestMismatchError as error:
         return _damaged(name, path, error.what)
-    except TROUBLE as error:
+    except READ_ERRORS as error:
         return _damaged(name, path, describe(error))
-    return _told(name, path, _check_documents(store, model, version))
+    return _report(name, path, _check_documents(store, opened))
 
 
-def _check_documents(store: Store, model: str, version: int) -> list[str]:
+def _check_documents(store: Store, version: Version) -> list[str]:
     """What is wrong with the verdict of a whole version, and with the documents that it names."""
     try:
-        data = store.read_document(model, version, VERDICT_FILE)
+        model, number = version.manifest.model, version.manifest.version
+        data = store.read_document(model, number, VERDICT_FILE)
         if data is None:
             return []
         verdict = decode_verdict(data)
-        if (verdict.model, verdict.candidate) != (model, store.identify(model, version)):
+        if (verdict.model, verdict.candidate) != (model, version.digests):
             return [f"{VERDICT_FILE} is for other bytes"]
-        return find_exchanged(store, model, version, verdict)
-    except TROUBLE as error:
+        return find_mismatched_documents(store, model, number, verdict)
+    except READ_ERRORS as error:
         return [describe(error)]
 
 
 def _check_alias(store: Store, model: str, alias: str) -> Check:
-    """The chain of its moves, and the version that the last one pins: is it still the same?"""
+    """Check the chain of its moves, and whether the version that the last one pins is still the same."""
     name, path = f"{model}@{alias}", f"{model}/{ALIASES}/{alias}"
     try:
         history = inspect_history(store, model, alias)
         findings = history.problems
-        if not history.findings and (record := read_alias(store, model, alias)):
-            check_target(store, record)
-    except TROUBLE as error:
+        if history.records and not history.findings:
+            open_target(store, history.records[-1])
+    except READ_ERRORS as error:
         return _damaged(name, path, describe(error))
-    return _told(name, path, findings)
+    return _report(name, path, findings)
 
 
-def check_places(store: Store, model: str, contents: Contents) -> list[Check]:
-    """What a look at names alone finds: versions that are lost, and what is no part of the model."""
+def check_layout(store: Store, model: str, contents: Contents) -> list[Check]:
+    """What the names of files show: lost versions, and files that are no part of the model."""
     return [*_check_ledger(store, model, contents), *_check_strays(model, contents)]
 
 
@@ -165,16 +165,16 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
 def _describe_removal(store: Store, model: str, version: int) -> str:
     """What is wrong with the entry of a version that was written off; empty if nothing."""
     try:
-        ledger.read_removal(store.blobs, model, version)
-    except TROUBLE as error:
+        read_entry(store.objects, model, version, removal=True)
+    except READ_ERRORS as error:
         return str(error)
     return ""
 
 
 def _describe_loss(store: Store, model: str, version: int) -> str:
     try:
-        entry = ledger.read_entry(store.blobs, model, version)
-    except TROUBLE as error:
+        entry = read_entry(store.objects, model, version)
+    except READ_ERRORS as error:
         return f"is lost; {describe(error)}"
     when = f" {entry.written_at} by {entry.written_by}" if entry else ""
     return f"was published{when}, and is lost: restore it from a copy, or write it off with `registry repair`"
@@ -189,16 +189,17 @@ def _check_strays(model: str, contents: Contents) -> list[Check]:
     }
     settled = {*contents.versions, *contents.numbers.published, *contents.numbers.removed}
     for key in contents.keys:
-        path, what = _place(key, settled)
+        path, what = _classify_key(key, settled)
         if what:
             found.setdefault(path, what)
     return [
-        _damaged(model, show_name(path), f"{show_name(path)}: {what}") for path, what in sorted(found.items())
+        _damaged(model, printable_name(path), f"{printable_name(path)}: {what}")
+        for path, what in sorted(found.items())
     ]
 
 
-def _place(key: str, settled: set[int]) -> tuple[str, str]:
-    """The file or folder that ``key`` is about, and why it has no place in a model; "" if it has one.
+def _classify_key(key: str, settled: set[int]) -> tuple[str, str]:
+    """The file or folder of ``key``, and why it does not belong in a model; "" if it does.
 
     Args:
         settled: the versions that another check reports.
@@ -213,19 +214,19 @@ def _place(key: str, settled: set[int]) -> tuple[str, str]:
     if part == ALIASES and names and is_name(names[0]):
         return key, ""
     stem = names[0].removesuffix(".json") if len(names) == 1 and names[0].endswith(".json") else ""
-    is_known = (part == HEADS and is_name(stem)) or (part == ledger.FOLDER and ledger.is_entry(stem))
+    is_known = (part == HEADS and is_name(stem)) or (part == LEDGER and is_ledger_stem(stem))
     return key, "" if is_known else _STRAY
 
 
 def describe(error: Exception) -> str:
-    """The error, and what refuses the file, if one is refused."""
+    """The error; if a file is refused, also what refuses it."""
     reason = explain_refusal(error)
     return f"{error}. {reason}" if reason else str(error)
 
 
-def _told(name: str, path: str, findings: list[str]) -> Check:
+def _report(name: str, path: str, findings: list[str]) -> Check:
     return Check(name=name, path=path, is_whole=not findings, findings="; ".join(findings))
 
 
 def _damaged(name: str, path: str, what: str) -> Check:
-    return _told(name, path, [what])
+    return _report(name, path, [what])

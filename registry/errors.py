@@ -1,4 +1,4 @@
-"""The one tree of errors, so that a caller can catch narrowly or broadly.
+"""The tree of errors: a caller can catch narrowly or broadly.
 
     LifecycleError                .code (stable, for machines)  .where  .hint
     ├─ ConfigError
@@ -11,12 +11,13 @@
     ├─ ServingError    SignatureMismatchError · NotReadyError · …       (inference/errors.py)
     └─ BenchmarkError  WorkloadError                                    (benchmarks/errors.py)
 
-The tree knows nothing of HTTP: `inference/app.py` holds the only error → status table.
+The tree is independent of HTTP: `inference/app.py` holds the only error → status table.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -29,12 +30,17 @@ class LifecycleError(Exception):
         where: model@version, file, tensor, row or key it was found in; shown in front.
         hint: what to do about it; shown behind.
 
-    ``code`` is stable and meant for machines; ``exit_code`` is what a command ends with:
-    1 the answer is no, 2 wrong use or configuration, 3 the environment failed.
+    ``code`` is stable and meant for machines: the name of the class in snake case without "Error", unless it
+    states another. ``exit_code`` is what a command ends with: 1 the answer is no, 2 wrong use or
+    configuration, 3 the environment failed.
     """
 
     code: ClassVar[str] = "lifecycle"
     exit_code: ClassVar[int] = 3
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Error")).lower()
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
@@ -51,30 +57,24 @@ class LifecycleError(Exception):
 class ConfigError(LifecycleError):
     """A setting, flag or model folder is wrong; nothing was started."""
 
-    code = "config"
     exit_code = 2
 
 
 class StageError(LifecycleError):
     """A stage's input is missing: the stage before it has not run."""
 
-    code = "stage"
     exit_code = 2
 
 
 class AfterChangeError(LifecycleError):
-    """What was asked has happened and is there to see; something that was to follow it failed.
+    """The change was made; a step after it failed.
 
-    It is no failure of the change: whoever repeats the command changes things twice.
+    The change has not failed: repeating the command would change things twice.
     """
-
-    code = "after_change"
 
 
 class RegistryError(LifecycleError):
     """The registry could not do what was asked."""
-
-    code = "registry"
 
 
 class DamageError(RegistryError):
@@ -84,40 +84,32 @@ class DamageError(RegistryError):
 
 
 class ManifestError(DamageError):
-    """A manifest is not readable, or says something a manifest may not say."""
-
-    code = "manifest"
+    """A manifest is not readable, or breaks a rule of manifests."""
 
 
 class VersionNotFoundError(RegistryError):
     """No such model, version or alias."""
 
-    code = "version_not_found"
     exit_code = 2
 
 
 class DigestMismatchError(DamageError):
     """A file's bytes are not the bytes its manifest names."""
 
-    code = "digest_mismatch"
-
 
 class AliasConflictError(RegistryError):
     """The alias no longer points where the caller saw it."""
 
-    code = "alias_conflict"
-
 
 class PromotionRefusedError(RegistryError):
-    """The evidence that `production` asks for is missing or says no."""
+    """The evidence that `production` requires is missing or negative."""
 
-    code = "promotion_refused"
     exit_code = 1
 
 
 @contextlib.contextmanager
 def after_change(done: str, *, where: str, hint: str = "") -> Iterator[None]:
-    """Do what follows a change: an error of it is not to be taken for one of the change.
+    """Do what follows a change, so that an error in it is not taken for a failure of the change.
 
     Args:
         done: what has happened, to go before "but" and the error: ``version 7 is published``.
@@ -136,7 +128,7 @@ def after_change(done: str, *, where: str, hint: str = "") -> Iterator[None]:
 def make_after_change(
     done: str, errors: Sequence[Exception], *, where: str, hint: str = ""
 ) -> AfterChangeError:
-    """The error that says all that failed after a change; arguments as of `after_change`."""
+    """One error for everything that failed after a change; arguments as of `after_change`."""
     return AfterChangeError(f"{done}, but {'; '.join(map(_describe, errors))}", where=where, hint=hint)
 
 

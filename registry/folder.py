@@ -1,9 +1,12 @@
-"""The registry's bytes in a folder of a POSIX file system.
+"""The registry's bytes: the interface of an object store, and a folder of a POSIX file
+system that provides it.
 
-Everything is written under ``.staging/<token>/`` first and appears by one rename or link, so a
-reader sees the old state or the new one. ``.staging/<token>.lock`` is held (flock) while its owner
-lives: what a killed writer left behind is told apart from what a live one is still writing, and is
-removed by the next publisher.
+Keys are ``/``-separated paths: ``forest_cover/7/manifest.json``. Names that start with a dot belong to the
+store itself and are never listed. What a version or an alias is, is not known here.
+
+Everything is written under ``.staging/<token>/`` first and appears by one rename or link, so a reader sees
+the old state or the new one. The writer holds ``.staging/<token>.lock`` (flock) while it lives. The next
+publisher removes what a killed writer left behind: its lock is free.
 """
 
 from __future__ import annotations
@@ -16,13 +19,85 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
-from timberline.registry.blobs import MOST_BYTES, OnError
 from timberline.registry.errors import DamageError, RegistryError
 from timberline.registry.runtime.files import lacks_locks, sync_change, sync_folder
 from timberline.registry.runtime.logs import log_event
+
+# What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
+MAX_BYTES = 2 << 30
+# Gets the key of a folder, "" for the whole store, and why it cannot be read; may raise.
+OnError = Callable[[str, OSError], None]
+
+
+class ObjectStore(Protocol):
+    """Named bytes that appear whole or not at all, to every reader and after every kill.
+
+    ``put``, ``put_if_absent`` and ``commit`` change nothing when they raise, but for `AfterChangeError`:
+    then it is done, and only what a power cut would leave of it is unknown. A store that cannot do what
+    one of them needs raises a `RegistryError`.
+
+    On an object store: ``put_if_absent`` is a conditional PUT (If-None-Match: *), ``commit`` claims
+    the prefix by one and uploads ``last`` after everything else, ``open_folder`` fills a local
+    cache. A claim whose owner died leaves a prefix without its ``last`` file: no version, and its
+    number is not used again.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where the store is, for people."""
+
+    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
+        """Every key below the folder ``prefix``, sorted; none if there is no such folder.
+
+        What is no regular file is listed as well; `read` refuses it. An empty folder is listed with a ``/``
+        at its end.
+
+        Args:
+            on_error: called for each folder that cannot be read, and the others are listed.
+
+        Raises:
+            OSError: a folder cannot be read, and ``on_error`` is None.
+        """
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        """What lies directly in the folder ``prefix``, sorted; folders with a ``/`` at their end.
+
+        Raises:
+            OSError: the folder is there and cannot be read.
+        """
+
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
+        """The bytes under ``key``, or None when there is nothing.
+
+        Raises:
+            DamageError: there are more than ``most_bytes``, or it is no regular file.
+            OSError: something is there and cannot be read.
+        """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put ``data`` under ``key``, replacing what was there."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Put ``data`` under ``key`` unless it is taken; exactly one of racing callers gets True."""
+
+    def open_staging(self) -> AbstractContextManager[Path]:
+        """An empty local folder to fill and commit; what is left of it afterwards is removed."""
+
+    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
+        """Make the files in ``staged`` appear under ``prefix``, the file ``last`` never before the others.
+
+        Returns:
+            False if ``prefix`` is taken; ``staged`` is then untouched and may be committed elsewhere.
+        """
+
+    def open_folder(self, prefix: str) -> Path:
+        """A local folder with the files under ``prefix``."""
+
 
 _logger = logging.getLogger("registry.folder")
 
@@ -54,53 +129,53 @@ def find_root(location: Path) -> Path:
         raise RegistryError("its symbolic links lead in a circle", where=str(location)) from error
 
 
-class FolderBlobs:
-    """`registry.blobs.Blobs` under ``root``, which need not exist before the first write."""
+class FolderStore:
+    """`registry.folder.ObjectStore` under ``root``, which need not exist before the first write."""
 
     def __init__(self, root: Path) -> None:
         self._root = find_root(root)
         self.location = str(root)
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
-        keys = []
-        pending = [prefix]
         if prefix:
             self._path(prefix)
+        keys, pending = [], [prefix]
         while pending:
             folder = pending.pop()
             try:
-                with os.scandir(self._root / folder) as scanned:
-                    entries = [entry for entry in scanned if not _is_hidden(entry.name)]
-            except FileNotFoundError:
-                continue
-            except NotADirectoryError as error:
-                raise self._no_folder(folder) from error
+                entries = self._scan(folder)
             except OSError as error:
                 if on_error is None:
                     raise
                 on_error(folder, error)
                 continue
-            if not entries and folder:
+            if entries == [] and folder:
                 keys.append(f"{folder}/")
-            for entry in entries:
+            for entry in entries or []:
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 (pending if entry.is_dir(follow_symlinks=False) else keys).append(key)
         return sorted(keys)
 
     def list_names(self, prefix: str = "") -> list[str]:
-        try:
-            with os.scandir(self._path(prefix) if prefix else self._root) as scanned:
-                entries = [entry for entry in scanned if not _is_hidden(entry.name)]
-        except FileNotFoundError:
-            return []
-        except NotADirectoryError as error:
-            raise self._no_folder(prefix) from error
+        if prefix:
+            self._path(prefix)
+        entries = self._scan(prefix) or []
         return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
 
-    def read(self, key: str, most_bytes: int = MOST_BYTES) -> bytes | None:
+    def _scan(self, folder: str) -> list[os.DirEntry[str]] | None:
+        """What lies in ``folder``; None if it is not there."""
+        try:
+            with os.scandir(self._root / folder) as scanned:
+                return [entry for entry in scanned if not _is_hidden(entry.name)]
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError as error:
+            raise self._no_folder(folder) from error
+
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
         path = self._path(key)
         try:
-            handle = open_plain(path)
+            handle = open_regular_file(path)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -119,17 +194,17 @@ class FolderBlobs:
 
     def put(self, key: str, data: bytes) -> None:
         with self._written(data) as file:
-            target = self._place(key)
+            target = self._prepare_path(key)
             file.replace(target)
             sync_change(target)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._written(data) as file:
-            target = self._place(key)
+            target = self._prepare_path(key)
             try:
                 target.hardlink_to(file)
             except OSError as error:
-                # open(2), O_EXCL: an NFS server may have made the link, and its answer been lost on the way.
+                # open(2), O_EXCL: an NFS server may have made the link, and its answer may be lost.
                 if not _is_linked(file, target):
                     if isinstance(error, FileExistsError):
                         return False
@@ -140,7 +215,7 @@ class FolderBlobs:
         return True
 
     @contextlib.contextmanager
-    def stage(self) -> Iterator[Path]:
+    def open_staging(self) -> Iterator[Path]:
         staging = self._root / _STAGING
         staging.mkdir(parents=True, exist_ok=True)
         _remove_dead(staging)
@@ -157,7 +232,7 @@ class FolderBlobs:
         for path in staged.iterdir():
             _sync_file(path)
         sync_folder(staged)
-        target = self._place(prefix)
+        target = self._prepare_path(prefix)
         try:
             staged.rename(target)
         except OSError as error:
@@ -176,7 +251,7 @@ class FolderBlobs:
         if any(not part or part.startswith(".") or "\\" in part or "\x00" in part for part in parts):
             raise RegistryError(f"{key[:80]!r} is not a key", where=self.location)
         path = str(self._root)
-        for part in parts:  # of strings: of paths it took half the time of a list
+        for part in parts:  # strings: with Path objects this took half the time of a list
             path = f"{path}/{part}"
             if os.path.islink(path):  # noqa: PTH114
                 raise DamageError(
@@ -189,7 +264,7 @@ class FolderBlobs:
     def _no_folder(self, prefix: str) -> DamageError:
         return DamageError("is no folder", where=str(self._root / prefix), hint="It was not read. Remove it.")
 
-    def _place(self, key: str) -> Path:
+    def _prepare_path(self, key: str) -> Path:
         """The path of ``key``, its folder made."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +272,7 @@ class FolderBlobs:
 
     @contextlib.contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
-        with self.stage() as folder:
+        with self.open_staging() as folder:
             file = folder / "blob"
             file.write_bytes(data)
             _sync_file(file)
@@ -216,7 +291,7 @@ class FolderBlobs:
                 if lacks_locks(error):
                     raise self._miss("file locks", error) from error
                 raise
-            if path.exists():  # else another writer found it between its making and its locking
+            if path.exists():  # else another writer removed it before it was locked
                 break
             os.close(handle)
         try:
@@ -233,28 +308,28 @@ class FolderBlobs:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or is_dropping(name)
+    return name.startswith(".") or is_system_file(name)
 
 
-def is_dropping(name: str) -> bool:
-    """Whether a file manager or the file system itself leaves files of this name wherever it comes by."""
-    return name in _DROPPINGS or name.startswith(_DROPPING_PREFIXES)
+def is_system_file(name: str) -> bool:
+    """Whether file managers or file systems leave files of this name."""
+    return name in _SYSTEM_FILES or name.startswith(_SYSTEM_FILE_PREFIXES)
 
 
-# macOS, Windows, ext4; NFS and FUSE name so what was removed and is open still.
-_DROPPINGS = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
-_DROPPING_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
+# macOS, Windows, ext4; NFS and FUSE rename removed files that are still open to such names.
+_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
+_SYSTEM_FILE_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
 
 
-def show_name(name: str) -> str:
-    """A file's name for people: bytes that are no text are escaped, and it ends after 80 characters."""
+def printable_name(name: str) -> str:
+    """A file's name for people: at most 80 characters; bytes that are no text are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()[:80]
 
 
-def open_plain(path: Path) -> int | None:
-    """A descriptor to read a plain file with; None if it is another thing.
+def open_regular_file(path: Path) -> int | None:
+    """A descriptor to read a regular file with; None if it is something else.
 
-    A FIFO without a writer or a device would hold up whoever opens it, for ever; so neither is waited for.
+    Opening a FIFO without a writer, or a device, would block for ever; so the open does not wait.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -281,7 +356,7 @@ def _is_linked(file: Path, target: Path) -> bool:
 
 
 def _clean_up(lock: Path, handle: int) -> None:
-    """Let go of a lock. What is left is removed by the next writer: it is no failure of this one."""
+    """Release a lock. The next writer removes what is left, so a failure here is only logged."""
     try:
         lock.unlink(missing_ok=True)
     except OSError as error:
@@ -291,9 +366,9 @@ def _clean_up(lock: Path, handle: int) -> None:
 
 
 def _remove_dead(staging: Path) -> None:
-    """Remove what writers left that no longer live; a live one holds its lock and is passed over.
+    """Remove what dead writers left; a live one holds its lock and is skipped.
 
-    So is what this process may not open or remove, and what is no lock: it is in nobody's way.
+    So is what this process may not open or remove, and what is no lock: it does no harm.
     """
     for path in staging.glob("*.lock"):
         try:

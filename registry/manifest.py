@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.errors import ManifestError
-from timberline.registry.runtime.documents import decode_json, encode_document
+from timberline.registry.runtime.documents import V, decode_document, encode_document
 from timberline.registry.signature import Signature, SourceTable
 
 SCHEMA_VERSION = 1
@@ -22,7 +22,7 @@ FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z"
 FileName = Annotated[str, msgspec.Meta(pattern=FILE_NAME)]
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every table in a manifest."""
 
 
@@ -30,14 +30,14 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Precision = Literal["float32", "int8"]
 
 
-class FileDigest(_Part, frozen=True, kw_only=True):
+class FileDigest(_Table, frozen=True, kw_only=True):
     """A file of the version: SHA-256 and size in bytes."""
 
     sha256: Sha256
     size: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Interval(_Part, frozen=True, kw_only=True):
+class Interval(_Table, frozen=True, kw_only=True):
     """A measured value with its 95 % confidence interval."""
 
     value: float
@@ -45,7 +45,7 @@ class Interval(_Part, frozen=True, kw_only=True):
     high: float
 
 
-class ClassMetrics(_Part, frozen=True, kw_only=True):
+class ClassMetrics(_Table, frozen=True, kw_only=True):
     """Precision, recall, F1 (0 to 1) and number of test rows of one class."""
 
     precision: float
@@ -54,7 +54,7 @@ class ClassMetrics(_Part, frozen=True, kw_only=True):
     rows: int
 
 
-class Metrics(_Part, frozen=True, kw_only=True):
+class Metrics(_Table, frozen=True, kw_only=True):
     """Quality on the test split.
 
     ``log_loss`` in nats; ``ece`` is the expected calibration error over 15 equal-mass bins of the
@@ -71,7 +71,7 @@ class Metrics(_Part, frozen=True, kw_only=True):
     baselines: dict[str, float]
 
 
-class ParityTensor(_Part, frozen=True, kw_only=True):
+class ParityTensor(_Table, frozen=True, kw_only=True):
     """Worst disagreement of one tensor: absolute error, the source row it happened in, its bound."""
 
     rows: int
@@ -81,7 +81,7 @@ class ParityTensor(_Part, frozen=True, kw_only=True):
     rtol: float
 
 
-class Lineage(_Part, frozen=True, kw_only=True):
+class Lineage(_Table, frozen=True, kw_only=True):
     """Where the version came from; digests are SHA-256.
 
     ``recipe_digest`` is of all that the run was made from but its data, its seed and the program; None in
@@ -101,7 +101,7 @@ class Lineage(_Part, frozen=True, kw_only=True):
     recipe_digest: Sha256 | None = None
 
 
-class Prior(_Part, frozen=True, kw_only=True):
+class Prior(_Table, frozen=True, kw_only=True):
     """Class prior of the training rows and the one the graph corrects for, in class order."""
 
     method: Literal["none", "given", "em"]
@@ -109,7 +109,7 @@ class Prior(_Part, frozen=True, kw_only=True):
     deployment: tuple[float, ...]
 
 
-class Histogram(_Part, frozen=True, kw_only=True):
+class Histogram(_Table, frozen=True, kw_only=True):
     """Counts of a raw column over the training split.
 
     Numbers: ``edges`` has one more entry than ``counts`` (half-open bins, the last one closed).
@@ -122,7 +122,7 @@ class Histogram(_Part, frozen=True, kw_only=True):
     nulls: int = 0
 
 
-class Golden(_Part, frozen=True, kw_only=True):
+class Golden(_Table, frozen=True, kw_only=True):
     """Rows with known answers, for warm-up and load-and-query checks.
 
     ``rows[i]`` holds the raw values in column order (None is NULL); ``class_indexes`` the true
@@ -138,15 +138,15 @@ class Golden(_Part, frozen=True, kw_only=True):
 # A slice becomes the column `slice_<name>` of evaluation.parquet, a baseline's answers `baseline_<name>`.
 SLICE_PREFIX = "slice_"
 BASELINE_PREFIX = "baseline_"
-# What may have to be better: a figure, the recall of a class (by value), the accuracy in a slice (by name).
-Measure = Annotated[
+# What may have to improve: a metric, the recall of a class (by value), the accuracy in a slice (by name).
+MetricName = Annotated[
     str,
     msgspec.Meta(pattern=r"^(accuracy|log_loss|calibration|recall\.[^\n]+|slices\.[a-z][a-z0-9_]{0,63})\Z"),
 ]
 SliceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 
 
-class GateLimits(_Part, frozen=True, kw_only=True):
+class GateLimits(_Table, frozen=True, kw_only=True):
     """What a release of this model must keep; from ``[gate]`` in model.toml.
 
     ``min_accuracy``, ``max_log_loss``, ``max_p50_ms`` and ``max_model_bytes`` judge a first version
@@ -181,11 +181,11 @@ class GateLimits(_Part, frozen=True, kw_only=True):
     max_start_up_increase: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     baseline: Literal["block", "warn"] = "block"
     require: Literal["not_worse", "improvement"] = "not_worse"
-    improve: Annotated[tuple[Measure, ...], msgspec.Meta(min_length=1)] = ("accuracy", "log_loss")
+    improve: Annotated[tuple[MetricName, ...], msgspec.Meta(min_length=1)] = ("accuracy", "log_loss")
     slices: dict[SliceName, str] = {}
 
 
-class Manifest(_Part, frozen=True, kw_only=True):
+class Manifest(_Table, frozen=True, kw_only=True):
     """Everything that is known about one version.
 
     ``minimum_onnxruntime`` is the oldest release of ONNX Runtime, as ``major.minor``, that computes its
@@ -225,11 +225,15 @@ def decode_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
     Raises:
         ManifestError: not JSON, not a manifest, or of a ``schema_version`` this code does not know.
     """
-    try:
-        _check_schema_version(decode_json(data, _Head).schema_version, where)
-        return decode_json(data, Manifest)
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"not a manifest: {error}", where=where) from error
+    _decode(data, _Head, where)  # before the rest: a later version has other keys
+    return _decode(data, Manifest, where)
+
+
+def _decode(data: bytes, kind: type[V], where: str) -> V:
+    hint = "Upgrade timberline, or publish the version again."
+    return decode_document(
+        data, kind, SCHEMA_VERSION, ManifestError, what="a manifest", where=where, hint=hint
+    )
 
 
 class _Accuracy(msgspec.Struct, frozen=True):
@@ -248,26 +252,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_summary(data: bytes, where: str = "manifest.json") -> Summary:
-    """Read a manifest's bytes as far as a list needs it: in a fifth of the time of `decode_manifest`.
+    """Read the fields of a manifest that a list needs, in a fifth of the time of `decode_manifest`.
 
     Raises:
         ManifestError: as `decode_manifest`, but of these fields only.
     """
-    try:
-        summary = decode_json(data, Summary)
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"not a manifest: {error}", where=where) from error
-    _check_schema_version(summary.schema_version, where)
-    return summary
-
-
-def _check_schema_version(schema_version: int, where: str) -> None:
-    if schema_version != SCHEMA_VERSION:
-        raise ManifestError(
-            f"schema_version is {schema_version}, this program reads {SCHEMA_VERSION}",
-            where=where,
-            hint="Upgrade timberline, or publish the version again.",
-        )
+    return _decode(data, Summary, where)
 
 
 class _Head(msgspec.Struct):

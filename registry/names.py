@@ -16,7 +16,7 @@ from timberline.registry.errors import ConfigError
 _NAME = r"[a-z][a-z0-9_]{0,63}"
 # No leading zero, so that a version has one spelling; nine digits fit every integer type on the way.
 _NUMBER = r"[1-9][0-9]{0,8}"
-MOST_NUMBER = 999_999_999
+MAX_NUMBER = 999_999_999
 _DIGEST = r"#sha256:(?P<digest>[0-9a-f]{64})"
 _REF = re.compile(rf"(?P<model>{_NAME})(?:@(?:(?P<version>{_NUMBER})(?:{_DIGEST})?|(?P<alias>{_NAME})))?")
 
@@ -58,7 +58,7 @@ class ModelRef(msgspec.Struct, frozen=True):
 
 
 def check_name(name: str, what: str) -> str:
-    """Return ``name`` if a model or alias (``what``) may be called so.
+    """Return ``name`` if it is a valid name of ``what``, a model or an alias.
 
     Raises:
         ConfigError: it may not.
@@ -72,7 +72,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a model or alias may be called so."""
+    """Whether it is a valid name of a model or alias."""
     return re.fullmatch(_NAME, text) is not None
 
 
@@ -81,7 +81,7 @@ def parse_number(text: str) -> int | None:
     return int(text) if re.fullmatch(_NUMBER, text) else None
 
 
-def list_newest(versions: Sequence[int]) -> str:
+def describe_newest(versions: Sequence[int]) -> str:
     """The last few of ascending ``versions``, for people: ``9, 8, 7, 6, 5 and 4 older``; ``none``."""
     named = ", ".join(map(str, versions[: -_NEWEST - 1 : -1])) or "none"
     return named if len(versions) <= _NEWEST else f"{named} and {len(versions) - _NEWEST:,} older"

@@ -1,4 +1,4 @@
-"""Who may move `production`: which evidence a version needs, and the way back.
+"""Moving `production`: the evidence that a version needs, and the way back.
 
 Evidence is a sealed verdict bound to the version's very digests, to the champion that is in
 production right now, and to the documents beside it. Evidence can be overruled (``force``), in the
@@ -12,23 +12,25 @@ from itertools import pairwise
 
 from timberline.registry.aliases import (
     AliasRecord,
-    check_pin,
-    check_target,
     move_alias,
+    open_pinned,
+    open_target,
     read_alias,
-    read_chain,
     read_history,
+    read_whole_history,
     repair_alias,
 )
 from timberline.registry.errors import ConfigError, PromotionRefusedError, RegistryError
 from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store
-from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
-from timberline.registry.verification import DOCUMENTS
+from timberline.registry.verdict import VERDICT_FILE, Verdict, VersionDigests, decode_verdict
+from timberline.registry.version import DOCUMENTS, Version
 
 
-def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: Judged | None) -> list[str]:
+def find_objections(
+    verdict: Verdict, model: str, candidate: VersionDigests, champion: VersionDigests | None
+) -> list[str]:
     """Why ``verdict`` does not let ``candidate`` follow ``champion``, a sentence each; empty if it does.
 
     Args:
@@ -52,7 +54,7 @@ def find_objections(verdict: Verdict, model: str, candidate: Judged, champion: J
     return objections
 
 
-def find_exchanged(store: Store, model: str, version: int, verdict: Verdict) -> list[str]:
+def find_mismatched_documents(store: Store, model: str, version: int, verdict: Verdict) -> list[str]:
     """Documents beside ``model@version`` that are not those of ``verdict``, a sentence each.
 
     Only what is stored with a version is looked at; raw observations stay where the gate ran.
@@ -67,12 +69,33 @@ def find_exchanged(store: Store, model: str, version: int, verdict: Verdict) -> 
     return objections
 
 
-# Version, None for an unknown one → of each rollback from it the move before, None if lost, and its own.
+def find_all_objections(
+    store: Store, verdict: Verdict, data: bytes, candidate: Version, champion: Version | None
+) -> list[str]:
+    """Why the stored ``verdict`` does not let ``candidate`` follow ``champion``, a sentence each.
+
+    Args:
+        data: the verdict's file.
+        champion: the version in production now; None when there is none.
+
+    Raises:
+        DamageError: the history of `production` is damaged.
+    """
+    model, version = candidate.manifest.model, candidate.manifest.version
+    history = read_history(store, model, PRODUCTION)
+    return [
+        *find_objections(verdict, model, candidate.digests, champion.digests if champion else None),
+        *find_mismatched_documents(store, model, version, verdict),
+        *find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data)),
+    ]
+
+
+# Version (None: unknown) → the rollbacks from it: the move before (None: lost), and the rollback.
 Rollbacks = dict[int | None, list[tuple[AliasRecord | None, AliasRecord]]]
 
 
 def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
-    """The rollbacks in the history of `production`, oldest first, by the version that they led away from."""
+    """The rollbacks in the history of `production`, oldest first, by the version that they left."""
     groups: Rollbacks = {}
     for before, record in pairwise([None, *history]):
         assert record
@@ -83,20 +106,19 @@ def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
 
 
 def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, digest: str) -> list[str]:
-    """Why ``verdict`` is void since a rollback, a sentence; empty if it is not.
+    """Why a rollback voids ``verdict``, a sentence; empty if none does.
 
-    Whatever a gate measured before production was moved back from ``version`` did not show what was
-    wrong with it.
+    A gate that ran before production was moved back from ``version`` did not find what was wrong with it.
 
     Args:
         version: that the verdict is about.
         digest: of the verdict's file.
     """
-    # Where the record before was lost, nobody knows that it was not this version.
+    # Where the record before was lost, it may have been this version.
     for before, record in [*rollbacks.get(version, []), *rollbacks.get(None, [])]:
         was_used = before is not None and before.verdict_sha256 == digest
         if was_used or not _is_later(verdict.created_at, record.moved_at):
-            which = f"version {version}" if before else "a version that nobody knows"
+            which = f"version {version}" if before else "an unknown version"
             return [
                 f"the verdict was given {verdict.created_at}, and production was moved back from "
                 f"{which} {record.moved_at} ({record.reason})"
@@ -105,7 +127,7 @@ def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, diges
 
 
 def _is_later(instant: str, than: str) -> bool:
-    """Compare two times in ISO 8601; what is none is not later."""
+    """Compare two times in ISO 8601; an invalid time is not later."""
     try:
         return datetime.datetime.fromisoformat(instant) > datetime.datetime.fromisoformat(than)
     except (ValueError, TypeError):
@@ -129,20 +151,19 @@ def promote(
     Raises:
         PromotionRefusedError: the evidence is missing, says no or was tampered with; nothing changed.
         DamageError: the version or the history of `production` is damaged; nothing changed, forced or not.
-        AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
+        AliasConflictError: another move of `production` came first; this call changed nothing.
         ConfigError: forced without a reason.
     """
     if force:
-        _ask_reason("--force", reason, f"{model}@{version}")
+        _require_reason("--force", reason, f"{model}@{version}")
     current = read_alias(store, model, PRODUCTION)
-    store.verify(model, version)
-    if current and not force:
-        check_target(store, current)
-        if current.version == version:
-            return current
+    candidate = store.open_version(model, version).verify()
+    champion = open_target(store, current) if current and not force else None
+    if current and champion and current.version == version:
+        return current
     data = store.read_document(model, version, VERDICT_FILE)
     if not force:
-        _check_evidence(store, model, version, data, current)
+        _check_evidence(store, candidate, data, champion)
     return move_alias(
         store,
         model,
@@ -166,10 +187,10 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
     Raises:
         PromotionRefusedError: there is no version to go back to; nothing changed.
         DamageError: that version or the history is damaged; nothing changed.
-        AliasConflictError: somebody else moved `production` meanwhile; this call changed nothing.
+        AliasConflictError: another move of `production` came first; this call changed nothing.
     """
-    history = read_chain(store, model, PRODUCTION)
-    line = succession(history)
+    history = read_whole_history(store, model, PRODUCTION).chain
+    line = production_lineage(history)
     if len(line) < 2:
         raise PromotionRefusedError(
             f"there is no version before {line[0]}" if line else "no version is in production",
@@ -177,8 +198,7 @@ def rollback(store: Store, model: str, *, reason: str | None = None) -> AliasRec
             hint="Nothing was changed.",
         )
     pin = [record.manifest_sha256 for record in history if record.version == line[-2]][-1]
-    check_pin(store, model, line[-2], pin, "in production was")
-    store.verify(model, line[-2])
+    open_pinned(store, model, line[-2], pin, "in production was").verify()
     return move_alias(
         store,
         model,
@@ -214,30 +234,30 @@ def repair(store: Store, model: str, alias: str, version: int, *, reason: str | 
         The move; None if nothing is wrong with the alias, and nothing was changed.
 
     Raises:
-        DamageError: the version is damaged; or a thing that is no folder is in the place of the alias's.
+        DamageError: the version is damaged; or what lies where the alias's folder should be is no folder.
         ConfigError: there is no reason.
     """
-    told = _ask_reason("repair", reason, f"{model}@{alias}")
-    store.verify(model, version)
-    return repair_alias(store, model, alias, version, reason=told)
+    reason = _require_reason("repair", reason, f"{model}@{alias}")
+    store.open_version(model, version).verify()
+    return repair_alias(store, model, alias, version, reason=reason)
 
 
 def write_off(store: Store, model: str, version: int, *, reason: str | None) -> str:
-    """`Store.repair` with a reason that is asked for.
+    """`Store.repair`, which requires a reason.
 
     Raises:
         ConfigError: there is none.
     """
-    return store.repair(model, version, reason=_ask_reason("repair", reason, f"{model}@{version}"))
+    return store.repair(model, version, reason=_require_reason("repair", reason, f"{model}@{version}"))
 
 
-def _ask_reason(what: str, reason: str | None, where: str) -> str:
+def _require_reason(what: str, reason: str | None, where: str) -> str:
     if not (reason or "").strip():
         raise ConfigError(f"{what} without a reason", where=where, hint='Add --reason "…".')
     return str(reason)
 
 
-def succession(history: list[AliasRecord]) -> list[int]:
+def production_lineage(history: list[AliasRecord]) -> list[int]:
     """The versions that a rollback can walk back through; the last one is in production now.
 
     Moves forward push, rollbacks pop: 1, 2, 3, back to 2 leaves 1, 2.
@@ -251,10 +271,8 @@ def succession(history: list[AliasRecord]) -> list[int]:
     return line
 
 
-def _check_evidence(
-    store: Store, model: str, version: int, data: bytes | None, current: AliasRecord | None
-) -> None:
-    where = f"{model}@{version}"
+def _check_evidence(store: Store, candidate: Version, data: bytes | None, champion: Version | None) -> None:
+    model, where = candidate.manifest.model, str(candidate)
     hint = f"Nothing was changed. Run `make gate MODEL={model}`, or overrule with --force --reason."
     if data is None:
         raise PromotionRefusedError("has no verdict of the gate", where=where, hint=hint)
@@ -262,20 +280,15 @@ def _check_evidence(
         verdict = decode_verdict(data)
     except RegistryError as error:
         raise PromotionRefusedError(error.what, where=f"{where}: {VERDICT_FILE}", hint=hint) from error
-    champion = store.identify(model, current.version) if current else None
-    objections = find_objections(verdict, model, store.identify(model, version), champion)
-    objections += find_exchanged(store, model, version, verdict)
-    history = read_history(store, model, PRODUCTION)
-    objections += find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data))
-    if objections:
+    if objections := find_all_objections(store, verdict, data, candidate, champion):
         raise PromotionRefusedError("; ".join(objections), where=where, hint=hint)
 
 
-def _describe(model: str, judged: Judged) -> str:
+def _describe(model: str, judged: VersionDigests) -> str:
     digests = f"manifest {judged.manifest_sha256[:12]}…, model {judged.model_sha256[:12]}…"
     return f"{model}@{judged.version} ({digests})"
 
 
 def _blocking_lines(verdict: Verdict) -> str:
-    told = [f"{line.name}: {line.reason}" for line in verdict.lines if line.outcome not in ("PASS", "INFO")]
-    return f" ({'; '.join(told)})" if told else ""
+    lines = [line for line in verdict.lines if line.outcome not in ("PASS", "INFO")]
+    return f" ({'; '.join(f'{line.name}: {line.reason}' for line in lines)})" if lines else ""

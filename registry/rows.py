@@ -1,4 +1,4 @@
-"""Which rows a version has learned from, and how rows are told apart: names, shapes and SQL, no library.
+"""Which rows a version has learned from, and how rows are distinguished: names, shapes and SQL, no library.
 
 The ETL writes `SEEN_FILE` beside the prepared splits, the exporter publishes it, and the gate leaves these
 rows out when it asks a version about rows of another table. Row numbers mean nothing there: a row is
@@ -18,13 +18,13 @@ import msgspec
 
 from timberline.registry.runtime.files import digest_bytes
 
-# Counts the ways to hash a row, too: hashes of two ways cannot be compared.
+# Also changes with the way to hash a row: hashes of two ways cannot be compared.
 SEEN_SCHEMA_VERSION = 1
 SEEN_FILE = "seen_rows.parquet"
 TEST_ROWS_FILE = "test_rows.parquet"
 SEEN_KEY = b"timberline"
-# A row that was never seen is taken for one that was in 1 of so many cases. At 4,096 a version of 54 columns
-# and 15,120 rows had more than two bytes a row.
+# One in so many rows that were never seen is taken for a seen one. At 4,096 a version of 54 columns and
+# 15,120 rows took more than two bytes a row.
 SEEN_ODDS = 1024
 
 # Separates the values of a row, so that ("ab", "c") and ("a", "bc") differ; NULL is no text.
@@ -70,7 +70,7 @@ def hash_row(columns: Iterable[StoredColumn], span: int) -> str:
 
 
 def count_and_sum(columns: Iterable[str]) -> str:
-    """The two aggregates that `fingerprint` is made of, as SQL: how many rows, and the sum of their hashes.
+    """The two aggregates of `fingerprint` as SQL: the number of rows, and the sum of their hashes.
 
     A sum does not know the order of its terms, and unlike exclusive or it does not lose a row that is
     there twice. The sum of 64-bit hashes cannot overflow 128 bits below 2**63 rows. The sum of no row is
@@ -82,7 +82,7 @@ def count_and_sum(columns: Iterable[str]) -> str:
 
 def hash_fast(columns: Iterable[str]) -> str:
     """DuckDB's own hash of these columns as SQL, to be compared with others of the same release only."""
-    return f"hash({', '.join(map(_quote, columns))})"
+    return f"hash({', '.join(map(quote, columns))})"
 
 
 def fingerprint(rows: int, total: int) -> str:
@@ -99,7 +99,7 @@ def _write_value(column: StoredColumn) -> str:
     Whole numbers that a DOUBLE holds exactly are written as such, which takes half the time of writing
     a DOUBLE and is the same for -0.0 and 0.
     """
-    name = _quote(column.name)
+    name = quote(column.name)
     if column.datatype == "BYTES":
         return f"CAST({name} AS VARCHAR)"
     number = f"CAST({name} AS DOUBLE)"
@@ -108,5 +108,6 @@ def _write_value(column: StoredColumn) -> str:
     return f"CASE WHEN {is_whole} THEN {whole} ELSE CAST({number} AS VARCHAR) END"
 
 
-def _quote(name: str) -> str:
+def quote(name: str) -> str:
+    """A name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

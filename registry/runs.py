@@ -1,6 +1,7 @@
-"""What a training run leaves for the exporter: `run.json`, the only word between the two.
+"""What a training run leaves for the exporter (`run.json`), and how far runs of one recipe differ.
 
-The exporter may not import training, so the shape of the file lives on the ground floor.
+The exporter may not import training, so the shape of ``run.json`` lives here. `TrainingNoise` is a document
+beside a version, measured by training it again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Annotated
 
 import msgspec
 
-from timberline.registry.errors import ManifestError, StageError
+from timberline.registry.errors import ManifestError, RegistryError, StageError
 from timberline.registry.manifest import Histogram, Precision, Prior
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.documents import decode_document, encode_document
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1
@@ -95,14 +96,60 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ManifestError: it is damaged or of another ``schema_version``.
     """
-    try:
-        record = decode_json((folder / "run.json").read_bytes(), RunRecord)
-    except msgspec.DecodeError as error:
-        raise ManifestError(f"not a run record: {error}", where=str(folder / "run.json")) from error
-    if record.schema_version != RUN_SCHEMA_VERSION:
-        raise ManifestError(
-            f"schema_version is {record.schema_version}, this program reads {RUN_SCHEMA_VERSION}",
-            where=str(folder / "run.json"),
-            hint="Train again.",
-        )
-    return record
+    path = folder / "run.json"
+    data, what, hint = path.read_bytes(), "a run record", "Train again."
+    return decode_document(
+        data, RunRecord, RUN_SCHEMA_VERSION, ManifestError, what=what, where=str(path), hint=hint
+    )
+
+
+NOISE_SCHEMA_VERSION = 1
+NOISE_FILE = "training_noise.json"
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every table in the document."""
+
+
+class RunQuality(_Table, frozen=True, kw_only=True):
+    """One run on the test split: accuracy and recalls 0 to 1 (by class value), log-loss in nats, ECE."""
+
+    seed: int
+    accuracy: float
+    log_loss: float
+    ece: float
+    recalls: dict[str, float]
+
+
+class TrainingNoise(_Table, frozen=True, kw_only=True):
+    """Runs of one recipe that differ in their seed alone; the first is the version's own.
+
+    ``recipe`` is the digest of all that a run is made from but its seed and its data; ``rows`` are the
+    test rows, ``test_fingerprint`` says which. ``measured_at`` is UTC, ISO 8601.
+    """
+
+    schema_version: int
+    model: str
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    recipe: str
+    test_fingerprint: str
+    rows: int
+    measured_at: str
+    runs: Annotated[tuple[RunQuality, ...], msgspec.Meta(min_length=2)]
+
+
+def encode_noise(noise: TrainingNoise) -> bytes:
+    """Canonical JSON: sorted keys, two-space indent, one final newline."""
+    return encode_document(noise)
+
+
+def decode_noise(data: bytes, where: str = NOISE_FILE) -> TrainingNoise:
+    """Read the document's bytes.
+
+    Raises:
+        RegistryError: it is damaged, or of another ``schema_version``.
+    """
+    what, hint = "a record of training noise", "Run `make calibrate-training` again."
+    return decode_document(
+        data, TrainingNoise, NOISE_SCHEMA_VERSION, RegistryError, what=what, where=where, hint=hint
+    )

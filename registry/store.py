@@ -1,22 +1,28 @@
-"""The versions of every model: publish, read, verify.
+"""The versions of every model, and the ledger of their numbers: publish, read, verify.
 
-``<model>/<n>/`` is a version when its ``manifest.json`` is there, and then never changes. Aliases
-are `registry.aliases`; where the bytes lie is behind `registry.blobs`.
+``<model>/<n>/`` is a version when its ``manifest.json`` is there, and then never changes. Aliases are
+`registry.aliases`; where the bytes lie is `registry.folder`.
+
+The ledger outlives a version's folder. ``<model>/ledger/<n>.json`` is written once, after version n was
+published, and pins its manifest. So a lost folder is found, its number is not given out again, and a manifest
+that was edited with all its digests is found. ``<model>/ledger/<n>.removed.json`` says that the version is
+gone for good, by whom and why. A version that was published before there was a ledger has no entry, and is
+taken as it is.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
-import stat
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from timberline.registry import ledger
-from timberline.registry.blobs import Blobs
 from timberline.registry.errors import (
     AfterChangeError,
     ConfigError,
@@ -28,36 +34,37 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import FolderStore, ObjectStore
 from timberline.registry.manifest import (
     FILE_NAME,
     FileDigest,
     Manifest,
+    Sha256,
     Summary,
     decode_manifest,
     decode_summary,
     encode_manifest,
 )
-from timberline.registry.names import MOST_NUMBER, check_name, is_name, list_newest, parse_number
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.names import MAX_NUMBER, check_name, describe_newest, is_name, parse_number
+from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
-from timberline.registry.verdict import Judged
-from timberline.registry.verification import DOCUMENTS, MANIFEST_FILE, find_damage
+from timberline.registry.verdict import VersionDigests
+from timberline.registry.version import (
+    DOCUMENTS,
+    MANIFEST_FILE,
+    REPUBLISH,
+    Version,
+    find_damage,
+    key_of_document,
+    key_of_version,
+)
 
 MODEL_FILE = "model.onnx"
 EVALUATION_FILE = "evaluation.parquet"
 # A manifest of 54 columns and 40 classes has 50 kB.
-_MOST_MANIFEST_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
 
 _RESTORE = "Restore its folder from a copy of the registry, or write it off with `registry repair`."
-_REPUBLISH = "The file changed after publishing. Publish a new version; do not edit this one."
-
-
-class HashedManifest(NamedTuple):
-    """A manifest, and the SHA-256 of the very bytes that it was read from."""
-
-    manifest: Manifest
-    sha256: str
 
 
 def open_store(location: str | Path) -> Store:
@@ -71,11 +78,11 @@ def open_store(location: str | Path) -> Store:
     root = Path(location)
     if root.exists() and not root.is_dir():
         raise ConfigError("is a file, expected the registry's folder", where=str(location))
-    return Store(FolderBlobs(root))
+    return Store(FolderStore(root))
 
 
 class Contents(NamedTuple):
-    """What there is of a model.
+    """Everything that lies in a model's folder.
 
     - ``keys``: of every file, and of every folder that is empty;
     - ``versions``: ascending; those whose folder cannot be read are among them;
@@ -85,28 +92,28 @@ class Contents(NamedTuple):
 
     keys: list[str]
     versions: list[int]
-    numbers: ledger.Numbers
+    numbers: LedgerNumbers
     unreadable: dict[str, OSError]
 
 
 class Store:
     """All versions of all models; holds no state, so any number of processes may have one."""
 
-    def __init__(self, blobs: Blobs) -> None:
-        self.blobs = blobs
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
 
     @property
     def location(self) -> str:
         """Where the registry is, for people."""
-        return self.blobs.location
+        return self.objects.location
 
     def models(self) -> list[str]:
-        """The models of which there is anything, by name.
+        """The models whose folder holds anything, by name.
 
         Raises:
             OSError: the registry cannot be read.
         """
-        names = [name.removesuffix("/") for name in self.blobs.list_names() if name.endswith("/")]
+        names = [name.removesuffix("/") for name in self.objects.list_names() if name.endswith("/")]
         return [name for name in names if is_name(name) and self._has_anything(name)]
 
     def versions(self, model: str) -> list[int]:
@@ -118,10 +125,10 @@ class Store:
         return self.read_contents(model).versions
 
     def read_contents(self, model: str) -> Contents:
-        """What there is of a model, also of what is damaged.
+        """List everything in a model's folder, damaged or not.
 
         Raises:
-            OSError: the model's folder cannot be read; of those in it, the answer tells.
+            OSError: the model's folder cannot be read; an unreadable one in it is among the answer.
         """
         unreadable: dict[str, OSError] = {}
 
@@ -130,13 +137,13 @@ class Store:
                 raise error
             unreadable[folder] = error
 
-        keys = self.blobs.list_keys(check_name(model, "a model"), on_error=note)
+        keys = self.objects.list_keys(check_name(model, "a model"), on_error=note)
         found = [_version_of(key) for key in [*keys, *(f"{folder}/{MANIFEST_FILE}" for folder in unreadable)]]
         versions = sorted({version for version in found if version})
-        return Contents(keys, versions, ledger.find_numbers(keys), unreadable)
+        return Contents(keys, versions, find_numbers(keys), unreadable)
 
-    def read_manifest(self, model: str, version: int) -> Manifest:
-        """The manifest of one version.
+    def open_version(self, model: str, version: int) -> Version:
+        """A published version, its manifest read and checked; no other file of it is read.
 
         Raises:
             VersionNotFoundError: no such version is published.
@@ -144,104 +151,30 @@ class Store:
                 that was published.
             OSError: the registry cannot be read.
         """
-        return self._parse(model, version, self._read_published(model, version)[0])
+        data = self._read_manifest(model, version)
+        digest = self._check_published(model, version, data)
+        return self._decode(model, version, data, digest)
 
-    def hash_manifest(self, model: str, version: int) -> HashedManifest:
-        """As `read_manifest`, with the digest: for whoever needs both of one read."""
-        data, digest = self._read_published(model, version)
-        return HashedManifest(self._parse(model, version, data), digest)
+    def find_folder(self, manifest: Manifest) -> Path:
+        """A local folder with a version's files, which are not verified; nothing is read."""
+        return self.objects.open_folder(key_of_version(manifest.model, manifest.version))
 
-    def read_summary(self, model: str, version: int) -> tuple[Summary, Judged]:
-        """The little of a manifest that a list shows, and `identify`; no other file of the version is opened.
+    def read_summary(self, model: str, version: int) -> tuple[Summary, VersionDigests]:
+        """What a list shows of a manifest, and the version's digests; no other file of the version is opened.
 
         Raises:
-            VersionNotFoundError, ManifestError: as `read_manifest`.
-            DigestMismatchError: a file is missing, unnamed, not a plain file, or of another size.
+            VersionNotFoundError, ManifestError: as `open_version`.
+            DigestMismatchError: a file is missing, unnamed, no regular file, or of another size.
         """
         where = f"{model}@{version}: {MANIFEST_FILE}"
         data = self._read_manifest(model, version)
         summary = decode_summary(data, where=where)
         _check_description(summary, model, version)
         digest = self._check_published(model, version, data)
-        folder = self.blobs.open_folder(_folder(model, version))
-        self._refuse(model, version, find_damage(folder, summary.files, is_quick=True))
-        model_digest = summary.files[MODEL_FILE].sha256
-        return summary, Judged(version=version, manifest_sha256=digest, model_sha256=model_digest)
-
-    def identify(self, model: str, version: int) -> Judged:
-        """The digests that evidence about a version is bound to, as its manifest states them."""
-        data, digest = self._read_published(model, version)
-        manifest = self._parse(model, version, data)
-        return Judged(
-            version=version,
-            manifest_sha256=digest,
-            model_sha256=manifest.files[MODEL_FILE].sha256,
-        )
-
-    def open_folder(self, model: str, version: int) -> Path:
-        """A local folder with the version's files; not verified, see `verify` and `read_file`."""
-        self._read_published(model, version)
-        return self.blobs.open_folder(_folder(model, version))
-
-    def read_file(self, model: str, version: int, name: str, manifest: Manifest | None = None) -> bytes:
-        """A file's bytes, the very ones that were verified: there is no moment between check and use.
-
-        Args:
-            model: its name.
-            version: its number.
-            name: of the file.
-            manifest: the version's, if the caller has read it already.
-
-        Raises:
-            VersionNotFoundError: no such version, or the manifest does not name the file.
-            DigestMismatchError: the file is missing, or its bytes are not those of the manifest.
-        """
-        expected = (manifest or self.read_manifest(model, version)).files.get(name)
-        if expected is None:
-            raise VersionNotFoundError(f"has no file {name!r}", where=f"{model}@{version}")
-        data = self.blobs.read(f"{_folder(model, version)}/{name}", expected.size + 1)
-        if data is None:
-            raise _mismatch(model, version, f"{name} is missing")
-        if (digest := digest_bytes(data)) != expected.sha256:
-            found = f"{name} has digest {digest[:12]}…, manifest says {expected.sha256[:12]}…"
-            raise _mismatch(model, version, found)
-        return data
-
-    def check_size(self, manifest: Manifest, name: str) -> None:
-        """Find a file that a copy under way has not brought yet, or not to its end; it is not read.
-
-        Raises:
-            DigestMismatchError: it is missing, too short or too long, or not a plain file.
-        """
-        model, version, expected = manifest.model, manifest.version, manifest.files[name].size
-        try:
-            found = (self.blobs.open_folder(_folder(model, version)) / name).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise _mismatch(model, version, f"{name} is missing") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise _mismatch(model, version, f"{name} is not a plain file")
-        if found.st_size != expected:
-            raise _mismatch(model, version, f"{name} has {found.st_size} bytes, manifest says {expected}")
-
-    def verify(self, model: str, version: int) -> Manifest:
-        """Read every file of a version again and compare it with the manifest.
-
-        Raises:
-            DigestMismatchError: a file is changed, missing, unnamed or not a plain file; all of
-                them are told.
-            VersionNotFoundError, ManifestError: as `read_manifest`.
-        """
-        manifest = self.read_manifest(model, version)
-        self._refuse(model, version, self._find_damage(model, version, manifest))
-        return manifest
-
-    def _find_damage(self, model: str, version: int, manifest: Manifest) -> list[str]:
-        return find_damage(self.blobs.open_folder(_folder(model, version)), manifest.files)
-
-    @staticmethod
-    def _refuse(model: str, version: int, findings: list[str]) -> None:
-        if findings:
-            raise _mismatch(model, version, "; ".join(findings))
+        folder = self.objects.open_folder(key_of_version(model, version))
+        if findings := find_damage(folder, summary.files, is_quick=True):
+            raise DigestMismatchError("; ".join(findings), where=f"{model}@{version}", hint=REPUBLISH)
+        return summary, _digests(summary, digest)
 
     def publish(
         self,
@@ -263,11 +196,11 @@ class Store:
         """
         check_name(model, "a model")
         _check_files(files, model)
-        with self.blobs.stage() as staged:
+        with self.objects.open_staging() as staged:
             digests = _copy(files, staged)
             version = self._last_number(model) + 1
             while True:
-                if version > MOST_NUMBER:
+                if version > MAX_NUMBER:
                     raise DamageError(f"number {version - 1} leaves none for another version", where=model)
                 manifest = describe(version, digests)
                 data = _encode_checked(manifest, model, version, digests)
@@ -280,12 +213,12 @@ class Store:
         """Make ``staged`` the version, and enter its number in the ledger; False if the number is taken."""
         late: list[Exception] = []
         try:
-            if not self.blobs.commit(staged, _folder(model, version), last=MANIFEST_FILE):
+            if not self.objects.commit(staged, key_of_version(model, version), last=MANIFEST_FILE):
                 return False
         except AfterChangeError as error:
             late.append(error)
         try:
-            ledger.write_entry(self.blobs, model, version, manifest_sha256)
+            self._enter(model, version, manifest_sha256)
         except (LifecycleError, OSError) as error:
             late.append(error)
         if late:
@@ -295,23 +228,13 @@ class Store:
 
     def read_document(self, model: str, version: int, name: str) -> bytes | None:
         """A document beside the version (``verdict.json``), or None when there is none."""
-        return self.blobs.read(_document(model, version, name))
-
-    def write_document(self, model: str, version: int, name: str, data: bytes) -> None:
-        """Put a document beside a published version, replacing an older one.
-
-        Raises:
-            VersionNotFoundError: no such version is published.
-            ConfigError: ``name`` is not one of `registry.verification.DOCUMENTS`.
-        """
-        self._read_published(model, version)
-        self.blobs.put(_document(model, version, name), data)
+        return self.objects.read(key_of_document(model, version, name))
 
     def repair(self, model: str, version: int, *, reason: str) -> str:
-        """Settle what is wrong with a number: a version that is lost, or its entry in the ledger.
+        """Repair a number: write off a lost version, or write its entry in the ledger again.
 
-        A lost version is written off: its number stays taken, and it is missed no longer. The entry of a
-        whole version is written again if it is damaged, and for the first time if there is none.
+        A lost version is written off: its number stays taken, and it is no longer reported as lost. The entry
+        of a whole version is written again if it is damaged, and for the first time if there is none.
 
         Returns:
             What was done; empty if there was nothing to do.
@@ -326,52 +249,60 @@ class Store:
                 return ""
             if version > self._last_number(model):
                 raise self._not_found(model, version)
-            ledger.write_removal(self.blobs, model, version, reason)
+            key = key_of_entry(model, version, removal=True)
+            self.objects.put(key, _encode_entry(model, version, None, reason))
             return "is written off; its number is not used again"
         if is_removed:
+            removal = key_of_entry(model, version, removal=True)
             raise DamageError(
                 "was written off, and is there",
                 where=f"{model}@{version}",
-                hint=f"Nothing was changed. Remove the folder, or {ledger.key_of_removal(model, version)}.",
+                hint=f"Nothing was changed. Remove the folder, or {removal}.",
             )
         try:
-            self.verify(model, version)
+            opened = self.open_version(model, version).verify()
         except ManifestError:
             raise
         except DamageError:
             data = self._read_manifest(model, version)
-            self._refuse(model, version, self._find_damage(model, version, self._parse(model, version, data)))
-            ledger.replace_entry(self.blobs, model, version, digest_bytes(data), reason)
+            digest = digest_bytes(data)
+            self._decode(model, version, data, digest).verify()
+            self.objects.put(key_of_entry(model, version), _encode_entry(model, version, digest, reason))
             return "has its entry in the ledger again"
         if version in contents.numbers.published:
             return ""
-        ledger.write_entry(self.blobs, model, version, self.identify(model, version).manifest_sha256)
+        self._enter(model, version, opened.digests.manifest_sha256)
         return "is entered in the ledger"
+
+    def _enter(self, model: str, version: int, manifest_sha256: str) -> None:
+        """Record in the ledger that ``version`` was published with this manifest, unless it is recorded."""
+        entry = _encode_entry(model, version, manifest_sha256, "published")
+        self.objects.put_if_absent(key_of_entry(model, version), entry)
 
     def _has_removal(self, model: str, version: int) -> bool:
         try:
-            return ledger.read_removal(self.blobs, model, version) is not None
+            return read_entry(self.objects, model, version, removal=True) is not None
         except DamageError:
             return False
 
     def _has_anything(self, model: str) -> bool:
         try:
-            return bool(self.blobs.list_names(model))
+            return bool(self.objects.list_names(model))
         except OSError:
             return True
 
     def _last_number(self, model: str) -> int:
-        """The greatest number ever given out, as far as folders, the ledger and aliases know.
+        """The greatest number ever given out, by folders, the ledger and aliases.
 
         Raises:
-            OSError: the ledger or an alias cannot be read: it may know a greater one.
-            DamageError: what is in the place of the ledger or of the aliases is no folder.
+            OSError: the ledger or an alias cannot be read: it may hold a greater one.
+            DamageError: what lies where the ledger or the aliases should be is no folder.
         """
         contents = self.read_contents(model)
         for folder, error in contents.unreadable.items():
-            if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may know a number
+            if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may hold a number
                 raise error
-        for folder in (f"{model}/{ledger.FOLDER}", f"{model}/aliases"):
+        for folder in (f"{model}/{LEDGER}", f"{model}/aliases"):
             if folder in contents.keys:
                 raise DamageError("is no folder", where=folder, hint="Nothing was changed. Remove it.")
         taken = {0, *contents.numbers.published, *contents.numbers.removed}
@@ -385,52 +316,47 @@ class Store:
     def _read_target(self, key: str) -> int:
         """The version that an alias was moved to; 0 if that cannot be read."""
         try:
-            data = self.blobs.read(key, ledger.MOST_RECORD_BYTES)
+            data = self.objects.read(key, MAX_RECORD_BYTES)
             return 0 if data is None else decode_json(data, _Move).version
         except (RegistryError, msgspec.DecodeError):
             return 0
 
     def _read_manifest(self, model: str, version: int) -> bytes:
-        check_name(model, "a model")
-        data = self.blobs.read(f"{_folder(model, version)}/{MANIFEST_FILE}", _MOST_MANIFEST_BYTES)
+        data = self.objects.read(f"{key_of_version(model, version)}/{MANIFEST_FILE}", _MAX_MANIFEST_BYTES)
         if data is None:
             raise self._not_found(model, version)
         return data
 
     def _not_found(self, model: str, version: int) -> RegistryError:
         contents = self.read_contents(model)
-        known = f"There are: {list_newest(contents.versions)}."
+        known = f"There are: {describe_newest(contents.versions)}."
         if version in contents.numbers.removed:
             return VersionNotFoundError("was written off", where=f"{model}@{version}", hint=known)
         if version in contents.numbers.published:
             return DamageError("was published, and is lost", where=f"{model}@{version}", hint=_RESTORE)
         return VersionNotFoundError(f"no version {version} in {self.location}", where=model, hint=known)
 
-    def _read_published(self, model: str, version: int) -> tuple[bytes, str]:
-        """The manifest's bytes, which are those that were published, and their digest."""
-        data = self._read_manifest(model, version)
-        return data, self._check_published(model, version, data)
-
     def _check_published(self, model: str, version: int, data: bytes) -> str:
         digest = digest_bytes(data)
-        entry = ledger.read_entry(self.blobs, model, version)
+        entry = read_entry(self.objects, model, version)
         if entry is not None and digest != entry.manifest_sha256:
             raise ManifestError(
                 f"{MANIFEST_FILE} has digest {digest[:12]}…, "
                 f"it was published with {str(entry.manifest_sha256)[:12]}…",
                 where=f"{model}@{version}",
-                hint=_REPUBLISH,
+                hint=REPUBLISH,
             )
         return digest
 
-    def _parse(self, model: str, version: int, data: bytes) -> Manifest:
+    def _decode(self, model: str, version: int, data: bytes, digest: str) -> Version:
         manifest = decode_manifest(data, where=f"{model}@{version}: {MANIFEST_FILE}")
         _check_description(manifest, model, version)
-        return manifest
+        return Version(self.objects, manifest, _digests(manifest, digest))
 
 
-def _mismatch(model: str, version: int, found: str) -> DigestMismatchError:
-    return DigestMismatchError(found, where=f"{model}@{version}", hint=_REPUBLISH)
+def _digests(manifest: Manifest | Summary, digest: str) -> VersionDigests:
+    model = manifest.files[MODEL_FILE].sha256
+    return VersionDigests(version=manifest.version, manifest_sha256=digest, model_sha256=model)
 
 
 class _Move(msgspec.Struct):
@@ -447,20 +373,10 @@ def _check_description(manifest: Manifest | Summary, model: str, version: int) -
         )
 
 
-def _folder(model: str, version: int) -> str:
-    return f"{model}/{version}"
-
-
 def _version_of(key: str) -> int | None:
     """``model/7/manifest.json`` → 7; None for every other key."""
     parts = key.split("/")
     return parse_number(parts[1]) if len(parts) == 3 and parts[2] == MANIFEST_FILE else None
-
-
-def _document(model: str, version: int, name: str) -> str:
-    if name not in DOCUMENTS:
-        raise ConfigError(f"no document {name!r}", hint=f"There are: {', '.join(DOCUMENTS)}.")
-    return f"{_folder(check_name(model, 'a model'), version)}/{name}"
 
 
 def _check_files(names: Iterable[str], model: str) -> None:
@@ -493,3 +409,103 @@ def _encode_checked(manifest: Manifest, model: str, version: int, digests: dict[
     data = encode_manifest(manifest)
     decode_manifest(data, where=f"{model}@{version}: {MANIFEST_FILE}")
     return data
+
+
+# An entry has 300 bytes and the reason that was given.
+MAX_RECORD_BYTES = 1 << 20
+LEDGER = "ledger"
+
+_REMOVED = ".removed"
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number that was given out, or (in a file of its own) written off.
+
+    ``manifest_sha256`` is None in the entry of a removal; ``written_at`` is ISO 8601, UTC.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    manifest_sha256: Sha256 | None
+    written_at: str
+    written_by: str
+    reason: str
+
+
+class LedgerNumbers(NamedTuple):
+    """The numbers of a model's ledger."""
+
+    published: frozenset[int]
+    removed: frozenset[int]
+
+
+def find_numbers(keys: list[str]) -> LedgerNumbers:
+    """The numbers among the keys of a model."""
+    published: set[int] = set()
+    removed: set[int] = set()
+    for key in keys:
+        parts = key.split("/")
+        if len(parts) == 3 and parts[1] == LEDGER and parts[2].endswith(".json"):
+            name = parts[2].removesuffix(".json")
+            number = parse_number(name.removesuffix(_REMOVED))
+            if number is not None:
+                (removed if name.endswith(_REMOVED) else published).add(number)
+    return LedgerNumbers(frozenset(published), frozenset(removed))
+
+
+def is_ledger_stem(stem: str) -> bool:
+    """Whether ``stem`` + ``.json`` is a valid name in the ledger."""
+    return parse_number(stem.removesuffix(_REMOVED)) is not None
+
+
+def read_entry(
+    objects: ObjectStore, model: str, version: int, *, removal: bool = False
+) -> LedgerEntry | None:
+    """What was published under this number, or the ``removal`` of it; None if there is no such entry.
+
+    Raises:
+        DamageError: the entry is not readable, or is another version's.
+        OSError: it is there and cannot be read.
+    """
+    key = key_of_entry(model, version, removal=removal)
+    data = objects.read(key, MAX_RECORD_BYTES)
+    if data is None:
+        return None
+    where = f"{model}@{version}: {key}"
+    try:
+        entry = decode_json(data, LedgerEntry)
+    except msgspec.DecodeError as error:
+        raise DamageError(f"not an entry of the ledger: {error}", where=where, hint=_MEND) from error
+    if (entry.model, entry.version, entry.manifest_sha256 is None) != (model, version, removal):
+        raise DamageError(f"is another entry of {entry.model}@{entry.version}", where=where, hint=_MEND)
+    return entry
+
+
+_MEND = "Write it again with `python -m registry repair`, or restore it from a copy of the registry."
+
+
+def name_user() -> str:
+    """Who runs this process: ``name@host``, or ``uid 10001@host`` where the user has no name."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _encode_entry(model: str, version: int, manifest_sha256: str | None, reason: str) -> bytes:
+    entry = LedgerEntry(
+        model=model,
+        version=version,
+        manifest_sha256=manifest_sha256,
+        written_at=utc_now("milliseconds"),
+        written_by=name_user(),
+        reason=reason,
+    )
+    return msgspec.json.format(msgspec.json.encode(entry))
+
+
+def key_of_entry(model: str, version: int, *, removal: bool = False) -> str:
+    """Where the entry of a number lies, or that of its ``removal``."""
+    return f"{check_name(model, 'a model')}/{LEDGER}/{version}{_REMOVED if removal else ''}.json"

@@ -1,12 +1,11 @@
-"""The gate's answer about one version, bound to the digests of what it measured, and sealed.
+"""The gate's decision about one version, bound to the digests of what it measured, and sealed.
 
-`benchmarks` writes it beside the version; `registry.promotion` believes it only for these digests.
+`benchmarks` writes it beside the version; `registry.promotion` accepts it only for these digests.
 
-The seal is the SHA-256 of everything else that the verdict says. It shows damage and careless or
-half-hearted editing: an outcome, a limit or a digest changed by hand no longer fits. It is no
-signature. It holds no secret, so whoever may write the registry can change a verdict and seal it
-again; against them only a signature with a key that they do not have would help. Who may write the
-registry is to be settled by the rights on its folder or bucket.
+The seal is the SHA-256 of everything else in the verdict. It shows damage and careless editing: an outcome,
+a limit or a digest changed by hand no longer fits. It is no signature. It holds no secret, so anyone who may
+write the registry can change a verdict and seal it again; only a signature with a key that they do not have
+would prevent that. The rights on its folder or bucket decide who may write the registry.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from timberline.registry.manifest import Sha256
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.files import digest_bytes
 
-# 1: no seal, no evidence; still read, to be shown, but it promotes nothing. 2: sealed.
+# 1: no seal, no evidence; read and shown, but it promotes nothing. 2: sealed.
 VERDICT_SCHEMA_VERSION = 2
 _FIRST_SEALED = 2
 VERDICT_FILE = "verdict.json"
@@ -28,11 +27,11 @@ VERDICT_FILE = "verdict.json"
 Outcome = Literal["PASS", "BLOCK", "INCONCLUSIVE", "INVALID"]
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every table in a verdict."""
 
 
-class Judged(_Part, frozen=True, kw_only=True):
+class VersionDigests(_Table, frozen=True, kw_only=True):
     """One version as the gate saw it: number, digest of manifest.json, digest of model.onnx."""
 
     version: Annotated[int, msgspec.Meta(ge=1)]
@@ -40,7 +39,7 @@ class Judged(_Part, frozen=True, kw_only=True):
     model_sha256: Sha256
 
 
-class VerdictLine(_Part, frozen=True, kw_only=True):
+class VerdictLine(_Table, frozen=True, kw_only=True):
     """One measured quantity.
 
     ``difference`` is candidate minus champion, or its ratio, as ``unit`` says; ``low`` and ``high``
@@ -78,8 +77,8 @@ class VerdictLine(_Part, frozen=True, kw_only=True):
         return "WARN" if self.is_marked else self.outcome
 
 
-class Verdict(_Part, frozen=True, kw_only=True):
-    """The whole answer; only "PASS" lets `production` move.
+class Verdict(_Table, frozen=True, kw_only=True):
+    """The whole decision; only "PASS" lets `production` move.
 
     ``champion`` is None exactly when ``is_first``: no version was in production, so the candidate
     was judged alone, by floors and its own baselines. A "PASS" has a line that passed and none that says no
@@ -91,8 +90,8 @@ class Verdict(_Part, frozen=True, kw_only=True):
     schema_version: int
     outcome: Outcome
     model: str
-    candidate: Judged
-    champion: Judged | None
+    candidate: VersionDigests
+    champion: VersionDigests | None
     is_first: bool
     lines: tuple[VerdictLine, ...]
     gate_version: str
@@ -110,7 +109,7 @@ class Verdict(_Part, frozen=True, kw_only=True):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether its file carries a seal; one without proves nothing."""
+        """Whether its file carries a seal; one without is no evidence."""
         return self.schema_version >= _FIRST_SEALED
 
 
@@ -125,12 +124,12 @@ def encode_verdict(verdict: Verdict) -> bytes:
 
 
 def seal_verdict(verdict: Verdict) -> str:
-    """SHA-256 of the verdict's file without the line of the seal, its last; no signature, see the module."""
+    """SHA-256 of the verdict's file without its last line, the seal; no signature, see the module."""
     return digest_bytes(encode_document(verdict))
 
 
 def decode_verdict(data: bytes, where: str = VERDICT_FILE) -> Verdict:
-    """Read a verdict's bytes and check that its seal fits what it says.
+    """Read a verdict's bytes and check that its seal fits its content.
 
     A verdict of ``schema_version`` 1 has no seal: it is read, and `Verdict.is_sealed` is false.
 

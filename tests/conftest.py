@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 
 def _raise(_handler: logging.Handler, _record: logging.LogRecord) -> None:

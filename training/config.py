@@ -1,6 +1,6 @@
 """model.toml as frozen typed values: what the table is and how a model is made from it.
 
-One file a model, strict: see `registry.runtime.settings` for how a mistake is told. Units stand in
+One file a model, strict: `registry.runtime.settings` describes the errors. Units are in
 the names; every key is described in the README's reference.
 """
 
@@ -28,8 +28,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-# Columns of the ETL's own are named like __row__ (`registry.runs.ROW_COLUMN`).
-_OWN = "__"
+# The ETL's columns are named like __row__ (`registry.runs.ROW_COLUMN`).
+_RESERVED = "__"
 # Features are DOUBLE (docs/decisions/0005): whole numbers up to here are exact, beyond it some are not.
 LARGEST_EXACT = 2**53 - 1
 ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB|GiB)$")]
@@ -90,7 +90,7 @@ Source = PackageSource | KaggleSource | CsvSource
 class ColumnSection(_Section, frozen=True, kw_only=True):
     """One declared column of the source table.
 
-    ``role`` "ignored" columns are read past (an Id, say) and are no input of the model; "key"
+    ``role`` "ignored" columns are not read (an Id, for example) and are no input of the model; "key"
     columns serve ``split`` and ``checks.unique_key`` only.
     """
 
@@ -396,7 +396,7 @@ def expand_braces(name: str) -> tuple[str, ...]:
 
 
 def _check_columns(config: ModelConfig, path: Path) -> None:
-    """Refuse what a column that is kept cannot be called or default to."""
+    """Refuse names and defaults that a stored column cannot have."""
     known: dict[str, str] = {}
     for name, column in config.columns.items():
         if column.role == "ignored":
@@ -407,16 +407,16 @@ def _check_columns(config: ModelConfig, path: Path) -> None:
                 where=f"{path}: columns",
                 hint='Write "" = { type = "string", role = "ignored" }, or give it a name in the file.',
             )
-        if name.startswith(_OWN) and name.endswith(_OWN):
+        if name.startswith(_RESERVED) and name.endswith(_RESERVED):
             raise ConfigError(
-                f"column {name!r} has a name of the ETL's own columns, {_OWN}…{_OWN}",
+                f"column {name!r} has a name of the ETL's own columns, {_RESERVED}…{_RESERVED}",
                 where=f"{path}: columns",
                 hint='Read past it (role = "ignored"), or rename it in the source.',
             )
         twin = known.setdefault(name.casefold(), name)
         if twin != name:
             raise ConfigError(
-                f"columns {twin!r} and {name!r} differ by case only, which is not told apart",
+                f"columns {twin!r} and {name!r} differ by case only, which DuckDB does not distinguish",
                 where=f"{path}: columns",
                 hint='Read past one of them (role = "ignored"), or rename it in the source.',
             )
@@ -447,45 +447,38 @@ def _is_number(text: str | float) -> bool:
         return False
 
 
-def _check_groups(config: ModelConfig, path: Path) -> None:
-    """Refuse a rule over no column, and a sum over text."""
-    rules: dict[str, tuple[str, ...] | None] = {
+def _check_named_columns(config: ModelConfig, path: Path) -> None:
+    """Refuse a rule over no column, over one that is not kept, and a sum over text."""
+    time_column = getattr(config.split, "column", None)
+    named: dict[str, tuple[str, ...] | None] = {
+        "target.column": (config.target.column,),
         "split.key": getattr(config.split, "key", None),
+        "split.column": time_column and (time_column,),
         "checks.unique_key": config.checks.unique_key,
         **{f"checks.one_hot.{group}": names for group, names in config.checks.one_hot.items()},
     }
-    for key, names in rules.items():
+    for key, names in named.items():
+        where = f"{path}: {key}"
         if names is not None and not names:
-            raise ConfigError("names no column", where=f"{path}: {key}")
+            raise ConfigError("names no column", where=where)
         for name in names or ():
-            if key.startswith("checks.one_hot.") and config.columns[name].type == "string":
-                raise ConfigError(f"names column {name!r}, which is text", where=f"{path}: {key}")
+            if name not in config.columns:
+                raise ConfigError(f"names column {name!r}, which [columns] does not declare", where=where)
+            column = config.columns[name]
+            if column.role == "ignored":
+                raise ConfigError(
+                    f"names column {name!r}, which is read past",
+                    where=where,
+                    hint='Give it another role than "ignored".',
+                )
+            if key.startswith("checks.one_hot.") and column.type == "string":
+                raise ConfigError(f"names column {name!r}, which is text", where=where)
 
 
 def _check(config: ModelConfig, path: Path) -> None:
-    """Rules between keys, which types cannot say."""
-    known = set(config.columns)
-    split_columns = [*getattr(config.split, "key", ()), getattr(config.split, "column", None)]
-    named: dict[str, Iterable[str | None]] = {
-        "target.column": [config.target.column],
-        "checks.unique_key": config.checks.unique_key or (),
-        "split": split_columns,
-        **{f"checks.one_hot.{group}": names for group, names in config.checks.one_hot.items()},
-    }
-    for key, names in named.items():
-        for name in names:
-            if name is not None and name not in known:
-                raise ConfigError(
-                    f"names column {name!r}, which [columns] does not declare", where=f"{path}: {key}"
-                )
-            if name is not None and config.columns[name].role == "ignored":
-                raise ConfigError(
-                    f"names column {name!r}, which is read past",
-                    where=f"{path}: {key}",
-                    hint='Give it another role than "ignored".',
-                )
+    """Rules between keys, which types cannot express."""
+    _check_named_columns(config, path)
     _check_columns(config, path)
-    _check_groups(config, path)
     if config.model.name != path.parent.name:
         raise ConfigError(
             f"is {config.model.name!r}, but the folder is {path.parent.name!r}", where=f"{path}: model.name"

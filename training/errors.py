@@ -6,26 +6,20 @@ from timberline.registry.errors import LifecycleError
 
 
 class TrainingError(LifecycleError):
-    """A source, the data or a training run is not as it must be."""
-
-    code = "training"
+    """A source, the data or a training run is not usable."""
 
 
 class SourceError(TrainingError):
     """The data could not be fetched, or is not what was asked for."""
 
-    code = "source"
-
 
 class DatasetError(TrainingError):
     """The fetched table breaks a rule that the model folder states."""
 
-    code = "dataset"
     exit_code = 1
 
 
 class FeatureError(TrainingError):
-    """features.sql says something that cannot stand in front of a served network."""
+    """features.sql has something that cannot be computed in front of a served network."""
 
-    code = "feature"
     exit_code = 2

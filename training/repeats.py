@@ -1,8 +1,8 @@
-"""The calibrate stage: a version's recipe trained again on other seeds, to know what the seed alone does.
+"""The calibrate stage: a version's recipe trained again on other seeds, to measure the effect of the seed.
 
 The version's own run is one of the runs. The others differ from it in their seed only: same prepared
-rows, same features, same settings. Of each, ``DATA/repeats/<model>/<recipe>/<seed>/`` keeps its answers to
-the test rows; what the runs' figures are goes into a `registry.noise.TrainingNoise` beside the version.
+rows, same features, same settings. ``DATA/repeats/<model>/<recipe>/<seed>/`` keeps the answers of each
+to the test rows; the quality of all is written to a `registry.runs.TrainingNoise` beside the version.
 
 The same stage makes recipes that are known to be worse (fewer rows, fewer features), for the gate's
 self-test. They lie beside the others and are never a version's noise.
@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +27,43 @@ import pyarrow.parquet as pq
 
 from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.manifest import Manifest, Metrics
-from timberline.registry.noise import (
+from timberline.registry.runs import (
+    CLASS_COLUMN,
     NOISE_FILE,
     NOISE_SCHEMA_VERSION,
+    ROW_COLUMN,
     RunQuality,
     TrainingNoise,
     encode_noise,
 )
-from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.documents import decode_json, encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import digest_value, find_current, read_receipt, stage_folder
+from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
 from timberline.registry.store import EVALUATION_FILE, Store
-from timberline.training.alone import run_alone
-from timberline.training.config import ModelConfig, input_columns, read_features_sql
+from timberline.training.child_process import run_in_child_process
+from timberline.training.config import ModelConfig, read_features_sql
 from timberline.training.data.database import literal
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.errors import TrainingError
 from timberline.training.evaluation.evaluate import predict_split
 from timberline.training.evaluation.scores import score
-from timberline.training.features import FeatureProgram, parse_features, parse_slices
-from timberline.training.fit import Splits, digest_inputs, open_splits, train_network
+from timberline.training.features import FeatureProgram, parse_slices
+from timberline.training.fit import digest_inputs, digest_recipe, open_splits, train_network
 from timberline.training.model.checkpoints import discard_checkpoint
 from timberline.training.model.dataset import PreparedSplit
 from timberline.training.model.saving import scorer
-from timberline.training.record import digest_recipe
 
 _logger = logging.getLogger("training.repeats")
 
 METRICS_FILE = "metrics.json"
-# Two runs have a standard deviation, if a bad one.
+# A standard deviation takes two runs.
 FEWEST_RUNS = 2
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a recipe is given less: shares of the training rows and of the features, over 0 to 1."""
+    """The shares (over 0 to 1) of the training rows and of the features that a recipe gets."""
 
     rows: float = 1.0
     features: float = 1.0
@@ -75,7 +75,7 @@ class Reduction:
 
     @property
     def is_none(self) -> bool:
-        """Whether it is the recipe as it stands."""
+        """Whether nothing is taken away."""
         return self == Reduction()
 
     @property
@@ -128,7 +128,7 @@ def run_calibrate(
     count: int,
     reduction: Reduction = Reduction(),
 ) -> dict[str, Any]:
-    """Have ``count`` runs of the version's recipe and write down by how much they differ.
+    """Train until there are ``count`` runs of the version's recipe, and write how much they differ.
 
     Runs that are there are not trained again, and one that was killed goes on from its last epoch. The
     model's latest run stays what it is. With a ``reduction``, ``count`` runs are trained and nothing is
@@ -140,7 +140,7 @@ def run_calibrate(
     """
     if count < FEWEST_RUNS:
         raise ConfigError(f"is {count}, expected {FEWEST_RUNS} or more", where="--seeds")
-    manifest = store.read_manifest(config.model.name, version)
+    manifest = store.open_version(config.model.name, version).manifest
     recipe = Recipe(config, models, data, manifest, reduction)
     profile = load_profile(recipe.prepared / "profile.json")
     _require_same_rows(manifest, profile)
@@ -150,15 +150,15 @@ def run_calibrate(
     folder = _choose_folder(recipe)
     runs, trained = [], []
     if reduction.is_none:
-        runs.append(_measure(own, manifest.metrics))
+        runs.append(_run_quality(own, manifest.metrics))
         seeds.remove(own)
     for seed in seeds:
         if _repeat(recipe, profile, seed, folder / str(seed)):
             trained.append(seed)
-        runs.append(_measure(seed, _read_metrics(folder / str(seed))))
+        runs.append(_read_quality(seed, folder / str(seed)))
     if reduction.is_none:
         noise = _describe(recipe, runs)
-        store.write_document(manifest.model, version, NOISE_FILE, encode_noise(noise))
+        store.open_version(manifest.model, version).write_document(NOISE_FILE, encode_noise(noise))
     return {
         "stage": "calibrate",
         "model": manifest.model,
@@ -166,7 +166,7 @@ def run_calibrate(
         "recipe": recipe.digest,
         "trained": trained,
         "runs": msgspec.to_builtins(runs),
-        "sd": measure_spreads(runs),
+        "sd": standard_deviations(runs),
         "folder": str(folder),
         "document": NOISE_FILE if reduction.is_none else None,
     }
@@ -216,7 +216,7 @@ def _read_features(recipe: Recipe) -> bytes:
 
 
 def _choose_folder(recipe: Recipe) -> Path:
-    """One a recipe and table, so that the repeats of last week's table stay what they are."""
+    """One folder for each recipe and table, so that the repeats of an older table stay."""
     table = digest_value(recipe.manifest.lineage.test_fingerprint)
     name = f"{recipe.digest[:12]}-{table[:8]}{recipe.reduction.suffix}"
     return recipe.data / "repeats" / recipe.manifest.model / name
@@ -226,27 +226,22 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
     """Leave the run on ``seed`` in ``folder``; False when it was there."""
     inputs = recipe.digest_inputs(seed)
     checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
-    if find_current(folder, "calibrate", inputs) is not None:
-        discard_checkpoint(checkpoints)  # of one that was killed just before it would have
-        log_event(_logger, "run is skipped: its inputs are unchanged", seed=seed)
+    stage = Stage("calibrate", folder, inputs)
+    if stage.is_current(_logger, seed=seed):
+        discard_checkpoint(checkpoints)  # a run that was killed at its end may have left it
         return False
-    with stage_folder(folder, "calibrate", inputs) as partial:
-        code = run_alone(_train, recipe, profile, seed, checkpoints, partial)
+    with stage.fill() as partial:
+        code = run_in_child_process(_train, recipe, profile, seed, checkpoints, partial)
         if code != 0:
             raise TrainingError(
                 f"the run ended with {code}",
                 where=f"{recipe.manifest.model}, seed {seed}",
-                hint="What it says of that stands above.",
+                hint="Its error is logged above.",
             )
     discard_checkpoint(checkpoints)
-    metrics = _read_metrics(folder)
+    found = _read_quality(seed, folder)
     log_event(
-        _logger,
-        "run finished",
-        seed=seed,
-        accuracy=metrics.accuracy.value,
-        log_loss=metrics.log_loss,
-        ece=metrics.ece,
+        _logger, "run finished", seed=seed, accuracy=found.accuracy, log_loss=found.log_loss, ece=found.ece
     )
     return True
 
@@ -254,19 +249,14 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
 def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folder: Path) -> None:
     """Train and score as the train and evaluate stages do, without saving a network in between."""
     config = recipe.with_seed(seed)
-    program = parse_features(read_features_sql(config, recipe.models), input_columns(config))
     chosen = choose_features(profile.feature_names, recipe.reduction.features)
-    nullable = [program.nullable[profile.feature_names.index(name)] for name in chosen]
-    with tempfile.TemporaryDirectory(prefix="timberline-") as place:
-        scratch = Path(place)
-        splits = open_splits(recipe.prepared, chosen)
+    splits = open_splits(config, recipe.models, recipe.prepared, profile, chosen)
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
         if recipe.reduction.rows < 1:
-            path = scratch / "train.parquet"
+            path = Path(scratch) / "train.parquet"
             sample_rows(splits.train.path, path, share=recipe.reduction.rows, seed=seed)
-            splits = Splits(PreparedSplit(path, chosen), splits.validation, splits.test)
-        trained = train_network(
-            config, splits, len(profile.classes), checkpoints, nullable=tuple(nullable), resume=True
-        )
+            splits = replace(splits, train=PreparedSplit(path, chosen))
+        trained = train_network(config, splits, checkpoints, resume=True)
         probabilities, truth = predict_split(scorer(trained.model), splits.test)
     slices = parse_slices(recipe.manifest.gate.slices, profile.input_columns)
     write_evaluation(folder / EVALUATION_FILE, splits.test.path, probabilities, truth, slices)
@@ -288,20 +278,12 @@ def sample_rows(source: Path, target: Path, *, share: float, seed: int) -> None:
         for index in np.unique(classes):
             rows = np.flatnonzero(classes == index)
             kept[chance.choice(rows, max(1, round(share * rows.size)), replace=False)] = True
+        begin = 0
         with pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
-            for table, inside in _pair_groups(file, kept):
-                writer.write_table(table.filter(pa.array(inside)))
-
-
-def _pair_groups(
-    file: pq.ParquetFile, flags: npt.NDArray[np.bool_]
-) -> Iterator[tuple[pa.Table, npt.NDArray[np.bool_]]]:
-    """The row groups in order, each with the flags of its rows."""
-    begin = 0
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        yield table, flags[begin : begin + table.num_rows]
-        begin += table.num_rows
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                writer.write_table(table.filter(pa.array(kept[begin : begin + table.num_rows])))
+                begin += table.num_rows
 
 
 def write_evaluation(
@@ -335,11 +317,11 @@ def _read_slices(test: Path, slices: FeatureProgram) -> dict[str, pa.Array]:
     return {name: pa.array(table[name].fill_null(0).to_numpy() == 1) for name in slices.names}
 
 
-def _read_metrics(folder: Path) -> Metrics:
-    return decode_json((folder / METRICS_FILE).read_bytes(), Metrics)
+def _read_quality(seed: int, folder: Path) -> RunQuality:
+    return _run_quality(seed, decode_json((folder / METRICS_FILE).read_bytes(), Metrics))
 
 
-def _measure(seed: int, metrics: Metrics) -> RunQuality:
+def _run_quality(seed: int, metrics: Metrics) -> RunQuality:
     return RunQuality(
         seed=seed,
         accuracy=metrics.accuracy.value,
@@ -363,7 +345,7 @@ def _describe(recipe: Recipe, runs: Sequence[RunQuality]) -> TrainingNoise:
     )
 
 
-def measure_spreads(runs: Sequence[RunQuality]) -> dict[str, Any]:
+def standard_deviations(runs: Sequence[RunQuality]) -> dict[str, Any]:
     """Standard deviations over two runs or more, of each figure and of each class's recall."""
     figures = ("accuracy", "log_loss", "ece")
     spreads: dict[str, Any] = {name: statistics.stdev(getattr(run, name) for run in runs) for name in figures}

@@ -32,11 +32,12 @@ from timberline.registry.aliases import read_history
 from timberline.registry.errors import RegistryError
 from timberline.registry.manifest import Manifest
 from timberline.registry.names import PRODUCTION
-from timberline.registry.noise import NOISE_FILE, TrainingNoise, decode_noise
+from timberline.registry.runs import NOISE_FILE, TrainingNoise, decode_noise
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import Signature
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.registry.verdict import Outcome, VerdictLine
+from timberline.registry.version import Version
 
 # Releases that could not be compared and are listed one by one; the rest is counted.
 _LISTED = 3
@@ -106,7 +107,7 @@ def find_noise(store: Store, champion: Manifest, versions: Sequence[int]) -> tup
 
 def _has_recipe(store: Store, champion: Manifest, version: int) -> bool:
     try:
-        recipe = store.read_manifest(champion.model, version).lineage.recipe_digest
+        recipe = store.open_version(champion.model, version).manifest.lineage.recipe_digest
     except RegistryError:  # a damaged version is reported where it is compared
         return False
     return recipe is not None and recipe == champion.lineage.recipe_digest
@@ -221,9 +222,10 @@ def _compare(
     store: Store, version: int, candidate: Manifest, own: Predictions, fresh: FreshRows
 ) -> Earlier | None:
     """A release and the candidate on the same rows; None when none is left."""
-    manifest = store.verify(candidate.model, version)
+    opened = store.open_version(candidate.model, version).verify()
+    manifest = opened.manifest
     if is_same_table(manifest, candidate):
-        stored = _read_stored(store, manifest, candidate.signature)
+        stored = _read_stored(opened, candidate.signature)
         if not is_reordered(stored, own):
             return _count_rows(version, *keep_common(stored, own), is_fresh=False)
     asked = fresh.ask(manifest, str(version), keeps_labels_only=True)
@@ -237,9 +239,8 @@ def _count_rows(version: int, before: Predictions, after: Predictions, *, is_fre
     return Earlier(version, count_change(before, after), *shares, is_fresh)
 
 
-def _read_stored(store: Store, manifest: Manifest, onto: Signature) -> Predictions:
+def _read_stored(version: Version, onto: Signature) -> Predictions:
     """What it answered when it was exported, in the classes of ``onto``."""
-    places = map_classes(manifest.signature, onto)
-    folder = store.open_folder(manifest.model, manifest.version)
-    stored = read_predictions(folder / EVALUATION_FILE, places.size)
+    places = map_classes(version.manifest.signature, onto)
+    stored = read_predictions(version.folder / EVALUATION_FILE, places.size)
     return replace(stored, truth=places[stored.truth], label=places[stored.label])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from timberline.registry.rows import SEEN_FILE
 from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT, Column
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.registry.verdict import Outcome, VerdictLine
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE, Version
 
 
 def find_breaks(champion: Manifest, candidate: Manifest) -> list[str]:
@@ -122,7 +122,7 @@ class StaticEvidence:
 
 def judge_static(
     store: Store,
-    versions: dict[str, Manifest],
+    opened: Mapping[str, Version],
     settings: AccuracySettings,
     *,
     data: Path | None = None,
@@ -135,15 +135,16 @@ def judge_static(
 
     Args:
         store: where the versions are.
-        versions: their manifests by arm.
+        opened: the versions by arm.
         settings: how sure to be.
         data: the folder in which the candidate's table was prepared. Its test rows are read there when the
             two learned from different tables and the version does not bring them along.
         folder: where answers that are given afresh are kept; without it they are forgotten.
     """
+    versions = {arm: version.manifest for arm, version in opened.items()}
     try:
-        for manifest in versions.values():
-            store.verify(manifest.model, manifest.version)
+        for version in opened.values():
+            version.verify()
     except DamageError as error:
         line = blank_line("digests", "INVALID", str(error), MANIFEST_FILE)
         return StaticEvidence((line,), can_run=False)
@@ -252,7 +253,7 @@ class _HeldOut:
 
 
 def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predictions:
-    folder = store.open_folder(manifest.model, manifest.version)
+    folder = store.find_folder(manifest)
     return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes), slices)
 
 

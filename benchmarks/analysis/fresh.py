@@ -39,7 +39,7 @@ from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.rows import SeenRows, StoredColumn
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.signature import (
     LABEL_OUTPUT,
     NULL_TEXT,
@@ -170,7 +170,8 @@ def _open_graph(store: Store, manifest: Manifest) -> Answer:
         EvidenceError: ONNX Runtime refuses it.
     """
     where = f"{manifest.model}@{manifest.version}"
-    run = _load(store.read_file(manifest.model, manifest.version, MODEL_FILE, manifest), manifest, where)
+    graph = store.open_version(manifest.model, manifest.version).read_file(MODEL_FILE)
+    run = _load(graph, manifest, where)
     if manifest.precision != "int8":
         return run
 

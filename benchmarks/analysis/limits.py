@@ -20,7 +20,7 @@ from scipy.stats import norm, t
 
 from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
-from timberline.registry.noise import TrainingNoise
+from timberline.registry.runs import TrainingNoise
 
 # Accuracy, recalls (all classes together), log-loss and calibration share the level.
 _LINES = 4

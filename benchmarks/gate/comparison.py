@@ -29,7 +29,7 @@ from timberline.benchmarks.measure.duet import Duet, open_duet
 from timberline.benchmarks.measure.records import Restart
 from timberline.benchmarks.measure.workload import Workload, draw_bodies
 from timberline.benchmarks.report.documents import write_documents
-from timberline.benchmarks.report.record import PAGE_FILE, Record
+from timberline.benchmarks.report.record import PAGE_FILE, GateRecord
 from timberline.benchmarks.settings import GATE_VERSION, GateSettings
 from timberline.registry.manifest import GateLimits, Manifest
 from timberline.registry.runtime.documents import utc_now
@@ -39,19 +39,18 @@ from timberline.registry.store import Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Verdict,
     VerdictLine,
     encode_verdict,
 )
+from timberline.registry.version import Version
 
 logger = logging.getLogger("benchmarks")
 
 
 def run_comparison(
     store: Store,
-    versions: dict[str, Manifest],
-    judged: dict[str, Judged],
+    opened: Mapping[str, Version],
     folder: Path,
     settings: GateSettings,
     workload: Workload,
@@ -63,10 +62,11 @@ def run_comparison(
 
     ``data`` is where tables are prepared: the rows that versions of different tables are asked about.
     """
+    versions = {arm: version.manifest for arm, version in opened.items()}
     model = versions["candidate"].model
     numbers = {arm: manifest.version for arm, manifest in versions.items()}
     log_event(logger, "gate started", model=model, **numbers)
-    static = judge_static(store, versions, settings.accuracy, data=data, folder=folder)
+    static = judge_static(store, opened, settings.accuracy, data=data, folder=folder)
     restarts: tuple[Restart, ...] = ()
     lines = (*static.lines, judge_model_size(versions))
     if static.can_run:
@@ -79,8 +79,8 @@ def run_comparison(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
         model=model,
-        candidate=judged["candidate"],
-        champion=judged.get("champion"),
+        candidate=opened["candidate"].digests,
+        champion=opened["champion"].digests if "champion" in opened else None,
         is_first=is_first,
         lines=lines,
         gate_version=GATE_VERSION,
@@ -90,7 +90,7 @@ def run_comparison(
         report=PAGE_FILE,
     )
     history = read_releases(store, model)
-    documents = write_documents(Record(verdict, restarts, static.comparison, settings, history))
+    documents = write_documents(GateRecord(verdict, restarts, static.comparison, settings, history))
     verdict = msgspec.structs.replace(verdict, evidence=_digest_evidence(documents, folder))
     return verdict, {**documents, VERDICT_FILE: encode_verdict(verdict)}
 

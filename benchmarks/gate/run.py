@@ -13,15 +13,16 @@ from timberline.benchmarks.machine import machine_class
 from timberline.benchmarks.measure.workload import load_workload
 from timberline.benchmarks.report.record import PAGE_FILE
 from timberline.benchmarks.settings import GATE_VERSION, GateSettings
-from timberline.registry.aliases import check_target, read_alias, read_history, resolve
+from timberline.registry.aliases import open_target, read_alias, resolve
 from timberline.registry.errors import RegistryError
 from timberline.registry.names import CANDIDATE, PRODUCTION, ModelRef
-from timberline.registry.promotion import find_exchanged, find_objections, find_rolled_back, group_rollbacks
-from timberline.registry.runtime.files import digest_bytes, fresh_folder
+from timberline.registry.promotion import find_all_objections
+from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
 from timberline.registry.store import Store
-from timberline.registry.verdict import VERDICT_FILE, Judged, Verdict, decode_verdict
+from timberline.registry.verdict import VERDICT_FILE, Verdict, decode_verdict
+from timberline.registry.version import Version
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def find_comparison(store: Store, model: str, candidate: str | None, champion: s
         return Comparison(model, challenger, resolve(store, ModelRef.parse(champion)))
     production = read_alias(store, model, PRODUCTION)
     if production:
-        check_target(store, production)
+        open_target(store, production)
     return Comparison(model, challenger, production.version if production else None)
 
 
@@ -127,10 +128,10 @@ def run_gate(
     )
     workload = load_workload(settings.duet.workload)
     config_digest = digest_value([GATE_VERSION, settings, workload])
-    judged = {arm: store.identify(model, version) for arm, version in comparison.arms.items()}
+    opened = {arm: store.open_version(model, version) for arm, version in comparison.arms.items()}
     is_stored = champion is None and not programs
     if is_stored and not again:
-        known = _find_passing(store, comparison, judged, config_digest)
+        known = _find_passing(store, comparison, opened, config_digest)
         if known is not None:
             reason = f"version {comparison.candidate} passed already, for these very digests and settings"
             return GateResult(comparison, known, reason)
@@ -138,22 +139,22 @@ def run_gate(
     # Imported late: numpy, scipy and pyarrow take seconds, which a skipped gate need not wait for.
     from timberline.benchmarks.gate.comparison import run_comparison  # noqa: PLC0415
 
-    versions = {arm: store.read_manifest(model, version) for arm, version in comparison.arms.items()}
     with fresh_folder(target, mark="report.json") as folder:
         verdict, documents = run_comparison(
-            store, versions, judged, folder, settings, workload, config_digest, programs or {}, data
+            store, opened, folder, settings, workload, config_digest, programs or {}, data
         )
         for name, content in documents.items():
             (folder / name).write_bytes(content)
     if is_stored:
+        version = store.open_version(model, comparison.candidate)  # is it still there, after minutes?
         # The verdict last: it names the report.
         for name, content in documents.items():
-            store.write_document(model, comparison.candidate, name, content)
+            version.write_document(name, content)
     return GateResult(comparison, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
 
 
 def _find_passing(
-    store: Store, comparison: Comparison, judged: dict[str, Judged], config_digest: str
+    store: Store, comparison: Comparison, opened: Mapping[str, Version], config_digest: str
 ) -> Verdict | None:
     data = store.read_document(comparison.model, comparison.candidate, VERDICT_FILE)
     if data is None:
@@ -163,10 +164,5 @@ def _find_passing(
     except RegistryError as error:
         log_event(logger, "the stored verdict is not believed", logging.WARNING, reason=str(error))
         return None
-    objections = find_objections(verdict, comparison.model, judged["candidate"], judged.get("champion"))
-    objections += find_exchanged(store, comparison.model, comparison.candidate, verdict)
-    history = read_history(store, comparison.model, PRODUCTION)
-    objections += find_rolled_back(
-        group_rollbacks(history), comparison.candidate, verdict, digest_bytes(data)
-    )
+    objections = find_all_objections(store, verdict, data, opened["candidate"], opened.get("champion"))
     return None if objections or verdict.config_digest != config_digest else verdict

@@ -21,6 +21,7 @@ from timberline.registry.manifest import Interval
 from timberline.registry.names import PRODUCTION
 from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode_verdict
+from timberline.registry.version import Version
 
 # The verdict's upper bound is a one-sided 95 % one, or a stricter one where the gate may look several
 # times, at a t with a few degrees of freedom. Read as a plain normal 95 % bound it gives a standard
@@ -191,9 +192,10 @@ def judge_release(releases: Sequence[Release], verdict: Verdict) -> tuple[Releas
 
 def _read_release(store: Store, model: str, version: int) -> Release:
     try:
-        manifest = store.read_manifest(model, version)
+        opened = store.open_version(model, version)
     except (RegistryError, OSError) as error:
         return Release(version=version, problem=str(error))
+    manifest = opened.manifest
     release = Release(
         version=version,
         created_at=manifest.created_at,
@@ -203,21 +205,22 @@ def _read_release(store: Store, model: str, version: int) -> Release:
         test_fingerprint=manifest.lineage.test_fingerprint,
     )
     try:
-        verdict = _read_verdict(store, model, version)
+        verdict = _read_verdict(store, opened)
     except (RegistryError, OSError) as error:
         return _add_problem(release, str(error))
     return release if verdict is None else _add_verdict(release, verdict)
 
 
-def _read_verdict(store: Store, model: str, version: int) -> Verdict | None:
-    data = store.read_document(model, version, VERDICT_FILE)
+def _read_verdict(store: Store, version: Version) -> Verdict | None:
+    manifest, where = version.manifest, f"{version}: {VERDICT_FILE}"
+    data = store.read_document(manifest.model, manifest.version, VERDICT_FILE)
     if data is None:
         return None
-    verdict = decode_verdict(data, where=f"{model}@{version}: {VERDICT_FILE}")
-    if (verdict.model, verdict.candidate) != (model, store.identify(model, version)):
+    verdict = decode_verdict(data, where=where)
+    if (verdict.model, verdict.candidate) != (manifest.model, version.digests):
         raise RegistryError(
             "the verdict is for other bytes",
-            where=f"{model}@{version}: {VERDICT_FILE}",
+            where=where,
             hint="Run the gate again for this version.",
         )
     return verdict

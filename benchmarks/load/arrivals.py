@@ -1,11 +1,11 @@
-"""The Locust process of a load measurement: windows on stdin, a line each; what came of them on stdout.
+"""The Locust process of a load measurement: window plans on stdin, outcomes on stdout, a line each.
 
 ``python -m benchmarks.load.arrivals``. In an open loop one dispatching user keeps a timetable and gives
 every arrival a greenlet of its own, and latency counts from when a request was due; in a closed loop
 every user sends its next request when it has its answer. Both go through the ``request`` event, whose
 floats are kept as they are.
 
-Imported by nobody: Locust patches the standard library on import.
+No module imports this one: Locust patches the standard library on import.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gevent.pool
+import gevent.socket
 from locust import User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from timberline.benchmarks.load.alarm import Alarm
 from timberline.benchmarks.load.connections import Connections, Reply, write_request
-from timberline.benchmarks.load.plan import Arrival, Ending, WindowOutcome, WindowPlan, write_arrivals
-from timberline.benchmarks.load.schedule import draw_schedule, run_timetable
+from timberline.benchmarks.load.timetable import Alarm, draw_schedule, run_timetable
+from timberline.benchmarks.load.window import Arrival, Ending, WindowOutcome, WindowPlan, write_arrivals
 from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body
 from timberline.benchmarks.measure.services import run_users, serve_plans
 
-# A broken service would fail thousands of requests; these many tell the story.
+# A broken service would fail thousands of requests; so many are enough.
 _MAX_WRONG = 50
 # Between the last preparation and the first arrival.
 _LEAD_S = 0.02
@@ -39,12 +40,13 @@ _REFUSALS = frozenset({503, 504})
 
 
 class Window:
-    """The state of one window: who is asked what, and what has been seen so far."""
+    """The state of one window: its requests, and the replies so far."""
 
     def __init__(self, plan: WindowPlan) -> None:
         self.plan = plan
         host, _, port = plan.target.url.removeprefix("http://").partition(":")
-        self.connections = Connections(host, int(port), plan.request_timeout_s)
+        connect = gevent.socket.create_connection
+        self.connections = Connections(partial(connect, (host, int(port)), plan.request_timeout_s))
         self.requests = [write_request(plan.target, body) for body in plan.bodies]
         self.arrivals: list[Arrival] = []
         self.scheduled = 0
@@ -60,7 +62,7 @@ class Window:
 
     @property
     def is_over(self) -> bool:
-        """Nothing that could still be seen would change what is said of the window."""
+        """Whether the result of the window is certain already."""
         return self.is_cut or self.wrong >= _MAX_WRONG or self.late > max(1.0, 0.01 * self.scheduled)
 
     def draw_indexes(self) -> Iterator[int]:
@@ -69,7 +71,7 @@ class Window:
         return (chance.randrange(len(self.requests)) for _ in itertools.count())
 
     def warm_up(self) -> str:
-        """Ask every golden row and some bodies, one after the other; the first problem, or ""."""
+        """Send every golden row and some bodies, one after the other; the first problem, or ""."""
         golden = [(write_request(self.plan.target, body), body) for body in self.plan.target.golden]
         indexes = itertools.islice(self.draw_indexes(), self.plan.warmup_requests)
         warm = [(self.requests[index], self.plan.bodies[index]) for index in indexes]
@@ -102,7 +104,7 @@ class Window:
         self.arrivals.append(Arrival(latency_ms=response_time, **context))
 
     def report(self, environment: Environment, number: int, index: int, due: float) -> None:
-        """Ask body ``index`` now, as request ``number`` that was due at ``due``, and tell Locust."""
+        """Send body ``index`` now, as request ``number`` that is due at ``due``, and fire Locust's event."""
         sent = time.perf_counter()
         self.in_flight += 1
         self.late += (sent - due) * 1e3 > self.plan.max_lag_ms

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from timberline.registry.runtime.settings import load_settings
+from timberline.benchmarks.settings import Count, Level, Positive
 
 DEFAULT_LOAD = Path(__file__).with_name("load.toml")
-
-_Level = Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
-_Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
-_Above1 = Annotated[float, msgspec.Meta(gt=1)]
-_Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,13 +22,13 @@ class WindowSettings(_Section, frozen=True, kw_only=True):
 
     workload: str
     seed: int
-    window_s: _Positive
-    min_requests: _Count
+    window_s: Positive
+    min_requests: Count
     warmup_requests: Annotated[int, msgspec.Meta(ge=0)]
-    max_in_flight: _Count
-    request_timeout_s: _Positive
-    start_timeout_s: _Positive
-    stop_timeout_s: _Positive
+    max_in_flight: Count
+    request_timeout_s: Positive
+    start_timeout_s: Positive
+    stop_timeout_s: Positive
 
     def seconds_at(self, rate_rps: float) -> float:
         """How long a window at this rate has to be."""
@@ -45,13 +38,13 @@ class WindowSettings(_Section, frozen=True, kw_only=True):
 
 
 class Objective(_Section, frozen=True, kw_only=True):
-    """What a window has to keep, and when it says nothing."""
+    """What a window has to keep, and when it is invalid."""
 
-    p99_ms: _Positive
-    max_lag_share: _Share
-    max_cpu_share: _Share
-    tries: _Count
-    invalid_tries: _Count
+    p99_ms: Positive
+    max_lag_share: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    max_cpu_share: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    tries: Count
+    invalid_tries: Count
 
     @property
     def max_lag_ms(self) -> float:
@@ -60,23 +53,23 @@ class Objective(_Section, frozen=True, kw_only=True):
 
 
 class SweepSettings(_Section, frozen=True, kw_only=True):
-    """How the highest rate under the objective is looked for; see `benchmarks.load.sweep`."""
+    """How the highest rate under the objective is looked for; see `benchmarks.load.measure`."""
 
-    start_rps: _Positive
-    least_rps: _Positive
-    growth: _Above1
-    resolution: _Positive
-    max_windows: _Count
+    start_rps: Positive
+    least_rps: Positive
+    growth: Annotated[float, msgspec.Meta(gt=1)]
+    resolution: Positive
+    max_windows: Count
 
 
 class CompareSettings(_Section, frozen=True, kw_only=True):
-    """From rounds to an interval; see `benchmarks.load.compare`."""
+    """From rounds to an interval; see `benchmarks.load.report`."""
 
     rounds: Annotated[int, msgspec.Meta(ge=2)]
-    s0: _Positive
-    nu0: _Positive
-    alpha: _Level
-    min_rate_share: _Share
+    s0: Positive
+    nu0: Positive
+    alpha: Level
+    min_rate_share: Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class LoadSettings(_Section, frozen=True, kw_only=True):
@@ -86,17 +79,3 @@ class LoadSettings(_Section, frozen=True, kw_only=True):
     objective: Objective
     sweep: SweepSettings
     compare: CompareSettings
-
-
-def load_load_settings(
-    path: Path = DEFAULT_LOAD,
-    *,
-    overrides: Iterable[str] = (),
-    environment: Mapping[str, str] | None = None,
-) -> LoadSettings:
-    """Read load.toml with ``--set`` overrides and ``TIMBERLINE_*`` applied.
-
-    Raises:
-        ConfigError: a setting is unknown, of the wrong type or out of range.
-    """
-    return load_settings(path, LoadSettings, overrides=overrides, environment=environment)

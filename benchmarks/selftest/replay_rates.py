@@ -37,7 +37,7 @@ from timberline.benchmarks.selftest.scenarios import (
 )
 from timberline.benchmarks.settings import AccuracySettings
 from timberline.registry.manifest import GateLimits
-from timberline.registry.noise import NOISE_SCHEMA_VERSION, TrainingNoise
+from timberline.registry.runs import NOISE_SCHEMA_VERSION, TrainingNoise
 from timberline.registry.verdict import Outcome, VerdictLine
 
 # Runs that a recipe is calibrated with, the champion's own among them: the default of `--seeds`.

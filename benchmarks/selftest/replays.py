@@ -47,10 +47,10 @@ from timberline.benchmarks.selftest.ledger import append_in_batches, append_rows
 from timberline.benchmarks.selftest.scenarios import DRIP, DRIP_RETRAINED, DRIPS, RETRAINED
 from timberline.benchmarks.selftest.worse import CHURN, Answers, draw_worse, read_answers, weigh_flips
 from timberline.registry.manifest import Metrics
-from timberline.registry.noise import RunQuality
+from timberline.registry.runs import RunQuality
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.registry.store import EVALUATION_FILE
 
 _logger = logging.getLogger("benchmarks")

@@ -98,8 +98,8 @@ class SelfTest:
         Raises:
             ConfigError: it does not keep its own floors, or its files cannot be believed.
         """
-        manifest = self.store.read_manifest(self.model, self.version)
-        versions = {"champion": manifest, "candidate": manifest}
+        opened = self.store.open_version(self.model, self.version)
+        versions = {"champion": opened, "candidate": opened}
         for line in judge_static(self.store, versions, self.settings.accuracy).lines:
             if line.outcome in {"BLOCK", "INVALID"}:
                 raise ConfigError(
@@ -111,7 +111,7 @@ class SelfTest:
     def digest_config(self) -> str:
         """What two gates must share to be counted together, beside the machine: rule, load and model."""
         settings = self.settings
-        known, identity = self.read_calibration(), self.store.identify(self.model, self.version)
+        known, identity = self.read_calibration(), self.store.open_version(self.model, self.version).digests
         return digest_value([GATE_VERSION, settings, load_workload(settings.duet.workload), known, identity])
 
     def read_done(self) -> list[GateRow]:
@@ -128,7 +128,7 @@ def run_identical(test: SelfTest, folder: Path, count: int) -> list[Restart]:
         BenchmarkError: a restart cannot be believed; that of identical processes is never left out, for
             what is left would differ by less than they do.
     """
-    manifest, settings = test.store.read_manifest(test.model, test.version), test.settings.duet
+    manifest, settings = test.store.open_version(test.model, test.version).manifest, test.settings.duet
     versions = {"champion": manifest, "candidate": manifest}
     bodies = draw_bodies(load_workload(settings.workload), versions)
     restarts = []
@@ -160,7 +160,7 @@ def list_rejudged(test: SelfTest) -> list[GateRow]:
     gates = [row for row in read_rows(test.path, GateRow) if row.machine_class == machine_class()]
     gates = [row for row in gates if row.model == f"{test.model}@{test.version}"]
     settings = apply_calibration(test.settings, test.read_calibration())
-    limits = test.store.read_manifest(test.model, test.version).gate
+    limits = test.store.open_version(test.model, test.version).manifest.gate
     return rejudge(gates, read_rows(find_restarts(test.path), RestartRow), limits, settings)
 
 
@@ -431,7 +431,7 @@ def keep_gates(test: SelfTest, restarts: Sequence[Restart], *, seconds: float, l
     ``seconds`` is what one restart took.
     """
     settings = apply_calibration(test.settings, test.read_calibration())
-    limits = test.store.read_manifest(test.model, test.version).gate
+    limits = test.store.open_version(test.model, test.version).manifest.gate
     number, left = len(test.read_done()), list(restarts)
     while len(left) >= settings.duet.looks[0]:
         outcome, deciding, used = judge_restarts(left, limits, settings)

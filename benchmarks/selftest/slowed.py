@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from timberline.registry.runtime.cli import read_options
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 

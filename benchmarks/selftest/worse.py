@@ -198,7 +198,7 @@ def stage_worse(
         rows: how many held-out rows both versions keep, drawn from those there are; None is all.
     """
     chance = np.random.default_rng(seed)
-    answers, weights, table = _read(source.open_folder(model, version) / EVALUATION_FILE)
+    answers, weights, table = _read(source.open_version(model, version).folder / EVALUATION_FILE)
     if rows is not None:
         chosen = np.sort(chance.choice(answers.truth.size, rows, replace=False))
         answers, weights, table = answers.take(chosen), weights.take(chosen), table.take(pa.array(chosen))
@@ -220,8 +220,8 @@ def _read(path: Path) -> tuple[Answers, FlipWeights, Any]:
 
 
 def _publish_copy(source: Store, model: str, version: int, target: Store, instead: dict[str, Path]) -> int:
-    manifest = source.read_manifest(model, version)
-    folder = source.open_folder(model, version)
+    opened = source.open_version(model, version)
+    manifest, folder = opened.manifest, opened.folder
     files = {name: folder / name for name in manifest.files} | instead
     return target.publish(
         model,
@@ -287,13 +287,13 @@ class Draws:
 
     def digest_config(self) -> str:
         """What two draws must share to be counted together."""
-        identity = self.store.identify(self.model, self.version)
+        identity = self.store.open_version(self.model, self.version).digests
         return digest_value([self.settings.accuracy, identity])
 
     @property
     def limit(self) -> float:
         """The drop of accuracy that the model allows."""
-        return self.store.read_manifest(self.model, self.version).gate.max_accuracy_drop
+        return self.store.open_version(self.model, self.version).manifest.gate.max_accuracy_drop
 
     def read_done(self) -> list[DrawRow]:
         """The draws that count here and now."""
@@ -321,7 +321,7 @@ def _draw(draws: Draws, rows: int, drop: float, seed: int) -> DrawRow:
             draws.store, draws.model, draws.version, Path(folder), drop=drop, seed=seed, rows=rows or None
         )
         arms = {"champion": staged.champion, "candidate": staged.candidate}
-        versions = {arm: staged.store.read_manifest(draws.model, number) for arm, number in arms.items()}
+        versions = {arm: staged.store.open_version(draws.model, number) for arm, number in arms.items()}
         static = judge_static(staged.store, versions, draws.settings.accuracy)
     outcome, deciding = find_gravest(static.lines)
     pairs = static.comparison.pairs if static.comparison else None

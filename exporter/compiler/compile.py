@@ -1,20 +1,29 @@
 """The features of a model as a graph of stock ONNX operators: raw rows in, features out.
 
-`lowering` and `formulas` say what each operator of the language becomes; `batching` lays the
-values out as blocks of columns, so that a single row costs few nodes.
+`Lowering` turns the typed tree into single values: columns, sums of columns, conditions in three-valued
+logic. A condition is two bools, *is true* and *is false*; NULL is neither. Comparisons with NaN are false in
+ONNX, so a comparison with NULL is neither by itself. What chooses between constants by one value alone
+is made by `choices`, whatever its form, functions of numbers by `formulas`; `emit` writes nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from timberline.exporter.compiler.batching import build_model, share_out
-from timberline.exporter.compiler.lowering import Lowering
-from timberline.exporter.compiler.scalars import NAN, Scalar
+from timberline.exporter.compiler.choices import CHOOSING, Table, tabulate, write, write_truth
+from timberline.exporter.compiler.emit import Emitter, build_model, share_out
+from timberline.exporter.compiler.formulas import build_formula
+from timberline.exporter.compiler.scalars import NAN, Affine, Scalar, ScalarGraph, is_exact
 from timberline.registry.signature import NULL_TEXT
-from timberline.training.features import FeatureProgram
+from timberline.training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
+
+# From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
+_TABLE_BRANCHES = 5
+_INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
+_COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 
 
 def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
@@ -47,13 +56,308 @@ def _build(
 ) -> tuple[onnx.ModelProto, Sequence[Scalar], Mapping[str, Sequence[Scalar]]]:
     lowering = Lowering(program)
     outputs = [lowering.feature(feature.expression) for feature in program.features]
-    model, purposes = build_model(
-        outputs,
-        numeric_is_whole=[
-            c.datatype != "FP64" and not c.is_nullable for c in program.columns if c.datatype != "BYTES"
-        ],
-        text_count=sum(c.datatype == "BYTES" for c in program.columns),
+    numeric = [column for column in program.columns if column.datatype != "BYTES"]
+    emitter = Emitter(
+        numeric_is_whole=[column.datatype != "FP64" and not column.is_nullable for column in numeric],
+        text_count=len(program.columns) - len(numeric),
         vocabulary={NULL_TEXT: NAN, **lowering.vocabulary},
         opset=opset,
     )
+    model, purposes = build_model(outputs, emitter)
     return model, outputs, purposes
+
+
+class Lowering:
+    """Translates every expression object once; ``vocabulary`` fills with the text constants met."""
+
+    def __init__(self, program: FeatureProgram) -> None:
+        self._graph = ScalarGraph()
+        self._inputs: dict[str, tuple[str, int]] = {}
+        for kind, is_text in (("numeric", False), ("text", True)):
+            names = [c.name for c in program.columns if (c.datatype == "BYTES") == is_text]
+            self._inputs.update({name: (kind, index) for index, name in enumerate(names)})
+        self.vocabulary: dict[str, float] = {}
+        # The parts of expressions that are the one value that an expression chooses by.
+        self._wholes: set[Expression] = set()
+        # Each is computed once: `_value`, `_truth`, … say what of.
+        self.value: Callable[[Expression], Scalar] = functools.cache(self._value)
+        self.truth: Callable[[Expression, bool], Scalar] = functools.cache(self._truth)
+        self._affine: Callable[[Expression, bool], Affine | None] = functools.cache(self._find_affine)
+        self._table: Callable[[Call], Table | None] = functools.cache(self._tabulate)
+        self._subject: Callable[[Expression], Expression | None] = functools.cache(self._find_subject)
+
+    def feature(self, expression: Expression) -> Scalar:
+        """The expression where its last bits decide nothing: as a feature, rounded to 32 bits anyway."""
+        affine = self._affine(expression, False)
+        return self._affine_value(affine) if affine is not None else self.value(expression)
+
+    def _value(self, expression: Expression) -> Scalar:  # noqa: PLR0911  (one line a kind of expression)
+        """The expression as a double: NULL is NaN, a boolean 0 or 1, text its number in the vocabulary."""
+        if isinstance(expression, Literal):
+            return self._graph.number(self._number(expression))
+        if isinstance(expression, ColumnRef):
+            kind, index = self._inputs[expression.column]
+            return self._graph.make(kind, payload=index)
+        affine = self._affine(expression, True)
+        if affine is not None:
+            return self._affine_value(affine)
+        table = self._table(expression)
+        if table is not None:
+            return write(self._graph, table, _TABLE_BRANCHES)
+        if expression.type is ValueType.BOOLEAN and not _is_picked(expression):
+            return self._condition_value(expression)
+        if expression.operator == "case":
+            return self._case(expression)
+        if expression.operator == "coalesce":
+            return self._coalesce(expression)
+        argument = self._angle if expression.operator in {"sin", "cos"} else self.value
+        formula = build_formula(self._graph, expression, [argument(a) for a in expression.arguments])
+        assert formula is not None, expression.operator
+        return formula
+
+    def _angle(self, expression: Expression) -> Scalar:
+        """As `value`; degrees in radians join the product of sums, as they round there as written.
+
+        Anything longer could end in another last bit, and what a sine is compared with is not known here.
+        """
+        if not isinstance(expression, Call) or expression.operator != "mul":
+            return self.value(expression)
+        kinds = {type(argument) for argument in expression.arguments}
+        return self.feature(expression) if kinds == {ColumnRef, Literal} else self.value(expression)
+
+    def _number(self, literal: Literal) -> float:
+        if literal.value is None:
+            return NAN
+        if isinstance(literal.value, str):
+            return self.vocabulary.setdefault(literal.value, float(len(self.vocabulary) + 1))
+        return float(literal.value)
+
+    def _condition_value(self, expression: Expression) -> Scalar:
+        graph, is_true = self._graph, self.truth(expression, True)
+        if not expression.nullable or self.truth(expression, False) is graph.negate(is_true):
+            return graph.make("number", is_true)
+        one_or_null = graph.choose(is_true, graph.number(1.0), graph.number(NAN))
+        return graph.choose(self.truth(expression, False), graph.number(0.0), one_or_null)
+
+    # Conditions.
+
+    def _truth(self, expression: Expression, wanted: bool) -> Scalar:  # noqa: PLR0911  (as above)
+        """Whether the condition is true (or, if ``wanted`` is False, false); NULL is neither."""
+        graph = self._graph
+        if isinstance(expression, Literal):
+            return graph.truth(expression.value is wanted)
+        table = self._table(expression) if isinstance(expression, Call) else None
+        if table is not None:
+            return write_truth(graph, table, wanted)
+        if isinstance(expression, ColumnRef) or _is_picked(expression):
+            side = "Greater" if wanted else "Less"
+            return graph.make(side, self.value(expression), graph.number(0.5))
+        if not wanted and not expression.nullable:
+            return graph.negate(self.truth(expression, True))
+        arguments = expression.arguments
+        match expression.operator:
+            case "not":
+                return self.truth(arguments[0], not wanted)
+            case "and":
+                parts = [self.truth(a, wanted) for a in arguments]
+                return graph.every(parts) if wanted else graph.some(parts)
+            case "or":
+                parts = [self.truth(a, wanted) for a in arguments]
+                return graph.some(parts) if wanted else graph.every(parts)
+            case "is_null":
+                return self._is_null(arguments[0])
+            case "case":
+                return self._case_truth(arguments, wanted)
+            case "coalesce":
+                return self._coalesce_truth(arguments, wanted)
+        return self._comparison(expression.operator if wanted else _INVERSE[expression.operator], arguments)
+
+    def _is_null(self, expression: Expression) -> Scalar:
+        graph = self._graph
+        if not expression.nullable:
+            return graph.truth(False)
+        if expression.type is ValueType.BOOLEAN and not isinstance(expression, ColumnRef):
+            return graph.negate(graph.some([self.truth(expression, True), self.truth(expression, False)]))
+        value = self.value(expression)
+        return graph.make("IsNaN", value)
+
+    def _comparison(self, operator: str, arguments: tuple[Expression, ...]) -> Scalar:
+        graph = self._graph
+        a, b = (self.value(argument) for argument in arguments)
+        if operator != "ne":
+            return graph.make(_COMPARISON[operator], a, b)
+        if any(argument.nullable for argument in arguments):
+            return graph.some([graph.make("Less", a, b), graph.make("Greater", a, b)])
+        return graph.negate(graph.make("Equal", a, b))
+
+    def _case_truth(self, arguments: tuple[Expression, ...], wanted: bool) -> Scalar:
+        graph = self._graph
+        *pairs, default = arguments
+        result = self.truth(default, wanted)
+        for condition, value in reversed(list(zip(pairs[::2], pairs[1::2], strict=True))):
+            is_chosen = self.truth(condition, True)
+            chosen = graph.every([is_chosen, self.truth(value, wanted)])
+            result = graph.some([chosen, graph.every([graph.negate(is_chosen), result])])
+        return result
+
+    def _coalesce_truth(self, arguments: tuple[Expression, ...], wanted: bool) -> Scalar:
+        graph = self._graph
+        result = self.truth(arguments[-1], wanted)
+        for argument in reversed(arguments[:-1]):
+            is_other = graph.negate(self.truth(argument, not wanted))
+            result = graph.some([self.truth(argument, wanted), graph.every([is_other, result])])
+        return result
+
+    # What is decided by one value.
+
+    def _tabulate(self, expression: Call) -> Table | None:
+        """The expression as a table over one value, if it only chooses by that."""
+        subject = None if self._is_whole(expression) else self._subject(expression)
+        if subject is None or isinstance(subject, Literal):
+            return None
+        constants = _list_constants(expression, self._wholes)
+        for literal in constants:
+            self._number(literal)
+        is_subject = self._wholes.__contains__
+        return tabulate(expression, self.value(subject), subject, is_subject, constants, self.vocabulary)
+
+    def _find_subject(self, expression: Expression) -> Expression | None:
+        """The value that the expression chooses by; a literal if it is constant, None if by several."""
+        if isinstance(expression, Literal):
+            return expression
+        if isinstance(expression, ColumnRef) or self._is_whole(expression):
+            if self.value(expression).operator == "const":
+                return None
+            self._wholes.add(expression)
+            return expression
+        found: Expression = Literal(None, ValueType.DOUBLE)
+        for argument in expression.arguments:
+            subject = self._subject(argument)
+            if subject is None:
+                return None
+            if isinstance(found, Literal):
+                found = subject
+            elif not isinstance(subject, Literal) and self.value(subject) is not self.value(found):
+                return None
+        return found
+
+    def _is_whole(self, call: Call) -> bool:
+        """Whether it computes: rounding does, unless it rounds constants."""
+        argument = call.arguments[0]
+        if call.operator not in CHOOSING:
+            return True
+        is_rounding = call.operator == "to_float" or (
+            call.operator == "to_bigint" and argument.type is ValueType.DOUBLE
+        )
+        if not is_rounding or isinstance(argument, Literal):
+            return False
+        table = self._table(argument) if isinstance(argument, Call) else None
+        return table is None or bool(table.is_own.any())
+
+    # Choices.
+
+    def _case(self, expression: Call) -> Scalar:
+        *pairs, default = expression.arguments
+        conditions: list[Scalar] = []
+        values = []
+        for condition, value in zip(pairs[::2], pairs[1::2], strict=True):
+            is_true = self.truth(condition, True)
+            if is_true.constant is True:
+                default = value
+                break
+            if is_true.constant is None:
+                conditions.append(is_true)
+                values.append(self.value(value))
+        values.append(self.value(default))
+        if len(conditions) >= _TABLE_BRANCHES:
+            return self._graph.make("select", *conditions, *values)
+        result = values[-1]
+        for is_true, chosen in reversed(list(zip(conditions, values[:-1], strict=True))):
+            result = self._graph.choose(is_true, chosen, result)
+        return result
+
+    def _coalesce(self, expression: Call) -> Scalar:
+        graph = self._graph
+        last = next((i for i, a in enumerate(expression.arguments) if not a.nullable), -1)
+        *others, final = expression.arguments[: last + 1] if last >= 0 else expression.arguments
+        result = self.value(final)
+        for argument in reversed(others):
+            result = graph.choose(self._is_null(argument), result, self.value(argument))
+        return result
+
+    # Sums of columns.
+
+    def _affine_value(self, affine: Affine) -> Scalar:
+        if not affine.terms:
+            return self._graph.number(affine.bias)
+        if affine.bias == 0 and len(affine.terms) == 1 and affine.terms[0][1] == 1:
+            return self._graph.make("numeric", payload=affine.terms[0][0])
+        return self._graph.make("affine", payload=affine)
+
+    def _find_affine(self, expression: Expression, exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)
+        """The expression as a sum of columns that are whole and never NULL, if it is one.
+
+        A matrix product adds in an order of its own: ``exactly`` asks for a sum that no order
+        rounds, since a comparison may turn on the last bit. A NULL or infinity in any column would
+        reach every sum.
+        """
+        if isinstance(expression, Literal):
+            value = expression.value
+            is_usable = isinstance(value, int | float) and (is_exact(value) or not exactly)
+            return Affine((), float(value)) if is_usable else None  # type: ignore[arg-type]
+        if expression.nullable:
+            return None
+        if isinstance(expression, ColumnRef):
+            kind, index = self._inputs[expression.column]
+            is_whole = kind == "numeric" and expression.type is not ValueType.DOUBLE
+            return Affine(((index, 1.0),), 0.0) if is_whole else None
+        if expression.operator not in {"add", "sub", "mul", "div", "neg", "to_double", "to_bigint"}:
+            return None
+        if expression.operator == "to_bigint" and expression.arguments[0].type is ValueType.DOUBLE:
+            return None
+        parts = [self._affine(argument, exactly) for argument in expression.arguments]
+        combined = _combine(expression.operator, [p for p in parts if p], exactly) if all(parts) else None
+        if combined is None:
+            return None
+        return combined if combined.is_exact or (combined.is_close and not exactly) else None
+
+
+def _is_picked(expression: Call) -> bool:
+    """Whether it is a choice between conditions, none of them constant: cheaper between their values."""
+    if expression.operator == "case":
+        values = [*expression.arguments[1:-1:2], expression.arguments[-1]]
+        return len(values) > _TABLE_BRANCHES or not any(isinstance(v, Literal) for v in values)
+    return expression.operator == "coalesce" and not any(isinstance(a, Literal) for a in expression.arguments)
+
+
+def _list_constants(expression: Expression, wholes: set[Expression]) -> list[Literal]:
+    """The constants in it, outside of ``wholes``."""
+    found: dict[Expression, None] = {}
+    waiting = [expression]
+    while waiting:
+        part = waiting.pop()
+        if part not in found and part not in wholes:
+            found[part] = None
+            waiting += reversed(part.arguments) if isinstance(part, Call) else ()
+    return [part for part in found if isinstance(part, Literal)]
+
+
+def _combine(operator: str, parts: list[Affine], exactly: bool) -> Affine | None:  # noqa: PLR0911  (as above)
+    nothing = Affine((), 0.0)
+    first, last = parts[0], parts[-1]
+    match operator:
+        case "add":
+            return first.plus(last, 1.0)
+        case "sub":
+            return first.plus(last, -1.0)
+        case "neg":
+            return nothing.plus(first, -1.0)
+        case "mul" if not first.terms:
+            return nothing.plus(last, first.bias)
+        case "mul" if not last.terms:
+            return nothing.plus(first, last.bias)
+        case "div" if not last.terms and last.bias and (is_exact(1 / last.bias) or not exactly):
+            return nothing.plus(first, 1 / last.bias)
+        case "mul" | "div":
+            return None
+    return first

@@ -1,9 +1,16 @@
-"""Writes ONNX nodes over blocks of columns; knows tensors and operator sets, not features."""
+"""Scalars → ONNX nodes over blocks of columns, so that a single row costs few nodes.
+
+A node costs about a microsecond whatever its width, so values of the same operator that can be
+computed at the same time share one node: forty comparisons with forty constants are one Greater.
+Every block is (rows, width); a value is one column of a block. `build_model` decides which values share a
+node; `Emitter` writes the nodes and knows tensors and operator sets, not features.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +20,23 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from timberline.exporter.compiler.formulas import SHIFTABLE
-from timberline.exporter.compiler.lowering import Affine
-from timberline.exporter.compiler.scalars import Scalar
-from timberline.exporter.graph.graphs import make_model
+from timberline.exporter.compiler.scalars import Affine, Scalar
+from timberline.exporter.graph.graphs import make_model, make_value
 from timberline.registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
 _QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles
 _REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
+
+
+# Which values may share a node: the operator, which arguments are constants, and the payload of Clip; of an
+# operator with any number of arguments, what their number is padded to.
+_Key = tuple[str, tuple[bool, ...], object]
+_VARIADIC = {"any", "all", "select"}
+# How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
+# node itself costs is nothing beside so many.
+_MOST_CONDITIONS = 2**14
+_SOURCES = {"const", "numeric", "text"}
 
 
 @dataclass(frozen=True)
@@ -183,27 +199,27 @@ class Emitter:
         spread = self._node("Where", self._node("IsNaN", some), constants, constants)
         return self._block(spread, len(values))
 
-    def gather(self, places: Sequence[tuple[Block, int]]) -> str:
+    def gather(self, columns: Sequence[tuple[Block, int]]) -> str:
         """Name of a tensor with these columns of these blocks, in this order."""
-        key = tuple((block.number, index) for block, index in places)
+        key = tuple((block.number, index) for block, index in columns)
         if key not in self._gathered:
-            self._gathered[key] = self._gather(places)
+            self._gathered[key] = self._gather(columns)
         return self._gathered[key]
 
-    def _gather(self, places: Sequence[tuple[Block, int]]) -> str:
-        blocks = list(dict.fromkeys(block for block, _ in places))
+    def _gather(self, columns: Sequence[tuple[Block, int]]) -> str:
+        blocks = list(dict.fromkeys(block for block, _ in columns))
         together = blocks[0].tensor if len(blocks) == 1 else self._concat(blocks)
-        columns = _columns(blocks)
-        if tuple((block.number, index) for block, index in places) == columns:
+        whole = _columns(blocks)
+        if tuple((block.number, index) for block, index in columns) == whole:
             return together
-        position = {column: index for index, column in enumerate(columns)}
-        indices = np.array([position[block.number, index] for block, index in places])
+        position = {column: index for index, column in enumerate(whole)}
+        indices = np.array([position[block.number, index] for block, index in columns])
         return self._node("Gather", together, self.constant(indices), axis=1)
 
-    def gather_cost(self, places: Sequence[tuple[Block, int]]) -> int:
+    def gather_cost(self, columns: Sequence[tuple[Block, int]]) -> int:
         """How many nodes `gather` would add."""
-        key = tuple((block.number, index) for block, index in places)
-        blocks = list(dict.fromkeys(block for block, _ in places))
+        key = tuple((block.number, index) for block, index in columns)
+        blocks = list(dict.fromkeys(block for block, _ in columns))
         whole = _columns(blocks)
         concat = 0 if len(blocks) == 1 or whole in self._gathered else 1
         return 0 if key in self._gathered else concat + (key != whole)
@@ -218,15 +234,9 @@ class Emitter:
         """The checked model, with the ``count`` columns of ``features`` as FLOAT for its output."""
         self._add("Cast", [features], FEATURES, to=TensorProto.FLOAT)
         kinds = {NUMERIC_INPUT: TensorProto.DOUBLE, TEXT_INPUT: TensorProto.STRING}
-        inputs = [
-            helper.make_tensor_value_info(name, kinds[name], ["rows", width])
-            for name, width in self._counts.items()
-            if width
-        ]
-        output = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["rows", count])
-        graph = helper.make_graph(
-            self._nodes, "features", inputs, [output], list(self._initializers.values())
-        )
+        inputs = [make_value(name, width, kind=kinds[name]) for name, width in self._counts.items() if width]
+        constants = list(self._initializers.values())
+        graph = helper.make_graph(self._nodes, "features", inputs, [make_value(FEATURES, count)], constants)
         opsets = {"": self._opset}
         if self._text is not None:
             opsets["ai.onnx.ml"] = _ML_OPSET
@@ -265,3 +275,187 @@ class Emitter:
 
 def _columns(blocks: Sequence[Block]) -> tuple[tuple[int, int], ...]:
     return tuple((block.number, index) for block in blocks for index in range(block.width))
+
+
+def build_model(
+    outputs: Sequence[Scalar], emitter: Emitter
+) -> tuple[onnx.ModelProto, Mapping[str, Sequence[Scalar]]]:
+    """Lay ``outputs``, the features in order, out as the graph that `compile.build_feature_graph` describes.
+
+    Returns:
+        The graph, and by node the values that the node was made for.
+    """
+    layout = _Layout(emitter)
+    pending = _reachable(outputs)
+    emitter.purpose = [s for s in pending if s.operator == "text"]
+    if emitter.purpose:
+        emitter.source("text")
+    sums = [s for s in pending if s.operator == "affine"]
+    if sums:
+        emitter.purpose = sums
+        layout.assign(sums, emitter.affine([s.payload for s in sums]))
+    pending = [s for s in pending if s.operator not in _SOURCES | {"affine"}]
+    while pending:
+        group = _next_group(pending, layout)
+        for part in layout.split(group):
+            emitter.purpose = part
+            layout.assign(part, layout.compute(part))
+        done = set(group)
+        pending = [s for s in pending if s not in done]
+    emitter.purpose = outputs
+    return emitter.finish(layout.fetch(outputs), len(outputs)), emitter.purposes
+
+
+def share_out(
+    outputs: Sequence[Scalar], purposes: Mapping[str, Sequence[Scalar]]
+) -> dict[str, dict[int, float]]:
+    """By node, which share of it each output (by index) accounts for; the shares of a node sum to 1.
+
+    A node is shared evenly by the values that it was made for, and a value by the outputs that need it.
+    """
+    users: dict[Scalar, set[int]] = {}
+    for index, output in enumerate(outputs):
+        for scalar in _reachable([output]):
+            users.setdefault(scalar, set()).add(index)
+    shares: dict[str, dict[int, float]] = {}
+    for node, scalars in purposes.items():
+        found: dict[int, float] = {}
+        for scalar in scalars:
+            for index in users[scalar]:
+                found[index] = found.get(index, 0.0) + 1 / len(scalars) / len(users[scalar])
+        shares[node] = found
+    return shares
+
+
+def _reachable(outputs: Sequence[Scalar]) -> list[Scalar]:
+    """All that the outputs need, arguments first."""
+    found: set[Scalar] = set()
+    waiting = list(outputs)
+    while waiting:
+        scalar = waiting.pop()
+        if scalar not in found:
+            found.add(scalar)
+            waiting.extend(scalar.arguments)
+    return sorted(found, key=lambda s: s.order)
+
+
+def _key(scalar: Scalar) -> _Key:
+    if scalar.operator in _VARIADIC:
+        has_constants = scalar.operator == "select" and all(v.operator == "const" for v in _values(scalar))
+        return scalar.operator, (has_constants,), 1 << (len(_conditions(scalar)) - 1).bit_length()
+    return scalar.operator, tuple(a.operator == "const" for a in scalar.arguments), scalar.payload
+
+
+def _conditions(scalar: Scalar) -> tuple[Scalar, ...]:
+    """The bools that ``any``, ``all`` or ``select`` go through."""
+    count = len(scalar.arguments)
+    return scalar.arguments[: count // 2] if scalar.operator == "select" else scalar.arguments
+
+
+def _values(scalar: Scalar) -> tuple[Scalar, ...]:
+    """What ``select`` selects from: a value a condition, and one for none of them."""
+    return scalar.arguments[len(scalar.arguments) // 2 :]
+
+
+def _next_group(pending: Sequence[Scalar], layout: _Layout) -> list[Scalar]:
+    """The values to compute next, as one node.
+
+    A kind of which nothing is left behind goes first; otherwise the kind that leaves the smallest
+    share behind, since what is left behind costs a second node.
+    """
+    waiting = Counter(map(_key, pending))
+    ready: dict[_Key, list[Scalar]] = {}
+    for scalar in pending:
+        if all(layout.has(argument) for argument in scalar.arguments):
+            ready.setdefault(_key(scalar), []).append(scalar)
+    key = max(ready, key=lambda k: (len(ready[k]) / waiting[k], -ready[k][0].order))
+    return sorted(ready[key], key=layout.position)
+
+
+class _Layout:
+    """Which column of which block every value is."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self._emitter = emitter
+        self._assigned: dict[Scalar, tuple[Block, int]] = {}
+
+    def has(self, scalar: Scalar) -> bool:
+        """Whether the value can be used by now."""
+        return scalar.operator in _SOURCES or scalar in self._assigned
+
+    def assign(self, scalars: Sequence[Scalar], block: Block) -> None:
+        """Record that these values are the columns of ``block``."""
+        self._assigned.update({scalar: (block, index) for index, scalar in enumerate(scalars)})
+
+    def position(self, scalar: Scalar) -> list[tuple[int, int]]:
+        """Sorts a group in the order in which its arguments lie, so that they need no reordering."""
+        columns = (self._column(a) for a in scalar.arguments if a.operator != "const")
+        return [(block.number, index) for block, index in columns]
+
+    def _column(self, scalar: Scalar) -> tuple[Block, int]:
+        if scalar.operator in {"numeric", "text"}:
+            assert isinstance(scalar.payload, int)
+            return self._emitter.source(scalar.operator), scalar.payload
+        return self._assigned[scalar]
+
+    def split(self, group: Sequence[Scalar]) -> list[list[Scalar]]:
+        """The group as one node, or one for each combination of blocks it reads if that is cheaper."""
+        if group[0].operator in _VARIADIC:
+            count = max(1, _MOST_CONDITIONS // max(len(_conditions(s)) for s in group))
+            return [list(group[start : start + count]) for start in range(0, len(group), count)]
+        parts: dict[tuple[int, ...], list[Scalar]] = {}
+        for scalar in group:
+            parts.setdefault(tuple(number for number, _ in self.position(scalar)), []).append(scalar)
+        apart = list(parts.values())
+        return apart if sum(map(self._cost, apart)) < self._cost(group) else [list(group)]
+
+    def _cost(self, group: Sequence[Scalar]) -> int:
+        cost = 1
+        for operand in set(zip(*(s.arguments for s in group), strict=True)):
+            if operand[0].operator != "const":
+                columns = [self._column(s) for s in operand]
+                cost += self._emitter.gather_cost(columns[:1] if len(set(operand)) == 1 else columns)
+        return cost
+
+    def fetch(self, scalars: Sequence[Scalar]) -> str:
+        """Name of a tensor whose columns are these values."""
+        new = dict.fromkeys(s for s in scalars if s.operator == "const" and s not in self._assigned)
+        if new:
+            self.assign(list(new), self._emitter.spread([s.payload for s in new]))
+        return self._emitter.gather([self._column(s) for s in scalars])
+
+    def _operand(self, scalars: Sequence[Scalar]) -> str:
+        """Name of a tensor that is, or broadcasts to, these values side by side."""
+        first = scalars[0]
+        if first.operator == "const":
+            values = [s.payload for s in scalars]
+            is_one = all(s is first for s in scalars)
+            return self._emitter.constant(np.array(values[0] if is_one else values))
+        return self.fetch([first] if all(s is first for s in scalars) else scalars)
+
+    def compute(self, group: Sequence[Scalar]) -> Block:
+        """Emit one group of `_next_group` and return the block of its values."""
+        first = group[0]
+        if first.operator in _VARIADIC:
+            return self._reduce(group)
+        operands = [self._operand(column) for column in zip(*(s.arguments for s in group), strict=True)]
+        return self._emitter.elementwise(first.operator, operands, first.payload, len(group))
+
+    def _reduce(self, group: Sequence[Scalar]) -> Block:
+        """An operator over any number of conditions, a group of it in one tensor (rows, group, width).
+
+        Whatever has fewer conditions repeats its last one, which changes no answer.
+        """
+        operator, width = group[0].operator, max(len(_conditions(s)) for s in group)
+        conditions = self.fetch([c for s in group for c in _pad(_conditions(s), width)])
+        if operator != "select":
+            return self._emitter.reduce(operator, conditions, len(group), width)
+        values = [v for s in group for v in (*_pad(_values(s)[:-1], width), _values(s)[-1])]
+        chosen = self._emitter.first_true(conditions, len(group), width)
+        if all(v.operator == "const" for v in values):
+            return self._emitter.look_up(np.array([v.payload for v in values]), chosen, len(group))
+        return self._emitter.pick(self.fetch(values), chosen, len(group))
+
+
+def _pad(scalars: tuple[Scalar, ...], width: int) -> tuple[Scalar, ...]:
+    return scalars + scalars[-1:] * (width - len(scalars))

@@ -4,7 +4,7 @@ The meaning of each stands in `training.features.OPERATORS`. ONNX Runtime's CPU 
 oldest release that the manifest promises (`exporter.graph.runtime.find_minimum_runtime`), has double
 kernels for all that is used here but two: `Atan` exists in float only, and is the first guess of a Newton
 step that ends in double precision; `Cos` came in 1.29, and is a shifted `Sin`. ``-0`` counts as ``0``
-wherever its sign could show: in divisors, bases of powers and atan2; `training.features.render`
+wherever its sign could show: in divisors, bases of powers and atan2; `training.features.program`
 writes ``+ 0e0`` there.
 """
 
@@ -50,21 +50,12 @@ _DIRECT = {
 }
 
 
-def _div(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    a, b = arguments
-    return graph.make("Div", a, _plus_zero(graph, call.arguments[1], b))
-
-
 def _intdiv(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     a, b = arguments
     quotient = _cut(graph, graph.make("Div", a, b))
     if not may_be_zero(call.arguments[1]):
         return quotient
     return graph.choose(graph.make("Equal", b, graph.number(0.0)), graph.number(NAN), quotient)
-
-
-def _trunc(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return _cut(graph, arguments[0])
 
 
 def _cut(graph: ScalarGraph, value: Scalar) -> Scalar:
@@ -85,10 +76,6 @@ def _round(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
 def _to_bigint(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     is_whole = call.arguments[0].type in {ValueType.BOOLEAN, ValueType.BIGINT}
     return arguments[0] if is_whole else graph.make("Round", arguments[0])
-
-
-def _to_double(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return arguments[0]
 
 
 def _pow(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
@@ -112,14 +99,6 @@ def _cos(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
 def _cosine(graph: ScalarGraph, x: Scalar, reach: float) -> Scalar:
     """cos x for ``|x| <= reach``: where that is small, half of the nodes do (`emit` writes them)."""
     return graph.make("cosine", x, payload=reach >= SHIFTABLE)
-
-
-def _tan(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return graph.make("Div", graph.make("Sin", arguments[0]), _cos(graph, call, arguments))
-
-
-def _atan(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return _arc_tangent(graph, arguments[0])
 
 
 def _arc_tangent(graph: ScalarGraph, value: Scalar) -> Scalar:
@@ -172,14 +151,6 @@ def _atan2(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     return graph.make("Add", _arc_tangent(graph, slope), turn)
 
 
-def _greatest(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return _extreme("GreaterOrEqual", graph, call, arguments)
-
-
-def _least(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
-    return _extreme("LessOrEqual", graph, call, arguments)
-
-
 def _extreme(keeps: str, graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     """NULLs are skipped, as in DuckDB; ONNX's Max and Min would give NaN."""
 
@@ -201,20 +172,21 @@ def _plus_zero(graph: ScalarGraph, expression: Expression, value: Scalar) -> Sca
     return graph.make("Sub", graph.number(0.0), graph.make("Neg", value))
 
 
-_FORMULAS: dict[str, Callable[[ScalarGraph, Call, list[Scalar]], Scalar]] = {
-    "div": _div,
+_Formula = Callable[[ScalarGraph, Call, list[Scalar]], Scalar]
+_FORMULAS: dict[str, _Formula] = {
+    "div": lambda graph, call, a: graph.make("Div", a[0], _plus_zero(graph, call.arguments[1], a[1])),
     "intdiv": _intdiv,
-    "trunc": _trunc,
+    "trunc": lambda graph, _, a: _cut(graph, *a),
     "round": _round,
     "to_bigint": _to_bigint,
-    "to_double": _to_double,
+    "to_double": lambda _, __, a: a[0],
     "pow": _pow,
     "cos": _cos,
-    "tan": _tan,
-    "atan": _atan,
+    "tan": lambda graph, call, a: graph.make("Div", graph.make("Sin", *a), _cos(graph, call, a)),
+    "atan": lambda graph, _, a: _arc_tangent(graph, *a),
     "asin": _asin,
     "acos": _acos,
     "atan2": _atan2,
-    "greatest": _greatest,
-    "least": _least,
+    "greatest": functools.partial(_extreme, "GreaterOrEqual"),
+    "least": functools.partial(_extreme, "LessOrEqual"),
 }

@@ -17,12 +17,12 @@ from onnx import version_converter
 from timberline.exporter.errors import ExportError, UnsupportedLayerError
 from timberline.exporter.graph.graphs import require_stock_operators
 from timberline.exporter.parity.compare import FloatArray
-from timberline.registry.runtime.quiet import NO_TELEMETRY, quiet_stderr
+from timberline.registry.runtime.logs import NO_TELEMETRY, capture_native_stderr
 from timberline.registry.signature import FEATURES, PROBABILITIES_OUTPUT
 
 os.environ.update(NO_TELEMETRY)
-with quiet_stderr(), warnings.catch_warnings():
-    # Third-party deprecation notes at import time; nothing that a user of ours could act on.
+with capture_native_stderr(), warnings.catch_warnings():
+    # Deprecation warnings of third parties at import time; a user of ours can do nothing about them.
     warnings.simplefilter("ignore")
     import tensorflow as tf
     import tf2onnx
@@ -45,7 +45,7 @@ class KerasNetwork:
     def __init__(self, folder: Path, feature_count: int) -> None:
         try:
             # The loaded object owns the variables: without this reference `serve` would lose them.
-            with quiet_stderr():
+            with capture_native_stderr():
                 self._module = tf.saved_model.load(str(folder))
         except (OSError, ValueError) as error:
             raise ExportError(f"not a SavedModel: {error}", where=str(folder), hint="Train again.") from error
@@ -83,7 +83,7 @@ class KerasNetwork:
         """
         try:
             model: onnx.ModelProto
-            with quiet_stderr():
+            with capture_native_stderr():
                 model, _ = tf2onnx.convert.from_function(
                     self._function,
                     input_signature=(self._spec,),

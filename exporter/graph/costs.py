@@ -1,8 +1,8 @@
-"""What a row costs in the graph, and on which expressions of features.sql it is spent.
+"""The time of one row in the graph, and the expressions of features.sql that take most of it.
 
-Times are of this machine while it did other things too: the least of several runs is taken, and nothing is
-decided by them. The profiler counts whole microseconds and a node takes a third of one, so a node's time is
-what passes until the next one starts, averaged over many rows.
+Other programs disturb the times: the least of several runs counts, and nothing is decided by them. The
+profiler counts whole microseconds and a node takes a third of one, so a node's time is what passes until
+the next one starts, averaged over many rows.
 """
 
 from __future__ import annotations

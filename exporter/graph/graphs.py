@@ -21,9 +21,7 @@ def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
         UnsupportedLayerError: names each such operator and the node it stands in.
     """
     refused = sorted(
-        f"{node.op_type} ({node.name or node.output[0]})"
-        for node in model.graph.node
-        if not _is_stock(node) or _has_subgraph(node)
+        f"{node.op_type} ({node.name or node.output[0]})" for node in model.graph.node if not _is_stock(node)
     )
     if refused or model.functions:
         raise UnsupportedLayerError(
@@ -35,15 +33,12 @@ def require_stock_operators(model: onnx.ModelProto, *, where: str) -> None:
 
 def _is_stock(node: onnx.NodeProto) -> bool:
     domain = _plain(node.domain)
-    return domain in _STOCK_DOMAINS and bool(onnx.defs.has(node.op_type, domain))
+    has_subgraph = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    return domain in _STOCK_DOMAINS and onnx.defs.has(node.op_type, domain) and not has_subgraph
 
 
 def _plain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
-
-
-def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
 def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
@@ -71,12 +66,11 @@ def rename_tensors(node: onnx.NodeProto, rename: Callable[[str], str]) -> None:
         names[:] = [rename(name) if name else "" for name in names]
 
 
-def expose_tensor(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """A copy of ``model`` that has the inner FLOAT tensor ``name`` (rows, n) as an output too."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]))
-    return copy
+def make_value(
+    name: str, *axes: int | None, kind: TensorProto.DataType = TensorProto.FLOAT
+) -> onnx.ValueInfoProto:
+    """The input or output ``name`` of shape (rows, *axes); None is an axis of any length."""
+    return helper.make_tensor_value_info(name, kind, ["rows", *axes])
 
 
 def cut_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -84,8 +78,7 @@ def cut_graph(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
     A runtime computes all of a graph whatever is asked of it, so a cut one is cheaper to ask.
     """
-    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None])
-    return canonicalise(model, inputs=model.graph.input, outputs=[output], keep=set())
+    return canonicalise(model, inputs=model.graph.input, outputs=[make_value(name, None)], keep=set())
 
 
 def canonicalise(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from timberline.registry.runtime.documents import decode_json
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 

@@ -1,1 +1,1 @@
-"""Proof that a graph answers as the trained network does: rows, bounds, golden rows."""
+"""Whether a graph answers as the trained network does: rows, bounds, golden rows."""

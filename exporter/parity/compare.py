@@ -1,13 +1,13 @@
 """Parity: how far the exported graph drifts from what was trained. Pure arithmetic on arrays.
 
-Three tensors are on trial, each against its own bound (`tolerances.toml` gives the reasons):
+Three tensors are compared, each within its own bound (`tolerances.toml` gives the reasons):
 
 - ``features``: the graph's feature tensor against the same SQL run by DuckDB;
 - ``probabilities``: the graph on raw rows against Keras on DuckDB's features;
 - ``label``: the probability that Keras gives the graph's label, against Keras's best one. It is
   a different label only where the two best are further apart than the bound.
 
-Where the rows come from, and what follows from a break, is `export.py`'s business.
+`rows.py` reads the rows, and `export.py` decides what follows from a break.
 """
 
 from __future__ import annotations
@@ -86,13 +86,18 @@ class Break(msgspec.Struct, frozen=True, kw_only=True):
     excess: float
 
 
-class TensorParity(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one tensor; ``breaks`` are the worst few, worst first."""
+class ParityFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor's parity in numbers."""
 
     rows: int
     worst_absolute_error: float
     worst_row: int
     breaking_rows: int
+
+
+class TensorParity(ParityFigures, frozen=True, kw_only=True):
+    """What was measured of one tensor; ``breaks`` are the worst few, worst first."""
+
     breaks: tuple[Break, ...]
 
 
@@ -118,8 +123,8 @@ def compare_outputs(
 ) -> ParityReport:
     """Measure how far an exported graph drifts from the model it came from.
 
-    An element passes when |c - r| <= atol + rtol * |r|. The bound is lopsided on purpose: what was
-    trained (r) is the truth and the graph (c) is on trial. NaN on both sides is equal; so are
+    An element passes when |c - r| <= atol + rtol * |r|. The bound is lopsided on purpose: the trained
+    network (r) is the truth, the graph (c) is what is compared with it. NaN on both sides is equal; so are
     infinities of one sign.
 
     Args:
@@ -198,12 +203,24 @@ def _compare_tensor(
     magnitude = np.where(np.isfinite(reference), np.abs(reference), 0.0)
     excess = error - (bound.atol + bound.rtol * magnitude)  # (rows, n); above 0 is a break
     worst = int(error.argmax()) // max(len(columns), 1) if error.size else 0
+    per_row = excess.max(axis=1, initial=-np.inf)
     return TensorParity(
         rows=len(rows),
         worst_absolute_error=float(error.max(initial=0.0)),
         worst_row=int(rows[worst]) if len(rows) else -1,
-        breaking_rows=int((excess > 0).any(axis=1).sum()),
-        breaks=_worst_breaks(name, truth, trial, excess, rows, columns),
+        breaking_rows=int((per_row > 0).sum()),
+        breaks=tuple(  # at most one a row, worst first
+            Break(
+                tensor=name,
+                row=int(rows[row]),
+                column=columns[column := int(excess[row].argmax())],
+                reference=float(truth[row, column]),
+                candidate=float(trial[row, column]),
+                excess=float(per_row[row]),
+            )
+            for row in np.argsort(-per_row, kind="stable")[:_WORST_COUNT]
+            if per_row[row] > 0
+        ),
     )
 
 
@@ -226,31 +243,6 @@ def _check_inputs(
             where=f"{name}, source row {rows[row]}",
             hint="NULL has to mean the same on both sides.",
         )
-
-
-def _worst_breaks(
-    name: str,
-    truth: FloatArray,
-    trial: FloatArray,
-    excess: FloatArray,
-    rows: IntArray,
-    columns: Sequence[str],
-) -> tuple[Break, ...]:
-    """At most one break a row, worst first."""
-    per_row = excess.max(axis=1, initial=-np.inf)
-    order = np.argsort(-per_row, kind="stable")[:_WORST_COUNT]
-    return tuple(
-        Break(
-            tensor=name,
-            row=int(rows[row]),
-            column=columns[int(excess[row].argmax())],
-            reference=float(truth[row, excess[row].argmax()]),
-            candidate=float(trial[row, excess[row].argmax()]),
-            excess=float(per_row[row]),
-        )
-        for row in order
-        if per_row[row] > 0
-    )
 
 
 def _merge_tensors(first: TensorParity, second: TensorParity) -> TensorParity:

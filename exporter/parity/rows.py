@@ -1,12 +1,16 @@
-"""The test split in bounded chunks: raw rows as the graph takes them, features as DuckDB computes them."""
+"""The test split in bounded chunks: raw rows as the graph takes them, features as DuckDB computes them.
+
+Also what a version keeps of it: the graph's predictions and, if the model asks for it, the rows themselves.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -18,7 +22,8 @@ import pyarrow.parquet as pq
 from timberline.exporter.errors import ExportError
 from timberline.exporter.parity.compare import FloatArray, IntArray
 from timberline.registry.errors import ConfigError
-from timberline.registry.manifest import SLICE_PREFIX
+from timberline.registry.manifest import BASELINE_PREFIX, SLICE_PREFIX
+from timberline.registry.rows import SeenRows
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.signature import NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT, Column
 from timberline.training.features import FeatureProgram
@@ -26,6 +31,9 @@ from timberline.training.features import FeatureProgram
 # Embeddings hold some 10 kB a row and operator, in Keras and again in ONNX Runtime: 4,096 rows stay
 # below 300 MB. In smaller chunks planning the query would lead (50 ms for 90 features).
 CHUNK_ROWS = 4096
+# Of a row group of test rows: 64 MB of numbers.
+_GROUP_ROWS = 65_536
+_GROUP_CELLS = 2**23
 RawValue = float | int | bool | str | None
 
 
@@ -60,7 +68,7 @@ def check_slices(path: Path, slices: FeatureProgram) -> None:
     """Count the file's rows in every slice of ``[gate]``; a second for a million rows.
 
     Raises:
-        ConfigError: a slice has no row, so that the gate would have nothing to judge.
+        ConfigError: a slice has no row, so that the gate has nothing to judge.
         ExportError: a raw column is missing.
     """
     names = _list_read(slices)
@@ -113,8 +121,8 @@ def read_chunks(
         ExportError: a raw column of the program or of a slice is missing.
     """
     names = [column.name for column in program.columns]
-    beside = [name for name in (_list_read(slices) if slices else ()) if name not in names]
-    wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *beside]
+    more = [name for name in (_list_read(slices) if slices else ()) if name not in names]
+    wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *more]
     file = _open(path, wanted)
     query = program.select_sql("raw")
     # One thread: a chunk is small, and its rows come back in the order they went in.
@@ -122,7 +130,7 @@ def read_chunks(
         for batch in file.iter_batches(chunk_rows, columns=wanted):
             table = pa.Table.from_batches([batch])
             raw = table.select(names)
-            connection.register("raw", table.select([*names, *beside]))
+            connection.register("raw", table.select([*names, *more]))
             features = connection.sql(query).to_arrow_table()
             yield Chunk(
                 rows=table[ROW_COLUMN].to_numpy(),
@@ -161,13 +169,9 @@ def _matrix(table: pa.Table, dtype: type[np.floating[Any]]) -> FloatArray:
     """Columns side by side, (rows, columns); NULL as NaN."""
     matrix = np.empty((table.num_rows, table.num_columns), dtype)
     for index, column in enumerate(table.itercolumns()):
-        floating = column.cast(pa.from_numpy_dtype(dtype)) if column.type != pa.bool_() else _flags(column)
-        matrix[:, index] = floating.to_numpy()
+        number = column.cast(pa.uint8()) if column.type == pa.bool_() else column
+        matrix[:, index] = number.cast(pa.from_numpy_dtype(dtype)).to_numpy()
     return matrix
-
-
-def _flags(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(pa.uint8()).cast(pa.float64())
 
 
 def rows_to_feeds(
@@ -181,3 +185,76 @@ def rows_to_feeds(
     text = [[NULL_TEXT if row[i] is None else row[i] for i in by_type[TEXT_INPUT]] for row in rows]
     feeds = {NUMERIC_INPUT: np.array(numeric, np.float64), TEXT_INPUT: np.array(text, object)}
     return {name: feed for name, feed in feeds.items() if by_type[name]}
+
+
+class EvaluationWriter:
+    """Write the graph's held-out predictions chunk by chunk; use as a context manager.
+
+    Columns: row INT64 (source row), class_index INT16 (truth), label_index INT16, p_0 to p_{C-1}
+    FLOAT, of each slice slice_<name> BOOLEAN (whether the row is in it), and of each baseline
+    baseline_<name> INT16 (its label); in source order.
+
+    Args:
+        path: the file to write.
+        class_count: C.
+        slices: names of columns that every chunk has.
+        baselines: labels of all rows, (rows,), by the baseline's name.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        class_count: int,
+        slices: Sequence[str] = (),
+        baselines: Mapping[str, IntArray] | None = None,
+    ) -> None:
+        self._slices = slices
+        self._baselines = baselines or {}
+        self._schema = pa.schema(
+            [("row", pa.int64()), ("class_index", pa.int16()), ("label_index", pa.int16())]
+            + [(f"p_{index}", pa.float32()) for index in range(class_count)]
+            + [(name, pa.bool_()) for name in slices]
+            + [(f"{BASELINE_PREFIX}{name}", pa.int16()) for name in self._baselines]
+        )
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self.rows = 0
+        self._correct = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, chunk: Chunk, probabilities: FloatArray, labels: IntArray) -> None:
+        """Append a chunk: ``probabilities`` float32 (rows, C), ``labels`` (rows,)."""
+        inside = [chunk.slices[name] for name in self._slices]
+        here = slice(self.rows, self.rows + len(labels))
+        answers = [of_all[here] for of_all in self._baselines.values()]
+        columns = [chunk.rows, chunk.classes, labels, *probabilities.T, *inside, *answers]
+        arrays = [pa.array(values, entry.type) for values, entry in zip(columns, self._schema, strict=True)]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self.rows += len(labels)
+        self._correct += int((labels == chunk.classes).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows written so far whose label is the true class."""
+        return self._correct / self.rows if self.rows else 0.0
+
+
+def write_test_rows(test_parquet: Path, seen: SeenRows, path: Path) -> None:
+    """Write `registry.rows.TEST_ROWS_FILE`: row number, class and stored columns of every test row, in order.
+
+    Without computed features: the graph computes them.
+    """
+    source = pq.ParquetFile(test_parquet)
+    names = [ROW_COLUMN, CLASS_COLUMN, *(column.name for column in seen.columns)]
+    rows = min(_GROUP_ROWS, max(_GROUP_CELLS // len(names), 1))
+    with pq.ParquetWriter(
+        path, pa.schema([source.schema_arrow.field(name) for name in names]), compression="zstd"
+    ) as writer:
+        for batch in source.iter_batches(rows, columns=names):
+            writer.write_batch(batch.select(names))

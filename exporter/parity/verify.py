@@ -1,7 +1,8 @@
-"""Run every test row through the graph and through what it was made from, and compare.
+"""Run every test row through the graph and through the network that it is made from, and compare.
 
-Truth is DuckDB's features (the same SQL over the same raw columns) and Keras on those features;
-on trial is the graph on the raw rows: first its inner feature tensor, then its answers.
+The truth is DuckDB's features (the same SQL over the same raw columns) and Keras on those features.
+Compared with it is the graph on the raw rows: first its inner feature tensor, then its outputs. The same
+pass chooses a few golden rows: rows with known answers, for warm-up and for the check after loading.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from timberline.exporter.errors import ParityInputError
 from timberline.exporter.graph.compose import serialise
 from timberline.exporter.graph.graphs import cut_graph
 from timberline.exporter.graph.runtime import open_session
-from timberline.exporter.package import EvaluationWriter
+from timberline.exporter.inputs import ExportInputs, read_baselines
 from timberline.exporter.parity.compare import (
     FloatArray,
     IntArray,
@@ -31,29 +32,35 @@ from timberline.exporter.parity.compare import (
     label_choice,
     merge_reports,
 )
-from timberline.exporter.parity.golden import GoldenPicker
-from timberline.exporter.parity.rows import Chunk, count_rows, read_chunks, rows_to_feeds
+from timberline.exporter.parity.rows import (
+    Chunk,
+    EvaluationWriter,
+    RawValue,
+    count_rows,
+    read_chunks,
+    rows_to_feeds,
+)
 from timberline.registry.manifest import Golden, Precision
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
-from timberline.training.features import FeatureProgram
+from timberline.training.features import FeatureProgram, parse_slices
 
 log = logging.getLogger("exporter.parity.verify")
 
-# The bounds hold for any number of threads (tolerances.toml); two keep the proof under a minute.
+# The bounds hold for any number of threads (tolerances.toml); two keep the comparison under a minute.
 _THREADS = 2
 
 
 class Network(Protocol):
-    """What was trained: float32 features (rows, F) → float32 probabilities (rows, C)."""
+    """The trained network: float32 features (rows, F) → float32 probabilities (rows, C)."""
 
     def predict(self, features: FloatArray) -> FloatArray:
         """Class probabilities for ``features``."""
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What the test split showed: parity by tensor, the graph's accuracy, golden rows."""
+class ParityResult:
+    """The result on the test split: parity by tensor, the graph's accuracy, golden rows."""
 
     report: ParityReport
     rows: int
@@ -61,10 +68,10 @@ class Proof:
     golden: Golden
 
 
-class GraphUnderTrial:
-    """The graph as published, and beside it the part of it that computes the features.
+class ExportedGraph:
+    """The graph as it is published, and the part of it that computes the features.
 
-    A quantised graph (``precision`` int8) is asked row by row, as the service asks it.
+    A quantised graph (``precision`` int8) runs row by row, as in the service.
     """
 
     def __init__(
@@ -76,14 +83,13 @@ class GraphUnderTrial:
 
     def run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
         """Probabilities float32 (rows, C) and labels int64 (rows,)."""
-        if not self._is_row_by_row:
-            return self._run(feeds)
-        count = len(next(iter(feeds.values())))
-        parts = [self._run({name: feed[i : i + 1] for name, feed in feeds.items()}) for i in range(count)]
-        return np.concatenate([p for p, _ in parts]), np.concatenate([labels for _, labels in parts])
-
-    def _run(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, IntArray]:
-        probabilities, labels = self._graph.run([PROBABILITIES_OUTPUT, LABEL_OUTPUT], feeds)
+        count, outputs = len(next(iter(feeds.values()))), [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
+        size = 1 if self._is_row_by_row else max(count, 1)
+        parts = [
+            self._graph.run(outputs, {name: feed[start : start + size] for name, feed in feeds.items()})
+            for start in range(0, max(count, 1), size)
+        ]
+        probabilities, labels = map(np.concatenate, zip(*parts, strict=True))
         return probabilities, labels
 
     def features(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> FloatArray:
@@ -92,43 +98,45 @@ class GraphUnderTrial:
         return features
 
 
-def prove(
+def verify_parity(
     model: onnx.ModelProto,
     network: Network,
     program: FeatureProgram,
-    test_parquet: Path,
+    inputs: ExportInputs,
     evaluation: Path,
-    *,
     tolerances: Tolerances,
-    class_count: int,
-    golden_rows: int,
-    precision: Precision = "float32",
-    slices: FeatureProgram | None = None,
-    baselines: Mapping[str, IntArray] | None = None,
-) -> Proof:
-    """Compare on all rows of ``test_parquet`` and write the graph's predictions to ``evaluation``.
+) -> ParityResult:
+    """Compare on all rows of the test split and write the graph's predictions to ``evaluation``.
 
-    ``slices`` and ``baselines`` are written beside the predictions and play no part in the comparison.
+    The slices and baselines of ``inputs`` are written beside the predictions and play no part in the
+    comparison. Memory is bounded by the chunk, not by the number of rows.
 
-    Memory is bounded by the chunk, not by the number of rows.
+    Args:
+        network: what was trained; the truth.
+        program: the features, over the columns that ``model`` takes.
+        tolerances: those of the graph's precision.
 
     Raises:
         ParityInputError: the two sides cannot be compared at all, a feature is not finite in some row, or
             the network's answer is not.
+        ExportError: the baselines are damaged, or about other rows.
     """
-    graph = GraphUnderTrial(model, precision=precision)
+    precision, class_count = inputs.export.precision, len(inputs.run.classes)
+    slices = parse_slices(inputs.gate.slices, inputs.run.columns)
+    baselines = read_baselines(inputs.baselines, inputs.metrics.rows)
+    graph = ExportedGraph(model, precision=precision)
     names = {
         FEATURES: [feature.name for feature in program.features],
         PROBABILITIES_OUTPUT: [f"p_{index}" for index in range(class_count)],
         LABEL_OUTPUT: ["probability of the chosen class"],
     }
-    golden = GoldenPicker(golden_rows, class_count)
+    golden = GoldenPicker(inputs.export.golden_rows, class_count)
     report: ParityReport = {}
     with (
-        EvaluationWriter(evaluation, class_count, slices.names if slices else (), baselines) as writer,
-        Progress("parity", count_rows(test_parquet), "rows", logger=log) as progress,
+        EvaluationWriter(evaluation, class_count, slices.names, baselines) as writer,
+        Progress("parity", count_rows(inputs.test_parquet), "rows", logger=log) as progress,
     ):
-        for chunk in read_chunks(test_parquet, program, slices=slices):
+        for chunk in read_chunks(inputs.test_parquet, program, slices=slices):
             probabilities, labels = graph.run(chunk.feeds)
             part = _compare_chunk(chunk, graph, network, probabilities, labels, tolerances, names)
             report = merge_reports(report, part) if report else part
@@ -136,16 +144,17 @@ def prove(
             golden.offer(chunk, probabilities)
             progress.advance(len(chunk.rows))
     if not report:
-        raise ParityInputError("the test split has no rows", where=str(test_parquet), hint="See [split].")
+        where = str(inputs.test_parquet)
+        raise ParityInputError("the test split has no rows", where=where, hint="See [split].")
     picked = golden.pick()
     if precision == "int8":
         picked = msgspec.structs.replace(picked, atol=tolerances.int8.golden_atol)
-    return Proof(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=picked)
+    return ParityResult(report=report, rows=writer.rows, accuracy=writer.accuracy, golden=picked)
 
 
 def _compare_chunk(
     chunk: Chunk,
-    graph: GraphUnderTrial,
+    graph: ExportedGraph,
     network: Network,
     probabilities: FloatArray,
     labels: IntArray,
@@ -172,7 +181,7 @@ def _compare_chunk(
 
 
 def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
-    """Refuse NULL and infinity in front of the network, whatever this processor's kernels make of them."""
+    """Refuse NULL and infinity as inputs of the network, whatever the kernels compute of them."""
     is_finite = np.isfinite(chunk.features)  # (rows, F)
     if is_finite.all():
         return
@@ -182,7 +191,7 @@ def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
         f"is {'NULL' if np.isnan(value) else value} here, and not a finite number in "
         f"{int((~is_finite[:, feature]).sum()):,} rows of a chunk",
         where=f"feature {names[feature]!r}, source row {chunk.rows[index]}",
-        hint="Say what it is there in features.sql, for example `coalesce(…, 0)`; then `make etl train`.",
+        hint="Give it a value in features.sql, for example `coalesce(…, 0)`; then `make etl train`.",
     )
 
 
@@ -205,3 +214,84 @@ def replay_golden(model: onnx.ModelProto, golden: Golden, columns: Sequence[Colu
             )
         worst = max(worst, error)
     return worst
+
+
+class _Candidate(NamedTuple):
+    """A row that may become golden; the smallest ``key`` is wanted most, of equal ones the first row."""
+
+    key: float
+    row: int
+    values: tuple[RawValue, ...]
+    class_index: int
+    probabilities: tuple[float, ...]
+
+
+class GoldenPicker:
+    """Choose ``count`` golden rows in one pass over the test split, the same ones every time.
+
+    For each true class it wants rows by turns: the one whose two best probabilities are closest
+    (where a small drift shows first), then one from anywhere (by a hash of its row number).
+    """
+
+    def __init__(self, count: int, class_count: int) -> None:
+        self._count = count
+        self._near: list[list[_Candidate]] = [[] for _ in range(class_count)]
+        self._anywhere: list[list[_Candidate]] = [[] for _ in range(class_count)]
+
+    def offer(self, chunk: Chunk, probabilities: FloatArray) -> None:
+        """Consider the rows of a chunk; ``probabilities`` are the graph's, float32 (rows, C)."""
+        ordered = np.sort(probabilities, axis=1)
+        margins = (ordered[:, -1] - ordered[:, -2]).astype(np.float64)  # (rows,)
+        for wanted, keys in ((self._near, margins), (self._anywhere, _hash_rows(chunk.rows))):
+            for class_index, kept in enumerate(wanted):
+                members = np.flatnonzero(chunk.classes == class_index)
+                if len(kept) == self._count:
+                    members = members[keys[members] < kept[-1].key]
+                best = members[np.argsort(keys[members], kind="stable")][: self._count]
+                kept += [
+                    _Candidate(
+                        key=float(keys[index]),
+                        row=int(chunk.rows[index]),
+                        values=chunk.take(index),
+                        class_index=class_index,
+                        probabilities=tuple(map(float, probabilities[index])),
+                    )
+                    for index in best.tolist()
+                ]
+                kept.sort()
+                del kept[self._count :]
+
+    def pick(self) -> Golden:
+        """The chosen rows in source order; as even over the classes as there are rows for it."""
+        queues = [_interleave(*pair) for pair in zip(self._near, self._anywhere, strict=True)]
+        chosen: dict[int, _Candidate] = {}
+        while len(chosen) < self._count and any(queues):
+            for queue in queues:
+                if queue and len(chosen) < self._count:
+                    candidate = queue.pop(0)
+                    chosen[candidate.row] = candidate
+        golden = [chosen[row] for row in sorted(chosen)]
+        return Golden(
+            rows=tuple(candidate.values for candidate in golden),
+            class_indexes=tuple(candidate.class_index for candidate in golden),
+            probabilities=tuple(candidate.probabilities for candidate in golden),
+        )
+
+
+def _interleave(near: list[_Candidate], anywhere: list[_Candidate]) -> list[_Candidate]:
+    """One of each by turns, each row once."""
+    mixed = [candidate for pair in zip(near, anywhere, strict=True) for candidate in pair]
+    return list({candidate.row: candidate for candidate in mixed}.values())
+
+
+def _hash_rows(rows: IntArray) -> FloatArray:
+    """A fixed pseudo-random number in [0, 1) for each row number.
+
+    Source: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+    """
+    mixed = rows.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    share: FloatArray = (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return share

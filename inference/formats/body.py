@@ -18,7 +18,7 @@ from timberline.inference.errors import (
     SlowClientError,
     UnsupportedMediaError,
 )
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Header
 
 # Content codings (RFC 9110, 8.4.1) and zlib's window bits for them: 31 is a gzip wrapper, 15 a zlib one.
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
@@ -27,7 +27,7 @@ _IDENTITY = frozenset({b"", b"identity"})
 _INLINE_BYTES = 64 * 1024
 # So much is inflated in one step of the thread; between two of them it is counted.
 _STEP_BYTES = 1 << 20
-# Who gives back so many at once has left room that may be worth giving back, too.
+# After so many freed bytes the process may give memory back to the kernel.
 _MANY_BYTES = 64 * 1024
 # Writers that begin a new gzip member now and then do so every 64 KiB or more; a body of nothing but
 # empty members would cost a new inflater for every 20 bytes.
@@ -37,7 +37,7 @@ _MOST_MEMBERS = 1024
 class ReceiveBudget:
     """Counts the bytes of requests that all connections hold; belongs to the event loop's thread.
 
-    Whoever keeps bytes of a request that is not answered yet takes as many here first, and gives them
+    A holder of bytes of a request that is not answered yet takes as many here first, and gives them
     back when it lets go of them.
 
     Args:
@@ -47,7 +47,7 @@ class ReceiveBudget:
 
     def __init__(self, max_bytes: int, when_freed: Callable[[], None] | None = None) -> None:
         self.held = 0
-        self._peak = 0  # since bytes were said to be freed
+        self._peak = 0  # since `when_freed` was called last
         self._max_bytes = max_bytes
         self._when_freed = when_freed
 
@@ -156,7 +156,7 @@ class BodyReader:
 
 
 class _Held:
-    """What one body holds of the budget of all."""
+    """The bytes of the common budget that one body holds."""
 
     def __init__(self, receiving: ReceiveBudget) -> None:
         self._receiving = receiving
@@ -240,7 +240,7 @@ class Inflater:
             raise _refuse_length(self._max_bytes, "inflated ")
 
     def _begin_member(self) -> None:
-        """A gzip body may be several, one behind the other (RFC 1952, 2.2); a deflate body is one."""
+        """Begin the next member of a gzip body, which may have several (RFC 1952, 2.2); deflate has one."""
         self._members += 1
         if self._bits == _WINDOW_BITS[b"deflate"] or self._members > _MOST_MEMBERS:
             raise self._refuse("has something behind its end")

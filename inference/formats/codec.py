@@ -19,31 +19,28 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from timberline.inference.errors import MalformedBodyError, RowError
+from timberline.inference.formats.csv import TableReader
 from timberline.inference.formats.outline import (
     Limits,
     LongElementError,
     Outline,
     Slice,
     TooManyElementsError,
+    count_keys,
     cut_array,
     cut_lines,
 )
 from timberline.inference.formats.strict_json import (
-    LARGEST_INTEGER,
-    NO_TABLE,
     SIGNATURE,
-    Layout,
     RowBatch,
     SlicedBatch,
     find_instances,
-    place,
     read_exactly,
     read_frame,
     read_lines,
     read_slice,
-    refuse_batch,
 )
-from timberline.inference.formats.tables import TableReader
+from timberline.inference.formats.validate import LARGEST_INTEGER, NO_TABLE, Layout, name_cell, refuse_batch
 from timberline.inference.session import Outputs, Row
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
@@ -55,8 +52,6 @@ _INSTANCES = re.compile(
     rb'\s*\{\s*(?:"signature_name"\s*:\s*"(?:%b)?"\s*,\s*)?"instances"\s*:\s*\[\s*([\[{])'
     % SIGNATURE.encode()
 )
-# Every string of a JSON text, with the colon behind it if it is a key.
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 
 # Probabilities that are turned into Python numbers at a time; a millisecond's work.
 _STEP_VALUES = 4096
@@ -70,7 +65,7 @@ _PROBABILITY_BYTES = 16  # no float32 has more, with nine digits
 
 
 class _ManyRows(Exception):  # noqa: N818 - no error
-    """There are more rows than are read here."""
+    """A short body has more rows than the event loop reads."""
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,7 +101,7 @@ class RowDecoder:
         self._has_text = any(column.datatype == "BYTES" for column in columns)
         self._defaults = tuple(column.default for column in columns)
         names = [column.name for column in columns]
-        # An array of this name is rows, which the exact way tells from a column's value.
+        # An array of this name is rows; only the strict reader can distinguish it from a column's value.
         unread = [name for name in table.unread if name not in names and name != "instances"]
         positional, complete = _define_positional(self._columns), _define_complete(self._columns)
         self._decode_complete = msgspec.json.Decoder(complete).decode
@@ -163,14 +158,14 @@ class RowDecoder:
         return read_exactly(body, self._columns, self._max_rows, self._layout.table)
 
     def _decode_row(self, body: bytes, decoders: _RowDecoders) -> RowBatch | None:
-        """The only row, or None when only the exact way can tell whether it is right."""
+        """The only row, or None when only the strict reader can tell whether it is right."""
         rows = self._take_rows([decoders.row(body)], body, 0, False)
         return None if rows is None else RowBatch(rows, True)
 
     def _decode_batch(
         self, body: bytes, most_rows: int, decoders: _RowDecoders, is_positional: bool
     ) -> RowBatch | None:
-        """The rows of ``instances``, or None when only the exact way can tell whether they are right."""
+        """The rows of ``instances``, or None when only the strict reader can tell whether they are right."""
         found = decoders.batch(body)
         if len(found.instances) > self._max_rows:
             raise refuse_batch(len(found.instances), self._max_rows)
@@ -183,7 +178,7 @@ class RowDecoder:
     def _take_rows(
         self, found: Sequence[Any], text: bytes, keys: int, is_positional: bool
     ) -> Sequence[Row] | None:
-        """The rows decoded from ``text``, which holds ``keys`` names beside theirs; None if unsure."""
+        """The rows decoded from ``text``, which holds ``keys`` more names; None if one may be wrong."""
         rows = [_astuple(row) for row in found]
         if is_positional:
             return rows if _has_keys(text, keys) else None
@@ -198,7 +193,7 @@ class RowDecoder:
         return [self._fill(row) if n else row for row, n in zip(rows, left_out_each, strict=True)]
 
     def decode_large(self, body: bytes) -> SlicedBatch:
-        """As `decode`, some rows at a time: of a long body that is little memory, held but briefly.
+        """As `decode`, some rows at a time, so that a long body needs little memory.
 
         What stands around the rows, and how many they are, is judged at once; the rows are decoded as
         the slices are asked for, which raises what is wrong with them. Of several faults in a body it
@@ -256,7 +251,7 @@ class RowDecoder:
     def _decode_slice(
         self, text: bytes, part: Slice, form: Literal["slice", "lines"], is_positional: bool
     ) -> Sequence[Row] | None:
-        """The rows of a slice in one of its forms; None when only the exact way can tell."""
+        """The rows of a slice in one of its forms; None when only the strict reader can tell."""
         if self._has_text and b"\\u0000" in text:
             return None
         for decoders in (self._arrays,) if is_positional else self._objects:
@@ -302,7 +297,7 @@ class RowDecoder:
         longest = f"{self._limits.longest:,} bytes"
         if index is None:
             return RowError(f'more than {longest} outside of the rows of "instances", the most that are read')
-        return RowError(f"has more than {longest}, the most that are read of one", where=place(index))
+        return RowError(f"has more than {longest}, the most that are read of one", where=name_cell(index))
 
     def _fill(self, row: tuple[Any, ...]) -> Row:
         pairs = zip(row, self._defaults, strict=True)
@@ -363,7 +358,7 @@ class AnswerEncoder:
         return self._join(rows, outputs, b"\n", is_short=is_short) + b"\n"
 
     def encode_csv(self, outputs: Outputs, *, is_short: bool, has_header: bool) -> bytes:
-        """CSV: class, label and then the probability of each class, a line a row.
+        """CSV: a line for each row with class, label and the probability of each class.
 
         Without a line of names unless one is asked for: batch jobs join the lines to those they sent.
         """
@@ -397,7 +392,7 @@ _define_row = partial(msgspec.defstruct, forbid_unknown_fields=True, gc=False)
 
 
 class _RowDecoders(NamedTuple):
-    """Of one kind of row: alone, among ``instances``, as some rows of an array, and on lines."""
+    """Decoders of one kind of row: alone, in ``instances``, as a slice of an array, and on lines."""
 
     row: Callable[[bytes], Any]
     batch: Callable[[bytes], Any]
@@ -406,7 +401,7 @@ class _RowDecoders(NamedTuple):
 
     @classmethod
     def of(cls, row: type[msgspec.Struct]) -> _RowDecoders:
-        """Those of rows that are this struct."""
+        """The decoders of rows that are this struct."""
         return cls(
             msgspec.json.Decoder(row).decode,
             msgspec.json.Decoder(_batch_struct(row)).decode,
@@ -478,7 +473,7 @@ def _has_keys(body: bytes, count: int) -> bool:
     Every key has a colon behind it, so as many colons as distinct names means as many keys; only
     colons within strings call for the closer look.
     """
-    return body.count(b":") == count or _STRINGS.findall(body).count(b":") == count
+    return body.count(b":") == count or count_keys(body) == count
 
 
 def _fill_templates(templates: Sequence[bytes], outputs: Outputs) -> list[bytes]:

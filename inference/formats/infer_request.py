@@ -1,4 +1,4 @@
-"""What stands around the tensors of an Open Inference Protocol request: the JSON part and its blobs.
+"""An Open Inference Protocol request around its tensors: the JSON part and the blobs.
 
 A body is one JSON object, or, with the header ``Inference-Header-Content-Length``, that many bytes
 of JSON and then the blobs of its binary tensors, one behind the other in the order of the inputs.
@@ -8,7 +8,7 @@ Values are left as they were sent; `inference/formats/tensors.py` reads them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -16,15 +16,13 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from timberline.inference.errors import MalformedBodyError
-from timberline.inference.formats.outline import Limits, find_marks
+from timberline.inference.formats.outline import Limits, count_keys, find_marks
 
 _BINARY_SIZE = "binary_data_size"
 # What changes the meaning of an answer must not be overlooked; other parameters are hints.
 _UNSUPPORTED = ("classification", "shared_memory_region")
 # No length has more digits than the largest 64-bit number.
 _LENGTH = re.compile(rb"[0-9]{1,19}")
-# Every string of a JSON text, with the colon behind it if it is a key.
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _DATA = re.compile(rb'"data"\s*:\s*\[\Z')
 _DATA_DEPTH = 4  # {"inputs": [{"data": [
@@ -72,7 +70,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class InferRequest(NamedTuple):
-    """A request taken apart; nothing is known yet of the model's names and types."""
+    """A request in its parts; names and types are not checked against the model yet."""
 
     inputs: Sequence[RequestedInput]
     blobs: Sequence[memoryview | None]  # of each input; None where the values are in its JSON
@@ -157,13 +155,13 @@ def _find_data(text: bytes, limits: Limits) -> list[slice]:
             if first == len(found):
                 break
             at = int(found[first]) + 1
-            place = int(marks.offsets[at - 1])
+            offset = int(marks.offsets[at - 1])
             if begin is not None:
-                cuts.append(slice(begin, place))
-                cut_bytes += place - begin
+                cuts.append(slice(begin, offset))
+                cut_bytes += offset - begin
                 begin = None
-            elif _DATA.search(text, max(0, place - _LONGEST), place + 1):
-                begin = place + 1
+            elif _DATA.search(text, max(0, offset - _LONGEST), offset + 1):
+                begin = offset + 1
         if (marks.end if begin is None else begin) - cut_bytes > limits.longest:
             raise MalformedBodyError(
                 f"more than {limits.longest:,} bytes of JSON outside of the inputs' data, "
@@ -199,13 +197,13 @@ def _put_back(inputs: Sequence[RequestedInput], text: bytes, cuts: Sequence[slic
             tensor.data = msgspec.Raw(view[cut.start - 1 : cut.stop + 1])
 
 
-def _find_place(place: int, cuts: Sequence[slice]) -> int:
-    """Where in the whole text a byte of the frame is."""
+def _find_offset(offset: int, cuts: Sequence[slice]) -> int:
+    """Offset in the whole text of a byte of the frame."""
     for number, cut in enumerate(cuts):
-        if place <= cut.start:
+        if offset <= cut.start:
             break
-        place += cut.stop - cut.start - len(str(number))
-    return place
+        offset += cut.stop - cut.start - len(str(number))
+    return offset
 
 
 def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
@@ -222,7 +220,7 @@ def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
             ) from None
         is_no_number = b"NaN" in text or b"Infinity" in text  # not by an expression: 100 times as slow
         hint = "JSON has no NaN and no Infinity; null is NULL." if is_no_number else ""
-        what = _BYTE.sub(lambda found: f"(byte {_find_place(int(found[1]), cuts)})", str(error))
+        what = _BYTE.sub(lambda found: f"(byte {_find_offset(int(found[1]), cuts)})", str(error))
         raise MalformedBodyError(f"the body is not JSON: {what}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise MalformedBodyError(f"the body is not UTF-8: {error.reason}") from None
@@ -231,7 +229,7 @@ def _parse(text: bytes, cuts: Sequence[slice] = ()) -> Envelope:
 
 
 def _check_keys(text: bytes, envelope: Envelope) -> None:
-    """Refuse a name given twice: the decoder keeps the last and says nothing.
+    """Refuse a name given twice, of which the decoder keeps the last silently.
 
     Every key has a colon behind it, so as many colons outside of ``data`` and of the parameters' values
     as distinct names means as many keys; only colons within strings call for the closer look.
@@ -242,9 +240,9 @@ def _check_keys(text: bytes, envelope: Envelope) -> None:
     for part in parts:
         if part.parameters:
             values += part.parameters.values()
-    if _count_keys(text, values, _count_colons) == count:
+    if text.count(b":") - sum(bytes(value).count(b":") for value in values) == count:
         return
-    if _count_keys(text, values, _count_keys_in_strings) != count:
+    if count_keys(text) - sum(count_keys(bytes(value)) for value in values) != count:
         raise MalformedBodyError("a name is given twice in one object")
 
 
@@ -252,18 +250,6 @@ def _count_names(part: Envelope | RequestedInput | RequestedOutput) -> int:
     given = [value for value in msgspec.structs.astuple(part) if value is not UNSET]
     names = sum(bool(value) if isinstance(value, msgspec.Raw) else 1 for value in given)
     return names + (len(part.parameters) if part.parameters else 0)
-
-
-def _count_keys(text: bytes, values: Sequence[msgspec.Raw], count: Callable[[bytes], int]) -> int:
-    return count(text) - sum(count(bytes(value)) for value in values)
-
-
-def _count_colons(text: bytes) -> int:
-    return text.count(b":")
-
-
-def _count_keys_in_strings(text: bytes) -> int:
-    return _STRINGS.findall(text).count(b":")
 
 
 def _split_blobs(inputs: Sequence[RequestedInput], rest: memoryview) -> list[memoryview | None]:

@@ -3,8 +3,8 @@
 A decoder makes objects of what it reads, some forty times as much memory as ``[],[],[],…`` has
 bytes, and holds the interpreter until it is done. So an array that may be long is first cut up here:
 numpy looks at the brackets and commas of a block at a time, outside of strings, which makes no
-object and holds up nobody. What the elements are, and whether they are JSON at all, is for whoever
-decodes the slices; between wrong brackets or quotes the cuts are anywhere, and decoding fails.
+object and leaves the interpreter to other threads. Whether the elements are JSON shows when the slices are
+decoded; between wrong brackets or quotes the cuts are anywhere, and decoding fails.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ _QUOTE = ord('"')
 _BACKSLASH = b"\\"
 # What is not blank of a line.
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
+# Every string of a JSON text, with the colon behind it if it is a key.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"\s*(:?)')
 # The second and later bytes of a character in UTF-8.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
 
 class Limits(NamedTuple):
-    """What an array may hold, and in which pieces it is looked at."""
+    """Bounds of an array's elements, and the size of the blocks in which it is scanned."""
 
     longest: int  # bytes of one element, and of all that stands around the array
     block: int = BLOCK_BYTES
@@ -58,7 +60,7 @@ class Slice(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """An array, cut up."""
+    """An array in slices."""
 
     slices: list[Slice]
     end: int  # offset of the closing bracket, or of the text's end if there is none
@@ -107,22 +109,22 @@ def find_marks(
         if _BACKSLASH in part:  # as long as before, without the quotes that end no string
             part = part.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         kinds = np.frombuffer(part.translate(table), dtype=np.int8)
-        places = np.flatnonzero(kinds != 0)
+        offsets = np.flatnonzero(kinds != 0)
         if is_inside or b'"' in part:
             are_inside = np.logical_xor.accumulate(np.frombuffer(part, dtype=np.uint8) == _QUOTE)
-            places = places[are_inside[places] == is_inside]
+            offsets = offsets[are_inside[offsets] == is_inside]
             is_inside = bool(are_inside[-1]) != is_inside
-        kinds = kinds[places]
+        kinds = kinds[offsets]
         depths = np.cumsum(np.where(kinds == _COMMA, 0, kinds), dtype=np.int64) + depth
         if len(depths):
             depth = int(depths[-1])
         end = start + len(part)
-        yield Marks(places + start, kinds, depths, end)
+        yield Marks(offsets + start, kinds, depths, end)
         start = end
 
 
 def cut_array(text: bytes | memoryview, start: int, most: int, limits: Limits) -> Outline:
-    """Cut up the array whose elements begin at ``start``, behind its opening bracket.
+    """Cut the array whose elements begin at ``start``, behind its opening bracket, into slices.
 
     A slice is as many whole elements as end in a block, so it has at most ``block`` bytes more than
     the longest element. An array of nothing but space is one slice of one element, as is any last
@@ -156,7 +158,7 @@ def cut_array(text: bytes | memoryview, start: int, most: int, limits: Limits) -
 
 
 def cut_lines(text: bytes, most: int, limits: Limits) -> list[Slice]:
-    """Cut up lines: a slice is as many whole ones as end in a block, or one that is longer.
+    """Cut lines into slices: as many whole lines as end in a block, or one that is longer.
 
     ``size`` of a slice is the number of lines that are not blank; slices without any are left out.
 
@@ -186,7 +188,7 @@ def find_lines(text: bytes, start: int, end: int) -> Iterator[re.Match[bytes]]:
 
 
 def _end_lines(text: bytes, start: int, limits: Limits) -> int | None:
-    """Where the last line ends that does in the block from ``start`` on, else the first; None if too late."""
+    """End of the last line within the block from ``start``, else of the first; None if that is too long."""
     if len(text) - start <= limits.block:
         return len(text)
     end = text.rfind(b"\n", start, start + limits.block)
@@ -195,6 +197,11 @@ def _end_lines(text: bytes, start: int, limits: Limits) -> int | None:
     if end >= 0:
         return end + 1
     return len(text) if len(text) - start <= limits.longest else None
+
+
+def count_keys(text: bytes) -> int:
+    """How many keys a valid JSON text has in all objects; colons within strings are none."""
+    return _STRINGS.findall(text).count(b":")
 
 
 def locate(text: bytes, offset: int) -> tuple[int, int]:

@@ -7,69 +7,47 @@ Only bodies that the fast way (`inference/formats/codec.py`) is not sure of come
   may say what TensorFlow Serving's clients say there;
 - a name may be left out if its column has a default or may be null, but not every name of a row;
 - other columns of the training table (`SourceTable.unread`) may be named beside, whatever they hold;
-- numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a
-  JSON number is not exact; booleans, numbers and strings do not stand for each other;
-- null only where the column may be null; no name twice in an object; no U+0000 in a string.
+- no name twice in an object; values as `inference/formats/validate.py` has it.
 
 Values outside the range seen in training are accepted: that is drift, not an error.
 """
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from timberline.inference.errors import BatchTooLargeError, MalformedBodyError, RowError
+from timberline.inference.errors import MalformedBodyError, RowError
 from timberline.inference.formats.outline import Slice, find_lines, locate
+from timberline.inference.formats.validate import (
+    NO_TABLE,
+    Layout,
+    Pairs,
+    Token,
+    describe_value,
+    fill_default,
+    list_columns,
+    name_cell,
+    quote,
+    read_value,
+    refuse_batch,
+    refuse_unknown,
+)
 from timberline.inference.session import Row
 from timberline.registry.signature import Column, SourceTable
 
-LARGEST_INTEGER = 2.0**53 - 1
 _INSTANCES = "instances"
 _PARAMETERS = "parameters"
 _PROBABILITIES = "probabilities"
-# Names that an unknown one is compared with, some 10 µs each, while everybody waits.
-_MOST_COMPARED = 200
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SIGNATURE = "signature_name"
 # TensorFlow Serving's name for the signature that a model has if it has one; ours have one.
 SIGNATURE: Final = "serving_default"
-# Of a version that says nothing of its table: all of its columns are read, and an empty field is NULL.
-NO_TABLE: Final = SourceTable()
-_EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """An object as it stands, names given twice included."""
-
-
-class _Token(str):
-    """NaN, Infinity or -Infinity: read by many programs, part of JSON in none."""
-
-    __slots__ = ()
-
-
-class Layout(NamedTuple):
-    """What a row may name: the columns that are read, in order, and the table that they come from."""
-
-    by_name: dict[str, Column]
-    table: SourceTable
-
-    @classmethod
-    def of(cls, columns: Sequence[Column], table: SourceTable) -> Layout:
-        """Of a signature's columns; what ``table`` calls unread is so only if they do not have it."""
-        return cls({column.name: column for column in columns}, table)
-
-    def is_known(self, name: str) -> bool:
-        """Whether it is the name of a column, read or not."""
-        return name in self.by_name or name in self.table.unread
 
 
 class RowBatch(msgspec.Struct, frozen=True, gc=False):
@@ -89,9 +67,10 @@ def read_exactly(
         MalformedBodyError, RowError, BatchTooLargeError: as `RowDecoder.decode`.
     """
     tree = _parse(body)
-    if not isinstance(tree, _Pairs):
+    if not isinstance(tree, Pairs):
         raise MalformedBodyError(
-            f'the body is {_describe(tree)}, expected an object of named values or {{"instances": [...]}}'
+            f"the body is {describe_value(tree)}, "
+            'expected an object of named values or {"instances": [...]}'
         )
     layout = Layout.of(columns, table)
     instances = [value for name, value in tree if name == _INSTANCES]
@@ -110,7 +89,7 @@ def _parse(body: bytes) -> Any:
 def _parse_part(
     body: bytes, start: int, end: int, before: bytes = b"", behind: bytes = b"", row: int | None = None
 ) -> Any:
-    """The value that ``body[start:end]`` is between two texts; errors name their place in the body.
+    """The value of ``body[start:end]`` between two texts; errors name their offset in the body.
 
     ``row`` is for a line of JSON lines.
     """
@@ -121,19 +100,24 @@ def _parse_part(
     except UnicodeDecodeError as error:
         at = start + error.start - len(before)
         raise MalformedBodyError(
-            f"{what} is not UTF-8: {error.reason} at byte {at}", where=place(row)
+            f"{what} is not UTF-8: {error.reason} at byte {at}", where=name_cell(row)
         ) from None
     try:
-        return json.loads(text, object_pairs_hook=_Pairs, parse_constant=_Token, parse_int=_parse_integer)
+        return load_json(text)
     except json.JSONDecodeError as error:
         line, column = locate(body, start + len(text[: error.pos].encode()) - len(before))
         raise MalformedBodyError(
-            f"{what} is not JSON: {error.msg} at line {line} column {column}", where=place(row)
+            f"{what} is not JSON: {error.msg} at line {line} column {column}", where=name_cell(row)
         ) from None
     except RecursionError:
         raise MalformedBodyError(
-            f"{what} is nested too deeply; a row's values are not nested", where=place(row)
+            f"{what} is nested too deeply; a row's values are not nested", where=name_cell(row)
         ) from None
+
+
+def load_json(text: str) -> Any:
+    """A tree of JSON: objects are pairs, NaN and the infinities are no numbers. Raises as `json.loads`."""
+    return json.loads(text, object_pairs_hook=Pairs, parse_constant=Token, parse_int=_parse_integer)
 
 
 def _parse_integer(text: str) -> int | float:
@@ -141,7 +125,7 @@ def _parse_integer(text: str) -> int | float:
     return int(text) if len(text) < 309 else math.copysign(math.inf, -1 if text[0] == "-" else 1)
 
 
-def _read_parameters(tree: _Pairs) -> bool:
+def _read_parameters(tree: Pairs) -> bool:
     """Whether the answers shall be short, by what stands beside ``instances``."""
     beside: dict[str, Any] = {}
     for name, value in tree:
@@ -154,19 +138,19 @@ def _read_parameters(tree: _Pairs) -> bool:
         beside[name] = value
     signature = beside.get(_SIGNATURE)
     if signature is not None and (isinstance(signature, list) or signature not in {SIGNATURE, ""}):
-        raise MalformedBodyError(f'"{_SIGNATURE}" is {_describe(signature)}, expected "{SIGNATURE}"')
+        raise MalformedBodyError(f'"{_SIGNATURE}" is {describe_value(signature)}, expected "{SIGNATURE}"')
     given = beside.get(_PARAMETERS)
     if given is None:
         return False
-    if not isinstance(given, _Pairs):
-        raise MalformedBodyError(f'"{_PARAMETERS}" is {_describe(given)}, expected an object')
+    if not isinstance(given, Pairs):
+        raise MalformedBodyError(f'"{_PARAMETERS}" is {describe_value(given)}, expected an object')
     for name, value in given:
         if name != _PROBABILITIES:
             raise MalformedBodyError(
                 f'unknown name {quote(name)} in "{_PARAMETERS}"', hint=f"There is: {_PROBABILITIES}."
             )
         if not isinstance(value, bool):
-            raise MalformedBodyError(f'"{name}" is {_describe(value)}, expected true or false')
+            raise MalformedBodyError(f'"{name}" is {describe_value(value)}, expected true or false')
     if len(given) > 1:
         raise MalformedBodyError(f'"{_PROBABILITIES}" is given twice')
     return bool(given) and not given[0][1]
@@ -176,21 +160,13 @@ def _read_instances(instances: list[Any], layout: Layout, max_rows: int) -> list
     if len(instances) > 1:
         raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
     rows = instances[0]
-    if not isinstance(rows, list) or isinstance(rows, _Pairs):
-        raise MalformedBodyError(f'"{_INSTANCES}" is {_describe(rows)}, expected an array of rows')
+    if not isinstance(rows, list) or isinstance(rows, Pairs):
+        raise MalformedBodyError(f'"{_INSTANCES}" is {describe_value(rows)}, expected an array of rows')
     if not rows:
         raise MalformedBodyError(f'"{_INSTANCES}" is empty, expected at least one row')
     if len(rows) > max_rows:
         raise refuse_batch(len(rows), max_rows)
     return [_read_row(row, index, type(rows[0]), layout) for index, row in enumerate(rows)]
-
-
-def refuse_batch(count: int | None, max_rows: int) -> BatchTooLargeError:
-    """The error for a request of more rows than are taken at once; ``count`` is None if nobody counted."""
-    found = f"more than {max_rows:,}" if count is None else f"{count:,}"
-    return BatchTooLargeError(
-        f"{found} rows in one request, at most {max_rows:,} are taken", hint="Send them in parts."
-    )
 
 
 class SlicedBatch(NamedTuple):
@@ -209,25 +185,25 @@ def find_instances(body: bytes, longest: int) -> int | None:
     """
     text = body[:longest].decode("utf-8", "ignore")
     read_name = json.JSONDecoder(strict=False)
-    place = _skip_space(text, 0)
-    if text[place : place + 1] != "{":
+    offset = _skip_space(text, 0)
+    if text[offset : offset + 1] != "{":
         return None
     try:
-        while text[place] in "{,":
-            name, place = read_name.raw_decode(text, _skip_space(text, place + 1))
-            place = _skip_space(text, place)
-            value = _skip_space(text, place + 1)
-            if name == _INSTANCES and text[place : place + 1] == ":" and text[value : value + 1] == "[":
+        while text[offset] in "{,":
+            name, offset = read_name.raw_decode(text, _skip_space(text, offset + 1))
+            offset = _skip_space(text, offset)
+            value = _skip_space(text, offset + 1)
+            if name == _INSTANCES and text[offset : offset + 1] == ":" and text[value : value + 1] == "[":
                 return len(text[: value + 1].encode())
-            _, place = read_name.raw_decode(text, value)
-            place = _skip_space(text, place)
+            _, offset = read_name.raw_decode(text, value)
+            offset = _skip_space(text, offset)
     except (ValueError, IndexError, RecursionError):
         pass
     return None
 
 
-def _skip_space(text: str, place: int) -> int:
-    found = _SPACE.match(text, place)
+def _skip_space(text: str, offset: int) -> int:
+    found = _SPACE.match(text, offset)
     assert found is not None
     return found.end()
 
@@ -247,8 +223,8 @@ def read_frame(body: bytes, begin: int, end: int) -> bool:
         _parse_part(body, 0, begin, behind=b"0]}")  # finds what is wrong in front of the rows
         _parse_part(body, end, len(body), before=b'{"":[0')
         raise
-    if not isinstance(tree, _Pairs):
-        raise MalformedBodyError(f"the body is {_describe(tree)}, expected an object")
+    if not isinstance(tree, Pairs):
+        raise MalformedBodyError(f"the body is {describe_value(tree)}, expected an object")
     if sum(name == _INSTANCES for name, _ in tree) > 1:
         raise MalformedBodyError(f'"{_INSTANCES}" is given twice')
     return _read_parameters(tree)
@@ -272,12 +248,12 @@ def read_slice(
     """
     before = b"[0," if first else b"["
     rows = _parse_part(body, part.start, part.end, before, b"]" if is_closed else b"")[len(before) // 2 :]
-    kind = list if is_positional else _Pairs
+    kind = list if is_positional else Pairs
     return [_read_row(row, first + index, kind, layout) for index, row in enumerate(rows)]
 
 
 def read_lines(body: bytes, part: Slice, layout: Layout, first: int, *, is_positional: bool) -> list[Row]:
-    """The rows that the lines of ``body[part.start:part.end]`` are, each by itself.
+    """The rows on the lines of ``body[part.start:part.end]``, each line by itself.
 
     Args:
         body: the whole body.
@@ -291,19 +267,19 @@ def read_lines(body: bytes, part: Slice, layout: Layout, first: int, *, is_posit
     """
     lines = enumerate(find_lines(body, part.start, part.end), first)
     rows = [_parse_part(body, line.start(), line.end(), row=index) for index, line in lines]
-    kind = list if is_positional else _Pairs
+    kind = list if is_positional else Pairs
     return [_read_row(row, index, kind, layout) for index, row in enumerate(rows, first)]
 
 
 def _read_row(row: Any, index: int, kind: type, layout: Layout) -> tuple[Any, ...]:
     if not isinstance(row, list):
         raise RowError(
-            f"{_describe(row)}, expected an object of named values or an array in column order",
+            f"{describe_value(row)}, expected an object of named values or an array in column order",
             where=f"row {index}",
         )
     if type(row) is not kind:
         raise RowError("objects and arrays are mixed; send one or the other", where=f"row {index}")
-    if isinstance(row, _Pairs):
+    if isinstance(row, Pairs):
         return _read_object(row, layout, index)
     if len(row) != len(layout.by_name):
         raise RowError(
@@ -312,141 +288,26 @@ def _read_row(row: Any, index: int, kind: type, layout: Layout) -> tuple[Any, ..
             hint="To leave some out, send an object of named values.",
         )
     return tuple(
-        _read_value(value, column, index, layout)
+        read_value(value, column, index, layout.table.null_text)
         for value, column in zip(row, layout.by_name.values(), strict=True)
     )
 
 
-def _read_object(pairs: _Pairs, layout: Layout, index: int | None) -> tuple[Any, ...]:
+def _read_object(pairs: Pairs, layout: Layout, index: int | None) -> tuple[Any, ...]:
     given: dict[str, Any] = {}
     for name, value in pairs:
         if not layout.is_known(name):
             raise refuse_unknown(name, layout.by_name, index)
         if name in given:
-            raise RowError("is given twice", where=place(index, name))
+            raise RowError("is given twice", where=name_cell(index, name))
         given[name] = value
     if layout.by_name.keys().isdisjoint(given):
         what = "no column that the model reads is named" if given else "no column is named"
-        raise RowError(what, where=place(index), hint=f"Columns: {_some(layout.by_name)}.")
+        raise RowError(what, where=name_cell(index), hint=f"Columns: {list_columns(layout.by_name)}.")
     return tuple(_take(given, column, index, layout) for column in layout.by_name.values())
 
 
 def _take(given: dict[str, Any], column: Column, index: int | None, layout: Layout) -> Any:
     if column.name in given:
-        return _read_value(given[column.name], column, index, layout)
+        return read_value(given[column.name], column, index, layout.table.null_text)
     return fill_default(column, index)
-
-
-def fill_default(column: Column, index: int | None) -> Any:
-    """The value of ``column`` in row ``index`` (None for the only row) where none is given.
-
-    Raises:
-        RowError: the column has no default and may not be null.
-    """
-    if not column.may_be_absent:
-        raise RowError("is missing", where=place(index, column.name), hint="It has no default.")
-    return column.default
-
-
-def _read_value(value: Any, column: Column, index: int | None, layout: Layout) -> Any:
-    if value is None:
-        if column.is_nullable:
-            return None
-        _refuse(value, column, index)
-    if column.datatype != "BYTES" and isinstance(value, str) and value in layout.table.null_text:
-        hint = "The training table writes NULL so; in JSON it is null." if column.is_nullable else ""
-        _refuse(value, column, index, hint)
-    if column.datatype == "BYTES":
-        return read_text(value, column, index)
-    if column.datatype == "BOOL":
-        return value if isinstance(value, bool) else _refuse(value, column, index)
-    return read_number(value, column, index)
-
-
-def read_number(value: Any, column: Column, index: int | None) -> float:
-    """``value`` as a number of an FP64 or INT64 column of row ``index`` (None for the only row).
-
-    Raises:
-        RowError: it is none, or not one that the column takes.
-    """
-    if isinstance(value, bool | str) or not isinstance(value, int | float):
-        _refuse(value, column, index)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    where = place(index, column.name)
-    if not math.isfinite(number):
-        raise RowError("the number is out of range, expected a finite one", where=where)
-    if column.datatype == "INT64":
-        if not number.is_integer():
-            raise RowError(f"expected an integer, found {value!r:.80}", where=where)
-        if abs(number) > LARGEST_INTEGER:
-            raise RowError("the integer is not exact, expected at most ±(2^53 - 1)", where=where)
-    return number
-
-
-def read_text(value: Any, column: Column, index: int | None) -> str:
-    """``value`` as a string of row ``index`` (None for the only row).
-
-    Raises:
-        RowError: it is none, or holds what no string may hold.
-    """
-    if not isinstance(value, str) or isinstance(value, _Token):
-        _refuse(value, column, index)
-    if "\x00" in value:
-        raise RowError("the string holds U+0000", where=place(index, column.name))
-    try:
-        value.encode()  # a hundred times as fast as looking at each character
-    except UnicodeEncodeError:
-        where = place(index, column.name)
-        raise RowError("the string holds half of a surrogate pair", where=where) from None
-    return str(value)
-
-
-def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> NoReturn:
-    raise RowError(
-        f"expected {_EXPECTED[column.datatype]}, found {_describe(value)}",
-        where=place(index, column.name),
-        hint=hint,
-    )
-
-
-def refuse_unknown(name: str, by_name: dict[str, Column], index: int | None) -> RowError:
-    """The error for a name that is no column's, with the nearest that is."""
-    folded = {known.casefold(): known for known in itertools.islice(by_name, _MOST_COMPARED)}
-    near = difflib.get_close_matches(name.casefold()[:200], folded, n=1, cutoff=0.6)
-    hint = f"Did you mean {quote(folded[near[0]])}?" if near else f"Columns: {_some(by_name)}."
-    return RowError(f"unknown name {quote(name)}", where=place(index), hint=hint)
-
-
-def place(index: int | None, name: str | None = None) -> str:
-    """Where something is wrong: ``row 3, "height"``; the only row of a request has no number."""
-    row = "" if index is None else f"row {index}"
-    column = "" if name is None else quote(name)
-    return ", ".join(part for part in (row, column) if part)
-
-
-def _some(by_name: dict[str, Column]) -> str:
-    names = list(by_name)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, _Token):
-        return str(value)
-    if isinstance(value, str):
-        return f"the string {quote(value)}"
-    if isinstance(value, _Pairs):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return f"the number {value!r:.80}"
-
-
-def quote(text: str) -> str:
-    """``text`` as JSON, of a long one the beginning: a message never echoes a whole payload."""
-    shown = json.dumps(text[:77] + "..." if len(text) > 80 else text)
-    return shown if len(shown) <= 120 else shown[:117] + "..."

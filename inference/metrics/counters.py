@@ -84,7 +84,7 @@ class RouteMetrics:
 
 
 class ModelMetrics:
-    """Inferences of one version; counted for nobody until `ServiceMetrics.add_model` shows them."""
+    """Inferences of one version; on the page once `ServiceMetrics.add_model` shows them."""
 
     __slots__ = ("_layout", "_live", "_values", "digest", "key", "loaded_at")
 
@@ -140,7 +140,7 @@ class ServiceMetrics:
     """Everything this process counts, and the page of what all processes count.
 
     ``in_flight`` is one number, of the requests that this process is working on; what only looks, as
-    scrapes and health checks do, counts itself in ``not_in_flight``, which nobody is shown.
+    scrapes and health checks do, counts itself in ``not_in_flight``, which is not on the page.
 
     Args:
         slot: where to count; without one, a place of this process alone.
@@ -194,7 +194,7 @@ class ServiceMetrics:
     def note_look(self, at: float) -> None:
         """Show when this process last found out where every alias points, in seconds since 1970.
 
-        The one number that another thread than the event loop's may write: nobody else does.
+        The one number that another thread than the event loop's writes; no other thread does.
         """
         self._last_look[0] = at
 

@@ -34,7 +34,7 @@ ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 50
 ROUTE, MODEL, LIVE, IN_FLIGHT, COUNTER = "route", "model", "live", "in_flight", "counter"
 LAST_LOOK, LOAD = "last_look", "load"
 
-# Versions of a model that are shown although nobody serves them any longer.
+# Versions of a model that are shown although no process serves them any longer.
 _RETIRED_SHOWN = 3
 _MOST_SERIES = 200
 # Both histograms of seconds, that of rows, info, loaded, rows of drift, greatest PSI, PSI of classes.
@@ -146,7 +146,7 @@ class Page(Collector):
         for key, drift in self.drifts.items():
             own = list(key[1:3])
             room = _MOST_SERIES - _FIXED_SERIES - min(drift.class_count, _MOST_CLASSES + 1)
-            found = drift.measure(groups[key].sum_of(pids))
+            found = drift.compute(groups[key].sum_of(pids))
             rows.add_metric(own, found.rows)
             if found.features:
                 greatest.add_metric(own, max(found.features.values()))

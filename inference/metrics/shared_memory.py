@@ -1,4 +1,4 @@
-"""Counts in memory that several processes share: one writes, everybody reads, nobody waits.
+"""Counts in memory that several processes share: one writes, all read, none waits.
 
 The region is divided into slots. A slot has one writing process at a time and is a sequence of
 blocks that only grows: a key and the values counted under it. Whoever answers `/metrics` adds up
@@ -70,7 +70,7 @@ class Memory:
         return {slot: pid for slot, pid in pids.items() if pid and _is_alive(pid)}
 
     def release(self, slot: int) -> None:
-        """Say that the slot's process has ended; for whoever waited for it. Its counts stay."""
+        """Mark the slot's process as ended; called by its parent. The counts stay."""
         head = self._parts[slot].cast("q")
         head[_PID] = head[_BEATS] = 0
 
@@ -171,16 +171,20 @@ class Slot:
         return memoryview(bytearray(count * _WORD)).cast("d")
 
 
+def open_memory(name: str) -> int:
+    """File descriptor of new memory without a path; it is gone with the last process that has it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def create_memory(slots: int, slot_bytes: int = _SLOT_BYTES) -> Memory:
     """New memory for ``slots`` writing processes, which inherit its ``fd`` and `attach`.
 
     It has no name: it is gone with the last process that has it.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("timberline-metrics")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+    fd = open_memory("timberline-metrics")
     os.ftruncate(fd, slots * slot_bytes)
     return Memory(fd, slots, slot_bytes)
 
@@ -196,7 +200,7 @@ def attach(fd: int, slots: int, slot: int) -> Slot:
 def create_private() -> Slot:
     """A place to count for a process on its own."""
     memory = create_memory(1)
-    os.close(memory.fd)  # mapped already, and to be shared with nobody
+    os.close(memory.fd)  # mapped already, and not to be shared
     return Slot(memory, 0)
 
 

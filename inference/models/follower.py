@@ -9,8 +9,8 @@ import threading
 from time import monotonic, time
 
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.models.loaded import Change, Fleet
-from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.loaded import Change, LoadedModels
+from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.registry.runtime.logs import log_event
 
 _logger = logging.getLogger("inference.models.follower")
@@ -31,25 +31,27 @@ class Watcher:
     the log, and the time of the last look in the metrics stands still.
 
     Args:
-        fleet: loaded; belongs to this thread from `start` on.
+        models: loaded; belongs to this thread from `start` on.
         state: where versions are published.
         metrics: where swaps are counted.
         every_s: seconds between looks; 0 is never.
     """
 
-    def __init__(self, fleet: Fleet, state: ServiceState, metrics: ServiceMetrics, every_s: float) -> None:
-        self._fleet = fleet
+    def __init__(
+        self, models: LoadedModels, state: ServiceState, metrics: ServiceMetrics, every_s: float
+    ) -> None:
+        self._models = models
         self._state = state
         self._metrics = metrics
         self._every_s = every_s
         self._stopping = threading.Event()
         self._began_at: float | None = None  # of the look under way
-        self._long_look: float | None = None  # that the log tells of, by when it began
+        self._long_look: float | None = None  # the last one logged, by when it began
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch, if there is anything that may move."""
-        if self._every_s and self._fleet.is_movable:
+        if self._every_s and self._models.is_movable:
             self._thread = threading.Thread(target=self._run, args=(loop,), name="watcher", daemon=True)
             self._thread.start()
             self._metrics.note_look(time())  # the start has looked everywhere
@@ -58,17 +60,17 @@ class Watcher:
     def stop(self) -> None:
         """Stop watching; nothing is published any more."""
         self._stopping.set()
-        self._fleet.stop()
+        self._models.stop()
         if self._thread is not None:
             self._thread.join(_STOP_S)
-        self._fleet.close()
+        self._models.close()
 
     def publish(self, change: Change) -> None:
-        """Let the new lineup answer every request that is taken from now on; on the loop's thread."""
+        """Let the new table answer every request that is taken from now on; on the loop's thread."""
         if self._stopping.is_set():
             return
-        show_versions(change.lineup, self._metrics)
-        self._state.lineup = change.lineup
+        show_versions(change.table, self._metrics)
+        self._state.table = change.table
         for swap in change.swaps:
             self._metrics.count("model_swaps", swap.model, swap.outcome)
             self._metrics.observe_load(swap.model, swap.seconds)
@@ -83,16 +85,16 @@ class Watcher:
         """One look. Keeps nothing alive afterwards: a version is to go with its last request."""
         self._began_at = monotonic()
         try:
-            change = self._fleet.look()
+            change = self._models.look()
         except Exception:  # the edge of the thread; the next look may fare better
             _logger.exception("look failed")
             return
         finally:
             self._began_at = None
-        if self._fleet.has_seen_all:
+        if self._models.has_seen_all:
             self._metrics.note_look(time())
         if change is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to answer
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
                 loop.call_soon_threadsafe(self.publish, change)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -105,7 +107,7 @@ class Watcher:
         loop.call_later(_TICK_S, self._tick, loop)
 
 
-def show_versions(lineup: Lineup, metrics: ServiceMetrics) -> None:
+def show_versions(table: RoutingTable, metrics: ServiceMetrics) -> None:
     """Have the metrics show every version that may answer a request, and no other as being served."""
-    versions = [live for model in lineup.models for live in lineup.list_versions(model)]
+    versions = [live for model in table.models for live in table.list_versions(model)]
     metrics.show_models({live.metrics: live.drift for live in versions})

@@ -6,7 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Literal, NamedTuple
@@ -14,20 +14,129 @@ from typing import Literal, NamedTuple
 from timberline.inference.config import ServiceConfig
 from timberline.inference.errors import NotReadyError
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.models.routing import Lineup
-from timberline.inference.models.targets import Place, Role, parse_models
+from timberline.inference.models.routing import RoutingTable
 from timberline.inference.models.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
 from timberline.inference.models.trial import Trial, TrialRunner, may_heal
 from timberline.inference.models.versions import LiveVersion, load_version
-from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, resolve
-from timberline.registry.errors import DigestMismatchError, LifecycleError
+from timberline.registry.aliases import AliasRecord, inspect_history, open_reference, read_alias
+from timberline.registry.errors import ConfigError, DigestMismatchError, LifecycleError
+from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store
+from timberline.registry.version import Version
 
 _logger = logging.getLogger("inference.models.loaded")
 
-
+Role = Literal["main", "canary", "shadow"]
 Outcome = Literal["swapped", "refused"]
+
+_REFUSED = "version refused"
+# Between two attempts at a version that may still become whole.
+_LONGEST_PAUSE_S = 60.0
+
+
+def parse_models(text: str) -> list[ModelRef]:
+    """Read ``name``, ``name@alias`` or ``name@7``, several with commas between, each model once.
+
+    Raises:
+        ConfigError: one of them is none of these, or a model is named twice.
+    """
+    refs = [ModelRef.parse(part.strip()) for part in text.split(",")]
+    for index, ref in enumerate(refs):
+        if ref.model in {other.model for other in refs[:index]}:
+            raise ConfigError(
+                f"model {ref.model} is named twice",
+                where="model",
+                hint=f"A second version of it is a canary: --canary {ref.version or _alias_of(ref)}=0.1.",
+            )
+    return refs
+
+
+@dataclass
+class Retry:
+    """A move that could not be followed yet: what was wrong may be mended, as when a copy is under way."""
+
+    record: AliasRecord
+    code: str  # of the error at the last attempt, which is logged already
+    is_counted: bool  # as a refusal
+    pause_s: float
+    due: float  # of the next attempt, by the clock of `LoadedModels`
+
+
+@dataclass
+class TrafficTarget:
+    """One reference of the settings, and the version that stands behind it now."""
+
+    role: Role
+    ref: ModelRef
+    live: LiveVersion | None = None
+    settled: AliasRecord | None = None  # the alias's move that was last followed, or refused for good
+    retry: Retry | None = None
+    trouble: str = ""  # which is logged already
+
+    @property
+    def alias(self) -> str | None:
+        """The alias to watch; None where the version is pinned."""
+        return None if self.ref.version is not None else _alias_of(self.ref)
+
+    def find_obstacle(self, main: LiveVersion) -> str:
+        """Why a canary or shadow has nothing to do beside ``main``; empty if it has."""
+        if self.live is None:
+            return "there is no version to serve behind it"
+        if self.live.version == main.version:
+            return f"it is version {main.version}, which answers already"
+        if self.role == "shadow" and not _can_shadow(self.live, main):
+            return f"its columns or classes are not those of version {main.version}"
+        return ""
+
+    def warn_once(self, event: str, why: str) -> None:
+        """Log trouble when it begins; until it is over, every look meets it again."""
+        if self.trouble != event:
+            self.trouble = event
+            log_event(_logger, event, logging.WARNING, ref=str(self.ref), why=why[:300])
+
+    def postpone(self, record: AliasRecord, error: Exception, first_pause_s: float, now: float) -> bool:
+        """Have a move tried again, each time after twice the pause; whether it is to be counted as refused.
+
+        A registry that cannot be read refuses nothing. What is known of a move is logged once.
+        """
+        is_refusal = isinstance(error, LifecycleError)
+        code = error.code if isinstance(error, LifecycleError) else ""
+        last = self.retry if self.retry is not None and self.retry.record == record else None
+        if not is_refusal:
+            self.warn_once("registry not readable", str(error))
+        elif last is None or last.code != code:
+            self.log_refusal(record.version, error)
+        pause_s = min(last.pause_s * 2, _LONGEST_PAUSE_S) if last else first_pause_s
+        was_counted = last is not None and last.is_counted
+        self.retry = Retry(record, code, was_counted or is_refusal, pause_s, now + pause_s)
+        return is_refusal and not was_counted
+
+    def settle(self, record: AliasRecord | None) -> bool:
+        """Have a move not tried again; whether it was counted as refused before."""
+        last, self.retry = self.retry, None
+        self.settled = record
+        return last is not None and last.record == record and last.is_counted
+
+    def log_refusal(self, version: int, error: Exception) -> None:
+        """Log why a version is not served."""
+        fields = {"model": self.ref.model, "version": version, "role": self.role}
+        if isinstance(error, LifecycleError):
+            log_event(_logger, _REFUSED, logging.ERROR, **fields, code=error.code, why=str(error))
+        else:
+            why = str(error)[:300]
+            _logger.exception(_REFUSED, extra={"fields": {**fields, "code": "unexpected", "why": why}})
+
+
+def _can_shadow(live: LiveVersion, main: LiveVersion) -> bool:
+    """Whether the version can be asked the rows of ``main``, and its answers be compared."""
+    shadow, answering = live.manifest.signature, main.manifest.signature
+    classes = [[label.value for label in signature.classes] for signature in (shadow, answering)]
+    return classes[0] == classes[1] and ColumnChoice(answering.columns, shadow.columns).is_possible
+
+
+def _alias_of(ref: ModelRef) -> str:
+    return ref.alias or PRODUCTION
 
 
 class Swap(NamedTuple):
@@ -44,11 +153,11 @@ class Swap(NamedTuple):
 class Change(NamedTuple):
     """What a look at the registry came to: who answers from now on, and what is to be counted."""
 
-    lineup: Lineup
+    table: RoutingTable
     swaps: Sequence[Swap]
 
 
-class Fleet:
+class LoadedModels:
     """Loads what the settings name, and follows the aliases among it.
 
     Belongs to one thread at a time: to the one that loads at the start, then to the watcher's; only `stop`
@@ -86,28 +195,28 @@ class Fleet:
         # The window is the service's; each worker has its part, and at least a row if there is any.
         self._drift_rows = -(-config.drift_window_rows // config.workers)
         self._seed = os.getpid()  # so that workers draw differently
-        self._main = [Place("main", ref) for ref in refs]
-        self._canary = Place("canary", canary.ref) if canary else None
-        self._shadow = Place("shadow", shadow.ref) if shadow else None
-        self._places = [place for place in (*self._main, self._canary, self._shadow) if place]
+        self._main = [TrafficTarget("main", ref) for ref in refs]
+        self._canary = TrafficTarget("canary", canary.ref) if canary else None
+        self._shadow = TrafficTarget("shadow", shadow.ref) if shadow else None
+        self._targets = [target for target in (*self._main, self._canary, self._shadow) if target]
         self._split = Split(canary.share, config.canary_header, self._seed) if canary else None
         self._shadow_share = shadow.share if shadow else 0.0
         self._replay = Replay() if shadow else None
-        self._off: dict[Role, str] = {}  # why canary or shadow are off, as the log tells already
-        self._lineup: Lineup | None = None
+        self._off: dict[Role, str] = {}  # why canary or shadow are off, as logged
+        self._table: RoutingTable | None = None
         self.has_seen_all = True  # the last look has found out where every alias points
 
     @property
-    def place_count(self) -> int:
+    def target_count(self) -> int:
         """How many versions the start may have to load."""
-        return len(self._places)
+        return len(self._targets)
 
     @property
     def is_movable(self) -> bool:
         """Whether any version stands behind an alias; pinned ones never move."""
-        return any(place.alias for place in self._places)
+        return any(target.alias for target in self._targets)
 
-    def load(self, *, falls_back: bool = False) -> Lineup:
+    def load(self, *, falls_back: bool = False) -> RoutingTable:
         """Load everything for the start.
 
         Args:
@@ -120,16 +229,16 @@ class Fleet:
                 main version serves without.
         """
         store = self._open_registry()
-        for place in self._places:
-            if place.role == "main" or place.alias is None:
-                self._open(store, place, falls_back)
+        for target in self._targets:
+            if target.role == "main" or target.alias is None:
+                self._open(store, target, falls_back)
             else:
-                self._follow(store, place)
-        self._lineup = self._line_up()
-        return self._lineup
+                self._follow(store, target)
+        self._table = self._build_table()
+        return self._table
 
     def look(self) -> Change | None:
-        """Ask where every alias points, load what is new, and tell what to publish; None for no news.
+        """Ask where every alias points, load what is new, and return what to publish; None if nothing is new.
 
         The registry is opened anew, and all of a look is about the tree that was found then: the
         link in front of it may be switched in between.
@@ -139,14 +248,14 @@ class Fleet:
             store = self._open_registry()
         except (OSError, LifecycleError) as error:
             self.has_seen_all = False
-            for place in self._places:
-                place.warn_once("registry not readable", str(error))
+            for target in self._targets:
+                target.warn_once("registry not readable", str(error))
             return None
-        swaps = [swap for place in self._places if place.alias and (swap := self._follow(store, place))]
+        swaps = [swap for target in self._targets if target.alias and (swap := self._follow(store, target))]
         if any(swap.outcome == "swapped" for swap in swaps):
-            self._lineup = self._line_up()
-        assert self._lineup is not None
-        return Change(self._lineup, swaps) if swaps else None
+            self._table = self._build_table()
+        assert self._table is not None
+        return Change(self._table, swaps) if swaps else None
 
     def stop(self) -> None:
         """End the trial that is under way; from any thread."""
@@ -158,95 +267,100 @@ class Fleet:
         if self._replay is not None:
             self._replay.close()
 
-    def _open(self, store: Store, place: Place, falls_back: bool) -> None:
+    def _open(self, store: Store, target: TrafficTarget, falls_back: bool) -> None:
         # Looked up before the version is: a move in between is followed by the first look.
-        model = place.ref.model
-        record = read_alias(store, model, place.alias) if place.alias else None
+        model = target.ref.model
+        record = read_alias(store, model, target.alias) if target.alias else None
         # What the move pins is compared as the version is taken, where there may be another to take.
-        version = record.version if record else resolve(store, place.ref)
-        earlier = self._list_earlier(store, place, version) if falls_back else []
-        place.settle(record)
-        while place.live is None:
+        opened: Version | None = None
+        if record is None:
+            opened = open_reference(store, target.ref)
+            version = opened.manifest.version
+        else:
+            version = record.version
+        earlier = self._list_earlier(store, target, version) if falls_back else []
+        target.settle(record)
+        while target.live is None:
             move = record if record is not None and record.version == version else None
             started = self._clock()
             try:
                 # Where there is nothing to fall back to, a trial would only make the start longer.
-                place.live = self._take(store, model, version, move, is_tried=bool(earlier))
+                target.live = self._take(store, model, version, move, is_tried=bool(earlier), opened=opened)
             except (OSError, LifecycleError) as error:
                 if not earlier:
                     raise
                 if move is not None and may_heal(error):
-                    place.postpone(move, error, self._watch_s, self._clock())
-                    place.settled = None
+                    target.postpone(move, error, self._watch_s, self._clock())
+                    target.settled = None
                 else:
-                    place.log_refusal(version, error)
-                version = earlier.pop(0)
+                    target.log_refusal(version, error)
+                version, opened = earlier.pop(0), None
             else:
                 self._metrics.observe_load(model, self._clock() - started)
 
-    def _list_earlier(self, store: Store, place: Place, version: int) -> list[int]:
+    def _list_earlier(self, store: Store, target: TrafficTarget, version: int) -> list[int]:
         """The other versions that the alias named before ``version``, latest first, each once."""
-        history = inspect_history(store, place.ref.model, place.alias).records if place.alias else []
+        history = inspect_history(store, target.ref.model, target.alias).records if target.alias else []
         named = dict.fromkeys(record.version for record in reversed(history))
         return [earlier for earlier in named if earlier != version]
 
-    def _follow(self, store: Store, place: Place) -> Swap | None:
-        """Bring ``place`` to where its alias points; whatever goes wrong, its version stays.
+    def _follow(self, store: Store, target: TrafficTarget) -> Swap | None:
+        """Bring ``target`` to where its alias points; whatever goes wrong, its version stays.
 
         A version that must not be served is not tried again until the alias moves. What later
         bytes of the registry may mend is tried again after a while: a copy of it may be under way.
         """
         started = self._clock()
-        record = self._read_move(store, place)
-        if record is None or (place.retry and place.retry.record == record and started < place.retry.due):
+        record = self._read_move(store, target)
+        if record is None or (target.retry and target.retry.record == record and started < target.retry.due):
             return None
-        before, outcome = place.live, self._replace(store, place, record)
+        before, outcome = target.live, self._replace(store, target, record)
         if outcome is None:
             return None
         from_version = before.version if before else None
         seconds = round(self._clock() - started, 3)
-        return Swap(outcome, record.model, place.role, from_version, record.version, seconds)
+        return Swap(outcome, record.model, target.role, from_version, record.version, seconds)
 
-    def _read_move(self, store: Store, place: Place) -> AliasRecord | None:
+    def _read_move(self, store: Store, target: TrafficTarget) -> AliasRecord | None:
         """Where the alias points now, if that is another move than the last one settled.
 
         Another record under the same number is another move: the tree behind a link was switched.
         """
-        assert place.alias is not None
+        assert target.alias is not None
         try:
-            record = read_alias(store, place.ref.model, place.alias)
+            record = read_alias(store, target.ref.model, target.alias)
         except (OSError, LifecycleError) as error:
             self.has_seen_all = False
-            place.warn_once("alias not readable", str(error))
+            target.warn_once("alias not readable", str(error))
             return None
-        if record is None and place.live is not None:
+        if record is None and target.live is not None:
             self.has_seen_all = False
-            place.warn_once("alias gone", "there is no move of it in the registry")
-        if record is None or record == place.settled:
-            place.retry = None
-            place.trouble = "" if record else place.trouble
+            target.warn_once("alias gone", "there is no move of it in the registry")
+        if record is None or record == target.settled:
+            target.retry = None
+            target.trouble = "" if record else target.trouble
             return None
         return record
 
-    def _replace(self, store: Store, place: Place, record: AliasRecord) -> Outcome | None:
-        """Put the version of ``record`` in its place; None if there is nothing new to tell of it."""
-        before = place.live
+    def _replace(self, store: Store, target: TrafficTarget, record: AliasRecord) -> Outcome | None:
+        """Put the version of ``record`` in its target; None if nothing is to be counted."""
+        before = target.live
         try:
-            wanted = partial(self._is_wanted, store, place, record)
-            place.live = self._take(
+            wanted = partial(self._is_wanted, store, target, record)
+            target.live = self._take(
                 store, record.model, record.version, record, is_tried=True, is_wanted=wanted
             )
         except NotReadyError:
             return None
-        except Exception as error:  # the edge towards what somebody published
+        except Exception as error:  # the edge towards published files
             if may_heal(error):
-                return "refused" if place.postpone(record, error, self._watch_s, self._clock()) else None
-            was_counted = place.settle(record)
-            place.log_refusal(record.version, error)
+                return "refused" if target.postpone(record, error, self._watch_s, self._clock()) else None
+            was_counted = target.settle(record)
+            target.log_refusal(record.version, error)
             return None if was_counted else "refused"
-        place.settle(record)
-        place.trouble = ""
-        if place.live is before:
+        target.settle(record)
+        target.trouble = ""
+        if target.live is before:
             return None
         if before is not None:
             self._retire(before)
@@ -261,43 +375,46 @@ class Fleet:
         *,
         is_tried: bool,
         is_wanted: Callable[[], bool] = lambda: True,
+        opened: Version | None = None,
     ) -> LiveVersion:
-        """The version: from another place if it is there, as when a canary is promoted, else loaded.
+        """The version: from another target if it is there, as when a canary is promoted, else loaded.
 
         Args:
             move: of the alias to this version, if that is what asks for it.
             is_tried: whether another process loads it first.
             is_wanted: whether it still is, asked while that lasts.
+            opened: the version, if the caller has opened it already.
 
         Raises:
             DigestMismatchError: its manifest is not the one that the alias was moved to; or as
                 `load_version` and `inference.models.trial.TrialRunner.check`.
         """
         pinned = move.manifest_sha256 if move else None
-        for place in self._places:
-            live = place.live
+        for target in self._targets:
+            live = target.live
             if live is None or (live.model, live.version) != (model, version):
                 continue
             if pinned in (None, live.manifest_sha256):
                 return live
-        hashed = store.hash_manifest(model, version)
-        if pinned is not None and hashed.sha256 != pinned:
+        opened = opened or store.open_version(model, version)
+        digest = opened.digests.manifest_sha256
+        if pinned is not None and digest != pinned:
             raise DigestMismatchError(
-                f"its manifest has digest {hashed.sha256[:12]}…, the alias was moved to {pinned[:12]}…",
+                f"its manifest has digest {digest[:12]}…, the alias was moved to {pinned[:12]}…",
                 where=f"{model}@{version}",
                 hint="The version changed after the move. Publish a new one; do not edit this one.",
             )
-        store.check_size(hashed.manifest, MODEL_FILE)  # what is still being copied is not worth a process
+        opened.check_size(MODEL_FILE)  # what is still being copied is not worth a process
         if is_tried and self._trials is not None:
-            trial = self._describe(store, model, version, hashed.sha256, move.sequence if move else 0)
+            trial = self._describe(store, model, version, digest, move.sequence if move else 0)
             self._trials.check(trial, is_wanted)
-        return load_version(store, hashed, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
+        return load_version(opened, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
 
-    def _is_wanted(self, store: Store, place: Place, record: AliasRecord) -> bool:
+    def _is_wanted(self, store: Store, target: TrafficTarget, record: AliasRecord) -> bool:
         """Whether the alias still is where ``record`` moved it; what cannot be read has not moved."""
-        assert place.alias is not None
+        assert target.alias is not None
         try:
-            return read_alias(store, record.model, place.alias) in (record, None)
+            return read_alias(store, record.model, target.alias) in (record, None)
         except (OSError, LifecycleError):
             return True
 
@@ -315,28 +432,30 @@ class Fleet:
         )
 
     def _retire(self, live: LiveVersion) -> None:
-        """Have the log tell when the last request of a version has ended, and its memory is free."""
-        if any(place.live is live for place in self._places):
+        """Log when the last request of a version has ended, and its memory is free."""
+        if any(target.live is live for target in self._targets):
             return
-        told = weakref.finalize(
+        retired = weakref.finalize(
             live.session, log_event, _logger, "retired", model=live.model, version=live.version
         )
-        told.atexit = False  # what is live at the end of the process is not retired
+        retired.atexit = False  # what is live at the end of the process is not retired
 
-    def _line_up(self) -> Lineup:
-        main = [place.live for place in self._main if place.live is not None]
+    def _build_table(self) -> RoutingTable:
+        main = [target.live for target in self._main if target.live is not None]
         canary = self._canary.live if self._canary and self._is_on(self._canary, main[0]) else None
         shadow = self._shadow.live if self._shadow and self._is_on(self._shadow, main[0]) else None
         if shadow is not None:
             main[0] = replace(main[0], shadow=self._build_shadow(main[0], shadow))
-        return Lineup.of(main, canary, self._split)
+        return RoutingTable.of(main, canary, self._split)
 
-    def _is_on(self, place: Place, main: LiveVersion) -> bool:
-        """Whether a second version has something to do beside ``main``; a change is told in the log."""
-        why = place.find_obstacle(main)
-        if self._off.get(place.role, "") != why:
-            self._off[place.role] = why
-            log_event(_logger, f"{place.role} {'off' if why else 'on'}", ref=str(place.ref), why=why or None)
+    def _is_on(self, target: TrafficTarget, main: LiveVersion) -> bool:
+        """Whether a second version has something to do beside ``main``; a change is logged."""
+        why = target.find_obstacle(main)
+        if self._off.get(target.role, "") != why:
+            self._off[target.role] = why
+            log_event(
+                _logger, f"{target.role} {'off' if why else 'on'}", ref=str(target.ref), why=why or None
+            )
         return not why
 
     def _build_shadow(self, main: LiveVersion, shadow: LiveVersion) -> Shadow:

@@ -25,7 +25,8 @@ from timberline.inference.session import Session, is_out_of_memory
 from timberline.registry.errors import ConfigError, DigestMismatchError
 from timberline.registry.manifest import Golden, Manifest
 from timberline.registry.runtime.documents import decode_json
-from timberline.registry.store import MODEL_FILE, HashedManifest, Store, open_store
+from timberline.registry.store import MODEL_FILE, open_store
+from timberline.registry.version import Version
 
 # prctl(2): what the kernel sends to a process when the thread that started it has ended.
 _PR_SET_PDEATHSIG = 1
@@ -34,15 +35,13 @@ _FIRST_TO_GO = "1000"
 
 
 class Proven(NamedTuple):
-    """A version that is what was published, and its graph, loaded and warm."""
+    """The graph of a version that is what was published, loaded and warm."""
 
-    manifest: Manifest
-    manifest_sha256: str
     session: Session
     decoder: RowDecoder
 
 
-def open_proven(store: Store, hashed: HashedManifest, *, max_rows: int) -> Proven:
+def open_proven(version: Version, *, max_rows: int) -> Proven:
     """Read the graph that a manifest names, compare its digest, load it, and ask it its golden rows.
 
     The manifest and the graph are all that serving takes, and all of the version that is read, once: what
@@ -54,21 +53,19 @@ def open_proven(store: Store, hashed: HashedManifest, *, max_rows: int) -> Prove
         GoldenMismatchError: the graph does not answer as it did when it was published.
         LoadFailedError: there is not enough memory.
     """
-    manifest = hashed.manifest
-    where = f"{manifest.model}@{manifest.version}"
+    manifest = version.manifest
     try:
-        graph = store.read_file(manifest.model, manifest.version, MODEL_FILE, manifest)
         session = Session(
-            graph,
+            version.read_file(MODEL_FILE),
             manifest.signature,
-            where=f"{where}: {MODEL_FILE}",
+            where=f"{version}: {MODEL_FILE}",
             row_by_row=manifest.precision == "int8",
         )
         decoder = RowDecoder(manifest.signature.columns, max_rows, table=manifest.table)
         replay_golden(manifest, session, decoder)
     except MemoryError as error:
-        raise LoadFailedError("takes more memory than it may", where=where, hint=_SMALLER) from error
-    return Proven(manifest, hashed.sha256, session, decoder)
+        raise LoadFailedError("takes more memory than it may", where=str(version), hint=_SMALLER) from error
+    return Proven(session, decoder)
 
 
 _SMALLER = "Publish a smaller graph, or raise --load-memory-bytes."
@@ -135,22 +132,22 @@ def run_trial(source: BinaryIO, target: BinaryIO) -> int:
 def _load(trial: Trial) -> Outcome:
     try:
         with limit_memory(trial.memory_bytes):
-            store = open_store(Path(trial.registry))
-            open_proven(store, _hash_manifest(store, trial), max_rows=trial.max_rows)
+            open_proven(_open_version(trial), max_rows=trial.max_rows)
     except Exception as error:  # the edge of the process; its parent tells it
         return Outcome.of(error)
     return Outcome()
 
 
-def _hash_manifest(store: Store, trial: Trial) -> HashedManifest:
-    """The manifest that the trial is about: what is found out of another is not to be remembered of it."""
-    hashed = store.hash_manifest(trial.model, trial.version)
-    if hashed.sha256 != trial.manifest_sha256:
+def _open_version(trial: Trial) -> Version:
+    """The version that the trial is about; of one with another manifest nothing is to be found out."""
+    version = open_store(Path(trial.registry)).open_version(trial.model, trial.version)
+    digest = version.digests.manifest_sha256
+    if digest != trial.manifest_sha256:
         raise DigestMismatchError(
-            f"its manifest has digest {hashed.sha256[:12]}…, a moment ago {trial.manifest_sha256[:12]}…",
-            where=f"{trial.model}@{trial.version}",
+            f"its manifest has digest {digest[:12]}…, a moment ago {trial.manifest_sha256[:12]}…",
+            where=str(version),
         )
-    return hashed
+    return version
 
 
 def _end_with_parent(timeout_s: float) -> None:

@@ -12,7 +12,7 @@ from timberline.inference.models.versions import LiveVersion
 
 
 @dataclass(frozen=True, slots=True)
-class Lineup:
+class RoutingTable:
     """Which version answers what; never changed, only replaced in whole.
 
     - ``default``: the version of the model behind the routes that name none;
@@ -28,8 +28,8 @@ class Lineup:
     @classmethod
     def of(
         cls, versions: Iterable[LiveVersion], canary: LiveVersion | None = None, split: Split | None = None
-    ) -> Lineup:
-        """A lineup of one version for each model, the default model's first."""
+    ) -> RoutingTable:
+        """A table of one version for each model, the default model's first."""
         models = {live.model: live for live in versions}
         return cls(next(iter(models.values())), models, canary, split)
 
@@ -47,19 +47,19 @@ class ServiceState:
     A request takes its version once and keeps it to its end, so that it sees one version whole.
     """
 
-    def __init__(self, lineup: Lineup) -> None:
-        self.lineup = lineup
+    def __init__(self, table: RoutingTable) -> None:
+        self.table = table
         self.is_draining = False
 
     @property
     def models(self) -> Mapping[str, LiveVersion]:
         """The version of each model by its name, the default model's first."""
-        return self.lineup.models
+        return self.table.models
 
     @property
     def live(self) -> LiveVersion:
         """The version of the default model."""
-        return self.lineup.default
+        return self.table.default
 
     @property
     def is_ready(self) -> bool:
@@ -77,15 +77,15 @@ class ServiceState:
         Raises:
             NotFoundError: this service does not serve it.
         """
-        lineup = self.lineup
+        table = self.table
         named = request.named
         if named:
             model, version = named["model"], named.get("version")
-            if version is not None or model != lineup.default.model:
+            if version is not None or model != table.default.model:
                 return self.find(model, version)
-        if lineup.canary is not None and lineup.split is not None and lineup.split.takes(request):
-            return lineup.canary
-        return lineup.default
+        if table.canary is not None and table.split is not None and table.split.takes(request):
+            return table.canary
+        return table.default
 
     def find(self, model: str, version: str | None) -> LiveVersion:
         """The version that a path names; without a number, the one that is no canary.
@@ -93,7 +93,7 @@ class ServiceState:
         Raises:
             NotFoundError: this service does not serve it.
         """
-        there = self.lineup.list_versions(model)
+        there = self.table.list_versions(model)
         if not there:
             models = ", ".join(self.models)
             raise NotFoundError(f"model {model[:80]!r} is not served here", hint=f"There is: {models}.")
@@ -114,4 +114,4 @@ class ServiceState:
             NotFoundError: this service does not serve the model.
         """
         self.find(model, None)
-        return [str(live.version) for live in self.lineup.list_versions(model)]
+        return [str(live.version) for live in self.table.list_versions(model)]

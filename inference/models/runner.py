@@ -1,4 +1,9 @@
-"""Rows to outputs: where the graph is run, and what is counted about it. Knows no wire format."""
+"""Rows to outputs: where the graph is run, and what is counted about it. Knows no wire format.
+
+A `WorkLimit` bounds the requests in work and gives each a deadline. The bound is on requests, not on
+connections: a thousand idle connections cost nothing, a thousand requests at once slow down every client.
+A request beyond the bound is refused at once, while its client still has time to ask another service.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,59 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-from timberline.inference.errors import DeadlineError, RowError
+from timberline.inference.errors import DeadlineError, OverloadedError, RowError
 from timberline.inference.models.versions import LiveVersion
-from timberline.inference.models.work import WorkLimit
 from timberline.inference.session import Feed, Outputs, Row
 from timberline.registry.errors import LifecycleError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+class WorkLimit:
+    """Counts the requests in work; belongs to the event loop's thread.
+
+    A request answered within one turn of the loop is in work from the turn's beginning: it waited
+    for those of the same turn that came before it. So ``begin`` counts the requests of the turn,
+    and work in a thread is counted in ``held`` for as long as it lasts.
+
+    Args:
+        max_requests: more than this at a time are refused.
+        deadline_s: seconds after which a request that is not answered is given up.
+    """
+
+    def __init__(self, max_requests: int, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self.held = 0
+        self.waited = 0.0  # seconds, of the request taken on last
+        self._max_requests = max_requests
+        self._in_turn = 0
+        self._turn_began = 0.0
+
+    def begin(self) -> float:
+        """Take on one request; the seconds that it waited for others of its turn.
+
+        Raises:
+            OverloadedError: there are as many in work as there may be.
+            DeadlineError: it waited for longer than it may take in all.
+        """
+        now = perf_counter()
+        if self._in_turn == 0:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._in_turn += 1
+        if self.held + self._in_turn > self._max_requests:
+            raise OverloadedError(
+                f"{self._max_requests:,} requests are in work, the most there may be",
+                hint="Ask again in a second.",
+            )
+        self.waited = waited = now - self._turn_began
+        if waited > self.deadline_s:
+            raise DeadlineError.after(self.deadline_s)
+        return waited
+
+    def _end_turn(self) -> None:
+        self._in_turn = 0
 
 
 class Asked(Protocol):
@@ -144,12 +194,12 @@ class Runner:
     def _settle(self, done: Future[_T], answer: asyncio.Future[_T]) -> None:
         self._work.held -= 1
         if answer.done() or done.cancelled():
-            return  # nobody waits any longer
+            return  # the request has ended already
         error = done.exception()
         if error is None:
             answer.set_result(done.result())
         else:
-            if isinstance(error, LifecycleError):  # nobody looks at where, and the frames hold the rows
+            if isinstance(error, LifecycleError):  # its traceback is not used, and its frames hold the rows
                 error.__traceback__ = error.__context__ = None
             answer.set_exception(error)
 

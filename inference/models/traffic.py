@@ -88,10 +88,10 @@ class Split:
     def takes(self, request: Request) -> bool:
         """Whether the canary is to answer this request."""
         key = request.find_header(self._header)
-        return (self._draw() if key is None else place_key(key)) < self.share
+        return (self._draw() if key is None else hash_key(key)) < self.share
 
 
-def place_key(key: bytes) -> float:
+def hash_key(key: bytes) -> float:
     """Where ``key`` lies in [0, 1): everywhere the same, and evenly over all keys."""
     # 53 bits: as many as a float64 has, so that no key is rounded up to 1.
     return (int.from_bytes(blake2b(key, digest_size=8).digest()) >> 11) / (1 << 53)
@@ -106,14 +106,14 @@ class ColumnChoice:
     """
 
     def __init__(self, columns: Sequence[Column], wanted: Sequence[Column]) -> None:
-        kinds = {(column.name, column.datatype): place for place, column in enumerate(columns)}
-        places = [kinds.get((column.name, column.datatype)) for column in wanted]
-        self.is_possible = None not in places
-        self._row = [place for place in places if place is not None]
+        kinds = {(column.name, column.datatype): index for index, column in enumerate(columns)}
+        indexes = [kinds.get((column.name, column.datatype)) for column in wanted]
+        self.is_possible = None not in indexes
+        self._row = [index for index in indexes if index is not None]
         is_text = [column.datatype == "BYTES" for column in columns]
-        within = [is_text[:place].count(kind) for place, kind in enumerate(is_text)]  # of its tensor
-        self._numeric = [within[place] for place in self._row if not is_text[place]]
-        self._text = [within[place] for place in self._row if is_text[place]]
+        within = [is_text[:index].count(kind) for index, kind in enumerate(is_text)]  # of its tensor
+        self._numeric = [within[index] for index in self._row if not is_text[index]]
+        self._text = [within[index] for index in self._row if is_text[index]]
         self._is_all = self._row == list(range(len(columns)))
 
     def choose(self, rows: Feed | Sequence[Row]) -> Feed | Sequence[Row]:
@@ -123,7 +123,7 @@ class ColumnChoice:
         if isinstance(rows, Feed):
             numeric = None if rows.numeric is None or not self._numeric else rows.numeric[:, self._numeric]
             return Feed(numeric, None if rows.text is None or not self._text else rows.text[:, self._text])
-        return [[row[place] for place in self._row] for row in rows]
+        return [[row[index] for index in self._row] for row in rows]
 
 
 class _Item(NamedTuple):
@@ -159,7 +159,7 @@ class Shadow:
         self.session = session
         self.columns = columns
         self.count = count
-        self.has_failed = False  # one line in the log tells of it
+        self.has_failed = False  # which is logged once
         self._share = share
         self._replay = replay
         self._draw = Random(seed).random
@@ -176,7 +176,7 @@ class Shadow:
 
 
 class Replay:
-    """Asks shadows in a thread of its own, one batch after the other; nobody waits for it.
+    """Asks shadows in a thread of its own, one batch after the other; no request waits for it.
 
     Rows wait in a bounded queue and are dropped when it is full, so that a slow shadow costs its
     own numbers and nothing else. Belongs to the event loop's thread.
@@ -245,7 +245,7 @@ def _ask(shadow: Shadow, rows: Feed | Sequence[Row] | None, answered: Sequence[i
     try:
         rows = shadow.columns.choose(rows)
         outputs = shadow.session.run(rows if isinstance(rows, Feed) else shadow.session.feed_rows(rows))
-    except Exception as error:  # the edge towards a version that answers nobody
+    except Exception as error:  # a shadow's failure is no client's
         if not shadow.has_failed:
             log_event(_logger, "shadow failed", logging.WARNING, why=str(error)[:300])
         shadow.has_failed = True

@@ -20,7 +20,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from time import monotonic
 import msgspec
 
 from timberline.inference.errors import LoadFailedError, NotReadyError, ServingError
+from timberline.inference.metrics.shared_memory import open_memory
 from timberline.registry.errors import LifecycleError, RegistryError
 from timberline.registry.runtime.documents import decode_json
 
@@ -43,7 +43,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     - ``registry``: its folder, free of symbolic links, so that all of the trial is about one tree;
     - ``manifest_sha256``, ``sequence``: of the move that asks for it;
-    - ``parent_pid``: whose trial it is; nobody else's is done;
+    - ``parent_pid``: of the process that asks; a trial of another process is refused;
     - ``timeout_s``: from the start of the process to its end;
     - ``memory_bytes``: that loading may add to the process's address space.
     """
@@ -109,22 +109,14 @@ def _find_error(base: type[LifecycleError], code: str) -> type[LifecycleError]:
 
 
 class Ledger:
-    """Outcomes in memory that workers share, and the lock of whoever is trying.
+    """Outcomes in memory that workers share, and the lock that a process holds during a trial.
 
     Args:
-        fd: of that memory, made by `create_memory`; None for a process on its own.
+        fd: of that memory, made by `open_memory`; None for a process on its own.
     """
 
     def __init__(self, fd: int | None = None) -> None:
-        self._fd = self.create_memory() if fd is None else fd
-
-    @staticmethod
-    def create_memory() -> int:
-        """File descriptor of new memory; it is gone with the last process that has it."""
-        if hasattr(os, "memfd_create"):
-            return os.memfd_create("timberline-trials")
-        with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
+        self._fd = open_memory("timberline-trials") if fd is None else fd
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -140,7 +132,7 @@ class Ledger:
         return dict(self._read()).get(trial.key)
 
     def add(self, trial: Trial, outcome: Outcome) -> None:
-        """Tell the others."""
+        """Keep what came of a trial, for all workers."""
         entries = [entry for entry in self._read() if entry[0] != trial.key]
         data = msgspec.json.encode([*entries[1 - _MOST_ENTRIES :], (trial.key, outcome)])
         os.ftruncate(self._fd, 0)
@@ -197,8 +189,8 @@ class TrialRunner:
         where = f"{trial.model}@{trial.version}"
         with self._start() as process:
             try:
-                said = _converse(process, trial, is_wanted)
-                if said is None:
+                output = _converse(process, trial, is_wanted)
+                if output is None:
                     return Outcome.of(took_too_long(where, trial.timeout_s))
             finally:
                 process.kill()  # does nothing to one that has ended
@@ -207,7 +199,7 @@ class TrialRunner:
         if self._is_over:
             raise _STOPPING
         try:
-            return decode_json(said, Outcome)
+            return decode_json(output, Outcome)
         except msgspec.DecodeError:
             code = process.returncode
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -229,7 +221,7 @@ class TrialRunner:
 
 
 def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callable[[], bool]) -> bytes | None:
-    """What the process says of ``trial``; None if it says nothing in time.
+    """What the process writes about ``trial``; None if it writes nothing in time.
 
     Raises:
         NotReadyError: the trial is not wanted any more.
@@ -239,7 +231,7 @@ def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callabl
     while True:
         left = max(0.0, until - monotonic())
         try:
-            said, _ = process.communicate(asked, min(left, _LOOK_AGAIN_S))
+            output, _ = process.communicate(asked, min(left, _LOOK_AGAIN_S))
         except subprocess.TimeoutExpired:
             asked = None
             if left <= _LOOK_AGAIN_S:
@@ -247,7 +239,7 @@ def _converse(process: subprocess.Popen[bytes], trial: Trial, is_wanted: Callabl
             if not is_wanted():
                 raise NotReadyError("the alias has moved on") from None
         else:
-            return said
+            return output
 
 
 def may_heal(error: Exception) -> bool:

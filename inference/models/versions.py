@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from timberline.inference.formats.answers import JSON, Header
 from timberline.inference.formats.codec import AnswerEncoder, RowDecoder
+from timberline.inference.formats.request import JSON, Header
 from timberline.inference.formats.tensors import TensorReader, TensorWriter
 from timberline.inference.metrics.counters import ModelMetrics
 from timberline.inference.metrics.drift import Drift
@@ -14,7 +14,8 @@ from timberline.inference.models.proven import open_proven
 from timberline.inference.models.traffic import Shadow
 from timberline.inference.session import Session
 from timberline.registry.manifest import Manifest
-from timberline.registry.store import MODEL_FILE, HashedManifest, Store
+from timberline.registry.store import MODEL_FILE
+from timberline.registry.version import Version
 
 VERSION_HEADER = b"x-model-version"
 
@@ -46,8 +47,8 @@ class LiveVersion:
         return self.manifest.version
 
 
-def load_version(store: Store, hashed: HashedManifest, *, max_rows: int, drift_rows: int = 0) -> LiveVersion:
-    """Load the version of a manifest.
+def load_version(opened: Version, *, max_rows: int, drift_rows: int = 0) -> LiveVersion:
+    """Load a version.
 
     Drift is measured over this process's latest ``drift_rows`` rows; 0 is not at all.
 
@@ -57,11 +58,11 @@ def load_version(store: Store, hashed: HashedManifest, *, max_rows: int, drift_r
     Raises:
         LifecycleError: as `inference.models.proven.open_proven`.
     """
-    proven = open_proven(store, hashed, max_rows=max_rows)
-    manifest, version = proven.manifest, proven.manifest.version
+    proven = open_proven(opened, max_rows=max_rows)
+    manifest, version = opened.manifest, opened.manifest.version
     return LiveVersion(
         manifest=manifest,
-        manifest_sha256=proven.manifest_sha256,
+        manifest_sha256=opened.digests.manifest_sha256,
         session=proven.session,
         decoder=proven.decoder,
         encoder=AnswerEncoder(manifest.model, version, manifest.signature.classes),

@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.errors import MalformedBodyError
-from timberline.inference.formats.answers import Answer, Header, answer_bytes, check_length
 from timberline.inference.formats.infer_request import InferRequest, read_header_length, read_request
-from timberline.inference.formats.media import check_json
-from timberline.inference.formats.request import Request
-from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.formats.request import (
+    Answer,
+    Header,
+    Request,
+    answer_bytes,
+    check_json,
+    check_length,
+)
+from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.runner import Runner
 from timberline.inference.models.versions import LiveVersion
 from timberline.inference.session import Feed, Outputs
@@ -48,7 +53,7 @@ class Infer:
         body = request.body
         json_length = read_header_length(request.find_header(_JSON_LENGTH), len(body))
         # Whose versions the body may name instead; taken here, as a thread must not look at the state.
-        others = None if "version" in request.named else self._state.lineup
+        others = None if "version" in request.named else self._state.table
         # Without JSON nothing says how many strings a blob holds; they are counted one by one.
         most_bytes = _INLINE_BLOB_BYTES if json_length else self._inline_max_json_bytes
         if json_length > self._inline_max_json_bytes or len(body) - json_length > most_bytes:
@@ -79,7 +84,7 @@ def _check_media(request: Request) -> None:
 
 
 def _take_apart(
-    live: LiveVersion, others: Lineup | None, body: bytes, json_length: int
+    live: LiveVersion, others: RoutingTable | None, body: bytes, json_length: int
 ) -> tuple[LiveVersion, InferRequest]:
     """The request, and the version that answers it."""
     asked = read_request(body, json_length) if json_length or not body else live.reader.describe_raw(body)
@@ -88,7 +93,7 @@ def _take_apart(
     return live, asked
 
 
-def _read(live: LiveVersion, others: Lineup | None, body: bytes, json_length: int) -> _Question:
+def _read(live: LiveVersion, others: RoutingTable | None, body: bytes, json_length: int) -> _Question:
     return _ask(*_take_apart(live, others, body, json_length))
 
 
@@ -96,7 +101,7 @@ def _ask(live: LiveVersion, asked: InferRequest) -> _Question:
     return _Question(live, live.reader.read(asked), live.writer.choose(asked), asked.id)
 
 
-def _find_named(asked: InferRequest, live: LiveVersion, others: Lineup | None) -> LiveVersion:
+def _find_named(asked: InferRequest, live: LiveVersion, others: RoutingTable | None) -> LiveVersion:
     """The version that the body names beside the path; one of ``others`` if the path has no number.
 
     Raises:

@@ -1,20 +1,56 @@
-"""``GET /openapi.json``: what this service takes and gives, made from the versions that it serves."""
+"""``GET /openapi.json``: what this service takes and gives, made from the versions that it serves.
+
+What is the same for every version stands in ``static/openapi.json``: the document without its paths, the
+operation of each kind of path, and the errors that each operation may end in. A text ``$name`` in it is
+replaced by a value of the version.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import msgspec
 
 from timberline.inference.config import ServiceConfig
-from timberline.inference.formats.answers import Answer, answer_bytes
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import Answer, Request, answer_bytes
+from timberline.inference.formats.tensors import NUMBERS, TEXT
+from timberline.inference.formats.validate import LARGEST_INTEGER
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.versions import LiveVersion
-from timberline.inference.routes.example import pick_example
-from timberline.inference.routes.openapi_paths import PathWriter, describe_errors, describe_protocol
-from timberline.inference.routes.openapi_rows import describe_rows, write_tensors
+from timberline.inference.routes.page import pick_example
+from timberline.registry.manifest import Manifest
+from timberline.registry.runtime.documents import decode_json
+from timberline.registry.signature import TEXT_INPUT, Column
+
+Schema = dict[str, Any]
+
+# Networks compute with float32, and this is the largest double that becomes a finite one. A request whose
+# answer is not finite is refused.
+_LARGEST = math.nextafter((2 - 2**-24) * 2.0**127, 0)
+_TYPES: dict[str, Schema] = {
+    "FP64": {"type": "number", "format": "double", "minimum": -_LARGEST, "maximum": _LARGEST},
+    # Beyond, a number in JSON is not exact; 3.0 is an integer, here as in JSON Schema.
+    "INT64": {
+        "type": "integer",
+        "format": "int64",
+        "minimum": -int(LARGEST_INTEGER),
+        "maximum": int(LARGEST_INTEGER),
+    },
+    "BOOL": {"type": "boolean"},
+    "BYTES": {"type": "string", "pattern": "^[^\\u0000]*$"},
+}
+# Golden rows in an example of several rows: enough to see that there may be many.
+_FEW_ROWS = 2
+_MAX_CATEGORIES = 100
 
 
 class OpenApi:
@@ -42,30 +78,160 @@ class OpenApi:
             self._written = (served, answer_bytes(body, live.headers))
         return self._written[1]
 
-    def _write(self, live: LiveVersion) -> dict[str, Any]:
-        config, manifest = self._config, live.manifest
-        about = (manifest.description, manifest.lineage.attribution)
-        paths = PathWriter(manifest, self._state.models, self._is_guarded)
-        components: dict[str, Any] = {
-            "schemas": {**describe_rows(manifest, config.max_rows), **describe_protocol()},
-            "responses": describe_errors(),
-            "examples": {
-                "Row": {"summary": "A row", "value": pick_example(manifest)},
-                "Tensors": {"summary": "The same row as tensors", "value": write_tensors(manifest)},
-            },
-        }
-        document: dict[str, Any] = {
-            "openapi": "3.1.0",
-            "info": {
-                "title": manifest.title or manifest.model,
-                "description": "\n\n".join(filter(None, about)),
-                "version": str(manifest.version),
-            },
-            "servers": [{"url": config.root_path or "/"}],
-            "paths": paths.write(self.paths, config.predict_route, config.health_route),
-            "components": components,
-        }
+    def _write(self, live: LiveVersion) -> Schema:
+        config, template = self._config, read_template()
+        values = describe_version(live.manifest, config.max_rows) | {"root": config.root_path or "/"}
+        kinds = {**template["paths"], config.predict_route: "predict", config.health_route: "ready"}
+        document: Schema = _fill(template["document"], values)
+        operations: Schema = _fill(template["operations"], values)
+        if any(spec.name == TEXT_INPUT for spec in live.manifest.signature.inputs):  # text has no float32
+            del operations["predict"]["post"]["requestBody"]["content"]["application/octet-stream"]
+        for path in self.paths:
+            if path in kinds:  # those that end in a slash are other paths' doubles
+                item = deepcopy(operations[kinds[path]])
+                models = [live.model] if kinds[path] == "predict" else list(self._state.models)
+                document["paths"][path] = self._complete(path, item, models, values["version"])
         if self._is_guarded:
-            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{"bearer": []}]
         return document
+
+    def _complete(self, path: str, item: Schema, models: list[str], version: str) -> Schema:
+        """Add what follows from the path: its operation's name and errors, and its parameters."""
+        ((method, operation),) = item.items()
+        errors = read_template()["errors"]
+        may_end_in = dict(errors["always"])
+        if method == "post":
+            may_end_in |= errors["post"]
+        if "{model}" in path:
+            may_end_in |= errors["named"]
+            item["parameters"] = [_name_parameter("model", {"enum": models})]
+        if "{version}" in path:
+            number = _name_parameter("version", {"pattern": "^[1-9][0-9]{0,8}$"})
+            item["parameters"].append({**number, "example": version})
+        if self._is_guarded:
+            may_end_in |= errors["guarded"]
+        for status, name in sorted(may_end_in.items()):
+            operation["responses"].setdefault(status, {"$ref": f"#/components/responses/{name}"})
+        operation["operationId"] = _name_operation(path)
+        return item
+
+
+@cache
+def read_template() -> Schema:
+    """What is the same for every version; not to be changed."""
+    text = Path(__file__).with_name("static").joinpath("openapi.json").read_bytes()
+    template: Schema = decode_json(text, dict[str, Any])
+    return template
+
+
+def describe_version(manifest: Manifest, max_rows: int) -> Schema:
+    """The template's values for one version, by their names.
+
+    What training saw (``x-minimum``, ``x-maximum``, the examples of a text column) is no bound: other
+    values are answered too, and watched as drift.
+    """
+    columns, classes, golden = manifest.signature.columns, manifest.signature.classes, manifest.golden.rows
+    properties = {column.name: describe_column(column) for column in columns}
+    values = [label.value for label in classes]
+    example = pick_example(manifest)
+    row = f"One row of {manifest.model} by the names of its raw columns."
+    if manifest.table.unread:
+        row += " Other columns of the training table may be sent too, and are not read."
+    return {
+        "title": manifest.title or manifest.model,
+        "description": "\n\n".join(filter(None, (manifest.description, manifest.lineage.attribution))),
+        "version": str(manifest.version),
+        "row": row,
+        "properties": properties,
+        "required": [column.name for column in columns if not column.may_be_absent],
+        # A default is for what is left out, and in an array of values nothing is.
+        "items": [{k: v for k, v in schema.items() if k != "default"} for schema in properties.values()],
+        "width": len(columns),
+        "max_rows": max_rows,
+        "max_rows_text": f"{max_rows:,}",
+        "classes": values,
+        "labels": sorted({label.label for label in classes}),
+        "probabilities": {value: {"type": "number", "minimum": 0, "maximum": 1} for value in values},
+        "datatypes": [*NUMBERS, TEXT],
+        "example": example,
+        "tensors": write_tensors(manifest),
+        "golden_row": list(golden[0]),
+        "golden_rows": [list(row) for row in golden[:_FEW_ROWS]],
+        "csv": write_csv_example(manifest),
+        "lines": "".join(msgspec.json.encode(row).decode() + "\n" for row in golden[:_FEW_ROWS]),
+    }
+
+
+def describe_column(column: Column) -> Schema:
+    """One raw value: its type, default and unit, and what training saw of it."""
+    schema = dict(_TYPES[column.datatype])
+    if column.is_nullable:
+        schema["type"] = [schema["type"], "null"]
+    if column.may_be_absent:
+        schema["default"] = column.default
+    if text := _describe_column(column):
+        schema["description"] = text
+    if column.unit is not None:
+        schema["x-unit"] = column.unit
+    if column.minimum is not None:
+        schema["x-minimum"] = column.minimum
+    if column.maximum is not None:
+        schema["x-maximum"] = column.maximum
+    if column.categories:
+        schema["examples"] = list(column.categories[:_MAX_CATEGORIES])
+    return schema
+
+
+def write_csv_example(manifest: Manifest) -> str:
+    """The first golden rows as CSV, with a line of names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in manifest.signature.columns)
+    null = manifest.table.null_field
+    for row in manifest.golden.rows[:_FEW_ROWS]:
+        fields = (null if value is None else value for value in row)
+        writer.writerow(str(field).lower() if isinstance(field, bool) else field for field in fields)
+    return text.getvalue()
+
+
+def write_tensors(manifest: Manifest) -> Schema:
+    """The row of `pick_example` as a request of the Open Inference Protocol, a tensor a column."""
+    columns = {column.name: column for column in manifest.signature.columns}
+    return {
+        "inputs": [
+            {"name": name, "datatype": columns[name].datatype, "shape": [1], "data": [value]}
+            for name, value in pick_example(manifest).items()
+        ]
+    }
+
+
+def _describe_column(column: Column) -> str:
+    parts = []
+    if column.description:
+        parts.append(column.description.rstrip(".") + ".")
+    if column.unit:
+        parts.append(f"Unit: {column.unit}.")
+    if column.minimum is not None and column.maximum is not None:
+        parts.append(f"Training saw {column.minimum:.15g} to {column.maximum:.15g}.")
+    return " ".join(parts)
+
+
+def _fill(tree: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of ``tree`` in which each text ``$name`` is the value of that name, or holds it as text."""
+    if isinstance(tree, dict):
+        return {key: _fill(value, values) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_fill(value, values) for value in tree]
+    if not isinstance(tree, str) or "$" not in tree:
+        return tree
+    return values[tree[1:]] if tree[1:] in values else Template(tree).safe_substitute(values)
+
+
+def _name_parameter(name: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", **schema}}
+
+
+def _name_operation(path: str) -> str:
+    """``/v2/models/{model}/infer`` → ``v2_models_model_infer``; a client has a function of this name."""
+    return "_".join(re.findall(r"[A-Za-z0-9]+", path.removesuffix(".json"))) or "root"

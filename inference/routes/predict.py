@@ -9,10 +9,20 @@ from urllib.parse import parse_qsl
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.errors import RequestError
-from timberline.inference.formats.answers import Answer, Header, answer_bytes, check_length
-from timberline.inference.formats.media import JSON_MEDIA, Media, find_media, find_wanted, wants_lines
-from timberline.inference.formats.request import Request
-from timberline.inference.formats.strict_json import RowBatch, quote
+from timberline.inference.formats.request import (
+    JSON_MEDIA,
+    Answer,
+    Header,
+    Media,
+    Request,
+    answer_bytes,
+    check_length,
+    find_media,
+    find_wanted,
+    wants_lines,
+)
+from timberline.inference.formats.strict_json import RowBatch
+from timberline.inference.formats.validate import quote
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.runner import Runner
 from timberline.inference.models.versions import LiveVersion

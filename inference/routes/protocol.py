@@ -1,21 +1,100 @@
-"""What the server and the versions being served say about themselves: Open Inference Protocol v2, and v1.
+"""Health, and what the server and its versions say about themselves: Open Inference Protocol v2, and v1.
 
 v1 is what TensorFlow Serving began and KServe went on with. Where the two differ, one answer holds both.
 """
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from timberline import __version__
-from timberline.inference.formats.answers import Answer, answer_json
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import Answer, Request, answer_json
+from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.metrics.exposition import COUNTER, MODEL, ModelLayout
+from timberline.inference.metrics.shared_memory import Memory
 from timberline.inference.models.routing import ServiceState
+from timberline.inference.routes.page import PageBuilder, prefers_page
 from timberline.registry.manifest import Manifest
 
 # The repository's index is answered too, but not its loading and unloading, so it is not named here.
 EXTENSIONS = ("binary_tensor_data",)
-_AGAIN = (b"retry-after", b"1")
+
+
+class Health:
+    """Handlers that say how the service is; the Open Inference Protocol's two, and ``GET /``.
+
+    Args:
+        state: what is served.
+        metrics: what was counted.
+        metrics_port: where ``/metrics`` is; 0 is here.
+        root_path: before every path in an answer.
+    """
+
+    def __init__(
+        self, state: ServiceState, metrics: ServiceMetrics, metrics_port: int = 0, root_path: str = ""
+    ) -> None:
+        self._metrics_at = f":{metrics_port}/metrics" if metrics_port else f"{root_path}/metrics"
+        self._root_path = root_path
+        self._state = state
+        self._metrics = metrics
+        self._pages = PageBuilder(root_path)
+        self._started = monotonic()
+
+    def live(self, request: Request) -> Answer:
+        """200 as long as the process answers at all."""
+        return answer_json(self._describe())
+
+    def ready(self, request: Request) -> Answer:
+        """200 when work should be sent here, else 503."""
+        return _answer_readiness(self._describe(), self._state.is_ready)
+
+    def probe(self, request: Request) -> Answer:
+        """What is served here: a page for a person's browser, JSON for other clients.
+
+        ``requests`` are all that brought a body, refused ones included, ``predictions`` the rows
+        that were predicted; of every worker and since the service started. ``uptime_s`` is this worker's.
+        """
+        self._state.check_ready()
+        live = self._state.live
+        if prefers_page(request.find_header(b"accept") or b""):
+            return self._pages.answer(live)
+        return answer_json(
+            {
+                "status": "alive",  # the word that KServe's v1 clients ask liveness by
+                "model": live.model,
+                "version": live.version,
+                "title": live.manifest.title,
+                "predict": f"{self._root_path}/predict",
+                "metadata": f"{self._root_path}/v2/models/{live.model}",
+                "metrics": self._metrics_at,
+                "models": {name: self._state.list_versions(name) for name in self._state.models},
+                "uptime_s": round(monotonic() - self._started, 1),
+                **_sum_traffic(self._metrics.memory),
+            },
+            200,
+            (b"vary", b"accept"),
+        )
+
+    def _describe(self) -> dict[str, bool]:
+        # The protocol's text prints "live" for both, KServe answers "ready"; clients look for either.
+        return {"live": True, "ready": self._state.is_ready}
+
+
+def _answer_readiness(page: Any, is_ready: bool) -> Answer:
+    return answer_json(page) if is_ready else answer_json(page, 503, (b"retry-after", b"1"))
+
+
+def _sum_traffic(memory: Memory) -> dict[str, int]:
+    """Requests for predictions and rows predicted, over all processes and versions."""
+    requests = predictions = 0.0
+    for group in memory.read().values():
+        # Nothing but work is posted; health checks and pages that look here are no traffic.
+        if group.key[:2] == (COUNTER, "http_requests") and group.key[3] == "POST":
+            requests += group.sum()[0]
+        elif group.key[0] == MODEL:
+            predictions += sum(group.sum()[ModelLayout.PREDICTIONS :])
+    return {"requests": int(requests), "predictions": int(predictions)}
 
 
 class Metadata:
@@ -47,8 +126,7 @@ class Metadata:
         """Whether this version can be asked: 200 or 503."""
         live = self._state.find(request.named["model"], request.named.get("version"))
         is_ready = self._state.is_ready
-        more = () if is_ready else (_AGAIN,)
-        return answer_json({"name": live.model, "ready": is_ready}, 200 if is_ready else 503, *more)
+        return _answer_readiness({"name": live.model, "ready": is_ready}, is_ready)
 
     def models(self, request: Request) -> Answer:
         """The names of the models, as KServe lists them in both protocols."""
@@ -70,7 +148,7 @@ class Metadata:
                 {"version": version, **state} for version in versions or self._state.list_versions(live.model)
             ],
         }
-        return answer_json(page, 200 if is_ready else 503, *(() if is_ready else (_AGAIN,)))
+        return _answer_readiness(page, is_ready)
 
     def index(self, request: Request) -> Answer:
         """The versions being served, as the repository extension lists them."""
@@ -84,7 +162,7 @@ class Metadata:
 
 
 def _describe(manifest: Manifest) -> dict[str, Any]:
-    """What a person wants to know of a version before trusting it."""
+    """The model card: what a person checks before trusting a version."""
     return {
         "title": manifest.title,
         "description": manifest.description,

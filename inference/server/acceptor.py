@@ -1,7 +1,9 @@
 """The listening socket: bound once, shared by all workers, and closed without losing a connection.
 
 Every worker takes connections off the one queue that the kernel keeps. So a worker that is killed or
-replaced leaves nobody in a queue of its own, and what it had not accepted yet is accepted by another.
+replaced leaves no connection in a queue of its own, and another worker accepts what it had not accepted yet.
+
+A `StateFile` says where the socket listens; `inference.server.probe` reads it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 
+from timberline.inference.metrics.shared_memory import open_memory
+from timberline.inference.server.probe import MAGIC, is_alive, list_folders, open_folder
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.logs import log_event
 
@@ -38,7 +44,7 @@ _MOST_AT_ONCE = 16
 _PAUSE_S = 1.0
 # For the handshakes under way when no new ones are begun any more: a way across a continent and back.
 HANDSHAKE_S = 0.1
-_NOBODY = -1
+_ABSENT = -1
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 # Of a TCP segment look at the flags (byte 13): drop it if it has SYN and not ACK, else let all of it
@@ -52,28 +58,28 @@ _NO_NEW_ONES = (
 )
 
 
-def bind_listener(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet; the connections accepted from it inherit its options.
 
     Raises:
         ConfigError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _TCP_OPTIONS.items():
             if hasattr(socket, name):
-                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        listener.setblocking(False)
-        listener.bind((host, port))
+                bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        bound.setblocking(False)
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        listener.close()
+        bound.close()
         raise ConfigError(
             f"cannot listen: {error}", where=f"{host}:{port}", hint="Choose another --host or --port."
         ) from error
-    return listener
+    return bound
 
 
 _TCP_OPTIONS = {
@@ -84,11 +90,11 @@ _TCP_OPTIONS = {
 }
 
 
-def turn_new_ones_away(listener: socket.socket) -> None:
-    """Let nobody begin to connect any more; who has begun gets through and can still be accepted.
+def stop_new_connections(bound: socket.socket) -> None:
+    """Stop new handshakes; connections that have begun get through and can still be accepted.
 
     Closing a listening socket resets the connections in its queue, and one may always arrive between
-    the last look and the closing. With this there is a last one. New clients hear nothing until the
+    the last look and the closing. With this there is a last one. New clients get no answer until the
     socket is closed, and are refused when they ask again a second later. Where the kernel cannot do
     it, closing is as it always is.
     """
@@ -97,12 +103,10 @@ def turn_new_ones_away(listener: socket.socket) -> None:
     code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in _NO_NEW_ONES))
     address, _ = code.buffer_info()
     with contextlib.suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEW_ONES), address)
-        )
+        bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEW_ONES), address))
 
 
-class Balance:
+class ConnectionCounts:
     """How many connections each worker has, in memory that all of them see.
 
     Args:
@@ -120,12 +124,12 @@ class Balance:
     @staticmethod
     def create_memory(slots: int) -> int:
         """File descriptor of new memory for ``slots`` workers, none of which is there yet."""
-        fd = os.memfd_create("timberline-connections")
-        os.write(fd, struct.pack(f"={slots}i", *[_NOBODY] * slots))
+        fd = open_memory("timberline-connections")
+        os.write(fd, struct.pack(f"={slots}i", *[_ABSENT] * slots))
         return fd
 
     def enter(self) -> None:
-        """Say that this worker takes connections; it has none yet."""
+        """Mark this worker as one that takes connections; it has none yet."""
         self.add(0)
 
     def add(self, change: int) -> None:
@@ -135,15 +139,15 @@ class Balance:
             self._counts[self._slot] = self._count
 
     def leave(self) -> None:
-        """Say that this worker will soon take no more connections."""
+        """Mark this worker as one that takes no more connections."""
         self._is_leaving = True
         self.clear(self._slot)
 
     def clear(self, slot: int) -> None:
-        """Say that nobody takes connections in ``slot``."""
-        self._counts[slot] = _NOBODY
+        """Mark ``slot`` as without a worker."""
+        self._counts[slot] = _ABSENT
 
-    def is_ahead(self) -> bool:
+    def has_most(self) -> bool:
         """Whether another worker has fewer connections than this one."""
         if self._is_leaving:
             return False
@@ -152,60 +156,60 @@ class Balance:
 
 
 class Acceptor:
-    """Takes connections off a listening socket, a few each time the loop comes around.
+    """Accepts connections of a listening socket, a few in each turn of the loop.
 
     None while another worker has fewer and may want it: with connections that stay open for hours, a
     worker that once took too many has too much to do for hours. More than one, since a client that
     comes behind hundreds would wait for as many turns, in which hundreds may be read from.
 
     Args:
-        listener: bound, not blocking; `close` closes it.
+        bound: bound, not blocking; `close` closes it.
         factory: makes the protocol of a connection.
-        balance: counts the connections that come; those that go are counted by whoever sees it.
+        counts: counts the connections that come; `Server` counts those that go.
     """
 
     def __init__(
-        self, listener: socket.socket, factory: Callable[[], asyncio.BaseProtocol], balance: Balance
+        self, bound: socket.socket, factory: Callable[[], asyncio.BaseProtocol], counts: ConnectionCounts
     ) -> None:
-        self._listener = listener
+        self._socket = bound
         self._factory = factory
-        self._balance = balance
+        self._counts = counts
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Listen, and accept from now on."""
-        self._listener.listen(_BACKLOG)
+        self._socket.listen(_BACKLOG)
         self._resume()
 
     async def close(self) -> None:
-        """Accept what is queued, then close this process's hold on the socket."""
+        """Accept what is queued, then close this process's socket."""
         self._pause()
         while self._accept():
             pass
         self._pause()
         if self._opening:
             await asyncio.wait(self._opening)
-        self._listener.close()
+        self._socket.close()
 
     def _resume(self) -> None:
         self._timer = None
-        self._loop.add_reader(self._listener, self._on_readable)
+        self._loop.add_reader(self._socket, self._on_readable)
 
     def _pause(self) -> None:
-        self._loop.remove_reader(self._listener)
+        self._loop.remove_reader(self._socket)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _on_readable(self) -> None:
-        if self._balance.is_ahead():
+        if self._counts.has_most():
             self._pause()
             self._timer = self._loop.call_later(_YIELD_S, self._accept_after_all)
             return
         for _ in range(_MOST_AT_ONCE):
-            if not self._accept() or self._balance.is_ahead():
+            if not self._accept() or self._counts.has_most():
                 break
 
     def _accept_after_all(self) -> None:
@@ -215,7 +219,7 @@ class Acceptor:
     def _accept(self) -> bool:
         """Take one connection; False if there was none, or no room for it."""
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return False
         except OSError as error:
@@ -224,7 +228,7 @@ class Acceptor:
             self._wait_for_room(error)
             return False
         connection.setblocking(False)
-        self._balance.add(1)
+        self._counts.add(1)
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -235,9 +239,94 @@ class Acceptor:
             await self._loop.connect_accepted_socket(self._factory, connection)
         except OSError:  # its client is gone again
             connection.close()
-            self._balance.add(-1)
+            self._counts.add(-1)
 
     def _wait_for_room(self, error: OSError) -> None:
         log_event(_logger, "no connection accepted", logging.ERROR, error=str(error), pause_s=_PAUSE_S)
         self._pause()
         self._timer = self._loop.call_later(_PAUSE_S, self._resume)
+
+
+class StateFile:
+    """A context in which `write` says where this process listens; the file is gone at its end.
+
+    Every service has a file of its own with a random name, so that none can take another's away. Files of
+    services that were killed are removed when another one starts.
+
+    Args:
+        runtime_dir: folder for it; "" is the first usable one of `inference.server.probe.list_folders`.
+            If there is none the service does without, and ``health`` asks where the environment says.
+
+    Raises:
+        ConfigError: ``runtime_dir`` is given and cannot be used.
+    """
+
+    def __init__(self, runtime_dir: str = "") -> None:
+        self._runtime_dir = runtime_dir
+        self._name = os.urandom(8).hex()
+        self._folder: int | None = None
+        self._fd: int | None = None
+
+    def __enter__(self) -> StateFile:
+        folders = list_folders(self._runtime_dir)
+        self._folder = next((fd for path in folders if (fd := _make_folder(path)) is not None), None)
+        if self._folder is None and self._runtime_dir:
+            raise ConfigError(
+                "no folder of this user's own can be made here",
+                where=self._runtime_dir,
+                hint="Choose another --runtime-dir.",
+            )
+        return self
+
+    def write(self, host: str, port: int) -> None:
+        """Write the file; a service that cannot do so logs it and goes on without one."""
+        try:
+            if self._folder is None:
+                raise FileNotFoundError("no folder can be written to")
+            _remove_stale(self._folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._name, flags, 0o600, dir_fd=self._folder)
+            os.lockf(self._fd, os.F_TLOCK, 0)  # before there is anything in it: empty ones are not stale
+            os.write(self._fd, f"{MAGIC} {port} {host}\n".encode("ascii"))
+        except OSError as error:
+            log_event(
+                _logger,
+                "no state file",
+                logging.WARNING,
+                error=str(error),
+                hint="health asks where PORT and HOST say; --runtime-dir names a folder for the file",
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._name, dir_fd=self._folder)
+            os.close(self._fd)
+        if self._folder is not None:
+            os.close(self._folder)
+
+
+def _make_folder(path: str) -> int | None:
+    """Make the folder if it is missing, and open it as `open_folder`; None too if it is not writable."""
+    with contextlib.suppress(OSError):
+        Path(path).mkdir(0o700)
+    fd = open_folder(path)
+    if fd is None or os.access(".", os.W_OK | os.X_OK, dir_fd=fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _remove_stale(folder: int) -> None:
+    """Remove the files of services that were killed: those with something in them and without a lock."""
+    for entry in list(os.scandir(folder)):
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(entry.name, flags, dir_fd=folder)
+            try:
+                if os.fstat(fd).st_size and not is_alive(fd):
+                    os.unlink(entry.name, dir_fd=folder)
+            finally:
+                os.close(fd)

@@ -1,14 +1,14 @@
 """One serving process from its first connection to its last: accept, sweep, drain, end.
 
 Of uvicorn this uses the HTTP protocol and what that needs. Its server's end loses requests
-(Kludex/uvicorn#2757), waits where there is nothing to wait for, and knows no drain.
+(Kludex/uvicorn#2757), waits where there is nothing to wait for, and has no drain phase.
 
 The end, after the first SIGTERM:
 
 1. readiness is false; for ``drain_s`` everything is accepted and answered as before;
-2. every answer is its connection's last; what is still shaking hands is accepted, then nobody;
+2. every answer is its connection's last; connections still shaking hands are accepted, then no more;
 3. requests in work, and those received in part, have ``shutdown_grace_s``;
-4. what is left then is told 503.
+4. what is left then is answered with 503.
 
 A signal more goes on to the next step.
 """
@@ -31,22 +31,22 @@ from uvicorn.server import ServerState
 
 from timberline.inference.config import ServiceConfig
 from timberline.inference.models.routing import ServiceState
-from timberline.inference.server.acceptor import HANDSHAKE_S, Acceptor, Balance, turn_new_ones_away
+from timberline.inference.server.acceptor import HANDSHAKE_S, Acceptor, ConnectionCounts, stop_new_connections
 from timberline.inference.server.connection import Connection, Reader
 
 # How often connections are looked over, and how old the date in an answer may be.
 _TICK_S = 1.0
-# Of every answer: its type is what it says, and nobody keeps a row or what was predicted of it.
+# Of every answer: its type is as declared, and no cache keeps a row or a prediction.
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 # For the answers of those that were given up to leave the process.
 _FLUSH_S = 1.0
 
 
-class Door:
-    """One listening socket and what answers behind it."""
+class Listener:
+    """One listening socket, and the application and protocol that answer on it."""
 
-    def __init__(self, listener: socket.socket, app: ASGIApp, connection: type[Connection]) -> None:
-        self.listener = listener
+    def __init__(self, bound: socket.socket, app: ASGIApp, connection: type[Connection]) -> None:
+        self.socket = bound
         self.config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -63,32 +63,32 @@ class Door:
 
 
 class Server:
-    """Serves on the running event loop until it is told to stop; see the module for how it ends.
+    """Serves on the running event loop until `stop` or a signal; see the module for how it ends.
 
     Args:
         config: the service's settings.
-        state: told when the service begins to stop.
-        doors: where to listen; each listener is closed at the end.
-        balance: how this worker's connections compare to others'.
-        is_alone: whether nobody else accepts from the same sockets.
+        state: marked as draining when the service begins to stop.
+        listeners: where to listen; each socket is closed at the end.
+        counts: how this worker's connections compare to others'.
+        is_alone: whether no other process accepts from the same sockets.
     """
 
     def __init__(
         self,
         config: ServiceConfig,
         state: ServiceState,
-        doors: Sequence[Door],
-        balance: Balance,
+        listeners: Sequence[Listener],
+        counts: ConnectionCounts,
         *,
         is_alone: bool,
     ) -> None:
         self._config = config
         self._state = state
-        self._doors = doors
-        self._balance = balance
+        self._listeners = listeners
+        self._counts = counts
         self._is_alone = is_alone
         self._uvicorn = ServerState()
-        self._connections = _Connections(balance)
+        self._connections = _Connections(counts)
         self._uvicorn.connections = self._connections
         self._is_stopping = asyncio.Event()  # the drain is over
         self._is_hurrying = asyncio.Event()  # so is the grace
@@ -96,16 +96,16 @@ class Server:
     async def run(self, announce: Callable[[], None], watched_fd: int | None = None) -> None:
         """Listen, call ``announce``, and return when every connection is closed.
 
-        The end of file on ``watched_fd`` is a SIGTERM: whoever held its other end is gone.
+        The end of file on ``watched_fd`` counts as a SIGTERM: the supervisor is gone.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop, number)
         if watched_fd is not None:
             loop.add_reader(watched_fd, self._look_at, watched_fd)
-        self._balance.enter()
+        self._counts.enter()
         self._tick(loop)
-        acceptors = [self._open(door) for door in self._doors]
+        acceptors = [self._open(listener) for listener in self._listeners]
         announce()
         await self._is_stopping.wait()
         await self._end(acceptors)
@@ -121,17 +121,17 @@ class Server:
         else:
             self._is_stopping.set()
 
-    def _open(self, door: Door) -> Acceptor:
+    def _open(self, listener: Listener) -> Acceptor:
         loop = asyncio.get_running_loop()
-        make: Callable[..., Connection] = door.config.http_protocol_class  # type: ignore[assignment]
+        make: Callable[..., Connection] = listener.config.http_protocol_class  # type: ignore[assignment]
 
         def make_connection() -> Reader:
-            connection = make(config=door.config, server_state=self._uvicorn, app_state={}, _loop=loop)
+            connection = make(config=listener.config, server_state=self._uvicorn, app_state={}, _loop=loop)
             if self._is_stopping.is_set():
                 loop.call_soon(connection.shutdown)
             return Reader(connection)
 
-        acceptor = Acceptor(door.listener, make_connection, self._balance)
+        acceptor = Acceptor(listener.socket, make_connection, self._counts)
         acceptor.start()
         return acceptor
 
@@ -149,12 +149,12 @@ class Server:
         loop.call_later(_TICK_S, self._tick, loop)
 
     async def _end(self, acceptors: Sequence[Acceptor]) -> None:
-        self._balance.leave()
+        self._counts.leave()
         for connection in list(self._connections):
             connection.shutdown()
         if self._is_alone:
-            for door in self._doors:
-                turn_new_ones_away(door.listener)
+            for listener in self._listeners:
+                stop_new_connections(listener.socket)
         await asyncio.sleep(HANDSHAKE_S)
         for acceptor in acceptors:
             await acceptor.close()
@@ -176,15 +176,15 @@ class Server:
 class _Connections(set[Any]):
     """The open connections; uvicorn's protocol adds itself and takes itself out."""
 
-    def __init__(self, balance: Balance) -> None:
+    def __init__(self, counts: ConnectionCounts) -> None:
         super().__init__()
-        self._balance = balance
+        self._counts = counts
         self._has_changed = asyncio.Event()
 
     def discard(self, connection: Any) -> None:
         if connection in self:
             super().discard(connection)
-            self._balance.add(-1)
+            self._counts.add(-1)
             self._has_changed.set()
 
     async def wait_for_none(self) -> None:

@@ -23,7 +23,7 @@ _YOUNG = 10_000
 
 
 def share_heap() -> None:
-    """Have threads that are still to come use the heap that is there.
+    """Make threads that start later use the existing heap.
 
     By default every thread gets a heap of its own, and keeps the end of it whatever is asked. One that
     was made before, for the thread that loads, would stay, and others would take it over.
@@ -34,10 +34,10 @@ def share_heap() -> None:
 
 
 def settle_memory() -> None:
-    """Leave what is loaded out of every garbage collection, and let freed blocks be used again.
+    """Exclude what is loaded from garbage collections, and keep freed blocks for reuse.
 
     A full collection would walk a hundred thousand objects that never die, for some 20 ms in which
-    nobody is answered. A C library without ``mallopt`` keeps memory as it likes.
+    no request is answered. A C library without ``mallopt`` keeps memory as it likes.
     """
     gc.collect()
     gc.freeze()
@@ -68,7 +68,7 @@ class Trimmer:
         self._is_armed = False
 
     def note(self) -> None:
-        """A large request has ended."""
+        """Note that a large request has ended."""
         loop = asyncio.get_running_loop()
         self._due = loop.time() + self._quiet_s
         if not self._is_armed:

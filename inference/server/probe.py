@@ -5,7 +5,7 @@ interpreter (6 ms of processor time without ``site``): nothing else of ours is i
 and of the standard library what the interpreter has built in. `socket`, `json` or `argparse` would
 each double that.
 
-Where the service listens stands in the file that it leaves (`inference.server.statefile`): one line,
+Where the service listens stands in the file that it leaves (`inference.server.acceptor`): one line,
 ``timberline 1 PORT HOST``, in a folder that only its user can write to. The service holds a lock on
 the file for as long as it lives, so a file without one is of a service that was killed.
 """
@@ -23,7 +23,7 @@ _LIMIT_S = 2.0
 _MOST_BYTES = 65536
 _DEFAULT_PORT = 8000
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-SAGEMAKER_FOLDER = b"/opt/ml/model"  # as in `inference.platforms`
+SAGEMAKER_FOLDER = b"/opt/ml/model"  # as in `inference.config`
 _FLAGS = ("--port", "--runtime-dir", "--log-level", "--log-format")
 _READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 MAGIC = "timberline 1"
@@ -31,7 +31,7 @@ RUNTIME_DIR = "TIMBERLINE_SERVE_RUNTIME_DIR"
 
 
 def main(arguments: list[str]) -> int | None:
-    """Exit code of ``health`` with these arguments; None if they are for a real parser to judge.
+    """Exit code of ``health`` with these arguments; None if argparse has to judge them.
 
     0 ready; 1 not ready, or not there; 2 not clear which of several services is meant.
     """
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int | None:
 
 
 def check(port: int = 0, runtime_dir: str = "") -> int:
-    """Ask, and say on stderr what is wrong if something is; the exit code.
+    """Ask the service, and write to stderr what is wrong; returns the exit code.
 
     Args:
         port: of the service that is meant; 0 is the one that there is, or that the environment means.
@@ -52,11 +52,11 @@ def check(port: int = 0, runtime_dir: str = "") -> int:
     """
     found = find_services(list_folders(runtime_dir or _read(RUNTIME_DIR)))
     wanted = port or (_read_port() if len(found) != 1 else 0)
-    places = [place for place in found if wanted in (0, place[1])]
-    if len(found) > 1 and not port and len(places) != 1:
+    services = [address for address in found if wanted in (0, address[1])]
+    if len(found) > 1 and not port and len(services) != 1:
         ports = ", ".join(str(number) for _, number in found)
         return _end(2, f"several services are here, on ports {ports}; say which with --port")
-    reasons = [_ask_any(place[:1], place[1]) for place in places] or [_ask_any(_list_hosts(), wanted)]
+    reasons = [_ask_any(address[:1], address[1]) for address in services] or [_ask_any(_list_hosts(), wanted)]
     wrong = [reason for reason in reasons if reason]
     return _end(1, wrong[0]) if wrong else 0
 
@@ -75,7 +75,7 @@ def list_folders(runtime_dir: str) -> list[str]:
 def open_folder(path: str) -> int | None:
     """Descriptor of a folder that belongs to this user alone; None if it is not there or does not.
 
-    ``/tmp`` is everybody's: somebody else may have made a folder or a link of this name.
+    Every user can write to ``/tmp``: another one may have made a folder or a link of this name.
     """
     try:
         fd = posix.open(path, _READ | posix.O_DIRECTORY)
@@ -89,13 +89,13 @@ def open_folder(path: str) -> int | None:
 
 
 def find_services(folders: list[str]) -> list[tuple[str, int]]:
-    """Host and port of every service of this user that lives and has said where it listens."""
+    """Host and port of every service of this user that lives and has written where it listens."""
     found: list[tuple[str, int]] = []
     for folder in folders:
         fd = open_folder(folder)
         if fd is None:
             continue
-        found += filter(None, [_read_place(fd, entry.name) for entry in posix.scandir(fd)])
+        found += filter(None, [_read_address(fd, entry.name) for entry in posix.scandir(fd)])
         posix.close(fd)
     return found
 
@@ -109,15 +109,15 @@ def is_alive(fd: int) -> bool:
     return False
 
 
-def _read_place(folder: int, name: str) -> tuple[str, int] | None:
+def _read_address(folder: int, name: str) -> tuple[str, int] | None:
     try:
         fd = posix.open(name, _READ | posix.O_NONBLOCK, dir_fd=folder)  # a pipe must not hold it up
     except OSError:
         return None
     try:
         line, end, _ = posix.read(fd, 256).partition(b"\n")
-        before, _, place = line.decode("ascii", "replace").partition(f"{MAGIC} ")
-        port, _, host = place.partition(" ")
+        before, _, address = line.decode("ascii", "replace").partition(f"{MAGIC} ")
+        port, _, host = address.partition(" ")
         return (host, int(port)) if end and not before and port.isdigit() and is_alive(fd) else None
     except OSError:  # a folder
         return None
@@ -155,7 +155,7 @@ def _list_hosts() -> tuple[str, ...]:
 
 
 def _ask_any(hosts: tuple[str, ...], port: int) -> str:
-    """Why none of them is ready; "" if one is. The next is asked only where nobody listens."""
+    """The reason why none of them is ready; "" if one is. The next is asked only if nothing listens there."""
     reason = ""
     for host in hosts:
         try:
@@ -174,7 +174,7 @@ def ask(host: str, port: int) -> int:
 
     Raises:
         TimeoutError: the exchange took more than two seconds in all.
-        OSError: nobody listens, or the connection broke.
+        OSError: nothing listens, or the connection broke.
     """
     deadline = monotonic() + _LIMIT_S
     connection = socket(AF_INET6 if ":" in host else AF_INET, SOCK_STREAM)
@@ -229,6 +229,6 @@ def _parse(received: bytes) -> tuple[int, int | None]:
 def _end(code: int, message: str) -> int:
     try:
         posix.write(2, f"health: {message}\n".encode())
-    except OSError:  # nobody reads it
+    except OSError:  # stderr is closed
         return code
     return code

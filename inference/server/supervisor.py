@@ -3,7 +3,7 @@
 The supervisor answers nothing and loads nothing that could fail: no numpy, no ONNX Runtime, no web
 server. It holds the listening sockets and the memory that workers share, starts the workers, starts
 others in place of those that end, replaces them one by one on SIGHUP, and ends them on SIGTERM.
-If it is killed itself, its workers see the end of their standard input and end as on SIGTERM.
+If the supervisor is killed, its workers see the end of their standard input and end as on SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,18 +15,118 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
+from time import monotonic
 from typing import Any, Literal
 
 import msgspec
 
-from timberline.inference.config import ServiceConfig
-from timberline.inference.metrics.shared_memory import Memory, create_memory
-from timberline.inference.models.trial import Ledger
-from timberline.inference.server.acceptor import Balance, bind_listener, turn_new_ones_away
-from timberline.inference.server.child import Worker, start_worker
-from timberline.inference.server.statefile import StateFile
-from timberline.inference.server.worker_config import Order, Replaced
+from timberline.inference.config import Replaced, ServiceConfig, WorkerConfig, write_worker_config
+from timberline.inference.metrics.shared_memory import Memory, create_memory, open_memory
+from timberline.inference.server.acceptor import (
+    ConnectionCounts,
+    StateFile,
+    bind_socket,
+    stop_new_connections,
+)
+from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.logs import log_event
+
+# A worker that was ready for so long has not failed early.
+_SETTLED_S = 5.0
+
+
+async def start_worker(config: WorkerConfig, flags: Sequence[str]) -> Worker:
+    """Start a worker process and send it its settings.
+
+    Args:
+        flags: of its command line.
+
+    Raises:
+        OSError: the system has no room for another process.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "timberline.inference", "worker", *flags),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        pass_fds=config.fds,
+        process_group=0,  # Ctrl+C is for the supervisor, which passes it on
+    )
+    assert process.stdin is not None
+    process.stdin.write(write_worker_config(config))
+    with contextlib.suppress(ConnectionError):  # it has ended already; `wait` returns at once
+        await process.stdin.drain()
+    return Worker(config.worker, process)
+
+
+class Worker:
+    """One worker process; ``slot`` is its place in what the workers share."""
+
+    def __init__(self, slot: int, process: asyncio.subprocess.Process) -> None:
+        self.slot = slot
+        self.announced: dict[str, Any] | None = None  # its announcement, once it is ready
+        self.is_asked_to_end = False
+        self.is_hung = False
+        self._process = process
+        self._ready_at: float | None = None
+        self._beats = 0
+        self._silent_looks = 0
+
+    @property
+    def pid(self) -> int:
+        """Its process's number."""
+        return self._process.pid
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether it was ready for long enough to count as started."""
+        return self._ready_at is not None and monotonic() - self._ready_at >= _SETTLED_S
+
+    @property
+    def replaced_as(self) -> Replaced:
+        """Why another one is to take its place, now that it has ended."""
+        if self.is_hung:
+            return "hung"
+        return "killed" if (self._process.returncode or 0) < 0 else "ended"
+
+    def note_beats(self, beats: int) -> int:
+        """How many times in a row its beats were the same as the time before."""
+        self._silent_looks = self._silent_looks + 1 if beats == self._beats else 0
+        self._beats = beats
+        return self._silent_looks
+
+    def reset_silence(self) -> None:
+        """Reset the count of silent looks."""
+        self._silent_looks = 0
+
+    def kill_hung(self) -> None:
+        """Kill it, as it does not react to signals; another takes its place."""
+        self.is_hung = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def get_ready(self) -> bool:
+        """Wait until it is ready, or has ended without having been."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            try:
+                self.announced = decode_json(line, dict[str, Any])
+            except msgspec.DecodeError:  # a library wrote there; the service goes on
+                log_event(_logger, "not an announcement", logging.WARNING, pid=self.pid, line=repr(line[:80]))
+            else:
+                self._ready_at = monotonic()
+                return True
+        return False
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended; minus the number of the signal that ended it."""
+        return await self._process.wait()
+
+    def end(self, number: int) -> None:
+        """Send it a signal to end."""
+        self.is_asked_to_end = True
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
 
 _logger = logging.getLogger("inference.server.supervisor")
 
@@ -58,19 +158,19 @@ def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
     """
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
-        listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
+        sockets = [stack.enter_context(bind_socket(config.host, port)) for port in ports]
         state_file = stack.enter_context(StateFile(config.runtime_dir))
-        code = asyncio.run(Supervisor(config, listeners, flags, state_file).run())
+        code = asyncio.run(Supervisor(config, sockets, flags, state_file).run())
     log_event(_logger, "stopped", workers=config.workers)
     return code
 
 
 class Supervisor:
-    """See the module.
+    """Starts, watches, replaces and ends the workers; see the module.
 
     Args:
         config: the service's settings.
-        listeners: bound sockets: the service's, and the metrics' if they have one of their own.
+        sockets: bound sockets: the service's, and the metrics' if they have one of their own.
         flags: of the workers' command line.
         state_file: written when all workers are ready.
     """
@@ -78,29 +178,29 @@ class Supervisor:
     def __init__(
         self,
         config: ServiceConfig,
-        listeners: Sequence[socket.socket],
+        sockets: Sequence[socket.socket],
         flags: Sequence[str],
         state_file: StateFile,
     ) -> None:
         self._config = config
-        self._listeners = listeners
+        self._sockets = sockets
         self._flags = flags
         self._state_file = state_file
         self._slots = config.workers + 1
-        self._balance_fd = Balance.create_memory(self._slots)
-        self._balance = Balance(self._balance_fd, self._slots)
+        self._counts_fd = ConnectionCounts.create_memory(self._slots)
+        self._counts = ConnectionCounts(self._counts_fd, self._slots)
         self._metrics: Memory = create_memory(self._slots)
-        self._trials_fd = Ledger.create_memory()
+        self._trials_fd = open_memory("timberline-trials")
         self._free = list(range(self._slots))
         self._workers: dict[int, Worker] = {}  # by slot
         self._tasks: set[asyncio.Task[None]] = set()
-        self._burials: set[asyncio.Task[None]] = set()
+        self._reapers: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._signals: list[int] = []
         self._roll = asyncio.Event()
 
     async def run(self) -> int:
-        """Start the workers, announce the service, watch until told to stop; the exit code."""
+        """Start the workers, announce the service, watch until a signal stops it; the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._take_signal, number)
@@ -121,7 +221,7 @@ class Supervisor:
 
     async def _start(self) -> int | None:
         """Start all; an exit code if one ended, or if the service is to end, before all were ready."""
-        # One by itself first: what keeps it from starting would keep them all, and is told once.
+        # One by itself first: what keeps it from starting would keep all, and is logged once.
         first = await self._launch()
         if first.announced is None:
             return 0 if self._signals else await first.wait()
@@ -130,7 +230,7 @@ class Supervisor:
             if worker.announced is None:
                 return 0 if self._signals else await worker.wait()
             self._background(self._keep(worker))
-        self._state_file.write(*self._listeners[0].getsockname()[:2])
+        self._state_file.write(*self._sockets[0].getsockname()[:2])
         log_event(_logger, "all workers ready", workers=self._config.workers)
         sys.stdout.write(msgspec.json.encode(first.announced).decode() + "\n")
         sys.stdout.flush()
@@ -144,12 +244,12 @@ class Supervisor:
         """
         slot = self._free.pop(0)
         try:
-            worker = await start_worker(self._write_order(slot, replaces), self._flags)
+            worker = await start_worker(self._configure_worker(slot, replaces), self._flags)
         except OSError:
             self._free.insert(0, slot)
             raise
         self._workers[slot] = worker
-        self._burials.add(self._background(self._bury(worker)))
+        self._reapers.add(self._background(self._reap(worker)))
         log_event(_logger, "worker started", worker=slot, pid=worker.pid)
         if self._signals:
             worker.end(self._signals[0])
@@ -165,15 +265,15 @@ class Supervisor:
             return None
         return worker if worker.announced else None
 
-    def _write_order(self, slot: int, replaces: Replaced | Literal[""]) -> Order:
-        fds = [listener.fileno() for listener in self._listeners]
-        return Order(
+    def _configure_worker(self, slot: int, replaces: Replaced | Literal[""]) -> WorkerConfig:
+        fds = [bound.fileno() for bound in self._sockets]
+        return WorkerConfig(
             config=self._config,
             worker=slot,
             slots=self._slots,
-            listener_fd=fds[0],
-            metrics_listener_fd=fds[1] if len(fds) > 1 else None,
-            balance_fd=self._balance_fd,
+            socket_fd=fds[0],
+            metrics_socket_fd=fds[1] if len(fds) > 1 else None,
+            counts_fd=self._counts_fd,
             metrics_fd=self._metrics.fd,
             trials_fd=self._trials_fd,
             replaces=replaces,
@@ -181,10 +281,10 @@ class Supervisor:
 
     # Watching
 
-    async def _bury(self, worker: Worker) -> None:
+    async def _reap(self, worker: Worker) -> None:
         """Wait for the end of a worker and free its slot."""
         code = await worker.wait()
-        self._balance.clear(worker.slot)
+        self._counts.clear(worker.slot)
         self._metrics.release(worker.slot)
         del self._workers[worker.slot]
         self._free.insert(0, worker.slot)
@@ -206,11 +306,11 @@ class Supervisor:
             silent = [worker for worker in watched if self._is_silent(worker)]
             if len(silent) == len(watched) > 1:
                 for worker in silent[1:]:
-                    worker.forgive()
+                    worker.reset_silence()
                 del silent[1:]
             for worker in silent:
                 log_event(_logger, "worker hung", logging.ERROR, worker=worker.slot, pid=worker.pid)
-                worker.end_hung()
+                worker.kill_hung()
 
     def _is_silent(self, worker: Worker) -> bool:
         beats = self._metrics.read_beats(worker.slot)
@@ -271,32 +371,32 @@ class Supervisor:
     # Ending
 
     def _take_signal(self, number: int) -> None:
-        """Begin to end, or hurry; the workers take the same steps (inference/server/listener.py)."""
+        """Begin to end, or go on to the next step, as `inference.server.listener.Server` does."""
         is_patient = not self._signals and number != signal.SIGINT and self._config.drain_s
         self._signals.append(number)
         self._stop.set()
         if is_patient:
-            asyncio.get_running_loop().call_later(self._config.drain_s, self._turn_away)
+            asyncio.get_running_loop().call_later(self._config.drain_s, self._stop_new_connections)
         else:
-            self._turn_away()
+            self._stop_new_connections()
         for worker in list(self._workers.values()):
             worker.end(number)
 
-    def _turn_away(self) -> None:
-        """From now on nobody new can connect; those who have are accepted by the workers."""
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                turn_new_ones_away(listener)
-                listener.close()
+    def _stop_new_connections(self) -> None:
+        """Stop new connections; the workers accept those that have begun."""
+        for bound in self._sockets:
+            if bound.fileno() >= 0:
+                stop_new_connections(bound)
+                bound.close()
 
     async def _end(self) -> None:
         """Wait for the workers to end as they were asked to, and end those that do not."""
         if not self._signals:
             self._take_signal(signal.SIGINT)
-        await asyncio.wait(self._burials, timeout=self._end_s(self._signals[0]))
+        await asyncio.wait(self._reapers, timeout=self._end_s(self._signals[0]))
         for worker in list(self._workers.values()):
             worker.end(signal.SIGKILL)
-        await asyncio.wait(self._burials)
+        await asyncio.wait(self._reapers)
 
     def _end_s(self, number: int) -> float:
         """How long a worker may take to end after this signal."""

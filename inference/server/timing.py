@@ -1,4 +1,4 @@
-"""What each answer to a ``POST`` cost this process, told in its ``Server-Timing`` header (W3C).
+"""What each answer to a ``POST`` cost this process, in its ``Server-Timing`` header (W3C).
 
 ``server-timing: handler;dur=0.091234, cpu;dur=0.090100, wait;dur=0.000312``, in milliseconds:
 
@@ -10,12 +10,12 @@
 - ``wait``: how long they stood in the kernel's run queue meanwhile, ready and without a processor;
   ``handler`` less ``wait`` hardly depends on neighbours;
 - ``wake``: how long the event loop's thread stood there since its answer before, which is mostly
-  for being woken by this request. Both are left out where the kernel does not tell.
+  for being woken by this request. Both are left out where the kernel does not report them.
 
 The event loop goes on with other requests while one waits for the pool or its body, and then the
 numbers hold that work too: they are one request's only while no other is in flight.
 
-Off by default, as it tells strangers about the machine. Nothing of it is in the way of a request
+Off by default, as it describes the machine to strangers. Nothing of it is in the way of a request
 then: the classes here take the places of others when the process starts. What is refused before it
 is a whole request (malformed, too slow) has no such header.
 """
@@ -32,9 +32,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from timberline.inference.formats.answers import Header
+from timberline.inference.formats.request import Header
 from timberline.inference.server.connection import Connection
-from timberline.inference.server.head_cache import AnswerHeads
+from timberline.inference.server.incoming import AnswerHeadCache
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -54,7 +54,7 @@ class RunQueue(threading.local):
     """
 
     def __init__(self, path: str = _SCHEDSTAT) -> None:
-        self.told_ns = 0  # of the thread's wait, what requests have been told
+        self.reported_ns = 0  # of the thread's wait, what headers have reported
         self._fd: int | None = None
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -63,7 +63,7 @@ class RunQueue(threading.local):
 
     @property
     def is_known(self) -> bool:
-        """Whether the kernel tells."""
+        """Whether the kernel reports it."""
         return self._fd is not None
 
     def read_ns(self) -> int:
@@ -75,7 +75,7 @@ _QUEUE = RunQueue()
 
 
 class Stopwatch:
-    """Runs from its making on, in the thread that made it."""
+    """Measures from its creation on, in the thread that made it."""
 
     __slots__ = ("_began", "_cpu", "_queue", "_waited", "_woken")
 
@@ -84,7 +84,7 @@ class Stopwatch:
         self._began = perf_counter_ns()
         self._queue = queue
         self._waited = queue.read_ns()
-        self._woken = self._waited - queue.told_ns
+        self._woken = self._waited - queue.reported_ns
         self._cpu = thread_time_ns()
 
     def add(self, cpu_ns: int, waited_ns: int) -> None:
@@ -97,7 +97,7 @@ class Stopwatch:
         cpu = thread_time_ns() - self._cpu
         read = self._queue.read_ns()
         waited = read - self._waited
-        self._queue.told_ns = read
+        self._queue.reported_ns = read
         handler = perf_counter_ns() - self._began
         if not self._queue.is_known:
             return b"handler;dur=%.6f, cpu;dur=%.6f" % (handler / 1e6, cpu / 1e6)
@@ -112,7 +112,7 @@ _current: ContextVar[Stopwatch] = ContextVar("stopwatch")
 
 
 class TimedPool(ThreadPoolExecutor):
-    """Charges the request that hands work over with what its thread used and waited for it."""
+    """Charges a request with what the pool's thread used and waited for it."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As its base; work that belongs to no request is not measured."""
@@ -135,12 +135,12 @@ def _charge(stopwatch: Stopwatch, cpu_ns: int, submitted: int) -> None:
     # The thread's wait since its last work, not since this began: it is woken for it, and waits then
     # most. Where that is a wait from before the hand-over, it is not this request's.
     waited = _QUEUE.read_ns()
-    stopwatch.add(cpu_ns, min(waited - _QUEUE.told_ns, perf_counter_ns() - submitted))
-    _QUEUE.told_ns = waited
+    stopwatch.add(cpu_ns, min(waited - _QUEUE.reported_ns, perf_counter_ns() - submitted))
+    _QUEUE.reported_ns = waited
 
 
 class TimedApp:
-    """An ASGI application whose answers to ``POST`` tell their times."""
+    """An ASGI application whose answers to ``POST`` have their times in a header."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -161,14 +161,14 @@ class TimedApp:
         await self._app(scope, receive, send_timed)
 
 
-class TimedHeads(AnswerHeads):
-    """Heads of one connection's answers: what is known of them, and the time of each.
+class TimedHeads(AnswerHeadCache):
+    """Heads of one connection's answers, each with its times.
 
     Args:
         known: of all connections.
     """
 
-    def __init__(self, known: AnswerHeads) -> None:
+    def __init__(self, known: AnswerHeadCache) -> None:
         self._find = known.find
         self.stopwatch = Stopwatch()  # of the last bytes that came
 
@@ -178,7 +178,7 @@ class TimedHeads(AnswerHeads):
 
 
 class TimedConnection(Connection):
-    """A connection whose short way tells its times; what goes through ASGI is `TimedApp`'s.
+    """A connection whose short way adds the times; what goes through ASGI is `TimedApp`'s.
 
     One stopwatch is enough: nothing more is read while a request of the short way is waited for.
     """

@@ -20,21 +20,19 @@ import msgspec
 import uvloop
 
 from timberline.inference.app import App
-from timberline.inference.config import ServiceConfig
+from timberline.inference.config import ServiceConfig, WorkerConfig, read_worker_config
 from timberline.inference.metrics.counters import ServiceMetrics
 from timberline.inference.metrics.shared_memory import attach
 from timberline.inference.models.follower import Watcher, show_versions
-from timberline.inference.models.loaded import Fleet
-from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.loaded import LoadedModels
+from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.trial import Ledger, TrialRunner, limit_memory, took_too_long
-from timberline.inference.routes.example import write_curl
-from timberline.inference.server.acceptor import Balance, bind_listener
+from timberline.inference.routes.page import write_curl
+from timberline.inference.server.acceptor import ConnectionCounts, StateFile, bind_socket
 from timberline.inference.server.connection import Connection
-from timberline.inference.server.listener import Door, Server
+from timberline.inference.server.listener import Listener, Server
 from timberline.inference.server.memory import settle_memory, share_heap
-from timberline.inference.server.statefile import StateFile
 from timberline.inference.server.timing import TimedApp, TimedConnection, TimedPool
-from timberline.inference.server.worker_config import Order, read_order
 from timberline.registry.folder import find_root
 from timberline.registry.runtime.cpus import count_cpus
 from timberline.registry.runtime.logs import end_output, log_event, watch_dropped_lines
@@ -50,7 +48,7 @@ _BEAT_S = 0.5
 def serve(config: ServiceConfig) -> int:
     """Load the version, answer requests until SIGTERM or SIGINT, and return the exit code.
 
-    The ports are taken first, so that a taken one is told at once, but nothing can connect before
+    The ports are taken first, so that a taken one is an error at once, but no client can connect before
     the version is verified, loaded and warm.
 
     Raises:
@@ -58,9 +56,9 @@ def serve(config: ServiceConfig) -> int:
     """
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
-        listeners = [stack.enter_context(bind_listener(config.host, port)) for port in ports]
+        sockets = [stack.enter_context(bind_socket(config.host, port)) for port in ports]
         state_file = stack.enter_context(StateFile(config.runtime_dir))
-        return _serve(config, listeners, None, state_file)
+        return _serve(config, sockets, None, state_file)
 
 
 def work() -> int:
@@ -69,83 +67,83 @@ def work() -> int:
     Raises:
         LifecycleError: the worker could not start; it answered nothing.
     """
-    order = read_order(sys.stdin.buffer)
+    own = read_worker_config(sys.stdin.buffer)
     with contextlib.ExitStack() as stack:
-        fds = (order.listener_fd, order.metrics_listener_fd)
-        listeners = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds if fd is not None]
-        return _serve(order.config, listeners, order)
+        fds = (own.socket_fd, own.metrics_socket_fd)
+        sockets = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds if fd is not None]
+        return _serve(own.config, sockets, own)
 
 
 def _serve(
     config: ServiceConfig,
-    listeners: Sequence[socket.socket],
-    order: Order | None,
+    sockets: Sequence[socket.socket],
+    own: WorkerConfig | None,
     state_file: StateFile | None = None,
 ) -> int:
     started = monotonic()
-    place: dict[str, Any] = {} if order is None else {"worker": order.worker}
-    log_event(_logger, "starting", model=config.model, **place)
-    metrics = ServiceMetrics(attach(order.metrics_fd, order.slots, order.worker) if order else None)
+    slot: dict[str, Any] = {} if own is None else {"worker": own.worker}
+    log_event(_logger, "starting", model=config.model, **slot)
+    metrics = ServiceMetrics(attach(own.metrics_fd, own.slots, own.worker) if own else None)
     watch_dropped_lines(metrics.count_dropped_lines)
-    state, watcher = _start(config, metrics, order)
+    state, watcher = _start(config, metrics, own)
     with _pool(config) as pool:
         app = App(state, config, metrics, pool)
-        doors = _open_doors(listeners, app, config, metrics)
+        listeners = _open_listeners(sockets, app, config, metrics)
 
         def announce() -> None:
             watcher.start(asyncio.get_running_loop())
             _beat(asyncio.get_running_loop(), metrics)
-            if order is not None and order.replaces:
-                metrics.count("worker_restarts", order.replaces)
+            if own is not None and own.replaces:
+                metrics.count("worker_restarts", own.replaces)
             app.start()
             if state_file is not None:
-                state_file.write(*listeners[0].getsockname()[:2])
-            _announce(config, state, doors, {"seconds": round(monotonic() - started, 3), **place})
+                state_file.write(*sockets[0].getsockname()[:2])
+            _announce(config, state, listeners, {"seconds": round(monotonic() - started, 3), **slot})
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(config, state, doors, announce, order))
+            runner.run(_run(config, state, listeners, announce, own))
         watcher.stop()
-    log_event(_logger, "stopped", model=state.live.model, version=state.live.version, **place)
+    log_event(_logger, "stopped", model=state.live.model, version=state.live.version, **slot)
     return 0
 
 
 async def _run(
     config: ServiceConfig,
     state: ServiceState,
-    doors: Sequence[Door],
+    listeners: Sequence[Listener],
     announce: Callable[[], None],
-    order: Order | None,
+    own: WorkerConfig | None,
 ) -> None:
-    if order is None:
-        await Server(config, state, doors, Balance(), is_alone=True).run(announce)
+    if own is None:
+        await Server(config, state, listeners, ConnectionCounts(), is_alone=True).run(announce)
         return
-    balance = Balance(order.balance_fd, order.slots, order.worker)
-    server = Server(config, state, doors, balance, is_alone=False)
+    counts = ConnectionCounts(own.counts_fd, own.slots, own.worker)
+    server = Server(config, state, listeners, counts, is_alone=False)
     await server.run(announce, watched_fd=sys.stdin.fileno())
 
 
 def _beat(loop: asyncio.AbstractEventLoop, metrics: ServiceMetrics) -> None:
-    """Have the event loop show from now on that it comes around."""
+    """Beat from now on, which shows that the event loop is not stuck."""
     metrics.beat()
     loop.call_later(_BEAT_S, _beat, loop, metrics)
 
 
 def _start(
-    config: ServiceConfig, metrics: ServiceMetrics, order: Order | None
+    config: ServiceConfig, metrics: ServiceMetrics, own: WorkerConfig | None
 ) -> tuple[ServiceState, Watcher]:
     """Load the versions in a thread, so that this one hears signals; within the limits of the settings.
 
-    A thread that is inside a graph cannot be ended. So if it takes too long, or the process is told to end,
+    A thread that is inside a graph cannot be ended. So if it takes too long, or the process is asked to end,
     that is done here and now. There is no trial before: it would double the time to start, and there
-    is no client yet whom a process that ends could fail.
+    is no client yet that a process which ends could fail.
     """
     share_heap()
-    trials = TrialRunner(Ledger(order.trials_fd if order else None))
-    fleet = Fleet(lambda: open_store(find_root(Path(config.registry))), config, metrics, trials)
-    timeout_s = config.load_timeout_s * fleet.place_count
+    trials = TrialRunner(Ledger(own.trials_fd if own else None))
+    models = LoadedModels(lambda: open_store(find_root(Path(config.registry))), config, metrics, trials)
+    timeout_s = config.load_timeout_s * models.target_count
     try:
-        loading = _Loading(fleet, config, falls_back=order is not None and bool(order.replaces))
-        is_loaded = _wait(loading, metrics, timeout_s, None if order is None else sys.stdin.fileno())
+        loading = _Loading(models, config, falls_back=own is not None and bool(own.replaces))
+        is_loaded = _wait(loading, metrics, timeout_s, None if own is None else sys.stdin.fileno())
     except (SystemExit, KeyboardInterrupt):
         log_event(_logger, "stopped", model=config.model, while_starting=True)
         _exit_now(0)
@@ -154,35 +152,35 @@ def _start(
         _logger.error("%s", error, extra={"fields": {"code": error.code}})
         _exit_now(error.exit_code)
     state = ServiceState(loading.get())
-    show_versions(state.lineup, metrics)
+    show_versions(state.table, metrics)
     settle_memory()
-    return state, Watcher(fleet, state, metrics, config.watch_s)
+    return state, Watcher(models, state, metrics, config.watch_s)
 
 
 class _Loading:
     """The thread that loads; ``is_done_fd`` can be read when it has ended."""
 
-    def __init__(self, fleet: Fleet, config: ServiceConfig, *, falls_back: bool) -> None:
+    def __init__(self, models: LoadedModels, config: ServiceConfig, *, falls_back: bool) -> None:
         self.is_done_fd, self._done_fd = os.pipe()
-        self._fleet = fleet
-        self._memory_bytes = config.load_memory_bytes * fleet.place_count
+        self._models = models
+        self._memory_bytes = config.load_memory_bytes * models.target_count
         self._falls_back = falls_back
-        self._lineup: Lineup | None = None
+        self._table: RoutingTable | None = None
         self._error: BaseException | None = None
         threading.Thread(target=self._run, name="loading", daemon=True).start()
 
-    def get(self) -> Lineup:
-        """What was loaded, or the error that kept it from being."""
+    def get(self) -> RoutingTable:
+        """What was loaded; raises the error of a failed load."""
         os.close(self.is_done_fd)
         if self._error is not None:
             raise self._error
-        assert self._lineup is not None
-        return self._lineup
+        assert self._table is not None
+        return self._table
 
     def _run(self) -> None:
         try:
             with limit_memory(self._memory_bytes):
-                self._lineup = self._fleet.load(falls_back=self._falls_back)
+                self._table = self._models.load(falls_back=self._falls_back)
         except BaseException as error:  # raised again by `get`
             self._error = error
         finally:
@@ -190,7 +188,7 @@ class _Loading:
 
 
 def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_fd: int | None) -> bool:
-    """Whether it has ended in time; a SystemExit if whoever held the other end of ``watched_fd`` is gone."""
+    """Whether it has ended in time; a SystemExit if ``watched_fd`` ends, as the supervisor is gone."""
     until = monotonic() + timeout_s
     fds = [loading.is_done_fd] if watched_fd is None else [loading.is_done_fd, watched_fd]
     while monotonic() < until:
@@ -204,22 +202,22 @@ def _wait(loading: _Loading, metrics: ServiceMetrics, timeout_s: float, watched_
 
 
 def _exit_now(code: int) -> NoReturn:
-    """End the process with a thread in it that would not let the interpreter end."""
+    """End the process although a thread in it may never end."""
     end_output()
     os._exit(code)
 
 
-def _open_doors(
-    listeners: Sequence[socket.socket], app: App, config: ServiceConfig, metrics: ServiceMetrics
-) -> list[Door]:
+def _open_listeners(
+    sockets: Sequence[socket.socket], app: App, config: ServiceConfig, metrics: ServiceMetrics
+) -> list[Listener]:
     longest = min(_SHORT_BYTES, config.max_body_bytes)
     kind = TimedConnection if config.server_timing else Connection
     behind = TimedApp(app) if config.server_timing else app
     main = kind.bind(app.direct, longest, metrics.count_rejected, app.receiving, config.max_connections)
     aside = Connection.bind({}, 0, metrics.count_rejected, app.receiving)
     return [
-        Door(listeners[0], behind, main),
-        *[Door(listener, app.metrics_app, aside) for listener in listeners[1:]],
+        Listener(sockets[0], behind, main),
+        *[Listener(bound, app.metrics_app, aside) for bound in sockets[1:]],
     ]
 
 
@@ -230,10 +228,10 @@ def _pool(config: ServiceConfig) -> ThreadPoolExecutor:
 
 
 def _announce(
-    config: ServiceConfig, state: ServiceState, doors: Sequence[Door], fields: dict[str, Any]
+    config: ServiceConfig, state: ServiceState, listeners: Sequence[Listener], fields: dict[str, Any]
 ) -> None:
-    """Say that it is ready: one event in the log, one JSON line on stdout."""
-    host, port = doors[0].listener.getsockname()[:2]
+    """Announce that it is ready: one event in the log, one JSON line on stdout."""
+    host, port = listeners[0].socket.getsockname()[:2]
     live = state.live
     if fields.get("worker", 0) == 0:  # once is enough
         fields["example"] = write_curl(live.manifest, host, port)

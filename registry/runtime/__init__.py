@@ -1,4 +1,4 @@
-"""What every part stands on: files, settings, processors, logs, progress, stages, the edge of a command.
+"""The base of every part: files, settings, processors, logs, stages, the edge of a command.
 
-Nothing here knows what a model is.
+Nothing here is about models.
 """

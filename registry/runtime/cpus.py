@@ -24,7 +24,7 @@ def count_cpus(root: Path = _ROOT) -> int:
 def find_memory_bytes(root: Path = _ROOT) -> int | None:
     """The tightest memory limit of the cgroups that bind this process, in bytes; None: there is none.
 
-    A process that needs more is killed by the kernel, without a word of its own.
+    The kernel kills a process that needs more, without a message.
     """
     limits = [
         limit
@@ -36,21 +36,32 @@ def find_memory_bytes(root: Path = _ROOT) -> int | None:
 
 
 def _read_bytes(path: Path) -> int | None:
-    """A number of bytes; None for "max", and for the number near 2**63 by which version 1 says it."""
-    try:
-        limit = int(path.read_text("ascii"))
-    except (OSError, ValueError):
-        return None
+    """A number of bytes; None for "max", and for the number near 2**63 that means it in version 1."""
+    words = _read_words(path)
+    limit = int(words[0]) if words and words[0].isdecimal() else 2**63
     return limit if limit < 2**62 else None
 
 
 def _quotas(root: Path) -> list[float]:
+    """The CPU quotas, in processors: a quota over a period, both in microseconds.
+
+    Version 2: "quota period" or "max period" in one file. Version 1: two files, and -1 or 0 for no limit.
+    """
     found = []
     for folder in _group_folders(root, "cpu"):
-        for quota in (_quota_v2(folder), _quota_v1(folder)):
-            if quota is not None:
-                found.append(quota)
+        old = _read_words(folder / "cpu.cfs_quota_us") + _read_words(folder / "cpu.cfs_period_us")
+        for words, least in ((_read_words(folder / "cpu.max"), 0), (old, 1)):
+            if len(words) == 2 and all(map(str.isdecimal, words)):
+                quota, period = map(int, words)
+                found += [quota / period] if quota >= least and period else []
     return found
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return path.read_text("ascii").split()
+    except (OSError, ValueError):
+        return []
 
 
 def _group_folders(root: Path, controller: str) -> list[Path]:
@@ -68,22 +79,3 @@ def _group_folders(root: Path, controller: str) -> list[Path]:
             steps = [step for step in group.split("/") if step not in {"", ".", ".."}]
             folders += [mounts[kind].joinpath(*steps[: end + 1]) for end in range(len(steps))]
     return folders
-
-
-def _quota_v2(folder: Path) -> float | None:
-    """``cpu.max``: "quota period" in microseconds, or "max period" for no limit."""
-    try:
-        quota, period = (folder / "cpu.max").read_text("ascii").split()
-        return int(quota) / int(period) if quota != "max" else None
-    except (OSError, ValueError):
-        return None
-
-
-def _quota_v1(folder: Path) -> float | None:
-    """``cpu.cfs_quota_us`` (-1 for no limit) over ``cpu.cfs_period_us``."""
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text("ascii"))
-        period = int((folder / "cpu.cfs_period_us").read_text("ascii"))
-        return quota / period if quota > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None

@@ -11,9 +11,11 @@ from __future__ import annotations
 import codecs
 import datetime
 import tomllib
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
+
+from timberline.registry.errors import LifecycleError
 
 T = TypeVar("T")
 # The codec for text that people write: with a byte order mark or without.
@@ -34,6 +36,40 @@ def decode_json(data: bytes, kind: type[T]) -> T:
         raise msgspec.DecodeError(_describe(error)) from error
     except RecursionError as error:
         raise msgspec.DecodeError("nested too deeply") from error
+
+
+class Versioned(Protocol):
+    """A document that says how it is to be read."""
+
+    @property
+    def schema_version(self) -> int:
+        """Counts up with every change that older programs cannot read."""
+
+
+V = TypeVar("V", bound=Versioned)
+
+
+def decode_document(
+    data: bytes, kind: type[V], known: int, error: type[LifecycleError], *, what: str, where: str, hint: str
+) -> V:
+    """The JSON document in ``data``, of the one ``schema_version`` that is ``known``.
+
+    Args:
+        what: it should be, as in "a run record".
+        where: it lies.
+        hint: what to do about a wrong one.
+
+    Raises:
+        LifecycleError: it is none, or of another ``schema_version``; of the kind ``error``.
+    """
+    try:
+        document = decode_json(data, kind)
+    except msgspec.DecodeError as fault:
+        raise error(f"not {what}: {fault}", where=where, hint=hint) from fault
+    if document.schema_version != known:
+        found = f"schema_version is {document.schema_version}, this program reads {known}"
+        raise error(found, where=where, hint=hint)
+    return document
 
 
 def decode_toml(data: bytes | str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Logs on stderr: one readable line an event on a terminal, one JSON object otherwise.
 
-A command writes them where they are made. A service does so in the background
-(`write_in_background`): whoever reads its stderr may stop reading, and a write into a full pipe
-waits until they go on.
+A command writes them where they are made. A service does so in the background (`write_in_background`): the
+reader of its stderr may stop reading, and a write into a full pipe waits until it goes on. Native libraries
+are kept quiet: `capture_native_stderr`, `silence_tensorflow`, `NO_TELEMETRY`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import os
 import re
 import select
 import sys
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, Literal
 
@@ -29,16 +30,16 @@ LogFormat = Literal["auto", "human", "json"]
 
 _logger = logging.getLogger("registry.runtime.logs")
 
-_LONGEST_BESIDE = 60
-# Of text that waits to be written: some 5,000 lines of 200 bytes, and no burden to a container.
-_MOST_WAITING_BYTES = 1 << 20
+_MAX_INLINE_CHARS = 60
+# Text that waits to be written: some 5,000 lines of 200 bytes, little memory for a container.
+_MAX_WAITING_BYTES = 1 << 20
 # Several processes write into one pipe, which keeps the bytes of a write together up to here (POSIX).
 _WHOLE_BYTES = select.PIPE_BUF
 # How long a line waits for others: waking the thread for each costs as much as writing the line.
 _GATHER_S = 0.01
-# How often a reader that is merely slow hears how much it missed.
-_TELL_S = 1.0
-# What the end of a process waits for its last lines: a reader that is merely slow takes them in less.
+# How often a slow reader gets the number of lines that it missed.
+_REPORT_INTERVAL_S = 1.0
+# How long a process waits at its end for its last lines: a slow reader needs less.
 _DRAIN_S = 1.0
 # How long standard output waits for the lines logged before it.
 _ORDER_S = 0.25
@@ -46,7 +47,7 @@ _ORDER_S = 0.25
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-def encode_shown(value: object) -> bytes:
+def encode_printable(value: object) -> bytes:
     """JSON for people and their programs; what has no form of its own stands as its text.
 
     A path on a POSIX system is bytes: those of it that are no text stand as ``\\udcff``.
@@ -74,7 +75,7 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return encode_shown(line).decode()
+        return encode_printable(line).decode()
 
 
 class _HumanFormatter(logging.Formatter):
@@ -90,8 +91,8 @@ class _HumanFormatter(logging.Formatter):
 class _StderrHandler(logging.Handler):
     """Writes to whatever ``sys.stderr`` is at that moment.
 
-    ``StreamHandler`` keeps the stream of its beginning, and writes into a closed file once somebody has
-    put another in its place: a caller that captures output, a test.
+    ``StreamHandler`` keeps the stream that it started with, and writes into a closed file once another has
+    taken its place: a caller that captures output, a test.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -105,7 +106,7 @@ class _StderrHandler(logging.Handler):
 
 def _show(name: str, text: str) -> str:
     """Beside the event, or on a line of its own if it is long: a command to copy, a path."""
-    return f"  {name}={text}" if len(text) <= _LONGEST_BESIDE else f"\n    {name}: {text}"
+    return f"  {name}={text}" if len(text) <= _MAX_INLINE_CHARS else f"\n    {name}: {text}"
 
 
 def _short(value: object) -> str:
@@ -134,7 +135,7 @@ def configure_logging(level: str = "info", format: LogFormat = "auto") -> None:
 class BackgroundStream(io.TextIOBase):
     """A text stream over a file descriptor whose ``write`` never waits and never fails.
 
-    A thread writes what waits, in order. What is beyond `_MOST_WAITING_BYTES`, or what the descriptor
+    A thread writes what waits, in order. What is beyond `_MAX_WAITING_BYTES`, or what the descriptor
     refuses (a broken pipe, a full disk), is dropped and counted; a line says how much is missing once
     the reader has caught up, or every second until then. Belongs to every thread.
 
@@ -147,10 +148,10 @@ class BackgroundStream(io.TextIOBase):
         super().__init__()
         self._fd = fd
         self._after = after
-        self._tell: Callable[[int], None] | None = None
-        self._dropped = 0  # all, and those not told yet
-        self._untold = 0
-        self._told_at = monotonic()
+        self._report_drops: Callable[[int], None] | None = None
+        self._dropped = 0  # all, and those not reported yet
+        self._unreported = 0
+        self._reported_at = monotonic()
         self._is_ending = False
         self._reset()
         os.register_at_fork(after_in_child=self._reset)
@@ -186,7 +187,7 @@ class BackgroundStream(io.TextIOBase):
         with self._changed:
             if self._is_ending:
                 self._write_at_the_end(data)
-            elif self._bytes + len(data) > _MOST_WAITING_BYTES:
+            elif self._bytes + len(data) > _MAX_WAITING_BYTES:
                 self._drop(1)
             else:
                 self._waiting.append(data)
@@ -214,12 +215,12 @@ class BackgroundStream(io.TextIOBase):
         with self._changed:
             self._is_ending = True
 
-    def watch_drops(self, tell: Callable[[int], None]) -> None:
-        """Call ``tell`` with every number of texts dropped, from any thread, one call at a time."""
+    def watch_drops(self, report: Callable[[int], None]) -> None:
+        """Call ``report`` with every number of texts dropped, from any thread, one call at a time."""
         with self._changed:
-            self._tell = tell
+            self._report_drops = report
             if self._dropped:
-                tell(self._dropped)
+                report(self._dropped)
 
     def _run(self) -> None:
         while True:
@@ -242,10 +243,10 @@ class BackgroundStream(io.TextIOBase):
                 log_event(_logger, "log lines dropped", logging.WARNING, lines=missing)
 
     def _find_missing(self) -> int:
-        """How many texts are to be told as dropped: all when nothing waits, else now and then."""
-        if self._bytes and monotonic() - self._told_at < _TELL_S:
+        """How many dropped texts to report: all when nothing waits, else once a second."""
+        if self._bytes and monotonic() - self._reported_at < _REPORT_INTERVAL_S:
             return 0
-        missing, self._untold, self._told_at = self._untold, 0, monotonic()
+        missing, self._unreported, self._reported_at = self._unreported, 0, monotonic()
         return missing
 
     def _take(self) -> tuple[int, bytes]:
@@ -259,9 +260,9 @@ class BackgroundStream(io.TextIOBase):
 
     def _drop(self, count: int) -> None:
         self._dropped += count
-        self._untold += count
-        if self._tell is not None:
-            self._tell(count)
+        self._unreported += count
+        if self._report_drops is not None:
+            self._report_drops(count)
 
     def _write_at_the_end(self, data: bytes) -> None:
         """The interpreter is ending, and its threads may be gone: write if there is room for it."""
@@ -276,7 +277,7 @@ def _write_all(fd: int, data: bytes) -> bool:
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # somebody who shares it made it so
+        except BlockingIOError:  # another process that shares it made it non-blocking
             select.select([], [fd], [])
         except OSError:
             return False
@@ -288,7 +289,7 @@ def write_in_background() -> None:
 
     Standard output and error become `BackgroundStream`; a standard descriptor that is closed is opened
     on the null device, or the next socket would get its number, and a client our log. Streams that
-    somebody has put in place of the standard ones are left alone. Before `configure_logging`.
+    replace the standard ones are left alone. Before `configure_logging`.
     """
     for fd in range(3):
         try:
@@ -311,7 +312,44 @@ def end_output() -> None:
             stream.end()
 
 
-def watch_dropped_lines(tell: Callable[[int], None]) -> None:
-    """Call ``tell`` with every number of log lines that are dropped, if they can be; from any thread."""
+def watch_dropped_lines(report: Callable[[int], None]) -> None:
+    """Call ``report`` with every number of log lines that are dropped, if they can be; from any thread."""
     if isinstance(sys.stderr, BackgroundStream):
-        sys.stderr.watch_drops(tell)
+        sys.stderr.watch_drops(report)
+
+
+# ONNX Runtime's official wheels report usage to their maker: a device number in the user's cache folder
+# at load, packets some ten seconds later. Only a variable that is set before the library loads stops
+# both (measured with 1.31, which knows the first; later releases know the second). To be written into
+# os.environ above each import of onnxruntime, or of tf2onnx, which imports it.
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
+
+
+@contextlib.contextmanager
+def capture_native_stderr() -> Iterator[None]:
+    """Hold back what the block writes to file descriptor 2; show it if the block fails.
+
+    TensorFlow logs lines before its log level can be set, straight to the descriptor, so
+    neither `TF_CPP_MIN_LOG_LEVEL` nor Python's `logging` reaches them.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:  # an interrupt needs no explanation
+            os.dup2(saved, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def silence_tensorflow() -> None:
+    """Ask TensorFlow and Keras to log errors only; before the first import of either."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)

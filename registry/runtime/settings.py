@@ -1,13 +1,20 @@
-"""Strict typed settings from TOML: an unknown key, wrong type or value out of range is an error
-that names the file, the key, what was found, what is allowed and the nearest valid key.
+"""Strict typed settings from TOML. An unknown key, a wrong type or a value out of range is an error; it names
+the file, the key, what was found, what is allowed and the nearest valid key.
 
 Precedence: flag (``--set a.b=1``) > environment (``TIMBERLINE_A_B=1``) > file > default.
-`registry/runtime/explain.py` words the errors.
+
+msgspec says where a value of the wrong type stands, but not under which key of a table of named things
+(``columns[...]``), and not what else is valid. `find_fault` walks the tree and the types side by side and
+finds both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,7 +22,6 @@ import msgspec
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.documents import decode_toml
-from timberline.registry.runtime.explain import child_hint, find_fault, format_path, list_keys
 
 T = TypeVar("T", bound=msgspec.Struct)
 ENVIRONMENT_PREFIX = "TIMBERLINE_"
@@ -93,7 +99,7 @@ def convert_settings(
     """Turn a parsed tree into ``kind``; ``changed`` names where overridden keys came from.
 
     Raises:
-        ConfigError: the tree does not describe a ``kind``; told with file or override, and key.
+        ConfigError: the tree does not describe a ``kind``; names the file or override, and the key.
     """
     try:
         return msgspec.convert(tree, kind)
@@ -101,8 +107,8 @@ def convert_settings(
         fault = find_fault(error, tree, kind)
     dotted = format_path(fault.path)
     origin = next((source for key, source in (changed or {}).items() if _covers(key, dotted)), where)
-    place = origin if not dotted or origin.endswith(f" {dotted}") else f"{origin}: {dotted}"
-    raise ConfigError(fault.what, where=place, hint=fault.allowed)
+    where = origin if not dotted or origin.endswith(f" {dotted}") else f"{origin}: {dotted}"
+    raise ConfigError(fault.what, where=where, hint=fault.allowed)
 
 
 def _covers(key: str, dotted: str) -> bool:
@@ -160,3 +166,186 @@ def _parse_value(text: str) -> Any:
     except msgspec.DecodeError:
         return text
     return tree["value"] if len(tree) == 1 else text
+
+
+KeyPath = tuple[str | int, ...]
+
+_LOCATION = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+# msgspec's words → TOML's.
+_WORDS = {
+    "object": "table",
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "null": "nothing",
+}
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Where a tree is wrong, how, and what is allowed there (may be empty)."""
+
+    path: KeyPath
+    what: str
+    allowed: str = ""
+
+
+def find_fault(error: msgspec.ValidationError, tree: Mapping[str, Any], kind: type) -> Fault:
+    """Explain why ``msgspec.convert(tree, kind)`` raised ``error``."""
+    location = _LOCATION.search(str(error))
+    message = str(error)[: location.start()] if location else str(error)
+    path, hint, value = _walk(location["path"] if location else "", tree, kind)
+    if unknown := re.search(r"unknown field `(.*)`$", message):
+        return _unknown_key(path, unknown[1], list_keys(hint, value))
+    if missing := re.search(r"missing required field `(.*)`$", message):
+        tags = _list_tags(hint) if missing[1] == _tag_field(hint) else []
+        return Fault(path, f"required key {missing[1]!r} is missing", _one_of(tags))
+    if re.match(r"Invalid (enum )?value ", message):
+        options = list_options(hint)
+        suggestion = _suggest(str(value), map(str, options))
+        return Fault(path, f"found {_shorten(value)}{suggestion}", _one_of(options))
+    if expected := re.match(r"Expected (.*?)(, got .*)?$", message):
+        words = re.sub(r"`([^`]*)`", lambda word: _translate(word[1]), expected[1])
+        key = " as a key" if location and location["key"] else ""
+        return Fault(path, f"found {_shorten(value)}{key}, expected {words}")
+    return Fault(path, message)  # a rule of ours, raised in a __post_init__
+
+
+def format_path(path: KeyPath) -> str:
+    """``("columns", "Soil Type", "range", 0)`` → ``columns."Soil Type".range[0]``."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if _BARE_KEY.fullmatch(step) else f'."{step}"'
+    return text.removeprefix(".")
+
+
+def list_keys(hint: Any, value: object = None) -> list[str]:
+    """The keys that a table of type ``hint`` may have; of all its kinds, unless ``value`` shows the kind."""
+    hint = _narrow(hint, value)
+    keys: dict[str, None] = {}
+    for struct in _options(hint):
+        if _is_struct(struct):
+            tag = struct.__struct_config__.tag_field
+            fields = msgspec.structs.fields(struct)
+            keys.update(dict.fromkeys([*([tag] if tag else []), *(field.encode_name for field in fields)]))
+    return list(keys)
+
+
+def list_options(hint: Any) -> list[object]:
+    """The words that may stand for ``hint``: of a ``Literal``, or the kinds of a tagged table."""
+    options = [word for option in _options(hint) for word in typing.get_args(option) if _is_literal(option)]
+    return options or list(_list_tags(hint))
+
+
+def child_hint(hint: Any, step: str | int | None, value: object) -> Any:
+    """The type at ``step`` (None: any key of a table of named things) below a ``value`` of type ``hint``."""
+    hint = _narrow(hint, value)
+    arguments = typing.get_args(hint)
+    if isinstance(step, str) and _is_struct(hint):
+        return next((f.type for f in msgspec.structs.fields(hint) if f.encode_name == step), Any)
+    if step is None and arguments:
+        return arguments[-1]
+    if isinstance(step, int) and arguments:
+        return arguments[0] if Ellipsis in arguments or len(arguments) <= step else arguments[step]
+    return Any
+
+
+def _walk(location: str, value: Any, hint: Any) -> tuple[KeyPath, Any, Any]:
+    """Follow msgspec's ``.columns[...].range[1]``: the real path, and type and value at its end."""
+    path: list[str | int] = []
+    for match in _STEP.finditer(location):
+        step: str | int | None = match["name"] or (int(match["index"]) if match["index"] else None)
+        below = child_hint(hint, step, value)
+        if step is None:
+            step = _find_bad_key(value, below)
+        tag = _tag_field(hint)
+        if step is None or not _has(value, step):
+            break
+        path.append(step)
+        # A wrong tag is a fault of the table's type: its options are the tags, not the tag's own type.
+        hint, value = hint if step == tag else below, value[step]
+    return tuple(path), hint, value
+
+
+def _find_bad_key(table: Mapping[str, Any], hint: Any) -> str | None:
+    for key, value in table.items():
+        try:
+            msgspec.convert(value, hint)
+        except msgspec.ValidationError:
+            return key
+    return None
+
+
+def _has(value: Any, step: str | int) -> bool:
+    if isinstance(step, int):
+        return isinstance(value, Sequence) and step < len(value)
+    return isinstance(value, Mapping) and step in value
+
+
+def _unknown_key(path: KeyPath, key: str, valid: list[str]) -> Fault:
+    what = f"unknown key {key!r}{_suggest(key, valid, cutoff=0.5)}"
+    return Fault((*path, key), what, f"Allowed here: {', '.join(valid)}.")
+
+
+def _suggest(text: str, options: Iterable[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(text, list(options), n=1, cutoff=cutoff)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _narrow(hint: Any, value: object) -> Any:
+    """Of a choice of types the one that ``value`` is meant for, if its tag or its shape says so."""
+    options = _options(hint)
+    if len(options) == 1:
+        return options[0]
+    if isinstance(value, Mapping):
+        structs = [option for option in options if _is_struct(option)]
+        for struct in structs:
+            if value.get(struct.__struct_config__.tag_field) == struct.__struct_config__.tag:
+                return struct
+        return structs[0] if len(structs) == 1 else hint
+    return next((option for option in options if typing.get_origin(option) in (list, tuple)), hint)
+
+
+def _options(hint: Any) -> list[Any]:
+    """The members of a union, flat and without annotations; a type that is none is its own only member."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _options(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [option for member in typing.get_args(hint) for option in _options(member)]
+    return [hint]
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
+
+
+def _is_literal(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Literal
+
+
+def _tag_field(hint: Any) -> str | None:
+    fields = (option.__struct_config__.tag_field for option in _options(hint) if _is_struct(option))
+    return next((field for field in fields if field), None)
+
+
+def _list_tags(hint: Any) -> list[str]:
+    tags = (option.__struct_config__.tag for option in _options(hint) if _is_struct(option))
+    return [str(tag) for tag in tags if tag is not None]
+
+
+def _one_of(options: Sequence[object]) -> str:
+    return f"Allowed: {', '.join(map(repr, options))}." if options else ""
+
+
+def _translate(words: str) -> str:
+    return " or ".join(_WORDS.get(word, word) for word in words.split(" | "))
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

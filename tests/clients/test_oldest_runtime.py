@@ -18,8 +18,7 @@ from tests.support.feature_forms import BY_THE_DOZEN, CASES, DOZEN_COLUMNS, ONE_
 from tests.support.feature_parity import COLUMNS, Rows, compute_in_duckdb, make_inputs, make_rows
 from tests.support.networks import NETWORKS, save_network
 from timberline.exporter.compiler.compile import build_feature_graph
-from timberline.exporter.graph.compose import compose_graph, serialise
-from timberline.exporter.graph.quantise import quantise_graph
+from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.runtime import find_minimum_runtime, open_session
 from timberline.exporter.parity.compare import TOLERANCES, load_tolerances
 from timberline.registry.manifest import Precision
@@ -28,7 +27,7 @@ from timberline.training.config import MlpNetwork, Network
 from timberline.training.features import FeatureProgram, parse_features
 
 ROWS = make_rows(200, seed=11)
-# As tests/unit/exporter/compiler/test_operators.py has them, where the reasons stand.
+# As tests/unit/exporter/compiler/test_compile.py has them, where the reasons stand.
 ROUNDING, NEAR_ZERO = 2**-23, 4e-16
 # The logarithm of that runtime takes anything below the smallest normal double for that double.
 SMALLEST_NORMAL = 2.2250738585072014e-308

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import tomllib
@@ -14,13 +13,14 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from timberline.benchmarks.__main__ import _EXIT_CODES, _parser
+from timberline.__main__ import build_parser
+from timberline.benchmarks.__main__ import _EXIT_CODES
 from timberline.benchmarks.analysis.statistics import look_levels, spent_shares
 from timberline.benchmarks.analysis.verdict import required_lines
 from timberline.benchmarks.measure.workload import WORKLOADS, Mix, Workload
 from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.registry.manifest import GateLimits
-from timberline.registry.verdict import Judged, Verdict, VerdictLine
+from timberline.registry.verdict import Verdict, VerdictLine, VersionDigests
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE = (ROOT / "docs" / "gate.md").read_text("utf-8")
@@ -161,7 +161,7 @@ def test_every_outcome_is_told_with_its_exit_code(outcome: str, code: int) -> No
     assert f"| {outcome} | {code} |" in section("Outcomes and exit codes")
 
 
-@pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *Judged.__struct_fields__])
+@pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *VersionDigests.__struct_fields__])
 def test_every_key_of_a_verdict_is_told(key: str) -> None:
     """Programs read the file."""
     assert f"`{key}`" in section("`verdict.json`")
@@ -187,7 +187,7 @@ def test_every_workload_is_told(name: str) -> None:
 
 def flags_of(verb: str) -> list[str]:
     """The flags of one verb of the command line that are its own."""
-    (verbs,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    _, verbs = build_parser()
     common = {"--model", "--data", "--registry", "--log-level", "--log-format", "--help", "-h"}
     flags = [flag for action in verbs.choices[verb]._actions for flag in action.option_strings]
     return [flag for flag in flags if flag not in common]

@@ -32,7 +32,7 @@ def _publish(store: Store, min_accuracy: float) -> int:
 
 def _publish_damaged(store: Store) -> int:
     version = _publish(store, 0.5)
-    path = store.open_folder("tiny", version) / MODEL_FILE
+    path = store.open_version("tiny", version).folder / MODEL_FILE
     path.write_bytes(path.read_bytes()[:-1])
     return version
 

@@ -201,7 +201,7 @@ def test_every_setting_that_is_given_to_uvicorn_is_known_to_it() -> None:
     text = "".join(path.read_text("utf-8") for path in PROCESS)
     config = uvicorn.Config(lambda: None, log_config=None)
     config.load()
-    assert set(re.findall(r"door\.config\.(\w+)", text)) - set(dir(config)) == set()
+    assert set(re.findall(r"listener\.config\.(\w+)", text)) - set(dir(config)) == set()
 
 
 # onnxruntime
@@ -212,7 +212,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A session over the smallest served graph."""
     store = open_store(tmp_path_factory.mktemp("registry"))
     publish_numeric(store)
-    return onnxruntime.InferenceSession((store.open_folder("tiny", 1) / "model.onnx").read_bytes())
+    return onnxruntime.InferenceSession((store.open_version("tiny", 1).folder / "model.onnx").read_bytes())
 
 
 def test_the_private_run_of_onnxruntime_is_the_one_behind_its_public_method(session: Any) -> None:

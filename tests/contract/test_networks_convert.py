@@ -10,8 +10,7 @@ import pytest
 
 from tests.support.exporter_graphs import feature_graph
 from tests.support.networks import FEATURES, FILLED, NETWORKS, make_rows, save_network
-from timberline.exporter.graph.compose import compose_graph, serialise
-from timberline.exporter.graph.quantise import quantise_graph
+from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.runtime import open_session
 from timberline.training.config import Network
 

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, as a client sees it: the real service against the protocol's promises.
 
 Answers are compared with the tiny graph computed a second time in numpy. Every spelling of a wrong
-request is in tests/unit/inference/test_tensors.py; here is what only the whole service shows.
+request is in tests/unit/inference/formats/test_tensors.py; here is what only the whole service shows.
 """
 
 from __future__ import annotations

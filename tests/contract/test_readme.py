@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import tomllib
 from collections.abc import Iterator
@@ -15,14 +14,13 @@ from msgspec import inspect
 
 from timberline.inference.app import STATUSES
 from timberline.inference.config import ServiceConfig
-from timberline.registry.__main__ import _parser
+from timberline.registry.__main__ import _HELP as REGISTRY_VERBS
 from timberline.registry.aliases import ALIASES, HEADS
-from timberline.registry.ledger import FOLDER
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runtime.settings import PathsSection
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE
+from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE
 from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 from timberline.training.config import ModelConfig
 from timberline.training.features.language import OPERATORS
 
@@ -260,13 +258,12 @@ def test_every_route_and_status_of_the_service_is_in_its_reference() -> None:
 
 def test_every_command_of_the_registry_is_on_its_page() -> None:
     """At night, with a damaged registry, the page is where to look."""
-    (verbs,) = [each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction)]
-    missing = [verb for verb in verbs.choices if f"python -m registry {verb} " not in REGISTRY]
+    missing = [verb for verb in REGISTRY_VERBS if f"timberline {verb} " not in REGISTRY]
     assert missing == []
 
 
 def test_every_document_and_folder_of_the_registry_is_on_its_page() -> None:
     """Whoever finds a file there wants to know what it is."""
     files = (MODEL_FILE, EVALUATION_FILE, SEEN_FILE, TEST_ROWS_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
-    names = (ALIASES, HEADS, FOLDER, *files)
+    names = (ALIASES, HEADS, LEDGER, *files)
     assert [name for name in names if name not in REGISTRY] == []

@@ -13,11 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from timberline.registry import ledger
 from timberline.registry.aliases import inspect_history, read_alias, read_history
 from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import Store, open_store
+from timberline.registry.store import Store, open_store, read_entry
 
 GOLDEN = Path(__file__).parent / "golden" / "registry"
 RECORDS = sorted((GOLDEN / "tiny" / "aliases" / PRODUCTION).iterdir())
@@ -40,9 +39,9 @@ def test_past_history_is_whole(store: Store) -> None:
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_past_record_still_loads_with_every_value(store: Store, path: Path) -> None:
     """Who released what, and why, must be known for years."""
-    told = msgspec.json.decode(path.read_bytes())
+    reported = msgspec.json.decode(path.read_bytes())
     record = msgspec.to_builtins(read_history(store, "tiny", PRODUCTION)[int(path.stem) - 1])
-    assert {key: record[key] for key in told} == told
+    assert {key: record[key] for key in reported} == reported
 
 
 def test_link_can_be_checked_without_this_program() -> None:
@@ -57,7 +56,7 @@ def test_past_ledger_is_read(store: Store) -> None:
     """Numbers that were given out years ago are still not given out again."""
     numbers = store.read_contents("tiny").numbers
     assert (numbers.published, numbers.removed) == ({1}, {2})
-    entry = ledger.read_entry(store.blobs, "tiny", 1)
+    entry = read_entry(store.objects, "tiny", 1)
     assert entry is not None
     assert msgspec.to_builtins(entry) == msgspec.json.decode(
         (GOLDEN / "tiny" / "ledger" / "1.json").read_bytes()

@@ -45,7 +45,7 @@ USED_OTHERWISE = {
 }
 # Run in environments of their own, by foreign clients' interpreters.
 CHILDREN = sorted((ROOT / "tests" / "clients").glob("*_child.py"))
-RIVALS = {"fastapi": "fastapi_service.py", "mlserver": "mlserver_service.py"}
+COMPETITORS = {"fastapi": "fastapi_service.py", "mlserver": "mlserver_service.py"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -64,7 +64,7 @@ def test_a_role_declares_no_package_that_it_does_not_import(role: str) -> None:
 def test_the_dev_role_declares_what_tests_and_tools_use() -> None:
     """The tests run where `make setup` was, and nowhere else."""
     assert len(CHILDREN) == 5
-    tools = [ROOT / file for file in DEV_ONLY if "rivals" not in file]
+    tools = [ROOT / file for file in DEV_ONLY if "competitors" not in file]
     tests = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path not in CHILDREN]
     used = set(imported_packages([*tests, *tools]))
     assert used - declared("dev") == set()
@@ -89,11 +89,11 @@ def test_a_role_alone_imports_every_module_of_its_own(role: str, tmp_path: Path)
     assert "No module named 'hypothesis'" in bare.stderr, "the interpreter sees more than the role"
 
 
-@pytest.mark.parametrize("rival", RIVALS)
-def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
+@pytest.mark.parametrize("name", COMPETITORS)
+def test_a_competitor_declares_what_its_program_imports(name: str) -> None:
     """Its environment is made from its own lock file, with its own later releases."""
     folder = ROOT / "benchmarks" / "dev" / "competitors"
-    files, found = [folder / RIVALS[rival]], list[Path]()
+    files, found = [folder / COMPETITORS[name]], list[Path]()
     while files:
         found.append(file := files.pop())
         inner = {
@@ -102,7 +102,7 @@ def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
             if module.startswith("timberline.benchmarks.dev.competitors.")
         }
         files += [folder / f"{module.rpartition('.')[2]}.py" for module in inner]
-    asked = (ROOT / "requirements" / "rivals" / f"{rival}.in").read_text("utf-8")
+    asked = (ROOT / "requirements" / "rivals" / f"{name}.in").read_text("utf-8")
     assert (
         set(imported_packages(found)) - set(re.findall(r"^[a-z][a-z0-9-]*", asked, flags=re.MULTILINE))
         == set()
@@ -111,7 +111,7 @@ def test_a_rival_declares_what_its_program_imports(rival: str) -> None:
 
 def test_every_part_belongs_to_a_role() -> None:
     """A part of no role is installed nowhere."""
-    assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == set(PARTS)
+    assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == {*PARTS, "src"}
 
 
 def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import os
 import signal
@@ -19,10 +17,7 @@ from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = ROOT / "deploy" / "stage"
-PARTS = ("training", "exporter", "benchmarks", "registry")
 PLACES = {"DATA": "/some data", "REGISTRY": "/a registry"}
-DATA = ["--data", PLACES["DATA"]]
-REGISTRY = ["--registry", PLACES["REGISTRY"]]
 
 
 def stage(*words: str, path: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,59 +50,28 @@ def recorder(tmp_path: Path) -> Path:
     return program.parent
 
 
-def verbs_of(part: str) -> list[str]:
-    """The verbs that a part has, as its own parser knows them."""
-    parser: argparse.ArgumentParser = importlib.import_module(f"timberline.{part}.__main__")._parser()
-    (choices,) = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-    return list(choices)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_every_verb_of_a_part_is_one_of_stage(recorder: Path, part: str) -> None:
-    """By its own name, but for one name that two parts have; and behind the name of its part."""
-    usage = stage("help").stdout
-    for verb in verbs_of(part):
-        words = json.loads(stage(part, verb, path=recorder).stdout)["words"]
-        assert words == ["-m", f"timberline.{part}", verb]
-        if (part, verb) != ("benchmarks", "etl"):
-            assert json.loads(stage(verb, path=recorder).stdout)["words"] == words
-        assert f" {verb} " in usage.replace("\n", " ")
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["fetch"], ["training", "fetch", *DATA]),
+        (["fetch"], ["timberline", "fetch"]),
+        (["train", "--resume", "--set", "a.b=c d"], ["timberline", "train", "--resume", "--set", "a.b=c d"]),
         (
-            ["train", "--resume", "--set", "a.b=c d"],
-            ["training", "train", *DATA, "--resume", "--set", "a.b=c d"],
+            ["promote", "m@2", "--reason", 'it\'s "urgent" *'],
+            ["timberline", "promote", "m@2", "--reason", 'it\'s "urgent" *'],
         ),
-        (["etl", "--data", "/x"], ["training", "etl", "--data", "/x"]),
-        (["etl", "--data=/x", "--model", "m"], ["training", "etl", "--data=/x", "--model", "m"]),
-        (["export", "--run", "7"], ["exporter", "export", *DATA, *REGISTRY, "--run", "7"]),
-        (["gate", "--registry=/x"], ["benchmarks", "gate", *DATA, "--registry=/x"]),
-        (["load", "--sweep"], ["benchmarks", "load", *DATA, *REGISTRY, "--sweep"]),
-        (["promote", "m@2", "--force", "--reason", 'it\'s "urgent" *'], None),
-        (["rollback", "m", "--reason", ""], ["registry", "rollback", *REGISTRY, "m", "--reason", ""]),
-        (["alias", "set", "m@x", "3"], ["registry", "alias", *REGISTRY, "set", "m@x", "3"]),
-        (["registry", "to be", "--x"], ["registry", "to be", *REGISTRY, "--x"]),
-        (["benchmarks", "--help"], ["benchmarks", "--help"]),
-        (["registry"], ["registry", "--help"]),
+        (["rollback", "m", "--reason", ""], ["timberline", "rollback", "m", "--reason", ""]),
+        (["benchmarks", "etl", "--rounds", "1"], ["timberline.benchmarks", "etl", "--rounds", "1"]),
+        (["registry"], ["timberline.registry", "--help"]),
+        ([], ["timberline", "help"]),
     ],
 )
 def test_flags_and_positionals_arrive_as_they_are(
-    recorder: Path, words: list[str], expected: list[str] | None
+    recorder: Path, words: list[str], expected: list[str]
 ) -> None:
-    """`--force --reason` were lost once; the environment's places hold only where none is given."""
-    expected = expected or ["registry", words[0], *REGISTRY, *words[1:]]
+    """`--force --reason` were lost once; the variables are the command's own to read."""
     run = stage(*words, path=recorder, **PLACES, MODEL="ours")
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["words"] == ["-m", f"timberline.{expected[0]}", *expected[1:]]
-
-
-def test_without_variables_the_parts_have_their_own_defaults(recorder: Path) -> None:
-    """`stage` is no second place for defaults; an unset variable is no error."""
-    assert json.loads(stage("gate", path=recorder).stdout)["words"] == ["-m", "timberline.benchmarks", "gate"]
+    assert json.loads(run.stdout)["words"] == ["-m", *expected]
 
 
 def test_stage_becomes_python_with_signals_held_back(recorder: Path) -> None:
@@ -137,15 +101,23 @@ def test_help_is_an_answer(words: list[str]) -> None:
     """Also of the image without a command, which is `help`."""
     run = stage(*words)
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.startswith("usage: stage VERB")
+    assert run.stdout.startswith("usage: timberline VERB")
 
 
-@pytest.mark.parametrize("word", ["serve", "deploy", "/", "/no/such/program"])
+@pytest.mark.parametrize("word", ["deploy", "/", "/no/such/program"])
 def test_an_unknown_verb_is_wrong_use(word: str) -> None:
     """What there is stands beside it, on stderr: stdout is for results."""
     run = stage(word, **PLACES)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith(f"stage: unknown verb: {word}\nusage: stage VERB")
+    assert f"timberline: error: '{word}' is no verb" in run.stderr
+
+
+@pytest.mark.parametrize("word", ["serve", "health"])
+def test_the_image_does_not_serve(word: str) -> None:
+    """What faces the outside world is an image without the training stack."""
+    run = stage(word, **PLACES)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "timberline-serve" in run.stderr
 
 
 def test_the_help_of_a_verb_shows_its_flags() -> None:

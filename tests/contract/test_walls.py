@@ -36,11 +36,14 @@ ALLOWED_LIBRARIES = {
             "uvloop",
         ),
     },
-    "benchmarks": {"msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"},
+    "benchmarks": {
+        *("msgspec", "numpy", "scipy", "locust", "gevent", "pyarrow", "psutil", "duckdb", "pandas"),
+        *("jinja2", "markupsafe", "rich"),
+    },
 }
 # Programs of other services, run in environments of their own and imported by nobody.
-RIVALS = "benchmarks/dev/competitors/"
-RIVAL_LIBRARIES = {
+COMPETITORS = "benchmarks/dev/competitors/"
+COMPETITOR_LIBRARIES = {
     "numpy",
     "onnxruntime",
     "uvicorn",
@@ -95,6 +98,19 @@ def test_parts_import_only_what_lies_below_them(part: str) -> None:
     assert broken == []
 
 
+def test_nothing_that_is_shipped_imports_what_only_developers_run() -> None:
+    """`benchmarks/dev` is not in the wheel; only the command line reaches it, when one of its verbs runs."""
+    found = {
+        where
+        for part in PARTS
+        for where, module in imports(part)
+        if is_within(module, "benchmarks.dev") and not where.startswith("benchmarks/dev/")
+    }
+    assert found == {"benchmarks/__main__.py"}
+    top = ast.parse((ROOT / "benchmarks/__main__.py").read_text("utf-8")).body
+    assert not any("benchmarks.dev" in ast.unparse(node) for node in top if isinstance(node, ast.ImportFrom))
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_parts_use_only_their_own_libraries(part: str) -> None:
     """The serve image holds four libraries, and the ground floor one; a new one is a decision."""
@@ -108,7 +124,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
         assert {
             (w, top)
             for w, top in foreign - {SLOWED, SCORING}
-            if not (w.startswith(RIVALS) and top in RIVAL_LIBRARIES)
+            if not (w.startswith(COMPETITORS) and top in COMPETITOR_LIBRARIES)
         } == set()
     else:
         assert {(w, top) for w, top in libraries if top in FORBIDDEN_LIBRARIES[part]} == set()
@@ -178,9 +194,8 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
         if isinstance(node, ast.Constant) and type(node.value) is int and node.value in REFUSALS
     }
     assert found == {
-        ("routes/health.py", 503),  # readiness is an answer, not a refusal
-        ("routes/protocol.py", 503),
-        ("routes/card.py", 500),  # a number of categories
+        ("routes/protocol.py", 503),  # readiness is an answer, not a refusal
+        ("routes/page.py", 500),  # a number of categories
     }
 
 
@@ -188,17 +203,16 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
 PARSERS = {
     "registry/runtime/documents.py": "the one place",
     "inference/formats/codec.py": "a request; nothing unknown is read, so never deep",
-    "inference/formats/tensor_data.py": "a request; catches all three errors",
+    "inference/formats/tensors.py": "a request; catches all three errors",
     "inference/formats/infer_request.py": "a request; catches all three errors",
     "inference/formats/strict_json.py": "a request; catches all three errors",
-    "inference/formats/tables.py": "a request; digits, points and commas only",
+    "inference/formats/csv.py": "a request; digits, points and commas only",
     "benchmarks/measure/formats.py": "a reply, thousands a second; catches all three errors",
-    "benchmarks/dev/service/closed_loop.py": "a line of the benchmark that started it",
-    "benchmarks/dev/attacks/honest.py": "a line of the benchmark that started it",
+    "benchmarks/dev/clients.py": "a line of the benchmark that started it",
     "benchmarks/dev/attacks/attackers.py": "a line of the benchmark that started it",
-    "benchmarks/dev/etl/pandas_etl.py": "the program that is measured against; stands alone",
+    "benchmarks/dev/pandas_etl.py": "the program that is measured against; stands alone",
     "benchmarks/dev/competitors/in_process.py": "runs in an environment without this package",
-    "benchmarks/dev/competitors/graph.py": "runs in an environment without this package",
+    "benchmarks/dev/competitors/program.py": "runs in an environment without this package",
 }
 PARSING = {("json", "decode"), ("json", "Decoder"), ("json", "loads"), ("json", "load")}
 PARSING |= {("toml", "decode"), ("tomllib", "loads"), ("tomllib", "load"), ("yaml", "decode")}

@@ -51,7 +51,7 @@ def address(manifest: Manifest, service: RunningService) -> Target:
 def test_every_form_is_answered_rightly(tmp_path: Path, rows: int) -> None:
     """A form that one side has misread would end every gate that mixes it as INVALID."""
     store = open_store(tmp_path)
-    manifest = store.read_manifest("tiny", publish_numeric(store))
+    manifest = store.open_version("tiny", publish_numeric(store)).manifest
     bodies = draw(manifest, FORMS, rows)
     assert {body.form for body in bodies} == set(FORMS)
     assert all("candidate" in body.answers for body in bodies)
@@ -66,7 +66,7 @@ def test_every_form_is_answered_rightly(tmp_path: Path, rows: int) -> None:
 def test_text_columns_are_answered_rightly_in_every_form_that_has_text(tmp_path: Path) -> None:
     """Quotes, NULLs and umlauts go through CSV and blobs unharmed."""
     store = open_store(tmp_path)
-    manifest = store.read_manifest("tiny_text", publish_mixed(store))
+    manifest = store.open_version("tiny_text", publish_mixed(store)).manifest
     bodies = draw(manifest, ("json", "csv", "oip", "oip_binary"), 2)
     with running_service(tmp_path, "tiny_text") as service:
         target = address(manifest, service)
@@ -78,8 +78,8 @@ def test_a_version_that_reads_fewer_columns_answers_the_other_ones_bodies(tmp_pa
     """The gate asks both the same; a candidate with a leaner features.sql would fail on every request."""
     store = open_store(tmp_path)
     versions = {
-        "champion": store.read_manifest("tiny", publish_numeric(store)),
-        "candidate": store.read_manifest("tiny", publish_lean(store)),
+        "champion": store.open_version("tiny", publish_numeric(store)).manifest,
+        "candidate": store.open_version("tiny", publish_lean(store)).manifest,
     }
     forms: tuple[Form, ...] = ("json", "csv", "oip", "oip_binary")
     mix = tuple(Mix(rows=rows, form=form) for form in forms)

@@ -23,7 +23,7 @@ from tests.support.service import running_service
 from timberline.exporter.__main__ import main
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.errors import ExportError, ParityInputError
-from timberline.exporter.export import export_run, publish_proven
+from timberline.exporter.export import export_run, publish_verified
 from timberline.exporter.graph.compose import compose_graph
 from timberline.exporter.graph.convert import KerasNetwork
 from timberline.exporter.graph.runtime import open_session
@@ -103,12 +103,12 @@ def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
 
     result = export_run(load_inputs(built(plan), model, SETTINGS), store)
 
-    manifest = store.verify(model, 1)
+    manifest = store.open_version(model, 1).verify().manifest
     assert (result.outcome, result.version) == ("published", 1)
     assert result.row is not None
     assert result.row.microseconds > 0
     assert set(manifest.files) == {"model.onnx", "evaluation.parquet", "seen_rows.parquet"}
-    session = open_session((store.open_folder(model, 1) / "model.onnx").read_bytes(), threads=1)
+    session = open_session((store.open_version(model, 1).folder / "model.onnx").read_bytes(), threads=1)
     feeds = rows_to_feeds(manifest.golden.rows, manifest.signature.columns)
     assert {spec.name for spec in manifest.signature.inputs} == set(feeds)
     probabilities, label = session.run(None, feeds)
@@ -121,7 +121,7 @@ def test_parity_covers_every_test_row_and_is_kept_in_the_manifest(inputs: Export
     """A sample would miss the one row whose feature sits on a threshold."""
     export_run(inputs, store)
 
-    parity = store.read_manifest("tiny", 1).parity
+    parity = store.open_version("tiny", 1).manifest.parity
     assert {name: tensor.rows for name, tensor in parity.items()} == {
         "features": 400,
         "probabilities": 400,
@@ -136,7 +136,7 @@ def test_evaluation_holds_the_test_split_in_source_order(
     """The gate compares candidate and champion row by row: the same rows in the same order."""
     export_run(inputs, store)
 
-    evaluation = pq.read_table(store.open_folder("tiny", 1) / "evaluation.parquet")
+    evaluation = pq.read_table(store.open_version("tiny", 1).folder / "evaluation.parquet")
     test = pq.read_table(data / "prepared/tiny/test.parquet")
     assert evaluation["row"].to_pylist() == test["__row__"].to_pylist()
     assert evaluation["class_index"].to_pylist() == test["__class__"].to_pylist()
@@ -152,14 +152,14 @@ def test_slices_of_the_gate_are_kept_beside_the_predictions(
     )
     export_run(replace(inputs, gate=limits), store)
 
-    evaluation = pq.read_table(store.open_folder("tiny", 1) / "evaluation.parquet").to_pydict()
+    evaluation = pq.read_table(store.open_version("tiny", 1).folder / "evaluation.parquet").to_pydict()
     test = pq.read_table(data / "prepared/tiny/test.parquet").to_pydict()
     assert evaluation["slice_blue"] == [colour == "blue" for colour in test["colour"]]
     assert evaluation["slice_tall"] == [
         height > 0.5 and (count or 0) < 10
         for height, count in zip(test["height"], test["count"], strict=True)
     ]
-    assert store.read_manifest("tiny", 1).gate == limits
+    assert store.open_version("tiny", 1).manifest.gate == limits
 
 
 def test_a_column_that_no_feature_reads_is_asked_of_nobody(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ def test_a_column_that_no_feature_reads_is_asked_of_nobody(tmp_path: Path) -> No
 
     export_run(replace(load_inputs(data, "tiny", SETTINGS), gate=limits), store)
 
-    manifest = store.read_manifest("tiny", 1)
+    manifest = store.open_version("tiny", 1).manifest
     test = pq.read_table(data / "prepared/tiny/test.parquet").to_pydict()
-    evaluation = pq.read_table(store.open_folder("tiny", 1) / "evaluation.parquet").to_pydict()
+    evaluation = pq.read_table(store.open_version("tiny", 1).folder / "evaluation.parquet").to_pydict()
     assert evaluation["slice_far"] == [
         place == "a" and count > 0 for place, count in zip(test["place"], test["girth"], strict=True)
     ]
@@ -245,7 +245,7 @@ def test_other_export_settings_make_another_version(data: Path, tmp_path: Path) 
     assert run_main(data, registry, "--set", "export.golden_rows=5", "--set", "export.test_rows=true") == 0
 
     store = open_store(registry)
-    manifests = [store.read_manifest("tiny", version) for version in store.versions("tiny")]
+    manifests = [store.open_version("tiny", version).manifest for version in store.versions("tiny")]
     assert [(m.opset, len(m.golden.rows)) for m in manifests] == [(18, 12), (17, 12), (18, 5), (18, 5)]
     assert ["test_rows.parquet" in m.files for m in manifests] == [False, False, False, True]
     assert [m.minimum_onnxruntime for m in manifests] == ["1.17"] * 4
@@ -260,7 +260,7 @@ def test_test_rows_are_published_as_they_stand_in_the_prepared_file(
     """A gate on another machine scores these rows, and holds them to the fingerprint in the manifest."""
     export_run(replace(inputs, export=ExportSettings(golden_rows=12, test_rows=True)), store)
 
-    published = pq.read_table(store.open_folder("tiny", 1) / "test_rows.parquet")
+    published = pq.read_table(store.open_version("tiny", 1).folder / "test_rows.parquet")
     prepared = pq.read_table(data / "prepared/tiny/test.parquet")
     names = ["__row__", "__class__", "height", "count", "is_wet", "colour", "answer"]
     assert published.column_names == names
@@ -272,7 +272,7 @@ def test_seen_rows_are_published_as_the_etl_left_them(data: Path, inputs: Export
     """The gate leaves these rows out when it asks this version about rows of another table."""
     export_run(inputs, store)
 
-    published = store.open_folder("tiny", 1) / "seen_rows.parquet"
+    published = store.open_version("tiny", 1).folder / "seen_rows.parquet"
     assert published.read_bytes() == (data / "prepared/tiny/seen_rows.parquet").read_bytes()
 
 
@@ -305,25 +305,25 @@ def test_version_whose_candidate_cannot_move_is_named_as_published(
     """A version whose number nobody hears is exported again, and again."""
     if is_published:
         export_run(inputs, store)
-    store.blobs.put("tiny/aliases/candidate/1.json", b"torn")
+    store.objects.put("tiny/aliases/candidate/1.json", b"torn")
 
     with pytest.raises(AfterChangeError, match=r"^tiny@1: is published, but tiny@candidate: .*alias set"):
         export_run(inputs, store)
 
     assert store.versions("tiny") == [1]
-    store.verify("tiny", 1)
+    store.open_version("tiny", 1).verify()
 
 
 def test_damaged_version_is_not_taken_for_an_export(inputs: ExportInputs, store: Store) -> None:
     """Skipping because of a version whose bytes rotted would serve nothing for ever."""
     export_run(inputs, store)
-    with (store.open_folder("tiny", 1) / "model.onnx").open("ab") as file:
+    with (store.open_version("tiny", 1).folder / "model.onnx").open("ab") as file:
         file.write(b"x")
 
     result = export_run(inputs, store)
 
     assert (result.outcome, result.version) == ("published", 2)
-    store.verify("tiny", 2)
+    store.open_version("tiny", 2).verify()
 
 
 def test_exporting_a_run_twice_gives_the_same_bytes(inputs: ExportInputs, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_exporting_a_run_twice_gives_the_same_bytes(inputs: ExportInputs, tmp_pa
     for store in stores:
         export_run(inputs, store)
 
-    files = [store.read_manifest("tiny", 1).files for store in stores]
+    files = [store.open_version("tiny", 1).manifest.files for store in stores]
     assert files[0] == files[1]
 
 
@@ -349,7 +349,7 @@ def test_one_changed_weight_is_refused_and_the_row_is_named(
     weights.CopyFrom(numpy_helper.from_array(changed, weights.name))
     model = compose_graph(build_feature_graph(program, 18), converted, class_count=3)
 
-    result = publish_proven(
+    result = publish_verified(
         model, network, program, inputs, store, tolerances=load_tolerances(), converters={}
     )
 
@@ -370,7 +370,7 @@ def test_other_feature_formula_is_refused_and_the_feature_is_named(
     network = KerasNetwork(inputs.saved_model, len(program.features))
     model = compose_graph(build_feature_graph(other, 18), network.convert(18), class_count=3)
 
-    result = publish_proven(
+    result = publish_verified(
         model, network, program, inputs, store, tolerances=load_tolerances(), converters={}
     )
 
@@ -420,7 +420,7 @@ def test_killed_publisher_leaves_no_version(data: Path, tmp_path: Path) -> None:
     assert store.versions("tiny") == []
     assert read_alias(store, "tiny", "candidate") is None
     assert export_run(load_inputs(data, "tiny", SETTINGS), store).version == 1
-    store.verify("tiny", 1)
+    store.open_version("tiny", 1).verify()
 
 
 def test_an_export_that_is_asked_to_end_is_run_again_to_the_same_version(tmp_path: Path) -> None:
@@ -442,7 +442,10 @@ def test_an_export_that_is_asked_to_end_is_run_again_to_the_same_version(tmp_pat
     export_run(load_inputs(data, "tiny", SETTINGS), whole)
     for store in (whole, ended):
         assert read_alias(store, "tiny", "candidate") is not None
-    assert ended.verify("tiny", 1).files == whole.verify("tiny", 1).files
+    assert (
+        ended.open_version("tiny", 1).verify().manifest.files
+        == whole.open_version("tiny", 1).verify().manifest.files
+    )
 
 
 @pytest.mark.parametrize(
@@ -538,5 +541,5 @@ def test_a_changed_limit_is_published_as_a_new_version(inputs: ExportInputs, sto
     assert export_run(inputs, store).version == 1
     stricter = replace(inputs, gate=GateLimits(min_accuracy=0.1))
     assert export_run(stricter, store).version == 2
-    assert store.read_manifest("tiny", 2).gate.min_accuracy == 0.1
+    assert store.open_version("tiny", 2).manifest.gate.min_accuracy == 0.1
     assert export_run(stricter, store).outcome == "skipped"

@@ -100,7 +100,7 @@ def test_a_first_version_is_judged_by_the_floors_and_marked(shop: Shop) -> None:
     assert (run.code, run.result["outcome"], run.result["is_first"]) == (0, "PASS", True), run.log
     verdict = shop.verdict(version)
     assert verdict.is_first
-    assert verdict.candidate == shop.store.identify("tiny", version)
+    assert verdict.candidate == shop.store.open_version("tiny", version).digests
     assert "accuracy" not in {line.name for line in verdict.lines}
     promote(shop.store, "tiny", version)
 
@@ -122,7 +122,7 @@ def test_an_equal_candidate_passes_and_may_be_promoted(shop: Shop) -> None:
     assert {"report.md", "report.json", "restart-01.csv.gz", "restart-02.csv.gz"} <= {
         path.name for path in folder.iterdir()
     }
-    assert shop.store.verify("tiny", version).version == version
+    assert shop.store.open_version("tiny", version).verify().manifest.version == version
 
 
 def test_a_passing_verdict_for_the_same_digests_is_not_earned_twice(shop: Shop) -> None:
@@ -151,7 +151,7 @@ def test_a_crippled_candidate_is_blocked_and_not_promoted(shop: Shop) -> None:
 def test_tampered_bytes_end_with_the_code_of_a_broken_environment(shop: Shop) -> None:
     """A script must be able to tell "the answer is no" from "there is no answer"."""
     version = publish_judged(shop.store, alias="candidate")
-    path = shop.store.open_folder("tiny", version) / MODEL_FILE
+    path = shop.store.open_version("tiny", version).folder / MODEL_FILE
     path.write_bytes(path.read_bytes()[:-1])
     run = shop.run("gate", *QUICK)
     assert (run.code, run.result["outcome"]) == (3, "INVALID"), run.log

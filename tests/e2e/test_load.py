@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.tiny_model import publish_numeric
-from timberline.benchmarks.load.plan import read_arrivals
+from timberline.benchmarks.load.window import read_arrivals
 from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "PASS": {"restarts": 4, "pairs": 200, "is_first": True},
     "INVALID": {"restarts": 1, "pairs": 5, "problem": "connection refused: " + "x" * 200},
 }
-# Texts of the drawings that lie outside of the picture's card, where nobody sees them.
+# Texts of the plots that lie outside of the figure's card, where they are cut.
 CUT = """[...document.querySelectorAll('figure svg text')].filter(text => {
   const box = text.getBoundingClientRect(), card = text.closest('figure').getBoundingClientRect();
   return box.width && (box.left < card.left || box.right > card.right || box.bottom > card.bottom);

@@ -1,4 +1,4 @@
-"""The serve requirements alone run the service; the wall is physical."""
+"""The serve requirements and the wheel alone run the service; the wall is physical."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.support.service import ROOT, running_service
 from tests.support.tiny_model import publish_numeric
+from tests.support.wheels import install_project
 from timberline.registry.store import open_store
 
 
@@ -19,6 +20,7 @@ def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
     subprocess.run(install, check=True)
+    install_project(python, tmp_path)
     publish_numeric(open_store(tmp_path / "registry"))
 
     with running_service(tmp_path / "registry", "tiny", python=str(python)) as service:

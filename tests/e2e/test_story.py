@@ -104,13 +104,13 @@ def test_a_row_with_a_feature_that_cannot_be_computed_is_refused(forest: Worksho
 
 def test_the_version_tells_where_it_came_from(forest: Workshop) -> None:
     """An estimate of the prior from unlabelled test rows must be declared, and parity covers every row."""
-    manifest = open_store(forest.registry).verify("forest_cover", 1)
+    manifest = open_store(forest.registry).open_version("forest_cover", 1).verify().manifest
     assert manifest.lineage.unlabelled_splits == ("test",)
     assert manifest.prior.method == "em"
     assert {tensor.rows for tensor in manifest.parity.values()} == {565_892}
     assert manifest.metrics.rows == 565_892
     predictions = pq.read_table(
-        open_store(forest.registry).open_folder("forest_cover", 1) / "evaluation.parquet",
+        open_store(forest.registry).open_version("forest_cover", 1).folder / "evaluation.parquet",
         columns=["class_index", "label_index"],
     )
     right = (predictions["class_index"].to_numpy() == predictions["label_index"].to_numpy()).mean()

@@ -88,8 +88,10 @@ def test_the_training_file_gets_the_answers_that_its_evaluation_has(tmp_path: Pa
         )
         assert done.returncode == 0, done.stderr
 
-    manifest = open_store(registry).read_manifest("odd", 1)
-    evaluation = pq.read_table(open_store(registry).open_folder("odd", 1) / "evaluation.parquet").to_pydict()
+    manifest = open_store(registry).open_version("odd", 1).manifest
+    evaluation = pq.read_table(
+        open_store(registry).open_version("odd", 1).folder / "evaluation.parquet"
+    ).to_pydict()
     with running_service(registry, "odd@1") as service:
         status, _, answer = service.request("POST", "/predict", body, {"Content-Type": "text/csv"})
     assert status == 200, answer

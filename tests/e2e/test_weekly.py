@@ -44,7 +44,7 @@ def production(workshop: Workshop) -> int:
 
 def read_manifest(workshop: Workshop, version: int) -> Manifest:
     """The manifest of a version."""
-    return store_of(workshop).read_manifest(workshop.model, version)
+    return store_of(workshop).open_version(workshop.model, version).manifest
 
 
 def read_lines(workshop: Workshop, version: int) -> dict[str, VerdictLine]:

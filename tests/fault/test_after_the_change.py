@@ -84,7 +84,7 @@ def see(root: Path) -> dict[str, Any]:
     """What each of the actions changes, as a reader finds it."""
     store = open_store(root)
     for version in store.versions("tiny"):
-        store.verify("tiny", version)
+        store.open_version("tiny", version).verify()
     record = read_alias(store, "tiny", PRODUCTION)
     judged = store.read_document("tiny", 2, VERDICT_FILE)
     assert record is not None
@@ -121,8 +121,8 @@ def test_error_after_the_change_says_that_it_has_happened(
     """A disk that fails is no small thing; but who reads "I/O error" alone repeats a change that is there."""
     done = act(action, root, describe_fault(shim, call, number, "/registry/tiny"))
     assert done.returncode == 3
-    said = f"/registry/{WRITTEN[action]} is written, but its folder could not be synced: [Errno {number}]"
-    assert said in done.stderr
+    message = f"/registry/{WRITTEN[action]} is written, but its folder could not be synced: [Errno {number}]"
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert see(root) == BEFORE | {action: AFTER[action]}
 
@@ -162,14 +162,14 @@ def test_folder_whose_sync_fails_is_there_whole(tmp_path: Path, shim: Path) -> N
 import sys
 from pathlib import Path
 from timberline.registry.errors import AfterChangeError
-from timberline.registry.runtime.stages import find_current, stage_folder
+from timberline.registry.runtime.stages import Stage
 folder = Path(sys.argv[1]) / "stage"
 for text in ("first", "second"):
     try:
-        with stage_folder(folder, "etl", {"input": text}) as partial:
+        with Stage("etl", folder, {"input": text}).fill() as partial:
             (partial / "file").write_text(text)
     except AfterChangeError as error:
-        print(error, find_current(folder, "etl", {"input": text}) is not None, sep="\\n")
+        print(error, Stage("etl", folder, {"input": text}).find_receipt() is not None, sep="\\n")
 """
     fault = describe_fault(shim, "fsync", errno.EIO, str(tmp_path))
     done = run_python("-c", code, str(tmp_path), environment=fault)
@@ -184,7 +184,7 @@ for text in ("first", "second"):
 def test_lock_that_cannot_be_removed_is_no_failure_of_the_change(
     action: str, number: int, root: Path, shim: Path
 ) -> None:
-    """It is held by nobody, and the next writer removes it."""
+    """No process holds it, and the next writer removes it."""
     done = act(action, root, describe_fault(shim, "unlink", number, ".lock"))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(f".lock could not be removed: {os.strerror(number)}") == PLACES[action]
@@ -222,7 +222,7 @@ def test_link_that_was_made_though_its_answer_was_lost_is_a_move(number: int, ro
 def test_file_system_without_locks_is_said_and_nothing_changes(
     action: str, number: int, root: Path, shim: Path
 ) -> None:
-    """Without them a writer that lives cannot be told from one that was killed."""
+    """Without them a live writer looks like one that was killed."""
     done = act(action, root, describe_fault(shim, "flock", number, str(root)))
     assert done.returncode == 3
     assert f"{root}: its file system has no file locks ({os.strerror(number)})" in done.stderr

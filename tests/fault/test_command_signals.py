@@ -155,7 +155,7 @@ _TIDYING = """
 import logging, sys, threading
 from pathlib import Path
 from timberline.registry.runtime.logs import configure_logging, log_event
-from timberline.registry.runtime.signals import EndOnSignals
+from timberline.registry.runtime.cli import EndOnSignals
 
 configure_logging("info", "json")
 logger = logging.getLogger("test")
@@ -198,7 +198,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 def test_a_signal_from_before_there_was_a_handler_is_not_lost(tmp_path: Path, program: Path) -> None:
-    """`deploy/stage` blocks it while Python starts, since the kernel drops what nobody handles."""
+    """`deploy/stage` blocks it while Python starts, since the kernel drops what has no handler."""
     with starting(["-c", _BLOCKED, str(program), "wait"], tmp_path / "log") as command:
         assert command.wait() == 143
     (line,) = command.log.read_text("utf-8").splitlines()

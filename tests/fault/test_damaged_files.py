@@ -14,20 +14,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from timberline.benchmarks.dev.service.figures import decode_targets
+from timberline.benchmarks.dev.service.report import decode_targets
 from timberline.benchmarks.measure.records import read_rows as read_observations
 from timberline.benchmarks.selftest import ledger
 from timberline.benchmarks.selftest.ledger import read_restarts
+from timberline.inference.config import read_worker_config
+from timberline.inference.metrics.shared_memory import open_memory
 from timberline.inference.models.proven import run_trial
 from timberline.inference.models.trial import Ledger, Outcome, Trial
-from timberline.inference.server.child import Worker
-from timberline.inference.server.worker_config import read_order
+from timberline.inference.server.supervisor import Worker
 from timberline.registry.errors import ConfigError, LifecycleError, StageError
 from timberline.registry.runs import find_run, read_run
 from timberline.registry.runtime.settings import LoggingSection, apply_overrides, load_settings
-from timberline.registry.runtime.stages import RECEIPT, find_current, read_receipt
+from timberline.registry.runtime.stages import RECEIPT, Stage, read_receipt
 from timberline.training.data.profile import load_profile
-from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.kaggle import find_credentials
 from timberline.training.sources.local import REFERENCES, read_references
 
 # What a disk, a broken copy or an editor makes of a file; each is another error of the parsers.
@@ -103,7 +104,7 @@ def test_damaged_receipt_is_none(damage: str, tmp_path: Path) -> None:
     """A stage whose receipt proves nothing runs again; it must not stop for good."""
     (tmp_path / RECEIPT).write_bytes(DAMAGES[damage])
     assert read_receipt(tmp_path) is None
-    assert find_current(tmp_path, "etl", {}) is None
+    assert Stage("etl", tmp_path, {}).find_receipt() is None
 
 
 def test_receipt_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_damaged_name_of_the_latest_run_is_no_finished_run(damage: str, tmp_path
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("read", [read_order, lambda source: run_trial(source, io.BytesIO())])
+@pytest.mark.parametrize("read", [read_worker_config, lambda source: run_trial(source, io.BytesIO())])
 def test_process_that_gets_no_order_says_so(read: Callable[[io.BytesIO], object], damage: str) -> None:
     """Whoever starts a worker by hand hears what it waits for."""
     with pytest.raises(ConfigError, match="standard input"):
@@ -133,7 +134,7 @@ def test_process_that_gets_no_order_says_so(read: Callable[[io.BytesIO], object]
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_outcomes_of_trials_are_forgotten(damage: str) -> None:
     """Their last writer may have been killed; a worker that died of it would take the next with it."""
-    fd = Ledger.create_memory()
+    fd = open_memory("timberline-trials")
     os.pwrite(fd, DAMAGES[damage], 0)
     trial = Trial(
         registry="/", model="tiny", version=1, manifest_sha256="0" * 64, sequence=1,

@@ -49,7 +49,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A service that tells its times, and its version's manifest."""
     folder = tmp_path_factory.mktemp("served")
     store = open_store(folder)
-    manifest = store.read_manifest("tiny", publish_numeric(store))
+    manifest = store.open_version("tiny", publish_numeric(store)).manifest
     with running_service(folder, "tiny", "--server-timing", "true") as service:
         yield service, manifest
 

@@ -181,7 +181,7 @@ def test_tampered_bytes_are_invalid_and_never_served(tmp_path: Path, damaged: in
     store = open_store(tmp_path / "registry")
     publish_judged(store, alias="production")
     publish_judged(store, alias="candidate")
-    path = store.open_folder("tiny", damaged) / MODEL_FILE
+    path = store.open_version("tiny", damaged).folder / MODEL_FILE
     path.write_bytes(path.read_bytes() + b"\0")
     result = run_gate(store, "tiny", tmp_path / "data", quick_settings())
     assert result.verdict is not None
@@ -229,9 +229,9 @@ def test_a_verdict_about_something_else_is_not_reused(tmp_path: Path, change: st
         "report": encode_verdict(msgspec.structs.replace(passing, evidence={"report.json": other})),
         "bytes": encode_verdict(passing)[:-9],
     }
-    store.write_document("tiny", version, VERDICT_FILE, changed[change])
+    store.open_version("tiny", version).write_document(VERDICT_FILE, changed[change])
     assert run_gate(store, "tiny", tmp_path / "data", quick_settings()).skipped == ""
-    store.write_document("tiny", version, VERDICT_FILE, encode_verdict(passing))
+    store.open_version("tiny", version).write_document(VERDICT_FILE, encode_verdict(passing))
     assert run_gate(store, "tiny", tmp_path / "data", quick_settings()).skipped != ""
 
 

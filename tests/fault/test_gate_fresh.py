@@ -84,7 +84,7 @@ def test_a_class_and_a_column_more_are_served_beside_the_champion(store: Store, 
     for name in ("scored-champion.parquet", "scored-candidate.parquet"):
         assert verdict.evidence[name] == digest_file(folder / name)
     page = (folder / "report.html").read_text("utf-8")
-    assert "highest labelled highest: champion 0, candidate " in page
+    assert "highest: champion 0.00%, candidate " in page
     assert "1,200 rows" in page
 
 

@@ -35,7 +35,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
     """One service that is asked as both arms, so that nothing but chance tells them apart."""
     folder = tmp_path_factory.mktemp("order")
     store = open_store(folder)
-    manifest = store.read_manifest("tiny", publish_numeric(store))
+    manifest = store.open_version("tiny", publish_numeric(store)).manifest
     with running_service(folder, "tiny") as running:
         targets = tuple(
             Target(

@@ -35,7 +35,10 @@ def versions(tmp_path: Path) -> dict[str, Manifest]:
     store = open_store(tmp_path / "registry")
     for alias in ("production", "candidate"):
         publish_judged(store, alias=alias)
-    return {"champion": store.read_manifest("tiny", 1), "candidate": store.read_manifest("tiny", 2)}
+    return {
+        "champion": store.open_version("tiny", 1).manifest,
+        "candidate": store.open_version("tiny", 2).manifest,
+    }
 
 
 def restart(

@@ -16,15 +16,22 @@ import pytest
 from tests.support.freezing import freezing
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import Answer, answering
-from timberline.benchmarks.load.measure import measure_load
-from timberline.benchmarks.load.plan import Arrival, WindowOutcome, WindowPlan, read_arrivals
-from timberline.benchmarks.load.settings import LoadSettings, load_load_settings
-from timberline.benchmarks.load.stage import Load
-from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.benchmarks.load.measure import Load, measure_load
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
+from timberline.benchmarks.load.window import (
+    Arrival,
+    WindowKey,
+    WindowOutcome,
+    WindowPlan,
+    WindowResult,
+    read_arrivals,
+    summarize_window,
+)
 from timberline.benchmarks.measure.duet import build_target
 from timberline.benchmarks.measure.records import Body, Target
 from timberline.benchmarks.measure.services import exchange, launch_driver, launch_service
 from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies
+from timberline.registry.runtime.settings import load_settings
 from timberline.registry.store import open_store
 
 DEADLINE_S = 60.0
@@ -32,7 +39,7 @@ RIGHT = {"probabilities": {"1": 0.75, "2": 0.25}, "model": "tiny", "version": 1}
 BODY = Body(payload=b'{"rings": 3}', rows=1, answers={"candidate": ((0.75, 0.25),)})
 # Bounds that no busy machine breaks, so that only what a test does is seen.
 PATIENT = msgspec.structs.replace(
-    load_load_settings().objective, p99_ms=5000.0, max_lag_share=1.0, max_cpu_share=1.0
+    load_settings(DEFAULT_LOAD, LoadSettings).objective, p99_ms=5000.0, max_lag_share=1.0, max_cpu_share=1.0
 )
 
 
@@ -75,7 +82,7 @@ class Generator(NamedTuple):
         log = self.folder / "locust.log"
         outcome = exchange(self.process, plan, WindowOutcome, timeout_s=DEADLINE_S, log=log)
         arrivals = read_arrivals(Path(plan.observations))
-        place = Place(
+        place = WindowKey(
             round=1,
             number=1,
             arm=target.arm,
@@ -110,7 +117,7 @@ def address(url: str) -> Target:
 def serving(folder: Path) -> Iterator[tuple[int, Target, tuple[Body, ...]]]:
     """The real service with a tiny model: its process, its address, bodies of every form."""
     store = open_store(folder / "registry")
-    manifest = store.read_manifest("tiny", publish_numeric(store))
+    manifest = store.open_version("tiny", publish_numeric(store)).manifest
     mix = tuple(Mix(rows=2, form=form) for form in ("json", "csv", "float32", "oip", "oip_binary"))
     bodies = draw_bodies(Workload(seed=1, bodies=20, mix=mix), {"candidate": manifest})
     log = folder / "service.log"
@@ -216,7 +223,7 @@ def test_a_service_that_drowns_is_let_go(tmp_path: Path) -> None:
 def quick_settings() -> LoadSettings:
     """The committed rules in little."""
     changes = ["compare.rounds=2", "window.window_s=0.2", "window.min_requests=5", "sweep.start_rps=50"]
-    return load_load_settings(overrides=changes)
+    return load_settings(DEFAULT_LOAD, LoadSettings, overrides=changes)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A volume that belongs to somebody else: one line says what refuses whom, and the way out; exit code 3."""
+"""A volume of another user: one line names what refuses whom, and the way out; exit code 3."""
 
 from __future__ import annotations
 
@@ -71,21 +71,21 @@ def assert_explained(done: subprocess.CompletedProcess[str], path: Path, mode: i
     """It ended with 3, and its last line says all that is needed to let it in."""
     assert (done.returncode, done.stdout) == (3, ""), done.stderr
     assert "Traceback" not in done.stderr
-    said = json.loads(done.stderr.splitlines()[-1])["event"]
+    message = json.loads(done.stderr.splitlines()[-1])["event"]
     owner = path.stat()
     uid, gid = os.geteuid(), os.getegid()
-    assert f"{path} belongs to {owner.st_uid}:{owner.st_gid} with mode {mode:04o}" in said
-    assert f"refuses uid {uid}, gid {gid}." in said
-    assert f"`chown -R {uid} {path}`" in said
-    assert "`--user $(id -u):0`" in said
-    assert f"chmod -R g+rwX {path}" in said
+    assert f"{path} belongs to {owner.st_uid}:{owner.st_gid} with mode {mode:04o}" in message
+    assert f"refuses uid {uid}, gid {gid}." in message
+    assert f"`chown -R {uid} {path}`" in message
+    assert "`--user $(id -u):0`" in message
+    assert f"chmod -R g+rwX {path}" in message
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o555])
 def test_a_data_folder_that_cannot_be_written_is_explained(
     tmp_path: Path, refuse: Callable[[Path, int], Path], mode: int
 ) -> None:
-    """The first command that anybody runs on a fresh volume."""
+    """The first command that is run on a fresh volume."""
     table = SmallTable(tmp_path, rows(10))
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -140,7 +140,7 @@ def test_a_registry_that_cannot_be_read_is_explained(
     store: Store, tmp_path: Path, refuse: Callable[[Path, int], Path], words: tuple[str, ...]
 ) -> None:
     """Any command on it, of any part."""
-    path = refuse(store.open_folder("tiny", 1) / "manifest.json", 0)
+    path = refuse(store.open_version("tiny", 1).folder / "manifest.json", 0)
     places = ("--data", str(tmp_path / "data")) if words[0] == "benchmarks" else ()
     assert_explained(run(*words, "--registry", store.location, *places), path, 0)
 
@@ -159,11 +159,11 @@ def test_a_registry_that_cannot_be_written_is_explained(
 def test_a_service_that_cannot_read_its_version_explains_it_at_its_start(
     store: Store, refuse: Callable[[Path, int], Path], name: str, workers: str
 ) -> None:
-    """In the log of a container that does not come up, where nobody can look around."""
-    path = refuse(store.open_folder("tiny", 2) / name, 0)
+    """In the log of a container that does not come up, where one cannot look around."""
+    path = refuse(store.open_version("tiny", 2).folder / name, 0)
     serve = ("inference", "serve", "--model", "tiny@2", "--registry", store.location, "--port", "0")
     done = run(*serve, "--workers", workers)
-    said = [line for line in done.stderr.splitlines() if "belongs to" in line]
-    assert said, done.stderr
-    done.stderr = said[0]
+    message = [line for line in done.stderr.splitlines() if "belongs to" in line]
+    assert message, done.stderr
+    done.stderr = message[0]
     assert_explained(done, path, 0)

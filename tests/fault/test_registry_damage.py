@@ -1,4 +1,4 @@
-"""Versions that somebody or something changed after publishing: told, named, never promoted."""
+"""Versions that were changed after publishing: reported, named, never promoted."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.manifests import build_manifest, forget_publication, give_verdict, publish_tiny
+from tests.support.manifests import build_manifest, give_verdict, publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import move_alias, read_alias, read_history
-from timberline.registry.catalog import summarise_versions
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import DigestMismatchError, ManifestError, RegistryError, VersionNotFoundError
 from timberline.registry.manifest import FileDigest, encode_manifest
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
 from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.show import summarise_versions
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def folder(store: Store) -> Path:
-    return store.open_folder("tiny", 1)
+    return store.open_version("tiny", 1).folder
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, EVALUATION_FILE])
@@ -42,9 +42,9 @@ def test_flipped_byte_is_found_and_named(store: Store, folder: Path, name: str) 
     data[3] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(DigestMismatchError, match=f"tiny@1: {name} has digest"):
-        store.verify("tiny", 1)
+        store.open_version("tiny", 1).verify()
     with pytest.raises(DigestMismatchError, match=name):
-        store.read_file("tiny", 1, name)
+        store.open_version("tiny", 1).read_file(name)
 
 
 @pytest.mark.parametrize("is_forced", [False, True])
@@ -62,7 +62,7 @@ def test_every_finding_is_told_at_once(store: Store, folder: Path) -> None:
     (folder / EVALUATION_FILE).unlink()
     (folder / "notes.txt").write_text("left here")
     with pytest.raises(DigestMismatchError) as caught:
-        store.verify("tiny", 1)
+        store.open_version("tiny", 1).verify()
     assert caught.value.what == (
         "notes.txt is not named in the manifest; model.onnx has 5 bytes, manifest says 10; "
         "evaluation.parquet is missing"
@@ -73,25 +73,25 @@ def test_file_that_a_copy_has_not_brought_whole_is_found_without_reading_it(
     store: Store, folder: Path
 ) -> None:
     """A service looks before it starts a process for a version; what it does not use is not looked at."""
-    manifest, sha256 = store.hash_manifest("tiny", 1)
-    assert sha256 == digest_bytes((folder / MANIFEST_FILE).read_bytes())
+    version = store.open_version("tiny", 1)
+    assert version.digests.manifest_sha256 == digest_bytes((folder / MANIFEST_FILE).read_bytes())
     (folder / EVALUATION_FILE).unlink()
     (folder / MODEL_FILE).write_bytes(b"9876543210")  # other bytes, and as many
-    store.check_size(manifest, MODEL_FILE)
+    version.check_size(MODEL_FILE)
     for data in (b"", b"01234", b"0123456789a"):
         (folder / MODEL_FILE).write_bytes(data)
         with pytest.raises(
             DigestMismatchError, match=f"{MODEL_FILE} has {len(data)} bytes, manifest says 10"
         ):
-            store.check_size(manifest, MODEL_FILE)
+            version.check_size(MODEL_FILE)
     (folder / MODEL_FILE).unlink()
     with pytest.raises(DigestMismatchError, match=r"tiny@1: model\.onnx is missing"):
-        store.check_size(manifest, MODEL_FILE)
+        version.check_size(MODEL_FILE)
     with pytest.raises(DigestMismatchError, match=r"tiny@1: model\.onnx is missing"):
-        store.read_file("tiny", 1, MODEL_FILE)
+        store.open_version("tiny", 1).read_file(MODEL_FILE)
     (folder / MODEL_FILE).mkdir()
     with pytest.raises(DigestMismatchError, match="is not a plain file"):
-        store.check_size(manifest, MODEL_FILE)
+        version.check_size(MODEL_FILE)
 
 
 def test_link_in_place_of_a_file_is_refused(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_link_in_place_of_a_file_is_refused(store: Store, folder: Path, tmp_path
     (folder / MODEL_FILE).rename(outside)
     (folder / MODEL_FILE).symlink_to(outside)
     with pytest.raises(DigestMismatchError, match="is not a plain file"):
-        store.verify("tiny", 1)
+        store.open_version("tiny", 1).verify()
     with pytest.raises(RegistryError, match="symbolic link"):
-        store.read_file("tiny", 1, MODEL_FILE)
+        store.open_version("tiny", 1).read_file(MODEL_FILE)
 
 
 def test_link_in_place_of_a_manifest_is_refused(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_link_in_place_of_a_manifest_is_refused(store: Store, folder: Path, tmp_
     (folder / MANIFEST_FILE).rename(outside)
     (folder / MANIFEST_FILE).symlink_to(outside)
     with pytest.raises(RegistryError, match="symbolic link"):
-        store.read_manifest("tiny", 1)
+        store.open_version("tiny", 1)
 
 
 def test_linked_version_folder_is_no_version(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_linked_version_folder_is_no_version(store: Store, folder: Path, tmp_pat
     (folder.parent / "2").symlink_to(tmp_path / "elsewhere")
     assert store.versions("tiny") == [1]
     with pytest.raises(RegistryError, match="symbolic link"):
-        store.read_manifest("tiny", 2)
+        store.open_version("tiny", 2)
     assert publish_tiny(store) == 3
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == sorted(
         path.name for path in folder.iterdir()
@@ -132,11 +132,11 @@ def test_linked_version_folder_is_no_version(store: Store, folder: Path, tmp_pat
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", ".hidden", "", "a\n"])
 def test_manifest_that_names_a_file_elsewhere_is_refused(store: Store, folder: Path, name: str) -> None:
     """A path that leaves the folder would make a reader open whatever the manifest's writer wants."""
-    files = {name: FileDigest(sha256="0" * 64, size=1), **store.read_manifest("tiny", 1).files}
+    files = {name: FileDigest(sha256="0" * 64, size=1), **store.open_version("tiny", 1).manifest.files}
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(build_manifest(files=files)))
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     with pytest.raises(ManifestError, match="not a manifest"):
-        store.verify("tiny", 1)
+        store.open_version("tiny", 1).verify()
 
 
 def test_torn_manifest_is_told_and_the_list_goes_on(store: Store, folder: Path) -> None:
@@ -153,16 +153,16 @@ def test_version_copied_by_hand_is_refused(store: Store, folder: Path) -> None:
     """A copied folder has whole bytes but another number, so its evidence would be counted twice."""
     shutil.copytree(folder, folder.parent / "7")
     with pytest.raises(ManifestError, match=r"tiny@7: .*describes tiny@1"):
-        store.verify("tiny", 7)
-    assert store.verify("tiny", 1)
+        store.open_version("tiny", 7).verify()
+    assert store.open_version("tiny", 1).verify().manifest
 
 
 def test_manifest_swapped_behind_an_alias_is_found(store: Store, folder: Path) -> None:
     """Rewriting manifest and files together keeps a version whole; the alias's history remembers."""
     promote(store, "tiny", 1)
-    changed = build_manifest(files=store.read_manifest("tiny", 1).files, title="Another")
+    changed = build_manifest(files=store.open_version("tiny", 1).manifest.files, title="Another")
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(changed))
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     (folder / VERDICT_FILE).unlink()
     version, alias = check_versions(store, None)
     assert version.is_whole
@@ -171,7 +171,7 @@ def test_manifest_swapped_behind_an_alias_is_found(store: Store, folder: Path) -
 
 
 def test_damaged_alias_record_is_told_and_not_passed_over(store: Store) -> None:
-    """Falling back to an older record would roll production back without anybody's decision."""
+    """Falling back to an older record would roll production back without a decision."""
     move_alias(store, "tiny", "staging", 1, expected=None, reason="first")
     move_alias(store, "tiny", "staging", 1, expected=1, reason="second")
     record = Path(store.location, "tiny", "aliases", "staging", "2.json")
@@ -190,6 +190,6 @@ def test_folder_without_a_manifest_is_no_version_and_keeps_its_number(store: Sto
     (broken / MODEL_FILE).write_bytes(b"half")
     assert store.versions("tiny") == [1]
     with pytest.raises(VersionNotFoundError, match=r"There are: 1\."):
-        store.open_folder("tiny", 2)
+        store.open_version("tiny", 2)
     assert publish_tiny(store) == 3
     assert (broken / MODEL_FILE).read_bytes() == b"half"

@@ -1,4 +1,4 @@
-"""Registries that somebody or something damaged: each is told of, and stops nothing that it need not stop."""
+"""Damaged registries: each damage is reported, and stops nothing that it need not stop."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ PIN = "it was published with"
 
 
 class Case(NamedTuple):
-    """A damage and what is said of it.
+    """A damage and what is reported of it.
 
-    ``told`` is all that `verify` tells of: name, path, part of the finding. ``listed`` is a part of what
+    ``reported`` is all that `verify` reports: name, path, part of the finding. ``listed`` is a part of what
     `list` says, empty where it shows no damage. ``answers`` are those of other commands: exit code, part of
     the log. An exit code of 0 for a move is followed by the version.
     """
 
     name: str
     damage: Callable[[Path], object]
-    told: tuple[tuple[tuple[str, str], str], ...]
+    reported: tuple[tuple[tuple[str, str], str], ...]
     listed: str
     answers: dict[str, tuple[int, object]]
 
@@ -111,7 +111,7 @@ def _stopped(text: str) -> dict[str, tuple[int, object]]:
     return {**dict.fromkeys(commands, (REFUSED, hint)), "show tiny@1": (1, "")}
 
 
-# What is said of a place that holds another thing than what was written there.
+# The finding where something else lies than what was written.
 NO_PLAIN = "is no plain file"
 NO_FILE = f"3.json: {NO_PLAIN}"
 CASES = [
@@ -364,7 +364,7 @@ def _matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.DOTALL) is not None
 
 
-def _told(answer: Answer) -> list[dict[str, Any]]:
+def _list_checks(answer: Answer) -> list[dict[str, Any]]:
     return [check for check in answer.value if not check["is_whole"]]
 
 
@@ -376,9 +376,11 @@ def test_damage_is_told_and_stops_nothing_else(case: Case, root: Path) -> None:
     case.damage(root)
     verified = ask(root, "verify")
     assert verified.code == 1
-    assert {(check["name"], check["path"]) for check in _told(verified)} == {place for place, _ in case.told}
-    for (name, _), finding in case.told:
-        (check,) = [check for check in _told(verified) if check["name"] == name]
+    assert {(check["name"], check["path"]) for check in _list_checks(verified)} == {
+        place for place, _ in case.reported
+    }
+    for (name, _), finding in case.reported:
+        (check,) = [check for check in _list_checks(verified) if check["name"] == name]
         assert _matches(finding, check["findings"]), check
     listed = ask(root, "list")
     problems = [row["problem"] for row in listed.value if row.get("problem")]
@@ -404,7 +406,7 @@ def test_registry_that_was_copied_is_whole(root: Path, tmp_path: Path) -> None:
         os.utime(path, (1e9, 1e9))
     (tmp_path / "outside.onnx").hardlink_to(root / "tiny" / "3" / "model.onnx")
     verified = ask(root, "verify")
-    assert (verified.code, _told(verified)) == (0, [])
+    assert (verified.code, _list_checks(verified)) == (0, [])
     assert ask(root, "list").code == 0
     refused = ask(root, "promote tiny@2")
     assert refused.code == REFUSED
@@ -414,10 +416,10 @@ def test_registry_that_was_copied_is_whole(root: Path, tmp_path: Path) -> None:
 def test_model_that_was_renamed_is_told_of_in_every_part(root: Path) -> None:
     """All that is in it names the model: under another name its evidence would be counted twice."""
     (root / "tiny").rename(root / "small")
-    told = {check["name"]: check["findings"] for check in _told(ask(root, "verify"))}
-    assert told.keys() == {"small@1", "small@2", "small@3", "small@candidate", "small@production"}
-    assert "of tiny@1" in told["small@1"]
-    assert "1.json: is move 1 of tiny@production" in told["small@production"]
+    reported = {check["name"]: check["findings"] for check in _list_checks(ask(root, "verify"))}
+    assert reported.keys() == {"small@1", "small@2", "small@3", "small@candidate", "small@production"}
+    assert "of tiny@1" in reported["small@1"]
+    assert "1.json: is move 1 of tiny@production" in reported["small@production"]
     assert [ask(root, words).code for words in ("list small", "show small", "rollback small")] == [
         1,
         1,
@@ -440,7 +442,9 @@ def test_name_that_nobody_expects_is_told_and_ends_no_command(root: Path, place:
         is_anybodys = not place and not is_folder
         verified = ask(root, "verify")
         assert verified.code == (0 if is_anybodys else 1)
-        assert is_anybodys or any(shown in check["path"] + check["findings"] for check in _told(verified))
+        assert is_anybodys or any(
+            shown in check["path"] + check["findings"] for check in _list_checks(verified)
+        )
         assert ask(root, "list").code == verified.code
         assert ask(root, "verify other").code == 0
         assert ask(root, "alias tiny").code in (0, 1)
@@ -449,7 +453,7 @@ def test_name_that_nobody_expects_is_told_and_ends_no_command(root: Path, place:
 
 
 def test_registry_at_a_path_that_is_no_text_is_read_and_told_of(base: Path, tmp_path: Path) -> None:
-    """A path is bytes; the error of one that is no text has to be told all the same."""
+    """A path is bytes; an error about one that is no text has to be reported too."""
     root = shutil.copytree(base, tmp_path / "\udcff")
     assert ask(root, "verify").code == 0
     put(root, "tiny/aliases/production", b"x")

@@ -1,4 +1,4 @@
-"""Two people promote at once: one wins, the other is told, and the evidence still counts."""
+"""Two people promote at once: one wins, the other gets a conflict, and the evidence still counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.manifests import give_verdict, publish_tiny
-from tests.support.pausing_blobs import PausingBlobs
+from tests.support.pausing_store import PausingStore
 from timberline.registry.aliases import AliasRecord, move_alias, read_history
 from timberline.registry.errors import AliasConflictError, PromotionRefusedError, RegistryError
 from timberline.registry.names import PRODUCTION
@@ -36,10 +36,10 @@ def _try_promote(store: Store, version: int) -> AliasRecord | RegistryError:
 
 def test_one_of_two_racing_promoters_wins(tmp_path: Path) -> None:
     """Both passed against version 1, held at the very last step: the second was never compared with the
-    first, so letting both through would replace a champion that nobody beat."""
+    first, so letting both through would replace a champion that was not beaten."""
     store = _prepare(tmp_path)
     barrier = threading.Barrier(2)
-    stores = [Store(PausingBlobs(tmp_path, lambda: barrier.wait(timeout=30))) for _ in range(2)]
+    stores = [Store(PausingStore(tmp_path, lambda: barrier.wait(timeout=30))) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(_try_promote, stores, (2, 3)))
     winners = [result for result in results if isinstance(result, AliasRecord)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny
-from tests.support.pausing_blobs import PausingBlobs
+from tests.support.pausing_store import PausingStore
 from timberline.registry.aliases import move_alias, read_alias, resolve
 from timberline.registry.errors import LifecycleError
 from timberline.registry.manifest import FileDigest, Manifest
@@ -72,7 +72,7 @@ def _staged(root: Path) -> list[str]:
 def _assert_whole(store: Store, versions: list[int]) -> None:
     assert store.versions("tiny") == versions
     for version in versions:
-        assert store.verify("tiny", version).version == version
+        assert store.open_version("tiny", version).verify().manifest.version == version
 
 
 def test_racing_processes_get_numbers_without_gap_or_double(root: Path, start: _Start) -> None:
@@ -103,7 +103,7 @@ def test_publisher_that_lost_its_number_describes_the_next(root: Path) -> None:
         if len(arrived) < 2:
             arrived.append(barrier.wait(timeout=30))
 
-    stores = [Store(PausingBlobs(root, line_up)) for _ in range(2)]
+    stores = [Store(PausingStore(root, line_up)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         numbers = sorted(pool.map(publish_tiny, stores))
     assert numbers == [1, 2]
@@ -148,7 +148,7 @@ def test_killed_publisher_leaves_no_version_and_is_cleaned_up(root: Path, start:
 
 
 def test_live_publisher_in_another_process_is_not_cleaned_up(root: Path, start: _Start) -> None:
-    """Who lives is told by a lock of the kernel, so it must hold between processes."""
+    """A lock of the kernel shows which writer lives, so it must hold between processes."""
     fifo = root.parent / "fifo"
     os.mkfifo(fifo)
     child = start(str(fifo))
@@ -215,7 +215,7 @@ def test_verdict_killed_anywhere_is_the_old_or_the_new_one(base: Path, tmp_path:
         data = open_store(root).read_document("tiny", 2, VERDICT_FILE)
         assert data
         seen.add(decode_verdict(data).outcome)
-        open_store(root).verify("tiny", 2)
+        open_store(root).open_version("tiny", 2).verify()
     assert seen == {"PASS", "BLOCK"}
 
 

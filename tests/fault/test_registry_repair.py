@@ -25,13 +25,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "registry"
 
 
-def _told(answer: Answer) -> list[dict[str, Any]]:
+def _list_checks(answer: Answer) -> list[dict[str, Any]]:
     return [check for check in answer.value if not check["is_whole"]]
 
 
 @pytest.mark.parametrize("alias", ["production", "candidate"])
 def test_repaired_alias_moves_again(root: Path, alias: str) -> None:
-    """The way out of a damaged alias: a version that somebody names, on record as forced."""
+    """The way out of a damaged alias: a version that an operator names, recorded as forced."""
     put(root, f"tiny/aliases/{alias}/3.json", b"{")
     assert ask(root, f"repair tiny@{alias} 2").code == 2
     repaired = ask(root, f"repair tiny@{alias} 2 --reason disk")
@@ -60,7 +60,7 @@ def test_rollback_does_not_lead_to_a_planted_record(root: Path) -> None:
     """A repair accepts what is there; that it was ever in production it cannot know."""
     tip = json.loads((root / TIP).read_bytes())
     publish_tiny(open_store(root))
-    pin = open_store(root).identify("tiny", 4).manifest_sha256
+    pin = open_store(root).open_version("tiny", 4).digests.manifest_sha256
     planted = tip | {"sequence": 9, "version": 4, "manifest_sha256": pin}
     put(root, "tiny/aliases/production/9.json", json.dumps(planted).encode())
     assert ask(root, "repair tiny@production 3 --reason planted").code == 0
@@ -80,7 +80,7 @@ def test_planted_repair_does_not_move_the_alias(root: Path, sequence: int) -> No
     assert f"{sequence}.json accepted has changed since" in answer.log
 
 
-def test_version_that_was_written_off_and_is_back_is_told(root: Path, tmp_path: Path) -> None:
+def test_version_that_was_written_off_and_is_back_is_reported(root: Path, tmp_path: Path) -> None:
     """Which of the two is right, the removal or the folder, only a person can know."""
     (root / "tiny" / "1").rename(tmp_path / "copy")
     assert (
@@ -89,7 +89,7 @@ def test_version_that_was_written_off_and_is_back_is_told(root: Path, tmp_path: 
     )
     assert ask(root, "verify").code == 0
     shutil.copytree(tmp_path / "copy", root / "tiny" / "1")
-    assert [check["name"] for check in _told(ask(root, "verify"))] == ["tiny@1"]
+    assert [check["name"] for check in _list_checks(ask(root, "verify"))] == ["tiny@1"]
     answer = ask(root, "repair tiny@1 --reason again")
     assert answer.code == REFUSED
     assert "Remove the folder, or tiny/ledger/1.removed.json" in answer.log
@@ -100,7 +100,7 @@ def test_damaged_removal_is_told_and_written_again(root: Path) -> None:
     put(root, "tiny/1", None)
     assert ask(root, "repair tiny@1 --reason large").code == 0
     put(root, "tiny/ledger/1.removed.json", b"{")
-    (check,) = _told(ask(root, "verify"))
+    (check,) = _list_checks(ask(root, "verify"))
     assert check["findings"].startswith("tiny@1: tiny/ledger/1.removed.json: not an entry of the ledger")
     assert ask(root, "repair tiny@1 --reason again").code == 0
     assert ask(root, "verify").code == 0

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failing_blobs import FailingBlobs
+from tests.support.failing_store import FailingStore
 from tests.support.forked import open_to_all, run_forked
 from tests.support.manifests import publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
 from tests.support.registry_tree import read_tree
 from timberline.benchmarks.gate.run import find_comparison
-from timberline.registry.catalog import summarise_versions
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import RegistryError
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import FolderStore
 from timberline.registry.promotion import rollback
+from timberline.registry.show import summarise_versions
 from timberline.registry.store import Store, open_store
 
 # By path, "" for the whole registry: folders and files that a model has.
@@ -73,7 +73,7 @@ def _find_champion(place: Path | Store) -> int | str | None:
 
 @pytest.mark.parametrize("mode", MODES, ids=oct)
 def test_registry_without_the_right_to_read_it_is_no_empty_one(root: Path, mode: int) -> None:
-    """Whoever mounts a volume under another uid must not be told that all is well, or start from 1."""
+    """Under another uid a volume must not look whole, or start from 1."""
     root.chmod(mode)
     champion = run_forked(lambda: _find_champion(root), as_nobody=True)
     assert champion == 3 or "Permission denied" in champion
@@ -95,10 +95,10 @@ def test_part_without_the_right_to_read_it_is_told_of(root: Path, part: str, mod
     readable = (root / part).is_file() and mode == 0o444
     (root / part).chmod(mode)
     verified = _ask_as_nobody(root, "verify")
-    told = [check for check in verified.value if not check["is_whole"]]
+    reported = [check for check in verified.value if not check["is_whole"]]
     assert verified.code == (0 if readable else 1)
-    assert readable or any("Permission denied" in check["findings"] for check in told)
-    assert all(part in check["path"] + check["findings"] or "@" in check["name"] for check in told)
+    assert readable or any("Permission denied" in check["findings"] for check in reported)
+    assert all(part in check["path"] + check["findings"] or "@" in check["name"] for check in reported)
     assert [check for check in verified.value if check["name"].startswith("other")] == before
     assert _ask_as_nobody(root, "list").code in (0, 1)
     champion = run_forked(lambda: _find_champion(root), as_nobody=True)
@@ -114,13 +114,13 @@ def test_part_without_the_right_to_read_it_is_told_of(root: Path, part: str, mod
 @pytest.mark.parametrize("part", PARTS)
 def test_part_on_a_failing_disk_is_told_of_and_nothing_moves(root: Path, part: str, code: int) -> None:
     """A stale mount or too many open files is over in a minute; what was decided in it stays."""
-    blobs = FailingBlobs(FolderBlobs(root), code)
-    store = Store(blobs)
-    blobs.failing = part
+    objects = FailingStore(FolderStore(root), code)
+    store = Store(objects)
+    objects.failing = part
     tree = read_tree(root)
     checks = check_versions(store, None)
-    told = [check for check in checks if not check.is_whole]
-    assert any(os.strerror(code) in check.findings for check in told)
+    reported = [check for check in checks if not check.is_whole]
+    assert any(os.strerror(code) in check.findings for check in reported)
     assert [check.is_whole for check in checks if check.name.startswith("other")] == [True] * 3
     listed = [row.problem or "" for row in summarise_versions(store)]
     assert any(os.strerror(code) in problem for problem in listed)

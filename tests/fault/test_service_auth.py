@@ -84,7 +84,7 @@ def test_without_a_token_nothing_is_told(
 
 def test_every_route_is_guarded_but_health() -> None:
     """A route that somebody adds later is guarded without being told to; this fails when one is opened."""
-    from timberline.inference.routes.auth import OPEN_ROUTES
+    from timberline.inference.routes.access import OPEN_ROUTES
 
     assert {"/v2/health/live", "/v2/health/ready", "/ping"} == OPEN_ROUTES
 
@@ -125,7 +125,7 @@ def test_a_token_whose_digest_is_partly_right_is_refused(service: RunningService
 
 @pytest.mark.parametrize(("token", "status"), [(None, 401), (WRONG, 401), (FROM_FILE, 200)])
 def test_the_general_way_asks_too(service: RunningService, token: str | None, status: int) -> None:
-    """Small requests are answered without ASGI and chunked ones through it; both doors have a lock."""
+    """Small requests are answered without ASGI and chunked ones through it; both listeners have a lock."""
     with contextlib.closing(service.connect()) as connection:
         headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         if token:

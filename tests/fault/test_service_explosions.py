@@ -20,7 +20,7 @@ from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_wide
 from timberline.registry.store import open_store
 
-MOST_BYTES = 2 << 20
+MAX_BYTES = 2 << 20
 MOST_ROWS = 2000
 JSON = "application/json"
 CSV = "text/csv"
@@ -32,7 +32,7 @@ TENSOR = b'{"name":"c0","datatype":"FP64","shape":[1],"data":[1]}'
 
 def fill(head: bytes, unit: bytes, tail: bytes = b"") -> bytes:
     """As many units as fit into the longest body."""
-    return head + unit * ((MOST_BYTES - len(head) - len(tail)) // len(unit)) + tail
+    return head + unit * ((MAX_BYTES - len(head) - len(tail)) // len(unit)) + tail
 
 
 def names(count: int) -> bytes:
@@ -55,7 +55,7 @@ BODIES: dict[str, tuple[str, str, bytes, int]] = {
     "one row of a million": (PREDICT, JSON, fill(b'{"instances":[[1', b",1", b"]]}"), 400),
     "nested without end": (PREDICT, JSON, fill(b'{"instances":[[', b"["), 400),
     "nested unknown names": (PREDICT, JSON, fill(b'{"c0":', b'{"a":'), 400),
-    "space": (PREDICT, JSON, b" " * MOST_BYTES, 400),
+    "space": (PREDICT, JSON, b" " * MAX_BYTES, 400),
     "many names": (PREDICT, JSON, b"{" + names(150_000) + b"}", 400),
     "one name many times": (PREDICT, JSON, fill(b'{"c0":1', b',"c0":1', b"}"), 400),
     "a string of escapes": (PREDICT, JSON, fill(b'{"instances":[{"c0":"', b"\\n", b'"}]}'), 400),
@@ -68,7 +68,7 @@ BODIES: dict[str, tuple[str, str, bytes, int]] = {
     "lines of half a row": (PREDICT, LINES, fill(b"", b"[1,\n"), 413),
     "as many empty lines as may be": (PREDICT, LINES, b"{}\n" * MOST_ROWS, 400),
     "blank lines": (PREDICT, LINES, fill(b"", b"\n"), 400),
-    "a blank line": (PREDICT, LINES, b" " * MOST_BYTES, 400),
+    "a blank line": (PREDICT, LINES, b" " * MAX_BYTES, 400),
     "a line of a million": (PREDICT, LINES, fill(b"[1", b",1", b"]"), 400),
     "a line without end": (PREDICT, LINES, fill(b"", b"["), 400),
     "lines that are nested": (PREDICT, LINES, (b"[" * 100_000 + b"\n") * 20, 400),
@@ -128,7 +128,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     """A model of 54 columns, with limits that are soon reached; what it needs once it has."""
     registry: Path = tmp_path_factory.mktemp("registry")
     publish_wide(open_store(registry))
-    flags = ("--max-body-bytes", str(MOST_BYTES), "--max-rows", str(MOST_ROWS), "--threads", "2")
+    flags = ("--max-body-bytes", str(MAX_BYTES), "--max-rows", str(MOST_ROWS), "--threads", "2")
     with running_service(registry, "wide", *flags) as running:
         assert running.predict({"instances": [{"c0": 1}] * MOST_ROWS})[0] == 200
         yield running
@@ -148,7 +148,7 @@ def bounded(service: RunningService, most_bytes: int) -> Iterator[None]:
     Path(f"/proc/{service.process.pid}/clear_refs").write_text("5", "ascii")  # the peak is counted anew
     yield
     assert read_memory(service, "VmHWM") - before <= most_bytes
-    service.wait_for(lambda: read_memory(service, "VmRSS") - before <= 3 * MOST_BYTES)
+    service.wait_for(lambda: read_memory(service, "VmRSS") - before <= 3 * MAX_BYTES)
 
 
 def check_answer(
@@ -166,7 +166,7 @@ def check_answer(
 def test_a_body_that_explodes_is_refused_within_bounds(service: RunningService, name: str) -> None:
     """What is decoded is counted while it is, so that nothing is made of what is refused."""
     path, kind, body, expected = BODIES[name]
-    with bounded(service, 10 * MOST_BYTES):
+    with bounded(service, 10 * MAX_BYTES):
         check_answer(service, path, kind, body, expected)
 
 
@@ -178,17 +178,17 @@ def test_a_compressed_body_that_explodes_is_refused_within_bounds(
     """Sixteen kilobytes were five gigabytes: a body is short on the wire and long in every other sense."""
     path, kind, body, expected = BODIES[name]
     compress: Callable[[bytes], bytes] = gzip.compress if coding == "gzip" else zlib.compress
-    with bounded(service, 10 * MOST_BYTES):
+    with bounded(service, 10 * MAX_BYTES):
         check_answer(service, path, kind, compress(body), expected, coding)
 
 
 def test_bombs_and_many_members_are_refused_within_bounds(service: RunningService) -> None:
     """What a body inflates to is a body as well."""
-    bomb = gzip.compress(b"0" * (50 * MOST_BYTES))
-    members = gzip.compress(b"1") * 1000 + gzip.compress(b" " * MOST_BYTES)
-    with bounded(service, 10 * MOST_BYTES):
+    bomb = gzip.compress(b"0" * (50 * MAX_BYTES))
+    members = gzip.compress(b"1") * 1000 + gzip.compress(b" " * MAX_BYTES)
+    with bounded(service, 10 * MAX_BYTES):
         check_answer(service, PREDICT, JSON, bomb, 413, "gzip")
-        check_answer(service, PREDICT, JSON, zlib.compress(b"0" * (50 * MOST_BYTES)), 413, "deflate")
+        check_answer(service, PREDICT, JSON, zlib.compress(b"0" * (50 * MAX_BYTES)), 413, "deflate")
         check_answer(service, PREDICT, JSON, members, 413, "gzip")
 
 
@@ -210,7 +210,7 @@ def test_many_such_bodies_at_once_are_refused_within_bounds(service: RunningServ
             client.join(DEADLINE_S)
 
     ask_at_once()  # what a service makes once, for so many connections, is not what a body leaves behind
-    with bounded(service, (12 + 10) * MOST_BYTES):
+    with bounded(service, (12 + 10) * MAX_BYTES):
         ask_at_once()
     assert statuses == [413] * 24
 
@@ -223,8 +223,8 @@ def test_large_answers_are_given_within_bounds(service: RunningService, kind: st
     body = b"\n".join([row] * MOST_ROWS)
     if kind == JSON:
         body = b'{"instances":[%b]}' % body.replace(b"\n", b",")
-    assert len(body) < MOST_BYTES
-    with bounded(service, 10 * MOST_BYTES):
+    assert len(body) < MAX_BYTES
+    with bounded(service, 10 * MAX_BYTES):
         status, _, answer = service.request("POST", PREDICT, body, {"Content-Type": kind, "Accept": accept})
         assert status == 200
     count = len(json.loads(answer)["predictions"]) if accept == JSON else answer.count(b"\n")

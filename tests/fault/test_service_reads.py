@@ -15,7 +15,7 @@ from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.swapping import publish_versions
 from tests.support.tiny_model import NUMERIC_ROWS, point_alias
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 WATCH = ("--watch-s", "0.02")
 # Python runs a module of this name before anything else, in each process; this one writes down every file
@@ -116,7 +116,7 @@ def test_what_a_service_does_not_use_does_not_stop_it(harm: Callable[[Path], Non
     """A .DS_Store in a mounted registry took a release down; `registry verify` is where it is told."""
     store = open_store(root)
     for version in (1, 2):
-        harm(store.open_folder("tiny", version))
+        harm(store.open_version("tiny", version).folder)
     with running_service(root, "tiny", *WATCH) as service:
         wait_for_version(service, 1)
         point_alias(store, "tiny", "production", 2)
@@ -136,4 +136,4 @@ def test_version_without_what_is_not_used_is_followed_from_a_copy(root: Path, tm
 
 def list_moves(store: Store) -> list[str]:
     """The keys of the records of `production`, and of its head."""
-    return [*store.blobs.list_keys("tiny/aliases/production"), *store.blobs.list_keys("tiny/heads")]
+    return [*store.objects.list_keys("tiny/aliases/production"), *store.objects.list_keys("tiny/heads")]

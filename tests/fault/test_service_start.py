@@ -117,7 +117,7 @@ def test_a_version_is_served_if_it_is_the_one_that_the_digest_names(tmp_path: Pa
     """Who deploys bytes and not a number must not get others, whatever became of the registry."""
     store = open_store(tmp_path)
     publish_numeric(store)
-    digest = store.identify("tiny", 1).manifest_sha256
+    digest = store.open_version("tiny", 1).digests.manifest_sha256
     with running_service(tmp_path, f"tiny@1#sha256:{digest}") as service:
         assert service.get_json("/")["version"] == 1
     code, log = refuse_to_start(tmp_path, f"tiny@1#sha256:{'0' * 64}")

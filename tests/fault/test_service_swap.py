@@ -91,7 +91,7 @@ def test_every_swap_is_told_and_the_old_version_is_freed(tmp_path: Path) -> None
 def flip_byte(store: Store) -> None:
     """tiny@2 with a bit of its graph turned over, as a bad disk would leave it."""
     publish_numeric(store, scale=SCALES[2], alias=None)
-    path = store.open_folder("tiny", 2) / MODEL_FILE
+    path = store.open_version("tiny", 2).folder / MODEL_FILE
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

@@ -18,8 +18,7 @@ from tests.support.calibrated import publish_run
 from tests.support.ended import starting
 from tests.support.prepared import MODEL, prepare, write_model
 from timberline.registry.errors import StageError
-from timberline.registry.noise import NOISE_FILE
-from timberline.registry.runs import find_run
+from timberline.registry.runs import NOISE_FILE, find_run
 from timberline.registry.store import open_store
 from timberline.training.config import ModelConfig, load_model_config
 from timberline.training.fit import run_train

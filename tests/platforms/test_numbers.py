@@ -57,18 +57,19 @@ class Shop:
 
     def manifest(self, version: int) -> Manifest:
         """What a version says of itself."""
-        return self.store.read_manifest(NAME, version)
+        return self.store.open_version(NAME, version).manifest
 
     def answer(self, version: int, row: list[RawValue]) -> np.ndarray:
         """Probabilities of one raw row, as a service computes them; float32 (classes,)."""
-        graph = (self.store.open_folder(NAME, version) / MODEL_FILE).read_bytes()
+        graph = (self.store.open_version(NAME, version).folder / MODEL_FILE).read_bytes()
         feeds = rows_to_feeds([row], self.manifest(version).signature.columns)
         probabilities: np.ndarray = open_session(graph, threads=1).run(["probabilities"], feeds)[0][0]
         return probabilities
 
     def accuracy(self, champion: int, candidate: int) -> str:
         """What the gate says of the candidate's accuracy."""
-        versions = {"champion": self.manifest(champion), "candidate": self.manifest(candidate)}
+        numbers = {"champion": champion, "candidate": candidate}
+        versions = {arm: self.store.open_version(NAME, number) for arm, number in numbers.items()}
         lines = judge_static(self.store, versions, load_gate_settings().accuracy).lines
         (line,) = [line for line in lines if line.name == "accuracy"]
         return line.outcome

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.support.tables import read_files
 from timberline.inference.errors import RequestError
-from timberline.inference.formats.tables import TableReader
+from timberline.inference.formats.csv import TableReader
 from timberline.registry.signature import NULL_TEXT, Column, SourceTable
 from timberline.training.config import ModelConfig, input_columns, load_model_config, source_table
 from timberline.training.data.checks import build_checks

@@ -24,7 +24,7 @@ from timberline.registry.manifest import (
 )
 from timberline.registry.names import ModelRef
 from timberline.registry.signature import ClassLabel, Column, SourceTable, build_signature
-from timberline.registry.verdict import Judged, Verdict, decode_verdict, encode_verdict
+from timberline.registry.verdict import Verdict, VersionDigests, decode_verdict, encode_verdict
 
 _digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -144,11 +144,13 @@ def test_text_that_parses_is_its_own_spelling(text: str) -> None:
     assert str(ref) == text
 
 
-_judged = st.builds(Judged, version=_versions, manifest_sha256=_digests, model_sha256=_digests)
+_judged = st.builds(VersionDigests, version=_versions, manifest_sha256=_digests, model_sha256=_digests)
 
 
 @given(_names, _judged, st.none() | _judged, st.sampled_from(["PASS", "BLOCK", "INCONCLUSIVE", "INVALID"]))
-def test_verdict_round_trips(model: str, candidate: Judged, champion: Judged | None, outcome: object) -> None:
+def test_verdict_round_trips(
+    model: str, candidate: VersionDigests, champion: VersionDigests | None, outcome: object
+) -> None:
     """A verdict that changed by being stored would no longer bind."""
     verdict: Verdict = build_verdict(model, candidate, champion, outcome)  # type: ignore[arg-type]
     assert decode_verdict(encode_verdict(verdict)) == verdict

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from timberline.inference.errors import RequestError, RowError
 from timberline.inference.formats.strict_json import read_exactly
-from timberline.inference.formats.validate import check_numeric
+from timberline.inference.formats.validate import MatrixRules
 from timberline.registry.signature import Column
 
 COLUMNS = (
@@ -53,7 +53,7 @@ def test_a_matrix_passes_where_its_rows_do(data: st.DataObject, count: int, is_a
     except RequestError as error:
         expected = error.where
     try:
-        check_numeric(columns, np.array(rows))
+        MatrixRules(columns).check_numeric(np.array(rows))
     except RowError as error:
         found = error.where
     assert found == expected

@@ -2,12 +2,12 @@
 
 - What is read is an exact earlier state or the newest one, never a mixture.
 - A number is never given out twice while anything on the disk knows it.
-- `verify` tells of every damage with a path that leads to it, and of nothing else.
-- A damage in one model changes nothing that is said of the other.
+- `verify` reports every damage with a path that leads to it, and nothing else.
+- A damage in one model changes nothing in the reports of the other.
 - No command hangs or ends in a traceback.
 - What was repaired is whole until the next damage.
 
-`tests.support.registry_model` says what ought to be, and which damage nobody can find out.
+`tests.support.registry_model` computes what ought to be, and which damage cannot be found.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _outcomes = st.sampled_from(["PASS", "PASS", "PASS", "BLOCK", "INCONCLUSIVE", "I
 _kinds = st.sampled_from(["verdict.json", "report.md", "ledger", "heads"])
 _bytes = st.sampled_from([b"", b"{", b"{}", b"\xff\xfe", b"[1]", b"notes\n"])
 _things = _bytes | st.sampled_from(KINDS)
-# Names that somebody's program left: no text, a line break, as long as there is, an escape, a hidden one.
+# Names that other programs left: no text, a line break, as long as there is, an escape, a hidden one.
 _odd_names = st.sampled_from(
     ["\udcff", "a\nb", "x" * 255, "back\\slash", ".hidden", ".DS_Store", "Odd", "odd", "01", "notes.txt"]
 )
@@ -74,8 +74,8 @@ class RegistryMachine(RuleBasedStateMachine):
         self.root = Path(self._folder.name, "registry")
         self.root.mkdir()
         self.mirror = Mirror(self.root)
-        # Model → what `list` and `verify` said of it.
-        self.said: dict[str, object] = {}
+        # Model → what `list` and `verify` reported of it.
+        self.message: dict[str, object] = {}
         self.touched: set[str] = set(MODELS)
         self.count = 0
 
@@ -169,7 +169,7 @@ class RegistryMachine(RuleBasedStateMachine):
         if answer.code == 0 and answer.value.get("action") == "repair":
             assert damage
             self.mirror.accept(unit)
-            assert not self._find_damage(unit), "a repair leaves something to be told of"
+            assert not self._find_damage(unit), "a repair leaves something to report"
         elif answer.code == 0:
             assert not damage
         else:
@@ -183,8 +183,8 @@ class RegistryMachine(RuleBasedStateMachine):
         if answer.code == 0 and answer.value["done"]:
             self.mirror.accept(unit)
         if answer.code == 0:
-            told = [check for check in self._run(model, ["verify"]).value if check["name"] == unit]
-            assert all(check["is_whole"] for check in told), told
+            reported = [check for check in self._run(model, ["verify"]).value if check["name"] == unit]
+            assert all(check["is_whole"] for check in reported), reported
 
     @rule(data=st.data(), model=_models, pick=_picks, count=st.integers(0, MOST_OPERATIONS))
     def be_killed(self, data: st.DataObject, model: str, pick: int, count: int) -> None:
@@ -340,25 +340,28 @@ class RegistryMachine(RuleBasedStateMachine):
         checks = ask(self.root, ["verify"])
         listed = ask(self.root, ["list"])
         damage = self.mirror.find_damage()
-        told = [check for check in checks.value or [] if not check["is_whole"]]
+        reported = [check for check in checks.value or [] if not check["is_whole"]]
         for unit in {find_unit(path) for path in damage}:
             findable = [path for path in damage if find_unit(path) == unit]
             findable = [path for path in findable if not self.mirror.is_unfindable(path)]
             if findable:
-                assert any(_leads(check, path) for check in told for path in findable), (findable, told)
-        for check in told:
+                assert any(_leads(check, path) for check in reported for path in findable), (
+                    findable,
+                    reported,
+                )
+        for check in reported:
             assert any(_leads(check, path) for path in damage) or self._is_of_lost(check), (check, damage)
-        assert checks.code == (1 if told else 0) or not checks.value
+        assert checks.code == (1 if reported else 0) or not checks.value
         assert listed.code <= checks.code
         self._compare_with_before(checks.value or [], listed.value)
 
     def _compare_with_before(self, checks: list[Any], listed: list[Any]) -> None:
-        """What is said of a model that was not touched is what was said before."""
+        """The report of a model that was not touched stays the same."""
         for model in MODELS:
             rows = [row for row in listed if row["model"] == model]
-            said = (rows, [check for check in checks if check["path"].split("/")[0] == model])
-            assert model in self.touched or said == self.said[model]
-            self.said[model] = said
+            message = (rows, [check for check in checks if check["path"].split("/")[0] == model])
+            assert model in self.touched or message == self.message[model]
+            self.message[model] = message
         self.touched.clear()
 
     @invariant()
@@ -435,7 +438,7 @@ class RegistryMachine(RuleBasedStateMachine):
         return is_touched or not self.mirror.is_whole(model, number)
 
     def _is_of_lost(self, check: dict[str, Any]) -> bool:
-        """Whether an alias is told of because of the version that it points at."""
+        """Whether an alias is reported because of the version that it points at."""
         model, _, alias = check["name"].partition("@")
         move = self.mirror.find_move(model, alias) if alias in ALIASES else None
         if move is None:
@@ -482,7 +485,7 @@ def _leads(check: dict[str, Any], path: str) -> bool:
 
 
 def test_registry_is_whole_or_told_of_after_any_history() -> None:
-    """The order that breaks it is one that nobody thought of."""
+    """The order that breaks it is one that was not thought of."""
     RegistryMachine.attempts = Attempts()
     try:
         run_state_machine_as_test(RegistryMachine, settings=_SETTINGS)

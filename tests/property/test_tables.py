@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.support.tiny_model import MIXED_COLUMNS, NUMERIC_COLUMNS
 from timberline.inference.errors import RequestError
+from timberline.inference.formats.csv import TableReader
 from timberline.inference.formats.outline import Limits
-from timberline.inference.formats.tables import TableReader
 from timberline.inference.session import Feed
 from timberline.registry.signature import NULL_TEXT, Column, SourceTable
 

@@ -16,7 +16,7 @@ import runpy
 import sys
 from typing import TextIO
 
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 

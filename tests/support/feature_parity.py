@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import pyarrow as pa
 
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 
 os.environ.update(NO_TELEMETRY)
 

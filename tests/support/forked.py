@@ -1,7 +1,7 @@
-"""Code of a test that must not run in the test's own process: as somebody who may not read everything,
+"""Code of a test that must not run in the test's own process: as a user who may not read everything,
 or under an audit hook, which cannot be taken off again.
 
-    with open_to_all() as folder:                    # tmp_path lets nobody else in
+    with open_to_all() as folder:                    # tmp_path lets no other user in
         code = run_forked(lambda: main([...]), as_nobody=True)
 """
 
@@ -16,7 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -48,6 +48,30 @@ def run_forked(action: Callable[[], Any], *, as_nobody: bool = False) -> Any:
     os.waitpid(child, 0)
     assert isinstance(answer, list), answer
     return answer[0]
+
+
+def count_opens(action: Callable[[], object], names: Iterable[str]) -> dict[str, int]:
+    """How often ``action`` opens published files of these names to read them, in a process of its own.
+
+    What processes below it open is not counted, nor what is being published.
+    """
+
+    def count() -> dict[str, int]:
+        counts = dict.fromkeys(names, 0)
+
+        def note(event: str, arguments: tuple[Any, ...]) -> None:
+            if event == "open" and isinstance(arguments[0], str | Path):
+                path = Path(arguments[0])
+                is_read = not arguments[2] & (os.O_WRONLY | os.O_RDWR)
+                if path.name in counts and ".staging" not in path.parts and is_read:
+                    counts[path.name] += 1
+
+        sys.addaudithook(note)
+        action()
+        return dict(counts)
+
+    counted: dict[str, int] = run_forked(count)
+    return counted
 
 
 class Work(NamedTuple):

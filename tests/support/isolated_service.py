@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
-from timberline.registry.runtime.quiet import NO_TELEMETRY
+from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.store import open_store
 
 # Where onnxruntime would report its usage: without the switches, and not in what it takes for a CI run

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from timberline.registry import ledger
 from timberline.registry.aliases import read_alias
 from timberline.registry.manifest import (
     SCHEMA_VERSION,
@@ -35,14 +34,14 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.signature import ClassLabel, Column, build_signature
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
+from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE, Store
 from timberline.registry.verdict import (
     VERDICT_FILE,
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Outcome,
     Verdict,
     VerdictLine,
+    VersionDigests,
     encode_verdict,
 )
 
@@ -133,8 +132,8 @@ def publish_tiny(
 
 def build_verdict(
     model: str,
-    candidate: Judged,
-    champion: Judged | None = None,
+    candidate: VersionDigests,
+    champion: VersionDigests | None = None,
     outcome: Outcome = "PASS",
     created_at: str = "2026-11-22T10:00:00+00:00",
 ) -> Verdict:
@@ -168,14 +167,14 @@ def give_verdict(
         evidence: name of a document → its SHA-256.
     """
     production = read_alias(store, model, PRODUCTION)
-    champion = store.identify(model, production.version) if production else None
-    judged = store.identify(model, version)
+    champion = store.open_version(model, production.version).digests if production else None
+    judged = store.open_version(model, version).digests
     verdict = build_verdict(model, judged, champion, outcome, created_at=utc_now("milliseconds"))
     verdict = msgspec.structs.replace(verdict, evidence=dict(evidence or {}))
-    store.write_document(model, version, VERDICT_FILE, encode_verdict(verdict))
+    store.open_version(model, version).write_document(VERDICT_FILE, encode_verdict(verdict))
     return verdict
 
 
-def forget_publication(store: Store, model: str, version: int) -> None:
+def remove_ledger_entry(store: Store, model: str, version: int) -> None:
     """Make ``version`` one that was published before there was a ledger: its manifest is not pinned."""
-    Path(store.location, model, ledger.FOLDER, f"{version}.json").unlink()
+    Path(store.location, model, LEDGER, f"{version}.json").unlink()

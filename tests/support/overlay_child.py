@@ -23,7 +23,7 @@ from timberline.registry.aliases import read_alias
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
 from timberline.registry.runtime.files import fresh_folder
-from timberline.registry.runtime.stages import find_current, read_receipt
+from timberline.registry.runtime.stages import Stage, read_receipt
 from timberline.registry.store import open_store
 
 MARK = "mark.json"
@@ -100,7 +100,7 @@ def run_registry(folder: Path) -> None:
     record = read_alias(store, "tiny", PRODUCTION)
     assert record is not None
     for version in store.versions("tiny"):
-        store.verify("tiny", version)
+        store.open_version("tiny", version).verify()
     print(json.dumps([store.versions("tiny"), record.version, record.sequence]))
 
 
@@ -113,7 +113,7 @@ def run_etl_again(folder: Path) -> None:
     table.prepared = table.data / "prepared" / NAME
     summary = table.etl("split.seed=5")
     after = table.digests()
-    is_whole = find_current(table.prepared, "etl", read_receipt(table.prepared).inputs) is not None  # type: ignore[union-attr]
+    is_whole = Stage("etl", table.prepared, read_receipt(table.prepared).inputs).find_receipt() is not None  # type: ignore[union-attr]
     print(json.dumps([summary["skipped"], before.keys() == after.keys(), before == after, is_whole]))
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Histogram
+from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.runtime.stages import digest_value, stage_folder
+from timberline.registry.runtime.stages import Stage, digest_value
 from timberline.registry.signature import ClassLabel
 from timberline.training.config import ModelConfig, input_columns, load_model_config
 from timberline.training.data.profile import (
@@ -19,7 +20,6 @@ from timberline.training.data.profile import (
     ColumnProfile,
     Duplicates,
     Profile,
-    encode_profile,
 )
 
 MODEL = "circle"
@@ -78,14 +78,14 @@ def write_model(models: Path, overrides: tuple[str, ...] = ()) -> ModelConfig:
 def prepare(config: ModelConfig, data: Path, *, seed: int = 0) -> None:
     """Leave the three splits and their profile, with a receipt, under ``data``."""
     inputs = {"raw": digest_value(seed), "features": digest_bytes(FEATURES_SQL.encode())}
-    with stage_folder(data / "prepared" / MODEL, "etl", inputs) as folder:
+    with Stage("etl", data / "prepared" / MODEL, inputs).fill() as folder:
         counts = {}
         for index, (split, rows) in enumerate(_ROWS.items()):
             table = _make_table(np.random.default_rng((seed, index)), rows)
             pq.write_table(table, folder / f"{split}.parquet", row_group_size=128)
             classes = table.column("__class__").to_numpy()
             counts[split] = tuple(np.bincount(classes, minlength=len(_CLASSES)).tolist())
-        (folder / "profile.json").write_bytes(encode_profile(_profile(config, counts)))
+        (folder / "profile.json").write_bytes(encode_document(_profile(config, counts)))
 
 
 def _make_table(random: np.random.Generator, rows: int) -> pa.Table:

@@ -27,11 +27,11 @@ from timberline.benchmarks.analysis.predictions import (
 )
 from timberline.benchmarks.history.releases import Release
 from timberline.benchmarks.measure.records import ArmRun, Restart
-from timberline.benchmarks.report.record import Record
+from timberline.benchmarks.report.record import GateRecord
 from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import Interval
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Judged, Outcome, Verdict, VerdictLine
+from timberline.registry.verdict import VERDICT_SCHEMA_VERSION, Outcome, Verdict, VerdictLine, VersionDigests
 
 CLASSES = ("Spruce/Fir", "Lodgepole Pine", "Ponderosa Pine", "Willow", "Aspen", "Douglas-fir", "Krummholz")
 _RANKS: tuple[Outcome, ...] = ("BLOCK", "INVALID", "INCONCLUSIVE", "PASS")
@@ -61,7 +61,7 @@ def build_record(
     is_first: bool = False,
     releases: int = 0,
     seed: int = 0,
-) -> Record:
+) -> GateRecord:
     """One gate of ``forest_cover``.
 
     Args:
@@ -89,7 +89,7 @@ def build_record(
     if measured and not problem:
         lines += [_ceiling_line(measured)] + ([] if is_first else _latency_lines(measured))
     outcome = next(outcome for outcome in _RANKS if outcome in {line.outcome for line in lines})
-    return Record(
+    return GateRecord(
         build_page_verdict(lines, outcome, is_first=is_first),
         tuple(measured),
         comparison,
@@ -163,7 +163,7 @@ def _ceiling_line(restarts: Sequence[Restart]) -> VerdictLine:
 
 def _latency_lines(restarts: Sequence[Restart]) -> list[VerdictLine]:
     contrasts = [restart.contrasts for restart in restarts]
-    told = {
+    measured = {
         ("net_p50", "ms, share of client p50", 0.01, 0.05): [c.net_p50 or 0.0 for c in contrasts],
         ("service_p50", "ms, ratio", 0.03, 0.15): [math.expm1(c.service_p50 or 0.0) for c in contrasts],
         ("net_p99", "ms, ratio", 0.02, 0.2): [math.expm1(c.net_p99 or 0.0) for c in contrasts],
@@ -176,7 +176,7 @@ def _latency_lines(restarts: Sequence[Restart]) -> list[VerdictLine]:
     }
     return [
         _latency_line(name, unit, changes, margin, limit)
-        for (name, unit, margin, limit), changes in told.items()
+        for (name, unit, margin, limit), changes in measured.items()
     ]
 
 
@@ -204,9 +204,9 @@ def _decide(low: float, high: float, limit: float) -> Outcome:
     return "BLOCK" if low > limit else "PASS" if high < limit else "INCONCLUSIVE"
 
 
-def _judged(version: int) -> Judged:
+def _judged(version: int) -> VersionDigests:
     parts = (digest_bytes(f"{part} {version}".encode()) for part in ("manifest", "model"))
-    return Judged(version=version, manifest_sha256=next(parts), model_sha256=next(parts))
+    return VersionDigests(version=version, manifest_sha256=next(parts), model_sha256=next(parts))
 
 
 def _draw_restart(
@@ -260,7 +260,7 @@ def _read(folder: Path, truth: npt.NDArray[np.int64], label: npt.NDArray[np.int6
 
 
 def _draw_history(chance: np.random.Generator, count: int) -> tuple[Release, ...]:
-    """What the registry tells before this gate: the last version has no verdict yet."""
+    """What the registry holds before this gate: the last version has no verdict yet."""
     outcomes: tuple[Outcome, ...] = ("PASS", "PASS", "PASS", "BLOCK", "PASS", "INCONCLUSIVE")
     champion, releases = None, []
     for version in range(14 - count, 14):

@@ -79,9 +79,9 @@ def _judge(store: Store, ref: str, outcome: str) -> int:
     model, version = ref.split("@")
     production = read_alias(store, model, PRODUCTION)
     for number in {int(version), *({production.version} if production else ())}:
-        store.identify(model, number)  # so that a refusal changes nothing
+        store.open_version(model, number)  # so that a refusal changes nothing
     report = f"{ref}\n".encode()
-    store.write_document(model, int(version), "report.md", report)
+    store.open_version(model, int(version)).write_document("report.md", report)
     give_verdict(store, model, int(version), outcome, evidence={"report.md": digest_bytes(report)})  # type: ignore[arg-type]
     return 0
 

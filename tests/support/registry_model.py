@@ -1,7 +1,7 @@
 """What a registry ought to hold, in plain dicts, beside a real one that is changed, damaged and repaired.
 
-`Mirror.truth` is every byte that the program wrote and nobody has damaged since; `Mirror.disk` is what
-lies there. Where the two differ is damage. What a reader may be told is worked out from ``truth`` alone,
+`Mirror.truth` is every byte that the program wrote and that is undamaged since; `Mirror.disk` is what
+lies there. Where the two differ is damage. What a reader may get is worked out from ``truth`` alone,
 with none of the program's own code.
 
 **What no reader can find out** (`Mirror.is_unfindable`), each because the traces left are those of a sound
@@ -9,7 +9,7 @@ registry:
 
 - an entry of the ledger that is gone: the version counts as one of an older program. With its folder and
   every alias record of it gone too, nothing knows the number, and it is given out again;
-- a verdict that is gone: the version was not judged, and documents that no verdict names are anybody's;
+- a verdict that is gone: the version was not judged, and documents that no verdict names may be any;
 - the head of an alias that is gone, if there are not two linked records before it: a move that was killed;
 - an earlier head of the same alias, or any that names a move before the last repair: likewise;
 - the entry in the ledger of a version that was written off, and what lies in the place of its folder, unless

@@ -62,5 +62,5 @@ def publish_release(store: Store, ratio: float | None = None, outcome: Outcome =
     if ratio is not None:
         line = msgspec.structs.replace(make_line("p50", ratio, ratio * 1.04, "ms, ratio"), outcome=outcome)
         changed = msgspec.structs.replace(verdict, lines=(line,))
-        store.write_document("tiny", version, VERDICT_FILE, encode_verdict(changed))
+        store.open_version("tiny", version).write_document(VERDICT_FILE, encode_verdict(changed))
     return version

@@ -1,7 +1,8 @@
 """The roles alone: what each may import, and its every module imported where nothing else is there.
 
-``python -m tests.support.roles`` installs each role from its lock file into an environment of its own
-under var/roles and imports every module there (`make test-roles`: minutes, and the package index).
+``python -m tests.support.roles`` installs each role from its lock file, and this project's wheel, into an
+environment of its own under var/roles, imports every module there and makes a release with the wheel, outside
+of the checkout (`make test-roles`: minutes, and the package index).
 The small form has no network: an interpreter that sees links to those packages of this environment
 that the role's lock file names.
 """
@@ -11,32 +12,44 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.support.locks import REQUIREMENTS, parse_lock
 from tests.support.pips import ROOT
+from tests.support.wheels import install_project
 
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SOURCES = ROOT / "src"
 PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
 # What each role's environment must be able to run: parts, or files and folders of one.
+_COMMAND = ("src/timberline/__main__.py", "src/timberline/doctor.py")
 ROLES = {
-    "serve": ("registry", "inference"),
+    "serve": ("registry", "inference", "src/timberline/doctor.py"),
     "tools": (  # fetch, and the registry's commands
-        "registry",
+        *("registry", *_COMMAND),
         *("training/data/fetch.py", "training/sources", "training/config.py", "training/errors.py"),
     ),
-    "train": ("registry", "training", "exporter"),
-    "bench": ("registry", "inference", "benchmarks"),  # the gate starts the service
+    "train": ("registry", "training", "exporter", *_COMMAND),
+    "bench": (
+        "registry",
+        "inference",
+        "benchmarks",
+        "src/timberline/release.py",
+    ),  # the gate starts the service
 }
+# Not in the wheel.
+DEV = "benchmarks/dev"
 # Of a role's parts, but for developers, or for an environment of its own.
 DEV_ONLY = {
-    "benchmarks/dev/etl/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
+    "benchmarks/dev/pandas_etl.py": "pandas, which `bench-etl` compares the training role with",
     "benchmarks/dev/competitors/fastapi_service.py": "runs where rivals/fastapi.txt is installed",
     "benchmarks/dev/competitors/mlserver_service.py": "runs where rivals/mlserver.txt is installed",
 }
@@ -128,10 +141,11 @@ def import_role(role: str, python: list[str], path: list[Path]) -> dict[str, str
     Args:
         role: a key of `ROLES`.
         python: the interpreter and its flags.
-        path: what stands before its own ``sys.path``.
+        path: what stands before its own ``sys.path``; none of it: the wheel is installed.
     """
-    files = list_files(ROLES[role])
-    modules = [".".join(("timberline", *file.relative_to(ROOT).with_suffix("").parts)) for file in files]
+    files = [file for file in list_files(ROLES[role]) if path or not file.is_relative_to(ROOT / DEV)]
+    names = [file.relative_to(ROOT).with_suffix("").as_posix() for file in files]
+    modules = [f"timberline.{name.removeprefix('src/timberline/').replace('/', '.')}" for name in names]
     imports = {(module.removesuffix(".__init__"), "") for module in modules}
     imports.update(pair for file in files for pair in list_imports(file))
     asked = {"path": [str(folder) for folder in path], "imports": sorted(imports)}
@@ -153,20 +167,38 @@ def locked_names(role: str) -> set[str]:
     return {pin.name for pin in pins if pin.is_for_here}
 
 
-def try_role(role: str, environment: Path) -> dict[str, str]:
-    """Install a role alone and import all of it; what failed, and how."""
+def make_environment(environment: Path, *roles: str) -> str:
+    """An environment of these roles' lock files and the project's wheel; its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
     python = str(environment / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    lock = REQUIREMENTS / f"{role}.txt"
-    subprocess.run([*pip, "install", "--quiet", "--require-hashes", "-r", str(lock)], check=True)
+    locks = [word for role in roles for word in ("-r", str(REQUIREMENTS / f"{role}.txt"))]
+    subprocess.run([*pip, "install", "--quiet", "--require-hashes", *locks], check=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        install_project(Path(python), Path(scratch))
     subprocess.run([*pip, "check"], check=True, stdout=subprocess.DEVNULL)
-    return import_role(role, [python, "-I"], [SOURCES])
+    return python
+
+
+def try_release(environment: Path) -> dict[str, str]:
+    """A whole first release where nothing of the checkout is but a model folder; what failed."""
+    command = Path(make_environment(environment, "train", "bench")).with_name("timberline")
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(ROOT / "models" / "electricity", Path(scratch) / "models" / "electricity")
+        environ = {key: text for key, text in os.environ.items() if not key.startswith(("PYTHON", "MAKE"))}
+        words = [str(command), "release", "electricity", "--data", "data", "--registry", "registry"]
+        done = subprocess.run(words, cwd=scratch, env=environ, capture_output=True, text=True, check=False)
+        words = [str(command), "list", "--registry", "registry"]
+        listed = subprocess.run(words, cwd=scratch, env=environ, capture_output=True, check=False)
+    is_released = done.returncode == 0 and b'"production"' in listed.stdout
+    return {} if is_released else {"release": f"{done.returncode}: {done.stderr[-2000:]}"}
 
 
 def main() -> int:
-    """Try every role in an environment of its own under var/roles; 1 if one lacks something."""
-    results = {role: try_role(role, ROOT / "var" / "roles" / role) for role in ROLES}
+    """Try every role and a release, each in an environment under var/roles; 1 if one fails."""
+    folder = ROOT / "var" / "roles"
+    results = {role: import_role(role, [make_environment(folder / role, role), "-I"], []) for role in ROLES}
+    results["release"] = try_release(folder / "release")
     print(json.dumps(results, indent=2))
     return int(any(results.values()))
 

@@ -29,8 +29,8 @@ from timberline.registry.rows import (
     StoredColumn,
 )
 from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
-from timberline.registry.runtime.quiet import quiet_stderr, silence_tensorflow
-from timberline.registry.runtime.stages import Receipt, digest_value, read_receipt, stage_folder
+from timberline.registry.runtime.logs import capture_native_stderr, silence_tensorflow
+from timberline.registry.runtime.stages import Receipt, Stage, digest_value, read_receipt
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 from timberline.training.features import FeatureProgram, parse_features
 
@@ -68,21 +68,21 @@ def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
     program = parse_features(plan.features_sql, plan.columns)
     prepared = data / "prepared" / plan.model
     table = _make_table(plan)
-    with stage_folder(prepared, "etl", {"raw": digest_value(plan.seed)}) as folder:
+    with Stage("etl", prepared, {"raw": digest_value(plan.seed)}).fill() as folder:
         pq.write_table(table, folder / "test.parquet", compression="zstd")
         pq.write_table(make_seen(plan.columns, [3, 5, 8]), folder / SEEN_FILE)
     etl = _receipt(prepared)
     run_id = digest_value([etl.digest, plan.features_sql])[:12]
     run_folder = data / "runs" / plan.model / run_id
     record = _make_record(plan, program, run_id)
-    with stage_folder(run_folder, "train", {"prepared": etl.digest}) as folder:
+    with Stage("train", run_folder, {"prepared": etl.digest}).fill() as folder:
         predict = _save_network(folder / "saved_model", plan, program, table)
         encoded = msgspec.json.encode(record, order="sorted")
         (folder / "run.json").write_bytes(encoded)
     (run_folder.parent / "latest").write_text(run_id, "utf-8")
     metrics = _make_metrics(plan, table, predict)
     inputs = {"run": _receipt(run_folder).digest, "prepared": etl.digest}
-    with stage_folder(run_folder.with_name(f"{run_id}.evaluation"), "evaluate", inputs) as folder:
+    with Stage("evaluate", run_folder.with_name(f"{run_id}.evaluation"), inputs).fill() as folder:
         (folder / "metrics.json").write_bytes(msgspec.json.encode(metrics, order="sorted"))
         baselines = {"majority_class": pa.array([0] * plan.rows, pa.int16())}
         pq.write_table(pa.table(baselines), folder / BASELINES_FILE)
@@ -142,7 +142,7 @@ def _make_values(column: Column, rows: int, generator: np.random.Generator) -> A
 def _save_network(folder: Path, plan: RunPlan, program: FeatureProgram, table: pa.Table) -> Any:
     """Write the SavedModel and return its probabilities over ``table``, float32 (rows, C)."""
     silence_tensorflow()
-    with quiet_stderr(), warnings.catch_warnings():
+    with capture_native_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third-party deprecation notes at import and export
         import keras
         import tensorflow as tf

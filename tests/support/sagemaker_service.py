@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.isolated_service import bring_loopback_up
 from tests.support.service import RunningService, running_service
-from timberline.inference.platforms import SAGEMAKER_FOLDER
+from timberline.inference.config import SAGEMAKER_FOLDER
 
 OPT = Path("/opt")
 # With an empty variable as with none, whatever the machine that runs the tests has set.

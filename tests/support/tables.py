@@ -12,15 +12,15 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from timberline.registry.rows import quote
 from timberline.training.config import ModelConfig, load_model_config
-from timberline.training.data.checks import CheckReport
-from timberline.training.data.database import open_database, quote
+from timberline.training.data.checks import CheckReport, collect_rejects
+from timberline.training.data.database import open_database
 from timberline.training.data.etl import run_etl
 from timberline.training.data.fetch import fetched_files, run_fetch
-from timberline.training.data.forms import open_forms
 from timberline.training.data.ingest import RAW, read_source, stored_columns
 from timberline.training.data.profile import Profile, load_profile
-from timberline.training.data.rejects import collect_rejects
+from timberline.training.data.source_files import open_source_files
 
 NAME = "small"
 CLASSES = ("absent", "present")
@@ -90,9 +90,9 @@ def read_files(
     """
     try:
         with open_database(config.etl, scratch / "spill") as connection:
-            forms = open_forms(config, files, scratch / "forms")
-            read_source(connection, config, forms)
-            collect_rejects(connection, config, forms)
+            sources = open_source_files(config, files, scratch / "sources")
+            read_source(connection, config, sources)
+            collect_rejects(connection, config, sources)
             names = ", ".join(map(quote, stored_columns(config)))
             refused = 'SELECT file, line, lines, "column", reason FROM rejects ORDER BY ALL'
             return (

@@ -6,7 +6,7 @@ import msgspec
 
 from tests.support.manifests import build_verdict
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.verdict import Judged, Outcome, Verdict, VerdictLine
+from timberline.registry.verdict import Outcome, Verdict, VerdictLine, VersionDigests
 
 RATIO = VerdictLine(
     name="p50",
@@ -22,10 +22,10 @@ RATIO = VerdictLine(
 )
 
 
-def judged(version: int) -> Judged:
+def judged(version: int) -> VersionDigests:
     """A version with made-up digests."""
     digest = digest_bytes(b"anything")
-    return Judged(version=version, manifest_sha256=digest, model_sha256=digest)
+    return VersionDigests(version=version, manifest_sha256=digest, model_sha256=digest)
 
 
 def make_verdict(*lines: VerdictLine, outcome: Outcome | None = None) -> Verdict:

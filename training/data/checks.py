@@ -1,37 +1,53 @@
-"""The rules of model.toml, counted over every raw row in one pass, and told as a table.
+"""Rows that break a rule of model.toml, and lines that the CSV reader rejects.
 
 A row that breaks a rule stays in the data: the run either stops or tolerates it
 (``checks.max_violation_fraction``). What nothing can be trained on is never tolerated: a row
 without a known class, a text with U+0000 (which stands for NULL in the served graph).
+
+A rejected row is kept with file, lines, column and reason. It weighs as many lines of its file as it
+covers: a cell that took in half of the file is half of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
 
-import duckdb
 import msgspec
+from rich.console import Console
+from rich.table import Table
 
+from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
 from timberline.training.data.database import (
-    SLICE_COLUMNS,
+    STATEMENT_COLUMNS,
+    Connection,
     fetch_aggregates,
     fetch_row,
     literal,
     literals,
-    quote,
 )
 from timberline.training.data.ingest import RAW, storage_type, stored_columns
+from timberline.training.data.lines import locate_records
+from timberline.training.data.source_files import ENCODING_HINT, SourceFile
 from timberline.training.errors import DatasetError
 
 _SHOWN_ROWS = 5
 _SHOWN_CHECKS = 3
+_SHOWN_LINES = 3
+_KEPT_CHARACTERS = 1000
+_REASONS = {
+    "INVALID ENCODING": "is not UTF-8 text",
+    "UNQUOTED VALUE": "text follows the closing quote of a cell",
+}
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule: ``violates`` is SQL that is true in a row that breaks it."""
+class Check(NamedTuple):
+    """One rule: ``violates`` is SQL that is true in a row that breaks it, which a share of ``limit`` may."""
 
     kind: str
     columns: tuple[str, ...]
@@ -76,32 +92,18 @@ def build_checks(config: ModelConfig, classes: Sequence[str] | None) -> tuple[Ch
     """The rules of a model, in the order of its columns; ``classes`` None: any class value will do."""
     tolerated = config.checks.max_violation_fraction
     checks = [
-        Check(kind=kind, columns=(name,), rule=rule, violates=sql, limit=0.0 if is_hard else tolerated)
+        Check(kind, (name,), rule, violates, 0.0 if is_hard else tolerated)
         for name, column in stored_columns(config).items()
-        for kind, rule, sql, is_hard in _column_rules(config, name, column)
+        for kind, rule, violates, is_hard in _column_rules(config, name, column)
     ]
-    target = quote(config.target.column)
     if classes is not None:
-        checks.append(
-            Check(
-                kind="class",
-                columns=(config.target.column,),
-                rule=f"one of the {len(classes)} classes",
-                violates=f"CAST({target} AS VARCHAR) NOT IN {literals(list(classes))}",
-                limit=0.0,
-            )
-        )
+        target = config.target.column
+        violates = f"CAST({quote(target)} AS VARCHAR) NOT IN {literals(classes)}"
+        checks.append(Check("class", (target,), f"one of the {len(classes)} classes", violates, 0.0))
     for group, names in config.checks.one_hot.items():
         total = _sum_sql([f"CAST({quote(name)} AS DOUBLE)" for name in names])
-        checks.append(
-            Check(
-                kind="one_hot",
-                columns=tuple(names),
-                rule=f"{group} sums to 1",
-                violates=f"{total} IS DISTINCT FROM 1",
-                limit=tolerated,
-            )
-        )
+        violates = f"{total} IS DISTINCT FROM 1"
+        checks.append(Check("one_hot", tuple(names), f"{group} sums to 1", violates, tolerated))
     return tuple(checks)
 
 
@@ -139,20 +141,20 @@ def _column_rules(
 
 
 def run_checks(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     config: ModelConfig,
     checks: Sequence[Check],
     rejected: int,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    statement_columns: int = STATEMENT_COLUMNS,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Count the violations of every rule over the raw table, and look up the first rows of those broken."""
-    total = int(str(fetch_row(connection, f"SELECT count(*) FROM {RAW}")[0]))
+    total = fetch_row(connection, f"SELECT count(*) FROM {RAW}")[0]
     counts = [[f"count_if({check.violates})"] for check in checks]
-    found = fetch_aggregates(connection, counts, RAW, slice_columns=slice_columns, progress=progress)
+    found = fetch_aggregates(connection, counts, RAW, statement_columns=statement_columns, progress=progress)
     results = [
-        _judge(connection, check, int(str(violations or 0)), total)
+        _measure_check(connection, check, violations or 0, total)
         for check, (violations,) in zip(checks, found, strict=True)
     ]
     if config.checks.unique_key:
@@ -160,7 +162,7 @@ def run_checks(
     return CheckReport(rows=total, rejected_lines=rejected, checks=tuple(results))
 
 
-def _judge(connection: duckdb.DuckDBPyConnection, check: Check, violations: int, total: int) -> CheckResult:
+def _measure_check(connection: Connection, check: Check, violations: int, total: int) -> CheckResult:
     return CheckResult(
         kind=check.kind,
         columns=check.columns,
@@ -173,29 +175,20 @@ def _judge(connection: duckdb.DuckDBPyConnection, check: Check, violations: int,
 
 
 def _check_unique(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, key: tuple[str, ...], total: int
+    connection: Connection, config: ModelConfig, key: tuple[str, ...], total: int
 ) -> CheckResult:
     names = ", ".join(quote(name) for name in key)
     extra = f"SELECT {names} FROM {RAW} GROUP BY {names} HAVING count(*) > 1"
     distinct = fetch_row(connection, f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM {RAW})")[0]
-    check = Check(
-        kind="unique_key",
-        columns=key,
-        rule="no key twice",
-        # Rows compare by position, so that NULL equals NULL here as it does in GROUP BY.
-        violates=f"EXISTS (SELECT 1 FROM ({extra}) AS twice WHERE {_same_key(key)})",
-        limit=config.checks.max_violation_fraction,
-    )
-    return _judge(connection, check, total - int(str(distinct)), total)
+    # NULL equals NULL here, as it does in GROUP BY.
+    same = " AND ".join(f"twice.{quote(name)} IS NOT DISTINCT FROM {RAW}.{quote(name)}" for name in key)
+    violates = f"EXISTS (SELECT 1 FROM ({extra}) AS twice WHERE {same})"
+    limit = config.checks.max_violation_fraction
+    check = Check("unique_key", key, "no key twice", violates, limit)
+    return _measure_check(connection, check, total - distinct, total)
 
 
-def _same_key(key: tuple[str, ...]) -> str:
-    return " AND ".join(f"twice.{quote(name)} IS NOT DISTINCT FROM {RAW}.{quote(name)}" for name in key)
-
-
-def _first_rows(
-    connection: duckdb.DuckDBPyConnection, columns: tuple[str, ...], violates: str
-) -> tuple[BadRow, ...]:
+def _first_rows(connection: Connection, columns: tuple[str, ...], violates: str) -> tuple[BadRow, ...]:
     # Row numbers first: a sort that carries the values of 2,000 columns takes a gigabyte for forty rows.
     first = connection.execute(
         f"SELECT {ROW_COLUMN} FROM {RAW} WHERE {violates} ORDER BY {ROW_COLUMN} LIMIT {_SHOWN_ROWS}"
@@ -208,7 +201,7 @@ def _first_rows(
     return tuple(BadRow(row=row, values=tuple(shown)) for row, *shown in sorted(found))
 
 
-def judge_checks(config: ModelConfig, report: CheckReport, *, kept_in: str) -> None:
+def require_checks(config: ModelConfig, report: CheckReport, *, kept_in: str) -> None:
     """Stop the run when a rule is broken by more rows than is tolerated.
 
     Raises:
@@ -216,16 +209,16 @@ def judge_checks(config: ModelConfig, report: CheckReport, *, kept_in: str) -> N
     """
     if not report.failed:
         return
-    told = "; ".join(_tell(check, report.rows) for check in report.failed[:_SHOWN_CHECKS])
+    failures = "; ".join(_describe_failure(check, report.rows) for check in report.failed[:_SHOWN_CHECKS])
     more = len(report.failed) - _SHOWN_CHECKS
     raise DatasetError(
-        told + (f"; and {more} more rules" if more > 0 else ""),
+        failures + (f"; and {more} more rules" if more > 0 else ""),
         where=config.model.name,
         hint=f"All rules are in {kept_in}; correct the data or [columns] and [checks].",
     )
 
 
-def _tell(check: CheckResult, total: int) -> str:
+def _describe_failure(check: CheckResult, total: int) -> str:
     columns = ", ".join(check.columns[:3]) + (", …" if len(check.columns) > 3 else "")
     rows = "; ".join(f"row {bad.row} ({_show(check, bad)})" for bad in check.first_rows)
     return (
@@ -245,27 +238,140 @@ def _show(check: CheckResult, bad: BadRow) -> str:
     return ", ".join("NULL" if value is None else value for value in bad.values)
 
 
-def format_checks(report: CheckReport) -> str:
-    """The table for people: one line a kind of rule that all rows keep, one a rule that some break."""
-    lines = [("rule", "columns", "allowed", "broken in", "")]
-    kept: dict[str, int] = {}
+def print_checks(report: CheckReport, file: IO[str]) -> None:
+    """Print a line for each kind of rule that all rows keep, and one for each rule that some break."""
+    table = Table("rule", "columns", "allowed", "broken in", "", box=None, pad_edge=False)
+    kept = collections.Counter(check.kind for check in report.checks if not check.violations)
+    for kind, count in kept.items():
+        table.add_row(kind, f"{count} columns or groups", "", "0 rows", "ok")
     for check in report.checks:
-        if not check.violations:
-            kept[check.kind] = kept.get(check.kind, 0) + 1
-    lines += [(kind, f"{count} columns or groups", "", "0 rows", "ok") for kind, count in kept.items()]
-    lines += [
-        (
-            c.kind,
-            ", ".join(c.columns)[:40],
-            c.rule[:30],
-            f"{c.violations:,} rows",
-            "ok" if c.passed else "STOP",
-        )
-        for c in report.checks
-        if c.violations
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        if check.violations:
+            columns, rule = ", ".join(check.columns)[:40], check.rule[:30]
+            outcome = "ok" if check.passed else "STOP"
+            table.add_row(check.kind, columns, rule, f"{check.violations:,} rows", outcome)
+    # A column's name is text, and no markup.
+    Console(file=file, markup=False, highlight=False, emoji=False).print(table)
+
+
+def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequence[SourceFile]) -> int:
+    """Gather what the CSV reader refused into table ``rejects`` and return how many lines that is.
+
+    A row may have several entries, one for each bad column. ``line`` is the row's first line,
+    1-based in the file, the header being line 1; ``lines`` is how many it covers; ``column`` is NULL
+    where the whole row is at fault, and the first one that a short row lacks; ``text`` is the row's
+    first 1,000 characters.
+    """
+    connection.execute(
+        'CREATE TABLE rejects (file VARCHAR, line BIGINT, "column" VARCHAR, reason VARCHAR, text VARCHAR, '
+        "lines BIGINT)"
     )
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchall():
+        return 0
+    _locate(connection, config, sources)
+    types = " ".join(
+        f"WHEN {literal(name)} THEN {literal(section.type)}" for name, section in config.columns.items()
+    )
+    reasons = " ".join(f"WHEN {literal(kind)} THEN {literal(text)}" for kind, text in _REASONS.items())
+    connection.execute(f"""
+        INSERT INTO rejects
+        SELECT DISTINCT
+            coalesce(name, parse_filename(file_path)),
+            coalesce(spans.line, reject_errors.line),
+            CASE WHEN error_type IN ('CAST', 'INVALID ENCODING', 'MISSING COLUMNS') THEN column_name END,
+            CASE
+                WHEN error_type = 'CAST' THEN
+                    '"' || left(regexp_extract(error_message, 'convert string "(.*)" to ', 1, 's'), 80)
+                    || '" is not of type ' || CASE column_name {types} END
+                WHEN error_type IN ('TOO MANY COLUMNS', 'MISSING COLUMNS') THEN regexp_replace(
+                    error_message, '(?s)^Expected Number of Columns: (\\d+) Found: (\\d+).*',
+                    'has \\2 columns, expected \\1')
+                ELSE CASE error_type {reasons} ELSE regexp_extract(error_message, '^[^\\n]*') END
+            END,
+            left(ltrim(csv_line, chr(10) || chr(13)), {_KEPT_CHARACTERS}),
+            coalesce(spans.lines, 1)
+        FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
+        LEFT JOIN source_files ON source_files.path = file_path
+        LEFT JOIN spans ON spans.path = file_path AND position = line_byte_position
+        -- DuckDB has one entry a missing column; the first has their number.
+        QUALIFY error_type <> 'MISSING COLUMNS' OR column_idx = min(column_idx) OVER (
+            PARTITION BY scan_id, file_id, line_byte_position, error_type)
+        ORDER BY ALL
+    """)
+    lines = "SELECT file, line, max(lines) AS lines FROM rejects GROUP BY file, line"
+    (count,) = fetch_row(connection, f"SELECT coalesce(sum(lines), 0) FROM ({lines})")
+    return int(count)
+
+
+def _locate(connection: Connection, config: ModelConfig, sources: Iterable[SourceFile]) -> None:
+    """Create tables of the files' names, and of the lines of rejected rows where a row has several.
+
+    DuckDB counts rows and blank lines, which is the same where no row covers two lines.
+    """
+    connection.execute("CREATE TEMP TABLE source_files (path VARCHAR, name VARCHAR)")
+    connection.execute("CREATE TEMP TABLE spans (path VARCHAR, position BIGINT, line BIGINT, lines BIGINT)")
+    for source in sources:
+        path = str(source.path)
+        connection.execute("INSERT INTO source_files VALUES (?, ?)", [path, source.name])
+        if not source.is_multiline:
+            continue
+        found = connection.execute(
+            "SELECT DISTINCT line_byte_position "
+            "FROM reject_errors JOIN reject_scans USING (scan_id, file_id) WHERE file_path = ? ORDER BY ALL",
+            [path],
+        ).fetchall()
+        positions = [position for (position,) in found]
+        # DuckDB's positions count from 1.
+        spans = locate_records(source.path, config.etl.delimiter, [position - 1 for position in positions])
+        connection.execute(
+            "INSERT INTO spans SELECT ?, unnest(?), unnest(?), unnest(?)",
+            [path, positions, [span.line for span in spans], [span.lines for span in spans]],
+        )
+
+
+def write_rejects(connection: Connection, path: Path) -> None:
+    """Write table ``rejects`` as Parquet, in the order of file and line."""
+    connection.execute(
+        f"COPY (FROM rejects ORDER BY ALL) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd)"
+    )
+
+
+def require_few_rejects(
+    connection: Connection, config: ModelConfig, *, rejected: int, rows: int, kept_in: Path
+) -> None:
+    """Stop the run when too many lines were refused.
+
+    Raises:
+        DatasetError: more than ``etl.max_reject_fraction`` of the lines, or every one of them.
+    """
+    limit = config.etl.max_reject_fraction
+    if rejected <= limit * (rejected + rows) and rows:
+        return
+    found = connection.execute(
+        f'SELECT file, line, lines, "column", reason FROM rejects ORDER BY ALL LIMIT {_SHOWN_LINES}'
+    ).fetchall()
+    shown = "; ".join(
+        f"{file} line {line}{f' to {line + lines - 1}' if lines > 1 else ''}"
+        f"{f', column {column!r}' if column else ''}: {reason}"
+        for file, line, lines, column, reason in found
+    )
+    raise DatasetError(
+        f"{rejected:,} of {rejected + rows:,} lines are refused (at most {limit:.2%} may be): {shown}"
+        if rejected
+        else "the source has no row",
+        where=config.model.name,
+        hint=f"{_setting_hint(connection, config)}All of them are in {kept_in}." if rejected else "",
+    )
+
+
+def _setting_hint(connection: Connection, config: ModelConfig) -> str:
+    """The setting that would have read some of the refused lines, if there is one."""
+    other = {".": ",", ",": "."}[config.etl.decimal]
+    number = rf'^"[+-]?\d*[{other}]\d+([eE][+-]?\d+)?" is not of type (number|integer)$'
+    encodings, decimals = fetch_row(
+        connection,
+        f"SELECT count_if(reason = {literal(_REASONS['INVALID ENCODING'])}), "
+        f"count_if(regexp_matches(reason, {literal(number)})) FROM rejects",
+    )
+    if encodings:
+        return f"{ENCODING_HINT} "
+    return f'Numbers are written with "{other}": set [etl] decimal = "{other}". ' if decimals else ""

@@ -9,17 +9,20 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from timberline.registry.runtime.cpus import count_cpus, find_memory_bytes
+from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.permissions import explain_refusal
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import EtlSection
 from timberline.training.errors import TrainingError
+
+Connection = duckdb.DuckDBPyConnection
 
 _logger = logging.getLogger("training.data.etl")
 
@@ -48,13 +51,13 @@ _THREAD_COLUMN_BYTES = 600_000
 
 # Columns whose aggregates one statement asks for. The planner's time grows with the square of the expressions
 # in a statement; each statement costs some time for every column of the table. Of 16 to 256, 64 took least.
-SLICE_COLUMNS = 64
+STATEMENT_COLUMNS = 64
 
 
 @contextlib.contextmanager
 def open_database(
     etl: EtlSection, spill: Path, *, columns: int = 1, root: Path = Path("/")
-) -> Iterator[duckdb.DuckDBPyConnection]:
+) -> Iterator[Connection]:
     """Yield a database in memory that spills to ``spill``, which is removed afterwards.
 
     Args:
@@ -149,11 +152,6 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def quote(name: str) -> str:
-    """A name as a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def literal(value: str | float | bool) -> str:
     """A value as an SQL literal that DuckDB reads back as the same value."""
     if isinstance(value, str):
@@ -170,7 +168,7 @@ def literal(value: str | float | bool) -> str:
     return text if "e" in text else f"{text}e0"
 
 
-def literals(values: Iterator[str] | tuple[str | float, ...] | list[str]) -> str:
+def literals(values: Iterable[str | float]) -> str:
     """Values as a parenthesised SQL list."""
     return f"({', '.join(literal(value) for value in values)})"
 
@@ -180,30 +178,30 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:300]
 
 
-def fetch_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[object, ...]:
+def fetch_row(connection: Connection, sql: str) -> tuple[Any, ...]:
     """The one row of an aggregate query."""
-    row: tuple[object, ...] | None = connection.execute(sql).fetchone()
+    row: tuple[Any, ...] | None = connection.execute(sql).fetchone()
     assert row is not None
     return row
 
 
 def fetch_aggregates(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     wanted: Sequence[Sequence[str]],
     relation: str,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    statement_columns: int = STATEMENT_COLUMNS,
     progress: Progress | None = None,
-) -> list[tuple[object, ...]]:
+) -> list[tuple[Any, ...]]:
     """The values of ``wanted``, the aggregates of one column each, over ``relation``.
 
-    At most ``slice_columns`` columns go into one statement, so that the work grows with their number and
+    At most ``statement_columns`` columns go into one statement, so that the work grows with their number and
     not with its square; the values do not depend on it. A column is a part of the step that ``progress``
     shows.
     """
-    found: list[tuple[object, ...]] = []
-    for start in range(0, len(wanted), slice_columns):
-        columns = wanted[start : start + slice_columns]
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(wanted), statement_columns):
+        columns = wanted[start : start + statement_columns]
         if progress is not None:
             progress.begin_part(len(columns))
         aggregates = ", ".join(itertools.chain.from_iterable(columns))

@@ -6,48 +6,48 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 
-from timberline.registry.errors import StageError
-from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION
+from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION, quote
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
-from timberline.registry.runtime.stages import (
-    digest_code,
-    digest_value,
-    find_current,
-    read_receipt,
-    stage_folder,
-)
+from timberline.registry.runtime.stages import Progress, Stage, digest_code, digest_value, read_receipt
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
-from timberline.training.data.census import Census, take_census
-from timberline.training.data.checks import CheckReport, build_checks, format_checks, judge_checks, run_checks
-from timberline.training.data.database import literal, open_database, quote
+from timberline.training.data.checks import (
+    CheckReport,
+    build_checks,
+    collect_rejects,
+    print_checks,
+    require_checks,
+    require_few_rejects,
+    run_checks,
+    write_rejects,
+)
+from timberline.training.data.database import Connection, literal, open_database
 from timberline.training.data.fetch import fetched_files, raw_folder
-from timberline.training.data.forms import Form, open_forms
 from timberline.training.data.ingest import RAW, drop_source, read_source, stored_columns
-from timberline.training.data.prepare import check_features, write_seen_rows, write_split
+from timberline.training.data.prepare import PREPARED, check_features, write_seen_rows, write_split
 from timberline.training.data.profile import (
     PROFILE_SCHEMA_VERSION,
     ColumnProfile,
     Profile,
-    encode_profile,
+    SplitSummary,
     load_profile,
+    summarise_splits,
 )
-from timberline.training.data.rejects import collect_rejects, judge_rejects, write_rejects
+from timberline.training.data.source_files import SourceFile, open_source_files
 from timberline.training.data.splits import SPLIT_NAMES, TRAIN, VALIDATION, draw_number, split_rows
 from timberline.training.data.statistics import count_parts, profile_columns
 from timberline.training.errors import DatasetError
 from timberline.training.features import FeatureError, FeatureProgram, parse_features, parse_slices
 
-_STAGE = "etl"
 _MAX_CLASSES = 1000
 # A whole-number target beyond these is taken for a quantity, unless its classes are listed.
 _MAX_INTEGER_CLASSES = 20
@@ -55,8 +55,6 @@ _MIN_CLASS_ROWS = 10
 # Reading weighs as much as three of the others.
 _READ_STEPS = 3
 _STEPS = _READ_STEPS + 8
-# The raw table with row number, class and split of each row.
-_PREPARED = "prepared"
 _logger = logging.getLogger("training.data.etl")
 
 
@@ -80,13 +78,12 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
     """
     program, sql = _read_features(config, models)
     files = fetched_files(config, data)
-    inputs = _stage_inputs(config, data, sql)
     folder = data / "prepared" / config.model.name
-    if find_current(folder, _STAGE, inputs) is not None:
-        log_event(_logger, "etl skipped: its inputs are unchanged", model=config.model.name)
+    stage = Stage("etl", folder, _digest_inputs(config, data, sql))
+    if stage.is_current(_logger, model=config.model.name):
         return _summary(folder, is_skipped=True)
     with (
-        stage_folder(folder, _STAGE, inputs) as partial,
+        stage.fill() as partial,
         open_database(
             config.etl, partial / "spill", columns=max(len(config.columns), len(program.features))
         ) as connection,
@@ -98,7 +95,7 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
             running=lambda: connection.query_progress() / 100,
         ) as progress,
     ):
-        _Run(config, program, connection, partial, data, progress).prepare(files)
+        _Run(config, program, connection, partial, _failed_folder(folder), progress).prepare(files)
     shutil.rmtree(_failed_folder(folder), ignore_errors=True)
     summary = _summary(folder, is_skipped=False)
     log_event(_logger, "etl finished", model=config.model.name, rows=sum(summary["rows"].values()))
@@ -127,10 +124,9 @@ def _read_features(config: ModelConfig, models: Path) -> tuple[FeatureProgram, s
     return program, sql
 
 
-def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:
+def _digest_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[str, str]:
     raw = read_receipt(raw_folder(config, data))
-    if raw is None:
-        raise StageError("the source is not fetched", where=config.model.name, hint="Run `make fetch`.")
+    assert raw is not None  # `fetched_files` needs it
     # Threads and memory decide how fast the result comes, not what it is.
     etl = msgspec.structs.replace(config.etl, threads=0, memory_limit="1GB")
     relevant = [config.model.name, config.columns, config.target, config.split, config.checks, etl]
@@ -144,109 +140,98 @@ def _stage_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[st
     }
 
 
+@dataclass(frozen=True)
 class _Run:
     """One run's steps, in order; each leaves a table in the database or a file in the folder."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        program: FeatureProgram,
-        connection: duckdb.DuckDBPyConnection,
-        folder: Path,
-        data: Path,
-        progress: Progress,
-    ) -> None:
-        self._config = config
-        self._program = program
-        self._connection = connection
-        self._folder = folder
-        self._failed = _failed_folder(data / "prepared" / config.model.name)
-        self._progress = progress
+    config: ModelConfig
+    program: FeatureProgram
+    connection: Connection
+    folder: Path
+    failed: Path
+    progress: Progress
 
     def prepare(self, files: Sequence[Path]) -> None:
         """Files in, a filled folder out."""
-        self._progress.begin("read", size=_READ_STEPS)
-        forms = open_forms(self._config, files, self._folder / "spill" / "forms")
-        read_source(self._connection, self._config, forms)
-        report, classes = self._check_rows(forms)
-        self._progress.begin("splits")
-        class_sql = _class_sql(self._config, classes)
+        self.progress.begin("read", size=_READ_STEPS)
+        sources = open_source_files(self.config, files, self.folder / "spill" / "sources")
+        read_source(self.connection, self.config, sources)
+        report, classes = self._check_rows(sources)
+        self.progress.begin("splits")
+        class_sql = _class_sql(self.config, classes)
         self._assign_splits(class_sql)
-        census = take_census(
-            self._connection,
-            _PREPARED,
+        summary = summarise_splits(
+            self.connection,
+            PREPARED,
             class_count=len(classes),
-            columns=stored_columns(self._config),
-            inputs=self._config.inputs,
+            columns=stored_columns(self.config),
+            inputs=self.config.inputs,
         )
-        _require_rows(self._config, classes, census)
-        self._progress.begin("profile", parts=count_parts(self._config.inputs))
-        train = f"{_PREPARED} WHERE __split__ = {TRAIN}"
-        columns = profile_columns(self._connection, self._config.inputs, train, progress=self._progress)
-        profile = _describe(self._config, self._program, report, classes, census, columns)
-        (self._folder / "profile.json").write_bytes(encode_profile(profile))
-        self._write_seen_rows(census)
+        _require_rows(self.config, classes, summary)
+        self.progress.begin("profile", parts=count_parts(self.config.inputs))
+        train = f"{PREPARED} WHERE __split__ = {TRAIN}"
+        columns = profile_columns(self.connection, self.config.inputs, train, progress=self.progress)
+        profile = _describe(self.config, self.program, report, classes, summary, columns)
+        (self.folder / "profile.json").write_bytes(encode_document(profile))
+        self._write_seen_rows(summary)
         self._write_splits()
 
-    def _check_rows(self, forms: Sequence[Form]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
-        rejected = collect_rejects(self._connection, self._config, forms)
-        declared = self._config.target.classes
+    def _check_rows(self, sources: Sequence[SourceFile]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
+        rejected = collect_rejects(self.connection, self.config, sources)
+        declared = self.config.target.classes
         values = None if declared is None else [label.value for label in declared]
-        checks = build_checks(self._config, values)
-        self._progress.begin("checks", parts=len(checks))
-        report = run_checks(self._connection, self._config, checks, rejected, progress=self._progress)
-        self._leave_findings(self._folder, report)
+        checks = build_checks(self.config, values)
+        self.progress.begin("checks", parts=len(checks))
+        report = run_checks(self.connection, self.config, checks, rejected, progress=self.progress)
+        self._leave_findings(self.folder, report)
         try:
-            judge_rejects(
-                self._connection, self._config, rejected=rejected, rows=report.rows, kept_in=self._failed
+            require_few_rejects(
+                self.connection, self.config, rejected=rejected, rows=report.rows, kept_in=self.failed
             )
-            judge_checks(self._config, report, kept_in=str(self._failed))
+            require_checks(self.config, report, kept_in=str(self.failed))
         except DatasetError:
-            with fresh_folder(self._failed, mark="checks.json") as failed:
+            with fresh_folder(self.failed, mark="checks.json") as failed:
                 self._leave_findings(failed, report)
             raise
         if sys.stderr.isatty():
-            sys.stderr.write(f"\n{format_checks(report)}\n")
-        return report, declared or _find_classes(self._connection, self._config)
+            sys.stderr.write("\n")  # below the bar
+            print_checks(report, sys.stderr)
+        return report, declared or _find_classes(self.connection, self.config)
 
     def _leave_findings(self, folder: Path, report: CheckReport) -> None:
-        write_rejects(self._connection, folder / "rejects.parquet")
+        write_rejects(self.connection, folder / "rejects.parquet")
         (folder / "checks.json").write_bytes(encode_document(report))
 
     def _assign_splits(self, class_sql: str) -> None:
         numbered = (
-            f"(SELECT {class_sql} AS __class__, {draw_number(self._config.split)} AS __draw__, * FROM {RAW})"
+            f"(SELECT {class_sql} AS __class__, {draw_number(self.config.split)} AS __draw__, * FROM {RAW})"
         )
-        chosen = split_rows(self._connection, self._config.split, numbered)
+        chosen = split_rows(self.connection, self.config.split, numbered)
         # Where it is a comparison with the row number or one column, the split is worked out anew by each
         # statement; where it is a draw for every row, that would cost more than a copy of the table.
-        is_cheap = isinstance(self._config.split, HeadSplit | TimeSplit)
-        self._connection.execute(
-            f"CREATE {'VIEW' if is_cheap else 'TABLE'} {_PREPARED} AS SELECT * EXCLUDE (__draw__), "
+        is_cheap = isinstance(self.config.split, HeadSplit | TimeSplit)
+        self.connection.execute(
+            f"CREATE {'VIEW' if is_cheap else 'TABLE'} {PREPARED} AS SELECT * EXCLUDE (__draw__), "
             f"CAST({chosen} AS UTINYINT) AS __split__ FROM {numbered}"
         )
         if not is_cheap:
-            drop_source(self._connection)
+            drop_source(self.connection)
 
-    def _write_seen_rows(self, census: Census) -> None:
-        self._progress.begin(SEEN_FILE)
-        rows = sum(census.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
-        write_seen_rows(
-            self._connection, self._config, relation=_PREPARED, rows=rows, path=self._folder / SEEN_FILE
-        )
+    def _write_seen_rows(self, summary: SplitSummary) -> None:
+        self.progress.begin(SEEN_FILE)
+        rows = sum(summary.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
+        write_seen_rows(self.connection, self.config, rows=rows, path=self.folder / SEEN_FILE)
 
     def _write_splits(self) -> None:
         for split, name in enumerate(SPLIT_NAMES):
-            self._progress.begin(f"{name}.parquet")
-            path = self._folder / f"{name}.parquet"
-            write_split(
-                self._connection, self._config, self._program, relation=_PREPARED, split=split, path=path
-            )
-        self._progress.begin("features", parts=len(self._program.features))
-        check_features(self._connection, self._config, self._program, self._folder, progress=self._progress)
+            self.progress.begin(f"{name}.parquet")
+            path = self.folder / f"{name}.parquet"
+            write_split(self.connection, self.config, self.program, split=split, path=path)
+        self.progress.begin("features", parts=len(self.program.features))
+        check_features(self.connection, self.config, self.program, self.folder, progress=self.progress)
 
 
-def _find_classes(connection: duckdb.DuckDBPyConnection, config: ModelConfig) -> tuple[ClassLabel, ...]:
+def _find_classes(connection: Connection, config: ModelConfig) -> tuple[ClassLabel, ...]:
     """The classes as they stand in the data, in the order of their values.
 
     Raises:
@@ -301,15 +286,15 @@ def _class_sql(config: ModelConfig, classes: Sequence[ClassLabel]) -> str:
     return f"CASE CAST({target} AS VARCHAR) {cases} END"
 
 
-def _require_rows(config: ModelConfig, classes: Sequence[ClassLabel], census: Census) -> None:
-    for name, rows in census.rows.items():
+def _require_rows(config: ModelConfig, classes: Sequence[ClassLabel], summary: SplitSummary) -> None:
+    for name, rows in summary.rows.items():
         if not rows:
             raise DatasetError(
-                f"the {name} split has no row of {sum(census.rows.values()):,}",
+                f"the {name} split has no row of {sum(summary.rows.values()):,}",
                 where=config.model.name,
                 hint="Change [split].",
             )
-    for label, rows in zip(classes, census.class_counts["train"], strict=True):
+    for label, rows in zip(classes, summary.class_counts["train"], strict=True):
         if not rows:
             log_event(
                 _logger,
@@ -325,7 +310,7 @@ def _describe(
     program: FeatureProgram,
     report: CheckReport,
     classes: tuple[ClassLabel, ...],
-    census: Census,
+    summary: SplitSummary,
     columns: dict[str, ColumnProfile],
 ) -> Profile:
     return Profile(
@@ -336,10 +321,10 @@ def _describe(
         feature_names=program.names,
         input_columns=tuple(_with_range(column, columns[column.name]) for column in input_columns(config)),
         rejected_lines=report.rejected_lines,
-        rows=census.rows,
-        class_counts=census.class_counts,
-        fingerprints=census.fingerprints,
-        duplicates=census.duplicates,
+        rows=summary.rows,
+        class_counts=summary.class_counts,
+        fingerprints=summary.fingerprints,
+        duplicates=summary.duplicates,
         columns=columns,
     )
 
@@ -361,7 +346,7 @@ def _summary(folder: Path, *, is_skipped: bool) -> dict[str, Any]:
     profile = load_profile(folder / "profile.json")
     receipt = read_receipt(folder)
     return {
-        "stage": _STAGE,
+        "stage": "etl",
         "model": profile.model,
         "skipped": is_skipped,
         "folder": str(folder),

@@ -17,26 +17,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from timberline.registry.errors import StageError
 from timberline.registry.runtime.files import PARTIAL_PREFIX, lacks_locks
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import (
-    RECEIPT,
-    Receipt,
-    digest_value,
-    find_current,
-    read_receipt,
-    stage_folder,
-)
+from timberline.registry.runtime.stages import RECEIPT, Receipt, Stage, digest_value, require_receipt
 from timberline.training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
 from timberline.training.errors import SourceError
 from timberline.training.sources.csv import open_csv_source
-from timberline.training.sources.download import InterruptedDownloadError
+from timberline.training.sources.download import Fetcher, InterruptedDownloadError, Pause
 from timberline.training.sources.local import read_references
 from timberline.training.sources.package import PackageFetcher
-from timberline.training.sources.protocol import Fetcher, Pause
 
-_STAGE = "fetch"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _logger = logging.getLogger("training.data.fetch")
 
@@ -64,16 +54,15 @@ def run_fetch(
     fetcher = _open_source(config.source, data, known, pause)
     folder = raw_folder(config, data)
     inputs = {"source": digest_value(config.source), **fetcher.inputs()}
-    receipt = find_current(folder, _STAGE, inputs)
-    if receipt is not None:
-        log_event(_logger, "fetch skipped: the source is here and unchanged", source=fetcher.label)
-        return _summary(config, data, receipt, is_skipped=True)
+    stage = Stage("fetch", folder, inputs)
+    if stage.is_current(_logger, source=fetcher.label):
+        return _summary(config, folder, is_skipped=True)
     with _one_at_a_time(folder):
-        receipt = find_current(folder, _STAGE, inputs)  # whoever was waited for may have done it
-        if receipt is None:
-            _fetch(fetcher, folder, inputs)
+        is_skipped = stage.find_receipt() is not None  # the process before may have fetched it
+        if not is_skipped:
+            _fetch(fetcher, stage)
     log_event(_logger, "fetch finished", source=fetcher.label, folder=str(folder))
-    return _summary(config, data, _receipt(folder), is_skipped=receipt is not None)
+    return _summary(config, folder, is_skipped=is_skipped)
 
 
 def raw_folder(config: ModelConfig, data: Path) -> Path:
@@ -88,15 +77,7 @@ def fetched_files(config: ModelConfig, data: Path) -> tuple[Path, ...]:
         StageError: nothing is fetched, or a file was damaged, removed or changed since.
     """
     folder = raw_folder(config, data)
-    receipt = read_receipt(folder)
-    if receipt is None:
-        raise StageError(
-            "the source is not fetched",
-            where=config.model.name,
-            hint=f"Run `make fetch MODEL={config.model.name}`.",
-        )
-    if find_current(folder, _STAGE, receipt.inputs) is None:
-        raise StageError("a fetched file is damaged", where=str(folder), hint="Run `make fetch` again.")
+    receipt = require_receipt(folder, f"make fetch MODEL={config.model.name}")
     return _files_in(config.source, folder, receipt)
 
 
@@ -120,11 +101,12 @@ def _open_source(source: Source, data: Path, environment: Mapping[str, str], pau
             return open_csv_source(source, environment, pause)
 
 
-def _fetch(fetcher: Fetcher, folder: Path, inputs: Mapping[str, str]) -> None:
+def _fetch(fetcher: Fetcher, stage: Stage) -> None:
+    folder = stage.folder
     scratch = folder.with_name(f"{PARTIAL_PREFIX}download-{folder.name}")
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with stage_folder(folder, _STAGE, inputs) as partial:
+        with stage.fill() as partial:
             fetcher.fetch(partial, scratch)
             _check_names(partial, fetcher)
     except InterruptedDownloadError:
@@ -175,18 +157,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _receipt(folder: Path) -> Receipt:
-    receipt = read_receipt(folder)
-    if receipt is None:
-        raise StageError("was removed while it was fetched", where=str(folder))
-    return receipt
-
-
-def _summary(config: ModelConfig, data: Path, receipt: Receipt, *, is_skipped: bool) -> dict[str, Any]:
-    folder = raw_folder(config, data)
+def _summary(config: ModelConfig, folder: Path, *, is_skipped: bool) -> dict[str, Any]:
+    receipt = require_receipt(folder, f"make fetch MODEL={config.model.name}")
     files = _files_in(config.source, folder, receipt)
     return {
-        "stage": _STAGE,
+        "stage": "fetch",
         "model": config.model.name,
         "skipped": is_skipped,
         "folder": str(folder),

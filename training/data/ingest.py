@@ -2,7 +2,7 @@
 
 Columns are matched by their name in each file's header. Two things DuckDB would do silently are
 refused or made explicit: 1.5 in an ``integer`` column is an error (its cast rounds), and NaN in a
-``number`` column is NULL (the served graph cannot tell the two apart either).
+``number`` column is NULL (the served graph does not distinguish the two either).
 
 No name of a user's column can take the place of one of ours. The rows lie in a table whose columns
 are called c0, c1, …, so that its ``rowid`` is always DuckDB's; ``raw`` is a view of it under the
@@ -25,10 +25,11 @@ from decimal import Decimal
 import duckdb
 import msgspec
 
+from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.training.config import ColumnSection, HashSplit, ModelConfig
-from timberline.training.data.database import fetch_aggregates, first_line, literal, quote
-from timberline.training.data.forms import Form
+from timberline.training.data.database import Connection, fetch_aggregates, first_line, literal
+from timberline.training.data.source_files import SourceFile
 from timberline.training.data.splits import key_hash
 from timberline.training.errors import DatasetError
 
@@ -40,7 +41,7 @@ _STORED = "stored"  # the table behind the view `raw`
 _DELIMITERS = (",", ";", "\t", "|", "||", "::", " ")
 _NOT_WHOLE = "timberline: not a whole number"
 # Columns that one statement looks through for a value that is not whole, each reading the files anew.
-_SLICE_COLUMNS = 512
+_STATEMENT_COLUMNS = 512
 # Wide whole numbers are read with 19 digits before the point and 18 behind it; others as DOUBLE, which is
 # faster to read and to check, and exact as long as they are what their column declares.
 _WIDE_TYPE = "DECIMAL(37, 18)"
@@ -61,18 +62,18 @@ class _Group:
     columns. They differ where it would take one for another, or would have none.
     """
 
-    forms: tuple[Form, ...]
+    sources: tuple[SourceFile, ...]
     header: tuple[str, ...]
     names: tuple[str, ...]
 
     @property
     def is_parquet(self) -> bool:
-        return self.forms[0].is_parquet
+        return self.sources[0].is_parquet
 
     @property
     def shown(self) -> str:
         """The names of the files, for people."""
-        return ", ".join(form.name for form in self.forms)[:200]
+        return ", ".join(source.name for source in self.sources)[:200]
 
     def quote(self, name: str) -> str:
         """The column ``name`` of the files as an SQL identifier."""
@@ -88,7 +89,7 @@ def stored_columns(config: ModelConfig) -> dict[str, ColumnSection]:
     return {name: column for name, column in config.columns.items() if column.role != "ignored"}
 
 
-def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]) -> None:
+def read_source(connection: Connection, config: ModelConfig, sources: Sequence[SourceFile]) -> None:
     """Create ``raw`` from these files: ``__row__``, its 0-based number in the source, and the stored columns.
 
     For a hash split it has ``__key__`` (`key_hash`) too. Rejected lines have no row number; DuckDB
@@ -100,7 +101,7 @@ def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, form
         DatasetError: a column is missing, not declared or of another type, an ``integer`` is not
             whole or beyond 64 bits, or a file is not CSV at all.
     """
-    groups = _group_files(connection, config, forms)
+    groups = _group_files(connection, config, sources)
     names = [*stored_columns(config), *([KEY_COLUMN] if isinstance(config.split, HashSplit) else [])]
     stored = {name: f"c{position}" for position, name in enumerate(names)}
     for is_narrow in (True, False):
@@ -121,7 +122,7 @@ def read_source(connection: duckdb.DuckDBPyConnection, config: ModelConfig, form
     connection.execute(f"CREATE VIEW {RAW} AS SELECT rowid AS {ROW_COLUMN}, {renamed} FROM {_STORED}")
 
 
-def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
+def drop_source(connection: Connection) -> None:
     """Remove ``raw`` and give its memory back."""
     connection.execute(f"DROP VIEW {RAW}; DROP TABLE {_STORED}")
 
@@ -137,44 +138,42 @@ def storage_type(column: ColumnSection) -> str:
     return "BIGINT"
 
 
-def _group_files(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, forms: Sequence[Form]
-) -> list[_Group]:
-    described = [(form, _describe(connection, config, form)) for form in forms]
+def _group_files(connection: Connection, config: ModelConfig, sources: Sequence[SourceFile]) -> list[_Group]:
+    described = [(source, _describe(connection, config, source)) for source in sources]
     alike = itertools.groupby(
         described, key=lambda item: (item[1], item[0].is_parquet, item[0].new_line, item[0].is_multiline)
     )
-    return [_Group(tuple(form for form, _ in same), *columns) for (columns, *_), same in alike]
+    return [_Group(tuple(source for source, _ in same), *columns) for (columns, *_), same in alike]
 
 
 def _describe(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, form: Form
+    connection: Connection, config: ModelConfig, source: SourceFile
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns' names as they stand in the file, and those under which DuckDB reads them."""
-    if not form.is_parquet:
-        _match_columns(config, form, form.header)
-        return form.header, _tell_apart(config, form.header)
+    if not source.is_parquet:
+        _match_columns(config, source, source.header)
+        return source.header, _tell_apart(config, source.header)
     try:
         found = connection.execute(
-            f"DESCRIBE SELECT * FROM read_parquet({_path(form)}, hive_partitioning=false)"
+            f"DESCRIBE SELECT * FROM read_parquet({_path(source)}, hive_partitioning=false)"
         ).fetchall()
-        header = _read_parquet_names(connection, form)
+        header = _read_parquet_names(connection, source)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise DatasetError(f"cannot be read: {first_line(error)}", where=form.name) from error
-    _match_columns(config, form, header)
-    _match_types(config, form, {name: type_ for name, (_, type_, *_) in zip(header, found, strict=True)})
+        raise DatasetError(f"cannot be read: {first_line(error)}", where=source.name) from error
+    _match_columns(config, source, header)
+    _match_types(config, source, {name: type_ for name, (_, type_, *_) in zip(header, found, strict=True)})
     return header, tuple(name for name, *_ in found)
 
 
-def _read_parquet_names(connection: duckdb.DuckDBPyConnection, form: Form) -> tuple[str, ...]:
+def _read_parquet_names(connection: Connection, source: SourceFile) -> tuple[str, ...]:
     """The columns' names as they stand in the file: of two that differ by case, DuckDB renames one."""
     found = connection.execute(
-        f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({_path(form)})"
+        f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({_path(source)})"
     ).fetchall()
     names: list[str] = []
-    inside = 0  # the parts of a nested column follow it, each counting its own
+    inside = 0  # the parts of a nested column follow it; each counts its parts
     for name, children in found[1:]:
         if inside:
             inside -= 1
@@ -198,14 +197,14 @@ def _tell_apart(config: ModelConfig, header: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _match_columns(config: ModelConfig, form: Form, header: tuple[str, ...]) -> None:
+def _match_columns(config: ModelConfig, source: SourceFile, header: tuple[str, ...]) -> None:
     for name in config.columns:
         if name not in header:
             near = _nearest(name, header)
             raise DatasetError(
                 f"has no column {name!r}; it has {', '.join(map(repr, header))[:300]}",
-                where=form.name,
-                hint=_delimiter_hint(config, form)
+                where=source.name,
+                hint=_delimiter_hint(config, source)
                 or (f"Is it {near!r}? Correct [columns]." if near else "Correct [columns]."),
             )
     for position, name in enumerate(header, 1):
@@ -214,14 +213,14 @@ def _match_columns(config: ModelConfig, form: Form, header: tuple[str, ...]) -> 
                 f"has a column {name!r} that [columns] does not declare"
                 if name
                 else f"has a column without a name, number {position}, that [columns] does not declare",
-                where=form.name,
-                hint=_delimiter_hint(config, form)
+                where=source.name,
+                hint=_delimiter_hint(config, source)
                 or f"Declare it, or read past it: {_toml_key(name)} = "
                 '{ type = "string", role = "ignored" }.',
             )
     twice = sorted({name for name in header if header.count(name) > 1 and name in stored_columns(config)})
     if twice:
-        raise DatasetError(f"has two columns {twice[0]!r}", where=form.name, hint="Rename one of them.")
+        raise DatasetError(f"has two columns {twice[0]!r}", where=source.name, hint="Rename one of them.")
 
 
 def _toml_key(name: str) -> str:
@@ -230,11 +229,11 @@ def _toml_key(name: str) -> str:
     return name if is_bare else msgspec.json.encode(name).decode()
 
 
-def _delimiter_hint(config: ModelConfig, form: Form) -> str:
+def _delimiter_hint(config: ModelConfig, source: SourceFile) -> str:
     """Which delimiter would find more of the declared columns in the header; "" if none."""
-    if form.is_parquet:
+    if source.is_parquet:
         return ""
-    line = config.etl.delimiter.join(form.header)
+    line = config.etl.delimiter.join(source.header)
     found = {
         delimiter: len(set(line.split(delimiter)) & set(config.columns))
         for delimiter in (config.etl.delimiter, *_DELIMITERS)
@@ -251,34 +250,34 @@ def _nearest(name: str, header: tuple[str, ...]) -> str | None:
     return folded[near[0]] if near else None
 
 
-def _match_types(config: ModelConfig, form: Form, types: dict[str, str]) -> None:
+def _match_types(config: ModelConfig, source: SourceFile, types: dict[str, str]) -> None:
     for name, column in stored_columns(config).items():
         if types[name].partition("(")[0] not in _PARQUET_TYPES[column.type]:
             raise DatasetError(
                 f"column {name!r} is {types[name]}, but is declared {column.type}",
-                where=form.name,
+                where=source.name,
                 hint="Declare the type that the file has.",
             )
 
 
-def _csv_options(config: ModelConfig, form: Form) -> str:
-    """How the files of one group are written, all of it said: DuckDB must guess nothing."""
+def _csv_options(config: ModelConfig, source: SourceFile) -> str:
+    """How the files of one group are written, in full: DuckDB must guess nothing."""
     return (
         f"auto_detect=false, compression='none', header=true, delim={literal(config.etl.delimiter)}, "
-        f"quote='\"', escape='\"', new_line={literal(form.new_line.encode('unicode_escape').decode())}, "
+        f"quote='\"', escape='\"', new_line={literal(source.new_line.encode('unicode_escape').decode())}, "
         # A reader that begins in the middle of a cell takes a line end in it for the end of a row.
-        f"parallel={str(not form.is_multiline).lower()}, decimal_separator={literal(config.etl.decimal)}, "
+        f"parallel={str(not source.is_multiline).lower()}, decimal_separator={literal(config.etl.decimal)}, "
         f"nullstr=[{', '.join(map(literal, config.etl.null_text))}]"
     )
 
 
-def _path(form: Form) -> str:
+def _path(source: SourceFile) -> str:
     """The file as an SQL literal; DuckDB would take `[1]`, `*` and `?` in a name for a pattern."""
-    return literal(re.sub(r"[*?\[]", r"[\g<0>]", str(form.path)))
+    return literal(re.sub(r"[*?\[]", r"[\g<0>]", str(source.path)))
 
 
 def _source_sql(config: ModelConfig, group: _Group, *, is_narrow: bool, keeps_rejects: bool = True) -> str:
-    paths = f"[{', '.join(map(_path, group.forms))}]"
+    paths = f"[{', '.join(map(_path, group.sources))}]"
     # A folder called a=7 would otherwise put 7 in the place of every value of column a.
     if group.is_parquet:
         return f"read_parquet({paths}, hive_partitioning=false)"
@@ -288,7 +287,7 @@ def _source_sql(config: ModelConfig, group: _Group, *, is_narrow: bool, keeps_re
     )
     rejects = "store_rejects=true" if keeps_rejects else "ignore_errors=true"
     return (
-        f"read_csv({paths}, {_csv_options(config, group.forms[0])}, columns={{{types}}}, "
+        f"read_csv({paths}, {_csv_options(config, group.sources[0])}, columns={{{types}}}, "
         f"hive_partitioning=false, {rejects})"
     )
 
@@ -329,7 +328,7 @@ def _convert(name: str, column: ColumnSection, group: _Group, *, is_narrow: bool
 
 
 def _explain_failure(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
+    connection: Connection, config: ModelConfig, groups: list[_Group], error: duckdb.Error
 ) -> DatasetError:
     """Say which value of which column cannot be an integer; slow, and only on the way to an error."""
     with contextlib.suppress(duckdb.Error):  # what cannot be read shows no value
@@ -337,11 +336,11 @@ def _explain_failure(
             name = _find_column(connection, config, group)
             if name is None:
                 continue
-            for form in group.forms:
-                alone = dataclasses.replace(group, forms=(form,))
+            for source in group.sources:
+                alone = dataclasses.replace(group, sources=(source,))
                 found = _find_not_integer(connection, config, alone, name)
                 if found is not None:
-                    return _not_integer(name, *found, where=form.name)
+                    return _not_integer(name, *found, where=source.name)
     return DatasetError(
         f"cannot be read: {first_line(error)}",
         where=", ".join(group.shown for group in groups)[:200],
@@ -351,14 +350,14 @@ def _explain_failure(
     )
 
 
-def _find_column(connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group) -> str | None:
+def _find_column(connection: Connection, config: ModelConfig, group: _Group) -> str | None:
     """The first column that is declared integer and holds another value; each statement reads the files."""
     names = [name for name, column in stored_columns(config).items() if column.type == "integer"]
     counts = fetch_aggregates(
         connection,
         [[f"count_if({_is_not_integer(group, group.quote(name))})"] for name in names],
         _source_sql(config, group, is_narrow=False, keeps_rejects=False),
-        slice_columns=_SLICE_COLUMNS,
+        statement_columns=_STATEMENT_COLUMNS,
     )
     return next((name for name, (count,) in zip(names, counts, strict=True) if count), None)
 
@@ -369,7 +368,7 @@ def _is_not_integer(group: _Group, value: str) -> str:
 
 
 def _find_not_integer(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, group: _Group, name: str
+    connection: Connection, config: ModelConfig, group: _Group, name: str
 ) -> tuple[int, Decimal] | None:
     """The first row, by its 0-based number in the group, whose value is no whole number of 64 bits."""
     source = _source_sql(config, group, is_narrow=False, keeps_rejects=False)

@@ -1,6 +1,6 @@
 """How a UTF-8 CSV file falls into lines, quoted cells and records, read in blocks of a few megabytes.
 
-DuckDB reads the table; here is found out how it must be asked to, and what it would get wrong in
+DuckDB reads the table. This module finds the options that it needs, and what it would read wrongly in
 silence: a line end inside a quoted cell (its parallel reader takes it for the end of a row wherever
 it begins inside of one), line ends of several kinds, and a quote that is never closed, which takes
 the rest of the file into one cell. The rules are DuckDB's: a quote opens a cell at its beginning only
@@ -63,8 +63,8 @@ class RowShape:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record stands: its first line in the file, the header's being 1, and how many it covers."""
+class LineSpan:
+    """The lines of a record: the first one (the header's is 1), and how many it covers."""
 
     line: int
     lines: int
@@ -126,25 +126,25 @@ def write_with_lf(path: Path, target: Path, delimiter: str) -> None:
             copy.write(_with_lf(block.data[at:]))
 
 
-def locate_records(path: Path, delimiter: str, positions: Sequence[int]) -> list[Place]:
+def locate_records(path: Path, delimiter: str, positions: Sequence[int]) -> list[LineSpan]:
     """The lines of the records that begin at the byte ``positions``, or behind the line ends there.
 
     The positions count from 0 and ascend; there is a record behind each.
     """
-    places: list[Place] = []
+    spans: list[LineSpan] = []
     line = 1
     with path.open("rb") as file:
         for block in _read_blocks(file, delimiter.encode()):
             at = 0
-            for position in positions[len(places) :]:
+            for position in positions[len(spans) :]:
                 found = _NO_LINE_END.search(block.data, max(position - block.offset, at))
                 if found is None:
                     break
                 line += count_line_ends(block.data[at : found.start()])
                 at = found.start()
-                places.append(Place(line, 1 + _count_inner_line_ends(block, at)))
+                spans.append(LineSpan(line, 1 + _count_inner_line_ends(block, at)))
             line += count_line_ends(block.data[at:])
-    return places
+    return spans
 
 
 def count_line_ends(data: bytes) -> int:
@@ -156,7 +156,7 @@ def count_line_ends(data: bytes) -> int:
 def split_record(data: bytes, delimiter: str) -> list[bytes] | None:
     """The cells of the first record of ``data``, without its quotes; None if it does not end in it.
 
-    At the end of a file hand over a line end behind its last byte.
+    At the end of a file, append a line end.
     """
     separator = delimiter.encode()
     cells: list[bytes] = []
@@ -180,7 +180,7 @@ def split_record(data: bytes, delimiter: str) -> list[bytes] | None:
         if not ends:
             return None
         end = min(ends)
-        # What stands behind a closing quote is an error of the file's, which the names then show.
+        # Text behind a closing quote is an error in the file; the names then show it.
         behind = data[at:end]
         cells.append(cell + (behind.strip(b" ") if at > start else behind))
         if not data.startswith(separator, end):
@@ -248,7 +248,7 @@ def _find_cells(data: bytes, separator: bytes) -> tuple[tuple[Cell, ...], bool, 
 
 
 def _find_regular_cells(data: bytes, separator: bytes) -> tuple[tuple[Cell, ...], int | None] | None:
-    """As `_find_cells`, fast; None if a quote stands where only a quoted cell without faults has none."""
+    """As `_find_cells`, fast; None if a quote is misplaced."""
     # Late: it costs a tenth of a second, which most files do not need.
     import numpy as np  # noqa: PLC0415
 
@@ -271,7 +271,7 @@ def _find_regular_cells(data: bytes, separator: bytes) -> tuple[tuple[Cell, ...]
     open_at = int(begins[-1]) if len(begins) > len(ends) else None
     line_ends = np.flatnonzero((array == _LF[0]) | (array == _CR[0]))
     inside = np.searchsorted(quotes, line_ends)
-    # Numbers of the opening quotes before the line ends that stand in a cell, then of these cells.
+    # Indexes of the opening quotes before the line ends inside a cell, then of these cells.
     inside = np.unique(inside[inside % 2 == 1] // 2)
     numbers = np.unique(np.cumsum(~is_again)[inside] - 1)
     numbers = numbers[numbers < len(ends)]
@@ -337,7 +337,7 @@ def _find_line_end(data: bytes, start: int) -> int:
 
 
 def _kinds_of_line_ends(block: _Block) -> Iterator[str]:
-    """Those behind records; which ones stand in a cell does not matter to DuckDB."""
+    """The kinds behind records; those inside a cell do not matter to DuckDB."""
     data = block.data
     returns = data.count(_CR)
     if not returns:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import duckdb
 import msgspec
 
 from timberline.registry.rows import (
@@ -19,43 +18,44 @@ from timberline.registry.rows import (
     SeenRows,
     StoredColumn,
     hash_row,
+    quote,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import DATATYPES, ModelConfig
-from timberline.training.data.database import fetch_aggregates, fetch_row, literal, quote
+from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
 from timberline.training.data.ingest import stored_columns
 from timberline.training.data.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 from timberline.training.errors import DatasetError
-from timberline.training.features import ColumnRef, Expression, Feature, FeatureProgram, Literal
+from timberline.training.features import Feature, FeatureProgram, read_columns
 
 # The trainer reads row groups in a random order and shuffles inside a window of some of them.
 ROW_GROUP_ROWS = 65_536
 # Level 3, the default, takes a sixth more time here and saves 4 % of the bytes.
 _ZSTD_LEVEL = 1
 _SHOWN_INPUTS = 6
+# The raw table with row number, class and split of each row.
+PREPARED = "prepared"
 _SEEN = "seen"
 _SEEN_GROUP_ROWS = 1_048_576
 # Features that one statement checks. Each reads the footers of the files, which describe every column: of
 # 4,000 features, 64 a statement take 3.0 s, 512 take 1.5, all at once 2.5.
-_SLICE_FEATURES = 512
+_STATEMENT_FEATURES = 512
 
 
 def write_split(
-    connection: duckdb.DuckDBPyConnection,
-    config: ModelConfig,
-    program: FeatureProgram,
-    *,
-    relation: str,
-    split: int,
-    path: Path,
+    connection: Connection, config: ModelConfig, program: FeatureProgram, *, split: int, path: Path
 ) -> None:
     """Write the rows of one split: training rows in a seeded pseudo-random order, others in source order.
 
     The order is always spelt out: only then are the row groups, and so the bytes, the same for any
     number of threads.
     """
-    features = [f"{program.feature_sql(feature)} AS {quote(feature.name)}" for feature in _computed(program)]
+    features = [
+        f"{program.feature_sql(feature)} AS {quote(feature.name)}"
+        for feature in program.features
+        if not feature.is_plain_column
+    ]
     columns = ", ".join(
         [
             f"CAST(__row__ AS BIGINT) AS {ROW_COLUMN}",
@@ -67,17 +67,15 @@ def write_split(
     seed = getattr(config.split, "seed", 0)
     order = f"{mix_rows('__row__', seed, 'order')}, __row__" if split == TRAIN else "__row__"
     # Features are computed behind the sort, which so has less to carry.
-    chosen = f"(SELECT * FROM {relation} WHERE __split__ = {split} ORDER BY {order})"
+    chosen = f"(SELECT * FROM {PREPARED} WHERE __split__ = {split} ORDER BY {order})"
     connection.execute(
         f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} (FORMAT parquet, "
         f"COMPRESSION zstd, COMPRESSION_LEVEL {_ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
 
 
-def write_seen_rows(
-    connection: duckdb.DuckDBPyConnection, config: ModelConfig, *, relation: str, rows: int, path: Path
-) -> None:
-    """Write `registry.rows.SEEN_FILE`: which of ``relation``'s rows train or validate, ``rows`` in number.
+def write_seen_rows(connection: Connection, config: ModelConfig, *, rows: int, path: Path) -> None:
+    """Write `registry.rows.SEEN_FILE`: the rows that train or validate, ``rows`` in number.
 
     The hashes are sorted on disk where memory does not suffice, and the bytes are the same for any
     number of threads.
@@ -90,7 +88,7 @@ def write_seen_rows(
     known_by = [column for column in columns if column.name != target]
     connection.execute(
         f"CREATE TABLE {_SEEN} AS SELECT DISTINCT {hash_row(known_by, span)} AS hash "
-        f"FROM {relation} WHERE __split__ <> {TEST}"
+        f"FROM {PREPARED} WHERE __split__ <> {TEST}"
     )
     (hashes,) = fetch_row(connection, f"SELECT count(*) FROM {_SEEN}")
     seen = SeenRows(
@@ -99,7 +97,7 @@ def write_seen_rows(
         target=target,
         rows=rows,
         span=span,
-        false_positive_rate=int(str(hashes)) / span,
+        false_positive_rate=hashes / span,
     )
     metadata = f"{{{SEEN_KEY.decode()}: {literal(msgspec.json.encode(seen).decode())}}}"
     # Version 2 of the format packs the differences between neighbours; a dictionary of values that all
@@ -113,12 +111,12 @@ def write_seen_rows(
 
 
 def check_features(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     config: ModelConfig,
     program: FeatureProgram,
     folder: Path,
     *,
-    slice_columns: int = _SLICE_FEATURES,
+    statement_columns: int = _STATEMENT_FEATURES,
     progress: Progress | None = None,
 ) -> None:
     """Read every feature of every split back.
@@ -132,14 +130,10 @@ def check_features(
     source = f"read_parquet([{', '.join(files)}], hive_partitioning=false)"
     values = [_value(config, program, feature) for feature in program.features]
     bad = [[f"count(*) - count_if({_is_usable(value)})"] for value in values]
-    found = fetch_aggregates(connection, bad, source, slice_columns=slice_columns, progress=progress)
+    found = fetch_aggregates(connection, bad, source, statement_columns=statement_columns, progress=progress)
     for feature, value, (count,) in zip(program.features, values, found, strict=True):
         if count:
-            raise _unusable(connection, config, feature, value, source, int(str(count)))
-
-
-def _computed(program: FeatureProgram) -> list[Feature]:
-    return [feature for feature in program.features if not feature.is_plain_column]
+            raise _unusable(connection, config, feature, value, source, count)
 
 
 def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> str:
@@ -154,14 +148,9 @@ def _is_usable(value: str) -> str:
 
 
 def _unusable(
-    connection: duckdb.DuckDBPyConnection,
-    config: ModelConfig,
-    feature: Feature,
-    value: str,
-    source: str,
-    count: int,
+    connection: Connection, config: ModelConfig, feature: Feature, value: str, source: str, count: int
 ) -> DatasetError:
-    inputs = list(_columns_of(feature.expression))[:_SHOWN_INPUTS]
+    inputs = read_columns(feature.expression)[:_SHOWN_INPUTS]
     shown = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in inputs)
     row, got, *raw = fetch_row(
         connection,
@@ -177,15 +166,3 @@ def _unusable(
         where=f"{config.model.name}: {config.features.file}",
         hint="Say what it is there, for example `coalesce(…, 0)` or `CASE WHEN … THEN … ELSE … END`.",
     )
-
-
-def _columns_of(expression: Expression) -> dict[str, None]:
-    """The raw columns that an expression reads, in the order of its text."""
-    if isinstance(expression, Literal):
-        return {}
-    if isinstance(expression, ColumnRef):
-        return {expression.column: None}
-    found: dict[str, None] = {}
-    for argument in expression.arguments:
-        found |= _columns_of(argument)
-    return found

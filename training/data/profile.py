@@ -1,10 +1,12 @@
-"""profile.json: what the prepared data are, for training, the manifest and whoever looks.
+"""profile.json: its shape, and the counts over whole rows in it (rows, classes, fingerprints, duplicates).
 
-Only the shape of the file; `training.data.statistics` measures it.
+`training.data.statistics` measures the columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +14,11 @@ import msgspec
 
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Histogram
-from timberline.registry.runtime.documents import decode_json, encode_document
+from timberline.registry.rows import count_and_sum, fingerprint, hash_fast
+from timberline.registry.runtime.documents import decode_document
 from timberline.registry.signature import ClassLabel, Column
+from timberline.training.data.database import Connection, fetch_row
+from timberline.training.data.splits import SPLIT_NAMES
 from timberline.training.errors import DatasetError
 
 PROFILE_SCHEMA_VERSION = 1
@@ -44,7 +49,7 @@ class ColumnProfile(_Part, frozen=True, kw_only=True):
 
 
 class Duplicates(_Part, frozen=True, kw_only=True):
-    """Rows whose raw inputs stand in more than one split; ``rows`` counts them by split.
+    """Rows whose raw inputs are in more than one split; ``rows`` counts them by split.
 
     ``distinct_inputs`` counts the different inputs. Rows are compared by a 64-bit hash: among a
     million rows a false find has a chance of one in 30 million.
@@ -87,11 +92,6 @@ class Profile(_Part, frozen=True, kw_only=True):
         return {name: column.histogram for name, column in self.columns.items()}
 
 
-def encode_profile(profile: Profile) -> bytes:
-    """JSON with sorted keys: equal profiles have equal bytes."""
-    return encode_document(profile)
-
-
 def load_profile(path: Path) -> Profile:
     """Read ``profile.json``.
 
@@ -100,17 +100,68 @@ def load_profile(path: Path) -> Profile:
         DatasetError: it is damaged, or of another ``schema_version``.
     """
     try:
-        profile = decode_json(path.read_bytes(), Profile)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise StageError("the data is not prepared", where=str(path), hint="Run `make etl`.") from None
-    except msgspec.DecodeError as error:
-        raise DatasetError(
-            f"not a profile: {error}", where=str(path), hint="Run `make etl` again."
-        ) from error
-    if profile.schema_version != PROFILE_SCHEMA_VERSION:
-        raise DatasetError(
-            f"schema_version is {profile.schema_version}, this program reads {PROFILE_SCHEMA_VERSION}",
-            where=str(path),
-            hint="Run `make etl` again.",
-        )
-    return profile
+    what, hint = "a profile", "Run `make etl` again."
+    return decode_document(
+        data, Profile, PROFILE_SCHEMA_VERSION, DatasetError, what=what, where=str(path), hint=hint
+    )
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What was counted, by split name."""
+
+    rows: dict[str, int]
+    class_counts: dict[str, tuple[int, ...]]
+    fingerprints: dict[str, str]
+    duplicates: Duplicates
+
+
+def summarise_splits(
+    connection: Connection,
+    relation: str,
+    *,
+    class_count: int,
+    columns: Iterable[str],
+    inputs: Iterable[str],
+) -> SplitSummary:
+    """Count ``relation``, which has ``__class__`` and ``__split__``.
+
+    Args:
+        columns: what a fingerprint covers: every stored raw column.
+        inputs: what makes two rows duplicates: the raw inputs, whatever their class.
+    """
+    counts = {name: [0] * class_count for name in SPLIT_NAMES}
+    for split, index, rows in connection.execute(
+        f"SELECT __split__, __class__, count(*) FROM {relation} GROUP BY ALL"
+    ).fetchall():
+        counts[SPLIT_NAMES[split]][index] = rows
+    return SplitSummary(
+        rows={name: sum(found) for name, found in counts.items()},
+        class_counts={name: tuple(found) for name, found in counts.items()},
+        fingerprints=_fingerprint_splits(connection, relation, columns),
+        duplicates=_find_duplicates(connection, relation, inputs),
+    )
+
+
+def _fingerprint_splits(connection: Connection, relation: str, columns: Iterable[str]) -> dict[str, str]:
+    found = connection.execute(
+        f"SELECT __split__, {count_and_sum(columns)} FROM {relation} GROUP BY __split__"
+    ).fetchall()
+    sums = {SPLIT_NAMES[split]: (rows, int(total)) for split, rows, total in found}
+    sums["source"] = (sum(rows for rows, _ in sums.values()), sum(total for _, total in sums.values()))
+    return {name: fingerprint(rows, total) for name, (rows, total) in sums.items()}
+
+
+def _find_duplicates(connection: Connection, relation: str, inputs: Iterable[str]) -> Duplicates:
+    in_split = ", ".join(f"count_if(__split__ = {number}) AS n{number}" for number in range(3))
+    held = " + ".join(f"CAST(n{number} > 0 AS INTEGER)" for number in range(3))
+    totals = ", ".join(f"coalesce(sum(n{number}), 0)" for number in range(3))
+    distinct, *rows = fetch_row(
+        connection,
+        f"SELECT count(*), {totals} FROM (SELECT {in_split} FROM {relation} "
+        f"GROUP BY {hash_fast(inputs)}) WHERE {held} > 1",
+    )
+    return Duplicates(distinct_inputs=distinct, rows=dict(zip(SPLIT_NAMES, rows, strict=True)))

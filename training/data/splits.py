@@ -1,19 +1,18 @@
 """Which rows train, validate and test, as one SQL expression over the raw table.
 
 A split depends on the configuration and the data alone: not on threads, and not on the version of
-DuckDB, whose own ``hash`` may change. Where the rows themselves decide (``hash``), other rows coming
-or going move nobody.
+DuckDB, whose own ``hash`` may change. Where a key decides (``hash``), a row stays in its split when
+others are added or removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 
-import duckdb
-
+from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.training.config import HashSplit, HeadSplit, RandomSplit, Split, TimeSplit
-from timberline.training.data.database import literal, quote
+from timberline.training.data.database import Connection, literal
 from timberline.training.errors import DatasetError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -51,7 +50,7 @@ def draw_number(split: Split) -> str:
     return mix_rows(ROW_COLUMN, getattr(split, "seed", 0), "split")
 
 
-def split_rows(connection: duckdb.DuckDBPyConnection, split: Split, relation: str) -> str:
+def split_rows(connection: Connection, split: Split, relation: str) -> str:
     """The split of each row of ``relation`` (0 train, 1 validation, 2 test) as an SQL expression.
 
     ``relation`` is ``raw`` (`read_source`) with ``__class__`` and ``__draw__`` (`draw_number`) beside.
@@ -76,9 +75,7 @@ def split_rows(connection: duckdb.DuckDBPyConnection, split: Split, relation: st
             return _by_time(connection, relation, split)
 
 
-def _draw(
-    connection: duckdb.DuckDBPyConnection, relation: str, inside: str, shares: tuple[float, float]
-) -> str:
+def _draw(connection: Connection, relation: str, inside: str, shares: tuple[float, float]) -> str:
     """Of each class's rows the ones drawn lowest validate, the next ones test, exact to a row."""
     found = connection.execute(f"""
         SELECT __class__, max(__draw__) FILTER (rank <= round(total * {shares[0]!r})),
@@ -107,7 +104,7 @@ def _threshold(share: float) -> str:
     return f"{min(round(share * 2**64), 2**64)}::HUGEINT"
 
 
-def _by_time(connection: duckdb.DuckDBPyConnection, relation: str, split: TimeSplit) -> str:
+def _by_time(connection: Connection, relation: str, split: TimeSplit) -> str:
     """The earliest rows train; rows of one moment stay together, in the later split."""
     column = quote(split.column) if split.column else "__row__"
     total, known = connection.execute(f"SELECT count(*), count({column}) FROM {relation}").fetchall()[0]
@@ -128,7 +125,7 @@ def _by_time(connection: duckdb.DuckDBPyConnection, relation: str, split: TimeSp
     return f"CASE {' '.join(conditions)} ELSE {TEST} END"
 
 
-def _value_at(connection: duckdb.DuckDBPyConnection, relation: str, column: str, position: int) -> str:
+def _value_at(connection: Connection, relation: str, column: str, position: int) -> str:
     """The value at a 0-based position of the sorted column, as a literal."""
     if column == "__row__":
         return str(position)

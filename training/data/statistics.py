@@ -9,20 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-
-import duckdb
+from typing import Any
 
 from timberline.registry.manifest import Histogram
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.rows import quote
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import ColumnSection
 from timberline.training.data.database import (
-    SLICE_COLUMNS,
+    STATEMENT_COLUMNS,
+    Connection,
     fetch_aggregates,
     fetch_row,
     literal,
     parse_bytes,
-    quote,
 )
 from timberline.training.data.profile import ColumnProfile
 
@@ -39,11 +40,11 @@ _MIN_EXPONENT, _MAX_EXPONENT = -1024, 1000
 
 
 def profile_columns(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     columns: Mapping[str, ColumnSection],
     relation: str,
     *,
-    slice_columns: int = SLICE_COLUMNS,
+    statement_columns: int = STATEMENT_COLUMNS,
     held_values: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, ColumnProfile]:
@@ -51,12 +52,14 @@ def profile_columns(
 
     Args:
         relation: what follows FROM: a table, or one with a WHERE.
-        slice_columns: columns in one statement, at most; the profile does not depend on it.
+        statement_columns: columns in one statement, at most; the profile does not depend on it.
         held_values: values of which memory may hold so many at once; by default what the database's
             memory allows. The profile does not depend on it.
         progress: shows a step that has `count_parts` parts.
     """
-    profiler = _Profiler(connection, relation, slice_columns, held_values or _fitting(connection), progress)
+    profiler = _Profiler(
+        connection, relation, statement_columns, held_values or _fitting(connection), progress
+    )
     numbers = {name: column for name, column in columns.items() if column.type != "string"}
     profiles = profiler.profile_numbers(numbers)
     for name, column in columns.items():
@@ -70,9 +73,9 @@ def count_parts(columns: Mapping[str, ColumnSection]) -> int:
     return sum(1 if column.type == "string" else 2 for column in columns.values())
 
 
-def _fitting(connection: duckdb.DuckDBPyConnection) -> int:
+def _fitting(connection: Connection) -> int:
     """How many values quantile_disc, which never spills, may hold in half of the database's memory."""
-    limit = parse_bytes(str(fetch_row(connection, "SELECT current_setting('memory_limit')")[0]))
+    limit = parse_bytes(fetch_row(connection, "SELECT current_setting('memory_limit')")[0])
     return limit // 2 // _BYTES_PER_VALUE
 
 
@@ -112,20 +115,16 @@ class _Number:
         """The aggregate that gives the value at each of `QUANTILES`; it holds every value in memory."""
         return f"quantile_disc({self.value}, [{', '.join(repr(share) for share in QUANTILES)}])"
 
-    def complete(self, measured: Sequence[object]) -> ColumnProfile:
+    def complete(self, measured: Sequence[Any]) -> ColumnProfile:
         """The column's profile from the values of `measures` and, if not discrete, of `quantiles`."""
-        found = measured[0]
-        assert isinstance(found, dict)
-        counts = tuple(int(found.get(bound, 0)) for bound in self.bounds)
+        counts = tuple(int(measured[0].get(bound, 0)) for bound in self.bounds)
         if self.is_discrete:
             values = [self.low + step for step in range(len(counts))]
             mean, std = _moments(values, counts)
             quantiles = [_quantile(values, counts, share) for share in QUANTILES]
         else:
-            _, first, second, at = measured
-            assert isinstance(at, list)
-            mean, std = self._moments(int(str(first)), int(str(second)), sum(counts))
-            quantiles = at
+            _, first, second, quantiles = measured
+            mean, std = self._moments(first, second, sum(counts))
         return ColumnProfile(
             dtype=self.column.type,
             nulls=self.nulls,
@@ -143,22 +142,15 @@ class _Number:
         return self.middle + float(mean) / self.scale, math.sqrt(variance) / self.scale
 
 
+@dataclass(frozen=True)
 class _Profiler:
     """The statements over one relation."""
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        relation: str,
-        slice_columns: int,
-        held_values: int,
-        progress: Progress | None,
-    ) -> None:
-        self._connection = connection
-        self._relation = relation
-        self._slice_columns = slice_columns
-        self._held_values = held_values
-        self._progress = progress
+    connection: Connection
+    relation: str
+    statement_columns: int
+    held_values: int
+    progress: Progress | None
 
     def profile_numbers(self, columns: Mapping[str, ColumnSection]) -> dict[str, ColumnProfile]:
         """Ranges first, since the bins depend on them; then what is measured within them."""
@@ -169,8 +161,7 @@ class _Profiler:
         profiles: dict[str, ColumnProfile] = {}
         numbers: list[_Number] = []
         for (name, column), (nulls, low, high) in zip(columns.items(), self._fetch(ranges), strict=True):
-            assert isinstance(nulls, int)
-            if isinstance(low, float) and isinstance(high, float) and math.isfinite(high - low):
+            if low is not None and math.isfinite(high - low):
                 numbers.append(_Number(name, column, nulls, low, high))
             else:
                 # No value at all, or an infinite one that the checks tolerated: there is nothing to bin.
@@ -187,11 +178,11 @@ class _Profiler:
         """Columns that need quantiles: together in a statement are as many as memory holds the values of."""
         if not numbers:
             return {}
-        rows = int(str(fetch_row(self._connection, f"SELECT count(*) FROM {self._relation}")[0]))
-        held_columns = self._held_values // rows
+        rows = fetch_row(self.connection, f"SELECT count(*) FROM {self.relation}")[0]
+        held_columns = self.held_values // rows
         if held_columns:
             wanted = [[*number.measures(), number.quantiles()] for number in numbers]
-            measured = self._fetch(wanted, min(held_columns, self._slice_columns))
+            measured = self._fetch(wanted, min(held_columns, self.statement_columns))
         else:
             measured = [
                 (*own, self._find_quantiles(number, rows - number.nulls))
@@ -202,14 +193,14 @@ class _Profiler:
         return {number.name: number.complete(own) for number, own in zip(numbers, measured, strict=True)}
 
     def _fetch(
-        self, wanted: Sequence[Sequence[str]], slice_columns: int | None = None
-    ) -> list[tuple[object, ...]]:
+        self, wanted: Sequence[Sequence[str]], statement_columns: int | None = None
+    ) -> list[tuple[Any, ...]]:
         return fetch_aggregates(
-            self._connection,
+            self.connection,
             wanted,
-            self._relation,
-            slice_columns=slice_columns or self._slice_columns,
-            progress=self._progress,
+            self.relation,
+            statement_columns=statement_columns or self.statement_columns,
+            progress=self.progress,
         )
 
     def _find_quantiles(self, number: _Number, count: int) -> list[float]:
@@ -223,9 +214,9 @@ class _Profiler:
         position = f"floor(({number.value} - {literal(number.low)}) / {literal(width)})"
         binned = (
             f"SELECT {number.value} AS value, CAST(least({position}, {_RANK_BINS - 1}) AS INTEGER) AS bin "
-            f"FROM {self._relation}"
+            f"FROM {self.relation}"
         )
-        bins = self._connection.execute(
+        bins = self.connection.execute(
             f"SELECT bin, count(*) FROM ({binned}) WHERE value IS NOT NULL GROUP BY bin ORDER BY bin"
         ).fetchall()
         before, befores = 0, {}
@@ -235,7 +226,7 @@ class _Profiler:
             before += size
         offset = f"CASE bin {' '.join(f'WHEN {index} THEN {rows}' for index, rows in befores.items())} END"
         is_wanted = " OR ".join(f"{rank} BETWEEN upto - size + 1 AND upto" for rank in ranks)
-        found = self._connection.execute(f"""
+        found = self.connection.execute(f"""
             SELECT value, upto FROM (
                 SELECT value, size, {offset} + sum(size) OVER (PARTITION BY bin ORDER BY value) AS upto
                 FROM (
@@ -250,20 +241,18 @@ class _Profiler:
     def profile_text(self, name: str) -> ColumnProfile:
         """Rows by value, of the most frequent values, and how many there are."""
         column = quote(name)
-        if self._progress is not None:
-            self._progress.begin_part()
+        if self.progress is not None:
+            self.progress.begin_part()
         nulls, distinct = fetch_row(
-            self._connection,
-            f"SELECT count(*) - count({column}), count(DISTINCT {column}) FROM {self._relation}",
+            self.connection,
+            f"SELECT count(*) - count({column}), count(DISTINCT {column}) FROM {self.relation}",
         )
-        found = self._connection.execute(
-            f"SELECT {column}, count(*) FROM (SELECT {column} FROM {self._relation}) "
+        found = self.connection.execute(
+            f"SELECT {column}, count(*) FROM (SELECT {column} FROM {self.relation}) "
             f"WHERE {column} IS NOT NULL GROUP BY {column} "
             f"ORDER BY 2 DESC, 1 LIMIT {MAX_CATEGORIES}"
         ).fetchall()
         counts: dict[str, int] = dict(sorted(found))
-        assert isinstance(nulls, int)
-        assert isinstance(distinct, int)
         return ColumnProfile(
             dtype="string",
             nulls=nulls,
@@ -288,7 +277,7 @@ def _unit_edges(low: float, high: float) -> tuple[float, ...]:
 
 
 def _equal_edges(low: float, high: float) -> tuple[float, ...]:
-    """Bins of equal width, as many as DOUBLE can tell apart up to `BINS`."""
+    """Bins of equal width, as many as DOUBLE can distinguish, up to `BINS`."""
     for bins in (BINS, 1):
         inner = (low * (1 - step / bins) + high * (step / bins) for step in range(1, bins))
         edges = (low, *inner, max(high, math.nextafter(low, math.inf)))

@@ -1,4 +1,4 @@
-"""What a model has to beat: always the largest class, and logistic regression on the same features."""
+"""The baselines of a model: always the largest class, and logistic regression on the same features."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from timberline.registry.runtime.logs import log_event
+from timberline.training.model.calibration import log_prior_shift
 from timberline.training.model.dataset import FeatureArray, PreparedSplit
-from timberline.training.model.prior import log_prior_shift
 
 FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int16]  # (rows,), class indexes

@@ -21,19 +21,12 @@ from timberline.registry.manifest import Metrics
 from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
-from timberline.registry.runtime.stages import (
-    digest_code,
-    digest_value,
-    find_current,
-    read_receipt,
-    stage_folder,
-)
+from timberline.registry.runtime.stages import Progress, Stage, digest_code, digest_value, require_receipt
 from timberline.training.config import ModelConfig
-from timberline.training.errors import TrainingError
 from timberline.training.evaluation.baselines import Labels, predict_baselines
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
 from timberline.training.evaluation.scores import calibration_table, score
+from timberline.training.model.checkpoints import read_history
 from timberline.training.model.dataset import FeatureArray, PreparedSplit
 from timberline.training.model.saving import load_scorer
 
@@ -41,16 +34,6 @@ log = logging.getLogger("training.evaluation.evaluate")
 
 Probabilities = npt.NDArray[np.float32]  # (rows, classes)
 Classes = npt.NDArray[np.int32]  # (rows,)
-
-
-class Epoch(msgspec.Struct, frozen=True):
-    """The part of one entry of history.json that is drawn: 0-based epoch, nats, accuracies 0 to 1."""
-
-    epoch: int
-    loss: float
-    accuracy: float
-    validation_loss: float
-    validation_accuracy: float
 
 
 def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
@@ -61,35 +44,30 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
         better than its baselines.
 
     Raises:
-        StageError: nothing has been trained.
-        TrainingError: the test rows are not those the run was trained beside.
+        StageError: nothing has been trained, or the files of the run or of the prepared data are damaged.
     """
-    run_folder = find_run(data, config.model.name)
+    model = config.model.name
+    run_folder = find_run(data, model)
     run = read_run(run_folder)
-    receipt = read_receipt(run_folder)
-    prepared = read_receipt((data / run.test_parquet).parent)
-    if receipt is None or prepared is None:
-        raise TrainingError("has lost its receipt", where=str(run_folder), hint="Run `make train` again.")
     inputs = {
-        "run": receipt.digest,
-        "prepared": prepared.digest,
+        "run": require_receipt(run_folder, f"make train MODEL={model}").digest,
+        "prepared": require_receipt((data / run.test_parquet).parent, f"make etl MODEL={model}").digest,
         "seed": digest_value(run.seed),
         "code": digest_code(Path(__file__).parents[1]),
     }
     folder = run_folder.with_name(f"{run.run_id}.evaluation")
-    current = find_current(folder, "evaluate", inputs)
-    if current is None:
-        with stage_folder(folder, "evaluate", inputs) as partial:
+    stage = Stage("evaluate", folder, inputs)
+    is_skipped = stage.is_current(log, run=run.run_id)
+    if not is_skipped:
+        with stage.fill() as partial:
             _evaluate(run, run_folder, data, partial)
-    else:
-        log_event(log, "evaluate is skipped: its inputs are unchanged", run=run.run_id)
     metrics = decode_json((folder / "metrics.json").read_bytes(), Metrics)
     warnings = find_warnings(metrics)
     for warning in warnings:
         log_event(log, warning, logging.WARNING, model=run.model, run=run.run_id)
     return {
         "stage": "evaluate",
-        "skipped": current is not None,
+        "skipped": is_skipped,
         "model": run.model,
         "run_id": run.run_id,
         "rows": metrics.rows,
@@ -116,9 +94,12 @@ def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> Non
     _write_baselines(folder / BASELINES_FILE, answers)
     baselines = {name: float((labels == truth).mean()) for name, labels in answers.items()}
     metrics = score(probabilities, truth, run.classes, baselines)
-    encoded = encode_document(metrics)
-    (folder / "metrics.json").write_bytes(encoded)
-    _draw(run, run_folder, metrics, probabilities, truth, folder / "plots")
+    (folder / "metrics.json").write_bytes(encode_document(metrics))
+    plots = folder / "plots"
+    plot_learning_curves(plots / "learning_curves.png", read_history(run_folder))
+    plot_confusion(plots / "confusion.png", metrics, run.classes)
+    confidence, accuracy, _ = calibration_table(probabilities, truth)
+    plot_reliability(plots / "reliability.png", metrics, confidence, accuracy)
     log_event(
         log,
         "scored the test split",
@@ -138,7 +119,7 @@ def _write_baselines(path: Path, answers: dict[str, Labels]) -> None:
 
 
 def find_warnings(metrics: Metrics) -> list[str]:
-    """What a model must not look like: one answer for every row, or no more right than its baselines."""
+    """A warning for each: one answer for every row, or no more right than a baseline."""
     found = []
     if np.count_nonzero(np.sum(metrics.confusion, axis=0)) == 1:
         found.append("the model predicts one class only")
@@ -163,39 +144,3 @@ def predict_split(
             truths.append(truth)
             progress.advance(len(truth))
     return np.concatenate(parts), np.concatenate(truths)
-
-
-def read_history(path: Path) -> list[Epoch]:
-    """The epochs in a run's ``history.json``.
-
-    Raises:
-        TrainingError: it is missing or damaged.
-    """
-    try:
-        return decode_json(path.read_bytes(), list[Epoch])
-    except (FileNotFoundError, msgspec.DecodeError) as error:
-        raise TrainingError(
-            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
-        ) from error
-
-
-def _draw(
-    run: RunRecord,
-    run_folder: Path,
-    metrics: Metrics,
-    probabilities: Probabilities,
-    truth: Classes,
-    folder: Path,
-) -> None:
-    history = read_history(run_folder / "history.json")
-    plot_learning_curves(
-        folder / "learning_curves.png",
-        epochs=[epoch.epoch + 1 for epoch in history],  # people count from 1
-        loss=[epoch.loss for epoch in history],
-        validation_loss=[epoch.validation_loss for epoch in history],
-        accuracy=[epoch.accuracy for epoch in history],
-        validation_accuracy=[epoch.validation_accuracy for epoch in history],
-    )
-    plot_confusion(folder / "confusion.png", metrics, run.classes)
-    confidence, accuracy, _ = calibration_table(probabilities, truth)
-    plot_reliability(folder / "reliability.png", metrics, confidence, accuracy)

@@ -17,31 +17,22 @@ from matplotlib.figure import Figure
 
 from timberline.registry.manifest import Metrics
 from timberline.registry.signature import ClassLabel
+from timberline.training.model.checkpoints import Epoch
 
 # Two hues that stay apart for colour-blind readers (Okabe & Ito, 2008).
 _TRAIN, _VALIDATION = "#0072B2", "#D55E00"
 
 
-def plot_learning_curves(
-    path: Path,
-    *,
-    epochs: Sequence[int],
-    loss: Sequence[float],
-    validation_loss: Sequence[float],
-    accuracy: Sequence[float],
-    validation_accuracy: Sequence[float],
-) -> None:
+def plot_learning_curves(path: Path, history: Sequence[Epoch]) -> None:
     """Loss (nats) and accuracy (0 to 1) of both splits over the epochs, side by side."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    pairs = (
-        (left, "log-loss (nats)", loss, validation_loss),
-        (right, "accuracy", accuracy, validation_accuracy),
-    )
-    for axes, name, train, validation in pairs:
+    epochs = [line.epoch + 1 for line in history]  # shown from 1
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        train = [getattr(line, name) for line in history]
+        validation = [getattr(line, f"validation_{name}") for line in history]
         axes.plot(epochs, train, color=_TRAIN, marker=".", label="train (with dropout)")
         axes.plot(epochs, validation, color=_VALIDATION, marker=".", label="validation")
-        axes.set(xlabel="epoch", ylabel=name)
+        axes.set(xlabel="epoch", ylabel="log-loss (nats)" if name == "loss" else name)
         _tidy(axes)
         axes.legend(frameon=False)
     _save(figure, path)

@@ -14,11 +14,11 @@ from timberline.training.features.expressions import (
     ValueType,
     may_be_negative_zero,
     may_be_zero,
+    read_columns,
 )
 from timberline.training.features.language import OPERATORS, SUPPORTED
-from timberline.training.features.parse import parse_features, read_texts
+from timberline.training.features.parse import parse_features, parse_slices, read_texts
 from timberline.training.features.program import FeatureProgram
-from timberline.training.features.slices import parse_slices
 
 __all__ = [
     "OPERATORS",
@@ -35,5 +35,6 @@ __all__ = [
     "may_be_zero",
     "parse_features",
     "parse_slices",
+    "read_columns",
     "read_texts",
 ]

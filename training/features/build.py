@@ -1,32 +1,42 @@
 """Typed calls from typed arguments: the type rules, and what is written with other operators.
 
-Pure: knows no SQL text. What has no meaning raises `MeaningError`, to which the caller adds the place.
+Knows no SQL text. What has no meaning raises `ExpressionError`, to which the caller adds the place.
+
+Every call has bounds of its value, and whether it can be NaN. Most values are finite and most
+divisors are not zero: to know that spares guards in the SQL and nodes in the graph. Bounds may be
+too wide, never too narrow.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from timberline.training.features.bounds import find_bounds, hull
-from timberline.training.features.expressions import Call, Expression, Literal, ValueType
+from timberline.training.features.expressions import (
+    INFINITY,
+    LARGEST_DOUBLE,
+    Call,
+    Expression,
+    Literal,
+    ValueType,
+    may_be_zero,
+)
 
 PI = math.pi
-_BIGINT, _DOUBLE, _BOOLEAN, _VARCHAR = (
-    ValueType.BIGINT,
-    ValueType.DOUBLE,
-    ValueType.BOOLEAN,
-    ValueType.VARCHAR,
-)
+_DOUBLE, _BIGINT, _BOOLEAN, _VARCHAR = ValueType
 NULL = Literal(None, _DOUBLE)
 _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 _LOGIC = {"and", "or", "not"}
 _KEEPS_BIGINT = {"add", "sub", "mul", "intdiv", "mod", "neg", "abs"}
 _ROUNDING = {"floor", "ceil", "trunc", "round"}
+# (low, high, whether arguments that are not NULL can give NaN)
+Bounds = tuple[float, float, bool]
+ANYTHING: Bounds = (-INFINITY, INFINITY, False)
 
 
-class MeaningError(Exception):
-    """The expression has no meaning in the language; becomes a FeatureError with its place."""
+class ExpressionError(Exception):
+    """The expression has no meaning in the language; becomes a FeatureError with its position."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -64,7 +74,7 @@ def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa:
     if operator == "neg" and isinstance(first, Literal) and first.value is not None:
         return Literal(-first.low, first.type)
     if operator == "intdiv" and any(a.type is not _BIGINT for a in arguments):
-        raise MeaningError(
+        raise ExpressionError(
             "// divides whole numbers, and one side is a DOUBLE", "Write floor(a / b) or trunc(a / b)."
         )
     is_whole = operator in _KEEPS_BIGINT and all(a.type is _BIGINT for a in arguments)
@@ -113,7 +123,7 @@ def case(branches: Sequence[tuple[Expression, Expression]], default: Expression)
 def cast(value: Expression, kind: str) -> Expression:
     """CAST to DOUBLE, FLOAT, BIGINT or BOOLEAN."""
     if value.type is _VARCHAR:
-        raise MeaningError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
+        raise ExpressionError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
     if kind == "BOOLEAN":
         return as_boolean(value)
     if kind == value.type:
@@ -137,7 +147,7 @@ def rounded(operator: str, value: Expression, digits: Expression | None) -> Expr
     if digits is None:
         return call(operator, [value])
     if not isinstance(digits, Literal) or digits.type is not _BIGINT or abs(digits.low) > 22:
-        raise MeaningError(f"{operator} takes a whole constant from -22 to 22 as its number of digits")
+        raise ExpressionError(f"{operator} takes a whole constant from -22 to 22 as its number of digits")
     if digits.low == 0 or (digits.low > 0 and value.type is _BIGINT):
         return call(operator, [value])
     # Powers of ten are exact in DOUBLE up to 10**22.
@@ -151,7 +161,7 @@ def as_boolean(value: Expression) -> Expression:
     if isinstance(value, Literal) and value.value is None:
         return Literal(None, _BOOLEAN)
     if value.type is _VARCHAR:
-        raise MeaningError("text is not a condition", "Compare it: `name = 'value'`.")
+        raise ExpressionError("text is not a condition", "Compare it: `name = 'value'`.")
     return value if value.type is _BOOLEAN else _comparison("ne", value, number(0.0))
 
 
@@ -170,9 +180,9 @@ def _comparison(operator: str, a: Expression, b: Expression) -> Expression:
     a, b = _unify([a, b])
     if a.type is _VARCHAR:
         if operator not in {"eq", "ne"}:
-            raise MeaningError("text has no order here", "Compare it with = or IN.")
+            raise ExpressionError("text has no order here", "Compare it with = or IN.")
         if not (isinstance(a, Literal) or isinstance(b, Literal)):
-            raise MeaningError("text can be compared with constants only")
+            raise ExpressionError("text can be compared with constants only")
     if a.type is _BOOLEAN:
         a, b = as_number(a), as_number(b)
     return Call(operator, (a, b), _BOOLEAN, nullable=a.nullable or b.nullable, low=0, high=1, makes_nan=False)
@@ -195,14 +205,14 @@ def _need_number(value: Expression, operator: str) -> None:
     if not value.type.is_number:
         name = {"add": "+", "sub": "-", "mul": "*", "div": "/", "intdiv": "//", "mod": "%", "neg": "-"}
         hint = "Write CAST(... AS INTEGER)." if value.type is _BOOLEAN else "Compare it: `name = 'value'`."
-        raise MeaningError(f"{name.get(operator, operator)} takes numbers, and got {value.type}", hint)
+        raise ExpressionError(f"{name.get(operator, operator)} takes numbers, and got {value.type}", hint)
 
 
 def _unify(values: Sequence[Expression]) -> list[Expression]:
     """The values under one type; NULL takes any, booleans become numbers beside numbers."""
     kinds = {v.type for v in values if not (isinstance(v, Literal) and v.value is None)}
     if _VARCHAR in kinds and len(kinds) > 1:
-        raise MeaningError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
+        raise ExpressionError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
     if kinds in ({_BOOLEAN}, {_VARCHAR}):
         kind = kinds.pop()
         return [Literal(None, kind) if v.nullable and isinstance(v, Literal) else v for v in values]
@@ -214,3 +224,135 @@ def _unify(values: Sequence[Expression]) -> list[Expression]:
 def _common_type(values: Sequence[Expression]) -> ValueType:
     is_whole = all(v.type is _BIGINT or (isinstance(v, Literal) and v.value is None) for v in values)
     return _BIGINT if is_whole else _DOUBLE
+
+
+def find_bounds(operator: str, arguments: Sequence[Expression]) -> Bounds:
+    """Bounds of a number-valued operator's result."""
+    finder = _FINDERS.get(operator)
+    return finder(*arguments) if finder else ANYTHING
+
+
+def may_be_infinite(value: Expression) -> bool:
+    """Whether plus or minus infinity is possible."""
+    return math.isinf(value.low) or math.isinf(value.high)
+
+
+def hull(values: Sequence[Expression]) -> Bounds:
+    """The narrowest bounds around several values."""
+    return min(v.low for v in values), max(v.high for v in values), False
+
+
+def _add(a: Expression, b: Expression) -> Bounds:
+    return _ordered(a.low + b.low, a.high + b.high, makes_nan=may_be_infinite(a) and may_be_infinite(b))
+
+
+def _sub(a: Expression, b: Expression) -> Bounds:
+    return _ordered(a.low - b.high, a.high - b.low, makes_nan=may_be_infinite(a) and may_be_infinite(b))
+
+
+def _mul(a: Expression, b: Expression) -> Bounds:
+    corners = [x * y for x, y in itertools.product((a.low, a.high), (b.low, b.high))]
+    makes_nan = (may_be_infinite(a) and may_be_zero(b)) or (may_be_infinite(b) and may_be_zero(a))
+    if any(map(math.isnan, corners)):
+        return -INFINITY, INFINITY, makes_nan
+    low = max(min(corners), 0.0) if a is b else min(corners)
+    return low, max(corners), makes_nan
+
+
+def _div(a: Expression, b: Expression) -> Bounds:
+    makes_nan = (may_be_zero(a) and may_be_zero(b)) or (may_be_infinite(a) and may_be_infinite(b))
+    if may_be_zero(b) or may_be_infinite(a) or may_be_infinite(b):
+        return -INFINITY, INFINITY, makes_nan
+    corners = [x / y for x, y in itertools.product((a.low, a.high), (b.low, b.high))]
+    return min(corners), max(corners), makes_nan
+
+
+def _intdiv(a: Expression, b: Expression) -> Bounds:
+    reach = max(abs(a.low), abs(a.high))
+    return -reach, reach, may_be_zero(b)
+
+
+def _mod(a: Expression, b: Expression) -> Bounds:
+    return min(a.low, 0.0), max(a.high, 0.0), may_be_zero(b) or may_be_infinite(a)
+
+
+def _abs(a: Expression) -> Bounds:
+    return 0.0, max(abs(a.low), abs(a.high)), False
+
+
+def _sqrt(a: Expression) -> Bounds:
+    return 0.0, math.sqrt(max(a.high, 0.0)), a.low < 0
+
+
+def _exp(a: Expression) -> Bounds:
+    return 0.0, math.exp(a.high) * 1.001 if a.high < 709 else INFINITY, False
+
+
+def _ln(a: Expression) -> Bounds:
+    return -INFINITY if a.low <= 0 else -746.0, INFINITY if math.isinf(a.high) else 710.0, a.low < 0
+
+
+def _pow(a: Expression, b: Expression) -> Bounds:
+    is_whole = b.low == b.high and b.low.is_integer()
+    return 0.0 if a.low >= 0 else -INFINITY, INFINITY, a.low < 0 and not is_whole
+
+
+def _wave(a: Expression) -> Bounds:
+    return -1.0, 1.0, may_be_infinite(a)
+
+
+def _tan(a: Expression) -> Bounds:
+    # No double is close enough to an odd multiple of pi/2 for the cosine to be zero.
+    return -LARGEST_DOUBLE, LARGEST_DOUBLE, may_be_infinite(a)
+
+
+def _arc(a: Expression) -> Bounds:
+    return -math.pi, math.pi, a.low < -1 or a.high > 1
+
+
+def _angle(*_: Expression) -> Bounds:
+    return -math.pi, math.pi, False
+
+
+def _whole(a: Expression) -> Bounds:
+    return a.low - 1, a.high + 1, False
+
+
+def _to_float(a: Expression) -> Bounds:
+    reach = max(abs(a.low), abs(a.high))
+    return (-reach * 1.001, reach * 1.001, False) if reach < 3e38 else ANYTHING
+
+
+def _ordered(low: float, high: float, *, makes_nan: bool) -> Bounds:
+    return -INFINITY if math.isnan(low) else low, INFINITY if math.isnan(high) else high, makes_nan
+
+
+_FINDERS: dict[str, Callable[..., Bounds]] = {
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "intdiv": _intdiv,
+    "mod": _mod,
+    "neg": lambda a: (-a.high, -a.low, False),
+    "abs": _abs,
+    "sign": lambda _: (-1.0, 1.0, False),
+    "sqrt": _sqrt,
+    "exp": _exp,
+    "ln": _ln,
+    "pow": _pow,
+    "sin": _wave,
+    "cos": _wave,
+    "tan": _tan,
+    "asin": _arc,
+    "acos": _arc,
+    "atan": _angle,
+    "atan2": _angle,
+    "floor": _whole,
+    "ceil": _whole,
+    "trunc": _whole,
+    "round": _whole,
+    "to_bigint": _whole,
+    "to_double": lambda a: (a.low, a.high, False),
+    "to_float": _to_float,
+}

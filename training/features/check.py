@@ -10,9 +10,9 @@ from sqlglot import exp
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
 from timberline.training.features import build
-from timberline.training.features.build import MeaningError
+from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import ColumnRef, Expression, Literal, ValueType
-from timberline.training.features.source import Source, nearest
+from timberline.training.features.language import OPERATORS, Source, nearest
 
 _TYPES = {
     "FP64": ValueType.DOUBLE,
@@ -21,46 +21,13 @@ _TYPES = {
     "BYTES": ValueType.VARCHAR,
 }
 
-# Functions and operators whose sqlglot arguments are `this` and, if two, `expression`.
-_SIMPLE: dict[type[exp.Expr], tuple[str, int]] = {
-    exp.Add: ("add", 2),
-    exp.Sub: ("sub", 2),
-    exp.Mul: ("mul", 2),
-    exp.Div: ("div", 2),
-    exp.IntDiv: ("intdiv", 2),
-    exp.Mod: ("mod", 2),
-    exp.Neg: ("neg", 1),
-    exp.Pow: ("pow", 2),
-    exp.EQ: ("eq", 2),
-    exp.NEQ: ("ne", 2),
-    exp.LT: ("lt", 2),
-    exp.LTE: ("le", 2),
-    exp.GT: ("gt", 2),
-    exp.GTE: ("ge", 2),
-    exp.And: ("and", 2),
-    exp.Or: ("or", 2),
-    exp.Not: ("not", 1),
-    exp.Nullif: ("nullif", 2),
-    exp.Abs: ("abs", 1),
-    exp.Sign: ("sign", 1),
-    exp.Sqrt: ("sqrt", 1),
-    exp.Exp: ("exp", 1),
-    exp.Ln: ("ln", 1),
-    exp.Sin: ("sin", 1),
-    exp.Cos: ("cos", 1),
-    exp.Tan: ("tan", 1),
-    exp.Asin: ("asin", 1),
-    exp.Acos: ("acos", 1),
-    exp.Atan: ("atan", 1),
-    exp.Atan2: ("atan2", 2),
-    exp.Radians: ("radians", 1),
-    exp.Degrees: ("degrees", 1),
-    exp.Floor: ("floor", 1),
-    exp.Ceil: ("ceil", 1),
-}
+# sqlglot's names of operators that are not ours. Functions and operators without a handler of their own have
+# the arguments `this` and, if two, `expression`.
+_RENAMED = {"neq": "ne", "lte": "le", "gte": "ge"}
+_SIMPLE = frozenset({*OPERATORS, "nullif", "radians", "degrees"})
 # Whole numbers up to here are exact as DOUBLE.
 _LARGEST_EXACT = 2**53
-# Several sqlglot classes take flags that say how another dialect means them; in DuckDB's they are fixed.
+# Flags of sqlglot classes for other dialects; in DuckDB's they are fixed.
 _DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type"}
 _CASTS = {
     exp.DType.DOUBLE: "DOUBLE",
@@ -104,7 +71,7 @@ class Checker:
         handler = self._handler(node)
         try:
             return handler(node)
-        except MeaningError as error:
+        except ExpressionError as error:
             raise self._source.refuse(node, str(error), error.hint) from None
 
     def reads_columns(self, node: exp.Expr) -> bool:
@@ -125,12 +92,12 @@ class Checker:
         )
 
     def _handler(self, node: exp.Expr) -> Callable[[exp.Expr], Expression]:
-        if type(node) in _SIMPLE:
-            return self._simple
         handler = self._handlers().get(type(node))
-        if handler is None:
-            raise self._source.refuse(node, f"{self._describe(node)} is not supported")
-        return handler
+        if handler is not None:
+            return handler
+        if _RENAMED.get(node.key, node.key) in _SIMPLE:
+            return self._simple
+        raise self._source.refuse(node, f"{self._describe(node)} is not supported")
 
     def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
         return {
@@ -162,9 +129,9 @@ class Checker:
         return f"`{node.sql('duckdb')[:60]}`"
 
     def _simple(self, node: exp.Expr) -> Expression:
-        operator, count = _SIMPLE[type(node)]
-        expected = ("this", "expression")[:count]
+        expected = [key for key in ("this", "expression") if node.arg_types.get(key)]
         self._only(node, *expected)
+        operator = _RENAMED.get(node.key, node.key)
         return build.call(operator, [self.check(node.args[key]) for key in expected])
 
     def _only(self, node: exp.Expr, *allowed: str) -> None:
@@ -186,10 +153,10 @@ class Checker:
         self.check_qualifier(node)
         if isinstance(node.this, exp.Star):
             raise self._source.refuse(node, "a star inside an expression is not supported")
-        return self.find_column(node.name) or self._raise(self.unknown_column(node, node.name))
-
-    def _raise(self, error: FeatureError) -> ColumnRef:
-        raise error
+        column = self.find_column(node.name)
+        if column is None:
+            raise self.unknown_column(node, node.name)
+        return column
 
     def _literal(self, node: exp.Expr) -> Expression:
         if node.args.get("is_string"):
@@ -199,10 +166,12 @@ class Checker:
         except ValueError:
             value = float(node.name)
             if math.isinf(value):
-                raise MeaningError(f"{node.name} is beyond the range of DOUBLE") from None
+                raise ExpressionError(f"{node.name} is beyond the range of DOUBLE") from None
             return build.number(value)
         if whole > _LARGEST_EXACT:
-            raise MeaningError(f"{node.name} is beyond 2^53", "Write a DOUBLE, which may be rounded: 1e16.")
+            raise ExpressionError(
+                f"{node.name} is beyond 2^53", "Write a DOUBLE, which may be rounded: 1e16."
+            )
         return Literal(float(whole), ValueType.BIGINT)
 
     def _log(self, node: exp.Expr) -> Expression:

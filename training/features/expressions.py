@@ -43,7 +43,7 @@ class Literal:
 
     @property
     def low(self) -> float:
-        """The value of a number; 0 for anything else, whose bounds nobody asks for."""
+        """The value of a number; 0 for anything else, whose bounds are not used."""
         return float(self.value) if isinstance(self.value, int | float) else 0.0
 
     @property
@@ -106,6 +106,20 @@ def may_be_negative_zero(value: Expression) -> bool:
     """Whether the number can be -0, whose sign shows in divisors; a whole-number column holds none."""
     is_whole_input = isinstance(value, ColumnRef | Literal) and value.type is not ValueType.DOUBLE
     return may_be_zero(value) and not is_whole_input
+
+
+def read_columns(value: Expression) -> tuple[str, ...]:
+    """The names of the raw columns that it is computed from, each once, in the order of its text."""
+    waiting, seen = [value], set[Expression]()
+    names: dict[str, None] = {}
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ColumnRef):
+            names[part.column] = None
+        elif isinstance(part, Call) and part not in seen:
+            seen.add(part)
+            waiting += reversed(part.arguments)
+    return tuple(names)
 
 
 def may_hold_null(value: Expression) -> bool:

@@ -1,7 +1,8 @@
-"""The closed set of operators, with what each means; the table that the README and errors quote.
+"""The language of features.sql: its closed set of operators, and its text with the place of every error.
 
-Where DuckDB's own choice would be an error at run time or would differ between a table and a
-graph, the meaning here is fixed and `render` writes SQL that has it:
+The README and errors quote the table of operators. Where DuckDB's own choice would be an error at run
+time or would differ between a table and a graph, the meaning is fixed here, and `program` writes SQL
+that has it:
 
 - NULL and NaN are one value, NULL. Division by zero gives infinity (0/0: NULL), as in DuckDB 2.
 - ``-0`` is ``0`` where its sign would show: in a divisor, the base of a power, atan2.
@@ -13,6 +14,15 @@ graph, the meaning here is fixed and `render` writes SQL that has it:
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError, SqlglotError
+
+from timberline.training.errors import FeatureError
 
 # operator → (how it is written, what it means)
 OPERATORS: dict[str, tuple[str, str]] = {
@@ -70,3 +80,77 @@ SUPPORTED = (
     + "; ".join(REWRITTEN)
     + "."
 )
+
+
+class Source:
+    """One file's SQL; knows the line and column of every part of it.
+
+    Args:
+        sql: the file's text.
+        file: its name in errors.
+    """
+
+    def __init__(self, sql: str, file: str) -> None:
+        self._sql = sql
+        self._file = file
+
+    def parse(self) -> list[exp.Expr]:
+        """The statements of the file, untyped.
+
+        Raises:
+            FeatureError: it is not SQL as DuckDB reads it.
+        """
+        try:
+            return [tree for tree in sqlglot.parse(self._sql, read="duckdb") if tree is not None]
+        except ParseError as error:
+            first = error.errors[0]
+            raise self._error(
+                f"not valid SQL at {first['highlight']!r}: {_plain(first['description'])}",
+                f"{first['line']}:{max(first['col'] - len(first['highlight']), 0) + 1}",
+            ) from None
+        except SqlglotError as error:
+            raise self._error(f"not valid SQL: {str(error).splitlines()[0]}", "1:1") from None
+
+    def refuse(self, node: exp.Expr, what: str, hint: str = "") -> FeatureError:
+        """The error for ``what`` is wrong at ``node``; it lists what is supported."""
+        offset = _offset(node)
+        before = self._sql[:offset]
+        line, column = before.count("\n") + 1, offset - before.rfind("\n")
+        return self._error(what, f"{line}:{column}", hint)
+
+    def name_of(self, function: exp.Expr) -> str:
+        """A function's name as the author wrote it, or as sqlglot knows it."""
+        if "start" in function.meta:
+            return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
+        return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
+
+    def _error(self, what: str, position: str, hint: str = "") -> FeatureError:
+        front = f"{hint} " if hint else ""
+        return FeatureError(f"{what}.", where=f"{self._file}:{position}", hint=front + SUPPORTED)
+
+
+def _plain(description: str) -> str:
+    """The parser's message without the names of its classes."""
+    missing = description.startswith("Required keyword")
+    return "something is missing before it" if missing else description.partition(" but got <")[0]
+
+
+def _offset(node: exp.Expr) -> int:
+    """The node's position in the text, or that of the nearest enclosing node that has one."""
+    around: exp.Expr | None = node
+    while around is not None:
+        own = around.meta.get("start")
+        if own is not None:
+            return int(own)
+        inside = [n.meta["start"] for n in around.walk() if "start" in n.meta]
+        if inside:
+            return int(min(inside))
+        around = around.parent
+    return 0
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for a misspelt name, or nothing."""
+    by_folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return f"Did you mean {by_folded[near[0]]!r}?" if near else ""

@@ -1,42 +1,31 @@
 """features.sql → `FeatureProgram`: the shape of the statement, the expansion of stars, the names.
 
-What a single expression may say and what type it has is `check`'s business.
+`check` decides what a single expression may contain and what type it has. The slices of ``[gate]`` are
+conditions in the same language: they are checked before anything is read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sqlglot import exp
 
+from timberline.registry.errors import ConfigError
+from timberline.registry.manifest import SLICE_PREFIX
 from timberline.registry.signature import Column
+from timberline.training.errors import FeatureError
 from timberline.training.features.check import Checker
 from timberline.training.features.expressions import ColumnRef, Feature, ValueType
+from timberline.training.features.language import Source, nearest
 from timberline.training.features.program import FeatureProgram
-from timberline.training.features.source import Source, nearest
 
 RELATION = "raw"
 # The prepared table's own columns are named like this (`registry.runs.ROW_COLUMN`).
 _RESERVED = "__"
-_CLAUSES = {
-    "where": "WHERE",
-    "group": "GROUP BY",
-    "having": "HAVING",
-    "order": "ORDER BY",
-    "limit": "LIMIT",
-    "offset": "OFFSET",
-    "qualify": "QUALIFY",
-    "distinct": "DISTINCT",
-    "joins": "JOIN",
-    "with_": "WITH",
-    "windows": "WINDOW",
-    "laterals": "LATERAL",
-    "pivots": "PIVOT",
-    "sample": "SAMPLE",
-    "alias": "an alias of the table",
-    "db": "a schema",
-}
+# sqlglot's names of clauses that differ from SQL's by more than case and a last letter ("joins", "with_").
+_CLAUSES = {"group": "GROUP BY", "order": "ORDER BY", "alias": "an alias of the table", "db": "a schema"}
 
 
 def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features.sql") -> FeatureProgram:
@@ -45,10 +34,10 @@ def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features
     Args:
         sql: one ``SELECT <expression [AS name]>, ... FROM raw``.
         columns: the raw input columns that it may read, in the order ``*`` expands to.
-        file: the file's name, as errors tell it.
+        file: the file's name in errors.
 
     Raises:
-        FeatureError: it says something outside the language; the message has line and column, and
+        FeatureError: it has something outside the language; the message has line and column, and
             the list of what is supported.
     """
     source = Source(sql, file)
@@ -107,7 +96,7 @@ class _Parser:
                 if value and key not in allowed:
                     place = value[0] if isinstance(value, list) else value
                     place = place if isinstance(place, exp.Expr) else node
-                    name = _CLAUSES.get(key, key)
+                    name = _CLAUSES.get(key) or key.rstrip("s_").upper()
                     raise self._source.refuse(
                         place, f"{name} is not supported: each raw row becomes one row of features"
                     )
@@ -151,7 +140,7 @@ class _Parser:
                 "Give it a name of its own.",
             )
         if not self._checker.reads_columns(node):
-            raise self._source.refuse(item, f"feature {alias!r} is a constant, which tells nothing")
+            raise self._source.refuse(item, f"feature {alias!r} is a constant, which carries no information")
         return Feature(name=raw.column if raw is not None else alias, expression=expression)
 
     def _expand(self, item: exp.Expr) -> list[str] | None:
@@ -195,3 +184,42 @@ def _describe(statements: Sequence[exp.Expr]) -> str:
     if len(statements) == 1:
         return f"{type(statements[0]).__name__.upper()}"
     return f"{len(statements)} statements" if statements else "nothing"
+
+
+def parse_slices(
+    slices: Mapping[str, str], columns: Sequence[Column], *, where: str = "gate.slices"
+) -> FeatureProgram:
+    """Read and check conditions; the program's features ``slice_<name>`` are 1, 0 or NULL.
+
+    Args:
+        slices: condition by name.
+        columns: the raw input columns that a condition may read.
+        where: their key in errors.
+
+    Raises:
+        ConfigError: a condition is not one boolean expression of the language; names its key.
+    """
+    features = tuple(
+        _parse_one(name, condition, columns, where=f"{where}.{name}") for name, condition in slices.items()
+    )
+    return FeatureProgram(columns=tuple(columns), features=features)
+
+
+def _parse_one(name: str, condition: str, columns: Sequence[Column], *, where: str) -> Feature:
+    # The alias is a name that no column has. A comment in the condition ends with its line.
+    taken = {column.name.casefold() for column in columns}
+    alias = SLICE_PREFIX + name
+    while alias.casefold() in taken:
+        alias += "_"
+    sql = f"SELECT\n{condition}\nAS {alias} FROM raw"
+    try:
+        features = parse_features(sql, columns, file=where).features
+    except FeatureError as error:
+        raise ConfigError(f"{condition[:80]!r}: {error.what}", where=where, hint=error.hint) from error
+    if len(features) != 1 or features[0].expression.type is not ValueType.BOOLEAN:
+        raise ConfigError(
+            f"{condition[:80]!r} is not one condition",
+            where=where,
+            hint="Write what is true in its rows, for example \"height > 10 AND colour = 'red'\".",
+        )
+    return dataclasses.replace(features[0], name=f"{SLICE_PREFIX}{name}")

@@ -1,13 +1,47 @@
-"""features.sql as a whole: its columns, its features in order, and the SQL that computes them."""
+"""features.sql as a whole: its columns, its features in order, and the SQL that computes them.
+
+In that SQL every number is a DOUBLE and every guard is written out, so that no choice of DuckDB's
+(DECIMAL literals, whole-number overflow, errors at run time) can make the table differ from the graph.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from timberline.registry.rows import quote
 from timberline.registry.signature import Column
-from timberline.training.features.expressions import Call, ColumnRef, Expression, Feature, may_hold_null
-from timberline.training.features.render import render_feature, render_select
+from timberline.training.features.expressions import (
+    Call,
+    ColumnRef,
+    Expression,
+    Feature,
+    Literal,
+    ValueType,
+    may_be_negative_zero,
+    may_hold_null,
+    read_columns,
+)
+
+LARGEST_FLOAT = 3.4028234663852886e38
+_NAN = "'nan'::DOUBLE"
+_INFINITE = "'inf'::DOUBLE"
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "mod": "%",
+    "eq": "=",
+    "ne": "<>",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "and": "AND",
+    "or": "OR",
+}
 
 
 @dataclass(frozen=True)
@@ -30,16 +64,7 @@ class FeatureProgram:
     @cached_property
     def read_names(self) -> frozenset[str]:
         """The names of the columns that a feature reads."""
-        waiting: list[Expression] = [feature.expression for feature in self.features]
-        seen, names = set[Expression](), set[str]()
-        while waiting:
-            part = waiting.pop()
-            if isinstance(part, ColumnRef):
-                names.add(part.column)
-            elif isinstance(part, Call) and part not in seen:
-                seen.add(part)
-                waiting += part.arguments
-        return frozenset(names)
+        return frozenset(name for feature in self.features for name in read_columns(feature.expression))
 
     def narrow(self) -> FeatureProgram:
         """The same features over the columns that they read, and no others."""
@@ -50,7 +75,7 @@ class FeatureProgram:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
 
         Args:
-            relation: what stands behind FROM: a table's name or a subquery in parentheses. It must
+            relation: what follows FROM: a table's name or a subquery in parentheses. It must
                 have the program's columns under their names, of any type that casts to theirs.
         """
         return render_select(self.features, relation)
@@ -58,3 +83,106 @@ class FeatureProgram:
     def feature_sql(self, feature: Feature) -> str:
         """The canonical DuckDB expression of one feature, as FLOAT and without its name."""
         return render_feature(feature.expression)
+
+
+def render_select(features: Sequence[Feature], relation: str) -> str:
+    """One SELECT of the features as FLOAT from ``relation``."""
+    items = ",\n".join(f"  {render_feature(f.expression)} AS {quote(f.name)}" for f in features)
+    return f"SELECT\n{items}\nFROM {relation}"
+
+
+def render_feature(expression: Expression) -> str:
+    """The expression as FLOAT; beyond the range of FLOAT it is infinite, where DuckDB's cast would fail."""
+    text = render(expression)
+    if expression.type is ValueType.BOOLEAN or _fits_float(expression):
+        return f"CAST({text} AS FLOAT)"
+    return f"coalesce(TRY_CAST({text} AS FLOAT), CAST({text} * {_INFINITE} AS FLOAT))"
+
+
+def render(expression: Expression) -> str:
+    """The expression as DOUBLE, BOOLEAN or VARCHAR."""
+    if isinstance(expression, Literal):
+        return _literal(expression)
+    if isinstance(expression, ColumnRef):
+        return _column(expression)
+    text = _call(expression, [render(argument) for argument in expression.arguments])
+    return f"nullif({text}, {_NAN})" if expression.makes_nan else text
+
+
+def _fits_float(expression: Expression) -> bool:
+    return max(abs(expression.low), abs(expression.high)) <= LARGEST_FLOAT
+
+
+def _literal(literal: Literal) -> str:
+    value = literal.value
+    if value is None:
+        return f"CAST(NULL AS {_machine_type(literal.type)})"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _number(float(value))
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return _INFINITE if value > 0 else f"(-{_INFINITE})"
+    # With an exponent it is a DOUBLE; without one DuckDB reads a DECIMAL.
+    text = repr(abs(value))
+    text = text if "e" in text else f"{text}e0"
+    return f"(-{text})" if math.copysign(1, value) < 0 else text
+
+
+def _machine_type(type: ValueType) -> str:
+    return "DOUBLE" if type.is_number else str(type)
+
+
+def _column(column: ColumnRef) -> str:
+    text = f"CAST({quote(column.column)} AS {_machine_type(column.type)})"
+    return f"nullif({text}, {_NAN})" if column.nullable and column.type is ValueType.DOUBLE else text
+
+
+def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line an operator that needs its own)
+    operator = call.operator
+    if operator in _INFIX:
+        return "(" + f" {_INFIX[operator]} ".join(arguments) + ")"
+    match operator:
+        case "div":
+            return f"({arguments[0]} / {_plus_zero(call.arguments[1], arguments[1])})"
+        case "pow":
+            return f"pow({_plus_zero(call.arguments[0], arguments[0])}, {arguments[1]})"
+        case "intdiv":
+            return f"trunc({arguments[0]} / nullif({arguments[1]}, 0e0))"
+        case "neg":
+            return f"(-{arguments[0]})"
+        case "not":
+            return f"(NOT {arguments[0]})"
+        case "is_null":
+            return f"({arguments[0]} IS NULL)"
+        case "case":
+            *pairs, default = arguments
+            branches = " ".join(
+                f"WHEN {condition} THEN {value}"
+                for condition, value in zip(pairs[::2], pairs[1::2], strict=True)
+            )
+            return f"CASE {branches} ELSE {default} END"
+        case "sign" | "to_double":
+            return f"CAST({_function(operator, arguments)} AS DOUBLE)"
+        case "to_bigint":
+            is_boolean = call.arguments[0].type is ValueType.BOOLEAN
+            return f"CAST({arguments[0]} AS DOUBLE)" if is_boolean else f"round_even({arguments[0]}, 0)"
+        case "to_float":
+            return f"CAST({render_feature(call.arguments[0])} AS DOUBLE)"
+        case "atan2":
+            parts = map(_plus_zero, call.arguments, arguments)
+            return f"atan2({', '.join(parts)})"
+    return _function(operator, arguments)
+
+
+def _plus_zero(expression: Expression, text: str) -> str:
+    """With 0 for -0: a matrix product in the graph does not distinguish them."""
+    return f"({text} + 0e0)" if may_be_negative_zero(expression) else text
+
+
+def _function(name: str, arguments: list[str]) -> str:
+    return arguments[0] if name == "to_double" else f"{name}({', '.join(arguments)})"

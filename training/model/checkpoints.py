@@ -1,7 +1,7 @@
-"""Where a training run stands after an epoch: one file, whole or absent.
+"""The state of a training run after an epoch: one file, whole or absent.
 
 All state that later epochs depend on is in it; the order of the rows, the dropout masks and the
-learning rate are functions of (seed, epoch, step), so they need no place here.
+learning rate are functions of (seed, epoch, step) and need not be saved.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import io
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import keras
 import msgspec
 import numpy as np
 
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.files import write_atomically
 from timberline.training.errors import TrainingError
 
 _FILE = "checkpoint.npz"
+_HISTORY = "history.json"
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,9 +38,29 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seconds: float
 
 
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write ``history.json``: the epochs of a finished run."""
+    (folder / _HISTORY).write_bytes(encode_document(history))
+
+
+def read_history(folder: Path) -> list[Epoch]:
+    """The epochs of the run in ``folder``.
+
+    Raises:
+        TrainingError: its ``history.json`` is missing or damaged.
+    """
+    path = folder / _HISTORY
+    try:
+        return decode_json(path.read_bytes(), list[Epoch])
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        raise TrainingError(
+            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
+        ) from error
+
+
 @dataclasses.dataclass
-class Progressed:
-    """The epochs done, and the weights of the best of them (by validation loss)."""
+class TrainingState:
+    """The finished epochs, and the weights of the best of them (by validation loss)."""
 
     history: list[Epoch]
     best_epoch: int
@@ -46,14 +68,14 @@ class Progressed:
 
 
 def save_checkpoint(
-    folder: Path, network: keras.Model, optimizer: keras.Optimizer, progressed: Progressed
+    folder: Path, network: keras.Model, optimizer: keras.Optimizer, state: TrainingState
 ) -> None:
-    """Replace the folder's checkpoint by the state after the last epoch in ``progressed``."""
+    """Replace the folder's checkpoint by the state after the last epoch in ``state``."""
     arrays: dict[str, np.ndarray[Any, Any]] = {
-        "history": np.frombuffer(msgspec.json.encode(progressed.history), np.uint8),
-        "best_epoch": np.array(progressed.best_epoch),
+        "history": np.frombuffer(msgspec.json.encode(state.history), np.uint8),
+        "best_epoch": np.array(state.best_epoch),
     }
-    for prefix, values in _groups(network, optimizer, progressed).items():
+    for prefix, values in _groups(network, optimizer, state).items():
         arrays.update({f"{prefix}{index:04}": value for index, value in enumerate(values)})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -61,16 +83,16 @@ def save_checkpoint(
 
 
 def _groups(
-    network: keras.Model, optimizer: keras.Optimizer, progressed: Progressed
+    network: keras.Model, optimizer: keras.Optimizer, state: TrainingState
 ) -> dict[str, list[np.ndarray[Any, Any]]]:
     return {
         "network": [weight.numpy() for weight in network.weights],
         "optimizer": [variable.numpy() for variable in optimizer.variables],
-        "best": progressed.best_weights,
+        "best": state.best_weights,
     }
 
 
-def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimizer) -> Progressed | None:
+def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimizer) -> TrainingState | None:
     """Put the saved state into ``network`` and ``optimizer``; None, and no change, if there is none.
 
     Raises:
@@ -92,7 +114,7 @@ def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimiz
             where=str(path),
             hint="Train without --resume; that starts afresh.",
         ) from error
-    return Progressed(history, int(arrays["best_epoch"]), best)
+    return TrainingState(history, int(arrays["best_epoch"]), best)
 
 
 def _numbered(arrays: dict[str, np.ndarray[Any, Any]], prefix: str) -> list[np.ndarray[Any, Any]]:

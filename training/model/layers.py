@@ -6,7 +6,8 @@ SavedModel needs no import at all.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import tensorflow as tf
 _PACKAGE = "timberline"
 
 
-class Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
+class FrozenWeights(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
     """A layer that holds arrays learned before training as non-trainable float32 weights.
 
     Always computes in float32, whatever the training precision: raw quantities such as 3,858 m
@@ -31,18 +32,20 @@ class Constants(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
             for name, shape in self.shapes.items()
         }
 
-    def fill(self, **arrays: npt.NDArray[Any]) -> Constants:
-        """Give every constant its value; returns the layer itself."""
+    @classmethod
+    def holding(cls, arrays: Mapping[str, npt.NDArray[Any]], **options: Any) -> Self:
+        """The layer with these arrays as its weights; ``options`` are those of ``__init__``."""
+        layer = cls(shapes={name: list(array.shape) for name, array in arrays.items()}, **options)
         for name, array in arrays.items():
-            self.constants[name].assign(array)
-        return self
+            layer.constants[name].assign(array)
+        return layer
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "shapes": self.shapes}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class FillNull(Constants):
+class FillNull(FrozenWeights):
     """NaN (a NULL feature) → its ``value``: the training mean, or NaN where NULL is not to be filled."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -50,7 +53,7 @@ class FillNull(Constants):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class Affine(Constants):
+class Affine(FrozenWeights):
     """x → (x − centre) · scale, feature by feature."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -58,7 +61,7 @@ class Affine(Constants):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class QuantileScale(Constants):
+class QuantileScale(FrozenWeights):
     """x → its quantile among the training rows, −1 to 1, linear between the quantiles kept."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -67,7 +70,7 @@ class QuantileScale(Constants):
         return tf.reduce_sum(passed * self.constants["height"], axis=2) - 1.0
 
 
-class _Embedding(Constants):
+class _Embedding(FrozenWeights):
     """Each chosen feature → ReLU(W · code(x) + b) of ``width``: one batched product for all features.
 
     (rows, features) → (rows, embedded · width). The transposes put the features first, so that
@@ -154,7 +157,7 @@ class RefuseUndefined(keras.layers.Layer):  # type: ignore[misc]  # Keras is not
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class Correction(Constants):
+class Correction(FrozenWeights):
     """Logits · factor + shift: calibration and, as log(prior at deployment / in training), Bayes' rule."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -22,19 +22,18 @@ import numpy as np
 import tensorflow as tf
 
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import TrainingSection
 from timberline.training.errors import TrainingError
 from timberline.training.model.checkpoints import (
     Epoch,
-    Progressed,
+    TrainingState,
     discard_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from timberline.training.model.dataset import PreparedSplit, as_dataset
 from timberline.training.model.network import reset_dropout
-from timberline.training.model.schedule import learning_rate
 
 _logger = logging.getLogger(__name__)
 _STEPS_AN_EPOCH = 20
@@ -48,8 +47,8 @@ Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
-    """What a finished fit says of itself; the network holds the weights of ``epoch`` (0-based)."""
+class FitResult:
+    """The result of a fit; the network holds the weights of ``epoch`` (0-based)."""
 
     history: tuple[Epoch, ...]
     epoch: int
@@ -64,7 +63,7 @@ def fit_network(
     *,
     checkpoints: Path,
     resume: bool = False,
-) -> Fitted:
+) -> FitResult:
     """Train ``network`` in place.
 
     It ends with the weights (averaged, if ``ema_momentum`` is given) of the last epoch, or with
@@ -81,23 +80,23 @@ def fit_network(
     loop = _Loop(network, train, validation, config)
     if not resume:
         discard_checkpoint(checkpoints)
-    progressed = load_checkpoint(checkpoints, network, loop.optimizer) or Progressed([], 0, [])
-    resumed_from = len(progressed.history)
+    state = load_checkpoint(checkpoints, network, loop.optimizer) or TrainingState([], 0, [])
+    resumed_from = len(state.history)
     if resumed_from:
         log_event(_logger, "resuming", epochs_done=resumed_from, epochs=config.epochs)
     with Progress("train", config.epochs * train.rows, "rows", logger=_logger) as progress:
         progress.advance(resumed_from * train.rows)
         for epoch in range(resumed_from, config.epochs):
-            if _is_over(progressed, config.early_stopping_patience):
+            if _should_stop(state, config.early_stopping_patience):
                 break
             line = loop.run_epoch(epoch, progress)
             with loop.averaged_weights():
                 line = loop.validate(line)
-                _keep_best(progressed, line, network, config.early_stopping_patience)
-            save_checkpoint(checkpoints, network, loop.optimizer, progressed)
+                _keep_best(state, line, network, config.early_stopping_patience)
+            save_checkpoint(checkpoints, network, loop.optimizer, state)
             log_event(_logger, "epoch", logging.DEBUG, **msgspec.structs.asdict(line))
-    network.set_weights(progressed.best_weights)
-    return Fitted(tuple(progressed.history), progressed.best_epoch, resumed_from)
+    network.set_weights(state.best_weights)
+    return FitResult(tuple(state.history), state.best_epoch, resumed_from)
 
 
 def choose_batch_rows(config: TrainingSection, rows: int) -> int:
@@ -124,16 +123,16 @@ def build_optimizer(config: TrainingSection) -> keras.Optimizer:
     return optimizer
 
 
-def _is_over(progressed: Progressed, patience: int | None) -> bool:
-    return patience is not None and len(progressed.history) - 1 - progressed.best_epoch >= patience
+def _should_stop(state: TrainingState, patience: int | None) -> bool:
+    return patience is not None and len(state.history) - 1 - state.best_epoch >= patience
 
 
-def _keep_best(progressed: Progressed, line: Epoch, network: keras.Model, patience: int | None) -> None:
+def _keep_best(state: TrainingState, line: Epoch, network: keras.Model, patience: int | None) -> None:
     """Note the epoch; its weights are kept if they are the best so far, or always without early stopping."""
-    history = progressed.history
-    better = not history or line.validation_loss < history[progressed.best_epoch].validation_loss
+    history = state.history
+    better = not history or line.validation_loss < history[state.best_epoch].validation_loss
     if patience is None or better:
-        progressed.best_epoch, progressed.best_weights = line.epoch, network.get_weights()
+        state.best_epoch, state.best_weights = line.epoch, network.get_weights()
     history.append(line)
 
 
@@ -189,7 +188,7 @@ class _Loop:
         )
 
     def validate(self, line: Epoch) -> Epoch:
-        """``line`` with the loss and accuracy of the validation split under the weights of now."""
+        """``line`` with the loss and accuracy of the validation split under the current weights."""
         started = time.monotonic()
         batches = as_dataset(self._validation.read_batches, len(self._validation.features))
         sums = [self._score_step(*batch).numpy() for batch in batches]
@@ -261,7 +260,7 @@ def _compile_train_step(network: keras.Model, optimizer: keras.Optimizer, smooth
         variables = [variable.value for variable in network.trainable_variables]
         optimizer.apply(tape.gradient(loss, variables))
         # A fused kernel (oneDNN's product with ReLU) may turn NaN into 0, and the loss is finite again; the
-        # weights tell. Reading them costs one addition a weight where the step costs some for every row.
+        # weights show it. Reading them costs one addition a weight where the step costs some for every row.
         kept = [tf.reduce_all(tf.math.is_finite(variable)) for variable in variables]
         is_finite = tf.reduce_all(tf.stack([tf.math.is_finite(loss), *kept]))
         sums = _sums(losses, logits, classes)
@@ -282,3 +281,18 @@ def _compile(step: Step, network: keras.Model) -> Step:
     features = tf.TensorSpec((None, network.input.shape[1]), tf.float32)
     compiled: Step = tf.function(step, input_signature=(features, tf.TensorSpec((None,), tf.int32)))
     return compiled
+
+
+def learning_rate(config: TrainingSection, step: int, steps: int) -> float:
+    """The rate of 0-based ``step`` of ``steps``: linear warm-up, then constant or a cosine down to 0.
+
+    Source: Loshchilov, Hutter, "SGDR", ICLR 2017, equation 5 without restarts; warm-up as in
+    Goyal et al. 2017, section 2.2.
+    """
+    warmup = round(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))

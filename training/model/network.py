@@ -62,7 +62,7 @@ def build_network(
     is_filled = (statistics.nulls > 0) | np.asarray(nullable or [False] * width)
     if is_filled.any():
         values = np.where(is_filled, statistics.mean, np.nan)
-        x = FillNull({"value": [width]}, name=_FILL_NULL).fill(value=values)(x)
+        x = FillNull.holding({"value": values}, name=_FILL_NULL)(x)
     scaled = _scaling(config.scaling, statistics)(x)
     indexes = quantity_indexes(statistics)
     if not isinstance(config, MlpNetwork) and len(indexes):
@@ -91,15 +91,13 @@ def _glorot(seed: int, index: int) -> keras.initializers.Initializer:
 
 
 def _scaling(kind: str, statistics: FeatureStatistics) -> keras.layers.Layer:
-    width = len(statistics.mean)
     if kind != "quantile":
         centre, scale = scale_affine(statistics, kind)
-        return Affine({"centre": [width], "scale": [width]}, name="scaling").fill(centre=centre, scale=scale)
+        return Affine.holding({"centre": centre, "scale": scale}, name="scaling")
     bins = 64  # enough that a straight line between two quantiles is within 1 % of the rows
-    left, slope = piecewise_bins(statistics, np.arange(width), bins)
-    shapes = {name: [width, bins] for name in ("left", "slope", "height")}
-    heights = _heights(statistics, bins)
-    return QuantileScale(shapes, name="scaling").fill(left=left, slope=slope, height=heights)
+    left, slope = piecewise_bins(statistics, np.arange(len(statistics.mean)), bins)
+    arrays = {"left": left, "slope": slope, "height": _heights(statistics, bins)}
+    return QuantileScale.holding(arrays, name="scaling")
 
 
 def _heights(statistics: FeatureStatistics, bins: int) -> FeatureArray:
@@ -127,13 +125,11 @@ def _embedding(
     }
     if isinstance(config, MlpPleNetwork):
         left, slope = piecewise_bins(statistics, indexes, config.bins)
-        shapes = {name: [len(indexes), config.bins] for name in ("left", "slope")}
-        piecewise = PiecewiseLinearEmbedding(code_width=config.bins, shapes=shapes, **common)
-        return piecewise.fill(left=left, slope=slope)
+        arrays = {"left": left, "slope": slope}
+        return PiecewiseLinearEmbedding.holding(arrays, code_width=config.bins, **common)
     centre, scale = (array[indexes] for array in scale_affine(statistics, "standard"))
-    shapes = {name: [len(indexes)] for name in ("centre", "scale")}
-    periodic = PeriodicEmbedding(config.sigma, code_width=2 * config.frequencies, shapes=shapes, **common)
-    return periodic.fill(centre=centre, scale=scale)
+    arrays, code_width = {"centre": centre, "scale": scale}, 2 * config.frequencies
+    return PeriodicEmbedding.holding(arrays, sigma=config.sigma, code_width=code_width, **common)
 
 
 def build_serving_model(
@@ -148,8 +144,8 @@ def build_serving_model(
 
     The layers are shared, not copied: training the result further trains ``network``.
     """
-    correction = Correction({"factor": [], "shift": [len(shift)]}, name="correction")
-    logits = correction.fill(factor=np.array(factor), shift=shift)(network.output)
+    correction = Correction.holding({"factor": np.array(factor), "shift": shift}, name="correction")
+    logits = correction(network.output)
     softmax = keras.layers.Softmax(name="softmax", dtype="float32")(logits)
     filled = [layer.output for layer in network.layers if layer.name == _FILL_NULL]
     features = filled[0] if filled else network.input

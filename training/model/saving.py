@@ -1,4 +1,4 @@
-"""Save a trained network for its two readers, and prove that what was saved is what was trained.
+"""Save a trained network for its two readers, and check that the saved forms answer as the trained one.
 
 ``model.keras`` is for training on; ``saved_model/`` (endpoint ``serve``) is for the exporter.
 """

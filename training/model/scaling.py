@@ -113,7 +113,7 @@ def _refuse_empty(
 def scale_affine(statistics: FeatureStatistics, kind: str) -> tuple[FeatureArray, FeatureArray]:
     """(centre, scale), each (features,), so that ``(x - centre) * scale`` is standardised or in 0 to 1.
 
-    A constant feature scales to 0: it says nothing in training and must not explode when it moves.
+    A constant feature scales to 0: it has no information in training and must not explode when it changes.
     """
     if kind == "minmax":
         centre, spread = statistics.minimum, statistics.maximum - statistics.minimum

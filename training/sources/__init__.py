@@ -1,5 +1,5 @@
 """Where a table comes from: a wheel on the package index, Kaggle, or a file, folder or URL.
 
-Every source is a `Fetcher` (protocol.py). A source only fetches and verifies; what the bytes mean
-is the ETL's matter, and when to fetch is `training.data.fetch`'s.
+Every source is a `Fetcher` (download.py). A source only fetches and verifies; the ETL reads the bytes, and
+`training.data.fetch` decides when to fetch.
 """

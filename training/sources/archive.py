@@ -1,7 +1,7 @@
-"""Take single files out of a zip (or wheel) that nobody has looked at yet.
+"""Extract single files from an untrusted zip (or wheel).
 
 Only files named by the configuration are written, under the configuration's names; an archive
-that tries to reach outside its folder is refused whole all the same, for it is not what it claims.
+that tries to reach outside its folder is refused as a whole all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.errors import SourceError
 from timberline.training.sources.download import CHUNK_BYTES
 
@@ -35,7 +35,7 @@ def is_safe_name(name: str) -> bool:
 
 
 class _Budget:
-    """How many unpacked bytes may still come; a decompression bomb ends here and not on a full disk."""
+    """How many more bytes may be unpacked; it stops a decompression bomb before the disk is full."""
 
     def __init__(self, max_bytes: int, where: str) -> None:
         self._max = self._left = max_bytes
@@ -92,7 +92,7 @@ def extract_files(
 
 @contextlib.contextmanager
 def _open(path: Path, where: str) -> Iterator[zipfile.ZipFile]:
-    """Open a zip and refuse it whole when one entry is unsafe; tell every kind of damage in one way."""
+    """Open a zip and refuse it whole when one entry is unsafe; report every kind of damage in one way."""
     damaged = "is not a whole zip file"
     hint = "It is removed; run the same command again to fetch it anew."
     try:

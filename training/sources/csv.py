@@ -1,6 +1,6 @@
 """A table as one or more files: a path, a glob, an http(s) or an s3 URL; CSV (.gz, .zst) or Parquet.
 
-The bytes are passed on as they are: `training.data.forms` finds out what they are.
+The bytes are passed on as they are: `training.data.source_files` finds out what they are.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from timberline.registry.runtime.stages import RECEIPT
 from timberline.training.config import CsvSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import is_safe_name
-from timberline.training.sources.download import Opener, download
+from timberline.training.sources.download import (
+    Fetcher,
+    Opener,
+    Pause,
+    check_url,
+    download,
+    open_url,
+    require_digest,
+    show_url,
+)
 from timberline.training.sources.local import REFERENCES, LocalFiles
-from timberline.training.sources.protocol import Fetcher, Pause
 from timberline.training.sources.s3 import S3Object
-from timberline.training.sources.scrub import show_url
-from timberline.training.sources.web import check_url, open_url
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*)://", re.IGNORECASE)
 # First bytes → the suffix by which other programs know the format; ours looks at the bytes.
@@ -52,7 +58,7 @@ def open_csv_source(source: CsvSource, environment: Mapping[str, str], pause: Pa
     )
 
 
-class RemoteFile:
+class RemoteFile(Fetcher):
     """One file behind a URL."""
 
     def __init__(self, source: CsvSource, open_at: Opener, pause: Pause) -> None:
@@ -61,20 +67,13 @@ class RemoteFile:
         self._pause = pause
         self.label = show_url(source.path)
 
-    def inputs(self) -> dict[str, str]:
-        """Nothing: what is fetched once stays."""
-        return {}
-
     def fetch(self, folder: Path, scratch: Path) -> None:
         """Download the file, check its digest if one is pinned, and name it so that its format shows."""
         body = scratch / "body"
         download(self._open_at, body, label=self.label, pause=self._pause)
-        if self._source.sha256 and (found := digest_file(body)) != self._source.sha256:
-            raise SourceError(
-                f"has SHA-256 {found}, model.toml says {self._source.sha256}",
-                where=self.label,
-                hint="It is not the file that was pinned; it is not used.",
-            )
+        if self._source.sha256:
+            hint = "It is not the file that was pinned; it is not used."
+            require_digest(digest_file(body), self._source.sha256, where=self.label, hint=hint)
         body.replace(folder / self._name(body))
 
     def _name(self, body: Path) -> str:

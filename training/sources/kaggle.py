@@ -2,7 +2,9 @@
 
 The library under the ``kaggle`` command is used and not the command's own class: that one signs in
 when it is imported, ends the process without credentials and prints to stdout. What it lacks is
-added here: timeouts, resuming, and errors that say what to do and carry no secret.
+added here: timeouts, resuming, and errors that say what to do and carry no secret. The credentials
+are looked for where the official client looks, in its order, because that client ends the process
+when it finds none and because every secret must be known to be kept out of messages.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,27 +24,37 @@ from kagglesdk import KaggleClient
 from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
-from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.documents import UTF_8, decode_json
+from timberline.registry.runtime.logs import log_event
 from timberline.training.config import KaggleSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import extract_files, is_safe_name
-from timberline.training.sources.download import FileChangedError, LostConnectionError, Reply, download
-from timberline.training.sources.http_fields import (
+from timberline.training.sources.download import (
     BUSY_STATUSES,
     RANGE_NOT_SATISFIABLE,
+    Fetcher,
+    FileChangedError,
+    LostConnectionError,
+    Pause,
+    Reply,
+    download,
     read_reply,
     resume_headers,
+    scrub,
 )
-from timberline.training.sources.kaggle_credentials import KaggleCredentials, find_credentials
-from timberline.training.sources.protocol import Pause
-from timberline.training.sources.scrub import scrub
 
 # A chunk that breaks off is lost whole with this client, so a chunk is small.
 _CHUNK_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 20.0, 120.0
+_logger = logging.getLogger("training.data.fetch")
+_MARK = "\ufeff"  # the byte order mark of a file that somebody's shell read into the variable
+_HINT = (
+    "Make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or "
+    "~/.kaggle/access_token; or set KAGGLE_USERNAME and KAGGLE_KEY; or save kaggle.json in ~/.kaggle."
+)
 
 
-class KaggleFetcher:
+class KaggleFetcher(Fetcher):
     """Fetch ``source.files`` out of the archive that Kaggle makes of a competition or data set."""
 
     def __init__(self, source: KaggleSource, environment: Mapping[str, str], pause: Pause) -> None:
@@ -50,10 +63,6 @@ class KaggleFetcher:
         self._pause = pause
         kind = "competition" if source.competition else "data set"
         self.label = f"Kaggle {kind} {source.competition or source.dataset}"
-
-    def inputs(self) -> dict[str, str]:
-        """Nothing: what is fetched once stays; Kaggle names no digest."""
-        return {}
 
     def fetch(self, folder: Path, scratch: Path) -> None:
         """Download the archive, then write each wanted file under its own name."""
@@ -108,7 +117,7 @@ class KaggleFetcher:
         return client.datasets.dataset_api_client.download_dataset(request)
 
     def _refusal(self, error: Any, credentials: KaggleCredentials) -> Exception:
-        """Kaggle's answer as an error that says what to do; a busy server is asked again."""
+        """Kaggle's answer as an error with what to do; a busy server is asked again."""
         response = error.response
         status = response.status_code
         if response.history and status in (401, 403):
@@ -117,8 +126,8 @@ class KaggleFetcher:
             return FileChangedError("the file is shorter now")
         if status in BUSY_STATUSES:
             return LostConnectionError(f"Kaggle is busy ({status})")
-        said = scrub(_message(response), credentials.secrets)
-        words = f"Kaggle answered {status}" + (f": {said}" if said else "")
+        message = scrub(_message(response), credentials.secrets)
+        words = f"Kaggle answered {status}" + (f": {message}" if message else "")
         return SourceError(words, where=self.label, hint=self._hint(status, credentials))
 
     def _hint(self, status: int, credentials: KaggleCredentials) -> str:
@@ -135,7 +144,7 @@ class KaggleFetcher:
 
 
 class _PatientAdapter(requests.adapters.HTTPAdapter):
-    """Waits only so long: the client itself sets no timeout, and would wait for ever."""
+    """Sets timeouts: the client has none, and would wait for ever."""
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         options["timeout"] = options.get("timeout") or (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
@@ -166,3 +175,109 @@ def _message(response: Any) -> str:
         return decode_json(response.content, _Refusal).message
     except (msgspec.DecodeError, requests.RequestException):
         return ""
+
+
+@dataclass(frozen=True)
+class KaggleCredentials:
+    """Either ``token`` or ``username`` and ``key``; ``origin`` is where they were found."""
+
+    origin: str
+    token: str | None = field(default=None, repr=False)
+    username: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be seen anywhere."""
+        pair = f"{self.username}:{self.key}" if self.key else ""  # as basic authorization encodes it
+        return tuple(filter(None, (self.token, self.key, pair)))
+
+
+def find_credentials(environment: Mapping[str, str]) -> KaggleCredentials:
+    """The first that is there: token (environment, file), then user name and key (environment, file).
+
+    Raises:
+        SourceError: there are none, or a kaggle.json is not what Kaggle writes.
+    """
+    found = next(_find_all(environment), None)
+    if found is None:
+        raise SourceError("no credentials found", where="Kaggle", hint=_HINT)
+    return found
+
+
+def _find_all(environment: Mapping[str, str]) -> Iterator[KaggleCredentials]:
+    token = environment.get("KAGGLE_API_TOKEN", "").strip().removeprefix(_MARK)
+    if token and _is_file(Path(token)):  # the official client takes a path here too
+        token = _read_token(Path(token))
+    if token:
+        yield KaggleCredentials("KAGGLE_API_TOKEN", token=token)
+    folders = _folders(environment)
+    for path in (folder / name for folder in folders for name in ("access_token", "access_token.txt")):
+        if _is_file(path) and (token := _read_token(path)):
+            _warn_if_readable_by_others(path)
+            yield KaggleCredentials(str(path), token=token)
+    username, key = environment.get("KAGGLE_USERNAME"), environment.get("KAGGLE_KEY")
+    if username and key:
+        yield KaggleCredentials("KAGGLE_USERNAME and KAGGLE_KEY", username=username, key=key)
+    for path in (folder / "kaggle.json" for folder in folders):
+        if _is_file(path):
+            _warn_if_readable_by_others(path)
+            yield _read_kaggle_json(path)
+
+
+def _folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    home = environment.get("HOME") or _find_home()
+    settings = environment.get("XDG_CONFIG_HOME") or (home and f"{home}/.config")
+    named = (
+        environment.get("KAGGLE_CONFIG_DIR"),
+        home and f"{home}/.kaggle",
+        settings and f"{settings}/kaggle",
+    )
+    return tuple(Path(folder) for folder in named if folder)
+
+
+def _find_home() -> str | None:
+    """The home folder that the system knows; None for an unknown user, as in many containers."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether this process may know of one: HOME may be another user's, and a long token is no path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text(UTF_8).strip()
+    except UnicodeDecodeError:
+        # Not the decoder's own words: they quote what stands in the file.
+        raise SourceError("is not a token: it is not UTF-8", where=str(path), hint=_HINT) from None
+
+
+class _KaggleJson(msgspec.Struct):
+    username: str
+    key: str
+
+
+def _read_kaggle_json(path: Path) -> KaggleCredentials:
+    try:
+        read = decode_json(path.read_bytes(), _KaggleJson)
+    except msgspec.DecodeError:
+        # Not the parser's own words: they may quote what stands in the file.
+        raise SourceError(
+            'is not a JSON object with "username" and "key"',
+            where=str(path),
+            hint="Download it again from https://www.kaggle.com/settings/api.",
+        ) from None
+    return KaggleCredentials(str(path), username=read.username, key=read.key)
+
+
+def _warn_if_readable_by_others(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        log_event(_logger, f"readable by other users; run chmod 600 {path}", logging.WARNING)

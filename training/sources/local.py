@@ -12,6 +12,7 @@ from timberline.registry.errors import StageError
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import digest_file
 from timberline.training.errors import SourceError
+from timberline.training.sources.download import Fetcher, require_digest
 
 REFERENCES = "references.json"
 
@@ -24,7 +25,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
 
 
-class LocalFiles:
+class LocalFiles(Fetcher):
     """The files that a path or glob names, in the order of their names."""
 
     def __init__(self, path: str, sha256: str | None) -> None:
@@ -42,12 +43,8 @@ class LocalFiles:
         references = self._references()
         if self._sha256 and len(references) > 1:
             raise SourceError(f"source.sha256 pins one file, {len(references)} are named", where=self.label)
-        if self._sha256 and references[0].sha256 != self._sha256:
-            raise SourceError(
-                f"has SHA-256 {references[0].sha256}, model.toml says {self._sha256}",
-                where=references[0].path,
-                hint="It is not the file that was pinned; correct the file or source.sha256.",
-            )
+        hint = "It is not the file that was pinned; correct the file or source.sha256."
+        require_digest(references[0].sha256, self._sha256, where=references[0].path, hint=hint)
         (folder / REFERENCES).write_bytes(msgspec.json.encode(references))
 
     def _references(self) -> tuple[Reference, ...]:

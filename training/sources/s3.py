@@ -12,8 +12,13 @@ from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionErr
 from obstore.store import S3Store
 
 from timberline.training.errors import SourceError
-from timberline.training.sources.download import CHUNK_BYTES, FileChangedError, LostConnectionError, Reply
-from timberline.training.sources.scrub import scrub
+from timberline.training.sources.download import (
+    CHUNK_BYTES,
+    FileChangedError,
+    LostConnectionError,
+    Reply,
+    scrub,
+)
 
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 _ACCOUNTS = (
@@ -87,7 +92,7 @@ class S3Object:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             return SourceError("access is refused", where=self._url, hint=_HINT_ACCESS)
         # The client's text runs over many lines and may quote the request; the first names the cause.
-        said = scrub(str(error).partition("\n")[0], self._secrets)
+        message = scrub(str(error).partition("\n")[0], self._secrets)
         if self._has_account and isinstance(error, BaseError):
-            return LostConnectionError(said)
-        return SourceError(f"could not be read: {said}", where=self._url, hint=_HINT_ACCESS)
+            return LostConnectionError(message)
+        return SourceError(f"could not be read: {message}", where=self._url, hint=_HINT_ACCESS)

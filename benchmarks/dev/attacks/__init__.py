@@ -1,1 +1,1 @@
-"""Attacks on the service, each beside honest clients: what the others notice, and what it costs."""
+"""Attacks on the service: how long honest clients wait meanwhile, and what an attack costs the service."""

@@ -1,8 +1,8 @@
 """The attackers: what each sends, over real sockets, bounded in bytes and time.
 
-``python -m benchmarks.dev.attacks.attackers`` is a process of its own that reads one `Order` a line,
-carries the attack out and writes one `Done`. It goes to 127.0.0.1 only. What is cut or refused is begun
-again, as an attacker would, until `Order.again_s` have passed.
+``python -m benchmarks.dev.attacks.attackers`` is a process of its own that reads one `AttackPlan` a line,
+carries the attack out and writes one `AttackOutcome`. It goes to 127.0.0.1 only. What is cut or refused is
+begun again, as an attacker would, until `AttackPlan.again_s` have passed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _PIPELINED = 300
 _MOST_BODIES = 3
 _BLOCK_BYTES = 1 << 16
 _READ_BYTES = 1 << 18
-# An attacker whom nobody reads for so long goes on to wait.
+# An attacker whose bytes are not read for so long stops sending.
 _STALL_S = 1.0
 _CONNECT_S = 2.0
-# A flood goes on for so many times as long as an attack that was cut is begun again.
+# A flood goes on for so many times as long as an attack that was cut is repeated.
 _FLOOD_TIMES = 2.5
 _SLOW_BYTES = 5
 # So that it takes no time from honest clients on the same processor.
@@ -48,11 +48,11 @@ _NICENESS = 10
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class AttackPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One attack on one service.
 
     - ``request``: a small request that would be answered 200, whole.
-    - ``again_s``: for how long an attack that was cut is begun again.
+    - ``again_s``: for how long an attack that was cut is repeated.
     - ``most_s``: when it is ended, however far it got.
     """
 
@@ -65,7 +65,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     cores: tuple[int, ...] = ()
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True):
+class AttackOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What an attack did and got.
 
     - ``requests``: begun, whole or not; an idle connection is one as well.
@@ -83,10 +83,10 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass
-class Field:
-    """The service under attack, and what has happened so far."""
+class AttackState:
+    """One attack: its plan, and what has happened so far."""
 
-    order: Order
+    plan: AttackPlan
     began_at: float = field(default_factory=time.monotonic)
     sent_bytes: int = 0
     requests: int = 0
@@ -95,14 +95,14 @@ class Field:
 
     def is_late(self) -> bool:
         """Whether the attack has to end now."""
-        return time.monotonic() - self.began_at > self.order.most_s
+        return time.monotonic() - self.began_at > self.plan.most_s
 
-    def is_time_for_more(self) -> bool:
-        """Whether what is over is begun again."""
-        return time.monotonic() - self.began_at < self.order.again_s
+    def is_over(self) -> bool:
+        """Whether what has ended is not begun again."""
+        return self.is_late() or time.monotonic() - self.began_at >= self.plan.again_s
 
 
-class Line:
+class Connection:
     """One attacker's connection.
 
     Args:
@@ -112,12 +112,17 @@ class Line:
     """
 
     def __init__(
-        self, ground: Field, blocks: Iterable[bytes], *, wants: int | None = None, is_reading: bool = True
+        self,
+        state: AttackState,
+        blocks: Iterable[bytes],
+        *,
+        wants: int | None = None,
+        is_reading: bool = True,
     ) -> None:
         self.is_open = True
         self.is_sent = False
         self.answers = 0
-        self._ground = ground
+        self._state = state
         self._blocks = iter(blocks)
         self._block = memoryview(b"")
         self._wants = wants
@@ -129,7 +134,7 @@ class Line:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.settimeout(_CONNECT_S)
         try:
-            self.socket.connect(("127.0.0.1", ground.order.port))
+            self.socket.connect(("127.0.0.1", state.plan.port))
             self.socket.setblocking(False)
         except OSError:
             self._end(is_cut=True)
@@ -164,7 +169,7 @@ class Line:
             self._end(is_cut=True)
             return 0
         self._block = self._block[count:]
-        self._ground.sent_bytes += count
+        self._state.sent_bytes += count
         return count
 
     def read(self) -> int:
@@ -187,7 +192,7 @@ class Line:
     def _end(self, *, is_cut: bool) -> None:
         if self.is_open:
             self.is_open = False
-            self._ground.cut += is_cut and self.answers == 0
+            self._state.cut += is_cut and self.answers == 0
             self.socket.close()
 
     def _count(self, data: bytes) -> None:
@@ -205,65 +210,79 @@ class Line:
             self._skipped = int(length[1]) if length else 0
             if head[9:10] != b"1":
                 self.answers += 1
-                self._ground.statuses[head[9:12].decode("ascii", "replace")] += 1
+                self._state.statuses[head[9:12].decode("ascii", "replace")] += 1
 
 
-def drive(ground: Field, lines: Sequence[Line], *, stall_s: float | None = None) -> None:
-    """Send and read on all lines until each is finished, time is up, or nothing moves for ``stall_s``."""
+def drive(state: AttackState, connections: Sequence[Connection], *, stall_s: float | None = None) -> None:
+    """Send and read on all until each is finished, time is up, or nothing moves for ``stall_s``."""
     with selectors.DefaultSelector() as selector:
-        for line in lines:
-            if line.is_open:
-                selector.register(line.socket, _wishes(line), line)
+        for connection in connections:
+            if connection.is_open:
+                selector.register(connection.socket, _wishes(connection), connection)
         moved_at = time.monotonic()
-        while selector.get_map() and not ground.is_late():
+        while selector.get_map() and not state.is_late():
             if stall_s is not None and time.monotonic() - moved_at > stall_s:
                 return
             for key, events in selector.select(0.1):
-                line = key.data
-                moved = line.read() if events & selectors.EVENT_READ else 0
-                if events & selectors.EVENT_WRITE and not line.is_finished:
-                    moved += line.send()
+                connection = key.data
+                moved = connection.read() if events & selectors.EVENT_READ else 0
+                if events & selectors.EVENT_WRITE and not connection.is_finished:
+                    moved += connection.send()
                 if moved:
                     moved_at = time.monotonic()
-                if line.is_finished:
+                if connection.is_finished:
                     selector.unregister(key.fileobj)
-                elif (wishes := _wishes(line)) != key.events:
-                    selector.modify(key.fileobj, wishes, line)
+                elif (wishes := _wishes(connection)) != key.events:
+                    selector.modify(key.fileobj, wishes, connection)
 
 
-def _wishes(line: Line) -> int:
-    return (selectors.EVENT_READ if line.is_reading else 0) | (0 if line.is_sent else selectors.EVENT_WRITE)
+def _drive_one(
+    state: AttackState,
+    blocks: Iterable[bytes],
+    *,
+    wants: int | None = None,
+    is_reading: bool = True,
+    stall_s: float | None = None,
+) -> None:
+    """`drive` one new connection, and hang up."""
+    connection = Connection(state, blocks, wants=wants, is_reading=is_reading)
+    drive(state, [connection], stall_s=stall_s)
+    connection.close()
+
+
+def _wishes(connection: Connection) -> int:
+    return (selectors.EVENT_READ if connection.is_reading else 0) | (
+        0 if connection.is_sent else selectors.EVENT_WRITE
+    )
 
 
 # 2.1: what is answered twice
 
 
-def smuggle(ground: Field) -> None:
+def smuggle(state: AttackState) -> None:
     """A ``POST`` with ``Upgrade`` whose body is a request; it may be answered once."""
     for name in (b"h2c", b"websocket", b"foo"):
-        ground.requests += 1
-        length = b"content-length: %d" % len(ground.order.request)
+        state.requests += 1
+        length = b"content-length: %d" % len(state.plan.request)
         head = _open_request(b"connection: upgrade", b"upgrade: %b" % name, length) + b"\r\n"
-        line = Line(ground, [head], wants=2)
-        drive(ground, [line], stall_s=0.1)  # the body comes in a segment of its own
-        line.queue(ground.order.request)
-        drive(ground, [line], stall_s=_STALL_S)
-        line.close()
+        connection = Connection(state, [head], wants=2)
+        drive(state, [connection], stall_s=0.1)  # the body comes in a segment of its own
+        connection.queue(state.plan.request)
+        drive(state, [connection], stall_s=_STALL_S)
+        connection.close()
 
 
 # 2.2: what is sent before the body has a length
 
 
-def _endless(start: bytes, block: bytes, most_bytes: int = MOST_HEAD_BYTES) -> Callable[[Field], None]:
+def _endless(start: bytes, block: bytes, most_bytes: int = MOST_HEAD_BYTES) -> Callable[[AttackState], None]:
     """``start`` and then ``block`` again and again, on one connection after the other."""
 
-    def attack(ground: Field) -> None:
+    def attack(state: AttackState) -> None:
         while True:
-            ground.requests += 1
-            line = Line(ground, _limit(chain([start], repeat(block)), most_bytes))
-            drive(ground, [line], stall_s=_STALL_S)
-            line.close()
-            if ground.is_late() or not ground.is_time_for_more() or ground.sent_bytes >= most_bytes:
+            state.requests += 1
+            _drive_one(state, _limit(chain([start], repeat(block)), most_bytes), stall_s=_STALL_S)
+            if state.is_over() or state.sent_bytes >= most_bytes:
                 return
 
     return attack
@@ -290,39 +309,39 @@ _LETTERS = b"b" * _BLOCK_BYTES
 _LINES = (b"x-a: " + b"b" * 1000 + b"\r\n") * 64
 
 
-def _leave_unfinished(count: int, size: int) -> Callable[[Field], None]:
+def _leave_unfinished(count: int, size: int) -> Callable[[AttackState], None]:
     """Bodies of ``size`` bytes that miss the last of them, on ``count`` connections at once."""
     head = _open_request(b"content-length: %d" % size) + b"\r\n"
     blocks = (size - 1000) // _BLOCK_BYTES
-    return lambda ground: _hold(ground, count, lambda: chain([head], repeat(b" " * _BLOCK_BYTES, blocks)))
+    return lambda state: _hold(state, count, lambda: chain([head], repeat(b" " * _BLOCK_BYTES, blocks)))
 
 
-def leave_gzip_unfinished(ground: Field) -> None:
+def leave_gzip_unfinished(state: AttackState) -> None:
     """Compressed bodies, 16 KB each, that miss their last bytes."""
-    body = gzip.compress(b" " * (ground.order.subject.max_body_bytes - 1000), 9)
+    body = gzip.compress(b" " * (state.plan.subject.max_body_bytes - 1000), 9)
     head = _open_request(b"content-encoding: gzip", b"content-length: %d" % len(body)) + b"\r\n"
-    _hold(ground, _UNFINISHED, lambda: [head + body[:-8]])
+    _hold(state, _UNFINISHED, lambda: [head + body[:-8]])
 
 
-def hold_idle(ground: Field) -> None:
+def hold_idle(state: AttackState) -> None:
     """Connections that say nothing."""
-    _hold(ground, _IDLE, lambda: ())
+    _hold(state, _IDLE, lambda: ())
 
 
-def _hold(ground: Field, count: int, blocks: Callable[[], Iterable[bytes]]) -> None:
+def _hold(state: AttackState, count: int, blocks: Callable[[], Iterable[bytes]]) -> None:
     """Open connections, send ``blocks`` on each, and keep them until nothing has moved for a while."""
-    lines = list(_connect(ground, count, blocks))
-    drive(ground, lines, stall_s=max(_STALL_S, ground.order.again_s))
-    for line in lines:
-        line.close()
+    connections = list(_connect(state, count, blocks))
+    drive(state, connections, stall_s=max(_STALL_S, state.plan.again_s))
+    for connection in connections:
+        connection.close()
 
 
-def _connect(ground: Field, count: int, blocks: Callable[[], Iterable[bytes]]) -> Iterator[Line]:
+def _connect(state: AttackState, count: int, blocks: Callable[[], Iterable[bytes]]) -> Iterator[Connection]:
     for _ in range(min(count, _count_files() - 100)):
-        if ground.is_late():
+        if state.is_late():
             return
-        ground.requests += 1
-        yield Line(ground, blocks())
+        state.requests += 1
+        yield Connection(state, blocks())
 
 
 def _count_files() -> int:
@@ -335,16 +354,14 @@ def _count_files() -> int:
 # 2.3: small bodies that explode
 
 
-def _send_body(name: str) -> Callable[[Field], None]:
-    def attack(ground: Field) -> None:
-        request = list_bodies(ground.order.subject)[name]()
-        ground.began_at = time.monotonic()  # to make it took its time
+def _send_body(name: str) -> Callable[[AttackState], None]:
+    def attack(state: AttackState) -> None:
+        request = list_bodies(state.plan.subject)[name]()
+        state.began_at = time.monotonic()  # to make it took its time
         for _ in range(_MOST_BODIES):
-            ground.requests += 1
-            line = Line(ground, [request])
-            drive(ground, [line])
-            line.close()
-            if ground.is_late() or not ground.is_time_for_more():
+            state.requests += 1
+            _drive_one(state, [request])
+            if state.is_over():
                 return
 
     return attack
@@ -353,45 +370,39 @@ def _send_body(name: str) -> Callable[[Field], None]:
 # 2.4: who takes more than a turn
 
 
-def pipeline_without_end(ground: Field) -> None:
+def pipeline_without_end(state: AttackState) -> None:
     """One client that sends requests as fast as it can and takes the answers."""
-    block = ground.order.request * 1900
-    ground.requests = 1
-    line = Line(ground, _repeat_for(_FLOOD_TIMES * ground.order.again_s, block), wants=0)
-    drive(ground, [line])
-    line.close()
-    ground.requests = ground.sent_bytes // len(ground.order.request)
+    block = state.plan.request * 1900
+    _drive_one(state, _repeat_for(_FLOOD_TIMES * state.plan.again_s, block), wants=0)
+    state.requests = state.sent_bytes // len(state.plan.request)
 
 
-def pipeline_in_one_packet(ground: Field) -> None:
+def pipeline_in_one_packet(state: AttackState) -> None:
     """So many requests in one packet, each of which has an answer coming."""
     while True:
-        ground.requests += _PIPELINED
-        line = Line(ground, [ground.order.request * _PIPELINED], wants=_PIPELINED)
-        drive(ground, [line], stall_s=10.0)
-        line.close()
-        if ground.is_late() or not ground.is_time_for_more():
+        state.requests += _PIPELINED
+        _drive_one(state, [state.plan.request * _PIPELINED], wants=_PIPELINED, stall_s=10.0)
+        if state.is_over():
             return
 
 
-def read_nothing(ground: Field) -> None:
+def read_nothing(state: AttackState) -> None:
     """One client that sends requests and takes no answer."""
-    block = ground.order.request * 100
-    line = Line(ground, _limit(repeat(block), MOST_URL_BYTES), wants=0, is_reading=False)
-    drive(ground, [line], stall_s=max(_STALL_S, ground.order.again_s))
-    line.close()
-    ground.requests = ground.sent_bytes // len(ground.order.request)
+    block = state.plan.request * 100
+    stall_s = max(_STALL_S, state.plan.again_s)
+    _drive_one(state, _limit(repeat(block), MOST_URL_BYTES), wants=0, is_reading=False, stall_s=stall_s)
+    state.requests = state.sent_bytes // len(state.plan.request)
 
 
-def send_slowly(ground: Field) -> None:
+def send_slowly(state: AttackState) -> None:
     """Many connections on which one byte a second comes."""
-    lines = list(_connect(ground, _SLOW, lambda: ()))
-    for letter in ground.order.request[:_SLOW_BYTES]:
-        for line in lines:
-            line.queue(bytes([letter]))
-        drive(ground, lines, stall_s=1.0)
-    for line in lines:
-        line.close()
+    connections = list(_connect(state, _SLOW, lambda: ()))
+    for letter in state.plan.request[:_SLOW_BYTES]:
+        for connection in connections:
+            connection.queue(bytes([letter]))
+        drive(state, connections, stall_s=1.0)
+    for connection in connections:
+        connection.close()
 
 
 def _repeat_for(seconds: float, block: bytes) -> Iterator[bytes]:
@@ -404,7 +415,7 @@ class Attack(NamedTuple):
     """One row of the table; ``bounds`` is the table of bounds.toml that it is held against."""
 
     bounds: str
-    carry_out: Callable[[Field], None]
+    carry_out: Callable[[AttackState], None]
     is_behind_uvicorn: bool = False
 
 
@@ -428,7 +439,7 @@ def list_attacks(subject: Subject) -> dict[str, Attack]:
         "4,000 idle connections": hold_idle,
     }
     return {
-        "none": Attack("none", lambda ground: time.sleep(ground.order.again_s)),
+        "none": Attack("none", lambda state: time.sleep(state.plan.again_s)),
         "upgrade, body a request": Attack("upgrade", smuggle),
         **{name: Attack("head", attack) for name, attack in heads.items()},
         **{name: Attack("waiting", attack) for name, attack in waiting.items()},
@@ -441,16 +452,16 @@ def list_attacks(subject: Subject) -> dict[str, Attack]:
     }
 
 
-def attack(order: Order) -> Done:
+def attack(plan: AttackPlan) -> AttackOutcome:
     """Carry one attack out."""
-    ground = Field(order)
-    list_attacks(order.subject)[order.attack].carry_out(ground)
-    return Done(
-        sent_bytes=ground.sent_bytes,
-        requests=ground.requests,
-        statuses=dict(ground.statuses),
-        cut=ground.cut,
-        began_at_s=ground.began_at,
+    state = AttackState(plan)
+    list_attacks(plan.subject)[plan.attack].carry_out(state)
+    return AttackOutcome(
+        sent_bytes=state.sent_bytes,
+        requests=state.requests,
+        statuses=dict(state.statuses),
+        cut=state.cut,
+        began_at_s=state.began_at,
         ended_at_s=time.monotonic(),
     )
 
@@ -458,12 +469,12 @@ def attack(order: Order) -> Done:
 def main() -> int:
     """Carry out one attack for every line on stdin, until it is closed."""
     os.nice(_NICENESS)
-    orders = msgspec.json.Decoder(Order)
+    plans = msgspec.json.Decoder(AttackPlan)
     for line in sys.stdin.buffer:
-        order = orders.decode(line)
-        if order.cores:
-            os.sched_setaffinity(0, order.cores)
-        sys.stdout.buffer.write(msgspec.json.encode(attack(order)) + b"\n")
+        plan = plans.decode(line)
+        if plan.cores:
+            os.sched_setaffinity(0, plan.cores)
+        sys.stdout.buffer.write(msgspec.json.encode(attack(plan)) + b"\n")
         sys.stdout.buffer.flush()
     return 0
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from timberline.benchmarks.load.connections import write_post
 from timberline.registry.manifest import Manifest
 
-_JSON = b"content-type: application/json"
-_CSV = b"content-type: text/csv"
-_LINES = b"content-type: application/jsonlines"
-_OCTETS = b"content-type: application/octet-stream"
-_GZIP = b"content-encoding: gzip"
+_JSON = "content-type: application/json"
+_CSV = "content-type: text/csv"
+_LINES = "content-type: application/jsonlines"
+_OCTETS = "content-type: application/octet-stream"
+_GZIP = "content-encoding: gzip"
 # Below the bound, so that it is not the length that is refused.
 _MARGIN_BYTES = 10
 
@@ -43,12 +44,6 @@ def choose_subject(manifest: Manifest, max_body_bytes: int) -> Subject:
         text=(texts or [first])[0],
         max_body_bytes=max_body_bytes,
     )
-
-
-def write_request(path: str, body: bytes, *headers: bytes) -> bytes:
-    """``POST path`` with ``body``, whole."""
-    lines = [b"POST %b HTTP/1.1" % path.encode(), b"host: 127.0.0.1", *headers]
-    return b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", body])
 
 
 def list_bodies(subject: Subject) -> Mapping[str, Callable[[], bytes]]:
@@ -102,8 +97,8 @@ class _Bodies:
         self.text = subject.text.encode()
         self.infer_path = f"/v2/models/{subject.model}/infer"
 
-    def post(self, path: str, body: bytes, *headers: bytes) -> bytes:
-        return write_request(path, body, *headers)
+    def post(self, path: str, body: bytes, *headers: str) -> bytes:
+        return write_post(path, body, "host: 127.0.0.1", *headers)
 
     def predict(self, body: bytes) -> bytes:
         return self.post("/predict", body, _JSON)
@@ -153,24 +148,22 @@ class _Bodies:
     def many_parameters(self) -> bytes:
         return self.infer(b'{"parameters":{%b},"inputs":[%b]}' % (self._names(), self.tensor(b"[1]")))
 
-    def empty_texts(self) -> tuple[bytes, bytes, bytes]:
+    def empty_texts(self) -> tuple[bytes, str, str]:
         """One BYTES tensor of strings of no length, each of which takes four bytes: body and headers."""
         count = (self.size - 1000) // 4
-        head = msgspec.json.encode({"inputs": [self._empty_texts_tensor(count)]})
-        length = b"inference-header-content-length: %d" % len(head)
-        return head + bytes(4 * count), _OCTETS, length
-
-    def gzip_of_empty_texts(self) -> bytes:
-        body, *headers = self.empty_texts()
-        return self.post(self.infer_path, gzip.compress(body, 9), *headers, _GZIP)
-
-    def _empty_texts_tensor(self, count: int) -> dict[str, object]:
-        return {
+        tensor = {
             "name": self.text.decode(),
             "datatype": "BYTES",
             "shape": [count],
             "parameters": {"binary_data_size": 4 * count},
         }
+        head = msgspec.json.encode({"inputs": [tensor]})
+        length = f"inference-header-content-length: {len(head)}"
+        return head + bytes(4 * count), _OCTETS, length
+
+    def gzip_of_empty_texts(self) -> bytes:
+        body, *headers = self.empty_texts()
+        return self.post(self.infer_path, gzip.compress(body, 9), *headers, _GZIP)
 
     def _names(self) -> bytes:
         """A million names, each another; fewer where a body may not be as long."""

@@ -1,7 +1,7 @@
 """Every attack on a service of its own, with honest clients beside it.
 
 The service has one core, honest clients and the attacker the other, the attacker with a lower
-priority: so that what honest clients wait for is the service. A row is: start the service, let the
+priority: so that honest clients wait for the service only. A row is: start the service, let the
 clients ask, carry the attack out, wait until the service is quiet, look at its memory, stop it.
 """
 
@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from timberline.benchmarks.dev.attacks.attackers import Attack, Done, Order, list_attacks
+from timberline.benchmarks.dev.attacks.attackers import Attack, AttackOutcome, AttackPlan, list_attacks
 from timberline.benchmarks.dev.attacks.bodies import choose_subject
-from timberline.benchmarks.dev.attacks.honest import PATIENCE_S, Waits, Watch
-from timberline.benchmarks.dev.attacks.table import Bounds, Memory, Report, Row, describe_honest, judge_row
+from timberline.benchmarks.dev.attacks.table import Bounds, Memory, Report, Row, check_bounds, describe_honest
+from timberline.benchmarks.dev.clients import PATIENCE_S, HonestOutcome, HonestPlan
 from timberline.benchmarks.dev.service import requests
 from timberline.benchmarks.dev.service.servers import (
-    RIVAL_ENVIRONMENT,
+    CLIENTS,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     Cores,
@@ -39,14 +38,14 @@ from timberline.benchmarks.dev.service.servers import (
 )
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.measure.services import (
+    SERVICE,
     Service,
     exchange,
-    launch_command,
+    launch_driver,
     launch_service,
     read_cpu_s,
     read_memory,
     read_wait_s,
-    running_process,
 )
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
@@ -55,7 +54,8 @@ from timberline.registry.store import Store
 
 _logger = logging.getLogger("benchmarks")
 T = TypeVar("T")
-_UVICORN = "timberline.benchmarks.dev.competitors.plain_uvicorn"
+_UVICORN = "timberline.benchmarks.dev.competitors.uvicorn_apps"
+_ATTACKERS = "timberline.benchmarks.dev.attacks.attackers"
 _BASE = "none"
 # How often memory is read, and how often the processes are listed, which is dearer.
 _TICK_S = 0.05
@@ -89,9 +89,9 @@ def measure_attacks(store: Store, model: str, version: int, settings: Settings, 
         ConfigError: no attack matches.
         BenchmarkError: a service did not start, or an attack could not be carried out.
     """
-    manifest = store.verify(model, version)
+    manifest = store.open_version(model, version).verify().manifest
     chosen = _choose(manifest, settings)
-    cores, load_before = choose_cores(), os.getloadavg()[0]
+    cores = choose_cores()
     rows: list[Row] = []
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,14 +107,7 @@ def measure_attacks(store: Store, model: str, version: int, settings: Settings, 
         version=version,
         max_body_bytes=settings.max_body_bytes,
         pause_s=settings.pause_s,
-        machine={
-            "processors": os.cpu_count() or 1,
-            "load_average_before": load_before,
-            "load_average_after": os.getloadavg()[0],
-            "python": sys.version.partition(" ")[0],
-            "server_core": cores.server,
-            "client_core": cores.clients,
-        },
+        machine=cores.describe(),
         rows=tuple(rows),
         left_out=left_out,
     )
@@ -134,112 +127,89 @@ def _choose(manifest: Manifest, settings: Settings) -> dict[str, Attack]:
     return {_BASE: attacks[_BASE], **chosen}
 
 
+@dataclass(frozen=True)
 class _Bench:
     """What all rows share."""
 
-    def __init__(
-        self,
-        scratch: Path,
-        store: Store,
-        manifest: Manifest,
-        settings: Settings,
-        bounds: Bounds,
-        cores: Cores,
-    ) -> None:
-        self._scratch = scratch
-        self._registry = store.location
-        self._manifest = manifest
-        self._settings = settings
-        self._bounds = bounds
-        self._cores = cores
-        self._request = requests.write_row(manifest)
-        self._name = f"{manifest.model}@{manifest.version}"
+    scratch: Path
+    store: Store
+    manifest: Manifest
+    settings: Settings
+    bounds: Bounds
+    cores: Cores
+
+    @property
+    def _name(self) -> str:
+        return f"{self.manifest.model}@{self.manifest.version}"
 
     def measure(self, name: str, attack: Attack) -> Row:
         """One row."""
-        settings = self._settings
+        settings = self.settings
         with self._launch(attack) as service:
-            await_answer(service, self._request, self._name)
-            with _Gauge(service) as gauge:
-                waits, done = self._attack(name, service, gauge)
-            memory = gauge.describe()
+            await_answer(service, requests.write_row(self.manifest), self._name)
+            with _ResourceMonitor(service) as monitor:
+                waits, done = self._attack(name, service, monitor)
+            memory = monitor.describe()
         honest = describe_honest(waits, done, settings.pause_s)
         return Row(
             attack=name,
             bounds=attack.bounds,
             done=done,
             seconds=done.ended_at_s - done.began_at_s,
-            server_cpu_s=gauge.cpu_s,
-            server_wait_s=gauge.wait_s,
+            server_cpu_s=monitor.cpu_s,
+            server_wait_s=monitor.wait_s,
             honest=honest,
             memory=memory,
-            judged=judge_row(self._bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
+            judged=check_bounds(self.bounds[attack.bounds], done, honest, memory, settings.max_body_bytes),
         )
 
-    def _attack(self, name: str, service: Service, gauge: _Gauge) -> tuple[Waits, Done]:
-        settings, port = self._settings, find_port(service)
-        cores = (self._cores.clients,)
-        watch = Watch(port=port, request=self._request, pause_s=settings.pause_s, cores=cores)
-        order = Order(
+    def _attack(
+        self, name: str, service: Service, monitor: _ResourceMonitor
+    ) -> tuple[HonestOutcome, AttackOutcome]:
+        settings, port = self.settings, find_port(service)
+        cores = (self.cores.clients,)
+        watch = HonestPlan(
+            port=port, request=requests.write_row(self.manifest), pause_s=settings.pause_s, cores=cores
+        )
+        plan = AttackPlan(
             attack=name,
             port=port,
-            request=requests.write_least_row(self._manifest),
-            subject=choose_subject(self._manifest, settings.max_body_bytes),
+            request=requests.write_least_row(self.manifest),
+            subject=choose_subject(self.manifest, settings.max_body_bytes),
             again_s=settings.again_s,
             most_s=settings.most_s,
             cores=cores,
         )
-        log = self._scratch / "clients.log"
-        with self._start_client("honest", log) as honest, self._start_client("attackers", log) as attacker:
+        log = self.scratch / "clients.log"
+        start = partial(launch_driver, log=log, stop_timeout_s=STOP_TIMEOUT_S)
+        with start(module=CLIENTS) as honest, start(module=_ATTACKERS) as attacker:
             assert honest.stdin is not None
             honest.stdin.write(msgspec.json.encode(watch) + b"\n")
             honest.stdin.flush()
             time.sleep(settings.lead_s)  # the clients' connections and the service's caches are warm
-            gauge.begin()
-            done = exchange(attacker, order, Done, timeout_s=settings.most_s + PATIENCE_S, log=log)
-            gauge.await_quiet(settings.most_s)
-            waits = exchange(honest, watch, Waits, timeout_s=2 * PATIENCE_S, log=log)
+            monitor.begin()
+            done = exchange(attacker, plan, AttackOutcome, timeout_s=settings.most_s + PATIENCE_S, log=log)
+            monitor.await_quiet(settings.most_s)
+            waits = exchange(honest, watch, HonestOutcome, timeout_s=2 * PATIENCE_S, log=log)
         return waits, done
 
     @contextlib.contextmanager
     def _launch(self, attack: Attack) -> Iterator[Service]:
-        log, cores = self._scratch / "service.log", [self._cores.server]
-        flags = ["--max-body-bytes", str(self._settings.max_body_bytes)]
-        model, version = self._manifest.model, self._manifest.version
-        if attack.is_behind_uvicorn:
-            command = [sys.executable, "-m", _UVICORN, "--name", self._name, "serve"]
-            command += ["--model", self._name, "--registry", self._registry, "--port", "0", *flags]
-            launch = launch_command(
-                command,
-                self._name,
-                log=log,
-                stop_timeout_s=STOP_TIMEOUT_S,
-                cores=cores,
-                environment=RIVAL_ENVIRONMENT,
-            )
-        else:
-            launch = launch_service(
-                self._registry,
-                model,
-                version,
-                log=log,
-                stop_timeout_s=STOP_TIMEOUT_S,
-                flags=flags,
-                cores=cores,
-            )
-        with launch as launched:
+        plain = (_UVICORN, "--name", self._name, "--app", "timberline", "--service")
+        with launch_service(
+            self.store.location,
+            self.manifest.model,
+            self.manifest.version,
+            log=self.scratch / "service.log",
+            stop_timeout_s=STOP_TIMEOUT_S,
+            flags=["--max-body-bytes", str(self.settings.max_body_bytes)],
+            cores=[self.cores.server],
+            program=plain if attack.is_behind_uvicorn else SERVICE,
+        ) as launched:
             yield launched.await_ready(START_TIMEOUT_S)
 
-    @contextlib.contextmanager
-    def _start_client(self, module: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", f"timberline.benchmarks.dev.attacks.{module}"]
-        with running_process(
-            command, log=log, stop_timeout_s=STOP_TIMEOUT_S, environment=RIVAL_ENVIRONMENT
-        ) as process:
-            yield process
 
-
-class _Gauge:
+class _ResourceMonitor:
     """Memory and processor time of the service's processes, read all the time.
 
     A helper that lives for less than a tick is not seen.
@@ -255,7 +225,7 @@ class _Gauge:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._read_on, daemon=True)
 
-    def __enter__(self) -> _Gauge:
+    def __enter__(self) -> _ResourceMonitor:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""From what was seen to the table: waits of honest clients, memory, bounds kept or not.
+"""The table of attacks: waits of honest clients, memory, bounds kept or not.
 
 Pure but for the files that it reads and writes: numbers in, rows out.
 """
@@ -13,10 +13,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from timberline.benchmarks.dev.attacks.attackers import Done
-from timberline.benchmarks.dev.attacks.honest import Visits, Waits
-from timberline.benchmarks.dev.service.figures import Judged, Target, decode_targets, judge, summarise
-from timberline.benchmarks.dev.service.report import lay_out
+from timberline.benchmarks.dev.attacks.attackers import AttackOutcome
+from timberline.benchmarks.dev.clients import HonestOutcome
+from timberline.benchmarks.dev.service.report import (
+    Target,
+    TargetResult,
+    check_targets,
+    decode_targets,
+    summarise,
+)
+from timberline.benchmarks.load.report import lay_out
 
 DEFAULT_BOUNDS = Path(__file__).with_name("bounds.toml")
 _MIB = 1024 * 1024
@@ -24,10 +30,11 @@ _HEADS = (
     *("attack", "sent MB", "answers", "cut", "s", "CPU s", "waited s"),
     *("p50 ms", "p99 ms", "worst ms", "not 200", "peak MiB", "after MiB", "bound"),
 )
-_SHORT = {"p99_ms": "p99", "worst_ms": "worst", "failed": "not 200", "extra_answers": "extra answers"}
-_SHORT |= {
-    "unanswered": "unanswered",
-    "not_refused": "not refused",
+# What a figure is called in a cell, where its own name is too long.
+_SHORT = {
+    "p99_ms": "p99",
+    "worst_ms": "worst",
+    "failed": "not 200",
     "peak_bodies": "peak",
     "kept_bodies": "kept",
 }
@@ -70,13 +77,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     attack: str
     bounds: str
-    done: Done
+    done: AttackOutcome
     seconds: float
     server_cpu_s: float
     server_wait_s: float
     honest: Honest
     memory: Memory
-    judged: tuple[Judged, ...]
+    judged: tuple[TargetResult, ...]
 
     @property
     def is_over(self) -> bool:
@@ -118,13 +125,13 @@ def correct(waits_s: npt.NDArray[np.float64], interval_s: float) -> npt.NDArray[
     return np.concatenate([waits_s, *missed])
 
 
-def describe_honest(waits: Waits, done: Done, pause_s: float) -> Honest:
+def describe_honest(waits: HonestOutcome, done: AttackOutcome, pause_s: float) -> Honest:
     """What both clients saw from the attack's begin on; a request that was asked before it counts too."""
     during: list[npt.NDArray[np.float64]] = []
     worst_s = 0.0
     outcomes: Counter[str] = Counter()
     for visits in (waits.kept, waits.anew):
-        asked_at, waited = _read(visits)
+        asked_at, waited = np.array(visits.asked_at_s), np.array(visits.waits_s)
         is_late = asked_at + waited >= done.began_at_s
         outcomes.update(o for o, is_one in zip(visits.outcomes, is_late, strict=True) if is_one)
         worst_s = max(worst_s, float(waited[is_late].max(initial=0.0)))
@@ -141,13 +148,9 @@ def describe_honest(waits: Waits, done: Done, pause_s: float) -> Honest:
     )
 
 
-def _read(visits: Visits) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    return np.frombuffer(visits.asked_at_s), np.frombuffer(visits.waits_s)
-
-
-def judge_row(
-    bounds: Mapping[str, Target], done: Done, honest: Honest, memory: Memory, max_body_bytes: int
-) -> tuple[Judged, ...]:
+def check_bounds(
+    bounds: Mapping[str, Target], done: AttackOutcome, honest: Honest, memory: Memory, max_body_bytes: int
+) -> tuple[TargetResult, ...]:
     """The figures of one row against the bounds of its kind."""
     answers = sum(done.statuses.values())
     refused = sum(count for status, count in done.statuses.items() if status.startswith("4"))
@@ -161,7 +164,7 @@ def judge_row(
         "peak_bodies": (memory.peak_bytes - memory.before_bytes) / max_body_bytes,
         "kept_bodies": (memory.after_bytes - memory.before_bytes) / max_body_bytes,
     }
-    return judge(bounds, {name: summarise([value]) for name, value in figures.items()})
+    return check_targets(bounds, {name: summarise([value]) for name, value in figures.items()})
 
 
 def format_attacks(report: Report) -> str:
@@ -180,22 +183,18 @@ def format_attacks(report: Report) -> str:
     return "\n".join(lines)
 
 
-def write_report(report: Report, path: Path) -> Path:
-    """Keep the figures as JSON; the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    return path
-
-
 def _lay_out(rows: Sequence[Row]) -> list[str]:
     """The table; what is over its bound stands behind it, as it may be long."""
     lines = lay_out([_HEADS, *(_cells(row) for row in rows)])
-    said = [_describe_verdict(row) for row in rows]
-    return [lines[0], *(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines[1:], said, strict=True))]
+    verdicts = [_describe_verdict(row) for row in rows]
+    return [
+        lines[0],
+        *(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines[1:], verdicts, strict=True)),
+    ]
 
 
 def _describe_verdict(row: Row) -> str:
-    over = [f"{_SHORT[each.name]} {each.value:,.4g}" for each in row.judged if each.is_met is False]
+    over = [f"{_shorten(each.name)} {each.value:,.4g}" for each in row.judged if each.is_met is False]
     return f"OVER: {', '.join(over)}" if over else ("ok" if row.judged else "")
 
 
@@ -216,8 +215,12 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{honest.failed:,}",
         f"{memory.peak_bytes / _MIB:,.0f}",
         f"{memory.after_bytes / _MIB:,.0f}",
-        f"{_SHORT[first.name]} {first.bound}" if first else "–",
+        f"{_shorten(first.name)} {first.bound}" if first else "–",
     )
+
+
+def _shorten(figure: str) -> str:
+    return _SHORT.get(figure, figure.replace("_", " "))
 
 
 def _describe_statuses(statuses: Mapping[str, int]) -> str:
@@ -227,5 +230,5 @@ def _describe_statuses(statuses: Mapping[str, int]) -> str:
 
 def _list_bounds(rows: Sequence[Row]) -> list[str]:
     """Every bound that a row was held against, once."""
-    told = {(row.bounds, each.text): each.bound for row in rows for each in row.judged}
-    return [f"{bounds}: {text} {bound}" for (bounds, text), bound in told.items()]
+    listed = {(row.bounds, each.text): each.bound for row in rows for each in row.judged}
+    return [f"{bounds}: {text} {bound}" for (bounds, text), bound in listed.items()]

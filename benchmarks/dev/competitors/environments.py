@@ -1,6 +1,6 @@
 """Virtual environments of foreign programs: made from their own lock files, never mixed with ours.
 
-The rivals that we are compared with have theirs here, and the tests of foreign clients the same way.
+The competitors have theirs here, and the tests of foreign clients make theirs the same way.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LOCKS = Path(__file__).resolve().parents[3] / "requirements" / "rivals"
 _STAMP = "installed.sha256"
 
 
-def list_rivals() -> list[str]:
-    """The rivals that need an environment: each has a lock file."""
+def list_competitors() -> list[str]:
+    """The competitors that need an environment: each has a lock file."""
     return sorted(path.stem for path in LOCKS.glob("*.txt"))
 
 
@@ -37,7 +37,7 @@ def make_environment(environments: Path, name: str, locks: Path = LOCKS) -> Path
     """Install what ``name``'s lock file in ``locks`` pins, unless it is there; its interpreter.
 
     Raises:
-        BenchmarkError: it could not be installed; told with the installer's last words.
+        BenchmarkError: it could not be installed; the message has the end of the installer's log.
     """
     if python := find_python(environments, name, locks):
         return python

@@ -13,8 +13,7 @@ import numpy as np
 from fastapi import FastAPI
 from pydantic import Field, create_model
 
-from timberline.benchmarks.dev.competitors.announce import parse_arguments
-from timberline.benchmarks.dev.competitors.graph import ServedGraph, open_version
+from timberline.benchmarks.dev.competitors.program import ServedGraph, open_version, parse_arguments
 from timberline.benchmarks.dev.competitors.uvicorn_server import serve
 
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": int, "BOOL": bool}

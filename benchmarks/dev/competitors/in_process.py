@@ -1,6 +1,6 @@
 """ONNX Runtime without a service: what the graph alone takes, measured on demand.
 
-Reads one JSON line a measurement, ``{"rows": 1, "seconds": 2.0, "warmup_s": 0.2, "matrix": "…"}``
+Reads one JSON line a measurement, ``{"rows": 1, "window_s": 2.0, "warmup_s": 0.2, "matrix": "…"}``
 (float64 rows in base64), and writes one: runs, seconds and processor seconds. One row is bound
 beforehand and only run; more are given to ``session.run`` each time, as their number differs from
 request to request.
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from timberline.benchmarks.dev.competitors.announce import announce, parse_arguments
-from timberline.benchmarks.dev.competitors.graph import open_version
+from timberline.benchmarks.dev.competitors.program import announce, open_version, parse_arguments
 
 _OUTPUTS = ["probabilities", "label"]
 
@@ -42,16 +41,13 @@ def bind_row(session: Any, row: npt.NDArray[np.float64], classes: int) -> Callab
     return run_row
 
 
-def measure(run: Callable[[], object], seconds: float, warmup_s: float) -> dict[str, float]:
+def measure(run: Callable[[], object], seconds: float, warmup_s: float) -> dict[str, Any]:
     """Call ``run`` over and over for ``seconds``, after ``warmup_s`` that do not count."""
     _repeat(run, warmup_s)
     cpu, wall = time.process_time(), time.perf_counter()
     runs = _repeat(run, seconds)
-    return {
-        "runs": runs,
-        "elapsed_s": time.perf_counter() - wall,
-        "cpu_s": time.process_time() - cpu,
-    }
+    elapsed_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+    return {"requests": runs, "elapsed_s": elapsed_s, "server_cpu_s": [cpu_s]}
 
 
 def _repeat(run: Callable[[], object], seconds: float) -> int:
@@ -81,7 +77,7 @@ def main() -> None:
             def run(feed: dict[str, Any] = feed) -> object:
                 return graph.session.run(_OUTPUTS, feed)
 
-        sys.stdout.write(json.dumps(measure(run, asked["seconds"], asked["warmup_s"])) + "\n")
+        sys.stdout.write(json.dumps(measure(run, asked["window_s"], asked["warmup_s"])) + "\n")
         sys.stdout.flush()
 
 

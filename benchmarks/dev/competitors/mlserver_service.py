@@ -14,8 +14,7 @@ from mlserver.codecs import NumpyCodec
 from mlserver.settings import ModelParameters
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from timberline.benchmarks.dev.competitors.announce import announce, parse_arguments
-from timberline.benchmarks.dev.competitors.graph import open_version
+from timberline.benchmarks.dev.competitors.program import announce, open_version, parse_arguments
 
 
 class OnnxModel(MLModel):  # type: ignore[misc]  # the library is not here where types are checked

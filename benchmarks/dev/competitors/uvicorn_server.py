@@ -6,7 +6,7 @@ from typing import Any
 
 import uvicorn
 
-from timberline.benchmarks.dev.competitors.announce import announce, listen
+from timberline.benchmarks.dev.competitors.program import announce, listen
 
 
 def serve(app: Any, name: str) -> None:

@@ -1,1 +1,1 @@
-"""Processor time a request of the service, beside a no-op and other services."""
+"""Processor time a request: of the service, of a no-op and of other services."""

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.benchmarks.errors import WorkloadError
+from timberline.benchmarks.load.connections import write_post
 from timberline.registry.manifest import Manifest
 from timberline.registry.signature import NUMERIC_INPUT
 
 _JSON = "content-type: application/json"
 _OCTETS = "content-type: application/octet-stream"
-# What a client sends beside: few headers, as each costs every server.
+# Headers that every client sends: few, as each costs every server.
 _USUAL = ("host: 127.0.0.1", "user-agent: timberline-benchmark")
 _ANY = "accept: */*"
 _BINARY_ANSWER = "accept: application/octet-stream"
@@ -28,7 +29,11 @@ def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
     """
     names = [column.name for column in manifest.signature.columns]
     body = msgspec.json.encode(dict(zip(names, manifest.golden.rows[0], strict=True)))
-    return _write("/predict", body, _JSON, _ANY, is_chunked=is_chunked)
+    whole = _write("/predict", body, _JSON, _ANY)
+    if not is_chunked:
+        return whole
+    head = whole[: -len(body)].replace(b"content-length: %d" % len(body), b"transfer-encoding: chunked")
+    return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def write_least_row(manifest: Manifest) -> bytes:
@@ -80,7 +85,7 @@ def build_matrix(manifest: Manifest, rows: int) -> npt.NDArray[np.float64]:
     columns = manifest.signature.columns
     if any(column.datatype == "BYTES" for column in columns):
         raise WorkloadError(
-            "has columns of text; the graph alone and the rivals are measured on numbers only",
+            "has columns of text; the graph alone and the competitors are measured on numbers only",
             where=f"{manifest.model}@{manifest.version}",
         )
     golden: Sequence[Any] = manifest.golden.rows
@@ -91,11 +96,5 @@ def _infer_path(manifest: Manifest) -> str:
     return f"/v2/models/{manifest.model}/infer"
 
 
-def _write(path: str, body: bytes, *headers: str, is_chunked: bool = False) -> bytes:
-    if is_chunked:
-        length = "transfer-encoding: chunked"
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    else:
-        length = f"content-length: {len(body)}"
-    lines = [f"POST {path} HTTP/1.1", *_USUAL, *headers, length]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+def _write(path: str, body: bytes, *headers: str) -> bytes:
+    return write_post(path, body, *_USUAL, *headers)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from timberline.inference.app import Endpoint
-from timberline.inference.formats.answers import Answer, answer_json
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import Answer, Request, answer_json
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.models.work import WorkLimit
+from timberline.inference.models.runner import WorkLimit
 
 NO_BODIES: Any = None  # the short way gets its body whole
 

@@ -9,8 +9,7 @@ from timberline.benchmarks.settings import GateSettings
 from timberline.inference.__main__ import _FLAGS
 from timberline.inference.config import ServiceConfig, environment_name, is_service_link, resolve_config
 from timberline.registry.errors import ConfigError
-from timberline.registry.runtime.explain import child_hint, list_keys
-from timberline.registry.runtime.settings import ENVIRONMENT_PREFIX
+from timberline.registry.runtime.settings import ENVIRONMENT_PREFIX, child_hint, list_keys
 from timberline.training.config import ModelConfig
 
 

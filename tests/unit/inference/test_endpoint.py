@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from timberline.inference.app import Endpoint
-from timberline.inference.formats.answers import Answer, answer_json
 from timberline.inference.formats.body import BodyReader, ReceiveBudget
-from timberline.inference.formats.request import Request
+from timberline.inference.formats.request import Answer, Request, answer_json
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.models.work import WorkLimit
+from timberline.inference.models.runner import WorkLimit
 
 
 def test_a_body_that_waits_for_a_thread_is_held_until_its_answer() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.manifests import forget_publication, publish_tiny
+from tests.support.manifests import publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import (
     inspect_history,
     list_aliases,
@@ -25,7 +25,7 @@ from timberline.registry.errors import (
     DigestMismatchError,
     VersionNotFoundError,
 )
-from timberline.registry.folder import FolderBlobs
+from timberline.registry.folder import FolderStore
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 
@@ -54,7 +54,7 @@ def test_alias_points_where_it_moved_last_and_remembers_the_rest(store: Store) -
     assert read_history(store, "tiny", "staging") == [first, second]
     assert [record.sequence for record in (first, second)] == [1, 2]
     assert "@" in second.moved_by
-    assert second.manifest_sha256 == store.identify("tiny", 1).manifest_sha256
+    assert second.manifest_sha256 == store.open_version("tiny", 1).digests.manifest_sha256
 
 
 def test_tenth_move_follows_the_ninth(store: Store) -> None:
@@ -169,7 +169,7 @@ def test_alias_without_its_records_or_its_head_is_damaged(store: Store, what: st
 
 
 def test_move_that_was_killed_before_its_head_is_whole(store: Store) -> None:
-    """The record is the move; the head is written after it, and by the next move if nobody did."""
+    """The record is the move; the head is written after it, and by the next move if it was not."""
     _move_to(store, 1, 2)
     before = _head(store).read_bytes()
     _move_to(store, 1)
@@ -183,7 +183,7 @@ def test_move_that_was_killed_before_its_head_is_whole(store: Store) -> None:
 def test_writer_of_a_head_that_was_overtaken_does_not_put_it_back(store: Store, tmp_path: Path) -> None:
     """Else the loss of the last record would go unnoticed."""
 
-    class Overtaken(FolderBlobs):
+    class Overtaken(FolderStore):
         """Another process makes a move just before the head of ours is written."""
 
         def put(self, key: str, data: bytes) -> None:
@@ -244,7 +244,7 @@ def test_repaired_alias_is_whole_and_its_damage_stays_on_record(store: Store, da
 
 def test_reference_with_a_digest_is_that_version_or_none(store: Store) -> None:
     """Who pins bytes must not get others under the same number."""
-    digest = store.identify("tiny", 2).manifest_sha256
+    digest = store.open_version("tiny", 2).digests.manifest_sha256
     assert resolve(store, f"tiny@2#sha256:{digest}") == 2
     with pytest.raises(DigestMismatchError, match="the reference names 000000000000"):
         resolve(store, f"tiny@2#sha256:{'0' * 64}")
@@ -257,20 +257,20 @@ def test_alias_does_not_resolve_to_other_bytes_than_it_was_moved_to(store: Store
     path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
     with pytest.raises(DamageError, match="it was published with"):
         resolve(store, "tiny@2")
-    forget_publication(store, "tiny", 2)
+    remove_ledger_entry(store, "tiny", 2)
     assert resolve(store, "tiny@2") == 2
     with pytest.raises(DigestMismatchError, match="the alias was moved to"):
         resolve(store, "tiny@staging")
 
 
 def test_alias_of_a_lost_version_is_damage(store: Store) -> None:
-    """ "Not found" would say that nobody ever released it."""
+    """ "Not found" would mean that it was never released."""
     _move_to(store, 2)
     shutil.rmtree(Path(store.location, "tiny", "2"))
     for ref in ("tiny@staging", "tiny@2"):
         with pytest.raises(DamageError, match="tiny@2: was published, and is lost"):
             resolve(store, ref)
-    forget_publication(store, "tiny", 2)
+    remove_ledger_entry(store, "tiny", 2)
     with pytest.raises(DamageError, match="tiny@staging: points at version 2, which is lost"):
         resolve(store, "tiny@staging")
 
@@ -292,7 +292,7 @@ def test_repair_asks_for_what_is_in_the_place_of_the_head_to_be_removed(
 
 
 def test_planted_record_of_the_greatest_number_is_refused(store: Store) -> None:
-    """After it there is no number, and so no move; a repair must not write what nobody reads."""
+    """After it there is no number, and so no move; a repair must not write what cannot be read."""
     folder = _move_to(store, 1)
     (folder / "999999999.json").write_bytes(b"{}")
     with pytest.raises(DamageError, match=r"999999999\.json leaves no number"):

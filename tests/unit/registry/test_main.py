@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
+from tests.support.manifests import build_verdict, give_verdict, publish_tiny, remove_ledger_entry
 from timberline.registry.__main__ import main
 from timberline.registry.aliases import move_alias, read_alias, read_history
 from timberline.registry.names import PRODUCTION
@@ -128,7 +128,7 @@ def _tampered(store: Store) -> bytes:
 
 
 def _sealed_contradiction(store: Store) -> bytes:
-    """As somebody writes it who knows how seals are made but not that lines are added up."""
+    """By someone who knows how seals are made, but not that lines must add up."""
     verdict = give_verdict(store, "tiny", 2, "BLOCK")
     tree = {**msgspec.to_builtins(verdict), "outcome": "PASS"}
     body = msgspec.json.format(msgspec.json.encode(tree, order="sorted"), indent=2) + b"\n"
@@ -142,16 +142,20 @@ def _for_another_digest(store: Store) -> bytes:
 
 
 def _of_another_version(store: Store) -> bytes:
-    return encode_verdict(build_verdict("tiny", store.identify("tiny", 1), store.identify("tiny", 1)))
+    return encode_verdict(
+        build_verdict("tiny", store.open_version("tiny", 1).digests, store.open_version("tiny", 1).digests)
+    )
 
 
 def _against_another_champion(store: Store) -> bytes:
     publish_tiny(store)
-    return encode_verdict(build_verdict("tiny", store.identify("tiny", 2), store.identify("tiny", 3)))
+    return encode_verdict(
+        build_verdict("tiny", store.open_version("tiny", 2).digests, store.open_version("tiny", 3).digests)
+    )
 
 
 def _without_a_champion(store: Store) -> bytes:
-    return encode_verdict(build_verdict("tiny", store.identify("tiny", 2)))
+    return encode_verdict(build_verdict("tiny", store.open_version("tiny", 2).digests))
 
 
 def _of_the_first_schema(store: Store) -> bytes:
@@ -159,7 +163,7 @@ def _of_the_first_schema(store: Store) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("forge", "told"),
+    ("forge", "reported"),
     [
         (_tampered, "changed after the gate wrote it"),
         (_sealed_contradiction, "the outcome is PASS, but not of accuracy"),
@@ -171,14 +175,14 @@ def _of_the_first_schema(store: Store) -> bytes:
     ],
 )
 def test_promotion_by_evidence_that_does_not_hold_ends_with_1(
-    store: Store, run: Command, forge: Callable[[Store], bytes], told: str
+    store: Store, run: Command, forge: Callable[[Store], bytes], reported: str
 ) -> None:
     """Each of these says PASS; a pipeline must stop at it, and hear what to do."""
-    store.write_document("tiny", 2, VERDICT_FILE, forge(store))
+    store.open_version("tiny", 2).write_document(VERDICT_FILE, forge(store))
     before = read_history(store, "tiny", PRODUCTION)
     code, out, err = run("promote", "tiny@2")
     assert (code, out) == (1, "")
-    assert told in err
+    assert reported in err
     assert "Nothing was changed. Run `make gate MODEL=tiny`" in err
     assert read_history(store, "tiny", PRODUCTION) == before
 
@@ -233,9 +237,9 @@ def test_repair_is_the_way_out_of_a_damaged_alias(store: Store, run: Command) ->
 
 
 def test_lost_version_is_told_until_it_is_written_off(store: Store, run: Command) -> None:
-    """A nightly verify must not go on failing for a version that somebody removed on purpose."""
+    """A nightly verify must not go on failing for a version that was removed on purpose."""
     publish_tiny(store)
-    shutil.rmtree(store.open_folder("tiny", 3))
+    shutil.rmtree(store.open_version("tiny", 3).folder)
     for verb in ("list", "verify"):
         code, out, _ = run(verb, "--no-json")
         assert code == 1
@@ -258,9 +262,9 @@ def test_verify_of_an_alias_looks_at_it_and_at_its_version(store: Store, run: Co
     code, out, _ = run("verify", "tiny@production")
     assert code == 0
     assert [check["name"] for check in msgspec.json.decode(out)] == ["tiny@1", "tiny@production"]
-    path = store.open_folder("tiny", 1) / "manifest.json"
+    path = store.open_version("tiny", 1).folder / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     code, out, _ = run("verify", "tiny@production")
     assert code == 1
     assert "the alias was moved to" in out
@@ -268,7 +272,7 @@ def test_verify_of_an_alias_looks_at_it_and_at_its_version(store: Store, run: Co
 
 def test_version_with_its_digest_is_a_reference(store: Store, run: Command) -> None:
     """A deployment that names the bytes finds out when the number means others."""
-    digest = store.identify("tiny", 2).manifest_sha256
+    digest = store.open_version("tiny", 2).digests.manifest_sha256
     assert run("show", f"tiny@2#sha256:{digest}")[0] == 0
     code, _, err = run("verify", f"tiny@2#sha256:{'0' * 64}")
     assert code == 1
@@ -279,10 +283,10 @@ def test_verify_reads_the_documents_too(store: Store, run: Command) -> None:
     """The report is what people read before they release."""
     evidence = {"report.md": digest_bytes(b"measured")}
     verdict = msgspec.structs.replace(give_verdict(store, "tiny", 2), evidence=evidence)
-    store.write_document("tiny", 2, VERDICT_FILE, encode_verdict(verdict))
-    store.write_document("tiny", 2, "report.md", b"measured")
+    store.open_version("tiny", 2).write_document(VERDICT_FILE, encode_verdict(verdict))
+    store.open_version("tiny", 2).write_document("report.md", b"measured")
     assert run("verify")[0] == 0
-    store.write_document("tiny", 2, "report.md", b"embellished")
+    store.open_version("tiny", 2).write_document("report.md", b"embellished")
     assert run("verify", "tiny@1")[0] == 0
     code, out, _ = run("verify")
     assert code == 1
@@ -299,7 +303,7 @@ def test_rollback_with_nothing_before_ends_with_1(run: Command) -> None:
 def test_verify_ends_with_1_when_a_file_is_damaged(store: Store, run: Command) -> None:
     """A nightly job needs an exit code and a name."""
     assert run("verify", "tiny@1")[0] == 0
-    (store.open_folder("tiny", 1) / MODEL_FILE).write_bytes(b"rotten!!")
+    (store.open_version("tiny", 1).folder / MODEL_FILE).write_bytes(b"rotten!!")
     code, out, _ = run("verify")
     assert code == 1
     checks = {check["name"]: check for check in msgspec.json.decode(out)}

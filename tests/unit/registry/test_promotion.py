@@ -7,11 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.manifests import build_verdict, forget_publication, give_verdict, publish_tiny
+from tests.support.manifests import build_verdict, give_verdict, publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import AliasRecord, inspect_history, read_alias, read_history
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, PromotionRefusedError
 from timberline.registry.names import PRODUCTION
-from timberline.registry.promotion import find_objections, promote, repair, rollback, set_alias, succession
+from timberline.registry.promotion import (
+    find_objections,
+    production_lineage,
+    promote,
+    repair,
+    rollback,
+    set_alias,
+)
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, encode_verdict
@@ -36,7 +43,7 @@ def _assert_refused(store: Store, version: int, match: str) -> None:
 
 
 def _write(store: Store, version: int, verdict: Verdict) -> None:
-    store.write_document("tiny", version, VERDICT_FILE, encode_verdict(verdict))
+    store.open_version("tiny", version).write_document(VERDICT_FILE, encode_verdict(verdict))
 
 
 def test_passing_verdict_moves_production_and_is_pinned_in_the_history(store: Store) -> None:
@@ -49,7 +56,7 @@ def test_passing_verdict_moves_production_and_is_pinned_in_the_history(store: St
 
 
 def test_promotion_is_refused_without_a_verdict(store: Store) -> None:
-    """A version that nobody measured is the very thing the gate exists for."""
+    """A version that was never measured is what the gate exists for."""
     _assert_refused(store, 2, "tiny@2: has no verdict of the gate.*make gate MODEL=tiny")
 
 
@@ -85,7 +92,7 @@ def test_promotion_is_refused_when_the_verdict_is_for_another_model(store: Store
 
 def test_first_verdict_does_not_replace_a_champion(store: Store) -> None:
     """Absolute floors say "fit to serve", not "no worse than what serves now"."""
-    _write(store, 2, build_verdict("tiny", store.identify("tiny", 2)))
+    _write(store, 2, build_verdict("tiny", store.open_version("tiny", 2).digests))
     _assert_refused(store, 2, "given against no champion, in production is tiny@1")
 
 
@@ -94,21 +101,21 @@ def test_verdict_against_a_champion_is_no_first_verdict(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     publish_tiny(store)
     publish_tiny(store)
-    champion, candidate = store.identify("tiny", 1), store.identify("tiny", 2)
+    champion, candidate = store.open_version("tiny", 1).digests, store.open_version("tiny", 2).digests
     _write(store, 2, build_verdict("tiny", candidate, champion))
     _assert_refused(store, 2, "in production is nothing")
 
 
 def test_damaged_verdict_is_not_taken_for_a_missing_one(store: Store) -> None:
-    """A refusal must say that there was something, for somebody has to find out what befell it."""
-    store.write_document("tiny", 2, VERDICT_FILE, b'{"schema_version": 1, "outcome": "PA')
+    """A refusal must say that there was a verdict, so that its damage is looked into."""
+    store.open_version("tiny", 2).write_document(VERDICT_FILE, b'{"schema_version": 1, "outcome": "PA')
     _assert_refused(store, 2, r"tiny@2: verdict\.json: not a verdict")
 
 
 def test_promotion_is_refused_when_the_verdict_was_tampered_with(store: Store) -> None:
     """An editor turns a BLOCK into a PASS in seconds."""
     data = encode_verdict(give_verdict(store, "tiny", 2, "BLOCK"))
-    store.write_document("tiny", 2, VERDICT_FILE, data.replace(b'"BLOCK"', b'"PASS"'))
+    store.open_version("tiny", 2).write_document(VERDICT_FILE, data.replace(b'"BLOCK"', b'"PASS"'))
     _assert_refused(store, 2, "tiny@2: verdict.json: its seal is .*changed after the gate wrote it")
 
 
@@ -127,22 +134,22 @@ def test_promotion_is_refused_when_the_report_is_not_the_one_that_was_judged(
     evidence = {"report.json": digest_bytes(b"measured"), "observations-1.csv.gz": digest_bytes(b"raw")}
     _write(store, 2, msgspec.structs.replace(give_verdict(store, "tiny", 2), evidence=evidence))
     if report is not None:
-        store.write_document("tiny", 2, "report.json", report)
+        store.open_version("tiny", 2).write_document("report.json", report)
     _assert_refused(store, 2, "report.json.* the verdict rests on")
-    store.write_document("tiny", 2, "report.json", b"measured")
+    store.open_version("tiny", 2).write_document("report.json", b"measured")
     assert promote(store, "tiny", 2).version == 2
 
 
-def test_every_objection_is_told(store: Store) -> None:
+def test_every_objection_is_reported(store: Store) -> None:
     """One run must say all that is missing."""
-    one, two, three = (store.identify("tiny", version) for version in (1, 2, 3))
+    one, two, three = (store.open_version("tiny", version).digests for version in (1, 2, 3))
     verdict = build_verdict("tiny", two, three, "BLOCK")
     assert len(find_objections(verdict, "tiny", three, one)) == 3
     assert find_objections(build_verdict("tiny", two, one), "tiny", two, one) == []
 
 
 def test_force_moves_production_in_the_open(store: Store) -> None:
-    """At night somebody must be able to overrule the gate, but not secretly."""
+    """At night an operator must be able to overrule the gate, but not secretly."""
     give_verdict(store, "tiny", 2, "BLOCK")
     record = promote(store, "tiny", 2, force=True, reason="the gate's runner is broken")
     assert (record.version, record.forced, record.reason) == (2, True, "the gate's runner is broken")
@@ -153,7 +160,7 @@ def test_force_moves_production_in_the_open(store: Store) -> None:
 
 @pytest.mark.parametrize("reason", [None, "", "  "])
 def test_force_without_a_reason_is_refused(store: Store, reason: str | None) -> None:
-    """A forced move that nobody can explain later is what the history is there to prevent."""
+    """The history is there so that every forced move can be explained later."""
     with pytest.raises(ConfigError, match="without a reason"):
         promote(store, "tiny", 2, force=True, reason=reason)
     assert len(read_history(store, "tiny", PRODUCTION)) == 1
@@ -194,7 +201,7 @@ def test_rollback_onto_other_bytes_is_refused(store: Store) -> None:
     before = read_history(store, "tiny", PRODUCTION)
     with pytest.raises(DamageError, match=r"tiny@1: manifest\.json has digest .*it was published with"):
         rollback(store, "tiny")
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     with pytest.raises(DigestMismatchError, match="in production was"):
         rollback(store, "tiny")
     assert read_history(store, "tiny", PRODUCTION) == before
@@ -292,7 +299,7 @@ def test_succession_is_promotions_less_rollbacks(moves: list[tuple[str, int]], l
         reason="made up",
     )
     history = [msgspec.structs.replace(record, action=action, version=version) for action, version in moves]
-    assert succession(history) == line
+    assert production_lineage(history) == line
 
 
 def test_stray_file_beside_the_records_does_not_stop_a_rollback(store: Store) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.manifests import build_manifest, forget_publication, publish_tiny
+from tests.support.manifests import build_manifest, publish_tiny, remove_ledger_entry
 from timberline.registry.aliases import move_alias
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import (
@@ -21,14 +18,12 @@ from timberline.registry.errors import (
     DamageError,
     DigestMismatchError,
     ManifestError,
-    RegistryError,
     VersionNotFoundError,
 )
-from timberline.registry.folder import FolderBlobs
-from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.folder import FolderStore
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
 from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 
 @pytest.fixture
@@ -48,17 +43,8 @@ def test_versions_count_up_from_one_and_can_be_read_back(store: Store) -> None:
     assert [publish_tiny(store), publish_tiny(store), publish_tiny(store, "other")] == [1, 2, 1]
     assert store.models() == ["other", "tiny"]
     assert store.versions("tiny") == [1, 2]
-    manifest = store.verify("tiny", 2)
+    manifest = store.open_version("tiny", 2).verify().manifest
     assert (manifest.model, manifest.version) == ("tiny", 2)
-
-
-def test_version_folder_holds_exactly_what_was_given_and_the_manifest(store: Store) -> None:
-    """Whoever opens the folder finds the documented files and nothing of the way they came there."""
-    publish_tiny(store, model_bytes=b"graph")
-    folder = store.open_folder("tiny", 1)
-    assert sorted(path.name for path in folder.iterdir()) == [EVALUATION_FILE, MANIFEST_FILE, MODEL_FILE]
-    assert (folder / MODEL_FILE).read_bytes() == b"graph"
-    assert store.read_file("tiny", 1, MODEL_FILE) == b"graph"
 
 
 def test_tenth_version_follows_the_ninth(store: Store) -> None:
@@ -69,28 +55,12 @@ def test_tenth_version_follows_the_ninth(store: Store) -> None:
     assert publish_tiny(store) == 11
 
 
-def test_identity_is_the_digests_of_manifest_and_model(store: Store) -> None:
-    """Evidence is bound to these two; a third party must be able to compute them with sha256sum."""
-    publish_tiny(store, model_bytes=b"graph")
-    identity = store.identify("tiny", 1)
-    manifest = (store.open_folder("tiny", 1) / MANIFEST_FILE).read_bytes()
-    assert identity.manifest_sha256 == digest_bytes(manifest)
-    assert identity.model_sha256 == digest_bytes(b"graph")
-
-
 def test_missing_version_says_which_there_are(store: Store) -> None:
     """The next thing the reader needs is the right number."""
     publish_tiny(store)
     publish_tiny(store)
     with pytest.raises(VersionNotFoundError, match=r"tiny: no version 3 in .*\. There are: 2, 1\."):
-        store.read_manifest("tiny", 3)
-
-
-def test_file_that_the_manifest_does_not_name_cannot_be_read(store: Store) -> None:
-    """Only what was described was ever verified."""
-    publish_tiny(store)
-    with pytest.raises(VersionNotFoundError, match="has no file"):
-        store.read_file("tiny", 1, "../1/model.onnx")
+        store.open_version("tiny", 3)
 
 
 @pytest.mark.parametrize(
@@ -121,31 +91,10 @@ def test_file_name_that_leaves_the_folder_is_not_published(store: Store, tmp_pat
 
 
 def test_manifest_that_could_not_be_read_back_is_not_published(store: Store) -> None:
-    """A version that nobody can load is worse than none: its number would be promoted some day."""
+    """A version that cannot be loaded is worse than none: its number would be promoted some day."""
     with pytest.raises(ManifestError, match="not a manifest"):
         publish_tiny(store, opset="eighteen")
     assert store.models() == []
-
-
-def test_document_is_written_beside_a_version_and_replaced_whole(store: Store) -> None:
-    """A gate may judge the same version twice; the version itself stays as it was."""
-    publish_tiny(store)
-    assert store.read_document("tiny", 1, VERDICT_FILE) is None
-    store.write_document("tiny", 1, VERDICT_FILE, b"first")
-    store.write_document("tiny", 1, VERDICT_FILE, b"second")
-    assert store.read_document("tiny", 1, VERDICT_FILE) == b"second"
-    assert store.verify("tiny", 1)
-
-
-def test_document_of_another_name_or_version_is_refused(store: Store) -> None:
-    """Documents must not become a way to change a version's files, or to make up a version."""
-    publish_tiny(store)
-    with pytest.raises(ConfigError, match=r"no document 'model\.onnx'"):
-        store.write_document("tiny", 1, MODEL_FILE, b"other weights")
-    with pytest.raises(VersionNotFoundError):
-        store.write_document("tiny", 2, VERDICT_FILE, b"{}")
-    assert store.verify("tiny", 1)
-    assert store.versions("tiny") == [1]
 
 
 def test_location_that_is_no_folder_is_refused(tmp_path: Path) -> None:
@@ -157,88 +106,13 @@ def test_location_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         open_store("s3://bucket/registry")
 
 
-def test_put_if_absent_keeps_what_is_there(tmp_path: Path) -> None:
-    """The one promise that aliases and an object store have to share."""
-    blobs = FolderBlobs(tmp_path)
-    assert blobs.put_if_absent("a/1.json", b"first")
-    assert not blobs.put_if_absent("a/1.json", b"second")
-    assert blobs.read("a/1.json") == b"first"
-    assert blobs.list_keys() == blobs.list_keys("a") == ["a/1.json"]
-
-
-@pytest.mark.parametrize("key", ["", "/a", "a//b", "../a", "a/../b", "a/.", ".staging/x", "a\\b", "a\x00"])
-def test_key_that_leads_elsewhere_is_refused(tmp_path: Path, key: str) -> None:
-    """Keys are built from names that others chose."""
-    with pytest.raises(RegistryError, match="is not a key"):
-        FolderBlobs(tmp_path).read(key)
-
-
-def test_file_in_the_place_of_a_folder_is_damage(tmp_path: Path) -> None:
-    """Only what is not there is none: an alias whose folder became a file has not gone away."""
-    blobs = FolderBlobs(tmp_path)
-    blobs.put("a", b"")
-    for ask in (lambda: blobs.read("a/b"), lambda: blobs.list_keys("a"), lambda: blobs.list_names("a")):
-        with pytest.raises(DamageError, match="is no folder"):
-            ask()
-    assert blobs.read("b") is None
-    assert blobs.list_keys("b") == blobs.list_names("b") == []
-
-
-def make_socket(path: Path) -> None:
-    """A socket in the file system; bound by its name alone, as an address has at most 108 bytes."""
-    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):
-        bound.bind(path.name)
-
-
-@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_socket], ids=["FIFO", "folder", "socket"])
-def test_what_is_no_file_is_refused_without_waiting_for_it(
-    tmp_path: Path, make: Callable[[Path], None]
-) -> None:
-    """`read` of a FIFO would wait for a writer for ever, in a service as on the command line."""
-    make(tmp_path / "a.json")
-    with pytest.raises(RegistryError, match="is no plain file"):
-        FolderBlobs(tmp_path).read("a.json")
-
-
-def test_no_more_than_the_bound_is_read(tmp_path: Path) -> None:
-    """A record of some bytes that has a terabyte is damage and must not fill the memory."""
-    blobs = FolderBlobs(tmp_path)
-    blobs.put("a", b"12345")
-    assert blobs.read("a", 5) == b"12345"
-    with (tmp_path / "a").open("r+b") as file:
-        file.truncate(1 << 40)  # a hole: it takes no room on the disk
-    with pytest.raises(RegistryError, match="has more than 5 bytes"):
-        blobs.read("a", 5)
-
-
-def test_a_store_stays_with_the_tree_that_it_found(tmp_path: Path) -> None:
-    """A link that is switched in the middle must not show the alias of one tree and the bytes of another."""
-    for name in ("old", "new"):
-        publish_tiny(open_store(tmp_path / name))
-    publish_tiny(open_store(tmp_path / "new"))
-    (link := tmp_path / "current").symlink_to(tmp_path / "old")
-    store = open_store(link)
-    (tmp_path / "next").symlink_to(tmp_path / "new")
-    (tmp_path / "next").rename(link)
-    assert store.versions("tiny") == [1]
-    assert open_store(link).versions("tiny") == [1, 2]
-
-
-def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
-    """A mistake of whoever mounts it; never a traceback."""
-    (tmp_path / "a").symlink_to(tmp_path / "b")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(RegistryError, match="lead in a circle"):
-        open_store(tmp_path / "a")
-
-
 def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:
     """Nothing of the place or the moment slips into a manifest by way of the store."""
     digests = []
     for name in ("one", "two"):
         store = open_store(tmp_path / name)
         publish_tiny(store)
-        digests.append(store.identify("tiny", 1))
+        digests.append(store.open_version("tiny", 1).digests)
     assert digests[0] == digests[1]
 
 
@@ -260,7 +134,7 @@ def test_number_of_a_lost_version_is_not_given_out_again(store: Store, left: str
 
 
 def test_lost_version_is_written_off_and_its_number_stays_taken(store: Store) -> None:
-    """Whoever removes a version for its size says so once, and is not told of it for ever."""
+    """Who removes a version for its size records it once, and gets no finding for it later."""
     publish_tiny(store)
     publish_tiny(store)
     shutil.rmtree(Path(store.location, "tiny", "2"))
@@ -280,21 +154,21 @@ def test_number_that_was_never_given_out_is_not_written_off(store: Store) -> Non
 
 
 def test_damaged_entry_of_a_whole_version_is_written_again(store: Store) -> None:
-    """The entry pins the manifest: without it nobody knows that the version is what was published."""
+    """The entry pins the manifest: without it no one can tell that the version is what was published."""
     publish_tiny(store)
     entry = Path(store.location, "tiny", "ledger", "1.json")
     entry.write_bytes(b"{")
     with pytest.raises(DamageError, match=r"tiny@1: tiny/ledger/1\.json: not an entry of the ledger"):
-        store.read_manifest("tiny", 1)
+        store.open_version("tiny", 1)
     assert "entry in the ledger" in store.repair("tiny", 1, reason="disk full")
-    assert store.verify("tiny", 1).version == 1
+    assert store.open_version("tiny", 1).verify().manifest.version == 1
     assert store.repair("tiny", 1, reason="again") == ""
 
 
 def test_version_of_an_older_program_is_entered_in_the_ledger(store: Store) -> None:
     """From then on it is missed when it is lost, and is what it was that day."""
     publish_tiny(store)
-    forget_publication(store, "tiny", 1)
+    remove_ledger_entry(store, "tiny", 1)
     assert store.repair("tiny", 1, reason="upgraded") == "is entered in the ledger"
     assert store.repair("tiny", 1, reason="upgraded") == ""
     assert store.read_contents("tiny").numbers.published == {1}
@@ -303,7 +177,7 @@ def test_version_of_an_older_program_is_entered_in_the_ledger(store: Store) -> N
 def test_version_whose_entry_cannot_be_written_is_published_and_says_so(store: Store) -> None:
     """Whoever takes it for a failure publishes it twice."""
 
-    class Full(FolderBlobs):
+    class Full(FolderStore):
         """A disk that is full after the version is there."""
 
         def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -340,7 +214,7 @@ def test_what_file_managers_leave_is_no_damage(store: Store, name: str) -> None:
     assert publish_tiny(store) == 2
 
 
-def test_folder_of_the_greatest_number_is_told(store: Store) -> None:
+def test_folder_of_the_greatest_number_is_reported(store: Store) -> None:
     """There is no number for another version then; a longer one would be no version."""
     publish_tiny(store)
     Path(store.location, "tiny", "999999999").mkdir()
@@ -354,4 +228,4 @@ def test_error_names_the_newest_versions_only(store: Store) -> None:
     for _ in range(8):
         publish_tiny(store)
     with pytest.raises(VersionNotFoundError, match=r"There are: 8, 7, 6, 5, 4 and 3 older\."):
-        store.read_manifest("tiny", 9)
+        store.open_version("tiny", 9)

@@ -12,15 +12,15 @@ from tests.support.manifests import build_verdict
 from timberline.registry.errors import RegistryError
 from timberline.registry.verdict import (
     VERDICT_SCHEMA_VERSION,
-    Judged,
     Verdict,
     VerdictLine,
+    VersionDigests,
     decode_verdict,
     encode_verdict,
     seal_verdict,
 )
 
-_JUDGED = Judged(version=1, manifest_sha256="0" * 64, model_sha256="1" * 64)
+_JUDGED = VersionDigests(version=1, manifest_sha256="0" * 64, model_sha256="1" * 64)
 Tree = dict[str, Any]
 
 
@@ -142,7 +142,7 @@ def test_verdict_without_its_seal_is_refused() -> None:
 
 
 def test_layout_of_the_file_is_not_sealed() -> None:
-    """A store or an editor that changes white space only has changed nothing that was said."""
+    """A store or an editor that changes white space only has changed nothing that the verdict states."""
     assert decode_verdict(msgspec.json.encode(_tree())) == build_verdict("tiny", _JUDGED)
 
 
@@ -157,7 +157,7 @@ def test_unsealed_verdict_of_the_first_schema_is_read_as_such() -> None:
 
 @pytest.mark.parametrize("outcome", ["BLOCK", "INVALID", "INCONCLUSIVE"])
 def test_pass_that_a_line_contradicts_is_refused_though_sealed(outcome: str) -> None:
-    """The seal can be made by anybody; what the lines say must still add up to the whole."""
+    """Anyone can make the seal; the lines must still add up to the outcome."""
     verdict = build_verdict("tiny", _JUDGED, outcome="BLOCK")
     mixed = msgspec.structs.replace(verdict, lines=(_line("PASS"), _line(outcome)))
     tree = {**_tree(mixed), "outcome": "PASS"}

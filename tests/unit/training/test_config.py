@@ -10,7 +10,7 @@ from timberline.registry.errors import ConfigError
 from timberline.registry.signature import SourceTable
 from timberline.training.config import expand_braces, input_columns, load_model_config, source_table
 
-MODELS = Path(__file__).resolve().parents[4] / "models"
+MODELS = Path(__file__).resolve().parents[3] / "models"
 
 SMALL = """
 [model]

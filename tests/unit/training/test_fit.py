@@ -17,14 +17,12 @@ import tensorflow as tf
 from tests.support.prepared import forced_precision
 from timberline.training.config import MlpNetwork, MlpPleNetwork, TrainingSection
 from timberline.training.errors import TrainingError
-from timberline.training.fit import make_deterministic
+from timberline.training.fit import choose_precision, make_deterministic
 from timberline.training.model.checkpoints import Epoch
 from timberline.training.model.dataset import PreparedSplit
-from timberline.training.model.loop import Fitted, choose_batch_rows, fit_network
+from timberline.training.model.loop import FitResult, choose_batch_rows, fit_network, learning_rate
 from timberline.training.model.network import build_network
-from timberline.training.model.precision import choose_precision
 from timberline.training.model.scaling import measure_features
-from timberline.training.model.schedule import learning_rate
 
 SETTINGS = TrainingSection(epochs=4, batch_rows=64, learning_rate=0.01, ema_momentum=0.9, clip_norm=1.0)
 
@@ -49,7 +47,7 @@ def fit(
     config: TrainingSection = SETTINGS,
     *,
     resume: bool = False,
-) -> tuple[keras.Model, Fitted]:
+) -> tuple[keras.Model, FitResult]:
     make_deterministic(config.seed)
     statistics = measure_features(splits[0].read_batches(), ("x", "y"), 2)
     shape = MlpPleNetwork(widths=(16, 16), bins=8, embedding_width=4, dropout=0.1)

@@ -18,8 +18,8 @@ from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.runs import find_run, read_run
 from timberline.training.config import ModelConfig
 from timberline.training.errors import TrainingError
-from timberline.training.evaluation.evaluate import read_history
 from timberline.training.fit import run_train
+from timberline.training.model.checkpoints import read_history
 from timberline.training.model.dataset import PreparedSplit
 
 
@@ -160,7 +160,7 @@ def test_damaged_history_says_to_train_again(tmp_path: Path, data: bytes | None)
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(TrainingError, match=r"history\.json: not readable.*make train"):
-        read_history(path)
+        read_history(tmp_path)
 
 
 def test_features_changed_since_etl_are_refused(tmp_path: Path) -> None:

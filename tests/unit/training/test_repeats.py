@@ -16,11 +16,10 @@ import pytest
 
 from tests.support.calibrated import publish_run
 from tests.support.prepared import MODEL, forced_precision, prepare, write_model
-from timberline.exporter.package import EvaluationWriter
+from timberline.exporter.parity.rows import EvaluationWriter
 from timberline.registry.errors import ConfigError, StageError
 from timberline.registry.manifest import Manifest, Metrics
-from timberline.registry.noise import NOISE_FILE, decode_noise
-from timberline.registry.runs import CLASS_COLUMN
+from timberline.registry.runs import CLASS_COLUMN, NOISE_FILE, decode_noise
 from timberline.registry.store import Store, open_store
 from timberline.training.__main__ import main
 from timberline.training.config import ModelConfig
@@ -67,7 +66,7 @@ def list_tree(folder: Path) -> dict[str, bytes]:
 
 
 def read_manifest(place: Path) -> Manifest:
-    return open_store(place / "registry").read_manifest(MODEL, 1)
+    return open_store(place / "registry").open_version(MODEL, 1).manifest
 
 
 def find_repeat(place: Path, seed: int, suffix: str = "") -> Path:

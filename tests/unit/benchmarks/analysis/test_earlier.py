@@ -48,7 +48,7 @@ def judge(store: Store, candidate: int, data: Path | None = None) -> StaticEvide
     record = read_alias(store, "tiny", PRODUCTION)
     assert record is not None
     numbers = {"champion": record.version, "candidate": candidate}
-    versions = {arm: store.read_manifest("tiny", version) for arm, version in numbers.items()}
+    versions = {arm: store.open_version("tiny", version) for arm, version in numbers.items()}
     return judge_static(store, versions, SETTINGS, data=data, folder=data)
 
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is(store: Store) -> None:
     lineage = msgspec.structs.replace(build_manifest().lineage, data_fingerprint="77" * 16)
     release(store, 0, lineage=lineage)  # 3: of another table, by an earlier release of the program
     release(store, 10)  # 4: the champion
-    graph = store.open_folder("tiny", 1) / "model.onnx"
+    graph = store.open_version("tiny", 1).folder / "model.onnx"
     graph.chmod(0o644)
     graph.write_bytes(graph.read_bytes() + b"\0")
     line = find(judge(store, release(store, 20, alias="candidate")))

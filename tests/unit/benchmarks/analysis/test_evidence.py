@@ -16,7 +16,7 @@ from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_parity
 from timberline.benchmarks.analysis.verdict import required_lines
 from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits, ParityTensor
-from timberline.registry.noise import (
+from timberline.registry.runs import (
     NOISE_FILE,
     NOISE_SCHEMA_VERSION,
     RunQuality,
@@ -45,7 +45,7 @@ def judge(
 ) -> StaticEvidence:
     """Publish a champion and a candidate and judge them; changes are of their manifests or predictions."""
     versions = {
-        arm: store.read_manifest("tiny", publish_judged(store, alias=alias, **changes))
+        arm: store.open_version("tiny", publish_judged(store, alias=alias, **changes))
         for arm, alias, changes in (
             ("champion", "production", champion or {}),
             ("candidate", "candidate", candidate),
@@ -95,7 +95,7 @@ def test_equal_versions_pass_every_line_and_each_names_its_evidence(store: Store
 def test_a_first_version_is_judged_alone(store: Store) -> None:
     """There is nothing to compare with, and its parity still has to hold."""
     version = publish_judged(store, alias="candidate")
-    evidence = judge_static(store, {"candidate": store.read_manifest("tiny", version)}, SETTINGS)
+    evidence = judge_static(store, {"candidate": store.open_version("tiny", version)}, SETTINGS)
     assert set(outcomes(evidence)) == required_lines(ANY_SPEED, is_first=True) - MEASURED
     assert set(outcomes(evidence).values()) == {"PASS"}
     assert evidence.comparison is None
@@ -212,10 +212,10 @@ def test_parity_shows_both_versions_beside_the_bound() -> None:
 def test_bytes_that_are_not_the_manifests_end_it(store: Store) -> None:
     """Nothing else is looked into, and no service is started on them."""
     versions = {
-        arm: store.read_manifest("tiny", publish_judged(store, alias=alias))
+        arm: store.open_version("tiny", publish_judged(store, alias=alias))
         for arm, alias in (("champion", "production"), ("candidate", "candidate"))
     }
-    graph = store.open_folder("tiny", versions["candidate"].version) / "model.onnx"
+    graph = versions["candidate"].folder / "model.onnx"
     graph.chmod(0o644)
     graph.write_bytes(graph.read_bytes() + b"\0")
     evidence = judge_static(store, versions, SETTINGS)
@@ -318,7 +318,7 @@ def publish_noise(store: Store, version: int, *accuracies: float) -> None:
         measured_at="2026-01-01T00:00:00+00:00",
         runs=runs,
     )
-    store.write_document("tiny", version, NOISE_FILE, encode_noise(noise))
+    store.open_version("tiny", version).write_document(NOISE_FILE, encode_noise(noise))
 
 
 def judge_worse(store: Store, champion: dict[str, Any]) -> VerdictLine:
@@ -359,7 +359,7 @@ def test_noise_that_cannot_be_read_is_no_noise_and_no_pass(store: Store) -> None
     """The stated limits alone would judge otherwise than what the owner measured."""
     rows = {"evaluation_bytes": predict(range(90_000))}
     first = publish_judged(store, alias="production", **rows, **RECIPE)
-    store.write_document("tiny", first, NOISE_FILE, b"{}")
+    store.open_version("tiny", first).write_document(NOISE_FILE, b"{}")
     equal = {"gate": ANY_SPEED, **rows}
     found = outcomes(judge(store, champion=rows | RECIPE, candidate=equal))
     assert found["held_out_rows"] == "INVALID"

@@ -11,7 +11,7 @@ from scipy.stats import t
 from timberline.benchmarks.analysis.limits import Limit, limits_in_force, measure_noise, moderate_variances
 from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.manifest import GateLimits
-from timberline.registry.noise import NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise
+from timberline.registry.runs import NOISE_SCHEMA_VERSION, RunQuality, TrainingNoise
 
 SETTINGS = load_gate_settings().accuracy
 

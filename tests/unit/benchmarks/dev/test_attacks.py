@@ -7,7 +7,6 @@ import gzip
 import os
 import socket
 import threading
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,21 +14,29 @@ import numpy as np
 import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest
-from timberline.benchmarks.dev.attacks.attackers import Done, Field, Line, Order, attack, drive, list_attacks
+from timberline.benchmarks.dev.attacks.attackers import (
+    AttackOutcome,
+    AttackPlan,
+    AttackState,
+    Connection,
+    attack,
+    drive,
+    list_attacks,
+)
 from timberline.benchmarks.dev.attacks.bodies import Subject, choose_subject, list_bodies
-from timberline.benchmarks.dev.attacks.honest import Visits, Waits, Watch, watch_service
 from timberline.benchmarks.dev.attacks.table import (
     Honest,
     Memory,
     Report,
     Row,
+    check_bounds,
     correct,
     describe_honest,
     format_attacks,
-    judge_row,
     load_bounds,
 )
-from timberline.benchmarks.dev.service.figures import Target
+from timberline.benchmarks.dev.clients import HonestOutcome, HonestPlan, HonestRecord, watch_service
+from timberline.benchmarks.dev.service.report import Target
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.measure.services import read_memory
 from timberline.registry.errors import ConfigError
@@ -61,14 +68,16 @@ def serving(answer: Answer) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
 
 
-def order(port: int, name: str = "none", *, most_s: float = 20.0) -> Order:
+def plan(port: int, name: str = "none", *, most_s: float = 20.0) -> AttackPlan:
     """One short attack."""
-    return Order(attack=name, port=port, request=REQUEST, subject=SUBJECT, again_s=0.0, most_s=most_s)
+    return AttackPlan(attack=name, port=port, request=REQUEST, subject=SUBJECT, again_s=0.0, most_s=most_s)
 
 
-def done(requests: int = 1, cut: int = 0, began: float = 10.0, ended: float = 12.0, **statuses: int) -> Done:
+def done(
+    requests: int = 1, cut: int = 0, began: float = 10.0, ended: float = 12.0, **statuses: int
+) -> AttackOutcome:
     """An attack that went on for two seconds; ``_200=3`` is three answers of that status."""
-    return Done(
+    return AttackOutcome(
         sent_bytes=1_500_000,
         requests=requests,
         statuses={name.strip("_"): count for name, count in statuses.items()},
@@ -78,12 +87,12 @@ def done(requests: int = 1, cut: int = 0, began: float = 10.0, ended: float = 12
     )
 
 
-def visits(*seen: tuple[float, float, str]) -> Visits:
+def visits(*seen: tuple[float, float, str]) -> HonestRecord:
     """What one client saw: when it asked, how long it waited, the outcome."""
-    return Visits(
-        asked_at_s=array("d", [at for at, _, _ in seen]).tobytes(),
-        waits_s=array("d", [wait for _, wait, _ in seen]).tobytes(),
-        outcomes=tuple(outcome for _, _, outcome in seen),
+    return HonestRecord(
+        asked_at_s=[at for at, _, _ in seen],
+        waits_s=[wait for _, wait, _ in seen],
+        outcomes=[outcome for _, _, outcome in seen],
     )
 
 
@@ -101,7 +110,7 @@ def test_only_waits_of_the_attack_count() -> None:
     """The quiet before it would dilute the percentiles; what it delays after its end counts as worst."""
     kept = visits((9.0, 0.5, "503"), (9.9, 0.3, "200"), (11.0, 0.1, "200"))
     anew = visits((11.5, 0.1, "lost"), (12.5, 4.0, "503"))
-    honest = describe_honest(Waits(kept=kept, anew=anew), done(), 1.0)
+    honest = describe_honest(HonestOutcome(kept=kept, anew=anew), done(), 1.0)
     assert (honest.requests, honest.failed) == (4, 2)
     assert honest.outcomes == {"200": 2, "lost": 1, "503": 1}
     assert honest.p50_ms == pytest.approx(100.0)
@@ -111,7 +120,7 @@ def test_only_waits_of_the_attack_count() -> None:
 
 def test_a_client_that_never_asked_again_has_still_waited() -> None:
     """A service that stood still from the first moment on must not look quick."""
-    waits = Waits(kept=visits((9.9, 25.0, "lost")), anew=visits())
+    waits = HonestOutcome(kept=visits((9.9, 25.0, "lost")), anew=visits())
     honest = describe_honest(waits, done(), 0.5)
     assert (honest.failed, honest.worst_ms) == (1, pytest.approx(25_000.0))
     assert honest.p99_ms > 20_000.0
@@ -135,14 +144,14 @@ def test_every_figure_is_judged_as_it_was_seen(figure: str, value: float) -> Non
     seen = done(3, 1, _200=2, _431=3)
     for at_most, is_met in ((value, True), (value - 0.01, False)):
         bounds = {figure: Target(text="", at_most=at_most)}
-        (judged,) = judge_row(bounds, seen, HONEST, MEMORY, 16 * MIB)
+        (judged,) = check_bounds(bounds, seen, HONEST, MEMORY, 16 * MIB)
         assert (judged.value, judged.is_met) == (pytest.approx(value), is_met)
 
 
 def test_an_endless_request_that_was_neither_refused_nor_cut_is_counted() -> None:
     """That nobody noticed it does not make it bounded."""
     bounds = {"not_refused": Target(text="", at_most=0)}
-    (judged,) = judge_row(bounds, done(5, 1, _431=2, _200=1), HONEST, MEMORY, MIB)
+    (judged,) = check_bounds(bounds, done(5, 1, _431=2, _200=1), HONEST, MEMORY, MIB)
     assert judged.value == 2
 
 
@@ -152,7 +161,7 @@ def test_every_attack_has_its_bounds() -> None:
     attacks = list_attacks(SUBJECT)
     assert {each.bounds for each in attacks.values()} == set(bounds)
     for kind, targets in bounds.items():
-        judged = judge_row(targets, done(), HONEST, MEMORY, MIB)
+        judged = check_bounds(targets, done(), HONEST, MEMORY, MIB)
         assert all(each.is_met is not None for each in judged), kind
     assert [kind for kind, targets in bounds.items() if not targets] == ["none"]
 
@@ -181,7 +190,7 @@ def test_the_table_says_what_is_over_and_lists_each_bound_once() -> None:
     rows = []
     for name, limits in (("none", {}), ("deep nesting", bounds)):
         seen = done(1200, 2, _413=1000, _200=100, _400=10, _503=1)
-        judged = judge_row(limits, seen, HONEST, MEMORY, MIB)
+        judged = check_bounds(limits, seen, HONEST, MEMORY, MIB)
         rows.append(
             Row(
                 attack=name,
@@ -251,7 +260,7 @@ def test_an_attack_without_end_stops_at_its_refusal() -> None:
             pass
 
     with serving(refuse) as port:
-        seen = attack(order(port, "headers, long lines"))
+        seen = attack(plan(port, "headers, long lines"))
     assert (seen.statuses, seen.requests, seen.cut) == ({"431": 1}, 1, 0)
     assert seen.sent_bytes < 100 * 1_000_000
 
@@ -259,7 +268,7 @@ def test_an_attack_without_end_stops_at_its_refusal() -> None:
 def test_a_connection_that_is_cut_without_an_answer_is_counted() -> None:
     """A service that just hangs up has bounded the attack as well."""
     with serving(lambda connection: connection.recv(100)) as port:
-        seen = attack(order(port, "URL"))
+        seen = attack(plan(port, "URL"))
     assert (seen.statuses, seen.requests, seen.cut) == ({}, 1, 1)
 
 
@@ -273,21 +282,21 @@ def test_answers_are_counted_wherever_their_bytes_are_split() -> None:
         connection.recv(1)
 
     with serving(answer) as port:
-        ground = Field(order(port))
-        line = Line(ground, [REQUEST * 3], wants=3)
-        drive(ground, [line])
+        state = AttackState(plan(port))
+        line = Connection(state, [REQUEST * 3], wants=3)
+        drive(state, [line])
         line.close()
-    assert ground.statuses == {"200": 2, "431": 1}
-    assert (ground.sent_bytes, ground.cut) == (3 * len(REQUEST), 0)
+    assert state.statuses == {"200": 2, "431": 1}
+    assert (state.sent_bytes, state.cut) == (3 * len(REQUEST), 0)
 
 
 def test_an_attack_ends_when_nothing_moves() -> None:
     """A service that neither reads nor answers would hold up the whole table."""
     held: list[socket.socket] = []
     with serving(lambda connection: held.append(connection.dup())) as port:
-        ground = Field(order(port))
-        line = Line(ground, iter([REQUEST]), wants=1)
-        drive(ground, [line], stall_s=0.1)
+        state = AttackState(plan(port))
+        line = Connection(state, iter([REQUEST]), wants=1)
+        drive(state, [line], stall_s=0.1)
         assert (line.is_sent, line.is_finished) == (True, False)
         line.close()
     for connection in held:
@@ -298,7 +307,7 @@ def test_a_service_that_is_not_there_is_a_cut() -> None:
     """Where the service has died under an attack, the row has to say so, not the benchmark to stop."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    seen = attack(order(port, "300 requests in one packet"))
+    seen = attack(plan(port, "300 requests in one packet"))
     assert (seen.cut, seen.statuses) == (1, {})
 
 
@@ -314,13 +323,12 @@ def test_honest_clients_say_what_they_were_told() -> None:
         connection.sendall(said or GOOD)
 
     with serving(answer) as port:
-        waits = watch_service(Watch(port=port, request=REQUEST, pause_s=0.0), lambda: over.wait(60))
+        waits = watch_service(HonestPlan(port=port, request=REQUEST, pause_s=0.0), lambda: over.wait(60))
     outcomes = [*waits.kept.outcomes, *waits.anew.outcomes]
     assert outcomes.count("503") == 1
     assert {"200", "lost"} <= set(outcomes)
     for client in (waits.kept, waits.anew):
-        assert len(np.frombuffer(client.waits_s)) == len(np.frombuffer(client.asked_at_s))
-        assert len(np.frombuffer(client.waits_s)) == len(client.outcomes)
+        assert len(client.waits_s) == len(client.asked_at_s) == len(client.outcomes)
 
 
 def test_memory_is_read_of_a_process_now_and_at_its_peak() -> None:

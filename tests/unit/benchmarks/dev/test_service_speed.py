@@ -18,21 +18,21 @@ import numpy as np
 import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest
-from timberline.benchmarks.dev.competitors.environments import LOCKS, find_python, list_rivals
+from timberline.benchmarks.dev.clients import RoundOutcome, RoundPlan, drive
+from timberline.benchmarks.dev.competitors.environments import LOCKS, find_python, list_competitors
 from timberline.benchmarks.dev.service import requests as service_requests
-from timberline.benchmarks.dev.service.closed_loop import Round, Seen, drive, read_answer_length
-from timberline.benchmarks.dev.service.figures import (
+from timberline.benchmarks.dev.service.report import (
     DEFAULT_TARGETS,
     Spread,
     Target,
     busiest_us,
+    check_targets,
     count_rate,
+    derive_figures,
     describe_service,
     divide,
-    judge,
     load_targets,
 )
-from timberline.benchmarks.dev.service.speed import derive_figures
 from timberline.benchmarks.errors import BenchmarkError, WorkloadError
 from timberline.benchmarks.measure.services import (
     list_processes,
@@ -50,9 +50,9 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 def seen(
     cpu_us: float, *more_us: float, requests: int = 1000, clients_s: float = 0.5, wait_s: float = 0.0
-) -> Seen:
+) -> RoundOutcome:
     """A round of one second; ``cpu_us`` and ``more_us`` are what each process took for one request."""
-    return Seen(
+    return RoundOutcome(
         requests=requests,
         elapsed_s=1.0,
         server_cpu_s=tuple(us * requests / 1e6 for us in (cpu_us, *more_us)),
@@ -130,7 +130,7 @@ def test_targets_are_met_at_their_bound_and_unknown_without_a_figure() -> None:
     figures = {
         name: Spread(median=value, low=0.0, high=2.0) for name, value in zip("abc", (2, 2.9, 1), strict=True)
     }
-    judged = {target.name: target.is_met for target in judge(targets, figures)}
+    judged = {target.name: target.is_met for target in check_targets(targets, figures)}
     assert judged == {"a": True, "b": False, "c": False, "d": None}
 
 
@@ -196,24 +196,6 @@ def test_text_columns_have_no_matrix() -> None:
         service_requests.build_matrix(manifest, 1)
 
 
-@pytest.mark.parametrize(
-    ("data", "length"),
-    [(b"HTTP/1.1 200 OK\r\n", 0), (ANSWER, len(ANSWER)), (ANSWER[:-1], len(ANSWER))],
-)
-def test_the_length_of_an_answer_is_read_from_its_head(data: bytes, length: int) -> None:
-    """Answers come in pieces; the next request may only be sent after the last of them."""
-    assert read_answer_length(data) == length
-
-
-@pytest.mark.parametrize(
-    "answer", [ANSWER.replace(b"200 OK", b"503 No"), ANSWER.replace(b"Content-Length", b"Length")]
-)
-def test_any_answer_but_200_makes_the_round_invalid(answer: bytes) -> None:
-    """Refusals are cheap: a server that only refused would win."""
-    with pytest.raises(BenchmarkError, match="answered"):
-        read_answer_length(answer)
-
-
 @pytest.fixture
 def server() -> Iterator[tuple[int, list[bytes]]]:
     """A server of one connection at a time: its port, and the answers it gives over and over, in pieces."""
@@ -241,9 +223,9 @@ def server() -> Iterator[tuple[int, list[bytes]]]:
         thread.join()
 
 
-def plan(port: int) -> Round:
+def plan(port: int) -> RoundPlan:
     """A short round over one connection; this process stands for the server's."""
-    return Round(
+    return RoundPlan(
         port=port,
         request=b"POST / HTTP/1.1\r\n\r\n",
         connections=1,
@@ -266,7 +248,14 @@ def test_a_round_counts_whole_answers_and_the_servers_time(server: tuple[int, li
 def test_more_than_one_answer_makes_the_round_invalid(server: tuple[int, list[bytes]]) -> None:
     """An answer too many would be counted as one of the next request."""
     server[1][1] += ANSWER
-    with pytest.raises(BenchmarkError, match="more than was asked"):
+    with pytest.raises(ConnectionError, match="more than was asked"):
+        drive(plan(server[0]))
+
+
+def test_any_answer_but_200_makes_the_round_invalid(server: tuple[int, list[bytes]]) -> None:
+    """Refusals are cheap: a server that only refused would win."""
+    server[1][:] = [ANSWER.replace(b"200 OK", b"503 No")]
+    with pytest.raises(BenchmarkError, match="answered 503"):
         drive(plan(server[0]))
 
 
@@ -331,20 +320,20 @@ def test_memory_is_told_for_each_process() -> None:
     assert read_resident_bytes(pids[:1])[0] > 1_000_000
 
 
-def test_every_rival_is_locked_with_hashes_and_no_host() -> None:
+def test_every_competitor_is_locked_with_hashes_and_no_host() -> None:
     """What is compared must be installed alike everywhere, from wherever the user's index is."""
-    assert list_rivals() == ["fastapi", "mlserver"]
-    for rival in list_rivals():
-        text = (LOCKS / f"{rival}.txt").read_text("utf-8")
+    assert list_competitors() == ["fastapi", "mlserver"]
+    for name in list_competitors():
+        text = (LOCKS / f"{name}.txt").read_text("utf-8")
         entries = re.split(r"\n(?=[a-z0-9])", text.strip())
         assert [entry.partition(" ")[0] for entry in entries if "--hash=sha256:" not in entry] == []
         assert re.findall(r"https?://|--(?:extra-)?index-url|--find-links", text) == []
-        for line in (LOCKS / f"{rival}.in").read_text("utf-8").splitlines():
+        for line in (LOCKS / f"{name}.in").read_text("utf-8").splitlines():
             if line[0] not in "#-":
                 assert f"\n{line}==" in f"\n{text}"
 
 
-def test_a_rival_of_another_lock_file_is_not_there(tmp_path: Path) -> None:
+def test_a_competitor_of_another_lock_file_is_not_there(tmp_path: Path) -> None:
     """Figures of versions that nobody locked cannot be repeated."""
     folder = tmp_path / "fastapi"
     folder.mkdir()

@@ -62,7 +62,7 @@ def test_a_damaged_verdict_leaves_a_release_that_says_so(tmp_path: Path, damage:
     """One unreadable file must not cost the history of all the others, nor pass for silence."""
     store = open_store(tmp_path)
     version = publish_release(store)
-    store.write_document("tiny", version, VERDICT_FILE, damage)
+    store.open_version("tiny", version).write_document(VERDICT_FILE, damage)
     (release,) = read_releases(store, "tiny")
     assert release.outcome is None
     assert "verdict.json" in release.problem
@@ -76,7 +76,7 @@ def test_a_verdict_for_other_bytes_is_not_this_release_s(tmp_path: Path) -> None
     other = publish_tiny(store, model_bytes=b"other bytes")
     data = store.read_document("tiny", 1, VERDICT_FILE)
     assert data is not None
-    store.write_document("tiny", other, VERDICT_FILE, data)
+    store.open_version("tiny", other).write_document(VERDICT_FILE, data)
     release = read_releases(store, "tiny")[-1]
     assert release.outcome is None
     assert "other bytes" in release.problem

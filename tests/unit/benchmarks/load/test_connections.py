@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,11 @@ from timberline.benchmarks.measure.records import Body, Target
 REQUEST = b"POST /predict HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Model-Version: tiny@1\r\n\r\n"
 TIMEOUT_S = 30.0
+
+
+def connect(port: int, timeout_s: float = TIMEOUT_S) -> Connections:
+    """Connections to this port."""
+    return Connections(partial(socket.create_connection, ("127.0.0.1", port), timeout_s))
 
 
 @contextlib.contextmanager
@@ -45,7 +51,7 @@ def test_an_answer_is_read_whole_however_it_arrives() -> None:
     """TCP cuts where it likes: in the head, between head and body, in the body."""
     cut = HEAD[:20] + b"|" + HEAD[20:] + b"|he|llo"
     with saying([cut, HEAD + b"again"]) as port:
-        connections = Connections("127.0.0.1", port, TIMEOUT_S)
+        connections = connect(port)
         first, second = connections.exchange(REQUEST), connections.exchange(REQUEST)
         connections.close()
     assert (first.status, first.content, second.content) == (200, b"hello", b"again")
@@ -56,7 +62,7 @@ def test_a_connection_that_the_service_closes_is_not_used_again() -> None:
     """A service that is draining says so; the next request goes over a new connection."""
     last = HEAD.replace(b"X-Model", b"Connection: close\r\nX-Model") + b"hello"
     with saying([last], [HEAD + b"again"]) as port:
-        connections = Connections("127.0.0.1", port, TIMEOUT_S)
+        connections = connect(port)
         assert connections.exchange(REQUEST).content == b"hello"
         assert connections.exchange(REQUEST).content == b"again"
         connections.close()
@@ -69,14 +75,15 @@ def test_a_connection_that_the_service_closes_is_not_used_again() -> None:
         (HEAD[:30], "hung up"),
         (b"", "hung up"),
         (b"SSH-2.0\r\n\r\n", "not an answer"),
+        (HEAD + b"hello" + HEAD, "more than was asked"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "not an answer"),
     ],
-    ids=["cut body", "cut head", "nothing", "not HTTP", "no length"],
+    ids=["cut body", "cut head", "nothing", "not HTTP", "two answers", "no length"],
 )
 def test_what_is_no_answer_is_an_error(answer: bytes, message: str) -> None:
     """It must not be taken for a short answer, nor wait for ever."""
     with saying([answer]) as port:
-        connections = Connections("127.0.0.1", port, TIMEOUT_S)
+        connections = connect(port)
         with pytest.raises(ConnectionError, match=message):
             connections.exchange(REQUEST)
 
@@ -84,7 +91,7 @@ def test_what_is_no_answer_is_an_error(answer: bytes, message: str) -> None:
 def test_silence_ends_with_the_timeout() -> None:
     """A frozen service would hold the window open for ever."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        connections = Connections("127.0.0.1", listener.getsockname()[1], 0.05)
+        connections = connect(listener.getsockname()[1], 0.05)
         with pytest.raises(TimeoutError):
             connections.exchange(REQUEST)
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from scipy.stats import t as student
+from scipy.stats import ttest_rel
 
-from timberline.benchmarks.load.measure import Measured, SweepResult
-from timberline.benchmarks.load.report import LoadReport, build_report
-from timberline.benchmarks.load.settings import load_load_settings
-from timberline.benchmarks.load.stage import Load, read_loads
-from timberline.benchmarks.load.tables import format_load, format_markdown
-from timberline.benchmarks.load.validity import Result
-from timberline.benchmarks.load.window import WindowResult
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.load.measure import Load, Measured, SweepResult, read_loads
+from timberline.benchmarks.load.report import (
+    LoadReport,
+    build_report,
+    compare_rounds,
+    format_load,
+    format_markdown,
+)
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
+from timberline.benchmarks.load.window import Result, WindowResult
 from timberline.registry.errors import ConfigError
+from timberline.registry.runtime.settings import load_settings
 
-SETTINGS = load_load_settings(overrides=["compare.rounds=2"])
+SETTINGS = load_settings(DEFAULT_LOAD, LoadSettings, overrides=["compare.rounds=2"])
 BOTH = {"champion": "tiny@1", "candidate": "tiny@2"}
 LOAD = Load(rate_rps=200.0)
 
@@ -86,7 +95,7 @@ def test_windows_that_say_nothing_are_not_counted_but_told() -> None:
     assert ratio.mean == pytest.approx(2.0)
     assert said.loads[0].late_share == {"champion": pytest.approx(0.01), "candidate": pytest.approx(0.01)}
     for text in (format_load(said), format_markdown(said)):
-        assert "1 of 5 windows say nothing and were not counted, such as number 2" in text
+        assert "1 of 5 windows are not valid and were not counted, such as number 2" in text
         assert "2.000 (2.000–2.000)" in text
     assert "`window-005.csv.gz`" in format_markdown(said)
 
@@ -157,3 +166,42 @@ def test_loads_come_from_the_command_line() -> None:
     for wrong in ("fast", "0", "-3", "inf", "nan"):
         with pytest.raises(ConfigError):
             read_loads(rates=wrong, users=None)
+
+
+RULES = load_settings(DEFAULT_LOAD, LoadSettings).compare
+CHAMPION = (4.1, 3.8, 5.0, 4.4, 3.9)
+CANDIDATE = (4.6, 4.1, 5.1, 5.0, 4.5)
+
+
+def test_the_ratio_is_paired_within_rounds() -> None:
+    """A busy round falls on both arms; unpaired, its spread would drown the difference."""
+    figure = compare_rounds("p50", "ms", {"champion": CHAMPION, "candidate": CANDIDATE}, RULES)
+    paired = ttest_rel(np.log(CANDIDATE), np.log(CHAMPION))
+    expected = paired.confidence_interval(1 - 2 * RULES.alpha)
+    assert figure.ratio is not None
+    assert math.log(figure.ratio.mean) == pytest.approx(np.mean(np.log(CANDIDATE) - np.log(CHAMPION)))
+    assert (math.log(figure.ratio.low), math.log(figure.ratio.high)) == pytest.approx(tuple(expected))
+
+
+def test_one_version_alone_has_no_ratio() -> None:
+    """Its interval is Student's, of the logarithms."""
+    figure = compare_rounds("p99", "ms", {"candidate": CANDIDATE}, RULES)
+    logs = np.log(CANDIDATE)
+    error = student.isf(RULES.alpha, 4) * logs.std(ddof=1) / math.sqrt(5)
+    assert figure.ratio is None
+    assert figure.arms["candidate"].high == pytest.approx(math.exp(logs.mean() + error))
+
+
+def test_equal_steps_are_not_certainty() -> None:
+    """A sweep that ends on the same step in every round has found a step, not a number."""
+    rounds = {"champion": (800.0, 810.0), "candidate": (800.0, 810.0)}
+    figure = compare_rounds("rate", "1/s", rounds, RULES, is_stepped=True)
+    assert figure.ratio is not None
+    assert figure.ratio.low < 0.97
+    assert figure.ratio.high > 1.03
+
+
+def test_a_rate_of_zero_is_no_figure() -> None:
+    """Its logarithm would make everything infinite; nothing held is told by whoever measured it."""
+    with pytest.raises(EvidenceError):
+        compare_rounds("rate", "1/s", {"candidate": (0.0, 10.0)}, RULES)

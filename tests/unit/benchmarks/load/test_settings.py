@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from scipy.stats import binom, poisson
 
-from timberline.benchmarks.load.settings import load_load_settings
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
+from timberline.registry.runtime.settings import load_settings
 
-WINDOW = load_load_settings().window
+WINDOW = load_settings(DEFAULT_LOAD, LoadSettings).window
 
 
 @pytest.mark.parametrize("least", [5, 459, 3000])

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from timberline.benchmarks.load.plan import Arrival, Ending, WindowOutcome
-from timberline.benchmarks.load.settings import load_load_settings
-from timberline.benchmarks.load.window import Place, WindowResult, summarize_window
+from timberline.benchmarks.errors import EvidenceError
+from timberline.benchmarks.load.settings import DEFAULT_LOAD, LoadSettings
+from timberline.benchmarks.load.window import (
+    Arrival,
+    Ending,
+    WindowKey,
+    WindowOutcome,
+    WindowResult,
+    read_arrivals,
+    summarize_window,
+    write_arrivals,
+)
+from timberline.registry.runtime.settings import load_settings
 
-OBJECTIVE = msgspec.structs.replace(load_load_settings().objective, p99_ms=20.0, max_lag_share=0.25)
-PLACE = Place(round=1, number=3, arm="candidate", rate_rps=200.0, users=0, observations="window-003.csv.gz")
+OBJECTIVE = msgspec.structs.replace(
+    load_settings(DEFAULT_LOAD, LoadSettings).objective, p99_ms=20.0, max_lag_share=0.25
+)
+KEY = WindowKey(round=1, number=3, arm="candidate", rate_rps=200.0, users=0, observations="window-003.csv.gz")
 OUTCOME = WindowOutcome(
     scheduled=1000, is_cut=False, warmup_problem="", elapsed_s=5.0, clock_jump_s=0.0, cpu_share=0.2
 )
@@ -33,7 +46,7 @@ def fill(*others: Arrival, count: int = 1000) -> list[Arrival]:
 
 def summarize(arrivals: list[Arrival], **outcome: Any) -> WindowResult:
     """The window's result; ``outcome`` replaces fields."""
-    place = PLACE if "users" not in outcome else msgspec.structs.replace(PLACE, rate_rps=None, users=8)
+    place = KEY if "users" not in outcome else msgspec.structs.replace(KEY, rate_rps=None, users=8)
     outcome.pop("users", None)
     return summarize_window(place, msgspec.structs.replace(OUTCOME, **outcome), arrivals, OBJECTIVE, 459)
 
@@ -150,3 +163,32 @@ def test_a_closed_loop_has_no_lag() -> None:
     """Its requests are due when they are sent, so that the bound on the lag is not for it."""
     late = [arrive(number, lag_ms=9.0) for number in range(1000)]
     assert summarize(late, users=8).result == "met"
+
+
+SEEN = [
+    Arrival(number=1, body=7, due_s=0.25, lag_ms=0.125, latency_ms=0.1 + 0.2, ending="right"),
+    Arrival(
+        number=0, body=3, due_s=0.1, lag_ms=3.5, latency_ms=9.0, ending="wrong", problem='said "no", twice'
+    ),
+]
+
+
+def test_arrivals_survive_their_file(tmp_path: Path) -> None:
+    """Floats in full, in the order of the timetable: who doubts a figure can compute it again."""
+    path = tmp_path / "window.csv.gz"
+    write_arrivals(path, SEEN)
+    first, second = read_arrivals(path)
+    assert second == SEEN[0]
+    assert (first.number, first.problem) == (0, 'said "no", twice')
+    again = tmp_path / "again.csv.gz"
+    write_arrivals(again, list(reversed(SEEN)))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    """Half of the observations have other percentiles."""
+    path = tmp_path / "window.csv.gz"
+    write_arrivals(path, SEEN)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(EvidenceError, match=r"window\.csv\.gz"):
+        read_arrivals(path)

@@ -1,14 +1,16 @@
-"""Where marks come to lie."""
+"""Where values and marks come to lie."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
+from scipy.stats import norm
 
-from timberline.benchmarks.report.chart import Chart, across
+from timberline.benchmarks.report.chart import Chart, Scale, across
 
 CHART_HEIGHT = 200
 
@@ -26,7 +28,7 @@ def find(chart: Chart, element: str, class_: str) -> Iterator[dict[str, str]]:
             yield dict(found.attrib)
 
 
-def test_a_dot_lies_at_its_values_and_says_them(chart: Chart) -> None:
+def test_a_dot_lies_at_its_values_and_has_a_tooltip(chart: Chart) -> None:
     """Percent across, so that it fits a phone; pixels down; larger values higher up."""
     chart.dot(2.5, 0.5, "candidate", "restart 1: +50 %")
     (dot,) = find(chart, "circle", "candidate")
@@ -41,13 +43,6 @@ def test_a_curve_is_drawn_in_the_stretched_inner_picture(chart: Chart) -> None:
     assert path["d"] == "M0 200L50 100L100 0"
     assert 'viewBox="0 0 100 200"' in chart.render("a chart")
     assert 'preserveAspectRatio="none"' in chart.render("a chart")
-
-
-def test_an_area_goes_there_and_back(chart: Chart) -> None:
-    """A band whose lower edge ran the wrong way would be a bow tie."""
-    chart.area([(0, 1), (10, 1)], [(0, 0), (10, 0)], "band")
-    (path,) = find(chart, "path", "area")
-    assert path["d"] == "M0 0L100 0L100 100L0 100Z"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +94,98 @@ def test_ticks_are_labelled_below_and_at_the_left(chart: Chart) -> None:
     assert len(left) == 5
 
 
-def test_what_is_said_reaches_those_who_cannot_see_it(chart: Chart) -> None:
+def test_a_label_reaches_a_reader_who_cannot_see_the_chart(chart: Chart) -> None:
     """A picture without words is nothing to a screen reader."""
     assert 'role="img"' in chart.render('p50 < 1 "ms"')
-    assert 'aria-label="p50 &lt; 1 &quot;ms&quot;"' in chart.render('p50 < 1 "ms"')
+    assert 'aria-label="p50 &lt; 1 &#34;ms&#34;"' in chart.render('p50 < 1 "ms"')
+
+
+@pytest.mark.parametrize(
+    ("scale", "values", "places"),
+    [
+        (Scale(-1, 3, 0, 100), (-1, 0, 3), (0, 25, 100)),
+        (Scale(0, 10, 200, 0), (0, 5, 10), (200, 100, 0)),
+        (Scale(0.1, 10, 0, 100, "log"), (0.1, 1, 10), (0, 50, 100)),
+        (Scale(0.01, 0.99, 0, 100, "normal"), (0.01, 0.5, 0.99), (0, 50, 100)),
+    ],
+)
+def test_values_go_to_their_places(
+    scale: Scale, values: tuple[float, ...], places: tuple[float, ...]
+) -> None:
+    """A picture that is off is worse than none."""
+    assert [scale(value) for value in values] == pytest.approx(places)
+
+
+@pytest.mark.parametrize(
+    "scale", [Scale(0, 1, 0, 100), Scale(0.1, 1, 0, 100, "log"), Scale(0.01, 0.9, 0, 100, "normal")]
+)
+def test_what_lies_outside_is_drawn_at_the_edge(scale: Scale) -> None:
+    """One frozen second must not draw over the rest of the page."""
+    assert (scale(-5), scale(5)) == (0, 100)
+
+
+@pytest.mark.parametrize("scale", [Scale(2, 2, 0, 100), Scale(2, 2, 0, 100, "log")])
+def test_a_scale_without_length_puts_all_into_the_middle(scale: Scale) -> None:
+    """Twice the same version: every difference may be 0."""
+    assert scale(2) == 50
+
+
+def test_normal_places_are_those_of_scipy() -> None:
+    """The percentile axis is the normal quantile function."""
+    scale = Scale(0.01, 0.99, norm.ppf(0.01), norm.ppf(0.99), "normal")
+    assert [scale(share) for share in (0.05, 0.3, 0.97)] == pytest.approx(norm.ppf([0.05, 0.3, 0.97]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (-0.013, 0.022, [-0.01, -0.005, 0, 0.005, 0.01, 0.015, 0.02]),
+        (0.99, 1.21, [1.0, 1.05, 1.1, 1.15, 1.2]),
+        (5, 5, [5]),
+    ],
+)
+def test_linear_ticks_are_round_and_inside(low: float, high: float, ticks: list[float]) -> None:
+    """Nobody reads an axis of 0.0137."""
+    assert Scale(low, high, 0, 1).ticks(5) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.3, 12, [0.5, 1, 2, 5, 10]),
+        (0.2, 1000, [0.3, 1, 3, 10, 30, 100, 300, 1000]),
+        (1e-3, 1e5, [1e-3, 1e-2, 1e-1, 1, 10, 100, 1e3, 1e4, 1e5]),
+    ],
+)
+def test_log_ticks_thin_out_with_the_range(low: float, high: float, ticks: list[float]) -> None:
+    """Latencies span two decades on a good day and five on a bad one."""
+    assert Scale(low, high, 0, 1, "log").ticks(7) == pytest.approx(ticks)
+
+
+def test_normal_ticks_are_named_percentiles() -> None:
+    """p50 and p99 are what is judged."""
+    scale = Scale(0.01, 0.99, 0, 100, "normal")
+    assert {0.01, 0.5, 0.99} <= set(scale.ticks(7))
+
+
+def test_no_number_is_lost_to_a_log_scale() -> None:
+    """A time of 0 has no logarithm, but it may be measured."""
+    assert math.isfinite(Scale(0.1, 1, 0, 100, "log")(0.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1 / 3, "0.33"), (-0.001, "0"), (12.5, "12.5"), (100, "100"), (1e6, "1000000")]
+)
+def test_numbers_have_two_decimals_at_most(chart: Chart, value: float, text: str) -> None:
+    """A page has thousands of them; an exponent or a "-0" is not valid everywhere in SVG."""
+    chart.dot(0, 0, "candidate", "", radius=value)
+    assert next(find(chart, "circle", "candidate"))["r"] == text
+
+
+def test_text_in_a_chart_is_escaped(chart: Chart) -> None:
+    """Names of classes come from data."""
+    chart.dot(0, 0, "candidate", "</title><script>")
+    chart.ticks_x([(0, "<b>")])
+    assert "<script" not in chart.render('"><script>')
+    assert "<b>" not in chart.render("")

@@ -70,7 +70,7 @@ def test_whatever_is_not_promoted_is_red(outcome: Outcome, kind: str | None) -> 
     assert suite.get("tests") == "3"
 
 
-def test_a_gate_that_did_not_pass_is_red_even_if_no_line_says_why() -> None:
+def test_a_gate_that_did_not_pass_is_red_even_if_no_line_is() -> None:
     """INVALID because a line is missing: there is no line that could carry the colour."""
     suite = read(make_verdict(line_of("PASS"), outcome="INVALID"))
     assert [case.get("name") for case in suite.findall("testcase[error]")] == ["verdict"]
@@ -86,17 +86,19 @@ def test_names_of_cases_are_unique() -> None:
 def test_digests_and_the_class_of_machine_are_properties() -> None:
     """A result without what it is bound to could be shown for any release."""
     verdict = make_verdict(RATIO)
-    told = {entry.get("name"): entry.get("value") for entry in read(verdict).findall("properties/property")}
-    assert told["candidate.model_sha256"] == verdict.candidate.model_sha256
-    assert told["config_digest"] == verdict.config_digest
-    assert told["machine.cpu_count"] == "2"
+    properties = {
+        entry.get("name"): entry.get("value") for entry in read(verdict).findall("properties/property")
+    }
+    assert properties["candidate.model_sha256"] == verdict.candidate.model_sha256
+    assert properties["config_digest"] == verdict.config_digest
+    assert properties["machine.cpu_count"] == "2"
 
 
-def test_a_failure_tells_every_number_in_its_text() -> None:
+def test_a_failure_has_every_number_in_its_text() -> None:
     """GitLab shows the element's text and nothing else."""
     failure = read(make_verdict(RATIO)).findall("testcase/failure")[1]
-    for told in ("0.4 ms", "0.42 ms", "× 1.050", "× 1.100", RATIO.reason):
-        assert told in (failure.text or "")
+    for number in ("0.4 ms", "0.42 ms", "× 1.050", "× 1.100", RATIO.reason):
+        assert number in (failure.text or "")
 
 
 def test_text_that_xml_cannot_hold_is_replaced() -> None:

@@ -31,14 +31,14 @@ def test_every_judged_line_is_one_row_of_the_table() -> None:
 def test_what_keeps_the_gate_closed_comes_first_and_unfolded() -> None:
     """Who is refused must not have to open anything to see why."""
     fine = msgspec.structs.replace(RATIO, name="fine", outcome="PASS")
-    told = msgspec.structs.replace(RATIO, name="told", outcome="INFO")
-    text = write_markdown(make_verdict(say("it fell"), told, fine)).decode()
-    assert text.index("`recall`") < text.index("`fine`") < text.index("`told`")
-    assert text.index("it fell") < text.index("<details>") < text.index("`told`")
+    reported = msgspec.structs.replace(RATIO, name="reported", outcome="INFO")
+    text = write_markdown(make_verdict(say("it fell"), reported, fine)).decode()
+    assert text.index("`recall`") < text.index("`fine`") < text.index("`reported`")
+    assert text.index("it fell") < text.index("<details>") < text.index("`reported`")
 
 
 def test_a_marked_line_comes_first_among_those_that_passed() -> None:
-    """It blocks nothing, and folded away nobody would see it."""
+    """It blocks nothing, and in a fold it would be overlooked."""
     fine = msgspec.structs.replace(RATIO, name="fine", outcome="PASS")
     marked = msgspec.structs.replace(fine, name="baseline", mark="WARN", reason="not proven better")
     text = write_markdown(make_verdict(fine, marked)).decode()
@@ -72,8 +72,8 @@ def test_text_from_data_becomes_no_markup_mention_or_link() -> None:
     assert row.replace("\\|", "").count("|") == 6
 
 
-def test_a_huge_verdict_stays_below_what_github_takes_and_says_what_it_left_out() -> None:
-    """A comment that is too long is refused whole, and then nobody learns of the block."""
+def test_a_huge_verdict_stays_below_what_github_takes_and_counts_what_it_left_out() -> None:
+    """A comment that is too long is refused whole, and then the block is not seen."""
     lines = [say("why " * 200, name=f"slice {number}") for number in range(2000)]
     info = [msgspec.structs.replace(RATIO, name=f"info {n}", outcome="INFO") for n in range(2000)]
     text = write_markdown(make_verdict(*lines, *info)).decode()
@@ -83,8 +83,15 @@ def test_a_huge_verdict_stays_below_what_github_takes_and_says_what_it_left_out(
     assert "manifest `" in text
 
 
-def test_a_first_verdict_says_so() -> None:
+def test_a_first_verdict_is_called_one() -> None:
     """Floors alone are a weaker promise than a comparison."""
     text = write_markdown(build_verdict("tiny", judged(1))).decode()
     assert "first version, judged alone" in text
     assert "champion:" not in text
+
+
+def test_a_reason_without_room_is_counted() -> None:
+    """One line of a stack trace may be longer than a comment."""
+    text = write_markdown(make_verdict(say("x" * MAX_CHARACTERS))).decode()
+    assert len(text) <= MAX_CHARACTERS
+    assert "… and 1 more, see report.json." in text

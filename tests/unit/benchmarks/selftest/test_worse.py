@@ -95,15 +95,12 @@ def test_a_staged_candidate_is_the_same_graph_with_worse_answers(tmp_path: Path)
     )
     staged = stage_worse(source, "tiny", version, tmp_path / "scratch", drop=0.03, seed=1, churn=0.05)
     champion, candidate = (
-        staged.store.read_manifest("tiny", number) for number in (staged.champion, staged.candidate)
+        staged.store.open_version("tiny", number) for number in (staged.champion, staged.candidate)
     )
-    assert champion.files == source.read_manifest("tiny", version).files
-    assert candidate.files[MODEL_FILE] == champion.files[MODEL_FILE]
-    assert candidate.files[EVALUATION_FILE] != champion.files[EVALUATION_FILE]
-    before, after = (
-        read_answers(staged.store.open_folder("tiny", number) / EVALUATION_FILE)[0]
-        for number in (staged.champion, staged.candidate)
-    )
+    assert champion.manifest.files == source.open_version("tiny", version).manifest.files
+    assert candidate.manifest.files[MODEL_FILE] == champion.manifest.files[MODEL_FILE]
+    assert candidate.manifest.files[EVALUATION_FILE] != champion.manifest.files[EVALUATION_FILE]
+    before, after = (read_answers(version.folder / EVALUATION_FILE)[0] for version in (champion, candidate))
     assert measure(before, after)[0] == pytest.approx(0.03, abs=0.007)
     static = judge_static(
         staged.store, {"champion": champion, "candidate": candidate}, load_gate_settings().accuracy

@@ -13,8 +13,7 @@ import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest, build_metrics
 from tests.support.shapes import FLAGS, SHAPES, draw_rows, profile
-from timberline.inference.metrics.drift import LEAST_ROWS, Drift
-from timberline.inference.metrics.psi import Stability, bin_numbers, bin_text
+from timberline.inference.metrics.drift import LEAST_ROWS, Drift, Stability, bin_numbers, bin_text
 from timberline.inference.metrics.shared_memory import Slot, create_private
 from timberline.inference.session import Feed, Outputs
 from timberline.registry.manifest import Histogram, Manifest, Prior
@@ -44,7 +43,7 @@ def measure(drift: Drift, slot: Slot) -> Stability:
     """What a page would show now."""
     drift.flush()
     (group,) = slot.memory.read().values()
-    return drift.measure(group.sum())
+    return drift.compute(group.sum())
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +191,7 @@ def test_the_windows_of_all_processes_are_one(shapes: Manifest) -> None:
         drift.flush()
         (group,) = slot.memory.read().values()
         total += group.sum()
-    assert parts[0][0].measure(total.tolist()) == measure(*whole)
+    assert parts[0][0].compute(total.tolist()) == measure(*whole)
 
 
 def test_a_retired_window_is_nought(shapes: Manifest) -> None:

@@ -31,8 +31,8 @@ from timberline.inference.models.traffic import (
     Shadow,
     Share,
     Split,
+    hash_key,
     parse_share,
-    place_key,
 )
 from timberline.inference.session import Feed, Session
 from timberline.registry.errors import ConfigError
@@ -80,7 +80,7 @@ def test_what_is_no_share_is_refused_with_its_setting(text: str) -> None:
 
 def test_a_key_lies_where_it_always_lay() -> None:
     """Another place after an update would move every customer to another version at once."""
-    assert [round(place_key(key), 6) for key in KEYS[:3]] == [0.662683, 0.954051, 0.769247]
+    assert [round(hash_key(key), 6) for key in KEYS[:3]] == [0.662683, 0.954051, 0.769247]
 
 
 def test_requests_of_one_key_go_one_way_and_the_share_is_kept() -> None:

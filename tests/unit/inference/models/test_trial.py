@@ -23,7 +23,7 @@ from timberline.inference.models.trial import Ledger, Outcome, Trial, TrialRunne
 from timberline.registry.errors import ConfigError, DigestMismatchError, LifecycleError, VersionNotFoundError
 from timberline.registry.runtime.files import digest_file
 from timberline.registry.store import MODEL_FILE, open_store
-from timberline.registry.verification import MANIFEST_FILE
+from timberline.registry.version import MANIFEST_FILE
 
 
 def describe(registry: Path = Path("/nowhere"), version: int = 1, **changes: object) -> Trial:

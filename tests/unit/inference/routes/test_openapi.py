@@ -26,11 +26,9 @@ from timberline.inference.app import STATUSES, App
 from timberline.inference.config import ServiceConfig
 from timberline.inference.formats.request import Request
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.models.routing import Lineup, ServiceState
+from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.versions import LiveVersion, load_version
-from timberline.inference.routes.openapi import OpenApi
-from timberline.inference.routes.openapi_paths import ERRORS
-from timberline.inference.routes.openapi_rows import describe_column, write_csv_example
+from timberline.inference.routes.openapi import OpenApi, describe_column, read_template, write_csv_example
 from timberline.registry.signature import Column
 from timberline.registry.store import open_store
 
@@ -44,15 +42,13 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LiveVersion]
     store = open_store(tmp_path_factory.mktemp("registry"))
     publish_numeric(store)
     publish_mixed(store)
-    return {
-        name: load_version(store, store.hash_manifest(name, 1), max_rows=10) for name in ("tiny", "tiny_text")
-    }
+    return {name: load_version(store.open_version(name, 1), max_rows=10) for name in ("tiny", "tiny_text")}
 
 
 def write_document(live: LiveVersion, config: ServiceConfig | None = None) -> dict[str, Any]:
     """The document of an app that serves ``live``."""
     with ThreadPoolExecutor(1) as pool:
-        app = App(ServiceState(Lineup.of([live])), config or ServiceConfig(), ServiceMetrics(), pool)
+        app = App(ServiceState(RoutingTable.of([live])), config or ServiceConfig(), ServiceMetrics(), pool)
         return asyncio.run(_get(app))
 
 
@@ -147,17 +143,18 @@ def test_a_column_is_required_if_it_has_no_default_and_no_null(versions: dict[st
 def test_every_error_of_the_service_is_documented(versions: dict[str, LiveVersion]) -> None:
     """A client that meets a status it does not know fails in a way of its own."""
     told = set(STATUSES.values()) - {499}  # which nobody is left to receive
-    assert told | {500} == set(ERRORS)
+    errors = {int(status) for group in read_template()["errors"].values() for status in group}
+    assert told | {500} == errors
     guarded = ServiceConfig(tokens=TOKEN)
     responses = write_document(versions["tiny"], guarded)["paths"]["/predict"]["post"]["responses"]
-    assert {int(status) for status in responses} == {200, *ERRORS} - {404}  # it names no model
+    assert {int(status) for status in responses} == {200, *errors} - {404}  # it names no model
 
 
 def test_every_route_is_documented(versions: dict[str, LiveVersion]) -> None:
     """Somebody who adds a route finds out here that its description is missing."""
     config = ServiceConfig(predict_route="/score", health_route="/up")
     with ThreadPoolExecutor(1) as pool:
-        app = App(ServiceState(Lineup.of([versions["tiny"]])), config, ServiceMetrics(), pool)
+        app = App(ServiceState(RoutingTable.of([versions["tiny"]])), config, ServiceMetrics(), pool)
     routes = {route.path for route in app._router.routes}
     doubles = {path for path in routes if path.endswith("/") and path != "/"}
     assert set(asyncio.run(_get(app))["paths"]) == routes - doubles
@@ -220,14 +217,12 @@ def test_the_document_is_written_again_for_another_version(tmp_path: Path) -> No
     store = open_store(tmp_path)
     publish_numeric(store)
     publish_numeric(store)
-    first, second = (
-        load_version(store, store.hash_manifest("tiny", number), max_rows=10) for number in (1, 2)
-    )
-    state = ServiceState(Lineup.of([first]))
+    first, second = (load_version(store.open_version("tiny", number), max_rows=10) for number in (1, 2))
+    state = ServiceState(RoutingTable.of([first]))
     document = OpenApi(state, ServiceConfig(), False)
     answer = document(ASKED)
     assert document(ASKED) is answer
     assert json.loads(answer.body)["info"]["version"] == "1"
-    state.lineup = Lineup.of([second])
+    state.table = RoutingTable.of([second])
     assert json.loads(document(ASKED).body)["info"]["version"] == "2"
     assert (b"x-model-version", b"tiny@2") in document(ASKED).headers

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.service import DEADLINE_S, ROOT
+from timberline.inference import config
 from timberline.inference.config import environment_name, resolve_config
-from timberline.inference.routes import platforms
+from timberline.inference.server.acceptor import StateFile
 from timberline.inference.server.probe import (
     RUNTIME_DIR,
     SAGEMAKER_FOLDER,
@@ -24,7 +25,6 @@ from timberline.inference.server.probe import (
     list_folders,
     main,
 )
-from timberline.inference.server.statefile import StateFile
 from timberline.registry.errors import ConfigError
 
 READY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -126,7 +126,7 @@ def test_arguments_that_are_not_understood_go_to_a_real_parser(arguments: list[s
 def test_the_variable_is_the_settings() -> None:
     """The probe cannot import the settings, which would cost it more than all it does."""
     assert environment_name("runtime_dir") == RUNTIME_DIR
-    assert platforms.SAGEMAKER_FOLDER.encode() == SAGEMAKER_FOLDER
+    assert config.SAGEMAKER_FOLDER.encode() == SAGEMAKER_FOLDER
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,16 @@ def test_without_a_file_the_port_is_the_one_of_the_settings(environment: Mapping
     """The probe reads these variables by itself; two readings must not differ."""
     code = "import timberline.inference.server.probe as p; print(p._read_port())"
     command = [sys.executable, "-S", "-E", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT / "src", env=environment, capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) == resolve_config({}, environment).port
 
 
 def leave(folder: Path) -> subprocess.Popen[str]:
     """A process that says it listens on 10.1.2.3, port 4, until its input ends."""
     code = (
-        "import sys; from timberline.inference.server.statefile import StateFile\n"
+        "import sys; from timberline.inference.server.acceptor import StateFile\n"
         "with StateFile(sys.argv[1]) as file:\n"
         "    file.write('10.1.2.3', 4); print('left', flush=True); sys.stdin.read()\n"
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any
 
-from timberline.inference.formats.answers import JSON
-from timberline.inference.server.head_cache import AnswerHeads
+from timberline.inference.formats.request import JSON
+from timberline.inference.server.incoming import AnswerHeadCache
 from timberline.inference.server.timing import NAME, RunQueue, Stopwatch, TimedApp, TimedHeads, TimedPool
 
 WORK_NS = 20_000_000  # far more than what a thread uses to take work and give it back
@@ -125,7 +125,7 @@ def test_other_methods_are_not_timed() -> None:
 
 def test_a_timed_head_leaves_the_known_ones_alone() -> None:
     """They are kept for all connections; with a time in them there would be one for each request."""
-    known = AnswerHeads()
+    known = AnswerHeadCache()
     defaults = [(b"date", b"today")]
     timed = TimedHeads(known).find(200, (JSON,), defaults)
     plain = known.find(200, (JSON,), defaults)

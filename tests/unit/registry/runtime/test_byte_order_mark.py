@@ -15,9 +15,9 @@ from timberline.benchmarks.measure.workload import WORKLOADS, load_workload
 from timberline.benchmarks.settings import DEFAULT_GATES, load_gate_settings
 from timberline.exporter.inputs import load_release_settings
 from timberline.inference.config import ServiceConfig
-from timberline.inference.routes.auth import read_guard
+from timberline.inference.routes.access import read_guard
 from timberline.registry.runtime.documents import decode_json, decode_toml
-from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.kaggle import find_credentials
 
 
 def mark(path: Path) -> Path:
@@ -78,7 +78,7 @@ def test_tokens_of_the_service_are_read_with_it(tmp_path: Path, content: str) ->
 
 
 def test_kaggle_credentials_are_read_with_it(tmp_path: Path) -> None:
-    """A token that begins with an invisible character is refused by Kaggle, and nobody sees why."""
+    """A token that begins with an invisible character is refused by Kaggle, and one cannot see why."""
     home = tmp_path / ".kaggle"
     home.mkdir()
     environment = {"HOME": str(tmp_path)}

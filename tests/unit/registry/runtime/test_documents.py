@@ -37,7 +37,7 @@ def test_json_of_another_kind_is_one_error(data: bytes, what: str) -> None:
 
 
 def test_json_with_any_bytes_changed_is_read_or_one_error() -> None:
-    """The same for damage that nobody thought of."""
+    """The same for damage of any other kind."""
     rng = random.Random(7)
     refused = 0
     for _ in range(20_000):

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.service import DEADLINE_S, ROOT
-from timberline.registry.runtime.logs import _MOST_WAITING_BYTES, BackgroundStream
+from timberline.registry.runtime.logs import _MAX_WAITING_BYTES, BackgroundStream
 
 LINE = "x" * 999 + "\n"
 # What the pipe and the stream hold together, and half as much again.
-MANY = (_MOST_WAITING_BYTES + (1 << 16)) * 3 // 2 // len(LINE)
+MANY = (_MAX_WAITING_BYTES + (1 << 16)) * 3 // 2 // len(LINE)
 
 
 @contextlib.contextmanager
@@ -64,15 +64,15 @@ def test_everything_gets_through_in_order() -> None:
 
 def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
     """What does not fit is dropped and counted, line by line; memory stays within its bound."""
-    told: list[int] = []
+    reported: list[int] = []
     with piped() as (source, target):
         stream = BackgroundStream(target)
-        stream.watch_drops(told.append)
+        stream.watch_drops(reported.append)
         for _ in range(MANY):
             stream.write(LINE)
-        assert stream._bytes <= _MOST_WAITING_BYTES
-        kept = MANY - sum(told)
-        assert sum(told) > MANY // 4
+        assert stream._bytes <= _MAX_WAITING_BYTES
+        kept = MANY - sum(reported)
+        assert sum(reported) > MANY // 4
         assert not stream.drain(0)
         assert read_some(source, kept * len(LINE)) == LINE.encode() * kept
         assert stream.drain(DEADLINE_S)
@@ -81,7 +81,7 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up() -> None:
 
 
 def test_the_log_says_how_much_is_missing(caplog: pytest.LogCaptureFixture) -> None:
-    """A gap that nobody sees is taken for silence."""
+    """A gap that is not reported is taken for silence."""
     with piped() as (source, target), caplog.at_level("WARNING", logger="registry.runtime.logs"):
         stream = BackgroundStream(target)
         for _ in range(MANY):
@@ -98,7 +98,7 @@ def test_the_log_says_how_much_is_missing(caplog: pytest.LogCaptureFixture) -> N
 @pytest.mark.parametrize("kind", ["broken pipe", "full disk", "closed"])
 def test_a_descriptor_that_refuses_ends_nothing(kind: str) -> None:
     """Nobody's reading, no room and no descriptor: the service has more to do than to log."""
-    told: list[int] = []
+    reported: list[int] = []
     with piped() as (source, target):
         if kind == "broken pipe":
             os.close(source)
@@ -109,15 +109,15 @@ def test_a_descriptor_that_refuses_ends_nothing(kind: str) -> None:
         else:
             os.close(target)
         stream = BackgroundStream(target)
-        stream.watch_drops(told.append)
+        stream.watch_drops(reported.append)
         for _ in range(10):
             assert stream.write("line\n") == 5
         assert stream.drain(DEADLINE_S)
-    assert sum(told) == 10
+    assert sum(reported) == 10
 
 
 def test_a_descriptor_that_somebody_made_non_blocking_loses_nothing() -> None:
-    """The flag is shared with whoever else has the pipe, as Node.js sets it; half a line is no line."""
+    """The flag is shared with every process that has the pipe, as Node.js sets it; half a line is no line."""
     with piped() as (source, target):
         fcntl.fcntl(target, fcntl.F_SETFL, os.O_NONBLOCK | fcntl.fcntl(target, fcntl.F_GETFL))
         stream = BackgroundStream(target)

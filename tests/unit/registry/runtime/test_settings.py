@@ -67,14 +67,14 @@ def load(
 
 
 def fail(folder: Path, text: str = GOOD, *overrides: str, **environment: str) -> str:
-    """The one line that the mistake is told in, without the folder."""
+    """The one line of the error, without the folder."""
     with pytest.raises(ConfigError) as caught:
         load(folder, text, *overrides, environment=environment)
     return str(caught.value).replace(f"{folder}/", "")
 
 
 def test_file_becomes_typed_values_with_defaults(tmp_path: Path) -> None:
-    """The good case: what is not said has its default."""
+    """The good case: what is not set has its default."""
     settings = load(tmp_path)
     assert settings.source == _FileSource(path="table.csv")
     assert settings.columns["height"].range == (0, 9)
@@ -82,7 +82,7 @@ def test_file_becomes_typed_values_with_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "reported"),
     [
         (
             "[columns]",
@@ -124,11 +124,11 @@ def test_file_becomes_typed_values_with_defaults(tmp_path: Path) -> None:
     ],
 )
 def test_mistake_in_the_file_is_told_with_its_key_and_what_is_right(
-    tmp_path: Path, old: str, new: str, told: str
+    tmp_path: Path, old: str, new: str, reported: str
 ) -> None:
     """Whoever brings a table has this line and not our source."""
     assert old in GOOD
-    assert fail(tmp_path, GOOD.replace(old, new)) == f"model.toml: {told}"
+    assert fail(tmp_path, GOOD.replace(old, new)) == f"model.toml: {reported}"
 
 
 def test_rule_of_a_section_is_told_in_its_own_words(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_huge_value_is_cut(tmp_path: Path) -> None:
     assert len(fail(tmp_path, text)) < 200
 
 
-def test_missing_file_and_bad_toml_are_told(tmp_path: Path) -> None:
+def test_missing_file_and_bad_toml_are_reported(tmp_path: Path) -> None:
     """Before any key there is the file."""
     with pytest.raises(ConfigError, match="no such file"):
         load_settings(tmp_path / "absent.toml", _Settings)
@@ -174,7 +174,7 @@ def test_flag_reaches_a_key_with_a_dot_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "reported"),
     [
         (
             "training.epocs=3",
@@ -189,16 +189,20 @@ def test_flag_reaches_a_key_with_a_dot_in_it(tmp_path: Path) -> None:
         ("a..b=3", "--set: found 'a..b=3', expected section.key=value"),
     ],
 )
-def test_mistake_in_a_flag_names_the_flag_and_not_the_file(tmp_path: Path, override: str, told: str) -> None:
+def test_mistake_in_a_flag_names_the_flag_and_not_the_file(
+    tmp_path: Path, override: str, reported: str
+) -> None:
     """The file is fine; sending the reader there costs him an hour."""
     text = GOOD if override != "source.kind=web" else '[source]\nkind = "file"\n'
-    assert fail(tmp_path, text, override) == told
+    assert fail(tmp_path, text, override) == reported
 
 
 def test_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
     """A variable set long ago, in another file, is the hardest place to find."""
-    told = fail(tmp_path, GOOD, TIMBERLINE_TRAINING_EPOCHS="many")
-    assert told == "environment TIMBERLINE_TRAINING_EPOCHS: training.epochs: found 'many', expected integer"
+    reported = fail(tmp_path, GOOD, TIMBERLINE_TRAINING_EPOCHS="many")
+    assert (
+        reported == "environment TIMBERLINE_TRAINING_EPOCHS: training.epochs: found 'many', expected integer"
+    )
 
 
 def test_environment_reaches_every_kind_of_a_section(tmp_path: Path) -> None:

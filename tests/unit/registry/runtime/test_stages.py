@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from timberline.registry.errors import StageError
 from timberline.registry.runtime.stages import (
     RECEIPT,
+    Stage,
     digest_code,
     digest_value,
-    find_current,
     read_receipt,
-    stage_folder,
+    require_receipt,
 )
 
 INPUTS = {"raw": "1", "config": "2"}
@@ -22,7 +23,7 @@ INPUTS = {"raw": "1", "config": "2"}
 def folder(tmp_path: Path) -> Path:
     """The folder of a stage "etl" that has run on INPUTS."""
     folder = tmp_path / "etl"
-    with stage_folder(folder, "etl", INPUTS) as partial:
+    with Stage("etl", folder, INPUTS).fill() as partial:
         (partial / "table").write_bytes(b"rows")
         (partial / "plots").mkdir()
         (partial / "plots" / "one.png").write_bytes(b"dots")
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_stage_is_current_for_the_inputs_it_was_made_from(folder: Path) -> None:
     """Otherwise every `make serve` would train again."""
-    receipt = find_current(folder, "etl", INPUTS)
+    receipt = Stage("etl", folder, INPUTS).find_receipt()
     assert receipt
     assert set(receipt.outputs) == {"table", "plots/one.png"}
 
@@ -47,7 +48,7 @@ def test_stage_is_current_for_the_inputs_it_was_made_from(folder: Path) -> None:
 )
 def test_stage_is_not_current_for_other_inputs(folder: Path, stage: str, inputs: dict[str, str]) -> None:
     """A stale result that is taken for a fresh one is worse than an hour of work."""
-    assert find_current(folder, stage, inputs) is None
+    assert Stage(stage, folder, inputs).find_receipt() is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "receipt", "no receipt"])
@@ -60,14 +61,25 @@ def test_damaged_stage_is_not_current(folder: Path, damage: str) -> None:
         "receipt": lambda: (folder / RECEIPT).write_bytes(b"{"),
         "no receipt": (folder / RECEIPT).unlink,
     }[damage]()
-    assert find_current(folder, "etl", INPUTS) is None
+    assert Stage("etl", folder, INPUTS).find_receipt() is None
+
+
+def test_a_later_stage_names_the_command_that_is_missing(folder: Path, tmp_path: Path) -> None:
+    """Whoever starts in the middle reads what to run first, and damaged files go no further."""
+    receipt = require_receipt(folder, "make etl")
+    assert receipt.inputs == INPUTS
+    with pytest.raises(StageError, match=r"has not run. Run `make etl`"):
+        require_receipt(tmp_path / "none", "make etl")
+    (folder / "table").write_bytes(b"rowz")
+    with pytest.raises(StageError, match=r"other bytes than the receipt says. Run `make etl` again"):
+        require_receipt(folder, "make etl")
 
 
 def test_failed_stage_leaves_no_receipt(tmp_path: Path) -> None:
     """Half a result must not look finished."""
 
     def break_off() -> None:
-        with stage_folder(tmp_path / "etl", "etl", INPUTS) as partial:
+        with Stage("etl", tmp_path / "etl", INPUTS).fill() as partial:
             (partial / "table").write_bytes(b"rows")
             raise RuntimeError
 
@@ -78,7 +90,7 @@ def test_failed_stage_leaves_no_receipt(tmp_path: Path) -> None:
 
 def test_equal_work_leaves_equal_receipts(folder: Path, tmp_path: Path) -> None:
     """Later stages take the receipt's digest as input; a time or path in it would re-run them all."""
-    with stage_folder(tmp_path / "again", "etl", dict(reversed(INPUTS.items()))) as partial:
+    with Stage("etl", tmp_path / "again", dict(reversed(INPUTS.items()))).fill() as partial:
         (partial / "plots").mkdir()
         (partial / "plots" / "one.png").write_bytes(b"dots")
         (partial / "table").write_bytes(b"rows")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from tests.support.tables import HEADER, SmallTable, rows
-from timberline.training.data.checks import format_checks
+from timberline.training.data.checks import print_checks
 from timberline.training.errors import DatasetError
 
 GOOD = '7,1.5,1,0,"north",true,present'
@@ -94,7 +95,9 @@ def test_the_table_for_people_has_one_line_a_kept_kind_and_one_a_broken_rule(tmp
     lines[40] = GOOD.replace("7", "101", 1)
     table = SmallTable(tmp_path, lines)
     table.etl("checks.max_violation_fraction=0.5")
-    text = format_checks(table.report()).splitlines()
+    shown = io.StringIO()
+    print_checks(table.report(), shown)
+    text = shown.getvalue().splitlines()
     assert [line.split()[0] for line in text] == [
         "rule",
         "not_null",

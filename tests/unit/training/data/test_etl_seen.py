@@ -21,8 +21,8 @@ from timberline.registry.rows import (
     count_and_sum,
     fingerprint,
     hash_row,
+    quote,
 )
-from timberline.training.data.database import quote
 
 
 def read_seen(prepared: Path) -> tuple[SeenRows, list[int]]:

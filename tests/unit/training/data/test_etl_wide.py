@@ -19,13 +19,13 @@ import msgspec
 import pytest
 
 from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, rows
-from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Progress
 from timberline.training.config import ColumnSection, EtlSection, ModelConfig, input_columns
 from timberline.training.data.checks import build_checks, run_checks
-from timberline.training.data.database import SLICE_COLUMNS, open_database, parse_bytes
-from timberline.training.data.forms import open_forms
+from timberline.training.data.database import STATEMENT_COLUMNS, open_database, parse_bytes
 from timberline.training.data.ingest import RAW, read_source
 from timberline.training.data.prepare import check_features
+from timberline.training.data.source_files import open_source_files
 from timberline.training.data.statistics import profile_columns
 from timberline.training.errors import DatasetError, TrainingError
 from timberline.training.features import parse_features
@@ -88,7 +88,9 @@ def reading(table: SmallTable) -> Iterator[tuple[duckdb.DuckDBPyConnection, Mode
     """A database with the table as ``raw``, and the table's configuration."""
     config = table.config()
     with open_database(config.etl, table.root / "spill") as connection:
-        read_source(connection, config, open_forms(config, [table.root / "table.csv"], table.root / "forms"))
+        read_source(
+            connection, config, open_source_files(config, [table.root / "table.csv"], table.root / "sources")
+        )
         yield connection, config
 
 
@@ -103,8 +105,8 @@ def test_profile_and_checks_are_the_same_bytes_for_any_slice_of_columns(tmp_path
         checks = build_checks(config, None)
         found = {
             (
-                encoded(profile_columns(connection, config.inputs, RAW, slice_columns=size)),
-                encoded(run_checks(connection, config, checks, 0, slice_columns=size)),
+                encoded(profile_columns(connection, config.inputs, RAW, statement_columns=size)),
+                encoded(run_checks(connection, config, checks, 0, statement_columns=size)),
             )
             for size in (1, 3, 1000)
         }
@@ -162,7 +164,7 @@ def test_no_statement_asks_for_more_than_a_slice_of_the_columns(tmp_path: Path) 
             run_checks(recording, config, [c for c in build_checks(config, None) if c.kind != "range"], 0)
         found.append(recording.statements)
     for statements in found:
-        assert max(map(_aggregates, statements)) <= 4 * SLICE_COLUMNS
+        assert max(map(_aggregates, statements)) <= 4 * STATEMENT_COLUMNS
     narrow, wide = map(len, found)
     assert narrow < wide <= 2 * narrow
 
@@ -221,7 +223,7 @@ def test_the_feature_that_is_named_does_not_depend_on_the_slice(tmp_path: Path) 
             open_database(bad.config().etl, tmp_path / "spill") as connection,
             pytest.raises(DatasetError, match="feature 'first' is inf") as caught,
         ):
-            check_features(connection, bad.config(), program, table.prepared, slice_columns=size)
+            check_features(connection, bad.config(), program, table.prepared, statement_columns=size)
         messages.add(str(caught.value))
     assert len(messages) == 1
 
@@ -355,8 +357,8 @@ def test_one_bad_value_among_many_columns_is_found_in_few_readings(tmp_path: Pat
     config = table.config()
     with open_database(config.etl, tmp_path / "spill") as connection:
         recording = Recording(connection)
-        forms = open_forms(config, [tmp_path / "table.csv"], tmp_path / "forms")
+        sources = open_source_files(config, [tmp_path / "table.csv"], tmp_path / "sources")
         with pytest.raises(DatasetError, match=r"column 'x599' is declared integer, but row 40 holds 7\.5"):
-            read_source(recording, config, forms)  # type: ignore[arg-type]
+            read_source(recording, config, sources)  # type: ignore[arg-type]
     readings = [statement for statement in recording.statements if "read_csv(" in statement]
     assert len(readings) <= 5

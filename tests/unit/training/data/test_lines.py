@@ -8,7 +8,7 @@ import pytest
 
 from timberline.training.data.lines import (
     Layout,
-    Place,
+    LineSpan,
     RowShape,
     count_line_ends,
     locate_records,
@@ -123,7 +123,12 @@ def test_records_are_located_by_the_lines_of_the_file(tmp_path: Path) -> None:
     path.write_bytes(b's,n\n"a\nb",1\n\n\nc,2\r\n"d\r\ne","\r"\nf,3')
     # The positions of the first two records behind the header are those of blank lines or their own.
     positions = [4, 12, 18, 29]
-    assert locate_records(path, ",", positions) == [Place(2, 2), Place(6, 1), Place(7, 3), Place(10, 1)]
+    assert locate_records(path, ",", positions) == [
+        LineSpan(2, 2),
+        LineSpan(6, 1),
+        LineSpan(7, 3),
+        LineSpan(10, 1),
+    ]
 
 
 def test_cr_lf_is_one_line_end() -> None:

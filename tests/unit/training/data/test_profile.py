@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.tables import HEADER, SmallTable, rows
 from timberline.registry.errors import StageError
-from timberline.training.data.profile import Profile, encode_profile, load_profile
+from timberline.registry.runtime.documents import encode_document
+from timberline.training.data.profile import Profile, load_profile
 from timberline.training.errors import DatasetError
 
 
@@ -150,7 +151,7 @@ def test_profile_survives_a_round_trip(tmp_path: Path) -> None:
     table = SmallTable(tmp_path, rows(100))
     table.etl()
     profile = table.profile()
-    assert msgspec.json.decode(encode_profile(profile), type=Profile) == profile
+    assert msgspec.json.decode(encode_document(profile), type=Profile) == profile
     assert set(profile.histograms) == {"height", "weight", "red", "blue", "place", "is_old"}
     assert profile.feature_names == ("height", "weight_or_0", "red", "blue", "is_north", "twice")
 
@@ -165,6 +166,6 @@ def test_a_missing_damaged_or_newer_profile_is_told(tmp_path: Path) -> None:
         load_profile(path)
     table = SmallTable(tmp_path, rows(100))
     table.etl()
-    path.write_bytes(encode_profile(msgspec.structs.replace(table.profile(), schema_version=99)))
+    path.write_bytes(encode_document(msgspec.structs.replace(table.profile(), schema_version=99)))
     with pytest.raises(DatasetError, match="schema_version is 99"):
         load_profile(path)

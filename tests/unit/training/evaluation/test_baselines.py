@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from timberline.registry.runs import CLASS_COLUMN
-from timberline.training import baselines
+from timberline.training.evaluation import baselines
 from timberline.training.evaluation.baselines import LogisticRegression, predict_baselines
 from timberline.training.model.dataset import PreparedSplit
 

@@ -9,6 +9,7 @@ import numpy as np
 from timberline.registry.signature import ClassLabel
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
 from timberline.training.evaluation.scores import calibration_table, score
+from timberline.training.model.checkpoints import Epoch
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 CLASSES = (ClassLabel(value="0", label="down"), ClassLabel(value="1", label="up"))
@@ -21,15 +22,19 @@ def draw(folder: Path, share: float) -> dict[str, bytes]:
     probabilities = np.eye(2)[predicted] * 0.6 + 0.2
     metrics = score(probabilities, truth, CLASSES, {})
     confidence, accuracy, _ = calibration_table(probabilities, truth)
-    curve = [share, share / 2]
-    plot_learning_curves(
-        folder / "curves.png",
-        epochs=[1, 2],
-        loss=curve,
-        validation_loss=curve,
-        accuracy=curve,
-        validation_accuracy=curve,
-    )
+    history = [
+        Epoch(
+            epoch=epoch,
+            loss=value,
+            accuracy=value,
+            validation_loss=value,
+            validation_accuracy=value,
+            learning_rate=0.1,
+            seconds=1.0,
+        )
+        for epoch, value in enumerate([share, share / 2])
+    ]
+    plot_learning_curves(folder / "curves.png", history)
     plot_confusion(folder / "confusion.png", metrics, CLASSES)
     plot_reliability(folder / "reliability.png", metrics, confidence, accuracy)
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}

@@ -309,6 +309,6 @@ def test_feature_language_needs_neither_duckdb_nor_tensorflow() -> None:
     """The exporter imports it across the wall; heavy imports would come along."""
     code = "import sys, timberline.training.features\n"
     code += "print({'duckdb', 'tensorflow', 'keras'} & set(sys.modules))"
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert run.stdout.strip() == "set()"

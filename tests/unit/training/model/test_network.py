@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
 from timberline.training.errors import TrainingError
+from timberline.training.model.calibration import log_prior_shift
 from timberline.training.model.dataset import FeatureArray
 from timberline.training.model.network import build_network, build_serving_model, reset_dropout
-from timberline.training.model.prior import log_prior_shift
 from timberline.training.model.saving import check_saved_model, save_model, scorer
 from timberline.training.model.scaling import FeatureStatistics, measure_features
 

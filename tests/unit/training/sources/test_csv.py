@@ -244,7 +244,7 @@ class TestUrls:
 
 def test_nothing_fetched_is_told_with_the_command(tmp_path: Path) -> None:
     """`make etl` on a fresh clone."""
-    with pytest.raises(StageError, match=r"not fetched. Run `make fetch MODEL=tiny`"):
+    with pytest.raises(StageError, match=r"has not run. Run `make fetch MODEL=tiny`"):
         _files(tmp_path, "table.csv")
 
 
@@ -254,7 +254,7 @@ def test_a_fetched_file_that_was_damaged_is_fetched_again(tmp_path: Path, files:
     _fetch(tmp_path, url)
     (table,) = _files(tmp_path, url)
     table.write_bytes(TABLE.replace(b"4", b"9"))
-    with pytest.raises(StageError, match="a fetched file is damaged"):
+    with pytest.raises(StageError, match="has other bytes than the receipt says"):
         _files(tmp_path, url)
     assert _fetch(tmp_path, url)["skipped"] is False
     assert _files(tmp_path, url)[0].read_bytes() == TABLE

@@ -30,7 +30,7 @@ from timberline.training.config import KaggleSource
 from timberline.training.data.fetch import fetched_files, run_fetch
 from timberline.training.errors import SourceError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 COMPETITION = KaggleSource(competition="tiny-trees", files=("train.csv",), max_unpacked_bytes=100_000)
 DATASET = KaggleSource(dataset="ann/tiny-trees", files=("train.csv",))
 

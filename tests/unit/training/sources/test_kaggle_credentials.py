@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.sources import SECRET
 from timberline.training.errors import SourceError
-from timberline.training.sources.kaggle_credentials import find_credentials
+from timberline.training.sources.kaggle import find_credentials
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:

@@ -1,1 +1,0 @@
-"""The ETL beside a bare copy and beside pandas."""

@@ -1,0 +1,494 @@
+"""CSV and float32 bodies to raw rows: whole columns at a time, without a Python object for a row.
+
+CSV (RFC 4180, UTF-8): a line for each row, fields in column order. A first line of which more than half
+are names of columns is a header, unless the content type says ``header=absent``; under a header the
+order is free, columns that may be left out may be left out, and other columns of the training table
+may be there, whatever they hold. Such a table may have the training table's delimiter instead of
+commas, and then numbers have its decimal separator. Fields are read as training reads them, by the rules of
+DuckDB's reader and casts: some texts are NULL, and where a column may not be null its default. Blank
+lines do not count.
+
+float32: little-endian, row by row in column order; NaN is NULL.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from timberline.inference.errors import MalformedBodyError, RowError, UnsupportedMediaError
+from timberline.inference.formats.outline import BLOCK_BYTES, Limits
+from timberline.inference.formats.validate import (
+    NO_TABLE,
+    Layout,
+    MatrixRules,
+    fill_absent,
+    fill_default,
+    name_cell,
+    quote,
+    read_text,
+    refuse_batch,
+    refuse_unknown,
+)
+from timberline.inference.session import Feed
+from timberline.registry.signature import NULL_TEXT, Column, SourceTable
+
+_DIGITS = "[0-9]+(?:_[0-9]+)*"
+_SPACE = r"[ \t\n\v\f\r]*"
+_NUMBER = re.compile(
+    rf"{_SPACE}[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?{_SPACE}"
+)
+_NAN = re.compile(rf"{_SPACE}[+-]?nan(?:\([a-z0-9_]*\))?{_SPACE}", re.ASCII | re.IGNORECASE)
+# What numbers are made of. Among what only holds these, ``float`` takes what `_NUMBER` does; it alone
+# would also take ``nan``, ``infinity`` and the digits of every script.
+_NUMBER_CHARACTERS = b"0123456789+-.eE_ \t\n\v\f\r"
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
+}
+_SWAP = str.maketrans(",.", ".,")
+
+Fields = Sequence[str]
+
+
+class FieldReader:
+    """Reads fields of tables that are written like one.
+
+    Args:
+        table: what is NULL in it, and whether its numbers have commas for points.
+        has_points: whether numbers may have points all the same.
+    """
+
+    def __init__(self, table: SourceTable, *, has_points: bool) -> None:
+        self._nulls = table.null_text
+        self._to_points: Callable[[str], str] | None = None
+        if table.decimal == ",":
+            self._to_points = _allow_commas if has_points else _swap_commas
+        # Only these can be taken for numbers.
+        characters = _NUMBER_CHARACTERS + table.decimal.encode()
+        self.number_nulls = tuple(t for t in self._nulls if not t.encode().translate(None, characters))
+
+    def read_numbers(self, fields: Fields, column: Column, first: int) -> Sequence[float | None]:
+        """One column's values as numbers, ``first`` being the number of the first row; NULL is NaN.
+
+        Raises:
+            RowError: a field is no value of the column's; says which row.
+        """
+        if column.datatype == "BOOL":
+            numbers = list(map(_BOOLEANS.get, fields))
+            if None not in numbers and not any(text in fields for text in self._nulls):
+                return numbers
+        elif not any(text in fields for text in self.number_nulls):
+            written = fields if self._to_points is None else list(map(self._to_points, fields))
+            joined = "".join(written)
+            if joined.isascii() and not joined.encode().translate(None, _NUMBER_CHARACTERS):
+                try:
+                    return list(map(float, written))
+                except ValueError:
+                    pass  # what is wrong is found below
+        nulls = self._nulls
+        return [
+            _fill_null(column, row, math.nan) if field in nulls else self._read_number(field, column, row)
+            for row, field in enumerate(fields, first)
+        ]
+
+    def read_texts(self, fields: Fields, column: Column, first: int) -> npt.NDArray[np.object_]:
+        """One column's values as strings; NULL is ``NULL_TEXT``. Raises as `read_numbers`."""
+        texts: Sequence[Any] = fields
+        nulls = self._nulls
+        if NULL_TEXT in "".join(fields) or any(text in fields for text in nulls):
+            texts = [
+                _fill_null(column, row, NULL_TEXT) if field in nulls else read_text(field, column, row)
+                for row, field in enumerate(fields, first)
+            ]
+        return np.array(texts, dtype=object)
+
+    def _read_number(self, field: str, column: Column, row: int) -> float:
+        if column.datatype == "BOOL":
+            number = _BOOLEANS.get(field.lower())
+            if number is None:
+                raise RowError(
+                    f"expected true or false, found {quote(field)}", where=name_cell(row, column.name)
+                )
+            return number
+        written = field if self._to_points is None else self._to_points(field)
+        if _NUMBER.fullmatch(written):
+            return float(written)
+        if column.datatype == "FP64" and column.is_nullable and _NAN.fullmatch(written):
+            return math.nan
+        raise RowError(f"expected a number, found {quote(field)}", where=name_cell(row, column.name))
+
+
+def _fill_null(column: Column, row: int, null: float | str) -> Any:
+    """The value where NULL is given: NULL as in training if the column may be null, else its default."""
+    return null if column.is_nullable else fill_default(column, row)
+
+
+def _swap_commas(field: str) -> str:
+    """Swap commas and points; a number with a point becomes invalid."""
+    return field.translate(_SWAP)
+
+
+def _allow_commas(field: str) -> str:
+    """As `_swap_commas`, but a number without a comma may have a point."""
+    return field.translate(_SWAP) if "," in field else field
+
+
+_FLOAT_BYTES = 4
+# What numbers are made of and what is between them; a body of nothing else is read the short way.
+_PLAIN_CHARACTERS = b"0123456789+-.eE,\n"
+_DIGITS_ALONE = b"0123456789,\n"
+# ASCII's unit separator.
+_STAND_IN = "\x1f"
+# A field in quotes, before which DuckDB passes over one blank, or the rest of one from an earlier line.
+_QUOTED = re.compile(r' ?("(?:[^"]|"")*"?) *')
+_QUOTED_REST = re.compile(r'((?:[^"]|"")*"?) *')
+_PLAIN_BOOLEANS = frozenset({b"0", b"1"})
+_decode_rows = msgspec.json.Decoder(list[list[float]]).decode
+# So many fields are turned into values at a time; a millisecond's work.
+_STEP_FIELDS = 8192
+
+
+class TableReader:
+    """Reads CSV and float32 bodies for one signature.
+
+    Args:
+        columns: the raw columns in order.
+        max_rows: more rows than this are refused.
+        limits: of what is decoded at a time; without, those of as many columns.
+        table: what the model was trained from.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        max_rows: int,
+        limits: Limits | None = None,
+        table: SourceTable = NO_TABLE,
+    ) -> None:
+        self._limits = limits or Limits.of_columns(len(columns) + len(table.unread))
+        self._layout = Layout.of(columns, table)
+        self._by_name = self._layout.by_name
+        self._rules = MatrixRules(columns)
+        self._fields = FieldReader(table, has_points=True)
+        self._own_fields = FieldReader(table, has_points=False)  # of a table that has its delimiter, too
+        self._may_be_plain = not (self._rules.text or any(self._fields.number_nulls))
+        self._booleans = tuple(column.name for column in columns if column.datatype == "BOOL")
+        self._max_rows = max_rows
+
+    def count_floats(self, body: bytes) -> int:
+        """How many whole rows a float32 body of this length has."""
+        return len(body) // (len(self._by_name) * _FLOAT_BYTES)
+
+    def read_floats(self, body: bytes) -> Feed:
+        """The rows of a float32 body.
+
+        Raises:
+            UnsupportedMediaError: a column holds text.
+            MalformedBodyError: no rows, or the last is not whole.
+            BatchTooLargeError, RowError: too many rows, or a value that its column does not take.
+        """
+        if self._rules.text:
+            raise UnsupportedMediaError(
+                "float32 rows hold numbers only",
+                where=quote(self._rules.text[0].name),
+                hint="This column holds text; send application/json or text/csv.",
+            )
+        width = len(self._by_name) * _FLOAT_BYTES
+        count, rest = divmod(len(body), width)
+        if rest or not count:
+            raise MalformedBodyError(
+                f"the body has {len(body):,} bytes, expected {width} for each row: "
+                f"{len(self._by_name)} columns of float32"
+            )
+        if count > self._max_rows:
+            raise refuse_batch(count, self._max_rows)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is NULL as well as a quiet one
+            numeric = (
+                np.frombuffer(body, dtype="<f4").astype(np.float64).reshape(count, -1)
+            )  # (rows, columns)
+        self._rules.check_numeric(numeric)
+        return Feed(numeric, None)
+
+    def read_csv(self, body: bytes, has_header: bool | None) -> Feed:
+        """The rows of a CSV body.
+
+        ``has_header`` is what the content type declares, None if nothing. Of several faults, the one of the
+        first row is named.
+
+        Raises:
+            MalformedBodyError: not UTF-8, not CSV, or no rows.
+            BatchTooLargeError: there are more than ``max_rows`` rows.
+            RowError: a row does not fit the columns, or is too long; says which row and which column.
+        """
+        return self._read_plain(body, has_header) or self._read_exactly(body, has_header)
+
+    def _read_plain(self, body: bytes, has_header: bool | None) -> Feed | None:
+        """The rows of a body that holds numbers only; None for any other body.
+
+        Rows of JSON numbers are rows of JSON but for the brackets, and its decoder reads them three
+        times as fast as fields are split and turned into numbers one by one.
+        """
+        if not self._may_be_plain:
+            return None
+        end = body.find(b"\n", 0, self._limits.longest)
+        names = body[: max(end, 0)].removesuffix(b"\r").decode("utf-8", "replace").split(",")
+        is_headed = self._is_header(names, has_header)
+        if not is_headed:
+            names = list(self._by_name)
+        if len(set(names)) < len(names) or not self._by_name.keys() <= set(names):
+            return None
+        if len(names) > len(self._by_name) and not all(map(self._layout.is_known, names)):
+            return None
+        booleans = [names.index(name) for name in self._booleans]
+        blocks: list[npt.NDArray[np.float64]] = []
+        count = 0
+        for block in self._cut_lines(body, end + 1 if is_headed else 0):
+            numeric = _read_plain_block(block, len(names), booleans)
+            if numeric is None:
+                return None
+            count += len(numeric)
+            if count > self._max_rows:
+                raise refuse_batch(count if len(body) <= self._limits.block else None, self._max_rows)
+            blocks.append(numeric)
+        if not blocks:
+            return None
+        numeric = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]  # (rows, columns)
+        if names != list(self._by_name):
+            numeric = np.ascontiguousarray(numeric[:, [names.index(name) for name in self._by_name]])
+        self._rules.check_numeric(numeric)
+        return Feed(numeric, None)
+
+    def _cut_lines(self, body: bytes, start: int) -> Iterator[bytes]:
+        """Some whole lines at a time, without the last one's end; a line that is too long is cut."""
+        length = len(body)
+        while start < length:
+            end = length
+            if length - start > self._limits.block:
+                end = body.rfind(b"\n", start, start + self._limits.block)
+                if end < 0:
+                    end = body.find(b"\n", start, start + self._limits.longest)
+                if end < 0:
+                    end = min(start + self._limits.longest, length)
+            block = body[start:end]
+            yield block.rstrip(b"\r\n") if end == length else block
+            start = end + 1
+
+    def _is_header(self, line: Fields, has_header: bool | None) -> bool:
+        if has_header is not None:
+            return has_header
+        # One that has a wrong name among others is a header too, and the name is what is wrong with it.
+        return sum(map(self._layout.is_known, line)) * 2 > len(line)
+
+    def _find_delimiter(self, body: bytes, has_header: bool | None) -> str:
+        """The delimiter, comma or the training table's, that finds more column names in the first line."""
+        delimiter = self._layout.table.delimiter
+        if delimiter == "," or has_header is False:
+            return ","
+        start = body[: self._limits.longest].removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
+        line = start.splitlines()[0].decode("utf-8", "replace") if start else ""
+
+        def count_names(delimiter: str) -> int:
+            return sum(self._layout.is_known(field.strip(' "')) for field in line.split(delimiter))
+
+        return max(",", delimiter, key=count_names)  # of two that make as many, the first
+
+    def _read_exactly(self, body: bytes, has_header: bool | None) -> Feed:
+        delimiter = self._find_delimiter(body, has_header)
+        reader = self._fields if delimiter == "," else self._own_fields
+        lines = self._split(body, delimiter)
+        first = next(lines, None)
+        if first is None:
+            raise MalformedBodyError("the body is empty", hint="Send a line of values for each row.")
+        is_headed = self._is_header(first, has_header)
+        names = first if is_headed else list(self._by_name)
+        if is_headed:
+            _check_names(names, self._layout)
+        else:
+            lines = itertools.chain([first], lines)
+        step = max(1, _STEP_FIELDS // len(names))
+        feeds: list[Feed] = []
+        count = 0
+        while rows := list(itertools.islice(_check_lines(lines, len(names), is_headed, count), step)):
+            if count + len(rows) > self._max_rows:
+                if len(body) > self._limits.block:
+                    raise refuse_batch(None, self._max_rows)
+                raise refuse_batch(count + len(rows) + sum(1 for _ in lines), self._max_rows)
+            feeds.append(self._read_rows(names, rows, count, reader))
+            count += len(rows)
+        if not feeds:
+            raise MalformedBodyError("the body has no rows, only a header")
+        feed = Feed.join(feeds)
+        if feed.numeric is not None:
+            self._rules.check_numeric(feed.numeric)
+        return feed
+
+    def _read_rows(self, names: Fields, rows: Sequence[Fields], first: int, reader: FieldReader) -> Feed:
+        """Rows that have a field for each of ``names``, ``first`` being the number of the first."""
+        given: dict[str, Fields] = dict(zip(names, zip(*rows, strict=True), strict=True))
+
+        def read(column: Column) -> Any:
+            fields = given.get(column.name)
+            if fields is None:
+                return fill_absent(column, first)
+            if column.datatype == "BYTES":
+                return reader.read_texts(fields, column, first)
+            return reader.read_numbers(fields, column, first)
+
+        return self._rules.join_columns(len(rows), read)
+
+    def _split(self, body: bytes, delimiter: str) -> Iterator[list[str]]:
+        """Yield the fields of each line that is not blank."""
+        # Spreadsheets write the mark. The file shares the body's memory.
+        file = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
+        source = _Lines(file, self._limits.longest, delimiter)
+        reader = csv.reader(source, delimiter=source.separator, strict=True)
+        blank_count = 0
+        try:
+            for line in reader:
+                source.held = 0
+                if line:
+                    yield source.restore(line)
+                    continue
+                blank_count += 1
+                if blank_count > self._max_rows:
+                    raise MalformedBodyError(f"the body has more than {self._max_rows:,} blank lines")
+        except UnicodeDecodeError as error:
+            where = _find_wrong_byte(body)
+            raise MalformedBodyError(f"the body is not UTF-8: {error.reason} at byte {where}") from None
+        except csv.Error as error:
+            raise MalformedBodyError(f"the body is not CSV: {error} in line {reader.line_num}") from None
+
+
+class _Lines:
+    """Lines of a file for `csv.reader`; ``held`` counts the characters of the row so far.
+
+    That reader takes one character between fields: for a longer delimiter another stands in, ``separator``.
+    """
+
+    def __init__(self, file: io.TextIOWrapper, longest: int, delimiter: str) -> None:
+        self.held = 0
+        self.separator = delimiter if len(delimiter) == 1 else _STAND_IN
+        self._delimiter = delimiter
+        self._file = file
+        self._longest = longest
+
+    def restore(self, fields: list[str]) -> list[str]:
+        """The fields, with the delimiters in them that were in quotes."""
+        if self.separator == self._delimiter:
+            return fields
+        return [field.replace(self.separator, self._delimiter) for field in fields]
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._longest + 1)
+        if not line:
+            raise StopIteration
+        self.held += len(line)
+        if self.held > self._longest:
+            raise MalformedBodyError(
+                f"a row has more than {self._longest:,} characters, the most that are read of one",
+                hint="A quotation mark that is not closed makes one row of all that follows.",
+            )
+        if self.separator != self._delimiter:
+            if self.separator in line:
+                raise MalformedBodyError(f"the body holds {self.separator!r}, which no field may")
+            line = line.replace(self._delimiter, self.separator)
+        if '" ' in line or ' "' in line:
+            return self._strip_quoted(line, is_inside=self.held > len(line))
+        return line
+
+    def _strip_quoted(self, line: str, *, is_inside: bool) -> str:
+        """The line without blanks around the quotes of its fields, which training passes over.
+
+        ``is_inside``: it begins within a field that began in an earlier line.
+        """
+        parts: list[str] = []
+        at = 0
+        while at < len(line):
+            field = (_QUOTED_REST if is_inside else _QUOTED).match(line, at)
+            is_inside = False
+            if field is not None:
+                at = field.end()
+                is_whole = line[at : at + 1] in {self.separator, "\r", "\n", ""}
+                parts.append(field[1] if is_whole else line[field.start(1) : at])
+            end = line.find(self.separator, at)
+            end = len(line) if end < 0 else end + 1
+            parts.append(line[at:end])
+            at = end
+        return "".join(parts)
+
+
+def _find_wrong_byte(body: bytes) -> int:
+    """Offset of the first byte that is not UTF-8."""
+    decode = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(body), BLOCK_BYTES):
+        waiting = len(decode.getstate()[0])
+        try:
+            decode.decode(body[start : start + BLOCK_BYTES], start + BLOCK_BYTES >= len(body))
+        except UnicodeDecodeError as error:
+            return start - waiting + error.start
+    return len(body)
+
+
+def _read_plain_block(block: bytes, width: int, booleans: Sequence[int]) -> npt.NDArray[np.float64] | None:
+    """Lines of bare numbers as (rows, ``width``), in columns ``booleans`` 0 and 1; None for anything else."""
+    block = block.replace(b"\r\n", b"\n")
+    if block.translate(None, _PLAIN_CHARACTERS):
+        return None
+    try:
+        rows = _decode_rows(b"[[%b]]" % block.replace(b"\n", b"],["))
+    except msgspec.DecodeError:
+        return None
+    if set(map(len, rows)) != {width}:
+        return None
+    numeric = np.array(rows)  # (rows, columns)
+    if booleans and not _are_booleans(block, numeric, booleans):
+        return None
+    return numeric
+
+
+def _are_booleans(block: bytes, numeric: npt.NDArray[np.float64], columns: Sequence[int]) -> bool:
+    """Whether every field of ``columns`` is 0 or 1 as it is written: 1.0 is a number and no boolean."""
+    if not block.translate(None, _DIGITS_ALONE):
+        return bool((numeric[:, columns] <= 1).all())
+    texts = block.replace(b"\n", b",").split(b",")
+    return all(_PLAIN_BOOLEANS.issuperset(texts[at :: numeric.shape[1]]) for at in columns)
+
+
+def _check_names(names: Sequence[str], layout: Layout) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not layout.is_known(name):
+            error = refuse_unknown(name, layout.by_name, None)
+            raise RowError(error.what, where="header", hint=error.hint)
+        if name in seen and name:  # columns without a name, where a table has some, are not read
+            raise RowError("is given twice", where=f"header, {quote(name)}")
+        seen.add(name)
+    if seen.isdisjoint(layout.by_name):
+        raise RowError("names no column that the model reads", where="header")
+
+
+def _check_lines(lines: Iterable[Fields], width: int, is_headed: bool, first: int) -> Iterator[Fields]:
+    """Yield the lines, the first being row ``first``; refuse one that is no row."""
+    for row, line in enumerate(lines, first):
+        # Empty fields behind the last column are none.
+        fields = line[:width] if len(line) > width and not any(line[width:]) else line
+        if len(fields) != width:
+            expected = "as the header names" if is_headed else "in column order"
+            raise RowError(f"{len(fields)} values, expected {width} {expected}", where=name_cell(row))
+        if not any(fields):
+            raise RowError("every field is empty, expected a value", where=name_cell(row))
+        yield fields

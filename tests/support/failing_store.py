@@ -1,0 +1,64 @@
+"""A registry on a disk that fails when told to: the edge, with a real store behind it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from timberline.registry.folder import MAX_BYTES, ObjectStore, OnError
+
+
+class FailingStore:
+    """`registry.folder.ObjectStore` that reads from ``store`` unless ``failing`` is a part of the key.
+
+    A folder of this name cannot be listed, also where a listing comes by it on its way.
+    """
+
+    def __init__(self, store: ObjectStore, code: int = errno.EIO) -> None:
+        self._store = store
+        self._code = code
+        self.failing: str | None = None
+        self.location = store.location
+
+    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
+        self._check(prefix)
+        keys = self._store.list_keys(prefix, on_error=on_error)
+        below = [key for key in keys if self.failing and key.startswith(f"{self.failing}/")]
+        if below and self.failing:
+            if on_error is None:
+                raise self._fail(self.failing)
+            on_error(self.failing, self._fail(self.failing))
+        return [key for key in keys if key not in below]
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        self._check(prefix)
+        return self._store.list_names(prefix)
+
+    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
+        self._check(key)
+        return self._store.read(key, most_bytes)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._store.put(key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self._store.put_if_absent(key, data)
+
+    def open_staging(self) -> AbstractContextManager[Path]:
+        return self._store.open_staging()
+
+    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
+        return self._store.commit(staged, prefix, last=last)
+
+    def open_folder(self, prefix: str) -> Path:
+        self._check(prefix)
+        return self._store.open_folder(prefix)
+
+    def _check(self, key: str) -> None:
+        if self.failing is not None and self.failing in key:
+            raise self._fail(key)
+
+    def _fail(self, key: str) -> OSError:
+        return OSError(self._code, os.strerror(self._code), key)

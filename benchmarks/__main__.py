@@ -429,8 +429,8 @@ def _open_selftest(options: argparse.Namespace) -> SelfTest:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.history.table import format_history
     from timberline.benchmarks.report.history import read_release_history, write_page
+    from timberline.benchmarks.report.release_table import format_history
     from timberline.registry.names import ModelRef
     from timberline.registry.store import open_store
 

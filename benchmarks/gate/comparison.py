@@ -80,7 +80,7 @@ def run_comparison(
         outcome=combine_lines(lines, required_lines(limits, is_first=is_first)),
         model=model,
         candidate=opened["candidate"].digests,
-        champion=None if is_first else opened["champion"].digests,
+        champion=opened["champion"].digests if "champion" in opened else None,
         is_first=is_first,
         lines=lines,
         gate_version=GATE_VERSION,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from timberline.benchmarks.history.changes import Change, find_changes
 from timberline.benchmarks.history.releases import Release, read_releases
-from timberline.benchmarks.history.table import HEAD, describe_change, describe_latency, lay_release
 from timberline.benchmarks.report.chart import Chart, Format, across
 from timberline.benchmarks.report.figures import Figure, Panel
+from timberline.benchmarks.report.release_table import HEAD, describe_change, describe_latency, lay_release
 from timberline.benchmarks.report.render import render
 from timberline.registry.errors import VersionNotFoundError
 from timberline.registry.runtime.files import write_atomically

@@ -14,8 +14,6 @@ from urllib.parse import quote
 from timberline.benchmarks.analysis.verdict import describe_verdict
 from timberline.benchmarks.history.changes import find_changes
 from timberline.benchmarks.history.releases import judge_release
-from timberline.benchmarks.history.table import HEAD as RELEASE_HEAD
-from timberline.benchmarks.history.table import lay_release
 from timberline.benchmarks.report.figures import (
     draw_contrasts,
     draw_headroom,
@@ -26,6 +24,8 @@ from timberline.benchmarks.report.figures import (
 )
 from timberline.benchmarks.report.lines import Row, describe_match, format_row
 from timberline.benchmarks.report.record import GateRecord
+from timberline.benchmarks.report.release_table import HEAD as RELEASE_HEAD
+from timberline.benchmarks.report.release_table import lay_release
 from timberline.benchmarks.report.render import render
 from timberline.registry.verdict import VerdictLine
 

@@ -12,8 +12,7 @@ from rich.cells import cell_len
 
 from tests.support.manifests import build_verdict
 from tests.support.verdicts import RATIO, judged, make_verdict
-from timberline.benchmarks.report.terminal import format_verdict
-from timberline.benchmarks.tables import format_table
+from timberline.benchmarks.report.terminal import format_table, format_verdict
 
 LONG = "worst errors are within their bounds; " * 40
 

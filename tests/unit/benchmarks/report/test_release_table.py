@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.support.releases import make_releases
 from timberline.benchmarks.history.changes import find_changes
-from timberline.benchmarks.history.table import describe_latency, format_history
+from timberline.benchmarks.report.release_table import describe_latency, format_history
 
 
 def test_every_version_is_a_row_and_every_change_a_sentence() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from timberline.benchmarks.history.changes import Change
 from timberline.benchmarks.history.releases import LatencyIndex, Release
-from timberline.benchmarks.tables import format_table
+from timberline.benchmarks.report.terminal import format_table
 from timberline.registry.show import format_interval, format_size
 from timberline.registry.verdict import VerdictLine
 

@@ -251,7 +251,7 @@ def _point_candidate(store: Store, model: str, version: int) -> None:
     Raises:
         AfterChangeError: it did not move, or somebody else moved it in between; the version is published.
     """
-    hint = f"`python -m registry alias set {model}@{CANDIDATE} {version}` moves the alias."
+    hint = f"`timberline alias set {model}@{CANDIDATE} {version}` moves the alias."
     with after_change("is published", where=f"{model}@{version}", hint=hint):
         current = read_alias(store, model, CANDIDATE)
         if current is None or current.version != version:
@@ -290,7 +290,7 @@ def require_accuracy(rows: int, accuracy: float, metrics: Metrics) -> None:
         raise ExportError(
             f"says accuracy {claimed:.4f} on {metrics.rows:,} rows, the graph has {accuracy:.4f} on {rows:,}",
             where="metrics.json",
-            hint="The figures belong to other data or another run; run `make evaluate` again.",
+            hint="The figures belong to other data or another run; run `timberline evaluate` again.",
         )
 
 

@@ -82,11 +82,11 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
     """
     folder = find_run(data, model, run_id)
     run = read_run(folder)
-    run_receipt = require_receipt(folder, f"make train MODEL={model}")
+    run_receipt = require_receipt(folder, f"timberline train {model}")
     test_parquet = data / run.test_parquet
-    prepared = require_receipt(test_parquet.parent, f"make etl MODEL={model}")
+    prepared = require_receipt(test_parquet.parent, f"timberline etl {model}")
     evaluation = folder.with_name(f"{run.run_id}.evaluation")
-    evaluated = require_receipt(evaluation, f"make evaluate MODEL={model}")
+    evaluated = require_receipt(evaluation, f"timberline evaluate {model}")
     found = {"run": run_receipt.digest, "prepared": prepared.digest}
     for name, digest in found.items():
         if evaluated.inputs.get(name, digest) != digest:
@@ -94,7 +94,7 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
                 f"the evaluation belongs to another {name}: it names {evaluated.inputs[name][:12]}…, "
                 f"there is {digest[:12]}…",
                 where=str(evaluation),
-                hint=f"Run `make train evaluate MODEL={model}`.",
+                hint=f"Run `timberline train {model}`, then `timberline evaluate {model}`.",
             )
     return ExportInputs(
         run=run,
@@ -113,7 +113,7 @@ def _read_metrics(path: Path) -> Metrics:
         return decode_json(path.read_bytes(), Metrics)
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise StageError(
-            f"not readable as metrics: {error}", where=str(path), hint="Run `make evaluate` again."
+            f"not readable as metrics: {error}", where=str(path), hint="Run `timberline evaluate` again."
         ) from error
 
 
@@ -123,7 +123,7 @@ def read_baselines(path: Path, rows: int) -> dict[str, IntArray]:
     Raises:
         ExportError: the file is missing or damaged, or is about other rows.
     """
-    hint = "Run `make evaluate` again."
+    hint = "Run `timberline evaluate` again."
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -139,7 +139,7 @@ def read_seen(path: Path) -> SeenRows:
     Raises:
         ExportError: the file is missing or damaged, or was written by another release.
     """
-    hint = "Run `make etl train` again."
+    hint = "Run `timberline etl`, then `timberline train` again."
     try:
         text = (pq.read_metadata(path).metadata or {})[SEEN_KEY]
         seen = decode_json(text, SeenRows)

@@ -1,4 +1,4 @@
 """The ASGI service: finds a version in the registry, verifies it, answers requests with it.
 
-`python -m inference serve` runs it; other parts talk to it by HTTP only.
+`timberline serve` runs it; other parts talk to it by HTTP only.
 """

@@ -106,7 +106,7 @@ def _serve(options: argparse.Namespace) -> int:
     flags = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _FLAGS}
     flags["model"] = options.model or None
     config = resolve_config(flags, os.environ)
-    _heed_sigterm()
+    install_sigterm_handler()
     if config.workers > 1:
         from timberline.inference.server.supervisor import supervise
 
@@ -117,7 +117,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    _heed_sigterm()
+    install_sigterm_handler()
     from timberline.inference.server.worker import work
 
     return work()
@@ -129,7 +129,7 @@ def _try(options: argparse.Namespace) -> int:
     return run_trial(sys.stdin.buffer, sys.stdout.buffer)
 
 
-def _heed_sigterm() -> None:
+def install_sigterm_handler() -> None:
     """End on SIGTERM before there is a server to do it; a container's first process ignores it otherwise."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 

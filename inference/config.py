@@ -326,5 +326,5 @@ def read_worker_config(source: BinaryIO) -> WorkerConfig:
         raise ConfigError(
             f"these are no settings of a worker: {error}",
             where="standard input",
-            hint="Use python -m inference serve --workers N.",
+            hint="Use timberline serve --workers N.",
         ) from None

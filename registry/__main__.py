@@ -36,7 +36,7 @@ _HELP = {
 
 _CHANGING = ("alias", "promote", "rollback", "repair")
 # A rollback that is repeated goes back one more.
-_CHECK_HINT = "`python -m registry alias MODEL` tells whether it has moved"
+_CHECK_HINT = "`timberline alias MODEL` tells whether it has moved"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -552,7 +552,7 @@ class _Alias(NamedTuple):
         """The error of an alias that has to be repaired."""
         hint = (
             "Nothing was changed. Restore it from a copy of the registry, or say where the alias is to "
-            f'point: `python -m registry repair {self} VERSION --reason "…"`.'
+            f'point: `timberline repair {self} VERSION --reason "…"`.'
         )
         return DamageError(what, where=str(self), hint=hint)
 

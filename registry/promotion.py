@@ -220,7 +220,7 @@ def set_alias(store: Store, model: str, alias: str, version: int, *, reason: str
         raise PromotionRefusedError(
             "is not set by hand",
             where=f"{model}@{PRODUCTION}",
-            hint=f"Nothing was changed. Run `python -m registry promote {model}@{version}`.",
+            hint=f"Nothing was changed. Run `timberline promote {model}@{version}`.",
         )
     current = read_alias(store, model, alias)
     expected = current.sequence if current else None
@@ -273,7 +273,7 @@ def production_lineage(history: list[AliasRecord]) -> list[int]:
 
 def _check_evidence(store: Store, candidate: Version, data: bytes | None, champion: Version | None) -> None:
     model, where = candidate.manifest.model, str(candidate)
-    hint = f"Nothing was changed. Run `make gate MODEL={model}`, or overrule with --force --reason."
+    hint = f"Nothing was changed. Run `timberline gate {model}`, or overrule with --force --reason."
     if data is None:
         raise PromotionRefusedError("has no verdict of the gate", where=where, hint=hint)
     try:

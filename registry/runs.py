@@ -83,7 +83,7 @@ def find_run(data: Path, model: str, run_id: str | None = None) -> Path:
     try:
         chosen = run_id or (runs / "latest").read_text("utf-8", "replace").strip()
     except FileNotFoundError:
-        raise StageError("no finished run", where=model, hint=f"Run `make train MODEL={model}`.") from None
+        raise StageError("no finished run", where=model, hint=f"Run `timberline train {model}`.") from None
     folder = runs / chosen
     if not (folder / "run.json").is_file():
         raise StageError(f"no finished run {chosen}", where=str(runs))
@@ -149,7 +149,7 @@ def decode_noise(data: bytes, where: str = NOISE_FILE) -> TrainingNoise:
     Raises:
         RegistryError: it is damaged, or of another ``schema_version``.
     """
-    what, hint = "a record of training noise", "Run `make calibrate-training` again."
+    what, hint = "a record of training noise", "Run `timberline calibrate-training` again."
     return decode_document(
         data, TrainingNoise, NOISE_SCHEMA_VERSION, RegistryError, what=what, where=where, hint=hint
     )

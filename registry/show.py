@@ -226,7 +226,7 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 def versions_table(summaries: Sequence[VersionSummary], location: str) -> str:
     """One line a version."""
     if not summaries:
-        return f"No version in {location}. `python -m exporter export` publishes one.\n"
+        return f"No version in {location}. `timberline export` publishes one.\n"
     header = ("model", "version", "created (UTC)", "accuracy [95 %]", "model.onnx", "aliases", "verdict")
     rows = [
         (

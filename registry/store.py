@@ -482,7 +482,7 @@ def read_entry(
     return entry
 
 
-_MEND = "Write it again with `python -m registry repair`, or restore it from a copy of the registry."
+_MEND = "Write it again with `timberline repair`, or restore it from a copy of the registry."
 
 
 def name_user() -> str:

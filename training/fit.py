@@ -110,7 +110,7 @@ def digest_inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, st
         StageError: the data is not prepared or is damaged, or was prepared for another features.sql.
     """
     name = config.model.name
-    command = f"make etl MODEL={name}"
+    command = f"timberline etl {name}"
     receipt = require_receipt(data / "prepared" / name, command)
     features = models / name / config.features.file
     digest = digest_bytes(read_features_sql(config, models).encode())

@@ -99,7 +99,7 @@ def find_noise(store: Store, champion: Manifest, versions: Sequence[int]) -> tup
             noise = decode_noise(data, where)
         except RegistryError as error:
             raise EvidenceError(
-                f"cannot be read: {error}", where=where, hint="Run `make calibrate-training` again."
+                f"cannot be read: {error}", where=where, hint="Run `timberline calibrate-training` again."
             ) from error
         return noise, f"{len(noise.runs)} runs, version {version}, {digest_bytes(data)[:12]}"
     return None, ""

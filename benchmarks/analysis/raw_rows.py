@@ -87,7 +87,7 @@ def open_rows(store: Store, candidate: Manifest, data: Path | None) -> RawRows:
             f"the test rows have the fingerprint {found[:16]}, version {candidate.version} was tested on "
             f"{candidate.lineage.test_fingerprint[:16]}",
             where=str(path),
-            hint="Prepare its table again (`make etl`), or let its rows travel with it: "
+            hint="Prepare its table again (`timberline etl`), or let its rows travel with it: "
             "`test_rows = true` in [export].",
         )
     columns = {column.name: column for column in about.columns if column.name != about.target}
@@ -182,7 +182,7 @@ def _find_rows(store: Store, candidate: Manifest, data: Path | None) -> Path:
         raise EvidenceError(
             f"the test rows of version {candidate.version} are not here",
             where=str(prepared or candidate.model),
-            hint="Give --data the folder of `make etl`, or let the rows travel with the version: "
+            hint="Give --data the folder of `timberline etl`, or let the rows travel with the version: "
             "`test_rows = true` in [export].",
         )
     return prepared

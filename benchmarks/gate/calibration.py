@@ -1,6 +1,6 @@
 """What is known of a class of machines: how far identical processes differ from restart to restart.
 
-One TOML file a class, written by ``python -m benchmarks calibrate`` and read by the gate.
+One TOML file a class, written by ``timberline calibrate`` and read by the gate.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def load_calibration(folder: Path, machine_class: str) -> Calibration | None:
         raise ConfigError(
             f"is about {known.machine_class}, expected {machine_class}",
             where=str(path),
-            hint="Spreads hold for their own class of machine: run `python -m benchmarks calibrate` here.",
+            hint="Spreads hold for their own class of machine: run `timberline calibrate` here.",
         )
     return known
 
@@ -97,7 +97,7 @@ def load_calibration(folder: Path, machine_class: str) -> Calibration | None:
 def store_calibration(folder: Path, calibration: Calibration) -> Path:
     """Write a calibration so that a reader sees the old one or the new one; returns its path."""
     path = find_calibration(folder, calibration.machine_class)
-    lines = ["# Written by `python -m benchmarks calibrate`: identical processes, side by side."]
+    lines = ["# Written by `timberline calibrate`: identical processes, side by side."]
     for name, value in msgspec.structs.asdict(calibration).items():
         if value is not None:  # a JSON string is a TOML string
             text = msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)

@@ -192,7 +192,7 @@ def launch_service(
     """Start ``model@version`` from the registry on a free port; it is ended when the block is left.
 
     Args:
-        flags: more flags of ``python -m inference serve``.
+        flags: more flags of ``timberline serve``.
         program: the module, and flags before its verb, that stand in the place of ``inference``.
         cores: the processors that it may use; none given is all.
         checkout: another checkout of this project, whose service it is.

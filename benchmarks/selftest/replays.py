@@ -1,6 +1,6 @@
 """Runs of one recipe laid side by side, two by two: what the gate would have judged, had they been releases.
 
-The runs' answers to the test rows are in ``FOLDER/<seed>/``, where ``python -m training calibrate-training``
+The runs' answers to the test rows are in ``FOLDER/<seed>/``, where ``timberline calibrate-training``
 leaves them.
 No service is started. What is kept of a pair is what the lines about held-out rows are judged from, in a
 row of a CSV file, so that another rule can judge it again without the answers.
@@ -241,7 +241,7 @@ def _read_runs(folder: Path) -> dict[int, Path]:
     runs = {int(path.parent.name): path.parent for path in folder.glob(f"[0-9]*/{EVALUATION_FILE}")}
     if not runs:
         raise EvidenceError(
-            "has no run", where=str(folder), hint="`python -m training calibrate-training` leaves them there."
+            "has no run", where=str(folder), hint="`timberline calibrate-training` leaves them there."
         )
     return dict(sorted(runs.items()))
 

@@ -1,6 +1,6 @@
 """The real service with a really slower model: an injected regression for the gate to find.
 
-``python -m benchmarks.selftest.slowed --cpu-us 40 serve …`` is ``python -m inference serve …``, except
+``python -m benchmarks.selftest.slowed --cpu-us 40 serve …`` is ``timberline serve …``, except
 that every Run of ONNX Runtime costs 40 µs of processor time more; ``--tail-share`` and ``--tail-ms``
 make a random share of the Runs slower, and ``--work-us`` makes the process compute after every answer.
 What is added is computed under the interpreter's lock, so that a batch in a thread holds up the event

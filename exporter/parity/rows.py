@@ -97,7 +97,9 @@ def _open(path: Path, names: Iterable[str]) -> pq.ParquetFile:
     missing = sorted(set(names) - set(file.schema_arrow.names))
     if missing:
         raise ExportError(
-            f"has no column {', '.join(missing)}", where=str(path), hint="Run `make etl train` again."
+            f"has no column {', '.join(missing)}",
+            where=str(path),
+            hint="Run `timberline etl`, then `timberline train` again.",
         )
     return file
 

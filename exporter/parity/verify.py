@@ -191,7 +191,7 @@ def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
         f"is {'NULL' if np.isnan(value) else value} here, and not a finite number in "
         f"{int((~is_finite[:, feature]).sum()):,} rows of a chunk",
         where=f"feature {names[feature]!r}, source row {chunk.rows[index]}",
-        hint="Give it a value in features.sql, for example `coalesce(…, 0)`; then `make etl train`.",
+        hint="Give it a value in features.sql, for example `coalesce(…, 0)`, and run etl and train again.",
     )
 
 

@@ -43,6 +43,9 @@ from timberline.registry.runtime.logs import encode_printable, format_record
 # Every stage continues where it was ended.
 RERUN_HINT = "run the same command again to go on"
 
+# The extra that brings the packages of a part; of training and exporter it is train.
+_EXTRAS = {"benchmarks": "bench", "inference": "serve", "registry": "tools", "completion": "tools"}
+
 
 def read_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line (the process's own when None), once standard output and error take any text.
@@ -135,7 +138,8 @@ def _log_error(logger: logging.Logger, error: BaseException, hint: str) -> int:
             logger.error("interrupted; %s", hint)
             return 130
         case ModuleNotFoundError():  # such as `etl` where only the role `tools` is installed
-            text = f"no package {error.name} in this environment; install the role of this command"
+            extra = _EXTRAS.get(logger.name, "train")
+            text = f"no package {error.name} in this environment: pip install 'timberline[{extra}]'"
         case Exception() if _is_path_beyond_locale(error):
             text = f"a path is not {sys.getfilesystemencoding()}; set PYTHONUTF8=1, or a locale of UTF-8"
         case OSError():

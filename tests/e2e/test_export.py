@@ -1,4 +1,4 @@
-"""`python -m exporter export` on small real runs: what is published, skipped, refused, and left alone."""
+"""`timberline export` on small real runs: what is published, skipped, refused, and left alone."""
 
 from __future__ import annotations
 
@@ -293,7 +293,9 @@ def test_seen_rows_that_are_no_use_are_refused_before_the_conversion(
         pq.write_table(table.replace_schema_metadata({SEEN_KEY: text}), path)
     moved = replace(inputs, test_parquet=path.with_name("test.parquet"))
 
-    with pytest.raises(ExportError, match=r"seen_rows\.parquet: .*Run `make etl train` again"):
+    with pytest.raises(
+        ExportError, match=r"seen_rows\.parquet: .*Run `timberline etl`, then `timberline train` again"
+    ):
         export_run(moved, store)
     assert store.versions("tiny") == []
 
@@ -477,7 +479,7 @@ def test_run_without_evaluation_says_what_to_run(data: Path, tmp_path: Path) -> 
     run = find_run(copy, "tiny")
     shutil.rmtree(run.with_name(f"{run.name}.evaluation"))
 
-    with pytest.raises(StageError, match="make evaluate MODEL=tiny"):
+    with pytest.raises(StageError, match="timberline evaluate tiny"):
         load_inputs(copy, "tiny", SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks load` with real services: figures, files, exit codes."""
+"""`timberline load` with real services: figures, files, exit codes."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_data_folder_that_cannot_be_written_is_explained(
 def test_a_data_folder_that_cannot_be_read_is_not_an_empty_one(
     tmp_path: Path, refuse: Callable[[Path, int], Path], stage: str
 ) -> None:
-    """What may not be read was taken for what is not there: "run `make fetch`" is no help."""
+    """What may not be read was taken for what is not there: "run `timberline fetch`" is no help."""
     table = SmallTable(tmp_path, rows(10))
     table.etl()
     (raw,) = (path for path in (table.data / "raw").iterdir() if not path.name.startswith("."))

@@ -122,7 +122,7 @@ def running_service(
     python: str = sys.executable,
     is_bare: bool = False,
 ) -> Iterator[RunningService]:
-    """Start ``python -m inference serve`` and yield it once it is ready.
+    """Start ``timberline serve`` and yield it once it is ready.
 
     ``is_bare`` is without a flag, as a container is started: host and port are the environment's.
     """

@@ -77,7 +77,7 @@ def fetched_files(config: ModelConfig, data: Path) -> tuple[Path, ...]:
         StageError: nothing is fetched, or a file was damaged, removed or changed since.
     """
     folder = raw_folder(config, data)
-    receipt = require_receipt(folder, f"make fetch MODEL={config.model.name}")
+    receipt = require_receipt(folder, f"timberline fetch {config.model.name}")
     return _files_in(config.source, folder, receipt)
 
 
@@ -158,7 +158,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _summary(config: ModelConfig, folder: Path, *, is_skipped: bool) -> dict[str, Any]:
-    receipt = require_receipt(folder, f"make fetch MODEL={config.model.name}")
+    receipt = require_receipt(folder, f"timberline fetch {config.model.name}")
     files = _files_in(config.source, folder, receipt)
     return {
         "stage": "fetch",

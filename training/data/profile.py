@@ -102,8 +102,8 @@ def load_profile(path: Path) -> Profile:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise StageError("the data is not prepared", where=str(path), hint="Run `make etl`.") from None
-    what, hint = "a profile", "Run `make etl` again."
+        raise StageError("the data is not prepared", where=str(path), hint="Run `timberline etl`.") from None
+    what, hint = "a profile", "Run `timberline etl` again."
     return decode_document(
         data, Profile, PROFILE_SCHEMA_VERSION, DatasetError, what=what, where=str(path), hint=hint
     )

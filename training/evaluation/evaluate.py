@@ -50,8 +50,8 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
     run_folder = find_run(data, model)
     run = read_run(run_folder)
     inputs = {
-        "run": require_receipt(run_folder, f"make train MODEL={model}").digest,
-        "prepared": require_receipt((data / run.test_parquet).parent, f"make etl MODEL={model}").digest,
+        "run": require_receipt(run_folder, f"timberline train {model}").digest,
+        "prepared": require_receipt((data / run.test_parquet).parent, f"timberline etl {model}").digest,
         "seed": digest_value(run.seed),
         "code": digest_code(Path(__file__).parents[1]),
     }

@@ -54,7 +54,7 @@ def read_history(folder: Path) -> list[Epoch]:
         return decode_json(path.read_bytes(), list[Epoch])
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise TrainingError(
-            f"not readable as a history: {error}", where=str(path), hint="Run `make train` again."
+            f"not readable as a history: {error}", where=str(path), hint="Run `timberline train` again."
         ) from error
 
 

@@ -48,7 +48,7 @@ class PreparedSplit:
             raise DatasetError(
                 f"lacks column(s) {', '.join(sorted(missing))}",
                 where=str(path),
-                hint="It was prepared for other features; run `make etl` again.",
+                hint="It was prepared for other features; run `timberline etl` again.",
             )
         if self.rows == 0:
             raise DatasetError(

@@ -109,7 +109,11 @@ def read_references(folder: Path) -> tuple[Path, ...] | None:
 def _check(reference: Reference) -> Path:
     path = Path(reference.path)
     if not path.is_file():
-        raise StageError("is gone since it was fetched", where=str(path), hint="Run `make fetch` again.")
+        raise StageError(
+            "is gone since it was fetched", where=str(path), hint="Run `timberline fetch` again."
+        )
     if path.stat().st_size != reference.size or digest_file(path) != reference.sha256:
-        raise StageError("has changed since it was fetched", where=str(path), hint="Run `make fetch` again.")
+        raise StageError(
+            "has changed since it was fetched", where=str(path), hint="Run `timberline fetch` again."
+        )
     return path

@@ -5,7 +5,7 @@
   work, parsing and writing.
 - ``--app starlette_noop``: the same in Starlette: what a framework adds before anything is done.
 - ``--app timberline --service serve …``: our own application behind plain uvicorn, the yardstick of how fair
-  the service's own way of taking turns is. ``python -m inference serve …`` loads the version; then uvicorn's
+  the service's own way of taking turns is. ``timberline serve …`` loads the version; then uvicorn's
   own server and protocol take the application over. It listens on a free port of its own.
 """
 

@@ -102,7 +102,7 @@ def test_baselines_of_other_rows_or_none_at_all_are_refused(tmp_path: Path, rows
     path = tmp_path / "baselines.parquet"
     if rows is not None:
         pq.write_table(pa.table({"linear": pa.array([0] * rows, pa.int16())}), path)
-    with pytest.raises(ExportError, match=r"Run `make evaluate` again"):
+    with pytest.raises(ExportError, match=r"Run `timberline evaluate` again"):
         read_baselines(path, 3)
 
 

@@ -94,7 +94,7 @@ def test_show_table_has_the_facts(run: Command) -> None:
 
 
 def test_promote_takes_the_candidate(store: Store, run: Command) -> None:
-    """`make promote` names a model and no number."""
+    """`timberline promote` names a model and no number."""
     give_verdict(store, "tiny", 2)
     code, out, _ = run("promote", "tiny")
     record = read_alias(store, "tiny", PRODUCTION)
@@ -183,7 +183,7 @@ def test_promotion_by_evidence_that_does_not_hold_ends_with_1(
     code, out, err = run("promote", "tiny@2")
     assert (code, out) == (1, "")
     assert reported in err
-    assert "Nothing was changed. Run `make gate MODEL=tiny`" in err
+    assert "Nothing was changed. Run `timberline gate tiny`" in err
     assert read_history(store, "tiny", PRODUCTION) == before
 
 

@@ -57,7 +57,7 @@ def test_passing_verdict_moves_production_and_is_pinned_in_the_history(store: St
 
 def test_promotion_is_refused_without_a_verdict(store: Store) -> None:
     """A version that was never measured is what the gate exists for."""
-    _assert_refused(store, 2, "tiny@2: has no verdict of the gate.*make gate MODEL=tiny")
+    _assert_refused(store, 2, "tiny@2: has no verdict of the gate.*timberline gate tiny")
 
 
 @pytest.mark.parametrize("outcome", ["BLOCK", "INCONCLUSIVE", "INVALID"])
@@ -270,7 +270,7 @@ def test_rollback_with_nothing_before_is_refused(store: Store) -> None:
 
 def test_production_is_not_set_by_hand(store: Store) -> None:
     """`alias set` would be a second door beside the one that is guarded."""
-    with pytest.raises(PromotionRefusedError, match="python -m registry promote tiny@2"):
+    with pytest.raises(PromotionRefusedError, match="timberline promote tiny@2"):
         set_alias(store, "tiny", PRODUCTION, 2, reason="quick")
     assert len(read_history(store, "tiny", PRODUCTION)) == 1
     assert set_alias(store, "tiny", "staging", 2, reason="try").version == 2

@@ -140,7 +140,7 @@ def test_a_prior_of_the_wrong_length_is_a_configuration_error(tmp_path: Path) ->
 def test_training_without_prepared_data_says_what_to_run(tmp_path: Path) -> None:
     """The stage before is missing; the message is the next command."""
     config = write_model(tmp_path / "models")
-    with pytest.raises(StageError, match="make etl MODEL=circle"):
+    with pytest.raises(StageError, match="timberline etl circle"):
         run_train(config, tmp_path / "models", tmp_path)
 
 

@@ -46,7 +46,7 @@ def test_the_command_prints_json_a_table_and_where_the_page_is(
 
 
 def test_the_model_comes_by_flag_too_as_in_the_other_commands(store: Store, tmp_path: Path) -> None:
-    """`make history MODEL=tiny` and a script that knows the other verbs both work."""
+    """`timberline history tiny` and a script that knows the other verbs both work."""
     assert run(store, tmp_path, "--model", "tiny@production") == 0
 
 

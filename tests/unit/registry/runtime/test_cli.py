@@ -59,7 +59,7 @@ def test_missing_package_is_named_in_one_line(capsys: pytest.CaptureFixture[str]
     assert run_command("tests", lambda: __import__("no_such_package").main()) == 3
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "no package no_such_package in this environment" in message
+    assert "no package no_such_package in this environment: pip install 'timberline[" in message
 
 
 def test_known_failure_is_one_line_and_unknown_one_has_its_traceback(

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_stage_is_current_for_the_inputs_it_was_made_from(folder: Path) -> None:
-    """Otherwise every `make serve` would train again."""
+    """Otherwise every `timberline serve` would train again."""
     receipt = Stage("etl", folder, INPUTS).find_receipt()
     assert receipt
     assert set(receipt.outputs) == {"table", "plots/one.png"}
@@ -68,10 +68,10 @@ def test_a_later_stage_names_the_command_that_is_missing(folder: Path, tmp_path:
     """Whoever starts in the middle reads what to run first, and damaged files go no further."""
     receipt = require_receipt(folder, "make etl")
     assert receipt.inputs == INPUTS
-    with pytest.raises(StageError, match=r"has not run. Run `make etl`"):
+    with pytest.raises(StageError, match=r"has not run. Run `timberline etl`"):
         require_receipt(tmp_path / "none", "make etl")
     (folder / "table").write_bytes(b"rowz")
-    with pytest.raises(StageError, match=r"other bytes than the receipt says. Run `make etl` again"):
+    with pytest.raises(StageError, match=r"other bytes than the receipt says. Run `timberline etl` again"):
         require_receipt(folder, "make etl")
 
 

@@ -243,8 +243,8 @@ class TestUrls:
 
 
 def test_nothing_fetched_is_told_with_the_command(tmp_path: Path) -> None:
-    """`make etl` on a fresh clone."""
-    with pytest.raises(StageError, match=r"has not run. Run `make fetch MODEL=tiny`"):
+    """`timberline etl` on a fresh clone."""
+    with pytest.raises(StageError, match=r"has not run. Run `timberline fetch tiny`"):
         _files(tmp_path, "table.csv")
 
 

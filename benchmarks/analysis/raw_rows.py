@@ -32,6 +32,7 @@ from timberline.registry.rows import (
     count_and_sum,
     fingerprint,
     hash_row,
+    quote,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.documents import decode_json
@@ -149,7 +150,7 @@ def find_refused(rows: RawRows, manifest: Manifest) -> Integers:
     if not strict:
         return np.empty(0, np.int64)
     source = _select(rows, list_stored(strict), manifest.version)
-    is_null = " OR ".join(f"{_quote(column.name)} IS NULL" for column in strict)
+    is_null = " OR ".join(f"{quote(column.name)} IS NULL" for column in strict)
     return _list_numbers(rows, f"SELECT {ROW_COLUMN} FROM ({source}) WHERE {is_null} ORDER BY 1")
 
 
@@ -207,7 +208,7 @@ def _select(rows: RawRows, columns: Iterable[StoredColumn], version: int) -> str
     if changed:
         _require_casts(rows, changed, version)
     values = ", ".join(
-        f"CAST({_quote(column.name)} AS {_TYPES[column.datatype]}) AS {_quote(column.name)}"
+        f"CAST({quote(column.name)} AS {_TYPES[column.datatype]}) AS {quote(column.name)}"
         for column in columns
     )
     return f"SELECT {', '.join([ROW_COLUMN, CLASS_COLUMN, *filter(None, [values])])} FROM {_read(rows.path)}"
@@ -238,7 +239,7 @@ def _require_casts(rows: RawRows, columns: Sequence[StoredColumn], version: int)
 
 
 def _count_lost(column: StoredColumn) -> str:
-    name, kind = _quote(column.name), _TYPES[column.datatype]
+    name, kind = quote(column.name), _TYPES[column.datatype]
     return f"count_if({name} IS NOT NULL AND TRY_CAST({name} AS {kind}) IS NULL)"
 
 
@@ -284,10 +285,6 @@ def _read(path: Path) -> str:
     # A folder called a=7 in the path would otherwise stand for column a.
     text = str(path).replace("'", "''")
     return f"read_parquet('{text}', hive_partitioning=false)"
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _name(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from locust.exception import StopUser
 from timberline.benchmarks.measure.formats import check_reply
 from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, write_observations
 from timberline.benchmarks.measure.services import read_each_cpu_s, run_users, serve_plans
+from timberline.registry.runtime.cpus import RunQueue
 
 # A service that fails every request would fail thousands in a window; these many are enough to know.
 _MAX_FAILURES = 50
@@ -33,20 +34,6 @@ _TIMES = re.compile(r"\b(handler|cpu|wait|wake);dur=([0-9.]+)")
 _TIME_NAMES = ("handler", "cpu", "wait", "wake", "queue")
 # Both services stay on one processor for so many cycles, some 20 ms: shorter than what neighbours do.
 _STAY_CYCLES = 25
-
-
-class RunQueue:
-    """How long this thread has stood in the kernel's run queue; NaN where that is not known."""
-
-    def __init__(self) -> None:
-        self._fd: int | None = None
-        with contextlib.suppress(OSError):
-            # Nanoseconds on a processor, nanoseconds waiting for one, turns.
-            self._fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-
-    def read_ms(self) -> float:
-        """Milliseconds; takes 1.5 µs."""
-        return math.nan if self._fd is None else int(os.pread(self._fd, 80, 0).split()[1]) / 1e6
 
 
 class Recorder:
@@ -166,7 +153,7 @@ class DuetUser(FastHttpUser):
             "body": index,
             "times": {},
         }
-        waited = self.queue.read_ms()
+        waited = self.queue.read_ns()
         with self.client.post(
             target.url + body.path.replace("{model}", target.model),
             data=body.payload,  # type: ignore[arg-type]  # bytes are sent as they are
@@ -179,7 +166,8 @@ class DuetUser(FastHttpUser):
                 return  # no reply at all: Locust reports the exception itself
             reported = response.headers.get("server-timing", "") if pair is not None else ""
             # In place: what Locust hands to the listener is a copy of the context around it.
-            context["times"]["queue"] = self.queue.read_ms() - waited
+            if self.queue.is_known:
+                context["times"]["queue"] = (self.queue.read_ns() - waited) / 1e6
             context["times"].update((name, float(value)) for name, value in _TIMES.findall(reported))
             problem = check_reply(response.status_code, response.content, target, body, response.headers)
             if problem:

@@ -22,8 +22,6 @@ is a whole request (malformed, too slow) has no such header.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -35,43 +33,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from timberline.inference.formats.request import Header
 from timberline.inference.server.connection import Connection
 from timberline.inference.server.incoming import AnswerHeadCache
+from timberline.registry.runtime.cpus import SCHEDSTAT, RunQueue
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 NAME = b"server-timing"
-# Three numbers: nanoseconds on a processor, nanoseconds waiting for one, turns (Linux,
-# Documentation/scheduler/sched-stats.rst). Opened by a thread, it goes on telling of that thread.
-_SCHEDSTAT = "/proc/thread-self/schedstat"
-_LONGEST = 80  # of three numbers of 64 bits
 
 
-class RunQueue(threading.local):
-    """How long the calling thread has ever waited for a processor; one file is open for each thread.
+class ReportedRunQueue(RunQueue):
+    """The run queue of the calling thread, and how much of its wait headers have reported."""
 
-    Args:
-        path: of the kernel's word on the calling thread.
-    """
-
-    def __init__(self, path: str = _SCHEDSTAT) -> None:
-        self.reported_ns = 0  # of the thread's wait, what headers have reported
-        self._fd: int | None = None
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return  # not Linux, a kernel without CONFIG_SCHED_INFO, a sandbox
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the kernel reports it."""
-        return self._fd is not None
-
-    def read_ns(self) -> int:
-        """Nanoseconds; takes 1.5 µs. 0 where it is not known."""
-        return 0 if self._fd is None else int(os.pread(self._fd, _LONGEST, 0).split()[1])
+    def __init__(self, path: str = SCHEDSTAT) -> None:
+        super().__init__(path)
+        self.reported_ns = 0
 
 
-_QUEUE = RunQueue()
+_QUEUE = ReportedRunQueue()
 
 
 class Stopwatch:
@@ -79,7 +57,7 @@ class Stopwatch:
 
     __slots__ = ("_began", "_cpu", "_queue", "_waited", "_woken")
 
-    def __init__(self, queue: RunQueue = _QUEUE) -> None:
+    def __init__(self, queue: ReportedRunQueue = _QUEUE) -> None:
         # The wall's reading is around the others', here and at the end, so that it is the longest.
         self._began = perf_counter_ns()
         self._queue = queue

@@ -1,12 +1,41 @@
-"""What of the machine this process may use: processors (affinity mask, container quota) and memory."""
+"""What of the machine this process may use: processors (affinity mask, quota, run queue) and memory."""
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from pathlib import Path
 
 _ROOT = Path("/")
+# Three numbers: nanoseconds on a processor, nanoseconds waiting for one, turns (Linux,
+# Documentation/scheduler/sched-stats.rst). Opened by a thread, the file goes on to be about that thread.
+SCHEDSTAT = "/proc/thread-self/schedstat"
+_LONGEST = 80  # of three numbers of 64 bits
+
+
+class RunQueue(threading.local):
+    """How long the calling thread has ever waited for a processor; one file is open for each thread.
+
+    Args:
+        path: the kernel's figures of the calling thread.
+    """
+
+    def __init__(self, path: str = SCHEDSTAT) -> None:
+        self._fd: int | None = None
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return  # not Linux, a kernel without CONFIG_SCHED_INFO, a sandbox
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the kernel reports it."""
+        return self._fd is not None
+
+    def read_ns(self) -> int:
+        """Nanoseconds; takes 1.5 µs. 0 where it is not known."""
+        return 0 if self._fd is None else int(os.pread(self._fd, _LONGEST, 0).split()[1])
 
 
 def count_cpus(root: Path = _ROOT) -> int:

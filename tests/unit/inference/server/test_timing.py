@@ -11,7 +11,14 @@ from typing import Any
 
 from timberline.inference.formats.request import JSON
 from timberline.inference.server.incoming import AnswerHeadCache
-from timberline.inference.server.timing import NAME, RunQueue, Stopwatch, TimedApp, TimedHeads, TimedPool
+from timberline.inference.server.timing import (
+    NAME,
+    ReportedRunQueue,
+    Stopwatch,
+    TimedApp,
+    TimedHeads,
+    TimedPool,
+)
 
 WORK_NS = 20_000_000  # far more than what a thread uses to take work and give it back
 
@@ -60,14 +67,17 @@ def test_processor_time_and_wait_are_parts_of_the_whole() -> None:
 
 def test_a_kernel_that_does_not_tell_leaves_the_wait_out(tmp_path: Path) -> None:
     """A zero would claim that nothing was waited for."""
-    assert read_times(Stopwatch(RunQueue(str(tmp_path / "none"))).write()).keys() == {"handler", "cpu"}
+    assert read_times(Stopwatch(ReportedRunQueue(str(tmp_path / "none"))).write()).keys() == {
+        "handler",
+        "cpu",
+    }
 
 
 def test_the_wait_is_the_kernels_second_number(tmp_path: Path) -> None:
     """The first is time on a processor, the third a count."""
     schedstat = tmp_path / "schedstat"
     schedstat.write_text("5000 1000 3\n", "ascii")
-    queue = RunQueue(str(schedstat))
+    queue = ReportedRunQueue(str(schedstat))
     stopwatch = Stopwatch(queue)
     schedstat.write_text("9000 1001 7\n", "ascii")
     assert queue.read_ns() == 1001
@@ -78,7 +88,7 @@ def test_what_the_thread_waited_since_its_answer_before_is_told_apart(tmp_path: 
     """It waits most for being woken, which is before the request's first line is run."""
     schedstat = tmp_path / "schedstat"
     schedstat.write_text("5000 1000 3\n", "ascii")
-    queue = RunQueue(str(schedstat))
+    queue = ReportedRunQueue(str(schedstat))
     Stopwatch(queue).write()
     schedstat.write_text("9000 3000 4\n", "ascii")
     stopwatch = Stopwatch(queue)

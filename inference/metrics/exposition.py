@@ -59,7 +59,9 @@ COUNTERS: Mapping[str, Counted] = {
         ("model", "outcome"),
     ),
     "worker_restarts": Counted("Workers that were started in place of another, by why.", ("reason",)),
-    "log_lines_dropped": Counted("Log lines dropped as standard error was not read in time, of every worker.", ()),
+    "log_lines_dropped": Counted(
+        "Log lines that nothing read in time and that were dropped, of every worker.", ()
+    ),
     "shadow_rows": Counted(
         "Rows that another version (shadow) was asked too, by whether it agreed.",
         ("model", "version", "shadow", "outcome"),

@@ -485,7 +485,7 @@ def test_run_without_evaluation_says_what_to_run(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("path", "command"),
-    [("runs/tiny/{run}/run.json", "make train"), ("prepared/tiny/test.parquet", "make etl")],
+    [("runs/tiny/{run}/run.json", "timberline train"), ("prepared/tiny/test.parquet", "timberline etl")],
 )
 def test_changed_input_file_is_refused(data: Path, tmp_path: Path, path: str, command: str) -> None:
     """What the receipts do not cover was not made by a stage; exporting it would launder it."""

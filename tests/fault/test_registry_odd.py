@@ -106,7 +106,7 @@ def _replay_verdict(root: Path) -> None:
 
 def _stopped(text: str) -> dict[str, tuple[int, object]]:
     """What a damaged alias answers: it points nowhere until it is repaired, forced or not."""
-    hint = f"{text}.*registry repair tiny@production"
+    hint = f"{text}.*timberline repair tiny@production"
     commands = ("show tiny", "rollback tiny", "promote tiny@2 --force --reason x")
     return {**dict.fromkeys(commands, (REFUSED, hint)), "show tiny@1": (1, "")}
 
@@ -143,8 +143,8 @@ CASES = [
         "production/1.json: not an alias record",
         {
             "show tiny": (1, ""),
-            "rollback tiny": (REFUSED, "1.json: not an alias record.*registry repair"),
-            "promote tiny@2": (REFUSED, "1.json: not an alias record.*registry repair"),
+            "rollback tiny": (REFUSED, "1.json: not an alias record.*timberline repair"),
+            "promote tiny@2": (REFUSED, "1.json: not an alias record.*timberline repair"),
             "promote tiny@2 --force --reason x": (MOVED, 2),
         },
     ),
@@ -155,7 +155,7 @@ CASES = [
         "production/1.json is missing",
         {
             "show tiny": (1, ""),
-            "rollback tiny": (REFUSED, "1.json is missing.*registry repair"),
+            "rollback tiny": (REFUSED, "1.json is missing.*timberline repair"),
             "promote tiny@2 --force --reason x": (MOVED, 2),
         },
     ),

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# ONNX Runtime's builds report their usage unless this is set before it is imported; releases differ.
+os.environ.update(ORT_DISABLE_TELEMETRY="1", ORT_TELEMETRY_DISABLED="1")
 
 
 def parse_arguments(text: str | None, **more: dict[str, object]) -> argparse.Namespace:

@@ -22,7 +22,6 @@ from timberline.benchmarks.dev.clients import RoundOutcome, RoundPlan
 from timberline.benchmarks.errors import BenchmarkError, ServiceStartError
 from timberline.benchmarks.load.connections import Connection
 from timberline.benchmarks.measure.services import Service, exchange, list_processes
-from timberline.registry.runtime.logs import NO_TELEMETRY
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -32,7 +31,7 @@ _ROUND_TIMEOUT_S = 90.0
 _ROOT = Path(timberline.__file__).parents[1]
 # Competitors in an environment of their own find these programs, and nothing else of ours; none is measured
 # while its ONNX Runtime reports home.
-COMPETITOR_ENVIRONMENT = {"PYTHONPATH": str(_ROOT), **NO_TELEMETRY}
+COMPETITOR_ENVIRONMENT = {"PYTHONPATH": str(_ROOT)}
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def test_promotion_is_refused_when_the_verdict_has_no_seal(store: Store) -> None
     """A verdict of an older program is shown, but calling a new one an old one is no way around the seal."""
     verdict = msgspec.structs.replace(give_verdict(store, "tiny", 2), schema_version=1)
     _write(store, 2, verdict)
-    _assert_refused(store, 2, "schema_version 1, which has no seal. Nothing was changed.*make gate")
+    _assert_refused(store, 2, "schema_version 1, which has no seal. Nothing was changed.*timberline gate")
 
 
 @pytest.mark.parametrize("report", [b"exchanged", None])
@@ -241,7 +241,7 @@ def test_damaged_history_refuses_every_move_until_it_is_repaired(store: Store) -
         lambda: rollback(store, "tiny"),
     ):
         with pytest.raises(
-            DamageError, match=r"2\.json: not an alias record.*registry repair tiny@production"
+            DamageError, match=r"2\.json: not an alias record.*timberline repair tiny@production"
         ):
             move()
     with pytest.raises(ConfigError, match="without a reason"):

@@ -159,7 +159,7 @@ def test_damaged_history_says_to_train_again(tmp_path: Path, data: bytes | None)
     path = tmp_path / "history.json"
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(TrainingError, match=r"history\.json: not readable.*make train"):
+    with pytest.raises(TrainingError, match=r"history\.json: not readable.*timberline train"):
         read_history(tmp_path)
 
 
@@ -168,5 +168,5 @@ def test_features_changed_since_etl_are_refused(tmp_path: Path) -> None:
     config = write_model(tmp_path / "models")
     prepare(config, tmp_path)
     (tmp_path / "models" / MODEL / "features.sql").write_text("SELECT x, y FROM raw", "utf-8")
-    with pytest.raises(StageError, match=r"features\.sql.*make etl"):
+    with pytest.raises(StageError, match=r"features\.sql.*timberline etl"):
         run_train(config, tmp_path / "models", tmp_path)

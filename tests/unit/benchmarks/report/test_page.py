@@ -225,7 +225,7 @@ def test_facts_allow_to_repeat_the_gate(full: GateRecord) -> None:
         verdict.champion.manifest_sha256,
         verdict.config_digest,
         "cpu_count 2",
-        "timberline gate --model forest_cover --again --candidate forest_cover@13 --champion forest_cover@12",
+        "timberline gate forest_cover --again --candidate forest_cover@13 --champion forest_cover@12",
         "restart-04.csv.gz",
     ):
         assert fact in text

@@ -66,13 +66,13 @@ def test_damaged_stage_is_not_current(folder: Path, damage: str) -> None:
 
 def test_a_later_stage_names_the_command_that_is_missing(folder: Path, tmp_path: Path) -> None:
     """Whoever starts in the middle reads what to run first, and damaged files go no further."""
-    receipt = require_receipt(folder, "make etl")
+    receipt = require_receipt(folder, "timberline etl")
     assert receipt.inputs == INPUTS
     with pytest.raises(StageError, match=r"has not run. Run `timberline etl`"):
-        require_receipt(tmp_path / "none", "make etl")
+        require_receipt(tmp_path / "none", "timberline etl")
     (folder / "table").write_bytes(b"rowz")
     with pytest.raises(StageError, match=r"other bytes than the receipt says. Run `timberline etl` again"):
-        require_receipt(folder, "make etl")
+        require_receipt(folder, "timberline etl")
 
 
 def test_failed_stage_leaves_no_receipt(tmp_path: Path) -> None:

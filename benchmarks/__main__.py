@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gate_settings
 from timberline.registry.errors import ConfigError
-from timberline.registry.runtime.cli import print_json, print_result, read_options, run_command
+from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.runtime.options import Place, Verbs, add_verb, find_model
 
@@ -36,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     add_verbs(verbs)
     if importlib.util.find_spec("timberline.benchmarks.dev"):  # not in a wheel
-        _add_dev_verbs(verbs)
+        importlib.import_module("timberline.benchmarks.dev.verbs").add_verbs(verbs, _add_verb)
     options = read_options(parser, arguments)
     return int(options.run(options))
 
 
 def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """The verbs of this part, for its own command line and for `timberline`."""
-    gate = _add_verb(verbs, "gate", "judge the candidate against the champion", "set")
+    gate = _add_verb(verbs, "gate", "judge the candidate against the champion", _gate, "set")
     gate.add_argument("--candidate", metavar="REF", help="default: MODEL@candidate")
     gate.add_argument(
         "--champion", metavar="REF", help="default: MODEL@production; given, the verdict is not stored"
@@ -54,14 +55,14 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "--calibrations", type=Path, help="spreads by class of machine (default: DATA/calibrations)"
     )
     text = "percentiles, throughput, start-up and memory of one version"
-    bench = _add_verb(verbs, "bench", text, "set")
+    bench = _add_verb(verbs, "bench", text, _bench, "set")
     bench.add_argument("--users", default="1,16", help="closed-loop clients, one run each (default 1,16)")
     for verb in (gate, bench):
         verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
         verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
         verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
     text = "latency under open-loop load, and the highest rate under an objective"
-    load = _add_verb(verbs, "load", text, "set")
+    load = _add_verb(verbs, "load", text, _load, "set")
     kind = load.add_mutually_exclusive_group(required=True)
     kind.add_argument("--rate", metavar="N,N", help="requests a second, Poisson arrivals, one run each")
     kind.add_argument("--users", metavar="N,N", help="closed-loop clients, one run each")
@@ -75,45 +76,13 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     load.add_argument("--rules", type=Path, help="the rules (load.toml)")
     load.add_argument("--check", action="store_true", help="end with 1 on a candidate that bears less")
     _add_proof_verbs(verbs)
-    _add_verb(verbs, "history", "every release of a model, and what changed between them")
-
-
-def _add_dev_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    """What only the developers of this project run."""
-    etl = _add_verb(verbs, "etl", "the ETL beside a bare COPY and beside pandas, in one run", "models")
-    etl.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
-    service = _add_verb(verbs, "service", "processor time a request, beside a no-op and other services")
-    service.add_argument("--rounds", type=int, default=10, help="how often each is measured (default 10)")
-    service.add_argument("--window-s", type=float, default=1.0, help="seconds of load a round (default 1)")
-    service.add_argument("--connections", type=int, default=16, help="closed-loop clients (default 16)")
-    service.add_argument("--starts", type=int, default=3, help="starts of the service (default 3)")
-    service.add_argument("--seed", type=int, default=0, help="of the order of the rounds (default 0)")
-    service.add_argument(
-        "--rivals",
-        nargs="?",
-        const="all",
-        default="there",
-        choices=["none", "there", "all"],
-        help="other services: none, those that are there (default), or all, installed if need be",
-    )
-    service.add_argument("--beside", default="", help="another checkout: its service is measured as well")
-    service.add_argument("--targets", type=Path, help="the bounds (default targets.toml)")
-    service.add_argument("--check", action="store_true", help="end with 1 on a missed target")
-    attacks = _add_verb(verbs, "attacks", "what honest clients notice of attacks on the service")
-    attacks.add_argument("--only", default="", metavar="REGEX", help="attacks whose names match")
-    attacks.add_argument("--json", type=Path, metavar="FILE", help="the figures (default DATA/bench/…)")
-    attacks.add_argument("--again-s", type=float, default=2.0, help="seconds a cut attack is begun again")
-    attacks.add_argument("--bounds", type=Path, help="the bounds (default bounds.toml)")
-    attacks.add_argument("--check", action="store_true", help="end with 1 on a bound that is not kept")
-    rivals = _add_verb(verbs, "rivals", "install the services to compare with, each on its own")
-    for verb in (service, rivals):
-        verb.add_argument(
-            "--environments", type=Path, default=Path("var/rivals"), help="where other services are installed"
-        )
+    _add_verb(verbs, "history", "every release of a model, and what changed between them", _history)
 
 
 def _add_proof_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    selftest = _add_verb(verbs, "selftest", "gates on candidates known to be as good, slower or worse", "set")
+    selftest = _add_verb(
+        verbs, "selftest", "gates on candidates known to be as good, slower or worse", _selftest, "set"
+    )
     selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
     selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
     selftest.add_argument(
@@ -138,7 +107,7 @@ def _add_proof_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "--rejudge", action="store_true", help="re-evaluate stored runs with the current rules"
     )
     calibrate = _add_verb(
-        verbs, "calibrate", "measure and store how far identical processes differ here", "set"
+        verbs, "calibrate", "measure and store how far identical processes differ here", _calibrate, "set"
     )
     calibrate.add_argument("--restarts", dest="count", type=int, default=24, help="of both (default 24)")
     for verb in (calibrate, selftest):
@@ -149,16 +118,22 @@ def _add_proof_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _add_verb(
-    verbs: Verbs[argparse.ArgumentParser], name: str, text: str, *places: Place
+    verbs: Verbs[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    action: Callable[[argparse.Namespace], int],
+    *places: Place,
 ) -> argparse.ArgumentParser:
-    return add_verb(verbs, name, text, _main, "data", "registry", *places, model="MODEL[@VERSION]")
+    verb = add_verb(verbs, name, text, _main, "data", "registry", *places, model="MODEL[@VERSION]")
+    verb.set_defaults(action=action)
+    return verb
 
 
 def _main(options: argparse.Namespace) -> int:
     configure_logging(options.log_level or "info", options.log_format or "auto")
     options.model = find_model(options)
     options.data = options.data or Path("var/data")
-    return run_command("benchmarks", lambda: _VERBS[options.verb](options))
+    return run_command("benchmarks", lambda: int(options.action(options)))
 
 
 def _settings(options: argparse.Namespace) -> GateSettings:
@@ -248,88 +223,6 @@ def _load(options: argparse.Namespace) -> int:
     if report.problem:
         return _EXIT_CODES["INVALID"]
     return 1 if options.check and report.is_below else 0
-
-
-def _etl(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.etl import measure_etl
-
-    print_json(
-        measure_etl(model=options.model, models=options.models, data=options.data, rounds=options.rounds)
-    )
-    return 0
-
-
-def _service(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.service.report import (
-        DEFAULT_TARGETS,
-        Settings,
-        format_service,
-        load_targets,
-        write_report,
-    )
-    from timberline.benchmarks.dev.service.speed import measure_service
-    from timberline.registry.aliases import resolve
-    from timberline.registry.names import ModelRef
-    from timberline.registry.store import open_store
-
-    store, ref = open_store(options.registry), ModelRef.parse(options.model)
-    report = measure_service(
-        store,
-        ref.model,
-        resolve(store, ref),
-        Settings(
-            rounds=options.rounds,
-            window_s=options.window_s,
-            connections=options.connections,
-            starts=options.starts,
-            seed=options.seed,
-            beside=options.beside,
-        ),
-        load_targets(options.targets or DEFAULT_TARGETS),
-        environments=options.environments,
-        competitors=options.rivals,
-    )
-    sys.stderr.write(format_service(report) + "\n")
-    print_result(report)
-    path = options.data / "bench" / f"service-{report.model}-{report.version}.json"
-    sys.stderr.write(f"report: {write_report(report, path)}\n")
-    is_missed = any(target.is_met is False for target in report.targets)
-    return 1 if options.check and is_missed else 0
-
-
-def _attacks(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.attacks.run import Settings, measure_attacks
-    from timberline.benchmarks.dev.attacks.table import (
-        DEFAULT_BOUNDS,
-        format_attacks,
-        load_bounds,
-    )
-    from timberline.benchmarks.dev.service.report import write_report
-    from timberline.registry.aliases import resolve
-    from timberline.registry.names import ModelRef
-    from timberline.registry.store import open_store
-
-    store, ref = open_store(options.registry), ModelRef.parse(options.model)
-    report = measure_attacks(
-        store,
-        ref.model,
-        resolve(store, ref),
-        Settings(only=options.only, again_s=options.again_s),
-        load_bounds(options.bounds or DEFAULT_BOUNDS),
-    )
-    default = options.data / "bench" / f"attacks-{report.model}-{report.version}.json"
-    sys.stderr.write(format_attacks(report) + "\n")
-    print_result(report)
-    sys.stderr.write(f"report: {write_report(report, options.json or default)}\n")
-    is_over = bool(report.left_out) or any(row.is_over for row in report.rows)
-    return 1 if options.check and is_over else 0
-
-
-def _rivals(options: argparse.Namespace) -> int:
-    from timberline.benchmarks.dev.competitors.environments import list_competitors, make_environment
-
-    print_result({name: str(make_environment(options.environments, name)) for name in list_competitors()})
-    return 0
 
 
 def _selftest(options: argparse.Namespace) -> int:
@@ -439,20 +332,6 @@ def _history(options: argparse.Namespace) -> int:
     print_result(history)
     sys.stderr.write(f"page: {write_page(history, options.data)}\n")
     return 0
-
-
-_VERBS = {
-    "gate": _gate,
-    "bench": _bench,
-    "load": _load,
-    "calibrate": _calibrate,
-    "selftest": _selftest,
-    "history": _history,
-    "service": _service,
-    "attacks": _attacks,
-    "rivals": _rivals,
-    "etl": _etl,
-}
 
 
 if __name__ == "__main__":

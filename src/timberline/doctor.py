@@ -122,12 +122,12 @@ def describe_roles() -> dict[str, str]:
         if match := re.match(r"([\w.-]+)(?:\[([\w,]+)\])?.*extra == ['\"](\w+)['\"]", line):
             name, extras, role = match.groups()
             named[role] |= set(extras.split(",")) if name == "timberline" else {name}
-    told = {}
+    described = {}
     for role in _ROLES if named else ():
         names = set().union(*(named.get(name, {name}) for name in named[role]))
         missing = sorted(name for name in names if not _find_version(name))
-        told[role] = f"lacks {', '.join(missing)}" if missing else "complete"
-    return told
+        described[role] = f"lacks {', '.join(missing)}" if missing else "complete"
+    return described
 
 
 def find_packages() -> dict[str, str]:

@@ -19,7 +19,7 @@ from timberline.registry.store import open_store
 
 SHARED = ("--model", "--models", "--data", "--registry", "--set", "--log-level", "--log-format")
 PARSER, VERBS = build_parser()
-# `serve` has settings of its own, where each flag is told from its variable and its default.
+# `serve` has settings of its own, whose flags have no default here.
 TABLE_VERBS = sorted(set(VERBS.choices) - {"serve", "completion"})
 
 

@@ -15,7 +15,7 @@ from timberline.benchmarks.settings import DEFAULT_GATES, GateSettings, load_gat
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
-from timberline.registry.runtime.options import Place, Verbs, add_verb, find_model
+from timberline.registry.runtime.options import Place, Verbs, add_verb, find_data, find_model
 
 if TYPE_CHECKING:
     from timberline.benchmarks.selftest.run import SelfTest
@@ -132,7 +132,7 @@ def _add_verb(
 def _main(options: argparse.Namespace) -> int:
     configure_logging(options.log_level or "info", options.log_format or "auto")
     options.model = find_model(options)
-    options.data = options.data or Path("var/data")
+    options.data = find_data(options)
     return run_command("benchmarks", lambda: int(options.action(options)))
 
 

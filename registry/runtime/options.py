@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from timberline.registry.runtime.settings import PathsSection
+
 Verbs = (
     argparse._SubParsersAction
 )  # what `ArgumentParser.add_subparsers` returns; argparse names it nowhere else
@@ -53,7 +55,7 @@ def add_verb(
             type=Path,
             metavar="DIR",
             default=Path(given) if (given := _read("DATA", "")) else None,
-            help="folder of data, runs and reports (default: [paths] data of model.toml, or var/data)",
+            help="folder of data, runs and reports (default var/data; [paths] data where model.toml is read)",
         )
     if "registry" in places:
         verb.add_argument(
@@ -91,6 +93,11 @@ def add_log_options(verb: argparse.ArgumentParser) -> None:
 def find_model(options: argparse.Namespace) -> str:
     """The model that the options name, else the environment's ``MODEL``, else the reference model."""
     return options.model or _read("MODEL", DEFAULT_MODEL)
+
+
+def find_data(options: argparse.Namespace) -> Path:
+    """The folder of data for a verb that reads no model.toml."""
+    return options.data or Path(PathsSection().data)
 
 
 class _Model(argparse.Action):

@@ -122,6 +122,8 @@ def describe_verbs(verbs: Verbs[argparse.ArgumentParser]) -> str:
 
 
 def _describe_unknown(word: str, verbs: Verbs[argparse.ArgumentParser]) -> str:
+    if word in _MODULES:
+        return f"{word} is not part of this installation; 'timberline help' lists what is"
     near = difflib.get_close_matches(word, verbs.choices, n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; 'timberline help' lists the verbs"
     return f"{word!r} is no verb{hint}"

@@ -17,9 +17,9 @@ from pathlib import Path
 from timberline import __version__
 from timberline.registry.errors import LifecycleError
 from timberline.registry.runtime.cli import print_json, run_command
-from timberline.registry.runtime.cpus import count_cpus, find_memory_bytes
+from timberline.registry.runtime.cpus import RunQueue, count_cpus, find_memory_bytes
 from timberline.registry.runtime.logs import configure_logging
-from timberline.registry.runtime.options import Verbs, add_verb
+from timberline.registry.runtime.options import Verbs, add_verb, find_data
 from timberline.registry.store import open_store
 
 _PACKAGES = (
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     registry, problem = describe_registry(options.registry)
-    data = options.data or Path("var/data")
+    data = find_data(options)
     report = {
         "timberline": f"{__version__} ({describe_installation()})",
         "python": f"{platform.python_version()} {platform.python_implementation()}, {sys.executable}",
@@ -103,7 +103,7 @@ def describe_installation() -> str:
 def describe_processors() -> str:
     """Processors that may be used, and whether the kernel tells how long a thread waited for one."""
     if not importlib.util.find_spec("timberline.benchmarks"):  # an image holds the parts of its role
-        return f"{count_cpus()} of {os.cpu_count()}"
+        return f"{count_cpus()} of {os.cpu_count()}, schedstat: {'yes' if RunQueue().is_known else 'no'}"
     machine = importlib.import_module("timberline.benchmarks.machine").describe_machine()
     return f"{machine['cpu_count']} of {os.cpu_count()}, {machine['cpu']}, schedstat: {machine['schedstat']}"
 

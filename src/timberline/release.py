@@ -7,11 +7,13 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.runtime.cli import run_command
 from timberline.registry.runtime.logs import configure_logging, log_event
 from timberline.registry.runtime.options import Verbs, add_verb, find_model
+from timberline.training.config import load_model_config
 
 _logger = logging.getLogger("release")
 # What each stage takes of the shared options.
@@ -40,12 +42,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    options.data = options.data or read_data(options)
     for stage in _STAGES:
         words = [sys.executable, "-m", "timberline", stage, find_model(options), *list_flags(options, stage)]
         if code := subprocess.run(words, check=False).returncode:
             log_event(_logger, "release stopped", logging.ERROR, stage=stage, exit_code=code)
             return code if code > 0 else 128 - code
     return 0
+
+
+def read_data(options: argparse.Namespace) -> Path:
+    """``[paths] data`` of model.toml, for every stage: the gate, which reads none, looks for rows there too.
+
+    Raises:
+        ConfigError: there is no such model folder, or a setting in it is wrong.
+    """
+    overrides = [override for override in options.set if not _is_rule(override)]
+    return Path(load_model_config(options.models, find_model(options), overrides=overrides).paths.data)
 
 
 def list_flags(options: argparse.Namespace, stage: str) -> Iterator[str]:
@@ -57,7 +70,10 @@ def list_flags(options: argparse.Namespace, stage: str) -> Iterator[str]:
         if value := getattr(options, name):
             yield from (f"--{name.replace('_', '-')}", value)
     for override in options.set if stage != "promote" else ():
-        # A section of gates.toml is the gate's, every other one model.toml's.
-        is_rule = override.partition(".")[0] in GateSettings.__struct_fields__
-        if is_rule == (stage == "gate"):
+        if _is_rule(override) == (stage == "gate"):
             yield from ("--set", override)
+
+
+def _is_rule(override: str) -> bool:
+    """Whether it is for a section of gates.toml; every other one is model.toml's."""
+    return override.partition(".")[0] in GateSettings.__struct_fields__

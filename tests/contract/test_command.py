@@ -109,6 +109,16 @@ def test_an_unknown_verb_is_wrong_use(word: str, hint: str) -> None:
     assert hint in done.stderr
 
 
+def test_a_verb_of_a_part_that_an_image_lacks_is_named_as_such() -> None:
+    """It is no typing mistake; another image has it."""
+    code = "import importlib.util, sys; find = importlib.util.find_spec\n"
+    code += "importlib.util.find_spec = lambda name: None if name.endswith('.training') else find(name)\n"
+    code += "from timberline.__main__ import main; sys.exit(main(['etl']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "etl is not part of this installation" in done.stderr
+
+
 def test_the_version_is_the_package_s() -> None:
     """The first line of a bug report."""
     assert run("--version").stdout == f"timberline {timberline.__version__}\n"

@@ -15,7 +15,7 @@ from tests.support.tables import NAME, SmallTable, rows
 from timberline.__main__ import build_parser
 from timberline.registry.errors import StageError
 from timberline.registry.runs import find_run
-from timberline.release import list_flags
+from timberline.release import list_flags, read_data
 
 LONG = ("--set", "training.epochs=2000")
 
@@ -81,3 +81,12 @@ def test_a_rule_of_the_gate_goes_to_the_gate_and_every_other_setting_to_the_stag
     assert taken["gate"][-2:] == ["--set", "duet.seed=1"]
     assert "training.epochs=3" not in taken["gate"]
     assert "--set" not in taken["promote"]
+
+
+def test_every_stage_works_in_the_folder_that_model_toml_names(tmp_path: Path) -> None:
+    """The gate reads no model.toml: it looked for the rows that etl prepared where they were not."""
+    table = SmallTable(tmp_path, rest='[paths]\ndata = "elsewhere"')
+    parser, _ = build_parser()
+    command = ["release", NAME, "--models", str(table.models), "--set", "duet.seed=1"]
+    assert read_data(parser.parse_args(command)) == Path("elsewhere")
+    assert read_data(parser.parse_args([*command, "--set", "paths.data=here"])) == Path("here")

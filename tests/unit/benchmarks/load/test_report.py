@@ -202,6 +202,6 @@ def test_equal_steps_are_not_certainty() -> None:
 
 
 def test_a_rate_of_zero_is_no_figure() -> None:
-    """Its logarithm would make everything infinite; nothing held is told by whoever measured it."""
+    """Its logarithm would make everything infinite."""
     with pytest.raises(EvidenceError):
         compare_rounds("rate", "1/s", {"candidate": (0.0, 10.0)}, RULES)

@@ -1,7 +1,7 @@
 """The same rows in every form that the service takes: requests are written, replies are read and checked.
 
-The forms are those of docs/serving.md: ``json`` (one object, or ``instances``), ``csv`` under a line of
-names, bare ``float32`` rows answered in kind, and the Open Inference Protocol with its tensors as
+The forms are those of docs/reference/http.md: ``json`` (one object, or ``instances``), ``csv`` under a line
+of names, bare ``float32`` rows answered in kind, and the Open Inference Protocol with its tensors as
 JSON (``oip``) or behind it (``oip_binary``). A reply is right when the version that was asked answered,
 with the numbers that it must give.
 """

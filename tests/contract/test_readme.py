@@ -26,8 +26,8 @@ from timberline.training.features.language import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-SERVING = (ROOT / "docs" / "serving.md").read_text("utf-8")
-REGISTRY = (ROOT / "docs" / "registry.md").read_text("utf-8")
+SERVING = (ROOT / "docs" / "reference" / "service.md").read_text("utf-8")
+REGISTRY = (ROOT / "docs" / "reference" / "registry.md").read_text("utf-8")
 
 
 def section(title: str) -> str:
@@ -202,7 +202,7 @@ def test_the_service_reference_shows_the_real_defaults() -> None:
 
 
 def read_figure(text: str, default: object) -> object:
-    """A value as docs/serving.md writes it, as a setting of the default's type."""
+    """A value as docs/reference/service.md writes it, as a setting of the default's type."""
     if isinstance(default, str):
         return text.strip("`")
     if isinstance(default, bool):

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_attack_is_a_row_beside_honest_clients(folder: Path) -> None:
-    """The command behind the figures of docs/attacks.md must work on any version."""
+    """The command behind the figures of docs/explanation/attacks.md must work on any version."""
     path = folder / "attacks.json"
     code, report, log = run(folder, "--only", "^(300 requests|deep nesting|upgrade)", "--json", str(path))
     assert code == 0, log

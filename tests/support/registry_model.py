@@ -119,7 +119,7 @@ class Mirror:
         return f"{folder}/manifest.json" in files & found and not damaged
 
     def find_objections(self, model: str, version: int) -> list[str]:
-        """Why production may not move to ``version`` without force, by the rules of docs/gate.md."""
+        """Why production may not move to ``version`` without force, by docs/reference/gate.md."""
         folder = f"{model}/{version}"
         if not self.is_whole(model, version):
             return ["the version is damaged"]

@@ -348,7 +348,7 @@ UNLIKE = [
     )
     for number in range(1, 5)
 ]
-# As docs/gate.md says of [latency] and of [gate] in model.toml: α, s0 and limit of each line.
+# As docs/reference/gate.md says of [latency] and of [gate] in model.toml: α, s0 and limit of each line.
 RULES = {
     "net_p50": (0.00025, 0.007, 0.05),
     "service_p50": (0.0005, 0.014, math.log(1.15)),
@@ -377,7 +377,7 @@ SHOWN: dict[str, Callable[[ArmRun], float]] = {
 
 
 def read_contrast(name: str, restart: Restart) -> float:
-    """The contrast of one restart as docs/gate.md defines it, from the times themselves."""
+    """The contrast of one restart as docs/reference/gate.md defines it, from the times themselves."""
     champion, candidate = (restart.arms[side] for side in ("champion", "candidate"))
     before, after = SHOWN[name](champion), SHOWN[name](candidate)
     if name == "net_p50":

@@ -91,7 +91,7 @@ def shuffle(values: Iterable[float]) -> tuple[float, ...]:
     [(1, 1), (19, 1), (20, 1), (39, 1), (40, 2), (200, 10), (1000, 50)],
 )
 def test_the_tail_is_the_mean_of_the_slowest_twentieth(count: int, slowest: int) -> None:
-    """Of 1 ms to ``count`` ms: the share is stated in docs/gate.md, and the spreads were measured with it."""
+    """Of 1 ms to ``count`` ms: the share is stated in the docs; the spreads were measured with it."""
     known = sum(range(count - slowest + 1, count + 1)) / slowest
     assert average_slowest(shuffle(range(1, count + 1))) == known
 

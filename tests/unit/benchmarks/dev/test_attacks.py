@@ -168,7 +168,7 @@ def test_every_attack_has_its_bounds() -> None:
 
 def test_the_reference_names_every_attack_and_every_bound() -> None:
     """A row that is explained nowhere cannot be read; a bound in words that is another one misleads."""
-    text = (Path(__file__).resolve().parents[4] / "docs" / "attacks.md").read_text("utf-8")
+    text = (Path(__file__).resolve().parents[4] / "docs" / "explanation" / "attacks.md").read_text("utf-8")
     missing = [name for name in list_attacks(SUBJECT) if f"`{name}`" not in text]
     assert missing == []
     for kind, targets in load_bounds().items():

@@ -132,7 +132,7 @@ def test_a_release_of_a_drip_loses_what_it_is_said_to(replays: Replays) -> None:
 
 
 def test_equal_runs_pass_and_worse_ones_are_blocked(replays: Replays, judge: Judge) -> None:
-    """The rates that docs/gate.md states, on runs whose noise is known to be small."""
+    """The rates that docs/reference/gate.md states, on runs whose noise is known to be small."""
     pairs = judge_pairs(replays.read_pairs(), judge)
     rates = {(rate.arm, rate.limits): rate for rate in measure_rates(pairs, judge)}
     for limits in ("stated", "noise"):

@@ -222,7 +222,7 @@ def test_a_change_is_seen_although_size_and_time_are_the_same(
 def test_sixteen_characters_are_enough_and_fifteen_are_not(
     tmp_path: Path, where: str, token: str, is_long_enough: bool
 ) -> None:
-    """The bound is stated in docs/serving.md; the message tells which entry is too short, and by how much."""
+    """The bound stands in the docs; the message tells which entry is too short, and by how much."""
     file = tmp_path / "tokens"
     file.write_text(f"{FIRST}\n{token}\n", "utf-8")
     config = (

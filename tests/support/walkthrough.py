@@ -1,0 +1,195 @@
+"""A page of the docs, done as a reader does it: every block of commands, in order, in one shell's state.
+
+    with Walkthrough(folder) as reader:
+        reader.follow(ROOT / "docs" / "tutorial.md")
+
+Blocks marked ``sh`` are run by ``bash -euo pipefail`` in a copy of the checkout; what one leaves in variables
+and in the working folder is there for the next. A block marked ``text`` right behind one is its output, where
+``…`` stands for anything, over lines too. A comment before a block says what else holds:
+
+    <!-- test: exits=1 -->      it ends with this code
+    <!-- test: serves=URL -->   it goes on beside the others; the next block waits until URL answers
+    <!-- test: stops -->        the last one that serves is ended before this block
+
+Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.support.makefile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+from tests.support.makefile import DEADLINE_S, QUICK_GATE
+from tests.support.markdown import ROOT, Block, list_blocks
+
+_KEEP_STATE = 'trap \'{ declare -px; printf "cd %q\\n" "$PWD"; } > "$STATE_OF_THE_SHELL"\' EXIT'
+
+
+class Walkthrough:
+    """A reader with a copy of the checkout in ``folder``; leaving the block ends what still serves."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        """``environment`` is added to that of the tests, for every block."""
+        self.folder = folder / "timberline"
+        self._commands = folder / "commands"
+        self._commands.mkdir(parents=True)
+        self._state = folder / "state.sh"
+        self._state.touch()
+        self._ports: dict[str, str] = {}
+        self._serving: list[tuple[subprocess.Popen[bytes], Path]] = []
+        _copy_checkout(self.folder)
+        self._environment = (
+            {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+            | QUICK_GATE
+            | {"STATE_OF_THE_SHELL": str(self._state)}
+            | (environment or {})
+        )
+        self._environment["PATH"] = f"{self._commands}:{self._environment['PATH']}"
+
+    def __enter__(self) -> Walkthrough:
+        """The reader sits down."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what still serves."""
+        while self._serving:
+            self._stop_last()
+
+    def provide(self, command: str, script: str) -> None:
+        """Put ``script`` (with its #! line) on the path under the name ``command``, before all others."""
+        path = self._commands / command
+        path.write_text(script, "utf-8")
+        path.chmod(0o755)
+
+    def follow(self, page: Path) -> int:
+        """Run every block of commands of ``page``.
+
+        Returns:
+            How many blocks were run.
+        """
+        place = page.relative_to(ROOT)
+        count, output = 0, None
+        for block in list_blocks(page.read_text("utf-8")):
+            where = f"{place}:{block.line}"
+            if block.language == "sh":
+                output = self._run(block, where)
+                count += 1
+            elif block.language == "text" and block.follows_directly and output is not None:
+                _compare(block.code, output, where)
+                output = None
+        return count
+
+    def _run(self, block: Block, where: str) -> str | None:
+        """Run one block; its output, or None for one that goes on."""
+        if "stops" in block.options:
+            self._stop_last()
+        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(block.code)}'
+        shell = ["bash", "-euo", "pipefail", "-c", script]
+        if url := block.options.get("serves"):
+            self._serve(shell, self._with_free_ports(url), where)
+            return None
+        done = subprocess.run(
+            shell,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        expected = int(block.options.get("exits", "0"))
+        assert done.returncode == expected, (
+            f"{where} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done.stdout
+
+    def _serve(self, shell: list[str], url: str, where: str) -> None:
+        """Start a block in a session of its own and wait until ``url`` answers."""
+        log = Path(tempfile.mkstemp(dir=self.folder.parent, suffix=".log")[1])
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                shell,
+                cwd=self.folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        self._serving.append((process, log))
+        deadline = time.monotonic() + DEADLINE_S
+        while not _answers(url):
+            is_alive = process.poll() is None and time.monotonic() < deadline
+            assert is_alive, f"{where}: {url} does not answer\n{log.read_text('utf-8')}"
+
+    def _stop_last(self) -> None:
+        """Send SIGINT, as a reader presses Ctrl-C, to the last that serves, and wait for its end."""
+        process, log = self._serving.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise AssertionError(f"Ctrl-C does not end it\n{log.read_text('utf-8')}") from None
+
+    def _with_free_ports(self, text: str) -> str:
+        """Every port from 8000 to 8099 as the free one that stands for it."""
+        return re.sub(r"\b80\d\d\b", lambda found: self._ports.setdefault(found[0], _find_port()), text)
+
+
+def _find_port() -> str:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        time.sleep(0.1)  # polls a fact with a deadline
+        return False
+
+
+def _compare(expected: str, output: str, where: str) -> None:
+    """Hold an output to what the page shows; ``…`` stands for anything."""
+    pattern = ".*".join(re.escape(part) for part in expected.strip().split("…"))
+    assert re.fullmatch(pattern, output.strip(), re.DOTALL), f"{where} shows\n{expected}\nbut it is\n{output}"
+
+
+def _copy_checkout(folder: Path) -> None:
+    """Copy what is committed or about to be, and set up the environment of these tests as its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if not (ROOT / name).exists() or name == ".venv":
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    environment = folder / ".venv"
+    environment.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    (environment / ".installed").touch()  # later than every copy: `make setup` has nothing to do

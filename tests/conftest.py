@@ -21,4 +21,4 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # logging prints "--- Logging error ---" to stderr and goes on, where nobody sees it but a user.
-logging.Handler.handleError = _raise  # type: ignore[method-assign]
+logging.Handler.handleError = _raise  # type: ignore[assignment, method-assign]  # not a method here

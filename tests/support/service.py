@@ -62,6 +62,10 @@ class RunningService:
         while not fact():
             assert time.monotonic() < deadline, self.log
 
+    def wait_for_events(self, event: str, count: int) -> None:
+        """Until the log tells of ``event`` that many times."""
+        self.wait_for(lambda: len(self.list_events(event)) == count)
+
     def connect(self) -> http.client.HTTPConnection:
         """A new connection; the caller closes it."""
         return http.client.HTTPConnection(self.host, self.port, timeout=DEADLINE_S)

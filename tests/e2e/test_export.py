@@ -79,12 +79,6 @@ def inputs(data: Path) -> ExportInputs:
     return load_inputs(data, "tiny", SETTINGS)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty registry."""
-    return open_store(tmp_path / "registry")
-
-
 def run_main(data: Path, registry: Path, *more: str) -> int:
     folder = registry.parent / "models" / "tiny"
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,17 +22,11 @@ from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.manifest import Manifest
 from timberline.registry.names import PRODUCTION
 from timberline.registry.signature import build_signature
-from timberline.registry.store import Store, open_store
+from timberline.registry.store import Store
 from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 ROWS = 20_000
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty registry."""
-    return open_store(tmp_path / "registry")
 
 
 def release(store: Store, wrong: int, *, alias: str = PRODUCTION, **changes: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ from timberline.registry.runs import (
     encode_noise,
 )
 from timberline.registry.signature import Column, build_signature
-from timberline.registry.store import Store, open_store
+from timberline.registry.store import Store
 from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
@@ -32,12 +31,6 @@ SETTINGS = load_gate_settings().accuracy
 MEASURED = {"answers", "error_rate", "fairness", "p50_ceiling", "model_size"}
 MEASURED |= {"net_p50", "service_p50", "net_p99", "net_tail", "p50", "cpu_per_request"}
 MEASURED |= {"memory", "start_up"}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty registry."""
-    return open_store(tmp_path / "registry")
 
 
 def judge(

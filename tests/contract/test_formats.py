@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import NUMERIC_COLUMNS, NUMERIC_ROWS, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve
+from tests.support.tiny_model import NUMERIC_COLUMNS, NUMERIC_ROWS
 
 NAMES = [column.name for column in NUMERIC_COLUMNS]
 OBJECTS = [dict(zip(NAMES, row, strict=True)) for row in NUMERIC_ROWS]
@@ -27,16 +25,11 @@ MAX_ROWS = 8
 
 
 @pytest.fixture(scope="module", params=["event loop", "thread"])
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """tiny@1, by both of the ways that bodies and rows take through it."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
     limit = "64" if request.param == "event loop" else "0"
     flags = ("--inline-max-rows", limit, "--inline-max-body-bytes", str(1024 * int(limit)))
-    with running_service(registry, "tiny", "--max-rows", str(MAX_ROWS), *flags) as running:
-        yield running
+    return serve("tiny", "--max-rows", str(MAX_ROWS), *flags)
 
 
 @pytest.fixture

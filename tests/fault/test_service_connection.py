@@ -16,9 +16,7 @@ import pytest
 
 from tests.support.freezing import frozen
 from tests.support.raw_clients import Answer, split_answer
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, Serve, running_service
 
 BODY = b'{"rings": 40}'
 LONGEST_HEAD = 65_536
@@ -30,12 +28,9 @@ ROOM_BYTES = 48 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1, with rows handed to a thread from the second on."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    with running_service(registry, "tiny", "--inline-max-rows", "1") as running:
-        yield running
+    return serve("tiny", "--inline-max-rows", "1")
 
 
 @contextlib.contextmanager
@@ -369,11 +364,10 @@ def test_a_client_that_ends_its_side_still_has_its_answers(service: RunningServi
         assert [answer.status for answer in read_answers(connection)] == [200] * 22
 
 
-def test_one_connection_too_many_takes_the_place_of_an_idle_one(tmp_path: Path) -> None:
+def test_one_connection_too_many_takes_the_place_of_an_idle_one(registry: Path) -> None:
     """Clients forget connections; they may not keep health checks out."""
-    publish_numeric(open_store(tmp_path))
     with (
-        running_service(tmp_path, "tiny", "--max-connections", "8") as service,
+        running_service(registry, "tiny", "--max-connections", "8") as service,
         contextlib.ExitStack() as stack,
     ):
         idle = [stack.enter_context(connected(service)) for _ in range(8)]
@@ -399,12 +393,11 @@ def test_one_connection_too_many_takes_the_place_of_an_idle_one(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("length", [900_000, 4_000_000], ids=["usual", "general"])
-def test_bodies_that_never_end_have_one_budget(tmp_path: Path, length: int) -> None:
+def test_bodies_that_never_end_have_one_budget(registry: Path, length: int) -> None:
     """Sixty unfinished bodies of 16 MiB once were 1 GB; each by itself was within its bound."""
-    publish_numeric(open_store(tmp_path))
     limit = 8_000_000
     flags = ("--max-receiving-bytes", str(limit), "--max-body-bytes", "4000000")
-    with running_service(tmp_path, "tiny", *flags) as service, contextlib.ExitStack() as stack:
+    with running_service(registry, "tiny", *flags) as service, contextlib.ExitStack() as stack:
         before = read_memory(service, "VmHWM")
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
         clients = [stack.enter_context(connected(service)) for _ in range(30)]

@@ -17,8 +17,6 @@ import pytest
 
 from tests.support.freezing import frozen
 from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -27,13 +25,6 @@ SMALL = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 MANY_ROWS = 300_000
 LARGE = b'{"instances": [' + b",".join([b"[12.5, 40, false, null]"] * MANY_ROWS) + b"]}"
 LIMITS = ("--max-rows", str(MANY_ROWS), "--max-body-bytes", str(len(LARGE)))
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry with tiny@production."""
-    publish_numeric(open_store(tmp_path))
-    return tmp_path
 
 
 @contextlib.contextmanager

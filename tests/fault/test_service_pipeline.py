@@ -7,24 +7,19 @@ import io
 import json
 import random
 import socket
-from collections.abc import Iterator
 
 import pytest
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import NUMERIC_COLUMNS, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, Serve
+from tests.support.tiny_model import NUMERIC_COLUMNS
 
 ROW = [12.5, 40, False, None]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1, with rows handed to a thread from the second on."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    with running_service(registry, "tiny", "--inline-max-rows", "1") as running:
-        yield running
+    return serve("tiny", "--inline-max-rows", "1")
 
 
 def post(rows: int) -> bytes:

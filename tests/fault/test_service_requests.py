@@ -12,21 +12,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, Serve
 
 LIMIT = 100_000
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1 that reads bodies of up to `LIMIT` bytes, with more than two rows in a thread."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
     flags = ("--max-body-bytes", str(LIMIT), "--inline-max-rows", "2", "--inline-max-body-bytes", "2000")
-    with running_service(registry, "tiny", *flags) as running:
-        yield running
+    return serve("tiny", *flags)
 
 
 @pytest.fixture(autouse=True)

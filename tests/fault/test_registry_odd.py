@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.manifests import give_verdict, publish_tiny
-from tests.support.registry_commands import Answer, ask, build_registry
+from tests.support.registry_commands import Answer, ask
 from tests.support.registry_tree import Kind, compare, put, read_tree, restore
 from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.errors import DamageError
@@ -344,20 +344,6 @@ CASES = [
         {"show tiny@3": (0, ""), "rollback tiny": (MOVED, 2)},
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The registry before it is damaged."""
-    root = tmp_path_factory.mktemp("odd") / "registry"
-    build_registry(root)
-    return root
-
-
-@pytest.fixture
-def root(base: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return shutil.copytree(base, tmp_path / "registry")
 
 
 def _matches(pattern: str, text: str) -> bool:

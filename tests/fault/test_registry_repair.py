@@ -10,19 +10,12 @@ from typing import Any
 import pytest
 
 from tests.support.manifests import give_verdict, publish_tiny
-from tests.support.registry_commands import Answer, ask, build_registry
+from tests.support.registry_commands import Answer, ask
 from tests.support.registry_tree import put, read_tree
 from timberline.registry.store import open_store
 
 REFUSED = 1
 TIP = "tiny/aliases/production/3.json"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """tiny@1 to 3, the last in production; other@1."""
-    build_registry(tmp_path / "registry")
-    return tmp_path / "registry"
 
 
 def _list_checks(answer: Answer) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import pytest
 from tests.support.ended import ROOT, starting
 from tests.support.http_files import FileServer, Resource, serve_files
 from tests.support.kaggle_stand_in import make_zip
-from tests.support.pips import find_pip, list_oldest_and_newest
+from tests.support.pips import list_oldest_and_newest, use_pip
 from tests.support.sources import config_for, hidden_files, visible_files
 from timberline.training.config import CsvSource, ModelConfig, PackageSource
 from timberline.training.data.fetch import fetched_files, run_fetch
@@ -262,15 +262,8 @@ def wheel(
     name = "big_data-1.0-py3-none-any.whl"
     files.resources[f"/{name}"] = Resource(packed, content_type="application/zip")
     files.resources["/"] = Resource(f'<a href="/{name}">{name}</a>'.encode(), content_type="text/html")
-    for variable, value in {
-        "PYTHONPATH": str(find_pip(request.param)),
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": files.url + "/",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "PIP_RETRIES": "0",
-    }.items():
-        monkeypatch.setenv(variable, value)
+    use_pip(monkeypatch, request.param, files.url + "/")
+    monkeypatch.setenv("PIP_RETRIES", "0")
     return PackageSource(
         package="big-data",
         version="1.0",

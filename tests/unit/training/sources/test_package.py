@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.kaggle_stand_in import make_zip
-from tests.support.pips import find_pip, list_oldest_and_newest
+from tests.support.pips import list_oldest_and_newest, use_pip
 from tests.support.sources import TABLE, config_for, hidden_files, visible_files
 from timberline.training.config import PackageSource
 from timberline.training.data.fetch import fetched_files, run_fetch
@@ -26,11 +25,7 @@ def wheels(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """A folder that is all that pip may look into."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(find_pip(request.param)))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    use_pip(monkeypatch, request.param, str(folder))
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import pytest
 
@@ -33,16 +34,16 @@ def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
 
 
 @pytest.fixture
-def expected(service: RunningService) -> list[dict[str, object]]:
+def expected(service: RunningService) -> list[dict[str, Any]]:
     """The answers as JSON has them."""
-    answers: list[dict[str, object]] = service.predict({"instances": OBJECTS})[1]["predictions"]
+    answers: list[dict[str, Any]] = service.predict({"instances": OBJECTS})[1]["predictions"]
     return answers
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/tiny", "/invocations", "/v1/models/tiny:predict"])
 @pytest.mark.parametrize("kind", BODIES)
 def test_csv_is_answered_a_line_a_row(
-    service: RunningService, expected: list[dict[str, object]], path: str, kind: str
+    service: RunningService, expected: list[dict[str, Any]], path: str, kind: str
 ) -> None:
     """SageMaker's batch transform joins the answer's lines to those it sent, so there is no line of names."""
     headers = {"Content-Type": kind, "Accept": "text/csv"}
@@ -53,12 +54,12 @@ def test_csv_is_answered_a_line_a_row(
     rows = list(csv.reader(io.StringIO(answer.decode(), newline="")))
     for row, wanted in zip(rows, expected, strict=True):
         assert row[:2] == [wanted["prediction"], wanted["label"]]
-        assert [float(value) for value in row[2:]] == list(wanted["probabilities"].values())  # type: ignore[attr-defined]
+        assert [float(value) for value in row[2:]] == list(wanted["probabilities"].values())
 
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_json_lines_are_answered_a_line_a_row(
-    service: RunningService, expected: list[dict[str, object]], kind: str
+    service: RunningService, expected: list[dict[str, Any]], kind: str
 ) -> None:
     """Every line is what ``predictions`` would hold in its place."""
     headers = {"Content-Type": kind, "Accept": "application/jsonlines"}
@@ -68,7 +69,7 @@ def test_json_lines_are_answered_a_line_a_row(
 
 
 def test_lines_without_a_wish_are_answered_with_json(
-    service: RunningService, expected: list[dict[str, object]]
+    service: RunningService, expected: list[dict[str, Any]]
 ) -> None:
     """As every other body is; what is unknown in Accept asks for nothing."""
     for accept in ("*/*", "text/html", "image/png, application/xml"):

@@ -21,7 +21,7 @@ def test_the_worked_example_ends_with_a_served_prediction(tmp_path: Path) -> Non
         path.write_text(content, "utf-8")
     workshop = Workshop(tmp_path, "rain", tmp_path / "models")
     workshop.made("release")
-    body = json.loads(re.search(r"/predict .*?-d '(\{.*?\})'", text, re.DOTALL)[1])  # type: ignore[index]
+    body = json.loads(re.findall(r"/predict .*?-d '(\{.*?\})'", text, re.DOTALL)[0])
     with running_service(workshop.registry, "rain") as service:
         status, answer = service.predict(body)
     assert (status, answer["version"]) == (200, 1)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Case(NamedTuple):
     damage: Callable[[Path], object]
     reported: tuple[tuple[tuple[str, str], str], ...]
     listed: str
-    answers: dict[str, tuple[int, object]]
+    answers: dict[str, tuple[int, int | str]]
 
 
 def _cut(path: str, length: int) -> Callable[[Path], None]:
@@ -90,6 +91,10 @@ def _leave_things(root: Path) -> None:
         put(root, path, b"")
 
 
+def _copy_model(root: Path, name: str) -> None:
+    shutil.copytree(root / "tiny", root / name)
+
+
 def _leave_things_beside(root: Path) -> None:
     for path in ("README", "lost+found/x", ".git/config", "tiny/notes"):
         put(root, path, b"")
@@ -104,7 +109,7 @@ def _replay_verdict(root: Path) -> None:
     shutil.copy(root / "tiny" / "2" / "verdict.json", root / "tiny" / "3" / "verdict.json")
 
 
-def _stopped(text: str) -> dict[str, tuple[int, object]]:
+def _stopped(text: str) -> dict[str, tuple[int, int | str]]:
     """What a damaged alias answers: it points nowhere until it is repaired, forced or not."""
     hint = f"{text}.*timberline repair tiny@production"
     commands = ("show tiny", "rollback tiny", "promote tiny@2 --force --reason x")
@@ -315,7 +320,7 @@ CASES = [
     *[
         Case(
             f"a folder called {name}",
-            lambda root, name=name: shutil.copytree(root / "tiny", root / name),  # type: ignore[misc]
+            partial(_copy_model, name=name),
             (((name, name), "is not the name of a model"),),
             f"{name}: is not the name of a model",
             {f"list {name}": (2, "expected model"), "show tiny": (0, ""), "rollback tiny": (MOVED, 2)},
@@ -381,7 +386,7 @@ def test_damage_is_told_and_stops_nothing_else(case: Case, root: Path) -> None:
             assert answer.value["version"] == expected
             restore(root, tree, compare(tree, read_tree(root)))
         else:
-            assert _matches(expected, answer.log), (words, answer)  # type: ignore[arg-type]
+            assert _matches(expected, answer.log), (words, answer)
             assert read_tree(root) == tree, f"{words} changed something"
     assert {words: ask(root, words) for words in others} == before
 

@@ -29,7 +29,7 @@ def wheels(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return folder
 
 
-def _source(wheels: Path, table: bytes = TABLE, **changes: object) -> PackageSource:
+def _source(wheels: Path, table: bytes = TABLE, **changes: Any) -> PackageSource:
     """Build the wheel of a package that cannot run here (CPython 3.7) and describe it."""
     wheel = make_zip(
         {
@@ -40,7 +40,7 @@ def _source(wheels: Path, table: bytes = TABLE, **changes: object) -> PackageSou
         }
     )
     (wheels / "tiny_data-1.0-cp37-cp37m-manylinux1_x86_64.whl").write_bytes(wheel)
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "package": "tiny-data",
         "version": "1.0",
         "python_version": "3.7",
@@ -49,7 +49,7 @@ def _source(wheels: Path, table: bytes = TABLE, **changes: object) -> PackageSou
         "member": MEMBER,
         "member_sha256": hashlib.sha256(table).hexdigest(),
     }
-    return PackageSource(**(values | changes))  # type: ignore[arg-type]
+    return PackageSource(**(values | changes))
 
 
 def test_the_member_is_fetched_once_and_nothing_is_installed(tmp_path: Path, wheels: Path) -> None:

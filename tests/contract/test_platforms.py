@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import DEADLINE_S, ROOT, RunningService, Serve, refuse_to_start, running_service
+from tests.support.isolated_service import run_isolated
+from tests.support.service import RunningService, Serve, refuse_to_start, running_service
 
 HEALTH = "/v1/endpoints/12/deployedModels/34"
 PREDICT = f"{HEALTH}:predict"
@@ -50,20 +47,9 @@ def test_sagemaker_needs_no_variable_where_its_folder_is(registry: Path, tmp_pat
     """It runs ``docker run IMAGE serve`` and mounts the model; an endpoint that listens elsewhere, or reads
     another folder, never gets ready. Where the kernel allows no namespaces, test_platforms.py of the units
     holds the same of the settings."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rmn", "true"], check=False).returncode:
-        pytest.skip("no namespaces here")
-    done = subprocess.run(
-        ["unshare", "-rmn", sys.executable, ROOT / "tests/support/sagemaker_service.py", registry, tmp_path],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_isolated("sagemaker_service.py", "-rmn", registry, tmp_path)
     answers = {"ping": 200, "invocations": [200, "2", "tiny"], "health": 0}
-    assert json.loads(done.stdout) == {
+    assert done == {
         "bare": {"announced": ["0.0.0.0", 8080], **answers},
         "bound": {"announced": ["0.0.0.0", 8123], **answers},
     }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.manifests import give_verdict, publish_tiny
-from tests.support.registry_commands import Answer, ask
+from tests.support.registry_commands import ask, list_broken
 from tests.support.registry_tree import Kind, compare, put, read_tree, restore
 from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.errors import DamageError
@@ -355,10 +355,6 @@ def _matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.DOTALL) is not None
 
 
-def _list_checks(answer: Answer) -> list[dict[str, Any]]:
-    return [check for check in answer.value if not check["is_whole"]]
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_damage_is_told_and_stops_nothing_else(case: Case, root: Path) -> None:
     """An operator sees in one look what is damaged, and everything that does not need it goes on."""
@@ -367,11 +363,11 @@ def test_damage_is_told_and_stops_nothing_else(case: Case, root: Path) -> None:
     case.damage(root)
     verified = ask(root, "verify")
     assert verified.code == 1
-    assert {(check["name"], check["path"]) for check in _list_checks(verified)} == {
+    assert {(check["name"], check["path"]) for check in list_broken(verified)} == {
         place for place, _ in case.reported
     }
     for (name, _), finding in case.reported:
-        (check,) = [check for check in _list_checks(verified) if check["name"] == name]
+        (check,) = [check for check in list_broken(verified) if check["name"] == name]
         assert _matches(finding, check["findings"]), check
     listed = ask(root, "list")
     problems = [row["problem"] for row in listed.value if row.get("problem")]
@@ -397,7 +393,7 @@ def test_registry_that_was_copied_is_whole(root: Path, tmp_path: Path) -> None:
         os.utime(path, (1e9, 1e9))
     (tmp_path / "outside.onnx").hardlink_to(root / "tiny" / "3" / "model.onnx")
     verified = ask(root, "verify")
-    assert (verified.code, _list_checks(verified)) == (0, [])
+    assert (verified.code, list_broken(verified)) == (0, [])
     assert ask(root, "list").code == 0
     refused = ask(root, "promote tiny@2")
     assert refused.code == REFUSED
@@ -407,7 +403,7 @@ def test_registry_that_was_copied_is_whole(root: Path, tmp_path: Path) -> None:
 def test_model_that_was_renamed_is_told_of_in_every_part(root: Path) -> None:
     """All that is in it names the model: under another name its evidence would be counted twice."""
     (root / "tiny").rename(root / "small")
-    reported = {check["name"]: check["findings"] for check in _list_checks(ask(root, "verify"))}
+    reported = {check["name"]: check["findings"] for check in list_broken(ask(root, "verify"))}
     assert reported.keys() == {"small@1", "small@2", "small@3", "small@candidate", "small@production"}
     assert "of tiny@1" in reported["small@1"]
     assert "1.json: is move 1 of tiny@production" in reported["small@production"]
@@ -435,7 +431,7 @@ def test_name_that_nobody_expects_is_told_and_ends_no_command(root: Path, place:
         verified = ask(root, "verify")
         assert verified.code == (0 if is_anybodys else 1)
         assert is_anybodys or any(
-            shown in check["path"] + check["findings"] for check in _list_checks(verified)
+            shown in check["path"] + check["findings"] for check in list_broken(verified)
         )
         assert ask(root, "list").code == verified.code
         assert ask(root, "verify other").code == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.isolated_service import REPORTING, ask_often, read_counter, swap
+from tests.support.isolated_service import REPORTING, ask_often, read_counter, run_isolated, swap
 from tests.support.roles import PARTS, list_imports
-from tests.support.service import DEADLINE_S, ROOT, running_service
+from tests.support.service import ROOT, running_service
 
 # Python runs a module of this name before anything else; this one writes down every connection,
 # datagram and look-up that Python code is about to make.
@@ -46,20 +44,7 @@ def list_modules_with_onnxruntime() -> list[str]:
 def test_the_kernel_counts_no_packet_in_a_thousand_requests(registry: Path) -> None:
     """Whatever sends it, library or program: where the kernel allows it the service runs in a network
     of its own that ends at loopback, over large requests and a swap, and the kernel is asked."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
-        pytest.skip("no network namespaces here")
-    script = ROOT / "tests" / "support" / "isolated_service.py"
-    done = subprocess.run(
-        ["unshare", "-rn", sys.executable, str(script), str(registry)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"answered": 1000, "outgoing": 0}
+    assert run_isolated("isolated_service.py", "-rn", registry) == {"answered": 1000, "outgoing": 0}
 
 
 def test_the_kernel_does_count_datagrams() -> None:

@@ -59,6 +59,11 @@ def ask(root: Path, words: str | list[str]) -> Answer:
     return Answer(code, json.loads(out.getvalue()) if out.getvalue() else None, log.getvalue())
 
 
+def list_broken(answer: Answer) -> list[dict[str, Any]]:
+    """What ``verify`` answered about that is not whole."""
+    return [check for check in answer.value if not check["is_whole"]]
+
+
 def act(root: Path, words: list[str]) -> int:
     """Run a command of the registry, or ``publish MODEL BYTES``, or ``judge MODEL@VERSION OUTCOME``.
 

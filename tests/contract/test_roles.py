@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pips import ROOT
 from tests.support.roles import (
     DEV_ONLY,
     PARTS,
     ROLES,
-    ROOT,
     SOURCES,
     declared,
     import_role,
@@ -145,7 +145,14 @@ def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path)
         command = [sys.executable, "-I", "-S", "-c", code, *arguments]  # -S: as above
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    place = ["--models", tmp_path / "models", "--data", tmp_path / "data", "--model", "tiny"]
+    place: list[str | Path] = [
+        "--models",
+        tmp_path / "models",
+        "--data",
+        tmp_path / "data",
+        "--model",
+        "tiny",
+    ]
     fetched = run("training", "fetch", *place)
     publish_numeric(open_store(tmp_path / "registry"))
     promoted = run(

@@ -18,7 +18,7 @@ def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     lock = ROOT / "requirements" / "serve.txt"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
     subprocess.run(install, check=True)
     install_project(python, tmp_path)
     publish_numeric(open_store(tmp_path / "registry"))

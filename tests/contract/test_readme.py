@@ -12,8 +12,6 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from timberline.inference.app import STATUSES
-from timberline.inference.config import ServiceConfig
 from timberline.registry.__main__ import _HELP as REGISTRY_VERBS
 from timberline.registry.aliases import ALIASES, HEADS
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
@@ -26,7 +24,6 @@ from timberline.training.features.language import OPERATORS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-SERVING = (ROOT / "docs" / "reference" / "service.md").read_text("utf-8")
 REGISTRY = (ROOT / "docs" / "reference" / "registry.md").read_text("utf-8")
 
 
@@ -186,31 +183,6 @@ def test_the_reference_shows_the_defaults_of_every_kind(table: str, kind: inspec
     assert {key: told[key] for key in known} == known
 
 
-def test_the_service_reference_shows_the_real_defaults() -> None:
-    """As for a model folder: `16 MiB` and `10,000` are how people write them."""
-    rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*?) ?\| ", SERVING, re.MULTILINE)
-    told: dict[str, str] = {}
-    for flags, values in rows:
-        names = re.findall(r"`--([\w-]+)`", flags)
-        # A thousand's comma is followed by no blank.
-        texts = values.split(", ") if values else [""] * len(names)
-        told |= dict(zip([name.replace("-", "_") for name in names], texts, strict=True))
-    defaults = msgspec.structs.asdict(ServiceConfig())
-    assert {key: read_figure(told[key], default) for key, default in defaults.items() if key != "tokens"} == {
-        key: default for key, default in defaults.items() if key != "tokens"
-    }
-
-
-def read_figure(text: str, default: object) -> object:
-    """A value as docs/reference/service.md writes it, as a setting of the default's type."""
-    if isinstance(default, str):
-        return text.strip("`")
-    if isinstance(default, bool):
-        return {"true": True, "false": False}[text]
-    number, _, unit = text.strip("`").replace(",", "").partition(" ")
-    return float(number) * {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
-
-
 def test_the_variables_of_make_have_the_defaults_that_are_told() -> None:
     """They are the first settings that anybody meets."""
     (told,) = re.findall(r"^Variables: (.*(?:\n.*)?)$", README, re.MULTILINE)
@@ -236,24 +208,6 @@ def test_every_target_named_in_the_readme_is_in_the_makefile() -> None:
     assert named - targets - {"itself"} == set()
     assert {"setup", "fetch", "etl", "train", "evaluate", "export", "gate", "promote", "rollback"} <= targets
     assert {"release", "serve", "bench", "test", "help"} <= targets
-
-
-@pytest.mark.parametrize("key", ServiceConfig.__struct_fields__)
-def test_every_setting_of_the_service_is_in_its_reference(key: str) -> None:
-    """As for a model folder."""
-    name = "TIMBERLINE_SERVE_TOKENS" if key == "tokens" else f"--{key.replace('_', '-')}"
-    assert f"`{name}`" in SERVING
-
-
-def test_every_route_and_status_of_the_service_is_in_its_reference() -> None:
-    """What a client may call, and what it may be told."""
-    source = (ROOT / "inference" / "app.py").read_text("utf-8")
-    routes = {route.replace("/versions/{version}", "") for route in re.findall(r'\("(/[^"]*)", \{', source)}
-    assert len(routes) > 10
-    told = re.sub(r"\[[^]]*\]", "", SERVING)  # optional parts
-    assert [route for route in sorted(routes) if route.rstrip("/") not in told] == []
-    statuses = {str(status) for status in STATUSES.values()} - {"499"}
-    assert [status for status in sorted(statuses) if status not in SERVING] == []
 
 
 def test_every_command_of_the_registry_is_on_its_page() -> None:

@@ -22,7 +22,12 @@ CHECK = Path(sys.executable).with_name("check-jsonschema")
 )
 def test_forms_keep_githubs_schema(name: str, schema: str) -> None:
     """With the copies that check-jsonschema carries."""
-    command = [CHECK, "--builtin-schema", f"vendor.github-{schema}", GITHUB / "ISSUE_TEMPLATE" / name]
+    command: list[str | Path] = [
+        CHECK,
+        "--builtin-schema",
+        f"vendor.github-{schema}",
+        GITHUB / "ISSUE_TEMPLATE" / name,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

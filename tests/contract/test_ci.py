@@ -88,9 +88,9 @@ def list_pythons(name: str) -> list[str]:
         found = jobs()["test"]["strategy"]["matrix"]["python"]
     elif name == "gitlab-ci.yml":
         (cell,) = load(name)["test"]["parallel"]["matrix"]
-        found = cell["PYTHON"]
+        found = cell["TEST_PYTHON"]
     else:
-        axis = re.search(r"name 'PYTHON'\s+values ([^\n]+)", (CI / name).read_text("utf-8"))
+        axis = re.search(r"name 'TEST_PYTHON'\s+values ([^\n]+)", (CI / name).read_text("utf-8"))
         found = re.findall(r"'([\d.]+)'", axis[1]) if axis else []
     return [str(python) for python in found]
 
@@ -105,6 +105,22 @@ def test_the_tests_run_on_every_python_that_the_package_allows(name: str) -> Non
     assert within == [kind.rpartition(" ")[2] for kind in classified]
     assert list_pythons(name) == within
     assert [script for script in scripts_of(name) if "make test" in script]
+
+
+def test_no_variable_of_an_example_is_one_of_make_by_accident() -> None:
+    """A matrix over PYTHON is in the environment, where make takes 3.12 for the name of a program."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    of_make = set(re.findall(r"^(\w+) +\?=", makefile, re.MULTILINE)) - {"MODEL"}  # which is meant
+    gitlab = load("gitlab-ci.yml")
+    axes = re.findall(r"name '(\w+)'", (CI / "Jenkinsfile").read_text("utf-8"))
+    set_here = {
+        *gitlab["variables"],
+        *gitlab["test"]["parallel"]["matrix"][0],
+        *load("github.yml")["env"],
+        *axes,
+    }
+    assert {"MODEL", "TEST_PYTHON"} <= set_here
+    assert set_here & of_make == set()
 
 
 def test_no_example_releases_what_fails_its_tests() -> None:

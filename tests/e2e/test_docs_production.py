@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ import pytest
 
 from tests.contract.test_docs_service import list_shown_families
 from tests.support.manifests import give_verdict
-from tests.support.markdown import ROOT
+from tests.support.markdown import ROOT, list_blocks
 from tests.support.tiny_model import publish_wide
 from tests.support.walkthrough import Walkthrough
+from timberline.inference.config import ServiceConfig
 from timberline.registry.store import open_store
 
 PAGE = ROOT / "docs" / "how-to" / "production.md"
@@ -67,6 +69,20 @@ def test_the_page_explains_every_alert() -> None:
     """Whoever is woken needs to know what to do, not only that something is wrong."""
     shown = re.findall(r"^\| `(Timberline\w+)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
     assert shown == [rule["alert"] for rule in read_rules()]
+
+
+def test_managers_wait_for_longer_than_a_stop_may_take() -> None:
+    """After less a request is cut off; and workers that get a signal of their own do not drain."""
+    text = PAGE.read_text("utf-8")
+    drain_s = float(re.findall(r"^TIMBERLINE_SERVE_DRAIN_S=(\d+)$", text, re.MULTILINE)[0])
+    longest_s = drain_s + ServiceConfig().shutdown_grace_s
+    (unit,) = [block.code for block in list_blocks(text) if block.language == "ini"]
+    settings = configparser.ConfigParser()
+    settings.read_string(unit)
+    assert settings.getfloat("Service", "TimeoutStopSec") > longest_s
+    assert settings.get("Service", "KillMode") == "mixed"
+    (grace_s,) = re.findall(r"^terminationGracePeriodSeconds: (\d+)$", text, re.MULTILINE)
+    assert float(grace_s) > longest_s
 
 
 def read_rules() -> list[dict[str, str]]:

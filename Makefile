@@ -30,7 +30,8 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
-        bench-rivals-setup test test-roles test-clients test-platforms soak lock images clean
+        bench-rivals-setup check test coverage test-roles test-clients test-platforms soak docs diagrams pictures \
+        dist lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -121,8 +122,20 @@ test-platforms: setup ## the numeric and end-to-end tests under other kernels, p
 test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and the oldest ONNX Runtime, each in an environment under var/clients
 	$(PY) -m pytest tests/clients
 
+dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
+	@$(PY) -m tests.support.dist
+
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
+
+docs: setup ## the site of docs/ with search and the API reference, under var/site
+	@$(PY) -m tests.support.site
+
+diagrams: setup ## render docs/diagrams/*.dot; needs Graphviz (Debian's package graphviz)
+	@$(PY) -m tests.support.diagrams
+
+pictures: setup ## take docs/images of a real release; needs Chromium (Debian's package chromium); minutes
+	@$(PY) -m tests.support.pictures
 
 lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt

@@ -30,7 +30,8 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
-        bench-rivals-setup test test-roles test-clients test-platforms soak docs diagrams pictures lock images clean
+        bench-rivals-setup check test coverage test-roles test-clients test-platforms soak docs diagrams pictures \
+        dist lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -120,6 +121,9 @@ test-platforms: setup ## the numeric and end-to-end tests under other kernels, p
 
 test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and the oldest ONNX Runtime, each in an environment under var/clients
 	$(PY) -m pytest tests/clients
+
+dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
+	@$(PY) -m tests.support.dist
 
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py

@@ -26,7 +26,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tests.support.locks import parse_lock
-from tests.support.roles import PARTS, ROOT
+from tests.support.pips import ROOT
+from tests.support.roles import PARTS
 from tests.support.tiny_model import publish_numeric
 from timberline.benchmarks.selftest.slowed import _RUNS
 from timberline.registry.store import open_store

@@ -288,7 +288,7 @@ def test_concurrent_requests_keep_their_ids_and_values(service: RunningService) 
     def ask(number: int) -> None:
         rows = [(float(number), 1 + number, number % 2 == 0, None)] * (1 + number % 5)
         values = [float("nan") if v is None else float(v) for row in rows for v in row]
-        tensor = {"name": "numeric", "shape": [len(rows), 4], "datatype": "FP64"}
+        tensor: dict[str, Any] = {"name": "numeric", "shape": [len(rows), 4], "datatype": "FP64"}
         blob = np.array(values).tobytes()
         tensor["parameters"] = {"binary_data_size": len(blob)}
         status, answer, blobs = infer(service, {"inputs": [tensor], "id": str(number)}, blob)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pips import ROOT
 from tests.support.roles import (
     DEV_ONLY,
     PARTS,
     ROLES,
-    ROOT,
     SOURCES,
     declared,
     import_role,
@@ -38,6 +38,7 @@ USED_OTHERWISE = {
     "check-jsonschema": "a program: holds the examples to their platforms' schemas",
     "mkdocstrings-python": "a plugin of zensical: the API pages of make docs",
     "mypy": "a program: make test",
+    "pre-commit": "a program: the hooks before a commit",
     "pytest-cov": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest: make test",
     "ruff": "a program: make test",
@@ -147,7 +148,14 @@ def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path)
         command = [sys.executable, "-I", "-S", "-c", code, *arguments]  # -S: as above
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    place = ["--models", tmp_path / "models", "--data", tmp_path / "data", "--model", "tiny"]
+    place: list[str | Path] = [
+        "--models",
+        tmp_path / "models",
+        "--data",
+        tmp_path / "data",
+        "--model",
+        "tiny",
+    ]
     fetched = run("training", "fetch", *place)
     publish_numeric(open_store(tmp_path / "registry"))
     promoted = run(

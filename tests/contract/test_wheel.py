@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import timberline
-from tests.support.roles import PARTS, ROOT
+from tests.support.pips import ROOT
+from tests.support.roles import PARTS
 from tests.support.tiny_model import publish_numeric
 from tests.support.wheels import build, copy_sources
 from timberline.registry.store import open_store

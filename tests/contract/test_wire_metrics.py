@@ -190,5 +190,6 @@ def test_open_metrics_is_written_when_asked_for(service: RunningService) -> None
     assert page.endswith(b"# EOF\n")
     assert service.predict({"rings": 40})[0] == 200
     _, _, page = service.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
-    names = {family.name for family in open_metrics_families(page.decode())}
+    families = open_metrics_families(page.decode())  # type: ignore[no-untyped-call]  # has no annotations
+    names = {family.name for family in families}
     assert {"http_requests", "predictions", "rejected_requests", "inference_queue_seconds"} <= names

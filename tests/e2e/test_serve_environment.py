@@ -18,12 +18,13 @@ def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     lock = ROOT / "requirements" / "serve.txt"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
     subprocess.run(install, check=True)
     install_project(python, tmp_path)
     publish_numeric(open_store(tmp_path / "registry"))
 
-    with running_service(tmp_path / "registry", "tiny", python=str(python)) as service:
+    program = python.with_name("timberline")
+    with running_service(tmp_path / "registry", "tiny", program=program) as service:
         status, answer = service.predict({"rings": 40})
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True

@@ -19,7 +19,7 @@ from timberline.benchmarks.settings import GateSettings
 from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_file
 from timberline.registry.signature import ClassLabel, Column
-from timberline.registry.store import Store, open_store
+from timberline.registry.store import Store
 from timberline.registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict
 
 OLD = draw_table(1200)
@@ -29,12 +29,6 @@ FORMS = "\n".join(
     for rows in (1, 4)
     for form in ("json", "csv", "oip", "oip_binary")
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty registry."""
-    return open_store(tmp_path / "registry")
 
 
 def settings(folder: Path) -> GateSettings:

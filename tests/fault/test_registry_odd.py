@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_commands import Answer, ask, build_registry
-from tests.support.registry_tree import compare, put, read_tree, restore
+from tests.support.registry_tree import Kind, compare, put, read_tree, restore
 from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.errors import DamageError
 from timberline.registry.store import open_store
@@ -436,9 +436,10 @@ def test_name_that_nobody_expects_is_told_and_ends_no_command(root: Path, place:
     """A file's name is bytes that others chose: one that is no text must not end the list of damage."""
     path = f"{place}/{name}" if place else name
     shown = name.encode("utf-8", "backslashreplace").decode()[:60]
-    for content in (b"x", "fifo", "folder", "link"):
+    contents: tuple[bytes | Kind, ...] = (b"x", "fifo", "folder", "link")
+    for content in contents:
         is_folder = content == "folder"
-        put(root, f"{path}/x" if is_folder else path, b"x" if is_folder else content)  # type: ignore[arg-type]
+        put(root, f"{path}/x" if is_folder else path, b"x" if is_folder else content)
         is_anybodys = not place and not is_folder
         verified = ask(root, "verify")
         assert verified.code == (0 if is_anybodys else 1)

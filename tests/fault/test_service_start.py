@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_answers_other_than_the_golden_ones_are_found(tmp_path: Path) -> None:
     ids=["not ONNX", "other output name", "other width", "other classes"],
 )
 def test_a_graph_that_is_not_what_the_manifest_says_is_found(
-    tmp_path: Path, changes: dict[str, object], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     """A column more or less would shift every value after it."""
     publish_numeric(open_store(tmp_path), **changes)

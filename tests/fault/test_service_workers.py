@@ -205,8 +205,8 @@ def test_a_rolling_restart_loses_no_request(service: RunningService) -> None:
         for times in range(1, 4):
             seen = load.answer_count
             service.process.send_signal(signal.SIGHUP)
-            service.wait_for(lambda times=times: len(service.list_events("rolling restart done")) == times)
-            service.wait_for(lambda seen=seen: load.answer_count > seen + 100)
+            service.wait_for_events("rolling restart done", times)
+            load.wait_for_answers(seen + 101)
     assert load.failures == []
     assert load.statuses == {200}
     assert count_restarts(service) == {"rolled": 6}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,13 @@ LIMITS = (
     "--inline-max-body-bytes",
     "99",
 )
-TYPES = ("application/json", "text/csv", "text/csv; header=absent", "application/octet-stream")
-TYPES += ("application/jsonlines",)
+TYPES = (
+    "application/json",
+    "text/csv",
+    "text/csv; header=absent",
+    "application/octet-stream",
+    "application/jsonlines",
+)
 ACCEPTS = (
     "*/*",
     "*/*",
@@ -65,7 +70,12 @@ pieces = st.sampled_from(
 bodies = st.one_of(
     st.lists(pieces, max_size=6).map(b"".join), st.binary(max_size=64), st.just(b"1,1,1,1\n" * 300)
 )
-codings = {"": lambda body: body, "gzip": gzip.compress, "deflate": zlib.compress, "br": lambda body: body}
+codings: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda body: body,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": lambda body: body,
+}
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny_text"])

@@ -375,7 +375,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 except (DamageError, OSError):
                     assert self._is_damaged(model)
                     continue
-                found = record and tuple(msgspec.structs.asdict(record)[name] for name in move._fields)
+                found = record and tuple(msgspec.structs.asdict(record)[name] for name in Move._fields)
                 assert found == move, (model, alias)
 
     # --- how
@@ -470,7 +470,7 @@ class RegistryMachine(RuleBasedStateMachine):
         content = self.mirror.disk.get(head)
         if content != self.mirror.truth.get(head) or not isinstance(content, bytes):
             return False
-        return json.loads(content)["sequence"] == move.sequence
+        return bool(json.loads(content)["sequence"] == move.sequence)
 
 
 def _leads(check: dict[str, Any], path: str) -> bool:

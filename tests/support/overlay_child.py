@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_child import run_until
@@ -68,7 +69,7 @@ def run_replace(folder: Path) -> None:
     """For k = 0, 1, …: replace the folder, killed before the k-th operation; then replace it again."""
     lower = folder / "below"
     write(lower / "target", OLD)
-    seen = []
+    seen: list[dict[str, Any]] = []
     for count in range(1000):
         root = put_on(folder / str(count), lower)
         child = os.fork()

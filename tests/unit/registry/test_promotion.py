@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -236,10 +237,11 @@ def test_damaged_history_refuses_every_move_until_it_is_repaired(store: Store) -
     give_verdict(store, "tiny", 2)
     promote(store, "tiny", 2)
     Path(store.location, "tiny", "aliases", PRODUCTION, "2.json").write_bytes(b"{")
-    for move in (
+    moves: tuple[Callable[[], object], ...] = (
         lambda: promote(store, "tiny", 3, force=True, reason="night"),
         lambda: rollback(store, "tiny"),
-    ):
+    )
+    for move in moves:
         with pytest.raises(
             DamageError, match=r"2\.json: not an alias record.*timberline repair tiny@production"
         ):

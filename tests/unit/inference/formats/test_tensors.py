@@ -22,7 +22,7 @@ MAX_ROWS = 8
 NUMERIC = TensorReader(build_signature(NUMERIC_COLUMNS, CLASSES), MAX_ROWS)
 MIXED = TensorReader(build_signature(MIXED_COLUMNS, CLASSES), MAX_ROWS)
 WRITER = TensorWriter("tiny", 7, build_signature(NUMERIC_COLUMNS, CLASSES))
-ROWS = [[12.5, 40, 0, None], [30.0, 400, 1, 12.0], [0.0, 1, 1, -3.5]]
+ROWS: list[list[float | None]] = [[12.5, 40, 0, None], [30.0, 400, 1, 12.0], [0.0, 1, 1, -3.5]]
 MATRIX = np.array(ROWS, dtype=np.float64)
 
 

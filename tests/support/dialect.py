@@ -1,7 +1,8 @@
 """CommonMark, as GitHub reads it, for Python-Markdown, as the site's generator does.
 
 The two read lists differently: Python-Markdown wants a blank line before a list, and what belongs to an item
-indented by four. A page that is right on GitHub would lose steps and code on the site.
+indented by four; to it any line of an item that begins with a number is a list of its own. A page that is
+right on GitHub would lose steps and code on the site.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ def adapt_lists(text: str) -> str:
 
 def _adapt(lines: list[str], *, is_inside: bool) -> list[str]:
     """``lines`` of a page, or of an item of a list without its indent."""
+    tokens = _parse("\n".join(lines))
+    lines = _escape_numbers(lines, tokens)
     written: list[str] = []
     done = 0
-    for token in _parse("\n".join(lines)):
+    for token in tokens:
         if token.type not in {"bullet_list_open", "ordered_list_open"} or token.level:
             continue
         assert token.map is not None
@@ -53,6 +56,16 @@ def _adapt_list(lines: list[str]) -> list[str]:
             written.append(f"{marker[0].strip()} {content[0]}")
             written += [_INDENT + line if line.strip() else "" for line in content[1:]]
     return written
+
+
+def _escape_numbers(lines: list[str], tokens: list[Token]) -> list[str]:
+    """Where a line that goes on in a paragraph begins with a number and a full stop: that is no list."""
+    escaped = list(lines)
+    for token in tokens:
+        if token.type == "paragraph_open" and token.level == 0 and token.map is not None:
+            for at in range(token.map[0] + 1, token.map[1]):
+                escaped[at] = re.sub(r"^( *\d+)(?=[.)] )", r"\1\\", lines[at])
+    return escaped
 
 
 def _find_indent(lines: list[str], least: int) -> int:

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_figures_are_there_and_sane(folder: Path) -> None:
-    """The command that backs the README's speed claims must work on any version."""
+    """The command that backs the claims of speed must work on any version."""
     code, report, log = run(folder, "--model", "tiny", "--beside", str(ROOT))
     assert code == 0, log
     rows = report["services"]

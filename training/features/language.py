@@ -1,6 +1,6 @@
 """The language of features.sql: its closed set of operators, and its text with the place of every error.
 
-The README and errors quote the table of operators. Where DuckDB's own choice would be an error at run
+The docs and errors quote the table of operators. Where DuckDB's own choice would be an error at run
 time or would differ between a table and a graph, the meaning is fixed here, and `program` writes SQL
 that has it:
 

@@ -95,7 +95,7 @@ def test_the_source_table_names_what_is_no_input_and_what_null_looks_like(models
 def test_an_override_wins_over_the_environment_and_that_over_the_file(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order that the README promises: flag, environment, file, default."""
+    """The order that docs/reference/model.md promises: flag, environment, file, default."""
     assert load_model_config(models, "loans").training.epochs == 30
     monkeypatch.setenv("TIMBERLINE_TRAINING_EPOCHS", "7")
     assert load_model_config(models, "loans").training.epochs == 7

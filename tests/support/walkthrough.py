@@ -210,8 +210,22 @@ def _copy_checkout(folder: Path) -> None:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    environment = folder / ".venv"
-    environment.mkdir()
-    for name in ("bin", "lib", "pyvenv.cfg"):
+    _link_environment(folder / ".venv")
+
+
+def _link_environment(environment: Path) -> None:
+    """The packages of these tests under another folder, with commands and an ``activate`` that stay in it."""
+    programs = environment / "bin"
+    programs.mkdir(parents=True)
+    for name in ("lib", "pyvenv.cfg"):
         (environment / name).symlink_to(Path(sys.prefix) / name)
+    for program in (Path(sys.prefix) / "bin").iterdir():
+        if program.name not in {"activate", "timberline"}:
+            (programs / program.name).symlink_to(program)
+    # Its own names the interpreter that it was installed for, which may have another checkout.
+    command = programs / "timberline"
+    command.write_text(f'#!/bin/sh\nexec "{programs}/python" -m timberline "$@"\n', "utf-8")
+    command.chmod(0o755)
+    activate = (Path(sys.prefix) / "bin" / "activate").read_text("utf-8")
+    (programs / "activate").write_text(activate.replace(sys.prefix, str(environment)), "utf-8")
     (environment / ".installed").touch()  # later than every copy: `make setup` has nothing to do

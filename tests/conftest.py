@@ -94,12 +94,12 @@ def text_service(serve: Serve) -> RunningService:
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
-def pytest_xdist_auto_num_workers() -> int | None:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Two workers a processor for ``-n auto``, as far as memory goes: half of most tests is waiting.
 
     What they wait for are processes that start, windows of a measurement and polls. A worker with
-    TensorFlow and what its tests start take less than 2 GiB. None leaves it to xdist and its variable.
+    TensorFlow and what its tests start take less than 2 GiB. ``-n logical`` and the variable are xdist's.
     """
-    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+    if config.option.numprocesses == "logical" or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
     return max(1, min(2 * len(os.sched_getaffinity(0)), psutil.virtual_memory().available // 2**31))

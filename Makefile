@@ -107,11 +107,21 @@ bench-attacks: setup ## what honest clients notice of attacks on the production 
 bench-rivals-setup: setup ## install the services that bench-service compares with, under var/rivals
 	@$(PY) -m timberline.benchmarks rivals
 
+# Files stay whole, so that what a file prepares is prepared once; in their order, in which the short ones come last.
+PYTEST := $(PY) -m pytest --dist loadfile --no-loadscope-reorder
+# The thousand processes that the tests start would each compile what they import.
+check test: export PYTHONDONTWRITEBYTECODE =
+
+check: setup ## what takes a minute: style, types and the unit tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy & types=$$!; $(PYTEST) -n logical -q tests/unit; units=$$?; wait $$types && exit $$units
+
 test: setup ## everything that guards the project
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n auto
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles

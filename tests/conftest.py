@@ -102,4 +102,5 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """
     if config.option.numprocesses == "logical" or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
-    return max(1, min(2 * len(os.sched_getaffinity(0)), psutil.virtual_memory().available // 2**31))
+    room = int(psutil.virtual_memory().available) // 2**31
+    return max(1, min(2 * len(os.sched_getaffinity(0)), room))

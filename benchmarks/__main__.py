@@ -52,15 +52,30 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     gate.add_argument("--again", action="store_true", help="measure even if these digests passed already")
     gate.add_argument("--looks", metavar="N,N", help="restarts after which it may be decided")
     gate.add_argument(
-        "--calibrations", type=Path, help="spreads by class of machine (default: DATA/calibrations)"
+        "--calibrations",
+        type=Path,
+        metavar="DIR",
+        help="spreads by class of machine (default: DATA/calibrations)",
     )
     text = "percentiles, throughput, start-up and memory of one version"
     bench = _add_verb(verbs, "bench", text, _bench, "set")
-    bench.add_argument("--users", default="1,16", help="closed-loop clients, one run each (default 1,16)")
+    bench.add_argument(
+        "--users", metavar="N,N", default="1,16", help="closed-loop clients, one run each (default 1,16)"
+    )
     for verb in (gate, bench):
-        verb.add_argument("--window-s", type=float, help="seconds of load a restart or run")
-        verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
-        verb.add_argument("--gates", type=Path, default=DEFAULT_GATES, help="the rules (gates.toml)")
+        verb.add_argument(
+            "--window-s", type=float, metavar="SECONDS", help="seconds of load a restart or run"
+        )
+        verb.add_argument(
+            "--workload", metavar="NAME", help="a name in benchmarks/workloads, or a .toml file"
+        )
+        verb.add_argument(
+            "--gates",
+            type=Path,
+            metavar="FILE",
+            default=DEFAULT_GATES,
+            help="the rules (default: the committed gates.toml)",
+        )
     text = "latency under open-loop load, and the highest rate under an objective"
     load = _add_verb(verbs, "load", text, _load, "set")
     kind = load.add_mutually_exclusive_group(required=True)
@@ -69,11 +84,15 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     kind.add_argument("--sweep", action="store_true", help="look for the highest rate under the objective")
     load.add_argument("--candidate", metavar="REF", help="side by side; default: MODEL@candidate")
     load.add_argument("--champion", metavar="REF", help="side by side; default: MODEL@production")
-    load.add_argument("--objective-ms", type=float, help="p99 from the due time")
-    load.add_argument("--rounds", type=int, help="rounds with fresh processes")
-    load.add_argument("--window-s", type=float, help="seconds of one window, at least")
-    load.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
-    load.add_argument("--rules", type=Path, help="the rules (load.toml)")
+    load.add_argument(
+        "--objective-ms", type=float, metavar="MS", help="greatest p99 latency, from the due time"
+    )
+    load.add_argument("--rounds", type=int, metavar="N", help="rounds with fresh processes")
+    load.add_argument("--window-s", type=float, metavar="SECONDS", help="seconds of one window, at least")
+    load.add_argument("--workload", metavar="NAME", help="a name in benchmarks/workloads, or a .toml file")
+    load.add_argument(
+        "--rules", type=Path, metavar="FILE", help="the rules (default: the committed load.toml)"
+    )
     load.add_argument("--check", action="store_true", help="end with 1 on a candidate that bears less")
     _add_proof_verbs(verbs)
     _add_verb(verbs, "history", "every release of a model, and what changed between them", _history)
@@ -84,7 +103,9 @@ def _add_proof_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         verbs, "selftest", "gates on candidates known to be as good, slower or worse", _selftest, "set"
     )
     selftest.add_argument("--arms", default=_ARMS, metavar="ARM[=N],…", help=f"default {_ARMS}")
-    selftest.add_argument("--gates", dest="count", type=int, default=100, help="gates an arm (default 100)")
+    selftest.add_argument(
+        "--gates", dest="count", type=int, metavar="N", default=100, help="gates an arm (default 100)"
+    )
     selftest.add_argument(
         "--draws", type=int, metavar="N", help="no gates: N worse models of each kind, by their answers alone"
     )
@@ -109,12 +130,30 @@ def _add_proof_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     calibrate = _add_verb(
         verbs, "calibrate", "measure and store how far identical processes differ here", _calibrate, "set"
     )
-    calibrate.add_argument("--restarts", dest="count", type=int, default=24, help="of both (default 24)")
+    calibrate.add_argument(
+        "--restarts",
+        dest="count",
+        type=int,
+        metavar="N",
+        default=24,
+        help="restarts of each process (default 24)",
+    )
     for verb in (calibrate, selftest):
-        verb.add_argument("--csv", type=Path, help="gates are kept here (default DATA/selftest/gates.csv)")
-        verb.add_argument("--window-s", type=float, help="seconds of load a restart")
-        verb.add_argument("--workload", help="a name in benchmarks/workloads, or a .toml file")
-        verb.add_argument("--rules", dest="gates", type=Path, default=DEFAULT_GATES, help="gates.toml")
+        verb.add_argument(
+            "--csv", type=Path, metavar="FILE", help="one row a gate (default DATA/selftest/gates.csv)"
+        )
+        verb.add_argument("--window-s", type=float, metavar="SECONDS", help="seconds of load a restart")
+        verb.add_argument(
+            "--workload", metavar="NAME", help="a name in benchmarks/workloads, or a .toml file"
+        )
+        verb.add_argument(
+            "--rules",
+            dest="gates",
+            type=Path,
+            metavar="FILE",
+            default=DEFAULT_GATES,
+            help="the rules (default: the committed gates.toml)",
+        )
 
 
 def _add_verb(

@@ -84,9 +84,14 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
         serve.add_argument(f"--{name}", help=text, **alone)
     text = "ask a service on this machine whether it is ready: 0 or 1"
     health = add_verb(verbs, "health", text, _main, model=None)
-    health.add_argument("--port", type=int, default=0, help="of which one (default: the one that there is)")
     health.add_argument(
-        "--runtime-dir", default="", help="where it leaves its file (default: as the service's)"
+        "--port", type=int, metavar="PORT", default=0, help="port of the service (default: the one that runs)"
+    )
+    health.add_argument(
+        "--runtime-dir",
+        metavar="DIR",
+        default="",
+        help="folder of the service's file (default: as the service's)",
     )
 
 

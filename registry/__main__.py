@@ -59,7 +59,7 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
             "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
         )
         if name in _CHANGING:
-            command.add_argument("--reason", help="why, for the alias's history")
+            command.add_argument("--reason", metavar="TEXT", help="why, for the alias's history")
         if name == "promote":
             command.add_argument("--force", action="store_true", help="without a passing verdict")
 

@@ -48,15 +48,19 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def _add_calibrate_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--seeds", type=int, default=5, help="runs in all, the version's own among them (default 5)"
+        "--seeds",
+        type=int,
+        metavar="N",
+        default=5,
+        help="runs in all, the version's own among them (default 5)",
     )
-    for what, example in (("rows", "0.1"), ("features", "0.5")):
+    for what in ("rows", "features"):
         command.add_argument(
             f"--{what}-share",
             type=float,
             default=1.0,
-            metavar=example,
-            help=f"a worse recipe for the self-test: so much of the {what}; no version gets its noise",
+            metavar="SHARE",
+            help=f"a worse recipe for the self-test: this share of the {what}; no version gets its noise",
         )
 
 

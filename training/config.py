@@ -1,7 +1,7 @@
 """model.toml as frozen typed values: what the table is and how a model is made from it.
 
 One file a model, strict: `registry.runtime.settings` describes the errors. Units are in
-the names; every key is described in the README's reference.
+the names; every key is described in docs/reference/model.md.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_the_rule_of_now_keeps_its_rates_on_recorded_restarts(recorded: list[Gat
 
 
 def test_the_documents_tell_what_the_evidence_says(recorded: list[GateRow]) -> None:
-    """Figures in a README outlive the files they came from."""
+    """Figures on a page outlive the files they came from."""
     text = (ROOT / "docs" / "reference" / "gate.md").read_text("utf-8")
     told = dict(re.findall(r"^\| `([\w.]+)` \| (\d+ of \d+) \|", text, re.MULTILINE))
     real = {rate.arm: f"{rate.blocked} of {rate.gates}" for rate in measure_rates(recorded)}

@@ -1,269 +1,29 @@
-"""The README names every key, operator and target that there is."""
+"""The README names nothing that is not there, and stays short."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import msgspec
-import pytest
-from msgspec import inspect
+from tests.support.markdown import ROOT
 
-from timberline.inference.app import STATUSES
-from timberline.inference.config import ServiceConfig
-from timberline.registry.__main__ import _HELP as REGISTRY_VERBS
-from timberline.registry.aliases import ALIASES, HEADS
-from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
-from timberline.registry.runtime.settings import PathsSection
-from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE
-from timberline.registry.verdict import VERDICT_FILE
-from timberline.registry.version import MANIFEST_FILE
-from timberline.training.config import ModelConfig
-from timberline.training.features.language import OPERATORS
-
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-SERVING = (ROOT / "docs" / "reference" / "service.md").read_text("utf-8")
-REGISTRY = (ROOT / "docs" / "reference" / "registry.md").read_text("utf-8")
+MAX_BYTES = 8192
 
 
-def section(title: str) -> str:
-    """The text under the second-level heading ``title``."""
-    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+def test_the_readme_stays_short() -> None:
+    """A newcomer is to know in a minute what this is; the rest is in docs, by purpose."""
+    assert len(README.encode()) <= MAX_BYTES
 
 
-def keys(node: inspect.Type) -> Iterator[str]:
-    """Every key that a table of this type, or a table in it, may have."""
-    if isinstance(node, inspect.StructType):
-        for field in node.fields:
-            yield field.encode_name
-            yield from keys(field.type)
-    elif isinstance(node, inspect.UnionType):
-        for kind in node.types:
-            yield from keys(kind)
-    elif isinstance(node, inspect.DictType):
-        yield from keys(node.value_type)
-
-
-def test_every_setting_of_a_model_folder_is_in_the_reference() -> None:
-    """A setting that is not written down does not exist for its users."""
-    reference = section("model.toml")
-    missing = [key for key in sorted(set(keys(inspect.type_info(ModelConfig)))) if key not in reference]
-    assert missing == []
-
-
-class Shown(NamedTuple):
-    """One key of the reference: its value, and what stands behind it, over as many lines as that takes."""
-
-    table: str
-    key: str
-    value: Any
-    comment: str
-    kind: str  # of the last `kind = "…"` above it, in this table
-    is_commented_out: bool
-
-
-def list_shown() -> Iterator[Shown]:
-    """The keys of the reference in their order, also those that are commented out."""
-    block = re.search(r"```toml\n(.*?)```", section("model.toml"), re.DOTALL)
-    assert block
-    tomllib.loads(block[1])
-    # A comment that goes on in the next line.
-    text = re.sub(r"\n {12,}# *", " ", block[1])
-    table = kind = ""
-    for line in text.splitlines():
-        if head := re.match(r"\[(\w+)\]", line):
-            table, kind = head[1], ""
-        elif found := re.match(r"(# )?(\w+) = (.*)$", line):
-            text, _, comment = found[3].partition(" # ")
-            value = read_value(text)
-            kind = value if found[2] == "kind" else kind
-            yield Shown(table, found[2], value, comment, kind, bool(found[1]))
-
-
-def read_value(text: str) -> Any:
-    """A value of TOML; `[low, high]` is none, and stays as it is."""
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-
-
-def list_structs(node: inspect.Type) -> Iterator[inspect.StructType]:
-    """The tables that can stand at this place."""
-    if isinstance(node, inspect.StructType):
-        yield node
-    elif isinstance(node, inspect.UnionType):
-        for kind in node.types:
-            yield from list_structs(kind)
-    elif isinstance(node, inspect.DictType):
-        yield from list_structs(node.value_type)
-
-
-def tables() -> dict[str, list[inspect.StructType]]:
-    """The kinds of every table of model.toml."""
-    root = inspect.type_info(ModelConfig)
-    assert isinstance(root, inspect.StructType)
-    return {field.encode_name: list(list_structs(field.type)) for field in root.fields}
-
-
-def settle(value: Any) -> Any:
-    """As the settings hold it: lists are tuples."""
-    return tuple(map(settle, value)) if isinstance(value, list) else value
-
-
-def read_default(field: inspect.Field) -> Any:
-    """The default of a field; NODEFAULT where it is required."""
-    made = field.default_factory
-    return field.default if made is msgspec.NODEFAULT else made()
-
-
-def is_told_rightly(shown: Shown, field: inspect.Field) -> bool:
-    """Whether the reader learns the default, that there is none, or that the key is required."""
-    default = read_default(field)
-    if default is msgspec.NODEFAULT:
-        return "required" in shown.comment
-    if default is None:
-        is_marked = "none by default" in shown.comment or "when absent" in shown.comment
-        return shown.is_commented_out or is_marked
-    return bool(settle(shown.value) == default) and "required" not in shown.comment
-
-
-def find_fields(shown: Shown) -> list[inspect.Field]:
-    """The settings that a shown key stands for: of the table's kind, or of those that its comment names."""
-    kinds = tables()[shown.table]
-    named = [kind for kind in kinds if re.match(rf"{kind.tag}\b(?!:)", shown.comment)]
-    if not named:
-        named = [kind for kind in kinds if kind.tag == shown.kind] if shown.kind else kinds
-    return [field for kind in named for field in kind.fields if field.encode_name == shown.key]
-
-
-def list_settings() -> list[Shown]:
-    """What is shown but for `kind`, which has a test of its own, and the column of the example's own."""
-    return [
-        shown
-        for shown in list_shown()
-        if shown.key != "kind" and (shown.table != "columns" or shown.is_commented_out)
-    ]
-
-
-@pytest.mark.parametrize("shown", list_settings(), ids="{0.table}.{0.key}".format)
-def test_the_reference_shows_the_real_default(shown: Shown) -> None:
-    """A default in the README that is not the default misleads worse than none."""
-    fields = find_fields(shown)
-    assert fields, f"{shown.key} is no key of [{shown.table}] {shown.kind}"
-    assert all(is_told_rightly(shown, field) for field in fields), (shown, [read_default(f) for f in fields])
-
-
-def test_the_reference_shows_the_kinds_that_are_the_defaults() -> None:
-    """`kind` names one of several tables; the one that is shown first is what an absent table is."""
-    first = {shown.table: shown.kind for shown in reversed(list(list_shown())) if shown.key == "kind"}
-    kinds = {field.encode_name: field.default for field in msgspec.structs.fields(ModelConfig)}
-    assert first["network"] == kinds["network"].__struct_config__.tag
-    required = {shown.table for shown in list_shown() if shown.key == "kind"} - {"network"}
-    assert {table for table in required if kinds[table] is not msgspec.NODEFAULT} == set()
-
-
-@pytest.mark.parametrize(
-    ("table", "kind"),
-    [(table, kind) for table in ("split", "network") for kind in tables()[table]],
-    ids=lambda one: one if isinstance(one, str) else one.tag,
-)
-def test_the_reference_shows_the_defaults_of_every_kind(table: str, kind: inspect.StructType) -> None:
-    """They differ from kind to kind: behind a value stand those of the others that have another."""
-    told = {}
-    for shown in list_shown():
-        others = dict(re.findall(r"\b(\w+): (\[.*?\]|[\d.]+)", shown.comment))
-        if found := re.search(rf"(\w+) \({kind.tag}'s default\)", shown.comment):
-            others[str(kind.tag)] = repr(found[1])
-        if shown.table == table:
-            told[shown.key] = settle(read_value(others.get(str(kind.tag), repr(shown.value))))
-    known = {field.encode_name: read_default(field) for field in kind.fields}
-    known = {key: default for key, default in known.items() if default not in (None, msgspec.NODEFAULT)}
-    assert {key: told[key] for key in known} == known
-
-
-def test_the_service_reference_shows_the_real_defaults() -> None:
-    """As for a model folder: `16 MiB` and `10,000` are how people write them."""
-    rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*?) ?\| ", SERVING, re.MULTILINE)
-    told: dict[str, str] = {}
-    for flags, values in rows:
-        names = re.findall(r"`--([\w-]+)`", flags)
-        # A thousand's comma is followed by no blank.
-        texts = values.split(", ") if values else [""] * len(names)
-        told |= dict(zip([name.replace("-", "_") for name in names], texts, strict=True))
-    defaults = msgspec.structs.asdict(ServiceConfig())
-    assert {key: read_figure(told[key], default) for key, default in defaults.items() if key != "tokens"} == {
-        key: default for key, default in defaults.items() if key != "tokens"
-    }
-
-
-def read_figure(text: str, default: object) -> object:
-    """A value as docs/reference/service.md writes it, as a setting of the default's type."""
-    if isinstance(default, str):
-        return text.strip("`")
-    if isinstance(default, bool):
-        return {"true": True, "false": False}[text]
-    number, _, unit = text.strip("`").replace(",", "").partition(" ")
-    return float(number) * {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
-
-
-def test_the_variables_of_make_have_the_defaults_that_are_told() -> None:
-    """They are the first settings that anybody meets."""
-    (told,) = re.findall(r"^Variables: (.*(?:\n.*)?)$", README, re.MULTILINE)
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    real = dict(re.findall(r"^(\w+) +\?= (.*)$", makefile, re.MULTILINE))
-    shown = dict(re.findall(r"`([A-Z]+)` \(`([^`]*)`\)", told))
-    assert set(shown) == {"MODEL", "DATA", "REGISTRY"}
-    assert shown.pop("DATA") == PathsSection().data  # the Makefile leaves it to model.toml
-    assert {name: real[name] for name in shown} == shown
-
-
-@pytest.mark.parametrize("operator", sorted(OPERATORS))
-def test_every_operator_is_in_the_table(operator: str) -> None:
-    """The README's table is the language, no less."""
-    written, meaning = OPERATORS[operator]
-    assert f"| `{written}` | {meaning} |" in section("features.sql")
-
-
-def test_every_target_named_in_the_readme_is_in_the_makefile() -> None:
+def test_every_target_named_in_a_page_is_in_the_makefile() -> None:
     """A command that a reader types must be there."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z][a-z-]+)", README))
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"(?:^|`)make ([a-z][a-z-]+)", page.read_text("utf-8"), re.MULTILINE)
+    }
     assert named - targets - {"itself"} == set()
     assert {"setup", "fetch", "etl", "train", "evaluate", "export", "gate", "promote", "rollback"} <= targets
     assert {"release", "serve", "bench", "test", "help"} <= targets
-
-
-@pytest.mark.parametrize("key", ServiceConfig.__struct_fields__)
-def test_every_setting_of_the_service_is_in_its_reference(key: str) -> None:
-    """As for a model folder."""
-    name = "TIMBERLINE_SERVE_TOKENS" if key == "tokens" else f"--{key.replace('_', '-')}"
-    assert f"`{name}`" in SERVING
-
-
-def test_every_route_and_status_of_the_service_is_in_its_reference() -> None:
-    """What a client may call, and what it may be told."""
-    source = (ROOT / "inference" / "app.py").read_text("utf-8")
-    routes = {route.replace("/versions/{version}", "") for route in re.findall(r'\("(/[^"]*)", \{', source)}
-    assert len(routes) > 10
-    told = re.sub(r"\[[^]]*\]", "", SERVING)  # optional parts
-    assert [route for route in sorted(routes) if route.rstrip("/") not in told] == []
-    statuses = {str(status) for status in STATUSES.values()} - {"499"}
-    assert [status for status in sorted(statuses) if status not in SERVING] == []
-
-
-def test_every_command_of_the_registry_is_on_its_page() -> None:
-    """At night, with a damaged registry, the page is where to look."""
-    missing = [verb for verb in REGISTRY_VERBS if f"timberline {verb} " not in REGISTRY]
-    assert missing == []
-
-
-def test_every_document_and_folder_of_the_registry_is_on_its_page() -> None:
-    """Whoever finds a file there wants to know what it is."""
-    files = (MODEL_FILE, EVALUATION_FILE, SEEN_FILE, TEST_ROWS_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
-    names = (ALIASES, HEADS, LEDGER, *files)
-    assert [name for name in names if name not in REGISTRY] == []

@@ -1,4 +1,4 @@
-"""Who may import whom (docs: the map of packages in the README)."""
+"""Who may import whom (the table is in docs/explanation/architecture.md)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def run(registry: Path, folder: Path, *flags: str) -> tuple[int, dict[str, Any],
 
 
 def test_the_figures_are_there_and_sane(published: Path, tmp_path: Path) -> None:
-    """The command that backs the README's speed claims must work on any version."""
+    """The command that backs the claims of speed must work on any version."""
     code, report, log = run(published, tmp_path, "--model", "tiny", "--beside", str(ROOT))
     assert code == 0, log
     rows = report["services"]

@@ -20,7 +20,8 @@ def test_the_service_runs_on_the_serve_lock_file_alone(registry: Path, tmp_path:
     subprocess.run(install, check=True)
     install_project(python, tmp_path)
 
-    with running_service(registry, "tiny", python=str(python)) as service:
+    program = python.with_name("timberline")
+    with running_service(registry, "tiny", program=program) as service:
         status, answer = service.predict({"rings": 40})
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True

@@ -130,16 +130,17 @@ def running_service(
     model: str,
     *flags: str,
     environment: Mapping[str, str] | None = None,
-    python: str = sys.executable,
+    program: Path | None = None,
     is_bare: bool = False,
 ) -> Iterator[RunningService]:
     """Start ``timberline serve`` and yield it once it is ready.
 
+    ``program`` is an installed ``timberline``, run outside of the checkout in place of the checkout's own;
     ``is_bare`` is without a flag, as a container is started: host and port are the environment's.
     """
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        process = _start(registry, model, flags, environment, log, python, is_bare)
+        process = _start(registry, model, flags, environment, log, program, is_bare)
         try:
             service = RunningService(process, _read_announcement(process, log), log)
             yield service
@@ -233,17 +234,17 @@ def _start(
     flags: tuple[str, ...],
     environment: Mapping[str, str] | None,
     log: Path,
-    python: str = sys.executable,
+    program: Path | None = None,
     is_bare: bool = False,
 ) -> subprocess.Popen[bytes]:
-    command = [python, "-m", "inference", "serve"]
+    command = [str(program), "serve"] if program else [sys.executable, "-m", "inference", "serve"]
     given = {"MODEL": model, "REGISTRY": str(registry)} if is_bare else {}
     if not is_bare:
         command += ["--model", model, "--registry", str(registry), "--host", "127.0.0.1", "--port", "0"]
     with log.open("wb") as stderr:
         return subprocess.Popen(
             [*command, *flags],
-            cwd=ROOT,
+            cwd=log.parent if program else ROOT,
             env={**os.environ, **given, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=stderr,

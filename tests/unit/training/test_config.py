@@ -8,7 +8,13 @@ import pytest
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.signature import SourceTable
-from timberline.training.config import expand_braces, input_columns, load_model_config, source_table
+from timberline.training.config import (
+    MlpPleNetwork,
+    expand_braces,
+    input_columns,
+    load_model_config,
+    source_table,
+)
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 
@@ -54,6 +60,15 @@ def test_every_model_folder_of_ours_is_valid(model: str) -> None:
     assert (MODELS / model / config.features.file).is_file()
 
 
+def test_a_network_without_a_kind_is_of_the_default_kind(models: Path) -> None:
+    """Who only wants it narrower need not know what kinds there are; the other kinds' keys stay unknown."""
+    rewrite(models, "[split]", "[network]\nwidths = [8]\n[split]")
+    assert load_model_config(models, "loans", use_environment=False).network == MlpPleNetwork(widths=(8,))
+    rewrite(models, "[split]", "[network]\nsigma = 2.0\n[split]")
+    with pytest.raises(ConfigError, match="unknown key 'sigma'"):
+        load_model_config(models, "loans", use_environment=False)
+
+
 def test_inputs_are_what_a_client_sends(models: Path) -> None:
     """Keys, ignored columns and the target are no inputs; braces stand for several columns."""
     columns = input_columns(load_model_config(models, "loans", use_environment=False))
@@ -80,7 +95,7 @@ def test_the_source_table_names_what_is_no_input_and_what_null_looks_like(models
 def test_an_override_wins_over_the_environment_and_that_over_the_file(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order that the README promises: flag, environment, file, default."""
+    """The order that docs/reference/model.md promises: flag, environment, file, default."""
     assert load_model_config(models, "loans").training.epochs == 30
     monkeypatch.setenv("TIMBERLINE_TRAINING_EPOCHS", "7")
     assert load_model_config(models, "loans").training.epochs == 7

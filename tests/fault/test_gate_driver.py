@@ -107,7 +107,7 @@ def wrong_target(url: str, **changes: Any) -> Target:
 
 def test_everything_that_was_asked_is_counted(served: Served, run_both: Run) -> None:
     """Golden rows and warm-up count as asked, and pairs of the window alone are observed."""
-    outcome, seen = run_both(warmup_cycles=7, min_cycles=40, window_s=0.2)
+    outcome, seen = run_both(warmup_cycles=7, min_cycles=40, window_s=1.0)
     assert (outcome.failures, outcome.first_failure, outcome.failed) == (0, "", {})
     golden = len(served[1].golden.rows)
     assert outcome.asked == dict.fromkeys(ARMS, golden + 7 + outcome.cycles)

@@ -428,7 +428,7 @@ def test_a_worker_killed_after_a_refusal_comes_back_with_the_old_version(
         service.wait_for(lambda: read_events(service, "worker restarted"))
         answers = [service.predict({"instances": [list(NUMERIC_ROWS[0])]}) for _ in range(20)]
         assert {(status, answer["version"]) for status, answer in answers} == {(HTTPStatus.OK, 1)}
-        assert len(read_events(service, "version refused")) == 3
+        assert len(read_events(service, "version refused")) == 3, service.log
 
 
 def assert_refused(service: RunningService, code: str) -> None:

@@ -24,6 +24,7 @@ from timberline.registry.verdict import Verdict, VerdictLine, VersionDigests
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE = (ROOT / "docs" / "reference" / "gate.md").read_text("utf-8")
+READ = (ROOT / "docs" / "how-to" / "read-a-verdict.md").read_text("utf-8")
 STATISTICS = (ROOT / "docs" / "explanation" / "gate-statistics.md").read_text("utf-8")
 GATES = tomllib.loads(DEFAULT_GATES.read_text("utf-8"))
 LIMITS = {"slices": None} | {
@@ -161,6 +162,20 @@ def test_every_limit_is_named_by_a_line() -> None:
 def test_every_outcome_is_told_with_its_exit_code(outcome: str, code: int) -> None:
     """Pipelines are written from this table."""
     assert f"| {outcome} | {code} |" in section("Outcomes and exit codes")
+
+
+@pytest.mark.parametrize(("outcome", "code"), sorted(_EXIT_CODES.items()))
+def test_every_exit_code_leads_to_what_to_do(outcome: str, code: int) -> None:
+    """Whoever looks at a red job has the code and the name of a line, and nothing else yet."""
+    assert re.search(rf"^\| {code} \| {outcome}\b.*\(#{outcome.lower()}\) \|$", READ, re.MULTILINE)
+
+
+def test_every_line_that_may_block_has_something_to_do() -> None:
+    """As above."""
+    rows = re.findall(r"^\| (`.*?`) \|[^|]*\|([^|]*)\|", section("Lines"), re.MULTILINE)
+    blocking = [name for name, outcomes in rows if "BLOCK" in outcomes]
+    assert len(blocking) > 15
+    assert [name for name in blocking if name not in section("BLOCK", READ)] == []
 
 
 @pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *VersionDigests.__struct_fields__])

@@ -12,6 +12,7 @@ and in the working folder is there for the next. A block marked ``text`` right b
     <!-- test: repeats -->      it is run until its output is what the page shows
     <!-- test: serves=URL -->   it goes on beside the others; the next block waits until URL answers
     <!-- test: stops -->        the last one that serves is ended before this block
+    <!-- test: adds=WORD -->    a word more behind its last line, so that what takes hours takes seconds
 
 Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.support.makefile.
 """
@@ -106,7 +107,10 @@ class Walkthrough:
         """Run one block; its output, or None for one that goes on."""
         if "stops" in block.options:
             self._stop_last()
-        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(block.code)}'
+        code = block.code
+        if word := block.options.get("adds"):
+            code = f"{code.rstrip()} {word}\n"
+        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(code)}'
         shell = ["bash", "-euo", "pipefail", "-c", script]
         if url := block.options.get("serves"):
             self._serve(shell, self._with_free_ports(url), where)

@@ -30,7 +30,8 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
-        bench-rivals-setup test test-roles test-clients test-platforms soak lock images clean
+        bench-rivals-setup check test coverage test-roles test-clients test-platforms soak docs diagrams pictures \
+        dist lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -106,11 +107,21 @@ bench-attacks: setup ## what honest clients notice of attacks on the production 
 bench-rivals-setup: setup ## install the services that bench-service compares with, under var/rivals
 	@$(PY) -m timberline.benchmarks rivals
 
+# Files stay whole, so that what a file prepares is prepared once; in their order, in which the short ones come last.
+PYTEST := $(PY) -m pytest --dist loadfile --no-loadscope-reorder
+# The thousand processes that the tests start would each compile what they import.
+check test: export PYTHONDONTWRITEBYTECODE =
+
+check: setup ## what takes a minute: style, types and the unit tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy & types=$$!; $(PYTEST) -n logical -q tests/unit; units=$$?; wait $$types && exit $$units
+
 test: setup ## everything that guards the project
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n auto
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles
@@ -121,8 +132,20 @@ test-platforms: setup ## the numeric and end-to-end tests under other kernels, p
 test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and the oldest ONNX Runtime, each in an environment under var/clients
 	$(PY) -m pytest tests/clients
 
+dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
+	@$(PY) -m tests.support.dist
+
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
+
+docs: setup ## the site of docs/ with search and the API reference, under var/site
+	@$(PY) -m tests.support.site
+
+diagrams: setup ## render docs/diagrams/*.dot; needs Graphviz (Debian's package graphviz)
+	@$(PY) -m tests.support.diagrams
+
+pictures: setup ## take docs/images of a real release; needs Chromium (Debian's package chromium); minutes
+	@$(PY) -m tests.support.pictures
 
 lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt

@@ -1,12 +1,27 @@
-"""What holds in every test: a lost log line is an error, no usage is reported, and SIGINT ends a process."""
+"""The fixtures that several parts of the tests share, and what holds in every test.
+
+In every test a lost log line is an error, no usage is reported, and SIGINT ends a process. A fixture
+imports what it needs when it is asked for: a test of the registry does not wait for ONNX.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
 
 from timberline.registry.runtime.logs import NO_TELEMETRY
+from timberline.registry.store import Store, open_store
+
+if TYPE_CHECKING:
+    from tests.support.service import RunningService, Serve
 
 
 def _raise(_handler: logging.Handler, _record: logging.LogRecord) -> None:
@@ -21,4 +36,71 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # logging prints "--- Logging error ---" to stderr and goes on, where nobody sees it but a user.
-logging.Handler.handleError = _raise  # type: ignore[method-assign]
+logging.Handler.handleError = _raise  # type: ignore[assignment, method-assign]  # replaced on purpose
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty registry."""
+    return open_store(tmp_path / "registry")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """The folder of a registry with tiny@production, which the test may change."""
+    from tests.support.tiny_model import publish_numeric
+
+    publish_numeric(open_store(tmp_path / "registry"))
+    return tmp_path / "registry"
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a registry with tiny@production and tiny_text@production, which no test changes."""
+    from tests.support.tiny_model import publish_mixed, publish_numeric
+
+    folder: Path = tmp_path_factory.mktemp("published")
+    publish_numeric(open_store(folder))
+    publish_mixed(open_store(folder))
+    return folder
+
+
+@pytest.fixture
+def service(registry: Path) -> Iterator[RunningService]:
+    """A service of `registry` for one test alone, which may count its requests or kill it."""
+    from tests.support.service import running_service
+
+    with running_service(registry, "tiny") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def serve(published: Path) -> Iterator[Serve]:
+    """Starts services of `published`, which end with the module; arguments as of `running_service`."""
+    from tests.support.service import running_service
+
+    with contextlib.ExitStack() as services:
+
+        def start(model: str, *flags: str, **more: Any) -> RunningService:
+            return services.enter_context(running_service(published, model, *flags, **more))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def text_service(serve: Serve) -> RunningService:
+    """A service of the model with text columns that the module's tests share."""
+    return serve("tiny_text")
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Two workers a processor for ``-n auto``, as far as memory goes: half of most tests is waiting.
+
+    What they wait for are processes that start, windows of a measurement and polls. A worker with
+    TensorFlow and what its tests start take less than 2 GiB. ``-n logical`` and the variable are xdist's.
+    """
+    if config.option.numprocesses == "logical" or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    room = int(psutil.virtual_memory().available) // 2**31
+    return max(1, min(2 * len(os.sched_getaffinity(0)), room))

@@ -19,6 +19,7 @@ from statistics import fmean, median
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.errors import BenchmarkError
@@ -405,7 +406,7 @@ def measure_spread(values: Sequence[float]) -> float:
     return float(f"{max(root, _SMALLEST):.6g}")
 
 
-def count_freedom(values: Sequence[float]) -> float:
+def count_freedom(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
     """How many values of a normal distribution know their variance as well as these do.
 
     nu = 2 n / (k - 1), k = n sum(x^4) / sum(x^2)^2 the kurtosis about 0: n for a normal distribution (k

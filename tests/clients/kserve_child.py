@@ -56,9 +56,9 @@ async def fail(coming: Awaitable[Any]) -> list[Any]:
 async def talk_v2(client: InferenceRESTClient, url: str, model: str) -> dict[str, Any]:
     """The Open Inference Protocol."""
 
-    def ask(is_binary: bool, name: str = model, **more: Any) -> Awaitable[Any]:
+    async def ask(is_binary: bool, name: str = model, **more: Any) -> Any:
         request = InferRequest(model_name=name, infer_inputs=build_inputs(model, is_binary), **more)
-        return client.infer(url, request, model_name=model)
+        return await client.infer(url, request, model_name=model)
 
     outputs = [RequestedOutput("label"), RequestedOutput("probabilities", {"binary_data": True})]
     return {

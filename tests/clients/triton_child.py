@@ -40,7 +40,7 @@ async def talk(url: str, model: str, is_async: bool) -> dict[str, Any]:
         return ["200", None]
 
     def tensor(name: str, rows: list[list[Any]], datatype: str, is_blob: bool) -> Any:
-        dtype = {"FP64": "<f8", "FP32": "<f4", "BYTES": object}[datatype]
+        dtype: Any = {"FP64": "<f8", "FP32": "<f4", "BYTES": object}[datatype]
         values = np.array(rows, dtype=dtype)
         found = triton.InferInput(name, list(values.shape), datatype)
         return found.set_data_from_numpy(values, binary_data=is_blob) or found

@@ -12,6 +12,7 @@ from tests.support.exporter_graphs import feature_graph
 from tests.support.networks import FEATURES, FILLED, NETWORKS, make_rows, save_network
 from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.runtime import open_session
+from timberline.registry.manifest import Precision
 from timberline.training.config import Network
 
 
@@ -36,7 +37,7 @@ def test_a_network_converts_to_a_few_stock_operators_and_answers_alike(
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("config", NETWORKS, ids=str)
 def test_null_is_filled_and_what_is_not_finite_has_no_answer_on_both_sides(
-    config: Network, precision: str, tmp_path: Path
+    config: Network, precision: Precision, tmp_path: Path
 ) -> None:
     """Kernels make of NaN what they please: 0, a bound, a whole number. An answer may not depend on it."""
     keras_side = save_network(config, tmp_path)

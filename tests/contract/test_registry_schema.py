@@ -55,7 +55,7 @@ def test_link_can_be_checked_without_this_program() -> None:
 def test_past_ledger_is_read(store: Store) -> None:
     """Numbers that were given out years ago are still not given out again."""
     numbers = store.read_contents("tiny").numbers
-    assert (numbers.published, numbers.removed) == ({1}, {2})
+    assert (numbers.published, numbers.removed) == (frozenset({1}), frozenset({2}))
     entry = read_entry(store.objects, "tiny", 1)
     assert entry is not None
     assert msgspec.to_builtins(entry) == msgspec.json.decode(

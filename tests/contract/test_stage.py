@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from timberline.registry.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = ROOT / "deploy" / "stage"
-PLACES = {"DATA": "/some data", "REGISTRY": "/a registry"}
+PLACES: dict[str, Any] = {"DATA": "/some data", "REGISTRY": "/a registry"}
 
 
 def stage(*words: str, path: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +139,7 @@ def test_a_forced_promotion_and_its_reason_arrive_in_the_registry(tmp_path: Path
     store = open_store(tmp_path / "a registry")
     publish_numeric(store)
     publish_numeric(store, alias="candidate")
-    places = {"REGISTRY": store.location, "MODEL": "tiny"}
+    places: dict[str, Any] = {"REGISTRY": store.location, "MODEL": "tiny"}
     assert stage("promote", **places).returncode == 1
     run = stage("promote", "--force", "--reason", 'the "old" one is *down*', **places)
     assert run.returncode == 0, run.stderr

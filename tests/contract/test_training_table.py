@@ -90,7 +90,7 @@ def test_json_rows_with_columns_that_are_not_read_are_answered(service: RunningS
 @pytest.mark.parametrize("is_binary", [False, True], ids=["json", "binary"])
 def test_tensors_of_columns_that_are_not_read_are_answered(service: RunningService, is_binary: bool) -> None:
     """Clients of the protocol send a tensor a column, and know no other version's columns than theirs."""
-    tensors = [
+    tensors: list[dict[str, Any]] = [
         {"name": "age", "datatype": "BYTES", "shape": [1, 1], "data": ["old"]},
         {"name": "soil", "datatype": "BYTES", "shape": [1], "data": ["clay"]},
         {"name": "rings", "datatype": "INT64", "shape": [1], "data": [1000]},

@@ -59,7 +59,7 @@ def test_the_notebook_runs_in_the_folder_that_the_page_leaves(reader: Walkthroug
     """Many start in a notebook; its last cell says what holds, and stages that are done are skipped."""
     store = open_registry(reader)
     runs = sorted(path.name for path in (reader.folder / "var" / "data" / "runs" / "weather").iterdir())
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]  # it has no types
     NotebookClient(
         notebook, timeout=DEADLINE_S, resources={"metadata": {"path": str(reader.folder / "docs")}}
     ).execute()

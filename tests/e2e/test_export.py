@@ -35,7 +35,7 @@ from timberline.registry.errors import AfterChangeError, ConfigError, StageError
 from timberline.registry.manifest import GateLimits
 from timberline.registry.rows import SEEN_KEY
 from timberline.registry.runs import ExportSettings, find_run
-from timberline.registry.signature import Column, SourceTable
+from timberline.registry.signature import Column, SourceTable, UnreadRole
 from timberline.registry.store import Store, open_store
 from timberline.training.features import parse_features
 
@@ -77,12 +77,6 @@ def data(built: Callable[[str], Path]) -> Path:
 def inputs(data: Path) -> ExportInputs:
     """What the mixed plan's run is exported from."""
     return load_inputs(data, "tiny", SETTINGS)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty registry."""
-    return open_store(tmp_path / "registry")
 
 
 def run_main(data: Path, registry: Path, *more: str) -> int:
@@ -185,7 +179,7 @@ def test_a_column_that_no_feature_reads_is_asked_of_nobody(tmp_path: Path) -> No
     assert [column.name for column in manifest.signature.columns] == names
     assert set(manifest.histograms) == set(names)
     assert {len(row) for row in manifest.golden.rows} == {4}
-    unread = {"Id": "ignored", "answer": "target", "girth": "input", "place": "input"}
+    unread: dict[str, UnreadRole] = {"Id": "ignored", "answer": "target", "girth": "input", "place": "input"}
     assert manifest.table == SourceTable(null_text=("NA",), unread=unread)
     row = dict(zip(names, manifest.golden.rows[0], strict=True))
     with running_service(tmp_path / "registry", "tiny@1") as service:

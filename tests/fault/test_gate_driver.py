@@ -20,7 +20,15 @@ import pytest
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_numeric
 from tests.support.wrong_services import answering
-from timberline.benchmarks.measure.records import Body, Observation, Outcome, Plan, Target, read_observations
+from timberline.benchmarks.measure.records import (
+    Body,
+    Form,
+    Observation,
+    Outcome,
+    Plan,
+    Target,
+    read_observations,
+)
 from timberline.benchmarks.measure.services import drive, launch_driver
 from timberline.benchmarks.measure.workload import Mix, Workload, draw_bodies, golden_bodies
 from timberline.registry.manifest import Manifest
@@ -139,7 +147,7 @@ def test_a_service_that_tells_no_times_has_none(run: Run) -> None:
 
 def test_every_form_is_sent_as_it_is(served: Served, run_both: Run) -> None:
     """Path, headers and payload of each; an answer to another form would not be read."""
-    forms = ("json", "csv", "float32", "oip", "oip_binary")
+    forms: tuple[Form, ...] = ("json", "csv", "float32", "oip", "oip_binary")
     mix = tuple(Mix(rows=2, form=form) for form in forms)
     bodies = draw_bodies(Workload(seed=1, bodies=40, mix=mix), {"candidate": served[1]})
     assert {body.form for body in bodies} == set(forms)

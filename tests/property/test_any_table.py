@@ -8,6 +8,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
@@ -144,7 +145,7 @@ def test_a_table_arrives_as_it_was_written(
     table: list[tuple[str, float, str]],
     line_end: str,
     delimiter: str,
-    quoting: int,
+    quoting: Literal[0, 1, 2],
     encoding: str,
     decimal: str,
     has_last_line_end: bool,

@@ -247,11 +247,9 @@ def test_the_training_tables_own_lines_are_read_whatever_stands_between_fields(
         return feed.numeric[:, 0].tolist(), feed.text[:, 0].tolist()
 
     lines = ["answer#value#note", 'yes#1_000#"a#b"', "no##|x", "#2.5#é", '#7#"c\r\n""#"']
-    found = read("\r\n".join(lines).replace("#", delimiter), has_header)
-    assert found == (
-        pytest.approx([1000.0, math.nan, 2.5, 7.0], nan_ok=True),
-        [f"a{delimiter}b", "|x", "é", f'c\r\n"{delimiter}'],
-    )
+    numbers, texts = read("\r\n".join(lines).replace("#", delimiter), has_header)
+    assert numbers == pytest.approx([1000.0, math.nan, 2.5, 7.0], nan_ok=True)
+    assert texts == [f"a{delimiter}b", "|x", "é", f'c\r\n"{delimiter}']
     # With commas as before, under a header or without one.
     assert read("note,value\na;b,7\nc,8\n", has_header) == ([7.0, 8.0], ["a;b", "c"])
     assert read("7,a\n8,c\n", None) == ([7.0, 8.0], ["a", "c"])

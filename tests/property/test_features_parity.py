@@ -138,7 +138,7 @@ _FEATURES = st.lists(st.one_of(*_expressions(3)[:2]), min_size=1, max_size=4)
 
 def _select(expressions: list[str]) -> str | None:
     """A SELECT of those expressions that are features: not constants, not ill-typed mixtures."""
-    kept = []
+    kept: list[str] = []
     for expression in expressions:
         try:
             parse_features(f"SELECT {expression} AS f FROM raw", COLUMNS)

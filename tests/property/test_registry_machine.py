@@ -233,7 +233,9 @@ class RegistryMachine(RuleBasedStateMachine):
         if not paths:
             return
         path = data.draw(st.sampled_from(paths))
-        content = bytearray(self.mirror.disk[path])  # type: ignore[arg-type]
+        whole = self.mirror.disk[path]
+        assert isinstance(whole, bytes)
+        content = bytearray(whole)
         place %= len(content)
         if bit < 0:
             del content[place:]
@@ -291,7 +293,8 @@ class RegistryMachine(RuleBasedStateMachine):
         content = self.mirror.disk.get(f"{folder}/{move.sequence}.json") if move else None
         if move is None or content != self.mirror.truth.get(f"{folder}/{move.sequence}.json"):
             return
-        tree = json.loads(content)  # type: ignore[arg-type]
+        assert isinstance(content, bytes)
+        tree = json.loads(content)
         tree["sequence"] = number if number == 1000 else move.sequence + 1
         if is_repair:
             tree |= {"action": "repair", "history_sha256": "0" * 64, "previous_sha256": None}
@@ -375,7 +378,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 except (DamageError, OSError):
                     assert self._is_damaged(model)
                     continue
-                found = record and tuple(msgspec.structs.asdict(record)[name] for name in move._fields)
+                found = record and tuple(msgspec.structs.asdict(record)[name] for name in Move._fields)
                 assert found == move, (model, alias)
 
     # --- how
@@ -470,7 +473,7 @@ class RegistryMachine(RuleBasedStateMachine):
         content = self.mirror.disk.get(head)
         if content != self.mirror.truth.get(head) or not isinstance(content, bytes):
             return False
-        return json.loads(content)["sequence"] == move.sequence
+        return bool(json.loads(content)["sequence"] == move.sequence)
 
 
 def _leads(check: dict[str, Any], path: str) -> bool:

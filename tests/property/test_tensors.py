@@ -35,7 +35,7 @@ numbers = st.one_of(
     st.sampled_from([0.0, 1.0, -0.0, 40.0, 2.0**53, 2.0**53 - 1, 0.5, 1e300]),
 )
 # Values that a column takes more often than not, so that whole tables are taken too.
-likely = {
+likely: dict[str, st.SearchStrategy[Any]] = {
     "FP64": numbers,
     "INT64": st.integers(-(2**54), 2**54).map(float),
     "BOOL": st.sampled_from([0.0, 1.0]),

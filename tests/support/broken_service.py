@@ -74,7 +74,7 @@ def main() -> None:
         place = arguments.index("--model") + 1
         announced = int(arguments[place].partition("@")[2])
         arguments[place] = options.serve
-        sys.stdout = Pretence(sys.stdout, announced)  # type: ignore[assignment]
+        sys.stdout = Pretence(sys.stdout, announced)
     sys.argv = ["inference", *arguments]
     runpy.run_module("inference", run_name="__main__", alter_sys=True)
 

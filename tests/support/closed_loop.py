@@ -47,6 +47,10 @@ class ClosedLoop:
             thread.join(DEADLINE_S)
             assert not thread.is_alive(), "a client is still waiting"
 
+    def wait_for_answers(self, count: int) -> None:
+        """Until that many requests were answered since the beginning."""
+        self._service.wait_for(lambda: self.answer_count >= count)
+
     def _ask(self) -> None:
         connection = http.client.HTTPConnection(self._service.host, self._service.port, timeout=DEADLINE_S)
         try:

@@ -87,7 +87,7 @@ def publish_judged(store: Store, *, alias: str, crippled: bool = False, **change
         class_indexes=tuple(int(index) for index in probabilities.argmax(axis=1)),
         probabilities=tuple(tuple(row) for row in probabilities.tolist()),
     )
-    given = {
+    given: dict[str, Any] = {
         "model_bytes": _roll_outputs(build_graph(NUMERIC_COLUMNS), shift),
         "evaluation_bytes": draw_evaluation(shift=shift),
         "golden": golden,

@@ -135,7 +135,10 @@ def draw_table(rows: int = 1200, *, seed: int = 0, classes: Sequence[ClassLabel]
 def _sum(values: dict[str, list[Any]]) -> npt.NDArray[np.float64]:
     soil = [SOILS.get(x, 0.0) if x is not None else 0.0 for x in values["soil"]]
     columns = {**values, "soil": soil}
-    return np.sum([w * np.array([x or 0 for x in columns[name]]) for name, w in WEIGHTS.items()], axis=0)
+    result: npt.NDArray[np.float64] = np.sum(
+        [w * np.array([x or 0 for x in columns[name]]) for name, w in WEIGHTS.items()], axis=0
+    )
+    return result
 
 
 def _cuts(classes: int) -> npt.NDArray[np.float64]:

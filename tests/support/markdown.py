@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,3 +81,14 @@ def list_anchors(text: str) -> set[str]:
 def list_links(text: str) -> list[str]:
     """The targets of links and pictures, without titles."""
     return [target.split()[0] for target in re.findall(r"\]\(([^)]+)\)", strip_code(text))]
+
+
+def replace_links(text: str, replace: Callable[[str], str]) -> str:
+    """The page with the target of each link and picture replaced, in Markdown and in HTML; never in code."""
+    target = re.compile(r"(?<=\]\()[^)\s]+|(?<=\bsrc=\")[^\"]+|(?<=\bhref=\")[^\"]+")
+    code = re.compile(rf"{_FENCE.pattern}|`[^`\n]*`", _FENCE.flags)
+    parts, end = [], 0
+    for found in code.finditer(text):
+        parts += [target.sub(lambda link: replace(link[0]), text[end : found.start()]), found[0]]
+        end = found.end()
+    return "".join([*parts, target.sub(lambda link: replace(link[0]), text[end:])])

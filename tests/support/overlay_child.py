@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.support.manifests import give_verdict, publish_tiny
 from tests.support.registry_child import run_until
@@ -68,7 +69,7 @@ def run_replace(folder: Path) -> None:
     """For k = 0, 1, …: replace the folder, killed before the k-th operation; then replace it again."""
     lower = folder / "below"
     write(lower / "target", OLD)
-    seen = []
+    seen: list[dict[str, Any]] = []
     for count in range(1000):
         root = put_on(folder / str(count), lower)
         child = os.fork()
@@ -113,7 +114,9 @@ def run_etl_again(folder: Path) -> None:
     table.prepared = table.data / "prepared" / NAME
     summary = table.etl("split.seed=5")
     after = table.digests()
-    is_whole = Stage("etl", table.prepared, read_receipt(table.prepared).inputs).find_receipt() is not None  # type: ignore[union-attr]
+    receipt = read_receipt(table.prepared)
+    assert receipt is not None
+    is_whole = Stage("etl", table.prepared, receipt.inputs).find_receipt() is not None
     print(json.dumps([summary["skipped"], before.keys() == after.keys(), before == after, is_whole]))
 
 

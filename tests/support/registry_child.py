@@ -129,7 +129,7 @@ class Attempts:
         assert self._child.stdin
         assert self._child.stdout
         print(json.dumps([str(root), words, count]), file=self._child.stdin, flush=True)
-        return json.loads(self._child.stdout.readline())
+        return bool(json.loads(self._child.stdout.readline()))
 
     def close(self) -> None:
         """End the process."""
@@ -155,5 +155,7 @@ if __name__ == "__main__":
     verb, *rest = sys.argv[1:]
     if verb == "attempt":
         attempt()
+    elif verb == "kill":
+        kill_everywhere(Path(rest[0]), *rest[1:])
     else:
-        {"publish": publish, "kill": kill_everywhere}[verb](Path(rest[0]), *rest[1:])
+        publish(Path(rest[0]), *rest[1:])

@@ -99,7 +99,8 @@ class Mirror:
 
     def find_move(self, model: str, alias: str) -> Move | None:
         """Where the alias points."""
-        return (self.moves.get((model, alias)) or [None])[-1]
+        moves = self.moves.get((model, alias))
+        return moves[-1] if moves else None
 
     def is_forgotten(self, model: str, version: int) -> bool:
         """Whether nothing on the disk knows that the number was given out."""

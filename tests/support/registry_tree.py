@@ -85,7 +85,8 @@ def put(root: Path, path: str, content: bytes | Kind | None) -> None:
 
 def restore(root: Path, tree: Tree, paths: Iterable[str]) -> None:
     """Put back what ``tree`` holds of ``paths``, and remove those of which it holds nothing."""
-    known, unknown = [], []
+    known: list[str] = []
+    unknown: list[str] = []
     for path in sorted(paths):
         (known if path in tree else unknown).append(path)
     for path in reversed(unknown):

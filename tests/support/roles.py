@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.support.locks import REQUIREMENTS, parse_lock
 from tests.support.pips import ROOT
-from tests.support.wheels import install_project
+from tests.support.wheels import install_project, install_wheel
 
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SOURCES = ROOT / "src"
@@ -72,7 +72,7 @@ def declared(extra: str) -> set[str]:
     """Names of the packages that an extra asks for itself, with those of the extras it is made of."""
     found: set[str] = set()
     for line in [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"][extra]]:
-        name, extras = re.match(r"([A-Za-z0-9._-]+)(?:\[([a-z,]+)\])?", line).groups()  # type: ignore[union-attr]
+        ((name, extras),) = re.findall(r"^([A-Za-z0-9._-]+)(?:\[([a-z,]+)\])?", line)
         if name == _PROJECT["name"]:
             found = found.union(*map(declared, extras.split(",")))
         else:
@@ -167,15 +167,21 @@ def locked_names(role: str) -> set[str]:
     return {pin.name for pin in pins if pin.is_for_here}
 
 
-def make_environment(environment: Path, *roles: str) -> str:
-    """An environment of these roles' lock files and the project's wheel; its interpreter."""
+def make_environment(environment: Path, *roles: str, wheel: Path | None = None) -> str:
+    """An environment of these roles' lock files and the project's wheel; its interpreter.
+
+    ``wheel`` is a built one; without it one is built of the checkout.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
     python = str(environment / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     locks = [word for role in roles for word in ("-r", str(REQUIREMENTS / f"{role}.txt"))]
     subprocess.run([*pip, "install", "--quiet", "--require-hashes", *locks], check=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        install_project(Path(python), Path(scratch))
+    if wheel:
+        install_wheel(Path(python), wheel)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            install_project(Path(python), Path(scratch))
     subprocess.run([*pip, "check"], check=True, stdout=subprocess.DEVNULL)
     return python
 

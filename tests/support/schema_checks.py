@@ -72,17 +72,17 @@ if COLUMNS is NUMERIC_COLUMNS:
 
 
 @schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, **kwargs: Any) -> None:
+def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any], **kwargs: Any) -> None:
     """Give tensors that fit the document those values and names that fit each other too."""
     is_valid = case.meta is not None and case.meta.generation.mode.is_positive
     if not is_valid or not case.path.endswith("/infer") or not isinstance(case.body, dict):
         return
-    drawn = case.body["inputs"]
-    hints = [tensor["parameters"] for tensor in drawn if "parameters" in tensor]
+    body: dict[str, Any] = dict(case.body)
+    hints = [tensor["parameters"] for tensor in body["inputs"] if "parameters" in tensor]
     tensors = write_tensors(NUMERIC_ROWS if MODEL == "tiny" else MIXED_ROWS)
     if hints:
         tensors = [{**tensor, "parameters": hints[0]} for tensor in tensors]
-    body = {**case.body, "inputs": tensors}
+    body["inputs"] = tensors
     if body.get("outputs"):
         pairs = zip(("label", "probabilities"), body["outputs"], strict=False)
         body["outputs"] = [{**output, "name": name} for name, output in pairs]

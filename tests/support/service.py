@@ -15,13 +15,14 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far beyond what starting and stopping take (under 2 s), so that a busy machine fails no test.
@@ -61,6 +62,16 @@ class RunningService:
         deadline = time.monotonic() + DEADLINE_S
         while not fact():
             assert time.monotonic() < deadline, self.log
+
+    def open_socket(self) -> socket.socket:
+        """A bare connection that sends at once what it is given; the caller closes it."""
+        connection = socket.create_connection((self.host, self.port), DEADLINE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def wait_for_events(self, event: str, count: int) -> None:
+        """Until the log tells of ``event`` that many times."""
+        self.wait_for(lambda: len(self.list_events(event)) == count)
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection; the caller closes it."""
@@ -119,22 +130,36 @@ def running_service(
     model: str,
     *flags: str,
     environment: Mapping[str, str] | None = None,
-    python: str = sys.executable,
+    program: Path | None = None,
     is_bare: bool = False,
 ) -> Iterator[RunningService]:
     """Start ``timberline serve`` and yield it once it is ready.
 
+    ``program`` is an installed ``timberline``, run outside of the checkout in place of the checkout's own;
     ``is_bare`` is without a flag, as a container is started: host and port are the environment's.
     """
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        process = _start(registry, model, flags, environment, log, python, is_bare)
+        process = _start(registry, model, flags, environment, log, program, is_bare)
         try:
             service = RunningService(process, _read_announcement(process, log), log)
             yield service
             service.stop()
         finally:
             _end(process)
+
+
+class Serve(Protocol):
+    """`running_service` of a registry that is known, without the block: conftest's `serve`."""
+
+    def __call__(
+        self,
+        model: str,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        is_bare: bool = False,
+    ) -> RunningService:
+        """Start a service and wait until it is ready."""
 
 
 def has_ended(pid: int) -> bool:
@@ -209,17 +234,17 @@ def _start(
     flags: tuple[str, ...],
     environment: Mapping[str, str] | None,
     log: Path,
-    python: str = sys.executable,
+    program: Path | None = None,
     is_bare: bool = False,
 ) -> subprocess.Popen[bytes]:
-    command = [python, "-m", "inference", "serve"]
+    command = [str(program), "serve"] if program else [sys.executable, "-m", "inference", "serve"]
     given = {"MODEL": model, "REGISTRY": str(registry)} if is_bare else {}
     if not is_bare:
         command += ["--model", model, "--registry", str(registry), "--host", "127.0.0.1", "--port", "0"]
     with log.open("wb") as stderr:
         return subprocess.Popen(
             [*command, *flags],
-            cwd=ROOT,
+            cwd=log.parent if program else ROOT,
             env={**os.environ, **given, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=stderr,

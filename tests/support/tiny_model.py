@@ -99,13 +99,23 @@ def publish_mixed(store: Store, model: str = "tiny_text", *, alias: str = PRODUC
     return _publish(store, model, MIXED_COLUMNS, MIXED_ROWS, alias, changes)
 
 
-def publish_wide(store: Store, model: str = "wide", *, width: int = 54, class_count: int = 7) -> int:
-    """Publish the next version with ``width`` columns ``c0``, ``c1``, … and point production at it.
+def publish_wide(
+    store: Store,
+    model: str = "wide",
+    *,
+    width: int = 54,
+    class_count: int = 7,
+    names: Sequence[str] = (),
+    alias: str = PRODUCTION,
+) -> int:
+    """Publish the next version with ``width`` columns ``c0``, ``c1``, … and point ``alias`` at it.
 
-    Every column has the default 0 and every row the same answer: what is tried with it are sizes.
+    The first columns have the ``names`` instead. Every column has the default 0 and every row the same
+    answer: what is tried with it are sizes, or commands that need a version and not its answers.
     """
-    columns = [Column(name=f"c{index}", datatype="FP64", default=0.0) for index in range(width)]
-    classes = [ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count)]
+    called = (*names, *(f"c{index}" for index in range(len(names), width)))
+    columns = tuple(Column(name=name, datatype="FP64", default=0.0) for name in called)
+    classes = tuple(ClassLabel(value=f"{index}", label=f"class {index}") for index in range(class_count))
     weights = np.zeros((width, class_count), dtype=np.float32)
     nodes = [
         helper.make_node("Cast", [NUMERIC_INPUT], ["numbers"], to=TensorProto.FLOAT),
@@ -131,7 +141,7 @@ def publish_wide(store: Store, model: str = "wide", *, width: int = 54, class_co
         golden=golden,
         histograms={},
     )
-    point_alias(store, model, PRODUCTION, version)
+    point_alias(store, model, alias, version)
     return version
 
 

@@ -78,7 +78,8 @@ class Call:
     """An operator of `training.features.language.OPERATORS` over typed arguments.
 
     Args:
-        low, high: every value that is not NULL lies between them; infinite where it may be.
+        low: no value that is not NULL is below; infinite where it may be.
+        high: no value that is not NULL is above; infinite where it may be.
         makes_nan: arguments that are not NULL may still give NaN, which then counts as NULL.
 
     Equality is identity: a shared subtree is one object, and comparing by content would take

@@ -38,7 +38,7 @@ def test_rows_give_the_probabilities_of_the_formula(
     expected = expect_probabilities(columns, rows)
     assert outputs.probabilities == pytest.approx(expected, abs=ATOL)
     assert outputs.labels.tolist() == expected.argmax(axis=1).tolist()
-    assert (outputs.probabilities.dtype, outputs.labels.dtype) == (np.float32, np.int64)
+    assert (outputs.probabilities.dtype, outputs.labels.dtype) == (np.dtype(np.float32), np.dtype(np.int64))
 
 
 @pytest.mark.parametrize(("columns", "rows"), CASES, ids=["numeric", "mixed"])

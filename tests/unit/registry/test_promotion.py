@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -236,17 +237,20 @@ def test_damaged_history_refuses_every_move_until_it_is_repaired(store: Store) -
     give_verdict(store, "tiny", 2)
     promote(store, "tiny", 2)
     Path(store.location, "tiny", "aliases", PRODUCTION, "2.json").write_bytes(b"{")
-    for move in (
+    moves: tuple[Callable[[], object], ...] = (
         lambda: promote(store, "tiny", 3, force=True, reason="night"),
         lambda: rollback(store, "tiny"),
-    ):
+    )
+    for move in moves:
         with pytest.raises(
             DamageError, match=r"2\.json: not an alias record.*timberline repair tiny@production"
         ):
             move()
     with pytest.raises(ConfigError, match="without a reason"):
         repair(store, "tiny", PRODUCTION, 1, reason=" ")
-    assert repair(store, "tiny", PRODUCTION, 1, reason="disk full").version == 1  # type: ignore[union-attr]
+    repaired = repair(store, "tiny", PRODUCTION, 1, reason="disk full")
+    assert repaired is not None
+    assert repaired.version == 1
     assert promote(store, "tiny", 3, force=True, reason="night").version == 3
     assert rollback(store, "tiny").version == 1
 

@@ -26,11 +26,6 @@ from timberline.registry.verdict import VERDICT_FILE
 from timberline.registry.version import MANIFEST_FILE
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "registry")
-
-
 def test_absent_registry_is_an_empty_one(store: Store) -> None:
     """The first `list` on a new machine is no error, and looking creates nothing."""
     assert store.models() == []

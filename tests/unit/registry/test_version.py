@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.support.manifests import publish_tiny
@@ -12,14 +10,9 @@ from timberline.registry.errors import (
     VersionNotFoundError,
 )
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE
 from timberline.registry.version import MANIFEST_FILE
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "registry")
 
 
 def test_version_folder_holds_exactly_what_was_given_and_the_manifest(store: Store) -> None:

@@ -28,17 +28,11 @@ from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
 from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.rows import SEEN_FILE
 from timberline.registry.signature import ClassLabel, Column, build_signature
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.registry.verdict import VerdictLine
 
 SETTINGS = load_gate_settings().accuracy
 OLD = draw_table(1200)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty registry."""
-    return open_store(tmp_path / "registry")
 
 
 @pytest.fixture

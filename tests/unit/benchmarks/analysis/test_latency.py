@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,13 +36,13 @@ LIMITS = GateLimits()
 NET = (0.1,) * 98 + (0.3,) * 2
 
 
-def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, cpu: float = 1.0, **changes: object) -> ArmRun:
+def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, cpu: float = 1.0, **changes: Any) -> ArmRun:
     """An arm with a client p50 of ``p50`` ms; net times are ``net`` times NET, the tail ``tail`` times.
 
     Its process computes ``cpu`` times 0.2 ms a request.
     """
     times = tuple(ms * net * (tail if ms > 0.2 else 1.0) for ms in NET)
-    known: dict[str, object] = {
+    known: dict[str, Any] = {
         "latencies_ms": (p50,),
         "ready_s": 0.5,
         "resident_bytes": 80,
@@ -49,7 +50,7 @@ def arm(p50: float = 1.0, net: float = 1.0, tail: float = 1.0, cpu: float = 1.0,
         "client_net_ms": tuple(0.9 + ms for ms in times),
         "cpu_s": cpu * 0.2e-3,
     }
-    return ArmRun(**known | changes)  # type: ignore[arg-type]
+    return ArmRun(**known | changes)
 
 
 def restarts(count: int, candidate: ArmRun, *, problem: str = "") -> list[Restart]:
@@ -270,7 +271,7 @@ def test_the_ceiling_is_judged_by_bounds_too(ceiling: float, outcome: str) -> No
     ],
 )
 def test_memory_and_start_up_block_what_is_proven(
-    changes: dict[str, object], memory: str, start_up: str
+    changes: dict[str, Any], memory: str, start_up: str
 ) -> None:
     """A release that no longer fits its container, or its platform's patience, is a regression."""
     lines = judge_resources(restarts(8, arm(**changes)), LIMITS, SETTINGS)

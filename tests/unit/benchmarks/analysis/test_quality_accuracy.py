@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -39,10 +40,10 @@ IN_FORCE = limits_in_force(LIMITS, None, SETTINGS)
 CLASSES = ["1", "2", "7"]
 
 
-def predictions(folder: Path, truth: np.ndarray, label: np.ndarray, **given: object) -> Predictions:
+def predictions(folder: Path, truth: np.ndarray, label: np.ndarray, **given: Any) -> Predictions:
     """Write and read the predictions, as the exporter and the gate do."""
     path = folder / "evaluation.parquet"
-    path.write_bytes(encode_evaluation(truth, label, **given))  # type: ignore[arg-type]
+    path.write_bytes(encode_evaluation(truth, label, **given))
     return read_predictions(path, len(CLASSES))
 
 
@@ -256,7 +257,7 @@ def test_the_ceiling_is_told_with_its_figures(tmp_path: Path) -> None:
     """As the floor; a loss is in nats, and lies between bounds that the rows give."""
     truth = np.zeros(1_000, int)
     quality = measure_quality(predictions(tmp_path, truth, np.arange(1_000) // 900))
-    losses = -np.log(np.float32([0.8] * 900 + [0.1] * 100).astype(float))
+    losses = -np.log(np.array([0.8] * 900 + [0.1] * 100, np.float32).astype(float))
     told = judge_floors(quality, GateLimits(max_log_loss=1.0), SETTINGS)[1]
     low, high = bound_average(losses.mean(), losses.std(ddof=1), 1_000, alpha=0.05)
     assert (told.candidate, told.low, told.high) == pytest.approx((losses.mean(), low, high))
@@ -388,12 +389,12 @@ def test_probabilities_have_to_be_some(tmp_path: Path) -> None:
         ((0.0, 0.0, 1.0), True),
     ):
         table = {"row": [0], "class_index": [1], "label_index": [2]}
-        columns = {f"p_{index}": np.float32([chance]) for index, chance in enumerate(chances)}
+        columns = {f"p_{index}": np.array([chance], np.float32) for index, chance in enumerate(chances)}
         pq.write_table(pa.table({**table, **columns}), path)
         if is_one:
             read = read_predictions(path, 3)
             assert read.confidence.tolist() == [np.float32(max(chances))]
-            assert read.loss.tolist() == pytest.approx([-np.log(max(np.float32(chances[1]), 1e-7))])
+            assert read.loss.tolist() == pytest.approx([-np.log(max(float(np.float32(chances[1])), 1e-7))])
         else:
             with pytest.raises(EvidenceError, match="negative, not finite or do not sum to 1"):
                 read_predictions(path, 3)

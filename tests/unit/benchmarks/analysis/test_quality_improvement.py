@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -44,7 +45,9 @@ def judge(
     comparison: QualityComparison | None, *lines: VerdictLine, improve: tuple[str, ...] | None = None
 ) -> VerdictLine:
     """The line, with [gate] improve as given."""
-    limits = GateLimits(require="improvement", **({"improve": improve} if improve else {}))
+    limits = GateLimits(require="improvement")
+    if improve:
+        limits = msgspec.structs.replace(limits, improve=improve)
     return judge_improvement(comparison, lines, limits, SETTINGS)
 
 

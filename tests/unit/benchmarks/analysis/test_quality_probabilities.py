@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def compare(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.
         loss = -np.log(np.where(truth == 1, second, 1 - second))
         label = (second > 0.5).astype(int)
         versions.append(Predictions(np.arange(rows), truth, label, loss, np.maximum(second, 1 - second)))
-    return compare_predictions(*versions, ["0", "1"])
+    champion, candidate = versions
+    return compare_predictions(champion, candidate, ["0", "1"])
 
 
 def judge(rows: int, seed: int, *, temperature: float = 1.0, noise: float = 0.0) -> dict[str, VerdictLine]:
@@ -96,8 +98,8 @@ def test_log_loss_blocks_as_often_as_stated_by_simulation() -> None:
     for _ in range(400):
         loss = chance.exponential(0.3, 2_000)
         worse = loss + chance.normal(LIMITS.max_log_loss_increase, 0.1, 2_000)
-        versions = [Predictions(np.arange(2_000), zeros, zeros, values, ones) for values in (loss, worse)]
-        comparison = compare_predictions(*versions, ["0"])
+        champion = Predictions(np.arange(2_000), zeros, zeros, loss, ones)
+        comparison = compare_predictions(champion, dataclasses.replace(champion, loss=worse), ["0"])
         blocked += judge_log_loss(comparison, IN_FORCE, settings).outcome == "BLOCK"
     assert 0.02 < blocked / 400 < 0.085
 
@@ -164,7 +166,8 @@ def test_the_noise_of_training_widens_both_limits(noise: float, outcome: str, sa
         low = judge_line(comparison, IN_FORCE, SETTINGS).low
         assert low is not None
         limit = Limit(low / 1.2, noise * low / 1.2, source="runs")
-        line = judge_line(comparison, dataclasses.replace(IN_FORCE, **{name: limit}), SETTINGS)
+        change: dict[str, Any] = {name: limit}
+        line = judge_line(comparison, dataclasses.replace(IN_FORCE, **change), SETTINGS)
         assert line.outcome == outcome
         assert said.format(limit=limit.stated) in line.reason
         assert line.is_marked == (outcome == "PASS")  # proven, and within the limit in force

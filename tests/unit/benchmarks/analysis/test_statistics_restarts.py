@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_net_times_below_one_tick_of_a_coarse_clock_have_no_ratio(silent: str) -
 @pytest.mark.parametrize("told", ["net_ms", "client_net_ms"])
 def test_what_one_arm_does_not_tell_is_in_no_contrast(silent: str, told: str) -> None:
     """A ratio takes two; and without the kernel's waits the share is one of the client's plain p50."""
-    times = {"net_ms": (1.0, 2.0, 6.0), "client_net_ms": (2.0, 5.0, 8.0)}
+    times: dict[str, Any] = {"net_ms": (1.0, 2.0, 6.0), "client_net_ms": (2.0, 5.0, 8.0)}
     arms = {
         arm: ArmRun((4.0, 4.0, 10.0), 1.0, 1, **{**times, **({told: ()} if arm == silent else {})})
         for arm in ("champion", "candidate")
@@ -178,9 +179,9 @@ def test_a_summary_holds_every_figure() -> None:
 def test_one_restart_has_the_stored_spread() -> None:
     """K = 1: its own SD is none, and the freedom is the stored one's."""
     sd, freedom = moderate_sd([0.3], s0=0.05, nu0=10)
-    assert (sd, freedom) == (pytest.approx(0.05), 10)
+    assert (sd, freedom) == pytest.approx((0.05, 10))
     sd, freedom = moderate_sd([0.1, 0.3], s0=0.05, nu0=10)
-    assert (sd, freedom) == (pytest.approx(math.sqrt((10 * 0.05**2 + 0.02) / 11)), 11)
+    assert (sd, freedom) == pytest.approx((math.sqrt((10 * 0.05**2 + 0.02) / 11), 11))
 
 
 @pytest.mark.parametrize("values", [[], [math.inf], [math.nan, 0.1]])

@@ -34,7 +34,7 @@ LOAD = Load(rate_rps=200.0)
 def window(number: int, arm: str, p50_ms: float, **changes: Any) -> WindowResult:
     """A window of the open load whose other figures do not matter."""
     result: Result = "met"
-    given = {
+    given: dict[str, Any] = {
         "round": (number + 1) // 2,
         "number": number,
         "arm": arm,

@@ -106,7 +106,8 @@ def test_an_alarm_never_goes_off_early_and_never_misses() -> None:
 
 def test_others_run_while_one_waits() -> None:
     """The answers to requests in flight are read meanwhile; else the generator would be the queue."""
-    alarm, seen = Alarm(), []
+    alarm = Alarm()
+    seen: list[str] = []
     other = gevent.spawn(seen.append, "read")
     alarm.wait_until(time.perf_counter() + 0.002)
     alarm.close()

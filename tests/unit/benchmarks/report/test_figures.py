@@ -38,11 +38,9 @@ def test_the_bounds_are_the_t_interval_of_scipy() -> None:
     shifts = np.random.default_rng(1).normal(size=(6, 3))
     mean, low, high = bound_shift(shifts)
     wanted = stats.t.interval(0.95, 5, loc=shifts.mean(axis=0), scale=stats.sem(shifts, axis=0))
-    assert (mean, low, high) == (
-        pytest.approx(shifts.mean(axis=0)),
-        pytest.approx(wanted[0]),
-        pytest.approx(wanted[1]),
-    )
+    assert mean == pytest.approx(shifts.mean(axis=0))
+    assert low == pytest.approx(wanted[0])
+    assert high == pytest.approx(wanted[1])
 
 
 def test_one_restart_has_no_bounds() -> None:

@@ -88,11 +88,9 @@ def test_a_staged_candidate_is_the_same_graph_with_worse_answers(tmp_path: Path)
     """Only the answers may differ, or something else could be what blocks; the source stays untouched."""
     source = open_store(tmp_path / "source")
     answers = draw_answers(20_000)
-    labels = {"truth": answers.truth % 3, "label": answers.label % 3}
+    rows = encode_evaluation(answers.truth % 3, answers.label % 3)
     limits = GateLimits(min_accuracy=0.0)
-    version = publish_judged(
-        source, alias="production", evaluation_bytes=encode_evaluation(**labels), gate=limits
-    )
+    version = publish_judged(source, alias="production", evaluation_bytes=rows, gate=limits)
     staged = stage_worse(source, "tiny", version, tmp_path / "scratch", drop=0.03, seed=1, churn=0.05)
     champion, candidate = (
         staged.store.open_version("tiny", number) for number in (staged.champion, staged.candidate)

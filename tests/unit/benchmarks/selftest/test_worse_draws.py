@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,9 +18,9 @@ from timberline.registry.store import open_store
 SETTINGS = load_gate_settings()
 
 
-def build_row(**changes: object) -> DrawRow:
+def build_row(**changes: Any) -> DrawRow:
     """One draw that passed; ``changes`` replaces fields."""
-    given = {
+    given: dict[str, Any] = {
         "config_digest": "ab" * 32,
         "rows": 20_000,
         "drop": 0.01,
@@ -30,7 +32,7 @@ def build_row(**changes: object) -> DrawRow:
         "outcome": "PASS",
         "deciding": "",
     }
-    return DrawRow(**(given | changes))  # type: ignore[arg-type]
+    return DrawRow(**(given | changes))
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_a_rows_answer_does_not_depend_on_the_rows_beside_it() -> None:
     for index, row in enumerate(ROWS):
         label, probabilities = session.run_row(tuple(row))
         assert label == together.labels[index]
-        np.testing.assert_array_equal(np.float32(probabilities), together.probabilities[index])
+        np.testing.assert_array_equal(np.array(probabilities, np.float32), together.probabilities[index])
 
 
 def test_equal_graphs_quantise_to_equal_bytes() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.support.exporter_graphs import random_network
 from timberline.exporter.errors import ExportError, UnsupportedLayerError
-from timberline.exporter.graph.convert import NEWEST_CONVERTED_OPSET, KerasNetwork, keep_inputs, tf
+from timberline.exporter.graph.convert import NEWEST_CONVERTED_OPSET, KerasNetwork, keep_inputs
 from timberline.exporter.graph.graphs import opsets_of
 from timberline.exporter.graph.runtime import open_session
 

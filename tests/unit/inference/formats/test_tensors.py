@@ -22,7 +22,7 @@ MAX_ROWS = 8
 NUMERIC = TensorReader(build_signature(NUMERIC_COLUMNS, CLASSES), MAX_ROWS)
 MIXED = TensorReader(build_signature(MIXED_COLUMNS, CLASSES), MAX_ROWS)
 WRITER = TensorWriter("tiny", 7, build_signature(NUMERIC_COLUMNS, CLASSES))
-ROWS = [[12.5, 40, 0, None], [30.0, 400, 1, 12.0], [0.0, 1, 1, -3.5]]
+ROWS: list[list[float | None]] = [[12.5, 40, 0, None], [30.0, 400, 1, 12.0], [0.0, 1, 1, -3.5]]
 MATRIX = np.array(ROWS, dtype=np.float64)
 
 
@@ -704,7 +704,7 @@ def test_parameters_of_a_long_body_may_hold_arrays_called_data(parameters: objec
     body = json.dumps(sent).encode()
     for limits in (Limits(10_000, 16), Limits(10_000, 10_000)):
         feed = NUMERIC.read(read_request(body, len(body), limits))
-        assert np.array_equal(feed.numeric, MATRIX, equal_nan=True)  # type: ignore[arg-type]
+        assert_numbers(feed, ROWS)
 
 
 def test_data_under_another_spelling_is_refused_in_a_long_body() -> None:

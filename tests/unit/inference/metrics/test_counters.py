@@ -62,7 +62,9 @@ def test_histograms_count_like_the_client_library() -> None:
     for seconds in values:
         theirs.observe(seconds)
         counts[bisect_left(SECONDS, seconds)] += 1
-    found = {sample.labels["le"]: sample.value for sample in theirs.collect()[0].samples if sample.labels}
+    found = {
+        sample.labels["le"]: sample.value for sample in next(iter(theirs.collect())).samples if sample.labels
+    }
     assert dict(cumulate(SECONDS, counts)) == found
 
     metrics = ServiceMetrics()

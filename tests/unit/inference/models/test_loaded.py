@@ -74,7 +74,9 @@ def look(models: LoadedModels) -> tuple[list[str], list[tuple[str, int | None, i
     """Versions that answer by the routing table, canary last; and what was swapped or refused."""
     change = models.look()
     assert change is not None
-    swaps = [(swap.outcome, swap.from_version, swap.to_version) for swap in change.swaps]
+    swaps: list[tuple[str, int | None, int]] = [
+        (swap.outcome, swap.from_version, swap.to_version) for swap in change.swaps
+    ]
     return name(change.table), swaps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,13 +55,14 @@ def test_stage_is_not_current_for_other_inputs(folder: Path, stage: str, inputs:
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "receipt", "no receipt"])
 def test_damaged_stage_is_not_current(folder: Path, damage: str) -> None:
     """A disk that lost a block must cost a re-run and not a wrong model."""
-    {
+    spoil: dict[str, Callable[[], object]] = {
         "flip": lambda: (folder / "table").write_bytes(b"rowz"),
         "cut": lambda: (folder / "table").write_bytes(b"row"),
         "remove": (folder / "plots" / "one.png").unlink,
         "receipt": lambda: (folder / RECEIPT).write_bytes(b"{"),
         "no receipt": (folder / RECEIPT).unlink,
-    }[damage]()
+    }
+    spoil[damage]()
     assert Stage("etl", folder, INPUTS).find_receipt() is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,7 +141,7 @@ def test_a_feature_does_not_take_the_name_of_the_target_or_a_key(tmp_path: Path,
         ("checks.one_hot.pair", {"rest": '[checks.one_hot]\npair = ["extra"]'}),
     ],
 )
-def test_an_ignored_column_serves_nothing(tmp_path: Path, where: str, change: dict[str, str]) -> None:
+def test_an_ignored_column_serves_nothing(tmp_path: Path, where: str, change: dict[str, Any]) -> None:
     """It is not read, so that whatever names it would fail in the middle of a run."""
     if where == "target.column":
         table = SmallTable(tmp_path, columns="", **change)

@@ -108,7 +108,10 @@ def test_select_sql_reads_any_relation() -> None:
     sql = program.select_sql("(SELECT 21 AS Elevation)")
     with duckdb.connect() as connection:
         result = connection.execute(sql)
-        assert [d[:2] for d in result.description or ()] == [("Elevation", "FLOAT"), ("twice", "FLOAT")]
+        assert [(name, str(kind)) for name, kind, *_ in result.description or ()] == [
+            ("Elevation", "FLOAT"),
+            ("twice", "FLOAT"),
+        ]
         assert result.fetchall() == [(21.0, 42.0)]
         single = program.feature_sql(program.features[1])
         assert connection.execute(f"SELECT {single} FROM (SELECT 4 AS Elevation)").fetchall() == [(8.0,)]

@@ -163,7 +163,8 @@ def test_dropout_masks_depend_on_seed_and_epoch_alone() -> None:
 
     def answers(epoch: int) -> list[float]:
         reset_dropout(network, 0, epoch)
-        return network(table(), training=True).numpy().ravel().tolist()
+        found: list[float] = network(table(), training=True).numpy().ravel().tolist()
+        return found
 
     first = answers(1)
     assert answers(2) != first

@@ -93,7 +93,8 @@ def compare(place: Path, row: PairRow, arm: str) -> QualityComparison:
         read_predictions(place / folder / str(seed) / "evaluation.parquet", len(CLASSES), ["left"])
         for folder, seed in zip(("good", arm), row.seeds, strict=True)
     ]
-    return compare_predictions(*sides, CLASSES)
+    champion, candidate = sides
+    return compare_predictions(champion, candidate, CLASSES)
 
 
 @pytest.mark.parametrize(("arm", "folder"), [(RETRAINED, "good"), ("half", "half")])

@@ -47,7 +47,9 @@ def test_sagemaker_needs_no_variable_where_its_folder_is(registry: Path, tmp_pat
     """It runs ``docker run IMAGE serve`` and mounts the model; an endpoint that listens elsewhere, or reads
     another folder, never gets ready. Where the kernel allows no namespaces, test_platforms.py of the units
     holds the same of the settings."""
-    done = run_isolated("sagemaker_service.py", "-rmn", registry, tmp_path)
+    scratch = tmp_path / "opt"
+    scratch.mkdir()
+    done = run_isolated("sagemaker_service.py", "-rmn", registry, scratch)
     answers = {"ping": 200, "invocations": [200, "2", "tiny"], "health": 0}
     assert done == {
         "bare": {"announced": ["0.0.0.0", 8080], **answers},

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from timberline.registry.runtime.logs import NO_TELEMETRY
@@ -90,3 +91,16 @@ def serve(published: Path) -> Iterator[Serve]:
 def text_service(serve: Serve) -> RunningService:
     """A service of the model with text columns that the module's tests share."""
     return serve("tiny_text")
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Two workers a processor for ``-n auto``, as far as memory goes: half of most tests is waiting.
+
+    What they wait for are processes that start, windows of a measurement and polls. A worker with
+    TensorFlow and what its tests start take less than 2 GiB. ``-n logical`` and the variable are xdist's.
+    """
+    if config.option.numprocesses == "logical" or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    room = int(psutil.virtual_memory().available) // 2**31
+    return max(1, min(2 * len(os.sched_getaffinity(0)), room))

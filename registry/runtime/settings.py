@@ -101,6 +101,7 @@ def convert_settings(
     Raises:
         ConfigError: the tree does not describe a ``kind``; names the file or override, and the key.
     """
+    tree = _name_default_kinds(tree, kind)
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
@@ -109,6 +110,19 @@ def convert_settings(
     origin = next((source for key, source in (changed or {}).items() if _covers(key, dotted)), where)
     where = origin if not dotted or origin.endswith(f" {dotted}") else f"{origin}: {dotted}"
     raise ConfigError(fault.what, where=where, hint=fault.allowed)
+
+
+def _name_default_kinds(tree: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """``tree`` with the default's kind in every table that has a default and names no kind itself."""
+    named = dict(tree)
+    for field in msgspec.structs.fields(kind):
+        default, table = field.default, tree.get(field.encode_name)
+        if not (isinstance(default, msgspec.Struct) and isinstance(table, Mapping)):
+            continue
+        tag_field, tag = default.__struct_config__.tag_field, default.__struct_config__.tag
+        if tag_field and tag_field not in table:
+            named[field.encode_name] = {tag_field: tag, **table}
+    return named
 
 
 def _covers(key: str, dotted: str) -> bool:

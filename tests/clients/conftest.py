@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import publish_mixed, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny_text"])
@@ -18,9 +14,6 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(model: str, serve: Serve) -> RunningService:
     """The model's service."""
-    registry = tmp_path_factory.mktemp("registry")
-    (publish_numeric if model == "tiny" else publish_mixed)(open_store(registry))
-    with running_service(registry, model) as running:
-        yield running
+    return serve(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,12 @@ import numpy as np
 import pytest
 
 from tests.support.clients import ask_as, find_client_python, find_node_programs, run
-from tests.support.service import RunningService, running_service
+from tests.support.service import RunningService, Serve
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
     NUMERIC_COLUMNS,
     expect_probabilities,
-    publish_mixed,
-    publish_numeric,
 )
-from timberline.registry.store import open_store
 
 ATOL = 1e-6  # float32 against float64, some operations deep
 TOKEN = "token-for-generated-0123"
@@ -27,13 +23,9 @@ ROWS = {"tiny": {"rings": 40, "height": 12.5}, "tiny_text": {"soil": "sand", "ri
 
 
 @pytest.fixture(scope="module")
-def service(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(model: str, serve: Serve) -> RunningService:
     """The model's service, behind a path and with a token: both stand in the document."""
-    registry = tmp_path_factory.mktemp("registry")
-    (publish_numeric if model == "tiny" else publish_mixed)(open_store(registry))
-    environment = {"TIMBERLINE_SERVE_TOKENS": TOKEN}
-    with running_service(registry, model, "--root-path", "/models/x", environment=environment) as running:
-        yield running
+    return serve(model, "--root-path", "/models/x", environment={"TIMBERLINE_SERVE_TOKENS": TOKEN})
 
 
 @pytest.fixture(scope="module")

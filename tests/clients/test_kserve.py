@@ -52,9 +52,9 @@ def test_tensors_are_answered(seen: dict[str, Any], model: str, way: str) -> Non
 
 def test_instances_are_answered(seen: dict[str, Any], model: str) -> None:
     """v1 is what most of KServe's examples use."""
-    rows = [(0.0, 40, False, None), (0.0, 400, True, 12.0)]
+    rows: list[tuple[Any, ...]] = [(0.0, 40, False, None), (0.0, 400, True, 12.0)]
     if model == "tiny_text":
-        rows = [(soil, *row, None) for soil, row in zip(("clay", "sand"), rows, strict=True)]  # type: ignore[misc]
+        rows = [(soil, *row, None) for soil, row in zip(("clay", "sand"), rows, strict=True)]
     expected = expect_probabilities(NUMERIC_COLUMNS if model == "tiny" else MIXED_COLUMNS, rows)
     answers = seen["v1"]["predictions"]["predictions"]
     found = [list(answer["probabilities"].values()) for answer in answers]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "deploy" / "ci"
@@ -78,6 +80,65 @@ def test_expressions_stand_in_no_script() -> None:
     scripts = [step.get("run", "") for job in jobs().values() for step in job["steps"]]
     assert any(scripts)
     assert not [script for script in scripts if "${{" in script]
+
+
+def list_pythons(name: str) -> list[str]:
+    """The Pythons on which an example runs the tests."""
+    if name == "github.yml":
+        found = jobs()["test"]["strategy"]["matrix"]["python"]
+    elif name == "gitlab-ci.yml":
+        (cell,) = load(name)["test"]["parallel"]["matrix"]
+        found = cell["TEST_PYTHON"]
+    else:
+        axis = re.search(r"name 'TEST_PYTHON'\s+values ([^\n]+)", (CI / name).read_text("utf-8"))
+        found = re.findall(r"'([\d.]+)'", axis[1]) if axis else []
+    return [str(python) for python in found]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tests_run_on_every_python_that_the_package_allows(name: str) -> None:
+    """One that is allowed and tried nowhere breaks for its users first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    allowed = SpecifierSet(project["requires-python"])
+    within = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in allowed]
+    classified = [kind for kind in project["classifiers"] if re.search(r":: 3\.\d+$", kind)]
+    assert within == [kind.rpartition(" ")[2] for kind in classified]
+    assert list_pythons(name) == within
+    assert [script for script in scripts_of(name) if "make test" in script]
+
+
+def test_no_variable_of_an_example_is_one_of_make_by_accident() -> None:
+    """A matrix over PYTHON is in the environment, where make takes 3.12 for the name of a program."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    of_make = set(re.findall(r"^(\w+) +\?=", makefile, re.MULTILINE)) - {"MODEL"}  # which is meant
+    gitlab = load("gitlab-ci.yml")
+    axes = re.findall(r"name '(\w+)'", (CI / "Jenkinsfile").read_text("utf-8"))
+    set_here = {
+        *gitlab["variables"],
+        *gitlab["test"]["parallel"]["matrix"][0],
+        *load("github.yml")["env"],
+        *axes,
+    }
+    assert {"MODEL", "TEST_PYTHON"} <= set_here
+    assert set_here & of_make == set()
+
+
+def test_no_example_releases_what_fails_its_tests() -> None:
+    """The gate compares versions; it does not find a broken command."""
+    assert jobs()["release"]["needs"] == "test"
+    tree = load("gitlab-ci.yml")
+    assert tree["stages"] == [tree["test"]["stage"], tree[".gate"]["stage"]]
+    text = (CI / "Jenkinsfile").read_text("utf-8")
+    assert 0 < text.index("stage('Test')") < text.index("stage('Release')")
+
+
+def test_tests_do_not_run_beside_a_gate() -> None:
+    """Tests on the gate's machine would be measured with the candidate."""
+    assert "tags" not in load("gitlab-ci.yml")["test"]
+    assert re.findall(r"agent \{ label '(\w+)' \}", (CI / "Jenkinsfile").read_text("utf-8")) == [
+        "gate",
+        "test",
+    ]
 
 
 def test_github_keeps_the_report_also_of_a_refused_release() -> None:
@@ -212,8 +273,11 @@ def test_without_a_champion_nothing_is_judged_by_accident(name: str, tmp_path: P
     assert not refuses()
 
 
-def test_the_readme_names_every_file() -> None:
+def test_the_page_and_the_readme_name_every_file() -> None:
     """An example that nobody is told of is dead text."""
-    text = (CI / "README.md").read_text("utf-8")
     assert {path.name for path in CI.iterdir()} == {*NAMES, "README.md"}
-    assert all(f"`{name}`" in text for name in NAMES)
+    readme = (CI / "README.md").read_text("utf-8")
+    assert all(f"`{name}`" in readme for name in NAMES)
+    page = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")
+    assert all(f"cp deploy/ci/{name} " in page for name in NAMES)
+    assert all("docs/how-to/ci.md" in (CI / name).read_text("utf-8") for name in NAMES)

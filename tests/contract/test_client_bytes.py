@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.clients import LOCKS
 from tests.support.recording import Recorded, read_recorded, send_raw
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import publish_mixed
-from timberline.registry.store import open_store
+from tests.support.service import RunningService
 
 RECORDED = read_recorded()
 CLIENTS = {"kserve", "mlserver", "triton", "triton asyncio"}
@@ -24,21 +21,12 @@ REFUSED = (b"/v2/models/other", b"/v1/models/other", b"/config ", b":explain ", 
 JSON_LENGTH = b"inference-header-content-length"
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The service that was recorded."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_mixed(open_store(registry))
-    with running_service(registry, "tiny_text") as running:
-        yield running
-
-
 @pytest.mark.parametrize(
     "row", RECORDED, ids=[f"{row.client} {i} {row.status}" for i, row in enumerate(RECORDED)]
 )
-def test_a_clients_own_bytes_are_answered_as_they_were(service: RunningService, row: Recorded) -> None:
+def test_a_clients_own_bytes_are_answered_as_they_were(text_service: RunningService, row: Recorded) -> None:
     """Its odd headers too: bytes declared to be octets that are JSON, names in the body, gzip."""
-    answer = send_raw(service.port, row.request)
+    answer = send_raw(text_service.port, row.request)
     assert answer.status == row.status
     if row.status == 200 and row.request.startswith(b"POST") and b"/infer " in row.request:
         text = answer.body[: int(answer.headers.get(JSON_LENGTH, len(answer.body)))]

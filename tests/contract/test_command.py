@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 import timberline
-from tests.support.tiny_model import publish_numeric
 from timberline.__main__ import _GROUPS, build_parser, main
-from timberline.registry.store import open_store
 
 SHARED = ("--model", "--models", "--data", "--registry", "--set", "--log-level", "--log-format")
 PARSER, VERBS = build_parser()
@@ -124,13 +122,12 @@ def test_the_version_is_the_package_s() -> None:
     assert run("--version").stdout == f"timberline {timberline.__version__}\n"
 
 
-def test_a_part_s_own_command_line_is_still_there(tmp_path: Path) -> None:
+def test_a_part_s_own_command_line_is_still_there(registry: Path) -> None:
     """Scripts of before there was one command go on working from a checkout."""
-    publish_numeric(open_store(tmp_path / "registry"))
     root = Path(__file__).resolve().parents[2]
     answers = []
     for program in ("registry", "timberline.registry", "timberline"):
-        command = [sys.executable, "-m", program, "list", "tiny", "--registry", str(tmp_path / "registry")]
+        command = [sys.executable, "-m", program, "list", "tiny", "--registry", str(registry)]
         answers.append(subprocess.run(command, cwd=root, capture_output=True, check=True).stdout)
     assert json.loads(answers[0])[0]["model"] == "tiny"
     assert answers[0] == answers[1] == answers[2]
@@ -177,19 +174,16 @@ def test_other_shells_get_their_code(shell: str) -> None:
         subprocess.run([program, "-n"], input=done.stdout, text=True, check=True)
 
 
-def test_doctor_fits_on_a_screen_and_names_what_a_report_needs(tmp_path: Path) -> None:
+def test_doctor_fits_on_a_screen_and_names_what_a_report_needs(registry: Path) -> None:
     """Versions, processors, disk and the registry; of a variable its name alone, which is no secret."""
-    publish_numeric(open_store(tmp_path / "registry"))
-    done = run(
-        "doctor", "--no-json", "--registry", str(tmp_path / "registry"), TIMBERLINE_SERVE_TOKENS_FILE="s3cret"
-    )
+    done = run("doctor", "--no-json", "--registry", str(registry), TIMBERLINE_SERVE_TOKENS_FILE="s3cret")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) <= 24
     for part in (timberline.__version__, "onnxruntime ", "schedstat: ", "GiB free", "1 versions: tiny (1)"):
         assert part in done.stdout
     assert "TIMBERLINE_SERVE_TOKENS_FILE" in done.stdout
     assert "s3cret" not in done.stdout
-    report = json.loads(run("doctor", "--registry", str(tmp_path / "registry")).stdout)
+    report = json.loads(run("doctor", "--registry", str(registry)).stdout)
     assert [name for name in report if name.startswith("role ")] == [
         f"role {role}" for role in ("serve", "tools", "train", "bench")
     ]

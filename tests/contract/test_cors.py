@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import RunningService, refuse_to_start, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve, refuse_to_start, running_service
 
 ORIGIN, OTHER = "https://app.example", "https://other.example:8443"
 TOKEN = "token-for-cors-0123456"
@@ -23,21 +20,12 @@ PREFLIGHT = {
 }
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with tiny@1."""
-    folder = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(folder))
-    return folder
-
-
 @pytest.fixture(scope="module", params=["", "--request-log"])
-def service(request: pytest.FixtureRequest, registry: Path) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """Two origins may ask, with a token; answered by the short way, and by ASGI as the log wants it."""
     flags = [request.param] if request.param else []
     flags += ["--cors-origin", f"{ORIGIN}, {OTHER}"]
-    with running_service(registry, "tiny", *flags, environment={"TIMBERLINE_SERVE_TOKENS": TOKEN}) as running:
-        yield running
+    return serve("tiny", *flags, environment={"TIMBERLINE_SERVE_TOKENS": TOKEN})
 
 
 def allowed(headers: http.client.HTTPMessage) -> str | None:
@@ -105,10 +93,10 @@ def test_options_that_are_no_preflight_are_refused_as_ever(service: RunningServi
     assert (status, headers["allow"]) == (405, "POST")
 
 
-def test_any_origin_may_ask_if_that_is_set(registry: Path) -> None:
+def test_any_origin_may_ask_if_that_is_set(published: Path) -> None:
     """For public models; then answers do not depend on who asks."""
     flags = ("--cors-origin", "*", "--canary", "candidate=0.1", "--canary-header", "X-Key")
-    with running_service(registry, "tiny", *flags) as service:
+    with running_service(published, "tiny", *flags) as service:
         status, headers, _ = service.request("POST", "/predict", ROW, {"Origin": ORIGIN})
         assert (status, allowed(headers), headers["vary"]) == (200, "*", None)
         assert allowed(service.request("POST", "/predict", ROW)[1]) is None
@@ -117,9 +105,9 @@ def test_any_origin_may_ask_if_that_is_set(registry: Path) -> None:
         assert "x-key" in headers["access-control-allow-headers"].split(", ")
 
 
-def test_nobody_is_told_anything_by_default(registry: Path) -> None:
+def test_nobody_is_told_anything_by_default(published: Path) -> None:
     """Who has not asked for it must not find their service open to every page."""
-    with running_service(registry, "tiny") as service:
+    with running_service(published, "tiny") as service:
         for method, path, body in (("POST", "/predict", ROW), ("GET", "/", None), ("GET", "/x", None)):
             headers = service.request(method, path, body, {"Origin": ORIGIN})[1]
             assert not [name for name in headers if name.lower().startswith("access-control-")]
@@ -131,8 +119,8 @@ def test_nobody_is_told_anything_by_default(registry: Path) -> None:
     "value",
     ["app.example", "https://app.example/", "https://app.example, *", "*, *", "null", ",", "https://a b"],
 )
-def test_what_is_no_origin_is_refused_at_the_start(registry: Path, value: str) -> None:
+def test_what_is_no_origin_is_refused_at_the_start(published: Path, value: str) -> None:
     """It would never match, and nobody would see why."""
-    code, log = refuse_to_start(registry, "tiny", "--cors-origin", value)
+    code, log = refuse_to_start(published, "tiny", "--cors-origin", value)
     assert code == 2, log
     assert "cors origin: found" in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 import tarfile
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 import timberline
 from tests.support.dist import SUMS, build_as_pip_does, build_twice, export_commit, read_record, write_sums
@@ -86,3 +88,22 @@ def test_the_sums_are_what_sha256sum_checks(tmp_path: Path) -> None:
     assert subprocess.run(check, cwd=tmp_path, capture_output=True, check=False).returncode == 0
     files[0].write_bytes(b"another file")
     assert subprocess.run(check, cwd=tmp_path, capture_output=True, check=False).returncode == 1
+
+
+def test_the_changelog_is_in_order() -> None:
+    """Users look for their version, and then under what they have to do."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    versions = re.findall(r"^## \[(.*?)\](.*)$", text, re.MULTILINE)
+    assert versions[0] == ("Unreleased", "")
+    numbers = [Version(number) for number, date in versions[1:] if re.fullmatch(r" - \d{4}-\d\d-\d\d", date)]
+    assert len(numbers) == len(versions) - 1
+    assert numbers == sorted(numbers, reverse=True)
+    kinds = re.findall(r"^### (.*)$", text, re.MULTILINE)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_images_carry_the_version_of_the_package() -> None:
+    """The label is how an operator tells which release runs."""
+    for name in ("Dockerfile.serve", "Dockerfile.train"):
+        labelled = re.findall(r"^ARG VERSION=(.*)$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+        assert set(labelled) == {timberline.__version__}

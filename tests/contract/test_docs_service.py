@@ -18,12 +18,14 @@ from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
 from timberline.inference.app import STATUSES
 from timberline.inference.config import Replaced, ServiceConfig
+from timberline.inference.errors import GoldenMismatchError, LoadFailedError, SignatureMismatchError
 from timberline.inference.metrics.counters import _REASONS
 from timberline.inference.metrics.drift import LEAST_ROWS
 from timberline.inference.metrics.exposition import COUNTERS, LOAD_SECONDS, SECONDS
 from timberline.inference.models.traffic import Replayed
+from timberline.inference.models.trial import may_heal
 from timberline.inference.server import timing
-from timberline.registry.errors import LifecycleError
+from timberline.registry.errors import DamageError, LifecycleError
 from timberline.registry.manifest import Histogram, Prior
 from timberline.registry.store import open_store
 
@@ -283,6 +285,29 @@ def test_every_event_of_the_log_is_in_the_table_with_its_fields() -> None:
     assert set(shown) == {event.name for event in real}
     missing = {event: event.fields - shown[event.name] for event in real if event.fields - shown[event.name]}
     assert missing == {}
+
+
+def list_kinds(kind: type[LifecycleError]) -> Iterator[type[LifecycleError]]:
+    """An error and those derived from it."""
+    yield kind
+    for more in kind.__subclasses__():
+        yield from list_kinds(more)
+
+
+def test_the_codes_of_the_log_are_real_ones_and_tried_again_as_it_says() -> None:
+    """A program that reads the log acts on them; an operator waits, or moves the alias."""
+    kinds = {kind.code: kind for kind in list_kinds(LifecycleError)}
+    rows = [[list_code(code)[0], *rest] for code, *rest in read_table(METRICS, "Codes")]
+    assert {code for code, *_ in rows} - set(kinds) == {"unexpected"}
+    for code, exit_code, _, again in rows:
+        if code in kinds:
+            assert exit_code == f"{kinds[code].exit_code}", code
+        if code != "config":  # nothing is loaded then
+            error = kinds[code]("what") if code in kinds else RuntimeError()
+            assert again == ("after a while" if may_heal(error) else "when the alias moves"), code
+    # What a version is refused for: damage of the registry, and a graph that is not what was promised.
+    refused = {*list_kinds(DamageError)} | {SignatureMismatchError, GoldenMismatchError, LoadFailedError}
+    assert {kind.code for kind in refused} <= {code for code, *_ in rows}
 
 
 def test_the_announcement_is_the_one_that_a_service_makes(tmp_path: Path) -> None:

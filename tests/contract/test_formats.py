@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import NUMERIC_COLUMNS, NUMERIC_ROWS, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve
+from tests.support.tiny_model import NUMERIC_COLUMNS, NUMERIC_ROWS
 
 NAMES = [column.name for column in NUMERIC_COLUMNS]
 OBJECTS = [dict(zip(NAMES, row, strict=True)) for row in NUMERIC_ROWS]
@@ -27,29 +26,24 @@ MAX_ROWS = 8
 
 
 @pytest.fixture(scope="module", params=["event loop", "thread"])
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """tiny@1, by both of the ways that bodies and rows take through it."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
     limit = "64" if request.param == "event loop" else "0"
     flags = ("--inline-max-rows", limit, "--inline-max-body-bytes", str(1024 * int(limit)))
-    with running_service(registry, "tiny", "--max-rows", str(MAX_ROWS), *flags) as running:
-        yield running
+    return serve("tiny", "--max-rows", str(MAX_ROWS), *flags)
 
 
 @pytest.fixture
-def expected(service: RunningService) -> list[dict[str, object]]:
+def expected(service: RunningService) -> list[dict[str, Any]]:
     """The answers as JSON has them."""
-    answers: list[dict[str, object]] = service.predict({"instances": OBJECTS})[1]["predictions"]
+    answers: list[dict[str, Any]] = service.predict({"instances": OBJECTS})[1]["predictions"]
     return answers
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/tiny", "/invocations", "/v1/models/tiny:predict"])
 @pytest.mark.parametrize("kind", BODIES)
 def test_csv_is_answered_a_line_a_row(
-    service: RunningService, expected: list[dict[str, object]], path: str, kind: str
+    service: RunningService, expected: list[dict[str, Any]], path: str, kind: str
 ) -> None:
     """SageMaker's batch transform joins the answer's lines to those it sent, so there is no line of names."""
     headers = {"Content-Type": kind, "Accept": "text/csv"}
@@ -60,12 +54,12 @@ def test_csv_is_answered_a_line_a_row(
     rows = list(csv.reader(io.StringIO(answer.decode(), newline="")))
     for row, wanted in zip(rows, expected, strict=True):
         assert row[:2] == [wanted["prediction"], wanted["label"]]
-        assert [float(value) for value in row[2:]] == list(wanted["probabilities"].values())  # type: ignore[attr-defined]
+        assert [float(value) for value in row[2:]] == list(wanted["probabilities"].values())
 
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_json_lines_are_answered_a_line_a_row(
-    service: RunningService, expected: list[dict[str, object]], kind: str
+    service: RunningService, expected: list[dict[str, Any]], kind: str
 ) -> None:
     """Every line is what ``predictions`` would hold in its place."""
     headers = {"Content-Type": kind, "Accept": "application/jsonlines"}
@@ -75,7 +69,7 @@ def test_json_lines_are_answered_a_line_a_row(
 
 
 def test_lines_without_a_wish_are_answered_with_json(
-    service: RunningService, expected: list[dict[str, object]]
+    service: RunningService, expected: list[dict[str, Any]]
 ) -> None:
     """As every other body is; what is unknown in Accept asks for nothing."""
     for accept in ("*/*", "text/html", "image/png, application/xml"):

@@ -28,7 +28,6 @@ from uvicorn.server import ServerState
 from tests.support.locks import parse_lock
 from tests.support.pips import ROOT
 from tests.support.roles import PARTS
-from tests.support.tiny_model import publish_numeric
 from timberline.benchmarks.selftest.slowed import _RUNS
 from timberline.registry.store import open_store
 
@@ -209,11 +208,10 @@ def test_every_setting_that_is_given_to_uvicorn_is_known_to_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def session(published: Path) -> Any:
     """A session over the smallest served graph."""
-    store = open_store(tmp_path_factory.mktemp("registry"))
-    publish_numeric(store)
-    return onnxruntime.InferenceSession((store.open_version("tiny", 1).folder / "model.onnx").read_bytes())
+    version = open_store(published).open_version("tiny", 1)
+    return onnxruntime.InferenceSession((version.folder / "model.onnx").read_bytes())
 
 
 def test_the_private_run_of_onnxruntime_is_the_one_behind_its_public_method(session: Any) -> None:

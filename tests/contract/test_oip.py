@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from tests.support.service import RunningService, running_service
+from tests.support.service import RunningService, Serve, running_service
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
     MIXED_ROWS,
@@ -27,7 +27,6 @@ from tests.support.tiny_model import (
     NUMERIC_ROWS,
     build_graph,
     expect_probabilities,
-    publish_mixed,
     publish_numeric,
 )
 from timberline.registry.store import open_store
@@ -44,22 +43,10 @@ MAX_ROWS = 100
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1 with small limits, so that they can be reached; more than two rows go to a thread."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
     limits = ("--max-rows", str(MAX_ROWS), "--max-body-bytes", "200000", "--inline-max-rows", "2")
-    with running_service(registry, "tiny", *limits) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def text_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """tiny_text@1: a numeric and a text tensor."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_mixed(open_store(registry))
-    with running_service(registry, "tiny_text") as running:
-        yield running
+    return serve("tiny", *limits)
 
 
 def infer(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from tests.support.service import DEADLINE_S, ROOT, RunningService, running_service
+from tests.support.service import DEADLINE_S, ROOT, RunningService, Serve, running_service
 from tests.support.tiny_model import publish_mixed, publish_numeric
 from timberline.registry.store import open_store
 
@@ -27,16 +27,10 @@ SETTINGS = Path(__file__).with_name("schemathesis.toml")
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny_text"])
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """A model of numbers only, and one with text: they take different ways through the service."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    publish_mixed(open_store(registry))
     # Few rows at most, so that bodies with more of them than that are small.
-    with running_service(registry, request.param, "--max-rows", "20") as running:
-        yield running
+    return serve(request.param, "--max-rows", "20")
 
 
 def test_the_document_is_openapi(service: RunningService) -> None:
@@ -111,12 +105,11 @@ def test_a_swap_shows_in_the_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-def test_a_client_learns_whether_it_needs_a_token(tmp_path: Path, guarded: bool) -> None:
+def test_a_client_learns_whether_it_needs_a_token(registry: Path, guarded: bool) -> None:
     """A generated client has a place for the token only if the document asks for one."""
-    publish_numeric(open_store(tmp_path))
     token = "token-for-openapi-0123"
     environment = {"TIMBERLINE_SERVE_TOKENS": token} if guarded else {}
-    with running_service(tmp_path, "tiny", environment=environment) as service:
+    with running_service(registry, "tiny", environment=environment) as service:
         headers = {"Authorization": f"Bearer {token}"}
         document = json.loads(service.request("GET", "/openapi.json", None, headers)[2])
     predict = document["paths"]["/predict"]["post"]

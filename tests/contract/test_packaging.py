@@ -9,11 +9,12 @@ import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from packaging.markers import Marker
 
 import timberline
+from tests.support.dockerfiles import Step, read_stages, texts
 from tests.support.locks import parse_lock
 from tests.support.roles import ROLES, declared
 from timberline.inference.config import ServiceConfig
@@ -46,36 +47,9 @@ def print_recipe(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-class Step(NamedTuple):
-    """An instruction of a Dockerfile, its lines joined."""
-
-    word: str
-    text: str
-
-
-def read_stages(name: str) -> dict[str, list[Step]]:
-    """Instructions of each stage by its name, the last one's ``""`` if it has none; ``FROM`` comes first."""
-    text = re.sub(r"^#.*\n", "", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE)
-    stages: dict[str, list[Step]] = {}
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        word, _, rest = line.partition(" ")
-        if word == "FROM":
-            parent, _, stage = rest.partition(" AS ")
-            # A stage made of another one has its instructions too.
-            stages[stage] = steps = list(stages.get(parent, []))
-        if word and (word == "FROM" or stages):
-            steps.append(Step(word, rest))
-    return stages
-
-
-def texts(steps: list[Step], word: str) -> list[str]:
-    """What stands behind each ``word`` of a stage."""
-    return [step.text for step in steps if step.word == word]
-
-
 DOCKERFILES = ("Dockerfile.serve", "Dockerfile.train")
 STAGES: Mapping[tuple[str, str], list[Step]] = {
-    (name, stage): steps for name in DOCKERFILES for stage, steps in read_stages(name).items()
+    (name, stage): steps for name in DOCKERFILES for stage, steps in read_stages(ROOT / name).items()
 }
 # What is run, and the role whose parts each holds.
 IMAGES = {
@@ -97,6 +71,17 @@ def test_lock_files_hold_every_direct_dependency_with_hashes(role: str) -> None:
     assert declared(role) <= {name for name, _ in locked(role)}
     entries = re.split(r"\n(?=[a-z0-9])", LOCKS[role].strip())
     assert [entry.partition(" ")[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("role", sorted(LOCKS))
+def test_a_lock_file_pins_each_direct_dependency_once_on_every_python(role: str, python: str) -> None:
+    """One file for all of them; a marker that holds on none leaves a package out in silence."""
+    here = {"python_version": python, "python_full_version": f"{python}.0"}
+    pins = [pin for pin in parse_lock(LOCKS[role]) if not pin.marker or Marker(pin.marker).evaluate(here)]
+    names = [pin.name for pin in pins]
+    assert {name: names.count(name) for name in declared(role)} == dict.fromkeys(declared(role), 1)
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("role", sorted(LOCKS))
@@ -162,8 +147,8 @@ def test_an_image_forbids_usage_reports(name: str) -> None:
 
 def test_an_image_is_what_is_built_without_a_target() -> None:
     """`docker build` takes the last stage; the small image must not take the place of the whole one."""
-    assert list(read_stages("Dockerfile.train"))[-1] == "train"
-    assert list(read_stages("Dockerfile.serve"))[-1] == ""
+    assert list(read_stages(ROOT / "Dockerfile.train"))[-1] == "train"
+    assert list(read_stages(ROOT / "Dockerfile.serve"))[-1] == ""
 
 
 @pytest.mark.parametrize("image", IMAGES)

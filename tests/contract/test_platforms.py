@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import DEADLINE_S, ROOT, RunningService, refuse_to_start, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.isolated_service import run_isolated
+from tests.support.service import RunningService, Serve, refuse_to_start, running_service
 
 HEALTH = "/v1/endpoints/12/deployedModels/34"
 PREDICT = f"{HEALTH}:predict"
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with tiny@1."""
-    folder = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sagemaker(registry: Path) -> Iterator[RunningService]:
+def sagemaker(serve: Serve) -> RunningService:
     """The service as SageMaker starts it, but for the port: any free one."""
-    environment = {"SAGEMAKER_BIND_TO_PORT": "0"}
-    with running_service(registry, "tiny", environment=environment, is_bare=True) as running:
-        yield running
+    return serve("tiny", environment={"SAGEMAKER_BIND_TO_PORT": "0"}, is_bare=True)
 
 
 @pytest.fixture(scope="module")
-def vertex(registry: Path) -> Iterator[RunningService]:
+def vertex(serve: Serve) -> RunningService:
     """The service as Vertex AI starts it, but for the port: any free one."""
     environment = {"AIP_HTTP_PORT": "0", "AIP_HEALTH_ROUTE": HEALTH, "AIP_PREDICT_ROUTE": PREDICT}
-    with running_service(registry, "tiny", environment=environment, is_bare=True) as running:
-        yield running
+    return serve("tiny", environment=environment, is_bare=True)
 
 
 def test_a_platform_reaches_the_container_from_outside(
@@ -64,20 +47,11 @@ def test_sagemaker_needs_no_variable_where_its_folder_is(registry: Path, tmp_pat
     """It runs ``docker run IMAGE serve`` and mounts the model; an endpoint that listens elsewhere, or reads
     another folder, never gets ready. Where the kernel allows no namespaces, test_platforms.py of the units
     holds the same of the settings."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rmn", "true"], check=False).returncode:
-        pytest.skip("no namespaces here")
-    done = subprocess.run(
-        ["unshare", "-rmn", sys.executable, ROOT / "tests/support/sagemaker_service.py", registry, tmp_path],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    scratch = tmp_path / "opt"
+    scratch.mkdir()
+    done = run_isolated("sagemaker_service.py", "-rmn", registry, scratch)
     answers = {"ping": 200, "invocations": [200, "2", "tiny"], "health": 0}
-    assert json.loads(done.stdout) == {
+    assert done == {
         "bare": {"announced": ["0.0.0.0", 8080], **answers},
         "bound": {"announced": ["0.0.0.0", 8123], **answers},
     }
@@ -118,10 +92,10 @@ def test_a_platforms_errors_look_like_all_others(vertex: RunningService, route: 
     assert (status, headers["allow"], list(json.loads(answer))) == (405, "GET, HEAD", ["error"])
 
 
-def test_routes_that_do_their_work_already_may_be_named_again(registry: Path) -> None:
+def test_routes_that_do_their_work_already_may_be_named_again(published: Path) -> None:
     """Deployments often set the platform's variables to the service's own paths."""
     environment = {"AIP_HTTP_PORT": "0", "AIP_HEALTH_ROUTE": "/ping", "AIP_PREDICT_ROUTE": "/predict"}
-    with running_service(registry, "tiny", environment=environment, is_bare=True) as service:
+    with running_service(published, "tiny", environment=environment, is_bare=True) as service:
         assert service.request("GET", "/ping")[0] == 200
         assert service.predict({"rings": 40})[0] == 200
 
@@ -139,9 +113,9 @@ def test_routes_that_do_their_work_already_may_be_named_again(registry: Path) ->
     ],
 )
 def test_a_route_that_cannot_be_is_refused_at_the_start(
-    registry: Path, flags: tuple[str, ...], message: str
+    published: Path, flags: tuple[str, ...], message: str
 ) -> None:
     """Otherwise it would be found when the platform's first request goes somewhere else."""
-    code, log = refuse_to_start(registry, "tiny", *flags)
+    code, log = refuse_to_start(published, "tiny", *flags)
     assert code == 2, log
     assert message in log

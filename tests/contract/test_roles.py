@@ -23,8 +23,6 @@ from tests.support.roles import (
     list_imports,
     locked_names,
 )
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 # Of a role: kept without an import, and why.
 KEPT = {
@@ -117,7 +115,7 @@ def test_every_part_belongs_to_a_role() -> None:
     assert {part.partition("/")[0] for parts in ROLES.values() for part in parts} == {*PARTS, "src"}
 
 
-def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path) -> None:
+def test_fetch_and_the_registry_run_where_only_the_tools_role_is(registry: Path, tmp_path: Path) -> None:
     """The image of that role holds nothing else; a command that imports more fails there and nowhere else."""
     packages = tmp_path / "packages"
     link_packages(packages, locked_names("tools"))
@@ -157,11 +155,10 @@ def test_fetch_and_the_registry_run_where_only_the_tools_role_is(tmp_path: Path)
         "tiny",
     ]
     fetched = run("training", "fetch", *place)
-    publish_numeric(open_store(tmp_path / "registry"))
     promoted = run(
         "registry",
         *("promote", "tiny@1", "--force", "--reason", "a test", "--registry"),
-        tmp_path / "registry",
+        registry,
     )
     refused = run("training", "etl", *place)
 

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import RunningService, refuse_to_start, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve, refuse_to_start, running_service
 
 ROOT = "/models/x"
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with tiny@1."""
-    folder = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(folder))
-    return folder
-
-
 @pytest.fixture(scope="module", params=[ROOT, f"{ROOT}/"])
-def service(request: pytest.FixtureRequest, registry: Path) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """The service behind such a proxy, told with a slash at the end and without."""
-    flags = ("--root-path", request.param, "--predict-route", "/score")
-    with running_service(registry, "tiny", *flags) as running:
-        yield running
+    return serve("tiny", "--root-path", request.param, "--predict-route", "/score")
 
 
 def test_documents_have_the_path(service: RunningService) -> None:
@@ -69,9 +56,9 @@ def test_requests_are_counted_by_their_routes(service: RunningService) -> None:
     assert ROOT not in page
 
 
-def test_a_header_does_not_move_the_service(registry: Path) -> None:
+def test_a_header_does_not_move_the_service(published: Path) -> None:
     """Anybody can send one, and a cache would hand the document to others."""
-    with running_service(registry, "tiny") as service:
+    with running_service(published, "tiny") as service:
         sent = {"X-Forwarded-Prefix": "/evil", "X-Forwarded-Host": "evil.example", "X-Script-Name": "/evil"}
         for path, accept in (("/openapi.json", "*/*"), ("/", "*/*"), ("/", "text/html")):
             assert b"evil" not in service.request("GET", path, None, {**sent, "Accept": accept})[2]
@@ -79,8 +66,8 @@ def test_a_header_does_not_move_the_service(registry: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["models", "/a/{b}", "/a?b", "https://example.org/a"])
-def test_what_is_no_path_is_refused_at_the_start(registry: Path, value: str) -> None:
+def test_what_is_no_path_is_refused_at_the_start(published: Path, value: str) -> None:
     """It would be found when the first link fails."""
-    code, log = refuse_to_start(registry, "tiny", "--root-path", value)
+    code, log = refuse_to_start(published, "tiny", "--root-path", value)
     assert code == 2, log
     assert "--root-path: found" in log

@@ -6,14 +6,12 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, Serve, running_service
+from tests.support.tiny_model import NUMERIC_ROWS
 
 ROW = json.dumps({"rings": 40}).encode()
 ROWS = json.dumps({"instances": [list(row) for row in NUMERIC_ROWS]}).encode()
@@ -21,20 +19,11 @@ LARGE = json.dumps({"instances": [list(row) for row in NUMERIC_ROWS] * 300}).enc
 TOO_LARGE = json.dumps({"instances": [list(row) for row in NUMERIC_ROWS] * 4000}).encode()
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tiny@1."""
-    folder = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(folder))
-    return folder
-
-
 @pytest.fixture(scope="module", params=["alone", "logged", "workers"])
-def service(request: pytest.FixtureRequest, registry: Path) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """tiny@1 telling its times: the flag alone, with a request log, and as two workers."""
     more = {"alone": (), "logged": ("--request-log",), "workers": ("--workers", "2")}[request.param]
-    with running_service(registry, "tiny", "--server-timing", *more) as running:
-        yield running
+    return serve("tiny", "--server-timing", *more)
 
 
 def read_times(header: str | None) -> dict[str, float]:
@@ -111,15 +100,15 @@ def test_other_methods_tell_nothing(service: RunningService) -> None:
     assert service.request("GET", "/v2")[1]["server-timing"] is None
 
 
-def test_without_the_flag_no_answer_tells(registry: Path) -> None:
+def test_without_the_flag_no_answer_tells(published: Path) -> None:
     """It would tell every client how busy the machine is."""
-    with running_service(registry, "tiny") as service:
+    with running_service(published, "tiny") as service:
         for path, body in [("/predict", ROW), ("/predict", LARGE), ("/predict/tiny", ROW), ("/none", ROW)]:
             assert service.request("POST", path, body)[1]["server-timing"] is None
 
 
-def test_the_variable_turns_it_on(registry: Path) -> None:
+def test_the_variable_turns_it_on(published: Path) -> None:
     """The gate's arms and a container are set up by variables."""
     environment = {"TIMBERLINE_SERVE_SERVER_TIMING": "true"}
-    with running_service(registry, "tiny", environment=environment) as service:
+    with running_service(published, "tiny", environment=environment) as service:
         check_times(service.request("POST", "/predict", ROW)[1]["server-timing"])

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import publish_mixed, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve, running_service
 
 ROWS = [{"rings": 40}, {"rings": 1, "height": 3}]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1 and, behind it, tiny_text@1."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    publish_mixed(open_store(registry))
-    with running_service(registry, "tiny,tiny_text") as running:
-        yield running
+    return serve("tiny,tiny_text")
 
 
 @pytest.mark.parametrize("path", ["/v1/models/tiny:predict", "/v1/models/tiny/versions/1:predict"])
@@ -106,10 +99,9 @@ def test_the_probe_says_alive(service: RunningService) -> None:
     assert service.get_json("/")["status"] == "alive"
 
 
-def test_a_model_of_a_stopping_service_is_not_ready(tmp_path: Path) -> None:
+def test_a_model_of_a_stopping_service_is_not_ready(registry: Path) -> None:
     """KServe's client reads 503 as false and raises at everything else."""
-    publish_numeric(open_store(tmp_path))
-    with running_service(tmp_path, "tiny", "--drain-s", "30") as service:
+    with running_service(registry, "tiny", "--drain-s", "30") as service:
         service.process.send_signal(signal.SIGTERM)
         service.wait_for(lambda: service.request("GET", "/v2/health/ready")[0] == 503)
         status, headers, body = service.request("GET", "/v1/models/tiny")
@@ -119,11 +111,10 @@ def test_a_model_of_a_stopping_service_is_not_ready(tmp_path: Path) -> None:
         service.process.send_signal(signal.SIGTERM)
 
 
-def test_routes_that_were_set_up_for_tensorflow_serving_stay_possible(tmp_path: Path) -> None:
+def test_routes_that_were_set_up_for_tensorflow_serving_stay_possible(registry: Path) -> None:
     """Vertex AI's variables often name them, for a model that is called otherwise here."""
-    publish_numeric(open_store(tmp_path))
     flags = ("--predict-route", "/v1/models/default:predict", "--health-route", "/v1/models/default")
-    with running_service(tmp_path, "tiny", *flags) as service:
+    with running_service(registry, "tiny", *flags) as service:
         assert service.request("POST", "/v1/models/default:predict", {"instances": ROWS})[0] == 200
         assert service.request("GET", "/v1/models/default")[0] == 200
         assert service.request("POST", "/v1/models/tiny:predict", {"instances": ROWS})[0] == 200

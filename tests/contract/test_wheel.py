@@ -16,9 +16,7 @@ import pytest
 import timberline
 from tests.support.pips import ROOT
 from tests.support.roles import PARTS
-from tests.support.tiny_model import publish_numeric
 from tests.support.wheels import build, copy_sources
-from timberline.registry.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +82,14 @@ def test_the_metadata_say_what_the_project_does(wheel: Path) -> None:
     assert dict(entries["console_scripts"]) == {"timberline": "timberline.__main__:main"}
 
 
-def test_the_installed_wheel_runs_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_runs_outside_of_the_checkout(
+    wheel: Path, registry: Path, tmp_path: Path
+) -> None:
     """Its own script, with the packages of this environment and no source of this checkout."""
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, "--no-index", "--target", str(site), str(wheel)], check=True)
-    publish_numeric(open_store(tmp_path / "registry"))
-    environment = {**os.environ, "PYTHONPATH": str(site), "REGISTRY": str(tmp_path / "registry")}
+    environment = {**os.environ, "PYTHONPATH": str(site), "REGISTRY": str(registry)}
 
     def run(*words: str) -> str:
         return subprocess.run(

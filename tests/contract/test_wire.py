@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.service import RunningService, running_service
+from tests.support.service import RunningService, Serve, running_service
 from tests.support.tiny_model import (
     MIXED_COLUMNS,
     MIXED_ROWS,
@@ -25,7 +24,6 @@ from tests.support.tiny_model import (
     NUMERIC_ROWS,
     expect_probabilities,
     publish_mixed,
-    publish_numeric,
 )
 from timberline.registry.store import open_store
 
@@ -35,21 +33,9 @@ ATOL = 1e-6
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1 with small limits, so that they can be reached."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    with running_service(registry, "tiny", "--max-rows", "8", "--max-body-bytes", "200000") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def text_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """tiny_text@1, some of whose columns hold strings."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_mixed(open_store(registry))
-    with running_service(registry, "tiny_text") as running:
-        yield running
+    return serve("tiny", "--max-rows", "8", "--max-body-bytes", "200000")
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -202,11 +188,10 @@ def test_bare_probabilities_are_float32_by_row_and_class(service: RunningService
     np.testing.assert_allclose(found, expected, atol=ATOL)
 
 
-def test_every_model_of_a_service_answers_by_its_name(tmp_path: Path) -> None:
+def test_every_model_of_a_service_answers_by_its_name(registry: Path) -> None:
     """One process may serve several; without a name it is the first that answers."""
-    publish_numeric(open_store(tmp_path))
-    publish_mixed(open_store(tmp_path))
-    with running_service(tmp_path, "tiny,tiny_text") as service:
+    publish_mixed(open_store(registry))
+    with running_service(registry, "tiny,tiny_text") as service:
         row = {"rings": 40, "soil": "clay"}
         status, _, answer = service.request("POST", "/predict/tiny_text", row)
         assert (status, json.loads(answer)["model"]) == (200, "tiny_text")

@@ -6,7 +6,7 @@ import math
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,6 @@ from timberline.registry.manifest import Histogram
 from timberline.registry.store import open_store
 
 VERSION = {"model": "tiny", "version": "1"}
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[RunningService]:
-    """A fresh tiny@1, so that its counts begin at nought."""
-    publish_numeric(open_store(tmp_path))
-    with running_service(tmp_path, "tiny") as running:
-        yield running
 
 
 def read_samples(service: RunningService) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -84,10 +76,9 @@ def test_the_version_and_the_process_are_described(service: RunningService) -> N
     } <= names
 
 
-def test_rejections_are_counted_by_why(tmp_path: Path) -> None:
+def test_rejections_are_counted_by_why(registry: Path) -> None:
     """Alerts on overload and on malformed clients go to different people."""
-    publish_numeric(open_store(tmp_path))
-    with running_service(tmp_path, "tiny", "--max-body-bytes", "1000") as service:
+    with running_service(registry, "tiny", "--max-body-bytes", "1000") as service:
         assert service.predict({"ring": 40})[0] == 400
         assert service.request("POST", "/predict", b"{")[0] == 400
         assert service.request("POST", "/predict", b" " * 1001)[0] == 413

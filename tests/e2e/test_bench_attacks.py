@@ -8,35 +8,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
-
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 180.0
 
 
-def run(folder: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, report and log of the command on the registry in ``folder``."""
-    command = [sys.executable, "-m", "benchmarks", "attacks", "--registry", str(folder / "registry")]
+def run(registry: Path, folder: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, report and log of the command, whose data go to ``folder``."""
+    command = [sys.executable, "-m", "benchmarks", "attacks", "--registry", str(registry)]
     command += ["--data", str(folder / "data"), "--model", "tiny", "--again-s", "0.1", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a model of numbers."""
-    folder = tmp_path_factory.mktemp("shop")
-    publish_numeric(open_store(folder / "registry"))
-    return folder
-
-
-def test_each_attack_is_a_row_beside_honest_clients(folder: Path) -> None:
+def test_each_attack_is_a_row_beside_honest_clients(published: Path, tmp_path: Path) -> None:
     """The command behind the figures of docs/explanation/attacks.md must work on any version."""
-    path = folder / "attacks.json"
-    code, report, log = run(folder, "--only", "^(300 requests|deep nesting|upgrade)", "--json", str(path))
+    path = tmp_path / "attacks.json"
+    code, report, log = run(
+        published, tmp_path, "--only", "^(300 requests|deep nesting|upgrade)", "--json", str(path)
+    )
     assert code == 0, log
     rows = {row["attack"]: row for row in report["rows"]}
     names = ["none", "upgrade, body a request", "deep nesting", "300 requests in one packet"]
@@ -58,27 +47,27 @@ def test_each_attack_is_a_row_beside_honest_clients(folder: Path) -> None:
     assert "not 200" in log
 
 
-def test_a_bound_that_is_not_kept_is_a_no_when_asked_for(folder: Path) -> None:
+def test_a_bound_that_is_not_kept_is_a_no_when_asked_for(published: Path, tmp_path: Path) -> None:
     """The table is for people; a build that shall stop says ``--check``."""
-    bounds = folder / "bounds.toml"
+    bounds = tmp_path / "bounds.toml"
     kinds = "".join(f"[{kind}]\n" for kind in ("none", "upgrade", "head", "waiting", "packet", "turn"))
     bounds.write_text(f'{kinds}[body]\nworst_ms = {{ text = "impossible", at_most = 0 }}\n')
-    code, report, log = run(folder, "--only", "deep nesting", "--bounds", str(bounds), "--check")
+    code, report, log = run(published, tmp_path, "--only", "deep nesting", "--bounds", str(bounds), "--check")
     assert (code, report["rows"][1]["judged"][0]["is_met"]) == (1, False), log
     assert "OVER: worst" in log
 
 
-def test_the_yardstick_is_the_same_application(folder: Path) -> None:
+def test_the_yardstick_is_the_same_application(published: Path, tmp_path: Path) -> None:
     """Who is fairer can only be said of services that answer the same."""
-    code, report, log = run(folder, "--only", "plain uvicorn")
+    code, report, log = run(published, tmp_path, "--only", "plain uvicorn")
     assert (code, report["left_out"]) == (0, {}), log
     row = report["rows"][1]
     assert set(row["done"]["statuses"]) == {"200"}, log
     assert row["honest"]["outcomes"].get("200", 0) > 0
 
 
-def test_a_name_that_no_attack_has_is_a_wrong_use(folder: Path) -> None:
+def test_a_name_that_no_attack_has_is_a_wrong_use(published: Path, tmp_path: Path) -> None:
     """A typing error must not look like a service that bears everything."""
-    code, _, log = run(folder, "--only", "teapot")
+    code, _, log = run(published, tmp_path, "--only", "teapot")
     assert code == 2
     assert "no attack matches" in log

@@ -8,36 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.support.tiny_model import publish_mixed, publish_numeric
-from timberline.registry.store import open_store
-
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 180.0
 SHORT = ["--rounds", "2", "--window-s", "0.1", "--starts", "1", "--rivals", "none", "--connections", "4"]
 
 
-def run(folder: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, report and log of the command on the registry in ``folder``."""
-    command = [sys.executable, "-m", "benchmarks", "service", "--registry", str(folder / "registry")]
+def run(registry: Path, folder: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, report and log of the command, whose data go to ``folder``."""
+    command = [sys.executable, "-m", "benchmarks", "service", "--registry", str(registry)]
     command += ["--data", str(folder / "data"), *SHORT, *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a model of numbers and one with text."""
-    folder = tmp_path_factory.mktemp("shop")
-    publish_numeric(open_store(folder / "registry"))
-    publish_mixed(open_store(folder / "registry"))
-    return folder
-
-
-def test_the_figures_are_there_and_sane(folder: Path) -> None:
+def test_the_figures_are_there_and_sane(published: Path, tmp_path: Path) -> None:
     """The command that backs the claims of speed must work on any version."""
-    code, report, log = run(folder, "--model", "tiny", "--beside", str(ROOT))
+    code, report, log = run(published, tmp_path, "--model", "tiny", "--beside", str(ROOT))
     assert code == 0, log
     rows = report["services"]
     assert {"noop", "starlette_noop", "timberline", "timberline_chunked"} <= set(rows)
@@ -49,22 +35,22 @@ def test_the_figures_are_there_and_sane(folder: Path) -> None:
     assert {"timberline_to_noop", "not_run_to_noop", "ready_s", "resident_mb"} <= set(figures)
     assert set(report["left_out"]) >= {"fastapi", "mlserver"}
     assert "no-op (raw ASGI)" in log
-    assert json.loads((folder / "data" / "bench" / "service-tiny-1.json").read_bytes()) == report
+    assert json.loads((tmp_path / "data" / "bench" / "service-tiny-1.json").read_bytes()) == report
 
 
-def test_check_turns_a_missed_target_into_a_no(folder: Path) -> None:
+def test_check_turns_a_missed_target_into_a_no(published: Path, tmp_path: Path) -> None:
     """A bound that nothing can keep must be missed, told, and end with 1 only when asked for."""
-    targets = folder / "targets.toml"
+    targets = tmp_path / "targets.toml"
     targets.write_text('[timberline_to_noop]\ntext = "impossible"\nat_most = 0.0\n')
     flags = ("--targets", str(targets), "--check", "--rounds", "1")
-    code, report, log = run(folder, "--model", "tiny", *flags)
+    code, report, log = run(published, tmp_path, "--model", "tiny", *flags)
     assert (code, report["targets"][0]["is_met"]) == (1, False), log
     assert "NOT MET" in log
 
 
-def test_a_model_with_text_is_measured_without_the_graph_alone(folder: Path) -> None:
+def test_a_model_with_text_is_measured_without_the_graph_alone(published: Path, tmp_path: Path) -> None:
     """What cannot be measured is named, and the rest still is."""
-    code, report, log = run(folder, "--model", "tiny_text")
+    code, report, log = run(published, tmp_path, "--model", "tiny_text")
     assert code == 0, log
     assert "text" in report["left_out"]["run"]
     assert report["services"]["timberline"]["requests"] > 0

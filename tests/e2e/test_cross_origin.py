@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.browser import Browser, running_browser
+from tests.support.browser import Browser
 from tests.support.service import running_service
-from tests.support.tiny_model import publish_numeric
 from tests.support.wood_model import publish_wood
 from timberline.registry.store import open_store
 
@@ -44,13 +43,6 @@ def site() -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with running_browser() as found:
-        yield found
-
-
 def ask(browser: Browser, url: str, headers: dict[str, str]) -> Any:
     """What a script of the open page gets from a POST: status, body, a header, or the error's name."""
     options = json.dumps({"method": "POST", "body": '{"rings":40}', "headers": headers})
@@ -59,21 +51,20 @@ def ask(browser: Browser, url: str, headers: dict[str, str]) -> Any:
 
 
 def test_a_page_of_an_allowed_origin_predicts_and_others_do_not(
-    tmp_path: Path, site: str, browser: Browser
+    registry: Path, site: str, browser: Browser
 ) -> None:
     """Its content type and its token make the browser ask beforehand, with a request that has no token."""
-    publish_numeric(open_store(tmp_path))
     guarded = {"TIMBERLINE_SERVE_TOKENS": TOKEN}
     headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
     browser.open(site)
-    with running_service(tmp_path, "tiny", "--cors-origin", site, environment=guarded) as service:
+    with running_service(registry, "tiny", "--cors-origin", site, environment=guarded) as service:
         url = f"http://127.0.0.1:{service.port}/predict"
         status, answer, version = ask(browser, url, headers)
         assert (status, answer["prediction"], version) == (200, "2", "tiny@1")
         status, answer, _ = ask(browser, url, {"content-type": "application/json"})
         assert (status, list(answer)) == (401, ["error"])
     for flags in ((), ("--cors-origin", "https://app.example")):
-        with running_service(tmp_path, "tiny", *flags, environment=guarded) as service:
+        with running_service(registry, "tiny", *flags, environment=guarded) as service:
             url = f"http://127.0.0.1:{service.port}/predict"
             assert ask(browser, url, headers) == "TypeError"
     browser.complaints.clear()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
-import yaml
 
 from tests.contract.test_docs_service import list_shown_families
 from tests.support.manifests import give_verdict
-from tests.support.markdown import ROOT
+from tests.support.markdown import ROOT, list_blocks
 from tests.support.tiny_model import publish_wide
 from tests.support.walkthrough import Walkthrough
+from timberline.inference.config import ServiceConfig
 from timberline.registry.store import open_store
 
 PAGE = ROOT / "docs" / "how-to" / "production.md"
@@ -68,8 +71,22 @@ def test_the_page_explains_every_alert() -> None:
     assert shown == [rule["alert"] for rule in read_rules()]
 
 
+def test_managers_wait_for_longer_than_a_stop_may_take() -> None:
+    """After less a request is cut off; and workers that get a signal of their own do not drain."""
+    text = PAGE.read_text("utf-8")
+    drain_s = float(re.findall(r"^TIMBERLINE_SERVE_DRAIN_S=(\d+)$", text, re.MULTILINE)[0])
+    longest_s = drain_s + ServiceConfig().shutdown_grace_s
+    (unit,) = [block.code for block in list_blocks(text) if block.language == "ini"]
+    settings = configparser.ConfigParser()
+    settings.read_string(unit)
+    assert settings.getfloat("Service", "TimeoutStopSec") > longest_s
+    assert settings.get("Service", "KillMode") == "mixed"
+    (grace_s,) = re.findall(r"^terminationGracePeriodSeconds: (\d+)$", text, re.MULTILINE)
+    assert float(grace_s) > longest_s
+
+
 def read_rules() -> list[dict[str, str]]:
     """The rules of the committed file."""
-    document = yaml.safe_load(RULES.read_text("utf-8"))
+    document = msgspec.yaml.decode(RULES.read_bytes(), type=dict[str, Any])
     rules: list[dict[str, str]] = document["groups"][0]["rules"]
     return rules

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import CONTRASTS, Browser, running_browser
+from tests.support.browser import CONTRASTS, Browser
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed
 from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publish_wood
@@ -35,19 +35,12 @@ def service(registry: Path) -> Iterator[RunningService]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def started() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with running_browser() as browser:
-        yield browser
-
-
 @pytest.fixture
-def page(started: Browser, service: RunningService) -> Browser:
+def page(browser: Browser, service: RunningService) -> Browser:
     """The browser with the page opened anew, on a desktop's screen, the first test row predicted."""
-    started.resize(*DESKTOP)
-    open_page(started, service)
-    return started
+    browser.resize(*DESKTOP)
+    open_page(browser, service)
+    return browser
 
 
 def open_page(browser: Browser, service: RunningService) -> None:
@@ -254,43 +247,43 @@ def test_a_value_that_may_be_missing_can_be_left_empty(page: Browser) -> None:
     assert "Slope" not in page.bodies[-1]
 
 
-def test_texts_and_switches_are_sent_as_such(started: Browser, tmp_path: Path) -> None:
+def test_texts_and_switches_are_sent_as_such(browser: Browser, tmp_path: Path) -> None:
     """Categories are offered and not enforced, and an apostrophe must not end the shell's quotes."""
     publish_mixed(open_store(tmp_path))
     with running_service(tmp_path, "tiny_text") as service:
-        started.resize(*DESKTOP)
-        open_page(started, service)
-        assert started.evaluate("[...document.querySelectorAll('datalist option')].map(o => o.value)") == [
+        browser.resize(*DESKTOP)
+        open_page(browser, service)
+        assert browser.evaluate("[...document.querySelectorAll('datalist option')].map(o => o.value)") == [
             "clay",
             "sand",
         ]
-        started.type("[data-field=soil] input[type=text]", "it's")
-        started.click("[data-field=is_wet] input[type=checkbox]")
-        started.wait_until(lambda: started.bodies[-1].get("is_wet") is True, "the switch to be sent")
-        assert started.bodies[-1] == {"soil": "it's", "height": 12.5, "rings": 40, "is_wet": True}
-        assert started.text("[data-field=soil] .note") == "not seen in training"
-        line = started.evaluate("document.getElementById('curl').textContent")
-        assert json.loads(shlex.split(line.replace("\\\n", ""))[6]) == started.bodies[-1]
-        assert started.complaints == []
-        started.open("about:blank")  # let go of the connection
+        browser.type("[data-field=soil] input[type=text]", "it's")
+        browser.click("[data-field=is_wet] input[type=checkbox]")
+        browser.wait_until(lambda: browser.bodies[-1].get("is_wet") is True, "the switch to be sent")
+        assert browser.bodies[-1] == {"soil": "it's", "height": 12.5, "rings": 40, "is_wet": True}
+        assert browser.text("[data-field=soil] .note") == "not seen in training"
+        line = browser.evaluate("document.getElementById('curl').textContent")
+        assert json.loads(shlex.split(line.replace("\\\n", ""))[6]) == browser.bodies[-1]
+        assert browser.complaints == []
+        browser.open("about:blank")  # let go of the connection
 
 
-def test_the_page_says_when_another_version_has_become_live(started: Browser, tmp_path: Path) -> None:
+def test_the_page_says_when_another_version_has_become_live(browser: Browser, tmp_path: Path) -> None:
     """A page left open must not show yesterday's metrics beside today's predictions."""
     store = open_store(tmp_path)
     publish_wood(store)
     with running_service(tmp_path, "wood@production", "--watch-s", "0.05") as service:
-        open_page(started, service)
-        assert started.evaluate("document.getElementById('moved').hidden")
+        open_page(browser, service)
+        assert browser.evaluate("document.getElementById('moved').hidden")
         publish_wood(store)
-        started.wait_for("!document.getElementById('moved').hidden")
-        assert started.text("#moved p") == "wood@2 is live now. This page is about wood@1."
-        started.click("#reload")
-        started.wait_for("document.getElementById('state')?.textContent === 'wood@2'")
-        started.wait_for(ANSWERED)
-        assert started.text("#answered") == "by wood@2"
-        assert started.evaluate("document.getElementById('moved').hidden")
-        started.open("about:blank")
+        browser.wait_for("!document.getElementById('moved').hidden")
+        assert browser.text("#moved p") == "wood@2 is live now. This page is about wood@1."
+        browser.click("#reload")
+        browser.wait_for("document.getElementById('state')?.textContent === 'wood@2'")
+        browser.wait_for(ANSWERED)
+        assert browser.text("#answered") == "by wood@2"
+        assert browser.evaluate("document.getElementById('moved').hidden")
+        browser.open("about:blank")
 
 
 def test_the_traffic_on_the_page_is_what_was_asked(page: Browser, service: RunningService) -> None:

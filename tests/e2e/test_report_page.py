@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.browser import CONTRASTS, Browser, running_browser
+from tests.support.browser import CONTRASTS, Browser
 from tests.support.records import build_record
 from timberline.benchmarks.report.page import write_page
 
@@ -25,13 +24,6 @@ CUT = """[...document.querySelectorAll('figure svg text')].filter(text => {
   const box = text.getBoundingClientRect(), card = text.closest('figure').getBoundingClientRect();
   return box.width && (box.left < card.left || box.right > card.right || box.bottom > card.bottom);
 }).map(text => text.textContent)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with running_browser() as running:
-        yield running
 
 
 def open_report(browser: Browser, folder: Path, outcome: str) -> str:

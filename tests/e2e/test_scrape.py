@@ -17,9 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService
 
 DEADLINE_S = 60.0
 REQUESTS = 25
@@ -31,14 +29,12 @@ if shutil.which("prometheus") is None:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[RunningService]:
+def service(service: RunningService) -> RunningService:
     """A service that has answered some requests."""
-    publish_numeric(open_store(tmp_path / "registry"))
-    with running_service(tmp_path / "registry", "tiny") as running:
-        for _ in range(REQUESTS):
-            assert running.predict({"rings": 40})[0] == 200
-        assert running.predict({"ring": 40})[0] == 400
-        yield running
+    for _ in range(REQUESTS):
+        assert service.predict({"rings": 40})[0] == 200
+    assert service.predict({"ring": 40})[0] == 400
+    return service
 
 
 @pytest.fixture

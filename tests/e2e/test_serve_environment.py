@@ -8,12 +8,10 @@ import sys
 from pathlib import Path
 
 from tests.support.service import ROOT, running_service
-from tests.support.tiny_model import publish_numeric
 from tests.support.wheels import install_project
-from timberline.registry.store import open_store
 
 
-def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
+def test_the_service_runs_on_the_serve_lock_file_alone(registry: Path, tmp_path: Path) -> None:
     """What is shipped is this environment, not the one that the other tests run in."""
     python = tmp_path / "venv" / "bin" / "python"
     lock = ROOT / "requirements" / "serve.txt"
@@ -21,10 +19,9 @@ def test_the_service_runs_on_the_serve_lock_file_alone(tmp_path: Path) -> None:
     install: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock]
     subprocess.run(install, check=True)
     install_project(python, tmp_path)
-    publish_numeric(open_store(tmp_path / "registry"))
 
     program = python.with_name("timberline")
-    with running_service(tmp_path / "registry", "tiny", program=program) as service:
+    with running_service(registry, "tiny", program=program) as service:
         status, answer = service.predict({"rings": 40})
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json"], check=True, capture_output=True

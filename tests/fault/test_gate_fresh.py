@@ -14,13 +14,14 @@ import pytest
 from tests.support.fresh import CLASSES, COLUMNS, TARGET, Table, draw_table, lay_out, publish_on
 from tests.support.quick import quick_settings
 from tests.support.tiny_model import point_alias
+from tests.support.verdicts import find_line
 from timberline.benchmarks.gate.run import run_gate
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.names import PRODUCTION
 from timberline.registry.runtime.files import digest_file
 from timberline.registry.signature import ClassLabel, Column
 from timberline.registry.store import Store
-from timberline.registry.verdict import VERDICT_FILE, Verdict, VerdictLine, decode_verdict
+from timberline.registry.verdict import VERDICT_FILE, Verdict, decode_verdict
 
 OLD = draw_table(1200)
 MORE = (*CLASSES, ClassLabel(value="highest", label="Highest"))
@@ -60,20 +61,14 @@ def judge_next(store: Store, folder: Path, version: int) -> Verdict:
     return result.verdict
 
 
-def find(verdict: Verdict, name: str) -> VerdictLine:
-    """The line of that name."""
-    (line,) = [line for line in verdict.lines if line.name == name]
-    return line
-
-
 def test_a_class_and_a_column_more_are_served_beside_the_champion(store: Store, tmp_path: Path) -> None:
     """Both are asked the same bodies, in every form, though they know other columns and classes."""
     new = draw_table(2400, classes=MORE).add("slope", "FP64", [0.5] * 2400)
     columns = (COLUMNS[0], Column(name="slope", datatype="FP64", default=0.0), *COLUMNS[1:])
     verdict = judge(store, tmp_path, new, columns=columns)
     for name in ("held_out_rows", "accuracy", "accuracy_total", "recall", "answers", "error_rate"):
-        assert find(verdict, name).outcome in ("PASS", "INFO"), find(verdict, name)
-    assert find(verdict, "signature").label == "WARN"
+        assert find_line(verdict, name).outcome in ("PASS", "INFO"), find_line(verdict, name)
+    assert find_line(verdict, "signature").label == "WARN"
     folder = tmp_path / "data" / "gates" / "tiny" / "2-vs-1"
     for name in ("scored-champion.parquet", "scored-candidate.parquet"):
         assert verdict.evidence[name] == digest_file(folder / name)
@@ -85,7 +80,7 @@ def test_a_class_and_a_column_more_are_served_beside_the_champion(store: Store, 
 def test_a_class_more_alone_is_asked_with_golden_rows_of_both(store: Store, tmp_path: Path) -> None:
     """Each is held to its own answers, which are three numbers here and four there."""
     verdict = judge(store, tmp_path, draw_table(2400, classes=MORE))
-    assert find(verdict, "answers").outcome == "PASS"
+    assert find_line(verdict, "answers").outcome == "PASS"
 
 
 Change = Callable[[Path], Table]
@@ -144,13 +139,13 @@ def test_each_change_of_a_table_has_its_answer(
 ) -> None:
     """What cannot be compared is no PASS, and says what to do; the services are measured all the same."""
     verdict = judge(store, tmp_path, change(tmp_path), **changes)
-    line = find(verdict, "held_out_rows")
+    line = find_line(verdict, "held_out_rows")
     assert (line.outcome, told in line.reason) == (outcome, True), line
     names = {line.name for line in verdict.lines}
     assert "answers" in names
     assert ("accuracy" in names) == (outcome != "INVALID")
     if outcome == "INFO":
-        assert find(verdict, "accuracy").champion == find(verdict, "accuracy").candidate
+        assert find_line(verdict, "accuracy").champion == find_line(verdict, "accuracy").candidate
     else:
         assert verdict.outcome == outcome
 
@@ -164,7 +159,7 @@ def test_the_third_of_three_small_losses_is_blocked(store: Store, tmp_path: Path
         lay_out(table, tmp_path / "data")
         version = publish_on(store, table, alias="candidate", offset=0.007 * number)
         verdict = judge_next(store, tmp_path, version)
-        told.append((find(verdict, "accuracy").outcome, find(verdict, "accuracy_total").outcome))
+        told.append((find_line(verdict, "accuracy").outcome, find_line(verdict, "accuracy_total").outcome))
         point_alias(store, "tiny", PRODUCTION, version)
     assert told[-1] == ("PASS", "BLOCK")
     assert verdict.outcome == "BLOCK"

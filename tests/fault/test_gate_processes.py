@@ -20,10 +20,11 @@ import pytest
 
 from tests.support.disturbance import disturbing, pulse
 from tests.support.evaluations import publish_judged
+from tests.support.verdicts import find_line
 from timberline.benchmarks.gate.run import run_gate
 from timberline.benchmarks.settings import GateSettings, load_gate_settings
 from timberline.registry.store import open_store
-from timberline.registry.verdict import Verdict, VerdictLine
+from timberline.registry.verdict import Verdict
 
 ARMS = {"champion": "tiny@1", "candidate": "tiny@2"}
 BROKEN = "tests.support.broken_service"
@@ -49,12 +50,6 @@ def judge(
     result = run_gate(store, "tiny", folder / "data", settings or one_restart(), programs=programs)
     assert result.verdict is not None
     return result.verdict
-
-
-def find_line(verdict: Verdict, name: str) -> VerdictLine:
-    """The line of this name."""
-    (line,) = [line for line in verdict.lines if line.name == name]
-    return line
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 WORKERS = 4
 CONNECTIONS = 16
@@ -41,10 +39,9 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[RunningService]:
+def service(registry: Path) -> Iterator[RunningService]:
     """Four fresh workers."""
-    publish_numeric(open_store(tmp_path))
-    with running_service(tmp_path, "tiny", "--workers", str(WORKERS)) as running:
+    with running_service(registry, "tiny", "--workers", str(WORKERS)) as running:
         yield running
 
 

@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.support.manifests import give_verdict, publish_tiny
-from tests.support.registry_commands import Answer, ask, build_registry
+from tests.support.registry_commands import ask, list_broken
 from tests.support.registry_tree import Kind, compare, put, read_tree, restore
 from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.errors import DamageError
@@ -42,7 +43,7 @@ class Case(NamedTuple):
     damage: Callable[[Path], object]
     reported: tuple[tuple[tuple[str, str], str], ...]
     listed: str
-    answers: dict[str, tuple[int, object]]
+    answers: dict[str, tuple[int, int | str]]
 
 
 def _cut(path: str, length: int) -> Callable[[Path], None]:
@@ -90,6 +91,10 @@ def _leave_things(root: Path) -> None:
         put(root, path, b"")
 
 
+def _copy_model(root: Path, name: str) -> None:
+    shutil.copytree(root / "tiny", root / name)
+
+
 def _leave_things_beside(root: Path) -> None:
     for path in ("README", "lost+found/x", ".git/config", "tiny/notes"):
         put(root, path, b"")
@@ -104,7 +109,7 @@ def _replay_verdict(root: Path) -> None:
     shutil.copy(root / "tiny" / "2" / "verdict.json", root / "tiny" / "3" / "verdict.json")
 
 
-def _stopped(text: str) -> dict[str, tuple[int, object]]:
+def _stopped(text: str) -> dict[str, tuple[int, int | str]]:
     """What a damaged alias answers: it points nowhere until it is repaired, forced or not."""
     hint = f"{text}.*timberline repair tiny@production"
     commands = ("show tiny", "rollback tiny", "promote tiny@2 --force --reason x")
@@ -315,7 +320,7 @@ CASES = [
     *[
         Case(
             f"a folder called {name}",
-            lambda root, name=name: shutil.copytree(root / "tiny", root / name),  # type: ignore[misc]
+            partial(_copy_model, name=name),
             (((name, name), "is not the name of a model"),),
             f"{name}: is not the name of a model",
             {f"list {name}": (2, "expected model"), "show tiny": (0, ""), "rollback tiny": (MOVED, 2)},
@@ -346,26 +351,8 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The registry before it is damaged."""
-    root = tmp_path_factory.mktemp("odd") / "registry"
-    build_registry(root)
-    return root
-
-
-@pytest.fixture
-def root(base: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return shutil.copytree(base, tmp_path / "registry")
-
-
 def _matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.DOTALL) is not None
-
-
-def _list_checks(answer: Answer) -> list[dict[str, Any]]:
-    return [check for check in answer.value if not check["is_whole"]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -376,11 +363,11 @@ def test_damage_is_told_and_stops_nothing_else(case: Case, root: Path) -> None:
     case.damage(root)
     verified = ask(root, "verify")
     assert verified.code == 1
-    assert {(check["name"], check["path"]) for check in _list_checks(verified)} == {
+    assert {(check["name"], check["path"]) for check in list_broken(verified)} == {
         place for place, _ in case.reported
     }
     for (name, _), finding in case.reported:
-        (check,) = [check for check in _list_checks(verified) if check["name"] == name]
+        (check,) = [check for check in list_broken(verified) if check["name"] == name]
         assert _matches(finding, check["findings"]), check
     listed = ask(root, "list")
     problems = [row["problem"] for row in listed.value if row.get("problem")]
@@ -395,7 +382,7 @@ def test_damage_is_told_and_stops_nothing_else(case: Case, root: Path) -> None:
             assert answer.value["version"] == expected
             restore(root, tree, compare(tree, read_tree(root)))
         else:
-            assert _matches(expected, answer.log), (words, answer)  # type: ignore[arg-type]
+            assert _matches(expected, answer.log), (words, answer)
             assert read_tree(root) == tree, f"{words} changed something"
     assert {words: ask(root, words) for words in others} == before
 
@@ -406,7 +393,7 @@ def test_registry_that_was_copied_is_whole(root: Path, tmp_path: Path) -> None:
         os.utime(path, (1e9, 1e9))
     (tmp_path / "outside.onnx").hardlink_to(root / "tiny" / "3" / "model.onnx")
     verified = ask(root, "verify")
-    assert (verified.code, _list_checks(verified)) == (0, [])
+    assert (verified.code, list_broken(verified)) == (0, [])
     assert ask(root, "list").code == 0
     refused = ask(root, "promote tiny@2")
     assert refused.code == REFUSED
@@ -416,7 +403,7 @@ def test_registry_that_was_copied_is_whole(root: Path, tmp_path: Path) -> None:
 def test_model_that_was_renamed_is_told_of_in_every_part(root: Path) -> None:
     """All that is in it names the model: under another name its evidence would be counted twice."""
     (root / "tiny").rename(root / "small")
-    reported = {check["name"]: check["findings"] for check in _list_checks(ask(root, "verify"))}
+    reported = {check["name"]: check["findings"] for check in list_broken(ask(root, "verify"))}
     assert reported.keys() == {"small@1", "small@2", "small@3", "small@candidate", "small@production"}
     assert "of tiny@1" in reported["small@1"]
     assert "1.json: is move 1 of tiny@production" in reported["small@production"]
@@ -444,7 +431,7 @@ def test_name_that_nobody_expects_is_told_and_ends_no_command(root: Path, place:
         verified = ask(root, "verify")
         assert verified.code == (0 if is_anybodys else 1)
         assert is_anybodys or any(
-            shown in check["path"] + check["findings"] for check in _list_checks(verified)
+            shown in check["path"] + check["findings"] for check in list_broken(verified)
         )
         assert ask(root, "list").code == verified.code
         assert ask(root, "verify other").code == 0

@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.manifests import give_verdict, publish_tiny
-from tests.support.registry_commands import Answer, ask, build_registry
+from tests.support.registry_commands import ask, list_broken
 from tests.support.registry_tree import put, read_tree
 from timberline.registry.store import open_store
 
 REFUSED = 1
 TIP = "tiny/aliases/production/3.json"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """tiny@1 to 3, the last in production; other@1."""
-    build_registry(tmp_path / "registry")
-    return tmp_path / "registry"
-
-
-def _list_checks(answer: Answer) -> list[dict[str, Any]]:
-    return [check for check in answer.value if not check["is_whole"]]
 
 
 @pytest.mark.parametrize("alias", ["production", "candidate"])
@@ -89,7 +77,7 @@ def test_version_that_was_written_off_and_is_back_is_reported(root: Path, tmp_pa
     )
     assert ask(root, "verify").code == 0
     shutil.copytree(tmp_path / "copy", root / "tiny" / "1")
-    assert [check["name"] for check in _list_checks(ask(root, "verify"))] == ["tiny@1"]
+    assert [check["name"] for check in list_broken(ask(root, "verify"))] == ["tiny@1"]
     answer = ask(root, "repair tiny@1 --reason again")
     assert answer.code == REFUSED
     assert "Remove the folder, or tiny/ledger/1.removed.json" in answer.log
@@ -100,7 +88,7 @@ def test_damaged_removal_is_told_and_written_again(root: Path) -> None:
     put(root, "tiny/1", None)
     assert ask(root, "repair tiny@1 --reason large").code == 0
     put(root, "tiny/ledger/1.removed.json", b"{")
-    (check,) = _list_checks(ask(root, "verify"))
+    (check,) = list_broken(ask(root, "verify"))
     assert check["findings"].startswith("tiny@1: tiny/ledger/1.removed.json: not an entry of the ledger")
     assert ask(root, "repair tiny@1 --reason again").code == 0
     assert ask(root, "verify").code == 0

@@ -13,7 +13,7 @@ import pytest
 from tests.support.failing_store import FailingStore
 from tests.support.forked import open_to_all, run_forked
 from tests.support.manifests import publish_tiny
-from tests.support.registry_commands import Answer, ask, build_registry
+from tests.support.registry_commands import Answer, ask
 from tests.support.registry_tree import read_tree
 from timberline.benchmarks.gate.run import find_comparison
 from timberline.registry.checks import check_versions
@@ -41,14 +41,6 @@ MODES = (0o000, 0o444, 0o111)
 ERRORS = (errno.EIO, errno.ESTALE, errno.EMFILE)
 # Where only the version in production cannot be read, the way back from it is open.
 IN_PRODUCTION = ("tiny/3", "tiny/3/manifest.json", "tiny/ledger/3.json")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The registry while it can be read."""
-    root = tmp_path_factory.mktemp("base") / "registry"
-    build_registry(root)
-    return root
 
 
 @pytest.fixture

@@ -148,22 +148,22 @@ def test_a_body_without_a_token_is_not_read(service: RunningService) -> None:
     [("", "no token is there"), ("hunter2\n", "the token has 7 characters"), (None, "No such file")],
     ids=["empty", "short", "missing"],
 )
-def test_tokens_that_guard_nothing_stop_the_start(tmp_path: Path, content: str | None, message: str) -> None:
+def test_tokens_that_guard_nothing_stop_the_start(
+    registry: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
     """An open service that its operator believes to be guarded is the worst outcome of a typing mistake."""
-    publish_numeric(open_store(tmp_path))
     tokens = tmp_path / "tokens"
     if content is not None:
         tokens.write_text(content, "utf-8")
-    code, log = refuse_to_start(tmp_path, "tiny", "--tokens-file", str(tokens))
+    code, log = refuse_to_start(registry, "tiny", "--tokens-file", str(tokens))
     assert code == 2
     assert message in log
     assert "hunter2" not in log
 
 
-def test_a_request_log_has_one_line_a_request(tmp_path: Path) -> None:
+def test_a_request_log_has_one_line_a_request(registry: Path) -> None:
     """What an operator searches by: time, route, status, version, client and the trace it belongs to."""
-    publish_numeric(open_store(tmp_path))
-    with running_service(tmp_path, "tiny", "--request-log", "true") as service:
+    with running_service(registry, "tiny", "--request-log", "true") as service:
         headers = {"traceparent": TRACE, "Content-Type": "application/json"}
         assert service.request("POST", "/predict", b'{"rings": 40}', headers)[0] == 200
         assert service.request("GET", "/made/up?secret=1", None, {"traceparent": "none"})[0] == 404
@@ -189,21 +189,19 @@ def test_a_request_log_has_one_line_a_request(tmp_path: Path) -> None:
     assert "secret" not in log
 
 
-def test_requests_are_not_logged_unless_asked_for(tmp_path: Path) -> None:
+def test_requests_are_not_logged_unless_asked_for(registry: Path) -> None:
     """A line a request costs twice what answering it does."""
-    publish_numeric(open_store(tmp_path))
-    with running_service(tmp_path, "tiny") as service:
+    with running_service(registry, "tiny") as service:
         assert service.predict({"rings": 40})[0] == 200
         assert '"request"' not in service.log
 
 
-def test_metrics_on_a_port_of_their_own_need_no_token(tmp_path: Path) -> None:
+def test_metrics_on_a_port_of_their_own_need_no_token(registry: Path) -> None:
     """That port is for the inside; on the one for everybody there are no metrics then, token or not."""
-    publish_numeric(open_store(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {"TIMBERLINE_SERVE_TOKENS": FROM_VARIABLE}
-    with running_service(tmp_path, "tiny", "--metrics-port", str(port), environment=environment) as service:
+    with running_service(registry, "tiny", "--metrics-port", str(port), environment=environment) as service:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
             connection.request("GET", "/metrics")
             response = connection.getresponse()
@@ -227,9 +225,8 @@ def ask_all(service: RunningService, token: str) -> set[int]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tokens_that_change_are_read_again(tmp_path: Path, workers: int) -> None:
+def test_tokens_that_change_are_read_again(registry: Path, tmp_path: Path, workers: int) -> None:
     """A token that leaked is to stop working without a restart; Kubernetes switches a link to do it."""
-    publish_numeric(open_store(tmp_path / "registry"))
     for name, token in (("old", FROM_FILE), ("new", FROM_VARIABLE), ("bad", "hunter2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "tokens").write_text(token, "utf-8")
@@ -242,7 +239,7 @@ def test_tokens_that_change_are_read_again(tmp_path: Path, workers: int) -> None
     switch("old")
     file.symlink_to("..data/tokens")
     flags = ("--tokens-file", str(file), "--workers", str(workers))
-    with running_service(tmp_path / "registry", "tiny", *flags) as service:
+    with running_service(registry, "tiny", *flags) as service:
         assert (ask_all(service, FROM_FILE), ask_all(service, FROM_VARIABLE)) == ({200}, {401})
         switch("new")
         service.wait_for(lambda: len(service.list_events("tokens read again")) == workers)

@@ -21,8 +21,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 # Debian has it where a user's PATH may not reach.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -63,11 +61,10 @@ if NGINX is None:
 
 
 @pytest.fixture(params=[False, True], ids=["open", "with tokens"])
-def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunningService]:
+def service(published: Path, request: pytest.FixtureRequest) -> Iterator[RunningService]:
     """A service, with and without tokens."""
-    publish_numeric(open_store(tmp_path / "registry"))
     environment = {"TIMBERLINE_SERVE_TOKENS": TOKEN} if request.param else {}
-    with running_service(tmp_path / "registry", "tiny", environment=environment) as running:
+    with running_service(published, "tiny", environment=environment) as running:
         yield running
 
 

@@ -9,16 +9,13 @@ import re
 import select
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.freezing import frozen
 from tests.support.raw_clients import Answer, split_answer
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, Serve, running_service
 
 BODY = b'{"rings": 40}'
 LONGEST_HEAD = 65_536
@@ -30,20 +27,9 @@ ROOM_BYTES = 48 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1, with rows handed to a thread from the second on."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    with running_service(registry, "tiny", "--inline-max-rows", "1") as running:
-        yield running
-
-
-@contextlib.contextmanager
-def connected(service: RunningService) -> Iterator[socket.socket]:
-    """A bare connection that sends at once what it is given."""
-    with socket.create_connection((service.host, service.port), DEADLINE_S) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield connection
+    return serve("tiny", "--inline-max-rows", "1")
 
 
 def post(body: bytes = BODY, *fields: bytes, path: bytes = b"/predict", version: bytes = b"1.1") -> bytes:
@@ -91,7 +77,7 @@ def read_answer(connection: socket.socket) -> Answer:
 
 def ask(service: RunningService, *parts: bytes) -> list[Answer]:
     """All answers to ``parts``, each of which is read by itself, as the answer to another request shows."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         for part in parts:
             connection.sendall(part)
             assert service.predict({"rings": 40})[0] == 200  # by now the part has been read
@@ -242,7 +228,7 @@ def test_what_never_ends_is_refused_before_it_has_grown(service: RunningService,
     """Nothing of a request is without a bound: 300 MB of headers once were 400 MB of memory."""
     begin, more = ENDLESS[kind]
     before = read_memory(service, "VmHWM")
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(begin)
         refusal: list[Answer] = []
         reader = threading.Thread(target=lambda: refusal.extend(read_answers(connection)))
@@ -267,7 +253,7 @@ def test_trailers_are_no_headers(service: RunningService) -> None:
 def test_many_requests_in_one_packet_are_all_answered_in_order(service: RunningService) -> None:
     """HTTP/1.1 allows it; none is too many for one who waits for none."""
     bodies = [b'{"rings": %d}' % rings for rings in range(300)]
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(b"".join(post(body) for body in bodies) + LAST)
         answers = read_answers(connection)
     assert [answer.status for answer in answers] == [200] * 301
@@ -277,7 +263,7 @@ def test_many_requests_in_one_packet_are_all_answered_in_order(service: RunningS
 
 def test_one_that_pipelines_keeps_nobody_waiting(service: RunningService) -> None:
     """Its requests have a turn each; others are answered between them, and not after them."""
-    with connected(service) as greedy, connected(service) as modest:
+    with service.open_socket() as greedy, service.open_socket() as modest:
         modest.sendall(post())
         read_answer(modest)
         with frozen(service.process.pid):
@@ -308,7 +294,7 @@ def test_an_answer_goes_out_before_the_refusal_of_what_stands_behind(
     """The first request was right; its client is owed the answer."""
     chunked = CHUNKED + b"d\r\n%b\r\n0\r\n\r\n" % BODY
     good = {"slow": slow_post(), "fast": post(), "chunked": chunked}[first]
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(good + (b"" if later else b"GARBAGE\r\n\r\n"))
         if later:
             connection.sendall(b"GARBAGE\r\n\r\n")
@@ -330,7 +316,7 @@ def test_an_answer_goes_out_before_the_refusal_of_what_stands_behind(
 def test_who_waits_for_a_word_to_go_on_gets_it(service: RunningService, fields: list[bytes]) -> None:
     """In whatever order its headers stand; a client that gets none waits a second or for ever."""
     body = b"d\r\n%b\r\n0\r\n\r\n" % BODY if b"Transfer-Encoding: chunked" in fields else BODY
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(b"\r\n".join([b"POST /predict HTTP/1.1", b"Host: x", *fields, b"", b""]))
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
@@ -341,7 +327,7 @@ def test_who_waits_for_a_word_to_go_on_gets_it(service: RunningService, fields: 
 
 def test_a_refusal_before_an_expected_body_ends_the_connection(service: RunningService) -> None:
     """Its client may send the body or leave it: what comes next would be a guess."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 999999999\r\n\r\n"
         )
@@ -352,7 +338,7 @@ def test_a_refusal_before_an_expected_body_ends_the_connection(service: RunningS
 @pytest.mark.parametrize("path", [b"/predict", b"/predict/tiny"], ids=["usual", "general"])
 def test_http_1_0_is_kept_alive_if_it_asks_to_be(service: RunningService, path: bytes) -> None:
     """`ab -k` waits for ever on a connection that neither says keep-alive nor ends."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         for _ in range(2):
             connection.sendall(post(BODY, b"Connection: keep-alive", path=path, version=b"1.0"))
             answer = read_answer(connection)
@@ -363,20 +349,19 @@ def test_http_1_0_is_kept_alive_if_it_asks_to_be(service: RunningService, path: 
 
 def test_a_client_that_ends_its_side_still_has_its_answers(service: RunningService) -> None:
     """Programs that write everything, shut down and read are as old as sockets."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(slow_post() + post() * 20 + slow_post())
         connection.shutdown(socket.SHUT_WR)
         assert [answer.status for answer in read_answers(connection)] == [200] * 22
 
 
-def test_one_connection_too_many_takes_the_place_of_an_idle_one(tmp_path: Path) -> None:
+def test_one_connection_too_many_takes_the_place_of_an_idle_one(registry: Path) -> None:
     """Clients forget connections; they may not keep health checks out."""
-    publish_numeric(open_store(tmp_path))
     with (
-        running_service(tmp_path, "tiny", "--max-connections", "8") as service,
+        running_service(registry, "tiny", "--max-connections", "8") as service,
         contextlib.ExitStack() as stack,
     ):
-        idle = [stack.enter_context(connected(service)) for _ in range(8)]
+        idle = [stack.enter_context(service.open_socket()) for _ in range(8)]
         for connection in idle:
             connection.sendall(post())
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -385,7 +370,7 @@ def test_one_connection_too_many_takes_the_place_of_an_idle_one(tmp_path: Path) 
         assert [connection.recv(65536) for connection in closed] == [b""]
         busy: list[socket.socket] = []
         while service.request("GET", "/v2/health/live")[0] == 200:  # the last one's end may be seen late
-            busy.append(stack.enter_context(connected(service)))
+            busy.append(stack.enter_context(service.open_socket()))
             busy[-1].sendall(b"POST /predict HTTP/1.1\r\n")
             assert len(busy) < 20
         status, headers, body = service.request("GET", "/v2/health/live")
@@ -399,15 +384,14 @@ def test_one_connection_too_many_takes_the_place_of_an_idle_one(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("length", [900_000, 4_000_000], ids=["usual", "general"])
-def test_bodies_that_never_end_have_one_budget(tmp_path: Path, length: int) -> None:
+def test_bodies_that_never_end_have_one_budget(registry: Path, length: int) -> None:
     """Sixty unfinished bodies of 16 MiB once were 1 GB; each by itself was within its bound."""
-    publish_numeric(open_store(tmp_path))
     limit = 8_000_000
     flags = ("--max-receiving-bytes", str(limit), "--max-body-bytes", "4000000")
-    with running_service(tmp_path, "tiny", *flags) as service, contextlib.ExitStack() as stack:
+    with running_service(registry, "tiny", *flags) as service, contextlib.ExitStack() as stack:
         before = read_memory(service, "VmHWM")
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
-        clients = [stack.enter_context(connected(service)) for _ in range(30)]
+        clients = [stack.enter_context(service.open_socket()) for _ in range(30)]
         threads = [
             threading.Thread(target=send_until_cut, args=(client, head + b" " * (length - 1), 1))
             for client in clients

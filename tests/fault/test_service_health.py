@@ -16,19 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.service import DEADLINE_S, ROOT, refuse_to_start, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 # Variables that a test of where a service listens must not inherit.
 _PLACES = ("HOST", "PORT", "XDG_RUNTIME_DIR")
 HEALTH = [sys.executable, "-m", "timberline.inference", "health"]
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry with tiny@production."""
-    publish_numeric(open_store(tmp_path / "registry"))
-    return tmp_path / "registry"
 
 
 @pytest.fixture

@@ -6,14 +6,11 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService
 
 ROW = json.dumps({"rings": 40})
 BATCH = json.dumps({"instances": [{"rings": 40}] * 300})
@@ -62,14 +59,6 @@ public class Client {
   }
 }
 """.replace("REPEATS", str(REPEATS))
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[RunningService]:
-    """tiny@1."""
-    publish_numeric(open_store(tmp_path / "registry"))
-    with running_service(tmp_path / "registry", "tiny") as running:
-        yield running
 
 
 def has_jdk() -> bool:

@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.service import DEADLINE_S, ROOT, RunningService
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 REQUEST = (
@@ -29,13 +27,6 @@ REQUEST = (
 )
 # Each is a line of some 280 bytes; the pipe and the service's memory hold some 4,000.
 REQUESTS = 6000
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry with tiny@production."""
-    publish_numeric(open_store(tmp_path / "registry"))
-    return tmp_path / "registry"
 
 
 @contextlib.contextmanager

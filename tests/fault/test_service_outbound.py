@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.isolated_service import REPORTING, ask_often, read_counter, swap
+from tests.support.isolated_service import REPORTING, ask_often, read_counter, run_isolated, swap
 from tests.support.roles import PARTS, list_imports
-from tests.support.service import DEADLINE_S, ROOT, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import ROOT, running_service
 
 # Python runs a module of this name before anything else; this one writes down every connection,
 # datagram and look-up that Python code is about to make.
@@ -45,24 +41,10 @@ def list_modules_with_onnxruntime() -> list[str]:
     return [".".join(path.relative_to(home).with_suffix("").parts) for path, home in homes]
 
 
-def test_the_kernel_counts_no_packet_in_a_thousand_requests(tmp_path: Path) -> None:
+def test_the_kernel_counts_no_packet_in_a_thousand_requests(registry: Path) -> None:
     """Whatever sends it, library or program: where the kernel allows it the service runs in a network
     of its own that ends at loopback, over large requests and a swap, and the kernel is asked."""
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
-        pytest.skip("no network namespaces here")
-    publish_numeric(open_store(tmp_path))
-    script = ROOT / "tests" / "support" / "isolated_service.py"
-    done = subprocess.run(
-        ["unshare", "-rn", sys.executable, str(script), str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"answered": 1000, "outgoing": 0}
+    assert run_isolated("isolated_service.py", "-rn", registry) == {"answered": 1000, "outgoing": 0}
 
 
 def test_the_kernel_does_count_datagrams() -> None:
@@ -73,9 +55,8 @@ def test_the_kernel_does_count_datagrams() -> None:
     assert read_counter("Udp:", "OutDatagrams") > before
 
 
-def test_python_opens_no_connection_in_a_thousand_requests(tmp_path: Path) -> None:
+def test_python_opens_no_connection_in_a_thousand_requests(registry: Path, tmp_path: Path) -> None:
     """The same where namespaces are forbidden, as far as Python's own audit events see."""
-    publish_numeric(open_store(tmp_path / "registry"))
     site, seen = tmp_path / "site", tmp_path / "seen"
     site.mkdir()
     (site / "sitecustomize.py").write_text(WITNESS, "utf-8")
@@ -84,11 +65,9 @@ def test_python_opens_no_connection_in_a_thousand_requests(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", knock], env=environment, check=True)
     assert seen.read_text("utf-8").startswith("socket.connect"), "the witness sees nothing"
     seen.unlink()
-    with running_service(
-        tmp_path / "registry", "tiny", "--watch-s", "0.05", environment=environment
-    ) as service:
+    with running_service(registry, "tiny", "--watch-s", "0.05", environment=environment) as service:
         assert ask_often(service, 500) == 500
-        swap(service, tmp_path / "registry")
+        swap(service, registry)
         assert ask_often(service, 500) == 500
     assert not seen.exists(), seen.read_text("utf-8")
 
@@ -117,12 +96,11 @@ def test_no_usage_is_recorded_by_what_imports_onnxruntime(module: str, tmp_path:
     assert record_usage(tmp_path, code) == []
 
 
-def test_no_usage_of_the_service_is_recorded(tmp_path: Path) -> None:
+def test_no_usage_of_the_service_is_recorded(registry: Path, tmp_path: Path) -> None:
     """The same of the whole program, over a prediction."""
     home = tmp_path / "home"
     home.mkdir()
-    publish_numeric(open_store(tmp_path / "registry"))
     environment = {**REPORTING, "HOME": str(home), "XDG_CACHE_HOME": ""}
-    with running_service(tmp_path / "registry", "tiny", environment=environment) as service:
+    with running_service(registry, "tiny", environment=environment) as service:
         assert service.predict({"rings": 40})[0] == 200
     assert list(home.rglob("*")) == []

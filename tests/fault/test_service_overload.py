@@ -10,15 +10,12 @@ import select
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.freezing import frozen
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, running_service
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -27,20 +24,6 @@ SMALL = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 MANY_ROWS = 300_000
 LARGE = b'{"instances": [' + b",".join([b"[12.5, 40, false, null]"] * MANY_ROWS) + b"]}"
 LIMITS = ("--max-rows", str(MANY_ROWS), "--max-body-bytes", str(len(LARGE)))
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry with tiny@production."""
-    publish_numeric(open_store(tmp_path))
-    return tmp_path
-
-
-@contextlib.contextmanager
-def connected(service: RunningService) -> Iterator[socket.socket]:
-    """A bare connection."""
-    with socket.create_connection((service.host, service.port), DEADLINE_S) as connection:
-        yield connection
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -63,7 +46,7 @@ def test_what_is_beyond_the_bound_is_turned_away_at_once(registry: Path) -> None
     with running_service(registry, "tiny", "--max-requests-in-work", "3") as service:
         last = SMALL.replace(b"Host: x", b"Host: x\r\nConnection: close")
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(connected(service)) for _ in range(10)]
+            clients = [stack.enter_context(service.open_socket()) for _ in range(10)]
             for client in clients:  # by the time of an answer it has been accepted
                 client.sendall(SMALL)
                 assert client.recv(65536).startswith(b"HTTP/1.1 200")
@@ -124,7 +107,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_told_and_cut(registry: Path, en
     """Slowloris: a thousand such clients cost an attacker nothing."""
     with (
         running_service(registry, "tiny", "--receive-timeout-s", "0.5") as service,
-        connected(service) as slow,
+        service.open_socket() as slow,
     ):
         slow.sendall(endless)
         answers = b""
@@ -147,7 +130,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_told_and_cut(registry: Path, en
 def test_a_client_that_sends_on_after_its_answer_is_cut(registry: Path) -> None:
     """What is refused unread must not keep the connection, and the loop, busy for ever."""
     flags = ("--max-body-bytes", "1000", "--receive-timeout-s", "0.5")
-    with running_service(registry, "tiny", *flags) as service, connected(service) as endless:
+    with running_service(registry, "tiny", *flags) as service, service.open_socket() as endless:
         endless.sendall(HEAD + b"Content-Length: 999999999999\r\n\r\n")
         assert endless.recv(65536).startswith(b"HTTP/1.1 413")
         with pytest.raises(ConnectionError):
@@ -161,7 +144,7 @@ def test_bytes_of_unfinished_bodies_are_bounded_over_all_connections(registry: P
     body = b" " * 1_500_000
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % 2_000_000
     with running_service(registry, "tiny", *flags) as service, contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(connected(service)) for _ in range(4)]
+        slow = [stack.enter_context(service.open_socket()) for _ in range(4)]
         for connection in slow:
             with contextlib.suppress(ConnectionError):  # one of them is refused in the middle
                 connection.sendall(head + body)
@@ -190,14 +173,14 @@ def test_bytes_of_unfinished_bodies_are_bounded_over_all_connections(registry: P
 @pytest.mark.parametrize("first", [b"", SMALL], ids=["never asked", "asked once"])
 def test_an_idle_connection_is_closed(registry: Path, first: bytes) -> None:
     """Clients forget connections; each holds a file descriptor."""
-    with running_service(registry, "tiny", "--keep-alive-s", "0.2") as service, connected(service) as idle:
+    with running_service(registry, "tiny", "--keep-alive-s", "0.2") as service, service.open_socket() as idle:
         idle.sendall(first)
         assert read_all(idle).count(b"HTTP/1.1 200 OK") == (1 if first else 0)
 
 
 def test_a_client_that_never_reads_is_not_read_from(registry: Path) -> None:
     """Its answers would pile up in memory as fast as it can ask."""
-    with running_service(registry, "tiny") as service, connected(service) as deaf:
+    with running_service(registry, "tiny") as service, service.open_socket() as deaf:
         deaf.setblocking(False)
         sent = 0
         with selectors.DefaultSelector() as selector:
@@ -215,7 +198,7 @@ def test_a_service_out_of_file_descriptors_recovers(registry: Path) -> None:
         open_count = len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
         resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (open_count + 5, limits[1]))
         for _ in range(20):
-            stack.enter_context(connected(service))
+            stack.enter_context(service.open_socket())
         service.wait_for(lambda: service.list_events("no connection accepted"))
         stack.close()
         assert service.predict({"rings": 40})[0] == 200

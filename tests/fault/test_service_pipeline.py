@@ -7,24 +7,20 @@ import io
 import json
 import random
 import socket
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import NUMERIC_COLUMNS, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import DEADLINE_S, RunningService, Serve
+from tests.support.tiny_model import NUMERIC_COLUMNS
 
 ROW = [12.5, 40, False, None]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1, with rows handed to a thread from the second on."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    with running_service(registry, "tiny", "--inline-max-rows", "1") as running:
-        yield running
+    return serve("tiny", "--inline-max-rows", "1")
 
 
 def post(rows: int) -> bytes:
@@ -37,12 +33,12 @@ def post(rows: int) -> bytes:
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def read_answer(file: io.BufferedReader) -> dict[str, object]:
+def read_answer(file: io.BufferedReader) -> dict[str, Any]:
     """The JSON of the next answer."""
     status = file.readline()
     assert status.startswith(b"HTTP/1.1 200"), status
     headers = http.client.parse_headers(file)
-    answer: dict[str, object] = json.loads(file.read(int(headers["content-length"])))
+    answer: dict[str, Any] = json.loads(file.read(int(headers["content-length"])))
     return answer
 
 
@@ -55,7 +51,7 @@ def test_answers_come_in_the_order_of_the_requests(service: RunningService, orde
         connection.sendall(b"".join(requests[kind] for kind in order.split()))
         with connection.makefile("rb") as file:
             answers = [read_answer(file) for _ in order.split()]
-    counts = [len(a["predictions"]) if "predictions" in a else None for a in answers]  # type: ignore[arg-type]
+    counts = [len(a["predictions"]) if "predictions" in a else None for a in answers]
     assert counts == [wanted[kind] for kind in order.split()]
 
 

@@ -12,21 +12,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve
 
 LIMIT = 100_000
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def service(serve: Serve) -> RunningService:
     """tiny@1 that reads bodies of up to `LIMIT` bytes, with more than two rows in a thread."""
-    registry = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
     flags = ("--max-body-bytes", str(LIMIT), "--inline-max-rows", "2", "--inline-max-body-bytes", "2000")
-    with running_service(registry, "tiny", *flags) as running:
-        yield running
+    return serve("tiny", *flags)
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +31,6 @@ def still_answers(service: RunningService) -> Iterator[None]:
     status, answer = service.predict({"rings": 40})
     assert (status, answer["prediction"]) == (200, "2"), service.log
     assert "Traceback" not in service.log
-
-
-@contextlib.contextmanager
-def connected(service: RunningService) -> Iterator[socket.socket]:
-    """A bare connection."""
-    with socket.create_connection((service.host, service.port), DEADLINE_S) as connection:
-        yield connection
 
 
 def read_answer(connection: socket.socket) -> tuple[bytes, bytes]:
@@ -65,7 +53,7 @@ def read_answer(connection: socket.socket) -> tuple[bytes, bytes]:
 
 def test_a_body_that_announces_itself_too_long_is_refused_unread(service: RunningService) -> None:
     """The answer comes while none of the announced bytes has been sent."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
         head, body = read_answer(connection)
     assert head.startswith(b"HTTP/1.1 413")
@@ -75,7 +63,7 @@ def test_a_body_that_announces_itself_too_long_is_refused_unread(service: Runnin
 def test_a_body_of_unknown_length_is_refused_while_it_arrives(service: RunningService) -> None:
     """A chunked body has no length to refuse; the bytes are counted as they come, and it never ends here."""
     chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.sendall(chunk * 4)
         head, body = read_answer(connection)
@@ -85,7 +73,7 @@ def test_a_body_of_unknown_length_is_refused_while_it_arrives(service: RunningSe
 
 def test_a_chunked_body_within_the_limit_is_read(service: RunningService) -> None:
     """Streaming clients do not know their length; that is no error."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         for part in (b'{"ri', b'ngs"', b": 40}"):
             connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
@@ -114,7 +102,7 @@ def test_a_bomb_is_refused_while_it_arrives(service: RunningService) -> None:
     bomb = compressor.compress(b" " * 2**24) + compressor.flush(zlib.Z_SYNC_FLUSH)
     assert len(bomb) < LIMIT
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(head % (len(bomb) + 1) + bomb)
         answer, body = read_answer(connection)
     assert answer.startswith(b"HTTP/1.1 413")
@@ -147,7 +135,7 @@ def test_the_connection_can_be_used_after_a_refusal(service: RunningService) -> 
 )
 def test_what_is_not_http_is_refused_in_json(service: RunningService, sent: bytes) -> None:
     """Errors below our own code have the same shape, so that no client meets two."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(sent)
         head, body = read_answer(connection)
     assert head.startswith(b"HTTP/1.1 400"), head
@@ -162,7 +150,7 @@ def test_clients_that_leave_in_the_middle_are_let_go(service: RunningService) ->
         b"POST /predict HTTP/1.1\r\nHo",
         b"",
     ):
-        with connected(service) as connection:
+        with service.open_socket() as connection:
             connection.sendall(sent)
     page = ""
     while 'status="499"' not in page:
@@ -172,7 +160,7 @@ def test_clients_that_leave_in_the_middle_are_let_go(service: RunningService) ->
 
 def test_what_only_looks_is_not_in_flight(service: RunningService) -> None:
     """An autoscaler that follows the number must not see its own scrapes, nor the probes, as work."""
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{    \r\n"
         )
@@ -203,7 +191,7 @@ def test_a_pipelined_pair_is_answered_in_order(service: RunningService) -> None:
     one = b'{"rings": 40}'
     two = b'{"ring": 40}'
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-    with connected(service) as connection:
+    with service.open_socket() as connection:
         connection.sendall(head % len(one) + one + head % len(two) + two)
         answers = b""
         while b'rings\\"?' not in answers:

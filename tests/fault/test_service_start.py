@@ -46,23 +46,21 @@ def read_error(log: str) -> str:
     return str(errors[0])
 
 
-def test_a_flipped_byte_in_the_graph_is_found(tmp_path: Path) -> None:
+def test_a_flipped_byte_in_the_graph_is_found(registry: Path) -> None:
     """A damaged file may load and answer wrongly; the digest is what tells."""
-    publish_numeric(open_store(tmp_path))
-    graph = tmp_path / "tiny" / "1" / "model.onnx"
+    graph = registry / "tiny" / "1" / "model.onnx"
     data = bytearray(graph.read_bytes())
     data[len(data) // 2] ^= 1
     graph.write_bytes(data)
-    code, log = refuse_to_start(tmp_path, "tiny")
+    code, log = refuse_to_start(registry, "tiny")
     assert code == 3
     assert "tiny@1: model.onnx" in read_error(log)
 
 
-def test_a_missing_file_is_found(tmp_path: Path) -> None:
+def test_a_missing_file_is_found(registry: Path) -> None:
     """A copy that is not whole yet must not be taken for the version; the log names what is not there."""
-    publish_numeric(open_store(tmp_path))
-    (tmp_path / "tiny" / "1" / "model.onnx").unlink()
-    code, log = refuse_to_start(tmp_path, "tiny")
+    (registry / "tiny" / "1" / "model.onnx").unlink()
+    code, log = refuse_to_start(registry, "tiny")
     assert code == 3
     assert "tiny@1: model.onnx is missing" in read_error(log)
 
@@ -106,10 +104,9 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_found(
 
 
 @pytest.mark.parametrize("name", ["other", "tiny@2", "tiny@canary", "tiny@@1", "Tiny"])
-def test_a_name_that_is_not_there_is_wrong_use(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_not_there_is_wrong_use(registry: Path, name: str) -> None:
     """Exit code 2 tells an operator's script that starting it again will not help."""
-    publish_numeric(open_store(tmp_path))
-    code, log = refuse_to_start(tmp_path, name)
+    code, log = refuse_to_start(registry, name)
     assert code == 2
     assert read_error(log)
 
@@ -126,13 +123,12 @@ def test_a_version_is_served_if_it_is_the_one_that_the_digest_names(tmp_path: Pa
     assert "the reference names 000000000000" in read_error(log)
 
 
-def test_a_manifest_that_was_edited_is_not_served(tmp_path: Path) -> None:
+def test_a_manifest_that_was_edited_is_not_served(registry: Path) -> None:
     """Labels changed by hand are answers that nobody measured; no digest in the manifest shows it."""
-    publish_numeric(open_store(tmp_path))
-    path = tmp_path / "tiny" / "1" / "manifest.json"
+    path = registry / "tiny" / "1" / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
     for name in ("tiny", "tiny@1"):
-        code, log = refuse_to_start(tmp_path, name)
+        code, log = refuse_to_start(registry, name)
         assert code == 3
         assert "manifest.json has digest" in read_error(log)
 
@@ -165,11 +161,10 @@ def test_the_named_version_is_served(tmp_path: Path, name: str, version: int) ->
         assert service.predict({"rings": 40})[1]["version"] == version
 
 
-def test_variables_stand_in_for_flags(tmp_path: Path) -> None:
+def test_variables_stand_in_for_flags(registry: Path) -> None:
     """Containers are configured by variables; a flag wins over one."""
-    publish_numeric(open_store(tmp_path))
     environment = {"TIMBERLINE_SERVE_MAX_ROWS": "1", "MODEL": "nobody"}
-    with running_service(tmp_path, "tiny", environment=environment) as service:
+    with running_service(registry, "tiny", environment=environment) as service:
         assert service.predict({"instances": [[0, 1, False, None]] * 2})[0] == 413
 
 
@@ -227,12 +222,11 @@ def test_a_start_that_takes_too_much_memory_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["1/manifest.json", "1/model.onnx", "aliases/production/1.json"])
-def test_a_start_from_what_is_no_file_is_refused(tmp_path: Path, place: str) -> None:
+def test_a_start_from_what_is_no_file_is_refused(registry: Path, place: str) -> None:
     """Opening a FIFO to read waits for a writer, whom nobody expects."""
-    publish_numeric(open_store(tmp_path))
-    (odd := tmp_path / "tiny" / place).unlink()
+    (odd := registry / "tiny" / place).unlink()
     os.mkfifo(odd)
-    code, log = refuse_to_start(tmp_path, "tiny")
+    code, log = refuse_to_start(registry, "tiny")
     assert code == 3, log
     assert "no plain file" in read_error(log) or "not a plain file" in read_error(log)
 
@@ -257,9 +251,8 @@ def test_the_help_needs_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_kubernetes_service_of_the_same_name_does_not_stop_the_start(tmp_path: Path, workers: str) -> None:
+def test_a_kubernetes_service_of_the_same_name_does_not_stop_the_start(registry: Path, workers: str) -> None:
     """Its links are in every pod of the namespace, and every pod that refuses them restarts for ever."""
-    publish_numeric(open_store(tmp_path))
     links = {
         "TIMBERLINE_SERVE_SERVICE_HOST": "10.0.0.7",
         "TIMBERLINE_SERVE_SERVICE_PORT": "8000",
@@ -268,10 +261,10 @@ def test_a_kubernetes_service_of_the_same_name_does_not_stop_the_start(tmp_path:
         "TIMBERLINE_SERVE_PORT_8000_TCP_PROTO": "tcp",
         "TIMBERLINE_SERVE_METRICS_PORT": "tcp://10.0.0.8:9000",
     }
-    with running_service(tmp_path, "tiny", "--workers", workers, environment=links) as service:
+    with running_service(registry, "tiny", "--workers", workers, environment=links) as service:
         assert service.predict({"rings": 40})[0] == 200
         assert service.request("GET", "/metrics")[0] == 200  # on the same port, as nobody asked for another
     environment = {**links, "TIMBERLINE_SERVE_PORTS": "8000"}
-    code, log = refuse_to_start(tmp_path, "tiny", environment=environment)
+    code, log = refuse_to_start(registry, "tiny", environment=environment)
     assert code == 2
     assert "TIMBERLINE_SERVE_PORTS: no such setting" in read_error(log)

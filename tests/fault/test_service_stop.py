@@ -14,8 +14,6 @@ import pytest
 
 from tests.support.closed_loop import ClosedLoop
 from tests.support.service import DEADLINE_S, RunningService, running_service
-from tests.support.tiny_model import publish_numeric
-from timberline.registry.store import open_store
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -31,13 +29,6 @@ HALVES = {
 }
 KINDS = pytest.mark.parametrize("kind", HALVES)
 CLIENTS = 16
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry with tiny@production."""
-    publish_numeric(open_store(tmp_path))
-    return tmp_path
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +18,6 @@ import pytest
 
 from tests.support.pages import read_counter
 from tests.support.service import (
-    DEADLINE_S,
     RunningService,
     has_ended,
     read_cpu_seconds,
@@ -53,11 +51,14 @@ def read_events(service: RunningService, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == event]
 
 
-def wait_for(fact: Callable[[], object], service: RunningService) -> None:
-    """Ask again until ``fact()`` holds or the deadline has passed."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not fact():
-        assert time.monotonic() < deadline, service.log
+def wait_for_version(service: RunningService, version: int) -> None:
+    """Until a version is live."""
+    service.wait_for(lambda: service.get_json("/")["version"] == version)
+
+
+def wait_for_refusals(service: RunningService, count: int) -> None:
+    """Until versions were refused so many times."""
+    service.wait_for(lambda: len(read_events(service, "version refused")) == count)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -79,9 +80,9 @@ def test_every_swap_is_told_and_the_old_version_is_freed(tmp_path: Path) -> None
     with running_service(tmp_path, "tiny", *WATCH) as service:
         for version in (2, 1):
             point_alias(open_store(tmp_path), "tiny", "production", version)
-            wait_for(lambda v=version: service.get_json("/")["version"] == v, service)  # type: ignore[misc]
+            wait_for_version(service, version)
             assert service.get_json("/v2/models/tiny")["versions"] == [str(version)]
-        wait_for(lambda: len(read_events(service, "retired")) == 2, service)
+        service.wait_for(lambda: len(read_events(service, "retired")) == 2)
         swaps = [(line["from_version"], line["to_version"]) for line in read_events(service, "swap")]
         assert swaps == [(1, 2), (2, 1)]
         assert [line["version"] for line in read_events(service, "retired")] == [1, 2]
@@ -151,11 +152,11 @@ def test_a_version_that_is_being_copied_is_served_when_it_is_whole(
     moved = Path("tiny", "aliases", "production", "2.json")
     with running_service(copied, "tiny", *WATCH) as service:
         shutil.copy(whole / moved, copied / moved)
-        wait_for(lambda: read_events(service, "version refused"), service)
+        service.wait_for(lambda: read_events(service, "version refused"))
         assert service.predict({"instances": [list(NUMERIC_ROWS[0])]})[1]["version"] == 1
         for name in (part.removesuffix("/2") for part in late):
             shutil.copy(whole / "tiny" / "2" / name, copied / "tiny" / "2" / name)
-        wait_for(lambda: service.get_json("/")["version"] == 2, service)
+        wait_for_version(service, 2)
         page = service.request("GET", "/metrics")[2].decode()
         assert read_counter(page, "model_swaps_total", outcome="refused") == 1
         assert read_counter(page, "model_swaps_total", outcome="swapped") == 1
@@ -179,7 +180,7 @@ def test_a_graph_that_never_returns_is_refused_and_the_next_version_followed(
     flags = ("--load-timeout-s", "5", "--workers", str(workers), *WATCH)
     with running_service(tmp_path, "tiny", *flags) as service:
         point_alias(store, "tiny", "production", 3)
-        wait_for(lambda: list_trials(service), service)
+        service.wait_for(lambda: list_trials(service))
         trials = set()
         while len(read_events(service, "version refused")) < workers:
             trials |= set(list_trials(service))
@@ -188,7 +189,7 @@ def test_a_graph_that_never_returns_is_refused_and_the_next_version_followed(
         assert code == "load_failed"
         assert "not loaded within 5 s" in read_events(service, "version refused")[0]["why"]
         point_alias(store, "tiny", "production", 2)
-        wait_for(lambda: len(read_events(service, "swap")) == workers, service)
+        service.wait_for(lambda: len(read_events(service, "swap")) == workers)
         assert service.get_json("/")["version"] == 2
         assert list_trials(service) == []
 
@@ -201,9 +202,9 @@ def test_a_trial_ends_when_the_alias_has_moved_on(tmp_path: Path, workers: int) 
     flags = ("--load-timeout-s", "3600", "--workers", str(workers), *WATCH)
     with running_service(tmp_path, "tiny", *flags) as service:
         point_alias(store, "tiny", "production", 3)
-        wait_for(lambda: list_trials(service), service)
+        service.wait_for(lambda: list_trials(service))
         point_alias(store, "tiny", "production", 2)
-        wait_for(lambda: len(read_events(service, "swap")) == workers, service)
+        service.wait_for(lambda: len(read_events(service, "swap")) == workers)
         assert service.get_json("/")["version"] == 2
         assert list_trials(service) == []
         assert read_events(service, "version refused") == []  # nothing was found out
@@ -228,13 +229,13 @@ def test_a_trial_inherits_nothing_and_ends_with_its_worker(tmp_path: Path) -> No
     with running_service(tmp_path, "tiny", *WATCH) as service:
         service.expected_code = -signal.SIGKILL
         point_alias(store, "tiny", "production", 3)
-        wait_for(lambda: list_trials(service), service)
+        service.wait_for(lambda: list_trials(service))
         (trial,) = list_trials(service)
         fds = {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{trial}/fd").iterdir()}
         assert not [link for link in fds.values() if link.startswith("socket:")]
         assert not [link for link in fds.values() if "timberline" in link]
         service.process.kill()
-        wait_for(lambda: has_ended(trial), service)
+        service.wait_for(lambda: has_ended(trial))
 
 
 def test_a_stop_ends_the_trial_and_the_look_that_waits_for_it(tmp_path: Path) -> None:
@@ -243,9 +244,9 @@ def test_a_stop_ends_the_trial_and_the_look_that_waits_for_it(tmp_path: Path) ->
     publish_numeric(store := open_store(tmp_path), alias=None, model_bytes=build_endless_graph())
     with running_service(tmp_path, "tiny", *WATCH) as service:
         point_alias(store, "tiny", "production", 3)
-        wait_for(lambda: list_trials(service), service)
+        service.wait_for(lambda: list_trials(service))
         before = read_last_look(service)
-        wait_for(lambda: read_events(service, "look takes long"), service)
+        service.wait_for(lambda: read_events(service, "look takes long"))
         assert read_last_look(service) == before
         assert service.request("GET", "/v2/health/ready")[0] == HTTPStatus.OK
         assert service.predict({"instances": [list(NUMERIC_ROWS[0])]})[1]["version"] == 1
@@ -260,7 +261,7 @@ def test_a_look_that_the_system_never_lets_end_holds_up_neither_answers_nor_the_
     with running_service(tmp_path, "tiny", *WATCH) as service, open_ledger(service).open("r+b") as ledger:
         fcntl.lockf(ledger, fcntl.LOCK_EX)
         point_alias(open_store(tmp_path), "tiny", "production", 2)
-        wait_for(lambda: read_events(service, "look takes long"), service)
+        service.wait_for(lambda: read_events(service, "look takes long"))
         answers = [service.predict({"instances": [list(NUMERIC_ROWS[0])]}) for _ in range(20)]
         assert {(status, answer["version"]) for status, answer in answers} == {(HTTPStatus.OK, 1)}
         service.stop()
@@ -278,7 +279,7 @@ def test_a_trial_takes_less_memory_than_half_a_worker(tmp_path: Path) -> None:
     publish_numeric(store := open_store(tmp_path), alias=None, model_bytes=build_endless_graph())
     with running_service(tmp_path, "tiny", *WATCH) as service:
         point_alias(store, "tiny", "production", 3)
-        wait_for(lambda: [pid for pid in list_trials(service) if read_cpu_seconds(pid) > 1], service)
+        service.wait_for(lambda: [pid for pid in list_trials(service) if read_cpu_seconds(pid) > 1])
         (trial,) = list_trials(service)
         own = read_memory_bytes(trial, "Private_Clean") + read_memory_bytes(trial, "Private_Dirty")
         assert own < read_memory_bytes(service.process.pid, "Rss") / 2
@@ -305,13 +306,13 @@ def test_a_graph_that_grows_is_refused_before_it_has_grown(tmp_path: Path) -> No
         for version, bound in ((3, 3_600_000_000), (4, 400_000_000)):
             point_alias(store, "tiny", "production", version)
             known = len(read_events(service, "version refused")) + 1
-            wait_for(lambda known=known: len(read_events(service, "version refused")) == known, service)  # type: ignore[misc]
+            wait_for_refusals(service, known)
             line = read_events(service, "version refused")[-1]
             assert (line["version"], line["code"]) == (version, "load_failed")
             assert "more memory" in line["why"]
             assert read_peak_bytes(service.process.pid) < bound
         point_alias(store, "tiny", "production", 2)
-        wait_for(lambda: service.get_json("/")["version"] == 2, service)
+        wait_for_version(service, 2)
 
 
 def read_peak_bytes(pid: int) -> int:
@@ -339,14 +340,14 @@ def test_what_is_no_file_is_refused_by_its_kind_and_following_goes_on(
             move_blindly(tmp_path, 2)
         if place == "alias":
             make_odd(odd, kind)
-        wait_for(lambda: read_events(service, event), service)
+        service.wait_for(lambda: read_events(service, event))
         assert service.predict({"instances": [list(NUMERIC_ROWS[0])]})[1]["version"] == 1
         odd.unlink()
         if place == "alias":
             point_alias(store, "tiny", "production", 2)
         else:
             (tmp_path / "aside").rename(odd)
-        wait_for(lambda: service.get_json("/")["version"] == 2, service)
+        wait_for_version(service, 2)
 
 
 def make_odd(path: Path, kind: str) -> None:
@@ -390,7 +391,7 @@ def test_a_registry_behind_a_link_that_is_switched_is_followed(tmp_path: Path, s
         for target, version in ((new, 2), (old, 1), (new, 2)):
             (mount / "next").symlink_to(target)
             (mount / "next").rename(link)
-            wait_for(lambda v=version: service.get_json("/")["version"] == v, service)  # type: ignore[misc]
+            wait_for_version(service, version)
         shutil.rmtree(old)
         assert service.predict({"instances": [list(NUMERIC_ROWS[0])]})[1]["version"] == 2
         assert read_events(service, "version refused") == []
@@ -405,7 +406,7 @@ def test_promoting_again_makes_a_refused_version_be_tried_again(tmp_path: Path) 
             if step == "promote":
                 promote(store, "tiny", 3, force=True, reason="again")
                 refusals = number - (number == 4)
-                wait_for(lambda n=refusals: len(read_events(service, "version refused")) == n, service)  # type: ignore[misc]
+                wait_for_refusals(service, refusals)
             else:
                 assert rollback(store, "tiny").version == 1
         page = service.request("GET", "/metrics")[2].decode()
@@ -422,9 +423,9 @@ def test_a_worker_killed_after_a_refusal_comes_back_with_the_old_version(
     damage(store)
     with running_service(tmp_path, "tiny", "--workers", "2", "--load-timeout-s", "5", *WATCH) as service:
         point_alias(store, "tiny", "production", 2)
-        wait_for(lambda: len(read_events(service, "version refused")) == 2, service)
+        wait_for_refusals(service, 2)
         os.kill(read_events(service, "worker started")[0]["pid"], signal.SIGKILL)
-        wait_for(lambda: read_events(service, "worker restarted"), service)
+        service.wait_for(lambda: read_events(service, "worker restarted"))
         answers = [service.predict({"instances": [list(NUMERIC_ROWS[0])]}) for _ in range(20)]
         assert {(status, answer["version"]) for status, answer in answers} == {(HTTPStatus.OK, 1)}
         assert len(read_events(service, "version refused")) == 3
@@ -432,7 +433,7 @@ def test_a_worker_killed_after_a_refusal_comes_back_with_the_old_version(
 
 def assert_refused(service: RunningService, code: str) -> None:
     """tiny@2 was refused for this reason, told once and counted, and tiny@1 answers as before."""
-    wait_for(lambda: read_events(service, "version refused"), service)
+    service.wait_for(lambda: read_events(service, "version refused"))
     (line,) = read_events(service, "version refused")
     assert (line["model"], line["version"], line["code"]) == ("tiny", 2, code)
     assert line["why"]
@@ -458,7 +459,7 @@ def test_a_canary_answers_its_customers_and_nobody_else(tmp_path: Path) -> None:
         for version in (1, 2):
             assert read_counter(page, "predictions_total", version=str(version)) == 2 * first.count(version)
         point_alias(open_store(tmp_path), "tiny", "candidate", 1)
-        wait_for(lambda: service.get_json("/v2/models/tiny")["versions"] == ["1"], service)
+        service.wait_for(lambda: service.get_json("/v2/models/tiny")["versions"] == ["1"])
         assert {ask_as(service, customer) for customer in range(40)} == {1}
 
 
@@ -481,7 +482,7 @@ def test_a_shadow_is_asked_and_nobody_sees_it(tmp_path: Path) -> None:
         for row in NUMERIC_ROWS:
             status, answer = service.predict({"instances": [list(row)]})
             assert (status, answer["version"]) == (HTTPStatus.OK, 1)
-        wait_for(lambda: sum(read_shadow(service).values()) == len(NUMERIC_ROWS), service)
+        service.wait_for(lambda: sum(read_shadow(service).values()) == len(NUMERIC_ROWS))
         labels = [EXPECTED[version].argmax(axis=1) for version in (1, 2)]
         agree = int((labels[0] == labels[1]).sum())
         expected = {"agree": agree, "differ": len(NUMERIC_ROWS) - agree, "dropped": 0, "failed": 0}

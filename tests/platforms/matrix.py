@@ -34,7 +34,10 @@ NETWORKS = (
     "tests/unit/training",
     "tests/fault/test_training_kill.py",
     "tests/e2e/test_export.py",
+    "tests/e2e/test_fit.py",
+    "tests/e2e/test_fit_stage.py",
     "tests/e2e/test_readme_example.py",
+    "tests/e2e/test_repeats.py",
     "tests/e2e/test_story.py",
 )
 # tests whose sums numpy or scipy does
@@ -43,7 +46,11 @@ ARRAYS = (
     "tests/unit/benchmarks",
     "tests/unit/training",
     "tests/property/test_features_parity.py",
+    "tests/e2e/test_fit.py",
+    "tests/e2e/test_fit_stage.py",
     "tests/e2e/test_gate.py",
+    "tests/e2e/test_repeats.py",
+    "tests/e2e/test_replays.py",
 )
 # tests that call pip
 PIP = (

@@ -5,16 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.service import RunningService, running_service
-from tests.support.tiny_model import publish_mixed, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.service import RunningService, Serve
 
 LIMITS = (
     "--max-rows",
@@ -79,15 +76,9 @@ codings: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny_text"])
-def service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
+def service(request: pytest.FixtureRequest, serve: Serve) -> RunningService:
     """A version with numbers only and one with strings, with limits that are soon reached."""
-    registry: Path = tmp_path_factory.mktemp("registry")
-    publish_numeric(open_store(registry))
-    publish_mixed(open_store(registry))
-    with running_service(registry, request.param, *LIMITS) as running:
-        yield running
+    return serve(request.param, *LIMITS)
 
 
 @settings(max_examples=250, deadline=None)

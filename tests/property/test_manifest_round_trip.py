@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from random import Random
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from timberline.registry.manifest import (
 )
 from timberline.registry.names import ModelRef
 from timberline.registry.signature import ClassLabel, Column, SourceTable, build_signature
-from timberline.registry.verdict import Verdict, VersionDigests, decode_verdict, encode_verdict
+from timberline.registry.verdict import Outcome, Verdict, VersionDigests, decode_verdict, encode_verdict
 
 _digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -115,10 +116,10 @@ def test_manifest_round_trips(manifest: Manifest) -> None:
 
 
 @given(manifests(), st.randoms(use_true_random=False))
-def test_equal_manifests_have_equal_bytes(manifest: Manifest, random: object) -> None:
+def test_equal_manifests_have_equal_bytes(manifest: Manifest, random: Random) -> None:
     """Digests of manifests are compared, so the order in which a dict was filled must not show."""
     files = list(manifest.files.items())
-    random.shuffle(files)  # type: ignore[attr-defined]
+    random.shuffle(files)
     shuffled = msgspec.structs.replace(manifest, files=dict(files))
     assert encode_manifest(shuffled) == encode_manifest(manifest)
 
@@ -149,10 +150,10 @@ _judged = st.builds(VersionDigests, version=_versions, manifest_sha256=_digests,
 
 @given(_names, _judged, st.none() | _judged, st.sampled_from(["PASS", "BLOCK", "INCONCLUSIVE", "INVALID"]))
 def test_verdict_round_trips(
-    model: str, candidate: VersionDigests, champion: VersionDigests | None, outcome: object
+    model: str, candidate: VersionDigests, champion: VersionDigests | None, outcome: Outcome
 ) -> None:
     """A verdict that changed by being stored would no longer bind."""
-    verdict: Verdict = build_verdict(model, candidate, champion, outcome)  # type: ignore[arg-type]
+    verdict: Verdict = build_verdict(model, candidate, champion, outcome)
     assert decode_verdict(encode_verdict(verdict)) == verdict
 
 

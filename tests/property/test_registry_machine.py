@@ -233,7 +233,9 @@ class RegistryMachine(RuleBasedStateMachine):
         if not paths:
             return
         path = data.draw(st.sampled_from(paths))
-        content = bytearray(self.mirror.disk[path])  # type: ignore[arg-type]
+        whole = self.mirror.disk[path]
+        assert isinstance(whole, bytes)
+        content = bytearray(whole)
         place %= len(content)
         if bit < 0:
             del content[place:]
@@ -291,7 +293,8 @@ class RegistryMachine(RuleBasedStateMachine):
         content = self.mirror.disk.get(f"{folder}/{move.sequence}.json") if move else None
         if move is None or content != self.mirror.truth.get(f"{folder}/{move.sequence}.json"):
             return
-        tree = json.loads(content)  # type: ignore[arg-type]
+        assert isinstance(content, bytes)
+        tree = json.loads(content)
         tree["sequence"] = number if number == 1000 else move.sequence + 1
         if is_repair:
             tree |= {"action": "repair", "history_sha256": "0" * 64, "previous_sha256": None}

@@ -19,8 +19,7 @@ from tests.support.raw_clients import Answer, Clients, run_clients, split_answer
 from tests.support.service import RunningService, running_service
 from tests.support.soak import MOST_GROWTH_BYTES, SIZES, Summary, measure_footprint, show_bytes
 from tests.support.swapping import EXPECTED
-from tests.support.tiny_model import CLASSES, NUMERIC_ROWS, publish_mixed, publish_numeric
-from timberline.registry.store import open_store
+from tests.support.tiny_model import CLASSES, NUMERIC_ROWS
 
 SEED = 20
 CONNECTIONS = 16
@@ -195,11 +194,9 @@ def check_unframed(answers: bytes) -> None:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[RunningService]:
+def service(published: Path) -> Iterator[RunningService]:
     """A version with numbers only and one with strings."""
-    for publish in (publish_numeric, publish_mixed):
-        publish(open_store(tmp_path))
-    with running_service(tmp_path, "tiny,tiny_text", *FLAGS) as running:
+    with running_service(published, "tiny,tiny_text", *FLAGS) as running:
         yield running
 
 

@@ -43,7 +43,7 @@ class Life:
                 for number in range(1, swaps + 1):
                     await self._swap(clients)
                     due = requests * number // swaps
-                    await clients.wait_for(lambda due=due: clients.answered >= due)  # type: ignore[misc]
+                    await clients.wait_for(lambda: clients.answered >= due)  # noqa: B023  waited for here
                 clients.is_over = True
 
         run_clients(run)

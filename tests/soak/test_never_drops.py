@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from tests.support.pages import read_counter
@@ -40,19 +41,22 @@ class Day:
         self.clients = Clients(service, questions, self._take)
         self._wait_for = self.clients.wait_for
 
+    def _has_answered(self, count: int) -> bool:
+        return self.clients.answered >= count
+
     async def live(self) -> None:
         """Move and restart after every so many answers, and end with a move that nothing else disturbs."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.clients.run())
             while self.moves < SIZES.moves:
                 due = SIZES.requests * self.moves // SIZES.moves
-                await self._wait_for(lambda due=due: self.clients.answered >= due)  # type: ignore[misc]
+                await self._wait_for(partial(self._has_answered, due))
                 if self.moves == SIZES.moves - 1:
                     await self._move_alone()
                 else:
                     await self._move_and_restart()
                 await self._wait_for(lambda: set(self._latest) == {self.version})
-            await self._wait_for(lambda: self.clients.answered >= SIZES.requests)
+            await self._wait_for(partial(self._has_answered, SIZES.requests))
             self.clients.is_over = True
 
     async def _move_and_restart(self) -> None:

@@ -143,18 +143,18 @@ def main() -> int:
         return 2
     folder = ROOT / "dist"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         built = build_twice(export_commit, scratch / "builds", int(_git("log", "-1", "--format=%ct")))
-        sdist, wheel = (Path(shutil.copy(file, folder)) for file in built)
-        write_sums((sdist, wheel), folder)
-        rebuilt = build_as_pip_does(sdist, _make(scratch / "rebuilt"))
-        assert read_record(rebuilt) == read_record(wheel), "pip makes another wheel of the sdist"
+        rebuilt = build_as_pip_does(built.sdist, _make(scratch / "rebuilt"))
+        assert read_record(rebuilt) == read_record(built.wheel), "pip makes another wheel of the sdist"
         tried = {
             kind: try_wheel(path, _make(scratch / kind))
-            for kind, path in (("wheel", wheel), ("sdist", rebuilt))
+            for kind, path in (("wheel", built.wheel), ("sdist", rebuilt))
         }
+        # Last: what lies there may be uploaded.
+        _make(folder)
+        write_sums([Path(shutil.copy(file, folder)) for file in built], folder)
     sums = (folder / SUMS).read_text("utf-8").splitlines()
     print(json.dumps({"commit": _git("rev-parse", "HEAD"), "files": sums, "tried": tried}, indent=2))
     return 0

@@ -11,13 +11,19 @@ import array
 import contextlib
 import fcntl
 import json
+import os
+import shutil
 import socket
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.support.service import DEADLINE_S, RunningService, running_service
+import pytest
+
+from tests.support.service import DEADLINE_S, ROOT, RunningService, running_service
 from tests.support.tiny_model import publish_numeric
 from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.store import open_store
@@ -50,6 +56,24 @@ def main() -> int:
         answered += ask_often(service, 500)
     print(json.dumps({"answered": answered, "outgoing": count_outgoing()}))
     return 0
+
+
+def run_isolated(script: str, flags: str, *arguments: Path) -> Any:
+    """The JSON that a script of tests/support prints in namespaces of its own; skips where there are none."""
+    unshare = ["unshare", flags]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("no namespaces here")
+    done = subprocess.run(
+        [*unshare, sys.executable, ROOT / "tests" / "support" / script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def ask_often(service: RunningService, times: int) -> int:

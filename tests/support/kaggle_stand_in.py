@@ -35,12 +35,14 @@ class KaggleStandIn:
             "NO_PROXY": "",
         }
 
-    def hold_archive(self, archive: bytes, call: str = COMPETITION_CALL) -> Resource:
+    def hold_archive(
+        self, archive: bytes, call: str = COMPETITION_CALL, path: str = STORAGE_PATH
+    ) -> Resource:
         """Answer ``call`` as Kaggle does: with a redirect to a signed URL of the storage."""
-        location = f"http://{STORAGE_HOST}{STORAGE_PATH}?{SIGNATURE}"
+        location = f"http://{STORAGE_HOST}{path}?{SIGNATURE}"
         self.files.resources[call] = Resource(status=302, location=location, etag=None)
         stored = Resource(archive, content_type="application/zip")
-        self.files.resources[STORAGE_PATH] = stored
+        self.files.resources[path] = stored
         return stored
 
     def refuse(self, status: int, message: str, call: str = COMPETITION_CALL) -> None:

@@ -114,7 +114,9 @@ def run_etl_again(folder: Path) -> None:
     table.prepared = table.data / "prepared" / NAME
     summary = table.etl("split.seed=5")
     after = table.digests()
-    is_whole = Stage("etl", table.prepared, read_receipt(table.prepared).inputs).find_receipt() is not None  # type: ignore[union-attr]
+    receipt = read_receipt(table.prepared)
+    assert receipt is not None
+    is_whole = Stage("etl", table.prepared, receipt.inputs).find_receipt() is not None
     print(json.dumps([summary["skipped"], before.keys() == after.keys(), before == after, is_whole]))
 
 

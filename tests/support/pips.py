@@ -57,6 +57,15 @@ def find_pip(version: str) -> Path:
     return folder
 
 
+def use_pip(monkeypatch: pytest.MonkeyPatch, version: str, links: str) -> None:
+    """Have ``python -m pip`` be pip ``version``, which looks for packages at ``links`` and nowhere else."""
+    monkeypatch.setenv("PYTHONPATH", str(find_pip(version)))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", links)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+
+
 def _download(version: str, folder: Path) -> Path:
     pin = next(line for line in PINS.read_text("utf-8").splitlines() if line.startswith(f"pip=={version} "))
     requirement = folder / "requirement.txt"

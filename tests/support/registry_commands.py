@@ -24,6 +24,7 @@ from timberline.registry.promotion import promote, set_alias
 from timberline.registry.runtime.cli import run_command
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import Store, open_store
+from timberline.registry.verdict import Outcome
 
 # Whatever waits for another process would wait for ever; a command takes some milliseconds.
 _HANG_S = 60
@@ -58,6 +59,11 @@ def ask(root: Path, words: str | list[str]) -> Answer:
     return Answer(code, json.loads(out.getvalue()) if out.getvalue() else None, log.getvalue())
 
 
+def list_broken(answer: Answer) -> list[dict[str, Any]]:
+    """What ``verify`` answered about that is not whole."""
+    return [check for check in answer.value if not check["is_whole"]]
+
+
 def act(root: Path, words: list[str]) -> int:
     """Run a command of the registry, or ``publish MODEL BYTES``, or ``judge MODEL@VERSION OUTCOME``.
 
@@ -74,7 +80,7 @@ def _publish(store: Store, model: str, text: str) -> int:
     return 0
 
 
-def _judge(store: Store, ref: str, outcome: str) -> int:
+def _judge(store: Store, ref: str, outcome: Outcome) -> int:
     """With a report that the verdict names: the same one each time, so that no kill comes between them."""
     model, version = ref.split("@")
     production = read_alias(store, model, PRODUCTION)
@@ -82,7 +88,7 @@ def _judge(store: Store, ref: str, outcome: str) -> int:
         store.open_version(model, number)  # so that a refusal changes nothing
     report = f"{ref}\n".encode()
     store.open_version(model, int(version)).write_document("report.md", report)
-    give_verdict(store, model, int(version), outcome, evidence={"report.md": digest_bytes(report)})  # type: ignore[arg-type]
+    give_verdict(store, model, int(version), outcome, evidence={"report.md": digest_bytes(report)})
     return 0
 
 

@@ -72,7 +72,7 @@ def declared(extra: str) -> set[str]:
     """Names of the packages that an extra asks for itself, with those of the extras it is made of."""
     found: set[str] = set()
     for line in [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"][extra]]:
-        name, extras = re.match(r"([A-Za-z0-9._-]+)(?:\[([a-z,]+)\])?", line).groups()  # type: ignore[union-attr]
+        ((name, extras),) = re.findall(r"^([A-Za-z0-9._-]+)(?:\[([a-z,]+)\])?", line)
         if name == _PROJECT["name"]:
             found = found.union(*map(declared, extras.split(",")))
         else:

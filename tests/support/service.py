@@ -15,6 +15,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,12 @@ class RunningService:
         deadline = time.monotonic() + DEADLINE_S
         while not fact():
             assert time.monotonic() < deadline, self.log
+
+    def open_socket(self) -> socket.socket:
+        """A bare connection that sends at once what it is given; the caller closes it."""
+        connection = socket.create_connection((self.host, self.port), DEADLINE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def wait_for_events(self, event: str, count: int) -> None:
         """Until the log tells of ``event`` that many times."""

@@ -33,3 +33,9 @@ def make_verdict(*lines: VerdictLine, outcome: Outcome | None = None) -> Verdict
     given = build_verdict("tiny", judged(2), judged(1))
     said = outcome or ("PASS" if lines[0].outcome == "INFO" else lines[0].outcome)
     return msgspec.structs.replace(given, lines=lines, outcome=said)
+
+
+def find_line(verdict: Verdict, name: str) -> VerdictLine:
+    """The one line of that name."""
+    (line,) = [line for line in verdict.lines if line.name == name]
+    return line

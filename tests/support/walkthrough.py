@@ -8,8 +8,11 @@ and in the working folder is there for the next. A block marked ``text`` right b
 ``…`` stands for anything, over lines too. A comment before a block says what else holds:
 
     <!-- test: exits=1 -->      it ends with this code
+    <!-- test: shows=log -->    its output is what it says on stderr, as on a terminal
+    <!-- test: repeats -->      it is run until its output is what the page shows
     <!-- test: serves=URL -->   it goes on beside the others; the next block waits until URL answers
     <!-- test: stops -->        the last one that serves is ended before this block
+    <!-- test: adds=WORD -->    a word more behind its last line, so that what takes hours takes seconds
 
 Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.support.makefile.
 """
@@ -17,6 +20,9 @@ Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.suppo
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
+import logging
 import os
 import re
 import shutil
@@ -32,6 +38,7 @@ from types import TracebackType
 
 from tests.support.makefile import DEADLINE_S, QUICK_GATE
 from tests.support.markdown import ROOT, Block, list_blocks
+from timberline.registry.runtime.logs import _HumanFormatter
 
 _KEEP_STATE = 'trap \'{ declare -px; printf "cd %q\\n" "$PWD"; } > "$STATE_OF_THE_SHELL"\' EXIT'
 
@@ -81,22 +88,32 @@ class Walkthrough:
             How many blocks were run.
         """
         place = page.relative_to(ROOT)
-        count, output = 0, None
-        for block in list_blocks(page.read_text("utf-8")):
-            where = f"{place}:{block.line}"
-            if block.language == "sh":
-                output = self._run(block, where)
-                count += 1
-            elif block.language == "text" and block.follows_directly and output is not None:
-                _compare(block.code, output, where)
-                output = None
-        return count
+        blocks = list(list_blocks(page.read_text("utf-8")))
+        commands = [(number, block) for number, block in enumerate(blocks) if block.language == "sh"]
+        for number, block in commands:
+            shown = next(iter(blocks[number + 1 :]), None)
+            is_output = shown is not None and shown.language == "text" and shown.follows_directly
+            self._do(block, shown.code if shown and is_output else None, f"{place}:{block.line}")
+        return len(commands)
+
+    def _do(self, block: Block, shown: str | None, where: str) -> None:
+        """Run one block and hold its output to what is ``shown`` of it."""
+        deadline = time.monotonic() + DEADLINE_S
+        output = self._run(block, where)
+        if shown is None or output is None:
+            return
+        while "repeats" in block.options and not _is_shown(shown, output) and time.monotonic() < deadline:
+            output = self._run(block, where) or ""
+        assert _is_shown(shown, output), f"{where} shows\n{shown}\nbut it is\n{output}"
 
     def _run(self, block: Block, where: str) -> str | None:
         """Run one block; its output, or None for one that goes on."""
         if "stops" in block.options:
             self._stop_last()
-        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(block.code)}'
+        code = block.code
+        if word := block.options.get("adds"):
+            code = f"{code.rstrip()} {word}\n"
+        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(code)}'
         shell = ["bash", "-euo", "pipefail", "-c", script]
         if url := block.options.get("serves"):
             self._serve(shell, self._with_free_ports(url), where)
@@ -115,7 +132,7 @@ class Walkthrough:
         assert done.returncode == expected, (
             f"{where} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
-        return done.stdout
+        return _read_log(done.stderr) if block.options.get("shows") == "log" else done.stdout
 
     def _serve(self, shell: list[str], url: str, where: str) -> None:
         """Start a block in a session of its own and wait until ``url`` answers."""
@@ -168,10 +185,27 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _compare(expected: str, output: str, where: str) -> None:
-    """Hold an output to what the page shows; ``…`` stands for anything."""
+def _is_shown(expected: str, output: str) -> bool:
+    """Whether an output is what the page shows; ``…`` stands for anything."""
     pattern = ".*".join(re.escape(part) for part in expected.strip().split("…"))
-    assert re.fullmatch(pattern, output.strip(), re.DOTALL), f"{where} shows\n{expected}\nbut it is\n{output}"
+    return re.fullmatch(pattern, output.strip(), re.DOTALL) is not None
+
+
+def _read_log(text: str) -> str:
+    """What a command says on stderr, its JSON lines as it logs them on a terminal."""
+    return "\n".join(map(_read_line, text.splitlines()))
+
+
+def _read_line(line: str) -> str:
+    try:
+        fields = json.loads(line)
+        seconds = datetime.datetime.fromisoformat(fields.pop("time")).timestamp()
+        level = logging.getLevelNamesMapping()[fields.pop("level").upper()]
+        record = logging.LogRecord(fields.pop("part"), level, "", 0, fields.pop("event"), None, None)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return line
+    record.created, record.fields = seconds, fields
+    return _HumanFormatter().format(record)
 
 
 def _copy_checkout(folder: Path) -> None:
@@ -188,8 +222,22 @@ def _copy_checkout(folder: Path) -> None:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    environment = folder / ".venv"
-    environment.mkdir()
-    for name in ("bin", "lib", "pyvenv.cfg"):
+    _link_environment(folder / ".venv")
+
+
+def _link_environment(environment: Path) -> None:
+    """The packages of these tests under another folder, with commands and an ``activate`` that stay in it."""
+    programs = environment / "bin"
+    programs.mkdir(parents=True)
+    for name in ("lib", "pyvenv.cfg"):
         (environment / name).symlink_to(Path(sys.prefix) / name)
+    for program in (Path(sys.prefix) / "bin").iterdir():
+        if program.name not in {"activate", "timberline"}:
+            (programs / program.name).symlink_to(program)
+    # Its own names the interpreter that it was installed for, which may have another checkout.
+    command = programs / "timberline"
+    command.write_text(f'#!/bin/sh\nexec "{programs}/python" -m timberline "$@"\n', "utf-8")
+    command.chmod(0o755)
+    activate = (Path(sys.prefix) / "bin" / "activate").read_text("utf-8")
+    (programs / "activate").write_text(activate.replace(sys.prefix, str(environment)), "utf-8")
     (environment / ".installed").touch()  # later than every copy: `make setup` has nothing to do

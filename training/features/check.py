@@ -87,7 +87,7 @@ class Checker:
     def unknown_column(self, node: exp.Expr, name: str) -> FeatureError:
         """The error for a name that no raw input column has."""
         known = [column.column for column in self._columns.values()]
-        return self._source.refuse(
+        return self._source.unknown(
             node, f"there is no input column {name!r}", nearest(name, known) or f"There are: {_list(known)}."
         )
 

@@ -113,16 +113,23 @@ class Source:
 
     def refuse(self, node: exp.Expr, what: str, hint: str = "") -> FeatureError:
         """The error for ``what`` is wrong at ``node``; it lists what is supported."""
-        offset = _offset(node)
-        before = self._sql[:offset]
-        line, column = before.count("\n") + 1, offset - before.rfind("\n")
-        return self._error(what, f"{line}:{column}", hint)
+        return self._error(what, self._position(node), hint)
+
+    def unknown(self, node: exp.Expr, what: str, hint: str) -> FeatureError:
+        """The error for a name that does not exist; ``hint`` says which do. The language is not listed."""
+        return FeatureError(f"{what}.", where=f"{self._file}:{self._position(node)}", hint=hint)
 
     def name_of(self, function: exp.Expr) -> str:
         """A function's name as the author wrote it, or as sqlglot knows it."""
         if "start" in function.meta:
             return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
         return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
+
+    def _position(self, node: exp.Expr) -> str:
+        offset = _offset(node)
+        before = self._sql[:offset]
+        line, column = before.count("\n") + 1, offset - before.rfind("\n")
+        return f"{line}:{column}"
 
     def _error(self, what: str, position: str, hint: str = "") -> FeatureError:
         front = f"{hint} " if hint else ""

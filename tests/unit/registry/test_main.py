@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +35,15 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def run(store: Store, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def run(store: Store, capsys: pytest.CaptureFixture[str], restored_logging: None) -> Command:
     """Runs a command on the registry; returns its exit code, stdout and stderr."""
-    handlers, level = logging.root.handlers[:], logging.root.level
 
     def command(*words: str) -> tuple[int, str, str]:
         code = main([*words, "--registry", store.location, "--log-format", "human"])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    yield command
-    logging.root.handlers[:], logging.root.level = handlers, level
+    return command
 
 
 def test_output_off_a_terminal_is_json(run: Command) -> None:

@@ -248,7 +248,9 @@ def test_damaged_history_refuses_every_move_until_it_is_repaired(store: Store) -
             move()
     with pytest.raises(ConfigError, match="without a reason"):
         repair(store, "tiny", PRODUCTION, 1, reason=" ")
-    assert repair(store, "tiny", PRODUCTION, 1, reason="disk full").version == 1  # type: ignore[union-attr]
+    repaired = repair(store, "tiny", PRODUCTION, 1, reason="disk full")
+    assert repaired is not None
+    assert repaired.version == 1
     assert promote(store, "tiny", 3, force=True, reason="night").version == 3
     assert rollback(store, "tiny").version == 1
 

@@ -8,7 +8,14 @@ import pytest
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.signature import SourceTable
-from timberline.training.config import expand_braces, input_columns, load_model_config, source_table
+from timberline.training.config import (
+    MlpPleNetwork,
+    expand_braces,
+    input_columns,
+    load_model_config,
+    read_features_sql,
+    source_table,
+)
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 
@@ -52,6 +59,15 @@ def test_every_model_folder_of_ours_is_valid(model: str) -> None:
     config = load_model_config(MODELS, model, use_environment=False)
     assert config.model.attribution
     assert (MODELS / model / config.features.file).is_file()
+
+
+def test_a_network_without_a_kind_is_of_the_default_kind(models: Path) -> None:
+    """Who only wants it narrower need not know what kinds there are; the other kinds' keys stay unknown."""
+    rewrite(models, "[split]", "[network]\nwidths = [8]\n[split]")
+    assert load_model_config(models, "loans", use_environment=False).network == MlpPleNetwork(widths=(8,))
+    rewrite(models, "[split]", "[network]\nsigma = 2.0\n[split]")
+    with pytest.raises(ConfigError, match="unknown key 'sigma'"):
+        load_model_config(models, "loans", use_environment=False)
 
 
 def test_inputs_are_what_a_client_sends(models: Path) -> None:
@@ -124,6 +140,21 @@ def test_an_unknown_model_is_answered_with_the_known_ones(models: Path) -> None:
     """A typing mistake in MODEL= is the most common one."""
     with pytest.raises(ConfigError, match=r"no model 'loan'.*There are: loans"):
         load_model_config(models, "loan")
+
+
+def test_another_folder_is_not_taken_for_one_without_models(tmp_path: Path) -> None:
+    """Whoever has changed the folder would look for a lost model."""
+    with pytest.raises(ConfigError, match=r"/models: no such folder\. Run this in the folder .*--models"):
+        load_model_config(tmp_path / "models", "loans")
+
+
+def test_a_folder_without_features_is_told_what_to_write(models: Path) -> None:
+    """The second of the two files is forgotten at first, and what belongs into it is one line."""
+    config = load_model_config(models, "loans", use_environment=False)
+    with pytest.raises(
+        ConfigError, match=r"loans/features\.sql: no such file\. Write one SELECT \.\.\. FROM raw"
+    ):
+        read_features_sql(config, models)
 
 
 def test_braces_expand_to_numbered_names() -> None:

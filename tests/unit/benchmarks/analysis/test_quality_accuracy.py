@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -39,10 +40,10 @@ IN_FORCE = limits_in_force(LIMITS, None, SETTINGS)
 CLASSES = ["1", "2", "7"]
 
 
-def predictions(folder: Path, truth: np.ndarray, label: np.ndarray, **given: object) -> Predictions:
+def predictions(folder: Path, truth: np.ndarray, label: np.ndarray, **given: Any) -> Predictions:
     """Write and read the predictions, as the exporter and the gate do."""
     path = folder / "evaluation.parquet"
-    path.write_bytes(encode_evaluation(truth, label, **given))  # type: ignore[arg-type]
+    path.write_bytes(encode_evaluation(truth, label, **given))
     return read_predictions(path, len(CLASSES))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,9 +16,9 @@ from timberline.registry.verdict import VerdictLine
 REQUIRED = required_lines(GateLimits(), is_first=False)
 
 
-def line(name: str, outcome: str) -> VerdictLine:
+def line(name: str, outcome: Any) -> VerdictLine:
     """A line with nothing but its outcome."""
-    return VerdictLine(name=name, candidate=None, outcome=outcome, reason="")  # type: ignore[arg-type]
+    return VerdictLine(name=name, candidate=None, outcome=outcome, reason="")
 
 
 def lines(**outcomes: str) -> list[VerdictLine]:

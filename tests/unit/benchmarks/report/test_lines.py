@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from timberline.benchmarks.report.lines import limit_usage, margin_shares, relative_change
@@ -9,9 +11,9 @@ from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.verdict import VerdictLine
 
 
-def line(name: str = "p50", **given: object) -> VerdictLine:
+def line(name: str = "p50", **given: Any) -> VerdictLine:
     """A line with these numbers."""
-    return VerdictLine(name=name, outcome="PASS", reason="made up", **({"candidate": None} | given))  # type: ignore[arg-type]
+    return VerdictLine(name=name, outcome="PASS", reason="made up", **({"candidate": None} | given))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -22,15 +21,6 @@ from timberline.benchmarks.selftest.scenarios import find_alarm
 from timberline.benchmarks.settings import GATE_VERSION, load_gate_settings
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import GateLimits
-from timberline.registry.store import open_store
-
-
-@pytest.fixture
-def test(tmp_path: Path) -> SelfTest:
-    """A self-test of a tiny version."""
-    store = open_store(tmp_path / "registry")
-    version = publish_judged(store, alias="production", gate=GateLimits(min_accuracy=0.5))
-    return SelfTest(store, "tiny", version, tmp_path, load_gate_settings(), tmp_path / "gates.csv")
 
 
 def build_own(test: SelfTest, **changes: object) -> GateRow:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.evaluations import publish_judged
 from tests.support.gate_rows import build_restart
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.gate.calibration import find_calibration
@@ -24,18 +22,7 @@ from timberline.benchmarks.selftest.run import (
     summarize,
 )
 from timberline.benchmarks.selftest.scenarios import NIGHTLY
-from timberline.benchmarks.settings import load_gate_settings
 from timberline.registry.errors import ConfigError
-from timberline.registry.manifest import GateLimits
-from timberline.registry.store import open_store
-
-
-@pytest.fixture
-def test(tmp_path: Path) -> SelfTest:
-    """A self-test of a tiny version."""
-    store = open_store(tmp_path / "registry")
-    version = publish_judged(store, alias="production", gate=GateLimits(min_accuracy=0.5))
-    return SelfTest(store, "tiny", version, tmp_path, load_gate_settings(), tmp_path / "gates.csv")
 
 
 def test_the_spread_is_about_zero_and_counts_the_tails() -> None:

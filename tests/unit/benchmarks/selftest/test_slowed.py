@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
 from timberline.benchmarks.selftest.slowed import Delay, burn, put_off, slow_down
 
 
-def make_delay(**changes: object) -> Delay:
+def make_delay(**changes: Any) -> Delay:
     """A delay that does nothing but for ``changes``."""
-    given = {
+    given: dict[str, Any] = {
         "cpu_us": 0.0,
         "work_us": 0.0,
         "tail_share": 0.0,
@@ -20,7 +21,7 @@ def make_delay(**changes: object) -> Delay:
         "is_asleep": False,
         "seed": "0",
     } | changes
-    return Delay(**given)  # type: ignore[arg-type]
+    return Delay(**given)
 
 
 class Session:

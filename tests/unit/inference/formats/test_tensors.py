@@ -704,7 +704,7 @@ def test_parameters_of_a_long_body_may_hold_arrays_called_data(parameters: objec
     body = json.dumps(sent).encode()
     for limits in (Limits(10_000, 16), Limits(10_000, 10_000)):
         feed = NUMERIC.read(read_request(body, len(body), limits))
-        assert np.array_equal(feed.numeric, MATRIX, equal_nan=True)  # type: ignore[arg-type]
+        assert_numbers(feed, ROWS)
 
 
 def test_data_under_another_spelling_is_refused_in_a_long_body() -> None:

@@ -16,13 +16,12 @@ import msgspec
 import pytest
 
 from tests.support.service import DEADLINE_S
-from tests.support.tiny_model import publish_numeric
 from timberline.inference.errors import GoldenMismatchError, LoadFailedError, NotReadyError, ServingError
 from timberline.inference.models.proven import run_trial
 from timberline.inference.models.trial import Ledger, Outcome, Trial, TrialRunner, may_heal
 from timberline.registry.errors import ConfigError, DigestMismatchError, LifecycleError, VersionNotFoundError
 from timberline.registry.runtime.files import digest_file
-from timberline.registry.store import MODEL_FILE, open_store
+from timberline.registry.store import MODEL_FILE
 from timberline.registry.version import MANIFEST_FILE
 
 
@@ -115,43 +114,39 @@ def test_the_lock_of_a_killed_worker_is_free_again() -> None:
     assert ledger.find(describe()) == Outcome()
 
 
-def test_a_good_version_is_tried_once(tmp_path: Path) -> None:
+def test_a_good_version_is_tried_once(registry: Path) -> None:
     """What one worker found out speaks for the others: the second is not even able to try."""
-    publish_numeric(open_store(tmp_path))
     ledger = Ledger()
-    TrialRunner(ledger).check(describe(tmp_path))
-    (tmp_path / "tiny" / "1" / MODEL_FILE).unlink()
-    TrialRunner(ledger).check(describe(tmp_path))
+    TrialRunner(ledger).check(describe(registry))
+    (registry / "tiny" / "1" / MODEL_FILE).unlink()
+    TrialRunner(ledger).check(describe(registry))
     with pytest.raises(DigestMismatchError, match=r"model\.onnx is missing"):
-        TrialRunner(Ledger()).check(describe(tmp_path))
+        TrialRunner(Ledger()).check(describe(registry))
 
 
-def test_version_that_changed_since_it_was_looked_at_is_tried_anew(tmp_path: Path) -> None:
+def test_version_that_changed_since_it_was_looked_at_is_tried_anew(registry: Path) -> None:
     """What is found out about other bytes must not be remembered of these, good or bad."""
-    publish_numeric(open_store(tmp_path))
     ledger = Ledger()
-    trial = describe(tmp_path, manifest_sha256="1" * 64)
+    trial = describe(registry, manifest_sha256="1" * 64)
     with pytest.raises(DigestMismatchError, match=r"its manifest has digest .* a moment ago 1{12}…"):
         TrialRunner(ledger).check(trial)
     assert ledger.find(trial) is None
 
 
-def test_what_may_be_mended_is_not_remembered(tmp_path: Path) -> None:
+def test_what_may_be_mended_is_not_remembered(registry: Path) -> None:
     """The next attempt is made in earnest."""
-    publish_numeric(open_store(tmp_path))
-    (graph := tmp_path / "tiny" / "1" / MODEL_FILE).rename(aside := tmp_path / "aside")
+    (graph := registry / "tiny" / "1" / MODEL_FILE).rename(aside := registry / "aside")
     trials = TrialRunner(Ledger())
     with pytest.raises(DigestMismatchError):
-        trials.check(describe(tmp_path))
+        trials.check(describe(registry))
     aside.rename(graph)
-    trials.check(describe(tmp_path))
+    trials.check(describe(registry))
 
 
-def test_a_process_that_ends_by_itself_is_a_version_that_is_not_served(tmp_path: Path) -> None:
+def test_a_process_that_ends_by_itself_is_a_version_that_is_not_served(registry: Path) -> None:
     """A crash inside the graph's runtime has no error to tell. Here it is a trial of another's parent."""
-    publish_numeric(open_store(tmp_path))
     with pytest.raises(LoadFailedError, match=r"ended the process .* \(exit code 1\)"):
-        TrialRunner(Ledger()).check(describe(tmp_path, parent_pid=1))
+        TrialRunner(Ledger()).check(describe(registry, parent_pid=1))
 
 
 def test_a_stopped_tester_begins_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from tests.support.tiny_model import (
     MIXED_ROWS,
     NUMERIC_COLUMNS,
     NUMERIC_ROWS,
-    publish_mixed,
     publish_numeric,
 )
 from timberline.inference.app import STATUSES, App
@@ -38,11 +37,9 @@ ASKED = Request("GET", "/openapi.json", b"", (), b"")
 
 
 @pytest.fixture(scope="module")
-def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LiveVersion]:
-    """tiny@1, which has numbers only, and tiny_text@1."""
-    store = open_store(tmp_path_factory.mktemp("registry"))
-    publish_numeric(store)
-    publish_mixed(store)
+def versions(published: Path) -> dict[str, LiveVersion]:
+    """One of numbers only, and one with text."""
+    store = open_store(published)
     return {name: load_version(store.open_version(name, 1), max_rows=10) for name in ("tiny", "tiny_text")}
 
 

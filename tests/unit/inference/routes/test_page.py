@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,10 +200,10 @@ def test_indicators_of_one_choice_are_found() -> None:
         {"name": "Other1"},
     ],
 )
-def test_columns_that_only_look_like_a_choice_are_left_alone(change: dict[str, object]) -> None:
+def test_columns_that_only_look_like_a_choice_are_left_alone(change: dict[str, Any]) -> None:
     """A control that sets the wrong columns is worse than two plain ones."""
-    facts = {"name": "Soil_Type2", "datatype": "INT64", "minimum": 0.0, "maximum": 1.0}
-    columns = [Column(**{**facts, "name": "Soil_Type1"}), Column(**{**facts, **change})]  # type: ignore[arg-type]
+    facts: dict[str, Any] = {"name": "Soil_Type2", "datatype": "INT64", "minimum": 0.0, "maximum": 1.0}
+    columns = [Column(**{**facts, "name": "Soil_Type1"}), Column(**{**facts, **change})]
     assert find_groups(columns, golden(((1, 0), (0, 1)))) == []
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,11 +24,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:], logging.root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def _failing(error: BaseException) -> int:
@@ -160,7 +155,7 @@ def test_progress_off_a_terminal_is_a_plain_line_now_and_then(caplog: pytest.Log
         for second in range(25):
             now[0] = second
             progress.advance(4, note="part one")
-    reported = [(record.getMessage(), record.fields["done"]) for record in caplog.records]  # type: ignore[attr-defined]
+    reported = [(record.getMessage(), vars(record)["fields"]["done"]) for record in caplog.records]
     assert reported == [("reading", 44), ("reading", 84)]
 
 
@@ -203,7 +198,7 @@ def test_a_step_is_shown_with_its_name_and_share(caplog: pytest.LogCaptureFixtur
         progress.begin_part(4)
         now[0], share[0] = 100.0, 0.5
         progress.begin_part(4)
-    reported = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
+    reported = [vars(record)["fields"] for record in caplog.records]
     assert [fields["share"] for fields in reported[:5]] == [0.17, 0.33, 0.5, 0.67, 0.83]
     assert {fields["note"] for fields in reported[:5]} == {"read"}
     assert reported[5:] == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -42,9 +43,9 @@ def hash_rows(seen: SeenRows, table: SmallTable, splits: Iterable[str]) -> dict[
     return dict(pair for split in splits for pair in table.query(what, split))
 
 
-def hash_values(columns: dict[str, str], values: str, span: int = 2**62) -> list[int]:
+def hash_values(columns: dict[str, Any], values: str, span: int = 2**62) -> list[int]:
     """The hashes of rows that stand in SQL."""
-    stored = [StoredColumn(name=name, datatype=kind) for name, kind in columns.items()]  # type: ignore[arg-type]
+    stored = [StoredColumn(name=name, datatype=kind) for name, kind in columns.items()]
     names = ", ".join(map(quote, columns))
     with duckdb.connect() as connection:
         found = connection.execute(f"SELECT {hash_row(stored, span)} FROM ({values}) AS t({names})")

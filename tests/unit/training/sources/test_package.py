@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.kaggle_stand_in import make_zip
-from tests.support.pips import find_pip, list_oldest_and_newest
+from tests.support.pips import list_oldest_and_newest, use_pip
 from tests.support.sources import TABLE, config_for, hidden_files, visible_files
 from timberline.training.config import PackageSource
 from timberline.training.data.fetch import fetched_files, run_fetch
@@ -26,15 +25,11 @@ def wheels(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """A folder that is all that pip may look into."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(find_pip(request.param)))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    use_pip(monkeypatch, request.param, str(folder))
     return folder
 
 
-def _source(wheels: Path, table: bytes = TABLE, **changes: object) -> PackageSource:
+def _source(wheels: Path, table: bytes = TABLE, **changes: Any) -> PackageSource:
     """Build the wheel of a package that cannot run here (CPython 3.7) and describe it."""
     wheel = make_zip(
         {
@@ -45,7 +40,7 @@ def _source(wheels: Path, table: bytes = TABLE, **changes: object) -> PackageSou
         }
     )
     (wheels / "tiny_data-1.0-cp37-cp37m-manylinux1_x86_64.whl").write_bytes(wheel)
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "package": "tiny-data",
         "version": "1.0",
         "python_version": "3.7",
@@ -54,7 +49,7 @@ def _source(wheels: Path, table: bytes = TABLE, **changes: object) -> PackageSou
         "member": MEMBER,
         "member_sha256": hashlib.sha256(table).hexdigest(),
     }
-    return PackageSource(**(values | changes))  # type: ignore[arg-type]
+    return PackageSource(**(values | changes))
 
 
 def test_the_member_is_fetched_once_and_nothing_is_installed(tmp_path: Path, wheels: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import msgspec
@@ -91,11 +92,11 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_one_in_one_go(
 
         epochs = 0
 
-        def shuffled_batches(self, *arguments: object, **named: object) -> object:  # type: ignore[override]
+        def shuffled_batches(self, *arguments: Any, **named: Any) -> Any:
             self.epochs += 1
             if self.epochs == 3:
                 raise Stopped
-            return super().shuffled_batches(*arguments, **named)  # type: ignore[arg-type]
+            return super().shuffled_batches(*arguments, **named)
 
     broken = StopsReading(splits[0].path, splits[0].features)
     with pytest.raises(tf.errors.UnknownError, match="Stopped"):
@@ -262,10 +263,10 @@ def test_a_constant_rate_stays_after_the_warm_up() -> None:
         ("mixed_bfloat16", "avx2", "mixed_bfloat16"),
     ],
 )
-def test_auto_precision_follows_the_processor(tmp_path: Path, asked: str, flags: str, precision: str) -> None:
+def test_auto_precision_follows_the_processor(tmp_path: Path, asked: Any, flags: str, precision: str) -> None:
     """bfloat16 without AMX tiles is slower than float32; an explicit choice always wins."""
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    assert choose_precision(asked, tmp_path / "cpuinfo", {}) == precision  # type: ignore[arg-type]
+    assert choose_precision(asked, tmp_path / "cpuinfo", {}) == precision
 
 
 @pytest.mark.parametrize(

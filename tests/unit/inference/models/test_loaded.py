@@ -39,9 +39,8 @@ from timberline.registry.store import MODEL_FILE, Store, open_store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """A registry with tiny@1, which production points at, and tiny@2 of other answers."""
-    store = open_store(tmp_path)
     publish_numeric(store)
     publish_numeric(store, alias=None, scale=-1.0)
     return store

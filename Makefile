@@ -30,7 +30,7 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
-        bench-rivals-setup test test-roles test-clients test-platforms soak lock images clean
+        bench-rivals-setup test coverage test-roles test-clients test-platforms soak lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -111,6 +111,13 @@ test: setup ## everything that guards the project
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+coverage: setup ## the tests again, counting the lines and branches they reach; pages under var/coverage/html
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage html --quiet --fail-under=0
+	$(PY) -m coverage report
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles

@@ -159,6 +159,25 @@ def test_a_worker_that_the_system_has_no_room_for_is_tried_until_there_is(servic
     assert len(service.worker_pids) == 2
 
 
+def test_a_service_whose_second_worker_fails_ends_with_its_code(registry: Path, tmp_path: Path) -> None:
+    """A half-started service would answer with half of what was asked for, and nobody would know."""
+    second_fails = (
+        "import os, sys\n"
+        "if 'worker' in sys.orig_argv:\n"
+        "    try:\n"
+        f"        os.mkdir({str(tmp_path / 'first')!r})\n"
+        "    except FileExistsError:\n"
+        "        os._exit(41)\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(second_fails)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    code, log = refuse_to_start(registry, "tiny", "--workers", "2", environment=environment)
+    events = [json.loads(line) for line in log.splitlines()]
+    codes = [line["exit_code"] for line in events if line["event"] == "worker ended"]
+    assert (code, codes) == (41, [41, 0])
+    assert "all workers ready" not in {line["event"] for line in events}
+
+
 def test_a_worker_whose_libraries_print_starts_all_the_same(registry: Path, tmp_path: Path) -> None:
     """Workers announce themselves on a stream that any library may write to."""
     chatter = "import sys\nif 'worker' in sys.orig_argv:\n    print('a licence of 80 pages', flush=True)\n"

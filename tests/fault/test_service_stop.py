@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
@@ -92,6 +93,19 @@ def test_a_draining_service_says_that_it_is_not_ready_and_answers(registry: Path
         status, _, body = service.request("GET", "/")
         assert (status, list(json.loads(body))) == (503, ["error"])
         service.stop()  # a second SIGTERM does not wait for the rest of the hour
+
+
+def test_a_signal_to_every_process_at_once_counts_as_one(registry: Path) -> None:
+    """systemd ends a service so; a worker that counts the supervisor's signal as a second one does not drain."""
+    with running_service(registry, "tiny", "--workers", "2", "--drain-s", "3600") as service:
+        pids = service.worker_pids
+        for pid in (*pids, service.process.pid, *pids):
+            os.kill(pid, signal.SIGTERM)
+        service.wait_for(lambda: service.request("GET", "/v2/health/ready")[0] == 503)
+        for _ in range(20):  # more than it takes for each worker to be asked
+            assert service.predict({"rings": 40})[0] == 200
+        assert service.worker_pids == pids
+        service.stop()  # a second one to the supervisor goes on to the next step, in every worker
 
 
 def test_idle_connections_do_not_hold_up_the_end(registry: Path) -> None:

@@ -124,6 +124,13 @@ test: setup ## everything that guards the project
 	$(PY) -m ruff format --check .
 	$(call beside_types,-n auto)
 
+coverage: setup ## the tests again, counting the lines and branches they reach; pages under var/coverage/html
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage html --quiet --fail-under=0
+	$(PY) -m coverage report
+
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles
 

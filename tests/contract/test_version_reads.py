@@ -20,14 +20,13 @@ from timberline.registry.checks import check_versions
 from timberline.registry.names import ModelRef
 from timberline.registry.promotion import promote
 from timberline.registry.show import read_details
-from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.version import MANIFEST_FILE
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """Version 1 in production; version 2 is the candidate, with a verdict that passes."""
-    store = open_store(tmp_path / "registry")
     for alias in ("production", "candidate"):
         version = publish_judged(store, alias=alias)
     give_verdict(store, "tiny", version)

@@ -16,15 +16,14 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.show import summarise_versions
-from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store, open_store
+from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE
 from timberline.registry.version import MANIFEST_FILE
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """A registry with tiny@1, whose verdict passes."""
-    store = open_store(tmp_path / "registry")
     publish_tiny(store, model_bytes=b"0123456789")
     give_verdict(store, "tiny", 1)
     return store

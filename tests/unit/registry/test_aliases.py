@@ -27,13 +27,12 @@ from timberline.registry.errors import (
 )
 from timberline.registry.folder import FolderStore
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import Store, open_store
+from timberline.registry.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """A registry with tiny@1 and tiny@2."""
-    store = open_store(tmp_path)
     publish_tiny(store)
     publish_tiny(store)
     return store
@@ -189,7 +188,7 @@ def test_move_that_was_killed_before_its_head_is_whole(store: Store) -> None:
     assert msgspec.json.decode(_head(store).read_bytes())["sequence"] == 4
 
 
-def test_writer_of_a_head_that_was_overtaken_does_not_put_it_back(store: Store, tmp_path: Path) -> None:
+def test_writer_of_a_head_that_was_overtaken_does_not_put_it_back(store: Store) -> None:
     """Else the loss of the last record would go unnoticed."""
 
     class Overtaken(FolderStore):
@@ -202,7 +201,7 @@ def test_writer_of_a_head_that_was_overtaken_does_not_put_it_back(store: Store, 
             super().put(key, data)
 
     moves: list[int] = []
-    move_alias(Store(Overtaken(tmp_path)), "tiny", "staging", 1, expected=None, reason="slow")
+    move_alias(Store(Overtaken(Path(store.location))), "tiny", "staging", 1, expected=None, reason="slow")
     assert moves
     assert msgspec.json.decode(_head(store).read_bytes())["sequence"] == 2
     assert [record.version for record in read_history(store, "tiny", "staging")] == [1, 2]

@@ -16,16 +16,15 @@ from timberline.registry.aliases import move_alias, read_alias, read_history
 from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote
 from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import MODEL_FILE, Store, open_store
+from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE, encode_verdict
 
 Command = Any
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """tiny@1 in production, tiny@2 the candidate."""
-    store = open_store(tmp_path)
     publish_tiny(store)
     publish_tiny(store)
     give_verdict(store, "tiny", 1)

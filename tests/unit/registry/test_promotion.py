@@ -26,9 +26,8 @@ from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, encode_v
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """A registry with tiny@1 in production, and tiny@2 and tiny@3 without a verdict."""
-    store = open_store(tmp_path)
     for number in range(3):
         publish_tiny(store, model_bytes=b"graph %d" % number)
     give_verdict(store, "tiny", 1)

@@ -16,9 +16,8 @@ from timberline.registry.store import Store, open_store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """Three versions, the last one much slower and promoted by force for a reason with markup in it."""
-    store = open_store(tmp_path / "registry")
     promote(store, "tiny", publish_release(store))
     promote(store, "tiny", publish_release(store, 1.0))
     slow = publish_release(store, 1.3, "BLOCK")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +12,12 @@ from timberline.inference.formats.request import Request
 from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.traffic import Split
 from timberline.inference.models.versions import load_version
-from timberline.registry.store import Store, open_store
+from timberline.registry.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(store: Store) -> Store:
     """A registry with tiny@1, tiny@2 and other@1."""
-    store = open_store(tmp_path)
     for model in ("tiny", "tiny", "other"):
         publish_numeric(store, model)
     return store

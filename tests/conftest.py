@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 
 from timberline.registry.runtime.logs import NO_TELEMETRY
 
@@ -22,3 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # logging prints "--- Logging error ---" to stderr and goes on, where nobody sees it but a user.
 logging.Handler.handleError = _raise  # type: ignore[method-assign]
+
+
+def pytest_sessionfinish() -> None:
+    """`make coverage`: keep the counts now; a process of xdist has ten seconds to end and is killed then."""
+    coverage = sys.modules.get("coverage")
+    measured = coverage.Coverage.current() if coverage else None
+    if measured is not None:
+        measured.save()

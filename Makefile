@@ -109,19 +109,27 @@ bench-rivals-setup: setup ## install the services that bench-service compares wi
 
 # Files stay whole, so that what a file prepares is prepared once; in their order, in which the short ones come last.
 PYTEST := $(PY) -m pytest --dist loadfile --no-loadscope-reorder
+# mypy uses one processor: the tests need not wait for it.
+beside_types = $(PY) -m mypy & types=$$!; $(PYTEST) $(1); tests=$$?; wait $$types && exit $$tests
 # The thousand processes that the tests start would each compile what they import.
 check test: export PYTHONDONTWRITEBYTECODE =
 
 check: setup ## what takes a minute: style, types and the unit tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy & types=$$!; $(PYTEST) -n logical -q tests/unit; units=$$?; wait $$types && exit $$units
+	$(call beside_types,-n logical -q tests/unit)
 
 test: setup ## everything that guards the project
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
-	$(PYTEST) -n auto
+	$(call beside_types,-n auto)
+
+coverage: setup ## the tests again, counting the lines and branches they reach; pages under var/coverage/html
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage html --quiet --fail-under=0
+	$(PY) -m coverage report
 
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles
@@ -135,8 +143,8 @@ test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and 
 dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
 	@$(PY) -m tests.support.dist
 
-soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
-	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
+soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries, pips
+	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py tests/contract/test_locks.py
 
 docs: setup ## the site of docs/ with search and the API reference, under var/site
 	@$(PY) -m tests.support.site

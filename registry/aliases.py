@@ -284,12 +284,13 @@ def open_reference(store: Store, ref: ModelRef, *, default: str = PRODUCTION) ->
     record = read_alias(store, ref.model, ref.alias or default)
     if record is not None:
         return open_target(store, record)
-    versions = describe_newest(store.versions(ref.model))
+    versions = store.versions(ref.model)
     aliases = ", ".join(list_aliases(store, ref.model)) or "none"
+    hint = f"There are versions: {describe_newest(versions)}; aliases: {aliases}."
+    if versions:
+        hint += f" Name one of them, as in {ref.model}@{versions[-1]}."
     raise VersionNotFoundError(
-        f"no alias {ref.alias or default!r} in {store.location}",
-        where=ref.model,
-        hint=f"There are versions: {versions}; aliases: {aliases}.",
+        f"no alias {ref.alias or default!r} in {store.location}", where=ref.model, hint=hint
     )
 
 

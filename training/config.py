@@ -343,7 +343,10 @@ def read_features_sql(config: ModelConfig, models: Path) -> str:
     path = models / config.model.name / config.features.file
     try:
         return path.read_text(UTF_8)
-    except (FileNotFoundError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        hint = "Write one SELECT ... FROM raw; `SELECT * FROM raw` takes every column as it is."
+        raise ConfigError("no such file", where=str(path), hint=hint) from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"cannot be read: {error}", where=str(path)) from error
 
 
@@ -355,9 +358,15 @@ def load_model_config(
     ``Soil_Type{1..40}`` in a column name or one-hot group stands for forty columns.
 
     Raises:
-        ConfigError: no such folder, or a setting in it is wrong.
+        ConfigError: no such folder of models, no such model in it, or a setting of it is wrong.
     """
     path = models / model / "model.toml"
+    if not models.is_dir():
+        raise ConfigError(
+            "no such folder",
+            where=str(models),
+            hint="Run this in the folder that holds it, or name it with --models.",
+        )
     if not path.is_file():
         known = sorted(p.parent.name for p in models.glob("*/model.toml"))
         raise ConfigError(

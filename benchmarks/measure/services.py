@@ -343,7 +343,7 @@ def _leash(command: list[str], cores: Collection[int]) -> list[str]:
     A tiny interpreter asks for it and then becomes ``command``; asking between fork and exec would
     run Python in a process that may have had threads.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux":  # pragma: no cover - the tests run on Linux
         return command
     gate, mask = str(os.getpid()), ",".join(map(str, sorted(cores)))
     return [sys.executable, "-I", "-S", "-c", _LEASH, gate, mask, *command]

@@ -302,9 +302,14 @@ class Draws:
 
 
 def run_draws(draws: Draws, *, drops: Sequence[float], sizes: Sequence[int], count: int) -> None:
-    """Draw until there are ``count`` of each drop and number of rows (0: all); goes on where it was."""
+    """Draw until there are ``count`` of each drop and number of rows (0: all); goes on where it was.
+
+    Numbers of rows that the test split does not have are left out.
+    """
+    held_out = pq.read_metadata(draws.store.open_version(draws.model, draws.version).folder / EVALUATION_FILE)
+    there = [rows for rows in sizes if rows <= held_out.num_rows]
     with locked(draws.path):
-        append_in_batches(draws.path, _draw_all(draws, drops, sizes, count), _AT_ONCE)
+        append_in_batches(draws.path, _draw_all(draws, drops, there, count), _AT_ONCE)
 
 
 def _draw_all(draws: Draws, drops: Sequence[float], sizes: Sequence[int], count: int) -> Iterator[DrawRow]:

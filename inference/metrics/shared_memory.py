@@ -175,7 +175,7 @@ def open_memory(name: str) -> int:
     """File descriptor of new memory without a path; it is gone with the last process that has it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS, which has no memfd
         return os.dup(file.fileno())
 
 

@@ -111,8 +111,14 @@ class Server:
         await self._end(acceptors)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Begin to stop, or go on to the next step of stopping."""
+        """Begin to stop, or go on to the next step of stopping.
+
+        Beside other workers SIGTERM only begins: systemd sends it to every process of a service at once, and
+        the supervisor passes its own on. It asks for the next step by SIGINT.
+        """
         is_first = not self._state.is_draining
+        if not (is_first or self._is_alone or number == signal.SIGINT):
+            return
         self._state.is_draining = True
         if self._is_stopping.is_set():
             self._is_hurrying.set()

@@ -380,7 +380,7 @@ class Supervisor:
         else:
             self._stop_new_connections()
         for worker in list(self._workers.values()):
-            worker.end(number)
+            worker.end(number if len(self._signals) == 1 else signal.SIGINT)
 
     def _stop_new_connections(self) -> None:
         """Stop new connections; the workers accept those that have begun."""

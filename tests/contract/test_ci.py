@@ -273,8 +273,11 @@ def test_without_a_champion_nothing_is_judged_by_accident(name: str, tmp_path: P
     assert not refuses()
 
 
-def test_the_readme_names_every_file() -> None:
+def test_the_page_and_the_readme_name_every_file() -> None:
     """An example that nobody is told of is dead text."""
-    text = (CI / "README.md").read_text("utf-8")
     assert {path.name for path in CI.iterdir()} == {*NAMES, "README.md"}
-    assert all(f"`{name}`" in text for name in NAMES)
+    readme = (CI / "README.md").read_text("utf-8")
+    assert all(f"`{name}`" in readme for name in NAMES)
+    page = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")
+    assert all(f"cp deploy/ci/{name} " in page for name in NAMES)
+    assert all("docs/how-to/ci.md" in (CI / name).read_text("utf-8") for name in NAMES)

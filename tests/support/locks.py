@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.markers import Marker
 
@@ -27,6 +28,7 @@ from tests.support.pips import ROOT, find_pip, list_pips
 
 REQUIREMENTS = ROOT / "requirements"
 RECORD = Path(__file__).with_name("recorded_requirements.json")
+PYTHONS = ("3.11", "3.12", "3.13")
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)(\[[^\]]+\])?==([^ \\]+)(?: ; ([^\\\n]+?))? \\$", re.MULTILINE)
 
 
@@ -43,6 +45,11 @@ class Pin:
     def is_for_here(self) -> bool:
         """Whether this Python on this machine installs it."""
         return not self.marker or Marker(self.marker).evaluate()
+
+    def is_for(self, python: str) -> bool:
+        """Whether another Python, as in 3.12, installs it on this machine."""
+        here = {"python_version": python, "python_full_version": f"{python}.0"}
+        return not self.marker or Marker(self.marker).evaluate(here)
 
     @property
     def later(self) -> str:
@@ -130,17 +137,11 @@ def resolve(version: str, lock: Path, index: Path) -> subprocess.CompletedProces
 
 
 def main() -> None:
-    """Write `RECORD` anew: what the pinned packages of rivals and foreign clients ask for."""
+    """Write `RECORD` anew: what rivals' and foreign clients' pinned packages ask for, on every Python."""
     record: dict[str, list[str]] = {}
     for lock in (path for path in list_locks() if path.parent != REQUIREMENTS):
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "report.json"
-            # The newest pip reads an index's metadata and leaves the wheels where they are.
-            environment = os.environ | {"PYTHONPATH": str(find_pip(list_pips()[-1]))}
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-            command += ["--no-deps", "--require-hashes", "-r", str(lock), "--report", str(report)]
-            subprocess.run(command, env=environment, check=True)
-            for item in json.loads(report.read_bytes())["install"]:
+        for python in PYTHONS:
+            for item in _report(lock, python):
                 metadata = item["metadata"]
                 key = f"{re.sub(r'[-_.]+', '-', metadata['name']).lower()}=={metadata['version']}"
                 record[key] = metadata.get("requires_dist", [])
@@ -151,6 +152,22 @@ def main() -> None:
         key: [line for line in lines if _is_wanted(line, extras)] for key, lines in sorted(record.items())
     }
     RECORD.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+
+
+def _report(lock: Path, python: str) -> list[dict[str, Any]]:
+    """What pip would install of a lock file on another Python; pip takes markers for its own."""
+    entries = re.split(r"^(?=\S)", lock.read_text("utf-8"), flags=re.MULTILINE)
+    wanted = [entry for entry in entries if any(pin.is_for(python) for pin in parse_lock(entry))]
+    with tempfile.TemporaryDirectory() as folder:
+        report, plain = Path(folder) / "report.json", Path(folder) / "lock.txt"
+        plain.write_text(re.sub(r" ; [^\\\n]+", " ", "".join(wanted)), "utf-8")
+        # The newest pip reads an index's metadata and leaves the wheels where they are.
+        environment = os.environ | {"PYTHONPATH": str(find_pip(list_pips()[-1]))}
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        command += ["--target", folder, "--python-version", python, "--no-deps", "--require-hashes"]
+        subprocess.run([*command, "-r", str(plain), "--report", str(report)], env=environment, check=True)
+        installed: list[dict[str, Any]] = json.loads(report.read_bytes())["install"]
+    return installed
 
 
 def _is_wanted(requirement: str, extras: set[str]) -> bool:

@@ -66,19 +66,20 @@ def forced_precision() -> str:
     return os.environ.get("TIMBERLINE_TRAINING_PRECISION", "auto")
 
 
-def write_model(models: Path, overrides: tuple[str, ...] = ()) -> ModelConfig:
-    """Leave the model folder ``circle`` and read it back."""
-    folder = models / MODEL
+def write_model(models: Path, overrides: tuple[str, ...] = (), *, name: str = MODEL) -> ModelConfig:
+    """Leave the model folder ``name`` and read it back."""
+    folder = models / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.toml").write_text(f'{_TOML}precision = "{forced_precision()}"\n', "utf-8")
+    text = _TOML.replace(f'name = "{MODEL}"', f'name = "{name}"')
+    (folder / "model.toml").write_text(f'{text}precision = "{forced_precision()}"\n', "utf-8")
     (folder / "features.sql").write_text(FEATURES_SQL, "utf-8")
-    return load_model_config(models, MODEL, overrides=overrides, use_environment=False)
+    return load_model_config(models, name, overrides=overrides, use_environment=False)
 
 
 def prepare(config: ModelConfig, data: Path, *, seed: int = 0) -> None:
     """Leave the three splits and their profile, with a receipt, under ``data``."""
     inputs = {"raw": digest_value(seed), "features": digest_bytes(FEATURES_SQL.encode())}
-    with Stage("etl", data / "prepared" / MODEL, inputs).fill() as folder:
+    with Stage("etl", data / "prepared" / config.model.name, inputs).fill() as folder:
         counts = {}
         for index, (split, rows) in enumerate(_ROWS.items()):
             table = _make_table(np.random.default_rng((seed, index)), rows)
@@ -109,7 +110,7 @@ def _profile(config: ModelConfig, counts: dict[str, tuple[int, ...]]) -> Profile
     )
     return Profile(
         schema_version=PROFILE_SCHEMA_VERSION,
-        model=MODEL,
+        model=config.model.name,
         duckdb="2.0",
         classes=tuple(ClassLabel(value=str(i), label=name) for i, name in enumerate(_CLASSES)),
         feature_names=("x", "y", "squared"),

@@ -8,10 +8,11 @@ and in the working folder is there for the next. A block marked ``text`` right b
 ``…`` stands for anything, over lines too. A comment before a block says what else holds:
 
     <!-- test: exits=1 -->      it ends with this code
-    <!-- test: shows=log -->    its output is what it says on stderr, a logged line as level and event
+    <!-- test: shows=log -->    its output is what it says on stderr, as on a terminal
     <!-- test: repeats -->      it is run until its output is what the page shows
     <!-- test: serves=URL -->   it goes on beside the others; the next block waits until URL answers
     <!-- test: stops -->        the last one that serves is ended before this block
+    <!-- test: adds=WORD -->    a word more behind its last line, so that what takes hours takes seconds
 
 Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.support.makefile.
 """
@@ -19,7 +20,9 @@ Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.suppo
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import logging
 import os
 import re
 import shutil
@@ -35,6 +38,7 @@ from types import TracebackType
 
 from tests.support.makefile import DEADLINE_S, QUICK_GATE
 from tests.support.markdown import ROOT, Block, list_blocks
+from timberline.registry.runtime.logs import _HumanFormatter
 
 _KEEP_STATE = 'trap \'{ declare -px; printf "cd %q\\n" "$PWD"; } > "$STATE_OF_THE_SHELL"\' EXIT'
 
@@ -106,7 +110,10 @@ class Walkthrough:
         """Run one block; its output, or None for one that goes on."""
         if "stops" in block.options:
             self._stop_last()
-        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(block.code)}'
+        code = block.code
+        if word := block.options.get("adds"):
+            code = f"{code.rstrip()} {word}\n"
+        script = f'source "$STATE_OF_THE_SHELL"\n{_KEEP_STATE}\n{self._with_free_ports(code)}'
         shell = ["bash", "-euo", "pipefail", "-c", script]
         if url := block.options.get("serves"):
             self._serve(shell, self._with_free_ports(url), where)
@@ -185,15 +192,20 @@ def _is_shown(expected: str, output: str) -> bool:
 
 
 def _read_log(text: str) -> str:
-    """What a command says on stderr: JSON lines, which it logs off a terminal, as level and event."""
-    lines = []
-    for line in text.splitlines():
-        try:
-            logged = json.loads(line)
-            lines.append(f"{logged['level']}: {logged['event']}")
-        except (ValueError, TypeError, KeyError):
-            lines.append(line)
-    return "\n".join(lines)
+    """What a command says on stderr, its JSON lines as it logs them on a terminal."""
+    return "\n".join(map(_read_line, text.splitlines()))
+
+
+def _read_line(line: str) -> str:
+    try:
+        fields = json.loads(line)
+        seconds = datetime.datetime.fromisoformat(fields.pop("time")).timestamp()
+        level = logging.getLevelNamesMapping()[fields.pop("level").upper()]
+        record = logging.LogRecord(fields.pop("part"), level, "", 0, fields.pop("event"), None, None)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return line
+    record.created, record.fields = seconds, fields
+    return _HumanFormatter().format(record)
 
 
 def _copy_checkout(folder: Path) -> None:

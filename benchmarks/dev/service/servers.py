@@ -65,7 +65,7 @@ def choose_cores() -> Cores:
     Raises:
         BenchmarkError: the system does not let processes be pinned.
     """
-    if not hasattr(os, "sched_getaffinity"):
+    if not hasattr(os, "sched_getaffinity"):  # pragma: no cover - the tests run on Linux
         raise BenchmarkError("processes can be pinned to processors on Linux only", where=sys.platform)
     usable = sorted(os.sched_getaffinity(0))
     return Cores(server=usable[-1], clients=usable[0], load_before=os.getloadavg()[0])

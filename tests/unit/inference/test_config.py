@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from timberline.benchmarks.load.settings import LoadSettings
 from timberline.benchmarks.settings import GateSettings
 from timberline.inference.__main__ import _FLAGS
-from timberline.inference.config import ServiceConfig, environment_name, is_service_link, resolve_config
+from timberline.inference.config import (
+    ServiceConfig,
+    environment_name,
+    is_service_link,
+    read_worker_config,
+    resolve_config,
+)
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.settings import ENVIRONMENT_PREFIX, child_hint, list_keys
 from timberline.training.config import ModelConfig
@@ -128,3 +136,11 @@ def test_no_setting_of_another_part_can_be_taken_for_a_link(kind: type) -> None:
     ]
     assert names
     assert [name for name in names if is_service_link(name, "tcp://10.0.0.7:8000")] == []
+
+
+def test_a_worker_started_by_hand_says_what_to_start_instead() -> None:
+    """The process list shows `worker` as if it were a verb."""
+    for line in (b"", b"hello\n", b"{}\n"):
+        with pytest.raises(ConfigError, match="these are no settings of a worker") as caught:
+            read_worker_config(io.BytesIO(line))
+        assert "timberline serve --workers" in caught.value.hint

@@ -96,6 +96,13 @@ def test_reference_resolves_to_a_number(store: Store) -> None:
     assert resolve(store, "tiny", default="candidate") == 2
 
 
+@pytest.mark.parametrize("ref", ["tiny", "tiny@staging"])
+def test_an_alias_that_does_not_exist_is_answered_with_a_name_that_does(store: Store, ref: str) -> None:
+    """A newcomer who serves before the first promotion has not seen the form MODEL@VERSION yet."""
+    with pytest.raises(VersionNotFoundError, match=r"There are versions: 2, 1; .* as in tiny@2\."):
+        resolve(store, ref)
+
+
 @pytest.mark.parametrize("ref", ["tiny", "tiny@production", "tiny@9", "other"])
 def test_reference_to_nothing_says_what_there_is(store: Store, ref: str) -> None:
     """`make serve` before the first promotion ends here; the answer must name the way out."""

@@ -13,6 +13,7 @@ from timberline.training.config import (
     expand_braces,
     input_columns,
     load_model_config,
+    read_features_sql,
     source_table,
 )
 
@@ -139,6 +140,21 @@ def test_an_unknown_model_is_answered_with_the_known_ones(models: Path) -> None:
     """A typing mistake in MODEL= is the most common one."""
     with pytest.raises(ConfigError, match=r"no model 'loan'.*There are: loans"):
         load_model_config(models, "loan")
+
+
+def test_another_folder_is_not_taken_for_one_without_models(tmp_path: Path) -> None:
+    """Whoever has changed the folder would look for a lost model."""
+    with pytest.raises(ConfigError, match=r"/models: no such folder\. Run this in the folder .*--models"):
+        load_model_config(tmp_path / "models", "loans")
+
+
+def test_a_folder_without_features_is_told_what_to_write(models: Path) -> None:
+    """The second of the two files is forgotten at first, and what belongs into it is one line."""
+    config = load_model_config(models, "loans", use_environment=False)
+    with pytest.raises(
+        ConfigError, match=r"loans/features\.sql: no such file\. Write one SELECT \.\.\. FROM raw"
+    ):
+        read_features_sql(config, models)
 
 
 def test_braces_expand_to_numbered_names() -> None:

@@ -378,7 +378,7 @@ SHOWN: dict[str, Callable[[ArmRun], float]] = {
 
 
 def read_contrast(name: str, restart: Restart) -> float:
-    """The contrast of one restart as docs/reference/gate.md defines it, from the times themselves."""
+    """The contrast of one restart as docs/explanation/gate-statistics.md defines it, from the raw times."""
     champion, candidate = (restart.arms[side] for side in ("champion", "candidate"))
     before, after = SHOWN[name](champion), SHOWN[name](candidate)
     if name == "net_p50":

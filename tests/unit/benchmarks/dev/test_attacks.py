@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support.manifests import TINY_CLASSES, build_manifest
 from timberline.benchmarks.dev.attacks.attackers import (
+    MOST_URL_BYTES,
     AttackOutcome,
     AttackPlan,
     AttackState,
@@ -272,6 +274,35 @@ def test_a_connection_that_is_cut_without_an_answer_is_counted() -> None:
     with serving(lambda connection: connection.recv(100)) as port:
         seen = attack(plan(port, "URL"))
     assert (seen.statuses, seen.requests, seen.cut) == ({}, 1, 1)
+
+
+@pytest.fixture
+def _file_limit() -> Iterator[None]:
+    """An attack on many connections raises the limit of its own process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("_file_limit")
+def test_every_one_of_many_connections_is_asked_for_its_answer() -> None:
+    """One that is refused must not end the others, or the table shows an attack that was never made."""
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(REFUSED)
+
+    with serving(refuse) as port:
+        seen = attack(plan(port, "60 unfinished gzip bodies"))
+    assert (seen.statuses, seen.requests, seen.cut) == ({"431": 60}, 60, 0)
+
+
+def test_who_reads_nothing_is_counted_as_cut_when_it_is() -> None:
+    """The bound of this attack is that the service hangs up; the answers before are not looked at."""
+    with serving(lambda connection: connection.recv(1 << 16)) as port:
+        seen = attack(plan(port, "answers nobody reads"))
+    assert (seen.statuses, seen.cut) == ({}, 1)
+    assert 0 < seen.requests * len(REQUEST) <= seen.sent_bytes < MOST_URL_BYTES
 
 
 def test_answers_are_counted_wherever_their_bytes_are_split() -> None:

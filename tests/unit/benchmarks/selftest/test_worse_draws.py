@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ def test_draws_go_on_where_they_were_and_are_the_same_again(draws: Draws) -> Non
     draws.path.unlink()
     run_draws(draws, drops=[0.0, 0.04], sizes=[2000], count=1)
     assert draws.read_done() == before
+
+
+def test_more_rows_than_there_are_held_out_are_not_drawn(draws: Draws) -> None:
+    """A model with a small test split is tested with the rows that it has, instead of a traceback."""
+    few = replace(draws, path=draws.path.with_name("few.csv"))
+    run_draws(few, drops=[0.0], sizes=[2000, 4001, 0], count=1)
+    assert [row.seen_rows for row in few.read_done()] == [2000, 4000]
 
 
 def test_a_rate_is_counted_for_each_number_of_rows_and_drop() -> None:

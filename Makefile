@@ -30,8 +30,8 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
-        bench-rivals-setup check test coverage test-roles test-clients test-platforms soak docs diagrams pictures \
-        dist lock images clean
+        bench-rivals-setup check test coverage test-docs test-roles test-clients test-platforms soak docs diagrams \
+        pictures dist lock images clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -112,7 +112,7 @@ WHOLE_FILES := --dist loadfile --no-loadscope-reorder
 # mypy uses one processor: the tests need not wait for it.
 beside_types = $(PY) -m mypy & types=$$!; $(PY) -m pytest $(WHOLE_FILES) $(1); tests=$$?; wait $$types && exit $$tests
 # The thousand processes that the tests start would each compile what they import.
-check test coverage: export PYTHONDONTWRITEBYTECODE =
+check test test-docs coverage: export PYTHONDONTWRITEBYTECODE =
 
 check: setup ## what takes a minute: style, types and the unit tests
 	$(PY) -m ruff check .
@@ -131,8 +131,12 @@ coverage: setup ## the tests again, counting the lines and branches they reach; 
 	$(PY) -m coverage html --quiet --fail-under=0
 	$(PY) -m coverage report
 
+test-docs: setup ## follow the README, the tutorial, its notebook and every how-to page, command by command
+	$(PY) -m pytest $(WHOLE_FILES) -n auto tests/docs
+
 test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
 	@$(PY) -m tests.support.roles
+	TIMBERLINE_SOAK=full $(PY) -m pytest -n auto tests/contract/test_locks.py
 
 test-platforms: setup ## the numeric and end-to-end tests under other kernels, precisions and pips; hours
 	@$(PY) -m tests.platforms.matrix
@@ -144,7 +148,7 @@ dist: setup ## sdist and wheel of the last commit in dist/, built twice, compare
 	@$(PY) -m tests.support.dist
 
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries, pips
-	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py tests/contract/test_locks.py
+	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
 
 docs: setup ## the site of docs/ with search and the API reference, under var/site
 	@$(PY) -m tests.support.site

@@ -1,6 +1,6 @@
 """Every lock file installs with every pip that users bring, now and after newer releases are out.
 
-`make soak` tries every pair of them.
+`make test-roles` tries every pair of them.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def parse_summary(said: str) -> set[str]:
 
 
 def list_pairs() -> list[tuple[str, str]]:
-    """Lock file and pip: every file with the oldest, every pip with the file of all roles; or all pairs."""
+    """Lock file and pip: of all roles with the oldest and newest, of the service; or all pairs."""
     pips = list_pips()
-    is_tried = {(name, pips[0]) for name in LOCKS} | {("requirements/dev", version) for version in pips}
+    is_tried = {
+        ("requirements/dev", pips[0]),
+        ("requirements/dev", pips[-1]),
+        ("requirements/serve", pips[0]),
+    }
     return [(name, version) for name in LOCKS for version in pips if IS_FULL or (name, version) in is_tried]
 
 

@@ -37,7 +37,7 @@ NETWORKS = (
     "tests/e2e/test_export.py",
     "tests/e2e/test_fit.py",
     "tests/e2e/test_fit_stage.py",
-    "tests/e2e/test_readme_example.py",
+    "tests/docs/test_readme.py",
     "tests/e2e/test_repeats.py",
     "tests/e2e/test_story.py",
 )

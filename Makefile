@@ -110,7 +110,7 @@ bench-rivals-setup: setup ## install the services that bench-service compares wi
 # Files stay whole, so that what a file prepares is prepared once; in their order, in which the short ones come last.
 WHOLE_FILES := --dist loadfile --no-loadscope-reorder
 # mypy uses one processor: the tests need not wait for it.
-beside_types = $(PY) -m mypy & types=$$!; $(PY) -m pytest $(WHOLE_FILES) $(1); tests=$$?; wait $$types && exit $$tests
+beside_types = $(PY) -m mypy & types=$$!; $(PY) -m pytest $(WHOLE_FILES) $(1); tests=$$?; wait $$types || { echo "mypy found errors: see above"; exit 1; }; exit $$tests
 # The thousand processes that the tests start would each compile what they import.
 check test test-docs coverage: export PYTHONDONTWRITEBYTECODE =
 

@@ -152,7 +152,8 @@ def test_releases_after_the_first_are_judged_against_production(tmp_path: Path) 
     assert production(workshop) == 1
     # Network and logistic regression get the same prior, and both answer DOWN.
     assert "; to be looked at: baseline" in first.log
-    workshop.made("release", overrides=SMALL)
+    workshop.export_here(overrides=SMALL)
+    workshop.made("gate", "promote")
     assert production(workshop) == 2
     refused = workshop.make("release", overrides=ALL_UP)
     assert refused.code != 0

@@ -177,7 +177,7 @@ def test_a_graph_that_never_returns_is_refused_and_the_next_version_followed(
     """Its trial is ended by the clock, once for all workers; following goes on."""
     publish_versions(tmp_path)
     publish_numeric(store := open_store(tmp_path), alias=None, model_bytes=build_endless_graph())
-    flags = ("--load-timeout-s", "15", "--workers", str(workers), *WATCH)
+    flags = ("--load-timeout-s", "8", "--workers", str(workers), *WATCH)
     with running_service(tmp_path, "tiny", *flags) as service:
         point_alias(store, "tiny", "production", 3)
         service.wait_for(lambda: list_trials(service))
@@ -187,7 +187,7 @@ def test_a_graph_that_never_returns_is_refused_and_the_next_version_followed(
         assert len(trials) == 1
         (code,) = {line["code"] for line in read_events(service, "version refused")}
         assert code == "load_failed"
-        assert "not loaded within 15 s" in read_events(service, "version refused")[0]["why"]
+        assert "not loaded within 8 s" in read_events(service, "version refused")[0]["why"]
         point_alias(store, "tiny", "production", 2)
         service.wait_for(lambda: len(read_events(service, "swap")) == workers)
         assert service.get_json("/")["version"] == 2
@@ -421,7 +421,7 @@ def test_a_worker_killed_after_a_refusal_comes_back_with_the_old_version(
     """Production names a version that nobody may serve; a crash in that state must not cost a worker."""
     publish_numeric(store := open_store(tmp_path))
     damage(store)
-    with running_service(tmp_path, "tiny", "--workers", "2", "--load-timeout-s", "15", *WATCH) as service:
+    with running_service(tmp_path, "tiny", "--workers", "2", "--load-timeout-s", "8", *WATCH) as service:
         point_alias(store, "tiny", "production", 2)
         wait_for_refusals(service, 2)
         os.kill(read_events(service, "worker started")[0]["pid"], signal.SIGKILL)

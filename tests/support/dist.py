@@ -137,10 +137,15 @@ def _as_somebody(time_zone: str, seed: str, umask: int) -> Iterator[None]:
 
 
 def main() -> int:
-    """Fill dist/ with the last commit's release; 2 if the checkout has changes that are in no commit."""
-    if changes := _git("status", "--porcelain"):
+    """Fill dist/ with the last commit's release; 2 if files of it were changed since.
+
+    What git does not know is not in the commit, is named, and does not matter.
+    """
+    if changes := _git("status", "--porcelain", "--untracked-files=no"):
         sys.stderr.write(f"A release is built from a commit, and this is in none:\n{changes}\n")
         return 2
+    if unknown := _git("ls-files", "--others", "--exclude-standard"):
+        sys.stderr.write(f"Not in the release, since git does not know it:\n{unknown}\n")
     folder = ROOT / "dist"
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:

@@ -119,7 +119,7 @@ check: setup ## what takes a minute: style, types and the unit tests
 	$(PY) -m ruff format --check .
 	$(call beside_types,-n logical -q tests/unit)
 
-test: setup ## everything that guards the project
+test: setup ## style, types and the tests that need no environment of their own
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(call beside_types,-n auto)
@@ -134,7 +134,7 @@ coverage: setup ## the tests again, counting the lines and branches they reach; 
 test-docs: setup ## follow the README, the tutorial, its notebook and every how-to page, command by command
 	$(PY) -m pytest $(WHOLE_FILES) -n auto tests/docs
 
-test-roles: setup ## install each role alone from its lock file, under var/roles, and import all of it
+test-roles: setup ## install each role alone from its lock file, under var/roles, import all of it; every lock file with every pip
 	@$(PY) -m tests.support.roles
 	TIMBERLINE_SOAK=full $(PY) -m pytest -n auto tests/contract/test_locks.py
 
@@ -147,7 +147,7 @@ test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and 
 dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
 	@$(PY) -m tests.support.dist
 
-soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries, pips
+soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
 
 docs: setup ## the site of docs/ with search and the API reference, under var/site

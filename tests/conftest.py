@@ -23,6 +23,7 @@ from timberline.registry.store import Store, open_store
 
 if TYPE_CHECKING:
     from tests.support.service import RunningService, Serve
+    from timberline.training.config import ModelConfig
 
 
 def _raise(_handler: logging.Handler, _record: logging.LogRecord) -> None:
@@ -92,6 +93,20 @@ def serve(published: Path) -> Iterator[Serve]:
 def text_service(serve: Serve) -> RunningService:
     """A service of the model with text columns that the module's tests share."""
     return serve("tiny_text")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of model folders that the module's tests share."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def config(models: Path) -> ModelConfig:
+    """The settings of the small model that `tests.support.prepared` writes into `models`."""
+    from tests.support.prepared import write_model
+
+    return write_model(models)
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's

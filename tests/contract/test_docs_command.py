@@ -57,11 +57,13 @@ def test_the_page_lists_the_verbs_by_group_as_the_help_does() -> None:
             groups[name] = []
         elif groups:
             groups[list(groups)[-1]].append(name)
-    told = {name.lower(): verbs for name, verbs in groups.items() if name.lower() in _GROUPS}
-    assert told == {group: [verb for verb in verbs if verb != "help"] for group, verbs in _GROUPS.items()}
+    documented = {name.lower(): verbs for name, verbs in groups.items() if name.lower() in _GROUPS}
+    assert documented == {
+        group: [verb for verb in verbs if verb != "help"] for group, verbs in _GROUPS.items()
+    }
 
 
-def test_the_variables_of_make_have_the_defaults_that_are_told() -> None:
+def test_the_variables_of_make_have_the_defaults_that_are_documented() -> None:
     """They are the first settings that anybody meets."""
     real = dict(re.findall(r"^(\w+) +\?=(.*)$", MAKEFILE, re.MULTILINE))
     shown = dict(re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)` )?\|", PAGE, re.MULTILINE))

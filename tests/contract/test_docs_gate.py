@@ -41,7 +41,7 @@ def section(title: str, page: str = GATE) -> str:
     return found[2]
 
 
-def told_defaults(title: str) -> dict[str, Any]:
+def documented_defaults(title: str) -> dict[str, Any]:
     """Key → default of a table of settings; "none" is None. No key stands twice."""
     rows = re.findall(r"^\| `(\w+)` \| `?(.*?)`? \| \S", section(title), re.MULTILINE)
     assert len(rows) == len({key for key, _ in rows}), f"a key of {title} stands twice"
@@ -60,8 +60,8 @@ def tables(tree: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", sorted(tables(GATES)))
 def test_every_key_of_gates_toml_is_told_with_its_value(name: str) -> None:
-    """A number that decides a release, told wrongly, misleads worse than none."""
-    assert told_defaults(f"`[{name}]`") == tables(GATES)[name]
+    """A number that decides a release, stated wrongly, misleads worse than none."""
+    assert documented_defaults(f"`[{name}]`") == tables(GATES)[name]
 
 
 def test_every_section_of_the_settings_is_in_gates_toml() -> None:
@@ -69,11 +69,11 @@ def test_every_section_of_the_settings_is_in_gates_toml() -> None:
     assert set(GATES) == set(GateSettings.__struct_fields__)
 
 
-def test_levels_of_each_family_add_up_to_what_is_told() -> None:
+def test_levels_of_each_family_add_up_to_what_is_documented() -> None:
     """A gate that is right 99 times in 100 about each of ten lines blocks every tenth equal candidate."""
     latency, accuracy = GATES["latency"], GATES["accuracy"]
     rates = section("How often the gate is wrong", STATISTICS)
-    told = re.findall(r"^\| ([\w ]+) \| `.*` \| ([\d.]+) % \|$", rates, re.MULTILINE)
+    documented = re.findall(r"^\| ([\w ]+) \| `.*` \| ([\d.]+) % \|$", rates, re.MULTILINE)
     blocking = {key: level for key, level in latency.items() if key.startswith("alpha_")}
     del blocking["alpha_pass"]
     real = {
@@ -84,7 +84,7 @@ def test_levels_of_each_family_add_up_to_what_is_told() -> None:
             accuracy[f"alpha_{name}"] for name in ("block", "total", "recall", "probabilities", "baseline")
         ),
     }
-    assert {family: float(share) / 100 for family, share in told} == pytest.approx(real)
+    assert {family: float(share) / 100 for family, share in documented} == pytest.approx(real)
     others = {"alpha_pass", "alpha_improvement", "alpha_noise"}  # of no wrong BLOCK by chance
     levels = {key for key in accuracy if key.startswith("alpha_")}
     assert len(levels - others) == 5, "a family was forgotten"
@@ -113,7 +113,7 @@ def smallest_found(line: str, restarts: int) -> float:
     return 100 * (limit + error if line == "net_p50" else math.expm1(math.log1p(limit) + error))
 
 
-def test_told_power_of_the_latency_lines_is_that_of_the_settings() -> None:
+def test_documented_power_of_the_latency_lines_is_that_of_the_settings() -> None:
     """What the gate can find is what a release is trusted for."""
     text = section("How the latencies are judged", STATISTICS)
     head = re.search(r"^\| restarts \| (.*) \|$", text, re.MULTILINE)
@@ -122,14 +122,14 @@ def test_told_power_of_the_latency_lines_is_that_of_the_settings() -> None:
     rows = re.findall(r"^\| (\d+) \| ([\d. |]+) \|$", text, re.MULTILINE)
     assert [int(row) for row, _ in rows] == [4, 8, 40]
     for restarts, cells in rows:
-        told = [float(cell) for cell in cells.split(" | ")]
+        documented = [float(cell) for cell in cells.split(" | ")]
         real = [float(f"{smallest_found(line, int(restarts)):.2g}") for line in lines]
-        assert told == real, restarts
+        assert documented == real, restarts
 
 
 def test_every_limit_of_a_model_is_told_with_its_default() -> None:
     """These are what a user sets."""
-    assert told_defaults("`[gate]` in model.toml") == msgspec.to_builtins(LIMITS) | {
+    assert documented_defaults("`[gate]` in model.toml") == msgspec.to_builtins(LIMITS) | {
         "improve": list(LIMITS["improve"])
     }
 
@@ -179,25 +179,25 @@ def test_every_line_that_may_block_has_something_to_do() -> None:
 
 
 @pytest.mark.parametrize("key", [*Verdict.__struct_fields__, "seal", *VersionDigests.__struct_fields__])
-def test_every_key_of_a_verdict_is_told(key: str) -> None:
+def test_every_key_of_a_verdict_is_documented(key: str) -> None:
     """Programs read the file."""
     assert f"`{key}`" in section("`verdict.json`")
 
 
 @pytest.mark.parametrize("key", VerdictLine.__struct_fields__)
-def test_every_key_of_a_line_is_told(key: str) -> None:
+def test_every_key_of_a_line_is_documented(key: str) -> None:
     """As above."""
     assert f"`{key}`" in section("`verdict.json`")
 
 
 @pytest.mark.parametrize("key", [*Workload.__struct_fields__, *Mix.__struct_fields__])
-def test_every_key_of_a_workload_is_told(key: str) -> None:
+def test_every_key_of_a_workload_is_documented(key: str) -> None:
     """A user's own traffic is a file of these."""
     assert re.search(rf"`(\[\[)?{key}(\]\])?`", section("Workloads"))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in WORKLOADS.glob("*.toml")))
-def test_every_workload_is_told(name: str) -> None:
+def test_every_workload_is_documented(name: str) -> None:
     """`--workload` takes these names."""
     assert f"| `{name}` |" in section("Workloads")
 
@@ -221,6 +221,6 @@ def flags_of(verb: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("verb", "flag"), [(verb, flag) for verb in FLAGS for flag in flags_of(verb)])
-def test_every_flag_is_told(verb: str, flag: str) -> None:
+def test_every_flag_is_documented(verb: str, flag: str) -> None:
     """`--help` says what a flag is called; the reference says when it is wanted."""
     assert f"`{flag}" in section(FLAGS[verb])

@@ -103,7 +103,7 @@ def read_default(field: inspect.Field) -> Any:
     return field.default if made is msgspec.NODEFAULT else made()
 
 
-def is_told_rightly(shown: Shown, field: inspect.Field) -> bool:
+def is_documented_rightly(shown: Shown, field: inspect.Field) -> bool:
     """Whether the reader learns the default, that there is none, or that the key is required."""
     default = read_default(field)
     if default is msgspec.NODEFAULT:
@@ -137,7 +137,10 @@ def test_the_reference_shows_the_real_default(shown: Shown) -> None:
     """A default on the page that is not the default misleads worse than none."""
     fields = find_fields(shown)
     assert fields, f"{shown.key} is no key of [{shown.table}] {shown.kind}"
-    assert all(is_told_rightly(shown, field) for field in fields), (shown, [read_default(f) for f in fields])
+    assert all(is_documented_rightly(shown, field) for field in fields), (
+        shown,
+        [read_default(f) for f in fields],
+    )
 
 
 def test_the_reference_shows_the_kinds_that_are_the_defaults() -> None:
@@ -156,16 +159,16 @@ def test_the_reference_shows_the_kinds_that_are_the_defaults() -> None:
 )
 def test_the_reference_shows_the_defaults_of_every_kind(table: str, kind: inspect.StructType) -> None:
     """They differ from kind to kind: behind a value stand those of the others that have another."""
-    told = {}
+    documented = {}
     for shown in list_shown():
         others = dict(re.findall(r"\b(\w+): (\[.*?\]|[\d.]+)", shown.comment))
         if found := re.search(rf"(\w+) \({kind.tag}'s default\)", shown.comment):
             others[str(kind.tag)] = repr(found[1])
         if shown.table == table:
-            told[shown.key] = settle(read_value(others.get(str(kind.tag), repr(shown.value))))
+            documented[shown.key] = settle(read_value(others.get(str(kind.tag), repr(shown.value))))
     known = {field.encode_name: read_default(field) for field in kind.fields}
     known = {key: default for key, default in known.items() if default not in (None, msgspec.NODEFAULT)}
-    assert {key: told[key] for key in known} == known
+    assert {key: documented[key] for key in known} == known
 
 
 @pytest.mark.parametrize("operator", sorted(OPERATORS))

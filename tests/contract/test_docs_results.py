@@ -49,15 +49,15 @@ def test_the_rule_of_now_keeps_its_rates_on_recorded_restarts(recorded: list[Gat
 
 def test_the_page_tells_what_the_evidence_says(recorded: list[GateRow]) -> None:
     """Figures in a page outlive the files they came from."""
-    told = re.findall(
+    documented = re.findall(
         r"^\| `([\w.]+)` \| (\d+ of \d+) \|[^|]*\|[^|]*\| ([^|]*) \|[^|]*\| (\d+) \| (\d+) \((\d+)\) \|$",
         RESULTS,
         re.MULTILINE,
     )
-    assert {arm: blocked for arm, blocked, *_ in told} == {
+    assert {arm: blocked for arm, blocked, *_ in documented} == {
         rate.arm: f"{rate.blocked} of {rate.gates}" for rate in measure_rates(recorded)
     }
-    for arm, _, others, *figures in told:
+    for arm, _, others, *figures in documented:
         mine = [row for row in recorded if row.arm == arm]
         counts = Counter(row.outcome for row in mine if row.outcome != "BLOCK")
         assert others == (", ".join(f"{n} {name}" for name, n in sorted(counts.items(), reverse=True)) or "–")
@@ -69,16 +69,16 @@ def test_the_page_tells_what_the_evidence_says(recorded: list[GateRow]) -> None:
 def test_the_page_tells_how_far_identical_versions_differed() -> None:
     """From these spreads a reader judges whether an own runner is worse."""
     contrasts = [row for row in read_rows(find_restarts(GATES), RestartRow) if row.arm == "aa"]
-    told = re.search(
+    documented = re.search(
         r"Over the (\d+) restarts of identical versions the root mean square was (.*?)\.\s+The run before",
         RESULTS,
         re.DOTALL,
     )
-    assert told
+    assert documented
     believed = [row for row in contrasts if not row.problem]
-    assert int(told[1]) == len(believed)
+    assert int(documented[1]) == len(believed)
     names = ("net_p50", "service_p50", "net_p99", "net_tail", "client_p50", "client_p99", "cpu_per_request")
-    shown = [float(share) for share in re.findall(r"([\d.]+) %", told[2])]
+    shown = [float(share) for share in re.findall(r"([\d.]+) %", documented[2])]
     real = [100 * math.sqrt(fmean(getattr(row, name) ** 2 for row in believed)) for name in names]
     assert shown == [
         round(value, 1) if share < 20 else round(value) for share, value in zip(shown, real, strict=True)

@@ -95,16 +95,16 @@ def test_every_setting_is_in_the_table(key: str) -> None:
 
 def test_the_settings_have_their_real_defaults() -> None:
     """A default that is not the default misleads worse than none."""
-    told: dict[str, str] = {}
+    documented: dict[str, str] = {}
     for flags, values, *_ in read_table(SERVICE, "Settings"):
         names = re.findall(r"`--([\w-]+)`", flags)
         # A thousand's comma is followed by no blank.
         texts = values.split(", ") if values else [""] * len(names)
-        told |= dict(zip([name.replace("-", "_") for name in names], texts, strict=True))
+        documented |= dict(zip([name.replace("-", "_") for name in names], texts, strict=True))
     defaults = msgspec.structs.asdict(ServiceConfig())
     del defaults["tokens"]
-    assert told.keys() == defaults.keys()
-    assert {key: read_figure(told[key], default) for key, default in defaults.items()} == defaults
+    assert documented.keys() == defaults.keys()
+    assert {key: read_figure(documented[key], default) for key, default in defaults.items()} == defaults
 
 
 def read_figure(text: str, default: object) -> object:

@@ -31,16 +31,6 @@ PRECISION = f"training.precision={forced_precision()}"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def config(models: Path) -> ModelConfig:
-    return write_model(models)
-
-
-@pytest.fixture(scope="module")
 def place(config: ModelConfig, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``data`` with a run and ``registry`` with the version made of it, whose recipe was calibrated once."""
     place = tmp_path_factory.mktemp("calibrated")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.calibrated import publish_run
 from tests.support.ended import starting
-from tests.support.prepared import MODEL, prepare, write_model
+from tests.support.prepared import MODEL, prepare
 from timberline.registry.errors import StageError
 from timberline.registry.runs import NOISE_FILE, find_run
 from timberline.registry.store import open_store
@@ -26,16 +26,6 @@ from timberline.training.repeats import run_calibrate
 
 PROJECT = Path(__file__).parents[2]
 Weights = list[npt.NDArray[np.float32]]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def config(models: Path) -> ModelConfig:
-    return write_model(models)
 
 
 @pytest.fixture(scope="module")

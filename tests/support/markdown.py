@@ -34,10 +34,10 @@ class Block(NamedTuple):
     follows_directly: bool  # whether nothing but blank lines stands between it and the block before
 
 
-def list_pages() -> list[Path]:
-    """Every Markdown page of the repository, committed or about to be."""
+def list_files(*patterns: str) -> list[Path]:
+    """Files of the repository, committed or about to be: all, or those that match one of git's patterns."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -45,6 +45,11 @@ def list_pages() -> list[Path]:
     )
     paths = (ROOT / name for name in listed.stdout.split("\0") if name)
     return sorted({path for path in paths if path.exists()})
+
+
+def list_pages() -> list[Path]:
+    """Every Markdown page of the repository."""
+    return list_files("*.md")
 
 
 def list_blocks(text: str) -> Iterator[Block]:

@@ -37,7 +37,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.makefile import DEADLINE_S, QUICK_GATE
-from tests.support.markdown import ROOT, Block, list_blocks
+from tests.support.markdown import ROOT, Block, list_blocks, list_files
 from timberline.registry.runtime.logs import _HumanFormatter
 
 _KEEP_STATE = 'trap \'{ declare -px; printf "cd %q\\n" "$PWD"; } > "$STATE_OF_THE_SHELL"\' EXIT'
@@ -210,18 +210,11 @@ def _read_line(line: str) -> str:
 
 def _copy_checkout(folder: Path) -> None:
     """Copy what is committed or about to be, and set up the environment of these tests as its own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if not (ROOT / name).exists() or name == ".venv":
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    for path in list_files():
+        if path.name != ".venv":  # a link, where the environment is elsewhere
+            copy = folder / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy, follow_symlinks=False)
     _link_environment(folder / ".venv")
 
 

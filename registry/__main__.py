@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from timberline.registry import checks, promotion, show
 from timberline.registry.aliases import (
@@ -72,7 +71,7 @@ def _main(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        return _VERBS[options.verb](open_store(Path(options.registry)), options)
+        return _VERBS[options.verb](open_store(options.registry), options)
     except DamageError as error:  # an answer here; for a gate or a service it is "could not find out"
         logging.getLogger("registry").error("%s", error, extra={"fields": {"code": error.code}})
         return 1

@@ -28,7 +28,6 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import printable_name
 from timberline.registry.manifest import Sha256
 from timberline.registry.names import (
     MAX_NUMBER,
@@ -39,6 +38,7 @@ from timberline.registry.names import (
     is_name,
     parse_number,
 )
+from timberline.registry.objects import printable_name
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.store import MAX_RECORD_BYTES, Store, name_user

@@ -15,8 +15,8 @@ from timberline.registry.aliases import (
     open_target,
 )
 from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
-from timberline.registry.folder import printable_name
 from timberline.registry.names import ModelRef, is_name, parse_number
+from timberline.registry.objects import printable_name
 from timberline.registry.promotion import find_mismatched_documents
 from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry

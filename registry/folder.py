@@ -1,8 +1,4 @@
-"""The registry's bytes: the interface of an object store, and a folder of a POSIX file
-system that provides it.
-
-Keys are ``/``-separated paths: ``forest_cover/7/manifest.json``. Names that start with a dot belong to the
-store itself and are never listed. What a version or an alias is, is not known here.
+"""An object store in a folder of a POSIX file system.
 
 Everything is written under ``.staging/<token>/`` first and appears by one rename or link, so a reader sees
 the old state or the new one. The writer holds ``.staging/<token>.lock`` (flock) while it lives. The next
@@ -14,90 +10,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from timberline.registry.errors import DamageError, RegistryError
-from timberline.registry.runtime.files import lacks_locks, sync_change, sync_folder
+from timberline.registry.objects import (
+    MAX_BYTES,
+    Known,
+    OnError,
+    Tagged,
+    check_key,
+    is_hidden,
+    is_system_file,
+    read_or_error,
+)
+from timberline.registry.runtime.files import digest_bytes, lacks_locks, sync_change, sync_folder
 from timberline.registry.runtime.logs import log_event
-
-# What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
-MAX_BYTES = 2 << 30
-# Gets the key of a folder, "" for the whole store, and why it cannot be read; may raise.
-OnError = Callable[[str, OSError], None]
-
-
-class ObjectStore(Protocol):
-    """Named bytes that appear whole or not at all, to every reader and after every kill.
-
-    ``put``, ``put_if_absent`` and ``commit`` change nothing when they raise, but for `AfterChangeError`:
-    then it is done, and only what a power cut would leave of it is unknown. A store that cannot do what
-    one of them needs raises a `RegistryError`.
-
-    On an object store: ``put_if_absent`` is a conditional PUT (If-None-Match: *), ``commit`` claims
-    the prefix by one and uploads ``last`` after everything else, ``open_folder`` fills a local
-    cache. A claim whose owner died leaves a prefix without its ``last`` file: no version, and its
-    number is not used again.
-    """
-
-    @property
-    def location(self) -> str:
-        """Where the store is, for people."""
-
-    def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
-        """Every key below the folder ``prefix``, sorted; none if there is no such folder.
-
-        What is no regular file is listed as well; `read` refuses it. An empty folder is listed with a ``/``
-        at its end.
-
-        Args:
-            on_error: called for each folder that cannot be read, and the others are listed.
-
-        Raises:
-            OSError: a folder cannot be read, and ``on_error`` is None.
-        """
-
-    def list_names(self, prefix: str = "") -> list[str]:
-        """What lies directly in the folder ``prefix``, sorted; folders with a ``/`` at their end.
-
-        Raises:
-            OSError: the folder is there and cannot be read.
-        """
-
-    def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
-        """The bytes under ``key``, or None when there is nothing.
-
-        Raises:
-            DamageError: there are more than ``most_bytes``, or it is no regular file.
-            OSError: something is there and cannot be read.
-        """
-
-    def put(self, key: str, data: bytes) -> None:
-        """Put ``data`` under ``key``, replacing what was there."""
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Put ``data`` under ``key`` unless it is taken; exactly one of racing callers gets True."""
-
-    def open_staging(self) -> AbstractContextManager[Path]:
-        """An empty local folder to fill and commit; what is left of it afterwards is removed."""
-
-    def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
-        """Make the files in ``staged`` appear under ``prefix``, the file ``last`` never before the others.
-
-        Returns:
-            False if ``prefix`` is taken; ``staged`` is then untouched and may be committed elsewhere.
-        """
-
-    def open_folder(self, prefix: str) -> Path:
-        """A local folder with the files under ``prefix``."""
-
 
 _logger = logging.getLogger("registry.folder")
 
@@ -143,7 +77,10 @@ def _is_circle(root: Path) -> bool:
 
 
 class FolderStore:
-    """`registry.folder.ObjectStore` under ``root``, which need not exist before the first write."""
+    """`registry.objects.ObjectStore` under ``root``, which need not exist before the first write."""
+
+    is_remote = False
+    own_names: frozenset[str] = frozenset()
 
     def __init__(self, root: Path) -> None:
         self._root = find_root(root)
@@ -179,7 +116,7 @@ class FolderStore:
         """What lies in ``folder``; None if it is not there."""
         try:
             with os.scandir(self._root / folder) as scanned:
-                return [entry for entry in scanned if not _is_hidden(entry.name)]
+                return [entry for entry in scanned if not is_hidden(entry.name)]
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -205,6 +142,43 @@ class FolderStore:
                 raise DamageError(f"has more than {most_bytes:,} bytes", where=str(path))
             return file.read(size)  # and no more, though it may be growing
 
+    def list_sizes(self, prefix: str) -> dict[str, int | None]:
+        with os.scandir(self._path(prefix)) as scanned:
+            entries = [entry for entry in scanned if not is_system_file(entry.name)]
+        return {
+            entry.name: entry.stat(follow_symlinks=False).st_size
+            if entry.is_file(follow_symlinks=False)
+            else None
+            for entry in entries
+        }
+
+    def find_size(self, key: str) -> int | None:
+        try:
+            found = self._path(key).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+    def read_many(
+        self, keys: Sequence[str], most_bytes: int = MAX_BYTES
+    ) -> list[bytes | OSError | RegistryError | None]:
+        return [read_or_error(self, key, most_bytes) for key in keys]
+
+    def read_known(self, key: str, sha256: str, size: int) -> Known | None:
+        data = self.read(key, size + 1)
+        return None if data is None else Known(data, digest_bytes(data))
+
+    def read_tagged(self, key: str, seen: str = "", most_bytes: int = MAX_BYTES) -> Tagged | None:
+        data = self.read(key, most_bytes)
+        return None if data is None else Tagged(data, digest_bytes(data))
+
+    def digest(self, key: str) -> str:
+        handle = open_regular_file(self._path(key))
+        if handle is None:
+            return ""
+        with os.fdopen(handle, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def put(self, key: str, data: bytes) -> None:
         with self._written(data) as file:
             target = self._prepare_path(key)
@@ -225,6 +199,13 @@ class FolderStore:
                         raise self._miss("hard links", error) from error
                     raise
             sync_change(target)
+        return True
+
+    def put_if_same(self, key: str, data: bytes, seen: str) -> bool:
+        found = self.read_tagged(key)
+        if found is None or found.tag != seen:
+            return False
+        self.put(key, data)
         return True
 
     @contextlib.contextmanager
@@ -255,14 +236,12 @@ class FolderStore:
         sync_change(target)
         return True
 
-    def open_folder(self, prefix: str) -> Path:
-        return self._path(prefix)
+    def open_file(self, key: str, sha256: str, size: int) -> Path:
+        return self._path(key)
 
     def _path(self, key: str) -> Path:
         """Where ``key`` lies; a key or a symbolic link that leads elsewhere is refused."""
-        parts = key.split("/")
-        if any(not part or part.startswith(".") or "\\" in part or "\x00" in part for part in parts):
-            raise RegistryError(f"{key[:80]!r} is not a key", where=self.location)
+        parts = check_key(key, self.location)
         path = str(self._root)
         for part in parts:  # strings: with Path objects this took half the time of a list
             path = f"{path}/{part}"
@@ -318,25 +297,6 @@ class FolderStore:
             where=self.location,
             hint="Nothing was changed. Keep it on a local disk (ext4, XFS, Btrfs, APFS) or on NFSv4.",
         )
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or is_system_file(name)
-
-
-def is_system_file(name: str) -> bool:
-    """Whether file managers or file systems leave files of this name."""
-    return name in _SYSTEM_FILES or name.startswith(_SYSTEM_FILE_PREFIXES)
-
-
-# macOS, Windows, ext4; NFS and FUSE rename removed files that are still open to such names.
-_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "lost+found"}
-_SYSTEM_FILE_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".Trash", ".Spotlight-", ".fseventsd")
-
-
-def printable_name(name: str) -> str:
-    """A file's name for people: at most 80 characters; bytes that are no text are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode()[:80]
 
 
 def open_regular_file(path: Path) -> int | None:

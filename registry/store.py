@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -34,7 +35,7 @@ from timberline.registry.errors import (
     VersionNotFoundError,
     make_after_change,
 )
-from timberline.registry.folder import FolderStore, ObjectStore
+from timberline.registry.folder import FolderStore
 from timberline.registry.manifest import (
     FILE_NAME,
     FileDigest,
@@ -46,6 +47,7 @@ from timberline.registry.manifest import (
     encode_manifest,
 )
 from timberline.registry.names import MAX_NUMBER, check_name, describe_newest, is_name, parse_number
+from timberline.registry.objects import SCHEMES, ObjectStore
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
 from timberline.registry.verdict import VersionDigests
@@ -68,17 +70,33 @@ _RESTORE = "Restore its folder from a copy of the registry, or write it off with
 
 
 def open_store(location: str | Path) -> Store:
-    """The registry at ``location``, a folder; an absent one is an empty registry.
+    """The registry at ``location``, a folder or ``s3://bucket/prefix``; an absent one is an empty registry.
 
     Raises:
-        ConfigError: ``location`` is a file, or a URL.
+        ConfigError: ``location`` is a file, or a URL of another kind; or obstore is not installed.
     """
-    if "://" in str(location):
-        raise ConfigError("this program keeps a registry in a folder only", where=str(location))
-    root = Path(location)
+    text = str(location)
+    if text.startswith("file://"):
+        text = unquote(text.removeprefix("file://"))
+    if "://" in text:
+        return Store(_open_bucket(text))
+    root = Path(text)
     if root.exists() and not root.is_dir():
-        raise ConfigError("is a file, expected the registry's folder", where=str(location))
+        raise ConfigError("is a file, expected the registry's folder", where=text)
     return Store(FolderStore(root))
+
+
+def _open_bucket(url: str) -> ObjectStore:
+    if not url.startswith(SCHEMES):
+        raise ConfigError("expected a folder or s3://bucket/prefix", where=url)
+    try:
+        # Late: a folder needs no client, and the serve role has one as an extra only.
+        from timberline.registry.bucket import BucketStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"a bucket needs the package {error.name}", where=url, hint="pip install 'timberline[s3]'"
+        ) from None
+    return BucketStore(url)
 
 
 class Contents(NamedTuple):
@@ -155,9 +173,11 @@ class Store:
         digest = self._check_published(model, version, data)
         return self._decode(model, version, data, digest)
 
-    def find_folder(self, manifest: Manifest) -> Path:
-        """A local folder with a version's files, which are not verified; nothing is read."""
-        return self.objects.open_folder(key_of_version(manifest.model, manifest.version))
+    def open_file(self, manifest: Manifest, name: str) -> Path:
+        """A local file with the bytes of a version's file; errors as of `Version.open_file`."""
+        expected = manifest.files[name]
+        key = f"{key_of_version(manifest.model, manifest.version)}/{name}"
+        return self.objects.open_file(key, expected.sha256, expected.size)
 
     def read_summary(self, model: str, version: int) -> tuple[Summary, VersionDigests]:
         """What a list shows of a manifest, and the version's digests; no other file of the version is opened.
@@ -171,8 +191,8 @@ class Store:
         summary = decode_summary(data, where=where)
         _check_description(summary, model, version)
         digest = self._check_published(model, version, data)
-        folder = self.objects.open_folder(key_of_version(model, version))
-        if findings := find_damage(folder, summary.files, is_quick=True):
+        key = key_of_version(model, version)
+        if findings := find_damage(self.objects, key, summary.files, is_quick=True):
             raise DigestMismatchError("; ".join(findings), where=f"{model}@{version}", hint=REPUBLISH)
         return summary, _digests(summary, digest)
 

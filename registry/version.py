@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from timberline.registry.errors import ConfigError, DigestMismatchError, VersionNotFoundError
-from timberline.registry.folder import ObjectStore, is_system_file, open_regular_file, printable_name
 from timberline.registry.manifest import FileDigest, Manifest
 from timberline.registry.names import check_name
+from timberline.registry.objects import ObjectStore, printable_name
 from timberline.registry.runs import NOISE_FILE
-from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.verdict import VERDICT_FILE, VersionDigests
 
 MANIFEST_FILE = "manifest.json"
@@ -42,9 +38,9 @@ class Version:
         return f"{self.manifest.model}@{self.manifest.version}"
 
     @property
-    def folder(self) -> Path:
-        """A local folder with its files, which are not verified."""
-        return self.objects.open_folder(key_of_version(self.manifest.model, self.manifest.version))
+    def key(self) -> str:
+        """The key of its folder."""
+        return key_of_version(self.manifest.model, self.manifest.version)
 
     def verify(self) -> Self:
         """Read every file again, compare it with the manifest, and return the version.
@@ -52,7 +48,7 @@ class Version:
         Raises:
             DigestMismatchError: a file is changed, missing, unnamed or not a regular file; names all of them.
         """
-        if findings := find_damage(self.folder, self.manifest.files):
+        if findings := find_damage(self.objects, self.key, self.manifest.files):
             raise self._mismatch("; ".join(findings))
         return self
 
@@ -63,16 +59,23 @@ class Version:
             VersionNotFoundError: the manifest does not name the file.
             DigestMismatchError: the file is missing, or its bytes are not those of the manifest.
         """
-        expected = self.manifest.files.get(name)
-        if expected is None:
-            raise VersionNotFoundError(f"has no file {name!r}", where=str(self))
-        key = f"{key_of_version(self.manifest.model, self.manifest.version)}/{name}"
-        data = self.objects.read(key, expected.size + 1)
-        if data is None:
+        expected = self._expect(name)
+        found = self.objects.read_known(f"{self.key}/{name}", expected.sha256, expected.size)
+        if found is None:
             raise self._mismatch(f"{name} is missing")
-        if (digest := digest_bytes(data)) != expected.sha256:
-            raise self._mismatch(_describe_mismatch(name, digest, expected))
-        return data
+        if found.sha256 != expected.sha256:
+            raise self._mismatch(_describe_mismatch(name, found.sha256, expected))
+        return found.data
+
+    def open_file(self, name: str) -> Path:
+        """A local file with a file's bytes; in a folder it is not verified.
+
+        Raises:
+            VersionNotFoundError: the manifest does not name the file.
+            DigestMismatchError: a bucket has other bytes, or nothing.
+        """
+        expected = self._expect(name)
+        return self.objects.open_file(f"{self.key}/{name}", expected.sha256, expected.size)
 
     def check_size(self, name: str) -> None:
         """Find a file that is not copied yet, or only in part, by its size; it is not read.
@@ -81,14 +84,13 @@ class Version:
             DigestMismatchError: it is missing, too short or too long, or not a regular file.
         """
         expected = self.manifest.files[name].size
-        try:
-            found = (self.folder / name).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise self._mismatch(f"{name} is missing") from None
-        if not stat.S_ISREG(found.st_mode):
+        found = self.objects.find_size(f"{self.key}/{name}")
+        if found is None:
+            raise self._mismatch(f"{name} is missing")
+        if found < 0:
             raise self._mismatch(f"{name} is not a plain file")
-        if found.st_size != expected:
-            raise self._mismatch(f"{name} has {found.st_size} bytes, manifest says {expected}")
+        if found != expected:
+            raise self._mismatch(f"{name} has {found} bytes, manifest says {expected}")
 
     def write_document(self, name: str, data: bytes) -> None:
         """Put a document beside the version, replacing an older one.
@@ -97,6 +99,12 @@ class Version:
             ConfigError: ``name`` is not one of `DOCUMENTS`.
         """
         self.objects.put(key_of_document(self.manifest.model, self.manifest.version, name), data)
+
+    def _expect(self, name: str) -> FileDigest:
+        expected = self.manifest.files.get(name)
+        if expected is None:
+            raise VersionNotFoundError(f"has no file {name!r}", where=str(self))
+        return expected
 
     def _mismatch(self, found: str) -> DigestMismatchError:
         return DigestMismatchError(found, where=str(self), hint=REPUBLISH)
@@ -118,52 +126,46 @@ def key_of_document(model: str, version: int, name: str) -> str:
     return f"{key_of_version(model, version)}/{name}"
 
 
-def find_damage(folder: Path, files: Mapping[str, FileDigest], *, is_quick: bool = False) -> list[str]:
+def find_damage(
+    objects: ObjectStore, key: str, files: Mapping[str, FileDigest], *, is_quick: bool = False
+) -> list[str]:
     """What is wrong with a version's folder, one sentence a finding; empty when it is whole.
 
     A file that the manifest does not name, and anything that is not a regular file (a symbolic
     link above all), is a finding as much as a wrong digest.
 
     Args:
-        folder: the version's.
+        objects: the registry's.
+        key: of the version's folder.
         files: that the manifest names.
         is_quick: opens no file: kinds and sizes are compared, bytes are not.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    with os.scandir(folder) as scanned:
-        entries = {entry.name: entry for entry in scanned if not is_system_file(entry.name)}
-    named = {*files, MANIFEST_FILE, *DOCUMENTS}
-    unnamed = sorted(entries.keys() - named)
+    sizes = objects.list_sizes(key)
+    named = {*files, MANIFEST_FILE, *DOCUMENTS, *objects.own_names}
+    unnamed = sorted(sizes.keys() - named)
     findings = [f"{printable_name(name)} is not named in the manifest" for name in unnamed]
-    for name in sorted(entries.keys() & named):
-        if not entries[name].is_file(follow_symlinks=False):
+    for name in sorted(sizes.keys() & named):
+        size = sizes[name]
+        if size is None:
             findings.append(f"{name} is not a plain file")
         elif name in files:
-            size = entries[name].stat(follow_symlinks=False).st_size
-            findings += _compare(folder / name, size, files[name], is_quick)
-    return findings + [f"{name} is missing" for name in sorted(files.keys() - entries.keys())]
+            findings += _compare(objects, f"{key}/{name}", size, files[name], is_quick)
+    return findings + [f"{name} is missing" for name in sorted(files.keys() - sizes.keys())]
 
 
-def _compare(path: Path, size: int, expected: FileDigest, is_quick: bool) -> list[str]:
+def _compare(objects: ObjectStore, key: str, size: int, expected: FileDigest, is_quick: bool) -> list[str]:
+    name = key.rpartition("/")[2]
     if size != expected.size:
-        return [f"{path.name} has {size} bytes, manifest says {expected.size}"]
+        return [f"{name} has {size} bytes, manifest says {expected.size}"]
     try:
-        digest = expected.sha256 if is_quick else _digest(path)
+        digest = expected.sha256 if is_quick else objects.digest(key)
     except OSError as error:
-        return [f"{path.name} cannot be read: {error.strerror}"]
-    return [_describe_mismatch(path.name, digest, expected)] if digest != expected.sha256 else []
+        return [f"{name} cannot be read: {error.strerror or error}"]
+    return [_describe_mismatch(name, digest, expected)] if digest != expected.sha256 else []
 
 
 def _describe_mismatch(name: str, digest: str, expected: FileDigest) -> str:
     return f"{name} has digest {digest[:12]}…, manifest says {expected.sha256[:12]}…"
-
-
-def _digest(path: Path) -> str:
-    """As `registry.runtime.files.digest_file`; "" if it is no regular file any more."""
-    handle = open_regular_file(path)
-    if handle is None:
-        return ""
-    with os.fdopen(handle, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -242,5 +242,5 @@ def _count_rows(version: int, before: Predictions, after: Predictions, *, is_fre
 def _read_stored(version: Version, onto: Signature) -> Predictions:
     """What it answered when it was exported, in the classes of ``onto``."""
     places = map_classes(version.manifest.signature, onto)
-    stored = read_predictions(version.folder / EVALUATION_FILE, places.size)
+    stored = read_predictions(version.open_file(EVALUATION_FILE), places.size)
     return replace(stored, truth=places[stored.truth], label=places[stored.label])

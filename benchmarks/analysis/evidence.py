@@ -253,8 +253,8 @@ class _HeldOut:
 
 
 def _read(store: Store, manifest: Manifest, slices: Iterable[str] = ()) -> Predictions:
-    folder = store.find_folder(manifest)
-    return read_predictions(folder / EVALUATION_FILE, len(manifest.signature.classes), slices)
+    path = store.open_file(manifest, EVALUATION_FILE)
+    return read_predictions(path, len(manifest.signature.classes), slices)
 
 
 def judge_parity(versions: dict[str, Manifest]) -> VerdictLine:

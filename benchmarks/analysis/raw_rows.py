@@ -110,7 +110,7 @@ def read_seen(store: Store, manifest: Manifest) -> Seen:
             hint="Export or train it again before its table changes, and release that version; or move "
             "production once by `promote --force`.",
         )
-    path = store.find_folder(manifest) / SEEN_FILE
+    path = store.open_file(manifest, SEEN_FILE)
     try:
         metadata = pq.read_metadata(path).metadata or {}
         about = decode_json(metadata.get(SEEN_KEY, b""), SeenRows)
@@ -177,7 +177,7 @@ def read_batches(rows: RawRows, columns: Sequence[StoredColumn], version: int) -
 
 def _find_rows(store: Store, candidate: Manifest, data: Path | None) -> Path:
     if TEST_ROWS_FILE in candidate.files:
-        return store.find_folder(candidate) / TEST_ROWS_FILE
+        return store.open_file(candidate, TEST_ROWS_FILE)
     prepared = None if data is None else data / "prepared" / candidate.model / "test.parquet"
     if prepared is None or not prepared.is_file():
         raise EvidenceError(

@@ -198,7 +198,7 @@ def stage_worse(
         rows: how many held-out rows both versions keep, drawn from those there are; None is all.
     """
     chance = np.random.default_rng(seed)
-    answers, weights, table = _read(source.open_version(model, version).folder / EVALUATION_FILE)
+    answers, weights, table = _read(source.open_version(model, version).open_file(EVALUATION_FILE))
     if rows is not None:
         chosen = np.sort(chance.choice(answers.truth.size, rows, replace=False))
         answers, weights, table = answers.take(chosen), weights.take(chosen), table.take(pa.array(chosen))
@@ -221,8 +221,8 @@ def _read(path: Path) -> tuple[Answers, FlipWeights, Any]:
 
 def _publish_copy(source: Store, model: str, version: int, target: Store, instead: dict[str, Path]) -> int:
     opened = source.open_version(model, version)
-    manifest, folder = opened.manifest, opened.folder
-    files = {name: folder / name for name in manifest.files} | instead
+    manifest = opened.manifest
+    files = {name: opened.open_file(name) for name in manifest.files} | instead
     return target.publish(
         model,
         files,
@@ -306,7 +306,9 @@ def run_draws(draws: Draws, *, drops: Sequence[float], sizes: Sequence[int], cou
 
     Numbers of rows that the test split does not have are left out.
     """
-    held_out = pq.read_metadata(draws.store.open_version(draws.model, draws.version).folder / EVALUATION_FILE)
+    held_out = pq.read_metadata(
+        draws.store.open_version(draws.model, draws.version).open_file(EVALUATION_FILE)
+    )
     there = [rows for rows in sizes if rows <= held_out.num_rows]
     with locked(draws.path):
         append_in_batches(draws.path, _draw_all(draws, drops, there, count), _AT_ONCE)

@@ -140,7 +140,7 @@ def _load(trial: Trial) -> Outcome:
 
 def _open_version(trial: Trial) -> Version:
     """The version that the trial is about; of one with another manifest nothing is to be found out."""
-    version = open_store(Path(trial.registry)).open_version(trial.model, trial.version)
+    version = open_store(trial.registry).open_version(trial.model, trial.version)
     digest = version.digests.manifest_sha256
     if digest != trial.manifest_sha256:
         raise DigestMismatchError(

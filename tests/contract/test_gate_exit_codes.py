@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.support.evaluations import ANY_SPEED, publish_judged
+from tests.support.registry_tree import folder_of
 from timberline.registry.aliases import read_alias
 from timberline.registry.names import PRODUCTION
 from timberline.registry.store import MODEL_FILE, Store, open_store
@@ -32,7 +33,7 @@ def _publish(store: Store, min_accuracy: float) -> int:
 
 def _publish_damaged(store: Store) -> int:
     version = _publish(store, 0.5)
-    path = store.open_version("tiny", version).folder / MODEL_FILE
+    path = folder_of(store.open_version("tiny", version)) / MODEL_FILE
     path.write_bytes(path.read_bytes()[:-1])
     return version
 

@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
 
 from tests.support.locks import parse_lock
 from tests.support.pips import ROOT
+from tests.support.registry_tree import folder_of
 from tests.support.roles import PARTS
 from timberline.benchmarks.selftest.slowed import _RUNS
 from timberline.registry.store import open_store
@@ -211,7 +212,7 @@ def test_every_setting_that_is_given_to_uvicorn_is_known_to_it() -> None:
 def session(published: Path) -> Any:
     """A session over the smallest served graph."""
     version = open_store(published).open_version("tiny", 1)
-    return onnxruntime.InferenceSession((version.folder / "model.onnx").read_bytes())
+    return onnxruntime.InferenceSession((folder_of(version) / "model.onnx").read_bytes())
 
 
 def test_the_private_run_of_onnxruntime_is_the_one_behind_its_public_method(session: Any) -> None:

@@ -18,6 +18,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.support.ended import starting
+from tests.support.registry_tree import folder_of
 from tests.support.runs import RunPlan, build_run, make_seen
 from tests.support.service import running_service
 from timberline.exporter.__main__ import main
@@ -102,7 +103,7 @@ def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
     assert result.row is not None
     assert result.row.microseconds > 0
     assert set(manifest.files) == {"model.onnx", "evaluation.parquet", "seen_rows.parquet"}
-    session = open_session((store.open_version(model, 1).folder / "model.onnx").read_bytes(), threads=1)
+    session = open_session((folder_of(store.open_version(model, 1)) / "model.onnx").read_bytes(), threads=1)
     feeds = rows_to_feeds(manifest.golden.rows, manifest.signature.columns)
     assert {spec.name for spec in manifest.signature.inputs} == set(feeds)
     probabilities, label = session.run(None, feeds)
@@ -130,7 +131,7 @@ def test_evaluation_holds_the_test_split_in_source_order(
     """The gate compares candidate and champion row by row: the same rows in the same order."""
     export_run(inputs, store)
 
-    evaluation = pq.read_table(store.open_version("tiny", 1).folder / "evaluation.parquet")
+    evaluation = pq.read_table(folder_of(store.open_version("tiny", 1)) / "evaluation.parquet")
     test = pq.read_table(data / "prepared/tiny/test.parquet")
     assert evaluation["row"].to_pylist() == test["__row__"].to_pylist()
     assert evaluation["class_index"].to_pylist() == test["__class__"].to_pylist()
@@ -146,7 +147,7 @@ def test_slices_of_the_gate_are_kept_beside_the_predictions(
     )
     export_run(replace(inputs, gate=limits), store)
 
-    evaluation = pq.read_table(store.open_version("tiny", 1).folder / "evaluation.parquet").to_pydict()
+    evaluation = pq.read_table(folder_of(store.open_version("tiny", 1)) / "evaluation.parquet").to_pydict()
     test = pq.read_table(data / "prepared/tiny/test.parquet").to_pydict()
     assert evaluation["slice_blue"] == [colour == "blue" for colour in test["colour"]]
     assert evaluation["slice_tall"] == [
@@ -171,7 +172,7 @@ def test_a_column_that_no_feature_reads_is_asked_of_nobody(tmp_path: Path) -> No
 
     manifest = store.open_version("tiny", 1).manifest
     test = pq.read_table(data / "prepared/tiny/test.parquet").to_pydict()
-    evaluation = pq.read_table(store.open_version("tiny", 1).folder / "evaluation.parquet").to_pydict()
+    evaluation = pq.read_table(folder_of(store.open_version("tiny", 1)) / "evaluation.parquet").to_pydict()
     assert evaluation["slice_far"] == [
         place == "a" and count > 0 for place, count in zip(test["place"], test["girth"], strict=True)
     ]
@@ -254,7 +255,7 @@ def test_test_rows_are_published_as_they_stand_in_the_prepared_file(
     """A gate on another machine scores these rows, and holds them to the fingerprint in the manifest."""
     export_run(replace(inputs, export=ExportSettings(golden_rows=12, test_rows=True)), store)
 
-    published = pq.read_table(store.open_version("tiny", 1).folder / "test_rows.parquet")
+    published = pq.read_table(folder_of(store.open_version("tiny", 1)) / "test_rows.parquet")
     prepared = pq.read_table(data / "prepared/tiny/test.parquet")
     names = ["__row__", "__class__", "height", "count", "is_wet", "colour", "answer"]
     assert published.column_names == names
@@ -266,7 +267,7 @@ def test_seen_rows_are_published_as_the_etl_left_them(data: Path, inputs: Export
     """The gate leaves these rows out when it asks this version about rows of another table."""
     export_run(inputs, store)
 
-    published = store.open_version("tiny", 1).folder / "seen_rows.parquet"
+    published = folder_of(store.open_version("tiny", 1)) / "seen_rows.parquet"
     assert published.read_bytes() == (data / "prepared/tiny/seen_rows.parquet").read_bytes()
 
 
@@ -313,7 +314,7 @@ def test_version_whose_candidate_cannot_move_is_named_as_published(
 def test_damaged_version_is_not_taken_for_an_export(inputs: ExportInputs, store: Store) -> None:
     """Skipping because of a version whose bytes rotted would serve nothing for ever."""
     export_run(inputs, store)
-    with (store.open_version("tiny", 1).folder / "model.onnx").open("ab") as file:
+    with (folder_of(store.open_version("tiny", 1)) / "model.onnx").open("ab") as file:
         file.write(b"x")
 
     result = export_run(inputs, store)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.evaluations import ANY_SPEED, draw_evaluation, publish_judged
+from tests.support.registry_tree import folder_of
 from tests.support.tiny_model import (
     CLASSES,
     LEAN_COLUMNS,
@@ -151,7 +152,7 @@ def test_a_crippled_candidate_is_blocked_and_not_promoted(shop: Shop) -> None:
 def test_tampered_bytes_end_with_the_code_of_a_broken_environment(shop: Shop) -> None:
     """A script must be able to tell "the answer is no" from "there is no answer"."""
     version = publish_judged(shop.store, alias="candidate")
-    path = shop.store.open_version("tiny", version).folder / MODEL_FILE
+    path = folder_of(shop.store.open_version("tiny", version)) / MODEL_FILE
     path.write_bytes(path.read_bytes()[:-1])
     run = shop.run("gate", *QUICK)
     assert (run.code, run.result["outcome"]) == (3, "INVALID"), run.log

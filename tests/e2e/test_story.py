@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.makefile import ROOT, Workshop
+from tests.support.registry_tree import folder_of
 from tests.support.service import running_service
 from timberline.registry.aliases import read_alias
 from timberline.registry.runs import find_run, read_run
@@ -110,7 +111,7 @@ def test_the_version_tells_where_it_came_from(forest: Workshop) -> None:
     assert {tensor.rows for tensor in manifest.parity.values()} == {565_892}
     assert manifest.metrics.rows == 565_892
     predictions = pq.read_table(
-        open_store(forest.registry).open_version("forest_cover", 1).folder / "evaluation.parquet",
+        folder_of(open_store(forest.registry).open_version("forest_cover", 1)) / "evaluation.parquet",
         columns=["class_index", "label_index"],
     )
     right = (predictions["class_index"].to_numpy() == predictions["label_index"].to_numpy()).mean()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.registry_tree import folder_of
 from tests.support.service import running_service
 from timberline.registry.store import open_store
 
@@ -90,7 +91,7 @@ def test_the_training_file_gets_the_answers_that_its_evaluation_has(tmp_path: Pa
 
     manifest = open_store(registry).open_version("odd", 1).manifest
     evaluation = pq.read_table(
-        open_store(registry).open_version("odd", 1).folder / "evaluation.parquet"
+        folder_of(open_store(registry).open_version("odd", 1)) / "evaluation.parquet"
     ).to_pydict()
     with running_service(registry, "odd@1") as service:
         status, _, answer = service.request("POST", "/predict", body, {"Content-Type": "text/csv"})

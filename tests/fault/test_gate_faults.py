@@ -17,6 +17,7 @@ from tests.support.ended import starting
 from tests.support.evaluations import draw_evaluation, publish_judged
 from tests.support.manifests import build_manifest
 from tests.support.quick import quick_settings
+from tests.support.registry_tree import folder_of
 from tests.support.wrong_services import Answer, answering
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.benchmarks.gate.run import run_gate
@@ -181,7 +182,7 @@ def test_tampered_bytes_are_invalid_and_never_served(tmp_path: Path, damaged: in
     store = open_store(tmp_path / "registry")
     publish_judged(store, alias="production")
     publish_judged(store, alias="candidate")
-    path = store.open_version("tiny", damaged).folder / MODEL_FILE
+    path = folder_of(store.open_version("tiny", damaged)) / MODEL_FILE
     path.write_bytes(path.read_bytes() + b"\0")
     result = run_gate(store, "tiny", tmp_path / "data", quick_settings())
     assert result.verdict is not None

@@ -14,6 +14,7 @@ import pytest
 from tests.support.ended import ROOT
 from tests.support.evaluations import publish_judged
 from tests.support.prepared import MODEL, prepare, write_model
+from tests.support.registry_tree import folder_of
 from tests.support.tables import NAME, SmallTable, rows
 from timberline.registry.store import Store
 
@@ -139,7 +140,7 @@ def test_a_registry_that_cannot_be_read_is_explained(
     store: Store, tmp_path: Path, refuse: Callable[[Path, int], Path], words: tuple[str, ...]
 ) -> None:
     """Any command on it, of any part."""
-    path = refuse(store.open_version("tiny", 1).folder / "manifest.json", 0)
+    path = refuse(folder_of(store.open_version("tiny", 1)) / "manifest.json", 0)
     places = ("--data", str(tmp_path / "data")) if words[0] == "benchmarks" else ()
     assert_explained(run(*words, "--registry", store.location, *places), path, 0)
 
@@ -159,7 +160,7 @@ def test_a_service_that_cannot_read_its_version_explains_it_at_its_start(
     store: Store, refuse: Callable[[Path, int], Path], name: str, workers: str
 ) -> None:
     """In the log of a container that does not come up, where one cannot look around."""
-    path = refuse(store.open_version("tiny", 2).folder / name, 0)
+    path = refuse(folder_of(store.open_version("tiny", 2)) / name, 0)
     serve = ("inference", "serve", "--model", "tiny@2", "--registry", store.location, "--port", "0")
     done = run(*serve, "--workers", workers)
     message = [line for line in done.stderr.splitlines() if "belongs to" in line]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny, remove_ledger_entry
+from tests.support.registry_tree import folder_of
 from timberline.registry.aliases import move_alias, read_alias, read_history
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import DigestMismatchError, ManifestError, RegistryError, VersionNotFoundError
@@ -31,7 +32,7 @@ def store(store: Store) -> Store:
 
 @pytest.fixture
 def folder(store: Store) -> Path:
-    return store.open_version("tiny", 1).folder
+    return folder_of(store.open_version("tiny", 1))
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, EVALUATION_FILE])

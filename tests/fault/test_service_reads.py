@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.registry_tree import folder_of
 from tests.support.service import DEADLINE_S, RunningService, running_service
 from tests.support.swapping import publish_versions
 from tests.support.tiny_model import NUMERIC_ROWS, point_alias
@@ -115,7 +116,7 @@ def test_what_a_service_does_not_use_does_not_stop_it(harm: Callable[[Path], Non
     """A .DS_Store in a mounted registry took a release down; `registry verify` is where it is told."""
     store = open_store(root)
     for version in (1, 2):
-        harm(store.open_version("tiny", version).folder)
+        harm(folder_of(store.open_version("tiny", version)))
     with running_service(root, "tiny", *WATCH) as service:
         wait_for_version(service, 1)
         point_alias(store, "tiny", "production", 2)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.pages import read_counter
+from tests.support.registry_tree import folder_of
 from tests.support.service import (
     RunningService,
     has_ended,
@@ -92,7 +93,7 @@ def test_every_swap_is_told_and_the_old_version_is_freed(tmp_path: Path) -> None
 def flip_byte(store: Store) -> None:
     """tiny@2 with a bit of its graph turned over, as a bad disk would leave it."""
     publish_numeric(store, scale=SCALES[2], alias=None)
-    path = store.open_version("tiny", 2).folder / MODEL_FILE
+    path = folder_of(store.open_version("tiny", 2)) / MODEL_FILE
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.prepared import forced_precision
+from tests.support.registry_tree import folder_of
 from tests.support.tables import NAME, SmallTable, rows
 from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.settings import load_gate_settings
@@ -61,7 +62,7 @@ class Shop:
 
     def answer(self, version: int, row: list[RawValue]) -> np.ndarray:
         """Probabilities of one raw row, as a service computes them; float32 (classes,)."""
-        graph = (self.store.open_version(NAME, version).folder / MODEL_FILE).read_bytes()
+        graph = (folder_of(self.store.open_version(NAME, version)) / MODEL_FILE).read_bytes()
         feeds = rows_to_feeds([row], self.manifest(version).signature.columns)
         probabilities: np.ndarray = open_session(graph, threads=1).run(["probabilities"], feeds)[0][0]
         return probabilities

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from timberline.registry.version import Version
+
 # What can be in the place of a plain file; "folder" is an empty one.
 Kind = Literal["folder", "fifo", "link", "socket", "device"]
 KINDS: tuple[Kind, ...] = ("folder", "fifo", "link", "socket")
@@ -21,6 +23,11 @@ KINDS: tuple[Kind, ...] = ("folder", "fifo", "link", "socket")
 Tree = dict[str, bytes | Kind]
 # Where writers prepare what they write: it holds nothing that a reader sees.
 STAGING = ".staging"
+
+
+def folder_of(version: Version) -> Path:
+    """Where the files of a version lie, in a registry that is a folder."""
+    return Path(version.objects.location, version.key)
 
 
 def read_tree(root: Path) -> Tree:

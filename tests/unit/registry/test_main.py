@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.manifests import build_verdict, give_verdict, publish_tiny, remove_ledger_entry
+from tests.support.registry_tree import folder_of
 from timberline.registry.__main__ import main
 from timberline.registry.aliases import move_alias, read_alias, read_history
 from timberline.registry.names import PRODUCTION
@@ -235,7 +236,7 @@ def test_repair_is_the_way_out_of_a_damaged_alias(store: Store, run: Command) ->
 def test_lost_version_is_told_until_it_is_written_off(store: Store, run: Command) -> None:
     """A nightly verify must not go on failing for a version that was removed on purpose."""
     publish_tiny(store)
-    shutil.rmtree(store.open_version("tiny", 3).folder)
+    shutil.rmtree(folder_of(store.open_version("tiny", 3)))
     for verb in ("list", "verify"):
         code, out, _ = run(verb, "--no-json")
         assert code == 1
@@ -258,7 +259,7 @@ def test_verify_of_an_alias_looks_at_it_and_at_its_version(store: Store, run: Co
     code, out, _ = run("verify", "tiny@production")
     assert code == 0
     assert [check["name"] for check in msgspec.json.decode(out)] == ["tiny@1", "tiny@production"]
-    path = store.open_version("tiny", 1).folder / "manifest.json"
+    path = folder_of(store.open_version("tiny", 1)) / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"Spruce"', b'"Larch!"'))
     remove_ledger_entry(store, "tiny", 1)
     code, out, _ = run("verify", "tiny@production")
@@ -299,7 +300,7 @@ def test_rollback_with_nothing_before_ends_with_1(run: Command) -> None:
 def test_verify_ends_with_1_when_a_file_is_damaged(store: Store, run: Command) -> None:
     """A nightly job needs an exit code and a name."""
     assert run("verify", "tiny@1")[0] == 0
-    (store.open_version("tiny", 1).folder / MODEL_FILE).write_bytes(b"rotten!!")
+    (folder_of(store.open_version("tiny", 1)) / MODEL_FILE).write_bytes(b"rotten!!")
     code, out, _ = run("verify")
     assert code == 1
     checks = {check["name"]: check for check in msgspec.json.decode(out)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.manifests import publish_tiny
+from tests.support.registry_tree import folder_of
 from timberline.registry.errors import (
     ConfigError,
     VersionNotFoundError,
@@ -18,7 +19,7 @@ from timberline.registry.version import MANIFEST_FILE
 def test_version_folder_holds_exactly_what_was_given_and_the_manifest(store: Store) -> None:
     """Whoever opens the folder finds the documented files and nothing of the way they came there."""
     publish_tiny(store, model_bytes=b"graph")
-    folder = store.open_version("tiny", 1).folder
+    folder = folder_of(store.open_version("tiny", 1))
     assert sorted(path.name for path in folder.iterdir()) == [EVALUATION_FILE, MANIFEST_FILE, MODEL_FILE]
     assert (folder / MODEL_FILE).read_bytes() == b"graph"
     assert store.open_version("tiny", 1).read_file(MODEL_FILE) == b"graph"
@@ -28,7 +29,7 @@ def test_identity_is_the_digests_of_manifest_and_model(store: Store) -> None:
     """Evidence is bound to these two; a third party must be able to compute them with sha256sum."""
     publish_tiny(store, model_bytes=b"graph")
     identity = store.open_version("tiny", 1).digests
-    manifest = (store.open_version("tiny", 1).folder / MANIFEST_FILE).read_bytes()
+    manifest = (folder_of(store.open_version("tiny", 1)) / MANIFEST_FILE).read_bytes()
     assert identity.manifest_sha256 == digest_bytes(manifest)
     assert identity.model_sha256 == digest_bytes(b"graph")
 

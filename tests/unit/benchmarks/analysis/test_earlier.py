@@ -13,6 +13,7 @@ import pytest
 from tests.support.evaluations import encode_evaluation, publish_judged
 from tests.support.fresh import CLASSES, LIMITS, draw_table, lay_out, publish_on
 from tests.support.manifests import build_manifest
+from tests.support.registry_tree import folder_of
 from tests.support.tiny_model import CLASSES as TINY_CLASSES
 from tests.support.tiny_model import NUMERIC_COLUMNS
 from timberline.benchmarks.analysis.earlier import list_releases
@@ -126,7 +127,7 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is(store: Store) -> None:
     lineage = msgspec.structs.replace(build_manifest().lineage, data_fingerprint="77" * 16)
     release(store, 0, lineage=lineage)  # 3: of another table, by an earlier release of the program
     release(store, 10)  # 4: the champion
-    graph = store.open_version("tiny", 1).folder / "model.onnx"
+    graph = folder_of(store.open_version("tiny", 1)) / "model.onnx"
     graph.chmod(0o644)
     graph.write_bytes(graph.read_bytes() + b"\0")
     line = find(judge(store, release(store, 20, alias="candidate")))

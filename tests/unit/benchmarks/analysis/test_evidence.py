@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.evaluations import ANY_SPEED, draw_evaluation, encode_evaluation, publish_judged
 from tests.support.manifests import build_manifest
+from tests.support.registry_tree import folder_of
 from tests.support.tiny_model import CLASSES, NUMERIC_COLUMNS
 from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_parity, judge_static
 from timberline.benchmarks.analysis.verdict import required_lines
@@ -208,7 +209,7 @@ def test_bytes_that_are_not_the_manifests_end_it(store: Store) -> None:
         arm: store.open_version("tiny", publish_judged(store, alias=alias))
         for arm, alias in (("champion", "production"), ("candidate", "candidate"))
     }
-    graph = versions["candidate"].folder / "model.onnx"
+    graph = folder_of(versions["candidate"]) / "model.onnx"
     graph.chmod(0o644)
     graph.write_bytes(graph.read_bytes() + b"\0")
     evidence = judge_static(store, versions, SETTINGS)

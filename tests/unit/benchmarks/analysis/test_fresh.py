@@ -23,6 +23,7 @@ from tests.support.fresh import (
     lay_out,
     publish_on,
 )
+from tests.support.registry_tree import folder_of
 from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_static
 from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
 from timberline.benchmarks.settings import load_gate_settings
@@ -366,7 +367,7 @@ def test_answers_that_are_not_the_graphs_are_refused(store: Store, data: Path) -
     """Floors were judged on them."""
     new = draw_table(1600)
     other = publish_on(store, new, offset=0.1)
-    stolen = (store.open_version("tiny", other).folder / EVALUATION_FILE).read_bytes()
+    stolen = (folder_of(store.open_version("tiny", other)) / EVALUATION_FILE).read_bytes()
     line = find(judge(store, data, new, extra={EVALUATION_FILE: stolen}), "held_out_rows")
     assert line.outcome == "INVALID"
     assert "evaluation.parquet is not this graph's" in line.reason
@@ -462,7 +463,7 @@ def test_answers_are_kept_so_that_the_verdict_can_be_worked_out_again(store: Sto
         kept = pq.read_table(data / f"scored-{arm}.parquet")
         assert kept.column_names == ["row", "class_index", "label_index", "p_0", "p_1", "p_2"]
         assert kept.num_rows == 800
-    own = pq.read_table(store.open_version("tiny", 2).folder / EVALUATION_FILE)
+    own = pq.read_table(folder_of(store.open_version("tiny", 2)) / EVALUATION_FILE)
     assert kept["label_index"].equals(own["label_index"])
     assert np.allclose(kept["p_1"].to_numpy(), own["p_1"].to_numpy(), atol=1e-6)
 
@@ -492,6 +493,6 @@ def test_the_same_rows_in_another_order_are_asked_afresh(store: Store, data: Pat
 def test_text_and_null_reach_the_graph_as_in_the_service(store: Store, data: Path) -> None:
     """A champion that saw zeros, or nothing, in their place would answer otherwise than it did."""
     evidence = judge(store, data, draw_table(1600).change(soil=[None, "clay"] * 800))
-    old = pq.read_table(store.open_version("tiny", 1).folder / EVALUATION_FILE)
+    old = pq.read_table(folder_of(store.open_version("tiny", 1)) / EVALUATION_FILE)
     assert old.num_rows == 600
     assert find(evidence, "accuracy").champion == find(evidence, "accuracy").candidate

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.evaluations import encode_evaluation, publish_judged
+from tests.support.registry_tree import folder_of
 from timberline.benchmarks.analysis.evidence import judge_static
 from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.selftest.worse import Answers, draw_worse, read_answers, stage_worse, weigh_flips
@@ -98,7 +99,9 @@ def test_a_staged_candidate_is_the_same_graph_with_worse_answers(tmp_path: Path)
     assert champion.manifest.files == source.open_version("tiny", version).manifest.files
     assert candidate.manifest.files[MODEL_FILE] == champion.manifest.files[MODEL_FILE]
     assert candidate.manifest.files[EVALUATION_FILE] != champion.manifest.files[EVALUATION_FILE]
-    before, after = (read_answers(version.folder / EVALUATION_FILE)[0] for version in (champion, candidate))
+    before, after = (
+        read_answers(folder_of(version) / EVALUATION_FILE)[0] for version in (champion, candidate)
+    )
     assert measure(before, after)[0] == pytest.approx(0.03, abs=0.007)
     static = judge_static(
         staged.store, {"champion": champion, "candidate": candidate}, load_gate_settings().accuracy

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.failing_store import FailingStore
 from tests.support.manifests import remove_ledger_entry
+from tests.support.registry_tree import folder_of
 from tests.support.service import DEADLINE_S
 from tests.support.tiny_model import (
     NUMERIC_COLUMNS,
@@ -33,8 +34,8 @@ from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.runner import Runner, WorkLimit
 from timberline.inference.routes.predict import Predict
 from timberline.registry.errors import ConfigError, DigestMismatchError, ManifestError, VersionNotFoundError
-from timberline.registry.folder import MAX_BYTES
 from timberline.registry.names import ModelRef
+from timberline.registry.objects import MAX_BYTES
 from timberline.registry.store import MODEL_FILE, Store, open_store
 
 
@@ -166,7 +167,7 @@ def test_each_model_follows_its_own_alias(store: Store) -> None:
 
 def flip_byte(store: Store, version: int, file: str = MODEL_FILE) -> None:
     """Damage a file of tiny behind the registry's back."""
-    path = store.open_version("tiny", version).folder / file
+    path = folder_of(store.open_version("tiny", version)) / file
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -196,7 +197,7 @@ def test_a_manifest_rewritten_after_the_move_is_refused(store: Store) -> None:
     models = open_models(store)
     models.load()
     move(store, 2)
-    manifest = store.open_version("tiny", 2).folder / "manifest.json"
+    manifest = folder_of(store.open_version("tiny", 2)) / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_bytes(manifest.read_bytes().replace(b'"title": "', b'"title": "Other '))
     assert look(models) == (["tiny@1"], [("refused", 1, 2)])
@@ -298,7 +299,9 @@ def test_what_may_become_whole_is_tried_again_with_growing_pauses(
     reads = Reads(store.objects)
     models = open_models(Store(reads), clock=(clock := Clock()))
     models.load()
-    (graph := store.open_version("tiny", 2).folder / MODEL_FILE).rename(graph.with_name(".model.onnx.part"))
+    (graph := folder_of(store.open_version("tiny", 2)) / MODEL_FILE).rename(
+        graph.with_name(".model.onnx.part")
+    )
     move(store, 2)
     assert look(models) == (["tiny@1"], [("refused", 1, 2)])
     assert count_attempts(models, clock, reads, 300) == [1, 3, 7, 15, 31, 63, 123, 183, 243]
@@ -331,7 +334,7 @@ def test_a_refusal_is_counted_once_and_told_when_its_reason_changes(
     models = open_models(store, clock=(clock := Clock()))
     models.load()
     move(store, 3)
-    (manifest := store.open_version("tiny", 3).folder / "manifest.json").rename(
+    (manifest := folder_of(store.open_version("tiny", 3)) / "manifest.json").rename(
         hidden := manifest.with_name(".m")
     )
     assert look(models) == (["tiny@1"], [("refused", 1, 3)])
@@ -366,7 +369,7 @@ def test_an_alias_that_is_gone_or_damaged_changes_nothing(
     """What was promoted yesterday is still the best that is known."""
     models = open_models(store)
     models.load()
-    record = store.open_version("tiny", 1).folder.parent / "aliases" / "production" / "1.json"
+    record = folder_of(store.open_version("tiny", 1)).parent / "aliases" / "production" / "1.json"
     if damage == "removed":
         shutil.rmtree(record.parents[1])
         shutil.rmtree(record.parents[2] / "heads")

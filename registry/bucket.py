@@ -50,7 +50,6 @@ from timberline.registry.objects import (
 )
 from timberline.registry.refusals import (
     NO_ACCOUNT,
-    BucketError,
     LostError,
     MissingError,
     RefusedError,
@@ -513,7 +512,7 @@ class BucketStore:
         """The answer to a question; None when there is no such object."""
         try:
             return ask()
-        except BucketError:
+        except MissingError:
             raise
         except FileNotFoundError:
             return None
@@ -531,7 +530,7 @@ class BucketStore:
         refusal: OSError | None = None
         try:
             write()
-        except (AlreadyExistsError, PreconditionError, BucketError):
+        except (AlreadyExistsError, PreconditionError):
             raise
         except (BaseError, OSError, ValueError) as error:
             refusal = self._explain(error, key, _UNKNOWN)
@@ -539,6 +538,6 @@ class BucketStore:
             raise refusal
 
     def _explain(self, error: Exception, key: str, more: str = "") -> OSError:
-        if isinstance(error, OSError) and error.errno is not None:  # of a local file
+        if isinstance(error, OSError) and error.errno is not None:  # of a local file, or explained already
             return error
         return explain(error, self._name(key), self._secrets, more=more)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import obstore
@@ -63,15 +63,26 @@ CLAIM = "claim"
 _OWN = ".timberline"
 _CHECKED = f"{_OWN}/conditions.json"
 
-# A server that refuses connections is given up after three pauses, 0.7 s. One that is silent is asked a
-# second time after 11 s and given up after 22 s, so that one that was frozen for 20 s is waited for.
-# obstore's `read_timeout` runs from the first byte sent to the first one answered.
-_CONNECT_S = 5
-_READ_S = 11
-_RETRIES = 3
-_RETRY_S = 12
-# A part of a file has 5 MiB, and four are sent at once: at 3 Mbit/s they take a minute.
-_BULK_READ_S = 90
+
+class _Pace(NamedTuple):
+    """How long a server is waited for, in seconds. ``retry_s`` after the first try it is not tried again.
+
+    obstore's ``read_timeout`` runs from the first byte that is sent to the first that is answered.
+    """
+
+    connect_s: int
+    read_s: int
+    retry_count: int
+    retry_s: int
+
+
+# Connections that are refused are given up after three pauses, 0.7 s. A silent server is asked a second time
+# after 11 s and given up after 22 s, so that one that was frozen for 20 s is waited for.
+_PATIENT = _Pace(5, 11, 3, 12)
+# For a service, which has a cache to start from and asks again later.
+_QUICK = _Pace(2, 5, 1, 12)
+# For files. A part has 5 MiB, and four are sent at once: at 2 Mbit/s they take 84 s.
+_BULK = _Pace(5, 90, 3, 12)
 _PART_BYTES = 5 << 20
 _PARTS_AT_ONCE = 4
 _WHOLE_S = 3600
@@ -86,19 +97,20 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _UNKNOWN = "It is not known whether it was written: look before you run the command again."
 
 
-def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_bulk: bool = False) -> Any:
+def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_patient: bool = True) -> Any:
     """obstore's client of a bucket and prefix, with explicit timeouts and retries; the bucket is not asked.
 
     Args:
         url: ``s3://bucket/prefix``; ``gs://`` and ``az://`` likewise, which no test of ours reaches.
         environment: of the account; the process's own by default.
-        is_bulk: it is to send much in one request, which may take longer.
+        is_patient: whether a server that does not answer is asked for long; not by whoever asks again anyway.
 
     Raises:
         ConfigError: the URL names no bucket, or the account is not one (`registry.account`).
         PermissionError: there is no account.
     """
-    return _open(url, _find_account(url, os.environ if environment is None else environment), is_bulk)
+    account = _find_account(url, os.environ if environment is None else environment)
+    return _open(url, account, _PATIENT if is_patient else _QUICK)
 
 
 def _find_account(url: str, environment: Mapping[str, str]) -> Account | None:
@@ -106,7 +118,7 @@ def _find_account(url: str, environment: Mapping[str, str]) -> Account | None:
     return find_account(environment) if url.startswith("s3://") else None
 
 
-def _open(url: str, account: Account | None, is_bulk: bool) -> Any:
+def _open(url: str, account: Account | None, pace: _Pace) -> Any:
     scheme, bucket, prefix = split_url(url)
     if account and not account.may_be_there():
         raise RefusedError(errno.EACCES, f"{NO_ACCOUNT} {HINT_ACCOUNT}", url)
@@ -115,8 +127,8 @@ def _open(url: str, account: Account | None, is_bulk: bool) -> Any:
         return kind(
             bucket,
             prefix=prefix or None,
-            client_options=_client_options(account, is_bulk),
-            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)},
+            client_options=_client_options(account, pace),
+            retry_config={"max_retries": pace.retry_count, "retry_timeout": timedelta(seconds=pace.retry_s)},
             # One by one: not every server has the other request, and what is removed is one object.
             **({"disable_bulk_delete": True} | account.client_settings() if account else {}),
         )
@@ -125,10 +137,10 @@ def _open(url: str, account: Account | None, is_bulk: bool) -> Any:
     raise ConfigError(f"no client can be made: {problem}", where=f"{scheme}://{bucket}")
 
 
-def _client_options(account: Account | None, is_bulk: bool) -> Any:
+def _client_options(account: Account | None, pace: _Pace) -> Any:
     options: dict[str, Any] = {
-        "connect_timeout": timedelta(seconds=_CONNECT_S),
-        "read_timeout": timedelta(seconds=_BULK_READ_S if is_bulk else _READ_S),
+        "connect_timeout": timedelta(seconds=pace.connect_s),
+        "read_timeout": timedelta(seconds=pace.read_s),
         "timeout": timedelta(seconds=_WHOLE_S),
     }
     if account:
@@ -164,6 +176,10 @@ class BucketStore:
     Any number of threads may use it. A process that was forked from one that did may not: obstore's threads
     are gone there.
 
+    Args:
+        location: ``s3://bucket/prefix``.
+        is_patient: as of `open_client`.
+
     Raises:
         ConfigError: ``location`` names no bucket, or the account is not one; no bucket is asked yet.
     """
@@ -171,26 +187,27 @@ class BucketStore:
     is_remote = True
     own_names = frozenset({CLAIM})
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, is_patient: bool = True) -> None:
         self.location = location.rstrip("/")
         self._has_generations = split_url(location)[0] == "gs"
         self._account = _find_account(location, os.environ)
         self._secrets = self._account.secrets if self._account else ()
-        self._clients: dict[bool, Any] = {}
+        self._pace = _PATIENT if is_patient else _QUICK
+        self._clients: dict[_Pace, Any] = {}
         self._is_checked = False
         self._copies: Path | None = None
         self._lock = threading.Lock()
 
     @property
     def _client(self) -> Any:
-        return self._open_client(is_bulk=False)
+        return self._open_client(self._pace)
 
-    def _open_client(self, *, is_bulk: bool) -> Any:
+    def _open_client(self, pace: _Pace) -> Any:
         """Made when it is first used: a service that starts from its cache needs none for that."""
         with self._lock:
-            if is_bulk not in self._clients:
-                self._clients[is_bulk] = _open(self.location, self._account, is_bulk)
-            return self._clients[is_bulk]
+            if pace not in self._clients:
+                self._clients[pace] = _open(self.location, self._account, pace)
+            return self._clients[pace]
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         try:
@@ -411,7 +428,7 @@ class BucketStore:
         return True
 
     def _upload(self, key: str, path: Path) -> None:
-        client = self._open_client(is_bulk=True)
+        client = self._open_client(_BULK)
         self._write(
             key,
             lambda: obstore.put(

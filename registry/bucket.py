@@ -218,11 +218,12 @@ class BucketStore:
             on_error(prefix, error)
             return []
         sizes = {each["path"]: each["size"] for each in found or [] if each["path"] not in {"", prefix}}
+        sizes = {key: size for key, size in sizes.items() if not any(map(is_hidden, key.split("/")))}
         for marker in [key for key, size in sizes.items() if not size and self._is_marker(key)]:
             del sizes[marker]
             if not any(key.startswith(f"{marker}/") for key in sizes):
                 sizes[f"{marker}/"] = 0
-        return sorted(key for key in sizes if not any(map(is_hidden, filter(None, key.split("/")))))
+        return sorted(sizes)
 
     def _list(self, prefix: str) -> list[Any]:
         where = f"{prefix}/" if prefix else None
@@ -233,7 +234,7 @@ class BucketStore:
 
         obstore lists it without the slash; and then nothing is found under its name.
         """
-        return self.find_size(key) is None
+        return self._ask(key, lambda: obstore.head(self._client, key)) is None
 
     def list_names(self, prefix: str = "") -> list[str]:
         return sorted(name + "/" * is_folder for name, _, is_folder in self._list_folder(prefix))
@@ -429,6 +430,8 @@ class BucketStore:
 
     def _upload(self, key: str, path: Path) -> None:
         client = self._open_client(_BULK)
+        with path.open("rb"):  # of its errors obstore says neither number nor name
+            pass
         self._write(
             key,
             lambda: obstore.put(

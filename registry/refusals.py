@@ -20,6 +20,7 @@ NO_ACCOUNT = "no account was found."
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+_NAME = re.compile(r'Path "(.*?)"(?::| contained)', re.DOTALL)
 _MESSAGE_CHARACTERS = 200
 # Amazon answers 400 to what is wrong with the account's keys, and to a wrong region.
 _ACCOUNT_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
@@ -101,7 +102,7 @@ def explain(error: Exception, where: str, secrets: Sequence[str] = (), *, more: 
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _is_refusal(answer):
         return RefusedError(errno.EACCES, _describe_refusal(answer), where)
     if isinstance(error, InvalidPathError):
-        name = text.partition('path "')[2].partition('"')[0][:80]
+        name = found[1][:80] if (found := _NAME.search(text)) else ""
         what = f"has a key that cannot be listed: {name!r}. Remove that object: it is none of a registry's."
         return WrongNameError(errno.EINVAL, what, where)
     if answer.code in _REGION_CODES or answer.status == 301 or "redirect" in text.partition("\n")[0]:

@@ -161,7 +161,7 @@ def split_url(url: str) -> tuple[str, str, str]:
         ConfigError: it is none. What is before an ``@`` is not quoted.
     """
     scheme, mark, rest = url.partition("://")
-    bucket, _, prefix = rest.strip("/").partition("/")
+    bucket, _, prefix = rest.rstrip("/").partition("/")
     is_prefix = all(part not in {"", ".", ".."} and part.isprintable() for part in prefix.split("/"))
     if f"{scheme}{mark}" not in SCHEMES or not _BUCKET.fullmatch(bucket) or (prefix and not is_prefix):
         found = f"{scheme}://…{rest[rest.rindex('@') :]}" if "@" in rest else url

@@ -259,7 +259,8 @@ def test_clients_of_other_clouds_are_made(url: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3://bucket//x", "s3://bucket/../x", "s3://b", f"s3://{KEY}:{TOKEN}@bucket/x"]
+    "url",
+    ["s3://", "s3:///x", "s3://bucket//x", "s3://bucket/../x", "s3://b", f"s3://{KEY}:{TOKEN}@bucket/x"],
 )
 def test_a_url_without_a_bucket_is_refused(url: str) -> None:
     """What somebody writes before an @ is a password, and is not quoted."""

@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     log: str
 
 
-def build_registry(root: Path) -> Store:
+def build_registry(root: Path | str) -> Store:
     """tiny@1 to 3, each promoted after its verdict and then made the candidate; other@1 likewise."""
     store = open_store(root)
     for model in ("tiny", "tiny", "tiny", "other"):
@@ -49,7 +49,7 @@ def build_registry(root: Path) -> Store:
     return store
 
 
-def ask(root: Path, words: str | list[str]) -> Answer:
+def ask(root: Path | str, words: str | list[str]) -> Answer:
     """Run ``words`` as `act` does."""
     words = words.split() if isinstance(words, str) else words
     out, log = io.StringIO(), io.StringIO()
@@ -64,7 +64,7 @@ def list_broken(answer: Answer) -> list[dict[str, Any]]:
     return [check for check in answer.value if not check["is_whole"]]
 
 
-def act(root: Path, words: list[str]) -> int:
+def act(root: Path | str, words: list[str]) -> int:
     """Run a command of the registry, or ``publish MODEL BYTES``, or ``judge MODEL@VERSION OUTCOME``.
 
     Returns:

@@ -1,9 +1,9 @@
 """A registry's bytes where they lie, in a folder or in a bucket: to look at, to copy and to damage.
 
-    place = BucketPlace(bucket.url)                  # or FolderPlace(root)
-    before = place.read_tree()
-    place.put("tiny/1/manifest.json", b"{}")
-    compare(before, place.read_tree())               # {"tiny/1/manifest.json"}
+place = BucketPlace(bucket.url)                  # or FolderPlace(root)
+before = place.read_tree()
+place.put("tiny/1/manifest.json", b"{}")
+compare(before, place.read_tree())               # {"tiny/1/manifest.json"}
 
 """
 

@@ -23,6 +23,7 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote, set_alias
 from timberline.registry.runtime.cli import run_command
 from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.store import Store, open_store
 from timberline.registry.verdict import Outcome
 
@@ -71,6 +72,7 @@ def act(root: Path | str, words: list[str]) -> int:
         The exit code; ``publish`` prints the number.
     """
     if words[0] in _VERBS:
+        configure_logging("info", "auto")
         return run_command("registry", lambda: _VERBS[words[0]](open_store(root), *words[1:]))
     return main([*words, "--registry", str(root), "--json"])
 

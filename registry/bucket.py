@@ -39,6 +39,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, RegistryError
 from timberline.registry.objects import (
+    CLAIM_FILE,
     MAX_BYTES,
     Known,
     OnError,
@@ -50,7 +51,6 @@ from timberline.registry.objects import (
 
 T = TypeVar("T")
 
-CLAIM = "claim"
 # The store's own: that the server was found to keep conditions, and what is left of finding out.
 _OWN = ".timberline"
 _CHECKED = f"{_OWN}/conditions.json"
@@ -113,7 +113,6 @@ class BucketStore:
     """
 
     is_remote = True
-    own_names = frozenset({CLAIM})
 
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/")
@@ -249,7 +248,7 @@ class BucketStore:
 
     def commit(self, staged: Path, prefix: str, *, last: str) -> bool:
         claim = msgspec.json.encode({"nonce": secrets.token_hex(16)})
-        if not self.put_if_absent(f"{prefix}/{CLAIM}", claim):
+        if not self.put_if_absent(f"{prefix}/{CLAIM_FILE}", claim):
             return False
         others = sorted(path.name for path in staged.iterdir() if path.name != last)
         self._side_by_side(lambda name: self._upload(f"{prefix}/{name}", staged / name), others)

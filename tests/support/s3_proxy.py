@@ -64,10 +64,12 @@ class S3Proxy:
     """Change `decide` and `after` at any time; `seen` and the numbers begin again with `clear`."""
 
     def __init__(self, upstream: str) -> None:
+        # The server's URL.
+        self.upstream = upstream
         parts = urlsplit(upstream)
         assert parts.hostname
         assert parts.port
-        self._upstream = (parts.hostname, parts.port)
+        self._address = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -204,7 +206,7 @@ class S3Proxy:
                 self.seen.append(Seen(asked, status, told))
 
     def _ask(self, head: _Head, body: bytes, method: str) -> tuple[int, bytes]:
-        with socket.create_connection(self._upstream) as server, server.makefile("rb") as reader:
+        with socket.create_connection(self._address) as server, server.makefile("rb") as reader:
             server.sendall(head.raw + body)
             while True:
                 answer = _read_head(reader)

@@ -24,6 +24,8 @@ class Sizes(NamedTuple):
     living_swaps: int
     histories: int  # of a registry
     steps: int  # of each
+    racers: int  # processes that change a registry at the same moment
+    races: int  # rounds of them
 
 
 _FULL = Sizes(
@@ -37,6 +39,8 @@ _FULL = Sizes(
     living_swaps=24,
     histories=3_000,
     steps=40,
+    racers=8,
+    races=60,
 )
 _REDUCED = Sizes(
     requests=3_000,
@@ -49,6 +53,8 @@ _REDUCED = Sizes(
     living_swaps=6,
     histories=40,
     steps=25,
+    racers=4,
+    races=5,
 )
 IS_FULL = os.environ.get("TIMBERLINE_SOAK") == "full"
 SIZES = _FULL if IS_FULL else _REDUCED

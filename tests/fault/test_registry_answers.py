@@ -36,7 +36,7 @@ class Action(NamedTuple):
         words: of the command.
         moves: the alias of ``tiny`` that has one move more afterwards, its fourth, and where it points then.
         last: the last version of ``tiny`` afterwards.
-        damage: what is wrong before; the command repairs it.
+        damage: the path that is damaged before; the command repairs it.
     """
 
     words: str
@@ -50,8 +50,10 @@ ACTIONS = {
     "promote": Action("promote tiny@1 --force --reason night", ("production", 1)),
     "rollback": Action("rollback tiny", ("production", 2)),
     "alias set": Action("alias set tiny@candidate 1", ("candidate", 1)),
-    "repair alias": Action("repair tiny@candidate 2 --reason settled", ("candidate", 2), damage="candidate"),
-    "repair entry": Action("repair tiny@2 --reason settled", damage="ledger/2.json"),
+    "repair alias": Action(
+        "repair tiny@candidate 2 --reason settled", ("candidate", 2), damage="tiny/heads/candidate.json"
+    ),
+    "repair entry": Action("repair tiny@2 --reason settled", damage="tiny/ledger/2.json"),
 }
 
 
@@ -72,12 +74,10 @@ def _copy(proxy: S3Proxy, whole: Tree) -> BucketPlace:
     return place
 
 
-def _damage(place: BucketPlace, part: str) -> None:
-    """Have the head of an alias end early, or an entry of the ledger be gone."""
-    if not part:
-        return
-    path = min(path for path in place.read_tree() if path.startswith("tiny/") and part in path)
-    place.put(path, b"{" if part == "candidate" else None)
+def _damage(place: BucketPlace, path: str) -> None:
+    """Have an entry of the ledger be gone, or the head of an alias be none."""
+    if path:
+        place.put(path, None if "/ledger/" in path else b"{")
 
 
 class Run(NamedTuple):

@@ -46,7 +46,7 @@ def _set_alias(location: str) -> list[str]:
 
 
 def _repair(location: str) -> list[str]:
-    BucketPlace(location).put(f"{MODEL}/aliases/{DAMAGED}/head.json", b"{")
+    BucketPlace(location).put(f"{MODEL}/heads/{DAMAGED}.json", b"{")
     return ["repair", f"{MODEL}@{DAMAGED}", "2", "--reason", "settled"]
 
 

@@ -36,6 +36,9 @@ class Place(Protocol):
     def read_tree(self) -> Tree:
         """Everything that a reader may see."""
 
+    def find_key(self, path: str) -> str:
+        """The key that the program knows a path by."""
+
     def put(self, path: str, content: bytes | Kind | None) -> None:
         """Have ``content`` at ``path``, whatever was there; None is nothing."""
 
@@ -53,6 +56,9 @@ class FolderPlace:
     def read_tree(self) -> Tree:
         return registry_tree.read_tree(self.root)
 
+    def find_key(self, path: str) -> str:
+        return path
+
     def put(self, path: str, content: bytes | Kind | None) -> None:
         registry_tree.put(self.root, path, content)
 
@@ -61,7 +67,11 @@ class FolderPlace:
 
 
 class BucketPlace:
-    """Under a prefix of a bucket. Only bytes lie there; what was read once is known by its ETag."""
+    """Under a prefix of a bucket, where only bytes lie; what was read once is known by its ETag.
+
+    The records and heads of aliases are named as in a folder, so that one model of a registry is enough for
+    both; `find_key` tells what they are called in the bucket.
+    """
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -69,29 +79,41 @@ class BucketPlace:
         self._known: dict[tuple[str, str], bytes] = {}
 
     def read_tree(self) -> Tree:
-        found = [each for page in obstore.list(self._client) for each in page]
-        found = [each for each in found if not each["path"].startswith(f"{_OWN}/")]
+        found = [each for each in self._list() if not each["path"].startswith(f"{_OWN}/")]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return dict(pool.map(self._read, found))
+
+    def _list(self) -> list[Any]:
+        return [each for page in obstore.list(self._client) for each in page]
 
     def _read(self, found: Any) -> tuple[str, bytes]:
         known = found["path"], found["e_tag"]
         if known not in self._known:
             self._known[known] = bytes(obstore.get(self._client, found["path"]).bytes())
-        return found["path"], self._known[known]
+        return _find_path(found["path"]), self._known[known]
+
+    def find_key(self, path: str) -> str:
+        model, part, *names = path.split("/") if path.count("/") else (path, "")
+        if part == "heads" and len(names) == 1 and names[0].endswith(".json"):
+            return f"{model}/aliases/{names[0].removesuffix('.json')}/head.json"
+        if part == "aliases" and len(names) == 2:
+            stem, _, suffix = names[1].rpartition(".")
+            is_record = suffix == "json" and stem.isdigit() and stem[0] != "0"
+            return f"{model}/aliases/{names[0]}/log/{f'{stem:0>9}.json' if is_record else names[1]}"
+        return path
 
     def put(self, path: str, content: bytes | Kind | None) -> None:
-        """Nothing lies beneath what has content: a folder is its keys' prefix."""
+        """Nothing lies beneath what has content: a folder is the first part of keys."""
         if content is None:
             self._delete(path)
             return
         assert isinstance(content, bytes), f"a bucket has no {content}"
-        obstore.put(self._client, path, content, use_multipart=False)
+        obstore.put(self._client, self.find_key(path), content, use_multipart=False)
 
     def _delete(self, path: str) -> None:
-        below = [each["path"] for page in obstore.list(self._client, f"{path}/") for each in page]
-        for key in (path, *below):
-            obstore.delete(self._client, key)
+        for each in self._list():
+            if f"{_find_path(each['path'])}/".startswith(f"{path}/"):
+                obstore.delete(self._client, each["path"])
 
     def restore(self, tree: Tree, paths: Iterable[str]) -> None:
         for path in sorted(paths):
@@ -101,6 +123,18 @@ class BucketPlace:
         """Put everything of ``tree`` there."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self.put, tree, tree.values()))
+
+
+def _find_path(key: str) -> str:
+    """What lies under a key of a bucket, as it is called in a folder."""
+    model, part, *names = key.split("/") if key.count("/") else (key, "")
+    if part == "aliases" and len(names) == 2 and names[1] == "head.json":
+        return f"{model}/heads/{names[0]}.json"
+    if part == "aliases" and len(names) == 3 and names[1] == "log":
+        stem, _, suffix = names[2].rpartition(".")
+        is_record = suffix == "json" and stem.isdigit() and len(stem) == 9
+        return f"{model}/aliases/{names[0]}/{f'{int(stem)}.json' if is_record else names[2]}"
+    return key
 
 
 def make_bucket(name: str = "registry") -> str:

@@ -24,6 +24,8 @@ class Sizes(NamedTuple):
     living_swaps: int
     histories: int  # of a registry
     steps: int  # of each
+    bucket_histories: int  # the same in a bucket
+    bucket_steps: int
     racers: int  # processes that change a registry at the same moment
     races: int  # rounds of them
 
@@ -39,6 +41,8 @@ _FULL = Sizes(
     living_swaps=24,
     histories=3_000,
     steps=40,
+    bucket_histories=60,
+    bucket_steps=40,
     racers=8,
     races=60,
 )
@@ -53,6 +57,8 @@ _REDUCED = Sizes(
     living_swaps=6,
     histories=40,
     steps=25,
+    bucket_histories=4,
+    bucket_steps=15,
     racers=4,
     races=5,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import subprocess
 import sys
@@ -95,3 +96,17 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the S3 server is not ready:\n{log.read_text(errors='replace')[-3000:]}")
         threading.Event().wait(0.1)
+
+
+def main() -> None:
+    """``python -m tests.support.s3_server FOLDER``: serve until stdin ends.
+
+    When it is ready, the variables of its account are one line of JSON on stdout.
+    """
+    with serve_s3(Path(sys.argv[1]), secret_key=secrets.token_hex(16)) as server:
+        print(json.dumps(server.environment), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

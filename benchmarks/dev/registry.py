@@ -65,6 +65,7 @@ _TEXTS = {
     "list_folder": "`timberline list` of {versions:,} versions, folder",
     "list_bucket": "`timberline list` of {versions:,} versions, bucket",
 }
+_CHECKOUT = Path(__file__).resolve().parents[2]
 # A fast operation is done so many times a round.
 _MORE = 10
 _MEGABYTE = 1_000_000
@@ -156,7 +157,7 @@ def start_server(scratch: Path) -> Iterator[dict[str, str]]:
     folder = scratch / "server"
     folder.mkdir()
     command = [sys.executable, "-m", "tests.support.s3_server", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, cwd=_CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
         line = process.stdout.readline()

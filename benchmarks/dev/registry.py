@@ -149,7 +149,7 @@ def format_registry(report: RegistryReport) -> str:
 
 @contextlib.contextmanager
 def start_server(scratch: Path) -> Iterator[dict[str, str]]:
-    """A SeaweedFS for the block; the variables of its account.
+    """A SeaweedFS for the block; the variables of its account, and that nothing is cached.
 
     Raises:
         BenchmarkError: it does not start.
@@ -165,7 +165,7 @@ def start_server(scratch: Path) -> Iterator[dict[str, str]]:
             hint = "Run this in a checkout, after `make setup`."
             raise BenchmarkError("the S3 server does not start", hint=hint)
         try:
-            yield decode_json(line, dict[str, str])
+            yield {**decode_json(line, dict[str, str]), "TIMBERLINE_CACHE": "off"}
         finally:
             process.stdin.close()
 

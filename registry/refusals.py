@@ -59,9 +59,7 @@ class LostError(BucketError, ConnectionError):
 
     def replace(self, old: str, new: str) -> LostError:
         """The same error with another text."""
-        other = LostError(self.errno, str(self.strerror).replace(old, new), self.filename)
-        other.is_answered = self.is_answered
-        return other
+        return _lose(str(self.strerror).replace(old, new), self.filename, is_answered=self.is_answered)
 
 
 class RefusedError(BucketError, PermissionError):
@@ -106,11 +104,16 @@ def explain(error: Exception, where: str, secrets: Sequence[str] = (), *, more: 
         what = f"has a key that cannot be listed: {name!r}. Remove that object: it is none of a registry's."
         return WrongNameError(errno.EINVAL, what, where)
     if answer.code in _REGION_CODES or answer.status == 301 or "redirect" in text.partition("\n")[0]:
-        return LostError(errno.EIO, f"is in another region ({answer}). Set AWS_REGION to it.", where)
+        return _lose(f"is in another region ({answer}). Set AWS_REGION to it.", where, is_answered=True)
     if answer.code == "NoSuchBucket" or answer.status == 404:
         return MissingError(errno.ENOENT, f"no such bucket. {_HINT_BUCKET}", where)
-    lost = LostError(errno.EIO, " ".join(filter(None, (_describe(answer, text), more))), where)
-    lost.is_answered = answer.status > 0
+    what = " ".join(filter(None, (_describe(answer, text), more)))
+    return _lose(what, where, is_answered=answer.status > 0)
+
+
+def _lose(what: str, where: str, *, is_answered: bool) -> LostError:
+    lost = LostError(errno.EIO, what, where)
+    lost.is_answered = is_answered
     return lost
 
 

@@ -38,6 +38,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from timberline.registry.account import HINT_ACCOUNT, Account, find_account
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, RegistryError
 from timberline.registry.objects import (
+    CLAIM_FILE,
     MAX_BYTES,
     SCHEMES,
     Known,
@@ -58,7 +59,6 @@ from timberline.registry.refusals import (
 
 T = TypeVar("T")
 
-CLAIM = "claim"
 # The store's own: that the server was found to keep conditions, and what is left of finding out.
 _OWN = ".timberline"
 _CHECKED = f"{_OWN}/conditions.json"
@@ -185,7 +185,6 @@ class BucketStore:
     """
 
     is_remote = True
-    own_names = frozenset({CLAIM})
 
     def __init__(self, location: str, *, is_patient: bool = True) -> None:
         self.location = location.rstrip("/")
@@ -413,7 +412,7 @@ class BucketStore:
         others = sorted(path.name for path in staged.iterdir() if path.name != last)
         lost: LostError | None = None
         try:
-            if not self.put_if_absent(f"{prefix}/{CLAIM}", claim):
+            if not self.put_if_absent(f"{prefix}/{CLAIM_FILE}", claim):
                 return False
             self._side_by_side(lambda name: self._upload(f"{prefix}/{name}", staged / name), others)
         except LostError as error:

@@ -94,7 +94,7 @@ _CHUNK_BYTES = 1 << 20
 _PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_UNKNOWN = "It is not known whether it was written: look before you run the command again."
+_UNKNOWN = "It is not known whether it was written: look first."
 
 
 def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_patient: bool = True) -> Any:

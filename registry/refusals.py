@@ -22,6 +22,8 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 _NAME = re.compile(r'Path "(.*?)"(?::| contained)', re.DOTALL)
 _MESSAGE_CHARACTERS = 200
+# Of a virtual machine's metadata service.
+_MACHINE = "/latest/api/token"
 # Amazon answers 400 to what is wrong with the account's keys, and to a wrong region.
 _ACCOUNT_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
 _REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
@@ -98,7 +100,7 @@ def explain(error: Exception, where: str, secrets: Sequence[str] = (), *, more: 
     text = str(error)
     answer = _read_answer(text, secrets)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _is_refusal(answer):
-        return RefusedError(errno.EACCES, _describe_refusal(answer), where)
+        return RefusedError(errno.EACCES, _describe_refusal(answer, text), where)
     if isinstance(error, InvalidPathError):
         name = found[1][:80] if (found := _NAME.search(text)) else ""
         what = f"has a key that cannot be listed: {name!r}. Remove that object: it is none of a registry's."
@@ -132,8 +134,8 @@ def _read_answer(text: str, secrets: Sequence[str]) -> _Answer:
     )
 
 
-def _describe_refusal(answer: _Answer) -> str:
-    if not answer.status:  # it was not even asked
+def _describe_refusal(answer: _Answer, text: str) -> str:
+    if not answer.status or _MACHINE in text:  # the bucket was not even asked
         return f"{NO_ACCOUNT} {HINT_ACCOUNT}"
     told = f" ({answer})" if answer.code else ""
     if answer.code == "RequestTimeTooSkewed":

@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError
-
 from timberline.registry.account import HINT_ACCOUNT
 
 NO_ACCOUNT = "no account was found."
+
+# Errors of the client; by their names, so that this can be imported where there is no client.
+_REFUSALS = {"PermissionDeniedError", "UnauthenticatedError"}
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -99,9 +100,10 @@ def explain(error: Exception, where: str, secrets: Sequence[str] = (), *, more: 
         return error
     text = str(error)
     answer = _read_answer(text, secrets)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _is_refusal(answer):
+    kind = type(error).__name__
+    if kind in _REFUSALS or _is_refusal(answer):
         return RefusedError(errno.EACCES, _describe_refusal(answer, text), where)
-    if isinstance(error, InvalidPathError):
+    if kind == "InvalidPathError":
         name = found[1][:80] if (found := _NAME.search(text)) else ""
         what = f"has a key that cannot be listed: {name!r}. Remove that object: it is none of a registry's."
         return WrongNameError(errno.EINVAL, what, where)

@@ -71,10 +71,11 @@ class Rig(NamedTuple):
     whole: Tree
 
     def copy_registry(self) -> str:
-        """A registry of its own; the proxy goes easy."""
+        """A registry of its own; the proxy goes easy, and counts from here."""
         self.proxy.clear()
         place = BucketPlace(new_prefix(BUCKET))
         place.fill(self.whole)
+        self.proxy.clear()
         return place.location
 
     def restart(self) -> None:
@@ -117,7 +118,6 @@ def count_requests(rig: Rig) -> Callable[[Verb], int]:
     @functools.cache
     def count(verb: Verb) -> int:
         location = rig.copy_registry()
-        rig.proxy.clear()
         assert run(location, verb).code == 0
         return rig.proxy.count()
 

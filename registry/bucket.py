@@ -94,7 +94,7 @@ _CHUNK_BYTES = 1 << 20
 _PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_UNKNOWN = "It is not known whether it was written: look before you run the command again."
+_UNKNOWN = "It is not known whether it was written: look first."
 
 
 def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_patient: bool = True) -> Any:
@@ -225,7 +225,7 @@ class BucketStore:
         return sorted(sizes)
 
     def _list(self, prefix: str) -> list[Any]:
-        where = f"{prefix}/" if prefix else None
+        where = f"{self._path(prefix)}/" if prefix else None
         return [each for page in obstore.list(self._client, where) for each in page]
 
     def _is_marker(self, key: str) -> bool:
@@ -246,7 +246,7 @@ class BucketStore:
 
     def _list_folder(self, prefix: str, *, with_hidden: bool = False) -> list[tuple[str, int | None, bool]]:
         """Name, size, and whether it is a folder."""
-        where = f"{prefix}/" if prefix else None
+        where = f"{self._path(prefix)}/" if prefix else None
         found = self._ask(prefix, lambda: obstore.list_with_delimiter(self._client, where))
         if found is None:
             return []
@@ -388,13 +388,12 @@ class BucketStore:
         raise lost or self._lost(key, "other writers are in the way. Try again.")
 
     def _look_back(self, key: str, lost: LostError | None) -> Tagged | None:
+        """What is there after a write that was refused, or not answered."""
         try:
             return self.read_tagged(key)
-        except (LostError, DamageError) as error:
-            again = lost or error
-        if isinstance(again, LostError) and _UNKNOWN in str(again.strerror):
-            raise again
-        raise self._lost(key, f"was refused, and cannot be read back. {_UNKNOWN}")
+        except (OSError, DamageError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "other bytes are there."
+        raise lost or self._lost(key, f"is there already, and cannot be read back: {reason} {_UNKNOWN}")
 
     def _lost(self, key: str, text: str) -> LostError:
         return LostError(errno.EIO, text, self._name(key))

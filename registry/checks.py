@@ -191,13 +191,18 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
         elif is_removed:
             what = _describe_removal(store, model, version)
         else:
-            # One that was published while the names were listed is among the entries alone.
-            manifest = f"{key_of_version(model, version)}/{MANIFEST_FILE}"
-            is_new = not is_there and store.objects.find_size(manifest) is not None
-            what = "" if is_there or is_new else _describe_loss(store, model, version)
+            what = "" if is_there or _is_new(store, model, version) else _describe_loss(store, model, version)
         if what:
             checks.append(_damaged(f"{model}@{version}", f"{model}/{version}", what))
     return checks
+
+
+def _is_new(store: Store, model: str, version: int) -> bool:
+    """Whether it was published while the names were listed: then only its entry is among them."""
+    try:
+        return store.objects.find_size(f"{key_of_version(model, version)}/{MANIFEST_FILE}") is not None
+    except READ_ERRORS:  # a link in the place of its folder
+        return False
 
 
 def _describe_removal(store: Store, model: str, version: int) -> str:

@@ -137,6 +137,24 @@ def _find_path(key: str) -> str:
     return key
 
 
+def upload(folder: Path, location: str) -> None:
+    """Put every file of a folder into a bucket, as ``aws s3 sync`` does."""
+    client = open_client(location)
+    for path in folder.rglob("*"):
+        if path.is_file() and registry_tree.STAGING not in path.parts:
+            obstore.put(client, path.relative_to(folder).as_posix(), path, use_multipart=False)
+
+
+def download(location: str, folder: Path) -> None:
+    """Write every object of a bucket into a folder, as ``aws s3 sync`` does."""
+    client = open_client(location)
+    for page in obstore.list(client):
+        for each in page:
+            path = folder / each["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(obstore.get(client, each["path"]).bytes()))
+
+
 def make_bucket(name: str = "registry") -> str:
     """The URL of a bucket of the server that the environment names, and that has it from now on."""
     obstore.put(open_client(f"s3://{name}"), "made", b"so that it is there", use_multipart=False)

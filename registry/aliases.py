@@ -493,7 +493,7 @@ class _Alias(NamedTuple):
             head = self.read_head()
         except DamageError as error:
             problem = str(error)
-        sequences, strays = [], []
+        sequences, strays = [], self._list_beside()
         for name in self.store.objects.list_names(self.folder):
             number = _parse_record(name)
             if number is None or name.removesuffix("/") != self.key(number).rpartition("/")[2]:
@@ -501,6 +501,15 @@ class _Alias(NamedTuple):
             else:
                 sequences.append(number)
         return _Listed(head, problem, sorted(sequences), strays)
+
+    def _list_beside(self) -> list[str]:
+        """What lies in the alias's folder beside its log and its head, in the layout of a bucket."""
+        if not self.is_made_in_bucket:
+            return []
+        folder = self.folder.rpartition("/")[0]
+        own = {f"{self.folder}/", self.head_key}
+        names = self.store.objects.list_names(folder)
+        return [f"{folder}/{printable_name(name)}" for name in names if f"{folder}/{name}" not in own]
 
     def read_head(self) -> _Head | None:
         """What the head names; None if there is none.

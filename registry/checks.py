@@ -65,6 +65,10 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
     for model in [ref.model] if ref else store.models():
         try:
             checks += _check_model(store, model, find_contents(store, model))
+        except VersionNotFoundError:
+            if ref:
+                raise
+            # It was emptied. A server that keeps folders (SeaweedFS) goes on listing its name.
         except OSError as error:
             checks.append(_damaged(model, model, describe(error)))
     if not checks:

@@ -52,12 +52,13 @@ def _repair(location: str) -> list[str]:
 
 # What makes the registry ready for a command, and the command.
 ACTIONS: dict[str, Callable[[str], list[str]]] = {
-    "publish": lambda _: ["publish", MODEL, "more"],
     "judge": lambda _: ["judge", f"{MODEL}@1", "PASS"],
     "promote": _promote,
     "rollback": _roll_back,
     "alias set": _set_alias,
     "repair": _repair,
+    # Last, as everything takes longer with each version.
+    "publish": lambda _: ["publish", MODEL, "more"],
 }
 
 

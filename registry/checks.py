@@ -204,9 +204,10 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
 def _is_new(store: Store, model: str, version: int) -> bool:
     """Whether it was published while the names were listed: then only its entry is among them."""
     try:
-        return store.objects.find_size(f"{key_of_version(model, version)}/{MANIFEST_FILE}") is not None
+        size = store.objects.find_size(f"{key_of_version(model, version)}/{MANIFEST_FILE}")
     except READ_ERRORS:  # a link in the place of its folder
         return False
+    return size is not None and size >= 0
 
 
 def _describe_removal(store: Store, model: str, version: int) -> str:

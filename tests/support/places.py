@@ -33,6 +33,10 @@ class Place(Protocol):
     def location(self) -> str:
         """For `open_store` and for commands."""
 
+    @property
+    def keeps_folders(self) -> bool:
+        """Whether a folder is there although the program sees nothing in it."""
+
     def read_tree(self) -> Tree:
         """Everything that a reader may see."""
 
@@ -48,6 +52,8 @@ class Place(Protocol):
 
 class FolderPlace:
     """In a folder."""
+
+    keeps_folders = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,6 +78,8 @@ class BucketPlace:
     The records and heads of aliases are named as in a folder, so that one model of a registry is enough for
     both; `find_key` tells what they are called in the bucket.
     """
+
+    keeps_folders = False
 
     def __init__(self, location: str) -> None:
         self.location = location

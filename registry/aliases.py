@@ -482,6 +482,10 @@ class _Alias(NamedTuple):
         """Whether it has the layout of a bucket."""
         return self.digits > 1
 
+    @property
+    def _own_folder(self) -> str:
+        return f"{self.model}/{ALIASES}/{self.alias}"
+
     def key(self, sequence: int) -> str:
         """The key of a record."""
         return f"{self.folder}/{sequence:0{self.digits}}.json"
@@ -494,13 +498,21 @@ class _Alias(NamedTuple):
         except DamageError as error:
             problem = str(error)
         sequences, strays = [], []
-        for name in self.store.objects.list_names(self.folder):
-            number = _parse_record(name)
-            if number is None or name.removesuffix("/") != self.key(number).rpartition("/")[2]:
-                strays.append(f"{self.folder}/{printable_name(name)}")
+        for key in self._list_keys():
+            number = _parse_record(key.removeprefix(f"{self.folder}/"))
+            if number is None or key.removesuffix("/") != self.key(number):
+                beside = key.removeprefix(f"{self._own_folder}/")
+                strays.append(f"{self._own_folder}/{printable_name(beside)}")
             else:
                 sequences.append(number)
         return _Listed(head, problem, sorted(sequences), strays)
+
+    def _list_keys(self) -> list[str]:
+        """What lies where records may; in the layout of a bucket also what lies beside their folder."""
+        objects = self.store.objects
+        if not self.is_made_in_bucket:
+            return [f"{self.folder}/{name}" for name in objects.list_names(self.folder)]
+        return [key for key in objects.list_keys(self._own_folder) if key != self.head_key]
 
     def read_head(self) -> _Head | None:
         """What the head names; None if there is none.

@@ -65,6 +65,10 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
     for model in [ref.model] if ref else store.models():
         try:
             checks += _check_model(store, model, find_contents(store, model))
+        except VersionNotFoundError:
+            if ref:
+                raise
+            # It was emptied. A server that keeps folders (SeaweedFS) goes on listing its name.
         except OSError as error:
             checks.append(_damaged(model, model, describe(error)))
     if not checks:
@@ -200,9 +204,10 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
 def _is_new(store: Store, model: str, version: int) -> bool:
     """Whether it was published while the names were listed: then only its entry is among them."""
     try:
-        return store.objects.find_size(f"{key_of_version(model, version)}/{MANIFEST_FILE}") is not None
+        size = store.objects.find_size(f"{key_of_version(model, version)}/{MANIFEST_FILE}")
     except READ_ERRORS:  # a link in the place of its folder
         return False
+    return size is not None and size >= 0
 
 
 def _describe_removal(store: Store, model: str, version: int) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from timberline.registry.aliases import AliasRecord, History, inspect_history, list_aliases
 from timberline.registry.checks import READ_ERRORS, Check, check_layout, check_root, describe, find_overview
+from timberline.registry.errors import VersionNotFoundError
 from timberline.registry.manifest import Interval, Manifest
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.objects import ask_each
@@ -115,6 +116,10 @@ def summarise_versions(store: Store, model: str | None = None) -> list[VersionSu
     for name in [model] if model else store.models():
         try:
             summaries += _summarise_model(store, name)
+        except VersionNotFoundError:
+            if model:
+                raise
+            # It was emptied: as in `registry.checks.check_versions`.
         except OSError as error:
             summaries.append(VersionSummary(model=name, problem=describe(error)))
     return summaries

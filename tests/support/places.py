@@ -33,6 +33,10 @@ class Place(Protocol):
     def location(self) -> str:
         """For `open_store` and for commands."""
 
+    @property
+    def keeps_folders(self) -> bool:
+        """Whether a folder is there although the program sees nothing in it."""
+
     def read_tree(self) -> Tree:
         """Everything that a reader may see."""
 
@@ -48,6 +52,8 @@ class Place(Protocol):
 
 class FolderPlace:
     """In a folder."""
+
+    keeps_folders = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,6 +78,8 @@ class BucketPlace:
     The records and heads of aliases are named as in a folder, so that one model of a registry is enough for
     both; `find_key` tells what they are called in the bucket.
     """
+
+    keeps_folders = False
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -135,6 +143,24 @@ def _find_path(key: str) -> str:
         is_record = suffix == "json" and stem.isdigit() and len(stem) == 9
         return f"{model}/aliases/{names[0]}/{f'{int(stem)}.json' if is_record else names[2]}"
     return key
+
+
+def upload(folder: Path, location: str) -> None:
+    """Put every file of a folder into a bucket, as ``aws s3 sync`` does."""
+    client = open_client(location)
+    for path in folder.rglob("*"):
+        if path.is_file() and registry_tree.STAGING not in path.parts:
+            obstore.put(client, path.relative_to(folder).as_posix(), path, use_multipart=False)
+
+
+def download(location: str, folder: Path) -> None:
+    """Write every object of a bucket into a folder, as ``aws s3 sync`` does."""
+    client = open_client(location)
+    for page in obstore.list(client):
+        for each in page:
+            path = folder / each["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(obstore.get(client, each["path"]).bytes()))
 
 
 def make_bucket(name: str = "registry") -> str:

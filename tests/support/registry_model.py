@@ -19,8 +19,9 @@ registry:
   folder and has no model's name, and an empty folder that has one;
 - a rollback whose record was lost, as far as verdicts from before it go;
 - the last record of an alias together with its head, or after a move that was killed before the head;
-- in a bucket: what the claim of a number says; a summary that is gone; a manifest that is gone together with
-  the entry in the ledger, which is a publisher that was killed, and what lies beside it then.
+- in a bucket: hidden names in what is no version; what the claim of a number says; a summary that is gone; a
+  manifest that is gone together with the entry in the ledger, which is a publisher that was killed, and what
+  lies beside it then.
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ class Mirror:
         folder = "/".join(parts[:2])
         is_removed = f"{parts[0]}/ledger/{parts[1]}.removed.json" in self.disk
         is_gone = is_removed and f"{folder}/manifest.json" not in self.disk
-        if is_gone or self._looks_unfinished(folder) or parts[2:] == ["claim"]:
+        is_hidden = not self.place.keeps_folders and not self._has_visible(folder)
+        if is_gone or is_hidden or self._looks_unfinished(folder) or parts[2:] == ["claim"]:
             return True
         if path not in self.truth:
             return False
@@ -204,6 +206,11 @@ class Mirror:
             return path not in self.disk or verdict == _read(self.truth[path])
         has_entry = f"{parts[0]}/ledger/{parts[1]}.json" in self.disk
         return not has_entry and folder not in self.disk and not has_below(self.disk, folder)
+
+    def _has_visible(self, folder: str) -> bool:
+        found = [path for path in self.disk if path == folder or path.startswith(f"{folder}/")]
+        known = [path for path in self.truth if path.startswith(f"{folder}/")]
+        return bool(known) or any("/." not in path for path in found)
 
     def _looks_unfinished(self, folder: str) -> bool:
         """Whether all that is left of a version in a bucket is what a publisher leaves that is killed."""

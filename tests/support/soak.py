@@ -26,6 +26,8 @@ class Sizes(NamedTuple):
     steps: int  # of each
     bucket_histories: int  # the same in a bucket
     bucket_steps: int
+    bits: int  # flipped in every file of a registry
+    bucket_bits: int  # the same in a bucket
     racers: int  # processes that change a registry at the same moment
     races: int  # rounds of them
 
@@ -43,6 +45,8 @@ _FULL = Sizes(
     steps=40,
     bucket_histories=60,
     bucket_steps=40,
+    bits=200,
+    bucket_bits=200,
     racers=8,
     races=60,
 )
@@ -59,6 +63,8 @@ _REDUCED = Sizes(
     steps=25,
     bucket_histories=4,
     bucket_steps=15,
+    bits=10,
+    bucket_bits=2,
     racers=4,
     races=5,
 )

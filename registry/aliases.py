@@ -1,13 +1,20 @@
 """Movable names of versions: compare-and-swap, and an append-only history.
 
-``<model>/aliases/<alias>/<sequence>.json``: the record with the greatest number is the alias, the
-others are its history. A move adds the next number unless another move has: that is the swap.
+An alias is a log of records: the one with the greatest number is the alias, the others are its history. A
+move adds the next number unless another move has: that is the swap.
 
-The records are a chain: each carries the SHA-256 of the one before. ``<model>/heads/<alias>.json``
-names the last one, and is written after it. So a record that is missing, planted or edited is found,
-the first and the last ones too. The head may be behind the records (a move that was killed between
-the two) but never ahead of them. A damaged alias is repaired by one more record, which states what
-it accepts (`repair_alias`); no record is removed.
+The records are a chain: each carries the SHA-256 of the one before. The head names the last one, and is
+written after it. So a record that is missing, planted or edited is found, the first and the last ones too.
+The head may be behind the records (a move that was killed between the two) but never ahead of them. A damaged
+alias is repaired by one more record, which states what it accepts (`repair_alias`); no record is removed.
+
+Made in a folder, records are ``<model>/aliases/<alias>/<n>.json`` and the head is
+``<model>/heads/<alias>.json``. Made in a bucket, they are ``<model>/aliases/<alias>/log/<n, 9 digits>.json``
+and ``<model>/aliases/<alias>/head.json``.
+
+An alias keeps the layout that it was made with, wherever it is copied to. In a bucket its names sort by
+number, and the head is moved by compare-and-swap: who wants to know where the alias points asks for the head
+and the records around it, and lists nothing; who waits for a move asks for the head alone.
 
 This guards against damage and carelessness. It holds no secret: who may write the registry can write
 another chain.
@@ -15,6 +22,9 @@ another chain.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -25,6 +35,7 @@ from timberline.registry.errors import (
     DamageError,
     DigestMismatchError,
     LifecycleError,
+    RegistryError,
     VersionNotFoundError,
     make_after_change,
 )
@@ -50,6 +61,8 @@ ALIASES = "aliases"
 HEADS = "heads"
 # 1: no link to the record before. 2: a link.
 _FIRST_LINKED = 2
+# Of a record's number in a bucket.
+_DIGITS = 9
 
 
 class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,10 +72,11 @@ class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     that the move rested on (None when it rested on none). ``sequence`` counts up from 1 and is the
     order; ``moved_at`` (ISO 8601, UTC) is for people. ``previous_sha256`` is the SHA-256 of the
     record before, None for the first one and in ``schema_version`` 1. ``history_sha256`` stands in a
-    repair only: of everything before it, as it was found and accepted.
+    repair only: of everything before it, as it was found and accepted. ``nonce`` is random, so that two
+    writers never write the same bytes; None before ``schema_version`` 3.
     """
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     model: str
     alias: str
     sequence: Number
@@ -76,6 +90,7 @@ class AliasRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     verdict_sha256: Sha256 | None = None
     previous_sha256: Sha256 | None = None
     history_sha256: Sha256 | None = None
+    nonce: str | None = None
 
 
 class History(NamedTuple):
@@ -98,11 +113,15 @@ class History(NamedTuple):
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last record at the time of writing; a later one may be there by now."""
+    """The last record at the time of writing; a later one may be there by now.
 
-    schema_version: Literal[1] = 1
+    ``nonce`` is random, as a bucket's tags are digests; None in ``schema_version`` 1.
+    """
+
+    schema_version: Literal[1, 2] = 2
     sequence: Number
     sha256: Sha256
+    nonce: str | None = None
 
 
 def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
@@ -114,7 +133,9 @@ def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
         DamageError: it is not certain where it points; there is no fallback.
         OSError: the registry cannot be read.
     """
-    files = _Alias(store, model, alias)
+    if store.objects.is_remote and (record := _read_tip(store, model, alias)):
+        return record
+    files = _Alias.open(store, model, alias)
     listed = files.list_files()
     found = files.read_records(listed.sequences[-2:])
     if not found and not listed.head and not listed.head_problem:
@@ -129,7 +150,46 @@ def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
         )
     if problem or tip is None or tip.record is None:
         raise files.damage(problem)
+    if store.objects.is_remote and (listed.head is None or listed.head.sequence < tip.sequence):
+        with contextlib.suppress(OSError):  # who reads only may not be allowed to write
+            files.write_head(tip)
     return tip.record
+
+
+def _read_tip(store: Store, model: str, alias: str) -> AliasRecord | None:
+    """The last record of an alias by its head, without a list; None where that leaves any doubt."""
+    files = _Alias.open_made_in_bucket(store, model, alias)
+    try:
+        head = files.read_head()
+    except DamageError:
+        return None
+    if head is None:
+        return None
+    keys = [files.key(sequence) for sequence in range(max(head.sequence - 1, 1), head.sequence + 2)]
+    *read, later = store.objects.read_many(keys, MAX_RECORD_BYTES)
+    if later is not None or any(isinstance(each, Exception) for each in read):
+        return None
+    found = [files.decode(head.sequence - len(read) + 1 + place, data) for place, data in enumerate(read)]
+    before, tip = [None, *found][-2:]
+    if tip is None or _is_repair(tip) or tip.problem:
+        return None
+    return None if files.check_head(head, found) or files.check_link(before, tip) else tip.record
+
+
+def read_head_tag(store: Store, model: str, alias: str, seen: str = "") -> str:
+    """The tag of the alias's head in a bucket, which changes with every move; "" while there is none.
+
+    One conditional request. A move that was killed before its head has no tag yet: `read_alias` finds it.
+
+    Args:
+        seen: the tag that the caller knows.
+
+    Raises:
+        OSError: the registry cannot be read.
+    """
+    key = _Alias.open_made_in_bucket(store, model, alias).head_key
+    found = store.objects.read_tagged(key, seen, MAX_RECORD_BYTES)
+    return found.tag if found else ""
 
 
 def inspect_history(store: Store, model: str, alias: str) -> History:
@@ -140,7 +200,7 @@ def inspect_history(store: Store, model: str, alias: str) -> History:
     Raises:
         OSError: the registry cannot be read.
     """
-    files = _Alias(store, model, alias)
+    files = _Alias.open(store, model, alias)
     listed = files.list_files()
     found = files.read_records(listed.sequences)
     start = max((index for index, each in enumerate(found) if _is_repair(each)), default=0)
@@ -169,7 +229,7 @@ def read_whole_history(store: Store, model: str, alias: str) -> History:
     """
     history = inspect_history(store, model, alias)
     if history.findings:
-        raise _Alias(store, model, alias).damage("; ".join(history.findings))
+        raise _Alias.open(store, model, alias).damage("; ".join(history.findings))
     return history
 
 
@@ -215,7 +275,7 @@ def move_alias(
         DamageError: the alias or the version is damaged; nothing changed.
         AfterChangeError: it has moved, and something after that failed.
     """
-    files = _Alias(store, model, check_name(alias, "an alias"))
+    files = _Alias.open(store, model, alias)
     current = read_alias(store, model, alias)
     if (current.sequence if current else None) != expected:
         raise files.conflict(expected or 0)
@@ -248,7 +308,7 @@ def repair_alias(store: Store, model: str, alias: str, version: int, *, reason: 
         AliasConflictError: another move or repair came first; nothing changed.
         AfterChangeError: it has moved, and something after that failed.
     """
-    files = _Alias(store, model, check_name(alias, "an alias"))
+    files = _Alias.open(store, model, alias)
     listed = files.list_files()
     found = files.read_records(listed.sequences)
     history = inspect_history(store, model, alias)
@@ -364,64 +424,119 @@ class _Stored(NamedTuple):
 
 
 class _Alias(NamedTuple):
-    """The records and the head of one alias. A check answers with a sentence; "" when nothing is wrong."""
+    """The records and the head of one alias. A check answers with a sentence; "" when nothing is wrong.
+
+    ``folder`` is the key of the records' folder, ``digits`` the least that a record's number is written with.
+    """
 
     store: Store
     model: str
     alias: str
+    folder: str
+    head_key: str
+    digits: int
+
+    @classmethod
+    def open(cls, store: Store, model: str, alias: str) -> _Alias:
+        """The alias in the layout that it was made with; a new one in that of the store.
+
+        Raises:
+            OSError, DamageError: its folder cannot be read.
+        """
+        in_folder = cls._open_made_in_folder(store, model, alias)
+        in_bucket = cls.open_made_in_bucket(store, model, alias)
+        objects = store.objects
+        if not objects.is_remote:
+            try:
+                if objects.find_size(in_bucket.folder) is None:
+                    return in_folder
+            except DamageError:  # on the way there; whoever reads it meets it again
+                return in_folder
+        elif objects.find_size(in_bucket.head_key) is not None:
+            return in_bucket
+        names = objects.list_names(in_folder.folder)
+        if any(_parse_record(name) for name in names):
+            return in_folder
+        if objects.is_remote and not names and objects.find_size(in_folder.head_key) is not None:
+            return in_folder
+        return in_bucket if objects.is_remote or "log/" in names else in_folder
+
+    @classmethod
+    def _open_made_in_folder(cls, store: Store, model: str, alias: str) -> _Alias:
+        model, alias = check_name(model, "a model"), check_name(alias, "an alias")
+        return cls(store, model, alias, f"{model}/{ALIASES}/{alias}", f"{model}/{HEADS}/{alias}.json", 1)
+
+    @classmethod
+    def open_made_in_bucket(cls, store: Store, model: str, alias: str) -> _Alias:
+        """The alias as if it were made in a bucket; nothing is asked."""
+        model, alias = check_name(model, "a model"), check_name(alias, "an alias")
+        folder = f"{model}/{ALIASES}/{alias}"
+        return cls(store, model, alias, f"{folder}/log", f"{folder}/head.json", _DIGITS)
 
     def __str__(self) -> str:
         return f"{self.model}@{self.alias}"
 
     @property
-    def folder(self) -> str:
-        """The key of the records' folder."""
-        return f"{check_name(self.model, 'a model')}/{ALIASES}/{check_name(self.alias, 'an alias')}"
-
-    @property
-    def head_key(self) -> str:
-        """The key of the head."""
-        return f"{check_name(self.model, 'a model')}/{HEADS}/{check_name(self.alias, 'an alias')}.json"
+    def is_made_in_bucket(self) -> bool:
+        """Whether it has the layout of a bucket."""
+        return self.digits > 1
 
     def key(self, sequence: int) -> str:
         """The key of a record."""
-        return f"{self.folder}/{sequence}.json"
+        return f"{self.folder}/{sequence:0{self.digits}}.json"
 
     def list_files(self) -> _Listed:
         """Read the head first: it may be behind what is listed after it, and is never ahead of it."""
         head, problem = None, ""
         try:
-            head = self._read_head()
+            head = self.read_head()
         except DamageError as error:
             problem = str(error)
         sequences, strays = [], []
         for name in self.store.objects.list_names(self.folder):
-            stem = name.removesuffix("/")
-            number = parse_number(stem.removesuffix(".json")) if stem.endswith(".json") else None
-            if number is None:
+            number = _parse_record(name)
+            if number is None or name.removesuffix("/") != self.key(number).rpartition("/")[2]:
                 strays.append(f"{self.folder}/{printable_name(name)}")
             else:
                 sequences.append(number)
         return _Listed(head, problem, sorted(sequences), strays)
 
-    def _read_head(self) -> _Head | None:
+    def read_head(self) -> _Head | None:
+        """What the head names; None if there is none.
+
+        Raises:
+            DamageError: it is no head.
+        """
+        data = self.store.objects.read(self.head_key, MAX_RECORD_BYTES)
+        return None if data is None else self._decode_head(data)
+
+    def _decode_head(self, data: bytes) -> _Head:
         try:
-            data = self.store.objects.read(self.head_key, MAX_RECORD_BYTES)
-            return None if data is None else decode_json(data, _Head)
+            return decode_json(data, _Head)
         except msgspec.DecodeError as error:
             raise DamageError(f"not the head of an alias: {error}", where=self.head_key) from error
 
-    def read_records(self, sequences: list[int]) -> list[_Stored]:
+    def read_records(self, sequences: Sequence[int]) -> list[_Stored]:
         """The records of these numbers."""
-        return [self.read_record(sequence) for sequence in sequences]
+        keys = [self.key(sequence) for sequence in sequences]
+        read = self.store.objects.read_many(keys, MAX_RECORD_BYTES)
+        return [self.decode(sequence, data) for sequence, data in zip(sequences, read, strict=True)]
 
     def read_record(self, sequence: int) -> _Stored:
         """The record of this number, or what is wrong with it."""
+        return self.read_records([sequence])[0]
+
+    def decode(self, sequence: int, data: bytes | OSError | RegistryError | None) -> _Stored:
+        """What was read as the record of this number.
+
+        Raises:
+            OSError: it could not be read.
+        """
         key = self.key(sequence)
-        try:
-            data = self.store.objects.read(key, MAX_RECORD_BYTES)
-        except DamageError as error:
-            return _Stored(sequence, "", None, f"{key}: {error.what}")
+        if isinstance(data, DamageError):
+            return _Stored(sequence, "", None, f"{key}: {data.what}")
+        if isinstance(data, Exception):
+            raise data
         if data is None:
             return _Stored(sequence, "", None, f"{key} is gone")
         digest = digest_bytes(data)
@@ -510,6 +625,7 @@ class _Alias(NamedTuple):
             verdict_sha256=verdict_sha256,
             previous_sha256=previous_sha256,
             history_sha256=history_sha256,
+            nonce=secrets.token_hex(16),
         )
         data = msgspec.json.format(msgspec.json.encode(record))
         late: list[Exception] = []
@@ -528,19 +644,38 @@ class _Alias(NamedTuple):
         return record
 
     def write_head(self, found: _Stored) -> None:
-        """Have the head name ``found``, or whatever is the last record by then.
+        """Have the head name ``found``, or whatever is the last record by then."""
+        while later := self._advance_head(found):
+            found = later
 
-        A writer that was overtaken would put the head back; so each looks again after it has written.
-        """
-        while True:
+    def _advance_head(self, found: _Stored) -> _Stored | None:
+        """Have the head name ``found`` or a later record; a record that is later still, if there is one."""
+        objects = self.store.objects
+        head = _Head(sequence=found.sequence, sha256=found.sha256, nonce=secrets.token_hex(16))
+        data = msgspec.json.format(msgspec.json.encode(head))
+        if self.is_made_in_bucket:
+            while not self._swap_head(found.sequence, data):
+                pass
+            later = self.read_record(found.sequence + 1)
+            return later if later.sha256 else None
+        # A writer that was overtaken would put the head back; so each looks again after it has written.
+        listed = self.list_files()
+        if listed.head is None or listed.head.sequence < found.sequence:
+            objects.put(self.head_key, data)
             listed = self.list_files()
-            if listed.head is None or listed.head.sequence < found.sequence:
-                head = _Head(sequence=found.sequence, sha256=found.sha256)
-                self.store.objects.put(self.head_key, msgspec.json.format(msgspec.json.encode(head)))
-                listed = self.list_files()
-            if listed.sequences[-1:] <= [found.sequence]:
-                return
-            found = self.read_record(listed.sequences[-1])
+        last = listed.sequences[-1:]
+        return None if last <= [found.sequence] else self.read_record(last[0])
+
+    def _swap_head(self, sequence: int, data: bytes) -> bool:
+        """Compare and swap, if the head is behind ``sequence``; False if another writer came first."""
+        objects = self.store.objects
+        tagged = objects.read_tagged(self.head_key, most_bytes=MAX_RECORD_BYTES)
+        if tagged is None:
+            return objects.put_if_absent(self.head_key, data)
+        with contextlib.suppress(DamageError):
+            if self._decode_head(tagged.data).sequence >= sequence:
+                return True
+        return objects.put_if_same(self.head_key, data, tagged.tag)
 
     def _describe_missing(self, first: int, last: int) -> str:
         return (
@@ -564,6 +699,14 @@ class _Alias(NamedTuple):
             where=str(self),
             hint="Nothing was changed. Look where it points now, and decide again.",
         )
+
+
+def _parse_record(name: str) -> int | None:
+    """``7.json`` or ``000000007.json`` → 7; None for every other name."""
+    stem = name.removesuffix("/").removesuffix(".json")
+    if not name.removesuffix("/").endswith(".json"):
+        return None
+    return parse_number(stem.lstrip("0") if len(stem) == _DIGITS else stem)
 
 
 def _is_repair(found: _Stored) -> bool:

@@ -318,28 +318,28 @@ class Store:
             OSError: the ledger or an alias cannot be read: it may hold a greater one.
             DamageError: what lies where the ledger or the aliases should be is no folder.
         """
-        contents = self.read_contents(model)
-        for folder, error in contents.unreadable.items():
-            if parse_number(folder.split("/")[1]) is None:  # an alias or the ledger may hold a number
-                raise error
-        for folder in (f"{model}/{LEDGER}", f"{model}/aliases"):
-            if folder in contents.keys:
-                raise DamageError("is no folder", where=folder, hint="Nothing was changed. Remove it.")
-        taken = {0, *contents.numbers.published, *contents.numbers.removed}
-        taken |= {parse_number(key.split("/")[1]) or 0 for key in [*contents.keys, *contents.unreadable]}
-        for key in contents.keys:
-            parts = key.split("/")
-            if parts[1] == "aliases" and parts[-1].endswith(".json"):
-                taken.add(self._read_target(key))
-        return max(taken)
+        names = self.objects.list_names(model)
+        for name in (LEDGER, "aliases"):
+            if name in names:
+                hint = "Nothing was changed. Remove it."
+                raise DamageError("is no folder", where=f"{model}/{name}", hint=hint)
+        ledger = find_numbers([f"{model}/{LEDGER}/{name}" for name in self._list_below(f"{model}/{LEDGER}")])
+        taken = {0, *ledger.published, *ledger.removed}
+        taken |= {parse_number(name.removesuffix("/")) or 0 for name in names}
+        keys = [f"{model}/aliases/{name}" for name in self._list_below(f"{model}/aliases")]
+        moves = [key for key in keys if key.endswith(".json")]
+        return max(taken | {_read_target(data) for data in self.objects.read_many(moves, MAX_RECORD_BYTES)})
 
-    def _read_target(self, key: str) -> int:
-        """The version that an alias was moved to; 0 if that cannot be read."""
-        try:
-            data = self.objects.read(key, MAX_RECORD_BYTES)
-            return 0 if data is None else decode_json(data, _Move).version
-        except (RegistryError, msgspec.DecodeError):
-            return 0
+    def _list_below(self, folder: str) -> list[str]:
+        """The files below ``folder``, relative to it."""
+        names = self.objects.list_names(folder)
+        below = [
+            f"{name}{each}"
+            for name in names
+            if name.endswith("/")
+            for each in self._list_below(f"{folder}/{name[:-1]}")
+        ]
+        return [*(name for name in names if not name.endswith("/")), *below]
 
     def _read_manifest(self, model: str, version: int) -> bytes:
         data = self.objects.read(f"{key_of_version(model, version)}/{MANIFEST_FILE}", _MAX_MANIFEST_BYTES)
@@ -381,6 +381,20 @@ def _digests(manifest: Manifest | Summary, digest: str) -> VersionDigests:
 
 class _Move(msgspec.Struct):
     version: int
+
+
+def _read_target(data: bytes | OSError | RegistryError | None) -> int:
+    """The version that an alias was moved to by what was read as a record; 0 if it cannot be known.
+
+    Raises:
+        OSError: it could not be read.
+    """
+    if isinstance(data, OSError):
+        raise data
+    try:
+        return decode_json(data, _Move).version if isinstance(data, bytes) else 0
+    except msgspec.DecodeError:
+        return 0
 
 
 def _check_description(manifest: Manifest | Summary, model: str, version: int) -> None:

@@ -97,8 +97,10 @@ def test_location_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         open_store(tmp_path / "file")
-    with pytest.raises(ConfigError, match="in a folder only"):
-        open_store("s3://bucket/registry")
+    with pytest.raises(ConfigError, match="expected a folder or s3://bucket/prefix"):
+        open_store("ftp://bucket/registry")
+    with pytest.raises(ConfigError, match="expected s3://bucket/prefix"):
+        open_store("s3:///registry")
 
 
 def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:

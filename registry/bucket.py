@@ -37,6 +37,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, RegistryError
 from timberline.registry.objects import (
     MAX_BYTES,
@@ -61,6 +62,10 @@ _READ_S = 15
 _WHOLE_S = 3600
 _RETRIES = 3
 _RETRY_S = 30
+# By a service, which has a cache to start from and asks again later.
+_QUICK_CONNECT_S = 2
+_QUICK_READ_S = 5
+_QUICK_RETRIES = 1
 # Many small objects at once, and the parts of a large one.
 _AT_ONCE = 16
 _CHUNK_BYTES = 1 << 20
@@ -74,12 +79,13 @@ _HINT_ACCESS = (
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
-def open_client(url: str, environment: Mapping[str, str] | None = None) -> Any:
+def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_patient: bool = True) -> Any:
     """obstore's client of a bucket and prefix, with explicit timeouts and retries; no request is made.
 
     Args:
         url: ``s3://bucket/prefix``; ``gs://`` and ``az://`` likewise, which no test of ours reaches.
         environment: of the account; the process's own by default.
+        is_patient: whether a server that does not answer is asked for long; not by whoever asks again anyway.
 
     Raises:
         ConfigError: the URL names no bucket.
@@ -97,16 +103,24 @@ def open_client(url: str, environment: Mapping[str, str] | None = None) -> Any:
         prefix=prefix.strip("/") or None,
         client_options={
             "allow_http": is_plain_http,
-            "connect_timeout": timedelta(seconds=_CONNECT_S),
-            "read_timeout": timedelta(seconds=_READ_S),
+            "connect_timeout": timedelta(seconds=_CONNECT_S if is_patient else _QUICK_CONNECT_S),
+            "read_timeout": timedelta(seconds=_READ_S if is_patient else _QUICK_READ_S),
             "timeout": timedelta(seconds=_WHOLE_S),
         },
-        retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRY_S)},
+        retry_config={
+            "max_retries": _RETRIES if is_patient else _QUICK_RETRIES,
+            "retry_timeout": timedelta(seconds=_RETRY_S),
+        },
     )
 
 
 class BucketStore:
     """`registry.objects.ObjectStore` under ``s3://bucket/prefix``; the bucket has to be there.
+
+    Args:
+        location: ``s3://bucket/prefix``.
+        cache: where copies of what is known by its digest are kept; without one, in this process alone.
+        is_patient: as of `open_client`.
 
     Raises:
         ConfigError: ``location`` names no bucket.
@@ -115,9 +129,10 @@ class BucketStore:
     is_remote = True
     own_names = frozenset({CLAIM})
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, cache: Cache | None = None, *, is_patient: bool = True) -> None:
         self.location = location.rstrip("/")
-        self._client = open_client(self.location)
+        self.cache = cache or Cache(None)
+        self._client = open_client(self.location, is_patient=is_patient)
         self._is_checked = False
         self._copies: Path | None = None
 
@@ -183,6 +198,9 @@ class BucketStore:
         return self._ask(key, get)
 
     def read_known(self, key: str, sha256: str, size: int) -> Known | None:
+        return self.cache.read_known(sha256, size, lambda: self._fetch(key, size))
+
+    def _fetch(self, key: str, size: int) -> Known | None:
         parts: list[bytes] = []
         digest = self._stream(key, parts.append, size + 1)
         return None if digest is None else Known(b"".join(parts), digest)
@@ -265,6 +283,9 @@ class BucketStore:
         self._write(key, lambda: obstore.put(self._client, self._path(key), path))
 
     def open_file(self, key: str, sha256: str, size: int) -> Path:
+        cached = self.cache.open_file(sha256, size, lambda take: self._stream(key, take, size))
+        if cached is not None:
+            return cached
         folder = self._open_copies()
         path = folder / sha256
         if path.is_file():

@@ -5,8 +5,8 @@
     <folder>/locks/<2 digits>   one process fetches what others wait for; all but one wait while room is made
     <folder>/…/.partial-<…>     being written, and locked (flock) by its writer
 
-What is written appears by one rename or link. It is not synced: whatever a power cut leaves is found when it is
-read, as every byte is hashed on its way out. The folder may be lost or removed at any time, and where it
+What is written appears by one rename or link. It is not synced: whatever a power cut leaves is found when it
+is read, as every byte is hashed on its way out. The folder may be lost or removed at any time, and where it
 cannot be written to nothing is: a cache raises no error of its own.
 
 Bytes are known by their digest, so that it does not matter who wrote them. A note is not, and counts only if
@@ -41,7 +41,7 @@ CACHE_BYTES = 512 * 1024 * 1024
 _MAX_NOTE_BYTES = 1 << 20
 # How long a process waits for another one that fetches the same bytes, or makes room, before it does without:
 # that one may have been stopped.
-_FETCH_WAIT_S = 60.0
+_FETCH_WAIT_S = 30.0
 _ROOM_WAIT_S = 2.0
 _TURN_S = 0.01
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -53,8 +53,9 @@ Take = Callable[[bytes], object]
 def choose_cache(environment: Mapping[str, str], folder: str = "", most_bytes: int = CACHE_BYTES) -> Cache:
     """The cache in ``folder``; else in the first of the usual folders that can be used.
 
-    They are ``$TIMBERLINE_CACHE`` (``off`` is no cache), ``$XDG_CACHE_HOME/timberline``, ``~/.cache/timberline``
-    and ``timberline-cache-<uid>`` in the folder for temporary files, as a container's only place may be.
+    They are ``$TIMBERLINE_CACHE`` (``off`` is no cache), ``$XDG_CACHE_HOME/timberline``,
+    ``~/.cache/timberline`` and ``timberline-cache-<uid>`` in the folder for temporary files, as a container's
+    only place may be.
 
     Args:
         environment: variables by name; empty ones count as not set.
@@ -125,7 +126,7 @@ class Cache:
         found = self._read(sha256, size)
         if found is not None:
             return Known(found, sha256)
-        with self._alone(f"fetch {sha256}", sha256[:2], _FETCH_WAIT_S):
+        with self._alone(sha256[:2], _FETCH_WAIT_S):
             found = self._read(sha256, size)  # another may have fetched it meanwhile
             if found is not None:
                 return Known(found, sha256)
@@ -149,7 +150,7 @@ class Cache:
         with self._lock:
             found = self._lease(sha256)
         if found is None:
-            with self._alone(f"fetch {sha256}", sha256[:2], _FETCH_WAIT_S), self._lock:
+            with self._alone(sha256[:2], _FETCH_WAIT_S), self._lock:
                 found = self._lease(sha256)
                 if found is None:
                     with _Partial(self, size) as partial:
@@ -225,14 +226,16 @@ class Cache:
         try:
             handle = open_regular_file(path)
             if handle is None:
-                return self._drop(path)
+                self._drop(path)
+                return None
             with os.fdopen(handle, "rb") as file:
                 data = file.read(size + 1)
         except OSError as error:
             self._tell_unread(path, error)
             return None
         if digest_bytes(data) != sha256:
-            return self._drop(path)
+            self._drop(path)
+            return None
         self.touch(sha256)
         return data
 
@@ -249,7 +252,8 @@ class Cache:
         try:
             handle = open_regular_file(path)
             if handle is None:
-                return self._drop(path)
+                self._drop(path)
+                return None
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 if not os.path.samestat(os.fstat(handle), path.stat()):
@@ -259,12 +263,15 @@ class Cache:
             except BaseException:
                 os.close(handle)
                 raise
-        except OSError as error:  # a file system without locks: no file of it is given out
+        except BlockingIOError:  # it has only just been written
+            return None
+        except OSError as error:  # above all a file system without locks: no file of it is given out
             self._tell_unread(path, error)
             return None
         if not is_whole:
             os.close(handle)
-            return self._drop(path)
+            self._drop(path)
+            return None
         self._leases[sha256] = (handle, path)
         self.touch(sha256)
         return path
@@ -275,7 +282,7 @@ class Cache:
         Raises:
             OSError: it cannot be done.
         """
-        with self._alone("room", "room", _ROOM_WAIT_S) as is_alone:
+        with self._alone("room", _ROOM_WAIT_S) as is_alone:
             if not is_alone:
                 return
             self._clean()
@@ -309,7 +316,7 @@ class Cache:
                 _remove_unlocked(path)
 
     @contextlib.contextmanager
-    def _alone(self, _what: str, name: str, wait_s: float) -> Iterator[bool]:
+    def _alone(self, name: str, wait_s: float) -> Iterator[bool]:
         """Keep other processes and threads out; False if that cannot be had within ``wait_s``."""
         handle = None
         try:
@@ -337,7 +344,7 @@ class Cache:
 
 
 class _Partial:
-    """A file in the making, which takes bytes and never fails: the bytes are on their way to somebody else."""
+    """A file in the making, which takes bytes and never fails: they are on their way to somebody else."""
 
     def __init__(self, cache: Cache, size: int) -> None:
         self._cache = cache

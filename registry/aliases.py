@@ -151,7 +151,8 @@ def read_alias(store: Store, model: str, alias: str) -> AliasRecord | None:
     if problem or tip is None or tip.record is None:
         raise files.damage(problem)
     if store.objects.is_remote and (listed.head is None or listed.head.sequence < tip.sequence):
-        with contextlib.suppress(OSError):  # who reads only may not be allowed to write
+        # Who only reads may not be allowed to write, or read from a server that must not be written to.
+        with contextlib.suppress(OSError, RegistryError):
             files.write_head(tip)
     return tip.record
 

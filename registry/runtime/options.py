@@ -60,9 +60,9 @@ def add_verb(
     if "registry" in places:
         verb.add_argument(
             "--registry",
-            metavar="DIR",
+            metavar="PLACE",
             default=_read("REGISTRY", DEFAULT_REGISTRY),
-            help=f"folder of the registry (default {DEFAULT_REGISTRY})",
+            help=f"the registry: a folder or s3://bucket/prefix (default {DEFAULT_REGISTRY})",
         )
     if "set" in places:
         verb.add_argument(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from timberline import __version__
 from timberline.registry.errors import LifecycleError
+from timberline.registry.objects import SCHEMES
 from timberline.registry.runtime.cli import print_json, run_command
 from timberline.registry.runtime.cpus import RunQueue, count_cpus, find_memory_bytes
 from timberline.registry.runtime.logs import configure_logging
@@ -81,7 +82,11 @@ def _run(options: argparse.Namespace) -> int:
         "memory": describe_memory(),
         **{f"role {role}": text for role, text in describe_roles().items()},
         "packages": ", ".join(f"{name} {version}" for name, version in find_packages().items()),
-        "free disk": f"data {describe_disk(data)}, registry {describe_disk(Path(options.registry))}",
+        "free disk": ", ".join(
+            f"{what} {describe_disk(Path(place))}"
+            for what, place in (("data", str(data)), ("registry", options.registry))
+            if not place.startswith(SCHEMES)
+        ),
         "registry": problem or f"{options.registry}: {registry}",
         "variables": ", ".join(sorted(filter(_VARIABLES.match, os.environ))) or "none that count",
     }
@@ -144,14 +149,15 @@ def describe_disk(folder: Path) -> str:
 
 def describe_registry(location: str) -> tuple[str, str]:
     """What is in the registry, and what keeps it from being read; one of the two is empty."""
-    if not Path(location).exists():
+    is_bucket = location.startswith(SCHEMES)
+    if not is_bucket and not Path(location).exists():
         return "not there yet", ""
     try:
         store = open_store(location)
         counts = {model: len(store.versions(model)) for model in store.models()}
     except (LifecycleError, OSError) as error:
         return "", str(error)
-    access = "writable" if os.access(location, os.W_OK) else "read-only"
+    access = "in reach" if is_bucket else "writable" if os.access(location, os.W_OK) else "read-only"
     models = ", ".join(f"{model} ({count})" for model, count in list(counts.items())[:10]) or "no model"
     return f"{access}, {len(counts)} models, {sum(counts.values())} versions: {models}", ""
 

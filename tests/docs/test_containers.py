@@ -20,6 +20,7 @@ import pytest
 from tests.support.container_engine import install_engine
 from tests.support.dockerfiles import read_stages, texts
 from tests.support.markdown import ROOT, list_blocks
+from tests.support.s3_server import serve_s3
 from tests.support.walkthrough import Walkthrough
 
 PAGE = ROOT / "docs" / "how-to" / "containers.md"
@@ -80,7 +81,9 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     """From the images to a served prediction, with no Python on the host: a flag too many or few ends it."""
     if not can_have_mounts():
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no mount namespaces for this user")
-    with Walkthrough(tmp_path) as reader:
+    (store := tmp_path / "s3").mkdir()
+    with serve_s3(store, secret_key="page") as server, Walkthrough(tmp_path, server.environment) as reader:
+        server.make_bucket("models")
         write_model(reader)
         install_engine(reader, "docker")
         install_engine(reader, "podman")

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ FLAGS: Mapping[str, Mapping[str, str | None]] = {
         "--read-only": None,
         "-v": r"/[^:]*:/[^:]*(:(ro|Z|ro,Z))?",
         "-p": r"\d+:\d+",
-        "-e": r"\w+=.*",
+        "-e": r"\w+(=.*)?",
         "--env-file": r".+",
         "--name": r"\w+",
         "--user": r"\d+(:\d+)?",
@@ -231,11 +231,18 @@ def read_environment(steps: list[Step], flags: Flags) -> dict[str, str]:
     found["PATH"] = found["PATH"].replace("$PATH", "/image/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     for file in flags.values.get("--env-file", []):
         lines = Path(file).read_text("utf-8").splitlines()
-        found |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    found |= dict(value.split("=", 1) for value in flags.values.get("-e", []))
+        found |= read_variables(line for line in lines if line and not line.startswith("#"))
+    found |= read_variables(flags.values.get("-e", []))
     for published in flags.values.get("-p", []):
         found["PORT"] = published.partition(":")[0]
     return found
+
+
+def read_variables(lines: Iterable[str]) -> dict[str, str]:
+    """Variables by name; a name that stands alone has the value that it has in the caller's shell, if any."""
+    pairs = [line.partition("=") for line in lines]
+    given = {name: value if equals else os.environ.get(name) for name, equals, value in pairs}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def enter(document: str) -> None:

@@ -53,6 +53,8 @@ DEV_ONLY = {
     "benchmarks/dev/competitors/fastapi_service.py": "runs where rivals/fastapi.txt is installed",
     "benchmarks/dev/competitors/mlserver_service.py": "runs where rivals/mlserver.txt is installed",
 }
+# Extras that a role's lock file holds beside its own: an image's registry may be in a bucket.
+_LOCKED_WITH = {"serve": ("s3",)}
 _IMPORT = """
 import importlib, json, sys
 asked, failed = json.load(sys.stdin), {}
@@ -69,12 +71,14 @@ print(json.dumps(failed))
 
 
 def declared(extra: str) -> set[str]:
-    """Names of the packages that an extra asks for itself, with those of the extras it is made of."""
+    """Names of the packages that an extra asks for, with those of the extras it is made of or locked with."""
     found: set[str] = set()
-    for line in [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"][extra]]:
-        ((name, extras),) = re.findall(r"^([A-Za-z0-9._-]+)(?:\[([a-z,]+)\])?", line)
+    extras = (extra, *_LOCKED_WITH.get(extra, ()))
+    asked = [line for each in extras for line in _PROJECT["optional-dependencies"][each]]
+    for line in [*_PROJECT["dependencies"], *asked]:
+        ((name, more),) = re.findall(r"^([A-Za-z0-9._-]+)(?:\[([a-z0-9,]+)\])?", line)
         if name == _PROJECT["name"]:
-            found = found.union(*map(declared, extras.split(",")))
+            found = found.union(*map(declared, more.split(",")))
         else:
             found.add(name)
     return found

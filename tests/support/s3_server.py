@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import obstore
+from obstore.store import S3Store
+
 _READY_DEADLINE_S = 90.0
 
 
@@ -33,6 +36,19 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_REGION": "us-east-1",
         }
+
+    def make_bucket(self, name: str) -> None:
+        """Make an empty bucket; this server makes one for the first object that is put."""
+        store = S3Store(
+            name,
+            endpoint=self.endpoint,
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+            region="us-east-1",
+            client_options={"allow_http": True},
+        )
+        obstore.put(store, "first", b"")
+        obstore.delete(store, "first")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,14 @@ def test_location_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         open_store("ftp://bucket/registry")
     with pytest.raises(ConfigError, match="expected s3://bucket/prefix"):
         open_store("s3:///registry")
+
+
+def test_a_bucket_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The serve role has a folder's store alone, unless it is asked for more."""
+    monkeypatch.delitem(sys.modules, "timberline.registry.bucket", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ConfigError, match=r"needs the package obstore.*pip install 'timberline\[s3\]'"):
+        open_store("s3://bucket/registry")
 
 
 def test_equal_inputs_make_equal_manifests(tmp_path: Path) -> None:

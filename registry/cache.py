@@ -126,7 +126,7 @@ class Cache:
         found = self._read(sha256, size)
         if found is not None:
             return Known(found, sha256)
-        with self._alone(sha256[:2], _FETCH_WAIT_S):
+        with self.alone(sha256[:2], _FETCH_WAIT_S):
             found = self._read(sha256, size)  # another may have fetched it meanwhile
             if found is not None:
                 return Known(found, sha256)
@@ -150,7 +150,7 @@ class Cache:
         with self._lock:
             found = self._lease(sha256)
         if found is None:
-            with self._alone(sha256[:2], _FETCH_WAIT_S), self._lock:
+            with self.alone(sha256[:2], _FETCH_WAIT_S), self._lock:
                 found = self._lease(sha256)
                 if found is None:
                     with _Partial(self, size) as partial:
@@ -181,10 +181,10 @@ class Cache:
             self._tell_unread(path, error)
             return None
         if owner not in {0, os.geteuid()}:
-            self._tell("note not trusted", path, f"it belongs to user {owner}")
+            self.tell_once("note not trusted", path, f"it belongs to user {owner}")
             return None
         if digest.decode("ascii", "replace") != digest_bytes(data):
-            self._tell("cache entry damaged", path, "its digest is another; it is not used")
+            self.tell_once("cache entry damaged", path, "its digest is another; it is not used")
             return None
         return data
 
@@ -209,16 +209,17 @@ class Cache:
 
     def tell_unwritten(self, error: OSError) -> None:
         """Say in the log, once a process, that nothing is written."""
-        self._tell("cache not written", self.folder, error.strerror or str(error))
+        self.tell_once("cache not written", self.folder, error.strerror or str(error))
 
-    def _tell(self, event: str, path: Path | None, why: str) -> None:
+    def tell_once(self, event: str, path: Path | None, why: str) -> None:
+        """Log an event, once a process."""
         if event not in self._told:
             self._told.add(event)
             log_event(_logger, event, logging.WARNING, path=str(path), why=why)
 
     def _tell_unread(self, path: Path, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
-            self._tell("cache not readable", path, error.strerror or str(error))
+            self.tell_once("cache not readable", path, error.strerror or str(error))
 
     def _read(self, sha256: str, size: int) -> bytes | None:
         """The bytes in the cache, if they have this digest; others are removed."""
@@ -282,7 +283,7 @@ class Cache:
         Raises:
             OSError: it cannot be done.
         """
-        with self._alone("room", _ROOM_WAIT_S) as is_alone:
+        with self.alone("room", _ROOM_WAIT_S) as is_alone:
             if not is_alone:
                 return
             self._clean()
@@ -294,7 +295,7 @@ class Cache:
     def _make_room(self, size: int) -> bool:
         """Remove what was used longest ago until there is room for so many bytes; False if there is not."""
         found: list[tuple[int, int, Path]] = []
-        with os.scandir(self._require_folder() / "sha256") as entries:
+        with os.scandir(self.require_folder() / "sha256") as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -312,15 +313,15 @@ class Cache:
         """Remove what killed writers left, once a process; the others hold their locks."""
         if not self._is_clean:
             self._is_clean = True
-            for path in self._require_folder().glob(f"*/{PARTIAL_PREFIX}*"):
+            for path in self.require_folder().glob(f"*/{PARTIAL_PREFIX}*"):
                 _remove_unlocked(path)
 
     @contextlib.contextmanager
-    def _alone(self, name: str, wait_s: float) -> Iterator[bool]:
+    def alone(self, name: str, wait_s: float) -> Iterator[bool]:
         """Keep other processes and threads out; False if that cannot be had within ``wait_s``."""
         handle = None
         try:
-            path = self._require_folder() / "locks" / name
+            path = self.require_folder() / "locks" / name
             path.parent.mkdir(0o700, parents=True, exist_ok=True)
             handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
@@ -331,16 +332,17 @@ class Cache:
             if handle is not None:
                 os.close(handle)
 
-    def _require_folder(self) -> Path:
+    def require_folder(self) -> Path:
+        """The folder, where it is known that there is one."""
         assert self.folder is not None
         return self.folder
 
     def _path(self, sha256: str) -> Path:
         assert _DIGEST.fullmatch(sha256), sha256
-        return self._require_folder() / "sha256" / sha256
+        return self.require_folder() / "sha256" / sha256
 
     def _note_path(self, name: str) -> Path:
-        return self._require_folder() / "notes" / digest_bytes(name.encode())
+        return self.require_folder() / "notes" / digest_bytes(name.encode())
 
 
 class _Partial:
@@ -355,14 +357,15 @@ class _Partial:
 
     def __enter__(self) -> _Partial:
         if self._size > self._cache.most_bytes:
-            self._cache._tell("too large for the cache", self._cache.folder, f"{self._size:,} bytes")
+            self._cache.tell_once("too large for the cache", self._cache.folder, f"{self._size:,} bytes")
             return self
         try:
-            folder = self._cache._require_folder() / "sha256"
+            folder = self._cache.require_folder() / "sha256"
             folder.mkdir(0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=folder, prefix=PARTIAL_PREFIX)
-            self._path, self._file = Path(name), os.fdopen(handle, "wb")
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._cache.alone("room", _ROOM_WAIT_S):  # else it may be cleaned up before it is locked
+                handle, name = tempfile.mkstemp(dir=folder, prefix=PARTIAL_PREFIX)
+                self._path, self._file = Path(name), os.fdopen(handle, "wb")
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._fail(error)
         return self

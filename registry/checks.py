@@ -5,6 +5,8 @@ A damage is a line and no error: the other checks go on.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from timberline.registry.aliases import (
@@ -20,26 +22,30 @@ from timberline.registry.objects import printable_name
 from timberline.registry.promotion import find_mismatched_documents
 from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry
+from timberline.registry.summary import StoredSummary
 from timberline.registry.verdict import VERDICT_FILE, decode_verdict
-from timberline.registry.version import Version
+from timberline.registry.version import MANIFEST_FILE, Version, key_of_version
 
 # What damage and disks raise.
 READ_ERRORS = (RegistryError, OSError)
 
 _BROKEN_OFF = "has no manifest: a copy that was broken off, or a version that is lost"
+_UNFINISHED = "was not published: its publisher is at work, or was broken off; the number is not used again"
 _STRAY = "is no part of a registry"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """The result of verifying one version, alias or other thing; no findings means whole.
 
-    ``path`` is where it lies, relative to the registry.
+    ``path`` is where it lies, relative to the registry. ``is_unfinished``: a number that a publisher took
+    in a bucket and has not published; nothing is damaged by it.
     """
 
     name: str
     path: str
     is_whole: bool
     findings: str = ""
+    is_unfinished: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
 
 def check_versions(store: Store, ref: ModelRef | None, version: int | None = None) -> list[Check]:
@@ -66,6 +72,13 @@ def check_versions(store: Store, ref: ModelRef | None, version: int | None = Non
     return checks
 
 
+def find_overview(store: Store, model: str) -> tuple[Contents, dict[int, StoredSummary]]:
+    """`Store.read_overview` of a model; errors as of `find_contents`."""
+    contents, summaries = store.read_overview(model)
+    _require_anything(store, model, contents)
+    return contents, summaries
+
+
 def find_contents(store: Store, model: str) -> Contents:
     """List the files, versions and ledger numbers of a model.
 
@@ -74,10 +87,14 @@ def find_contents(store: Store, model: str) -> Contents:
         OSError: its folder cannot be read.
     """
     contents = store.read_contents(model)
+    _require_anything(store, model, contents)
+    return contents
+
+
+def _require_anything(store: Store, model: str, contents: Contents) -> None:
     if not contents.keys and not contents.unreadable:
         known = ", ".join(store.models()) or "none"
         raise VersionNotFoundError(f"no model {model!r}", where=store.location, hint=f"There are: {known}.")
-    return contents
 
 
 def check_root(store: Store) -> list[Check]:
@@ -98,6 +115,16 @@ def _check_model(store: Store, model: str, contents: Contents) -> list[Check]:
         checks += [_check_alias(store, model, alias) for alias in list_aliases(store, model)]
     except READ_ERRORS as error:
         checks.append(_damaged(model, f"{model}/{ALIASES}", describe(error)))
+    checks += [
+        Check(
+            name=f"{model}@{number}",
+            path=key_of_version(model, number),
+            is_whole=True,
+            findings=_UNFINISHED,
+            is_unfinished=True,
+        )
+        for number in contents.unfinished
+    ]
     return checks + check_layout(store, model, contents)
 
 
@@ -109,7 +136,15 @@ def _check_version(store: Store, model: str, version: int) -> Check:
         return _damaged(name, path, error.what)
     except READ_ERRORS as error:
         return _damaged(name, path, describe(error))
-    return _report(name, path, _check_documents(store, opened))
+    return _report(name, path, [*_check_documents(store, opened), *_check_summary(opened)])
+
+
+def _check_summary(version: Version) -> list[str]:
+    try:
+        found = version.check_summary()
+    except READ_ERRORS as error:
+        found = describe(error)
+    return [found] if found else []
 
 
 def _check_documents(store: Store, version: Version) -> list[str]:
@@ -156,10 +191,18 @@ def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
         elif is_removed:
             what = _describe_removal(store, model, version)
         else:
-            what = "" if is_there else _describe_loss(store, model, version)
+            what = "" if is_there or _is_new(store, model, version) else _describe_loss(store, model, version)
         if what:
             checks.append(_damaged(f"{model}@{version}", f"{model}/{version}", what))
     return checks
+
+
+def _is_new(store: Store, model: str, version: int) -> bool:
+    """Whether it was published while the names were listed: then only its entry is among them."""
+    try:
+        return store.objects.find_size(f"{key_of_version(model, version)}/{MANIFEST_FILE}") is not None
+    except READ_ERRORS:  # a link in the place of its folder
+        return False
 
 
 def _describe_removal(store: Store, model: str, version: int) -> str:
@@ -187,7 +230,8 @@ def _check_strays(model: str, contents: Contents) -> list[Check]:
         for folder, error in contents.unreadable.items()
         if parse_number(folder.split("/")[1]) is None or folder.count("/") > 1
     }
-    settled = {*contents.versions, *contents.numbers.published, *contents.numbers.removed}
+    numbers = contents.numbers
+    settled = {*contents.versions, *contents.unfinished, *numbers.published, *numbers.removed}
     for key in contents.keys:
         path, what = _classify_key(key, settled)
         if what:

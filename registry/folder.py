@@ -80,7 +80,6 @@ class FolderStore:
     """`registry.objects.ObjectStore` under ``root``, which need not exist before the first write."""
 
     is_remote = False
-    own_names: frozenset[str] = frozenset()
 
     def __init__(self, root: Path) -> None:
         self._root = find_root(root)

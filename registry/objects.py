@@ -6,19 +6,27 @@ store itself and are never listed. What a version or an alias is, is not known h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from timberline.registry.errors import RegistryError
 
 # What is read whole is far smaller: a graph is up to some 100 MB. ONNX itself ends at 2 GiB.
 MAX_BYTES = 2 << 30
+# What a bucket's store puts beside the files of a version: that somebody has taken its number.
+CLAIM_FILE = "claim"
 # Of places in a bucket; the last two come with the client, and no test of ours reaches them.
 SCHEMES = ("s3://", "gs://", "az://")
 # Gets the key of a folder, "" for the whole store, and why it cannot be read; may raise.
 OnError = Callable[[str, OSError], None]
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Round trips to a bucket at the same time.
+_AT_ONCE = 16
 
 
 class Tagged(NamedTuple):
@@ -51,10 +59,6 @@ class ObjectStore(Protocol):
     @property
     def is_remote(self) -> bool:
         """Whether every question takes a round trip, and may cost money."""
-
-    @property
-    def own_names(self) -> frozenset[str]:
-        """The files that `commit` adds to a prefix."""
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         """Every key below the folder ``prefix``, sorted; none if there is no such folder.
@@ -174,6 +178,15 @@ def read_or_error(objects: ObjectStore, key: str, most_bytes: int) -> bytes | OS
         return objects.read(key, most_bytes)
     except (OSError, RegistryError) as error:
         return error
+
+
+def ask_each(objects: ObjectStore, ask: Callable[[T], R], about: Iterable[T]) -> list[R]:
+    """``ask`` about each, in order; in a bucket several at the same time."""
+    things = list(about)
+    if not objects.is_remote or len(things) < 2:
+        return [ask(each) for each in things]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(things))) as pool:
+        return list(pool.map(ask, things))
 
 
 def check_key(key: str, location: str) -> list[str]:

@@ -86,7 +86,7 @@ def find_all_objections(
     return [
         *find_objections(verdict, model, candidate.digests, champion.digests if champion else None),
         *find_mismatched_documents(store, model, version, verdict),
-        *find_rolled_back(group_rollbacks(history), version, verdict, digest_bytes(data)),
+        *find_rolled_back(group_rollbacks(history), version, verdict.created_at, digest_bytes(data)),
     ]
 
 
@@ -105,22 +105,23 @@ def group_rollbacks(history: list[AliasRecord]) -> Rollbacks:
     return groups
 
 
-def find_rolled_back(rollbacks: Rollbacks, version: int, verdict: Verdict, digest: str) -> list[str]:
-    """Why a rollback voids ``verdict``, a sentence; empty if none does.
+def find_rolled_back(rollbacks: Rollbacks, version: int, created_at: str, digest: str) -> list[str]:
+    """Why a rollback voids a verdict, a sentence; empty if none does.
 
     A gate that ran before production was moved back from ``version`` did not find what was wrong with it.
 
     Args:
         version: that the verdict is about.
+        created_at: when it was given.
         digest: of the verdict's file.
     """
     # Where the record before was lost, it may have been this version.
     for before, record in [*rollbacks.get(version, []), *rollbacks.get(None, [])]:
         was_used = before is not None and before.verdict_sha256 == digest
-        if was_used or not _is_later(verdict.created_at, record.moved_at):
+        if was_used or not _is_later(created_at, record.moved_at):
             which = f"version {version}" if before else "an unknown version"
             return [
-                f"the verdict was given {verdict.created_at}, and production was moved back from "
+                f"the verdict was given {created_at}, and production was moved back from "
                 f"{which} {record.moved_at} ({record.reason})"
             ]
     return []

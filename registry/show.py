@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import msgspec
 
 from timberline.registry.aliases import AliasRecord, History, inspect_history, list_aliases
-from timberline.registry.checks import READ_ERRORS, Check, check_layout, check_root, describe, find_contents
+from timberline.registry.checks import READ_ERRORS, Check, check_layout, check_root, describe, find_overview
 from timberline.registry.manifest import Interval, Manifest
 from timberline.registry.names import PRODUCTION, ModelRef
+from timberline.registry.objects import ask_each
 from timberline.registry.promotion import Rollbacks, find_rolled_back, group_rollbacks
-from timberline.registry.runtime.files import digest_bytes
-from timberline.registry.store import MODEL_FILE, Store
-from timberline.registry.verdict import VERDICT_FILE, Outcome, VersionDigests, decode_verdict
+from timberline.registry.store import Store
+from timberline.registry.summary import StoredSummary, StoredVerdict, summarise_verdict
+from timberline.registry.verdict import VERDICT_FILE, Outcome
 from timberline.registry.version import Version
 
 
@@ -126,7 +127,9 @@ def read_details(store: Store, version: Version) -> VersionDetails:
     problems = aliases.problems.copy()
     verdict = None
     try:
-        verdict = _read_verdict(store, model, version.digests, aliases)
+        data = store.read_document(model, number, VERDICT_FILE)
+        if data is not None:
+            verdict = _describe(summarise_verdict(data, model, version.digests), number, aliases)
     except READ_ERRORS as error:
         problems.append(describe(error))
     return VersionDetails(
@@ -139,13 +142,17 @@ def read_details(store: Store, version: Version) -> VersionDetails:
 
 
 def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
-    contents = find_contents(store, model)
-    aliases = _read_aliases(store, model)
+    aliases = _read_aliases(store, model)  # first: a version that they point at by now may be new
+    contents, stored = find_overview(store, model)
     has_verdict = {key.split("/")[1] for key in contents.keys if key.split("/")[2:3] == [VERDICT_FILE]}
-    summaries = [
-        _summarise(store, model, version, aliases, str(version) in has_verdict)
-        for version in contents.versions
-    ]
+
+    def summarise(version: int) -> VersionSummary:
+        found = stored.get(version)
+        is_read = found is not None and not found.is_in_doubt
+        is_judged = found is not None or str(version) in has_verdict
+        return _summarise(store, model, version, aliases, found if is_read else None, is_judged)
+
+    summaries = ask_each(store.objects, summarise, contents.versions)
     checks = check_layout(store, model, contents)
     problems = [*aliases.problems, *aliases.find_lost(model, contents.versions)]
     problems += [
@@ -155,7 +162,12 @@ def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
 
 
 def _summarise(
-    store: Store, model: str, version: int, aliases: _Aliases, has_verdict: bool
+    store: Store,
+    model: str,
+    version: int,
+    aliases: _Aliases,
+    stored: StoredSummary | None,
+    has_verdict: bool,
 ) -> VersionSummary:
     summary = VersionSummary(
         model=model,
@@ -164,16 +176,15 @@ def _summarise(
         forced=aliases.forced_to(version),
     )
     try:
-        manifest, judged = store.read_summary(model, version)
-        verdict = _read_verdict(store, model, judged, aliases) if has_verdict else None
+        found = stored or store.summarise(model, version, has_verdict=has_verdict)
     except READ_ERRORS as error:
         return msgspec.structs.replace(summary, problem=describe(error))
     return msgspec.structs.replace(
         summary,
-        created_at=manifest.created_at,
-        accuracy=manifest.metrics.accuracy,
-        model_bytes=manifest.files[MODEL_FILE].size,
-        verdict=verdict,
+        created_at=found.created_at,
+        accuracy=found.accuracy,
+        model_bytes=found.model_bytes,
+        verdict=_describe(found.verdict, version, aliases) if found.verdict else None,
     )
 
 
@@ -193,21 +204,15 @@ def _read_aliases(store: Store, model: str) -> _Aliases:
     return _Aliases(histories, problems, group_rollbacks(production.records if production else []))
 
 
-def _read_verdict(
-    store: Store, model: str, judged: VersionDigests, aliases: _Aliases
-) -> VerdictSummary | None:
-    data = store.read_document(model, judged.version, VERDICT_FILE)
-    if data is None:
-        return None
-    verdict = decode_verdict(data, where=f"{model}@{judged.version}: {VERDICT_FILE}")
-    void = find_rolled_back(aliases.rollbacks, judged.version, verdict, digest_bytes(data))
+def _describe(verdict: StoredVerdict, version: int, aliases: _Aliases) -> VerdictSummary:
+    void = find_rolled_back(aliases.rollbacks, version, verdict.created_at, verdict.sha256)
     return VerdictSummary(
         outcome=verdict.outcome,
-        champion=verdict.champion.version if verdict.champion else None,
-        is_bound=(verdict.model, verdict.candidate) == (model, judged),
+        champion=verdict.champion,
+        is_bound=verdict.is_bound,
         is_sealed=verdict.is_sealed,
         is_rolled_back=bool(void),
-        warned=tuple(line.name for line in verdict.lines if line.is_marked),
+        warned=verdict.warned,
     )
 
 

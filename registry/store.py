@@ -48,12 +48,20 @@ from timberline.registry.manifest import (
     encode_manifest,
 )
 from timberline.registry.names import MAX_NUMBER, check_name, describe_newest, is_name, parse_number
-from timberline.registry.objects import SCHEMES, ObjectStore
+from timberline.registry.objects import CLAIM_FILE, SCHEMES, ObjectStore, ask_each
 from timberline.registry.runtime.documents import decode_json, utc_now
 from timberline.registry.runtime.files import digest_bytes, digest_file
-from timberline.registry.verdict import VersionDigests
+from timberline.registry.summary import (
+    MAX_SUMMARY_BYTES,
+    SUMMARY_FILE,
+    StoredSummary,
+    decode_stored,
+    summarise_verdict,
+    summarise_version,
+)
+from timberline.registry.verdict import VERDICT_FILE, VersionDigests
 from timberline.registry.version import (
-    DOCUMENTS,
+    BESIDE,
     MANIFEST_FILE,
     REPUBLISH,
     Version,
@@ -119,6 +127,13 @@ class Contents(NamedTuple):
     numbers: LedgerNumbers
     unreadable: dict[str, OSError]
 
+    @property
+    def unfinished(self) -> list[int]:
+        """Numbers that a publisher took in a bucket, and has not published (yet): ascending."""
+        claimed = {parse_number(key.split("/")[1]) for key in self.keys if key.split("/")[2:] == [CLAIM_FILE]}
+        settled = {*self.versions, *self.numbers.published, *self.numbers.removed}
+        return sorted({number for number in claimed if number} - settled)
+
 
 class Store:
     """All versions of all models; holds no state, so any number of processes may have one."""
@@ -162,9 +177,46 @@ class Store:
             unreadable[folder] = error
 
         keys = self.objects.list_keys(check_name(model, "a model"), on_error=note)
-        found = [_version_of(key) for key in [*keys, *(f"{folder}/{MANIFEST_FILE}" for folder in unreadable)]]
-        versions = sorted({version for version in found if version})
-        return Contents(keys, versions, find_numbers(keys), unreadable)
+        return _sort_contents(keys, unreadable)
+
+    def read_overview(self, model: str) -> tuple[Contents, dict[int, StoredSummary]]:
+        """What a list needs of a model: `read_contents`, and the summaries that are stored, by version.
+
+        A bucket is asked for the summaries, and for the names of their folders, not of the files in them:
+        ``keys`` then names the manifest alone of a version that has a summary.
+
+        Raises:
+            OSError: as `read_contents`; a bucket cannot be read.
+        """
+        if not self.objects.is_remote:
+            return self.read_contents(model), {}
+        # The versions last: one that is published meanwhile would be missed, and its entry found.
+        keys = [
+            key
+            for folder in (LEDGER, "aliases", "heads")
+            for key in self.objects.list_keys(f"{check_name(model, 'a model')}/{folder}")
+        ]
+        names = self.objects.list_names(model)
+        numbers = [parse_number(name[:-1]) for name in names if name.endswith("/")]
+        summaries = self._read_summaries(model, sorted(number for number in numbers if number))
+        keys += [f"{key_of_version(model, version)}/{MANIFEST_FILE}" for version in summaries]
+        keys += [f"{model}/{name}" for name in names if not name.endswith("/")]
+        known = {f"{name}/" for name in (LEDGER, "aliases", "heads", *summaries)}
+        others = [f"{model}/{name[:-1]}" for name in names if name.endswith("/") and name not in known]
+        for found in ask_each(self.objects, self.objects.list_keys, others):
+            keys += found
+        return _sort_contents(sorted(keys), {}), summaries
+
+    def _read_summaries(self, model: str, numbers: list[int]) -> dict[int, StoredSummary]:
+        """Those among the summaries of ``numbers`` that can be used."""
+        keys = [f"{key_of_version(model, number)}/{SUMMARY_FILE}" for number in numbers]
+        read = self.objects.read_many(keys, MAX_SUMMARY_BYTES)
+        found = {
+            number: decode_stored(data, model, number)
+            for number, data in zip(numbers, read, strict=True)
+            if isinstance(data, bytes)
+        }
+        return {number: summary for number, summary in found.items() if summary}
 
     def open_version(self, model: str, version: int) -> Version:
         """A published version, its manifest read and checked; no other file of it is read.
@@ -207,12 +259,16 @@ class Store:
         key = f"{key_of_version(manifest.model, manifest.version)}/{name}"
         return self.objects.open_file(key, expected.sha256, expected.size)
 
-    def read_summary(self, model: str, version: int) -> tuple[Summary, VersionDigests]:
-        """What a list shows of a manifest, and the version's digests; no other file of the version is opened.
+    def summarise(self, model: str, version: int, *, has_verdict: bool = True) -> StoredSummary:
+        """What a list shows of a version, by its manifest and verdict; no other file of it is opened.
+
+        Args:
+            has_verdict: whether the verdict is looked for.
 
         Raises:
             VersionNotFoundError, ManifestError: as `open_version`.
             DigestMismatchError: a file is missing, unnamed, no regular file, or of another size.
+            RegistryError: the verdict cannot be read.
         """
         where = f"{model}@{version}: {MANIFEST_FILE}"
         data = self._read_manifest(model, version)
@@ -222,7 +278,10 @@ class Store:
         key = key_of_version(model, version)
         if findings := find_damage(self.objects, key, summary.files, is_quick=True):
             raise DigestMismatchError("; ".join(findings), where=f"{model}@{version}", hint=REPUBLISH)
-        return summary, _digests(summary, digest)
+        digests = _digests(summary, digest)
+        verdict = self.read_document(model, version, VERDICT_FILE) if has_verdict else None
+        judged = None if verdict is None else summarise_verdict(verdict, model, digests)
+        return msgspec.structs.replace(summarise_version(summary, digests), verdict=judged)
 
     def publish(
         self,
@@ -254,6 +313,8 @@ class Store:
                 data = _encode_checked(manifest, model, version, digests)
                 (staged / MANIFEST_FILE).write_bytes(data)
                 if self._commit(staged, model, version, digest_bytes(data)):
+                    if self.objects.is_remote:
+                        self._decode(model, version, data, digest_bytes(data)).keep_summary()
                     return version
                 version = max(version, self._last_number(model)) + 1
 
@@ -318,7 +379,10 @@ class Store:
             self.objects.put(key_of_entry(model, version), _encode_entry(model, version, digest, reason))
             return "has its entry in the ledger again"
         if version in contents.numbers.published:
-            return ""
+            if not opened.check_summary():
+                return ""
+            opened.keep_summary()
+            return "has its summary again"
         self._enter(model, version, opened.digests.manifest_sha256)
         return "is entered in the ledger"
 
@@ -334,6 +398,8 @@ class Store:
             return False
 
     def _has_anything(self, model: str) -> bool:
+        if self.objects.is_remote:  # has no empty folder
+            return True
         try:
             return bool(self.objects.list_names(model))
         except OSError:
@@ -407,6 +473,12 @@ def _digests(manifest: Manifest | Summary, digest: str) -> VersionDigests:
     return VersionDigests(version=manifest.version, manifest_sha256=digest, model_sha256=model)
 
 
+def _sort_contents(keys: list[str], unreadable: dict[str, OSError]) -> Contents:
+    found = [_version_of(key) for key in [*keys, *(f"{folder}/{MANIFEST_FILE}" for folder in unreadable)]]
+    versions = sorted({version for version in found if version})
+    return Contents(keys, versions, find_numbers(keys), unreadable)
+
+
 class _Move(msgspec.Struct):
     version: int
 
@@ -444,11 +516,11 @@ def _version_of(key: str) -> int | None:
 def _check_files(names: Iterable[str], model: str) -> None:
     names = set(names)
     well_named = all(re.fullmatch(FILE_NAME, name) for name in names)
-    if MODEL_FILE not in names or names & {MANIFEST_FILE, *DOCUMENTS} or not well_named:
+    if MODEL_FILE not in names or names & BESIDE or not well_named:
         raise ManifestError(
             f"cannot hold the files {', '.join(sorted(names))[:80] or '(none)'}",
             where=model,
-            hint=f"{MODEL_FILE} is required, {MANIFEST_FILE} and {', '.join(DOCUMENTS)} are not given; "
+            hint=f"{MODEL_FILE} is required, {', '.join(sorted(BESIDE))} are not given; "
             "names have letters, digits, dots, - and _ only.",
         )
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from timberline.registry.errors import ConfigError, DigestMismatchError, VersionNotFoundError
+from timberline.registry.errors import ConfigError, DigestMismatchError, RegistryError, VersionNotFoundError
 from timberline.registry.manifest import FileDigest, Manifest
 from timberline.registry.names import check_name
-from timberline.registry.objects import ObjectStore, printable_name
+from timberline.registry.objects import CLAIM_FILE, ObjectStore, printable_name
 from timberline.registry.runs import NOISE_FILE
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.summary import MAX_SUMMARY_BYTES, SUMMARY_FILE, encode_summary
 from timberline.registry.verdict import VERDICT_FILE, VersionDigests
 
 MANIFEST_FILE = "manifest.json"
 # Written beside a version after it was published; the manifest cannot name them.
 DOCUMENTS = (VERDICT_FILE, "report.md", "report.json", "report.html", "junit.xml", NOISE_FILE)
 
+# What lies beside a version's files and is none of them.
+BESIDE = frozenset({MANIFEST_FILE, CLAIM_FILE, SUMMARY_FILE, *DOCUMENTS})
+
 REPUBLISH = "The file changed after publishing. Publish a new version; do not edit this one."
+
+_logger = logging.getLogger("registry.version")
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,63 @@ class Version:
         Raises:
             ConfigError: ``name`` is not one of `DOCUMENTS`.
         """
-        self.objects.put(key_of_document(self.manifest.model, self.manifest.version, name), data)
+        key = key_of_document(self.manifest.model, self.manifest.version, name)
+        if name != VERDICT_FILE or not self._has_summary():
+            self.objects.put(key, data)
+            return
+        # First of all, so that no list goes on showing the verdict of before if this process ends in between.
+        self._put_summary(None, is_in_doubt=True)
+        self.objects.put(key, data)
+        self.keep_summary()
+
+    def keep_summary(self) -> None:
+        """Write the version's ``summary.json`` anew, of a bucket and where there is one.
+
+        A failure is only logged: what a list shows is then read from manifest and verdict.
+        """
+        if not self._has_summary():
+            return
+        try:
+            verdict = self._read_verdict()
+            while True:
+                self._put_summary(verdict)
+                # Another gate may have written meanwhile: of two the later one sees what the other did.
+                if (now := self._read_verdict()) == verdict:
+                    return
+                verdict = now
+        except (OSError, RegistryError) as error:
+            log_event(_logger, f"{self}: {SUMMARY_FILE} is not up to date: {error}", logging.WARNING)
+
+    def check_summary(self) -> str:
+        """What is wrong with the version's ``summary.json``, a sentence; "" also if there is none.
+
+        Raises:
+            OSError, DamageError: it or the verdict cannot be read.
+        """
+        found = self.objects.read(self._summary_key, MAX_SUMMARY_BYTES)
+        if found is None:
+            return ""
+        verdict = self._read_verdict()
+        for is_in_doubt in (False, True):
+            if found == encode_summary(self.manifest, self.digests, verdict, is_in_doubt=is_in_doubt):
+                return ""
+        return f"{SUMMARY_FILE} is not of its manifest and verdict; `timberline repair {self}` mends it"
+
+    @property
+    def _summary_key(self) -> str:
+        return f"{self.key}/{SUMMARY_FILE}"
+
+    def _has_summary(self) -> bool:
+        """A folder has one that was copied from a bucket, and may be copied back."""
+        return self.objects.is_remote or self.objects.find_size(self._summary_key) is not None
+
+    def _put_summary(self, verdict: bytes | None, *, is_in_doubt: bool = False) -> None:
+        data = encode_summary(self.manifest, self.digests, verdict, is_in_doubt=is_in_doubt)
+        self.objects.put(self._summary_key, data)
+
+    def _read_verdict(self) -> bytes | None:
+        key = key_of_document(self.manifest.model, self.manifest.version, VERDICT_FILE)
+        return self.objects.read(key)
 
     def _expect(self, name: str) -> FileDigest:
         expected = self.manifest.files.get(name)
@@ -144,7 +208,7 @@ def find_damage(
         OSError: the folder cannot be read.
     """
     sizes = objects.list_sizes(key)
-    named = {*files, MANIFEST_FILE, *DOCUMENTS, *objects.own_names}
+    named = {*files, *BESIDE}
     unnamed = sorted(sizes.keys() - named)
     findings = [f"{printable_name(name)} is not named in the manifest" for name in unnamed]
     for name in sorted(sizes.keys() & named):

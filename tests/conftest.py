@@ -22,6 +22,7 @@ from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.store import Store, open_store
 
 if TYPE_CHECKING:
+    from tests.support.s3_proxy import S3Proxy
     from tests.support.service import RunningService, Serve
     from timberline.training.config import ModelConfig
 
@@ -109,6 +110,24 @@ def config(models: Path) -> ModelConfig:
     from tests.support.prepared import write_model
 
     return write_model(models)
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Proxy]:
+    """A proxy in front of a real S3 server with the bucket ``registry``, to which the environment leads."""
+    from tests.support.places import make_bucket
+    from tests.support.s3_proxy import serve_proxy
+    from tests.support.s3_server import serve_s3
+
+    with (
+        serve_s3(tmp_path_factory.mktemp("s3"), secret_key="only-in-this-test") as server,
+        serve_proxy(server.endpoint) as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
+            patch.setenv(name, value)
+        make_bucket()
+        yield proxy
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser], add_verb: AddVerb) -> None:
     attacks.add_argument("--again-s", type=float, default=2.0, help="seconds a cut attack is begun again")
     attacks.add_argument("--bounds", type=Path, help="the bounds (default bounds.toml)")
     attacks.add_argument("--check", action="store_true", help="end with 1 on a bound that is not kept")
+    registry = add_verb(verbs, "registry", "what a registry takes, in a folder and in a bucket", run_registry)
+    registry.add_argument("--rounds", type=int, default=5, help="how often each is done (default 5)")
+    registry.add_argument("--versions", type=int, default=5000, help="of the long registry (default 5000)")
+    registry.add_argument("--check", action="store_true", help="end with 1 on a missed bound")
     rivals = add_verb(verbs, "rivals", "install the services to compare with, each on its own", run_rivals)
     for verb in (service, rivals):
         verb.add_argument(
@@ -127,6 +132,25 @@ def run_attacks(options: argparse.Namespace) -> int:
     sys.stderr.write(f"report: {write_report(report, options.json or default)}\n")
     is_over = bool(report.left_out) or any(row.is_over for row in report.rows)
     return 1 if options.check and is_over else 0
+
+
+def run_registry(options: argparse.Namespace) -> int:
+    """Print and keep what operations of a registry take; 1 on a missed bound, with ``--check``."""
+    from timberline.benchmarks.dev.registry import Settings, format_registry, measure_registry
+    from timberline.benchmarks.dev.service.report import write_report
+    from timberline.registry.aliases import open_reference
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
+
+    version = open_reference(open_store(options.registry), ModelRef.parse(options.model))
+    settings = Settings(rounds=options.rounds, versions=options.versions)
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        report = measure_registry(version, settings, Path(scratch))
+    sys.stderr.write(format_registry(report) + "\n")
+    print_result(report)
+    path = options.data / "bench" / f"registry-{report.model}-{report.version}.json"
+    sys.stderr.write(f"report: {write_report(report, path)}\n")
+    return 1 if options.check and not all(figure.is_met for figure in report.figures.values()) else 0
 
 
 def run_rivals(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from timberline.registry.aliases import AliasRecord, read_history
 from timberline.registry.errors import RegistryError
 from timberline.registry.manifest import Interval
 from timberline.registry.names import PRODUCTION
+from timberline.registry.objects import ask_each
 from timberline.registry.store import MODEL_FILE, Store
 from timberline.registry.verdict import VERDICT_FILE, Outcome, Verdict, VerdictLine, decode_verdict
 from timberline.registry.version import Version
@@ -173,7 +174,9 @@ def read_releases(store: Store, model: str) -> tuple[Release, ...]:
 
     Damage is reported in ``problem`` and never raised: a gate that draws the history must not fail for it.
     """
-    releases = [_read_release(store, model, version) for version in store.versions(model)]
+    releases = ask_each(
+        store.objects, lambda version: _read_release(store, model, version), store.versions(model)
+    )
     try:
         moves = read_history(store, model, PRODUCTION)
     except (RegistryError, OSError) as error:

@@ -10,6 +10,7 @@ from timberline.benchmarks.report.record import PAGE_FILE
 from timberline.registry.__main__ import _HELP as REGISTRY_VERBS
 from timberline.registry.aliases import ALIASES, HEADS
 from timberline.registry.manifest import Lineage, Manifest, Metrics
+from timberline.registry.objects import CLAIM_FILE
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runs import (
     BASELINES_FILE,
@@ -22,6 +23,7 @@ from timberline.registry.runs import (
 )
 from timberline.registry.runtime.stages import Receipt
 from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE
+from timberline.registry.summary import SUMMARY_FILE, StoredSummary, StoredVerdict
 from timberline.registry.verdict import VERDICT_FILE
 from timberline.registry.version import MANIFEST_FILE
 from timberline.training.data.checks import CheckReport, CheckResult
@@ -37,6 +39,7 @@ DOCUMENTS = {
     "## Runs": (Epoch,),
     "### `run.json`": (RunRecord,),
     "### `manifest.json`": (Manifest, Lineage, Metrics),
+    "### `summary.json`": (StoredSummary, StoredVerdict),
     "### `training_noise.json`": (TrainingNoise, RunQuality),
 }
 
@@ -77,5 +80,5 @@ def test_every_command_of_the_registry_is_on_its_page() -> None:
 def test_every_document_and_folder_of_the_registry_is_on_its_page() -> None:
     """Whoever finds a file there wants to know what it is."""
     files = (MODEL_FILE, EVALUATION_FILE, SEEN_FILE, TEST_ROWS_FILE, MANIFEST_FILE, VERDICT_FILE, "report.")
-    names = (ALIASES, HEADS, LEDGER, *files)
+    names = (ALIASES, HEADS, LEDGER, SUMMARY_FILE, CLAIM_FILE, "head.json", "conditions.json", *files)
     assert [name for name in names if name not in REGISTRY] == []

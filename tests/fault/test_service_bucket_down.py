@@ -127,7 +127,7 @@ def fill_cache(bucket: Bucket, model: str = "tiny") -> None:
 
 @pytest.mark.parametrize("name", ["refused", "500", "403"] if IS_FULL else ["403"])
 def test_a_service_starts_from_its_cache(place: Place, bucket: Bucket, name: str) -> None:
-    """A node that restarts in the bucket's bad hour serves what it served before, and says that it may be old."""
+    """A node that restarts serves what it served before, and says that it may be old."""
     fill_cache(bucket)
     bucket.move(2)  # unseen
     with OUTAGES[name](place), bucket.serve("tiny", "--workers", "2") as service:
@@ -227,7 +227,7 @@ def test_a_damaged_copy_is_fetched_again_and_never_served(place: Place, bucket: 
 
 
 def test_a_cache_that_cannot_be_written_costs_the_copies_only(place: Place, bucket: Bucket) -> None:
-    """A read-only root, a full disk or a wrong path: a line in the log, and the service serves and follows."""
+    """A read-only root, a full disk or a wrong path: one line in the log, and all goes on."""
     bucket.cache.write_bytes(b"")  # a file, where a folder should be
     with bucket.serve("tiny") as service:
         bucket.move(2)

@@ -116,7 +116,7 @@ def test_refused_credentials_are_told_without_them(
     """The store's own answer quotes the signed request."""
     caplog.set_level("DEBUG")
     monkeypatch.setenv(name, value)
-    with pytest.raises(SourceError, match=r"access is refused. Set AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(SourceError, match=r"access is refused \(403.*\). Set AWS_ACCESS_KEY_ID") as caught:
         _fetch(tmp_path, "s3://tables/large.parquet")
     told = str(caught.value) + repr(caught.value.__context__) + caplog.text
     assert value not in told

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,10 +31,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.support.places import BucketPlace, FolderPlace, Place, new_prefix
 from tests.support.registry_child import Attempts
 from tests.support.registry_commands import Answer, ask
 from tests.support.registry_model import Mirror, Move, find_unit, is_number
-from tests.support.registry_tree import KINDS, has_below, put
+from tests.support.registry_tree import KINDS, has_below
+from tests.support.s3_proxy import S3Proxy
 from tests.support.soak import IS_FULL, SIZES
 from timberline.registry.aliases import read_alias
 from timberline.registry.errors import DamageError
@@ -43,13 +47,9 @@ ALIASES = ("candidate", "production")
 # More file operations than any command does on so small a registry.
 MOST_OPERATIONS = 120
 
-_SETTINGS = settings(
-    max_examples=SIZES.histories,
-    stateful_step_count=SIZES.steps,
-    deadline=None,
-    derandomize=not IS_FULL,
-    suppress_health_check=list(HealthCheck),
-)
+# More requests than any command makes.
+MOST_REQUESTS = 40
+
 _models = st.sampled_from(MODELS)
 _aliases = st.sampled_from(ALIASES)
 _picks = st.integers(0, 11)
@@ -63,6 +63,16 @@ _odd_names = st.sampled_from(
 )
 
 
+def _set(histories: int, steps: int) -> settings:
+    return settings(
+        max_examples=histories,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=not IS_FULL,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 class RegistryMachine(RuleBasedStateMachine):
     """A registry of two models in a folder, and the `Mirror` of it."""
 
@@ -71,9 +81,8 @@ class RegistryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self.root = Path(self._folder.name, "registry")
-        self.root.mkdir()
-        self.mirror = Mirror(self.root)
+        self.place = self._make_place(Path(self._folder.name, "registry"))
+        self.mirror = Mirror(self.place)
         # Model → what `list` and `verify` reported of it.
         self.message: dict[str, object] = {}
         self.touched: set[str] = set(MODELS)
@@ -207,7 +216,7 @@ class RegistryMachine(RuleBasedStateMachine):
         )
         for forgotten in [n for n in self.mirror.given.get(model, {}) if self.mirror.is_forgotten(model, n)]:
             self._forget(model, forgotten)
-        self.attempts.make(self.root, words, count)
+        self._kill(words, count)
         changed = self.mirror.adopt()
         assert all(path.startswith(f"{model}/") for path in changed)
         self.touched.add(model)
@@ -340,20 +349,23 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_damage_is_told_and_nothing_else(self) -> None:
-        checks = ask(self.root, ["verify"])
-        listed = ask(self.root, ["list"])
+        checks = ask(self.place.location, ["verify"])
+        listed = ask(self.place.location, ["list"])
         damage = self.mirror.find_damage()
         reported = [check for check in checks.value or [] if not check["is_whole"]]
         for unit in {find_unit(path) for path in damage}:
             findable = [path for path in damage if find_unit(path) == unit]
             findable = [path for path in findable if not self.mirror.is_unfindable(path)]
             if findable:
-                assert any(_leads(check, path) for check in reported for path in findable), (
+                assert any(self._leads(check, path) for check in reported for path in findable), (
                     findable,
                     reported,
                 )
         for check in reported:
-            assert any(_leads(check, path) for path in damage) or self._is_of_lost(check), (check, damage)
+            assert any(self._leads(check, path) for path in damage) or self._is_of_lost(check), (
+                check,
+                damage,
+            )
         assert checks.code == (1 if reported else 0) or not checks.value
         assert listed.code <= checks.code
         self._compare_with_before(checks.value or [], listed.value)
@@ -369,7 +381,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def alias_is_where_it_was_moved_last(self) -> None:
-        store = open_store(self.root)
+        store = open_store(self.place.location)
         for model in MODELS:
             for alias in ALIASES:
                 move = self.mirror.find_move(model, alias)
@@ -380,8 +392,24 @@ class RegistryMachine(RuleBasedStateMachine):
                     continue
                 found = record and tuple(msgspec.structs.asdict(record)[name] for name in Move._fields)
                 assert found == move, (model, alias)
+        assert not self._without_advances(self.mirror.adopt()), "reading changed something"
 
     # --- how
+
+    def _make_place(self, root: Path) -> Place:
+        root.mkdir()
+        return FolderPlace(root)
+
+    def _kill(self, words: list[str], count: int) -> None:
+        """Run a command that is killed after ``count`` steps, if it takes so many."""
+        self.attempts.make(Path(self.place.location), words, count)
+
+    def _leads(self, check: dict[str, Any], path: str) -> bool:
+        return _leads(check, self.place.find_key(path))
+
+    def _without_advances(self, changed: set[str]) -> set[str]:
+        """Without what a reader may change too."""
+        return changed
 
     def _pick(self, model: str, pick: int) -> int | None:
         numbers = sorted(self.mirror.given.get(model, {}))
@@ -392,15 +420,16 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def _run(self, model: str, words: list[str]) -> Answer:
         """A command of which ``model`` may be changed, and nothing else."""
-        answer = ask(self.root, words)
+        answer = ask(self.place.location, words)
         changed = self.mirror.adopt()
         assert all(path.startswith(f"{model}/") for path in changed), changed
-        assert answer.code in (0, 3) or not changed, "a command that was refused changed something"
+        kept = not self._without_advances(changed)
+        assert answer.code in (0, 3) or kept, "a command that was refused changed something"
         self.touched.add(model)
         return answer
 
     def _put(self, path: str, content: Any) -> None:
-        put(self.root, path, content)
+        self.place.put(path, content)
         self._note(path)
 
     def _plant(self, path: str, content: Any) -> None:
@@ -476,6 +505,34 @@ class RegistryMachine(RuleBasedStateMachine):
         return bool(json.loads(content)["sequence"] == move.sequence)
 
 
+class BucketMachine(RegistryMachine):
+    """The same registry in a bucket. It has no links and FIFOs, and no file in the place of a folder."""
+
+    proxy: S3Proxy
+
+    def _make_place(self, root: Path) -> Place:
+        self.proxy.clear()
+        return BucketPlace(new_prefix("s3://registry"))
+
+    def _kill(self, words: list[str], count: int) -> None:
+        """At a request; every other time the server still does what it asks for."""
+        number = count % MOST_REQUESTS + 1
+        self.attempts.make_at(self.proxy, self.place.location, words, number, ("refuse", "lose")[count % 2])
+        self.proxy.clear()
+
+    def _without_advances(self, changed: set[str]) -> set[str]:
+        """Who reads an alias moves a head on that is behind."""
+        return {path for path in changed if path.split("/")[1] != "heads"}
+
+    def _put(self, path: str, content: Any) -> None:
+        is_folder = has_below(self.mirror.disk, path)
+        super()._put(path, None if is_folder else b"notes\n" if content in KINDS else content)
+
+    def _plant(self, path: str, content: Any) -> None:
+        if path.isprintable() and "\\" not in path:
+            super()._plant(path, content)
+
+
 def _leads(check: dict[str, Any], path: str) -> bool:
     """Whether a reader of ``check`` finds ``path``: it is named, or a folder above it is."""
     shown = path.encode("utf-8", "backslashreplace").decode()
@@ -487,10 +544,22 @@ def _leads(check: dict[str, Any], path: str) -> bool:
     return is_under or is_same or any(place in check["findings"] for place in above)
 
 
-def test_registry_is_whole_or_told_of_after_any_history() -> None:
+@pytest.fixture
+def attempts() -> Iterator[Attempts]:
+    attempts = Attempts()
+    yield attempts
+    attempts.close()
+
+
+def test_registry_is_whole_or_told_of_after_any_history(attempts: Attempts) -> None:
     """The order that breaks it is one that was not thought of."""
-    RegistryMachine.attempts = Attempts()
-    try:
-        run_state_machine_as_test(RegistryMachine, settings=_SETTINGS)
-    finally:
-        RegistryMachine.attempts.close()
+    RegistryMachine.attempts = attempts
+    run_state_machine_as_test(RegistryMachine, settings=_set(SIZES.histories, SIZES.steps))
+
+
+def test_registry_in_a_bucket_is_whole_or_told_of_after_any_history(
+    attempts: Attempts, proxy: S3Proxy
+) -> None:
+    """The laws are the registry's, not those of a file system."""
+    BucketMachine.attempts, BucketMachine.proxy = attempts, proxy
+    run_state_machine_as_test(BucketMachine, settings=_set(SIZES.bucket_histories, SIZES.bucket_steps))

@@ -24,7 +24,6 @@ class FailingStore:
         self.failing: str | None = None
         self.location = store.location
         self.is_remote = store.is_remote
-        self.own_names = store.own_names
 
     def list_keys(self, prefix: str = "", *, on_error: OnError | None = None) -> list[str]:
         self._check(prefix)

@@ -13,10 +13,12 @@ import contextlib
 import io
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import NoReturn
 
 from tests.support.manifests import build_manifest, give_verdict, publish_tiny
 from tests.support.registry_commands import act
+from tests.support.s3_proxy import Asked, Fault, S3Proxy
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.manifest import FileDigest, Manifest
 from timberline.registry.names import PRODUCTION
@@ -87,21 +90,26 @@ def kill_everywhere(root: Path, action: str) -> None:
             sys.exit(os.WEXITSTATUS(status))
 
 
-def fork_until(count: int, action: Callable[[], object]) -> int:
-    """The wait status of a fork of this process that runs `run_until`; this process has one thread."""
+def fork_until(count: int | None, action: Callable[[], object]) -> int:
+    """The wait status of a fork of this process that runs `run_until`; this process has one thread.
+
+    Without ``count`` the process number is printed, and it is killed by whoever reads that, or not at all.
+    """
     child = os.fork()
     if child == 0:
         run_until(count, action)
+    if count is None:
+        print(child, flush=True)
     return os.waitpid(child, 0)[1]
 
 
-def run_until(count: int, action: Callable[[], object]) -> NoReturn:
+def run_until(count: int | None, action: Callable[[], object]) -> NoReturn:
     """Run ``action`` and end the process; killed before its file operation number ``count``, from 0."""
-    left = count
+    left = 0 if count is None else count
 
     def hook(event: str, _arguments: object) -> None:
         nonlocal left
-        if event in _OPERATIONS:
+        if event in _OPERATIONS and count is not None:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
@@ -126,10 +134,49 @@ class Attempts:
 
     def make(self, root: Path, words: list[str], count: int) -> bool:
         """Run ``words`` as `act` does, killed before file operation ``count``; whether it got to its end."""
+        self._order(str(root), words, count)
+        return self._read_end()
+
+    def make_at(self, proxy: S3Proxy, location: str, words: list[str], number: int, fault: Fault) -> bool:
+        """Run ``words`` on a bucket behind ``proxy``, killed when request ``number`` comes, from 1.
+
+        Args:
+            fault: what becomes of that request: "refuse", or "lose" if the server is to do it. What comes of
+                the process after it is refused, as it was on its way from one that is dead.
+
+        Returns:
+            Whether it got to its end.
+        """
+        is_dead = threading.Event()
+        pid: queue.Queue[int] = queue.Queue()
+
+        def decide(asked: Asked) -> Fault | None:
+            if is_dead.is_set():
+                return "refuse"
+            if asked.number != number:
+                return None
+            is_dead.set()
+            os.kill(pid.get(), signal.SIGKILL)
+            return fault
+
+        proxy.clear()
+        proxy.decide = decide
+        self._order(location, words, None)
+        pid.put(int(self._read_line()))
+        is_whole = self._read_end()
+        proxy.settle()
+        return is_whole
+
+    def _order(self, location: str, words: list[str], count: int | None) -> None:
         assert self._child.stdin
+        print(json.dumps([location, words, count]), file=self._child.stdin, flush=True)
+
+    def _read_end(self) -> bool:
+        return bool(json.loads(self._read_line()))
+
+    def _read_line(self) -> str:
         assert self._child.stdout
-        print(json.dumps([str(root), words, count]), file=self._child.stdin, flush=True)
-        return bool(json.loads(self._child.stdout.readline()))
+        return self._child.stdout.readline()
 
     def close(self) -> None:
         """End the process."""
@@ -142,11 +189,11 @@ def attempt() -> None:
     for line in sys.stdin:
         root, words, count = json.loads(line)
         sys.stdout.flush()
-        status = fork_until(count, partial(_act_silently, Path(root), words))
+        status = fork_until(count, partial(_act_silently, root, words))
         print(json.dumps(os.WIFEXITED(status)), flush=True)
 
 
-def _act_silently(root: Path, words: list[str]) -> None:
+def _act_silently(root: str, words: list[str]) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         act(root, words)
 

@@ -23,6 +23,7 @@ from timberline.registry.names import PRODUCTION
 from timberline.registry.promotion import promote, set_alias
 from timberline.registry.runtime.cli import run_command
 from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.store import Store, open_store
 from timberline.registry.verdict import Outcome
 
@@ -38,7 +39,7 @@ class Answer(NamedTuple):
     log: str
 
 
-def build_registry(root: Path) -> Store:
+def build_registry(root: Path | str) -> Store:
     """tiny@1 to 3, each promoted after its verdict and then made the candidate; other@1 likewise."""
     store = open_store(root)
     for model in ("tiny", "tiny", "tiny", "other"):
@@ -49,7 +50,7 @@ def build_registry(root: Path) -> Store:
     return store
 
 
-def ask(root: Path, words: str | list[str]) -> Answer:
+def ask(root: Path | str, words: str | list[str]) -> Answer:
     """Run ``words`` as `act` does."""
     words = words.split() if isinstance(words, str) else words
     out, log = io.StringIO(), io.StringIO()
@@ -64,13 +65,14 @@ def list_broken(answer: Answer) -> list[dict[str, Any]]:
     return [check for check in answer.value if not check["is_whole"]]
 
 
-def act(root: Path, words: list[str]) -> int:
+def act(root: Path | str, words: list[str]) -> int:
     """Run a command of the registry, or ``publish MODEL BYTES``, or ``judge MODEL@VERSION OUTCOME``.
 
     Returns:
         The exit code; ``publish`` prints the number.
     """
     if words[0] in _VERBS:
+        configure_logging("info", "auto")
         return run_command("registry", lambda: _VERBS[words[0]](open_store(root), *words[1:]))
     return main([*words, "--registry", str(root), "--json"])
 

@@ -18,7 +18,9 @@ registry:
 - names that belong to the place (``.x``), or that file managers leave; beside the models, what is no
   folder and has no model's name, and an empty folder that has one;
 - a rollback whose record was lost, as far as verdicts from before it go;
-- the last record of an alias together with its head, or after a move that was killed before the head.
+- the last record of an alias together with its head, or after a move that was killed before the head;
+- in a bucket: what the claim of a number says; a summary that is gone; a manifest that is gone together with
+  the entry in the ledger, which is a publisher that was killed, and what lies beside it then.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from __future__ import annotations
 import datetime
 import json
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.registry_tree import Tree, compare, has_below, read_tree, restore
+from tests.support.places import Place
+from tests.support.registry_tree import Tree, compare, has_below
 from timberline.registry.names import is_name
 from timberline.registry.runtime.files import digest_bytes
 
 DOCUMENTS = ("verdict.json", "report.md")
+# What a bucket has beside a version: derived data, and that its number was taken.
+BESIDE = (*DOCUMENTS, "summary.json", "claim")
 _DROPPINGS = (".DS_Store", "Thumbs.db")
 
 
@@ -49,10 +53,10 @@ class Move(NamedTuple):
 
 
 class Mirror:
-    """The registry in ``root`` as it should be and as it is; ``look`` after everything that changes it."""
+    """The registry in ``place`` as it should be and as it is; ``look`` after everything that changes it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.truth: Tree = {}
         self.disk: Tree = {}
         # Model → number → SHA-256 of the manifest, of all that were ever given out.
@@ -64,7 +68,7 @@ class Mirror:
 
     def look(self) -> None:
         """Read the disk again."""
-        self.disk = read_tree(self.root)
+        self.disk = self.place.read_tree()
 
     def find_damage(self) -> set[str]:
         """Every path that is not as the program left it."""
@@ -94,7 +98,7 @@ class Mirror:
 
     def restore(self, paths: set[str]) -> None:
         """Put back what the program wrote."""
-        restore(self.root, self.truth, paths)
+        self.place.restore(self.truth, paths)
         self.look()
 
     def find_move(self, model: str, alias: str) -> Move | None:
@@ -116,7 +120,7 @@ class Mirror:
         files = {path for path in self.truth if path.startswith(f"{folder}/")}
         found = {path for path in self.disk if path.startswith(f"{folder}/") and not _is_ignored(path)}
         damaged = {path for path in self.find_damage() if path.startswith(f"{folder}/")}
-        damaged = {path for path in damaged if not (path.endswith(DOCUMENTS) or _is_ignored(path))}
+        damaged = {path for path in damaged if not (path.endswith(BESIDE) or _is_ignored(path))}
         return f"{folder}/manifest.json" in files & found and not damaged
 
     def find_objections(self, model: str, version: int) -> list[str]:
@@ -182,10 +186,13 @@ class Mirror:
     def _is_unfindable_in_version(self, path: str, parts: list[str]) -> bool:
         folder = "/".join(parts[:2])
         is_removed = f"{parts[0]}/ledger/{parts[1]}.removed.json" in self.disk
-        if is_removed and f"{folder}/manifest.json" not in self.disk:
+        is_gone = is_removed and f"{folder}/manifest.json" not in self.disk
+        if is_gone or self._looks_unfinished(folder) or parts[2:] == ["claim"]:
             return True
         if path not in self.truth:
             return False
+        if parts[2:] == ["summary.json"]:
+            return path not in self.disk
         if (
             len(parts) == 3
             and parts[2] in DOCUMENTS
@@ -197,6 +204,12 @@ class Mirror:
             return path not in self.disk or verdict == _read(self.truth[path])
         has_entry = f"{parts[0]}/ledger/{parts[1]}.json" in self.disk
         return not has_entry and folder not in self.disk and not has_below(self.disk, folder)
+
+    def _looks_unfinished(self, folder: str) -> bool:
+        """Whether all that is left of a version in a bucket is what a publisher leaves that is killed."""
+        model, number = folder.split("/")
+        known = (f"{folder}/manifest.json", f"{model}/ledger/{number}.json")
+        return f"{folder}/claim" in self.disk and not any(path in self.disk for path in known)
 
     def _is_unfindable_entry(self, path: str) -> bool:
         entry = path.replace(".removed", "")
@@ -224,7 +237,7 @@ class Mirror:
         found = {path: _read(data) for path, data in self.disk.items() if path.startswith(folder)}
         numbers = sorted(int(record["sequence"]) for record in found.values() if "sequence" in record)
         last_two = {f"{folder}{number}.json" for number in numbers[-2:]}
-        return len(last_two) == 2 and all(found[path].get("schema_version") == 2 for path in last_two)
+        return len(last_two) == 2 and all(found[path].get("schema_version", 0) >= 2 for path in last_two)
 
     def _is_rolled_back(self, model: str, version: int, created_at: str, digest: str) -> bool:
         moves = self.moves.get((model, "production"), [])
@@ -248,7 +261,7 @@ class Mirror:
             return True
         if part == "ledger":  # a damaged entry is written again
             return self.disk[path] != self.truth.get(path) and path in self.find_damage()
-        return is_number(part) and path.endswith(DOCUMENTS)
+        return is_number(part) and path.endswith((*DOCUMENTS, "summary.json"))
 
     def _learn(self, path: str) -> None:
         """Note the move or the version that ``path`` is."""
@@ -261,7 +274,7 @@ class Mirror:
         elif is_number(part) and names == ["manifest.json"]:
             assert isinstance(content, bytes)
             self.given.setdefault(model, {})[int(part)] = digest_bytes(content)
-        if is_number(part) and not path.endswith(DOCUMENTS):
+        if is_number(part) and not path.endswith((*DOCUMENTS, "summary.json")):
             self.archive[path] = content
 
     def _is_stray(self, path: str) -> bool:

@@ -32,9 +32,11 @@ _REASONS = {409: "Conflict", 500: "Internal Server Error", 503: "Slow Down", 507
 class Asked(NamedTuple):
     """A request: ``number`` and ``conditional`` count from 1; the latter is 0 if it is no conditional PUT.
 
-    ``path`` begins with the bucket and has no query; ``condition`` is that of a PUT.
+    ``path`` begins with the bucket and has no query; ``condition`` is that of a PUT. ``era`` is of the proxy:
+    it counts the `S3Proxy.clear`s before.
     """
 
+    era: int
     number: int
     conditional: int
     method: str
@@ -72,9 +74,10 @@ class S3Proxy:
         self._address = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._lock = threading.Lock()
+        self._is_idle = threading.Condition(self._lock)
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._number = self._conditional = 0
+        self._number = self._conditional = self._era = 0
         self._is_closed = False
         self.seen: list[Seen] = []
         # What went wrong in `decide` or `after`; raised by `close`.
@@ -93,9 +96,15 @@ class S3Proxy:
         """Count from 1 again, and go easy from now on."""
         with self._lock:
             self._number = self._conditional = 0
+            self._era += 1
             self.seen = []
         self.decide = lambda _: None
         self.after = lambda *_: None
+
+    def settle(self) -> None:
+        """Wait until every request that has come is over: their senders may be dead."""
+        with self._is_idle:
+            assert self._is_idle.wait_for(lambda: len(self.seen) == self._number, _JOIN_S)
 
     def count(self, method: str = "", *, part: str = "") -> int:
         """The requests of this method whose path has this part."""
@@ -191,6 +200,7 @@ class S3Proxy:
             self._number += 1
             self._conditional += bool(condition)
             return Asked(
+                self._era,
                 self._number,
                 self._conditional if condition else 0,
                 head.method,
@@ -202,8 +212,9 @@ class S3Proxy:
 
     def _note(self, asked: Asked, status: int, told: int) -> None:
         with self._lock:
-            if asked.number <= self._number:
+            if asked.era == self._era:
                 self.seen.append(Seen(asked, status, told))
+                self._is_idle.notify_all()
 
     def _ask(self, head: _Head, body: bytes, method: str) -> tuple[int, bytes]:
         with socket.create_connection(self._address) as server, server.makefile("rb") as reader:

@@ -24,6 +24,10 @@ class Sizes(NamedTuple):
     living_swaps: int
     histories: int  # of a registry
     steps: int  # of each
+    bucket_histories: int  # the same in a bucket
+    bucket_steps: int
+    racers: int  # processes that change a registry at the same moment
+    races: int  # rounds of them
 
 
 _FULL = Sizes(
@@ -37,6 +41,10 @@ _FULL = Sizes(
     living_swaps=24,
     histories=3_000,
     steps=40,
+    bucket_histories=60,
+    bucket_steps=40,
+    racers=8,
+    races=60,
 )
 _REDUCED = Sizes(
     requests=3_000,
@@ -49,6 +57,10 @@ _REDUCED = Sizes(
     living_swaps=6,
     histories=40,
     steps=25,
+    bucket_histories=4,
+    bucket_steps=15,
+    racers=4,
+    races=5,
 )
 IS_FULL = os.environ.get("TIMBERLINE_SOAK") == "full"
 SIZES = _FULL if IS_FULL else _REDUCED

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from tests.support.failing_store import FailingStore
+from timberline.inference.models.recall import Recollection
 from timberline.registry.cache import Cache
 from timberline.registry.folder import FolderStore
+from timberline.registry.names import ModelRef
 from timberline.registry.objects import MAX_BYTES, Known, Tagged
-from timberline.registry.store import Store
+from timberline.registry.store import MODEL_FILE, Store
+from timberline.registry.version import MANIFEST_FILE, Version
 
 
 class RemoteStore(FailingStore):
@@ -46,3 +50,22 @@ def open_remote(root: Path, cache: Path | None = None) -> tuple[Store, RemoteSto
     copies = Cache(cache)
     objects = RemoteStore(root, copies)
     return Store(objects), objects, copies
+
+
+def _give(known: Known) -> Known:
+    return known
+
+
+def fill_cache(folder: Path, registry: str, endpoint: str, version: Version) -> None:
+    """As a service leaves a cache that has served this version, pinned, from a bucket at ``endpoint``."""
+    cache, digests = Cache(folder), version.digests
+    data = {
+        digests.manifest_sha256: version.objects.read(f"{version.key}/{MANIFEST_FILE}"),
+        digests.model_sha256: version.read_file(MODEL_FILE),
+    }
+    for digest, content in data.items():
+        assert content is not None
+        known = Known(content, digest)
+        cache.read_known(digest, len(content), partial(_give, known))
+    ref = ModelRef(version.manifest.model, version.manifest.version)
+    Recollection(cache, registry, endpoint).keep(ref, version.manifest, digests.manifest_sha256, None)

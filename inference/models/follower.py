@@ -193,6 +193,9 @@ class Asker:
         """Ask, if it is time to and this is the process that asks."""
         if self._clock() < self._due or not self._board.lead():
             return
+        self._due = self._clock() + self._draw_pause(self._every_s)
+        if not (self._models.is_movable or self._models.unconfirmed or self._board.failing_since):
+            return  # pinned versions, which are confirmed
         try:
             has_moved = self._ask()
         except OSError as error:
@@ -217,14 +220,13 @@ class Asker:
         if has_moved or since:
             self._board.tell_moved()
         self._failures = 0
-        self._due = self._clock() + self._draw_pause(self._every_s)
 
     def _note_failure(self, error: OSError) -> None:
         if self._board.note_failure(time()) or not self._failures:
             log_event(_logger, "registry does not answer", logging.WARNING, why=str(error)[:300])
         self._failures += 1
-        longest = max(_LONGEST_PAUSE_S, self._every_s)
-        self._due = self._clock() + self._draw_pause(min(self._every_s * 2.0 ** min(self._failures, _MOST_DOUBLINGS), longest))
+        pause_s = self._every_s * 2.0 ** min(self._failures, _MOST_DOUBLINGS)
+        self._due = self._clock() + self._draw_pause(min(pause_s, max(_LONGEST_PAUSE_S, self._every_s)))
 
     def _draw_pause(self, seconds: float) -> float:
         return self._draw(0.5 * seconds, 1.5 * seconds)

@@ -32,7 +32,7 @@ from timberline.registry.errors import ConfigError, DigestMismatchError, Lifecyc
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.store import MODEL_FILE, Store, read_entry
-from timberline.registry.version import MANIFEST_FILE, Version
+from timberline.registry.version import MANIFEST_FILE, Version, key_of_version
 
 _logger = logging.getLogger("inference.models.loaded")
 
@@ -297,13 +297,15 @@ class LoadedModels:
 
     def _open_or_recall(self, store: Store, target: TrafficTarget, falls_back: bool) -> None:
         """Load from a bucket; if that cannot be asked, what the cache has of it."""
-        if self._outage is None:
-            try:
-                self._open(store, target, falls_back)
-            except OSError as error:
-                self._outage = error
-        if self._outage is not None:
-            self._recall(store, target, self._outage)
+        if self._outage is not None and self._notes.find(target.ref) is not None:
+            with contextlib.suppress(RegistryUnreachableError):  # it may answer by now
+                self._recall(store, target, self._outage)
+                return
+        try:
+            self._open(store, target, falls_back)
+        except OSError as error:
+            self._outage = error
+            self._recall(store, target, error)
 
     def _recall(self, store: Store, target: TrafficTarget, outage: OSError) -> None:
         """Load what stood behind a reference when the bucket was last asked.
@@ -377,11 +379,14 @@ class LoadedModels:
         for target in self._targets:
             if target.alias is not None:
                 name = spell(target.ref)
-                tags[name] = read_head_tag(store, target.ref.model, target.alias, seen.get(name, ""))
+                try:
+                    tags[name] = read_head_tag(store, target.ref.model, target.alias, seen.get(name, ""))
+                except LifecycleError as error:  # an answer too, of which a look tells
+                    tags[name] = error.code
         if not tags:  # pinned versions only, of which one comes from the cache
-            store.objects.find_size(
-                f"{self._targets[0].ref.model}/{self._targets[0].ref.version}/{MANIFEST_FILE}"
-            )
+            ref = self._targets[0].ref
+            assert ref.version is not None
+            store.objects.find_size(f"{key_of_version(ref.model, ref.version)}/{MANIFEST_FILE}")
         return tags
 
     def find_move(self) -> bool:

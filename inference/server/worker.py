@@ -145,7 +145,7 @@ def _start(
     trials = TrialRunner(Ledger(own.trials_fd if own else None))
     board = Board(own.board_fd if own else None)  # before anything is asked: a move from now on is news
     cache = choose_cache(os.environ, config.cache_dir, config.cache_bytes) if config.is_remote else None
-    notes = Recollection(cache, config.registry, _find_endpoint(os.environ)) if cache else None
+    notes = Recollection(cache, config.registry.rstrip("/"), _find_endpoint(os.environ)) if cache else None
     models = LoadedModels(_find_registry(config, cache), config, metrics, trials, cache=cache, notes=notes)
     timeout_s = config.load_timeout_s * models.target_count
     try:

@@ -209,6 +209,45 @@ def test_a_bucket_that_fails_is_asked_less_often_and_told_once(
     assert remote.objects.asked["tag"] == 1
 
 
+def test_a_head_that_is_no_head_is_told_once_and_is_no_outage(
+    remote: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Damage in the bucket is the alias's, and the version that is served stays."""
+    models, board = remote.open_models(), Board()
+    models.load()
+    asker = open_asker(remote, models, board)
+    ask(remote, asker)
+    models.look()
+    told(caplog)
+    remote.store.objects.put("tiny/aliases/production/head.json", b"x" * (2 << 20))
+    before = board.moves
+    for _ in range(3):
+        ask(remote, asker)
+        models.look()
+    assert (board.moves, board.failing_since) == (before + 1, 0.0)
+    assert told(caplog) == ["alias not readable"]
+
+
+def test_a_pinned_version_is_asked_for_until_it_is_confirmed(remote: Remote) -> None:
+    """It never moves: after that nothing is worth a request."""
+    remote.open_models("tiny@1").load()
+    remote.objects.failing = ""
+    models, board = remote.open_models("tiny@1"), Board()
+    models.load()
+    asker = open_asker(remote, models, board)
+    ask(remote, asker)
+    assert board.failing_since
+    remote.objects.failing = None
+    ask(remote, asker, 60)
+    assert not board.failing_since
+    models.look()
+    assert not models.unconfirmed
+    remote.objects.asked.clear()
+    for _ in range(3):
+        ask(remote, asker)
+    assert not remote.objects.asked
+
+
 # What is remembered
 
 
@@ -338,6 +377,19 @@ def test_an_outage_that_another_worker_has_met_is_not_met_again(remote: Remote) 
     remote.objects.failing = ""
     assert remote.open_models().load(outage=ConnectionError("known")).default.version == 1
     assert not remote.objects.asked
+
+
+@pytest.mark.parametrize("copy", ["none", "damaged"])
+def test_what_another_worker_has_met_may_be_over(remote: Remote, copy: str) -> None:
+    """It asks again only after minutes; a worker that has nothing to start with asks for itself."""
+    if copy == "damaged":
+        remote.open_models().load()
+        assert remote.cache.folder is not None
+        for path in (remote.cache.folder / "sha256").iterdir():
+            path.write_bytes(b"")
+    models = remote.open_models()
+    assert models.load(outage=ConnectionError("known")).default.version == 1
+    assert models.unconfirmed == (frozenset() if copy == "none" else {("tiny", 1)})
 
 
 def test_an_answer_is_no_outage(remote: Remote) -> None:

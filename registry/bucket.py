@@ -194,6 +194,7 @@ class BucketStore:
         self._has_generations = split_url(location)[0] == "gs"
         self._account = _find_account(location, os.environ)
         self._secrets = self._account.secrets if self._account else ()
+        self.endpoint = self._account.endpoint if self._account else ""  # "" is the cloud's own
         self._pace = _PATIENT if is_patient else _QUICK
         self._clients: dict[_Pace, Any] = {}
         self._is_checked = False

@@ -10,7 +10,7 @@ import select
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -38,6 +38,7 @@ from timberline.inference.server.memory import settle_memory, share_heap
 from timberline.inference.server.timing import TimedApp, TimedConnection, TimedPool
 from timberline.registry.cache import Cache, choose_cache
 from timberline.registry.folder import find_root
+from timberline.registry.objects import ObjectStore
 from timberline.registry.runtime.cpus import count_cpus
 from timberline.registry.runtime.logs import end_output, log_event, watch_dropped_lines
 from timberline.registry.store import Store, open_store
@@ -145,8 +146,9 @@ def _start(
     trials = TrialRunner(Ledger(own.trials_fd if own else None))
     board = Board(own.board_fd if own else None)  # before anything is asked: a move from now on is news
     cache = choose_cache(os.environ, config.cache_dir, config.cache_bytes) if config.is_remote else None
-    notes = Recollection(cache, config.registry.rstrip("/"), _find_endpoint(os.environ)) if cache else None
-    models = LoadedModels(_find_registry(config, cache), config, metrics, trials, cache=cache, notes=notes)
+    open_registry = _find_registry(config, cache)
+    notes = _open_notes(cache, open_registry().objects) if cache else None
+    models = LoadedModels(open_registry, config, metrics, trials, cache=cache, notes=notes)
     timeout_s = config.load_timeout_s * models.target_count
     try:
         outage = ConnectionError("another worker is asking it in vain") if board.failing_since else None
@@ -179,10 +181,8 @@ def _find_registry(config: ServiceConfig, cache: Cache | None) -> Callable[[], S
     return lambda: open_store(find_root(folder))
 
 
-def _find_endpoint(environment: Mapping[str, str]) -> str:
-    """The server of the bucket, where the cloud's own is not meant."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return next((environment[name] for name in names if environment.get(name)), "")
+def _open_notes(cache: Cache, objects: ObjectStore) -> Recollection:
+    return Recollection(cache, objects.location, getattr(objects, "endpoint", ""))
 
 
 class _Loading:

@@ -263,9 +263,12 @@ def _may(path: Path, needs: int) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, each once: where threads hand errors on, these may form a circle."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
         yield cause
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
 
 

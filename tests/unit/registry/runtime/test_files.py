@@ -6,6 +6,7 @@ The modes themselves are tried in tests/fault/test_refused_files.py.
 from __future__ import annotations
 
 import hashlib
+import errno
 import os
 from pathlib import Path
 
@@ -106,6 +107,13 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
 def test_other_errors_are_left_as_they_are(error: Exception) -> None:
     """Advice about modes beside a full disk, or about a folder that is a URL, leads astray."""
     assert explain_refusal(error) == ""
+
+
+def test_errors_in_a_circle_end_no_explanation() -> None:
+    """Threads hand errors on, and each may have the other as its cause: a command hung there for ever."""
+    first, second = OSError(errno.EFBIG, "too large"), OSError(errno.EFBIG, "too large")
+    first.__cause__, second.__cause__ = second, first
+    assert explain_refusal(first) == ""
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ Take = Callable[[bytes], object]
 
 
 def choose_cache(environment: Mapping[str, str], folder: str = "", most_bytes: int = CACHE_BYTES) -> Cache:
-    """The cache in ``folder``; else in the first of the usual folders that can be used.
+    """The cache in ``folder``; else in the first of the usual folders that can be used, if one can.
 
     They are ``$TIMBERLINE_CACHE`` (``off`` is no cache), ``$XDG_CACHE_HOME/timberline``,
     ``~/.cache/timberline`` and ``timberline-cache-<uid>`` in the folder for temporary files, as a container's
@@ -68,10 +68,7 @@ def choose_cache(environment: Mapping[str, str], folder: str = "", most_bytes: i
     if given:
         return Cache(Path(given), most_bytes)
     usable = (path for path in _list_usual(environment) if _is_usable(path))
-    found = next(usable, None)
-    if found is None:
-        log_event(_logger, "no cache", logging.WARNING, why="no folder for one can be written to")
-    return Cache(found, most_bytes)
+    return Cache(next(usable, None), most_bytes)
 
 
 def _list_usual(environment: Mapping[str, str]) -> Iterator[Path]:
@@ -80,7 +77,9 @@ def _list_usual(environment: Mapping[str, str]) -> Iterator[Path]:
     if home := environment.get("HOME"):
         yield Path(home, ".cache", "timberline")
     with contextlib.suppress(OSError):  # there may be no such folder at all
-        yield Path(tempfile.gettempdir(), f"timberline-cache-{os.geteuid()}")
+        temporary = Path(tempfile.gettempdir())
+        if temporary != Path.cwd():  # which it takes last
+            yield temporary / f"timberline-cache-{os.geteuid()}"
 
 
 def _is_usable(folder: Path) -> bool:

@@ -145,7 +145,7 @@ def _start(
     share_heap()
     trials = TrialRunner(Ledger(own.trials_fd if own else None))
     board = Board(own.board_fd if own else None)  # before anything is asked: a move from now on is news
-    cache = choose_cache(os.environ, config.cache_dir, config.cache_bytes) if config.is_remote else None
+    cache = _choose_cache(config) if config.is_remote else None
     open_registry = _find_registry(config, cache)
     notes = _open_notes(cache, open_registry().objects) if cache else None
     models = LoadedModels(open_registry, config, metrics, trials, cache=cache, notes=notes)
@@ -166,6 +166,13 @@ def _start(
     metrics.show_from_cache(models.unconfirmed)
     settle_memory()
     return state, Watcher(models, state, metrics, config.watch_every_s, board)
+
+
+def _choose_cache(config: ServiceConfig) -> Cache:
+    cache = choose_cache(os.environ, config.cache_dir, config.cache_bytes)
+    if cache.folder is None and config.cache_bytes:
+        log_event(_logger, "no cache", logging.WARNING, why="no folder for one can be written to")
+    return cache
 
 
 def _find_registry(config: ServiceConfig, cache: Cache | None) -> Callable[[], Store]:

@@ -459,9 +459,7 @@ def test_the_first_usable_folder_is_chosen(tmp_path: Path, monkeypatch: pytest.M
     assert choose_cache({"HOME": home}, most_bytes=0).folder is None
 
 
-def test_a_folder_of_another_user_in_tmp_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_of_another_user_in_tmp_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody may make a folder, or a link to elsewhere, of the name that ours would have."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     name = tmp_path / f"timberline-cache-{os.geteuid()}"
@@ -475,7 +473,16 @@ def test_a_folder_of_another_user_in_tmp_is_not_used(
     name.symlink_to(tmp_path / "elsewhere")
     give_away(name, monkeypatch)
     assert choose_cache({}).folder is None
-    assert told(caplog) == ["no cache", "no cache"]
+
+
+def test_nothing_is_left_in_a_folder_where_somebody_happens_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no folder for temporary files can be used, Python takes the current one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert choose_cache({}).folder is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_cache_everything_is_fetched() -> None:

@@ -36,6 +36,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from timberline.registry.account import HINT_ACCOUNT, Account, find_account
+from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, RegistryError
 from timberline.registry.objects import (
     CLAIM_FILE,
@@ -178,6 +179,7 @@ class BucketStore:
 
     Args:
         location: ``s3://bucket/prefix``.
+        cache: where copies of what is known by its digest are kept; without one, in this process alone.
         is_patient: as of `open_client`.
 
     Raises:
@@ -186,11 +188,13 @@ class BucketStore:
 
     is_remote = True
 
-    def __init__(self, location: str, *, is_patient: bool = True) -> None:
+    def __init__(self, location: str, cache: Cache | None = None, *, is_patient: bool = True) -> None:
         self.location = location.rstrip("/")
+        self.cache = cache or Cache(None)
         self._has_generations = split_url(location)[0] == "gs"
         self._account = _find_account(location, os.environ)
         self._secrets = self._account.secrets if self._account else ()
+        self.endpoint = self._account.endpoint if self._account else ""  # "" is the cloud's own
         self._pace = _PATIENT if is_patient else _QUICK
         self._clients: dict[_Pace, Any] = {}
         self._is_checked = False
@@ -308,6 +312,9 @@ class BucketStore:
         return {"e_tag": e_tag, "version": version} if version else {"e_tag": e_tag}
 
     def read_known(self, key: str, sha256: str, size: int) -> Known | None:
+        return self.cache.read_known(sha256, size, lambda: self._fetch(key, size))
+
+    def _fetch(self, key: str, size: int) -> Known | None:
         whole = io.BytesIO()
         digest = self._stream(key, whole.write, size + 1)
         return None if digest is None else Known(whole.getvalue(), digest)  # which does not copy
@@ -438,6 +445,9 @@ class BucketStore:
         )
 
     def open_file(self, key: str, sha256: str, size: int) -> Path:
+        cached = self.cache.open_file(sha256, size, lambda take: self._stream(key, take, size))
+        if cached is not None:
+            return cached
         folder = self._open_copies()
         path = folder / sha256
         if path.is_file():

@@ -24,7 +24,7 @@ from timberline.registry.runtime.options import Verbs, add_log_options, add_verb
 
 _MODEL = "MODEL[@VERSION],…"
 _FLAGS = {
-    "registry": "folder of the registry (default var/registry)",
+    "registry": "folder of the registry, or s3://bucket/prefix (default var/registry)",
     "host": "address to listen on (default 127.0.0.1)",
     "port": "port to listen on, 0 for a free one (default 8000)",
     "workers": "processes that answer; from 2 on a supervisor restarts those that end (default 1)",
@@ -38,7 +38,9 @@ _FLAGS = {
     "max-connections": "connections of a worker; one more replaces an idle one or is refused (default 1024)",
     "deadline-s": "seconds that a request may take (default 10)",
     "receive-timeout-s": "seconds that a client may take to send a request (default 30)",
-    "watch-s": "seconds between looks at the registry's aliases, 0 for never (default 1)",
+    "watch-s": "seconds between looks at the registry's aliases, 0 for never (default 1, of a bucket 20)",
+    "cache-dir": "folder for copies of what a bucket has (default: the first usable)",
+    "cache-bytes": "bytes that are kept there, 0 for none (default 512 MiB)",
     "load-timeout-s": "seconds that loading a version may take (default 60)",
     "load-memory-bytes": "memory that loading a version may take (default 1 GiB)",
     "canary": "alias=share: this version answers a share of the requests",

@@ -23,6 +23,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 
+from timberline.registry.cache import CACHE_BYTES
 from timberline.registry.errors import ConfigError
 from timberline.registry.names import check_name
 from timberline.registry.runtime.documents import decode_json
@@ -31,6 +32,8 @@ from timberline.registry.runtime.documents import decode_json
 # longest body is the most of it that is kept, and no less than this.
 _ANSWER_PER_BODY = 4
 _LEAST_ANSWER_BYTES = 64 * 1024 * 1024
+_WATCH_FOLDER_S = 1.0
+_WATCH_BUCKET_S = 20.0
 _ENVIRONMENT_PREFIX = "TIMBERLINE_SERVE_"
 _PATHS = ("predict_route", "health_route", "root_path")
 # The names that every target of the Makefile and every container platform uses.
@@ -76,7 +79,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``max_connections``: of one worker; one more takes the place of an idle one, or is refused.
     - ``deadline_s``: a request that is not answered by then is given up.
     - ``receive_timeout_s``: how long a client may take to send one request, head and body.
-    - ``watch_s``: how often the registry is asked where an alias points; 0 is never.
+    - ``registry``: a folder, or ``s3://bucket/prefix``.
+    - ``watch_s``: how often the registry is asked where an alias points; 0 is never, None as in
+      ``watch_every_s``. Of a bucket the mean: each pause is between half of it and one and a half.
+    - ``cache_dir``, ``cache_bytes``: where copies of what a bucket has are kept (`registry.cache`), and how
+      many bytes of them; "" is the first of the usual folders that can be used, 0 bytes is no cache.
     - ``load_timeout_s``, ``load_memory_bytes``: what loading one version may take; more is a version that
       is not served. Of the memory, that which is added to an empty process.
     - ``canary``: ``alias=share`` or ``number=share``: the share (0 to 1) of the default model's
@@ -117,7 +124,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 1024
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     receive_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    watch_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    watch_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    cache_dir: str = ""
+    cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = CACHE_BYTES
     load_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     load_memory_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1024 * 1024 * 1024
     canary: str = ""
@@ -137,6 +146,18 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 30
     keep_alive_s: Annotated[float, msgspec.Meta(gt=0)] = 75
     runtime_dir: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the registry is a bucket."""
+        return "://" in self.registry and not self.registry.startswith("file://")
+
+    @property
+    def watch_every_s(self) -> float:
+        """Seconds between two looks at the registry; in a bucket each costs money."""
+        if self.watch_s is not None:
+            return self.watch_s
+        return _WATCH_BUCKET_S if self.is_remote else _WATCH_FOLDER_S
 
     @property
     def max_answer_bytes(self) -> int:
@@ -287,8 +308,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     - ``slots``: how many there are: one more than workers, for a replacement beside the one it replaces;
     - ``replaces``: why this worker takes the place of another; empty at the start;
     - ``socket_fd``, ``metrics_socket_fd``: bound sockets;
-    - ``counts_fd``, ``metrics_fd``, ``trials_fd``: memory of `inference.server.acceptor.ConnectionCounts`, of
-      `inference.metrics.shared_memory` and of `inference.models.trial.Ledger`.
+    - ``counts_fd``, ``metrics_fd``, ``trials_fd``, ``board_fd``: memory of
+      `inference.server.acceptor.ConnectionCounts`, of `inference.metrics.shared_memory`, of
+      `inference.models.trial.Ledger` and of `inference.models.board.Board`.
     """
 
     config: ServiceConfig
@@ -299,12 +321,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     counts_fd: int
     metrics_fd: int
     trials_fd: int
+    board_fd: int
     replaces: Replaced | Literal[""] = ""
 
     @property
     def fds(self) -> tuple[int, ...]:
         """File descriptors that the worker must inherit."""
-        shared = (self.counts_fd, self.metrics_fd, self.trials_fd)
+        shared = (self.counts_fd, self.metrics_fd, self.trials_fd, self.board_fd)
         fds = (self.socket_fd, self.metrics_socket_fd, *shared)
         return tuple(fd for fd in fds if fd is not None)
 

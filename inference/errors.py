@@ -3,6 +3,7 @@
     ServingError
     ├─ SignatureMismatchError · GoldenMismatchError      a version that must not be served
     ├─ LoadFailedError                                   nor one that takes too much to load
+    ├─ RegistryUnreachableError                          nor is there a copy of one to start with
     ├─ NotReadyError                                     the service cannot answer now
     │  └─ OverloadedError                                it has as much to do as it may
     │     └─ ReceivingError                              it holds as many bytes of requests as it may
@@ -41,6 +42,10 @@ class GoldenMismatchError(ServingError):
 
 class LoadFailedError(ServingError):
     """Loading a version took more time or memory than it may, or ended the process that tried."""
+
+
+class RegistryUnreachableError(ServingError):
+    """The registry cannot be asked, and the cache has nothing to start with."""
 
 
 class NotReadyError(ServingError):

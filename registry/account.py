@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -30,8 +31,11 @@ HINT_ACCOUNT = (
     "bucket."
 )
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _WEB_IDENTITY = "AWS_WEB_IDENTITY_TOKEN_FILE"
-_CONTAINER = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+# ECS has the first, EKS both of the others; obstore follows a whole URI with a file alone.
+_ECS = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+_EKS = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _METADATA_SERVICES = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_METADATA_ENDPOINT")
 _METADATA_SERVICE = "http://169.254.169.254"
@@ -106,6 +110,10 @@ class Account:
             settings["metadata_endpoint"] = self.machine
         if self.keys:
             settings["credential_provider"] = self._provide
+        else:
+            for name in _KEYS:
+                if os.environ.get(name) == "":  # obstore would sign with it
+                    del os.environ[name]
         return settings
 
     def _provide(self) -> Any:
@@ -155,8 +163,7 @@ def find_keys(environment: Mapping[str, str], profile: Settings) -> Keys | None:
     Raises:
         ConfigError: half of them is there, or they are where only another program finds them.
     """
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    if keys := _pair(*(_first(environment, (name,)) for name in names), where="environment"):
+    if keys := _pair(*(_first(environment, (name,)) for name in _KEYS), where="environment"):
         return keys
     if _first(environment, (_WEB_IDENTITY,)) and not _named_profile(environment):
         return None
@@ -241,7 +248,8 @@ def _profile_name(environment: Mapping[str, str]) -> str:
 def _has_other_way(environment: Mapping[str, str]) -> bool:
     """Whether obstore finds keys without a virtual machine's service, or needs none."""
     is_public = _is_on(environment, "AWS_SKIP_SIGNATURE")
-    return is_public or bool(_first(environment, (_WEB_IDENTITY, *_CONTAINER)))
+    is_in_pod = all(_first(environment, (name,)) for name in _EKS)
+    return is_public or is_in_pod or bool(_first(environment, (_WEB_IDENTITY, _ECS)))
 
 
 def _find_machine(environment: Mapping[str, str]) -> str:

@@ -180,7 +180,8 @@ def _read_tip(store: Store, model: str, alias: str) -> AliasRecord | None:
 def read_head_tag(store: Store, model: str, alias: str, seen: str = "") -> str:
     """The tag of the alias's head in a bucket, which changes with every move; "" while there is none.
 
-    One conditional request. A move that was killed before its head has no tag yet: `read_alias` finds it.
+    One conditional request; one more where there is no head, or an alias that was made in a folder. A move
+    that was killed before its head has no tag yet: `read_alias` finds it.
 
     Args:
         seen: the tag that the caller knows.
@@ -188,9 +189,11 @@ def read_head_tag(store: Store, model: str, alias: str, seen: str = "") -> str:
     Raises:
         OSError: the registry cannot be read.
     """
-    key = _Alias.open_made_in_bucket(store, model, alias).head_key
-    found = store.objects.read_tagged(key, seen, MAX_RECORD_BYTES)
-    return found.tag if found else ""
+    for layout in (_Alias.open_made_in_bucket, _Alias.open_made_in_folder):
+        key = layout(store, model, alias).head_key
+        if found := store.objects.read_tagged(key, seen, MAX_RECORD_BYTES):
+            return found.tag
+    return ""
 
 
 def inspect_history(store: Store, model: str, alias: str) -> History:
@@ -444,7 +447,7 @@ class _Alias(NamedTuple):
         Raises:
             OSError, DamageError: its folder cannot be read.
         """
-        in_folder = cls._open_made_in_folder(store, model, alias)
+        in_folder = cls.open_made_in_folder(store, model, alias)
         in_bucket = cls.open_made_in_bucket(store, model, alias)
         objects = store.objects
         if not objects.is_remote:
@@ -463,7 +466,8 @@ class _Alias(NamedTuple):
         return in_bucket if objects.is_remote or "log/" in names else in_folder
 
     @classmethod
-    def _open_made_in_folder(cls, store: Store, model: str, alias: str) -> _Alias:
+    def open_made_in_folder(cls, store: Store, model: str, alias: str) -> _Alias:
+        """The alias as if it were made in a folder; nothing is asked."""
         model, alias = check_name(model, "a model"), check_name(alias, "an alias")
         return cls(store, model, alias, f"{model}/{ALIASES}/{alias}", f"{model}/{HEADS}/{alias}.json", 1)
 

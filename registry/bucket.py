@@ -36,6 +36,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from timberline.registry.account import HINT_ACCOUNT, Account, find_account
+from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DamageError, DigestMismatchError, RegistryError
 from timberline.registry.objects import (
     CLAIM_FILE,
@@ -94,7 +95,7 @@ _CHUNK_BYTES = 1 << 20
 _PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_UNKNOWN = "It is not known whether it was written: look before you run the command again."
+_UNKNOWN = "It is not known whether it was written: look first."
 
 
 def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_patient: bool = True) -> Any:
@@ -178,6 +179,7 @@ class BucketStore:
 
     Args:
         location: ``s3://bucket/prefix``.
+        cache: where copies of what is known by its digest are kept; without one, in this process alone.
         is_patient: as of `open_client`.
 
     Raises:
@@ -186,11 +188,13 @@ class BucketStore:
 
     is_remote = True
 
-    def __init__(self, location: str, *, is_patient: bool = True) -> None:
+    def __init__(self, location: str, cache: Cache | None = None, *, is_patient: bool = True) -> None:
         self.location = location.rstrip("/")
+        self.cache = cache or Cache(None)
         self._has_generations = split_url(location)[0] == "gs"
         self._account = _find_account(location, os.environ)
         self._secrets = self._account.secrets if self._account else ()
+        self.endpoint = self._account.endpoint if self._account else ""  # "" is the cloud's own
         self._pace = _PATIENT if is_patient else _QUICK
         self._clients: dict[_Pace, Any] = {}
         self._is_checked = False
@@ -225,7 +229,7 @@ class BucketStore:
         return sorted(sizes)
 
     def _list(self, prefix: str) -> list[Any]:
-        where = f"{prefix}/" if prefix else None
+        where = f"{self._path(prefix)}/" if prefix else None
         return [each for page in obstore.list(self._client, where) for each in page]
 
     def _is_marker(self, key: str) -> bool:
@@ -246,7 +250,7 @@ class BucketStore:
 
     def _list_folder(self, prefix: str, *, with_hidden: bool = False) -> list[tuple[str, int | None, bool]]:
         """Name, size, and whether it is a folder."""
-        where = f"{prefix}/" if prefix else None
+        where = f"{self._path(prefix)}/" if prefix else None
         found = self._ask(prefix, lambda: obstore.list_with_delimiter(self._client, where))
         if found is None:
             return []
@@ -308,6 +312,9 @@ class BucketStore:
         return {"e_tag": e_tag, "version": version} if version else {"e_tag": e_tag}
 
     def read_known(self, key: str, sha256: str, size: int) -> Known | None:
+        return self.cache.read_known(sha256, size, lambda: self._fetch(key, size))
+
+    def _fetch(self, key: str, size: int) -> Known | None:
         whole = io.BytesIO()
         digest = self._stream(key, whole.write, size + 1)
         return None if digest is None else Known(whole.getvalue(), digest)  # which does not copy
@@ -388,13 +395,12 @@ class BucketStore:
         raise lost or self._lost(key, "other writers are in the way. Try again.")
 
     def _look_back(self, key: str, lost: LostError | None) -> Tagged | None:
+        """What is there after a write that was refused, or not answered."""
         try:
             return self.read_tagged(key)
-        except (LostError, DamageError) as error:
-            again = lost or error
-        if isinstance(again, LostError) and _UNKNOWN in str(again.strerror):
-            raise again
-        raise self._lost(key, f"was refused, and cannot be read back. {_UNKNOWN}")
+        except (OSError, DamageError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "other bytes are there."
+        raise lost or self._lost(key, f"is there already, and cannot be read back: {reason} {_UNKNOWN}")
 
     def _lost(self, key: str, text: str) -> LostError:
         return LostError(errno.EIO, text, self._name(key))
@@ -439,6 +445,9 @@ class BucketStore:
         )
 
     def open_file(self, key: str, sha256: str, size: int) -> Path:
+        cached = self.cache.open_file(sha256, size, lambda take: self._stream(key, take, size))
+        if cached is not None:
+            return cached
         folder = self._open_copies()
         path = folder / sha256
         if path.is_file():

@@ -18,7 +18,7 @@ from timberline.registry.aliases import (
 )
 from timberline.registry.errors import DigestMismatchError, RegistryError, VersionNotFoundError
 from timberline.registry.names import ModelRef, is_name, parse_number
-from timberline.registry.objects import printable_name
+from timberline.registry.objects import ask_each, printable_name
 from timberline.registry.promotion import find_mismatched_documents
 from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.store import LEDGER, Contents, Store, is_ledger_stem, read_entry
@@ -114,7 +114,7 @@ def check_root(store: Store) -> list[Check]:
 
 
 def _check_model(store: Store, model: str, contents: Contents) -> list[Check]:
-    checks = [_check_version(store, model, version) for version in contents.versions]
+    checks = ask_each(store.objects, lambda version: _check_version(store, model, version), contents.versions)
     try:
         checks += [_check_alias(store, model, alias) for alias in list_aliases(store, model)]
     except READ_ERRORS as error:

@@ -11,17 +11,20 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError
-
 from timberline.registry.account import HINT_ACCOUNT
 
 NO_ACCOUNT = "no account was found."
+
+# Errors of the client; by their names, so that this can be imported where there is no client.
+_REFUSALS = {"PermissionDeniedError", "UnauthenticatedError"}
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 _NAME = re.compile(r'Path "(.*?)"(?::| contained)', re.DOTALL)
 _MESSAGE_CHARACTERS = 200
+# Of a virtual machine's metadata service.
+_MACHINE = "/latest/api/token"
 # Amazon answers 400 to what is wrong with the account's keys, and to a wrong region.
 _ACCOUNT_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
 _REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
@@ -59,9 +62,7 @@ class LostError(BucketError, ConnectionError):
 
     def replace(self, old: str, new: str) -> LostError:
         """The same error with another text."""
-        other = LostError(self.errno, str(self.strerror).replace(old, new), self.filename)
-        other.is_answered = self.is_answered
-        return other
+        return _lose(str(self.strerror).replace(old, new), self.filename, is_answered=self.is_answered)
 
 
 class RefusedError(BucketError, PermissionError):
@@ -99,18 +100,24 @@ def explain(error: Exception, where: str, secrets: Sequence[str] = (), *, more: 
         return error
     text = str(error)
     answer = _read_answer(text, secrets)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _is_refusal(answer):
-        return RefusedError(errno.EACCES, _describe_refusal(answer), where)
-    if isinstance(error, InvalidPathError):
+    kind = type(error).__name__
+    if kind in _REFUSALS or _is_refusal(answer):
+        return RefusedError(errno.EACCES, _describe_refusal(answer, text), where)
+    if kind == "InvalidPathError":
         name = found[1][:80] if (found := _NAME.search(text)) else ""
         what = f"has a key that cannot be listed: {name!r}. Remove that object: it is none of a registry's."
         return WrongNameError(errno.EINVAL, what, where)
     if answer.code in _REGION_CODES or answer.status == 301 or "redirect" in text.partition("\n")[0]:
-        return LostError(errno.EIO, f"is in another region ({answer}). Set AWS_REGION to it.", where)
+        return _lose(f"is in another region ({answer}). Set AWS_REGION to it.", where, is_answered=True)
     if answer.code == "NoSuchBucket" or answer.status == 404:
         return MissingError(errno.ENOENT, f"no such bucket. {_HINT_BUCKET}", where)
-    lost = LostError(errno.EIO, " ".join(filter(None, (_describe(answer, text), more))), where)
-    lost.is_answered = answer.status > 0
+    what = " ".join(filter(None, (_describe(answer, text), more)))
+    return _lose(what, where, is_answered=answer.status > 0)
+
+
+def _lose(what: str, where: str, *, is_answered: bool) -> LostError:
+    lost = LostError(errno.EIO, what, where)
+    lost.is_answered = is_answered
     return lost
 
 
@@ -129,8 +136,8 @@ def _read_answer(text: str, secrets: Sequence[str]) -> _Answer:
     )
 
 
-def _describe_refusal(answer: _Answer) -> str:
-    if not answer.status:  # it was not even asked
+def _describe_refusal(answer: _Answer, text: str) -> str:
+    if not answer.status or _MACHINE in text:  # the bucket was not even asked
         return f"{NO_ACCOUNT} {HINT_ACCOUNT}"
     told = f" ({answer})" if answer.code else ""
     if answer.code == "RequestTimeTooSkewed":

@@ -7,7 +7,7 @@ own. `registry.checks` looks for it.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -18,7 +18,7 @@ from timberline.registry.manifest import Interval, Manifest
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.objects import ask_each
 from timberline.registry.promotion import Rollbacks, find_rolled_back, group_rollbacks
-from timberline.registry.store import Store
+from timberline.registry.store import Contents, Store
 from timberline.registry.summary import StoredSummary, StoredVerdict, summarise_verdict
 from timberline.registry.verdict import VERDICT_FILE, Outcome
 from timberline.registry.version import Version
@@ -149,15 +149,8 @@ def read_details(store: Store, version: Version) -> VersionDetails:
 def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
     aliases = _read_aliases(store, model)  # first: a version that they point at by now may be new
     contents, stored = find_overview(store, model)
-    has_verdict = {key.split("/")[1] for key in contents.keys if key.split("/")[2:3] == [VERDICT_FILE]}
-
-    def summarise(version: int) -> VersionSummary:
-        found = stored.get(version)
-        is_read = found is not None and not found.is_in_doubt
-        is_judged = found is not None or str(version) in has_verdict
-        return _summarise(store, model, version, aliases, found if is_read else None, is_judged)
-
-    summaries = ask_each(store.objects, summarise, contents.versions)
+    found = _read_summaries(store, model, contents, stored)
+    summaries = [_summarise(model, version, aliases, found[version]) for version in contents.versions]
     checks = check_layout(store, model, contents)
     problems = [*aliases.problems, *aliases.find_lost(model, contents.versions)]
     problems += [
@@ -166,24 +159,34 @@ def _summarise_model(store: Store, model: str) -> list[VersionSummary]:
     return summaries + [VersionSummary(model=model, problem=problem) for problem in problems]
 
 
-def _summarise(
-    store: Store,
-    model: str,
-    version: int,
-    aliases: _Aliases,
-    stored: StoredSummary | None,
-    has_verdict: bool,
-) -> VersionSummary:
+def _read_summaries(
+    store: Store, model: str, contents: Contents, stored: Mapping[int, StoredSummary]
+) -> dict[int, StoredSummary | str]:
+    """What is known of each version, by manifest and verdict where no summary is stored; or why not."""
+    has_verdict = {key.split("/")[1] for key in contents.keys if key.split("/")[2:3] == [VERDICT_FILE]}
+
+    def read(version: int) -> StoredSummary | str:
+        # Of a version with a summary no other name is known.
+        is_judged = version in stored or str(version) in has_verdict
+        try:
+            return store.summarise(model, version, has_verdict=is_judged)
+        except READ_ERRORS as error:
+            return describe(error)
+
+    usable = {version: summary for version, summary in stored.items() if not summary.is_in_doubt}
+    others = [version for version in contents.versions if version not in usable]
+    return usable | dict(zip(others, ask_each(store.objects, read, others), strict=True))
+
+
+def _summarise(model: str, version: int, aliases: _Aliases, found: StoredSummary | str) -> VersionSummary:
     summary = VersionSummary(
         model=model,
         version=version,
         aliases=aliases.names_of(version),
         forced=aliases.forced_to(version),
     )
-    try:
-        found = stored or store.summarise(model, version, has_verdict=has_verdict)
-    except READ_ERRORS as error:
-        return msgspec.structs.replace(summary, problem=describe(error))
+    if isinstance(found, str):
+        return msgspec.structs.replace(summary, problem=found)
     return msgspec.structs.replace(
         summary,
         created_at=found.created_at,

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from timberline.registry.cache import Cache, choose_cache
 from timberline.registry.errors import (
     AfterChangeError,
     ConfigError,
@@ -77,8 +78,13 @@ _MAX_MANIFEST_BYTES = 16 << 20
 _RESTORE = "Restore its folder from a copy of the registry, or write it off with `registry repair`."
 
 
-def open_store(location: str | Path) -> Store:
+def open_store(location: str | Path, cache: Cache | None = None, *, is_patient: bool = True) -> Store:
     """The registry at ``location``, a folder or ``s3://bucket/prefix``; an absent one is an empty registry.
+
+    Args:
+        location: of the registry.
+        cache: of a bucket; by default that of `registry.cache.choose_cache`. A folder has none.
+        is_patient: of a bucket, as of `registry.bucket.open_client`.
 
     Raises:
         ConfigError: ``location`` is a file, or a URL of another kind; or obstore is not installed.
@@ -87,14 +93,14 @@ def open_store(location: str | Path) -> Store:
     if text.startswith("file://"):
         text = unquote(text.removeprefix("file://"))
     if "://" in text:
-        return Store(_open_bucket(text))
+        return Store(_open_bucket(text, cache, is_patient))
     root = Path(text)
     if root.exists() and not root.is_dir():
         raise ConfigError("is a file, expected the registry's folder", where=text)
     return Store(FolderStore(root))
 
 
-def _open_bucket(url: str) -> ObjectStore:
+def _open_bucket(url: str, cache: Cache | None, is_patient: bool) -> ObjectStore:
     if not url.startswith(SCHEMES):
         raise ConfigError("expected a folder or s3://bucket/prefix", where=url)
     try:
@@ -104,7 +110,7 @@ def _open_bucket(url: str) -> ObjectStore:
         raise ConfigError(
             f"a bucket needs the package {error.name}", where=url, hint="pip install 'timberline[s3]'"
         ) from None
-    return BucketStore(url)
+    return BucketStore(url, choose_cache(os.environ) if cache is None else cache, is_patient=is_patient)
 
 
 class Contents(NamedTuple):
@@ -224,6 +230,28 @@ class Store:
         data = self._read_manifest(model, version)
         digest = self._check_published(model, version, data)
         return self._decode(model, version, data, digest)
+
+    def open_known(self, model: str, version: int, manifest_sha256: str) -> Version:
+        """A version whose manifest has this digest, by whoever recorded it: an alias's move, the ledger.
+
+        That is all that is asked: with a cache that has the manifest, nothing is.
+
+        Raises:
+            VersionNotFoundError: no such version is published.
+            ManifestError: its manifest has another digest, or describes another version.
+            OSError: the registry cannot be read.
+        """
+        key = f"{key_of_version(model, version)}/{MANIFEST_FILE}"
+        found = self.objects.read_known(key, manifest_sha256, _MAX_MANIFEST_BYTES)
+        if found is None:
+            raise self._not_found(model, version)
+        if found.sha256 != manifest_sha256:
+            raise DigestMismatchError(
+                f"its manifest has digest {found.sha256[:12]}…, expected {manifest_sha256[:12]}…",
+                where=f"{model}@{version}",
+                hint=REPUBLISH,
+            )
+        return self._decode(model, version, found.data, found.sha256)
 
     def open_file(self, manifest: Manifest, name: str) -> Path:
         """A local file with the bytes of a version's file; errors as of `Version.open_file`."""

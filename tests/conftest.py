@@ -33,6 +33,8 @@ def _raise(_handler: logging.Handler, _record: logging.LogRecord) -> None:
 
 
 os.environ.update(NO_TELEMETRY)
+# What a test damages in a bucket must not be found whole in a folder of the person who runs it.
+os.environ["TIMBERLINE_CACHE"] = "off"
 
 # A shell has what it starts in the background ignore SIGINT; so would every process that a test ends by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

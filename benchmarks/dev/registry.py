@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -114,7 +114,7 @@ def measure_registry(version: Version, settings: Settings, scratch: Path) -> Reg
         BenchmarkError: the server does not start.
     """
     clock = _Clock()
-    with start_server(scratch) as environment, _set(environment):
+    with start_server(scratch) as environment, set_environment(environment):
         bucket = open_store("s3://figures/one")
         bucket.objects.put("README", b"of a benchmark\n")  # this server makes a bucket at the first write
         _measure_release(version, bucket, settings.rounds, clock)
@@ -131,19 +131,31 @@ def measure_registry(version: Version, settings: Settings, scratch: Path) -> Reg
         version=version.manifest.version,
         version_bytes=size,
         created_at=utc_now(),
-        figures={name: _summarise(name, clock.times[name], settings) for name in BOUNDS_MS},
+        figures={
+            name: summarise(
+                _TEXTS[name].format(large_mb=settings.large_bytes / _MEGABYTE, versions=settings.versions),
+                BOUNDS_MS[name],
+                clock.times[name],
+            )
+            for name in BOUNDS_MS
+        },
     )
 
 
 def format_registry(report: RegistryReport) -> str:
     """The figures as a table for a terminal."""
+    size = report.version_bytes / _MEGABYTE
+    head = f"{report.model}@{report.version}, {size:.1f} MB; the bucket is on loopback"
+    return format_figures(head, report.figures)
+
+
+def format_figures(head: str, figures: Mapping[str, Figure]) -> str:
+    """Figures under a line that says what they are of."""
     rows = [("", "median ms", "(range)", "bound", "")]
-    for figure in report.figures.values():
+    for figure in figures.values():
         spread = f"{figure.low_ms:,.1f} to {figure.high_ms:,.1f}"
         state = "met" if figure.is_met else "MISSED"
         rows.append((figure.text, f"{figure.median_ms:,.1f}", spread, f"{figure.at_most_ms:,.0f}", state))
-    size = report.version_bytes / _MEGABYTE
-    head = f"{report.model}@{report.version}, {size:.1f} MB; the bucket is on loopback"
     return "\n".join([head, "", *lay_out(rows)])
 
 
@@ -312,11 +324,11 @@ def _measure_list(store: Store, settings: Settings, name: str, clock: _Clock) ->
             raise BenchmarkError(f"ended with {done.returncode}", where=" ".join(command))
 
 
-def _summarise(name: str, times: list[float], settings: Settings) -> Figure:
-    text = _TEXTS[name].format(large_mb=settings.large_bytes / _MEGABYTE, versions=settings.versions)
+def summarise(text: str, at_most_ms: float, times: list[float]) -> Figure:
+    """The figure of measured milliseconds."""
     return Figure(
         text=text,
-        at_most_ms=BOUNDS_MS[name],
+        at_most_ms=at_most_ms,
         median_ms=statistics.median(times),
         low_ms=min(times),
         high_ms=max(times),
@@ -325,7 +337,7 @@ def _summarise(name: str, times: list[float], settings: Settings) -> Figure:
 
 
 @contextlib.contextmanager
-def _set(environment: dict[str, str]) -> Iterator[None]:
+def set_environment(environment: dict[str, str]) -> Iterator[None]:
     """Variables of this process and those that it starts, for the block."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)

@@ -49,6 +49,11 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser], add_verb: AddVerb) -> None:
     registry.add_argument("--rounds", type=int, default=5, help="how often each is done (default 5)")
     registry.add_argument("--versions", type=int, default=5000, help="of the long registry (default 5000)")
     registry.add_argument("--check", action="store_true", help="end with 1 on a missed bound")
+    starts = add_verb(
+        verbs, "bucket-start", "what a service of a bucket takes to load, look and start", run_bucket_start
+    )
+    starts.add_argument("--rounds", type=int, default=5, help="how often each is done (default 5)")
+    starts.add_argument("--check", action="store_true", help="end with 1 on a missed bound")
     rivals = add_verb(verbs, "rivals", "install the services to compare with, each on its own", run_rivals)
     for verb in (service, rivals):
         verb.add_argument(
@@ -151,6 +156,22 @@ def run_registry(options: argparse.Namespace) -> int:
     path = options.data / "bench" / f"registry-{report.model}-{report.version}.json"
     sys.stderr.write(f"report: {write_report(report, path)}\n")
     return 1 if options.check and not all(figure.is_met for figure in report.figures.values()) else 0
+
+
+def run_bucket_start(options: argparse.Namespace) -> int:
+    """Print what a service of a bucket takes; 1 on a missed bound, with ``--check``."""
+    from timberline.benchmarks.dev.bucket_start import measure_starts
+    from timberline.benchmarks.dev.registry import format_figures
+    from timberline.registry.aliases import open_reference
+    from timberline.registry.names import ModelRef
+    from timberline.registry.store import open_store
+
+    version = open_reference(open_store(options.registry), ModelRef.parse(options.model))
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        figures = measure_starts(version, options.rounds, Path(scratch))
+    sys.stderr.write(format_figures(f"{version}; the bucket is on loopback", figures) + "\n")
+    print_result(figures)
+    return 1 if options.check and not all(figure.is_met for figure in figures.values()) else 0
 
 
 def run_rivals(options: argparse.Namespace) -> int:

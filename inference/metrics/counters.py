@@ -8,7 +8,7 @@ between processes lose what a worker that ended knew about itself.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from prometheus_client.metrics_core import Metric
@@ -16,12 +16,14 @@ from prometheus_client.metrics_core import Metric
 from timberline.inference.metrics.drift import Drift
 from timberline.inference.metrics.exposition import (
     COUNTERS,
+    FROM_CACHE,
     IN_FLIGHT,
     LAST_LOOK,
     LIVE,
     LOAD,
     LOAD_SECONDS,
     MODEL,
+    REGISTRY,
     ROUTE,
     ROWS,
     SECONDS,
@@ -150,6 +152,8 @@ class ServiceMetrics:
         self._slot = create_private() if slot is None else slot
         self.in_flight = self._slot.add((IN_FLIGHT,), 1, is_gauge=True)
         self._last_look = self._slot.add((LAST_LOOK,), 1, is_gauge=True)
+        self._registry = self._slot.add((REGISTRY,), 1, is_gauge=True)
+        self._from_cache: dict[tuple[str, int], memoryview[float]] = {}
         self.not_in_flight = _nothing(1)
         self._dropped_lines = self._slot.add(_counter("log_lines_dropped", ()), 1)
         self._routes: dict[str, RouteMetrics] = {}
@@ -194,9 +198,25 @@ class ServiceMetrics:
     def note_look(self, at: float) -> None:
         """Show when this process last found out where every alias points, in seconds since 1970.
 
-        The one number that another thread than the event loop's writes; no other thread does.
+        Written by another thread than the event loop's; no other thread does.
         """
         self._last_look[0] = at
+
+    def note_registry(self, failing_since: float, answered_at: float) -> None:
+        """Show whether a bucket answers; both in seconds since 1970, the first 0 if it does.
+
+        Written by another thread than the event loop's, as `note_look`.
+        """
+        self._registry[0] = -failing_since if failing_since else max(answered_at, 1.0)
+
+    def show_from_cache(self, versions: Collection[tuple[str, int]]) -> None:
+        """Show exactly these models and versions as coming from the cache."""
+        for key in versions:
+            if key not in self._from_cache:
+                name = (FROM_CACHE, key[0], str(key[1]))
+                self._from_cache[key] = self._slot.add(name, 1, is_gauge=True)
+        for key, values in self._from_cache.items():
+            values[0] = float(key in versions)
 
     def observe_load(self, model: str, seconds: float) -> None:
         """Count what came of a version, taken over or refused, and how long that took to find out."""

@@ -33,6 +33,7 @@ ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 50
 # Kinds of block: the first word of their keys.
 ROUTE, MODEL, LIVE, IN_FLIGHT, COUNTER = "route", "model", "live", "in_flight", "counter"
 LAST_LOOK, LOAD = "last_look", "load"
+REGISTRY, FROM_CACHE = "registry", "from_cache"
 
 # Versions of a model that are shown although no process serves them any longer.
 _RETIRED_SHOWN = 3
@@ -118,9 +119,7 @@ class Page(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families in the order of the page."""
         pids = self._memory.read_pids()
-        kinds: dict[str, list[Group]] = {}
-        for group in self._memory.read().values():
-            kinds.setdefault(group.key[0], []).append(group)
+        kinds = sort_groups(self._memory)
         yield from _collect_counters(kinds.get(COUNTER, []))
         yield from _collect_requests(kinds, pids)
         yield from _collect_following(kinds, pids)
@@ -214,6 +213,54 @@ def _collect_following(kinds: Mapping[str, list[Group]], pids: Mapping[int, int]
         *counts, total = group.sum()
         loads.add_metric(group.key[1:], cumulate(LOAD_SECONDS, counts), total)
     yield from (last_look, loads)
+    yield from _collect_registry(kinds, pids)
+
+
+def _collect_registry(kinds: Mapping[str, list[Group]], pids: Mapping[int, int]) -> Iterator[Metric]:
+    """Of a registry in a bucket; nothing is shown of a folder."""
+    up = GaugeMetricFamily("registry_up", "Whether the bucket of the registry answered the last question.")
+    state = find_registry_state(kinds, pids)
+    if state.is_remote:
+        up.add_metric([], 0 if state.failing_since else 1)
+    cached = GaugeMetricFamily(
+        "model_from_cache",
+        "A version that came from the cache, as the registry could not be asked where its alias points.",
+        labels=["model", "version"],
+    )
+    for model, version in state.from_cache:
+        cached.add_metric([model, version], 1)
+    yield from (up, cached)
+
+
+class RegistryState(NamedTuple):
+    """What is known of a registry in a bucket.
+
+    - ``is_remote``: whether it is one;
+    - ``failing_since``: since when it does not answer, in seconds since 1970; 0 if it does;
+    - ``from_cache``: models and versions that it could not be asked about.
+    """
+
+    is_remote: bool
+    failing_since: float
+    from_cache: list[tuple[str, str]]
+
+
+def find_registry_state(kinds: Mapping[str, list[Group]], pids: Mapping[int, int]) -> RegistryState:
+    """What all living processes say of the registry; times are negative while it does not answer."""
+    times = [v[0] for group in kinds.get(REGISTRY, []) for slot, v in group.parts if slot in pids and v[0]]
+    cached = [group for group in kinds.get(FROM_CACHE, []) if any(group.sum_of(pids))]
+    failing = [-at for at in times if at < 0]
+    return RegistryState(
+        bool(times), min(failing, default=0.0), sorted((group.key[1], group.key[2]) for group in cached)
+    )
+
+
+def sort_groups(memory: Memory) -> dict[str, list[Group]]:
+    """All blocks by their kind."""
+    kinds: dict[str, list[Group]] = {}
+    for group in memory.read().values():
+        kinds.setdefault(group.key[0], []).append(group)
+    return kinds
 
 
 class _Shown(NamedTuple):

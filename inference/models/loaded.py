@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Literal, NamedTuple
 
 from timberline.inference.config import ServiceConfig
-from timberline.inference.errors import NotReadyError
+from timberline.inference.errors import NotReadyError, RegistryUnreachableError
 from timberline.inference.metrics.counters import ServiceMetrics
+from timberline.inference.models.recall import Recollection, spell
 from timberline.inference.models.routing import RoutingTable
 from timberline.inference.models.traffic import ColumnChoice, Replay, Shadow, Split, parse_share
 from timberline.inference.models.trial import Trial, TrialRunner, may_heal
 from timberline.inference.models.versions import LiveVersion, load_version
-from timberline.registry.aliases import AliasRecord, inspect_history, open_reference, read_alias
+from timberline.registry.aliases import (
+    AliasRecord,
+    inspect_history,
+    open_reference,
+    read_alias,
+    read_head_tag,
+)
+from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DigestMismatchError, LifecycleError
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.store import MODEL_FILE, Store
-from timberline.registry.version import Version
+from timberline.registry.store import MODEL_FILE, Store, read_entry
+from timberline.registry.version import MANIFEST_FILE, Version, key_of_version
 
 _logger = logging.getLogger("inference.models.loaded")
 
@@ -31,6 +40,10 @@ Role = Literal["main", "canary", "shadow"]
 Outcome = Literal["swapped", "refused"]
 
 _REFUSED = "version refused"
+_HINT_UNREACHABLE = (
+    "See that the bucket answers and that this account may read it, and start again. A service that has "
+    "started once starts without the bucket, if --cache-dir is a folder that is still there then."
+)
 # Between two attempts at a version that may still become whole.
 _LONGEST_PAUSE_S = 60.0
 
@@ -73,6 +86,7 @@ class TrafficTarget:
     settled: AliasRecord | None = None  # the alias's move that was last followed, or refused for good
     retry: Retry | None = None
     trouble: str = ""  # which is logged already
+    is_unconfirmed: bool = False  # it comes from the cache, and the registry has not been asked since
 
     @property
     def alias(self) -> str | None:
@@ -150,11 +164,19 @@ class Swap(NamedTuple):
     seconds: float
 
 
+# Models and versions.
+Versions = frozenset[tuple[str, int]]
+
+
 class Change(NamedTuple):
-    """What a look at the registry came to: who answers from now on, and what is to be counted."""
+    """What a look at the registry came to: who answers from now on, and what is to be counted.
+
+    ``unconfirmed`` come from the cache, as the registry could not be asked.
+    """
 
     table: RoutingTable
     swaps: Sequence[Swap]
+    unconfirmed: Versions = frozenset()
 
 
 class LoadedModels:
@@ -169,6 +191,8 @@ class LoadedModels:
         config: the service's settings.
         metrics: where loads and shadowed rows are counted.
         trials: loads a version in another process first; None to load it here at once.
+        cache: of a bucket; without one the service does not start while the bucket is not there.
+        notes: what it starts with then.
         clock: in seconds, never going back.
 
     Raises:
@@ -182,6 +206,8 @@ class LoadedModels:
         metrics: ServiceMetrics,
         trials: TrialRunner | None = None,
         clock: Callable[[], float] = monotonic,
+        cache: Cache | None = None,
+        notes: Recollection | None = None,
     ) -> None:
         refs = parse_models(config.model)
         canary = parse_share(config.canary, refs[0].model, setting="canary")
@@ -191,7 +217,10 @@ class LoadedModels:
         self._metrics = metrics
         self._trials = trials
         self._clock = clock
-        self._watch_s = config.watch_s
+        self._watch_s = config.watch_every_s
+        self._cache = cache or Cache(None)
+        self._notes = notes or Recollection(self._cache, config.registry)
+        self._outage: OSError | None = None  # of a bucket, found at the start
         # The window is the service's; each worker has its part, and at least a row if there is any.
         self._drift_rows = -(-config.drift_window_rows // config.workers)
         self._seed = os.getpid()  # so that workers draw differently
@@ -216,26 +245,100 @@ class LoadedModels:
         """Whether any version stands behind an alias; pinned ones never move."""
         return any(target.alias for target in self._targets)
 
-    def load(self, *, falls_back: bool = False) -> RoutingTable:
+    @property
+    def is_remote(self) -> bool:
+        """Whether the registry is a bucket."""
+        return self._config.is_remote
+
+    @property
+    def unconfirmed(self) -> Versions:
+        """What comes from the cache, as the registry could not be asked."""
+        return frozenset((t.live.model, t.live.version) for t in self._targets if t.live and t.is_unconfirmed)
+
+    @property
+    def is_retry_due(self) -> bool:
+        """Whether a move that could not be followed is to be tried again."""
+        return any(target.retry and target.retry.due <= self._clock() for target in self._targets)
+
+    def load(self, *, falls_back: bool = False, outage: OSError | None = None) -> RoutingTable:
         """Load everything for the start.
+
+        A bucket that cannot be asked is as the cache remembers it.
 
         Args:
             falls_back: where an alias names a version that is refused, take the one before it. That is what
                 the other workers answer with; one that joins them must not fail where they go on.
+            outage: why the bucket need not be asked.
 
         Raises:
+            RegistryUnreachableError: it cannot be asked, and there is nothing in the cache.
             LifecycleError: a main version or a pinned one is not there, or must not be served. The
                 alias of a canary or shadow may be absent or name a version that is refused: the
                 main version serves without.
         """
         store = self._open_registry()
+        self._outage = outage
         for target in self._targets:
-            if target.role == "main" or target.alias is None:
-                self._open(store, target, falls_back)
+            if target.role != "main" and target.alias is not None:
+                self._begin_to_follow(store, target)
+            elif store.objects.is_remote:
+                self._open_or_recall(store, target, falls_back)
             else:
-                self._follow(store, target)
+                self._open(store, target, falls_back)
         self._table = self._build_table()
         return self._table
+
+    def _begin_to_follow(self, store: Store, target: TrafficTarget) -> None:
+        if self._outage is None:
+            self._follow(store, target)
+        elif self._notes.find(target.ref) is not None:
+            with contextlib.suppress(LifecycleError):  # the main version serves without
+                self._recall(store, target, self._outage)
+
+    def _open_or_recall(self, store: Store, target: TrafficTarget, falls_back: bool) -> None:
+        """Load from a bucket; if that cannot be asked, what the cache has of it."""
+        if self._outage is not None and self._notes.find(target.ref) is not None:
+            with contextlib.suppress(RegistryUnreachableError):  # it may answer by now
+                self._recall(store, target, self._outage)
+                return
+        try:
+            self._open(store, target, falls_back)
+        except OSError as error:
+            self._outage = error
+            self._recall(store, target, error)
+
+    def _recall(self, store: Store, target: TrafficTarget, outage: OSError) -> None:
+        """Load what stood behind a reference when the bucket was last asked.
+
+        Raises:
+            RegistryUnreachableError: that is not known, or not in the cache.
+        """
+        found = self._notes.find(target.ref)
+        try:
+            if found is None:
+                raise FileNotFoundError("there is no note of it")
+            opened = store.open_known(target.ref.model, found.version, found.manifest_sha256)
+            target.live = self._take(
+                store, target.ref.model, found.version, found.record, is_tried=False, opened=opened
+            )
+        except OSError as error:
+            place = f"in the cache {self._notes.place}" if self._notes.place else "as there is no cache"
+            raise RegistryUnreachableError(
+                f"{store.location} cannot be asked, and there is nothing to start with {place}: {outage}",
+                where=spell(target.ref),
+                hint=_HINT_UNREACHABLE,
+            ) from error
+        target.settle(found.record)
+        target.is_unconfirmed = True
+        log_event(
+            _logger,
+            "started from the cache",
+            logging.WARNING,
+            ref=spell(target.ref),
+            version=found.version,
+            confirmed_at=found.confirmed_at,
+            why=str(outage)[:300],
+        )
 
     def look(self) -> Change | None:
         """Ask where every alias points, load what is new, and return what to publish; None if nothing is new.
@@ -251,11 +354,88 @@ class LoadedModels:
             for target in self._targets:
                 target.warn_once("registry not readable", str(error))
             return None
+        before = self.unconfirmed
         swaps = [swap for target in self._targets if target.alias and (swap := self._follow(store, target))]
+        for target in self._targets:
+            if target.is_unconfirmed and target.alias is None:
+                self._confirm_pinned(store, target)
         if any(swap.outcome == "swapped" for swap in swaps):
             self._table = self._build_table()
         assert self._table is not None
-        return Change(self._table, swaps) if swaps else None
+        after = self.unconfirmed
+        return Change(self._table, swaps, after) if swaps or before != after else None
+
+    def ask_tags(self, seen: Mapping[str, str]) -> dict[str, str]:
+        """The tag of the head of each alias that is followed, by its name; one conditional request for each.
+
+        Args:
+            seen: the tags that the caller knows.
+
+        Raises:
+            OSError: the bucket cannot be asked.
+        """
+        store = self._open_registry()
+        tags = {}
+        for target in self._targets:
+            if target.alias is not None:
+                name = spell(target.ref)
+                try:
+                    tags[name] = read_head_tag(store, target.ref.model, target.alias, seen.get(name, ""))
+                except LifecycleError as error:  # an answer too, of which a look tells
+                    tags[name] = error.code
+        if not tags:  # pinned versions only, of which one comes from the cache
+            ref = self._targets[0].ref
+            assert ref.version is not None
+            store.objects.find_size(f"{key_of_version(ref.model, ref.version)}/{MANIFEST_FILE}")
+        return tags
+
+    def find_move(self) -> bool:
+        """Whether an alias points elsewhere than this process knows; each is looked at whole.
+
+        A move whose promoter was killed has no head that would show it.
+
+        Raises:
+            OSError: the bucket cannot be asked.
+        """
+        store = self._open_registry()
+        return any(self._has_moved(store, target) for target in self._targets if target.alias)
+
+    def _has_moved(self, store: Store, target: TrafficTarget) -> bool:
+        assert target.alias is not None
+        try:
+            record = read_alias(store, target.ref.model, target.alias)
+        except LifecycleError:  # of which a look tells
+            return not target.trouble
+        known = (target.settled, target.retry.record if target.retry else None)
+        if record == target.settled and target.live is not None and record is not None:
+            self._keep(store, target, record)
+        return record is not None and record not in known
+
+    def _confirm_pinned(self, store: Store, target: TrafficTarget) -> None:
+        """Ask for the version that came from the cache, once the bucket is there again."""
+        assert target.live is not None
+        assert target.ref.version is not None
+        try:
+            found = store.open_version(target.ref.model, target.ref.version).digests.manifest_sha256
+        except (OSError, LifecycleError) as error:
+            self.has_seen_all = False
+            target.warn_once("version not confirmed", str(error))
+            return
+        if found == target.live.manifest_sha256:
+            self._confirm(target)
+        else:
+            target.warn_once("version not confirmed", f"its manifest has digest {found[:12]}… by now")
+
+    def _confirm(self, target: TrafficTarget) -> None:
+        if target.is_unconfirmed:
+            target.is_unconfirmed = False
+            version = target.live.version if target.live else None
+            log_event(_logger, "version confirmed", ref=spell(target.ref), version=version)
+
+    def _keep(self, store: Store, target: TrafficTarget, record: AliasRecord | None) -> None:
+        """Note what was found, for a start without the bucket."""
+        if store.objects.is_remote and target.live is not None:
+            self._notes.keep(target.ref, target.live.manifest, target.live.manifest_sha256, record)
 
     def stop(self) -> None:
         """End the trial that is under way; from any thread."""
@@ -274,7 +454,7 @@ class LoadedModels:
         # What the move pins is compared as the version is taken, where there may be another to take.
         opened: Version | None = None
         if record is None:
-            opened = open_reference(store, target.ref)
+            opened = self._open_named(store, target.ref)
             version = opened.manifest.version
         else:
             version = record.version
@@ -287,7 +467,7 @@ class LoadedModels:
                 # Where there is nothing to fall back to, a trial would only make the start longer.
                 target.live = self._take(store, model, version, move, is_tried=bool(earlier), opened=opened)
             except (OSError, LifecycleError) as error:
-                if not earlier:
+                if not earlier or (store.objects.is_remote and isinstance(error, OSError)):
                     raise
                 if move is not None and may_heal(error):
                     target.postpone(move, error, self._watch_s, self._clock())
@@ -297,6 +477,19 @@ class LoadedModels:
                 version, opened = earlier.pop(0), None
             else:
                 self._metrics.observe_load(model, self._clock() - started)
+                self._keep(store, target, move)
+
+    def _open_named(self, store: Store, ref: ModelRef) -> Version:
+        """What a reference names; a pinned version of a bucket by its manifest's digest, for the cache."""
+        if ref.version is None or not store.objects.is_remote:
+            return open_reference(store, ref)
+        pin = ref.manifest_sha256
+        if pin is None:
+            entry = read_entry(store.objects, ref.model, ref.version)
+            pin = entry.manifest_sha256 if entry else None
+        if pin is None:
+            pin = store.open_version(ref.model, ref.version).digests.manifest_sha256
+        return store.open_known(ref.model, ref.version, pin)
 
     def _list_earlier(self, store: Store, target: TrafficTarget, version: int) -> list[int]:
         """The other versions that the alias named before ``version``, latest first, each once."""
@@ -336,6 +529,8 @@ class LoadedModels:
         if record is None and target.live is not None:
             self.has_seen_all = False
             target.warn_once("alias gone", "there is no move of it in the registry")
+        if record is not None:
+            self._confirm(target)
         if record is None or record == target.settled:
             target.retry = None
             target.trouble = "" if record else target.trouble
@@ -346,7 +541,11 @@ class LoadedModels:
         """Put the version of ``record`` in its target; None if nothing is to be counted."""
         before = target.live
         try:
-            wanted = partial(self._is_wanted, store, target, record)
+            wanted = (
+                _HeadUnmoved(store, record, self._watch_s, self._clock)
+                if store.objects.is_remote
+                else partial(self._is_wanted, store, target, record)
+            )
             target.live = self._take(
                 store, record.model, record.version, record, is_tried=True, is_wanted=wanted
             )
@@ -360,6 +559,7 @@ class LoadedModels:
             return None if was_counted else "refused"
         target.settle(record)
         target.trouble = ""
+        self._keep(store, target, record)
         if target.live is before:
             return None
         if before is not None:
@@ -396,7 +596,11 @@ class LoadedModels:
                 continue
             if pinned in (None, live.manifest_sha256):
                 return live
-        opened = opened or store.open_version(model, version)
+        is_remote = store.objects.is_remote
+        if opened is None:
+            # Of a bucket by its digest: the cache may have it, and it is what the ledger would be asked for.
+            known = pinned if is_remote else None
+            opened = store.open_known(model, version, known) if known else store.open_version(model, version)
         digest = opened.digests.manifest_sha256
         if pinned is not None and digest != pinned:
             raise DigestMismatchError(
@@ -404,7 +608,8 @@ class LoadedModels:
                 where=f"{model}@{version}",
                 hint="The version changed after the move. Publish a new one; do not edit this one.",
             )
-        opened.check_size(MODEL_FILE)  # what is still being copied is not worth a process
+        if not is_remote:  # whose objects are whole
+            opened.check_size(MODEL_FILE)  # what is still being copied is not worth a process
         if is_tried and self._trials is not None:
             trial = self._describe(store, model, version, digest, move.sequence if move else 0)
             self._trials.check(trial, is_wanted)
@@ -429,6 +634,8 @@ class LoadedModels:
             parent_pid=os.getpid(),
             timeout_s=self._config.load_timeout_s,
             memory_bytes=self._config.load_memory_bytes,
+            cache_dir=str(self._cache.folder or ""),
+            cache_bytes=self._cache.most_bytes if self._cache.folder else 0,
         )
 
     def _retire(self, live: LiveVersion) -> None:
@@ -467,3 +674,31 @@ class LoadedModels:
 
         columns = ColumnChoice(main.manifest.signature.columns, shadow.manifest.signature.columns)
         return Shadow(shadow.session, columns, self._shadow_share, self._replay, count, self._seed)
+
+
+class _HeadUnmoved:
+    """Whether the alias of ``record`` is still where it was, asked of a bucket now and then.
+
+    What cannot be read has not moved.
+    """
+
+    def __init__(self, store: Store, record: AliasRecord, every_s: float, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._record = record
+        self._every_s = every_s
+        self._clock = clock
+        self._due = clock() + every_s
+        self._tag = ""
+
+    def __call__(self) -> bool:
+        if self._clock() < self._due:
+            return True
+        self._due = self._clock() + self._every_s
+        try:
+            tag = read_head_tag(self._store, self._record.model, self._record.alias, self._tag)
+            if tag == self._tag:
+                return True
+            self._tag = tag
+            return read_alias(self._store, self._record.model, self._record.alias) in (self._record, None)
+        except (OSError, LifecycleError):
+            return True

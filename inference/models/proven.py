@@ -22,6 +22,7 @@ from timberline.inference.errors import GoldenMismatchError, LoadFailedError
 from timberline.inference.formats.codec import RowDecoder
 from timberline.inference.models.trial import Outcome, Trial, limit_memory
 from timberline.inference.session import Session, is_out_of_memory
+from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DigestMismatchError
 from timberline.registry.manifest import Golden, Manifest
 from timberline.registry.runtime.documents import decode_json
@@ -140,7 +141,11 @@ def _load(trial: Trial) -> Outcome:
 
 def _open_version(trial: Trial) -> Version:
     """The version that the trial is about; of one with another manifest nothing is to be found out."""
-    version = open_store(trial.registry).open_version(trial.model, trial.version)
+    cache = Cache(Path(trial.cache_dir) if trial.cache_dir else None, trial.cache_bytes)
+    store = open_store(trial.registry, cache, is_patient=False)
+    if store.objects.is_remote:
+        return store.open_known(trial.model, trial.version, trial.manifest_sha256)
+    version = store.open_version(trial.model, trial.version)
     digest = version.digests.manifest_sha256
     if digest != trial.manifest_sha256:
         raise DigestMismatchError(

@@ -41,7 +41,8 @@ _LOOK_AGAIN_S = 0.5
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """What to try, and within which limits.
 
-    - ``registry``: its folder, free of symbolic links, so that all of the trial is about one tree;
+    - ``registry``: its folder, free of symbolic links, so that all of the trial is about one tree; or a
+      bucket, with the cache (``cache_dir``, ``cache_bytes``) that the parent has as well;
     - ``manifest_sha256``, ``sequence``: of the move that asks for it;
     - ``parent_pid``: of the process that asks; a trial of another process is refused;
     - ``timeout_s``: from the start of the process to its end;
@@ -57,6 +58,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     parent_pid: int
     timeout_s: float
     memory_bytes: int
+    cache_dir: str = ""
+    cache_bytes: int = 0
 
     @property
     def key(self) -> tuple[str, int, str, int]:

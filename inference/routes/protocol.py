@@ -5,13 +5,20 @@ v1 is what TensorFlow Serving began and KServe went on with. Where the two diffe
 
 from __future__ import annotations
 
+import datetime
 from time import monotonic
 from typing import Any
 
 from timberline import __version__
 from timberline.inference.formats.request import Answer, Request, answer_json
 from timberline.inference.metrics.counters import ServiceMetrics
-from timberline.inference.metrics.exposition import COUNTER, MODEL, ModelLayout
+from timberline.inference.metrics.exposition import (
+    COUNTER,
+    MODEL,
+    ModelLayout,
+    find_registry_state,
+    sort_groups,
+)
 from timberline.inference.metrics.shared_memory import Memory
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.routes.page import PageBuilder, prefers_page
@@ -54,6 +61,7 @@ class Health:
 
         ``requests`` are all that brought a body, refused ones included, ``predictions`` the rows
         that were predicted; of every worker and since the service started. ``uptime_s`` is this worker's.
+        ``registry`` is there only while there is something to say of it: see `_describe_registry`.
         """
         self._state.check_ready()
         live = self._state.live
@@ -71,6 +79,7 @@ class Health:
                 "models": {name: self._state.list_versions(name) for name in self._state.models},
                 "uptime_s": round(monotonic() - self._started, 1),
                 **_sum_traffic(self._metrics.memory),
+                **_describe_registry(self._metrics.memory),
             },
             200,
             (b"vary", b"accept"),
@@ -83,6 +92,26 @@ class Health:
 
 def _answer_readiness(page: Any, is_ready: bool) -> Answer:
     return answer_json(page) if is_ready else answer_json(page, 503, (b"retry-after", b"1"))
+
+
+def _describe_registry(memory: Memory) -> dict[str, Any]:
+    """What is to be said of a registry in a bucket; nothing as long as it answers.
+
+    ``from_cache`` are versions that the bucket could not be asked about: newer ones may be in production.
+    """
+    state = find_registry_state(sort_groups(memory), memory.read_pids())
+    if not state.failing_since and not state.from_cache:
+        return {}
+    since = (
+        datetime.datetime.fromtimestamp(state.failing_since, datetime.UTC) if state.failing_since else None
+    )
+    return {
+        "registry": {
+            "answers": since is None,
+            "failing_since": since and since.isoformat(timespec="seconds"),
+            "from_cache": [f"{model}@{version}" for model, version in state.from_cache],
+        }
+    }
 
 
 def _sum_traffic(memory: Memory) -> dict[str, int]:

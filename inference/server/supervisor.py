@@ -22,6 +22,7 @@ import msgspec
 
 from timberline.inference.config import Replaced, ServiceConfig, WorkerConfig, write_worker_config
 from timberline.inference.metrics.shared_memory import Memory, create_memory, open_memory
+from timberline.inference.models.board import create_board
 from timberline.inference.server.acceptor import (
     ConnectionCounts,
     StateFile,
@@ -191,6 +192,7 @@ class Supervisor:
         self._counts = ConnectionCounts(self._counts_fd, self._slots)
         self._metrics: Memory = create_memory(self._slots)
         self._trials_fd = open_memory("timberline-trials")
+        self._board_fd = create_board()
         self._free = list(range(self._slots))
         self._workers: dict[int, Worker] = {}  # by slot
         self._tasks: set[asyncio.Task[None]] = set()
@@ -276,6 +278,7 @@ class Supervisor:
             counts_fd=self._counts_fd,
             metrics_fd=self._metrics.fd,
             trials_fd=self._trials_fd,
+            board_fd=self._board_fd,
             replaces=replaces,
         )
 

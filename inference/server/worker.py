@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import msgspec
 import uvloop
@@ -23,8 +24,10 @@ from timberline.inference.app import App
 from timberline.inference.config import ServiceConfig, WorkerConfig, read_worker_config
 from timberline.inference.metrics.counters import ServiceMetrics
 from timberline.inference.metrics.shared_memory import attach
+from timberline.inference.models.board import Board
 from timberline.inference.models.follower import Watcher, show_versions
 from timberline.inference.models.loaded import LoadedModels
+from timberline.inference.models.recall import Recollection
 from timberline.inference.models.routing import RoutingTable, ServiceState
 from timberline.inference.models.trial import Ledger, TrialRunner, limit_memory, took_too_long
 from timberline.inference.routes.page import write_curl
@@ -33,10 +36,12 @@ from timberline.inference.server.connection import Connection
 from timberline.inference.server.listener import Listener, Server
 from timberline.inference.server.memory import settle_memory, share_heap
 from timberline.inference.server.timing import TimedApp, TimedConnection, TimedPool
+from timberline.registry.cache import Cache, choose_cache
 from timberline.registry.folder import find_root
+from timberline.registry.objects import ObjectStore
 from timberline.registry.runtime.cpus import count_cpus
 from timberline.registry.runtime.logs import end_output, log_event, watch_dropped_lines
-from timberline.registry.store import open_store
+from timberline.registry.store import Store, open_store
 
 _logger = logging.getLogger("inference.server.worker")
 # What is longer is read in ASGI's small bites, so that many slow senders do not fill the memory.
@@ -139,10 +144,15 @@ def _start(
     """
     share_heap()
     trials = TrialRunner(Ledger(own.trials_fd if own else None))
-    models = LoadedModels(lambda: open_store(find_root(Path(config.registry))), config, metrics, trials)
+    board = Board(own.board_fd if own else None)  # before anything is asked: a move from now on is news
+    cache = _choose_cache(config) if config.is_remote else None
+    open_registry = _find_registry(config, cache)
+    notes = _open_notes(cache, open_registry().objects) if cache else None
+    models = LoadedModels(open_registry, config, metrics, trials, cache=cache, notes=notes)
     timeout_s = config.load_timeout_s * models.target_count
     try:
-        loading = _Loading(models, config, falls_back=own is not None and bool(own.replaces))
+        outage = ConnectionError("another worker is asking it in vain") if board.failing_since else None
+        loading = _Loading(models, config, falls_back=own is not None and bool(own.replaces), outage=outage)
         is_loaded = _wait(loading, metrics, timeout_s, None if own is None else sys.stdin.fileno())
     except (SystemExit, KeyboardInterrupt):
         log_event(_logger, "stopped", model=config.model, while_starting=True)
@@ -153,18 +163,46 @@ def _start(
         _exit_now(error.exit_code)
     state = ServiceState(loading.get())
     show_versions(state.table, metrics)
+    metrics.show_from_cache(models.unconfirmed)
     settle_memory()
-    return state, Watcher(models, state, metrics, config.watch_s)
+    return state, Watcher(models, state, metrics, config.watch_every_s, board)
+
+
+def _choose_cache(config: ServiceConfig) -> Cache:
+    cache = choose_cache(os.environ, config.cache_dir, config.cache_bytes)
+    if cache.folder is None and config.cache_bytes:
+        log_event(_logger, "no cache", logging.WARNING, why="no folder for one can be written to")
+    return cache
+
+
+def _find_registry(config: ServiceConfig, cache: Cache | None) -> Callable[[], Store]:
+    """Opens the registry for a look: a folder as it is found then, a bucket by one client."""
+    if config.is_remote:
+        store = open_store(config.registry, cache, is_patient=False)
+        return lambda: store
+    folder = (
+        Path(unquote(config.registry.removeprefix("file://")))
+        if "://" in config.registry
+        else Path(config.registry)
+    )
+    return lambda: open_store(find_root(folder))
+
+
+def _open_notes(cache: Cache, objects: ObjectStore) -> Recollection:
+    return Recollection(cache, objects.location, getattr(objects, "endpoint", ""))
 
 
 class _Loading:
     """The thread that loads; ``is_done_fd`` can be read when it has ended."""
 
-    def __init__(self, models: LoadedModels, config: ServiceConfig, *, falls_back: bool) -> None:
+    def __init__(
+        self, models: LoadedModels, config: ServiceConfig, *, falls_back: bool, outage: OSError | None
+    ) -> None:
         self.is_done_fd, self._done_fd = os.pipe()
         self._models = models
         self._memory_bytes = config.load_memory_bytes * models.target_count
         self._falls_back = falls_back
+        self._outage = outage
         self._table: RoutingTable | None = None
         self._error: BaseException | None = None
         threading.Thread(target=self._run, name="loading", daemon=True).start()
@@ -180,7 +218,7 @@ class _Loading:
     def _run(self) -> None:
         try:
             with limit_memory(self._memory_bytes):
-                self._table = self._models.load(falls_back=self._falls_back)
+                self._table = self._models.load(falls_back=self._falls_back, outage=self._outage)
         except BaseException as error:  # raised again by `get`
             self._error = error
         finally:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import CONTRASTS, Browser
+from tests.support.remote_store import fill_cache
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed
 from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publish_wood
 from timberline.registry.store import open_store
+from timberline.registry.version import Version
 
 PHONE, DESKTOP = (360, 780), (1440, 1000)
 ANSWERED = "(document.getElementById('answered')?.textContent ?? '') !== ''"
@@ -284,6 +286,30 @@ def test_the_page_says_when_another_version_has_become_live(browser: Browser, tm
         assert browser.text("#answered") == "by wood@2"
         assert browser.evaluate("document.getElementById('moved').hidden")
         browser.open("about:blank")
+
+
+def test_the_page_says_that_its_version_comes_from_the_cache(browser: Browser, tmp_path: Path) -> None:
+    """Whoever tries a model must know that another one may be in production by now."""
+    url, endpoint = "s3://models/registry", "http://127.0.0.1:1"  # where nobody listens
+    fill_cache(tmp_path / "cache", url, endpoint, open_wood(tmp_path / "registry"))
+    account = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
+    environment = {**account, "AWS_ENDPOINT_URL": endpoint}
+    flags = ("--cache-dir", str(tmp_path / "cache"))
+    with running_service(url, "wood@1", *flags, environment=environment) as service:
+        open_page(browser, service)
+        browser.wait_for("!document.getElementById('unconfirmed').hidden")
+        shown = browser.text("#unconfirmed p")
+        assert shown.startswith("The registry has not answered since ")
+        assert shown.endswith(". wood@1 comes from the cache. A newer version may be in production.")
+        assert browser.complaints == []
+        browser.open("about:blank")
+
+
+def open_wood(folder: Path) -> Version:
+    """wood@1, in a folder."""
+    store = open_store(folder)
+    publish_wood(store)
+    return store.open_version("wood", 1)
 
 
 def test_the_traffic_on_the_page_is_what_was_asked(page: Browser, service: RunningService) -> None:

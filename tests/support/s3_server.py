@@ -161,6 +161,7 @@ def serve_s3(
         "ip": "127.0.0.1",
         "ip.bind": "127.0.0.1",
         "master.telemetry": "false",
+        "master.electionTimeout": "1s",  # of one candidate; with the default it takes 16 s to start again
         "master.volumeSizeLimitMB": 64,
         "master.port": master,
         "master.port.grpc": master_grpc,

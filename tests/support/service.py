@@ -126,7 +126,7 @@ class RunningService:
 
 @contextlib.contextmanager
 def running_service(
-    registry: Path,
+    registry: Path | str,
     model: str,
     *flags: str,
     environment: Mapping[str, str] | None = None,
@@ -196,7 +196,7 @@ class StartingService:
 
 
 @contextlib.contextmanager
-def starting_service(registry: Path, model: str, *flags: str) -> Iterator[StartingService]:
+def starting_service(registry: Path | str, model: str, *flags: str) -> Iterator[StartingService]:
     """Start a service and do not wait for it; it is killed at the end of the block if it is still there."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
@@ -214,7 +214,7 @@ def read_cpu_seconds(pid: int) -> float:
 
 
 def refuse_to_start(
-    registry: Path, model: str, *flags: str, environment: Mapping[str, str] | None = None
+    registry: Path | str, model: str, *flags: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     """Exit code and log of a service that must not get ready; fails if it announces itself."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -229,7 +229,7 @@ def refuse_to_start(
 
 
 def _start(
-    registry: Path,
+    registry: Path | str,
     model: str,
     flags: tuple[str, ...],
     environment: Mapping[str, str] | None,

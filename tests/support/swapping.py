@@ -62,7 +62,7 @@ class Tally:
         return dict(sum(self.rows, Counter()))
 
 
-def publish_versions(registry: Path) -> None:
+def publish_versions(registry: Path | str) -> None:
     """tiny@1, which production points at, and tiny@2."""
     store = open_store(registry)
     publish_numeric(store, scale=SCALES[1])
@@ -70,14 +70,23 @@ def publish_versions(registry: Path) -> None:
 
 
 def swap_under_load(
-    registry: Path, *, requests: int, moves: int, connections: int = 16, flags: tuple[str, ...] = ()
+    registry: Path | str,
+    *,
+    requests: int,
+    moves: int,
+    connections: int = 16,
+    flags: tuple[str, ...] = (),
+    is_published: bool = False,
 ) -> tuple[Tally, str]:
     """Move production ``moves`` times, to and fro, while at least ``requests`` requests are answered.
+
+    ``is_published`` says that the versions of `publish_versions` are there already.
 
     Returns:
         What the clients saw, and the page of `/metrics` afterwards.
     """
-    publish_versions(registry)
+    if not is_published:
+        publish_versions(registry)
     with running_service(registry, "tiny", "--watch-s", "0.02", *flags) as service:
         with working_clients(service, connections) as tally:
             for move in range(moves):

@@ -52,6 +52,16 @@ function showProbe(probe) {
   find("predictions").textContent = showCount(probe.predictions);
   find("uptime").textContent = showDuration(probe.uptime_s);
   showRate(probe.requests);
+  showRegistry(probe.registry);
+}
+
+function showRegistry(registry) {
+  find("unconfirmed").hidden = !registry;
+  if (!registry) return;
+  const since = registry.failing_since;
+  find("unconfirmed-since").textContent = since ? ` since ${new Date(since).toLocaleString()}` : "";
+  const cached = registry.from_cache.join(", ");
+  find("unconfirmed-cached").textContent = cached ? `${cached} comes from the cache. ` : "";
 }
 
 function showReach(isReached) {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import socket
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -180,7 +183,10 @@ def test_an_endpoint_that_is_none_is_refused(url: str, expected: str) -> None:
     "variables",
     [
         {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials/x"},
-        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials"},
+        {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "/var/run/token",
+        },
         {"AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"},
         {"AWS_SKIP_SIGNATURE": "true"},
     ],
@@ -267,3 +273,75 @@ def test_a_url_without_a_bucket_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="expected s3://bucket/prefix") as caught:
         BucketStore(url)
     assert TOKEN not in str(caught.value)
+
+
+class Machine(BaseHTTPRequestHandler):
+    """A virtual machine's metadata service (its second version), a container's, and a server of S3 in one."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self._say(b"a-token-of-the-machine")
+
+    def do_GET(self) -> None:
+        keys = {
+            "AccessKeyId": KEY,
+            "SecretAccessKey": SECRET,
+            "Token": TOKEN,
+            "Expiration": "2099-01-01T00:00:00Z",
+        }
+        role = "/latest/meta-data/iam/security-credentials/"
+        if self.path == role:
+            self._say(b"of-services")
+        elif self.path in (f"{role}of-services", "/container"):
+            self._say(json.dumps({"Code": "Success", "Type": "AWS-HMAC", **keys}).encode())
+        else:
+            self.seen.append(f"{self.headers['Authorization']} {self.headers['x-amz-security-token']}")
+            self._say(b"from the bucket")
+
+    def _say(self, body: bytes) -> None:
+        self.send_response(200)
+        for name, value in {"ETag": '"1"', "Last-Modified": "Fri, 27 Nov 2026 09:00:00 GMT"}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "{url}"},
+        {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "{url}/container",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "{folder}/token",
+        },
+    ],
+    ids=["machine", "container"],
+)
+def test_a_machines_own_account_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """On EC2 and EKS nothing is set by hand; keys there are lent for some hours, and obstore renews them."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    Machine.seen.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Machine) as http:
+        threading.Thread(target=http.serve_forever, args=(0.05,)).start()
+        url = f"http://127.0.0.1:{http.server_address[1]}"
+        (tmp_path / "token").write_text("a-token-of-the-pod")
+        found = {name: value.format(url=url, folder=tmp_path) for name, value in variables.items()}
+        empty = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}  # compose files write nothing
+        found |= {"AWS_ENDPOINT_URL": url, "HOME": str(tmp_path), "NO_PROXY": "*", **empty}
+        for name, value in found.items():
+            monkeypatch.setenv(name, value)
+        try:
+            assert BucketStore("s3://bucket").read("a") == b"from the bucket"
+        finally:
+            http.shutdown()
+    (seen,) = Machine.seen
+    assert f"Credential={KEY}/" in seen
+    assert seen.endswith(TOKEN)

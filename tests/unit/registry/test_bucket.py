@@ -180,6 +180,8 @@ def test_a_key_that_leads_elsewhere_is_refused(objects: ObjectStore, key: str) -
         lambda: objects.put_if_absent(key, b""),
         lambda: objects.digest(key),
     ]
+    if key:  # which is the whole store
+        actions += [lambda: objects.list_keys(key), lambda: objects.list_names(key)]
     for act in actions:
         with pytest.raises(RegistryError, match="is not a key"):
             act()

@@ -14,12 +14,15 @@ import pytest
 
 from tests.support.failing_store import FailingStore
 from tests.support.manifests import build_verdict, give_verdict, publish_tiny
+from tests.support.markdown import ROOT
 from tests.support.s3_server import serve_s3
 from timberline.benchmarks.history.releases import read_releases
 from timberline.registry.__main__ import main
+from timberline.registry.aliases import open_reference, read_head_tag, resolve
 from timberline.registry.bucket import open_client
 from timberline.registry.checks import check_versions
 from timberline.registry.errors import DamageError, ManifestError, RegistryError
+from timberline.registry.names import ModelRef
 from timberline.registry.objects import CLAIM_FILE, MAX_BYTES, OnError, read_or_error
 from timberline.registry.promotion import promote, rollback, set_alias, write_off
 from timberline.registry.runtime.files import digest_bytes
@@ -404,6 +407,100 @@ def test_a_damaged_manifest_is_found_by_verify_and_nothing_is_served_by_its_summ
         bucket.open_version("tiny", 1)
     with pytest.raises(DamageError):
         promote(bucket, "tiny", 1, force=True, reason="no matter what")
+
+
+# What docs/reference/registry.md says of a model of v versions of f files, a aliases, m moves: reads, lists
+# and writes at most.
+Load = Callable[[int, int, int, int], float]
+ASKED: dict[str, tuple[Callable[[Store], object], tuple[tuple[str, Load], ...]]] = {
+    "has the alias moved?": (
+        lambda store: read_head_tag(store, "tiny", "production", "?"),
+        (("1", lambda v, f, a, m: 1), ("", lambda v, f, a, m: 0), ("", lambda v, f, a, m: 0)),
+    ),
+    "`MODEL@production` is which version?": (
+        lambda store: resolve(store, "tiny@production"),
+        (("6", lambda v, f, a, m: 6), ("", lambda v, f, a, m: 0), ("", lambda v, f, a, m: 0)),
+    ),
+    "open that version and read its graph": (
+        lambda store: open_reference(store, ModelRef("tiny")).read_file(MODEL_FILE),
+        (("8", lambda v, f, a, m: 8), ("", lambda v, f, a, m: 0), ("", lambda v, f, a, m: 0)),
+    ),
+    "publish": (
+        publish_tiny,
+        (
+            ("5 + a + m", lambda v, f, a, m: 5 + a + m),
+            ("3 + 2 a", lambda v, f, a, m: 3 + 2 * a),
+            ("4 + f, and for each", lambda v, f, a, m: 4 + f),
+        ),
+    ),
+    "`promote`": (
+        lambda store: promote(store, "tiny", 5),
+        (
+            ("27 + f + m", lambda v, f, a, m: 27 + f + m),
+            ("3", lambda v, f, a, m: 3),
+            ("2", lambda v, f, a, m: 2),
+        ),
+    ),
+    "`rollback`": (
+        lambda store: rollback(store, "tiny"),
+        (
+            ("22 + f + m", lambda v, f, a, m: 22 + f + m),
+            ("3", lambda v, f, a, m: 3),
+            ("2", lambda v, f, a, m: 2),
+        ),
+    ),
+    "`list MODEL`": (
+        lambda store: summarise_versions(store, "tiny"),
+        (
+            ("3 + v + 2 a + m", lambda v, f, a, m: 3 + v + 2 * a + m),
+            ("6 + a + v / 500", lambda v, f, a, m: 6 + a + v / 500),
+            ("", lambda v, f, a, m: 0),
+        ),
+    ),
+    "`verify MODEL`": (
+        lambda store: check_versions(store, ModelRef("tiny")),
+        (
+            ("3 + (5 + f) v + 4 a + m", lambda v, f, a, m: 3 + (5 + f) * v + 4 * a + m),
+            ("6 + a + v", lambda v, f, a, m: 6 + a + v),
+            ("", lambda v, f, a, m: 0),
+        ),
+    ),
+}
+# As they are billed.
+KINDS = {"get": 0, "head": 0, "list": 1, "list_with_delimiter": 1, "put": 2}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_commands_ask_no_more_than_the_page_says(
+    bucket: Store, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request is paid for, and a service asks all day: bucket-costs.md goes by these."""
+    fill(bucket)
+    give_verdict(bucket, "tiny", publish_tiny(bucket))
+    if is_rollback := what == "`rollback`":
+        promote(bucket, "tiny", 5)
+    counts = [0, 0, 0]
+
+    def count(name: str) -> None:
+        ask = getattr(obstore, name)
+
+        def counting(*given: Any, **more: Any) -> Any:
+            counts[KINDS[name]] += 1
+            return ask(*given, **more)
+
+        monkeypatch.setattr(obstore, name, counting)
+
+    for name in KINDS:
+        count(name)
+    action, expected = ASKED[what]
+    action(Store(open_store(bucket.location).objects))
+    page = (ROOT / "docs" / "reference" / "registry.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {what} |")]
+    _, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+    for cell, (text, most), counted in zip(cells, expected, counts, strict=True):
+        assert cell.startswith(text)
+        assert bool(cell) == bool(text)
+        assert counted <= most(5, 2, 2, 4 + is_rollback), counts
 
 
 def copy_down(store: Store, folder: Path) -> Store:

@@ -5,8 +5,8 @@ The modes themselves are tried in tests/fault/test_refused_files.py.
 
 from __future__ import annotations
 
-import hashlib
 import errno
+import hashlib
 import os
 from pathlib import Path
 

@@ -16,6 +16,7 @@ from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.runtime.options import Place, Verbs, add_verb, find_data, find_model
+from timberline.registry.runtime.working_copy import is_remote, name_path, open_data
 
 if TYPE_CHECKING:
     from timberline.benchmarks.selftest.run import SelfTest
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # The verdict decides the exit code; only 0 lets a release go on.
 _EXIT_CODES = {"PASS": 0, "BLOCK": 1, "INCONCLUSIVE": 2, "INVALID": 3}
+
+# The verbs whose DATA may be a bucket.
+_IN_BUCKETS = {"gate", "bench", "load", "calibrate", "history"}
 
 # The candidates of a self-test; see `benchmarks.selftest.scenarios`.
 # A worse model is blocked before it is measured, so that few whole gates tell; draws tell the rest.
@@ -171,8 +175,31 @@ def _add_verb(
 def _main(options: argparse.Namespace) -> int:
     configure_logging(options.log_level or "info", options.log_format or "auto")
     options.model = find_model(options)
-    options.data = find_data(options)
-    return run_command("benchmarks", lambda: int(options.action(options)))
+    return run_command("benchmarks", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    location = find_data(options)
+    if is_remote(location):
+        _refuse_bucket(options)
+    with open_data(location) as options.data:
+        return int(options.action(options))
+
+
+def _refuse_bucket(options: argparse.Namespace) -> None:
+    """Stop a verb that keeps its files in DATA in a way that a bucket cannot.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if options.verb not in _IN_BUCKETS:
+        raise ConfigError(f"{options.verb} works in a folder", where="--data", hint="Give --data a folder.")
+    if options.verb == "calibrate" and options.csv is None:
+        raise ConfigError(
+            "calibrate appends to a file, which a bucket cannot do",
+            where="--data",
+            hint="Give that file a place on this machine with --csv.",
+        )
 
 
 def _settings(options: argparse.Namespace) -> GateSettings:
@@ -257,7 +284,7 @@ def _load(options: argparse.Namespace) -> int:
         candidate=options.candidate,
         champion=options.champion,
     )
-    sys.stderr.write(f"{format_load(report)}\nreport: {folder / 'load.md'}\n")
+    sys.stderr.write(f"{format_load(report)}\nreport: {name_path(folder / 'load.md')}\n")
     print_result(report)
     if report.problem:
         return _EXIT_CODES["INVALID"]
@@ -345,7 +372,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     calibration, path = calibrate(_open_selftest(options), options.count)
     print_result(calibration)
-    sys.stderr.write(f"calibration: {path}\n")
+    sys.stderr.write(f"calibration: {name_path(path)}\n")
     return 0
 
 
@@ -369,7 +396,7 @@ def _history(options: argparse.Namespace) -> int:
     history = read_release_history(open_store(options.registry), ModelRef.parse(options.model).model)
     sys.stderr.write(format_history(history.model, history.releases, history.changes) + "\n")
     print_result(history)
-    sys.stderr.write(f"page: {write_page(history, options.data)}\n")
+    sys.stderr.write(f"page: {name_path(write_page(history, options.data))}\n")
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import configure_logging, silence_tensorflow
 from timberline.registry.runtime.options import Verbs, add_verb, find_model
+from timberline.registry.runtime.working_copy import open_data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,9 +54,9 @@ def _run(options: argparse.Namespace) -> int:
     settings = load_release_settings(options.models, model, overrides=options.set, environment=os.environ)
     chosen = settings.logging
     configure_logging(options.log_level or chosen.level, options.log_format or chosen.format)
-    data = options.data or Path(settings.paths.data)
-    inputs = load_inputs(data, model, settings, options.run_id)
-    result = export_run(inputs, open_store(options.registry), tolerances=tolerances)
+    with open_data(options.data or settings.paths.data) as data:
+        inputs = load_inputs(data, model, settings, options.run_id)
+        result = export_run(inputs, open_store(options.registry), tolerances=tolerances)
     print_result(result)
     return 1 if result.outcome == "refused" else 0
 

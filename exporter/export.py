@@ -153,6 +153,7 @@ def _export(
     # TensorFlow takes seconds to load, and a skipped export needs none of it.
     from timberline.exporter.graph.convert import KerasNetwork, converter_versions  # noqa: PLC0415
 
+    inputs.bring()
     run = inputs.run
     read_seen(inputs.seen_rows)  # refused now, it has cost no conversion
     check_slices(inputs.test_parquet, parse_slices(inputs.gate.slices, run.columns))

@@ -19,6 +19,7 @@ from timberline.registry.runs import BASELINES_FILE, ExportSettings, RunRecord, 
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
 from timberline.registry.runtime.stages import require_receipt
+from timberline.registry.runtime.working_copy import bring, name_path
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class ExportInputs:
     def seen_rows(self) -> Path:
         """Hashes of the rows that the run has learned from."""
         return self.test_parquet.with_name(SEEN_FILE)
+
+    def bring(self) -> None:
+        """Have the files here; where the data is in a bucket, only their receipts were read so far.
+
+        Raises:
+            DigestMismatchError: one is damaged.
+            OSError: one cannot be read.
+        """
+        bring(self.saved_model.parent, self.saved_model.name)
+        bring(self.test_parquet.parent, self.test_parquet.name, SEEN_FILE)
+        bring(self.baselines.parent, self.baselines.name)
 
 
 class ReleaseSettings(msgspec.Struct, frozen=True):
@@ -93,9 +105,10 @@ def load_inputs(data: Path, model: str, settings: ReleaseSettings, run_id: str |
             raise StageError(
                 f"the evaluation belongs to another {name}: it names {evaluated.inputs[name][:12]}…, "
                 f"there is {digest[:12]}…",
-                where=str(evaluation),
+                where=name_path(evaluation),
                 hint=f"Run `timberline train {model}`, then `timberline evaluate {model}`.",
             )
+    bring(evaluation, "metrics.json")
     return ExportInputs(
         run=run,
         run_digest=run_receipt.digest,

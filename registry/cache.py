@@ -67,11 +67,12 @@ def choose_cache(environment: Mapping[str, str], folder: str = "", most_bytes: i
         return Cache(None)
     if given:
         return Cache(Path(given), most_bytes)
-    usable = (path for path in _list_usual(environment) if _is_usable(path))
+    usable = (path for path in list_usual(environment) if _is_usable(path))
     return Cache(next(usable, None), most_bytes)
 
 
-def _list_usual(environment: Mapping[str, str]) -> Iterator[Path]:
+def list_usual(environment: Mapping[str, str]) -> Iterator[Path]:
+    """The folders for caches where none is named, the preferred one first; none of them need be there."""
     if xdg := environment.get("XDG_CACHE_HOME"):
         yield Path(xdg, "timberline")
     if home := environment.get("HOME"):

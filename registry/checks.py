@@ -215,7 +215,7 @@ def _describe_removal(store: Store, model: str, version: int) -> str:
     try:
         read_entry(store.objects, model, version, removal=True)
     except READ_ERRORS as error:
-        return str(error)
+        return describe(error)
     return ""
 
 
@@ -268,7 +268,13 @@ def _classify_key(key: str, settled: set[int]) -> tuple[str, str]:
 
 
 def describe(error: Exception) -> str:
-    """The error; if a file is refused, also what refuses it."""
+    """The error; if a file is refused, also what refuses it.
+
+    Raises:
+        ConnectionError: the error is one: a server that is gone is no damage of what lies there.
+    """
+    if isinstance(error, ConnectionError):
+        raise error
     reason = explain_refusal(error)
     return f"{error}. {reason}" if reason else str(error)
 

@@ -181,12 +181,17 @@ def read_or_error(objects: ObjectStore, key: str, most_bytes: int) -> bytes | OS
 
 
 def ask_each(objects: ObjectStore, ask: Callable[[T], R], about: Iterable[T]) -> list[R]:
-    """``ask`` about each, in order; in a bucket several at the same time."""
+    """``ask`` about each, in order; in a bucket several at the same time. After an error no more is asked."""
     things = list(about)
     if not objects.is_remote or len(things) < 2:
         return [ask(each) for each in things]
     with ThreadPoolExecutor(min(_AT_ONCE, len(things))) as pool:
-        return list(pool.map(ask, things))
+        asked = [pool.submit(ask, each) for each in things]
+        try:
+            return [each.result() for each in asked]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def check_key(key: str, location: str) -> list[str]:

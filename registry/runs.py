@@ -14,6 +14,7 @@ import msgspec
 from timberline.registry.errors import ManifestError, RegistryError, StageError
 from timberline.registry.manifest import Histogram, Precision, Prior
 from timberline.registry.runtime.documents import decode_document, encode_document
+from timberline.registry.runtime.working_copy import bring, name_path, refresh
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 
 RUN_SCHEMA_VERSION = 1
@@ -80,13 +81,16 @@ def find_run(data: Path, model: str, run_id: str | None = None) -> Path:
         StageError: the model has no finished run, or not this one.
     """
     runs = data / "runs" / model
+    if run_id is None:
+        refresh(runs / "latest")
     try:
         chosen = run_id or (runs / "latest").read_text("utf-8", "replace").strip()
     except FileNotFoundError:
         raise StageError("no finished run", where=model, hint=f"Run `timberline train {model}`.") from None
     folder = runs / chosen
+    bring(folder, "run.json")
     if not (folder / "run.json").is_file():
-        raise StageError(f"no finished run {chosen}", where=str(runs))
+        raise StageError(f"no finished run {chosen}", where=name_path(runs))
     return folder
 
 

@@ -226,6 +226,8 @@ def _compare(objects: ObjectStore, key: str, size: int, expected: FileDigest, is
         return [f"{name} has {size} bytes, manifest says {expected.size}"]
     try:
         digest = expected.sha256 if is_quick else objects.digest(key)
+    except ConnectionError:  # of a server that is gone nothing is known
+        raise
     except OSError as error:
         return [f"{name} cannot be read: {error.strerror or error}"]
     return [_describe_mismatch(name, digest, expected)] if digest != expected.sha256 else []

@@ -14,6 +14,7 @@ from timberline.registry.names import ModelRef
 from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import capture_native_stderr, configure_logging, silence_tensorflow
 from timberline.registry.runtime.options import Place, Verbs, add_verb, find_model
+from timberline.registry.runtime.working_copy import open_data
 from timberline.training.config import ModelConfig, load_model_config
 
 _HELP = {
@@ -75,8 +76,8 @@ def _run(options: argparse.Namespace) -> int:
         model = ModelRef.parse(model).model
     config = load_model_config(options.models, model, overrides=options.set)
     configure_logging(options.log_level or config.logging.level, options.log_format or config.logging.format)
-    data = options.data or Path(config.paths.data)
-    print_result(_stage(options, config, data))
+    with open_data(options.data or config.paths.data) as data:
+        print_result(_stage(options, config, data))
     return 0
 
 

@@ -26,6 +26,7 @@ from timberline.registry.runtime.documents import encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes, write_atomically
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
+from timberline.registry.runtime.working_copy import bring, name_path, refresh, share_file
 from timberline.training.config import ModelConfig, input_columns, read_features_sql, source_table
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.data.splits import SPLIT_NAMES
@@ -42,6 +43,8 @@ _logger = logging.getLogger("training.fit")
 
 # Rows of the training split that the saved model is scored on again after reloading.
 _CHECK_ROWS = 4096
+# What training reads of the prepared data.
+PREPARED_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), "profile.json")
 
 Precision = Literal["float32", "mixed_bfloat16"]
 
@@ -85,7 +88,8 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
     inputs = digest_inputs(config, models, data)
     run_id = digest_value(inputs)[:12]
     folder = data / "runs" / name / run_id
-    stage = Stage("train", folder, inputs)
+    prepared = data / "prepared" / name
+    stage = Stage("train", folder, inputs, {prepared: PREPARED_FILES})
     is_skipped = stage.is_current(_logger, run=run_id)
     resumed_from = 0
     checkpoints = data / "checkpoints" / name / run_id
@@ -93,14 +97,25 @@ def run_train(config: ModelConfig, models: Path, data: Path, *, resume: bool = F
         with stage.fill() as partial:
             resumed_from = _train(config, models, data, run_id, partial, checkpoints, resume=resume)
     discard_checkpoint(checkpoints)  # also of a run that was killed just before it would have
-    write_atomically(folder.parent / "latest", f"{run_id}\n".encode())
-    summary = _summary(folder, config, load_profile(data / "prepared" / name / "profile.json"))
+    _point_latest(folder)
+    bring(prepared, "profile.json")
+    bring(folder, "run.json", "history.json")
+    summary = _summary(folder, config, load_profile(prepared / "profile.json"))
     for warning in summary["warnings"]:
         log_event(_logger, warning, logging.WARNING, run=run_id)
     if not is_skipped:
         shown = ("epochs", "minutes", "validation_accuracy", "validation_loss")
         log_event(_logger, "train finished", run=run_id, **{key: summary[key] for key in shown})
     return {"stage": "train", "skipped": is_skipped, "resumed_from": resumed_from, **summary}
+
+
+def _point_latest(folder: Path) -> None:
+    """Make a run the model's latest."""
+    path, text = folder.with_name("latest"), f"{folder.name}\n".encode()
+    refresh(path)
+    if not path.is_file() or path.read_bytes() != text:
+        write_atomically(path, text)
+        share_file(path)
 
 
 def digest_inputs(config: ModelConfig, models: Path, data: Path) -> dict[str, str]:
@@ -249,7 +264,7 @@ def _summary(folder: Path, config: ModelConfig, profile: Profile) -> dict[str, A
         "validation_loss": kept.validation_loss,
         "warnings": _find_warnings(history, profile),
         "deployment_prior": [round(share, 4) for share in record.prior.deployment],
-        "folder": str(folder),
+        "folder": name_path(folder),
     }
 
 

@@ -40,6 +40,7 @@ from timberline.registry.runtime.documents import decode_json, encode_document, 
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
+from timberline.registry.runtime.working_copy import bring, name_path
 from timberline.registry.store import EVALUATION_FILE, Store
 from timberline.training.child_process import run_in_child_process
 from timberline.training.config import ModelConfig, read_features_sql
@@ -49,7 +50,7 @@ from timberline.training.errors import TrainingError
 from timberline.training.evaluation.evaluate import predict_split
 from timberline.training.evaluation.scores import score
 from timberline.training.features import FeatureProgram, parse_slices
-from timberline.training.fit import digest_inputs, digest_recipe, open_splits, train_network
+from timberline.training.fit import PREPARED_FILES, digest_inputs, digest_recipe, open_splits, train_network
 from timberline.training.model.checkpoints import discard_checkpoint
 from timberline.training.model.dataset import PreparedSplit
 from timberline.training.model.saving import scorer
@@ -142,6 +143,7 @@ def run_calibrate(
         raise ConfigError(f"is {count}, expected {FEWEST_RUNS} or more", where="--seeds")
     manifest = store.open_version(config.model.name, version).manifest
     recipe = Recipe(config, models, data, manifest, reduction)
+    bring(recipe.prepared, "profile.json")
     profile = load_profile(recipe.prepared / "profile.json")
     _require_same_rows(manifest, profile)
     _require_same_recipe(recipe)
@@ -167,7 +169,7 @@ def run_calibrate(
         "trained": trained,
         "runs": msgspec.to_builtins(runs),
         "sd": standard_deviations(runs),
-        "folder": str(folder),
+        "folder": name_path(folder),
         "document": NOISE_FILE if reduction.is_none else None,
     }
 
@@ -226,7 +228,7 @@ def _repeat(recipe: Recipe, profile: Profile, seed: int, folder: Path) -> bool:
     """Leave the run on ``seed`` in ``folder``; False when it was there."""
     inputs = recipe.digest_inputs(seed)
     checkpoints = recipe.data / "checkpoints" / recipe.manifest.model / digest_value(inputs)[:12]
-    stage = Stage("calibrate", folder, inputs)
+    stage = Stage("calibrate", folder, inputs, {recipe.prepared: PREPARED_FILES})
     if stage.is_current(_logger, seed=seed):
         discard_checkpoint(checkpoints)  # a run that was killed at its end may have left it
         return False
@@ -318,6 +320,7 @@ def _read_slices(test: Path, slices: FeatureProgram) -> dict[str, pa.Array]:
 
 
 def _read_quality(seed: int, folder: Path) -> RunQuality:
+    bring(folder, METRICS_FILE)
     return _run_quality(seed, decode_json((folder / METRICS_FILE).read_bytes(), Metrics))
 
 

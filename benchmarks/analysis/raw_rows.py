@@ -36,6 +36,7 @@ from timberline.registry.rows import (
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.documents import decode_json
+from timberline.registry.runtime.working_copy import bring, name_path
 from timberline.registry.signature import Column
 from timberline.registry.store import Store
 
@@ -87,12 +88,12 @@ def open_rows(store: Store, candidate: Manifest, data: Path | None) -> RawRows:
         raise EvidenceError(
             f"the test rows have the fingerprint {found[:16]}, version {candidate.version} was tested on "
             f"{candidate.lineage.test_fingerprint[:16]}",
-            where=str(path),
+            where=name_path(path),
             hint="Prepare its table again (`timberline etl`), or let its rows travel with it: "
             "`test_rows = true` in [export].",
         )
     columns = {column.name: column for column in about.columns if column.name != about.target}
-    return RawRows(path, str(path), columns)
+    return RawRows(path, name_path(path), columns)
 
 
 def read_seen(store: Store, manifest: Manifest) -> Seen:
@@ -179,10 +180,12 @@ def _find_rows(store: Store, candidate: Manifest, data: Path | None) -> Path:
     if TEST_ROWS_FILE in candidate.files:
         return store.open_file(candidate, TEST_ROWS_FILE)
     prepared = None if data is None else data / "prepared" / candidate.model / "test.parquet"
+    if prepared is not None:
+        bring(prepared.parent, prepared.name)
     if prepared is None or not prepared.is_file():
         raise EvidenceError(
             f"the test rows of version {candidate.version} are not here",
-            where=str(prepared or candidate.model),
+            where=name_path(prepared) if prepared else candidate.model,
             hint="Give --data the folder of `timberline etl`, or let the rows travel with the version: "
             "`test_rows = true` in [export].",
         )

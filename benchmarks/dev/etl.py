@@ -21,7 +21,7 @@ import msgspec
 
 from timberline.benchmarks.errors import BenchmarkError
 from timberline.registry.runtime.documents import decode_json
-from timberline.registry.runtime.stages import RECEIPT
+from timberline.registry.runtime.receipts import RECEIPT
 
 # From the project's targets: at most four bare COPYs, a third of pandas, 1 GB.
 MAX_COPY_RATIO = 4.0

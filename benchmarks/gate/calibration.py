@@ -15,6 +15,7 @@ from timberline.benchmarks.settings import GateSettings
 from timberline.registry.errors import ConfigError
 from timberline.registry.runtime.files import write_atomically
 from timberline.registry.runtime.settings import load_settings
+from timberline.registry.runtime.working_copy import refresh, share_file
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -82,6 +83,7 @@ def load_calibration(folder: Path, machine_class: str) -> Calibration | None:
         ConfigError: the file is damaged, or is about another class: it was copied.
     """
     path = find_calibration(folder, machine_class)
+    refresh(path)
     if not path.is_file():
         return None
     known = load_settings(path, Calibration)
@@ -103,4 +105,5 @@ def store_calibration(folder: Path, calibration: Calibration) -> Path:
             text = msgspec.json.encode(value).decode() if isinstance(value, str) else repr(value)
             lines.append(f"{name} = {text}")
     write_atomically(path, ("\n".join(lines) + "\n").encode())
+    share_file(path)
     return path

@@ -14,12 +14,13 @@ from timberline.benchmarks.measure.workload import load_workload
 from timberline.benchmarks.report.record import PAGE_FILE
 from timberline.benchmarks.settings import GATE_VERSION, GateSettings
 from timberline.registry.aliases import open_target, read_alias, resolve
-from timberline.registry.errors import RegistryError
+from timberline.registry.errors import RegistryError, after_change
 from timberline.registry.names import CANDIDATE, PRODUCTION, ModelRef
 from timberline.registry.promotion import find_all_objections
 from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
+from timberline.registry.runtime.working_copy import name_path, share_folder
 from timberline.registry.store import Store
 from timberline.registry.verdict import VERDICT_FILE, Verdict, decode_verdict
 from timberline.registry.version import Version
@@ -84,7 +85,7 @@ class GateResult:
             "champion": self.comparison.champion,
             "is_first": self.comparison.champion is None,
             "skipped": self.skipped or None,
-            "report": str(self.report) if self.report else None,
+            "report": name_path(self.report) if self.report else None,
             "seconds": round(self.seconds, 2),
             "lines": verdict.lines if verdict else (),
         }
@@ -150,6 +151,9 @@ def run_gate(
         # The verdict last: it names the report.
         for name, content in documents.items():
             version.write_document(name, content)
+    done = "the verdict is stored with the version" if is_stored else "the gate has been run"
+    with after_change(done, where=name_path(target), hint=f"What was observed is in {target}."):
+        share_folder(target, "gate")
     return GateResult(comparison, verdict, report=target / PAGE_FILE, seconds=time.monotonic() - started)
 
 

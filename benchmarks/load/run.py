@@ -29,6 +29,7 @@ from timberline.registry.manifest import Manifest
 from timberline.registry.names import ModelRef
 from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.working_copy import share_folder
 from timberline.registry.store import Store
 
 logger = logging.getLogger("benchmarks")
@@ -80,6 +81,7 @@ def run_load(
         report = build_report(versions, measured, loads, settings)
         (folder / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         (folder / "load.md").write_text(format_markdown(report), "utf-8")
+    share_folder(target, "load")
     return LoadResult(report, target)
 
 

@@ -14,6 +14,7 @@ from timberline.benchmarks.report.release_table import HEAD, describe_change, de
 from timberline.benchmarks.report.render import render
 from timberline.registry.errors import VersionNotFoundError
 from timberline.registry.runtime.files import write_atomically
+from timberline.registry.runtime.working_copy import share_file
 from timberline.registry.store import Store
 
 _HEIGHT = 190  # of a plot, pixels
@@ -51,6 +52,7 @@ def write_page(history: ReleaseHistory, data: Path) -> Path:
     path = data / "gates" / history.model / "history.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, draw_page(history))
+    share_file(path)
     return path
 
 

@@ -50,7 +50,7 @@ from timberline.registry.manifest import Metrics
 from timberline.registry.runs import RunQuality
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.registry.store import EVALUATION_FILE
 
 _logger = logging.getLogger("benchmarks")

@@ -54,6 +54,7 @@ from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import fresh_folder
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import digest_value
+from timberline.registry.runtime.working_copy import share_folder
 from timberline.registry.store import Store
 from timberline.registry.verdict import Verdict
 
@@ -351,13 +352,12 @@ def calibrate(test: SelfTest, count: int) -> tuple[Calibration, Path]:
     if count < FEWEST_RESTARTS:
         raise ConfigError(f"{count} are too few, expected {FEWEST_RESTARTS} or more", where="--restarts")
     began, load = time.monotonic(), os.getloadavg()[0]
-    with (
-        locked(test.path),
-        fresh_folder(test.calibrations / f"{machine_class()}-restarts") as fresh,
-    ):
+    folder = test.calibrations / f"{machine_class()}-restarts"
+    with locked(test.path), fresh_folder(folder) as fresh:
         restarts = run_identical(test, fresh, count)
         calibration = summarize(test, restarts)
         keep_gates(test, restarts, seconds=(time.monotonic() - began) / count, load_average=load)
+    share_folder(folder, "calibrate")
     return calibration, store_calibration(test.calibrations, calibration)
 
 

@@ -41,7 +41,7 @@ from timberline.exporter.parity.rows import (
     rows_to_feeds,
 )
 from timberline.registry.manifest import Golden, Precision
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT, Column
 from timberline.training.features import FeatureProgram, parse_slices
 

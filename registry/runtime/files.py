@@ -282,4 +282,5 @@ def _refused_paths(error: BaseException) -> Iterator[Path]:
         return
     given = [error.filename, error.filename2] if isinstance(error, OSError) else []
     names = [os.fsdecode(name) for name in given if isinstance(name, str | bytes)] or _PATH.findall(text)
+    names = [name for name in names if "://" not in name]  # a bucket's error says itself what to do
     yield from sorted(map(Path, names), key=lambda path: find_refusing_path(path) is None)

@@ -52,10 +52,10 @@ def add_verb(
     if "data" in places:
         verb.add_argument(
             "--data",
-            type=Path,
-            metavar="DIR",
-            default=Path(given) if (given := _read("DATA", "")) else None,
-            help="folder of data, runs and reports (default var/data; [paths] data where model.toml is read)",
+            metavar="PLACE",
+            default=_read("DATA", "") or None,
+            help="data, runs and reports: a folder or s3://bucket/prefix "
+            "(default var/data; [paths] data where model.toml is read)",
         )
     if "registry" in places:
         verb.add_argument(
@@ -95,9 +95,9 @@ def find_model(options: argparse.Namespace) -> str:
     return options.model or _read("MODEL", DEFAULT_MODEL)
 
 
-def find_data(options: argparse.Namespace) -> Path:
-    """The folder of data for a verb that reads no model.toml."""
-    return options.data or Path(PathsSection().data)
+def find_data(options: argparse.Namespace) -> str:
+    """Where the data is, for a verb that reads no model.toml: a folder or a bucket."""
+    return options.data or PathsSection().data
 
 
 class _Model(argparse.Action):

@@ -98,7 +98,7 @@ def _complete(parser: argparse.ArgumentParser, verbs: Verbs[argparse.ArgumentPar
             completed: Any = action  # an attribute of shtab's own
             if action.dest == "model":
                 completed.complete = models
-            elif action.metavar == "DIR":
+            elif action.metavar in ("DIR", "PLACE"):
                 completed.complete = shtab.DIRECTORY
             elif action.type is Path:
                 completed.complete = shtab.FILE

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from timberline.registry.runtime.cli import print_json, run_command
 from timberline.registry.runtime.cpus import RunQueue, count_cpus, find_memory_bytes
 from timberline.registry.runtime.logs import configure_logging
 from timberline.registry.runtime.options import Verbs, add_verb, find_data
+from timberline.registry.runtime.working_copy import list_roots
 from timberline.registry.store import open_store
 
 _PACKAGES = (
@@ -74,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     registry, problem = describe_registry(options.registry)
     data = find_data(options)
+    data_problem = find_data_problem(data)
     report = {
         "timberline": f"{__version__} ({describe_installation()})",
         "python": f"{platform.python_version()} {platform.python_implementation()}, {sys.executable}",
@@ -84,9 +87,10 @@ def _run(options: argparse.Namespace) -> int:
         "packages": ", ".join(f"{name} {version}" for name, version in find_packages().items()),
         "free disk": ", ".join(
             f"{what} {describe_disk(Path(place))}"
-            for what, place in (("data", str(data)), ("registry", options.registry))
+            for what, place in (("data", find_working_folder(data)), ("registry", options.registry))
             if not place.startswith(SCHEMES)
         ),
+        **({"data": f"{data}: {data_problem or 'in reach'}"} if data.startswith(SCHEMES) else {}),
         "registry": problem or f"{options.registry}: {registry}",
         "variables": ", ".join(sorted(filter(_VARIABLES.match, os.environ))) or "none that count",
     }
@@ -94,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.write("".join(f"{name:12} {text}\n" for name, text in report.items()))
     else:
         print_json(report)
-    return 1 if problem else 0
+    return 1 if problem or data_problem else 0
 
 
 def describe_installation() -> str:
@@ -145,6 +149,24 @@ def describe_disk(folder: Path) -> str:
     """Free bytes where the folder is, or would be made."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return f"{shutil.disk_usage(there).free / _GIB:.1f} GiB"
+
+
+def find_working_folder(data: str) -> str:
+    """Where files of the data lie on this machine."""
+    if not data.startswith(SCHEMES):
+        return data
+    return str(next(iter(list_roots(data)), tempfile.gettempdir()))
+
+
+def find_data_problem(data: str) -> str:
+    """What keeps data in a bucket from being read; "" of a folder."""
+    if not data.startswith(SCHEMES):
+        return ""
+    try:
+        open_store(data).objects.list_names()
+    except (LifecycleError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def describe_registry(location: str) -> tuple[str, str]:

@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from timberline.benchmarks.settings import GateSettings
 from timberline.registry.runtime.cli import run_command
@@ -51,14 +50,14 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_data(options: argparse.Namespace) -> Path:
+def read_data(options: argparse.Namespace) -> str:
     """``[paths] data`` of model.toml, for every stage: the gate, which reads none, looks for rows there too.
 
     Raises:
         ConfigError: there is no such model folder, or a setting in it is wrong.
     """
     overrides = [override for override in options.set if not _is_rule(override)]
-    return Path(load_model_config(options.models, find_model(options), overrides=overrides).paths.data)
+    return load_model_config(options.models, find_model(options), overrides=overrides).paths.data
 
 
 def list_flags(options: argparse.Namespace, stage: str) -> Iterator[str]:

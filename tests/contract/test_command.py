@@ -198,6 +198,20 @@ def test_doctor_says_what_keeps_a_registry_from_being_read(tmp_path: Path) -> No
     assert "is a file, expected the registry's folder" in line
 
 
+def test_doctor_says_what_keeps_data_in_a_bucket_from_being_read(tmp_path: Path) -> None:
+    """Its disk is that of the copy on this machine."""
+    nobody = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }
+    done = run("doctor", "--data", "s3://data/prefix", TIMBERLINE_CACHE=str(tmp_path), **nobody)
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert report["data"].startswith("s3://data/prefix: s3://data/prefix/: nobody listens there")
+    assert "data " in report["free disk"]
+
+
 def test_the_health_check_is_answered_before_anything_is_imported() -> None:
     """It is asked every few seconds."""
     code = "import runpy, sys; sys.argv = ['timberline', 'health', '--port', '1']\n"

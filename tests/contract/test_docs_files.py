@@ -21,7 +21,7 @@ from timberline.registry.runs import (
     RunRecord,
     TrainingNoise,
 )
-from timberline.registry.runtime.stages import Receipt
+from timberline.registry.runtime.receipts import SharedReceipt
 from timberline.registry.store import EVALUATION_FILE, LEDGER, MODEL_FILE
 from timberline.registry.summary import SUMMARY_FILE, StoredSummary, StoredVerdict
 from timberline.registry.verdict import VERDICT_FILE
@@ -33,7 +33,7 @@ from timberline.training.model.checkpoints import Epoch
 FILES = (ROOT / "docs" / "reference" / "files.md").read_text("utf-8")
 REGISTRY = (ROOT / "docs" / "reference" / "registry.md").read_text("utf-8")
 DOCUMENTS = {
-    "## Receipts": (Receipt,),
+    "## Receipts": (SharedReceipt,),
     "### `profile.json`": (Profile, ColumnProfile),
     "### `checks.json`": (CheckReport, CheckResult),
     "## Runs": (Epoch,),

@@ -53,8 +53,8 @@ COMPETITOR_LIBRARIES = {
     "pydantic",
     "mlserver",
 }
-# The registry in a bucket; where nobody has one, neither has the environment.
-BUCKET = ("registry/bucket.py", "obstore")
+# Registry and data in a bucket; where nobody has one, neither has the environment.
+BUCKET = {(f"registry/{name}.py", "obstore") for name in ("bucket", "data_bucket", "refusals")}
 # Becomes the service, and slows down what the service runs its graphs with.
 SLOWED = ("benchmarks/selftest/slowed.py", "onnxruntime")
 # Asks graphs about rows of another table, in versions that learned from different ones.
@@ -123,7 +123,7 @@ def test_parts_use_only_their_own_libraries(part: str) -> None:
         foreign = {(w, top) for w, top in libraries if top not in allowed}
         assert {
             (w, top)
-            for w, top in foreign - {SLOWED, SCORING, BUCKET}
+            for w, top in foreign - {SLOWED, SCORING, *BUCKET}
             if not (w.startswith(COMPETITORS) and top in COMPETITOR_LIBRARIES)
         } == set()
     else:

@@ -295,3 +295,22 @@ def test_server_whose_disk_is_full_leaves_the_old_state_or_the_new_one(verb: Ver
     rig.server.process.kill()
     rig.restart()
     assert_whole(location, verb, answer)
+
+
+def refuse_from(number: int, asked: Asked) -> Fault | None:
+    """The server is gone from this question on."""
+    return "refuse" if asked.number >= number else None
+
+
+@pytest.mark.parametrize("command", ["verify", "list", "show tiny@3"])
+def test_server_that_is_gone_is_no_damage(command: str, rig: Rig) -> None:
+    """Whoever reads "damaged" restores from a copy. It goes at each question in turn, in small at some."""
+    location = rig.copy_registry()
+    assert ask(location, command).code == 0
+    count = rig.proxy.count()
+    for number in range(1, count + 1, 1 if IS_FULL else count // 3):
+        rig.proxy.clear()
+        rig.proxy.decide = functools.partial(refuse_from, number)
+        answer = ask(location, command)
+        assert (answer.code, answer.value) == (3, None), (number, answer)
+        assert "the connection broke off" in answer.log

@@ -25,8 +25,9 @@ from timberline.inference.models.trial import Ledger, Outcome, Trial
 from timberline.inference.server.supervisor import Worker
 from timberline.registry.errors import ConfigError, LifecycleError, StageError
 from timberline.registry.runs import find_run, read_run
+from timberline.registry.runtime.receipts import RECEIPT
 from timberline.registry.runtime.settings import LoggingSection, apply_overrides, load_settings
-from timberline.registry.runtime.stages import RECEIPT, Stage, read_receipt
+from timberline.registry.runtime.stages import Stage, read_receipt
 from timberline.training.data.profile import load_profile
 from timberline.training.sources.kaggle import find_credentials
 from timberline.training.sources.local import REFERENCES, read_references

@@ -201,7 +201,7 @@ def test_answer_that_breaks_off_is_not_taken_for_a_whole_one(
     """Half a list of versions would have a number given out twice, half a history a move undone."""
     action = ACTIONS[name]
     questions = [seen.asked.number for seen in expect(name).seen if seen.asked.method == "GET"]
-    for number in questions:
+    for number in questions[:: 1 if IS_FULL else 4]:
 
         def cut(asked: Asked, number: int = number) -> Fault | None:
             return "cut" if asked.number == number else None

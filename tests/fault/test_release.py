@@ -88,5 +88,5 @@ def test_every_stage_works_in_the_folder_that_model_toml_names(tmp_path: Path) -
     table = SmallTable(tmp_path, rest='[paths]\ndata = "elsewhere"')
     parser, _ = build_parser()
     command = ["release", NAME, "--models", str(table.models), "--set", "duet.seed=1"]
-    assert read_data(parser.parse_args(command)) == Path("elsewhere")
-    assert read_data(parser.parse_args([*command, "--set", "paths.data=here"])) == Path("here")
+    assert read_data(parser.parse_args(command)) == "elsewhere"
+    assert read_data(parser.parse_args([*command, "--set", "paths.data=here"])) == "here"

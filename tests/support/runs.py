@@ -30,7 +30,8 @@ from timberline.registry.rows import (
 )
 from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
 from timberline.registry.runtime.logs import capture_native_stderr, silence_tensorflow
-from timberline.registry.runtime.stages import Receipt, Stage, digest_value, read_receipt
+from timberline.registry.runtime.receipts import Receipt
+from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
 from timberline.registry.signature import ClassLabel, Column, SourceTable
 from timberline.training.features import FeatureProgram, parse_features
 

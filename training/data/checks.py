@@ -21,7 +21,7 @@ from rich.table import Table
 
 from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
 from timberline.training.data.database import (
     STATEMENT_COLUMNS,

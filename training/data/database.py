@@ -18,7 +18,7 @@ import duckdb
 from timberline.registry.runtime.cpus import count_cpus, find_memory_bytes
 from timberline.registry.runtime.files import explain_refusal
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.config import EtlSection
 from timberline.training.errors import TrainingError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from timberline.registry.rows import SEEN_FILE, SEEN_ODDS, SEEN_SCHEMA_VERSION, 
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes, fresh_folder
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import Progress, Stage, digest_code, digest_value, read_receipt
+from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Stage, digest_code, digest_value, read_receipt
+from timberline.registry.runtime.working_copy import bring, discard, name_path, share_folder
 from timberline.registry.signature import ClassLabel, Column
 from timberline.training.config import HeadSplit, ModelConfig, TimeSplit, input_columns, read_features_sql
 from timberline.training.data.checks import (
@@ -79,7 +80,7 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
     program, sql = _read_features(config, models)
     files = fetched_files(config, data)
     folder = data / "prepared" / config.model.name
-    stage = Stage("etl", folder, _digest_inputs(config, data, sql))
+    stage = Stage("etl", folder, _digest_inputs(config, data, sql), {raw_folder(config, data): ()})
     if stage.is_current(_logger, model=config.model.name):
         return _summary(folder, is_skipped=True)
     with (
@@ -96,7 +97,7 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
         ) as progress,
     ):
         _Run(config, program, connection, partial, _failed_folder(folder), progress).prepare(files)
-    shutil.rmtree(_failed_folder(folder), ignore_errors=True)
+    discard(_failed_folder(folder))
     summary = _summary(folder, is_skipped=False)
     log_event(_logger, "etl finished", model=config.model.name, rows=sum(summary["rows"].values()))
     return summary
@@ -188,10 +189,11 @@ class _Run:
             require_few_rejects(
                 self.connection, self.config, rejected=rejected, rows=report.rows, kept_in=self.failed
             )
-            require_checks(self.config, report, kept_in=str(self.failed))
+            require_checks(self.config, report, kept_in=name_path(self.failed))
         except DatasetError:
             with fresh_folder(self.failed, mark="checks.json") as failed:
                 self._leave_findings(failed, report)
+            share_folder(self.failed, "etl")
             raise
         if sys.stderr.isatty():
             sys.stderr.write("\n")  # below the bar
@@ -343,13 +345,14 @@ def _with_range(column: Column, seen: ColumnProfile) -> Column:
 
 
 def _summary(folder: Path, *, is_skipped: bool) -> dict[str, Any]:
+    bring(folder, "profile.json")
     profile = load_profile(folder / "profile.json")
     receipt = read_receipt(folder)
     return {
         "stage": "etl",
         "model": profile.model,
         "skipped": is_skipped,
-        "folder": str(folder),
+        "folder": name_path(folder),
         "rows": profile.rows,
         "features": len(profile.feature_names),
         "rejected_lines": profile.rejected_lines,

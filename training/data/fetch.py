@@ -19,12 +19,14 @@ from typing import Any
 
 from timberline.registry.runtime.files import PARTIAL_PREFIX, lacks_locks
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import RECEIPT, Receipt, Stage, digest_value, require_receipt
+from timberline.registry.runtime.receipts import RECEIPT, Receipt
+from timberline.registry.runtime.stages import Stage, digest_value, require_receipt
+from timberline.registry.runtime.working_copy import bring, find_copy, name_path
 from timberline.training.config import CsvSource, KaggleSource, ModelConfig, PackageSource, Source
 from timberline.training.errors import SourceError
 from timberline.training.sources.csv import open_csv_source
 from timberline.training.sources.download import Fetcher, InterruptedDownloadError, Pause
-from timberline.training.sources.local import read_references
+from timberline.training.sources.local import REFERENCES, read_references
 from timberline.training.sources.package import PackageFetcher
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,7 +63,7 @@ def run_fetch(
         is_skipped = stage.find_receipt() is not None  # the process before may have fetched it
         if not is_skipped:
             _fetch(fetcher, stage)
-    log_event(_logger, "fetch finished", source=fetcher.label, folder=str(folder))
+    log_event(_logger, "fetch finished", source=fetcher.label, folder=name_path(folder))
     return _summary(config, folder, is_skipped=is_skipped)
 
 
@@ -73,6 +75,8 @@ def raw_folder(config: ModelConfig, data: Path) -> Path:
 def fetched_files(config: ModelConfig, data: Path) -> tuple[Path, ...]:
     """The files of the table in their order, each checked against its digest.
 
+    Where the data is in a bucket they are not here before they are brought, which checks them.
+
     Raises:
         StageError: nothing is fetched, or a file was damaged, removed or changed since.
     """
@@ -82,8 +86,10 @@ def fetched_files(config: ModelConfig, data: Path) -> tuple[Path, ...]:
 
 
 def _files_in(source: Source, folder: Path, receipt: Receipt) -> tuple[Path, ...]:
-    if isinstance(source, CsvSource) and (references := read_references(folder)) is not None:
-        return references
+    if isinstance(source, CsvSource):
+        bring(folder, REFERENCES)
+        if (references := read_references(folder)) is not None:
+            return references
     names = dict.fromkeys(source.files) if isinstance(source, KaggleSource) else sorted(receipt.outputs)
     return tuple(folder / name for name in names)
 
@@ -98,7 +104,9 @@ def _open_source(source: Source, data: Path, environment: Mapping[str, str], pau
 
             return KaggleFetcher(source, environment, pause)
         case CsvSource():
-            return open_csv_source(source, environment, pause)
+            # Whoever reads the data from a bucket does not see this machine's files.
+            is_shared = find_copy(data) is not None
+            return open_csv_source(source, environment, pause, copies_files=is_shared)
 
 
 def _fetch(fetcher: Fetcher, stage: Stage) -> None:
@@ -160,12 +168,14 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 def _summary(config: ModelConfig, folder: Path, *, is_skipped: bool) -> dict[str, Any]:
     receipt = require_receipt(folder, f"timberline fetch {config.model.name}")
     files = _files_in(config.source, folder, receipt)
+    outputs = {folder / name: output for name, output in receipt.outputs.items()}
+    sizes = [outputs[path].size if path in outputs else path.stat().st_size for path in files]
     return {
         "stage": "fetch",
         "model": config.model.name,
         "skipped": is_skipped,
-        "folder": str(folder),
-        "files": [str(path) for path in files],
-        "bytes": sum(path.stat().st_size for path in files),
+        "folder": name_path(folder),
+        "files": [name_path(path) for path in files],
+        "bytes": sum(sizes),
         "digest": receipt.digest,
     }

@@ -21,7 +21,7 @@ from timberline.registry.rows import (
     quote,
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.config import DATATYPES, ModelConfig
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
 from timberline.training.data.ingest import stored_columns

@@ -15,7 +15,7 @@ from typing import Any
 
 from timberline.registry.manifest import Histogram
 from timberline.registry.rows import quote
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.config import ColumnSection
 from timberline.training.data.database import (
     STATEMENT_COLUMNS,

@@ -21,14 +21,16 @@ from timberline.registry.manifest import Metrics
 from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import Progress, Stage, digest_code, digest_value, require_receipt
+from timberline.registry.runtime.progress import Progress
+from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
+from timberline.registry.runtime.working_copy import bring, name_path
 from timberline.training.config import ModelConfig
 from timberline.training.evaluation.baselines import Labels, predict_baselines
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
 from timberline.training.evaluation.scores import calibration_table, score
 from timberline.training.model.checkpoints import read_history
 from timberline.training.model.dataset import FeatureArray, PreparedSplit
-from timberline.training.model.saving import load_scorer
+from timberline.training.model.saving import SAVED_MODEL, load_scorer
 
 log = logging.getLogger("training.evaluation.evaluate")
 
@@ -56,11 +58,16 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
         "code": digest_code(Path(__file__).parents[1]),
     }
     folder = run_folder.with_name(f"{run.run_id}.evaluation")
-    stage = Stage("evaluate", folder, inputs)
+    reads = {
+        run_folder: (SAVED_MODEL, "history.json"),
+        (data / run.test_parquet).parent: ("train.parquet", "test.parquet"),
+    }
+    stage = Stage("evaluate", folder, inputs, reads)
     is_skipped = stage.is_current(log, run=run.run_id)
     if not is_skipped:
         with stage.fill() as partial:
             _evaluate(run, run_folder, data, partial)
+    bring(folder, "metrics.json")
     metrics = decode_json((folder / "metrics.json").read_bytes(), Metrics)
     warnings = find_warnings(metrics)
     for warning in warnings:
@@ -76,8 +83,8 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
         "ece": metrics.ece,
         "baselines": metrics.baselines,
         "warnings": warnings,
-        "metrics": str(folder / "metrics.json"),
-        "plots": str(folder / "plots"),
+        "metrics": name_path(folder / "metrics.json"),
+        "plots": name_path(folder / "plots"),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
+import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,11 @@ import numpy as np
 
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.files import write_atomically
+from timberline.registry.runtime.logs import log_event
+from timberline.registry.runtime.working_copy import discard, refresh, share_file
 from timberline.training.errors import TrainingError
+
+_logger = logging.getLogger("training.model.checkpoints")
 
 _FILE = "checkpoint.npz"
 _HISTORY = "history.json"
@@ -70,7 +74,10 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, network: keras.Model, optimizer: keras.Optimizer, state: TrainingState
 ) -> None:
-    """Replace the folder's checkpoint by the state after the last epoch in ``state``."""
+    """Replace the folder's checkpoint by the state after the last epoch in ``state``.
+
+    Where the data is in a bucket it is put there too, once a minute, for whoever goes on from it elsewhere.
+    """
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "history": np.frombuffer(msgspec.json.encode(state.history), np.uint8),
         "best_epoch": np.array(state.best_epoch),
@@ -80,6 +87,10 @@ def save_checkpoint(
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(folder / _FILE, buffer.getvalue())
+    try:
+        share_file(folder / _FILE, is_frequent=True)
+    except OSError as error:  # the training itself can go on
+        log_event(_logger, f"the checkpoint stays on this machine: {error}", logging.WARNING)
 
 
 def _groups(
@@ -99,6 +110,8 @@ def load_checkpoint(folder: Path, network: keras.Model, optimizer: keras.Optimiz
         TrainingError: the file is there but is not a checkpoint of this network.
     """
     path = folder / _FILE
+    if not path.is_file():
+        refresh(path)
     if not path.is_file():
         return None
     try:
@@ -132,4 +145,4 @@ def _assign(variables: list[Any], values: list[np.ndarray[Any, Any]]) -> None:
 
 def discard_checkpoint(folder: Path) -> None:
     """Remove the run's checkpoint, if there is one."""
-    shutil.rmtree(folder, ignore_errors=True)
+    discard(folder)

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.config import TrainingSection
 from timberline.training.errors import TrainingError
 from timberline.training.model.checkpoints import (

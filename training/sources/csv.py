@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from timberline.registry.runtime.files import digest_file
-from timberline.registry.runtime.stages import RECEIPT
+from timberline.registry.runtime.receipts import RECEIPT
 from timberline.training.config import CsvSource
 from timberline.training.errors import SourceError
 from timberline.training.sources.archive import is_safe_name
@@ -36,8 +36,13 @@ _MAGIC = ((b"\x1f\x8b", ".gz"), (b"\x28\xb5\x2f\xfd", ".zst"), (b"PAR1", ".parqu
 _ZIP_MAGIC = b"PK\x03\x04"
 
 
-def open_csv_source(source: CsvSource, environment: Mapping[str, str], pause: Pause) -> Fetcher:
+def open_csv_source(
+    source: CsvSource, environment: Mapping[str, str], pause: Pause, *, copies_files: bool = False
+) -> Fetcher:
     """The fetcher for what ``source.path`` is.
+
+    Args:
+        copies_files: files of this machine are copied, and do not stay where they are.
 
     Raises:
         SourceError: a URL of a kind that cannot be fetched, or with credentials in it.
@@ -45,7 +50,7 @@ def open_csv_source(source: CsvSource, environment: Mapping[str, str], pause: Pa
     match = _SCHEME.match(source.path)
     scheme = match[1].lower() if match else None
     if scheme is None:
-        return LocalFiles(source.path, source.sha256)
+        return LocalFiles(source.path, source.sha256, copies_files=copies_files)
     if scheme == "s3":
         return RemoteFile(source, S3Object(source.path, environment).open_at, pause)
     if scheme in ("http", "https"):

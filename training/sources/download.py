@@ -30,7 +30,7 @@ import msgspec
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.runtime.files import PARTIAL_PREFIX, sync_folder, write_atomically
 from timberline.registry.runtime.logs import log_event
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.errors import SourceError
 
 CHUNK_BYTES = 1 << 20

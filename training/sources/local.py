@@ -1,9 +1,10 @@
-"""Files that are here already: not copied, but recorded with their digests, so that a change is seen."""
+"""Files that are here already: recorded with their digests, so that a change is seen, and copied if asked."""
 
 from __future__ import annotations
 
 import glob
 import os.path
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -28,24 +29,35 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LocalFiles(Fetcher):
     """The files that a path or glob names, in the order of their names."""
 
-    def __init__(self, path: str, sha256: str | None) -> None:
+    def __init__(self, path: str, sha256: str | None, *, copies_files: bool = False) -> None:
         self._path = path
+        self._copies_files = copies_files
         self._sha256 = sha256
         self._found: tuple[Reference, ...] | None = None
         self.label = f"local {path}"
 
     def inputs(self) -> dict[str, str]:
         """The digest of every file: one changed byte makes the stage run again."""
-        return {f"file {reference.path}": reference.sha256 for reference in self._references()}
+        kind = "copy" if self._copies_files else "file"
+        return {f"{kind} {reference.path}": reference.sha256 for reference in self._references()}
 
     def fetch(self, folder: Path, scratch: Path) -> None:
-        """Check the digest if one is pinned, and note what the files are."""
+        """Check the digest if one is pinned; copy the files, or note what they are."""
         references = self._references()
         if self._sha256 and len(references) > 1:
             raise SourceError(f"source.sha256 pins one file, {len(references)} are named", where=self.label)
         hint = "It is not the file that was pinned; correct the file or source.sha256."
         require_digest(references[0].sha256, self._sha256, where=references[0].path, hint=hint)
-        (folder / REFERENCES).write_bytes(msgspec.json.encode(references))
+        if not self._copies_files:
+            (folder / REFERENCES).write_bytes(msgspec.json.encode(references))
+            return
+        for number, reference in enumerate(references):
+            path = Path(reference.path)
+            # In the order of their paths, two of which may end alike.
+            name = path.name if len(references) == 1 else f"{number:05}-{path.name}"
+            shutil.copyfile(path, folder / name)
+            hint = "It changed while it was copied. Run `timberline fetch` again."
+            require_digest(digest_file(folder / name), reference.sha256, where=reference.path, hint=hint)
 
     def _references(self) -> tuple[Reference, ...]:
         if self._found is None:

@@ -12,7 +12,7 @@ import pytest
 from timberline.registry.errors import ConfigError, LifecycleError, PromotionRefusedError
 from timberline.registry.runtime.cli import print_json, print_result, run_command
 from timberline.registry.runtime.logs import configure_logging, log_event
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 
 LOGGER = logging.getLogger("tests.edge")
 

@@ -133,6 +133,11 @@ def test_the_path_is_found_in_the_words_of_a_library(tmp_path: Path, message: st
     )
 
 
+def test_a_bucket_is_no_path_of_this_machine() -> None:
+    """Its error says itself which variables to set; modes of a path called s3:/ say nothing."""
+    assert explain_refusal(PermissionError(13, "access is refused", "s3://models/data/receipt.json")) == ""
+
+
 def test_a_read_only_root_without_a_temporary_folder_is_explained() -> None:
     """`docker run --read-only` for a stage that TensorFlow chatters in; the words are those of `tempfile`."""
     error = FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/app']")

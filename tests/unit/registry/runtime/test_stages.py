@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from timberline.registry.errors import StageError
-from timberline.registry.runtime.stages import (
-    RECEIPT,
-    Stage,
-    digest_code,
-    digest_value,
-    read_receipt,
-    require_receipt,
-)
+from timberline.registry.runtime.receipts import RECEIPT
+from timberline.registry.runtime.stages import Stage, digest_code, digest_value, read_receipt, require_receipt
 
 INPUTS = {"raw": "1", "config": "2"}
 

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from tests.support.tables import FEATURES_SQL, HEADER, SmallTable, rows
-from timberline.registry.runtime.stages import Progress
+from timberline.registry.runtime.progress import Progress
 from timberline.training.config import ColumnSection, EtlSection, ModelConfig, input_columns
 from timberline.training.data.checks import build_checks, run_checks
 from timberline.training.data.database import STATEMENT_COLUMNS, open_database, parse_bytes

@@ -71,9 +71,7 @@ _MORE = 10
 _MEGABYTE = 1_000_000
 # As those of a gate: in all 5 kB.
 _VERDICT_LINES = 16
-_REASON = (
-    "a drop of 0.60 % is excluded; 6 rows lost, 1 gained of 6,000; mid-p McNemar p = 0.0352"
-)
+_REASON = "a drop of 0.60 % is excluded; 6 rows lost, 1 gained of 6,000; mid-p McNemar p = 0.0352"
 # A string of nine digits that no manifest has, in the place of a version's number.
 _STAND_IN = 987_654_321
 

@@ -29,7 +29,7 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
-        history promote rollback release serve bench bench-load bench-etl bench-service bench-attacks \
+        history promote rollback release serve bench bench-load bench-etl bench-service bench-registry bench-attacks \
         bench-rivals-setup check test coverage test-docs test-roles test-clients test-platforms soak docs diagrams \
         pictures dist lock images clean
 
@@ -100,6 +100,9 @@ bench-etl: fetch ## ETL beside DuckDB's bare copy and pandas, in one run
 
 bench-service: setup ## CPU a request of the production version, beside a no-op and other services
 	@$(PY) -m timberline.benchmarks service $(MODEL) $(PLACE) $(STORE)
+
+bench-registry: setup ## what a registry's operations take, in a folder and in a bucket, beside their bounds
+	@$(PY) -m timberline.benchmarks registry $(MODEL) $(PLACE) $(STORE)
 
 bench-attacks: setup ## what honest clients notice of attacks on the production version's service, one run
 	@$(PY) -m timberline.benchmarks attacks $(MODEL) $(PLACE) $(STORE)

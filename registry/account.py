@@ -140,6 +140,7 @@ def find_account(environment: Mapping[str, str]) -> Account:
     Raises:
         ConfigError: a variable or a file is wrong, or needs another program; no value is quoted.
     """
+    environment = dict(environment)  # as it is now: keys are looked for again later
     profile = read_profile(environment)
     keys = None if _is_on(environment, "AWS_SKIP_SIGNATURE") else find_keys(environment, profile)
     is_ignored = _is_on(environment, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")

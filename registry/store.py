@@ -209,14 +209,17 @@ class Store:
 
     def _read_summaries(self, model: str, numbers: list[int]) -> dict[int, StoredSummary]:
         """Those among the summaries of ``numbers`` that can be used."""
-        keys = [f"{key_of_version(model, number)}/{SUMMARY_FILE}" for number in numbers]
-        read = self.objects.read_many(keys, MAX_SUMMARY_BYTES)
-        found = {
-            number: decode_stored(data, model, number)
-            for number, data in zip(numbers, read, strict=True)
-            if isinstance(data, bytes)
-        }
-        return {number: summary for number, summary in found.items() if summary}
+
+        def read(number: int) -> StoredSummary | None:
+            try:
+                data = self.objects.read(f"{key_of_version(model, number)}/{SUMMARY_FILE}", MAX_SUMMARY_BYTES)
+            except (RegistryError, PermissionError):
+                return None
+            return None if data is None else decode_stored(data, model, number)
+
+        # Not by `read_many`: where a server does not answer, each question waits until it is given up.
+        found = zip(numbers, ask_each(self.objects, read, numbers), strict=True)
+        return {number: summary for number, summary in found if summary}
 
     def open_version(self, model: str, version: int) -> Version:
         """A published version, its manifest read and checked; no other file of it is read.

@@ -69,6 +69,9 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 # A fast operation is done so many times a round.
 _MORE = 10
 _MEGABYTE = 1_000_000
+# As those of a gate: in all 5 kB.
+_VERDICT_LINES = 16
+_REASON = "a drop of 0.60 % is excluded; 6 rows lost, 1 gained of 6,000; mid-p McNemar p = 0.0352"
 # A string of nine digits that no manifest has, in the place of a version's number.
 _STAND_IN = 987_654_321
 
@@ -244,7 +247,9 @@ def _enter(model: str, digests: VersionDigests) -> bytes:
 
 def _pass(model: str, candidate: VersionDigests, champion: VersionDigests | None) -> Verdict:
     """A verdict that lets ``candidate`` follow ``champion``."""
-    line = VerdictLine(name="accuracy", candidate=1.0, limit=0.0, outcome="PASS", reason="a benchmark")
+    line = VerdictLine(
+        name="accuracy", candidate=0.9, champion=0.9, limit=-0.006, outcome="PASS", reason=_REASON
+    )
     return Verdict(
         schema_version=VERDICT_SCHEMA_VERSION,
         outcome="PASS",
@@ -252,7 +257,7 @@ def _pass(model: str, candidate: VersionDigests, champion: VersionDigests | None
         candidate=candidate,
         champion=champion,
         is_first=champion is None,
-        lines=(line,),
+        lines=(line,) * _VERDICT_LINES,
         gate_version="0",
         config_digest=digest_bytes(b""),
         machine={},

@@ -326,6 +326,28 @@ def test_a_folder_that_was_copied_into_a_bucket_is_listed_alike(store: Store, bu
     assert write_off(bucket, "tiny", 4, reason="none") == ""
 
 
+@pytest.mark.parametrize("action", [summarise_versions, lambda store: check_versions(store, None)])
+@pytest.mark.parametrize("failing", [SUMMARY_FILE, MANIFEST_FILE, VERDICT_FILE, "log/", "ledger/"])
+def test_a_bucket_that_does_not_answer_is_not_called_damaged(
+    bucket: Store, action: Callable[[Store], object], failing: str
+) -> None:
+    """Whoever reads DAMAGED restores a copy; and five thousand timeouts one after the other take hours."""
+    fill(bucket)
+    remove(bucket, SUMMARY)
+    asked = []
+
+    class Lost(FailingStore):
+        def read(self, key: str, most_bytes: int = MAX_BYTES) -> bytes | None:
+            if failing in key:
+                asked.append(key)
+                raise ConnectionError(f"{key}: it did not answer in time")
+            return super().read(key, most_bytes)
+
+    with pytest.raises(ConnectionError, match="did not answer"):
+        action(Store(Lost(bucket.objects)))
+    assert asked
+
+
 def test_names_of_what_lies_beside_a_version_are_not_for_its_files(store: Store, tmp_path: Path) -> None:
     """A file of that name would be overwritten by the next gate."""
     path = tmp_path / "file"

@@ -150,8 +150,12 @@ test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and 
 dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
 	@$(PY) -m tests.support.dist
 
+# Of a registry in a bucket: races, kills, lost answers, flipped bits, a server that freezes, dies or is full.
+BUCKET_PROOFS = tests/fault/test_registry_bits.py tests/fault/test_registry_boundaries.py tests/fault/test_registry_answers.py \
+                tests/fault/test_registry_races.py tests/fault/test_bucket_server.py tests/fault/test_service_bucket_down.py
+
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
-	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py
+	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py $(BUCKET_PROOFS)
 
 docs: setup ## the site of docs/ with search and the API reference, under var/site
 	@$(PY) -m tests.support.site

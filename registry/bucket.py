@@ -83,9 +83,9 @@ _PATIENT = _Pace(5, 11, 3, 12)
 # For a service, which has a cache to start from and asks again later.
 _QUICK = _Pace(2, 5, 1, 12)
 # For files. A part has 5 MiB, and four are sent at once: at 2 Mbit/s they take 84 s.
-_BULK = _Pace(5, 90, 3, 12)
-_PART_BYTES = 5 << 20
-_PARTS_AT_ONCE = 4
+BULK = _Pace(5, 90, 3, 12)
+PART_BYTES = 5 << 20
+PARTS_AT_ONCE = 4
 _WHOLE_S = 3600
 # Many small objects at once.
 _AT_ONCE = 16
@@ -95,7 +95,7 @@ _CHUNK_BYTES = 1 << 20
 _PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_UNKNOWN = "It is not known whether it was written: look first."
+UNKNOWN = "It is not known whether it was written: look first."
 
 
 def open_client(url: str, environment: Mapping[str, str] | None = None, *, is_patient: bool = True) -> Any:
@@ -391,7 +391,7 @@ class BucketStore:
             if not still_holds(found):
                 return False
             if lost is not None and lost.is_answered:
-                raise lost.replace(_UNKNOWN, "It was not written.")
+                raise lost.replace(UNKNOWN, "It was not written.")
         raise lost or self._lost(key, "other writers are in the way. Try again.")
 
     def _look_back(self, key: str, lost: LostError | None) -> Tagged | None:
@@ -400,7 +400,7 @@ class BucketStore:
             return self.read_tagged(key)
         except (OSError, DamageError) as error:
             reason = error.strerror if isinstance(error, OSError) else "other bytes are there."
-        raise lost or self._lost(key, f"is there already, and cannot be read back: {reason} {_UNKNOWN}")
+        raise lost or self._lost(key, f"is there already, and cannot be read back: {reason} {UNKNOWN}")
 
     def _lost(self, key: str, text: str) -> LostError:
         return LostError(errno.EIO, text, self._name(key))
@@ -422,7 +422,7 @@ class BucketStore:
                 return False
             self._side_by_side(lambda name: self._upload(f"{prefix}/{name}", staged / name), others)
         except LostError as error:
-            lost = error.replace(_UNKNOWN, "Nothing was published.")
+            lost = error.replace(UNKNOWN, "Nothing was published.")
         if lost is not None:
             raise lost
         if not self._create(f"{prefix}/{last}", (staged / last).read_bytes()):
@@ -434,13 +434,13 @@ class BucketStore:
         return True
 
     def _upload(self, key: str, path: Path) -> None:
-        client = self._open_client(_BULK)
+        client = self._open_client(BULK)
         with path.open("rb"):  # of its errors obstore says neither number nor name
             pass
         self._write(
             key,
             lambda: obstore.put(
-                client, self._path(key), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+                client, self._path(key), path, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
             ),
         )
 
@@ -528,7 +528,7 @@ class BucketStore:
         return key
 
     def _name(self, key: str) -> str:
-        return f"{self.location}/{key}"
+        return f"{self.location}/{key}" if key else self.location
 
     def _side_by_side(self, do: Callable[[str], T], keys: Sequence[str]) -> list[T]:
         if len(keys) < 2:
@@ -561,7 +561,7 @@ class BucketStore:
         except (AlreadyExistsError, PreconditionError):
             raise
         except (BaseError, OSError, ValueError) as error:
-            refusal = self._explain(error, key, _UNKNOWN)
+            refusal = self._explain(error, key, UNKNOWN)
         if refusal is not None:
             raise refusal
 

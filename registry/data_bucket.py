@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import obstore
 
-from timberline.registry.bucket import _BULK, _PART_BYTES, _PARTS_AT_ONCE, _UNKNOWN, BucketStore
+from timberline.registry.bucket import BULK, PART_BYTES, PARTS_AT_ONCE, UNKNOWN, BucketStore
 from timberline.registry.refusals import LostError
 
 _AGAIN = "Run the same command again: what is done is not done twice."
@@ -54,14 +54,14 @@ class DataBucket(BucketStore):
 
     def send(self, key: str, path: Path, count: Callable[[int], object]) -> None:
         """Put a file under ``key``; ``count`` gets how many bytes more were read of it."""
-        client = self._open_client(_BULK)
-        part = max(_PART_BYTES, path.stat().st_size // _MOST_PARTS)
+        client = self._open_client(BULK)
+        part = max(PART_BYTES, path.stat().st_size // _MOST_PARTS)
         with path.open("rb") as file:
             counted: Any = _Counted(file, count)
             self._change(
                 key,
                 lambda: obstore.put(
-                    client, self._path(key), counted, chunk_size=part, max_concurrency=_PARTS_AT_ONCE
+                    client, self._path(key), counted, chunk_size=part, max_concurrency=PARTS_AT_ONCE
                 ),
             )
 
@@ -79,7 +79,7 @@ class DataBucket(BucketStore):
         try:
             self._write(key, change)
         except LostError as error:
-            lost = error.replace(_UNKNOWN, _AGAIN)
+            lost = error.replace(UNKNOWN, _AGAIN)
         if lost is not None:
             raise lost
 

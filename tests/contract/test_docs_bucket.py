@@ -100,7 +100,7 @@ def test_the_policies_and_the_rule_can_be_pasted() -> None:
 
 def test_the_timeouts_of_the_page_are_those_of_the_program() -> None:
     """They decide how long a release waits for a store that is down."""
-    patient, quick, bulk = bucket._PATIENT, bucket._QUICK, bucket._BULK
+    patient, quick, bulk = bucket._PATIENT, bucket._QUICK, bucket.BULK
     text = " ".join(REGISTRY.split())
     assert (
         f"asked a second time after {patient.read_s} seconds and given up after {2 * patient.read_s};" in text

@@ -208,7 +208,7 @@ def test_doctor_says_what_keeps_data_in_a_bucket_from_being_read(tmp_path: Path)
     done = run("doctor", "--data", "s3://data/prefix", TIMBERLINE_CACHE=str(tmp_path), **nobody)
     report = json.loads(done.stdout)
     assert done.returncode == 1
-    assert report["data"].startswith("s3://data/prefix: s3://data/prefix/: nobody listens there")
+    assert report["data"].startswith("s3://data/prefix: s3://data/prefix: nobody listens there")
     assert "data " in report["free disk"]
 
 

@@ -181,7 +181,7 @@ def _check_alias(store: Store, model: str, alias: str) -> Check:
 
 def check_layout(store: Store, model: str, contents: Contents) -> list[Check]:
     """What the names of files show: lost versions, and files that are no part of the model."""
-    return [*_check_ledger(store, model, contents), *_check_strays(model, contents)]
+    return [*_check_ledger(store, model, contents), *_check_strays(store, model, contents)]
 
 
 def _check_ledger(store: Store, model: str, contents: Contents) -> list[Check]:
@@ -228,7 +228,7 @@ def _describe_loss(store: Store, model: str, version: int) -> str:
     return f"was published{when}, and is lost: restore it from a copy, or write it off with `registry repair`"
 
 
-def _check_strays(model: str, contents: Contents) -> list[Check]:
+def _check_strays(store: Store, model: str, contents: Contents) -> list[Check]:
     """What lies in a model's folder and belongs to no version, alias or ledger, or cannot be read."""
     found = {
         folder: describe(error)
@@ -239,12 +239,20 @@ def _check_strays(model: str, contents: Contents) -> list[Check]:
     settled = {*contents.versions, *contents.unfinished, *numbers.published, *numbers.removed}
     for key in contents.keys:
         path, what = _classify_key(key, settled)
+        if store.objects.is_remote and _is_beside_aliases(key):
+            path, what = key, _STRAY
         if what:
             found.setdefault(path, what)
     return [
         _damaged(model, printable_name(path), f"{printable_name(path)}: {what}")
         for path, what in sorted(found.items())
     ]
+
+
+def _is_beside_aliases(key: str) -> bool:
+    """Whether an object lies where the folder of an alias does: a bucket may have both, and lists one."""
+    _, part, *names = key.split("/")
+    return part == ALIASES and len(names) == 1
 
 
 def _classify_key(key: str, settled: set[int]) -> tuple[str, str]:

@@ -26,6 +26,7 @@ def location(proxy: S3Proxy) -> str:
         ("tiny/aliases/production/5.json", "tiny/aliases/production"),  # a record, in the layout of a folder
         ("tiny/aliases/production/log/5.json", "tiny/aliases/production"),
         ("tiny/aliases/odd/notes.txt", "tiny/aliases/odd"),
+        ("tiny/aliases/odd", "tiny/aliases/odd"),
         ("tiny/heads/notes.txt", "tiny/heads/notes.txt"),
         ("tiny/1/.hidden", "tiny/1"),
         ("tiny/ledger/one.json", "tiny/ledger/one.json"),

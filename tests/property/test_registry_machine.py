@@ -40,6 +40,7 @@ from tests.support.s3_proxy import S3Proxy
 from tests.support.soak import IS_FULL, SIZES
 from timberline.registry.aliases import read_alias
 from timberline.registry.errors import DamageError
+from timberline.registry.names import is_name
 from timberline.registry.store import open_store
 
 MODELS = ("fir", "oak")
@@ -529,7 +530,12 @@ class BucketMachine(RegistryMachine):
         super()._put(path, None if is_folder else b"notes\n" if content in KINDS else content)
 
     def _plant(self, path: str, content: Any) -> None:
-        if path.isprintable() and "\\" not in path:
+        """No folder where the program lists folders: some servers keep it when it is emptied (SeaweedFS)."""
+        model, *names = path.split("/")
+        is_in_version = len(names) > 2 and is_number(names[0])
+        is_beside_models = len(names) > 0 and not is_name(model)
+        is_kept = is_in_version or is_beside_models
+        if path.isprintable() and "\\" not in path and not is_kept:
             super()._plant(path, content)
 
 

@@ -30,7 +30,7 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-registry bench-attacks \
-        bench-rivals-setup check test coverage test-docs test-roles test-clients test-platforms soak docs diagrams \
+        bench-rivals-setup check test coverage test-docs test-buckets test-roles test-clients test-platforms soak docs diagrams \
         pictures dist lock images clean
 
 help: ## show this list
@@ -115,7 +115,7 @@ WHOLE_FILES := --dist loadfile --no-loadscope-reorder
 # mypy uses one processor: the tests need not wait for it.
 beside_types = $(PY) -m mypy & types=$$!; $(PY) -m pytest $(WHOLE_FILES) $(1); tests=$$?; wait $$types || { echo "mypy found errors: see above"; exit 1; }; exit $$tests
 # The thousand processes that the tests start would each compile what they import.
-check test test-docs coverage: export PYTHONDONTWRITEBYTECODE =
+check test test-docs test-buckets coverage: export PYTHONDONTWRITEBYTECODE =
 
 check: setup ## what takes a minute: style, types and the unit tests
 	$(PY) -m ruff check .
@@ -137,6 +137,9 @@ coverage: setup ## the tests again, counting the lines and branches they reach; 
 test-docs: setup ## follow the README, the tutorial, its notebook and every how-to page, command by command
 	$(PY) -m pytest $(WHOLE_FILES) -n auto tests/docs
 
+test-buckets: setup ## releases with nothing shared but a bucket; kills at its requests; a server that freezes, dies or is full
+	$(PY) -m pytest $(WHOLE_FILES) -n auto tests/buckets
+
 test-roles: setup ## install each role alone from its lock file, under var/roles, import all of it; every lock file with every pip
 	@$(PY) -m tests.support.roles
 	TIMBERLINE_SOAK=full $(PY) -m pytest -n auto tests/contract/test_locks.py
@@ -151,8 +154,7 @@ dist: setup ## sdist and wheel of the last commit in dist/, built twice, compare
 	@$(PY) -m tests.support.dist
 
 # Of a registry in a bucket: races, kills, lost answers, flipped bits, a server that freezes, dies or is full.
-BUCKET_PROOFS = tests/fault/test_registry_bits.py tests/fault/test_registry_boundaries.py tests/fault/test_registry_answers.py \
-                tests/fault/test_registry_races.py tests/fault/test_bucket_server.py tests/fault/test_service_bucket_down.py
+BUCKET_PROOFS = tests/buckets tests/fault/test_registry_bits.py tests/fault/test_registry_answers.py tests/fault/test_registry_races.py
 
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py $(BUCKET_PROOFS)

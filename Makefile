@@ -103,6 +103,7 @@ bench-service: setup ## CPU a request of the production version, beside a no-op 
 
 bench-registry: setup ## what a registry's operations take, in a folder and in a bucket, beside their bounds
 	@$(PY) -m timberline.benchmarks registry $(MODEL) $(PLACE) $(STORE)
+	@$(PY) -m timberline.benchmarks bucket-start $(MODEL) $(PLACE) $(STORE)
 
 bench-attacks: setup ## what honest clients notice of attacks on the production version's service, one run
 	@$(PY) -m timberline.benchmarks attacks $(MODEL) $(PLACE) $(STORE)

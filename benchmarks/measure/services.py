@@ -57,7 +57,8 @@ def read_wait_s(pid: int) -> float:
     """Seconds in which the process's threads could have run, but others had the processor."""
     waited = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+        # A thread that has just ended; the second where it ends between opening and reading.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             waited += int((task / "schedstat").read_bytes().split()[1])
     return waited / 1e9
 

@@ -39,7 +39,7 @@ def find_askers(service: RunningService) -> list[int]:
     """The workers that hold the lock of whoever asks, by the kernel's list of locks."""
     board = {}
     for pid in service.worker_pids:
-        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             for fd in Path(f"/proc/{pid}/fd").iterdir():
                 if "timberline-board" in str(fd.readlink()):
                     board[pid] = fd.stat().st_ino

@@ -166,7 +166,7 @@ def has_ended(pid: int) -> bool:
     """Whether a process is gone, or waits only for its parent to notice."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends between opening and reading
         return True
     return state == "Z"
 

@@ -33,6 +33,8 @@ import obstore
 
 from timberline.registry.bucket import open_client
 
+# Below are those that programs are known by.
+_FIRST_PORT = 12_000
 _READY_DEADLINE_S = 90.0
 _REGION = "us-east-1"
 
@@ -229,12 +231,21 @@ def _program(name: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Free now; held together while they are picked, so that they differ."""
+    """Free now, and none that the system gives to clients.
+
+    One of those may be taken by any connection before a server has it, or while it is started again. They are
+    held together while they are picked, so that they differ.
+    """
+    first_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [held.getsockname()[1] for held in sockets]
+        while len(found) < count:
+            held = stack.enter_context(socket.socket())
+            port = _FIRST_PORT + secrets.randbelow(max(first_of_clients - _FIRST_PORT, 1000))
+            with contextlib.suppress(OSError):  # it is taken
+                held.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def main() -> None:

@@ -216,7 +216,7 @@ def _read_file(environment: Mapping[str, str], variable: str, name: str) -> dict
     if not chosen and not home:
         return {}
     path = Path(chosen) if chosen else Path(str(home), ".aws", name)
-    # Of the parser's errors only the kind is told: they quote the line, which may have a key.
+    # The parser's errors quote the line, which may hold a key: they are not shown.
     problem = "is no file of AWS settings"
     try:
         text = _expand(path, home).read_text("utf-8")

@@ -50,7 +50,7 @@ class Board:
 
     @property
     def moves(self) -> int:
-        """How often all processes were told to look where their aliases point."""
+        """How many times all processes had to look where their aliases point."""
         return self._counts[_MOVES]
 
     @property

@@ -66,7 +66,14 @@ class Racers:
 @contextlib.contextmanager
 def start_racers(count: int) -> Iterator[Racers]:
     """Processes that are imported and ready; they end with the block."""
-    command = [sys.executable, "-m", "tests.support.registry_racers"]
+    with start_children(count, "tests.support.registry_racers") as children:
+        yield Racers(children)
+
+
+@contextlib.contextmanager
+def start_children(count: int, *module: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes of a module, with its arguments, that have said ``ready``; they end with the block."""
+    command = [sys.executable, "-m", *module]
     with contextlib.ExitStack() as stack:
         children = []
         for _ in range(count):
@@ -76,12 +83,13 @@ def start_racers(count: int) -> Iterator[Racers]:
         for child in children:
             assert child.stdout
             assert child.stdout.readline() == b"ready\n"
-        yield Racers(children)
+        yield children
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    child.kill()
-    child.communicate()
+    if child.returncode is None:  # else its output was read to its end
+        child.kill()
+        child.communicate()
 
 
 def obey(order: Order) -> Outcome:

@@ -12,17 +12,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
+from tests.support.registry_racers import start_children
 from timberline.registry.aliases import AliasRecord, open_target, read_alias
 from timberline.registry.checks import check_versions
 from timberline.registry.names import CANDIDATE, PRODUCTION
 from timberline.registry.show import summarise_versions
 from timberline.registry.store import Store, open_store
 
-_PROJECT = Path(__file__).parents[2]
 MODEL = "tiny"
 ALIASES = (CANDIDATE, PRODUCTION)
 # An alias of this name may be damaged for a while.
@@ -53,23 +52,8 @@ class Readers:
 @contextlib.contextmanager
 def start_readers(location: str, count: int) -> Iterator[Readers]:
     """Readers that have looked once; they end with the block."""
-    command = [sys.executable, "-m", "tests.support.registry_reader", location]
-    with contextlib.ExitStack() as stack:
-        children = []
-        for _ in range(count):
-            child = subprocess.Popen(command, cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            stack.callback(_end, child)
-            children.append(child)
-        for child in children:
-            assert child.stdout
-            assert child.stdout.readline() == b"ready\n"
+    with start_children(count, "tests.support.registry_reader", location) as children:
         yield Readers(children)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.returncode is None:
-        child.kill()
-        child.communicate()
 
 
 def look(store: Store, looked: Looked) -> None:

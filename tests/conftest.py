@@ -22,6 +22,7 @@ from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.store import Store, open_store
 
 if TYPE_CHECKING:
+    from tests.support.bucket_service import Bucket, Place
     from tests.support.s3_proxy import S3Proxy
     from tests.support.service import RunningService, Serve
     from timberline.training.config import ModelConfig
@@ -115,19 +116,25 @@ def config(models: Path) -> ModelConfig:
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Proxy]:
     """A proxy in front of a real S3 server with the bucket ``registry``, to which the environment leads."""
-    from tests.support.places import make_bucket
-    from tests.support.s3_proxy import serve_proxy
-    from tests.support.s3_server import serve_s3
+    from tests.support.s3_proxy import serve_proxied
 
-    with (
-        serve_s3(tmp_path_factory.mktemp("s3"), secret_key="only-in-this-test") as server,
-        serve_proxy(server.endpoint) as proxy,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in {**server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
-            patch.setenv(name, value)
-        make_bucket()
+    with serve_proxied(tmp_path_factory.mktemp("s3"), "registry") as (_, proxy):
         yield proxy
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A real S3 server behind a proxy, for the services of this file only."""
+    from tests.support.bucket_service import serve_bucket
+
+    with serve_bucket(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(place: Place) -> Bucket:
+    """A registry of the test's own in the bucket of `place`."""
+    return place.open_bucket()
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's

@@ -298,7 +298,7 @@ class LoadedModels:
     def _open_or_recall(self, store: Store, target: TrafficTarget, falls_back: bool) -> None:
         """Load from a bucket; if that cannot be asked, what the cache has of it."""
         if self._outage is not None and self._notes.find(target.ref) is not None:
-            with contextlib.suppress(RegistryUnreachableError):  # it may answer by now
+            with contextlib.suppress(RegistryUnreachableError):  # it may answer again
                 self._recall(store, target, self._outage)
                 return
         try:
@@ -424,7 +424,7 @@ class LoadedModels:
         if found == target.live.manifest_sha256:
             self._confirm(target)
         else:
-            target.warn_once("version not confirmed", f"its manifest has digest {found[:12]}… by now")
+            target.warn_once("version not confirmed", f"its manifest has digest {found[:12]}… now")
 
     def _confirm(self, target: TrafficTarget) -> None:
         if target.is_unconfirmed:

@@ -22,8 +22,8 @@ import pytest
 from tests.support.places import BucketPlace, new_prefix
 from tests.support.registry_commands import Answer, act, ask, build_registry, list_broken
 from tests.support.registry_tree import Tree
-from tests.support.s3_proxy import Asked, Fault, S3Proxy, serve_proxy
-from tests.support.s3_server import S3Server, serve_s3
+from tests.support.s3_proxy import Asked, Fault, S3Proxy, serve_proxied
+from tests.support.s3_server import S3Server
 from tests.support.soak import IS_FULL
 from timberline.registry.aliases import read_alias
 from timberline.registry.names import PRODUCTION
@@ -97,14 +97,7 @@ class Rig(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with (
-        serve_s3(tmp_path_factory.mktemp("s3"), secret_key="only-in-this-test") as server,
-        serve_proxy(server.endpoint) as proxy,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in {**server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
-            patch.setenv(name, value)
-        server.make_bucket("registry")
+    with serve_proxied(tmp_path_factory.mktemp("s3"), "registry") as (server, proxy):
         location = new_prefix(BUCKET)
         build_registry(location)
         tree = BucketPlace(location).read_tree()

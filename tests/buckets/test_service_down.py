@@ -13,27 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.bucket_service import Bucket, Place, serve_bucket
+from tests.support.bucket_service import Bucket, Place
 from tests.support.pages import read_counter
 from tests.support.s3_proxy import Asked, Fault
 from tests.support.service import DEADLINE_S, RunningService, has_ended
 from tests.support.soak import IS_FULL
 from tests.support.swapping import working_clients
 from tests.support.tiny_model import NUMERIC_ROWS
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A real server, for this file only."""
-    with serve_bucket(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(place: Place) -> Bucket:
-    """A registry of the test's own."""
-    return place.open_bucket()
-
 
 Outage = Callable[[Place], contextlib.AbstractContextManager[None]]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
 import pytest
 
-from tests.support.bucket_service import Bucket, Place, serve_bucket
+from tests.support.bucket_service import Bucket
 from tests.support.pages import read_counter
 from tests.support.service import RunningService, has_ended
 from tests.support.swapping import swap_under_load
@@ -20,19 +19,6 @@ from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.bucket import open_client
 from timberline.registry.errors import AfterChangeError
 from timberline.registry.store import open_store
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A real server, for this file only."""
-    with serve_bucket(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(place: Place) -> Bucket:
-    """A registry of the test's own."""
-    return place.open_bucket()
 
 
 def find_askers(service: RunningService) -> list[int]:

@@ -163,12 +163,6 @@ def download(location: str, folder: Path) -> None:
             path.write_bytes(bytes(obstore.get(client, each["path"]).bytes()))
 
 
-def make_bucket(name: str = "registry") -> str:
-    """The URL of a bucket of the server that the environment names, and that has it from now on."""
-    obstore.put(open_client(f"s3://{name}"), "made", b"so that it is there", use_multipart=False)
-    return f"s3://{name}"
-
-
 def new_prefix(bucket: str) -> str:
     """A place in the bucket where nothing lies yet; the proof that it keeps conditions is not made again."""
     location = f"{bucket}/{secrets.token_hex(4)}"

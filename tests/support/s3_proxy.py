@@ -17,8 +17,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from io import BufferedReader
+from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.support.s3_server import S3Server, serve_s3
 
 # "lose": the server does it, and the client's connection ends without an answer. "refuse": it ends before the
 # server is asked. "cut": the answer's body ends half-way. A number: it is answered, and the server not asked.
@@ -238,6 +243,20 @@ def serve_proxy(upstream: str) -> Iterator[S3Proxy]:
         yield proxy
     finally:
         proxy.close()
+
+
+@contextlib.contextmanager
+def serve_proxied(folder: Path, bucket: str) -> Iterator[tuple[S3Server, S3Proxy]]:
+    """A real server with an empty bucket, and a proxy in front of it, to which the environment leads."""
+    with (
+        serve_s3(folder, secret_key="only-in-this-test") as server,
+        serve_proxy(server.endpoint) as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**server.environment, "AWS_ENDPOINT_URL": proxy.endpoint}.items():
+            patch.setenv(name, value)
+        server.make_bucket(bucket)
+        yield server, proxy
 
 
 def lose_conditional(number: int) -> Decide:

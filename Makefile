@@ -30,7 +30,8 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .DEFAULT_GOAL := help
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-registry bench-attacks \
-        bench-rivals-setup check test coverage test-docs test-buckets test-roles test-clients test-platforms soak docs diagrams \
+        bench-rivals-setup check test coverage test-docs test-buckets test-roles test-clients test-platforms images-test \
+        deploy-test cluster-test soak docs diagrams \
         pictures dist lock images clean
 
 help: ## show this list
@@ -150,6 +151,18 @@ test-platforms: setup ## the numeric and end-to-end tests under other kernels, p
 
 test-clients: setup ## KServe's, Triton's, MLServer's and generated clients and the oldest ONNX Runtime, each in an environment under var/clients
 	$(PY) -m pytest tests/clients
+
+# A tool that is not there fails these three, unless SKIP="skopeo helm" names it; their last line counts what was proven how.
+images-test deploy-test cluster-test: export SKIP ?=
+
+images-test: setup ## build the images and run them as operators do: limits, users, signals, sizes; needs Debian's Docker
+	$(PY) -m pytest tests/images
+
+deploy-test: setup ## check deploy/: chart, AWS, pipelines and the virtual machine, by running or by their makers' tools
+	$(PY) -m pytest $(WHOLE_FILES) -n auto tests/deploy
+
+cluster-test: setup ## install the chart in a real Kubernetes, built once of Debian's source; minutes
+	$(PY) -m pytest tests/cluster
 
 dist: setup ## sdist and wheel of the last commit in dist/, built twice, compared, and each tried in an empty environment
 	@$(PY) -m tests.support.dist

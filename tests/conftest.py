@@ -33,6 +33,8 @@ def _raise(_handler: logging.Handler, _record: logging.LogRecord) -> None:
     raise  # noqa: PLE0704
 
 
+pytest_plugins = ["tests.support.proofs"]
+
 os.environ.update(NO_TELEMETRY)
 # What a test damages in a bucket must not be found whole in a folder of the person who runs it.
 os.environ["TIMBERLINE_CACHE"] = "off"

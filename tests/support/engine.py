@@ -40,7 +40,11 @@ BASE_HOOKS = (
     'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
     'ln -s /usr/bin/python3 "$1"/usr/local/bin/python3; ln -s python3 "$1"/usr/local/bin/python',
     'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/var/lib/apt/lists/*'
-    ' "$1"/var/cache/apt/* "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/var/log/* "$1"/var/cache/ldconfig',
+    ' "$1"/var/cache/apt/* "$1"/var/log/* "$1"/var/cache/ldconfig "$1"/etc/.pwd.lock;'
+    # As official images: no compiled files.
+    ' find "$1"/usr/lib/python3* -name __pycache__ -prune -exec rm -r {} +;'
+    # Engines mount their own over these, and would make and remove what is not there at every step.
+    ' : > "$1"/etc/resolv.conf; : > "$1"/etc/hostname; : > "$1"/etc/hosts',
 )
 
 

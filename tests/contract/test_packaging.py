@@ -156,8 +156,8 @@ def test_nothing_of_a_checkout_enters_an_image_with_its_own_modes(image: str) ->
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_every_step_of_an_image_gives_its_files_the_one_date(image: str) -> None:
-    """A file with the time of the build makes a layer that no second build makes; so does `COPY` into a folder
-    of the base. The secrets and the umask of a step are no matter of the layer."""
+    """A file with the time of the build makes a layer that no second build makes; so does `COPY` into a
+    folder of the base."""
     steps = IMAGES[image]
     assert {text for text in texts(steps, "ARG") if "EPOCH" in text} == {"SOURCE_DATE_EPOCH"}
     for run in texts(steps, "RUN"):

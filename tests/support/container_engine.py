@@ -4,9 +4,10 @@
 
 It reads flags strictly (an unknown one is wrong use, as with the real ones) and knows `build`, `run` and
 `stop`. `build` makes an image's files of the Dockerfile's ``COPY`` lines, stage by stage; of ``RUN`` it does
-nothing but links, and what copies of another stage and removes of the copy. `run` needs an image that was built, makes a root with its files and the mounted folders
-in a mount namespace of its own, and becomes the image's real entry point there, with the image's variables
-and none of the host's. The environment of the tests stands where an image has its own.
+nothing but links, and what copies of another stage and removes of the copy. `run` needs an image that was
+built, makes a root with its files and the mounted folders in a mount namespace of its own, and becomes the
+image's real entry point there, with the image's variables and none of the host's. The environment of the
+tests stands where an image has its own.
 
 Not enforced, though read: limits, capabilities, user, a read-only root (volumes with ``ro`` are). There is no
 network of its own: the service listens on the port that is published. What pip needs to reach the index and

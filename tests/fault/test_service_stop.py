@@ -196,8 +196,8 @@ def test_no_request_of_a_closed_loop_is_lost(registry: Path, attempt: int) -> No
 @pytest.mark.skipif(os.getuid() != 0, reason="this user has no rights to give up")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_no_request_is_lost_by_a_service_without_rights(registry: Path, host: str) -> None:
-    """The user of a unit or of a container has no capability, and newer kernels ask for one before they filter
-    packets: what keeps the last connections must need none."""
+    """The user of a unit or of a container has no capability, and newer kernels ask for one before they
+    filter packets: what keeps the last connections must need none."""
     command = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", sys.executable, "-m", "inference"]
     command += ["serve", "--model", "tiny", "--registry", f"{registry}", "--host", host, "--port", "0"]
     with running_command(command, os.environ) as service:

@@ -43,6 +43,7 @@ TOOLS: Mapping[str, str] = {
     "systemd-analyze": "systemd",
     "act": "",
     "cfn-lint": "",
+    "compose-spec": "",
     "checkov": "",
     "cyclonedx": "",
     "gitlab-ci-local": "",
@@ -50,6 +51,7 @@ TOOLS: Mapping[str, str] = {
     "kubernetes": "",
     "kubernetes-models": "",
     "kubernetes-validate": "",
+    "syft": "",
 }
 SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/cni"])
 

@@ -30,7 +30,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 
 {{- define "timberline.podSecurity" -}}
 runAsNonRoot: true
-{{- with .Values.user }}
+{{- with get .Values "user" }}
 runAsUser: {{ . | int }}
 runAsGroup: {{ . | int }}
 fsGroup: {{ . | int }}

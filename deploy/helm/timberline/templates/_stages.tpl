@@ -9,7 +9,7 @@
 name: {{ .stage }}
 image: {{ has .stage (list "fetch" "promote") | ternary $values.images.tools $values.images.train }}
 imagePullPolicy: {{ $values.images.pullPolicy }}
-{{- with .script }}
+{{- with get . "script" }}
 command: [sh, -euc]
 args:
   - | {{- . | nindent 4 }}
@@ -17,7 +17,7 @@ args:
 args: [{{ .stage }}]
 {{- end }}
 env:
-  - {name: MODEL, value: {{ .model | default (include "timberline.modelName" .root) | quote }}}
+  - {name: MODEL, value: {{ get . "model" | default (include "timberline.modelName" .root) | quote }}}
   {{- if eq $values.storage.kind "bucket" }}
   - {name: REGISTRY, value: {{ $values.storage.bucket.registry | quote }}}
   - {name: DATA, value: {{ $values.storage.bucket.data | quote }}}
@@ -46,12 +46,12 @@ volumeMounts:
 {{- define "timberline.job" -}}
 {{- $values := .root.Values -}}
 backoffLimit: 0
-ttlSecondsAfterFinished: {{ .ttl | default 86400 }}
+ttlSecondsAfterFinished: {{ get . "ttl" | default 86400 }}
 template:
   metadata:
     labels:
       {{- include "timberline.labels" . | nindent 6 }}
-      {{- with .labels }}
+      {{- with get . "labels" }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
   spec:
@@ -74,7 +74,7 @@ template:
       {{- end }}
     {{- end }}
     containers:
-      - {{ include "timberline.stage" (dict "root" .root "stage" (last .stages) "model" .model "script" .script) | nindent 8 | trim }}
+      - {{ include "timberline.stage" (dict "root" .root "stage" (last .stages) "model" (get . "model") "script" (get . "script")) | nindent 8 | trim }}
     volumes:
       - name: tmp
         emptyDir: {sizeLimit: {{ $values.stages.scratchSize }}}

@@ -22,7 +22,9 @@ env:
   - {name: REGISTRY, value: {{ $values.storage.bucket.registry | quote }}}
   - {name: DATA, value: {{ $values.storage.bucket.data | quote }}}
   - {name: TIMBERLINE_CACHE, value: /tmp/cache}
-  {{- include "timberline.bucketEnv" (dict "root" .root "secret" $values.storage.bucket.writeSecret) | nindent 2 }}
+  {{- with include "timberline.bucketEnv" (dict "root" .root "secret" $values.storage.bucket.writeSecret) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- end }}
   {{- range $name, $value := $values.stages.settings }}
   - {name: {{ $name }}, value: {{ $value | quote }}}

@@ -23,9 +23,7 @@ def render(order: dict[str, Any]) -> dict[str, Any]:
     more |= {"kube_version": order["kube_version"], "strict": True}
     with helm.Chart.load(order["chart"]) as chart:
         chart.validate_schema(chart.merge_values(order["values"]))
-        text = _native.call_string(
-            "helm_render", chart._raw(), json.dumps(order["values"]), json.dumps(more)
-        )
+        text = _native.call_string("helm_render", chart._raw(), json.dumps(order["values"]), json.dumps(more))
     return {"manifests": json.loads(text)}
 
 

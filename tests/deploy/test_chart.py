@@ -98,7 +98,10 @@ def test_an_installation_has_what_it_asks_for_and_names_everything_once(name: st
     assert ("Rollout" in kinds, "Deployment" in kinds) == (is_rollout, not is_rollout)
     assert ("AnalysisTemplate" in kinds) == is_rollout
     scaler = values.get("autoscaling.kind", "none")
-    assert ("HorizontalPodAutoscaler" in kinds, "ScaledObject" in kinds) == (scaler == "cpu", scaler == "keda")
+    assert ("HorizontalPodAutoscaler" in kinds, "ScaledObject" in kinds) == (
+        scaler == "cpu",
+        scaler == "keda",
+    )
     makes_claim = values.get("storage.kind", "volume") == "volume" and "storage.volume.claim" not in values
     assert ("PersistentVolumeClaim" in kinds) == makes_claim
     assert ("ServiceMonitor" in kinds) == values.get("monitoring.enabled", False)
@@ -167,7 +170,9 @@ def test_selectors_take_the_service_s_pods_and_no_stage_s(name: str) -> None:
             selector = spec["selector"]["matchLabels"]
         else:
             continue
-        taken = {maker for maker, pod in pods.items() if selector.items() <= pod["metadata"]["labels"].items()}
+        taken = {
+            maker for maker, pod in pods.items() if selector.items() <= pod["metadata"]["labels"].items()
+        }
         assert taken == serving
 
 
@@ -177,7 +182,9 @@ def serving_pod(*values: Values) -> Document:
     for one in values:
         merged |= one
     (documents,) = render(merged)
-    return next(pod for maker, pod in list_pods(documents).items() if maker.startswith(("Deployment", "Rollout")))
+    return next(
+        pod for maker, pod in list_pods(documents).items() if maker.startswith(("Deployment", "Rollout"))
+    )
 
 
 @pytest.mark.parametrize(("drain", "grace", "wait"), [("5", "30", 2), ("0", "0", 0), ("12.5", "60", 10)])
@@ -204,7 +211,7 @@ def test_a_changed_setting_rolls_the_pods_and_nothing_else_does() -> None:
 
 @pytest.mark.parametrize("name", STORAGES)
 def test_the_service_writes_to_no_registry(name: str) -> None:
-    """What serves strangers changes no model: its registry is mounted read-only, or its account only reads."""
+    """What serves strangers changes no model: a read-only mount, or an account that only reads."""
     spec = serving_pod(STORAGES[name])["spec"]
     (container,) = spec["containers"]
     mounts = {one["name"]: one for one in container["volumeMounts"]}
@@ -250,7 +257,7 @@ def test_every_stage_has_an_account_and_an_object_of_its_own() -> None:
 
 
 def test_retrain_runs_the_stages_in_their_order_in_one_pod() -> None:
-    """A stage that ends with another code than 0 ends the pod: nothing is promoted that the gate did not pass."""
+    """A stage that ends with another code than 0 ends the pod: only what passed the gate is promoted."""
     documents = render_matrix()["everything"]
     spec = find(documents, "CronJob", f"{RELEASE}-retrain")["spec"]
     assert spec["concurrencyPolicy"] == "Forbid"
@@ -266,9 +273,7 @@ def test_accounts_carry_the_annotations_that_are_theirs() -> None:
     """On EKS the role of a pod is an annotation of its account."""
     documents = render_matrix()["amazon-fixed-deployment"]
     serve = find(documents, "ServiceAccount", f"{RELEASE}-serve")["metadata"]
-    assert serve["annotations"] == {
-        "eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/serve"
-    }
+    assert serve["annotations"] == {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/serve"}
     assert "annotations" not in find(documents, "ServiceAccount", f"{RELEASE}-fetch")["metadata"]
     for pod in list_pods(documents).values():
         for container in list_containers(pod):

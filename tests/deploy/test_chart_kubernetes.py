@@ -1,7 +1,8 @@
 """Kubernetes' own schemas take every object that the chart makes, with no field that they do not know.
 
-They are OpenAPI: types, required fields, unknown fields. What an API server checks beyond that (selectors that
-match, ports that exist, quantities in their limits) they do not see; tests/cluster asks a real one, of 1.20.
+They are OpenAPI: types, required fields, unknown fields. What an API server checks beyond that (selectors
+that match, ports that exist, quantities in their limits) they do not see; tests/cluster asks a real one, of
+1.20.
 """
 
 from __future__ import annotations

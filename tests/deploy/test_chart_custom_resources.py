@@ -1,4 +1,4 @@
-"""Objects of extensions (Prometheus operator, KEDA, Argo Rollouts) have the fields of their CRDs and no other.
+"""Objects of extensions (Prometheus operator, KEDA, Argo Rollouts) have the fields of their CRDs alone.
 
 What their controllers do with them nothing here shows: no cluster with them runs in the tests.
 """
@@ -31,7 +31,7 @@ def list_objects() -> list[Document]:
 
 
 def test_every_object_is_what_its_crd_says(tmp_path: Path) -> None:
-    """A field that an API server does not know it drops without a word: the rollout goes on without a gate."""
+    """An unknown field is dropped without a word: the rollout goes on without a gate."""
     objects = list_objects()
     assert {one["kind"] for one in objects} == {
         "AnalysisTemplate",

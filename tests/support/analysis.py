@@ -43,10 +43,15 @@ def holds(condition: str, value: Any) -> bool:
         assert found, comparison
         left, operator, right = found.groups()
         expected = right.strip('"') if right.startswith('"') else float(right)
-        actual = {"result": lambda: value, "result[0]": lambda: value[0], "len(result)": lambda: len(value)}
-        if not _COMPARE[operator](actual[left](), expected):
+        if not _COMPARE[operator](_read(left, value), expected):
             return False
     return True
+
+
+def _read(name: str, value: Any) -> Any:
+    if name == "len(result)":
+        return len(value)
+    return value[0] if name == "result[0]" else value
 
 
 def read_path(path: str, tree: Any) -> Any:

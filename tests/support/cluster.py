@@ -1,7 +1,7 @@
 """A Kubernetes of one node, a machine of its own in all but the kernel: tests.support.kubernetes started.
 
-    with running_cluster() as cluster:
-        cluster.load(engine, "timberline-serve")
+    archive = save_images(engine, "timberline-serve")
+    with running_cluster(archive) as cluster:
         cluster.kubectl("apply", "-f", "-", stdin=manifest)
         cluster.helm("upgrade", "--install", "timberline", chart, "--wait")
 
@@ -21,9 +21,11 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.clients import CHILDREN, find_client_python
 from tests.support.engine import Engine, cache_folder
 from tests.support.kubernetes import build_kubernetes
 
@@ -40,6 +43,7 @@ SERVICES = "198.51.100.0/24"
 API = f"https://{NODE}:6443"
 CNI_PROGRAMS = "/usr/lib/cni"
 CGROUP = "/timberline"
+HELM = CHILDREN / "helm_command.py"
 START_S = 120.0
 READY_S = 120.0
 # Of the whole kernel, and what kubelet wants of it. It sees these values and leaves the kernel's own alone.
@@ -134,6 +138,10 @@ class Cluster:
         """The output of one command of kubectl."""
         return self.run("kubectl", *words, stdin=stdin, check=check).stdout
 
+    def helm(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """One command of Helm, by its SDK."""
+        return self.run(find_client_python("helm"), HELM, *words, check=check, timeout_s=600)
+
     def get(self, *words: str) -> Any:
         """Objects, read from their JSON; a list's items."""
         found = json.loads(self.kubectl("get", *words, "-o", "json"))
@@ -183,24 +191,10 @@ class Cluster:
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
-    def load(self, engine: Engine, *images: str) -> None:
-        """Take images over from an engine."""
-        archive = self.folder / "images.tar"
-        engine.docker("save", "-o", archive, *images)
+    def load(self, archive: Path) -> None:
+        """Take over the images of `save_images`, and remove their archive."""
         self.ctr("images", "import", archive)
         archive.unlink()
-
-    def load_pause(self, engine: Engine) -> None:
-        """The image of each pod's first container: a program that waits."""
-        if not engine.has(PAUSE):
-            made = self.folder / "pause"
-            made.mkdir(exist_ok=True)
-            compile_it = ["gcc", "-Os", "-static", "-s", "-x", "c", "-", "-o", str(made / "pause")]
-            subprocess.run(compile_it, input=PAUSE_PROGRAM, text=True, check=True)
-            tar = ["tar", "--create", "--owner=0", "--group=0", "--file", str(made / "pause.tar"), "pause"]
-            subprocess.run(tar, cwd=made, check=True)
-            engine.docker("import", "--change", 'ENTRYPOINT ["/pause"]', made / "pause.tar", PAUSE)
-        self.load(engine, PAUSE)
 
     # Start and end
 
@@ -415,6 +409,21 @@ state = "FOLDER/containerd/state"
 """
 
 
+def save_images(engine: Engine, *images: str) -> Path:
+    """An archive of images, and of the one that each pod's first container has: a program that waits."""
+    home = cache_folder() / "cluster"
+    home.mkdir(parents=True, exist_ok=True)
+    if not engine.has(PAUSE):
+        with tempfile.TemporaryDirectory() as made:
+            compile_it = ["gcc", "-Os", "-static", "-s", "-x", "c", "-", "-o", f"{made}/pause"]
+            subprocess.run(compile_it, input=PAUSE_PROGRAM, text=True, check=True)
+            tar = ["tar", "--create", "--owner=0", "--group=0", "--file", "pause.tar", "pause"]
+            subprocess.run(tar, cwd=made, check=True)
+            engine.docker("import", "--change", 'ENTRYPOINT ["/pause"]', f"{made}/pause.tar", PAUSE)
+    engine.docker("save", "-o", home / "images.tar", PAUSE, *images)
+    return home / "images.tar"
+
+
 def remove_cgroups() -> None:
     """Remove the folders of what ran in the cluster; each is empty, as its processes have ended."""
     for root in Path("/sys/fs/cgroup").glob(f"*{CGROUP}"):
@@ -423,9 +432,42 @@ def remove_cgroups() -> None:
                 Path(place).rmdir()
 
 
+def look_at_machine() -> dict[str, Any]:
+    """What a cluster that is not shut in would change: addresses, routes, rules, settings, files, mounts."""
+    commands = (["ip", "-o", "address"], ["ip", "route"], ["iptables-save"])
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True) for command in commands]
+    lines = [line for done in outputs for line in done.stdout.splitlines() if not line.startswith("#")]
+    settings = {name: Path("/proc/sys", name) for name in [*TUNABLES, "net/ipv4/ip_forward"]}
+    folders = ("/etc/cni", "/opt/cni", "/usr/libexec/kubernetes", "/var/lib/kubelet", "/var/log/pods")
+    ours = str(cache_folder() / "cluster")
+    commands_of_all = [path.parent.joinpath("cmdline") for path in Path("/proc").glob("[0-9]*/exe")]
+    return {
+        "network": [re.sub(r"\[[0-9:]+\]|valid_lft.*", "", line) for line in lines],
+        "settings": {name: path.read_text("ascii") for name, path in settings.items() if path.exists()},
+        "folders": [name for name in folders if Path(name).exists()],
+        "mounts": [
+            line for line in Path("/proc/self/mounts").read_text("utf-8").splitlines() if ours in line
+        ],
+        "processes": [text for path in commands_of_all if ours in (text := read_if_there(path))],
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}")],
+    }
+
+
+def read_if_there(path: Path) -> str:
+    """A file of a process that may end meanwhile."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 @contextlib.contextmanager
-def running_cluster(engine: Engine) -> Iterator[Cluster]:
-    """A cluster that is ready for pods, until the block ends; waits for another process that has it."""
+def running_cluster(archive: Path) -> Iterator[Cluster]:
+    """A cluster with images, ready for pods, until the block ends; waits for another process that has it.
+
+    Raises:
+        AssertionError: the machine is not at the end what it was before.
+    """
     programs = build_kubernetes()
     home = cache_folder() / "cluster"
     home.mkdir(parents=True, exist_ok=True)
@@ -436,12 +478,15 @@ def running_cluster(engine: Engine) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         cluster = Cluster(folder, programs)
+        before = look_at_machine()
         try:
             cluster.start()
-            cluster.load_pause(engine)
+            cluster.load(archive)
             cluster.start_node()
             yield cluster
         finally:
             cluster.stop()
+            after = look_at_machine()
+            assert after == before, f"the cluster changed this machine: {before} {after}"
             for rest in ("containerd", "etcd", "above"):  # the logs stay
                 shutil.rmtree(folder / rest)

@@ -30,19 +30,28 @@ class Fate(NamedTuple):
     """What became of every request.
 
     ``answers`` by status, ``versions`` of the answers with 200. ``again`` counts requests that were sent on a
-    kept connection, which ended without one byte of an answer: they were asked once more on a new one, as every
-    proxy and client does. ``lost`` has all others.
+    kept connection, which ended without one byte of an answer: they were asked once more on a new one, as
+    proxies and clients do. ``refused`` were not sent, as nobody listened. ``lost`` has all others.
     """
 
     answers: dict[str, int]
     versions: dict[str, int]
     again: int
+    refused: int
     lost: list[str]
 
     @property
     def answered(self) -> int:
         """Answers with status 200."""
         return self.answers.get("200", 0)
+
+    def __str__(self) -> str:
+        """As the figures at the end tell it."""
+        others = sum(self.answers.values()) - self.answered
+        counts = (
+            f"{self.answered} answered, {len(self.lost)} lost, {self.refused} refused, {self.again} again"
+        )
+        return counts + (f", {others} with another status" if others else "")
 
 
 class PodClients:
@@ -51,7 +60,7 @@ class PodClients:
     def __init__(
         self, cluster: Cluster, url: str, count: int, body: str = '{"rings": 40}', pause_s: float = 0.005
     ) -> None:
-        self.fate = Fate({}, {}, 0, [])
+        self.fate = Fate({}, {}, 0, 0, [])
         self._cluster = cluster
         command = [sys.executable, "-m", "tests.support.pod_clients", url, str(count), body, str(pause_s)]
         self._command = cluster.enter(*command)
@@ -98,6 +107,7 @@ class _Client(threading.Thread):
         self.answers: Counter[int] = Counter()
         self.versions: Counter[str] = Counter()
         self.again = 0
+        self.refused = 0
         self.lost: list[str] = []
         self._path = parts.path
         self._body = body
@@ -118,6 +128,8 @@ class _Client(threading.Thread):
                     self._ask_again()
                 else:
                     self.lost.append(repr(error))
+            except ConnectionRefusedError:
+                self.refused += 1
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 self.lost.append(repr(error))
@@ -126,6 +138,8 @@ class _Client(threading.Thread):
     def _ask_again(self) -> None:
         try:
             self._ask()
+        except ConnectionRefusedError:
+            self.refused += 1
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             self.lost.append(f"asked again: {error!r}")
@@ -147,11 +161,12 @@ def sum_up(clients: list[_Client]) -> Fate:
         answers.update({str(status): count for status, count in client.answers.copy().items()})
         versions.update(client.versions.copy())
     lost = [line for client in clients for line in client.lost]
-    return Fate(dict(answers), dict(versions), sum(client.again for client in clients), lost)
+    again, refused = (sum(getattr(client, name) for client in clients) for name in ("again", "refused"))
+    return Fate(dict(answers), dict(versions), again, refused, lost)
 
 
 def main(url: str, count: str, body: str, pause_s: str) -> None:
-    """The process of the clients: a line of standard input asks for the counts, its end or ``end`` ends them."""
+    """The process of the clients: a line on stdin asks for the counts; its end, or ``end``, ends them."""
     is_over = threading.Event()
     clients = [_Client(url, body, float(pause_s), is_over) for _ in range(int(count))]
     for client in clients:

@@ -42,6 +42,7 @@ TOOLS: Mapping[str, str] = {
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "act": "",
+    "aws": "",
     "cfn-lint": "",
     "checkov": "",
     "cyclonedx": "",
@@ -50,6 +51,7 @@ TOOLS: Mapping[str, str] = {
     "kubernetes": "",
     "kubernetes-models": "",
     "kubernetes-validate": "",
+    "moto": "",
 }
 SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/cni"])
 

@@ -1,7 +1,9 @@
-"""The rights of each use: the stages of a release run under them, and each right that is taken away is missed.
+"""The rights of each use: a release goes its way under them, and each right that is taken away is missed.
 
-moto enforces what the roles of deploy/aws may: it checks signatures, effects, actions and resources, and does
-not read conditions. So the prefixes of `s3:ListBucket` are held to what was asked for, by its log.
+moto enforces what the roles of deploy/aws may: it checks signatures, effects, actions and resources. It reads
+no conditions, and says of a missing object that it is missing to whoever asks. What Amazon makes of
+`s3:ListBucket` is done by a proxy in front of it: a list of another prefix is refused, and so is a missing
+object whose key is none of the prefixes.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ from __future__ import annotations
 import copy
 import fnmatch
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -22,9 +24,7 @@ from tests.support.aws import Cloud, read_template, resolve, serve_aws
 from tests.support.makefile import DEADLINE_S, QUICK_GATE
 from tests.support.registry_commands import build_registry
 from tests.support.s3_proxy import Asked, serve_proxy
-from tests.support.service import refuse_to_start, running_service
 from tests.support.tables import NAME, SmallTable, rows
-from timberline.registry.bucket import PART_BYTES
 
 pytestmark = pytest.mark.real("moto")
 
@@ -65,7 +65,7 @@ def as_list(value: Any) -> list[Any]:
 def list_rights(template: str, role: str) -> list[Right]:
     """What a role of a template is allowed, one by one."""
     policies = resolve(
-        read_template(template)["Resources"][role]["Properties"]["Policies"], Bucket="BUCKET"
+        read_template(template)["Resources"][role]["Properties"]["Policies"], {"Bucket": "BUCKET"}
     )
     return [
         Right(role, policy["PolicyName"], number, action, resource)
@@ -99,6 +99,17 @@ def without(documents: dict[str, Any], right: Right, bucket: str) -> dict[str, A
     return changed
 
 
+def list_prefixes(documents: dict[str, Any]) -> list[str]:
+    """The patterns of what the policies let a role list."""
+    return [
+        pattern
+        for document in documents.values()
+        for statement in document["Statement"]
+        if "s3:ListBucket" in as_list(statement["Action"])
+        for pattern in statement["Condition"]["StringLike"]["s3:prefix"]
+    ]
+
+
 class Site:
     """The stacks of base, stages and service, a table, and the roles by their logical names."""
 
@@ -111,6 +122,8 @@ class Site:
             aws.deploy(template.partition(".")[0], template, **parameters)
         found = aws.list_resources("stages") | aws.list_resources("service")
         self.roles = {name: physical for name, physical in found.items() if name.endswith("Role")}
+        # Who looks, for the proxy, whether there is an object.
+        self._looker = aws.client("s3", aws.make_root())
         self.policies = {name: aws.read_policies(role) for name, role in self.roles.items()}
         for name in self.roles:
             self.grant(name)
@@ -130,10 +143,31 @@ class Site:
         cache = {"TIMBERLINE_CACHE": str(self.folder / f"machine-{self._runs}")}
         return kept | QUICK_GATE | given | cache | self.aws.take_role(self.roles[name])
 
+    def is_hidden(self, patterns: list[str], asked: Asked) -> bool:
+        """Whether Amazon refuses a request for what the role may not list."""
+        bucket, _, key = asked.path.partition("/")
+        if asked.method not in ("GET", "HEAD") or bucket != self.bucket:
+            return False
+        if not key:
+            key = dict(parse_qsl(asked.query, keep_blank_values=True)).get("prefix", "")
+        elif self._is_there(key):
+            return False
+        return not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self._looker.head_object(Bucket=self.bucket, Key=key)
+        except self._looker.exceptions.ClientError:
+            return False
+        return True
+
     def run(self, name: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """A command as the task of a role; every request of it needs a right."""
         environment = self.environment(name) | more
-        with self.aws.enforced():
+        patterns = list_prefixes(self.aws.read_policies(self.roles[name]))
+        with self.aws.enforced(), serve_proxy(self.aws.server.endpoint) as proxy:
+            proxy.decide = lambda asked: 403 if self.is_hidden(patterns, asked) else None
+            environment["AWS_ENDPOINT_URL"] = proxy.endpoint
             return subprocess.run(
                 [sys.executable, "-m", "timberline", *words],
                 env=environment,
@@ -149,6 +183,12 @@ class Site:
         found = pages.paginate(Bucket=self.bucket, Prefix=prefix)
         return [each["Key"] for page in found for each in page.get("Contents", [])]
 
+    def remove(self, *prefixes: str) -> None:
+        """Remove what lies below these prefixes."""
+        client = self.aws.client("s3")
+        for key in [key for prefix in prefixes for key in self.list_keys(prefix)]:
+            client.delete_object(Bucket=self.bucket, Key=key)
+
     def add_row(self) -> None:
         """The table has a row more."""
         path = self.table.root / "table.csv"
@@ -157,9 +197,8 @@ class Site:
 
     def copy_registry(self) -> None:
         """Put a registry of a folder, with tiny@1 to 3, into the bucket: its aliases keep their layout."""
+        self.remove("registry/tiny/", "registry/.timberline/")
         client = self.aws.client("s3")
-        for key in self.list_keys("registry/tiny/") + self.list_keys("registry/.timberline/"):
-            client.delete_object(Bucket=self.bucket, Key=key)
         source = self.folder / "registry"
         if not source.is_dir():
             build_registry(source)
@@ -192,21 +231,24 @@ def test_a_release_goes_its_way_under_the_rights_of_each_use(site: Site) -> None
 
 
 def try_fetch(site: Site) -> Iterator[subprocess.CompletedProcess[str]]:
-    """What is there already, and a table that has a row more."""
+    """What was never fetched, and a table that has a row more."""
+    site.remove("data/raw/")
     yield site.run("FetchRole", "fetch")
     site.add_row()
     yield site.run("FetchRole", "fetch")
 
 
 def try_train(site: Site) -> Iterator[subprocess.CompletedProcess[str]]:
-    """Rows that are there and rows that are not; and a write to the registry."""
+    """A write to the registry; rows that were never prepared, and others."""
     yield site.run("TrainRole", "alias", "set", f"{NAME}@tried", "1")
+    site.remove("data/prepared/")
     yield site.run("TrainRole", "etl")
     yield site.run("TrainRole", "etl", "--set=split.seed=7")
 
 
 def try_gate(site: Site) -> Iterator[subprocess.CompletedProcess[str]]:
-    """Once more, as it passed already."""
+    """Once more, as it passed already; with nothing in production, as it is not judged against itself."""
+    site.remove(f"registry/{NAME}/aliases/production/")
     yield site.run("GateRole", "gate", "--again")
 
 
@@ -214,7 +256,7 @@ def try_promote(site: Site) -> Iterator[subprocess.CompletedProcess[str]]:
     """In a registry that was copied from a folder, where nobody has written yet."""
     site.copy_registry()
     yield site.run("PromoteRole", "rollback", "--reason=a test", MODEL="tiny")
-    site.aws.client("s3").delete_object(Bucket=site.bucket, Key="registry/.timberline/conditions.json")
+    site.remove("registry/.timberline/")
     yield site.run("PromoteRole", "promote", "--force", "--reason=a test", MODEL=NAME)
 
 

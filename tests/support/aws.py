@@ -17,7 +17,7 @@ import contextlib
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,9 @@ LEFT_OUT = {
 }
 
 
+_FUNCTIONS = ("Fn::GetAtt", "Fn::If", "Fn::Sub")
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with the short forms of CloudFormation's functions: ``!Sub x`` is ``{"Fn::Sub": "x"}``."""
 
@@ -62,7 +65,7 @@ _Loader.add_multi_constructor("!", _read_function)
 
 def read_template(name: str) -> dict[str, Any]:
     """A template of ``deploy/aws``, its functions in the long form."""
-    tree = yaml.load((TEMPLATES / name).read_text("utf-8"), _Loader)  # noqa: S506 - a safe loader's child
+    tree = yaml.load((TEMPLATES / name).read_text("utf-8"), _Loader)
     assert isinstance(tree, dict)
     return tree
 
@@ -72,20 +75,28 @@ def list_templates() -> list[str]:
     return sorted(path.name for path in TEMPLATES.glob("*.yaml"))
 
 
-def resolve(value: Any, **known: str) -> Any:
-    """``value`` with parameters and pseudo parameters filled in; what else a function names is its name."""
+def resolve(value: Any, known: Mapping[str, str]) -> Any:
+    """``value`` with what ``known`` has filled in by name (``Bucket``, ``Role.Arn``); other names stand for
+    themselves, and of an ``If`` the second way is taken, which is the one of empty parameters.
+
+    Raises:
+        KeyError: a function is used that no template had when this was written.
+    """
     known = {"AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": ACCOUNT, **known}
     if isinstance(value, list):
-        return [resolve(each, **known) for each in value]
+        return [resolve(each, known) for each in value]
     if not isinstance(value, dict):
         return value
-    if set(value) == {"Ref"}:
-        return known.get(value["Ref"], value["Ref"])
-    if set(value) == {"Fn::Sub"}:
-        return re.sub(r"\$\{([^}]+)\}", lambda found: known.get(found[1], found[1]), value["Fn::Sub"])
-    if set(value) == {"Fn::GetAtt"}:
-        return known.get(".".join(value["Fn::GetAtt"]), ".".join(value["Fn::GetAtt"]))
-    return {key: resolve(each, **known) for key, each in value.items()}
+    if len(value) != 1 or next(iter(value)) not in ("Ref", *_FUNCTIONS):
+        resolved = {key: resolve(each, known) for key, each in value.items()}
+        return {key: each for key, each in resolved.items() if each != "AWS::NoValue"}
+    ((name, argument),) = value.items()
+    if name == "Fn::If":
+        return resolve(argument[2], known)
+    if name == "Fn::Sub":
+        return re.sub(r"\$\{([^}]+)\}", lambda found: known.get(found[1], found[1]), argument)
+    key = ".".join(argument) if name == "Fn::GetAtt" else argument
+    return known.get(key, key)
 
 
 class Cloud(NamedTuple):
@@ -148,7 +159,9 @@ class Cloud(NamedTuple):
         """The physical names of a stack's resources by their logical ones, without those left out."""
         pages = self.client("cloudformation").get_paginator("list_stack_resources")
         found = [each for page in pages.paginate(StackName=stack) for each in page["StackResourceSummaries"]]
-        return {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in found if each["ResourceType"]}
+        return {
+            each["LogicalResourceId"]: each["PhysicalResourceId"] for each in found if each["ResourceType"]
+        }
 
     def find_network(self) -> dict[str, str]:
         """The network that every account begins with: parameters ``Vpc`` and two subnets with a comma."""
@@ -177,7 +190,9 @@ class Cloud(NamedTuple):
             name: client.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names
         }
         # moto gives those that a stack has made as Python writes them.
-        return {name: ast.literal_eval(text) if isinstance(text, str) else text for name, text in found.items()}
+        return {
+            name: ast.literal_eval(text) if isinstance(text, str) else text for name, text in found.items()
+        }
 
     def write_policies(self, role: str, documents: dict[str, dict[str, Any]]) -> None:
         """Replace the documents of a role's own policies.
@@ -188,6 +203,20 @@ class Cloud(NamedTuple):
             self.client("iam").put_role_policy(
                 RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document)
             )
+
+    def make_root(self) -> dict[str, str]:
+        """The variables of a user that may do everything, also where policies count."""
+        client = self.client("iam")
+        client.create_user(UserName="root")
+        everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+        client.put_user_policy(UserName="root", PolicyName="everything", PolicyDocument=document)
+        key = client.create_access_key(UserName="root")["AccessKey"]
+        return {
+            **self.environment,
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        }
 
     @contextlib.contextmanager
     def enforced(self) -> Iterator[None]:

@@ -44,6 +44,7 @@ TOOLS: Mapping[str, str] = {
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "act": "",
+    "aws": "",
     "cfn-lint": "",
     "compose-spec": "",
     "checkov": "",
@@ -53,6 +54,7 @@ TOOLS: Mapping[str, str] = {
     "kubernetes": "",
     "kubernetes-models": "",
     "kubernetes-validate": "",
+    "moto": "",
     "syft": "",
 }
 SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/cni"])

@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -58,8 +58,17 @@ _NO_NEW_ONES = (
 )
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
+_SO_ATTACH_REUSEPORT_CBPF = 51  # the same
+# Of the sockets that listen on one address the second one gets the connection; where it is the only one,
+# the kernel takes that. They are counted in the order in which they began to listen, and move up.
+_TO_THE_LAST_ONE = ((0x06, 0, 0, 1),)
+
+
+def bind_socket(host: str, port: int, is_shared: bool = False) -> socket.socket:
     """A bound socket that does not listen yet; the connections accepted from it inherit its options.
+
+    Args:
+        is_shared: whether another socket of this user with the same wish may have the address too.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -69,6 +78,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for name, value in _TCP_OPTIONS.items():
             if hasattr(socket, name):
                 bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -98,12 +109,25 @@ def stop_new_connections(bound: socket.socket) -> None:
     socket is closed, and are refused when they ask again a second later. Where the kernel cannot do
     it, closing is as it always is.
     """
+    _attach(bound, _SO_ATTACH_FILTER, _NO_NEW_ONES)
+
+
+def lead_new_connections_here(bound: socket.socket) -> None:
+    """Of two services on one port, let the one that began to listen last have every new connection.
+
+    The other one goes on with those that it has, and may end: nothing waits in its queue. Left alone the
+    kernel spreads connections over both by a hash, and resets those that the ending one has not accepted.
+    """
+    _attach(bound, _SO_ATTACH_REUSEPORT_CBPF, _TO_THE_LAST_ONE)
+
+
+def _attach(bound: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
     if sys.platform != "linux":  # pragma: no cover - the tests run on Linux
         return
-    code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in _NO_NEW_ONES))
+    code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in program))
     address, _ = code.buffer_info()
     with contextlib.suppress(OSError):
-        bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_NEW_ONES), address))
+        bound.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(program), address))
 
 
 class ConnectionCounts:
@@ -181,6 +205,8 @@ class Acceptor:
     def start(self) -> None:
         """Listen, and accept from now on."""
         self._socket.listen(_BACKLOG)
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            lead_new_connections_here(self._socket)
         self._resume()
 
     async def close(self) -> None:

@@ -27,6 +27,7 @@ class ClosedLoop:
         self.failures: list[str] = []
         self.statuses: set[int] = set()
         self.answer_count = 0
+        self.refused_count = 0  # clients that found nobody
         self._service = service
         self._body = body
         self._is_over = threading.Event()
@@ -41,6 +42,10 @@ class ClosedLoop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """The end."""
+        self.stop_asking()
+
+    def stop_asking(self) -> None:
         """Let each client finish its request."""
         self._is_over.set()
         for thread in self._threads:
@@ -59,7 +64,7 @@ class ClosedLoop:
                     connection.connect()
                 self._ask_once(connection)
         except ConnectionRefusedError:
-            pass  # it was not sent
+            self.refused_count += 1  # it was not sent
         finally:
             connection.close()
 

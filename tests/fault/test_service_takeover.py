@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support.closed_loop import ClosedLoop
+from tests.support.closed_loop import ClosedLoop, NewConnections
 from tests.support.service import RunningService, refuse_to_start, running_service
 from timberline.inference.server.probe import check
 
@@ -20,27 +19,6 @@ def start_beside(
 ) -> contextlib.AbstractContextManager[RunningService]:
     """A service on the port of another one."""
     return running_service(registry, "tiny", "--reuse-port", "--port", f"{service.port}", *flags)
-
-
-class NewConnections(threading.Thread):
-    """A client that connects anew for each request, one after the other."""
-
-    def __init__(self, service: RunningService) -> None:
-        super().__init__(daemon=True)
-        self.answer_count = 0
-        self.failures: list[str] = []
-        self.is_over = threading.Event()
-        self._service = service
-
-    def run(self) -> None:
-        """Ask until it is over."""
-        while not self.is_over.is_set():
-            try:
-                status, _, _ = self._service.request("POST", "/predict", {"rings": 40})
-                assert status == 200, status
-                self.answer_count += 1
-            except (OSError, AssertionError) as error:
-                self.failures.append(repr(error))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -59,8 +37,7 @@ def test_no_request_is_lost_when_a_service_takes_the_port_over(registry: Path, w
                     second.stop()
                     load.wait_for_answers(load.answer_count + 200)
                     third.wait_for(lambda: fresh.answer_count > 20)
-                    fresh.is_over.set()
-                    fresh.join(60)
+                    fresh.finish()
                     load.stop_asking()
         assert load.failures == []
         assert load.refused_count == 0

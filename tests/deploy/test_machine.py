@@ -1,6 +1,6 @@
 """deploy/vm/timberline on a machine with git and Docker: update, release, swap and back, killed or not.
 
-The real script, git, engine, serve image, service and gate; the stand-ins are named in `tests.support.machine`.
+The real script, git, engine, serve image, service and gate; stand-ins are named in `tests.support.machine`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import commit, git
 from tests.support.closed_loop import ClosedLoop, NewConnections
 from tests.support.engine import running_engine
-from tests.support.machine import Machine, Remote, commit, git, machine_of
+from tests.support.machine import Machine, Remote, machine_of
 
 pytestmark = pytest.mark.real("dockerd", "mmdebstrap")
 ROW = b'{"Elevation": 2596, "Aspect": 51, "Slope": 3}'

@@ -8,6 +8,7 @@ A `StateFile` says where the socket listens; `inference.server.probe` reads it.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import errno
@@ -52,9 +53,18 @@ _LEAST_TTL: Mapping[int, tuple[tuple[int, int], ...]] = {
     socket.AF_INET6: ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73)),
 }
 
+_SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h; unlike a filter it needs no privilege
+# Of the sockets that listen on one address the second one gets the connection; where it is the only one,
+# the kernel takes that. They are counted in the order in which they began to listen, and move up. Classic BPF:
+# (operation, jump if true, jump if false, operand), see linux/filter.h.
+_TO_THE_LAST_ONE = ((0x06, 0, 0, 1),)
 
-def bind_socket(host: str, port: int) -> socket.socket:
+
+def bind_socket(host: str, port: int, is_shared: bool = False) -> socket.socket:
     """A bound socket that does not listen yet; the connections accepted from it inherit its options.
+
+    Args:
+        is_shared: whether another socket of this user with the same wish may have the address too.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -64,6 +74,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for name, value in _TCP_OPTIONS.items():
             if hasattr(socket, name):
                 bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -105,6 +117,21 @@ def _set_least_ttl(of: socket.socket, hops: int) -> None:
     for level, option in _LEAST_TTL[of.family]:
         with contextlib.suppress(OSError):
             of.setsockopt(level, option, hops)
+
+
+def lead_new_connections_here(bound: socket.socket) -> None:
+    """Of two services on one port, let the one that began to listen last have every new connection.
+
+    The other one goes on with those that it has, and may end: nothing waits in its queue. Left alone the
+    kernel spreads connections over both by a hash, and resets those that the ending one has not accepted.
+    """
+    if sys.platform != "linux":  # pragma: no cover - the tests run on Linux
+        return
+    code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in _TO_THE_LAST_ONE))
+    address, _ = code.buffer_info()
+    program = struct.pack("HP", len(_TO_THE_LAST_ONE), address)
+    with contextlib.suppress(OSError):
+        bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 class ConnectionCounts:
@@ -182,6 +209,8 @@ class Acceptor:
     def start(self) -> None:
         """Listen, and accept from now on."""
         self._socket.listen(_BACKLOG)
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            lead_new_connections_here(self._socket)
         self._resume()
 
     async def close(self) -> None:
@@ -229,9 +258,8 @@ class Acceptor:
             self._wait_for_room(error)
             return False
         connection.setblocking(False)
-        _set_least_ttl(
-            connection, 0
-        )  # what finished its handshake since `stop_new_connections` has its option
+        # What finished its handshake since `stop_new_connections` has inherited its option.
+        _set_least_ttl(connection, 0)
         self._counts.add(1)
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)

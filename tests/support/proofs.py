@@ -47,6 +47,7 @@ TOOLS: Mapping[str, str] = {
     "cyclonedx": "",
     "gitlab-ci-local": "",
     "helm": "",
+    "kserve": "",
     "kubernetes": "",
     "kubernetes-models": "",
     "kubernetes-validate": "",

@@ -30,7 +30,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 
 {{- define "timberline.podSecurity" -}}
 runAsNonRoot: true
-{{- with .Values.user }}
+{{- with get .Values "user" }}
 runAsUser: {{ . | int }}
 runAsGroup: {{ . | int }}
 fsGroup: {{ . | int }}
@@ -57,6 +57,7 @@ imagePullSecrets:
 
 {{- /* Variables of a bucket; `secret` has the account. */ -}}
 {{- define "timberline.bucketEnv" -}}
+{{- if eq .root.Values.storage.kind "bucket" }}
 {{- with .root.Values.storage.bucket.endpoint }}
 - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
 {{- end }}
@@ -70,6 +71,7 @@ imagePullSecrets:
 {{- end }}
 - name: AWS_SESSION_TOKEN
   valueFrom: {secretKeyRef: {name: {{ . }}, key: AWS_SESSION_TOKEN, optional: true}}
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -42,8 +42,8 @@ spec:
       imagePullPolicy: {{ .Values.images.pullPolicy }}
       envFrom:
         - configMapRef: {name: {{ include "timberline.name" . }}}
-      {{- if eq .Values.storage.kind "bucket" }}
-      env: {{- include "timberline.bucketEnv" (dict "root" . "secret" .Values.storage.bucket.readSecret) | nindent 8 }}
+      {{- with include "timberline.bucketEnv" (dict "root" . "secret" .Values.storage.bucket.readSecret) | trim }}
+      env: {{- . | nindent 8 }}
       {{- end }}
       ports:
         - {name: http, containerPort: 8000}

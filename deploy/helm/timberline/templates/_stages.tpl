@@ -2,21 +2,29 @@
 ["fetch", "etl", "train", "evaluate", "export", "gate", "promote"]
 {{- end -}}
 
-{{- /* One stage's container. `stage`, `root`. */ -}}
+{{- /* One stage's container. `stage`, `root`; `model` if not every version, `script` in place of the stage's own call. */ -}}
 {{- define "timberline.stage" -}}
 {{- $values := .root.Values -}}
 {{- $limits := index $values.stages.resources .stage -}}
 name: {{ .stage }}
 image: {{ has .stage (list "fetch" "promote") | ternary $values.images.tools $values.images.train }}
 imagePullPolicy: {{ $values.images.pullPolicy }}
+{{- with get . "script" }}
+command: [sh, -euc]
+args:
+  - | {{- . | nindent 4 }}
+{{- else }}
 args: [{{ .stage }}]
+{{- end }}
 env:
-  - {name: MODEL, value: {{ include "timberline.modelName" .root | quote }}}
+  - {name: MODEL, value: {{ get . "model" | default (include "timberline.modelName" .root) | quote }}}
   {{- if eq $values.storage.kind "bucket" }}
   - {name: REGISTRY, value: {{ $values.storage.bucket.registry | quote }}}
   - {name: DATA, value: {{ $values.storage.bucket.data | quote }}}
   - {name: TIMBERLINE_CACHE, value: /tmp/cache}
-  {{- include "timberline.bucketEnv" (dict "root" .root "secret" $values.storage.bucket.writeSecret) | nindent 2 }}
+  {{- with include "timberline.bucketEnv" (dict "root" .root "secret" $values.storage.bucket.writeSecret) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- end }}
   {{- range $name, $value := $values.stages.settings }}
   - {name: {{ $name }}, value: {{ $value | quote }}}
@@ -36,14 +44,18 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{- /* What a job does: `stages` one after the other, the last one as the container. `component`, `root`. */ -}}
+{{- /* What a job does: `stages` one after the other, the last one as the container. `component`, `root`; `labels` more, `ttl`, and as a stage. */ -}}
 {{- define "timberline.job" -}}
 {{- $values := .root.Values -}}
 backoffLimit: 0
-ttlSecondsAfterFinished: 86400
+ttlSecondsAfterFinished: {{ get . "ttl" | default 86400 }}
 template:
   metadata:
-    labels: {{- include "timberline.labels" . | nindent 6 }}
+    labels:
+      {{- include "timberline.labels" . | nindent 6 }}
+      {{- with get . "labels" }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
   spec:
     restartPolicy: Never
     serviceAccountName: {{ include "timberline.name" .root }}-{{ .component }}
@@ -64,7 +76,7 @@ template:
       {{- end }}
     {{- end }}
     containers:
-      - {{ include "timberline.stage" (dict "root" .root "stage" (last .stages)) | nindent 8 | trim }}
+      - {{ include "timberline.stage" (dict "root" .root "stage" (last .stages) "model" (get . "model") "script" (get . "script")) | nindent 8 | trim }}
     volumes:
       - name: tmp
         emptyDir: {sizeLimit: {{ $values.stages.scratchSize }}}
@@ -76,4 +88,24 @@ template:
 
 {{- define "timberline.cronApi" -}}
 {{- semverCompare ">=1.21-0" .Capabilities.KubeVersion.Version | ternary "batch/v1" "batch/v1beta1" -}}
+{{- end -}}
+
+{{- /* The gate of a rollout: it ends with 0 where Argo Rollouts has to ask what it said. */ -}}
+{{- define "timberline.gateJob" -}}
+{{- $labels := dict "timberline/judges" "{{args.pods}}" -}}
+{{- $script := include "timberline.gateScript" . -}}
+{{- include "timberline.job" (dict "root" . "component" "gate" "stages" (list "gate") "model" .Values.model "labels" $labels "script" $script "ttl" 300) -}}
+{{- end -}}
+
+{{- define "timberline.gateScript" -}}
+code=0
+stage gate > /tmp/gate.json || code=$?
+cat /tmp/gate.json
+# 2 is also the code of a wrong setting, which has no outcome.
+if [ "$code" = 2 ] && grep -q '"outcome": *"INCONCLUSIVE"' /tmp/gate.json; then
+  printf INCONCLUSIVE > /dev/termination-log
+  exit 0
+fi
+[ "$code" != 0 ] || printf PASS > /dev/termination-log
+exit "$code"
 {{- end -}}

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.real(
     "kubernetes", "dockerd", "mmdebstrap", "etcd", "containerd", "iptables", "ptp", "helm"
 )
 CLIENTS = 6
-# More small processes than the container has memory for, beside a service that the kernel takes for the worst.
+# More small processes than the container has memory for; the kernel takes the service for the worst.
 HOG = """
 echo 1000 > /proc/1/oom_score_adj
 for number in $(seq 20); do python -c 'taken = b"x" * (20 << 20); input()' & done

@@ -1,11 +1,12 @@
 """The chart's jobs in a real Kubernetes: what the exit code of a stage becomes, and a whole retraining.
 
-`promote` runs in the image timberline-tools on the service's own volume. `retrain` runs every stage for real in
-the train image, on a table of 600 made-up rows, with a gate whose windows take seconds.
+`promote` runs in the image timberline-tools on the service's own volume. `retrain` runs every stage for real
+in the train image, on a table of 600 made-up rows, with a gate whose windows take seconds.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -188,7 +189,7 @@ def test_a_retraining_runs_every_stage_in_order_and_its_version_is_served(
         for entry in [*pod["status"]["initContainerStatuses"], *pod["status"]["containerStatuses"]]
     }
     assert list(times) == STAGES
-    for earlier, later in zip(STAGES, STAGES[1:], strict=False):
+    for earlier, later in itertools.pairwise(STAGES):
         assert times[earlier]["finishedAt"] <= times[later]["startedAt"]
     wait = release.cluster.wait_until
     wait(lambda: release.ask()["version"] > 2, "the service has the new version")

@@ -31,7 +31,7 @@ class Fate(NamedTuple):
 
     ``answers`` by status, ``versions`` of the answers with 200. ``again`` counts requests that were sent on a
     kept connection, which ended without one byte of an answer: they were asked once more on a new one, as
-    proxies and clients do. ``refused`` were not sent, as no connection was to be had. ``lost`` has all others.
+    proxies and clients do. ``refused`` were not sent, as there was no connection. ``lost`` has all others.
     """
 
     answers: dict[str, int]

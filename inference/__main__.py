@@ -27,6 +27,7 @@ _FLAGS = {
     "registry": "folder of the registry, or s3://bucket/prefix (default var/registry)",
     "host": "address to listen on (default 127.0.0.1)",
     "port": "port to listen on, 0 for a free one (default 8000)",
+    "reuse-port": "another service may take the port over, and gets all new connections (default false)",
     "workers": "processes that answer; from 2 on a supervisor restarts those that end (default 1)",
     "threads": "large requests worked on at a time, 0 for its share of the CPU quota (default 0)",
     "max-body-bytes": "longest body that is read (default 16 MiB)",
@@ -60,7 +61,7 @@ _FLAGS = {
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",
     "runtime-dir": "folder for the file that health finds the service by (default: the first usable)",
 }
-_SWITCHES = {"request-log", "server-timing"}  # may stand alone, for "true"
+_SWITCHES = {"request-log", "reuse-port", "server-timing"}  # may stand alone, for "true"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,6 +66,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``model``: ``name``, ``name@alias`` or ``name@7``, several with commas between; a bare name is
       ``name@production``, and the first is the one behind ``/predict``.
     - ``port`` 0 takes a free one.
+    - ``reuse_port``: whether another service of this user may take the port over, which gets every new
+      connection from then on; two at a time.
     - ``workers``: processes; from 2 on they are watched over by one more, which restarts those that end.
     - ``threads``: how many large requests are worked on at the same time, beside the event loop;
       0 is a worker's share of the container's CPU quota. One Run always uses one thread.
@@ -113,6 +115,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     registry: str = "var/registry"
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    reuse_port: bool = False
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024 * 1024

@@ -50,7 +50,8 @@ def check(port: int = 0, runtime_dir: str = "") -> int:
         port: of the service that is meant; 0 is the one that there is, or that the environment means.
         runtime_dir: where it left its file; "" is where the environment says.
     """
-    found = find_services(list_folders(runtime_dir or _read(RUNTIME_DIR)))
+    # Two of one address are a service and the one that takes over from it.
+    found = list(dict.fromkeys(find_services(list_folders(runtime_dir or _read(RUNTIME_DIR)))))
     wanted = port or (_read_port() if len(found) != 1 else 0)
     services = [address for address in found if wanted in (0, address[1])]
     if len(found) > 1 and not port and len(services) != 1:

@@ -159,7 +159,7 @@ def supervise(config: ServiceConfig, flags: Sequence[str]) -> int:
     """
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
-        sockets = [stack.enter_context(bind_socket(config.host, port)) for port in ports]
+        sockets = [stack.enter_context(bind_socket(config.host, port, config.reuse_port)) for port in ports]
         state_file = stack.enter_context(StateFile(config.runtime_dir))
         code = asyncio.run(Supervisor(config, sockets, flags, state_file).run())
     log_event(_logger, "stopped", workers=config.workers)

@@ -61,7 +61,7 @@ def serve(config: ServiceConfig) -> int:
     """
     with contextlib.ExitStack() as stack:
         ports = [config.port, config.metrics_port] if config.metrics_port else [config.port]
-        sockets = [stack.enter_context(bind_socket(config.host, port)) for port in ports]
+        sockets = [stack.enter_context(bind_socket(config.host, port, config.reuse_port)) for port in ports]
         state_file = stack.enter_context(StateFile(config.runtime_dir))
         return _serve(config, sockets, None, state_file)
 

@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
             command.add_argument("chart")
             command.add_argument("-f", "--values", action="append", default=[])
             command.add_argument("--set", action="append", default=[])
+            command.add_argument("--set-string", action="append", default=[])
         if name == "upgrade":
             command.add_argument("--install", action="store_true")
             command.add_argument("--reuse-values", action="store_true")
@@ -60,6 +61,8 @@ def read_values(given: argparse.Namespace) -> dict[str, Any]:
         merge(values, helm.values_from_yaml(Path(name).read_text("utf-8")))
     for expression in given.set:
         merge(values, helm.parse_set_string(expression))
+    for expression in given.set_string:
+        merge(values, helm.parse_set_string_values(expression))
     return values
 
 

@@ -15,6 +15,7 @@ import yaml
 
 import timberline
 from tests.support.dockerfiles import read_stages, texts
+from tests.support.makefile import QUICK_GATE
 from tests.support.markdown import ROOT
 from timberline.inference.config import ServiceConfig, environment_name
 from timberline.release import _STAGES
@@ -114,6 +115,12 @@ def test_settings_are_the_service_s() -> None:
     )
     assert {name for name in told if name.isupper()} == known & set(told) - {"kind"}
     assert {environment_name(key) for key in MADE_BY_THE_CHART - {"tokens"}} <= set(told)
+
+
+def test_stages_may_have_every_setting_of_a_gate() -> None:
+    """A digit in a name (…_P99_RATIO) is no reason to refuse it."""
+    values = {**VALUES, "stages": {**VALUES["stages"], "settings": QUICK_GATE}}
+    jsonschema.validate(values, SCHEMA, cls=jsonschema.Draft202012Validator)
 
 
 def test_defaults_are_those_of_the_image_and_the_service() -> None:

@@ -42,7 +42,7 @@ PODS = "192.0.2.128/26"
 SERVICES = "198.51.100.0/24"
 API = f"https://{NODE}:6443"
 CNI_PROGRAMS = "/usr/lib/cni"
-CGROUP = "/timberline"
+CGROUPS = ("timberline", "k8s.io")  # kubelet's own, and containerd's for what kubelet gives no other
 HELM = CHILDREN / "helm_command.py"
 START_S = 120.0
 READY_S = 120.0
@@ -286,6 +286,8 @@ class Cluster:
         remove_cgroups()
 
     def _make_namespaces(self) -> None:
+        for hierarchy in Path("/sys/fs/cgroup").iterdir():
+            (hierarchy / CGROUPS[0]).mkdir(exist_ok=True)
         tunables = self.folder / "tunables"
         tunables.mkdir()
         for name, value in TUNABLES.items():
@@ -362,7 +364,7 @@ KUBELET = {
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "cgroupDriver": "cgroupfs",
-    "cgroupRoot": CGROUP,
+    "cgroupRoot": f"/{CGROUPS[0]}",
     "cgroupsPerQOS": False,
     "enforceNodeAllocatable": [],
     "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi"},
@@ -426,10 +428,11 @@ def save_images(engine: Engine, *images: str) -> Path:
 
 def remove_cgroups() -> None:
     """Remove the folders of what ran in the cluster; each is empty, as its processes have ended."""
-    for root in Path("/sys/fs/cgroup").glob(f"*{CGROUP}"):
-        for place, _, _ in os.walk(root, topdown=False):
-            with contextlib.suppress(FileNotFoundError):
-                Path(place).rmdir()
+    for name in CGROUPS:
+        for root in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+            for place, _, _ in os.walk(root, topdown=False):
+                with contextlib.suppress(OSError):  # somebody else's
+                    Path(place).rmdir()
 
 
 def look_at_machine() -> dict[str, Any]:
@@ -449,7 +452,7 @@ def look_at_machine() -> dict[str, Any]:
             line for line in Path("/proc/self/mounts").read_text("utf-8").splitlines() if ours in line
         ],
         "processes": [text for path in commands_of_all if ours in (text := read_if_there(path))],
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*{CGROUP}")],
+        "cgroups": [str(path) for name in CGROUPS for path in Path("/sys/fs/cgroup").glob(f"*/{name}/*")],
     }
 
 

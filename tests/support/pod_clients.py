@@ -31,7 +31,7 @@ class Fate(NamedTuple):
 
     ``answers`` by status, ``versions`` of the answers with 200. ``again`` counts requests that were sent on a
     kept connection, which ended without one byte of an answer: they were asked once more on a new one, as
-    proxies and clients do. ``refused`` were not sent, as nobody listened. ``lost`` has all others.
+    proxies and clients do. ``refused`` were not sent, as there was no connection. ``lost`` has all others.
     """
 
     answers: dict[str, int]
@@ -128,8 +128,6 @@ class _Client(threading.Thread):
                     self._ask_again()
                 else:
                     self.lost.append(repr(error))
-            except ConnectionRefusedError:
-                self.refused += 1
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 self.lost.append(repr(error))
@@ -138,13 +136,18 @@ class _Client(threading.Thread):
     def _ask_again(self) -> None:
         try:
             self._ask()
-        except ConnectionRefusedError:
-            self.refused += 1
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             self.lost.append(f"asked again: {error!r}")
 
     def _ask(self) -> None:
+        if self._connection.sock is None:
+            try:
+                self._connection.connect()
+            except OSError:
+                self._connection.close()
+                self.refused += 1
+                return
         self._connection.request("POST", self._path, self._body, _HEADERS)
         response = self._connection.getresponse()  # closes the connection if the answer says so
         answer = response.read()

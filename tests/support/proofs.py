@@ -51,6 +51,7 @@ TOOLS: Mapping[str, str] = {
     "cyclonedx": "",
     "gitlab-ci-local": "",
     "helm": "",
+    "kserve": "",
     "kubernetes": "",
     "kubernetes-models": "",
     "kubernetes-validate": "",

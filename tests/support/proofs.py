@@ -39,6 +39,7 @@ TOOLS: Mapping[str, str] = {
     "mmdebstrap": "mmdebstrap",
     "npm": "npm",
     "prometheus": "prometheus",
+    "rsync": "rsync",
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "act": "",

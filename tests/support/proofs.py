@@ -41,6 +41,7 @@ TOOLS: Mapping[str, str] = {
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "ptp": "containernetworking-plugins",
+    "rsync": "rsync",
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "act": "",

@@ -31,7 +31,7 @@ STAGES = ["fetch", "etl", "train", "evaluate", "export", "gate", "promote"]
 RETRAIN_S = 420.0
 MODEL = """
 [model]
-name = "tiny"
+name = "NAME"
 
 [source]
 kind = "csv"
@@ -150,48 +150,71 @@ def test_a_promotion_on_a_schedule_completes_and_the_service_follows(release: In
 
 @pytest.fixture(scope="module")
 def train_image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The train image with the model folder `tiny` and its table, as the docs tell users to build theirs."""
+    """The train image with model folders of the test's own, as the docs tell users to build theirs."""
     folder: Path = tmp_path_factory.mktemp("train")
-    (folder / "models" / "tiny").mkdir(parents=True)
     chance = random.Random(0)
     rows = [(round(chance.uniform(1, 40), 2), chance.randrange(1, 300)) for _ in range(600)]
     lines = ["height,rings,tall", *(f"{height},{rings},{int(height > 18)}" for height, rings in rows)]
+    for name in ("tall", "tiny"):
+        place = folder / "models" / name
+        place.mkdir(parents=True)
+        (place / "model.toml").write_text(MODEL.replace("NAME", name), "utf-8")
+        (place / "features.sql").write_text("SELECT height, rings FROM raw\n", "utf-8")
     (folder / "models" / "table.csv").write_text("\n".join(lines) + "\n", "utf-8")
-    (folder / "models" / "tiny" / "model.toml").write_text(MODEL, "utf-8")
-    (folder / "models" / "tiny" / "features.sql").write_text("SELECT height, rings FROM raw\n", "utf-8")
     of_train = f"FROM timberline-train:{__version__}\nCOPY models /app/models\n"
     (folder / "Dockerfile").write_text(of_train, "ascii")
     with running_engine() as engine:
         engine.build("Dockerfile.train", f"timberline-train:{__version__}")
-        engine.build("Dockerfile", "timberline-train:tiny", context=folder)
-        cluster.load(save_images(engine, "timberline-train:tiny"))
-    return "timberline-train:tiny"
+        engine.build("Dockerfile", "timberline-train:own", context=folder)
+        cluster.load(save_images(engine, "timberline-train:own"))
+    return "timberline-train:own"
+
+
+def list_flags(image: str, model: str, replicas: int) -> list[str]:
+    """Flags of Helm for a retraining of ``model`` with the quick gate."""
+    values = {
+        "images.tools": image,
+        "images.train": image,
+        "model": model,
+        **{f"stages.settings.{name}": value.replace(",", "\\,") for name, value in QUICK_GATE.items()},
+    }
+    strings = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
+    return [*strings, "--set", f"retrain.enabled=true,replicas={replicas}"]
+
+
+def test_a_retraining_that_the_gate_blocks_fails_and_promotes_nothing(
+    release: Installed, train_image: str
+) -> None:
+    """The new version lacks columns of the one in production: the job ends there, the service goes on."""
+    before = [pod.name for pod in release.wait_for_pods(1)]
+    release.upgrade(*list_flags(train_image, "tiny", 1))
+    start(release, "retrain", "retrain-blocked")
+    ended, pods = finish(release, "retrain-blocked", RETRAIN_S)
+    log = release.kubectl("logs", "job/retrain-blocked", "-c", "gate", check=False)
+    assert (ended, [exit_codes(pod) for pod in pods]) == (
+        "Failed",
+        [{**dict.fromkeys(STAGES[:5], 0), "gate": 1}],
+    ), log
+    assert release.ask()["version"] == 1
+    assert [(pod.name, pod.restarts) for pod in release.wait_for_pods(1)] == [(before[0], 0)]
 
 
 def test_a_retraining_runs_every_stage_in_order_and_its_version_is_served(
     release: Installed, train_image: str, note: Note
 ) -> None:
-    """From the table to the answer of the service, with nothing but what the chart makes."""
-    quick = [f"stages.settings.{name}={value}" for name, value in QUICK_GATE.items()]
-    flags = [word for line in quick for word in ("--set-string", line.replace(",", "\\,"))]
-    images = f"images.tools={train_image},images.train={train_image},retrain.enabled=true,replicas=1"
-    before = release.wait_for_pods(1)
-    release.upgrade("--set", images, *flags)
-    assert [pod.name for pod in release.wait_for_pods(1)] == [pod.name for pod in before]
+    """From a table to the service's answer with what the chart makes alone: a model's first release."""
+    release.upgrade(*list_flags(train_image, "tall", 0))
     began = time.monotonic()
-    start(release, "retrain", "retrain-1")
-    ended, pods = finish(release, "retrain-1", RETRAIN_S)
-    (pod,) = pods
-    log = release.kubectl("logs", pod["metadata"]["name"], "--all-containers", "--tail=5", check=False)
+    start(release, "retrain", "retrain-tall")
+    ended, (pod,) = finish(release, "retrain-tall", RETRAIN_S)
+    note(f"retrain, 600 rows, fetch to promote in one pod: {time.monotonic() - began:.0f} s")
+    log = release.kubectl("logs", "job/retrain-tall", "--all-containers", "--tail=5", check=False)
     assert (ended, exit_codes(pod)) == ("Complete", dict.fromkeys(STAGES, 0)), log
-    times = {
-        entry["name"]: entry["state"]["terminated"]
-        for entry in [*pod["status"]["initContainerStatuses"], *pod["status"]["containerStatuses"]]
-    }
+    states = [*pod["status"]["initContainerStatuses"], *pod["status"]["containerStatuses"]]
+    times = {entry["name"]: entry["state"]["terminated"] for entry in states}
     assert list(times) == STAGES
     for earlier, later in itertools.pairwise(STAGES):
         assert times[earlier]["finishedAt"] <= times[later]["startedAt"]
-    wait = release.cluster.wait_until
-    wait(lambda: release.ask()["version"] > 2, "the service has the new version")
-    note(f"retrain, 600 rows, fetch to promote in one pod: {time.monotonic() - began:.0f} s")
-    assert [entry.restarts for entry in release.pods()] == [0]
+    release.upgrade(*list_flags(train_image, "tall", 1))
+    answer = release.ask()
+    assert (answer["model"], answer["version"]) == ("tall", 1)

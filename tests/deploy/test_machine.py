@@ -126,8 +126,8 @@ def test_a_rollback_that_was_killed_goes_one_step_back_and_no_further(machine: M
     machine.run("release", "--set", "training.epochs=5")
     moves, version = history_length(machine), production(machine)
     with asking(machine):
-        machine.kill_at("timberline-rollback", "rollback", "model")
-        machine.kill_at("timberline-alias", "rollback", "model")
+        machine.kill_at("run --rm --name timberline-rollback", "rollback", "model")
+        machine.kill_at("run --rm --name timberline-alias", "rollback", "model")
         machine.run("rollback", "model")
         machine.kill_at("run --detach", "rollback", "code")
         machine.run("rollback", "code")

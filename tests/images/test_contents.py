@@ -20,13 +20,12 @@ from tests.support.clients import ask_as
 from tests.support.containers import IMAGES, SERVE, TOOLS, TRAIN
 from tests.support.engine import BASE, ROOT, SECRETS, Engine
 from tests.support.locks import parse_lock
-from tests.support.sbom import describe, list_licences, list_packages, write_sbom
+from tests.support.sbom import PLACE, describe, list_licences, list_packages, write_sbom
 
 pytestmark = pytest.mark.real("dockerd", "mmdebstrap")
 
 SERVE_BOUND_BYTES = 205_000_000  # issue 16, on its base
 LABEL = "org.opencontainers.image."
-PLACE = "syft:location:0:path"
 HOST = re.compile(r"https?://(?:[^/@\s]*@)?([\w.-]+)")
 
 

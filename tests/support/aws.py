@@ -155,9 +155,9 @@ class Cloud(NamedTuple):
             "sagemaker.yaml": {"Image": IMAGE, "Archive": "sagemaker/forest_cover.tar.gz", **shared},
         }
 
-    def list_resources(self, stack: str) -> dict[str, str]:
+    def list_resources(self, stack: str, account: dict[str, str] | None = None) -> dict[str, str]:
         """The physical names of a stack's resources by their logical ones, without those left out."""
-        pages = self.client("cloudformation").get_paginator("list_stack_resources")
+        pages = self.client("cloudformation", account).get_paginator("list_stack_resources")
         found = [each for page in pages.paginate(StackName=stack) for each in page["StackResourceSummaries"]]
         return {
             each["LogicalResourceId"]: each["PhysicalResourceId"] for each in found if each["ResourceType"]
@@ -171,7 +171,7 @@ class Cloud(NamedTuple):
         return {"Vpc": vpc["VpcId"], "Subnets": ",".join(each["SubnetId"] for each in subnets[:2])}
 
     def take_role(self, name: str) -> dict[str, str]:
-        """The variables of somebody who has taken the role of this name."""
+        """The variables of somebody who has taken the role of this name; not where policies count."""
         taken = self.client("sts").assume_role(
             RoleArn=f"arn:aws:iam::{ACCOUNT}:role/{name}", RoleSessionName="test"
         )["Credentials"]
@@ -182,9 +182,9 @@ class Cloud(NamedTuple):
             "AWS_SESSION_TOKEN": taken["SessionToken"],
         }
 
-    def read_policies(self, role: str) -> dict[str, dict[str, Any]]:
+    def read_policies(self, role: str, account: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
         """The documents of a role's own policies by their names."""
-        client = self.client("iam")
+        client = self.client("iam", account)
         names = client.list_role_policies(RoleName=role)["PolicyNames"]
         found = {
             name: client.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in names
@@ -194,13 +194,15 @@ class Cloud(NamedTuple):
             name: ast.literal_eval(text) if isinstance(text, str) else text for name, text in found.items()
         }
 
-    def write_policies(self, role: str, documents: dict[str, dict[str, Any]]) -> None:
+    def write_policies(
+        self, role: str, documents: dict[str, dict[str, Any]], account: dict[str, str] | None = None
+    ) -> None:
         """Replace the documents of a role's own policies.
 
         moto cannot enforce those that a stack has made until they are written once more.
         """
         for name, document in documents.items():
-            self.client("iam").put_role_policy(
+            self.client("iam", account).put_role_policy(
                 RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document)
             )
 

@@ -1,4 +1,4 @@
-"""A checkout of a test's own, as a repository of git, whose forest_cover trains in seconds and passes its gate.
+"""A checkout of a test, as a repository of git, whose forest_cover trains in seconds and passes its gate.
 
 write_checkout(folder)                      # one commit on main
 commit(folder, "subject")

@@ -171,8 +171,11 @@ class Engine(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_engine() -> Iterator[Engine]:
-    """A dockerd with the base image in it, until the block ends; waits for another process that has it."""
+def running_engine(environment: Mapping[str, str] | None = None) -> Iterator[Engine]:
+    """A dockerd with the base image in it, until the block ends; waits for another process that has it.
+
+    ``environment`` is added to its own: a driver of logs finds its account there.
+    """
     folder = cache_folder() / "engine"
     (folder / "client").mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -192,6 +195,7 @@ def running_engine() -> Iterator[Engine]:
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
         try:
             engine = Engine(folder / "docker.sock")

@@ -25,9 +25,9 @@ http: {{addr: "{host}"}}
 
 
 @contextlib.contextmanager
-def serve_images(folder: Path) -> Iterator[str]:
-    """Host and port of a registry that is there until the block ends."""
-    host = f"127.0.0.1:{find_port()}"
+def serve_images(folder: Path, port: str | int = 0) -> Iterator[str]:
+    """Host and port of a registry that is there until the block ends; without ``port`` on a free one."""
+    host = f"127.0.0.1:{port or find_port()}"
     settings = folder / "registry.yml"
     settings.write_text(_SETTINGS.format(folder=folder, host=host), "utf-8")
     with (folder / "registry.log").open("w") as log:

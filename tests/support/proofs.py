@@ -28,7 +28,6 @@ KINDS: Mapping[str, str] = {"real": "run for real", "offline": "validated offlin
 # Programs by name and Debian's package of each. Those without one come in environments that the tests make
 # themselves (tests/support/clients.py): the name stands here so that SKIP can have it.
 TOOLS: Mapping[str, str] = {
-    "alertmanager": "prometheus-alertmanager",
     "chromium": "chromium",
     "containerd": "containerd",
     "docker-compose": "docker-compose",
@@ -40,7 +39,9 @@ TOOLS: Mapping[str, str] = {
     "mmdebstrap": "mmdebstrap",
     "npm": "npm",
     "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
     "ptp": "containernetworking-plugins",
+    "rsync": "rsync",
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "act": "",

@@ -104,7 +104,7 @@ class Host:
             words += ["-e", f"{name}={text}"]
         words += ["--log-driver", container["logConfiguration"]["logDriver"]]
         given = {name: text for name, text in options.items() if name != "awslogs-stream-prefix"}
-        given |= {"awslogs-stream": stream, "awslogs-endpoint": self.aws.server.endpoint}
+        given |= {"awslogs-stream": stream, "awslogs-endpoint": self.aws.endpoint}
         for name, text in given.items():
             words += ["--log-opt", f"{name}={text}"]
         return self.engine.docker(*words, IMAGE).stdout.strip()
@@ -188,7 +188,7 @@ def ask(pid: int, path: str) -> int:
 
 def test_the_task_serves_from_the_bucket_with_the_account_of_its_role(host: Host) -> None:
     """Without a folder that it can write, a variable with a key, or a right but to read the registry."""
-    port = int(host.aws.server.endpoint.rpartition(":")[2])
+    port = int(host.aws.endpoint.rpartition(":")[2])
     with host.network() as (network, pid), relay(pid, ("127.0.0.1", S3_PORT), port):
         with serve_account(pid, host.accounts["ServeRole"]) as asked:
             name = host.start(network, "serves", TIMBERLINE_SERVE_WATCH_S="1")
@@ -208,7 +208,7 @@ def test_the_task_serves_from_the_bucket_with_the_account_of_its_role(host: Host
 
 def test_another_role_is_not_served_with(host: Host) -> None:
     """So it was the role that the test above was served with."""
-    port = int(host.aws.server.endpoint.rpartition(":")[2])
+    port = int(host.aws.endpoint.rpartition(":")[2])
     with (
         host.network() as (network, pid),
         relay(pid, ("127.0.0.1", S3_PORT), port),
@@ -243,7 +243,7 @@ def test_a_log_needs_each_right_of_the_execution_role(host: Host, action: str) -
             f"awslogs-group={GROUP}",
         ]
         words += ["--log-opt", f"awslogs-stream={stream}", "--log-opt", "awslogs-region=us-east-1"]
-        words += ["--log-opt", f"awslogs-endpoint={host.aws.server.endpoint}"]
+        words += ["--log-opt", f"awslogs-endpoint={host.aws.endpoint}"]
         done = host.engine.docker(*words, IMAGE, "help", check=False)
     finally:
         host.aws.write_policies(role, policies, host.root)

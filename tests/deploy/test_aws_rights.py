@@ -165,7 +165,7 @@ class Site:
         """A command as the task of a role; every request of it needs a right."""
         environment = self.environment(name) | more
         patterns = list_prefixes(self.aws.read_policies(self.roles[name]))
-        with self.aws.enforced(), serve_proxy(self.aws.server.endpoint) as proxy:
+        with self.aws.enforced(), serve_proxy(self.aws.endpoint) as proxy:
             proxy.decide = lambda asked: 403 if self.is_hidden(patterns, asked) else None
             environment["AWS_ENDPOINT_URL"] = proxy.endpoint
             return subprocess.run(

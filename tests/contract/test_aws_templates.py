@@ -69,7 +69,7 @@ def find_drain_s() -> float:
 
 
 def test_the_services_variables_are_settings_of_the_service() -> None:
-    """An unknown one stops the start, and the circuit breaker has nothing to roll the first deployment back to."""
+    """An unknown one stops the start, and of a first deployment there is nothing to roll back to."""
     container = find_container(SERVICE, "Task")
     given = read_environment(container) | {"MODEL": "forest_cover"}
     config = resolve_config({}, given)

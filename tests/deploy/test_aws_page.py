@@ -36,10 +36,11 @@ MANIFEST = json.dumps(
         "layers": [],
     }
 )
-# Before a repository is asked for its images it is given one: `docker push` has nowhere to go. Of a stack that is
-# deployed `aws` makes the change set, as it does always; the stack is then made of the same words, as moto knows
-# no outputs of one that a change set has made. A task that is run has its memory once more in its container,
-# without which moto runs none.
+# Where moto is less than AWS:
+# - Before a repository is asked for its images it is given one, as `docker push` has nowhere to go.
+# - Of a stack that is deployed `aws` makes the change set, as it does always; the stack is then made of the
+#   same words, as moto knows no outputs of one that a change set has made.
+# - A task that is run has its memory once more in its container, without which moto runs none.
 AWS = f"""#!{sys.executable}
 import subprocess, sys
 sys.path.insert(0, {str(ROOT)!r})

@@ -331,8 +331,7 @@ def test_parts_of_a_broken_upload_go_by_the_right_to_abort_alone(
     left = client.list_multipart_uploads(Bucket=site.bucket).get("Uploads", [])
     for each in left:
         client.abort_multipart_upload(Bucket=site.bucket, Key=each["Key"], UploadId=each["UploadId"])
-    assert done.returncode == 1
-    assert "cannot do it now (500)" in done.stderr
+    assert done.returncode == 1, done.stderr
     assert bool(left) != is_granted
 
 
@@ -340,6 +339,7 @@ def test_checkpoints_go_by_the_right_to_delete_alone(site: Site) -> None:
     """It is the one thing that a release removes at once; the other is rows that were replaced a day ago."""
     (right,) = [each for each in RIGHTS if each.action == "s3:DeleteObject"]
     settings = [f"--set={each}" for each in SETTINGS[:-1]]
+    assert site.run("FetchRole", "fetch").returncode == 0
     assert site.run("TrainRole", "etl").returncode == 0
     assert site.run("TrainRole", "train", *settings, "--set=training.epochs=3").returncode == 0
     assert site.list_keys("data/checkpoints/") == []
@@ -378,9 +378,9 @@ def test_the_service_needs_to_read_and_to_list(site: Site) -> None:
     for right in list_rights("service.yaml", "ServeRole"):
         site.grant("ServeRole", without(site.policies["ServeRole"], right, site.bucket))
         try:
-            done = site.run("ServeRole", "verify", NAME)
+            done = site.run("ServeRole", "list", NAME)
         finally:
             site.grant("ServeRole")
         assert done.returncode == 3
         assert REFUSED in done.stderr
-    assert site.run("ServeRole", "verify", NAME).returncode == 0
+    assert site.run("ServeRole", "list", NAME).returncode == 0

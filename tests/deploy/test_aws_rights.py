@@ -381,6 +381,6 @@ def test_the_service_needs_to_read_and_to_list(site: Site) -> None:
             done = site.run("ServeRole", "list", NAME)
         finally:
             site.grant("ServeRole")
-        assert done.returncode == 3
-        assert REFUSED in done.stderr
+        assert done.returncode
+        assert REFUSED in done.stdout + done.stderr
     assert site.run("ServeRole", "list", NAME).returncode == 0

@@ -1,7 +1,7 @@
-"""The pipelines of deploy/ci, run: what is refused, judged, published, pushed and deployed, and what never is.
+"""The pipelines of deploy/ci, run: what is refused, judged, published, pushed and deployed, and what not.
 
-GitHub's by act, GitLab's by gitlab-ci-local, the Jenkinsfile by `tests/deploy/jenkinsfile.groovy`, each on this
-machine; what stands in for what is named in `tests.support.pipelines`.
+GitHub's by act, GitLab's by gitlab-ci-local, the Jenkinsfile by `tests/deploy/jenkinsfile.groovy`, each on
+this machine; what stands in for what is named in `tests.support.pipelines`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
 
 GitHub's workflow is run by act, GitLab's file by gitlab-ci-local, the Jenkinsfile by
 ``tests/deploy/jenkinsfile.groovy``. All run their steps on this machine, in a checkout of the test's own.
-``docker``, ``helm``, ``gh``, ``curl``, ``sudo`` and ``apt-get`` are recorders, and so is ``make`` for ``test``,
-``images``, ``push`` and ``gate-calibrate``. Its other targets are the real ones with ``is_real``; else they
-leave what those leave, in no time, and the gate says what ``GATE`` says.
+``docker``, ``helm``, ``gh``, ``curl``, ``sudo`` and ``apt-get`` are recorders, and so is ``make`` for
+``test``, ``images``, ``push`` and ``gate-calibrate``. Its other targets are the real ones with ``is_real``;
+else they leave what those leave, in no time, and the gate says what ``GATE`` says.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ import json, os, pathlib, subprocess, sys
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 said = sys.stdin.read() if "--password-stdin" in words else ""
 with open({calls!r}, "a") as calls:
-    print(json.dumps({{"name": name, "words": words, "stdin": said, "kubeconfig": os.environ.get("KUBECONFIG")}}), file=calls)
+    call = {{"name": name, "words": words, "stdin": said, "kubeconfig": os.environ.get("KUBECONFIG")}}
+    print(json.dumps(call), file=calls)
 if name != "make":
     sys.exit()
 target = words[0]
@@ -65,8 +66,9 @@ elif {is_real!r} and target != "images":
 elif target == "export":
     write(pathlib.Path(given["REGISTRY"]) / model / "1" / "manifest.json", "")
 elif target == "gate":
-    write(here / "var/data/gates" / model / "1" / "report.md", "the report: " + os.environ.get("GATE", "PASS"))
-    write(here / "var/data/gates" / model / "1" / "junit.xml", "<testsuites/>")
+    reports = here / "var/data/gates" / model / "1"
+    write(reports / "report.md", "the report: " + os.environ.get("GATE", "PASS"))
+    write(reports / "junit.xml", "<testsuites/>")
     sys.exit(2 if os.environ.get("GATE") == "BLOCK" else 0)
 elif target == "promote":
     write(pathlib.Path(given["REGISTRY"]) / model / "aliases" / "production" / "1.json", "")
@@ -160,7 +162,7 @@ class Pipeline:
         )
 
 
-# By repository of an action, and the path in it: what it does here. "STORE" is a folder that outlives the jobs.
+# By repository of an action, and the path in it: what it does here. "STORE" is a folder that stays.
 _ACTIONS = {
     "actions/setup-python": {"": "true"},
     "actions/cache": {
@@ -173,7 +175,8 @@ _ACTIONS = {
         '[ ! -d "$path" ] || cp -a "$path/." "STORE/artifacts/${{ inputs.name }}/"; done'
     },
     "actions/download-artifact": {
-        "": 'mkdir -p "${{ inputs.path }}"; cp -a "STORE/artifacts/${{ inputs.name }}/." "${{ inputs.path }}/"'
+        "": 'mkdir -p "${{ inputs.path }}"; '
+        'cp -a "STORE/artifacts/${{ inputs.name }}/." "${{ inputs.path }}/"'
     },
 }
 

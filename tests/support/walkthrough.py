@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -81,8 +82,8 @@ class Walkthrough:
         path.write_text(script, "utf-8")
         path.chmod(0o755)
 
-    def follow(self, page: Path) -> int:
-        """Run every block of commands of ``page``.
+    def follow(self, page: Path, before: Callable[[str], None] = lambda _code: None) -> int:
+        """Run every block of commands of ``page``; ``before`` is told of each before it is run.
 
         Returns:
             How many blocks were run.
@@ -93,6 +94,7 @@ class Walkthrough:
         for number, block in commands:
             shown = next(iter(blocks[number + 1 :]), None)
             is_output = shown is not None and shown.language == "text" and shown.follows_directly
+            before(block.code)
             self._do(block, shown.code if shown and is_output else None, f"{place}:{block.line}")
         return len(commands)
 

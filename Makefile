@@ -186,8 +186,8 @@ lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 	for role in serve tools train bench; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $$(test $$role != serve || echo --extra s3) --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
 	for rival in fastapi mlserver; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/rivals/$$rival.in -o requirements/rivals/$$rival.txt; done
-	for client in kserve mlserver onnxruntime-oldest openapi triton; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/clients/$$client.in -o requirements/clients/$$client.txt; done
-	cd requirements/clients/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
+	for client in act kserve mlserver onnxruntime-oldest openapi triton; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/clients/$$client.in -o requirements/clients/$$client.txt; done
+	for client in gitlab-ci-local typescript; do (cd requirements/clients/$$client && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund); done
 
 images: ## build the train, tools and serve images with the container engine at hand
 	$(BUILD) -f Dockerfile.train -t timberline-train .

@@ -41,7 +41,7 @@ def asking(machine: Machine) -> Iterator[ClosedLoop]:
     """Clients that ask meanwhile, on kept and on new connections; every one of their requests is answered."""
     fresh = NewConnections(Remote(machine.port), ROW)
     fresh.start()
-    with ClosedLoop(Remote(machine.port), 8, ROW) as load:
+    with ClosedLoop(Remote(machine.port), 2, ROW) as load:
         load.wait_for_answers(50)
         yield load
         load.wait_for_answers(load.answer_count + 50)

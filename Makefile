@@ -12,6 +12,8 @@ PYTHON   ?= python3
 ENGINE   ?= docker
 # More for the engine, as in BUILD_FLAGS="--network host --build-arg PYTHON_IMAGE=registry.example/python:3.11"
 BUILD_FLAGS ?=
+# Where `make push` puts images, as in TO=registry.example/team
+TO       ?=
 VENV     ?= .venv
 
 PY    := $(VENV)/bin/python
@@ -22,7 +24,7 @@ STORE := --registry $(call quoted,$(REGISTRY))
 # An image says which commit it was made of, and carries its date: the same commit makes the same labels.
 REVISION = $(or $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null),unknown)
 CREATED  = $(or $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),1970-01-01T00:00:00Z)
-BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(BUILD_FLAGS)
+BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(addprefix --build-arg SOURCE_DATE_EPOCH=,$(SOURCE_DATE_EPOCH)) $(BUILD_FLAGS)
 STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),--set '$(s)')
 
 # One stage after the other, whatever -j says.
@@ -32,7 +34,7 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
         history promote rollback release serve bench bench-load bench-etl bench-service bench-registry bench-attacks \
         bench-rivals-setup check test coverage test-docs test-buckets test-roles test-clients test-platforms images-test \
         deploy-test cluster-test soak docs diagrams \
-        pictures dist lock images clean
+        pictures dist lock images push sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -186,13 +188,19 @@ lock: setup ## write the lock files again from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 	for role in serve tools train bench; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $$(test $$role != serve || echo --extra s3) --extra $$role -c requirements/dev.txt pyproject.toml -o requirements/$$role.txt; done
 	for rival in fastapi mlserver; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/rivals/$$rival.in -o requirements/rivals/$$rival.txt; done
-	for client in act kserve mlserver onnxruntime-oldest openapi triton; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 requirements/clients/$$client.in -o requirements/clients/$$client.txt; done
-	for client in gitlab-ci-local typescript; do (cd requirements/clients/$$client && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund); done
+	for client in requirements/clients/*.in; do $(PY) -m uv pip compile -q --universal --no-strip-extras --generate-hashes --no-emit-index-url --no-header --python-version 3.11 "$$client" -o "$${client%.in}.txt"; done
+	for client in requirements/clients/*/; do (cd "$$client" && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund) || exit; done
 
 images: ## build the train, tools and serve images with the container engine at hand
 	$(BUILD) -f Dockerfile.train -t timberline-train .
 	$(BUILD) -f Dockerfile.train --target tools -t timberline-tools .
 	$(BUILD) -f Dockerfile.serve -t timberline-serve .
+
+push: ## push the images to the registry TO=registry.example/team, and print each by its digest
+	@ENGINE=$(call quoted,$(ENGINE)) deploy/push $(call quoted,$(TO))
+
+sbom: setup ## what is in the images and under which licences, under var/images: CycloneDX and a list
+	@$(PY) -m tests.support.sbom $(call quoted,$(ENGINE))
 
 clean: ## remove everything generated (data, runs, registry)
 	rm -rf var

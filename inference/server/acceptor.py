@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -46,21 +46,17 @@ _PAUSE_S = 1.0
 HANDSHAKE_S = 0.1
 _ABSENT = -1
 
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
-# Of a TCP segment look at the flags (byte 13): drop it if it has SYN and not ACK, else let all of it
-# through. Classic BPF: (operation, jump if true, jump if false, operand), see linux/filter.h.
-_NO_NEW_ONES = (
-    (0x30, 0, 0, 13),  # load the byte
-    (0x54, 0, 0, 0x12),  # and SYN | ACK
-    (0x15, 0, 1, 0x02),  # is it SYN alone?
-    (0x06, 0, 0, 0),  # yes: let 0 bytes through
-    (0x06, 0, 0, 0xFFFFFFFF),  # no: all
-)
+# By family of the socket: options of linux/in.h and linux/in6.h that drop what comes with a smaller time to
+# live (IP_MINTTL, IPV6_MINHOPCOUNT). A socket of IPv6 may have clients of IPv4, for which the first holds.
+_LEAST_TTL: Mapping[int, tuple[tuple[int, int], ...]] = {
+    socket.AF_INET: ((socket.IPPROTO_IP, 21),),
+    socket.AF_INET6: ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73)),
+}
 
-
-_SO_ATTACH_REUSEPORT_CBPF = 51  # the same
+_SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h; unlike a filter it needs no privilege
 # Of the sockets that listen on one address the second one gets the connection; where it is the only one,
-# the kernel takes that. They are counted in the order in which they began to listen, and move up.
+# the kernel takes that. They are counted in the order in which they began to listen, and move up. Classic BPF:
+# (operation, jump if true, jump if false, operand), see linux/filter.h.
 _TO_THE_LAST_ONE = ((0x06, 0, 0, 1),)
 
 
@@ -107,9 +103,20 @@ def stop_new_connections(bound: socket.socket) -> None:
     Closing a listening socket resets the connections in its queue, and one may always arrive between
     the last look and the closing. With this there is a last one. New clients get no answer until the
     socket is closed, and are refused when they ask again a second later. Where the kernel cannot do
-    it, closing is as it always is.
+    it, closing is as it always is, and so it is for clients whose packets begin with 255.
+
+    The kernel takes the option from the packets of listening sockets and connections alone, not from
+    handshakes that it has begun. It needs no privilege, as a filter (SO_ATTACH_FILTER) does on newer kernels.
     """
-    _attach(bound, _SO_ATTACH_FILTER, _NO_NEW_ONES)
+    _set_least_ttl(bound, 255)
+
+
+def _set_least_ttl(of: socket.socket, hops: int) -> None:
+    if sys.platform != "linux":  # pragma: no cover - the tests run on Linux
+        return
+    for level, option in _LEAST_TTL[of.family]:
+        with contextlib.suppress(OSError):
+            of.setsockopt(level, option, hops)
 
 
 def lead_new_connections_here(bound: socket.socket) -> None:
@@ -118,16 +125,13 @@ def lead_new_connections_here(bound: socket.socket) -> None:
     The other one goes on with those that it has, and may end: nothing waits in its queue. Left alone the
     kernel spreads connections over both by a hash, and resets those that the ending one has not accepted.
     """
-    _attach(bound, _SO_ATTACH_REUSEPORT_CBPF, _TO_THE_LAST_ONE)
-
-
-def _attach(bound: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
     if sys.platform != "linux":  # pragma: no cover - the tests run on Linux
         return
-    code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in program))
+    code = array.array("B", b"".join(struct.pack("=HBBI", *step) for step in _TO_THE_LAST_ONE))
     address, _ = code.buffer_info()
+    program = struct.pack("HP", len(_TO_THE_LAST_ONE), address)
     with contextlib.suppress(OSError):
-        bound.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(program), address))
+        bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 class ConnectionCounts:
@@ -254,6 +258,8 @@ class Acceptor:
             self._wait_for_room(error)
             return False
         connection.setblocking(False)
+        # What finished its handshake since `stop_new_connections` has inherited its option.
+        _set_least_ttl(connection, 0)
         self._counts.add(1)
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)

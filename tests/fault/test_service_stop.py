@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.closed_loop import ClosedLoop
-from tests.support.service import DEADLINE_S, RunningService, running_service
+from tests.support.service import DEADLINE_S, RunningService, running_command, running_service
 
 BODY = b'{"rings": 40}'
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -185,6 +186,21 @@ def test_requests_written_before_the_signal_was_heard_are_answered(registry: Pat
 def test_no_request_of_a_closed_loop_is_lost(registry: Path, attempt: int) -> None:
     """Every request that was sent on a connection that the service took is answered, to the last."""
     with running_service(registry, "tiny") as service:
+        with ClosedLoop(service, CLIENTS) as load:
+            service.wait_for(lambda: load.answer_count > 500)
+            service.stop()
+        assert load.failures == []
+        assert load.statuses == {200}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="this user has no rights to give up")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_request_is_lost_by_a_service_without_rights(registry: Path, host: str) -> None:
+    """The user of a unit or of a container has no capability, and newer kernels ask for one before they
+    filter packets: what keeps the last connections must need none."""
+    command = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", sys.executable, "-m", "inference"]
+    command += ["serve", "--model", "tiny", "--registry", f"{registry}", "--host", host, "--port", "0"]
+    with running_command(command, os.environ) as service:
         with ClosedLoop(service, CLIENTS) as load:
             service.wait_for(lambda: load.answer_count > 500)
             service.stop()

@@ -4,9 +4,10 @@
 
 It reads flags strictly (an unknown one is wrong use, as with the real ones) and knows `build`, `run` and
 `stop`. `build` makes an image's files of the Dockerfile's ``COPY`` lines, stage by stage; of ``RUN`` it does
-nothing but links. `run` needs an image that was built, makes a root with its files and the mounted folders
-in a mount namespace of its own, and becomes the image's real entry point there, with the image's variables
-and none of the host's. The environment of the tests stands where an image has its own.
+nothing but links, and what copies of another stage and removes of the copy. `run` needs an image that was
+built, makes a root with its files and the mounted folders in a mount namespace of its own, and becomes the
+image's real entry point there, with the image's variables and none of the host's. The environment of the
+tests stands where an image has its own.
 
 Not enforced, though read: limits, capabilities, user, a read-only root (volumes with ``ro`` are). There is no
 network of its own: the service listens on the port that is published. What pip needs to reach the index and
@@ -151,10 +152,21 @@ def make_tree(context: Path, tree: Path, steps: Sequence[Step], trees: Mapping[s
                 origin = trees[sources.pop(0).removeprefix("--from=")]
             if sources != ["/opt/venv"]:  # the environment of the tests
                 copy(origin, sources, tree / f"{Path(workdir, target)}".lstrip("/"), target)
+        elif mounted := re.match(r"--mount=type=bind,from=([\w-]+),source=(/app),target=(/mnt) ", text):
+            take(trees[mounted[1]], mounted, tree, text)
         for target, link in re.findall(r"\bln -s (\S+) (\S+)", text if word == "RUN" else ""):
             place = tree / f"{Path(workdir, link)}".lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(target)
+
+
+def take(origin: Path, mounted: re.Match[str], tree: Path, text: str) -> None:
+    """Of a ``RUN`` that has another stage's folder mounted: what it copies, then what it removes of that."""
+    for source, target in re.findall(r"\bcp -a (\S+) (\S+)", text):
+        taken = source.replace(mounted[3], mounted[2], 1)
+        shutil.copytree(f"{origin}{taken}", f"{tree}{target}", symlinks=True)
+    for removed in " ".join(re.findall(r"\brm -r ([^&]+)", text)).split():
+        shutil.rmtree(f"{tree}{removed}")
 
 
 def copy(origin: Path, patterns: Sequence[str], place: Path, target: str) -> None:

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
+import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
@@ -40,7 +43,11 @@ BASE_HOOKS = (
     'rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED',
     'ln -s /usr/bin/python3 "$1"/usr/local/bin/python3; ln -s python3 "$1"/usr/local/bin/python',
     'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/var/lib/apt/lists/*'
-    ' "$1"/var/cache/apt/* "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/var/log/* "$1"/var/cache/ldconfig',
+    ' "$1"/var/cache/apt/* "$1"/var/log/* "$1"/var/cache/ldconfig "$1"/etc/.pwd.lock;'
+    # As official images: no compiled files.
+    ' find "$1"/usr/lib/python3* -name __pycache__ -prune -exec rm -r {} +;'
+    # Engines mount their own over these, and would make and remove what is not there at every step.
+    ' : > "$1"/etc/resolv.conf; : > "$1"/etc/hostname; : > "$1"/etc/hosts',
 )
 
 
@@ -48,6 +55,11 @@ def cache_folder() -> Path:
     """Where what takes minutes to make is kept between runs, outside of the tree."""
     home = os.environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache"
     return Path(home) / "timberline"
+
+
+def list_secrets(secrets: Mapping[str, Path]) -> list[str]:
+    """Flags that show files to the steps of a build, as far as they are there."""
+    return [f"--secret=id={name},src={path}" for name, path in secrets.items() if path.is_file()]
 
 
 class Engine(NamedTuple):
@@ -71,8 +83,7 @@ class Engine(NamedTuple):
     @property
     def build_flags(self) -> list[str]:
         """What a build needs to reach the package index as this machine does."""
-        there = {name: path for name, path in SECRETS.items() if path.is_file()}
-        return ["--network", "host", *(f"--secret=id={name},src={path}" for name, path in there.items())]
+        return ["--network", "host", *list_secrets(SECRETS)]
 
     def docker(
         self, *words: str | Path, check: bool = True, timeout_s: float = 600.0
@@ -102,12 +113,20 @@ class Engine(NamedTuple):
         )
 
     def build(
-        self, dockerfile: str, tag: str, *words: str, context: Path = ROOT, timeout_s: float = 3600.0
+        self,
+        dockerfile: str,
+        tag: str,
+        *words: str,
+        context: Path = ROOT,
+        secrets: Mapping[str, Path] = SECRETS,
+        timeout_s: float = 3600.0,
     ) -> None:
         """Build ``dockerfile`` of ``context`` as ``tag``; ``words`` are more flags."""
         self.docker(
             "build",
-            *self.build_flags,
+            "--network",
+            "host",
+            *list_secrets(secrets),
             *words,
             "-f",
             context / dockerfile,
@@ -116,6 +135,20 @@ class Engine(NamedTuple):
             context,
             timeout_s=timeout_s,
         )
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """What the engine says of an image."""
+        (found,) = json.loads(self.docker("image", "inspect", image).stdout)
+        return dict(found)
+
+    def ask(self, path: str) -> Any:
+        """The JSON behind a ``path`` of the engine's interface, which says more than its client prints."""
+        connection = http.client.HTTPConnection("engine")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        with contextlib.closing(connection):
+            connection.sock.connect(str(self.socket))
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
 
     def has(self, image: str) -> bool:
         """Whether the engine has an image of this name."""
@@ -138,8 +171,11 @@ class Engine(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_engine() -> Iterator[Engine]:
-    """A dockerd with the base image in it, until the block ends; waits for another process that has it."""
+def running_engine(environment: Mapping[str, str] | None = None) -> Iterator[Engine]:
+    """A dockerd with the base image in it, until the block ends; waits for another process that has it.
+
+    ``environment`` is added to its own: a driver of logs finds its account there.
+    """
     folder = cache_folder() / "engine"
     (folder / "client").mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -159,6 +195,7 @@ def running_engine() -> Iterator[Engine]:
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
             )
         try:
             engine = Engine(folder / "docker.sock")

@@ -43,6 +43,13 @@ said = sys.stdin.read() if "--password-stdin" in words else ""
 with open({calls!r}, "a") as calls:
     call = {{"name": name, "words": words, "stdin": said, "kubeconfig": os.environ.get("KUBECONFIG")}}
     print(json.dumps(call), file=calls)
+if name == "docker" and words[:2] == ["image", "inspect"]:
+    if "revision" in words[3]:
+        print("0" * 40)
+    else:
+        calls = [json.loads(line)["words"] for line in open({calls!r})]
+        pushed = [words[1] for words in calls if words[0] == "push"][-1].rpartition(":")[0]
+        print(pushed + "@" + {digests!r}[words[4]])
 if name != "make":
     sys.exit()
 target = words[0]

@@ -28,7 +28,6 @@ KINDS: Mapping[str, str] = {"real": "run for real", "offline": "validated offlin
 # Programs by name and Debian's package of each. Those without one come in environments that the tests make
 # themselves (tests/support/clients.py): the name stands here so that SKIP can have it.
 TOOLS: Mapping[str, str] = {
-    "alertmanager": "prometheus-alertmanager",
     "chromium": "chromium",
     "containerd": "containerd",
     "docker-compose": "docker-compose",
@@ -36,21 +35,29 @@ TOOLS: Mapping[str, str] = {
     "dockerd": "docker.io",
     "etcd": "etcd-server",
     "groovy": "groovy",
+    "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
     "npm": "npm",
     "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "ptp": "containernetworking-plugins",
     "rsync": "rsync",
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "act": "",
+    "aws": "",
     "cfn-lint": "",
+    "compose-spec": "",
     "checkov": "",
     "cyclonedx": "",
     "gitlab-ci-local": "",
     "helm": "",
+    "kserve": "",
     "kubernetes": "",
     "kubernetes-models": "",
     "kubernetes-validate": "",
+    "moto": "",
+    "syft": "",
 }
 SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/cni"])
 
@@ -73,13 +80,16 @@ def need(*names: str) -> None:
         pytest.fail(f"apt-get install {' '.join(packages)}, or SKIP the tool: one of {tools}", pytrace=False)
 
 
+def target_of(item: pytest.Item) -> str:
+    """The target of make that runs a test of `FOLDERS`; ``""`` for every other test."""
+    return next((target for folder, target in FOLDERS.items() if folder in item.path.parents), "")
+
+
 def kind_of(item: pytest.Item) -> str:
-    """How a test of `FOLDERS` proves what it says; ``""`` for every other test."""
-    if not any(folder in item.path.parents for folder in FOLDERS):
-        return ""
+    """How a test of `FOLDERS` proves what it says. Raises `pytest.UsageError` if it does not tell."""
     found = [mark.name for mark in item.iter_markers() if mark.name in KINDS]
     if not found:
-        raise pytest.UsageError(f"{item.nodeid} is neither marked real nor offline")
+        raise pytest.UsageError(f"{item.nodeid} is marked neither real nor offline")
     return found[0]
 
 
@@ -94,16 +104,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each test carry its kind to the process that counts."""
+    """Let each test carry its target and kind to the process that counts."""
     for item in items:
-        if kind := kind_of(item):
-            item.user_properties.append(("proof", kind))
+        if target := target_of(item):
+            item.user_properties.append(("proof", (target, kind_of(item))))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture of it: are the tools of the test there?"""
-    if kind_of(item):
+    if target_of(item):
         need(*(str(name) for mark in item.iter_markers() if mark.name in KINDS for name in mark.args))
 
 
@@ -119,11 +129,10 @@ class Count:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test once: where it was called, or where it ended before."""
-        kind = dict(report.user_properties).get("proof")
-        if not isinstance(kind, str):
+        proof = dict(report.user_properties).get("proof")
+        if not isinstance(proof, tuple | list):  # a list where it came from another process
             return
-        folder = ROOT / str(report.location[0])
-        self.target = next((name for place, name in FOLDERS.items() if place in folder.parents), self.target)
+        self.target, kind = proof
         if report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
             self.skipped[reason.removeprefix("Skipped: ").removeprefix("SKIP=")] += 1

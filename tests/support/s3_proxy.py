@@ -31,7 +31,13 @@ Fault = Literal["lose", "refuse", "cut"] | int
 Condition = Literal["", "create", "swap"]
 
 _JOIN_S = 30
-_REASONS = {409: "Conflict", 500: "Internal Server Error", 503: "Slow Down", 507: "Insufficient Storage"}
+_REASONS = {
+    403: "Forbidden",
+    409: "Conflict",
+    500: "Internal Server Error",
+    503: "Slow Down",
+    507: "Insufficient Storage",
+}
 
 
 class Asked(NamedTuple):
@@ -341,7 +347,9 @@ def _read_chunks(reader: BufferedReader) -> bytes:
 
 
 def _answer(status: int, asked: Asked) -> bytes:
-    code = {409: "ConditionalRequestConflict", 503: "SlowDown"}.get(status, "InternalError")
+    code = {403: "AccessDenied", 409: "ConditionalRequestConflict", 503: "SlowDown"}.get(
+        status, "InternalError"
+    )
     text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Resource>/{asked.path}</Resource></Error>"
     body = b"" if asked.method == "HEAD" else text.encode()
     lines = (

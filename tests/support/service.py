@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,6 +141,25 @@ def running_service(
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
         process = _start(registry, model, flags, environment, log, program, is_bare)
+        try:
+            service = RunningService(process, _read_announcement(process, log), log)
+            yield service
+            service.stop()
+        finally:
+            _end(process)
+
+
+@contextlib.contextmanager
+def running_command(
+    command: Sequence[str | Path], environment: Mapping[str, str]
+) -> Iterator[RunningService]:
+    """As `running_service`, of a command that becomes the service or hands it its signals (`docker run`)."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "log")
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [str(word) for word in command], env=environment, stdout=subprocess.PIPE, stderr=stderr
+            )
         try:
             service = RunningService(process, _read_announcement(process, log), log)
             yield service

@@ -14,7 +14,7 @@ and in the working folder is there for the next. A block marked ``text`` right b
     <!-- test: stops -->        the last one that serves is ended before this block
     <!-- test: adds=WORD -->    a word more behind its last line, so that what takes hours takes seconds
 
-Ports 8000 to 8099 stand for free ones. The gate is the quick one of tests.support.makefile.
+Ports 8000 to 8099, 9090 and 9093 stand for free ones. The gate is the quick one of tests.support.makefile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -82,19 +81,22 @@ class Walkthrough:
         path.write_text(script, "utf-8")
         path.chmod(0o755)
 
-    def follow(self, page: Path, before: Callable[[str], None] = lambda _code: None) -> int:
-        """Run every block of commands of ``page``; ``before`` is told of each before it is run.
+    def port(self, written: str) -> str:
+        """The free port that stands for one of the page."""
+        return self._ports.setdefault(written, _find_port())
+
+    def follow(self, page: Path, part: slice = slice(None)) -> int:
+        """Run every block of commands of ``page``, or a part of them.
 
         Returns:
             How many blocks were run.
         """
         place = page.relative_to(ROOT)
         blocks = list(list_blocks(page.read_text("utf-8")))
-        commands = [(number, block) for number, block in enumerate(blocks) if block.language == "sh"]
+        commands = [(number, block) for number, block in enumerate(blocks) if block.language == "sh"][part]
         for number, block in commands:
             shown = next(iter(blocks[number + 1 :]), None)
             is_output = shown is not None and shown.language == "text" and shown.follows_directly
-            before(block.code)
             self._do(block, shown.code if shown and is_output else None, f"{place}:{block.line}")
         return len(commands)
 
@@ -168,8 +170,8 @@ class Walkthrough:
             raise AssertionError(f"Ctrl-C does not end it\n{log.read_text('utf-8')}") from None
 
     def _with_free_ports(self, text: str) -> str:
-        """Every port from 8000 to 8099 as the free one that stands for it."""
-        return re.sub(r"\b80\d\d\b", lambda found: self._ports.setdefault(found[0], _find_port()), text)
+        """Every port of the page as the free one that stands for it."""
+        return re.sub(r"\b(80\d\d|909[03])\b", lambda found: self.port(found[0]), text)
 
 
 def _find_port() -> str:

@@ -1,0 +1,108 @@
+"""Kubernetes 1.20.2, built once of Debian's source package and kept in the cache of tests.support.engine.
+
+    programs = build_kubernetes()          # a folder with kube-apiserver, kubelet, kubectl, …
+    python -m tests.support.kubernetes     # the same from a shell
+
+Debian 12 has no package of the server's programs, only their source. It is fetched with lists of its own, so
+that the machine's apt knows nothing of it, and built by Debian's own Go.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.engine import cache_folder
+
+VERSION = "1.20.2"
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet")
+GO = Path("/usr/lib/go-1.19/bin")
+# By Debian package: what shows that it is there.
+NEEDED = {
+    "golang-1.19-go": GO / "go",
+    "rsync": Path("/usr/bin/rsync"),
+    "dpkg-dev": Path("/usr/bin/dpkg-source"),
+    "make": Path("/usr/bin/make"),
+}
+SOURCES = "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} bookworm main\n"
+MIRROR = "http://deb.debian.org/debian"
+
+
+def build_kubernetes() -> Path:
+    """The folder of `PROGRAMS`, which are built where they are missing: ten minutes of a processor, once."""
+    folder = cache_folder() / "kubernetes"
+    programs = folder / "bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all((programs / name).is_file() for name in PROGRAMS):
+            say(f"building Kubernetes {VERSION} of Debian's source, once: about ten minutes; log: build.log")
+            with (folder / "build.log").open("w") as log:
+                tree = unpack_source(folder, log.fileno())
+                made = compile_programs(folder, tree, log.fileno())
+            programs.mkdir(exist_ok=True)
+            for name in PROGRAMS:
+                shutil.copy2(made / name, programs / f".{name}")
+                (programs / f".{name}").rename(programs / name)
+            for rest in ("source", "home", "go-build"):  # 2 GB that nothing needs again
+                shutil.rmtree(folder / rest)
+    return programs
+
+
+def unpack_source(folder: Path, log: int) -> Path:
+    """Fetch the source package, checked by apt against the archive's signature, and unpack it."""
+    missing = [package for package, program in NEEDED.items() if not program.exists()]
+    assert not missing, f"apt-get install {' '.join(missing)}, or SKIP=kubernetes"
+    source = folder / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    for name in ("lists/partial", "cache/archives/partial"):
+        (source / name).mkdir(parents=True)
+    (source / "sources.list").write_text(SOURCES.format(mirror=MIRROR), "ascii")
+    places = {"etc::sourcelist": "sources.list", "state::lists": "lists", "cache": "cache"}
+    apt = ["apt-get", *(f"--option=Dir::{key}={source / name}" for key, name in places.items())]
+    apt += ["--option=Dir::Etc::sourceparts=/nonexistent", "--option=APT::Sandbox::User=root"]
+    run([*apt, "update"], source, log)
+    run([*apt, "source", "--download-only", "kubernetes"], source, log)
+    (description,) = source.glob("*.dsc")
+    run(["dpkg-source", "--extract", description.name, "tree"], source, log)
+    return source / "tree"
+
+
+def compile_programs(folder: Path, tree: Path, log: int) -> Path:
+    """Build with Kubernetes' own makefile, offline; the folder of what it made."""
+    package = tree / ".go" / "src" / "k8s.io"
+    package.mkdir(parents=True)
+    (package / "kubernetes").symlink_to("../../..")
+    environment = {
+        "CGO_ENABLED": "0",
+        "GOCACHE": str(folder / "go-build"),
+        "GOPATH": str(tree / ".go"),
+        "GOPROXY": "off",
+        "HOME": str(folder / "home"),
+        "PATH": f"{GO}:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    what = " ".join(f"cmd/{name}" for name in PROGRAMS)
+    run(["make", f"WHAT={what}", "GOGCFLAGS="], tree, log, environment)
+    return tree / "_output" / "local" / "bin" / "linux" / "amd64"
+
+
+def run(command: list[str], folder: Path, log: int, environment: dict[str, str] | None = None) -> None:
+    """A command that must end with 0, its output in the log."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+    )
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}: see build.log in the cache"
+
+
+def say(line: str) -> None:
+    """Tell whoever waits, past pytest's capture."""
+    with os.fdopen(os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2), "w") as out:
+        print(line, file=out)
+
+
+if __name__ == "__main__":
+    print(build_kubernetes())

@@ -226,9 +226,9 @@ def test_every_make_target_is_there() -> None:
     """The Makefile is what these files call; a renamed target would break all of them."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
     text = "\n".join([*(script for name in NAMES for script in scripts_of(name)), STEPS.read_text("utf-8")])
-    called = set(re.findall(r"\bmake ([a-z-]+)", text))
+    called = set(re.findall(r"\bmake (?:--[a-z-]+ )?([a-z-]+)", text))
     assert {"test", "images", "export", "gate", "promote", "gate-calibrate", "push"} <= called
-    assert called - {"ends", "push"} <= targets  # "make ends with 2" is a comment
+    assert called - {"ends"} <= targets  # "make ends with 2" is a comment
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@
 GitHub's workflow is run by act, GitLab's file by gitlab-ci-local, the Jenkinsfile by
 ``tests/deploy/jenkinsfile.groovy``. All run their steps on this machine, in a checkout of the test's own.
 ``docker``, ``helm``, ``gh``, ``curl``, ``sudo`` and ``apt-get`` are recorders, and so is ``make`` for
-``test``, ``images``, ``push`` and ``gate-calibrate``. Its other targets are the real ones with ``is_real``;
+``test``, ``images`` and ``gate-calibrate``. ``push`` is the real one, and so are others with ``is_real``;
 else they leave what those leave, in no time, and the gate says what ``GATE`` says.
 """
 
@@ -33,7 +33,8 @@ from tests.support.markdown import ROOT
 
 CI = ROOT / "deploy" / "ci"
 MODEL = "forest_cover"
-DIGESTS = {image: f"sha256:{number}" + "0" * 63 for number, image in enumerate(("serve", "tools", "train"))}
+IMAGES = ("timberline-serve", "timberline-tools", "timberline-train")
+DIGESTS = {image: f"sha256:{number}" + "0" * 63 for number, image in enumerate(IMAGES)}
 _RECORDED = ("docker", "helm", "gh", "curl", "sudo", "apt-get")
 _RECORDER = """\
 #!{python}
@@ -47,11 +48,12 @@ if name == "docker" and words[:2] == ["image", "inspect"]:
     if "revision" in words[3]:
         print("0" * 40)
     else:
-        calls = [json.loads(line)["words"] for line in open({calls!r})]
-        pushed = [words[1] for words in calls if words[0] == "push"][-1].rpartition(":")[0]
-        print(pushed + "@" + {digests!r}[words[4]])
+        calls = [json.loads(line) for line in open({calls!r})]
+        pushed = [call["words"][1] for call in calls if call["name"] == "docker" and "push" in call["words"]]
+        print(pushed[-1].rpartition(":")[0] + "@" + {digests!r}[words[4]])
 if name != "make":
     sys.exit()
+words = [word for word in words if word[:2] != "--"]
 target = words[0]
 given = dict(word.split("=", 1) for word in words[1:])
 model = os.environ.get("MODEL", "")
@@ -62,9 +64,7 @@ def write(path, text):
 if target == "test":
     sys.exit(2 if os.environ.get("TESTS") == "fail" else 0)
 elif target == "push":
-    digests = {digests!r}
-    write(here / "var/images/digests.txt", "".join(
-        f"{{given['IMAGES']}}/timberline-{{image}}@{{digest}}\\n" for image, digest in digests.items()))
+    sys.exit(subprocess.run(["/usr/bin/make", "--no-print-directory", *words]).returncode)
 elif target == "gate-calibrate":
     write(here / "var/data/calibrations/machine.toml", "")
 elif {is_real!r} and target != "images":
@@ -104,7 +104,8 @@ class Run:
     @property
     def targets(self) -> list[str]:
         """Targets that make was called with."""
-        return [call["words"][0] for call in self.recorded if call["name"] == "make"]
+        made = [call["words"] for call in self.recorded if call["name"] == "make"]
+        return [next(word for word in words if not word.startswith("--")) for words in made]
 
 
 class Pipeline:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from tests.support.checkout import commit, write_checkout
+from tests.support.checkout import commit, git, write_checkout
 from tests.support.clients import find_client_python, find_node_programs
 from tests.support.makefile import DEADLINE_S, QUICK_GATE
 from tests.support.markdown import ROOT
@@ -140,6 +140,7 @@ class Pipeline:
     def run(self, event: str, **variables: str) -> Run:
         """Run it for a ``push`` to main, a ``change`` or the ``schedule``."""
         self.calls.write_text("", "utf-8")
+        git(self.checkout, "checkout", "--quiet", "-B", "change" if event == "change" else "main")
         run = self.start(event, variables)
         run.recorded = [json.loads(line) for line in self.calls.read_text("utf-8").splitlines()]
         return run

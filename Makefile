@@ -24,7 +24,7 @@ STORE := --registry $(call quoted,$(REGISTRY))
 # An image says which commit it was made of, and carries its date: the same commit makes the same labels.
 REVISION = $(or $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null),unknown)
 CREATED  = $(or $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),1970-01-01T00:00:00Z)
-BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(addprefix --build-arg SOURCE_DATE_EPOCH=,$(SOURCE_DATE_EPOCH)) $(BUILD_FLAGS)
+BUILD    = $(ENGINE) build --build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(foreach date,$(SOURCE_DATE_EPOCH),--build-arg SOURCE_DATE_EPOCH=$(date) )$(BUILD_FLAGS)
 STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),--set '$(s)')
 
 # One stage after the other, whatever -j says.

@@ -39,7 +39,9 @@ def print_recipe(*arguments: str) -> list[str]:
     """The commands that make would run."""
     # Not with what the make that runs the tests was given.
     environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "ENGINE", "BUILD"))
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("MAKE", "ENGINE", "BUILD", "SOURCE_DATE"))
     }
     command = ["make", "--no-print-directory", "-n", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
@@ -301,6 +303,12 @@ def test_make_builds_every_image_with_the_flags_that_it_is_given() -> None:
             stamp,
         )
         assert re.match(r"-f Dockerfile\.(serve|train --target tools|train) -t", rest)
+
+
+def test_make_gives_a_build_the_date_that_it_is_given() -> None:
+    """The convention of reproducible builds: one variable of the caller, for every tool."""
+    commands = print_recipe("images", "SOURCE_DATE_EPOCH=1700000000")
+    assert [command.count(" --build-arg SOURCE_DATE_EPOCH=1700000000 ") for command in commands] == [1] * 3
 
 
 def test_a_build_is_sent_what_it_copies() -> None:

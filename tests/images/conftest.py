@@ -18,9 +18,12 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def images(engine: Engine) -> Engine:
-    """The engine with the three images of this checkout; what has not changed is not built again."""
+    """The engine with the three images of this checkout; what has not changed is not built again.
+
+    For each file anew: a page that was followed has made them of a copy with another model.
+    """
     make_images(engine)
     return engine
 

@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "deploy" / "ci"
 NAMES = ("github.yml", "gitlab-ci.yml", "Jenkinsfile")
+STEPS = CI / "steps"
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -71,7 +72,11 @@ def test_no_job_that_runs_the_change_may_write() -> None:
     for name, job in jobs().items():
         checks_out = any(step.get("uses", "").startswith("actions/checkout@") for step in job["steps"])
         assert checks_out == (name != "comment")
-        assert job["permissions"] == ({"contents": "read"} if checks_out else {"pull-requests": "write"})
+        if name == "deploy":  # the code of main, to the registry of its images
+            assert job["permissions"] == {"contents": "read", "packages": "write"}
+            assert job["if"] == "github.ref == 'refs/heads/main' && github.event_name != 'schedule'"
+        else:
+            assert job["permissions"] == ({"contents": "read"} if checks_out else {"pull-requests": "write"})
     assert "pull_request_target" not in (CI / "github.yml").read_text("utf-8")
 
 
@@ -123,22 +128,22 @@ def test_no_variable_of_an_example_is_one_of_make_by_accident() -> None:
     assert set_here & of_make == set()
 
 
-def test_no_example_releases_what_fails_its_tests() -> None:
-    """The gate compares versions; it does not find a broken command."""
-    assert jobs()["release"]["needs"] == "test"
+def test_no_example_releases_what_fails_its_tests_or_ships_what_the_gate_refused() -> None:
+    """The gate compares versions; it does not find a broken command. tests/deploy runs all of it."""
+    assert jobs()["release"]["needs"] == ["test", "images"]
+    assert jobs()["deploy"]["needs"] == "release"
     tree = load("gitlab-ci.yml")
-    assert tree["stages"] == [tree["test"]["stage"], tree[".gate"]["stage"]]
+    assert tree["stages"] == [tree["test"]["stage"], tree[".gate"]["stage"], tree["deploy"]["stage"]]
     text = (CI / "Jenkinsfile").read_text("utf-8")
-    assert 0 < text.index("stage('Test')") < text.index("stage('Release')")
+    places = [text.index(f"stage('{name}')") for name in ("Test", "Images", "Train", "Gate", "Deploy")]
+    assert places == sorted(places)
 
 
 def test_tests_do_not_run_beside_a_gate() -> None:
     """Tests on the gate's machine would be measured with the candidate."""
     assert "tags" not in load("gitlab-ci.yml")["test"]
-    assert re.findall(r"agent \{ label '(\w+)' \}", (CI / "Jenkinsfile").read_text("utf-8")) == [
-        "gate",
-        "test",
-    ]
+    text = (CI / "Jenkinsfile").read_text("utf-8")
+    assert re.findall(r"label '(\w+)'", text) == ["gate", "test", "docker", "gate", "docker"]
 
 
 def test_github_keeps_the_report_also_of_a_refused_release() -> None:
@@ -174,7 +179,7 @@ def test_gitlab_keeps_the_report_also_of_a_refused_release() -> None:
 def test_jenkins_keeps_the_report_also_of_a_refused_release() -> None:
     """And on the third."""
     text = (CI / "Jenkinsfile").read_text("utf-8")
-    always = text[text.index("post {") :].partition("always {")[2]
+    always = text[text.index("stage('Gate')") :].partition("always {")[2]
     assert "junit testResults: 'var/data/gates/*/*/junit.xml'" in always
     assert "archiveArtifacts artifacts: 'var/data/gates/**" in always
 
@@ -192,7 +197,7 @@ def test_the_jenkinsfile_is_a_declarative_pipeline_with_its_blocks_closed() -> N
             assert opened.pop() == closing[letter]
     assert opened == []
     assert re.match(r"\s*pipeline \{", code)
-    for section in ("agent", "options", "environment", "stages", "post"):
+    for section in ("options", "environment", "stages"):
         assert re.search(rf"^    {section} \{{", code, flags=re.MULTILINE), section
 
 
@@ -205,7 +210,7 @@ def scripts_of(name: str) -> list[str]:
         kinds = ("before_script", "script", "after_script")
         lists = [job.get(kind, []) for job in tree.values() if isinstance(job, dict) for kind in kinds]
         return [script for scripts in lists for script in scripts]
-    return re.findall(r"'''(.*?)'''", (CI / name).read_text("utf-8"), flags=re.DOTALL)
+    return re.findall(r"\bsh '(.*?)'$", (CI / name).read_text("utf-8"), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -217,67 +222,119 @@ def test_scripts_are_shell(name: str) -> None:
         run("bash", "-n", "-c", script)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_make_target_is_there(name: str) -> None:
+def test_every_make_target_is_there() -> None:
     """The Makefile is what these files call; a renamed target would break all of them."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
-    called = set(
-        re.findall(r"\bmake ([a-z-]+)", "\n".join([*scripts_of(name), (CI / name).read_text("utf-8")]))
-    )
-    assert {"release", "gate-calibrate"} <= called
-    assert called - {"has"} <= targets  # "make has ended with 2" is a comment
-
-
-@pytest.mark.parametrize("name", ["gitlab-ci.yml", "Jenkinsfile"])
-@pytest.mark.parametrize("is_change", [True, False])
-def test_a_change_is_judged_in_a_copy_of_the_registry(name: str, is_change: bool, tmp_path: Path) -> None:
-    """What is not merged yet must not become production for everybody; what is merged must."""
-    (script,) = [text for text in scripts_of(name) if "make release" in text]
-    (tmp_path / "registry" / "tiny" / "aliases" / "production").mkdir(parents=True)
-    (tmp_path / "calibrations").mkdir()
-    change = {"CI_PIPELINE_SOURCE": "merge_request_event", "CHANGE_ID": "7"} if is_change else {}
-    done = subprocess.run(
-        ["bash", "-c", f'set -eu\nmake() {{ echo "$@"; }}\n{script}'],
-        cwd=tmp_path,
-        env={"MODEL": "tiny", "SHARED": ".", "PATH": "/usr/bin:/bin", "CI_PIPELINE_SOURCE": "push", **change},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["release", f"REGISTRY={'var' if is_change else '.'}/registry"]
-    assert (tmp_path / "var" / "registry" / "tiny").is_dir() == is_change
-    assert (tmp_path / "var" / "data" / "calibrations").is_dir()
+    text = "\n".join([*(script for name in NAMES for script in scripts_of(name)), STEPS.read_text("utf-8")])
+    called = set(re.findall(r"\bmake (?:--[a-z-]+ )?([a-z-]+)", text))
+    assert {"test", "images", "export", "gate", "promote", "gate-calibrate", "push"} <= called
+    assert called - {"ends"} <= targets  # "make ends with 2" is a comment
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_champion_nothing_is_judged_by_accident(name: str, tmp_path: Path) -> None:
-    """A lost registry would let anything in by the floors alone, and look like any other release."""
-    (script,) = [text for text in scripts_of(name) if "aliases/production" in text]
-    script = script.partition("# A change is judged")[0]
-    # Where each file says that the registry is, with the folder of the test in the place of the shared one.
-    kept = tmp_path / ("var/registry" if name == "github.yml" else "registry")
+def test_every_platform_calls_the_same_steps(name: str) -> None:
+    """What stands in one place is mended in one place."""
+    called = [re.findall(r"deploy/ci/steps (\w+)", script) for script in scripts_of(name)]
+    steps = [step for found in called for step in found]
+    assert sorted(steps) == ["calibrate", "deploy", "gate", "push", "train"]
+    assert steps.index("train") < steps.index("gate")
+    assert steps.index("push") < steps.index("deploy")
 
-    def refuses(**environment: str) -> bool:
-        done = subprocess.run(
-            ["sh", "-c", f"set -eu\n{script}"],
-            cwd=tmp_path,
-            env={"MODEL": "tiny", "SHARED": ".", "FIRST": "", **environment},
+
+class Steps:
+    """The script in a folder of its own, with a `make` and a `helm` that write down what they are asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir()
+        for name in ("make", "helm", "docker"):
+            program = folder / "bin" / name
+            program.write_text(f'#!/bin/sh\necho {name} "$@"\n', "utf-8")
+            program.chmod(0o755)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """One step."""
+        base = {"MODEL": "tiny", "SHARED": "shared", "PATH": f"{self.folder}/bin:/usr/bin:/bin"}
+        return subprocess.run(
+            [STEPS, *words],
+            cwd=self.folder,
+            env=base | environment,
             check=False,
             capture_output=True,
+            text=True,
         )
-        return done.returncode != 0
 
-    assert refuses()
-    assert not refuses(FIRST="yes" if name == "gitlab-ci.yml" else "true")
-    (kept / "tiny" / "aliases" / "production").mkdir(parents=True)
-    assert not refuses()
+    def promote(self) -> None:
+        """A version is in production."""
+        (self.folder / "shared" / "registry" / "tiny" / "aliases" / "production").mkdir(parents=True)
+
+
+CHANGES = {
+    "github": {"GITHUB_EVENT_NAME": "pull_request"},
+    "gitlab": {"CI_MERGE_REQUEST_IID": "7"},
+    "jenkins": {"CHANGE_ID": "7"},
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, ""])
+def test_a_change_is_judged_in_a_copy_of_the_registry(change: str, tmp_path: Path) -> None:
+    """What is not merged yet must not become production for everybody; what is merged must."""
+    steps, environment = Steps(tmp_path), CHANGES.get(change, {"GITHUB_EVENT_NAME": "push"})
+    steps.promote()
+    (tmp_path / "shared" / "calibrations").mkdir()
+    (tmp_path / "var" / "data" / "gates").mkdir(parents=True)  # of an earlier job
+    registry = "var/change/registry" if change else "shared/registry"
+    assert steps.run("train", **environment).stdout == f"make export REGISTRY={registry}\n"
+    assert (tmp_path / "var/change/registry/tiny").is_dir() == bool(change)
+    assert (tmp_path / "var/data/calibrations").is_dir()
+    assert not (tmp_path / "var/data/gates").exists()
+    done = steps.run("gate", **environment)
+    assert done.stdout == f"make gate REGISTRY={registry}\nmake promote REGISTRY={registry}\n"
+    if change:
+        for step in ("push", "deploy"):
+            done = steps.run(step, IMAGES="registry.example/x", VALUES="v", **environment)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "is for what is merged" in done.stderr
+
+
+def test_without_a_champion_nothing_is_judged_by_accident(tmp_path: Path) -> None:
+    """A lost registry would let anything in by the floors alone, and look like any other release."""
+    steps = Steps(tmp_path)
+    done = steps.run("train", FIRST="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run once with FIRST=true" in done.stderr
+    assert steps.run("train", FIRST="true").returncode == 0
+    steps.promote()
+    assert steps.run("train").returncode == 0
+
+
+def test_only_digests_are_deployed(tmp_path: Path) -> None:
+    """A chart that names a tag runs whatever the tag is moved to."""
+    steps = Steps(tmp_path)
+    assert "no digest of timberline-serve: push first" in steps.run("deploy", VALUES="v").stderr
+    (tmp_path / "var" / "images").mkdir(parents=True)
+    lines = [f"registry.example/x/timberline-{name}@sha256:{name}\n" for name in ("serve", "train", "tools")]
+    (tmp_path / "var" / "images" / "digests.txt").write_text("".join(lines), "utf-8")
+    done = steps.run("deploy", VALUES="v", RELEASE="r", NAMESPACE="n")
+    assert done.stdout.startswith("helm upgrade --install r deploy/helm/timberline --namespace n ")
+    for name in ("serve", "train", "tools"):
+        assert f"images.{name}=registry.example/x/timberline-{name}@sha256:{name} " in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["release"], ["train", "now"]])
+def test_a_step_that_is_none_ends_with_2(words: list[str], tmp_path: Path) -> None:
+    """A misspelt step is red."""
+    done = Steps(tmp_path).run(*words)
+    assert done.returncode == 2
+    assert "usage: deploy/ci/steps train | gate" in done.stderr
 
 
 def test_the_page_and_the_readme_name_every_file() -> None:
     """An example that nobody is told of is dead text."""
-    assert {path.name for path in CI.iterdir()} == {*NAMES, "README.md"}
+    files = {path.name for path in CI.iterdir()} - {"README.md"}
+    assert files == {*NAMES, "steps", "Dockerfile.test"}
     readme = (CI / "README.md").read_text("utf-8")
-    assert all(f"`{name}`" in readme for name in NAMES)
+    assert all(f"`{name}`" in readme for name in files)
     page = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")
     assert all(f"cp deploy/ci/{name} " in page for name in NAMES)
     assert all("docs/how-to/ci.md" in (CI / name).read_text("utf-8") for name in NAMES)

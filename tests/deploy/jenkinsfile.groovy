@@ -7,7 +7,6 @@
 // say goes to stderr. Ends with 1 if the build failed, with 2 if the file cannot be read.
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
-import groovy.transform.Field
 import org.codehaus.groovy.control.CompilerConfiguration
 
 class Wrong extends RuntimeException { Wrong(String what) { super(what) } }
@@ -16,6 +15,7 @@ class StepFailed extends RuntimeException { StepFailed(String what) { super(what
 class Build {
     static Map env = [:], params = [:]
     static List causes = []
+    static boolean failed = false
     static void tell(Map event) { System.out.println(JsonOutput.toJson(event)); System.out.flush() }
 }
 
@@ -157,7 +157,7 @@ class Steps extends Words {
     }
 }
 
-@Field boolean failed = false
+
 
 void runPost(Post post, String stage, boolean stageFailed) {
     for (body in [post.always, stageFailed ? post.failure : post.success]) {
@@ -166,37 +166,37 @@ void runPost(Post post, String stage, boolean stageFailed) {
 }
 
 void runStage(Map one, boolean hasAgent) {
-    if (failed) { Build.tell(event: 'skipped', stage: one.name, why: 'failure'); return }
+    if (Build.failed) { Build.tell(event: 'skipped', stage: one.name, why: 'failure'); return }
     Stage stage = new Stage().take(one.body)
     if (!('content' in stage.seen)) throw new Wrong("stage ${one.name} has no steps")
     if (!stage.holds) { Build.tell(event: 'skipped', stage: one.name, why: 'when'); return }
     if (stage.agent) Build.tell([event: 'agent', stage: one.name, kind: stage.agent.kind] + stage.agent.given)
     boolean onAgent = hasAgent || stage.agent && stage.agent.kind != 'none'
     if (stage.steps && !onAgent) throw new Wrong("stage ${one.name} has no agent")
-    boolean before = failed
+    boolean before = Build.failed
     if (stage.stages) stage.stages.each { runStage(it, onAgent) }
     if (stage.matrix) runMatrix(one.name, stage.matrix, onAgent)
     if (stage.steps) {
         try { new Steps(stage: one.name).take(stage.steps) }
-        catch (StepFailed why) { System.err.println(why.message); failed = true }
+        catch (StepFailed why) { System.err.println(why.message); Build.failed = true }
     }
-    runPost(stage.post, one.name, failed && !before)
+    runPost(stage.post, one.name, Build.failed && !before)
 }
 
 void runMatrix(String name, Closure body, boolean hasAgent) {
     Matrix matrix = new Matrix().take(body)
     if (matrix.axes.size() != 1) throw new Wrong('a matrix of one axis only')
     boolean any = false
-    matrix.axes[0].values.each { value ->
+    for (value in matrix.axes[0].values) {
         Build.env[matrix.axes[0].name] = value
         Agent agent = matrix.agentBody ? new Agent().take(matrix.agentBody) : null
         if (agent) Build.tell([event: 'agent', stage: "${name} ${value}".toString(), kind: agent.kind] + agent.given)
-        failed = false // every cell runs
-        matrix.stages.each { runStage(it, hasAgent || agent) }
-        any |= failed
+        Build.failed = false // every cell runs
+        for (one in matrix.stages) runStage(one, hasAgent || agent)
+        any |= Build.failed
         Build.env.remove(matrix.axes[0].name)
     }
-    failed = any
+    Build.failed = any
 }
 
 def facts = new JsonSlurper().parse(new File(args[1]))
@@ -221,11 +221,11 @@ try {
     if (!pipeline.agent || !pipeline.stages) throw new Wrong('a pipeline has an agent and stages')
     boolean hasAgent = pipeline.agent.kind != 'none'
     pipeline.stages.each { runStage(it, hasAgent) }
-    if (hasAgent) runPost(pipeline.post, '', failed)
+    if (hasAgent) runPost(pipeline.post, '', Build.failed)
 } catch (Wrong | MissingPropertyException | MissingMethodException | groovy.lang.GroovyRuntimeException
          | org.codehaus.groovy.control.CompilationFailedException why) {
     System.err.println("wrong: ${why.message}")
     System.exit(2)
 }
-Build.tell(event: 'result', result: failed ? 'FAILURE' : 'SUCCESS')
-System.exit(failed ? 1 : 0)
+Build.tell(event: 'result', result: Build.failed ? 'FAILURE' : 'SUCCESS')
+System.exit(Build.failed ? 1 : 0)

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,13 @@ import pytest
 
 from tests.support.checkout import commit, git
 from tests.support.closed_loop import ClosedLoop, NewConnections
-from tests.support.engine import running_engine
+from tests.support.engine import ROOT, running_engine
 from tests.support.machine import Machine, Remote, machine_of
+from tests.support.markdown import list_blocks
+from tests.support.walkthrough import Walkthrough
 
 pytestmark = pytest.mark.real("dockerd", "mmdebstrap")
+PAGE = ROOT / "docs" / "how-to" / "machine.md"
 ROW = b'{"Elevation": 2596, "Aspect": 51, "Slope": 3}'
 
 
@@ -37,7 +41,7 @@ def asking(machine: Machine) -> Iterator[ClosedLoop]:
     """Clients that ask meanwhile, on kept and on new connections; every one of their requests is answered."""
     fresh = NewConnections(Remote(machine.port), ROW)
     fresh.start()
-    with ClosedLoop(Remote(machine.port), 8, ROW) as load:
+    with ClosedLoop(Remote(machine.port), 2, ROW) as load:
         load.wait_for_answers(50)
         yield load
         load.wait_for_answers(load.answer_count + 50)
@@ -246,3 +250,21 @@ def test_a_home_that_is_not_one_is_told(machine: Machine, tmp_path: Path) -> Non
     assert "settings cannot be read" in machine.run("status", code=2, home=tmp_path).stderr
     (tmp_path / "settings").touch()
     assert "nothing was served here yet" in machine.run("rollback", code=2, home=tmp_path).stderr
+
+
+def test_the_page_can_be_followed(machine: Machine, tmp_path: Path) -> None:
+    """What a reader types, in a home of its own beside the other one's."""
+    machine.run("stop")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**machine.environment, "TIMBERLINE_HOME": str(home), "ORIGIN": str(machine.origin)}
+    commands = environment["PATH"].partition(os.pathsep)[0]
+
+    codes = [block.code for block in list_blocks(PAGE.read_text("utf-8")) if block.language == "sh"]
+    (updates,) = [number for number, code in enumerate(codes) if "update main" in code]
+    with Walkthrough(tmp_path / "reader", environment) as reader:
+        reader.provide("docker", f'#!/bin/sh\nexec {commands}/docker "$@"\n')
+        count = reader.follow(PAGE, slice(updates))
+        machine.push("what the page updates to")
+        count += reader.follow(PAGE, slice(updates, None))
+    assert count == len(codes) > 5

@@ -77,7 +77,6 @@ class Machine:
         self.port = find_port()
         self.engine = engine
         self.settings = {
-            **QUICK_GATE,
             "MODEL": "forest_cover",
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
@@ -172,6 +171,7 @@ class Machine:
         stages = folder / "Dockerfile.stages"
         stages.write_text(_STAGES, "utf-8")
         places = {sys.prefix, sys.base_prefix, str(Path(np.__file__).resolve().parents[1])}
+        quick = [word for name, value in QUICK_GATE.items() for word in ("--env", f"{name}={value}")]
         mounts = [word for place in sorted(places) for word in ("-v", f"{place}:{place}:ro")]
         path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
         self._commands.mkdir()
@@ -181,7 +181,7 @@ class Machine:
             calls=str(self.calls),
             stages=str(stages),
             build=self.engine.build_flags,
-            run=["--network", "host", "--env", f"PATH={path}", *mounts],
+            run=["--network", "host", "--env", f"PATH={path}", *quick, *mounts],
             client=CLIENT,
         )
         docker.write_text(text, "utf-8")

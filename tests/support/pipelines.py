@@ -6,9 +6,9 @@
 
 GitHub's workflow is run by act, GitLab's file by gitlab-ci-local, the Jenkinsfile by
 ``tests/deploy/jenkinsfile.groovy``. All run their steps on this machine, in a checkout of the test's own.
-``docker``, ``helm``, ``gh``, ``curl``, ``sudo`` and ``apt-get`` are recorders, and so is ``make`` for ``test``,
-``images``, ``push`` and ``gate-calibrate``. Its other targets are the real ones with ``is_real``; else they
-leave what those leave, in no time, and the gate says what ``GATE`` says.
+``docker``, ``helm``, ``gh``, ``curl``, ``sudo`` and ``apt-get`` are recorders, and so is ``make`` for
+``test``, ``images`` and ``gate-calibrate``. ``push`` is the real one, and so are others with ``is_real``;
+else they leave what those leave, in no time, and the gate says what ``GATE`` says.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from typing import Any, ClassVar
 
 import yaml
 
-from tests.support.checkout import commit, write_checkout
+from tests.support.checkout import commit, git, write_checkout
 from tests.support.clients import find_client_python, find_node_programs
 from tests.support.makefile import DEADLINE_S, QUICK_GATE
 from tests.support.markdown import ROOT
 
 CI = ROOT / "deploy" / "ci"
 MODEL = "forest_cover"
-DIGESTS = {image: f"sha256:{number}" + "0" * 63 for number, image in enumerate(("serve", "tools", "train"))}
+IMAGES = ("timberline-serve", "timberline-tools", "timberline-train")
+DIGESTS = {image: f"sha256:{number}" + "0" * 63 for number, image in enumerate(IMAGES)}
 _RECORDED = ("docker", "helm", "gh", "curl", "sudo", "apt-get")
 _RECORDER = """\
 #!{python}
@@ -41,9 +42,18 @@ import json, os, pathlib, subprocess, sys
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 said = sys.stdin.read() if "--password-stdin" in words else ""
 with open({calls!r}, "a") as calls:
-    print(json.dumps({{"name": name, "words": words, "stdin": said, "kubeconfig": os.environ.get("KUBECONFIG")}}), file=calls)
+    call = {{"name": name, "words": words, "stdin": said, "kubeconfig": os.environ.get("KUBECONFIG")}}
+    print(json.dumps(call), file=calls)
+if name == "docker" and words[:2] == ["image", "inspect"]:
+    if "revision" in words[3]:
+        print("0" * 40)
+    else:
+        calls = [json.loads(line) for line in open({calls!r})]
+        pushed = [call["words"][1] for call in calls if call["name"] == "docker" and "push" in call["words"]]
+        print(pushed[-1].rpartition(":")[0] + "@" + {digests!r}[words[4]])
 if name != "make":
     sys.exit()
+words = [word for word in words if word[:2] != "--"]
 target = words[0]
 given = dict(word.split("=", 1) for word in words[1:])
 model = os.environ.get("MODEL", "")
@@ -54,9 +64,7 @@ def write(path, text):
 if target == "test":
     sys.exit(2 if os.environ.get("TESTS") == "fail" else 0)
 elif target == "push":
-    digests = {digests!r}
-    write(here / "var/images/digests.txt", "".join(
-        f"{{given['IMAGES']}}/timberline-{{image}}@{{digest}}\\n" for image, digest in digests.items()))
+    sys.exit(subprocess.run(["/usr/bin/make", "--no-print-directory", *words]).returncode)
 elif target == "gate-calibrate":
     write(here / "var/data/calibrations/machine.toml", "")
 elif {is_real!r} and target != "images":
@@ -65,8 +73,9 @@ elif {is_real!r} and target != "images":
 elif target == "export":
     write(pathlib.Path(given["REGISTRY"]) / model / "1" / "manifest.json", "")
 elif target == "gate":
-    write(here / "var/data/gates" / model / "1" / "report.md", "the report: " + os.environ.get("GATE", "PASS"))
-    write(here / "var/data/gates" / model / "1" / "junit.xml", "<testsuites/>")
+    reports = here / "var/data/gates" / model / "1"
+    write(reports / "report.md", "the report: " + os.environ.get("GATE", "PASS"))
+    write(reports / "junit.xml", "<testsuites/>")
     sys.exit(2 if os.environ.get("GATE") == "BLOCK" else 0)
 elif target == "promote":
     write(pathlib.Path(given["REGISTRY"]) / model / "aliases" / "production" / "1.json", "")
@@ -95,7 +104,8 @@ class Run:
     @property
     def targets(self) -> list[str]:
         """Targets that make was called with."""
-        return [call["words"][0] for call in self.recorded if call["name"] == "make"]
+        made = [call["words"] for call in self.recorded if call["name"] == "make"]
+        return [next(word for word in words if not word.startswith("--")) for words in made]
 
 
 class Pipeline:
@@ -130,6 +140,7 @@ class Pipeline:
     def run(self, event: str, **variables: str) -> Run:
         """Run it for a ``push`` to main, a ``change`` or the ``schedule``."""
         self.calls.write_text("", "utf-8")
+        git(self.checkout, "checkout", "--quiet", "-B", "change" if event == "change" else "main")
         run = self.start(event, variables)
         run.recorded = [json.loads(line) for line in self.calls.read_text("utf-8").splitlines()]
         return run
@@ -160,7 +171,7 @@ class Pipeline:
         )
 
 
-# By repository of an action, and the path in it: what it does here. "STORE" is a folder that outlives the jobs.
+# By repository of an action, and the path in it: what it does here. "STORE" is a folder that stays.
 _ACTIONS = {
     "actions/setup-python": {"": "true"},
     "actions/cache": {
@@ -173,7 +184,8 @@ _ACTIONS = {
         '[ ! -d "$path" ] || cp -a "$path/." "STORE/artifacts/${{ inputs.name }}/"; done'
     },
     "actions/download-artifact": {
-        "": 'mkdir -p "${{ inputs.path }}"; cp -a "STORE/artifacts/${{ inputs.name }}/." "${{ inputs.path }}/"'
+        "": 'mkdir -p "${{ inputs.path }}"; '
+        'cp -a "STORE/artifacts/${{ inputs.name }}/." "${{ inputs.path }}/"'
     },
 }
 

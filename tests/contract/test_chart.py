@@ -44,6 +44,16 @@ def test_the_values_keep_their_own_schema() -> None:
     jsonschema.validate(VALUES, SCHEMA, cls=jsonschema.Draft7Validator)
 
 
+def test_the_values_of_the_cluster_s_tests_are_values_of_the_chart() -> None:
+    """They are tried in a cluster that takes minutes to start; a slip in them is found here."""
+    own: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "cluster" / "values.yaml").read_text("utf-8"))
+    merged = {
+        key: {**VALUES[key], **value} if isinstance(value, dict) else value for key, value in own.items()
+    }
+    jsonschema.validate({**VALUES, **merged}, SCHEMA, cls=jsonschema.Draft202012Validator)
+    assert set(own["stages"]["resources"]) == set(_STAGES)
+
+
 def list_open(tree: Any, place: str = "") -> list[str]:
     """Tables of a schema that take any key."""
     found = []

@@ -123,7 +123,7 @@ def test_a_stage_writes_where_its_image_has_a_volume() -> None:
         (container,) = task["ContainerDefinitions"]
         assert container["MountPoints"] == [{"SourceVolume": "scratch", "ContainerPath": volume}]
         given = read_environment(container)
-        assert given["TMPDIR"] == volume
+        assert given["TMPDIR"] == given["HOME"] == volume
         assert given["TIMBERLINE_CACHE"].startswith(f"{volume}/")
         assert (given["DATA"], given["REGISTRY"]) == ("s3://models/data", "s3://models/registry"), use
 

@@ -64,7 +64,7 @@ def choose_cache(environment: Mapping[str, str], folder: str = "", most_bytes: i
     """
     given = folder or environment.get("TIMBERLINE_CACHE", "")
     if given == "off" or not most_bytes:
-        return Cache(None)
+        return Cache(None, 0)
     if given:
         return Cache(Path(given), most_bytes)
     usable = (path for path in list_usual(environment) if _is_usable(path))
@@ -100,7 +100,7 @@ class Cache:
 
     Args:
         folder: which need not be there yet; None for a cache that keeps nothing.
-        most_bytes: of all the bytes in it; notes are not counted.
+        most_bytes: of all the bytes in it; notes are not counted. 0 where nobody wants a cache.
     """
 
     def __init__(self, folder: Path | None, most_bytes: int = CACHE_BYTES) -> None:

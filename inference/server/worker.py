@@ -170,7 +170,7 @@ def _start(
 
 def _choose_cache(config: ServiceConfig) -> Cache:
     cache = choose_cache(os.environ, config.cache_dir, config.cache_bytes)
-    if cache.folder is None and config.cache_bytes:
+    if cache.folder is None and cache.most_bytes:
         log_event(_logger, "no cache", logging.WARNING, why="no folder for one can be written to")
     return cache
 

@@ -123,7 +123,7 @@ def test_a_stage_writes_where_its_image_has_a_volume() -> None:
         (container,) = task["ContainerDefinitions"]
         assert container["MountPoints"] == [{"SourceVolume": "scratch", "ContainerPath": volume}]
         given = read_environment(container)
-        assert given["TMPDIR"] == volume
+        assert given["TMPDIR"] == given["HOME"] == volume
         assert given["TIMBERLINE_CACHE"].startswith(f"{volume}/")
         assert (given["DATA"], given["REGISTRY"]) == ("s3://models/data", "s3://models/registry"), use
 
@@ -196,3 +196,19 @@ def test_every_parameter_says_what_it_is(name: str) -> None:
     """It is what Amazon's console shows, and all that many read."""
     parameters = read_template(name)["Parameters"]
     assert [key for key, each in parameters.items() if len(each.get("Description", "")) < 15] == []
+
+
+def list_nulls(tree: Any, place: str) -> list[str]:
+    """Where a tree has no value."""
+    if isinstance(tree, dict):
+        return [found for key, each in tree.items() for found in list_nulls(each, f"{place}.{key}")]
+    if isinstance(tree, list):
+        return [found for number, each in enumerate(tree) for found in list_nulls(each, f"{place}[{number}]")]
+    return [place] if tree is None else []
+
+
+@pytest.mark.parametrize("name", list_templates())
+def test_no_value_is_null(name: str) -> None:
+    """CloudFormation refuses a template with one, and cfn-lint says nothing of those in a state machine."""
+    assert list_nulls(read_template(name), name) == []
+    assert list_nulls({"States": [{"ResultPath": None}]}, "it") == ["it.States[0].ResultPath"]

@@ -78,6 +78,13 @@ def test_without_a_cache_each_process_fetches(bucket: Bucket) -> None:
     assert not bucket.cache.exists()
 
 
+def test_a_cache_that_nobody_wants_is_not_missed(bucket: Bucket) -> None:
+    """`TIMBERLINE_CACHE=off` was told as a folder that cannot be written to, which one looks for in vain."""
+    with bucket.serve("tiny", "--cache-dir", "", environment={"TIMBERLINE_CACHE": "off"}) as service:
+        assert service.list_events("no cache") == []
+    assert not bucket.cache.exists()
+
+
 def test_a_poll_is_one_conditional_request_of_the_whole_service(bucket: Bucket) -> None:
     """A thousand services ask day and night: each question has its price."""
     with bucket.serve("tiny", "--workers", "2") as service:

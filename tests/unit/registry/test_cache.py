@@ -457,6 +457,8 @@ def test_the_first_usable_folder_is_chosen(tmp_path: Path, monkeypatch: pytest.M
     assert own.stat().st_mode & 0o777 == 0o700
     assert choose_cache({"TIMBERLINE_CACHE": "off", "HOME": home}).folder is None
     assert choose_cache({"HOME": home}, most_bytes=0).folder is None
+    # That there is none is told where one was wanted.
+    assert not choose_cache({"TIMBERLINE_CACHE": "off", "HOME": home}).most_bytes
 
 
 def test_a_folder_of_another_user_in_tmp_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,15 @@ def test_stop_ends_it_and_start_brings_back_what_was_served(machine: Machine) ->
     assert "build it" in machine.run("release", code=2).stderr
 
 
+def test_a_way_back_that_was_never_finished_ends_with_the_next_way_forward(machine: Machine) -> None:
+    """Else the next rollback would take itself for that one, and do nothing."""
+    note = machine.home / "state" / "rolling-back"
+    for verb in ("release", "swap"):
+        note.write_text("both another-commit 1 1\n", "utf-8")
+        machine.run(verb, code=2)  # nothing is built of what is checked out
+        assert not note.exists()
+
+
 def test_two_at_a_time_are_refused(machine: Machine) -> None:
     """A timer and a person would stop each other's services."""
     with (machine.home / "state" / "lock").open("a") as lock:

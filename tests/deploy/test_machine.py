@@ -184,6 +184,8 @@ def test_stop_ends_it_and_start_brings_back_what_was_served(machine: Machine) ->
 def test_a_way_back_that_was_never_finished_ends_with_the_next_way_forward(machine: Machine) -> None:
     """Else the next rollback would take itself for that one, and do nothing."""
     note = machine.home / "state" / "rolling-back"
+    machine.push("never built")
+    machine.run("update")
     for verb in ("release", "swap"):
         note.write_text("both another-commit 1 1\n", "utf-8")
         machine.run(verb, code=2)  # nothing is built of what is checked out

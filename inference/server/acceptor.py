@@ -55,8 +55,8 @@ _LEAST_TTL: Mapping[int, tuple[tuple[int, int], ...]] = {
 
 _SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h; unlike a filter it needs no privilege
 # Of the sockets that listen on one address the second one gets the connection; where it is the only one,
-# the kernel takes that. They are counted in the order in which they began to listen, and move up. Classic BPF:
-# (operation, jump if true, jump if false, operand), see linux/filter.h.
+# the kernel takes that. They are counted in the order in which they began to listen, and move up. In classic
+# BPF, (operation, jump if true, jump if false, operand): see linux/filter.h.
 _TO_THE_LAST_ONE = ((0x06, 0, 0, 1),)
 
 

@@ -17,7 +17,7 @@ import timberline
 from tests.support.dockerfiles import read_stages, texts
 from tests.support.makefile import QUICK_GATE
 from tests.support.markdown import ROOT
-from timberline.inference.config import ServiceConfig, environment_name
+from timberline.inference.config import ServiceConfig, environment_name, resolve_config
 from timberline.release import _STAGES
 
 CHART = ROOT / "deploy" / "helm" / "timberline"
@@ -40,8 +40,8 @@ UNITS = {"m": 1, "g": 1024, "Mi": 1, "Gi": 1024}
 
 def test_the_values_keep_their_own_schema() -> None:
     """Helm holds the merged values to it: a default that breaks it refuses every installation."""
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    jsonschema.validate(VALUES, SCHEMA, cls=jsonschema.Draft202012Validator)
+    jsonschema.Draft7Validator.check_schema(SCHEMA)  # the newest that Helm 3 knows
+    jsonschema.validate(VALUES, SCHEMA, cls=jsonschema.Draft7Validator)
 
 
 def list_open(tree: Any, place: str = "") -> list[str]:
@@ -178,6 +178,29 @@ def test_the_chart_has_the_version_of_the_package() -> None:
 def test_the_chart_s_alerts_are_those_of_the_repository() -> None:
     """A chart reads no file outside of its folder; a copy that is older warns of something else."""
     assert (CHART / "alerts.yml").read_bytes() == (ROOT / "deploy/prometheus/alerts.yml").read_bytes()
+
+
+def test_kserve_s_runtime_sets_what_the_service_knows_and_runs_this_version() -> None:
+    """A variable that the service does not know stops its start; another port is asked by nobody."""
+    runtime, service = (
+        yaml.safe_load((ROOT / "deploy" / "kserve" / f"{name}.yaml").read_text("utf-8"))
+        for name in ("servingruntime", "inferenceservice")
+    )
+    (container,) = runtime["spec"]["containers"]
+    predictor = service["spec"]["predictor"]
+    variables = {one["name"]: one["value"] for one in [*container["env"], *predictor["model"]["env"]]}
+    config = resolve_config({}, variables)
+    assert (config.registry, config.host, config.port) == (
+        "/mnt/models",
+        "0.0.0.0",
+        container["ports"][0]["containerPort"],
+    )
+    assert container["image"] == VALUES["images"]["serve"]
+    assert container["resources"] == VALUES["resources"]
+    drain, grace = (
+        float(VALUES["settings"][f"TIMBERLINE_SERVE_{key}"]) for key in ("DRAIN_S", "SHUTDOWN_GRACE_S")
+    )
+    assert predictor["terminationGracePeriodSeconds"] > drain + grace
 
 
 @pytest.mark.parametrize("metric", ["requests_in_flight", "http_requests_total"])

@@ -435,7 +435,7 @@ def make_branch(state: dict[str, Any], code: int | None) -> dict[str, Any]:
     container = {"Name": "stage", **({} if code is None else {"ExitCode": code})}
     cause = json.dumps({"Containers": [container], "StoppedReason": "Essential container in task exited"})
     ended = {"Type": "Pass", "End": True} if code == 0 else {"Type": "Fail", "Error": "Ended", "Cause": cause}
-    kept = {key: state[key] for key in ("Next", "End", "Catch", "ResultPath") if key in state}
+    kept: dict[str, Any] = {key: state[key] for key in ("Next", "End", "Catch", "ResultPath") if key in state}
     return {**kept, "Type": "Parallel", "Branches": [{"StartAt": "ran", "States": {"ran": ended}}]}
 
 
@@ -446,7 +446,7 @@ STAGES = ["fetch", "etl", "train", "evaluate", "export", "gate", "promote"]
 def playing(stacks: Stacks) -> Stacks:
     """moto runs state machines, which it does not by itself."""
     settings = json.dumps({"stepfunctions": {"execute_state_machine": True}}).encode()
-    url = f"{stacks.aws.server.endpoint}/moto-api/config"
+    url = f"{stacks.aws.endpoint}/moto-api/config"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, settings, {"Content-Type": "application/json"}, method="POST")
     with direct.open(request, timeout=30):

@@ -15,7 +15,8 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +25,14 @@ from tests.support.aws import Cloud, serve_aws
 from tests.support.engine import Engine, running_engine
 from tests.support.network_namespace import make_in, relay
 from tests.support.service import DEADLINE_S
+from tests.support.tables import NAME, SmallTable, rows
 from tests.support.tiny_model import publish_numeric
 from timberline.registry.store import open_store
 
 pytestmark = pytest.mark.real("dockerd", "mmdebstrap", "moto")
 
 IMAGE = "timberline-serve"
+TOOLS_IMAGE = "timberline-tools"
 GROUP = "/timberline/service"
 # "Task IAM role" of Amazon's documentation: a container asks there, at the path that its variable names.
 ECS = "169.254.170.2"
@@ -43,7 +46,8 @@ class Host:
     def __init__(self, aws: Cloud, bucket: str) -> None:
         self.aws = aws
         self.bucket = bucket
-        found = aws.list_resources("service")
+        # Of both, whose execution roles are the same: the last one's is taken.
+        found = aws.list_resources("stages") | aws.list_resources("service")
         self.roles = {name: role for name, role in found.items() if name.endswith("Role")}
         for role in self.roles.values():
             documents = aws.read_policies(role)
@@ -69,11 +73,11 @@ class Host:
             self._engine.build("Dockerfile.serve", IMAGE)
             yield
 
-    def find_container(self) -> Any:
-        """The container of the stack's task definition."""
-        arn = self.aws.list_resources("service", self.root)["Task"]
-        task = self.aws.client("ecs", self.root).describe_task_definition(taskDefinition=arn)
-        return task["taskDefinition"]["containerDefinitions"][0]
+    def find_container(self, stack: str, task: str) -> Any:
+        """The container of a stack's task definition."""
+        arn = self.aws.list_resources(stack, self.root)[task]
+        found = self.aws.client("ecs", self.root).describe_task_definition(taskDefinition=arn)
+        return found["taskDefinition"]["containerDefinitions"][0]
 
     @contextlib.contextmanager
     def network(self) -> Iterator[tuple[str, int]]:
@@ -88,9 +92,18 @@ class Host:
         finally:
             self.engine.docker("kill", name, check=False)
 
-    def start(self, network: str, stream: str, **more: str) -> str:
-        """Start the task's container in a network; its name."""
-        container = self.find_container()
+    def start(
+        self,
+        network: str,
+        stream: str,
+        *command: str,
+        task: tuple[str, str] = ("service", "Task"),
+        image: str = IMAGE,
+        mounts: Sequence[str] = (),
+        **more: str,
+    ) -> str:
+        """Start a task's container in a network, with read-only ``mounts`` (here:there); its name."""
+        container = self.find_container(*task)
         assert container["readonlyRootFilesystem"]
         options = container["logConfiguration"]["options"]
         variables = {each["name"]: each["value"] for each in container["environment"]}
@@ -98,25 +111,40 @@ class Host:
         variables |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}", "MODEL": "tiny", **more}
         words = ["run", "-d", "--network", f"container:{network}", "--read-only", "--user", container["user"]]
         words += ["--memory", "2g", "--cpus", "1"]
+        for mount in container["mountPoints"]:
+            words += ["-v", mount["containerPath"]]
+        for mount in mounts:
+            words += ["-v", f"{mount}:ro"]
         for capability in container["linuxParameters"]["capabilities"]["drop"]:
             words += ["--cap-drop", capability]
         for name, text in variables.items():
             words += ["-e", f"{name}={text}"]
         words += ["--log-driver", container["logConfiguration"]["logDriver"]]
         given = {name: text for name, text in options.items() if name != "awslogs-stream-prefix"}
-        given |= {"awslogs-stream": stream, "awslogs-endpoint": self.aws.server.endpoint}
+        given |= {"awslogs-stream": stream, "awslogs-endpoint": self.aws.endpoint}
         for name, text in given.items():
             words += ["--log-opt", f"{name}={text}"]
-        return self.engine.docker(*words, IMAGE).stdout.strip()
+        return self.engine.docker(*words, image, *command).stdout.strip()
 
-    def read_log(self, stream: str) -> list[dict[str, Any]]:
+    def read_lines(self, stream: str, group: str = GROUP) -> list[str]:
         """What has arrived of a stream."""
         client = self.aws.client("logs", self.root)
         try:
-            events = client.get_log_events(logGroupName=GROUP, logStreamName=stream, startFromHead=True)
+            events = client.get_log_events(logGroupName=group, logStreamName=stream, startFromHead=True)
         except client.exceptions.ResourceNotFoundException:
             return []
-        return [json.loads(each["message"]) for each in events["events"]]
+        return [each["message"] for each in events["events"]]
+
+    def read_log(self, stream: str, group: str = GROUP) -> list[dict[str, Any]]:
+        """The lines of a stream that are of the program's log."""
+        return [json.loads(line) for line in self.read_lines(stream, group) if line.startswith('{"')]
+
+    def wait_for_engine(self, text: str) -> None:
+        """Until the engine's own log has this."""
+        log = self.engine.socket.parent / "log"
+        deadline = time.monotonic() + DEADLINE_S
+        while text not in log.read_text("utf-8", errors="replace"):
+            assert time.monotonic() < deadline, log.read_text("utf-8", errors="replace")[-2000:]
 
     def wait_for(self, stream: str, event: str) -> dict[str, Any]:
         """The first line of a stream that tells of ``event``."""
@@ -132,7 +160,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("aws")
     with serve_aws(folder) as aws:
         base = aws.deploy("timberline", "base.yaml")
-        aws.deploy("service", "service.yaml", **aws.list_parameters(base)["service.yaml"])
+        for name in ("service", "stages"):
+            aws.deploy(name, f"{name}.yaml", **aws.list_parameters(base)[f"{name}.yaml"])
         host = Host(aws, base["Bucket"])
         with host.run_engine(), aws.enforced(), pytest.MonkeyPatch.context() as patch:
             for name, text in host.root.items():
@@ -188,7 +217,7 @@ def ask(pid: int, path: str) -> int:
 
 def test_the_task_serves_from_the_bucket_with_the_account_of_its_role(host: Host) -> None:
     """Without a folder that it can write, a variable with a key, or a right but to read the registry."""
-    port = int(host.aws.server.endpoint.rpartition(":")[2])
+    port = int(host.aws.endpoint.rpartition(":")[2])
     with host.network() as (network, pid), relay(pid, ("127.0.0.1", S3_PORT), port):
         with serve_account(pid, host.accounts["ServeRole"]) as asked:
             name = host.start(network, "serves", TIMBERLINE_SERVE_WATCH_S="1")
@@ -208,7 +237,7 @@ def test_the_task_serves_from_the_bucket_with_the_account_of_its_role(host: Host
 
 def test_another_role_is_not_served_with(host: Host) -> None:
     """So it was the role that the test above was served with."""
-    port = int(host.aws.server.endpoint.rpartition(":")[2])
+    port = int(host.aws.endpoint.rpartition(":")[2])
     with (
         host.network() as (network, pid),
         relay(pid, ("127.0.0.1", S3_PORT), port),
@@ -220,6 +249,39 @@ def test_another_role_is_not_served_with(host: Host) -> None:
     assert host.wait_for("refused", "starting")
     (last,) = [line for line in host.read_log("refused") if line.get("level") == "error"]
     assert "access is refused" in last["event"]
+
+
+def test_a_stage_needs_no_place_but_its_tasks_disk(host: Host, tmp_path: Path) -> None:
+    """Its root is read-only, and what it works on lies in the volume of its image."""
+    host.engine.build("Dockerfile.train", TOOLS_IMAGE, "--target", "tools")
+    table = SmallTable(tmp_path / "table", rows(50))
+    toml = table.models / NAME / "model.toml"
+    toml.write_text(toml.read_text("utf-8").replace(str(table.root / "table.csv"), "/table.csv"), "utf-8")
+    tmp_path.chmod(0o755)
+    port = int(host.aws.endpoint.rpartition(":")[2])
+    with (
+        host.network() as (network, pid),
+        relay(pid, ("127.0.0.1", S3_PORT), port),
+        serve_account(pid, host.accounts["FetchRole"]),
+    ):
+        name = host.start(
+            network,
+            "fetch",
+            "fetch",
+            task=("stages", "FetchTask"),
+            image=TOOLS_IMAGE,
+            mounts=[f"{table.models}:/app/models", f"{table.root / 'table.csv'}:/table.csv"],
+            MODEL=NAME,
+        )
+        code = host.engine.docker("wait", name).stdout.strip()
+        host.engine.docker("rm", "-v", name)
+    log = host.read_log("fetch", "/timberline/stages")
+    assert code == "0", log
+    keys = host.aws.client("s3", host.root).list_objects_v2(Bucket=host.bucket, Prefix="data/raw/")[
+        "Contents"
+    ]
+    assert any(each["Key"].endswith("/table.csv") for each in keys)
+    assert any(line.get("event") == "fetch finished" for line in log)
 
 
 @pytest.mark.parametrize("action", ["logs:CreateLogStream", "logs:PutLogEvents"])
@@ -243,9 +305,11 @@ def test_a_log_needs_each_right_of_the_execution_role(host: Host, action: str) -
             f"awslogs-group={GROUP}",
         ]
         words += ["--log-opt", f"awslogs-stream={stream}", "--log-opt", "awslogs-region=us-east-1"]
-        words += ["--log-opt", f"awslogs-endpoint={host.aws.server.endpoint}"]
+        words += ["--log-opt", f"awslogs-endpoint={host.aws.endpoint}"]
         done = host.engine.docker(*words, IMAGE, "help", check=False)
+        if done.returncode == 0:
+            host.wait_for_engine(f"logStreamName={stream}")
     finally:
         host.aws.write_policies(role, policies, host.root)
-    assert host.read_log(stream) == []
+    assert host.read_lines(stream) == []
     assert (done.returncode != 0) == (action == "logs:CreateLogStream"), done.stderr

@@ -25,6 +25,7 @@ from tests.support.makefile import DEADLINE_S, QUICK_GATE
 from tests.support.registry_commands import build_registry
 from tests.support.s3_proxy import Asked, serve_proxy
 from tests.support.tables import NAME, SmallTable, rows
+from timberline.registry.bucket import PART_BYTES
 
 pytestmark = pytest.mark.real("moto")
 
@@ -82,6 +83,7 @@ RIGHTS = [
     for role in ("GateRole", "PromoteRole", "TrainRole", "FetchRole")
     for right in list_rights("stages.yaml", role)
 ]
+# Without these commands succeed, and leave behind what they would have removed: tests of their own.
 USED_IN_NEED = ("s3:AbortMultipartUpload", "s3:DeleteObject")
 
 
@@ -165,7 +167,7 @@ class Site:
         """A command as the task of a role; every request of it needs a right."""
         environment = self.environment(name) | more
         patterns = list_prefixes(self.aws.read_policies(self.roles[name]))
-        with self.aws.enforced(), serve_proxy(self.aws.server.endpoint) as proxy:
+        with self.aws.enforced(), serve_proxy(self.aws.endpoint) as proxy:
             proxy.decide = lambda asked: 403 if self.is_hidden(patterns, asked) else None
             environment["AWS_ENDPOINT_URL"] = proxy.endpoint
             return subprocess.run(
@@ -287,3 +289,98 @@ def test_a_right_that_is_taken_away_is_missed(site: Site, right: Right) -> None:
     assert found, f"nothing of {right.role} needs {right}"
     assert found.returncode == 3, found.stderr
     assert REFUSED in found.stderr
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from timberline.registry.data_bucket import DataBucket
+
+DataBucket(sys.argv[1]).send("large", Path(sys.argv[2]), lambda _: None)
+"""
+
+
+@pytest.mark.parametrize(
+    "right", [each for each in RIGHTS if each.action == "s3:AbortMultipartUpload"], ids=str
+)
+@pytest.mark.parametrize("is_granted", [True, False])
+def test_parts_of_a_broken_upload_go_by_the_right_to_abort_alone(
+    site: Site, tmp_path: Path, right: Right, is_granted: bool
+) -> None:
+    """Nobody sees them, and they are paid for; without the right they stay until the bucket's rule."""
+    (large := tmp_path / "large").write_bytes(bytes(3 * PART_BYTES))
+    place = right.resource.partition("BUCKET/")[2].removesuffix("/*")
+    granted = None if is_granted else without(site.policies[right.role], right, site.bucket)
+    site.grant(right.role, granted)
+    environment = site.environment(right.role)
+    try:
+        with site.aws.enforced(), serve_proxy(site.aws.endpoint) as proxy:
+            proxy.decide = lambda asked: 500 if "partNumber=2" in asked.query else None
+            environment["AWS_ENDPOINT_URL"] = proxy.endpoint
+            done = subprocess.run(
+                [sys.executable, "-c", UPLOAD, f"s3://{site.bucket}/{place}", large],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE_S,
+                check=False,
+            )
+    finally:
+        site.grant(right.role)
+    client = site.aws.client("s3")
+    left = client.list_multipart_uploads(Bucket=site.bucket).get("Uploads", [])
+    for each in left:
+        client.abort_multipart_upload(Bucket=site.bucket, Key=each["Key"], UploadId=each["UploadId"])
+    assert done.returncode == 1, done.stderr
+    assert bool(left) != is_granted
+
+
+def test_checkpoints_go_by_the_right_to_delete_alone(site: Site) -> None:
+    """It is the one thing that a release removes at once; the other is rows that were replaced a day ago."""
+    (right,) = [each for each in RIGHTS if each.action == "s3:DeleteObject"]
+    settings = [f"--set={each}" for each in SETTINGS[:-1]]
+    assert site.run("FetchRole", "fetch").returncode == 0
+    assert site.run("TrainRole", "etl").returncode == 0
+    assert site.run("TrainRole", "train", *settings, "--set=training.epochs=3").returncode == 0
+    assert site.list_keys("data/checkpoints/") == []
+    site.grant(right.role, without(site.policies[right.role], right, site.bucket))
+    try:
+        done = site.run("TrainRole", "train", *settings, "--set=training.epochs=4")
+    finally:
+        site.grant(right.role)
+    assert done.returncode == 0, done.stderr
+    assert site.list_keys("data/checkpoints/") != []
+
+
+@pytest.mark.parametrize("key", ["aliases/production/log/000000009.json", "heads/production.json"])
+def test_whoever_publishes_cannot_move_production(site: Site, key: str) -> None:
+    """It is what the gate stands for; without the refusal of its policy a publisher could."""
+    (allowed, refused) = site.policies["TrainRole"]["registry"]["Statement"][-2:]
+    assert (allowed["Effect"], refused["Effect"]) == ("Allow", "Deny")
+    environment = site.environment("TrainRole")
+    client = site.aws.client("s3", environment)
+    with site.aws.enforced(), pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
+        client.put_object(Bucket=site.bucket, Key=f"registry/{NAME}/{key}", Body=b"{}")
+    changed = copy.deepcopy(site.policies["TrainRole"])
+    changed["registry"]["Statement"].remove(refused)
+    site.grant("TrainRole", changed)
+    try:
+        with site.aws.enforced():
+            client.put_object(Bucket=site.bucket, Key=f"registry/{NAME}/{key}", Body=b"{}")
+    finally:
+        site.grant("TrainRole")
+        site.remove(f"registry/{NAME}/{key}")
+    assert not site.list_keys(f"registry/{NAME}/{key}")
+
+
+def test_the_service_needs_to_read_and_to_list(site: Site) -> None:
+    """Without the one it has no graph, without the other Amazon says "refused" of what is not there."""
+    for right in list_rights("service.yaml", "ServeRole"):
+        site.grant("ServeRole", without(site.policies["ServeRole"], right, site.bucket))
+        try:
+            done = site.run("ServeRole", "list", NAME)
+        finally:
+            site.grant("ServeRole")
+        assert done.returncode
+        assert REFUSED in done.stdout + done.stderr
+    assert site.run("ServeRole", "list", NAME).returncode == 0

@@ -6,6 +6,8 @@ What a cluster does with it is in tests/cluster; what the schemas say in test_ch
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from tests.support.helm import (
     render,
     render_matrix,
 )
+from timberline.inference.config import resolve_config
 
 pytestmark = pytest.mark.offline("helm")
 
@@ -43,6 +46,61 @@ def test_helm_s_linter_finds_nothing() -> None:
     for answer in ask_helm(*list_matrix().values(), lint=True):
         assert answer["errors"] == []
         assert [one for one in answer["messages"] if "icon is recommended" not in one["error"]] == []
+
+
+SLIPS: dict[str, tuple[str, str, str]] = {
+    "a template that does not end": ("templates/pdb.yaml", "{{- include", "{{- inclde"),
+    "a value that is none": ("templates/service.yaml", ".Values.service.port", ".Values.service.prot"),
+    "text that is no YAML": ("templates/configmap.yaml", "data:\n", "data: [\n"),
+    "no version": ("Chart.yaml", "version: ", "versoin: "),
+    "values that break the schema": ("values.yaml", "replicas: 2", "replicas: two"),
+}
+
+
+@pytest.mark.parametrize("planted", SLIPS)
+def test_a_planted_slip_in_the_chart_is_found(tmp_path: Path, planted: str) -> None:
+    """By the linter, or where it is rendered; else a green run says nothing."""
+    name, right, wrong = SLIPS[planted]
+    chart = tmp_path / "timberline"
+    shutil.copytree(CHART, chart)
+    text = (chart / name).read_text("utf-8")
+    assert right in text
+    (chart / name).write_text(text.replace(right, wrong), "utf-8")
+    (linted,) = ask_helm({}, lint=True, chart=chart)
+    (rendered,) = ask_helm({}, chart=chart)
+    is_parsed = all(try_yaml(manifest) for manifest in rendered.get("manifests", {}).values())
+    assert linted.get("errors") or "error" in linted or "error" in rendered or not is_parsed
+
+
+def try_yaml(text: str) -> bool:
+    """Whether a manifest is YAML."""
+    try:
+        list(yaml.safe_load_all(text))
+    except yaml.YAMLError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", list_matrix())
+def test_the_service_starts_with_the_variables_of_its_pod(name: str) -> None:
+    """The service's own reading of them: one that it does not know, or cannot read, stops its start."""
+    documents = render_matrix()[name]
+    data = find(documents, "ConfigMap")["data"]
+    config = resolve_config({}, data)
+    pod = next(
+        pod for maker, pod in list_pods(documents).items() if maker.startswith(("Deployment", "Rollout"))
+    )
+    (container,) = pod["spec"]["containers"]
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert ports == {"http": config.port, "metrics": config.metrics_port}
+    assert config.host == "0.0.0.0"
+    mounts = {one["mountPath"] for one in container["volumeMounts"]}
+    if config.is_remote:
+        assert config.cache_dir in mounts
+    else:
+        assert any(config.registry.startswith(mount) for mount in mounts - {"/tmp"})
+    if config.tokens_file:
+        assert config.tokens_file.rpartition("/")[0] in mounts
 
 
 REFUSED: dict[str, Values] = {
@@ -176,15 +234,15 @@ def test_selectors_take_the_service_s_pods_and_no_stage_s(name: str) -> None:
         assert taken == serving
 
 
-def serving_pod(*values: Values) -> Document:
+def find_serving_pod(documents: list[Document]) -> Document:
     """The service's pod."""
-    merged: dict[str, Any] = {}
-    for one in values:
-        merged |= one
-    (documents,) = render(merged)
-    return next(
-        pod for maker, pod in list_pods(documents).items() if maker.startswith(("Deployment", "Rollout"))
-    )
+    makers = ("Deployment", "Rollout")
+    return next(pod for maker, pod in list_pods(documents).items() if maker.startswith(makers))
+
+
+def serving_pod(values: Values) -> Document:
+    """The service's pod with these values."""
+    return find_serving_pod(render(values)[0])
 
 
 @pytest.mark.parametrize(("drain", "grace", "wait"), [("5", "30", 2), ("0", "0", 0), ("12.5", "60", 10)])

@@ -278,3 +278,20 @@ def test_the_queries_find_what_they_are_for(metrics: dict[str, Document], tmp_pa
     evaluate(queries, series, tmp_path)
     with pytest.raises(AssertionError):  # a value that is not there is told
         evaluate({"keda": (trigger["metadata"]["query"], 13.0)}, series, tmp_path)
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_the_version_in_production_rolls_out_without_another_verdict(
+    metrics: dict[str, Document], tmp_path: Path, is_pinned: bool
+) -> None:
+    """Other settings are a rollout too; its version is compared with nothing, by number or by digest."""
+    store = open_store(tmp_path / "registry")
+    publish_judged(store, alias=PRODUCTION)
+    metric = json.loads(json.dumps(metrics["gate"]))
+    (container,) = metric["provider"]["job"]["spec"]["template"]["spec"]["containers"]
+    if is_pinned:
+        digest = store.open_version("tiny", 1).digests.manifest_sha256
+        container["env"] = [{"name": "MODEL", "value": f"tiny@1#sha256:{digest}"}]
+    code, message, log = run_container(metric, store, tmp_path)
+    assert (judge_job(code), message) == ("Successful", "PASS"), log
+    assert '"event":"gate started"' not in log

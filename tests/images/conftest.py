@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.engine import ROOT, Engine, running_engine
+from tests.support.containers import make_images
+from tests.support.engine import Engine, running_engine
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +21,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def images(engine: Engine) -> Engine:
     """The engine with the three images of this checkout; what has not changed is not built again."""
-    command = ["make", "images", f"BUILD_FLAGS={shlex.join(engine.build_flags)}"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=engine.environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    make_images(engine)
     return engine
 
 

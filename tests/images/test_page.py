@@ -26,7 +26,7 @@ def test_every_command_of_the_page_does_what_it_says(images: Engine, tmp_path: P
         reader.provide("docker", f'#!/bin/sh\n[ "$1 $2" != "run -it" ] || {TERMINAL}\nexec {CLIENT} "$@"\n')
         (reader.folder / "var").mkdir()
         with serve_images(tmp_path, port=reader.port("8050")):
-            assert reader.follow(PAGE) == 6
+            assert reader.follow(PAGE) == 7
 
 
 # The words of the page, in a terminal whose user types what ends it.

@@ -61,7 +61,7 @@ def test_an_image_is_pushed_and_run_by_its_digest(images: Engine, host: str) -> 
         )
         assert name.endswith(f"@{seen['Digest']}")
     *_, tools = pushed
-    images.docker("rmi", f"{host}/team/{TOOLS}:{seen_tag(images)}", tools)
+    images.docker("rmi", f"{host}/team/{TOOLS}:{seen_tag(images)}")
     assert not images.has(tools)
     images.docker("pull", tools)
     assert "promote" in images.docker("run", "--rm", "--network", "none", tools, "help").stdout

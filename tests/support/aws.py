@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import os
 import re
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,13 @@ from typing import Any, NamedTuple
 import boto3
 import yaml
 
-from tests.support.s3_server import S3Server, serve_moto
+from tests.support.s3_server import serve_moto
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "deploy" / "aws"
 ACCOUNT = "123456789012"
-IMAGE = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/timberline/serve@sha256:{'0' * 64}"
+REGION = "us-east-1"
+IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/timberline/serve@sha256:{'0' * 64}"
 LEFT_OUT = {
     "AWS::ApplicationAutoScaling::ScalableTarget",
     "AWS::ApplicationAutoScaling::ScalingPolicy",
@@ -44,7 +46,7 @@ LEFT_OUT = {
 _FUNCTIONS = ("Fn::GetAtt", "Fn::If", "Fn::Sub")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """YAML with the short forms of CloudFormation's functions: ``!Sub x`` is ``{"Fn::Sub": "x"}``."""
 
 
@@ -56,7 +58,7 @@ def _read_function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[
     elif isinstance(node, yaml.SequenceNode):
         value = loader.construct_sequence(node, deep=True)
     else:
-        value = loader.construct_mapping(node, deep=True)  # type: ignore[arg-type]
+        value = loader.construct_mapping(node, deep=True)
     return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
 
 
@@ -82,7 +84,7 @@ def resolve(value: Any, known: Mapping[str, str]) -> Any:
     Raises:
         KeyError: a function is used that no template had when this was written.
     """
-    known = {"AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": ACCOUNT, **known}
+    known = {"AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT, **known}
     if isinstance(value, list):
         return [resolve(each, known) for each in value]
     if not isinstance(value, dict):
@@ -100,14 +102,23 @@ def resolve(value: Any, known: Mapping[str, str]) -> Any:
 
 
 class Cloud(NamedTuple):
-    """A running moto."""
+    """A running moto, and an account that may do everything as long as no policy counts."""
 
-    server: S3Server
+    endpoint: str
+    access_key: str
+    secret_key: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which `aws`, dockerd and the program reach it, as an account that may all."""
-        return {**self.server.environment, "AWS_DEFAULT_REGION": self.server.environment["AWS_REGION"]}
+        """The variables with which `aws`, dockerd and the program reach it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def client(self, service: str, environment: dict[str, str] | None = None) -> Any:
         """boto3's client of a service, as whom ``environment`` names."""
@@ -234,7 +245,7 @@ class Cloud(NamedTuple):
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         # Of another type than a form, which the server would read as one.
         request = urllib.request.Request(
-            f"{self.server.endpoint}/moto-api/reset-auth",
+            f"{self.endpoint}/moto-api/reset-auth",
             requests.encode(),
             {"Content-Type": "text/plain"},
             method="POST",
@@ -243,8 +254,14 @@ class Cloud(NamedTuple):
             pass
 
 
+def ask_cloud() -> Cloud:
+    """The moto that the environment's variables lead to, for a program that a test starts."""
+    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    return Cloud(os.environ["AWS_ENDPOINT_URL"], key, secret)
+
+
 @contextlib.contextmanager
 def serve_aws(folder: Path) -> Iterator[Cloud]:
     """moto in a process of its own; its log lies in ``folder``."""
     with serve_moto(folder) as server:
-        yield Cloud(server)
+        yield Cloud(server.endpoint, server.access_key, server.secret_key)

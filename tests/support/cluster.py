@@ -138,9 +138,17 @@ class Cluster:
         """The output of one command of kubectl."""
         return self.run("kubectl", *words, stdin=stdin, check=check).stdout
 
-    def helm(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """One command of Helm, by its SDK."""
-        return self.run(find_client_python("helm"), HELM, *words, check=check, timeout_s=600)
+    @property
+    def commands(self) -> dict[str, list[str]]:
+        """What stands for the commands of a user of this cluster; Helm by its SDK."""
+        return {
+            "helm": [str(find_client_python("helm")), str(HELM)],
+            "kubectl": [str(self.programs / "kubectl")],
+        }
+
+    def helm(self, *words: str | Path) -> str:
+        """The output of one command of Helm."""
+        return self.run(*self.commands["helm"], *words, timeout_s=600).stdout
 
     def get(self, *words: str) -> Any:
         """Objects, read from their JSON; a list's items."""

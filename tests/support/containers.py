@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.engine import CLIENT, Engine
+from tests.support.engine import CLIENT, ROOT, Engine
 from tests.support.service import RunningService, running_command
 
 SERVE, TOOLS, TRAIN = IMAGES = ("timberline-serve", "timberline-tools", "timberline-train")
@@ -79,6 +81,14 @@ def serving(
             yield Container(engine, name, service)
     finally:
         engine.docker("rm", "-f", name, check=False)
+
+
+def make_images(engine: Engine) -> None:
+    """`make images` of this checkout; what has not changed is not built again."""
+    command = ["make", "images", f"BUILD_FLAGS={shlex.join(engine.build_flags)}"]
+    given = {key: value for key, value in engine.environment.items() if not key.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 def find_port() -> int:

@@ -97,9 +97,11 @@ def spread(values: Values) -> Document:
     return tree
 
 
-def ask_helm(*orders: Values, kube_version: str = NEWEST, lint: bool = False) -> list[dict[str, Any]]:
+def ask_helm(
+    *orders: Values, kube_version: str = NEWEST, lint: bool = False, chart: Path = CHART
+) -> list[dict[str, Any]]:
     """What Helm makes of the chart with each of these values."""
-    more = {"chart": str(CHART), "kube_version": f"v{kube_version}", "lint": lint}
+    more = {"chart": str(chart), "kube_version": f"v{kube_version}", "lint": lint}
     told = [{**more, "values": spread(values)} for values in orders]
     done = subprocess.run(
         [find_client_python("helm"), CHILD],

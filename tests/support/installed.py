@@ -66,7 +66,7 @@ class Installed(NamedTuple):
             *words,
             *(["--wait"] if wait else []),
         ]
-        return self.cluster.helm("upgrade", RELEASE, CHART, *flags).stdout
+        return self.cluster.helm("upgrade", RELEASE, CHART, *flags)
 
     def kubectl(self, *words: str | Path, stdin: str = "", check: bool = True) -> str:
         """A command of kubectl in this namespace."""
@@ -83,12 +83,13 @@ class Installed(NamedTuple):
     def wait_for_pods(self, count: int, timeout_s: float = READY_S) -> list[Pod]:
         """Wait until as many pods are there, all of them ready, and no other."""
 
-        def look() -> list[Pod]:
+        def look() -> list[list[Pod]]:
             pods = self.pods()
-            return pods if len(pods) == count and all(p.is_ready and not p.is_leaving for p in pods) else []
+            is_so = len(pods) == count and all(pod.is_ready and not pod.is_leaving for pod in pods)
+            return [pods] if is_so else []
 
-        self.cluster.wait_until(lambda: look() or count == 0 == len(self.pods()), f"{count} pods", timeout_s)
-        return look()
+        (found,) = self.cluster.wait_until(look, f"{count} pods", timeout_s)
+        return list(found)
 
     def routed(self) -> set[str]:
         """The addresses of the pods that the Service sends requests to."""
@@ -141,7 +142,7 @@ def installed_chart(cluster: Cluster, namespace: str, *words: str) -> Iterator[I
     release.upgrade(*words)
     yield release
     cluster.helm("uninstall", RELEASE, "-n", namespace, "--wait")
-    cluster.kubectl("delete", "namespace", namespace)
+    release.wait_for_pods(0)
 
 
 def make_volume(cluster: Cluster, namespace: str) -> Path:

@@ -58,7 +58,7 @@ class PodClients:
     """``count`` clients, each on a kept connection, from the block's beginning to its end."""
 
     def __init__(
-        self, cluster: Cluster, url: str, count: int, body: str = '{"rings": 40}', pause_s: float = 0.005
+        self, cluster: Cluster, url: str, count: int, body: str = '{"rings": 40}', pause_s: float = 0.02
     ) -> None:
         self.fate = Fate({}, {}, 0, 0, [])
         self._cluster = cluster

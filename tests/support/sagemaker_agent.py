@@ -106,7 +106,8 @@ def cut(job: Transform) -> Iterator[str]:
     if job.strategy == "SingleRecord":
         yield from job.lines
         return
-    batch, size = [], 0
+    batch: list[str] = []
+    size = 0
     for line in job.lines:
         length = len(line.encode()) + 1
         if batch and size + length > job.max_payload_mb * MB:

@@ -85,8 +85,8 @@ class Walkthrough:
         """The free port that stands for one of the page."""
         return self._ports.setdefault(written, _find_port())
 
-    def follow(self, page: Path, part: slice = slice(None)) -> int:
-        """Run every block of commands of ``page``, or a part of them.
+    def follow(self, page: Path, part: slice = slice(None), without: str = "", only: str = "") -> int:
+        """Run every block of commands of ``page``, or a part: with the option ``only``, without another.
 
         Returns:
             How many blocks were run.
@@ -94,6 +94,8 @@ class Walkthrough:
         place = page.relative_to(ROOT)
         blocks = list(list_blocks(page.read_text("utf-8")))
         commands = [(number, block) for number, block in enumerate(blocks) if block.language == "sh"][part]
+        commands = [(number, block) for number, block in commands if without not in block.options]
+        commands = [(number, block) for number, block in commands if not only or only in block.options]
         for number, block in commands:
             shown = next(iter(blocks[number + 1 :]), None)
             is_output = shown is not None and shown.language == "text" and shown.follows_directly

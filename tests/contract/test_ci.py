@@ -6,6 +6,7 @@ check-jsonschema carries). Jenkins' own linter is a controller; here only the st
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
@@ -319,6 +321,24 @@ def test_only_digests_are_deployed(tmp_path: Path) -> None:
     assert done.stdout.startswith("helm upgrade --install r deploy/helm/timberline --namespace n ")
     for name in ("serve", "train", "tools"):
         assert f"images.{name}=registry.example/x/timberline-{name}@sha256:{name} " in done.stdout
+
+
+def test_what_is_deployed_are_values_of_the_chart(tmp_path: Path) -> None:
+    """A value that no template reads is taken without a word, and the cluster keeps the old images."""
+    steps = Steps(tmp_path)
+    (tmp_path / "var" / "images").mkdir(parents=True)
+    names = ("serve", "tools", "train")
+    lines = [f"registry.example/x/timberline-{name}@sha256:{'0' * 64}\n" for name in names]
+    (tmp_path / "var" / "images" / "digests.txt").write_text("".join(lines), "utf-8")
+    given = re.findall(r"--set-string (\S+)=(\S+)", steps.run("deploy", VALUES="v").stdout)
+    chart = ROOT / "deploy" / "helm" / "timberline"
+    schema = json.loads((chart / "values.schema.json").read_text("utf-8"))
+    assert [key for key, _ in given] == ["model", *(f"images.{name}" for name in names)]
+    values = yaml.safe_load((chart / "values.yaml").read_text("utf-8"))
+    values["model"] = dict(given)["model"]
+    values["images"] |= {name: dict(given)[f"images.{name}"] for name in names}
+    jsonschema.validate(values, schema)
+    assert set(names) <= set(schema["properties"]["images"]["properties"])
 
 
 @pytest.mark.parametrize("words", [[], ["release"], ["train", "now"]])

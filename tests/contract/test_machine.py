@@ -25,7 +25,7 @@ def test_every_verb_is_on_the_page() -> None:
     """A verb that nobody is told of is not there."""
     verbs = list_verbs()
     assert {"update", "build", "release", "swap", "rollback", "start", "stop", "status"} == set(verbs)
-    typed = set(re.findall(r"^timberline ([a-z]+)", PAGE, re.MULTILINE))
+    typed = set(re.findall(r"^deploy/vm/timberline ([a-z]+)", PAGE, re.MULTILINE))
     assert typed == set(verbs)
 
 

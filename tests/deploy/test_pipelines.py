@@ -219,6 +219,8 @@ def test_jenkins_trains_and_judges_in_a_container_on_the_quiet_machine(tmp_path:
     # The folder that stays is mounted into the container that needs it.
     assert re.search(r"-v (\S+):\1$", agents["Release"]["args"])
     dockerfile = (CI / "Dockerfile.test").read_text("utf-8")
+    environments = {event["script"] for event in pipeline.events if event.get("stage") == "make test"}
+    assert environments == {'env -u MODEL make test VENV=".venv-$TEST_PYTHON"'}
     for stage in tests:
         assert agents[stage]["additionalBuildArgs"] == f"--build-arg TEST_PYTHON={stage.split()[1]}"
     assert "FROM docker.io/library/python:${TEST_PYTHON}-bookworm" in dockerfile

@@ -127,6 +127,9 @@ def test_each_verb_that_was_killed_is_run_again_to_its_end(machine: Machine) -> 
 
 def test_a_rollback_that_was_killed_goes_one_step_back_and_no_further(machine: Machine) -> None:
     """The registry's rollback goes one version further each time; run again by this script it does not."""
+    machine.push("what it goes back from")
+    for verb in ("update", "build", "swap"):
+        machine.run(verb)
     machine.run("release", "--set", "training.epochs=5")
     moves, version = history_length(machine), production(machine)
     before = (machine.home / "state" / "previous").read_text("utf-8")

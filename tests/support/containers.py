@@ -86,8 +86,9 @@ def serving(
 def make_images(engine: Engine) -> None:
     """`make images` of this checkout; what has not changed is not built again."""
     command = ["make", "images", f"BUILD_FLAGS={shlex.join(engine.build_flags)}"]
-    given = {key: value for key, value in engine.environment.items() if not key.startswith("MAKE")}
-    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=engine.environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 

@@ -49,7 +49,9 @@ USED_OTHERWISE = {
     "zensical": "a program: make docs",
 }
 # Run in environments of their own, by foreign clients' interpreters.
-CHILDREN = sorted((ROOT / "tests" / "clients").glob("*_child.py"))
+CHILDREN = [
+    path for name in ("clients", "deploy") for path in sorted((ROOT / "tests" / name).glob("*_child.py"))
+]
 COMPETITORS = {"fastapi": "fastapi_service.py", "mlserver": "mlserver_service.py"}
 
 
@@ -68,7 +70,7 @@ def test_a_role_declares_no_package_that_it_does_not_import(role: str) -> None:
 
 def test_the_dev_role_declares_what_tests_and_tools_use() -> None:
     """The tests run where `make setup` was, and nowhere else."""
-    assert len(CHILDREN) == 5
+    assert len(CHILDREN) == 10
     tools = [ROOT / file for file in DEV_ONLY if "competitors" not in file]
     tests = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path not in CHILDREN]
     used = set(imported_packages([*tests, *tools]))

@@ -1,6 +1,6 @@
 """docs/how-to/kubernetes.md, done as a reader does it, as far as no cluster is asked.
 
-`helm` is its Go SDK (tests/clients/helm_command.py). What the page does with a cluster is marked and run in a
+`helm` is its Go SDK (tests/clients/helm_command_child.py). What the page does with a cluster is marked and run in a
 real one by tests/cluster.
 """
 
@@ -26,7 +26,7 @@ BLOCKS = [block for block in list_blocks(PAGE.read_text("utf-8")) if block.langu
 
 def provide_helm(reader: Walkthrough) -> None:
     """The command, as far as its SDK has it."""
-    command = [find_client_python("helm"), CHILDREN / "helm_command.py"]
+    command = [find_client_python("helm"), CHILDREN / "helm_command_child.py"]
     reader.provide("helm", f'#!/bin/sh\nexec {" ".join(map(str, command))} "$@"\n')
 
 

@@ -43,7 +43,7 @@ SERVICES = "198.51.100.0/24"
 API = f"https://{NODE}:6443"
 CNI_PROGRAMS = "/usr/lib/cni"
 CGROUPS = ("timberline", "k8s.io")  # kubelet's own, and containerd's for what kubelet gives no other
-HELM = CHILDREN / "helm_command.py"
+HELM = CHILDREN / "helm_command_child.py"
 START_S = 120.0
 READY_S = 120.0
 # Of the whole kernel, and what kubelet wants of it. It sees these values and leaves the kernel's own alone.

@@ -1,6 +1,6 @@
 """The part of the `helm` command that the docs use, on Helm's own Go SDK; run in the client `helm`.
 
-    helm_command.py upgrade --install RELEASE CHART -f values.yaml --set key=value --wait
+    helm_command_child.py upgrade --install RELEASE CHART -f values.yaml --set key=value --wait
 
 Packages of Debian and of the indexes have no `helm` program; its library they have.
 """

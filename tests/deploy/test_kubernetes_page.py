@@ -1,7 +1,7 @@
 """docs/how-to/kubernetes.md, done as a reader does it, as far as no cluster is asked.
 
-`helm` is its Go SDK (tests/clients/helm_command_child.py). What the page does with a cluster is marked and run in a
-real one by tests/cluster.
+`helm` is its Go SDK (tests/clients/helm_command_child.py). What the page does with a cluster is marked and
+run in a real one by tests/cluster.
 """
 
 from __future__ import annotations

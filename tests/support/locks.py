@@ -111,10 +111,15 @@ def _write_wheel(folder: Path, pin: Pin, version: str, requirements: Iterable[st
     head = ["Metadata-Version: 2.1", f"Name: {pin.name}", f"Version: {version}"]
     metadata = [*head, *(f"Provides-Extra: {extra}" for extra in extras), *lines]
     path = folder / f"{name}-{version}-py3-none-any.whl"
+    files = {
+        "METADATA": "\n".join(metadata) + "\n",
+        "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
+        for file, text in files.items():
+            # Without a date of its own it has that of this moment, and written again another digest.
+            wheel.writestr(zipfile.ZipInfo(f"{info}/{file}"), text)
     return path
 
 

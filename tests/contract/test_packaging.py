@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
+import shlex
 import subprocess
 import tomllib
 from collections.abc import Mapping
@@ -191,6 +193,15 @@ def test_what_a_stage_takes_from_a_checkout_is_compiled_and_made_readable_last(
         (made,) = [step.text for step in steps[copies[-1] :] if step.word == "RUN"]
         assert f"{COMPILE}." in made
         assert made.index("compileall") < made.index("chmod -R u=rwX,go=rX .")
+
+
+@pytest.mark.parametrize("image", ["tools", "train"])
+def test_the_entry_point_of_a_stage_is_found_by_its_name(image: str) -> None:
+    """The chart's script of a rollout calls `stage gate`, and reads what it ends with."""
+    (entry,) = json.loads(texts(IMAGES[image], "ENTRYPOINT")[-1])
+    variables = dict(word.split("=", 1) for word in shlex.split(" ".join(texts(IMAGES[image], "ENV"))))
+    assert str(Path(entry).parent) in variables["PATH"].split(":")
+    assert Path(entry).name == "stage"
 
 
 def test_every_package_of_an_environment_is_compiled_where_it_is_installed() -> None:

@@ -47,8 +47,8 @@ MENDED: Mapping[Path, Mapping[str, str]] = {
         "mapiterinit(type2.rtype, *(*unsafe.Pointer)(obj)),": "it,",
     },
 }
-SOURCES = "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} bookworm main\n"
-MIRROR = "http://deb.debian.org/debian"
+SOURCES = "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {release} main\n"
+RELEASE = "bookworm"
 
 
 def build_kubernetes() -> Path:
@@ -80,7 +80,7 @@ def unpack_source(folder: Path, log: int) -> Path:
     shutil.rmtree(source, ignore_errors=True)
     for name in ("lists/partial", "cache/archives/partial"):
         (source / name).mkdir(parents=True)
-    (source / "sources.list").write_text(SOURCES.format(mirror=MIRROR), "ascii")
+    (source / "sources.list").write_text(SOURCES.format(mirror=find_mirror(), release=RELEASE), "ascii")
     places = {"etc::sourcelist": "sources.list", "state::lists": "lists", "cache": "cache"}
     apt = ["apt-get", *(f"--option=Dir::{key}={source / name}" for key, name in places.items())]
     apt += ["--option=Dir::Etc::sourceparts=/nonexistent", "--option=APT::Sandbox::User=root"]
@@ -90,6 +90,16 @@ def unpack_source(folder: Path, log: int) -> Path:
     run(["dpkg-source", "--extract", description.name, "tree"], source, log)
     mend(source / "tree")
     return source / "tree"
+
+
+def find_mirror() -> str:
+    """Where this machine has Debian's packages from."""
+    listed = ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(CODENAME) $(COMPONENT) $(REPO_URI)"]
+    lines = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+    wanted = f"Packages {RELEASE} main "
+    found = [line.removeprefix(wanted) for line in lines if line.startswith(wanted)]
+    assert found, f"apt knows no {RELEASE}: apt-get update on Debian 12, or SKIP=kubernetes"
+    return found[0]
 
 
 def mend(tree: Path) -> None:

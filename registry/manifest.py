@@ -189,7 +189,9 @@ class Manifest(_Table, frozen=True, kw_only=True):
     """Everything that is known about one version.
 
     ``minimum_onnxruntime`` is the oldest release of ONNX Runtime, as ``major.minor``, that computes its
-    graph; None in manifests from before it was looked for.
+    graph; None in manifests from before it was looked for. ``categories``: the features that are text, in the
+    order of the graph's output `signature.CATEGORIES_OUTPUT`, and how many training values each knows.
+    ``constants``: what features.sql has learned, by the text of the call (`registry.runs.Fitted`).
     """
 
     schema_version: int
@@ -212,6 +214,8 @@ class Manifest(_Table, frozen=True, kw_only=True):
     golden: Golden
     gate: GateLimits
     table: SourceTable = SourceTable()
+    categories: dict[str, int] = {}
+    constants: dict[str, float | str | None] = {}
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -29,6 +29,12 @@ LABEL_OUTPUT = "label"
 # U+0000 cannot stand in a CSV or JSON value that passed the checks, so it cannot be a real value.
 NULL_TEXT = "\x00"
 
+# A date is the days since 1970-01-01, a timestamp the microseconds since then in UTC; the graph takes either
+# as a whole number.
+Moment = Literal["date", "timestamp"]
+# Of each row and each feature that is a category, its code. The service reads it to find unknown values.
+CATEGORIES_OUTPUT = "categories"
+
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One tensor of the graph; -1 in ``shape`` is a free axis."""
@@ -44,6 +50,10 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``minimum``/``maximum`` (numbers) and ``categories`` (text) are what training saw, not what is
     allowed. ``default`` None means that the column is required (or, if ``is_nullable``, that it
     may be left out and is then NULL).
+
+    A column with ``moment`` is INT64 (see `Moment`); clients send it as ISO 8601 text, or as a number: days
+    of a date, seconds of a timestamp. ``time_format`` is how the training files write it, in the letters of
+    strptime; None is ISO 8601.
     """
 
     name: str
@@ -55,6 +65,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     minimum: float | None = None
     maximum: float | None = None
     categories: tuple[str, ...] | None = None
+    moment: Moment | None = None
+    time_format: str | None = None
 
     @property
     def may_be_absent(self) -> bool:
@@ -69,6 +81,7 @@ class ClassLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     label: str
 
 
+Thousands = Literal["", ",", ".", " ", "'", "_"]
 # Why the graph does not read a column of the training table: no feature needs it, or it is no input at all.
 UnreadRole = Literal["input", "key", "target", "ignored"]
 
@@ -77,12 +90,21 @@ class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What the files that a version was trained from look like, so that a service reads such rows too.
 
     All but ``unread``, the columns beside the signature's, are ``[etl]``'s in model.toml, by the same
-    names: a field that is exactly one of ``null_text`` is NULL, in quotes or not.
+    names: a field that is exactly one of ``null_text`` is NULL, in quotes or not. ``true_text`` and
+    ``false_text`` are the words of the boolean columns; none are those that DuckDB knows. Without
+    ``header`` the columns of a file stand in the declared order.
     """
 
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=4)] = ","
     decimal: Literal[".", ","] = "."
+    thousands: Thousands = ""
+    escape: Literal['"', "\\"] = '"'
+    header: bool = True
+    skip_lines: Annotated[int, msgspec.Meta(ge=0)] = 0
+    comment: Annotated[str, msgspec.Meta(max_length=1)] = ""
     null_text: tuple[str, ...] = ("",)
+    true_text: tuple[str, ...] = ()
+    false_text: tuple[str, ...] = ()
     unread: dict[str, UnreadRole] = {}
 
     @property

@@ -21,7 +21,7 @@ from timberline.registry.manifest import GateLimits
 from timberline.registry.runs import ExportSettings
 from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
-from timberline.registry.signature import ClassLabel, Column, SourceTable, UnreadRole
+from timberline.registry.signature import ClassLabel, Column, Moment, SourceTable, Thousands, UnreadRole
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -87,19 +87,24 @@ class CsvSource(_Section, frozen=True, kw_only=True, tag="csv", tag_field="kind"
 Source = PackageSource | KaggleSource | CsvSource
 
 
+ColumnKind = Literal["integer", "number", "boolean", "string", "date", "timestamp"]
+
+
 class ColumnSection(_Section, frozen=True, kw_only=True):
     """One declared column of the source table.
 
     ``role`` "ignored" columns are not read (an Id, for example) and are no input of the model; "key"
-    columns serve ``split`` and ``checks.unique_key`` only.
+    columns serve ``split`` and ``checks.unique_key`` only. ``format`` is how the files write a date or
+    timestamp, in the letters of strptime; None is ISO 8601.
     """
 
-    type: Literal["integer", "number", "boolean", "string"]
+    type: ColumnKind
     role: Literal["input", "key", "ignored"] = "input"
     range: tuple[int | float, int | float] | None = None
     allowed: tuple[str | int | float, ...] | None = None
     nullable: bool = False
     default: float | int | bool | str | None = None
+    format: str | None = None
     unit: str | None = None
     description: str | None = None
 
@@ -168,7 +173,14 @@ class EtlSection(_Section, frozen=True, kw_only=True):
     encoding: Literal["utf-8", "utf-16", "latin-1", "windows-1252"] = "utf-8"
     delimiter: str = ","
     decimal: Literal[".", ","] = "."
+    thousands: Thousands = ""
+    escape: Literal['"', "\\"] = '"'
+    header: bool = True
+    skip_lines: Annotated[int, msgspec.Meta(ge=0)] = 0
+    comment: Annotated[str, msgspec.Meta(max_length=1)] = ""
     null_text: tuple[str, ...] = ("",)
+    true_text: tuple[str, ...] = ()
+    false_text: tuple[str, ...] = ()
     max_reject_fraction: Share = 0.0
 
     def __post_init__(self) -> None:
@@ -185,13 +197,42 @@ class EtlSection(_Section, frozen=True, kw_only=True):
                 raise ValueError(f"`null_text` holds {text!r}, expected no quote and no delimiter in it")
 
 
+class VocabularySection(_Section, frozen=True, kw_only=True):
+    """Which values of a text feature have a code of their own: the commonest, in training rows at least."""
+
+    min_count: Count | None = None
+    max_size: Count | None = None
+
+
 class FeaturesSection(_Section, frozen=True, kw_only=True):
-    """Where the one definition of the features is, relative to the model folder."""
+    """Where the one definition of the features is, relative to the model folder; and its vocabularies.
+
+    A value of a text feature that fewer than ``min_count`` training rows have, or that is not among the
+    ``max_size`` commonest, is as unknown as one that training never saw. ``vocabulary`` sets both for
+    single features by name.
+    """
 
     file: str = "features.sql"
+    min_count: Count = 5
+    max_size: Count = 100_000
+    vocabulary: dict[str, VocabularySection] = {}
 
 
-class MlpNetwork(_Section, frozen=True, kw_only=True, tag="mlp", tag_field="kind"):
+class _Network(_Section, frozen=True, kw_only=True):
+    """What every network does with categories and with NULL.
+
+    A text feature of at most ``one_hot_values`` values goes into the first layer as one-hot, of more as an
+    embedding of ``category_width`` numbers (None: by the number of values). NULL in a numeric feature is
+    filled with the training ``fill``; ``missing_flags`` adds a feature that says where.
+    """
+
+    one_hot_values: Annotated[int, msgspec.Meta(ge=0)] = 12
+    category_width: Count | None = None
+    fill: Literal["mean", "median"] = "mean"
+    missing_flags: bool = True
+
+
+class MlpNetwork(_Network, frozen=True, kw_only=True, tag="mlp", tag_field="kind"):
     """Scaled features → (Dense, ReLU, Dropout) × widths → softmax."""
 
     widths: tuple[Count, ...] = (108, 108)
@@ -199,7 +240,7 @@ class MlpNetwork(_Section, frozen=True, kw_only=True, tag="mlp", tag_field="kind
     scaling: Literal["minmax", "standard", "quantile"] = "minmax"
 
 
-class MlpPleNetwork(_Section, frozen=True, kw_only=True, tag="mlp_ple", tag_field="kind"):
+class MlpPleNetwork(_Network, frozen=True, kw_only=True, tag="mlp_ple", tag_field="kind"):
     """Piecewise-linear embeddings of the quantities beside the scaled features, then a wider ReLU stack.
 
     Source: Gorishniy, Rubachev, Babenko, "On Embeddings for Numerical Features in Tabular Deep
@@ -213,7 +254,7 @@ class MlpPleNetwork(_Section, frozen=True, kw_only=True, tag="mlp_ple", tag_fiel
     embedding_width: Count = 8
 
 
-class MlpPlrNetwork(_Section, frozen=True, kw_only=True, tag="mlp_plr", tag_field="kind"):
+class MlpPlrNetwork(_Network, frozen=True, kw_only=True, tag="mlp_plr", tag_field="kind"):
     """Periodic embeddings of the quantities beside the scaled features, then a wider ReLU stack.
 
     Each quantity x becomes ReLU(W · [sin 2πcx, cos 2πcx] + b) with ``frequencies`` learned c,
@@ -296,7 +337,11 @@ DATATYPES: dict[str, Literal["FP64", "INT64", "BOOL", "BYTES"]] = {
     "number": "FP64",
     "boolean": "BOOL",
     "string": "BYTES",
+    "date": "INT64",
+    "timestamp": "INT64",
 }
+# The types that are a `registry.signature.Moment`.
+MOMENTS: dict[str, Moment] = {"date": "date", "timestamp": "timestamp"}
 
 
 def input_columns(config: ModelConfig) -> tuple[Column, ...]:
@@ -312,6 +357,8 @@ def input_columns(config: ModelConfig) -> tuple[Column, ...]:
             is_nullable=column.nullable,
             unit=column.unit,
             description=column.description,
+            moment=MOMENTS.get(column.type),
+            time_format=column.format,
         )
         for name, column in config.inputs.items()
     )

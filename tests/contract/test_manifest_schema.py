@@ -47,6 +47,9 @@ def _missing(old: Any, new: Any, at: str = "$") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in old.items():
             yield from _missing(value, new.get(key), f"{at}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (value, other) in enumerate(zip(old, new, strict=True)):
+            yield from _missing(value, other, f"{at}[{index}]")
     elif old != new:
         yield at
 

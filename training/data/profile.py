@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -17,6 +16,7 @@ from timberline.registry.manifest import Histogram
 from timberline.registry.rows import count_and_sum, fingerprint, hash_fast
 from timberline.registry.runtime.documents import decode_document
 from timberline.registry.signature import ClassLabel, Column
+from timberline.training.config import ColumnKind
 from timberline.training.data.database import Connection, fetch_row
 from timberline.training.data.splits import SPLIT_NAMES
 from timberline.training.errors import DatasetError
@@ -36,7 +36,7 @@ class ColumnProfile(_Part, frozen=True, kw_only=True):
     1,000 most frequent values in the order of their text, ``distinct`` counts all of them.
     """
 
-    dtype: Literal["integer", "number", "boolean", "string"]
+    dtype: ColumnKind
     nulls: int
     histogram: Histogram
     minimum: float | None = None

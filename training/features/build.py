@@ -13,18 +13,20 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
+from timberline.registry.runs import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
 from timberline.training.features.expressions import (
     INFINITY,
     LARGEST_DOUBLE,
     Call,
     Expression,
     Literal,
+    LookupTable,
     ValueType,
     may_be_zero,
 )
 
 PI = math.pi
-_DOUBLE, _BIGINT, _BOOLEAN, _VARCHAR = ValueType
+_DOUBLE, _BIGINT, _BOOLEAN, _VARCHAR = list(ValueType)[:4]
 NULL = Literal(None, _DOUBLE)
 _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 _LOGIC = {"and", "or", "not"}
@@ -118,6 +120,24 @@ def case(branches: Sequence[tuple[Expression, Expression]], default: Expression)
     pairs = [part for pair in zip(conditions, values, strict=True) for part in pair]
     nullable = any(v.nullable for v in (*values, default))
     return Call("case", (*pairs, default), default.type, nullable, low, high)
+
+
+def code(value: Expression, vocabulary: Sequence[str]) -> Expression:
+    """The code of a text value: a whole number, never NULL."""
+    codes = tuple(float(FIRST_CODE + index) for index in range(len(vocabulary)))
+    return lookup(value, LookupTable(tuple(vocabulary), codes, float(UNKNOWN_CODE), float(NULL_CODE)))
+
+
+def lookup(value: Expression, table: LookupTable) -> Expression:
+    """What ``table`` has for ``value``; texts give texts, and of numbers whole ones whole ones."""
+    found = [*table.values, table.other, *([table.null] if value.nullable else [])]
+    known = [v for v in found if v is not None]
+    nullable = len(known) < len(found)
+    if any(isinstance(v, str) for v in known):
+        return Call("lookup", (value,), _VARCHAR, nullable, table=table)
+    numbers = [float(v) for v in known] or [0.0]
+    kind = _BIGINT if all(n.is_integer() for n in numbers) else _DOUBLE
+    return Call("lookup", (value,), kind, nullable, min(numbers), max(numbers), table=table)
 
 
 def cast(value: Expression, kind: str) -> Expression:

@@ -21,6 +21,8 @@ _TYPES = {
     "BYTES": ValueType.VARCHAR,
 }
 
+_MOMENTS = {"date": ValueType.DATE, "timestamp": ValueType.TIMESTAMP}
+
 # sqlglot's names of operators that are not ours. Functions and operators without a handler of their own have
 # the arguments `this` and, if two, `expression`.
 _RENAMED = {"neq": "ne", "lte": "le", "gte": "ge"}
@@ -54,7 +56,11 @@ class Checker:
     def __init__(self, source: Source, columns: Sequence[Column]) -> None:
         self._source = source
         self._columns = {
-            c.name.casefold(): ColumnRef(column=c.name, type=_TYPES[c.datatype], nullable=c.is_nullable)
+            c.name.casefold(): ColumnRef(
+                column=c.name,
+                type=_MOMENTS[c.moment] if c.moment else _TYPES[c.datatype],
+                nullable=c.is_nullable,
+            )
             for c in columns
         }
 

@@ -22,11 +22,18 @@ class ValueType(StrEnum):
     BIGINT = "BIGINT"
     BOOLEAN = "BOOLEAN"
     VARCHAR = "VARCHAR"
+    DATE = "DATE"
+    TIMESTAMP = "TIMESTAMP"
 
     @property
     def is_number(self) -> bool:
         """Whether arithmetic is defined on it."""
         return self in {ValueType.DOUBLE, ValueType.BIGINT}
+
+    @property
+    def is_moment(self) -> bool:
+        """Whether it is a date (days since 1970-01-01) or a timestamp (microseconds since, UTC)."""
+        return self in {ValueType.DATE, ValueType.TIMESTAMP}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,23 @@ class ColumnRef:
         return LARGEST_BIGINT if self.type is ValueType.BIGINT else LARGEST_DOUBLE
 
 
+@dataclass(frozen=True)
+class LookupTable:
+    """A constant for each of some texts or numbers; the operator ``lookup`` finds a value in it.
+
+    Args:
+        keys: what is looked up; all texts or all numbers, each once.
+        values: what is found, in the same order; all texts or all numbers.
+        other: what is found for a value that is no key.
+        null: what is found for NULL.
+    """
+
+    keys: tuple[str, ...] | tuple[float, ...]
+    values: tuple[str | None, ...] | tuple[float | None, ...]
+    other: float | str | None = None
+    null: float | str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """An operator of `training.features.language.OPERATORS` over typed arguments.
@@ -81,6 +105,7 @@ class Call:
         low: no value that is not NULL is below; infinite where it may be.
         high: no value that is not NULL is above; infinite where it may be.
         makes_nan: arguments that are not NULL may still give NaN, which then counts as NULL.
+        table: what ``lookup`` looks up in.
 
     Equality is identity: a shared subtree is one object, and comparing by content would take
     exponential time on it.
@@ -93,6 +118,7 @@ class Call:
     low: float = -INFINITY
     high: float = INFINITY
     makes_nan: bool = False
+    table: LookupTable | None = None
 
 
 Expression = Literal | ColumnRef | Call
@@ -139,10 +165,15 @@ def may_hold_null(value: Expression) -> bool:
 
 @dataclass(frozen=True)
 class Feature:
-    """One named column of the network's input."""
+    """One named column of the network's input.
+
+    ``vocabulary``: of a category, the training values in the order of their codes (`registry.runs.Fitted`);
+    its expression is then a ``lookup`` of the code. None for a number, and for text without its vocabulary.
+    """
 
     name: str
     expression: Expression
+    vocabulary: tuple[str, ...] | None = None
 
     @property
     def is_plain_column(self) -> bool:

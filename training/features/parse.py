@@ -14,8 +14,10 @@ from sqlglot import exp
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import SLICE_PREFIX
+from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
+from timberline.training.features import build
 from timberline.training.features.check import Checker
 from timberline.training.features.expressions import ColumnRef, Feature, ValueType
 from timberline.training.features.language import Source, nearest
@@ -28,13 +30,16 @@ _RESERVED = "__"
 _CLAUSES = {"group": "GROUP BY", "order": "ORDER BY", "alias": "an alias of the table", "db": "a schema"}
 
 
-def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features.sql") -> FeatureProgram:
+def parse_features(
+    sql: str, columns: Sequence[Column], *, file: str = "features.sql", fitted: Fitted | None = None
+) -> FeatureProgram:
     """Read, check and type features.sql.
 
     Args:
         sql: one ``SELECT <expression [AS name]>, ... FROM raw``.
         columns: the raw input columns that it may read, in the order ``*`` expands to.
         file: the file's name in errors.
+        fitted: what was learned for it from the training split; without, a feature that is text stays text.
 
     Raises:
         FeatureError: it has something outside the language; the message has line and column, and
@@ -42,7 +47,7 @@ def parse_features(sql: str, columns: Sequence[Column], *, file: str = "features
     """
     source = Source(sql, file)
     try:
-        return _Parser(source, tuple(columns)).parse()
+        return _Parser(source, tuple(columns), fitted).parse()
     except RecursionError:
         raise source.refuse(exp.Null(), "an expression is nested too deeply") from None
 
@@ -61,8 +66,9 @@ def read_texts(sql: str, *, file: str = "features.sql") -> dict[str, str]:
 
 
 class _Parser:
-    def __init__(self, source: Source, columns: tuple[Column, ...]) -> None:
+    def __init__(self, source: Source, columns: tuple[Column, ...], fitted: Fitted | None) -> None:
         self._source = source
+        self._fitted = fitted
         self._columns = columns
         self._checker = Checker(source, columns)
 
@@ -120,12 +126,6 @@ class _Parser:
         if alias is None:
             assert isinstance(expression, ColumnRef)
             alias = expression.column
-        if expression.type is ValueType.VARCHAR:
-            raise self._source.refuse(
-                item,
-                f"feature {alias!r} is text (VARCHAR), and the network takes numbers",
-                "Compare it with constants, for example `name = 'value'`, or leave it out with EXCLUDE.",
-            )
         if not alias or (alias.startswith(_RESERVED) and alias.endswith(_RESERVED)):
             raise self._source.refuse(
                 item,
@@ -141,7 +141,11 @@ class _Parser:
             )
         if not self._checker.reads_columns(node):
             raise self._source.refuse(item, f"feature {alias!r} is a constant, which carries no information")
-        return Feature(name=raw.column if raw is not None else alias, expression=expression)
+        name = raw.column if raw is not None else alias
+        if expression.type is not ValueType.VARCHAR or self._fitted is None:
+            return Feature(name=name, expression=expression)
+        vocabulary = self._fitted.vocabularies[name]
+        return Feature(name=name, expression=build.code(expression, vocabulary), vocabulary=vocabulary)
 
     def _expand(self, item: exp.Expr) -> list[str] | None:
         """Names of the columns that ``*`` or COLUMNS stands for; None if ``item`` is neither."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from timberline.registry.rows import quote
+from timberline.registry.runs import FIRST_CODE
 from timberline.registry.signature import Column
 from timberline.training.features.expressions import (
     Call,
@@ -60,6 +61,14 @@ class FeatureProgram:
     def nullable(self) -> tuple[bool, ...]:
         """Of each feature, whether a NULL in a nullable column may make it NULL."""
         return tuple(may_hold_null(feature.expression) for feature in self.features)
+
+    @cached_property
+    def category_sizes(self) -> tuple[int | None, ...]:
+        """Of each feature that is a category, how many codes it has; None of a number."""
+        return tuple(
+            None if feature.vocabulary is None else FIRST_CODE + len(feature.vocabulary)
+            for feature in self.features
+        )
 
     @cached_property
     def read_names(self) -> frozenset[str]:
@@ -134,7 +143,7 @@ def _number(value: float) -> str:
 
 
 def _machine_type(type: ValueType) -> str:
-    return "DOUBLE" if type.is_number else str(type)
+    return "DOUBLE" if type.is_number or type.is_moment else str(type)
 
 
 def _column(column: ColumnRef) -> str:

@@ -17,7 +17,7 @@ from timberline.registry.manifest import SLICE_PREFIX
 from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
-from timberline.training.features import build
+from timberline.training.features import build, dates
 from timberline.training.features.check import Checker
 from timberline.training.features.expressions import ColumnRef, Feature, ValueType
 from timberline.training.features.language import Source, nearest
@@ -141,6 +141,9 @@ class _Parser:
             )
         if not self._checker.reads_columns(node):
             raise self._source.refuse(item, f"feature {alias!r} is a constant, which carries no information")
+        if expression.type.is_moment:
+            error = dates.refuse(expression)
+            raise self._source.refuse(item, f"feature {alias!r} is a {expression.type}", error.hint)
         name = raw.column if raw is not None else alias
         if expression.type is not ValueType.VARCHAR or self._fitted is None:
             return Feature(name=name, expression=expression)

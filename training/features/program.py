@@ -14,6 +14,7 @@ from functools import cached_property
 from timberline.registry.rows import quote
 from timberline.registry.runs import FIRST_CODE
 from timberline.registry.signature import Column
+from timberline.training.features import dates
 from timberline.training.features.expressions import (
     Call,
     ColumnRef,
@@ -114,7 +115,8 @@ def render(expression: Expression) -> str:
         return _literal(expression)
     if isinstance(expression, ColumnRef):
         return _column(expression)
-    text = _call(expression, [render(argument) for argument in expression.arguments])
+    arguments = [render(argument) for argument in expression.arguments]
+    text = dates.render(expression, arguments) or _call(expression, arguments)
     return f"nullif({text}, {_NAN})" if expression.makes_nan else text
 
 

@@ -142,8 +142,11 @@ class _Parser:
         if not self._checker.reads_columns(node):
             raise self._source.refuse(item, f"feature {alias!r} is a constant, which carries no information")
         if expression.type.is_moment:
-            error = dates.refuse(expression)
-            raise self._source.refuse(item, f"feature {alias!r} is a {expression.type}", error.hint)
+            hint = dates.refuse(expression).hint
+            if self._expand(item) is not None:
+                moments = [column.name for column in self._columns if column.moment]
+                hint = f"Leave it out, as `* EXCLUDE ({', '.join(moments)})` does. {hint}"
+            raise self._source.refuse(item, f"feature {alias!r} is a {expression.type}", hint)
         name = raw.column if raw is not None else alias
         if expression.type is not ValueType.VARCHAR or self._fitted is None:
             return Feature(name=name, expression=expression)

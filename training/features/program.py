@@ -1,5 +1,8 @@
 """features.sql as a whole: its columns, its features in order, and the SQL that computes them.
 
+A ``lookup`` reads a temporary table: `FeatureProgram.prepare_sql` has the statements that make those of a
+program, to be run first on the same connection.
+
 In that SQL every number is a DOUBLE and every guard is written out, so that no choice of DuckDB's
 (DECIMAL literals, whole-number overflow, errors at run time) can make the table differ from the graph.
 """
@@ -7,7 +10,7 @@ In that SQL every number is a DOUBLE and every guard is written out, so that no 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +23,7 @@ from timberline.training.features.expressions import (
     Expression,
     Feature,
     Literal,
+    LookupTable,
     ValueType,
     may_be_negative_zero,
     may_hold_null,
@@ -71,6 +75,16 @@ class FeatureProgram:
         )
 
     @cached_property
+    def tables(self) -> tuple[LookupTable, ...]:
+        """What the features look up in, each once."""
+        return list_tables(feature.expression for feature in self.features)
+
+    @property
+    def prepare_sql(self) -> tuple[str, ...]:
+        """The statements that `select_sql` and `feature_sql` need to have been run on their connection."""
+        return tuple(map(_make_table, self.tables))
+
+    @cached_property
     def read_names(self) -> frozenset[str]:
         """The names of the columns that a feature reads."""
         return frozenset(name for feature in self.features for name in read_columns(feature.expression))
@@ -80,18 +94,55 @@ class FeatureProgram:
         read = tuple(column for column in self.columns if column.name in self.read_names)
         return FeatureProgram(columns=read, features=self.features)
 
-    def select_sql(self, relation: str) -> str:
+    def select_sql(self, relation: str, *, order: str | None = None) -> str:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
 
         Args:
             relation: what follows FROM: a table's name or a subquery in parentheses. It must
                 have the program's columns under their names, of any type that casts to theirs.
+            order: the column of ``relation`` that the rows are in the order of; without it they keep theirs
+                unless the program has ``tables``.
         """
-        return render_select(self.features, relation)
+        sql = render_select(self.features, relation)
+        return f"{sql}\nORDER BY {quote(order)}" if order and self.tables else sql
 
     def feature_sql(self, feature: Feature) -> str:
         """The canonical DuckDB expression of one feature, as FLOAT and without its name."""
         return render_feature(feature.expression)
+
+
+def list_tables(expressions: Iterable[Expression]) -> tuple[LookupTable, ...]:
+    """The tables in ``expressions``, each once."""
+    waiting, seen = list(expressions), set[Expression]()
+    found: dict[LookupTable, None] = {}
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Call) and part not in seen:
+            seen.add(part)
+            waiting += part.arguments
+            if part.table is not None:
+                found[part.table] = None
+    return tuple(found)
+
+
+def _make_table(table: LookupTable) -> str:
+    keys, values = (
+        ", ".join(_constant(item) for item in items) or "NULL" for items in (table.keys, table.values)
+    )
+    keys, values = (
+        f"CAST([{keys}] AS {_list_type(table.keys)})",
+        f"CAST([{values}] AS {_list_type(table.values)})",
+    )
+    select = f"SELECT unnest({keys}) AS key, unnest({values}) AS value"
+    return f"CREATE TEMP TABLE IF NOT EXISTS {table.name} AS {select}"
+
+
+def _list_type(items: Sequence[float | str | None]) -> str:
+    return "VARCHAR[]" if any(isinstance(item, str) for item in items) else "DOUBLE[]"
+
+
+def _constant(value: float | str | None) -> str:
+    return "NULL" if value is None else _text(value) if isinstance(value, str) else _number(float(value))
 
 
 def render_select(features: Sequence[Feature], relation: str) -> str:
@@ -114,6 +165,9 @@ def render(expression: Expression) -> str:
         return _literal(expression)
     if isinstance(expression, ColumnRef):
         return _column(expression)
+    if expression.table is not None:
+        (argument,) = expression.arguments
+        return _lookup(expression.table, argument, render(argument))
     text = _call(expression, [render(argument) for argument in expression.arguments])
     return f"nullif({text}, {_NAN})" if expression.makes_nan else text
 
@@ -127,10 +181,14 @@ def _literal(literal: Literal) -> str:
     if value is None:
         return f"CAST(NULL AS {_machine_type(literal.type)})"
     if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
+        return _text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return _number(float(value))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _number(value: float) -> str:
@@ -186,6 +244,15 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
             parts = map(_plus_zero, call.arguments, arguments)
             return f"atan2({', '.join(parts)})"
     return _function(operator, arguments)
+
+
+def _lookup(table: LookupTable, expression: Expression, value: str) -> str:
+    found = f"(SELECT value FROM {table.name} WHERE key = {value})"
+    if table.other is not None:
+        found = f"coalesce({found}, {_constant(table.other)})"
+    if table.null == table.other or not expression.nullable:
+        return found
+    return f"CASE WHEN {value} IS NULL THEN {_constant(table.null)} ELSE {found} END"
 
 
 def _plus_zero(expression: Expression, text: str) -> str:

@@ -14,6 +14,7 @@ from msgspec import inspect
 from tests.support.markdown import ROOT, list_blocks
 from timberline.training.config import ModelConfig
 from timberline.training.features.language import OPERATORS
+from timberline.training.features.learned import LEARNED
 
 MODEL = (ROOT / "docs" / "reference" / "model.md").read_text("utf-8")
 FEATURES = (ROOT / "docs" / "reference" / "features.md").read_text("utf-8")
@@ -175,4 +176,11 @@ def test_the_reference_shows_the_defaults_of_every_kind(table: str, kind: inspec
 def test_every_operator_is_in_the_table(operator: str) -> None:
     """The table is the language, no less."""
     written, meaning = OPERATORS[operator]
+    assert f"| `{written}` | {meaning} |" in FEATURES
+
+
+@pytest.mark.parametrize("function", sorted(LEARNED))
+def test_every_learned_constant_is_in_the_reference(function: str) -> None:
+    """As the operators: what is not written down does not exist."""
+    written, meaning = LEARNED[function]
     assert f"| `{written}` | {meaning} |" in FEATURES

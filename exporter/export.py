@@ -169,6 +169,7 @@ def _export(
         build_feature_graph(program, opset),
         network.convert(opset),
         class_count=len(run.classes),
+        categories=[i for i, size in enumerate(program.category_sizes) if size is not None],
         precision=inputs.export.precision,
     )
     if inputs.export.precision == "int8":
@@ -330,6 +331,12 @@ def _describe_version(
             golden=parity.golden,
             gate=inputs.gate,
             table=msgspec.structs.replace(run.table, unread={**run.table.unread, **unread}),
+            categories={
+                feature.name: len(feature.vocabulary)
+                for feature in program.features
+                if feature.vocabulary is not None
+            },
+            constants=run.fitted.constants,
         )
 
     return describe

@@ -38,17 +38,13 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     test_rows: bool = False
 
 
-# Codes of a category: the training values follow these in the order of `Fitted.vocabularies`.
-UNKNOWN_CODE, NULL_CODE, FIRST_CODE = 0, 1, 2
-
-
 class Fitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What features.sql has learned from the training split.
 
     ``vocabularies``: of each feature that is text, its values in the order of their codes, which begin at
-    `FIRST_CODE`; any other value has `UNKNOWN_CODE`. ``constants``: what each ``fitted.*`` call is, by its
-    canonical text. ``tables``: of each call that has a value a category, those values by the category;
-    "" as constant of the same call is that of any other.
+    `signature.FIRST_CODE`; any other value has `signature.UNKNOWN_CODE`. ``constants``: what each ``fitted.*``
+    call is, by its canonical text. ``tables``: of each call that has a value a category, those values by the
+    category; "" as constant of the same call is that of any other.
     """
 
     vocabularies: dict[str, tuple[str, ...]] = {}

@@ -12,6 +12,7 @@ model's columns (`inference/formats/validate.py`).
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -35,12 +36,14 @@ from timberline.inference.formats.validate import (
     read_value,
     refuse_batch,
 )
-from timberline.inference.session import Feed, Outputs
+from timberline.inference.session import Feed, Outputs, describe_categories
 from timberline.registry.signature import (
+    LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,
     PROBABILITIES_OUTPUT,
     TEXT_INPUT,
+    UNKNOWN_CODE,
     Column,
     Signature,
 )
@@ -484,11 +487,24 @@ class TensorWriter:
     Args:
         model, version: named in every answer.
         signature: the outputs.
+        categories: features that are text; their codes are an output for those who ask for it by name.
+        warns: whether answers say which of them have an unknown value in some row.
     """
 
-    def __init__(self, model: str, version: int, signature: Signature) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        signature: Signature,
+        categories: Sequence[str] = (),
+        *,
+        warns: bool = False,
+    ) -> None:
         self._head = b'{"model_name":%b,"model_version":"%d"' % (msgspec.json.encode(model), version)
-        self._specs = {spec.name: spec for spec in signature.outputs}
+        self._usual = [spec.name for spec in signature.outputs]
+        coded = describe_categories(len(categories)) if categories else ()
+        self._specs = {spec.name: spec for spec in (*signature.outputs, *coded)}
+        self._warned = tuple(categories) if warns else ()
 
     def choose(self, request: InferRequest) -> Mapping[str, bool]:
         """The outputs asked for, in order, and whether each is wanted as a blob.
@@ -497,7 +513,7 @@ class TensorWriter:
             MalformedBodyError: the model has no such output.
         """
         if request.outputs is None:
-            return dict.fromkeys(self._specs, request.is_binary)
+            return dict.fromkeys(self._usual, request.is_binary)
         for name in request.outputs:
             if name not in self._specs:
                 raise MalformedBodyError(
@@ -519,14 +535,23 @@ class TensorWriter:
             if blob is not None:
                 blobs.append(blob)
         named = b"" if request_id is None else b',"id":' + msgspec.json.encode(request_id)
-        text = self._head + named + b',"outputs":[' + b",".join(parts) + b"]}"
+        text = self._head + named + self._warn(outputs) + b',"outputs":[' + b",".join(parts) + b"]}"
         if not blobs:
             return text, None
         return b"".join([text, *blobs]), len(text)
 
+    def _warn(self, outputs: Outputs) -> bytes:
+        """The parameter that names what is unknown; of one text, as parameters have no lists."""
+        if not self._warned or outputs.categories is None:
+            return b""
+        # (rows, features) → (features,)
+        is_unknown = (outputs.categories == UNKNOWN_CODE).any(axis=0).tolist()
+        names = [f"{name}: unknown category" for name in itertools.compress(self._warned, is_unknown)]
+        return b',"parameters":{"warnings":%b}' % msgspec.json.encode("; ".join(names)) if names else b""
+
     def count_bytes(self, rows: int, wanted: Mapping[str, bool]) -> int:
         """At least as many bytes as these outputs of ``rows`` rows have."""
-        values = sum(abs(math.prod(self._specs[name].shape)) for name in wanted)
+        values: int = sum(abs(math.prod(self._specs[name].shape)) for name in wanted)
         return rows * values * _MOST_VALUE_BYTES
 
     def _write_tensor(self, outputs: Outputs, name: str, blob: bytes | None) -> bytes:
@@ -545,7 +570,7 @@ class TensorWriter:
 def _as_blob(outputs: Outputs, name: str) -> bytes:
     if name == PROBABILITIES_OUTPUT:
         return outputs.probabilities.astype("<f4", copy=False).tobytes()
-    return outputs.labels.astype("<i8", copy=False).tobytes()
+    return _find_integers(outputs, name).astype("<i8", copy=False).tobytes()
 
 
 def _write_values(outputs: Outputs, name: str) -> bytes:
@@ -555,7 +580,14 @@ def _write_values(outputs: Outputs, name: str) -> bytes:
             return _write_floats(flat.tolist())
         slices = (flat[start : start + _STEP_VALUES].tolist() for start in range(0, len(flat), _STEP_VALUES))
         return b",".join([_write_floats(values) for values in slices])
-    return msgspec.json.encode(outputs.labels.tolist())[1:-1]
+    return msgspec.json.encode(_find_integers(outputs, name).ravel().tolist())[1:-1]
+
+
+def _find_integers(outputs: Outputs, name: str) -> npt.NDArray[np.int64]:
+    if name == LABEL_OUTPUT:
+        return outputs.labels
+    assert outputs.categories is not None
+    return outputs.categories
 
 
 def _write_floats(values: Sequence[float]) -> bytes:

@@ -61,6 +61,7 @@ def open_proven(version: Version, *, max_rows: int) -> Proven:
             manifest.signature,
             where=f"{version}: {MODEL_FILE}",
             row_by_row=manifest.precision == "int8",
+            category_count=len(manifest.categories),
         )
         decoder = RowDecoder(manifest.signature.columns, max_rows, table=manifest.table)
         replay_golden(manifest, session, decoder)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from timberline.registry.runs import FIRST_CODE
+from timberline.registry.signature import FIRST_CODE
 from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
 from timberline.training.model.dataset import FeatureArray
 from timberline.training.model.layers import (

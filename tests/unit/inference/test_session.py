@@ -47,7 +47,7 @@ def test_one_row_gives_what_it_gives_among_others(columns: tuple[Column, ...], r
     session = open_tiny(columns)
     together = session.run(session.feed_rows(rows))
     for index in [*range(len(rows)), 0]:
-        label, probabilities = session.run_row(rows[index])
+        label, probabilities, _ = session.run_row(rows[index])
         assert label == together.labels[index]
         assert probabilities == pytest.approx(together.probabilities[index].tolist(), abs=ATOL)
 

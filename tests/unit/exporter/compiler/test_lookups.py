@@ -15,8 +15,8 @@ from tests.support.feature_parity import (
     make_rows,
 )
 from timberline.exporter.compiler.compile import build_feature_graph
-from timberline.registry.runs import NULL_CODE, UNKNOWN_CODE, Fitted
-from timberline.registry.signature import Column
+from timberline.registry.runs import Fitted
+from timberline.registry.signature import NULL_CODE, UNKNOWN_CODE, Column
 from timberline.training.features import FeatureProgram, parse_features
 
 _ROWS = make_rows(600, seed=7)

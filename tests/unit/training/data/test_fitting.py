@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support.tables import SmallTable, rows
-from timberline.registry.runs import FIRST_CODE, NULL_CODE, UNKNOWN_CODE, Fitted
-from timberline.registry.signature import Column
+from timberline.registry.runs import Fitted
+from timberline.registry.signature import FIRST_CODE, NULL_CODE, UNKNOWN_CODE, Column
 from timberline.training.data.fitting import FOLDS, load_fitted
 from timberline.training.errors import DatasetError, FeatureError
 from timberline.training.features import parse_features

@@ -47,9 +47,10 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What features.sql has learned from the training split.
 
     ``vocabularies``: of each feature that is text, its values in the order of their codes, which begin at
-    `signature.FIRST_CODE`; any other value has `signature.UNKNOWN_CODE`. ``constants``: what each ``fitted.*`` call is, by its
-    canonical text. ``tables``: of each call that has one value a category, those values by the category;
-    its constant is what any other category has, and the one of its text and " NULL" what NULL has.
+    `signature.FIRST_CODE`; any other value has `signature.UNKNOWN_CODE`. ``constants``: what each
+    ``fitted.*`` call is, by its canonical text. ``tables``: of each call that has one value a category, those
+    values by the category; its constant is what any other category has, and the one of its text and " NULL"
+    what NULL has.
     """
 
     vocabularies: dict[str, tuple[str, ...]] = {}

@@ -158,7 +158,7 @@ def _export(
     read_seen(inputs.seen_rows)  # refused now, it has cost no conversion
     check_slices(inputs.test_parquet, parse_slices(inputs.gate.slices, run.columns))
     # The graph takes what features.sql reads; slices are computed here and may read every input.
-    program = parse_features(run.features_sql, run.columns).narrow()
+    program = parse_features(run.features_sql, run.columns, fitted=run.fitted).narrow()
     if program.names != run.feature_names:
         raise ExportError(
             "its features are not those that its features.sql gives", where=run.run_id, hint="Train again."

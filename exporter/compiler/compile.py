@@ -17,11 +17,20 @@ from timberline.exporter.compiler.choices import CHOOSING, Table, tabulate, writ
 from timberline.exporter.compiler.emit import Emitter, build_model, share_out
 from timberline.exporter.compiler.formulas import build_formula
 from timberline.exporter.compiler.scalars import NAN, Affine, Scalar, ScalarGraph, is_exact
-from timberline.registry.signature import NULL_TEXT
-from timberline.training.features import Call, ColumnRef, Expression, FeatureProgram, Literal, ValueType
+from timberline.training.features import (
+    Call,
+    ColumnRef,
+    Expression,
+    FeatureProgram,
+    Literal,
+    LookupTable,
+    ValueType,
+)
 
 # From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
 _TABLE_BRANCHES = 5
+# How far whole keys of a table may reach to be places in it.
+_DENSE_KEYS = 4096
 _INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
 _COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 
@@ -57,10 +66,11 @@ def _build(
     lowering = Lowering(program)
     outputs = [lowering.feature(feature.expression) for feature in program.features]
     numeric = [column for column in program.columns if column.datatype != "BYTES"]
+    vocabulary = lowering.vocabulary
     emitter = Emitter(
         numeric_is_whole=[column.datatype != "FP64" and not column.is_nullable for column in numeric],
         text_count=len(program.columns) - len(numeric),
-        vocabulary={NULL_TEXT: NAN, **lowering.vocabulary},
+        vocabulary=vocabulary,
         opset=opset,
     )
     model, purposes = build_model(outputs, emitter)
@@ -106,6 +116,8 @@ class Lowering:
             return write(self._graph, table, _TABLE_BRANCHES)
         if expression.type is ValueType.BOOLEAN and not _is_picked(expression):
             return self._condition_value(expression)
+        if expression.table is not None:
+            return self._lookup(expression.table, expression.arguments[0])
         if expression.operator == "case":
             return self._case(expression)
         if expression.operator == "coalesce":
@@ -253,6 +265,56 @@ class Lowering:
             return False
         table = self._table(argument) if isinstance(argument, Call) else None
         return table is None or bool(table.is_own.any())
+
+    # Look-ups.
+
+    def _lookup(self, table: LookupTable, argument: Expression) -> Scalar:
+        """What ``table`` has for the argument: a place in the table, and what is there."""
+        graph = self._graph
+        for text in (*table.keys, *table.values, table.other, table.null):
+            if isinstance(text, str):
+                self._number(Literal(text, ValueType.VARCHAR))
+        if argument.type is ValueType.VARCHAR:
+            if isinstance(argument, ColumnRef):
+                place = graph.make("word", payload=self._inputs[argument.column][1])
+            else:
+                place = graph.make("to_word", self.value(argument), payload=argument.nullable)
+            return graph.make("lookup", place, payload=table)
+        return self._lookup_number(table, argument)
+
+    def _lookup_number(self, table: LookupTable, argument: Expression) -> Scalar:
+        """By whole numbers that lie close together, a place in the table; by others, one comparison a key."""
+        graph, value = self._graph, self.value(argument)
+        numbers = [float(key) for key in table.keys]
+        other, null = (graph.number(self._constant(item)) for item in (table.other, table.null))
+        low, high = (min(numbers), max(numbers)) if numbers else (0.0, -1.0)
+        if numbers and high - low < _DENSE_KEYS and all(number.is_integer() for number in numbers):
+            inside = [
+                graph.make("GreaterOrEqual", value, graph.number(low)),
+                graph.make("LessOrEqual", value, graph.number(high)),
+            ]
+            if argument.type is not ValueType.BIGINT:
+                inside.append(graph.make("Equal", graph.make("Floor", value), value))
+            width = high - low + 1
+            place = graph.choose(
+                graph.every(inside), graph.make("Sub", value, graph.number(low)), graph.number(width)
+            )
+            if argument.nullable and table.null != table.other:
+                place = graph.choose(graph.make("IsNaN", value), graph.number(width + 1), place)
+            return graph.make("lookup", graph.make("to_index", place), payload=table)
+        conditions = [graph.make("Equal", value, graph.number(number)) for number in numbers]
+        values = [graph.number(self._constant(item)) for item in table.values]
+        if argument.nullable and table.null != table.other:
+            conditions.append(graph.make("IsNaN", value))
+            values.append(null)
+        if len(conditions) >= _TABLE_BRANCHES:
+            return graph.make("select", *conditions, *values, other)
+        for condition, chosen in zip(conditions, values, strict=True):
+            other = graph.choose(condition, chosen, other)
+        return other
+
+    def _constant(self, value: float | str | None) -> float:
+        return self._number(Literal(value, ValueType.VARCHAR if isinstance(value, str) else ValueType.DOUBLE))
 
     # Choices.
 

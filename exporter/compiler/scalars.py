@@ -23,10 +23,10 @@ class Scalar:
 
     Args:
         operator: an ONNX operator's name (capital letter), or one of `emit`'s own: ``numeric``, ``text``,
-            ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``, ``to_float``,
-            ``number``.
+            ``word``, ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``,
+            ``to_float``, ``number``, ``to_word``, ``to_index``, ``lookup``.
         arguments: the values it is computed from.
-        payload: column index, constant, or the terms of an affine sum.
+        payload: column index, constant, the terms of an affine sum, or the table of a ``lookup``.
         order: when it was made; arguments come before what uses them.
     """
 

@@ -64,10 +64,13 @@ def compute_in_duckdb(program: FeatureProgram, rows: Rows) -> FloatArray:
     """The canonical SQL over the rows; float32, (rows, features), NULL as NaN."""
     fields = [(c.name, _ARROW[c.datatype]) for c in program.columns]
     table = pa.table([pa.array(rows[name], type=kind) for name, kind in fields], names=[n for n, _ in fields])
+    table = table.append_column("__row__", pa.array(range(len(table))))
     with duckdb.connect() as connection:
         connection.execute("SET threads = 1")
         connection.register("raw", table)
-        result = connection.execute(program.select_sql("raw")).fetchnumpy()
+        for statement in program.prepare_sql:
+            connection.execute(statement)
+        result = connection.execute(program.select_sql("raw", order="__row__")).fetchnumpy()
     for values in result.values():
         assert values.dtype == np.float32
     return np.stack([np.ma.filled(values, np.nan) for values in result.values()], axis=1)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+
+from timberline.registry.runs import code_column
+from timberline.registry.runtime.files import digest_bytes
 
 INFINITY = float("inf")
 LARGEST_DOUBLE = 1.7976931348623157e308
@@ -86,7 +90,8 @@ class LookupTable:
 
     Args:
         keys: what is looked up; all texts or all numbers, each once.
-        values: what is found, in the same order; all texts or all numbers.
+        values: what is found, in the same order; all texts or all numbers, or None for NULL
+            (``other`` is None then too).
         other: what is found for a value that is no key.
         null: what is found for NULL.
     """
@@ -95,6 +100,16 @@ class LookupTable:
     values: tuple[str | None, ...] | tuple[float | None, ...]
     other: float | str | None = None
     null: float | str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether texts are looked up; nothing at all is looked up by its text."""
+        return not any(isinstance(key, float) for key in self.keys)
+
+    @cached_property
+    def name(self) -> str:
+        """What it is called in SQL: equal tables have equal names."""
+        return f"lookup_{digest_bytes(repr((self.keys, self.values)).encode())[:16]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +189,11 @@ class Feature:
     name: str
     expression: Expression
     vocabulary: tuple[str, ...] | None = None
+
+    @property
+    def stored_name(self) -> str:
+        """The column of the prepared data that holds it: a category may have the name of its raw column."""
+        return self.name if self.vocabulary is None else code_column(self.name)
 
     @property
     def is_plain_column(self) -> bool:

@@ -82,9 +82,7 @@ def compose_graph(
     probabilities = make_value(PROBABILITIES_OUTPUT, class_count)
     merged.graph.output.extend([probabilities, make_value(LABEL_OUTPUT, kind=TensorProto.INT64)])
     if categories:
-        merged.graph.output.append(
-            make_value(CATEGORIES_OUTPUT, len(categories), kind=TensorProto.INT64)
-        )
+        merged.graph.output.append(make_value(CATEGORIES_OUTPUT, len(categories), kind=TensorProto.INT64))
     exposed = onnx.ModelProto()
     exposed.CopyFrom(merged)
     # An optimiser keeps a tensor's name only while the tensor is an output.

@@ -39,7 +39,9 @@ class PreparedSplit:
         DatasetError: the file lacks a column, or has no row.
     """
 
-    def __init__(self, path: Path, features: Sequence[str], category_sizes: Sequence[int | None] = ()) -> None:
+    def __init__(
+        self, path: Path, features: Sequence[str], category_sizes: Sequence[int | None] = ()
+    ) -> None:
         self.path = path
         self.features = tuple(features)
         self.category_sizes = tuple(category_sizes) or (None,) * len(self.features)

@@ -42,9 +42,9 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What features.sql has learned from the training split.
 
     ``vocabularies``: of each feature that is text, its values in the order of their codes, which begin at
-    `signature.FIRST_CODE`; any other value has `signature.UNKNOWN_CODE`. ``constants``: what each ``fitted.*``
-    call is, by its canonical text. ``tables``: of each call that has a value a category, those values by the
-    category; "" as constant of the same call is that of any other.
+    `signature.FIRST_CODE`; any other value has `signature.UNKNOWN_CODE`. ``constants``: what each
+    ``fitted.*`` call is, by its canonical text. ``tables``: of each call that has a value a category, those
+    values by the category; "" as constant of the same call is that of any other.
     """
 
     vocabularies: dict[str, tuple[str, ...]] = {}

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 from sqlglot import exp
 
+from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
 from timberline.training.features import build
 from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import ColumnRef, Expression, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
+from timberline.training.features.learned import SCHEMA, Learned, read_learned
 
 _TYPES = {
     "FP64": ValueType.DOUBLE,
@@ -53,8 +55,10 @@ class Checker:
     A column is one object however often it is named, so that the tree shows what is shared.
     """
 
-    def __init__(self, source: Source, columns: Sequence[Column]) -> None:
+    def __init__(self, source: Source, columns: Sequence[Column], fitted: Fitted | None = None) -> None:
         self._source = source
+        self._fitted = fitted
+        self.learned: dict[str, Learned] = {}
         self._columns = {
             c.name.casefold(): ColumnRef(
                 column=c.name,
@@ -125,6 +129,7 @@ class Checker:
             exp.Case: self._case,
             exp.If: self._if,
             exp.Cast: self._cast,
+            exp.Dot: self._dot,
         }
 
     def _describe(self, node: exp.Expr) -> str:
@@ -222,6 +227,14 @@ class Checker:
         self._only(node, "this", "true", "false")
         condition, value, other = (self.check(node.args[key]) for key in ("this", "true", "false"))
         return build.case([(condition, value)], other)
+
+    def _dot(self, node: exp.Expr) -> Expression:
+        function = node.expression
+        if node.this.name.casefold() != SCHEMA or not isinstance(function, exp.Anonymous):
+            raise self._source.refuse(node, f"{self._describe(node)} is not supported")
+        found = read_learned(function, [self.check(argument) for argument in function.expressions])
+        known = self.learned.setdefault(found.key, found)
+        return known.stand_in() if self._fitted is None else known.bind(self._fitted)
 
     def _cast(self, node: exp.Expr) -> Expression:
         target = node.args["to"]

@@ -70,7 +70,7 @@ class _Parser:
         self._source = source
         self._fitted = fitted
         self._columns = columns
-        self._checker = Checker(source, columns)
+        self._checker = Checker(source, columns, fitted)
 
     def parse(self) -> FeatureProgram:
         statements = self._source.parse()
@@ -87,7 +87,11 @@ class _Parser:
                 features[feature.name.casefold()] = feature
         if not features:
             raise self._source.refuse(select, "selects nothing")
-        return FeatureProgram(columns=self._columns, features=tuple(features.values()))
+        return FeatureProgram(
+            columns=self._columns,
+            features=tuple(features.values()),
+            learned=tuple(self._checker.learned.values()),
+        )
 
     def _check_clauses(self, select: exp.Select) -> None:
         origin = select.args.get("from_")
@@ -217,9 +221,15 @@ def _parse_one(name: str, condition: str, columns: Sequence[Column], *, where: s
         alias += "_"
     sql = f"SELECT\n{condition}\nAS {alias} FROM raw"
     try:
-        features = parse_features(sql, columns, file=where).features
+        program = parse_features(sql, columns, file=where)
+        features = program.features
     except FeatureError as error:
         raise ConfigError(f"{condition[:80]!r}: {error.what}", where=where, hint=error.hint) from error
+    if program.learned:
+        raise ConfigError(
+            f"{condition[:80]!r} has {program.learned[0].key}, which is learned for features only",
+            where=where,
+        )
     if len(features) != 1 or features[0].expression.type is not ValueType.BOOLEAN:
         raise ConfigError(
             f"{condition[:80]!r} is not one condition",

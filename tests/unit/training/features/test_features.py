@@ -238,8 +238,6 @@ def test_expression_has_type_and_nullability(expression: str, type: ValueType, n
         ("SELECT Elevation AS a, Slope AS A FROM raw", "1:", "the name 'A' is given twice"),
         ("SELECT Elevation, COLUMNS('Elev') FROM raw", "1:", "the name 'Elevation' is given twice"),
         ("SELECT Elevation,\n  Slope + 1\nFROM raw", "2:3", "a computed feature has no name"),
-        ("SELECT region FROM raw", "1:8", "feature 'region' is text (VARCHAR)"),
-        ("SELECT * FROM raw", "1:8", "feature 'region' is text (VARCHAR)"),
         ("SELECT Slope + 1 AS elevation FROM raw", "1:", "has the name of a raw column"),
         ("SELECT Slope AS Elevation FROM raw", "1:", "has the name of a raw column"),
         ("SELECT pi() AS f FROM raw", "1:", "feature 'f' is a constant"),

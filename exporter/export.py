@@ -33,7 +33,7 @@ from timberline.exporter.parity.rows import check_slices, rows_to_feeds, write_t
 from timberline.exporter.parity.verify import Network, ParityResult, replay_golden, verify_parity
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
-from timberline.registry.manifest import SCHEMA_VERSION, FileDigest, Lineage, Manifest, Metrics
+from timberline.registry.manifest import SCHEMA_VERSION, Category, FileDigest, Lineage, Manifest, Metrics
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes
@@ -331,11 +331,11 @@ def _describe_version(
             golden=parity.golden,
             gate=inputs.gate,
             table=msgspec.structs.replace(run.table, unread={**run.table.unread, **unread}),
-            categories={
-                feature.name: len(feature.vocabulary)
+            categories=tuple(
+                Category(feature=feature.name, values=len(feature.vocabulary))
                 for feature in program.features
                 if feature.vocabulary is not None
-            },
+            ),
             constants=run.fitted.constants,
         )
 

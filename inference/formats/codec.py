@@ -13,7 +13,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -40,13 +40,41 @@ from timberline.inference.formats.strict_json import (
     read_lines,
     read_slice,
 )
-from timberline.inference.formats.validate import LARGEST_INTEGER, NO_TABLE, Layout, name_cell, refuse_batch
+from timberline.inference.formats.validate import (
+    LARGEST_INTEGER,
+    NO_TABLE,
+    Layout,
+    name_cell,
+    refuse_batch,
+    to_moment,
+)
 from timberline.inference.session import Outputs, Row
-from timberline.registry.signature import UNKNOWN_CODE, ClassLabel, Column, SourceTable
+from timberline.registry.signature import UNKNOWN_CODE, ClassLabel, Column, Moment, SourceTable
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": _Integer, "BOOL": bool, "BYTES": str}
+
+
+class _Date(int):
+    """Days since 1970-01-01; a class of its own, so that the decoder has `_read_moment` make it."""
+
+    moment: ClassVar[Moment] = "date"
+
+
+class _Timestamp(int):
+    """Microseconds since 1970-01-01."""
+
+    moment: ClassVar[Moment] = "timestamp"
+
+
+_MOMENTS: dict[Moment, Any] = {"date": _Date, "timestamp": _Timestamp}
+
+
+def _read_moment(kind: type[_Date | _Timestamp], value: Any) -> _Date | _Timestamp:
+    return kind(to_moment(value, kind.moment))
+
+
 # TensorFlow Serving's clients name the signature first.
 _INSTANCES = re.compile(
     rb'\s*\{\s*(?:"signature_name"\s*:\s*"(?:%b)?"\s*,\s*)?"instances"\s*:\s*\[\s*([\[{])'
@@ -104,7 +132,7 @@ class RowDecoder:
         # An array of this name is rows; only the strict reader can distinguish it from a column's value.
         unread = [name for name in table.unread if name not in names and name != "instances"]
         positional, complete = _define_positional(self._columns), _define_complete(self._columns)
-        self._decode_complete = msgspec.json.Decoder(complete).decode
+        self._decode_complete = msgspec.json.Decoder(complete, dec_hook=_read_moment).decode
         self._arrays = _RowDecoders.of(positional)
         # Two, so that clients that send what is read, and no more, pay nothing for the others.
         self._objects = [_RowDecoders.of(_define_named(self._columns, []))]
@@ -444,10 +472,10 @@ class _RowDecoders(NamedTuple):
     def of(cls, row: type[msgspec.Struct]) -> _RowDecoders:
         """The decoders of rows that are this struct."""
         return cls(
-            msgspec.json.Decoder(row).decode,
-            msgspec.json.Decoder(_batch_struct(row)).decode,
-            msgspec.json.Decoder(list[row]).decode,  # type: ignore[valid-type]
-            msgspec.json.Decoder(row).decode_lines,
+            msgspec.json.Decoder(row, dec_hook=_read_moment).decode,
+            msgspec.json.Decoder(_batch_struct(row), dec_hook=_read_moment).decode,
+            msgspec.json.Decoder(list[row], dec_hook=_read_moment).decode,  # type: ignore[valid-type]
+            msgspec.json.Decoder(row, dec_hook=_read_moment).decode_lines,
         )
 
 
@@ -480,7 +508,7 @@ def _all_fields(columns: Sequence[Column]) -> list[tuple[str, Any]]:
 
 
 def _find_type(column: Column) -> Any:
-    kind = _TYPES[column.datatype]
+    kind = _TYPES[column.datatype] if column.moment is None else _MOMENTS[column.moment]
     return kind | None if column.is_nullable else kind
 
 

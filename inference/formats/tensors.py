@@ -5,6 +5,9 @@ for each raw column, named like the column, of shape [rows] or [rows, 1]; column
 be left out. Numbers may come as any numeric datatype that holds them exactly. Beside them, other
 columns of the training table may be sent, whatever they hold.
 
+The graph's own tensor holds dates in days and timestamps in microseconds, as the graph takes them; a tensor
+of one such column holds what JSON may: ISO 8601 text, or a number of days or seconds.
+
 Elements come as JSON or as a blob. NULL is null in JSON; in a blob it is NaN, and a string that is
 U+0000 alone. First the elements are checked against the tensor's datatype and shape, then against the
 model's columns (`inference/formats/validate.py`).
@@ -295,7 +298,7 @@ class ElementReader:
             first *= width
         kind = "INT64" if is_integer(self._datatype) else "FP64"
         kind = self._datatype if self._datatype in {TEXT, BOOLEAN} else kind
-        typed = [msgspec.structs.replace(column, datatype=kind) for column in self._columns]
+        typed = [msgspec.structs.replace(column, datatype=kind, moment=None) for column in self._columns]
         found = []
         for index, value in enumerate(values, first):
             row, column = divmod(index, width)
@@ -381,7 +384,9 @@ class TensorReader:
 
             def read_column(column: Column) -> Any:
                 values = found.get(column.name)
-                return fill_absent(column, 0) if values is None else values[:, 0]
+                if values is None:
+                    return fill_absent(column, 0)
+                return values[:, 0] if column.moment is None else _read_moments(values[:, 0].tolist(), column)
 
             feed = self._rules.join_columns(row_count, read_column)
         if feed.numeric is not None:
@@ -476,6 +481,18 @@ class TensorReader:
         if row_count > self._max_rows:
             raise refuse_batch(row_count, self._max_rows)
         return row_count
+
+
+def _read_moments(values: Sequence[Any], column: Column) -> list[float]:
+    """One column's elements as the graph takes them; NULL is NaN.
+
+    Raises:
+        RowError: one is no moment; says in which row.
+    """
+    is_null = [value == NULL_TEXT if isinstance(value, str) else math.isnan(value) for value in values]
+    pairs = enumerate(zip(values, is_null, strict=True))
+    found = [read_value(None if null else value, column, row) for row, (value, null) in pairs]
+    return [math.nan if moment is None else moment for moment in found]
 
 
 class TensorWriter:
@@ -610,7 +627,10 @@ def _check_tensor(tensor: RequestedInput, columns: Sequence[Column], *, is_singl
         raise refuse_input(f"{datatype[:80]!r} is no datatype", tensor.name, hint=f"Known: {known}.")
     wanted = columns[0].datatype if is_single or columns[0].datatype == TEXT else "FP64"
     is_bool = all(column.datatype == BOOLEAN for column in columns)
-    if (datatype == TEXT) != (wanted == TEXT) or (datatype == BOOLEAN and not is_bool):
+    is_text = wanted == TEXT
+    if is_single and columns[0].moment is not None:
+        wanted, is_text = "BYTES or a number", datatype == TEXT
+    if (datatype == TEXT) != is_text or (datatype == BOOLEAN and not is_bool):
         raise refuse_input(f"the datatype is {datatype}, expected {wanted}", tensor.name)
     if not (len(shape) == 2 and shape[1] == len(columns)) and not (is_single and len(shape) == 1):
         expected = "[rows] or [rows, 1]" if is_single else f"[rows, {len(columns)}]"

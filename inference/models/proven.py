@@ -25,6 +25,7 @@ from timberline.inference.session import Session, is_out_of_memory
 from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DigestMismatchError
 from timberline.registry.manifest import Golden, Manifest
+from timberline.registry.moments import write_row
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.store import MODEL_FILE, open_store
 from timberline.registry.version import Version
@@ -85,7 +86,8 @@ def replay_golden(manifest: Manifest, session: Session, decoder: RowDecoder) -> 
     golden = manifest.golden
     where = f"{manifest.model}@{manifest.version}"
     # One by one, as max_rows may be set below their number.
-    bodies = [msgspec.json.encode({"instances": [row]}) for row in golden.rows]
+    sent = [write_row(row, manifest.signature.columns) for row in golden.rows]
+    bodies = [msgspec.json.encode({"instances": [row]}) for row in sent]
     rows = [decoder.decode(body).rows[0] for body in bodies]
     try:
         together = session.run(session.feed_rows(rows)).probabilities

@@ -61,7 +61,7 @@ def load_version(opened: Version, *, max_rows: int, drift_rows: int = 0, warns: 
     """
     proven = open_proven(opened, max_rows=max_rows)
     manifest, version = opened.manifest, opened.manifest.version
-    categories = tuple(manifest.categories)
+    categories = [category.feature for category in manifest.categories]
     return LiveVersion(
         manifest=manifest,
         manifest_sha256=opened.digests.manifest_sha256,

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.manifests import publish_tiny
 from tests.support.tiny_model import Row, point_alias
-from timberline.registry.manifest import Golden, Histogram
+from timberline.registry.manifest import Category, Golden, Histogram
 from timberline.registry.names import PRODUCTION
 from timberline.registry.signature import (
     CATEGORIES_OUTPUT,
@@ -95,7 +95,7 @@ def publish_pets(store: Store, model: str = "pets", *, alias: str = PRODUCTION, 
         "signature": build_signature(COLUMNS, CLASSES),
         "golden": golden,
         "histograms": HISTOGRAMS,
-        "categories": {name: len(values) for name, values in VOCABULARIES.items()},
+        "categories": tuple(Category(feature=n, values=len(v)) for n, v in VOCABULARIES.items()),
         "table": TABLE,
         **changes,
     }

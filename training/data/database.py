@@ -84,6 +84,8 @@ def open_database(
         "python_enable_replacements": False,
     }
     connection = duckdb.connect(":memory:", config=settings)
+    # A time without an offset is UTC, wherever the machine is.
+    connection.execute("SET TimeZone = 'UTC'")
     # `query_progress` answers only then; `Progress` shows it.
     connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
     try:

@@ -24,6 +24,7 @@ from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import DATATYPES, ModelConfig
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
+from timberline.training.data.fitting import FittedFeatures
 from timberline.training.data.ingest import stored_columns
 from timberline.training.data.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 from timberline.training.errors import DatasetError
@@ -44,15 +45,17 @@ _STATEMENT_FEATURES = 512
 
 
 def write_split(
-    connection: Connection, config: ModelConfig, program: FeatureProgram, *, split: int, path: Path
+    connection: Connection, config: ModelConfig, features: FittedFeatures, *, split: int, path: Path
 ) -> None:
     """Write the rows of one split: training rows in a seeded pseudo-random order, others in source order.
 
     The order is always spelt out: only then are the row groups, and so the bytes, the same for any
     number of threads.
     """
-    features = [
-        f"{program.feature_sql(feature)} AS {quote(feature.name)}"
+    program = features.program
+    own = features.training_sql if split == TRAIN else {}
+    computed = [
+        f"{own.get(feature.name) or program.feature_sql(feature)} AS {quote(feature.stored_name)}"
         for feature in program.features
         if not feature.is_plain_column
     ]
@@ -61,15 +64,21 @@ def write_split(
             f"CAST(__row__ AS BIGINT) AS {ROW_COLUMN}",
             f"CAST(__class__ AS SMALLINT) AS {CLASS_COLUMN}",
             *(quote(name) for name in stored_columns(config)),
-            *features,
+            *computed,
         ]
     )
     seed = getattr(config.split, "seed", 0)
     order = f"{mix_rows('__row__', seed, 'order')}, __row__" if split == TRAIN else "__row__"
-    # Features are computed behind the sort, which so has less to carry.
-    chosen = f"(SELECT * FROM {PREPARED} WHERE __split__ = {split} ORDER BY {order})"
+    rows = f"{PREPARED} WHERE __split__ = {split}"
+    # Features are computed behind the sort, which so has less to carry; but a look-up is a join, behind which
+    # rows may come in another order.
+    chosen = (
+        f"SELECT {columns} FROM {rows} ORDER BY {order}"
+        if program.tables
+        else f"SELECT {columns} FROM (SELECT * FROM {rows} ORDER BY {order})"
+    )
     connection.execute(
-        f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} (FORMAT parquet, "
+        f"COPY ({chosen}) TO {literal(str(path))} (FORMAT parquet, "
         f"COMPRESSION zstd, COMPRESSION_LEVEL {_ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
 
@@ -140,7 +149,7 @@ def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> st
     """How the trainer will see the stored column: as 32-bit float."""
     if feature.is_plain_column and config.columns[feature.name].type == "number":
         return program.feature_sql(feature)
-    return quote(feature.name)
+    return quote(feature.stored_name)
 
 
 def _is_usable(value: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Metrics
-from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
+from timberline.registry.runs import BASELINES_FILE, FIRST_CODE, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
@@ -89,8 +89,10 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
 
 
 def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> None:
-    test = PreparedSplit(data / run.test_parquet, run.feature_names)
-    train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names)
+    vocabularies = run.fitted.vocabularies
+    sizes = [FIRST_CODE + len(vocabularies[n]) if n in vocabularies else None for n in run.feature_names]
+    test = PreparedSplit(data / run.test_parquet, run.feature_names, sizes)
+    train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names, sizes)
     probabilities, truth = predict_split(load_scorer(data / run.saved_model), test)
     answers = predict_baselines(
         train,

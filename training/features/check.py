@@ -14,7 +14,9 @@ from timberline.training.features.advice import advise
 from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import Expression, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
+from timberline.training.features.learned import SCHEMA, Learning, read_learned
 from timberline.training.features.literals import look_up_list, look_up_map
+from timberline.training.features.program import render
 from timberline.training.features.relation import Named, Relation
 
 # sqlglot's names of operators that are not ours. Functions and operators without a handler of their own have
@@ -48,11 +50,15 @@ class Checker:
     Args:
         source: the text, for errors.
         relation: what it selects from.
+        learning: where its ``fitted.*`` calls are kept.
         coming: the aliases that it gives, casefolded; ``aliases`` holds those that were given so far.
     """
 
-    def __init__(self, source: Source, relation: Relation, coming: Set[str] = frozenset()) -> None:
+    def __init__(
+        self, source: Source, relation: Relation, learning: Learning, coming: Set[str] = frozenset()
+    ) -> None:
         self._source = source
+        self._learning = learning
         self.relation = relation
         self._coming = coming
         self.aliases: dict[str, Named] = {}
@@ -142,6 +148,7 @@ class Checker:
             exp.Bracket: self._bracket,
             exp.ToMap: self._map,
             exp.Anonymous: self._named,
+            exp.Dot: self._dot,
         }
 
     def _describe(self, node: exp.Expr) -> str:
@@ -282,6 +289,13 @@ class Checker:
 
     def _checked(self, nodes: Sequence[exp.Expr]) -> list[Expression]:
         return [self.check(node) for node in nodes]
+
+    def _dot(self, node: exp.Expr) -> Expression:
+        function = node.expression
+        if node.this.name.casefold() != SCHEMA or not isinstance(function, exp.Anonymous):
+            raise self._source.refuse(node, f"{self._describe(node)} is not supported")
+        found = read_learned(function, [self.check(argument) for argument in function.expressions])
+        return self._learning.add(found, render(found.argument))
 
     def _cast(self, node: exp.Expr) -> Expression:
         target = node.args["to"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from timberline.registry.runs import code_column
 from timberline.registry.runtime.files import digest_bytes
 
 INFINITY = float("inf")
@@ -190,6 +191,11 @@ class Feature:
     expression: Expression
     vocabulary: tuple[str, ...] | None = None
     text: str = ""
+
+    @property
+    def stored_name(self) -> str:
+        """The column of the prepared data that holds it: a category may have the name of its raw column."""
+        return self.name if self.vocabulary is None else code_column(self.name)
 
     @property
     def is_plain_column(self) -> bool:

@@ -21,6 +21,7 @@ from timberline.training.features import build
 from timberline.training.features.check import Checker
 from timberline.training.features.expressions import Expression, Feature, ValueType, read_columns
 from timberline.training.features.language import Source, nearest
+from timberline.training.features.learned import Learning
 from timberline.training.features.program import FeatureProgram
 from timberline.training.features.relation import Named, Relation, make_raw
 
@@ -69,7 +70,7 @@ class _Item(Named):
 class _Parser:
     def __init__(self, source: Source, columns: tuple[Column, ...], fitted: Fitted | None) -> None:
         self._source = source
-        self._fitted = fitted
+        self._learning = Learning(fitted)
         self._columns = columns
         self._raw = make_raw(columns)
 
@@ -85,7 +86,7 @@ class _Parser:
         items = self._read_select(statements[0], {RELATION: self._raw})
         features = tuple(map(self._make_feature, items))
         self._refuse_twins([(item.node, feature.name) for item, feature in zip(items, features, strict=True)])
-        return FeatureProgram(columns=self._columns, features=features)
+        return FeatureProgram(columns=self._columns, features=features, learned=self._learning.calls)
 
     # Relations: raw, and what WITH and FROM make of it. They are inlined: nothing but expressions is left.
 
@@ -99,7 +100,7 @@ class _Parser:
             known[relation.name.casefold()] = relation
         relation = self._find_relation(select, known)
         coming = {item.alias.casefold() for item in select.expressions if isinstance(item, exp.Alias)}
-        checker = Checker(self._source, relation, coming)
+        checker = Checker(self._source, relation, self._learning, coming)
         items: list[_Item] = []
         for node in select.expressions:
             found = list(self._read_item(node, checker))
@@ -234,9 +235,10 @@ class _Parser:
                 "A constant can be named in a WITH and used in other expressions.",
             )
         name = raw.name if raw is not None else name
-        if expression.type is not ValueType.VARCHAR or self._fitted is None:
+        fitted = self._learning.fitted
+        if expression.type is not ValueType.VARCHAR or fitted is None:
             return Feature(name=name, expression=expression, text=item.text)
-        vocabulary = self._fitted.vocabularies[name]
+        vocabulary = fitted.vocabularies[name]
         return Feature(
             name=name, expression=build.code(expression, vocabulary), vocabulary=vocabulary, text=item.text
         )
@@ -336,9 +338,15 @@ def _parse_one(name: str, condition: str, columns: Sequence[Column], *, where: s
         alias += "_"
     sql = f"SELECT\n{condition}\nAS {alias} FROM raw"
     try:
-        features = parse_features(sql, columns, file=where).features
+        program = parse_features(sql, columns, file=where)
+        features = program.features
     except FeatureError as error:
         raise ConfigError(f"{condition[:80]!r}: {error.what}", where=where, hint=error.hint) from error
+    if program.learned:
+        raise ConfigError(
+            f"{condition[:80]!r} has {program.learned[0].key}, which is learned for features only",
+            where=where,
+        )
     if len(features) != 1 or features[0].expression.type is not ValueType.BOOLEAN:
         raise ConfigError(
             f"{condition[:80]!r} is not one condition",

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from timberline.registry.rows import quote
-from timberline.registry.runs import FIRST_CODE
-from timberline.registry.signature import Column
+from timberline.registry.signature import FIRST_CODE, Column
 from timberline.training.features.expressions import (
     Call,
     ColumnRef,
@@ -29,10 +28,13 @@ from timberline.training.features.expressions import (
     may_hold_null,
     read_columns,
 )
+from timberline.training.features.learned import Learned
 
 LARGEST_FLOAT = 3.4028234663852886e38
 _NAN = "'nan'::DOUBLE"
 _INFINITE = "'inf'::DOUBLE"
+# The columns of a look-up's table: inside of its subquery they hide columns of the row by the same names.
+_FROM, _TO = "__from__", "__to__"
 _INFIX = {
     "add": "+",
     "sub": "-",
@@ -51,10 +53,15 @@ _INFIX = {
 
 @dataclass(frozen=True)
 class FeatureProgram:
-    """features.sql, checked: raw columns, all that it reads among them, and its features in order."""
+    """features.sql, checked: raw columns, all that it reads among them, and its features in order.
+
+    ``learned``: its ``fitted.*`` calls. Before they, and the vocabularies of its text features, are fitted
+    there is no SQL of the features that need them.
+    """
 
     columns: tuple[Column, ...]
     features: tuple[Feature, ...]
+    learned: tuple[Learned, ...] = ()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +89,7 @@ class FeatureProgram:
     @property
     def prepare_sql(self) -> tuple[str, ...]:
         """The statements that `select_sql` and `feature_sql` need to have been run on their connection."""
-        return tuple(map(_make_table, self.tables))
+        return tuple(map(make_table, self.tables))
 
     @cached_property
     def read_names(self) -> frozenset[str]:
@@ -92,7 +99,7 @@ class FeatureProgram:
     def narrow(self) -> FeatureProgram:
         """The same features over the columns that they read, and no others."""
         read = tuple(column for column in self.columns if column.name in self.read_names)
-        return FeatureProgram(columns=read, features=self.features)
+        return FeatureProgram(columns=read, features=self.features, learned=self.learned)
 
     def select_sql(self, relation: str, *, order: str | None = None) -> str:
         """The canonical DuckDB statement that selects the features, each as FLOAT, from ``relation``.
@@ -125,7 +132,8 @@ def list_tables(expressions: Iterable[Expression]) -> tuple[LookupTable, ...]:
     return tuple(found)
 
 
-def _make_table(table: LookupTable) -> str:
+def make_table(table: LookupTable) -> str:
+    """The statement that makes the temporary table of ``table``."""
     keys, values = (
         ", ".join(_constant(item) for item in items) or "NULL" for items in (table.keys, table.values)
     )
@@ -133,7 +141,7 @@ def _make_table(table: LookupTable) -> str:
         f"CAST([{keys}] AS {_list_type(table.keys)})",
         f"CAST([{values}] AS {_list_type(table.values)})",
     )
-    select = f"SELECT unnest({keys}) AS key, unnest({values}) AS value"
+    select = f"SELECT unnest({keys}) AS {_FROM}, unnest({values}) AS {_TO}"
     return f"CREATE TEMP TABLE IF NOT EXISTS {table.name} AS {select}"
 
 
@@ -247,7 +255,7 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
 
 
 def _lookup(table: LookupTable, expression: Expression, value: str) -> str:
-    found = f"(SELECT value FROM {table.name} WHERE key = {value})"
+    found = f"(SELECT {_TO} FROM {table.name} WHERE {_FROM} = {value})"
     if table.other is not None:
         found = f"coalesce({found}, {_constant(table.other)})"
     if table.null == table.other or not expression.nullable:

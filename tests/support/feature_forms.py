@@ -122,6 +122,25 @@ CASES: dict[str, tuple[str, ...]] = {
         "i + CAST(0.5 AS BIGINT)",
     ),
     "to_float": ("CAST(x AS FLOAT)", "x - CAST(x AS FLOAT)", "CAST(y AS FLOAT) / 3", "CAST(i AS FLOAT)"),
+    "lookup": (
+        "map {'red': 1, 'it''s': -2.5, '': NULL}[u]",
+        "map(['red', 'ö'], [7, 8])[t] + 1",
+        "map {'red': 'warm', 'blue': 'cold', '': NULL}[u] = 'cold'",
+        "map {'warm': 3}[map {'red': 'warm', 'blue': 'cold'}[u]]",
+        "map {'red': 1, 'x': 2}[coalesce(u, t)]",
+        "map_extract_value(map {1: 0.5, -3: 2, 1000: 4}, n)",
+        "map {0.5: 1, -0.75: 2, 0: 3}[y]",
+        "map {0: 1, 1: 5}[x]",
+        "map {true: 5, false: 2}[c]",
+        "coalesce(map {'red': true, 'blue': false}[u], false)",
+        "[10, 20, 30][n]",
+        "[10, NULL, 30][3]  + i",
+        "[10, 20, 30][CAST(y AS INTEGER)]",
+        "list_extract([1.5, 2, 3], i)",
+        "['a', 'b'][n] = 'b'",
+        "(['a', 'red', 'b'])[n] IS NULL",
+        "map {1e10: 1, 5: 2}[x]",
+    ),
 }
 # Operators whose double result is not defined to the last bit by IEEE 754.
 ROUNDED = {"exp", "ln", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"}

@@ -130,14 +130,21 @@ def code(value: Expression, vocabulary: Sequence[str]) -> Expression:
 
 def lookup(value: Expression, table: LookupTable) -> Expression:
     """What ``table`` has for ``value``; texts give texts, and of numbers whole ones whole ones."""
+    if isinstance(value, Literal):
+        known = dict(zip(table.keys, table.values, strict=True))
+        constant = table.null if value.value is None else known.get(value.value, table.other)
+        return Literal(constant, _type_of_constants([*table.values, table.other, table.null]))
     found = [*table.values, table.other, *([table.null] if value.nullable else [])]
-    known = [v for v in found if v is not None]
-    nullable = len(known) < len(found)
+    numbers = [float(v) for v in found if not isinstance(v, str) and v is not None] or [0.0]
+    kind = _type_of_constants(found)
+    return Call("lookup", (value,), kind, None in found, min(numbers), max(numbers), table=table)
+
+
+def _type_of_constants(values: Sequence[float | str | None]) -> ValueType:
+    known = [v for v in values if v is not None]
     if any(isinstance(v, str) for v in known):
-        return Call("lookup", (value,), _VARCHAR, nullable, table=table)
-    numbers = [float(v) for v in known] or [0.0]
-    kind = _BIGINT if all(n.is_integer() for n in numbers) else _DOUBLE
-    return Call("lookup", (value,), kind, nullable, min(numbers), max(numbers), table=table)
+        return _VARCHAR
+    return _BIGINT if all(float(v).is_integer() for v in known) else _DOUBLE
 
 
 def cast(value: Expression, kind: str) -> Expression:

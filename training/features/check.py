@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence, Set
 
 from sqlglot import exp
+from sqlglot.expressions import apply_index_offset
 
 from timberline.training.errors import FeatureError
 from timberline.training.features import build
@@ -14,6 +15,7 @@ from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import Expression, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
 from timberline.training.features.learned import SCHEMA, Learning, read_learned
+from timberline.training.features.literals import look_up_list, look_up_map
 from timberline.training.features.program import render
 from timberline.training.features.relation import Named, Relation
 
@@ -32,6 +34,7 @@ _CASTS = {
     exp.DType.INT: "BIGINT",
     exp.DType.BOOLEAN: "BOOLEAN",
 }
+_LIST_FUNCTIONS = {"list_extract", "list_element", "array_extract"}
 _WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
     ((exp.Window, exp.WithinGroup), "a window function"),
     ((exp.Query, exp.Exists), "a subquery"),
@@ -142,6 +145,9 @@ class Checker:
             exp.Case: self._case,
             exp.If: self._if,
             exp.Cast: self._cast,
+            exp.Bracket: self._bracket,
+            exp.ToMap: self._map,
+            exp.Anonymous: self._named,
             exp.Dot: self._dot,
         }
 
@@ -170,7 +176,7 @@ class Checker:
                 raise self._source.refuse(node, f"{self._describe(node)} has too few arguments")
 
     def _list(self, node: exp.Expr) -> list[Expression]:
-        return [self.check(argument) for argument in (node.this, *node.expressions)]
+        return self._checked([node.this, *node.expressions])
 
     def _column(self, node: exp.Expr) -> Expression:
         named = self.read_column(node)
@@ -240,6 +246,49 @@ class Checker:
         self._only(node, "this", "true", "false")
         condition, value, other = (self.check(node.args[key]) for key in ("this", "true", "false"))
         return build.case([(condition, value)], other)
+
+    def _bracket(self, node: exp.Expr) -> Expression:
+        """``[10, 20][i]``, ``map(['a'], [1])[x]``."""
+        inner = node.this.unnest()
+        if isinstance(inner, exp.Array) and len(node.expressions) == 1:
+            # The parser has made an index that it knows to be a number one less, as other dialects count.
+            (index,) = apply_index_offset(inner, node.expressions, 1, "duckdb")
+            return look_up_list(self._checked(inner.expressions), self.check(index))
+        if isinstance(inner, exp.Map | exp.ToMap) and len(node.expressions) == 1:
+            return self._look_up(inner, node.expressions[0])
+        raise self._source.refuse(
+            node,
+            f"`{node.sql('duckdb')[:60]}` is not supported",
+            "Brackets look up in a list or map of constants: map {'a': 1}[x].",
+        )
+
+    def _map(self, node: exp.Expr) -> Expression:
+        """``map {'a': 1}[x]``, whose brackets the parser takes to be those of what is in braces."""
+        if isinstance(node.this, exp.Bracket) and len(node.this.expressions) == 1:
+            return self._look_up(exp.ToMap(this=node.this.this), node.this.expressions[0])
+        raise self._source.refuse(node, "a map is no value", "Look something up in it: map {'a': 1}[x].")
+
+    def _look_up(self, table: exp.Map | exp.ToMap, key: exp.Expr) -> Expression:
+        if isinstance(table, exp.Map):
+            keys, values = (getattr(table.args.get(name), "expressions", []) for name in ("keys", "values"))
+        else:
+            pairs = [pair for pair in table.this.expressions if isinstance(pair, exp.PropertyEQ)]
+            keys, values = [pair.this for pair in pairs], [pair.expression for pair in pairs]
+        return look_up_map(self._checked(keys), self._checked(values), self.check(key))
+
+    def _named(self, node: exp.Expr) -> Expression:
+        """A function that the parser does not know."""
+        name, arguments = node.name.lower(), node.expressions
+        if len(arguments) == 2:
+            table = arguments[0].unnest()
+            if name in _LIST_FUNCTIONS and isinstance(table, exp.Array):
+                return look_up_list(self._checked(table.expressions), self.check(arguments[1]))
+            if name == "map_extract_value" and isinstance(table, exp.Map | exp.ToMap):
+                return self._look_up(table, arguments[1])
+        raise self._source.refuse(node, f"{self._describe(node)} is not supported", advise(node, name))
+
+    def _checked(self, nodes: Sequence[exp.Expr]) -> list[Expression]:
+        return [self.check(node) for node in nodes]
 
     def _dot(self, node: exp.Expr) -> Expression:
         function = node.expression

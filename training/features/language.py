@@ -67,6 +67,10 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "to_double": ("CAST(a AS DOUBLE)", "a boolean becomes 0 or 1"),
     "to_bigint": ("CAST(a AS BIGINT), CAST(a AS INTEGER)", "half to even; a boolean becomes 0 or 1"),
     "to_float": ("CAST(a AS FLOAT)", "rounded to 32 bits; infinite beyond their range"),
+    "lookup": (
+        "map {'a': 1, 'b': 2}[x], map(['a'], [1])[x], [10, 20][i], list_extract([10, 20], i)",
+        "constant of a key, or of a place from 1 on (negative: from the end); NULL where there is none",
+    ),
 }
 
 # Written with the operators above: NAME → how.

@@ -34,6 +34,8 @@ NULL_TEXT = "\x00"
 Moment = Literal["date", "timestamp"]
 # Of each row and each feature that is a category, its code. The service reads it to find unknown values.
 CATEGORIES_OUTPUT = "categories"
+# Those codes: the training values follow these in the order of `registry.runs.Fitted.vocabularies`.
+UNKNOWN_CODE, NULL_CODE, FIRST_CODE = 0, 1, 2
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

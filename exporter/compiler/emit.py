@@ -293,7 +293,7 @@ class Emitter:
         constants = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, "features", inputs, [make_value(FEATURES, count)], constants)
         opsets = {"": self._opset}
-        if self._text is not None:
+        if self._text is not None or self._words is not None:
             opsets["ai.onnx.ml"] = _ML_OPSET
         model = make_model(graph, opsets)
         onnx.checker.check_model(model, full_check=True)

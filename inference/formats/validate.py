@@ -2,6 +2,8 @@
 
 - Numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a JSON
   number is not exact; booleans, numbers and strings do not stand for each other.
+- A date or a timestamp is ISO 8601 text or a number: days of a date, seconds of a timestamp. The graph's own
+  tensor alone holds them as the graph takes them.
 - NULL only where the column may be null; no U+0000 in a string.
 
 Single values of JSON are read one by one. For values that are tensors already, `MatrixRules` looks at the
@@ -23,7 +25,8 @@ import numpy.typing as npt
 
 from timberline.inference.errors import BatchTooLargeError, RowError
 from timberline.inference.session import Feed
-from timberline.registry.signature import NULL_TEXT, Column, SourceTable
+from timberline.registry.moments import moment_of_number, parse_moment
+from timberline.registry.signature import NULL_TEXT, Column, Moment, SourceTable
 
 LARGEST_INTEGER = 2.0**53 - 1
 # Names that an unknown one is compared with, some 10 µs each on the event loop.
@@ -31,6 +34,12 @@ _MOST_COMPARED = 200
 # Of a version that says nothing of its table: all of its columns are read, and an empty field is NULL.
 NO_TABLE: Final = SourceTable()
 _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
+_EXPECTED_MOMENT: dict[Moment, str] = {
+    "date": "a date such as 2013-05-01 or days since 1970-01-01",
+    "timestamp": "a timestamp such as 2013-05-01T12:30:00Z or seconds since 1970-01-01",
+}
+# `registry.moments` remembers texts, of which this is the longest; no moment needs as many characters.
+_LONGEST_MOMENT = 100
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
 _LARGEST = float(np.finfo(np.float64).max)
 _BOUNDS = {"FP64": (-_LARGEST, _LARGEST), "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER), "BOOL": (0.0, 1.0)}
@@ -231,11 +240,39 @@ def read_value(value: Any, column: Column, index: int | None, null_text: Collect
     if column.datatype != "BYTES" and isinstance(value, str) and value in null_text:
         hint = "The training table writes NULL so; in JSON it is null." if column.is_nullable else ""
         _refuse(value, column, index, hint)
+    if column.moment is not None:
+        try:
+            return to_moment(value, column.moment)
+        except TypeError:
+            _refuse(value, column, index)
+        except ValueError as error:
+            _refuse(value, column, index, why=error)
     if column.datatype == "BYTES":
         return read_text(value, column, index)
     if column.datatype == "BOOL":
         return value if isinstance(value, bool) else _refuse(value, column, index)
     return read_number(value, column, index)
+
+
+def to_moment(value: Any, moment: Moment, time_format: str | None = None) -> int:
+    """What stands for a date or timestamp as the graph takes it.
+
+    Args:
+        value: of `load_json`; with ``time_format`` a text.
+        moment: which of the two.
+        time_format: as in `registry.moments.parse_moment`.
+
+    Raises:
+        TypeError: it is neither text nor a number.
+        ValueError: it is no moment; says why, as a predicate.
+    """
+    if type(value) is str:
+        if len(value) > _LONGEST_MOMENT:
+            raise ValueError(f"has more than {_LONGEST_MOMENT} characters")
+        return parse_moment(value, moment, time_format)
+    if type(value) is int or type(value) is float:
+        return moment_of_number(value, moment)
+    raise TypeError(f"{type(value).__name__} is no {moment}")
 
 
 def read_number(value: Any, column: Column, index: int | None) -> float:
@@ -279,9 +316,12 @@ def read_text(value: Any, column: Column, index: int | None) -> str:
     return str(value)
 
 
-def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> NoReturn:
+def _refuse(
+    value: Any, column: Column, index: int | None, hint: str = "", why: ValueError | None = None
+) -> NoReturn:
+    expected = _EXPECTED[column.datatype] if column.moment is None else _EXPECTED_MOMENT[column.moment]
     raise RowError(
-        f"expected {_EXPECTED[column.datatype]}, found {describe_value(value)}",
+        f"expected {expected}, found {describe_value(value)}{'' if why is None else f', which {why}'}",
         where=name_cell(index, column.name),
         hint=hint,
     )

@@ -247,6 +247,7 @@ class Drift:
     def __init__(self, manifest: Manifest, window_rows: int, later: _Later | None = None) -> None:
         self.key = ("drift", manifest.model, str(manifest.version))
         self.class_count = len(manifest.signature.classes)
+        self.category_count = len(manifest.categories)
         self._binner = Binner(manifest)
         self._window_rows = window_rows
         self._step = max(1, window_rows // _STEPS)

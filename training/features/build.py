@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from timberline.registry.runs import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
+from timberline.registry.signature import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
 from timberline.training.features.expressions import (
     INFINITY,
     LARGEST_DOUBLE,

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from sqlglot import exp
 
-from timberline.registry.runs import Fitted
-from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
 from timberline.training.features import build
+from timberline.training.features.advice import advise
 from timberline.training.features.build import ExpressionError
-from timberline.training.features.expressions import ColumnRef, Expression, Literal, ValueType
+from timberline.training.features.expressions import Expression, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
-from timberline.training.features.learned import SCHEMA, Learned, read_learned
-
-_TYPES = {
-    "FP64": ValueType.DOUBLE,
-    "INT64": ValueType.BIGINT,
-    "BOOL": ValueType.BOOLEAN,
-    "BYTES": ValueType.VARCHAR,
-}
-
-_MOMENTS = {"date": ValueType.DATE, "timestamp": ValueType.TIMESTAMP}
+from timberline.training.features.learned import SCHEMA, Learning, read_learned
+from timberline.training.features.program import render
+from timberline.training.features.relation import Named, Relation
 
 # sqlglot's names of operators that are not ours. Functions and operators without a handler of their own have
 # the arguments `this` and, if two, `expression`.
@@ -50,27 +42,47 @@ _WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
 
 
 class Checker:
-    """Types expressions over one set of raw columns.
+    """Types the expressions of one SELECT.
 
-    A column is one object however often it is named, so that the tree shows what is shared.
+    Args:
+        source: the text, for errors.
+        relation: what it selects from.
+        learning: where its ``fitted.*`` calls are kept.
+        coming: the aliases that it gives, casefolded; ``aliases`` holds those that were given so far.
     """
 
-    def __init__(self, source: Source, columns: Sequence[Column], fitted: Fitted | None = None) -> None:
+    def __init__(
+        self, source: Source, relation: Relation, learning: Learning, coming: Set[str] = frozenset()
+    ) -> None:
         self._source = source
-        self._fitted = fitted
-        self.learned: dict[str, Learned] = {}
-        self._columns = {
-            c.name.casefold(): ColumnRef(
-                column=c.name,
-                type=_MOMENTS[c.moment] if c.moment else _TYPES[c.datatype],
-                nullable=c.is_nullable,
-            )
-            for c in columns
-        }
+        self._learning = learning
+        self.relation = relation
+        self._coming = coming
+        self.aliases: dict[str, Named] = {}
 
-    def find_column(self, name: str) -> ColumnRef | None:
-        """The raw column of this name; case does not count, as in DuckDB."""
-        return self._columns.get(name.casefold())
+    def find_named(self, node: exp.Expr, name: str) -> Named:
+        """The column of the relation.
+
+        Raises:
+            FeatureError: it has none of this name.
+        """
+        named = self.relation.find(name)
+        if named is None:
+            raise self._unknown(node, name)
+        return named
+
+    def read_column(self, node: exp.Expr) -> Named | None:
+        """What a bare name stands for; None of anything else. A column goes before an alias, as in DuckDB."""
+        node = node.unnest()
+        if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
+            return None
+        self.check_qualifier(node)
+        named = self.relation.find(node.name)
+        if named is None and len(node.parts) == 1:
+            named = self.aliases.get(node.name.casefold())
+        if named is None:
+            raise self._unknown(node, node.name)
+        return named
 
     def check(self, node: exp.Expr) -> Expression:
         """Type one expression.
@@ -84,22 +96,22 @@ class Checker:
         except ExpressionError as error:
             raise self._source.refuse(node, str(error), error.hint) from None
 
-    def reads_columns(self, node: exp.Expr) -> bool:
-        """Whether the expression names a raw column at all."""
-        return node.find(exp.Column) is not None
-
     def check_qualifier(self, column: exp.Column) -> None:
         """Refuse ``other.column``; ``raw.column`` is the column."""
         qualifier = ".".join(part.name for part in column.parts[:-1])
-        if qualifier.casefold() not in {"", "raw"}:
-            raise self._source.refuse(column, f"there is no table {qualifier!r}", "The only table is `raw`.")
+        if qualifier and qualifier.casefold() != self.relation.name.casefold():
+            hint = f"The only table here is `{self.relation.name}`."
+            raise self._source.refuse(column, f"there is no table {qualifier!r}", hint)
 
-    def unknown_column(self, node: exp.Expr, name: str) -> FeatureError:
-        """The error for a name that no raw input column has."""
-        known = [column.column for column in self._columns.values()]
-        return self._source.unknown(
-            node, f"there is no input column {name!r}", nearest(name, known) or f"There are: {_list(known)}."
-        )
+    def _unknown(self, node: exp.Expr, name: str) -> FeatureError:
+        """The error for a name that neither a column nor an earlier alias has."""
+        if name.casefold() in self._coming:
+            hint = "It is given further down: an alias can be used in the expressions behind its own."
+            return self._source.refuse(node, f"{name!r} is not known yet", hint)
+        known = [item.name for item in (*self.relation.items, *self.aliases.values())]
+        what = "input column" if self.relation.name == "raw" else "column"
+        hint = nearest(name, known) or f"There are: {_list(known)}."
+        return self._source.refuse(node, f"there is no {what} {name!r}", hint)
 
     def _handler(self, node: exp.Expr) -> Callable[[exp.Expr], Expression]:
         handler = self._handlers().get(type(node))
@@ -107,7 +119,8 @@ class Checker:
             return handler
         if _RENAMED.get(node.key, node.key) in _SIMPLE:
             return self._simple
-        raise self._source.refuse(node, f"{self._describe(node)} is not supported")
+        hint = advise(node, self._source.name_of(node))
+        raise self._source.refuse(node, f"{self._describe(node)} is not supported", hint)
 
     def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
         return {
@@ -160,14 +173,14 @@ class Checker:
         return [self.check(argument) for argument in (node.this, *node.expressions)]
 
     def _column(self, node: exp.Expr) -> Expression:
-        assert isinstance(node, exp.Column)
-        self.check_qualifier(node)
-        if isinstance(node.this, exp.Star):
-            raise self._source.refuse(node, "a star inside an expression is not supported")
-        column = self.find_column(node.name)
-        if column is None:
-            raise self.unknown_column(node, node.name)
-        return column
+        named = self.read_column(node)
+        if named is None:
+            raise self._source.refuse(
+                node,
+                "a star inside an expression is not supported",
+                "Write COLUMNS(*), and AS 'name_\\0' behind it.",
+            )
+        return named.expression
 
     def _literal(self, node: exp.Expr) -> Expression:
         if node.args.get("is_string"):
@@ -233,8 +246,7 @@ class Checker:
         if node.this.name.casefold() != SCHEMA or not isinstance(function, exp.Anonymous):
             raise self._source.refuse(node, f"{self._describe(node)} is not supported")
         found = read_learned(function, [self.check(argument) for argument in function.expressions])
-        known = self.learned.setdefault(found.key, found)
-        return known.stand_in() if self._fitted is None else known.bind(self._fitted)
+        return self._learning.add(found, render(found.argument))
 
     def _cast(self, node: exp.Expr) -> Expression:
         target = node.args["to"]

@@ -184,11 +184,13 @@ class Feature:
 
     ``vocabulary``: of a category, the training values in the order of their codes (`registry.runs.Fitted`);
     its expression is then a ``lookup`` of the code. None for a number, and for text without its vocabulary.
+    ``text`` is how its author wrote it, in DuckDB's spelling.
     """
 
     name: str
     expression: Expression
     vocabulary: tuple[str, ...] | None = None
+    text: str = ""
 
     @property
     def stored_name(self) -> str:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from timberline.registry.rows import quote
-from timberline.registry.runs import FIRST_CODE
-from timberline.registry.signature import Column
+from timberline.registry.signature import FIRST_CODE, Column
 from timberline.training.features.expressions import (
     Call,
     ColumnRef,

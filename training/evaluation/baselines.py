@@ -13,8 +13,8 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from timberline.registry.runs import FIRST_CODE
 from timberline.registry.runtime.logs import log_event
+from timberline.registry.signature import FIRST_CODE
 from timberline.training.model.calibration import log_prior_shift
 from timberline.training.model.dataset import FeatureArray, PreparedSplit
 

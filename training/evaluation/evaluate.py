@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Metrics
-from timberline.registry.runs import BASELINES_FILE, FIRST_CODE, RunRecord, find_run, read_run
+from timberline.registry.runs import BASELINES_FILE, RunRecord, find_run, read_run
 from timberline.registry.runtime.documents import decode_json, encode_document
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.registry.runtime.working_copy import bring, name_path
+from timberline.registry.signature import FIRST_CODE
 from timberline.training.config import ModelConfig
 from timberline.training.evaluation.baselines import Labels, predict_baselines
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability

@@ -9,10 +9,9 @@ from sqlglot import exp
 from sqlglot.expressions import apply_index_offset
 
 from timberline.training.errors import FeatureError
-from timberline.training.features import build, texts
+from timberline.training.features import build, dates, texts
 from timberline.training.features.advice import advise
-from timberline.training.features.build import ExpressionError
-from timberline.training.features.expressions import Expression, Literal, ValueType
+from timberline.training.features.expressions import Expression, ExpressionError, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
 from timberline.training.features.learned import SCHEMA, Learning, read_learned
 from timberline.training.features.literals import look_up_list, look_up_map
@@ -26,13 +25,32 @@ _SIMPLE = frozenset({*OPERATORS, "nullif", "radians", "degrees"})
 # Whole numbers up to here are exact as DOUBLE.
 _LARGEST_EXACT = 2**53
 # Flags of sqlglot classes for other dialects; in DuckDB's they are fixed.
-_DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type"}
+_DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type", "date_part_boundary"}
 _CASTS = {
     exp.DType.DOUBLE: "DOUBLE",
     exp.DType.FLOAT: "FLOAT",
     exp.DType.BIGINT: "BIGINT",
     exp.DType.INT: "BIGINT",
     exp.DType.BOOLEAN: "BOOLEAN",
+    exp.DType.DATE: "DATE",
+    exp.DType.TIMESTAMP: "TIMESTAMP",
+    exp.DType.TIMESTAMPNTZ: "TIMESTAMP",
+}
+_PARTS: dict[type[exp.Expr], str] = {
+    exp.Year: "year",
+    exp.Quarter: "quarter",
+    exp.Month: "month",
+    exp.Week: "week",
+    exp.WeekOfYear: "week",
+    exp.Day: "day",
+    exp.DayOfMonth: "day",
+    exp.DayOfWeek: "dayofweek",
+    exp.DayOfWeekIso: "isodow",
+    exp.DayOfYear: "dayofyear",
+    exp.Hour: "hour",
+    exp.Minute: "minute",
+    exp.Second: "second",
+    exp.TimeToUnix: "epoch",
 }
 _HOLD_FUNCTIONS = {"prefix": "{}%", "suffix": "%{}"}
 _LIST_FUNCTIONS = {"list_extract", "list_element", "array_extract"}
@@ -128,6 +146,12 @@ class Checker:
 
     def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
         return {
+            **dict.fromkeys(_PARTS, self._part),
+            exp.Extract: lambda node: dates.part(node.name.lower(), self.check(node.expression)),
+            exp.TimestampTrunc: self._date_trunc,
+            exp.DateTrunc: self._date_trunc,
+            exp.DateDiff: self._date_diff,
+            exp.LastDay: self._last_day,
             exp.Paren: lambda node: self.check(node.this),
             exp.Column: self._column,
             exp.Literal: self._literal,
@@ -169,6 +193,22 @@ class Checker:
             exp.Length: self._length,
             exp.Dot: self._dot,
         }
+
+    def _functions(self) -> dict[str, Callable[[exp.Expr], Expression]]:
+        """Functions that sqlglot has no class for, by their names."""
+        return {
+            "isoyear": lambda node: dates.part("isoyear", *self._exactly(node, 1)),
+            "weekday": lambda node: dates.part("weekday", *self._exactly(node, 1)),
+            "date_part": self._date_part,
+            "datepart": self._date_part,
+        }
+
+    def _exactly(self, node: exp.Expr, count: int) -> list[Expression]:
+        if len(node.expressions) != count:
+            raise self._source.refuse(
+                node, f"{self._describe(node)} takes {count} argument{'s' * (count > 1)}"
+            )
+        return [self.check(argument) for argument in node.expressions]
 
     def _describe(self, node: exp.Expr) -> str:
         """What a refused piece of SQL is, in the user's words."""
@@ -261,6 +301,33 @@ class Checker:
         default = node.args.get("default")
         return build.case(branches, self.check(default) if default is not None else build.NULL)
 
+    def _part(self, node: exp.Expr) -> Expression:
+        self._only(node, "this")
+        return dates.part(_PARTS[type(node)], self.check(node.this))
+
+    def _date_part(self, node: exp.Expr) -> Expression:
+        unit, value = self._exactly(node, 2)
+        if not isinstance(unit, Literal) or not isinstance(unit.value, str):
+            raise self._source.refuse(node, "the first argument is a part's name in quotes, such as 'month'")
+        return dates.part(unit.value.lower(), value)
+
+    def _date_trunc(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "unit")
+        return dates.truncate(self._unit(node), self.check(node.this))
+
+    def _date_diff(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "expression", "unit")
+        return dates.difference(self._unit(node), self.check(node.expression), self.check(node.this))
+
+    def _unit(self, node: exp.Expr) -> str:
+        if not self._source.behind(node).lstrip("( ").startswith("'"):
+            raise self._source.refuse(node, "the first argument is a unit's name in quotes, such as 'month'")
+        return str(node.args["unit"].name).lower()
+
+    def _last_day(self, node: exp.Expr) -> Expression:
+        self._only(node, "this")
+        return dates.last_day(self.check(node.this))
+
     def _if(self, node: exp.Expr) -> Expression:
         self._only(node, "this", "true", "false")
         condition, value, other = (self.check(node.args[key]) for key in ("this", "true", "false"))
@@ -298,6 +365,8 @@ class Checker:
     def _named(self, node: exp.Expr) -> Expression:
         """A function that the parser does not know."""
         name, arguments = node.name.lower(), node.expressions
+        if (handler := self._functions().get(name)) is not None:
+            return handler(node)
         if len(arguments) == 2:
             table = arguments[0].unnest()
             if name in _LIST_FUNCTIONS and isinstance(table, exp.Array):
@@ -382,7 +451,7 @@ class Checker:
             raise self._source.refuse(
                 node,
                 f"CAST to {target.sql('duckdb')} is not supported",
-                "Cast to DOUBLE, FLOAT, BIGINT or BOOLEAN.",
+                "Cast to DOUBLE, FLOAT, BIGINT, BOOLEAN, DATE or TIMESTAMP.",
             )
         return build.cast(self.check(node.this), kind)
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timberline.training.features.build import ExpressionError, lookup
-from timberline.training.features.expressions import Expression, Literal, LookupTable, ValueType
+from timberline.training.features.build import lookup
+from timberline.training.features.expressions import (
+    Expression,
+    ExpressionError,
+    Literal,
+    LookupTable,
+    ValueType,
+)
 
 
 def look_up_list(values: Sequence[Expression], index: Expression) -> Expression:

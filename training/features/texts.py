@@ -13,8 +13,15 @@ import re
 import warnings
 from collections.abc import Sequence
 
-from timberline.training.features.build import ExpressionError, coalesce
-from timberline.training.features.expressions import Call, Expression, Literal, ValueType, is_whole_text
+from timberline.training.features.build import coalesce
+from timberline.training.features.expressions import (
+    Call,
+    Expression,
+    ExpressionError,
+    Literal,
+    ValueType,
+    is_whole_text,
+)
 
 # Longer texts count as that long: eight bits, and an expression each.
 LONGEST = 255

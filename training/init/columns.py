@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from timberline.registry.moments import DATE_TEXT, LARGEST_MOMENT, TIMESTAMP_TEXT
 from timberline.registry.signature import Thousands
 from timberline.training.config import ColumnKind, EtlSection
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal, literals
@@ -47,9 +48,6 @@ _DAYS: tuple[str, ...] = (
 )
 _DAYS += ("%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y")
 _TIMES = (" %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M", " %I:%M:%S %p", " %I:%M %p", " %H:%M:%S.%f")
-_ISO_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_ISO_TIME = "[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?"
-_OFFSET = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)?"
 _COMPACT_DAY = "(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
 _NAMED_LIKE_A_DATE = re.compile(r"date|day|time|dt", re.IGNORECASE)
 _SWAPPED = str.maketrans({"m": "d", "d": "m"})
@@ -391,7 +389,7 @@ def _find_moment(connection: Connection, rest: str) -> dict[str, Any] | None:
         return None
     is_iso_date, is_iso_time = _all(
         connection,
-        f"SELECT {_fits(rest, _ISO_DATE)}, {_fits(rest, _ISO_DATE + _ISO_TIME + _OFFSET)} FROM {CELLS}",
+        f"SELECT {_fits(rest, DATE_TEXT)}, {_fits(rest, TIMESTAMP_TEXT)} FROM {CELLS}",
     )
     if is_iso_date and (found := _range(connection, rest, "date", None)):
         return found
@@ -429,7 +427,9 @@ def _range(connection: Connection, rest: str, kind: Any, way: str | None) -> dic
     rows, known, low, high = _all(
         connection, f"SELECT count({rest}), count({moment}), min({moment}), max({moment}) FROM {CELLS}"
     )
-    return {"kind": kind, "format": way, "low": low, "high": high} if known == rows else None
+    if known < rows or not rows or max(abs(low), abs(high)) > LARGEST_MOMENT:
+        return None
+    return {"kind": kind, "format": way, "low": low, "high": high}
 
 
 def _moment_sql(rest: str, kind: str, way: str | None) -> str:

@@ -26,6 +26,7 @@ from timberline.training.features.expressions import (
     Literal,
     LookupTable,
     ValueType,
+    is_whole_text,
     may_be_zero,
 )
 
@@ -292,8 +293,8 @@ def _comparison(operator: str, a: Expression, b: Expression) -> Expression:
     if a.type is _VARCHAR:
         if operator not in {"eq", "ne"}:
             raise ExpressionError("text has no order here", "Compare it with = or IN.")
-        if not (isinstance(a, Literal) or isinstance(b, Literal)):
-            raise ExpressionError("text can be compared with constants only")
+        if not (isinstance(a, Literal) or isinstance(b, Literal) or (is_whole_text(a) and is_whole_text(b))):
+            raise ExpressionError("what is cut from text can be compared with constants only")
     if a.type is _BOOLEAN:
         a, b = as_number(a), as_number(b)
     return Call(operator, (a, b), _BOOLEAN, nullable=a.nullable or b.nullable, low=0, high=1, makes_nan=False)

@@ -9,7 +9,7 @@ from sqlglot import exp
 from sqlglot.expressions import apply_index_offset
 
 from timberline.training.errors import FeatureError
-from timberline.training.features import build, dates
+from timberline.training.features import build, dates, texts
 from timberline.training.features.advice import advise
 from timberline.training.features.expressions import Expression, ExpressionError, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
@@ -54,6 +54,7 @@ _PARTS: dict[type[exp.Expr], str] = {
     exp.Second: "second",
     exp.TimeToUnix: "epoch",
 }
+_HOLD_FUNCTIONS = {"prefix": "{}%", "suffix": "%{}"}
 _LIST_FUNCTIONS = {"list_extract", "list_element", "array_extract"}
 _WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
     ((exp.Window, exp.WithinGroup), "a window function"),
@@ -174,6 +175,24 @@ class Checker:
             exp.Bracket: self._bracket,
             exp.ToMap: self._map,
             exp.Anonymous: self._named,
+            exp.Lower: lambda node: self._cut("lower", node),
+            exp.Upper: lambda node: self._cut("upper", node),
+            exp.Trim: self._trim,
+            exp.Left: lambda node: self._cut("left", node, "expression"),
+            exp.Right: lambda node: self._cut("right", node, "expression"),
+            exp.Substring: self._substring,
+            exp.SplitPart: lambda node: self._cut("split_part", node, "delimiter", "part_index"),
+            exp.DPipe: self._join,
+            exp.Concat: self._join,
+            exp.Like: self._like,
+            exp.ILike: self._like,
+            exp.Escape: self._like,
+            exp.StartsWith: lambda node: self._holds("{}%", node.this, node.expression),
+            exp.EndsWith: lambda node: self._holds("%{}", node.this, node.expression),
+            exp.Contains: lambda node: self._holds("%{}%", node.this, node.expression),
+            exp.RegexpFullMatch: self._matches,
+            exp.RegexpLike: self._matches,
+            exp.Length: self._length,
             exp.Dot: self._dot,
             exp.TryCast: self._try_cast,
             exp.NullSafeEQ: lambda node: build.is_same(*self._pair(node)),
@@ -392,6 +411,8 @@ class Checker:
             table = arguments[0].unnest()
             if name in _LIST_FUNCTIONS and isinstance(table, exp.Array):
                 return look_up_list(self._checked(table.expressions), self.check(arguments[1]))
+            if name in _HOLD_FUNCTIONS:
+                return self._holds(_HOLD_FUNCTIONS[name], *arguments)
             if name == "map_extract_value" and isinstance(table, exp.Map | exp.ToMap):
                 return self._look_up(table, arguments[1])
         raise self._source.refuse(node, f"{self._describe(node)} is not supported", advise(node, name))
@@ -405,6 +426,63 @@ class Checker:
             raise self._source.refuse(node, f"{self._describe(node)} is not supported")
         found = read_learned(function, [self.check(argument) for argument in function.expressions])
         return self._learning.add(found, render(found.argument))
+
+    # Text.
+
+    def _cut(self, function: str, node: exp.Expr, *arguments: str) -> Expression:
+        self._only(node, "this", *arguments)
+        return texts.cut(function, *self._checked([node.args[key] for key in ("this", *arguments)]))
+
+    def _trim(self, node: exp.Expr) -> Expression:
+        if node.args.get("expression") is not None:
+            raise self._source.refuse(node, "trim takes one text, and cuts blanks", "trim(x).")
+        sides = {"": "trim", "LEADING": "ltrim", "TRAILING": "rtrim", "BOTH": "trim"}
+        return texts.cut(sides[node.args.get("position") or ""], self.check(node.this))
+
+    def _substring(self, node: exp.Expr) -> Expression:
+        start, count = (node.args.get(key) for key in ("start", "length"))
+        if not isinstance(start, exp.Literal) or start.name != "1" or count is None:
+            raise self._source.refuse(
+                node,
+                "a substring is cut from the first character on",
+                "Write left(x, 3), right(x, 3) or split_part.",
+            )
+        return texts.cut("left", self.check(node.this), self.check(count))
+
+    def _join(self, node: exp.Expr) -> Expression:
+        if isinstance(node, exp.Concat):
+            return texts.concat_skipping_null(self._checked(node.expressions))
+        return texts.concat(self._checked([node.this, node.expression]))
+
+    def _like(self, node: exp.Expr) -> Expression:
+        escape = node.expression.name if isinstance(node, exp.Escape) else ""
+        inner = node.this if isinstance(node, exp.Escape) else node
+        is_negated = bool(inner.args.get("negate"))
+        if not isinstance(inner, exp.Like | exp.ILike) or len(escape) > 1:
+            raise self._source.refuse(node, "ESCAPE takes one character, behind LIKE or ILIKE")
+        value, pattern = self._checked([inner.this, inner.expression])
+        found = texts.like(value, pattern, escape=escape, folded=isinstance(inner, exp.ILike))
+        return build.call("not", [found]) if is_negated else found
+
+    def _holds(self, form: str, value: exp.Expr, part: exp.Expr) -> Expression:
+        return texts.holds(self.check(value), self.check(part), form)
+
+    def _matches(self, node: exp.Expr) -> Expression:
+        is_anywhere = isinstance(node, exp.RegexpLike)
+        if is_anywhere and not self._source.is_function(node):
+            raise self._source.refuse(
+                node,
+                "~ means different things in DuckDB's versions",
+                "Write regexp_matches or regexp_full_match.",
+            )
+        flags = node.args.get("flag") or node.args.get("options")
+        self._only(node, "this", "expression", *(key for key in ("flag", "options") if node.args.get(key)))
+        value, pattern = self._checked([node.this, node.expression])
+        return texts.matches(value, pattern, flags.name if flags is not None else "", anywhere=is_anywhere)
+
+    def _length(self, node: exp.Expr) -> Expression:
+        self._only(node, "this")
+        return texts.length(self.check(node.this))
 
     def _try_cast(self, node: exp.Expr) -> Expression:
         limits = _LIMITS.get(node.args["to"].this)

@@ -167,6 +167,18 @@ def may_be_negative_zero(value: Expression) -> bool:
     return may_be_zero(value) and not is_whole_input
 
 
+def is_whole_text(value: Expression) -> bool:
+    """Whether a graph has the text itself, and not only the number of the word that it is."""
+    if isinstance(value, Literal | ColumnRef):
+        return True
+    match value.operator:
+        case "concat" | "coalesce":
+            return all(map(is_whole_text, value.arguments))
+        case "case":
+            return all(map(is_whole_text, (*value.arguments[1:-1:2], value.arguments[-1])))
+    return False
+
+
 def read_columns(value: Expression) -> tuple[str, ...]:
     """The names of the raw columns that it is computed from, each once, in the order of its text."""
     waiting, seen = [value], set[Expression]()

@@ -100,6 +100,40 @@ OPERATORS: dict[str, tuple[str, str]] = {
         "map {'a': 1, 'b': 2}[x], map(['a'], [1])[x], [10, 20][i], list_extract([10, 20], i)",
         "constant of a key, or of a place from 1 on (negative: from the end); NULL where there is none",
     ),
+    "lower": (
+        "lower(x), lcase(x)",
+        "small letters, one for one; to be compared with constants, or a category",
+    ),
+    "upper": ("upper(x), ucase(x)", "capital letters, one for one, as lower"),
+    "trim": (
+        "trim(x)",
+        "without the blanks at both ends: spaces, and no tabs; compared or a category, as lower",
+    ),
+    "ltrim": ("ltrim(x)", "without the blanks in front"),
+    "rtrim": ("rtrim(x)", "without the blanks at the end"),
+    "left": (
+        "left(x, 3), substr(x, 1, 3)",
+        "the first characters, a constant number; compared or a category, as lower",
+    ),
+    "right": ("right(x, 3)", "the last characters, as left"),
+    "split_part": (
+        "split_part(x, ',', 2)",
+        "a part, from 1 on (negative: from the end), of text split at one character; '' where there is none",
+    ),
+    "concat": (
+        "x || ' ' || y, concat(x, y)",
+        "joined text; with || NULL where one is, which concat passes over",
+    ),
+    "length": ("length(x), len(x)", "number of characters; 255 of longer texts"),
+    "like": (
+        "x LIKE 'a%', x NOT LIKE '_b', starts_with(x, 'a'), ends_with(x, 'b'), contains(x, 'c')",
+        "% is any text, _ one character; the pattern is a constant",
+    ),
+    "ilike": ("x ILIKE 'a%'", "LIKE of lower(x)"),
+    "regexp_full_match": (
+        "regexp_full_match(x, 'a|b'), regexp_matches(x, 'a.*b', 'i')",
+        "whether all of the text matches a constant pattern, or some of it",
+    ),
 }
 
 # Written with the operators above: how → what it means.
@@ -163,6 +197,10 @@ class Source:
         if "start" in function.meta:
             return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
         return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
+
+    def is_function(self, node: exp.Expr) -> bool:
+        """Whether it is written with a name and parentheses, and not as an operator."""
+        return "start" in node.meta
 
     def behind(self, function: exp.Expr) -> str:
         """The text behind a function's name."""

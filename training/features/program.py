@@ -30,6 +30,7 @@ from timberline.training.features.expressions import (
     read_columns,
 )
 from timberline.training.features.learned import Learned
+from timberline.training.features.texts import LONGEST
 
 LARGEST_FLOAT = 3.4028234663852886e38
 _NAN = "'nan'::DOUBLE"
@@ -255,7 +256,20 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
         case "atan2":
             parts = map(_plus_zero, call.arguments, arguments)
             return f"atan2({', '.join(parts)})"
-    return _function(operator, arguments)
+    return _text_function(call, arguments) or _function(operator, arguments)
+
+
+def _text_function(call: Call, arguments: list[str]) -> str | None:
+    match call.operator:
+        case "concat":
+            return f"({' || '.join(arguments)})"
+        case "like" | "ilike":
+            return f"({arguments[0]} {call.operator.upper()} {arguments[1]} ESCAPE '\\')"
+        case "length":
+            return f"CAST(length(left({arguments[0]}, {LONGEST})) AS DOUBLE)"
+        case "left" | "right" | "split_part":
+            return f"{call.operator}({', '.join(arguments[:-1])}, {int(call.arguments[-1].low)})"
+    return None
 
 
 def _lookup(table: LookupTable, expression: Expression, value: str) -> str:

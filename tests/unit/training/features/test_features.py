@@ -255,10 +255,8 @@ def test_expression_has_type_and_nullability(expression: str, type: ValueType, n
         ("SELECT * REPLACE (1 AS Slop) FROM raw", "1:24", "there is no input column 'Slop'"),
         ("SELECT * RENAME (Slope AS s) FROM raw", "1:8", "RENAME of a star is not supported"),
         ("SELECT other.Elevation FROM raw", "1:8", "there is no table 'other'"),
-        ("SELECT region || 'x' = 'y' AS f FROM raw", "1:8", "is not supported"),
-        ("SELECT region LIKE 'n%' AS f FROM raw", "1:8", "is not supported"),
         ("SELECT region < 'n' AS f FROM raw", "1:8", "text has no order here"),
-        ("SELECT region = region AS f FROM raw", "1:8", "text can be compared with constants only"),
+        ("SELECT lower(region) = region AS f FROM raw", "1:", "can be compared with constants only"),
         ("SELECT region = 1 AS f FROM raw", "1:8", "text and BIGINT cannot be mixed"),
         ("SELECT CAST(region AS DOUBLE) AS f FROM raw", "1:13", "text cannot be cast"),
         (

@@ -12,7 +12,7 @@ where such a file has no header, the columns of a line are all of the table's. I
 the comma, every body is taken for its own; else one by whose delimiter more names are found in the header,
 or as many fields as the table has columns.
 
-float32: little-endian, row by row in column order; NaN is NULL.
+float32: little-endian, row by row in column order; NaN is NULL, and a date the days since 1970-01-01.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ _SWAP = str.maketrans(",.", ".,")
 _NO_DIGIT = "'"
 
 Fields = Sequence[str]
+
+
+def lacks_float32(column: Column) -> bool:
+    """Whether float32 cannot hold the column's values: text, and timestamps, which would move by minutes."""
+    return column.datatype == "BYTES" or column.moment == "timestamp"
 
 
 class FieldReader:
@@ -235,6 +240,7 @@ class TableReader:
         self._layout = Layout.of(columns, table)
         self._by_name = self._layout.by_name
         self._rules = MatrixRules(columns)
+        self._inexact = next(iter([*self._rules.text, *filter(lacks_float32, columns)]), None)
         self._own_fields = FieldReader(table, is_own=True)
         self._fields = self._own_fields if table.delimiter == "," else FieldReader(table, is_own=False)
         self._booleans = tuple(column.name for column in columns if column.datatype == "BOOL")
@@ -260,11 +266,12 @@ class TableReader:
             MalformedBodyError: no rows, or the last is not whole.
             BatchTooLargeError, RowError: too many rows, or a value that its column does not take.
         """
-        if self._rules.text:
+        if self._inexact is not None:
             raise UnsupportedMediaError(
                 "float32 rows hold numbers only",
-                where=quote(self._rules.text[0].name),
-                hint="This column holds text; send application/json or text/csv.",
+                where=quote(self._inexact.name),
+                hint=f"This column holds {'text' if self._rules.text else 'timestamps'}; "
+                "send application/json or text/csv.",
             )
         width = len(self._by_name) * _FLOAT_BYTES
         count, rest = divmod(len(body), width)

@@ -225,7 +225,7 @@ def publish_verified(
             require_accuracy(parity.rows, parity.accuracy, inputs.metrics)
             replay_golden(model, parity.golden, program.columns)
             feeds = rows_to_feeds(parity.golden.rows[:1], program.columns)
-            row = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
+            row = measure_row(model, program, feeds, opset=inputs.export.opset)
             log_cost(row)
             describe = _describe_version(inputs, program, parity, tolerances, converters, created_at)
             version = store.publish(inputs.run.model, files, describe)

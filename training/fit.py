@@ -187,12 +187,6 @@ def open_splits(
     return Splits(train, validation, test, len(profile.classes), chosen)
 
 
-def load_fitted(prepared: Path) -> Fitted:
-    """What features.sql has learned from the training split in the folder ``prepared``."""
-    path = prepared / "fitted.json"
-    return decode_json(path.read_bytes(), Fitted) if path.exists() else Fitted()
-
-
 def train_network(config: ModelConfig, splits: Splits, checkpoints: Path, *, resume: bool) -> TrainedModel:
     """Train from the seed on, then calibrate; a function of the splits and ``config``.
 

@@ -625,7 +625,7 @@ def _check_tensor(tensor: RequestedInput, columns: Sequence[Column], *, is_singl
     if datatype not in NUMBERS and datatype != TEXT:
         known = ", ".join([*NUMBERS, TEXT])
         raise refuse_input(f"{datatype[:80]!r} is no datatype", tensor.name, hint=f"Known: {known}.")
-    wanted = columns[0].datatype if is_single or columns[0].datatype == TEXT else "FP64"
+    wanted: str = columns[0].datatype if is_single or columns[0].datatype == TEXT else "FP64"
     is_bool = all(column.datatype == BOOLEAN for column in columns)
     is_text = wanted == TEXT
     if is_single and columns[0].moment is not None:

@@ -1,6 +1,6 @@
 """The language of features.sql: its closed set of operators, and its text with the place of every error.
 
-The docs and errors quote the table of operators. Where DuckDB's own choice would be an error at run
+The docs quote the table of operators. Where DuckDB's own choice would be an error at run
 time or would differ between a table and a graph, the meaning is fixed here, and `program` writes SQL
 that has it:
 
@@ -64,22 +64,56 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "is_null": ("a IS NULL, a IS NOT NULL", "never NULL itself"),
     "case": ("CASE ... END, if(c, a, b), nullif(a, b)", "first branch that is true; NULL without ELSE"),
     "coalesce": ("coalesce(a, b, ...), ifnull(a, b)", "first that is not NULL"),
+    "year": ("year(d)", "proleptic Gregorian, as ISO 8601; 1 BC is 0"),
+    "quarter": ("quarter(d)", "1 to 4"),
+    "month": ("month(d)", "1 to 12"),
+    "day": ("day(d), dayofmonth(d)", "1 to 31"),
+    "dayofyear": ("dayofyear(d)", "1 to 366"),
+    "dayofweek": ("dayofweek(d), weekday(d)", "0 (Sunday) to 6"),
+    "isodow": ("isodow(d)", "1 (Monday) to 7"),
+    "week": ("week(d), weekofyear(d)", "of ISO 8601, 1 to 53"),
+    "isoyear": ("isoyear(d)", "the year that the ISO week is of"),
+    "hour": ("hour(ts)", "0 to 23; 0 of a date"),
+    "minute": ("minute(ts)", "0 to 59; 0 of a date"),
+    "second": ("second(ts)", "0 to 59, cut to whole seconds; 0 of a date"),
+    "epoch": ("epoch(d)", "seconds since 1970-01-01, with a fraction"),
+    "date_trunc": (
+        "date_trunc('unit', d)",
+        "the start of its year, quarter, month, week (Monday), day, hour, minute or second, a TIMESTAMP",
+    ),
+    "date_diff": (
+        "date_diff('unit', a, b), d2 - d1",
+        "how many starts of such a unit lie between; weeks are whole sevens of days; DATE - DATE is days",
+    ),
+    "last_day": ("last_day(d)", "the last DATE of its month"),
+    "date_add": ("d + n, d - n", "DATE and whole days; NULL beyond 99,999,999 days from 1970-01-01"),
+    "to_date": ("CAST(ts AS DATE)", "the day, in UTC"),
+    "to_timestamp": ("CAST(d AS TIMESTAMP)", "its first microsecond"),
     "to_double": ("CAST(a AS DOUBLE)", "a boolean becomes 0 or 1"),
     "to_bigint": ("CAST(a AS BIGINT), CAST(a AS INTEGER)", "half to even; a boolean becomes 0 or 1"),
     "to_float": ("CAST(a AS FLOAT)", "rounded to 32 bits; infinite beyond their range"),
+    "lookup": (
+        "map {'a': 1, 'b': 2}[x], map(['a'], [1])[x], [10, 20][i], list_extract([10, 20], i)",
+        "constant of a key, or of a place from 1 on (negative: from the end); NULL where there is none",
+    ),
 }
 
 # Written with the operators above: NAME → how.
-REWRITTEN = ("CAST(a AS BOOLEAN)", "radians(a)", "degrees(a)", "pi()", "trunc(a, digits)")
-
-SUPPORTED = (
-    "Supported: one SELECT of columns, *, * EXCLUDE (...), COLUMNS('regex') and named expressions FROM raw, "
-    "of constants and "
-    + "; ".join(written for written, _ in OPERATORS.values())
-    + "; "
-    + "; ".join(REWRITTEN)
-    + "."
+REWRITTEN = (
+    "CAST(a AS BOOLEAN)",
+    "radians(a)",
+    "degrees(a)",
+    "pi()",
+    "trunc(a, digits)",
+    "extract(part FROM d)",
+    "date_part('part', d)",
+    "DATE '2013-05-01'",
+    "TIMESTAMP '2013-05-01 10:00:00'",
 )
+
+# Where the language is described; every refusal ends with it.
+REFERENCE = "docs/reference/features.md"
+_EXCERPT_CHARS = 96
 
 
 class Source:
@@ -106,18 +140,17 @@ class Source:
             first = error.errors[0]
             raise self._error(
                 f"not valid SQL at {first['highlight']!r}: {_plain(first['description'])}",
-                f"{first['line']}:{max(first['col'] - len(first['highlight']), 0) + 1}",
+                first["line"],
+                max(first["col"] - len(first["highlight"]), 0) + 1,
             ) from None
         except SqlglotError as error:
-            raise self._error(f"not valid SQL: {str(error).splitlines()[0]}", "1:1") from None
+            raise self._error(f"not valid SQL: {str(error).splitlines()[0]}", 1, 1) from None
 
     def refuse(self, node: exp.Expr, what: str, hint: str = "") -> FeatureError:
-        """The error for ``what`` is wrong at ``node``; it lists what is supported."""
-        return self._error(what, self._position(node), hint)
-
-    def unknown(self, node: exp.Expr, what: str, hint: str) -> FeatureError:
-        """The error for a name that does not exist; ``hint`` says which do. The language is not listed."""
-        return FeatureError(f"{what}.", where=f"{self._file}:{self._position(node)}", hint=hint)
+        """The error for ``what`` is wrong at ``node``; ``hint`` is the nearest thing that is right."""
+        offset = _offset(node)
+        before = self._sql[:offset]
+        return self._error(what, before.count("\n") + 1, offset - before.rfind("\n"), hint)
 
     def name_of(self, function: exp.Expr) -> str:
         """A function's name as the author wrote it, or as sqlglot knows it."""
@@ -125,15 +158,28 @@ class Source:
             return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
         return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
 
-    def _position(self, node: exp.Expr) -> str:
-        offset = _offset(node)
-        before = self._sql[:offset]
-        line, column = before.count("\n") + 1, offset - before.rfind("\n")
-        return f"{line}:{column}"
+    def behind(self, function: exp.Expr) -> str:
+        """The text behind a function's name."""
+        return self._sql[function.meta["end"] + 1 :] if "end" in function.meta else ""
 
-    def _error(self, what: str, position: str, hint: str = "") -> FeatureError:
-        front = f"{hint} " if hint else ""
-        return FeatureError(f"{what}.", where=f"{self._file}:{position}", hint=front + SUPPORTED)
+    def _error(self, what: str, line: int, column: int, hint: str = "") -> FeatureError:
+        lines = self._sql.split("\n")
+        excerpt = _excerpt(lines[min(line, len(lines)) - 1].rstrip(), line, column)
+        return FeatureError(
+            what,
+            where=f"{self._file}:{line}:{column}",
+            hint=hint,
+            excerpt=f"{excerpt}\nThe language is described in {REFERENCE}.",
+        )
+
+
+def _excerpt(line: str, number: int, column: int) -> str:
+    """The line with its number, and a caret below the column; of a long line, what is around it."""
+    start = max(0, column - 1 - _EXCERPT_CHARS // 2) if len(line) > _EXCERPT_CHARS else 0
+    shown = line[start : start + _EXCERPT_CHARS].replace("\t", " ")
+    front = f"  {number} | " + ("…" if start else "")
+    back = "…" if start + _EXCERPT_CHARS < len(line) else ""
+    return f"{front}{shown}{back}\n{'^':>{len(front) + column - start}}"
 
 
 def _plain(description: str) -> str:
@@ -156,8 +202,8 @@ def _offset(node: exp.Expr) -> int:
     return 0
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """``did you mean 'x'?`` for a misspelt name, or nothing."""
     by_folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=cutoff)
     return f"Did you mean {by_folded[near[0]]!r}?" if near else ""

@@ -79,7 +79,7 @@ class MissingFlags(_Columns):
 class CategoryCodes(_Columns):
     """The columns that are categories as INT64: (rows, features) → (rows, categories).
 
-    A code is a finite whole number in every row, NULL has one too; so the cast is the same on every processor.
+    A code is a whole number in every row, and NULL has one; so the cast is the same on every processor.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -151,9 +151,9 @@ class CategoryEmbedding(CategoryTable):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class OneHotProduct(CategoryTable):
-    """What a dense layer makes of the categories' one-hots: the sum of a row each, (rows, codes) → (rows, width).
+    """What a dense layer makes of the one-hots: the sum of a row a category, (rows, codes) → (rows, width).
 
-    The same sum in another order is a product with the one-hots, which few values train faster with.
+    The same sum in another order is a product with the one-hots, with which few values train faster.
     """
 
     def call(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -44,9 +44,9 @@ from timberline.training.model.scaling import (
 FEATURES_INPUT = "features"
 PROBABILITIES = "probabilities"
 _NUMBERS, _FILL_NULL = "numbers", "fill_null"
-# An embedding is the fourth root of the number of values wide, Google's rule of thumb ("Introducing TensorFlow
-# Feature Columns", developers.googleblog.com, 2017), raised to a power of two, so that few widths, each a
-# matrix of its own in the graph, serve all columns: 4 up to 256 values, 8 up to 4,096, 16 up to 65,536.
+# An embedding is as wide as the fourth root of the number of values, Google's rule of thumb ("Introducing
+# TensorFlow Feature Columns", developers.googleblog.com, 2017), raised to a power of two: few widths, each a
+# matrix of its own in the graph, serve all columns. 4 up to 256 values, 8 up to 4,096, 16 up to 65,536.
 _LEAST_WIDTH = 4
 _SPREAD = 0.05  # of an embedding's rows at first; Keras' own default
 
@@ -97,7 +97,7 @@ def _dense(
     precision: str,
     initializer: keras.initializers.Initializer,
 ) -> Any:
-    """A dense layer over ``x`` and over one-hots, whose product with its weights is given; either may be None."""
+    """A dense layer over ``x`` and over one-hots, of which the product is given; either may be None."""
     options = {"kernel_initializer": initializer, "dtype": precision, "name": name}
     if one_hots is None:
         return keras.layers.Dense(units, activation=activation, **options)(x)
@@ -135,7 +135,7 @@ def _code_numbers(
 def _code_categories(
     inputs: Any, config: Network, statistics: FeatureStatistics, units: int, seed: int
 ) -> tuple[list[Any], Any | None]:
-    """The categories as the first layer, of so many units, gets them: embeddings, and the product of one-hots."""
+    """The categories as the first layer, of ``units``, gets them: embeddings, and the product of one-hots."""
     counts = list(statistics.categories.values())
     by_width: dict[int, list[int]] = {}  # 0: one-hot
     for place, rows in enumerate(counts):

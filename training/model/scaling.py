@@ -74,7 +74,8 @@ def measure_features(
         DatasetError: a number is infinite or NULL in every row, or a class has no row.
     """
     sizes = tuple(category_sizes) or (None,) * len(names)
-    categories = {i: np.zeros(size, np.int64) for i, size in enumerate(sizes) if size is not None}
+    categories = {i: size for i, size in enumerate(sizes) if size is not None}
+    codes = {i: np.zeros(size, np.int64) for i, size in categories.items()}
     numbers = np.array([i for i, size in enumerate(sizes) if size is None], np.int64)
     names = tuple(names[i] for i in numbers)
     width = len(names)
@@ -85,8 +86,8 @@ def measure_features(
     held: list[FeatureArray] = []
     rows = held_rows = 0
     for every, labels in batches:
-        for place, rows_by_code in categories.items():
-            rows_by_code += np.bincount(every[:, place].astype(np.int64), minlength=len(rows_by_code))
+        for place, size in categories.items():
+            codes[place] += np.bincount(every[:, place].astype(np.int64), minlength=size)
         features = every[:, numbers]
         known = ~np.isnan(features)
         block = features.astype(np.float64)
@@ -112,9 +113,7 @@ def measure_features(
     deviation = np.sqrt(squares / count)
     sample = np.concatenate(held)
     nulls = rows - count
-    return FeatureStatistics(
-        rows, minimum, maximum, mean, deviation, nulls, sample, classes, numbers, categories
-    )
+    return FeatureStatistics(rows, minimum, maximum, mean, deviation, nulls, sample, classes, numbers, codes)
 
 
 def _refuse_infinite(block: FloatArray, names: tuple[str, ...]) -> None:

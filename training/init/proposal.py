@@ -376,7 +376,7 @@ def _score_alone(connection: Connection, column: ColumnLook, target: ColumnLook)
                 SELECT part, mode(class ORDER BY class) AS class
                 FROM cut WHERE NOT is_held_out GROUP BY part
             )
-            SELECT count_if(coalesce(by_value.class, by_part.class) = cut.class)
+            SELECT count(*) FILTER (coalesce(by_value.class, by_part.class) = cut.class)
             FROM cut LEFT JOIN by_value USING (value) LEFT JOIN by_part ON cut.part = by_part.part
             WHERE is_held_out
             """,

@@ -2,7 +2,8 @@
 hashes of the rows that are learned from.
 
 A feature that is a raw column under its own name is stored once. What was written is then read
-back: a feature that is NULL, NaN or infinite in any row stops the run.
+back: a feature that is NaN or infinite in any row stops the run, as does one that is NULL, unless a column
+that it is computed from is NULL in that row, and may be.
 """
 
 from __future__ import annotations
@@ -138,11 +139,15 @@ def check_features(
     # A folder called a=7 in the path of DATA would otherwise stand for column a.
     source = f"read_parquet([{', '.join(files)}], hive_partitioning=false)"
     values = [_value(config, program, feature) for feature in program.features]
-    bad = [[f"count(*) - count_if({_is_usable(value)})"] for value in values]
+    usable = [
+        _is_usable(config, feature, value, is_nullable=is_nullable)
+        for feature, value, is_nullable in zip(program.features, values, program.nullable, strict=True)
+    ]
+    bad = [[f"count_if(NOT ({test}))"] for test in usable]
     found = fetch_aggregates(connection, bad, source, statement_columns=statement_columns, progress=progress)
-    for feature, value, (count,) in zip(program.features, values, found, strict=True):
+    for feature, value, test, (count,) in zip(program.features, values, usable, found, strict=True):
         if count:
-            raise _unusable(connection, config, feature, value, source, count)
+            raise _unusable(connection, config, feature, value, f"{source} WHERE NOT ({test})", count)
 
 
 def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> str:
@@ -152,19 +157,24 @@ def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> st
     return quote(feature.stored_name)
 
 
-def _is_usable(value: str) -> str:
-    return f"isfinite(CAST({value} AS FLOAT))"
+def _is_usable(config: ModelConfig, feature: Feature, value: str, *, is_nullable: bool) -> str:
+    is_finite = f"coalesce(isfinite(CAST({value} AS FLOAT)), false)"
+    if not is_nullable:
+        return is_finite
+    # What divides by zero is NULL too, whatever its columns may be.
+    read = [name for name in read_columns(feature.expression) if config.columns[name].nullable]
+    nulls = " OR ".join(f"{quote(name)} IS NULL" for name in read)
+    return f"{is_finite} OR ({value} IS NULL AND ({nulls}))"
 
 
 def _unusable(
-    connection: Connection, config: ModelConfig, feature: Feature, value: str, source: str, count: int
+    connection: Connection, config: ModelConfig, feature: Feature, value: str, rows: str, count: int
 ) -> DatasetError:
     inputs = read_columns(feature.expression)[:_SHOWN_INPUTS]
     shown = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in inputs)
     row, got, *raw = fetch_row(
         connection,
-        f"SELECT {ROW_COLUMN}, CAST({value} AS VARCHAR), {shown} FROM {source} "
-        f"WHERE NOT coalesce({_is_usable(value)}, false) ORDER BY {ROW_COLUMN} LIMIT 1",
+        f"SELECT {ROW_COLUMN}, CAST({value} AS VARCHAR), {shown} FROM {rows} ORDER BY {ROW_COLUMN} LIMIT 1",
     )
     known = ", ".join(
         f"{name} = {'NULL' if item is None else item}" for name, item in zip(inputs, raw, strict=True)

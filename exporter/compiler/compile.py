@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 
 from timberline.exporter.compiler.choices import CHOOSING, Table, tabulate, write, write_truth
+from timberline.exporter.compiler.dates import build_of_dates
 from timberline.exporter.compiler.emit import Emitter, build_model, share_out
 from timberline.exporter.compiler.formulas import build_formula
 from timberline.exporter.compiler.scalars import NAN, Affine, Scalar, ScalarGraph, is_exact
@@ -122,6 +123,9 @@ class Lowering:
             return self._case(expression)
         if expression.operator == "coalesce":
             return self._coalesce(expression)
+        of_dates = build_of_dates(self._graph, expression, self.value)
+        if of_dates is not None:
+            return of_dates
         argument = self._angle if expression.operator in {"sin", "cos"} else self.value
         formula = build_formula(self._graph, expression, [argument(a) for a in expression.arguments])
         assert formula is not None, expression.operator

@@ -52,13 +52,14 @@ _DIRECT = {
 
 def _intdiv(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     a, b = arguments
-    quotient = _cut(graph, graph.make("Div", a, b))
+    quotient = cut(graph, graph.make("Div", a, b))
     if not may_be_zero(call.arguments[1]):
         return quotient
     return graph.choose(graph.make("Equal", b, graph.number(0.0)), graph.number(NAN), quotient)
 
 
-def _cut(graph: ScalarGraph, value: Scalar) -> Scalar:
+def cut(graph: ScalarGraph, value: Scalar) -> Scalar:
+    """The value cut towards zero."""
     is_negative = graph.make("Less", value, graph.number(0.0))
     return graph.choose(is_negative, graph.make("Ceil", value), graph.make("Floor", value))
 
@@ -176,7 +177,7 @@ _Formula = Callable[[ScalarGraph, Call, list[Scalar]], Scalar]
 _FORMULAS: dict[str, _Formula] = {
     "div": lambda graph, call, a: graph.make("Div", a[0], _plus_zero(graph, call.arguments[1], a[1])),
     "intdiv": _intdiv,
-    "trunc": lambda graph, _, a: _cut(graph, *a),
+    "trunc": lambda graph, _, a: cut(graph, *a),
     "round": _round,
     "to_bigint": _to_bigint,
     "to_double": lambda _, __, a: a[0],

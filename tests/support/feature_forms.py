@@ -40,8 +40,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "(-x) ^ -1",
         "n ^ 1",
     ),
-    "sin": ("sin(i)", "sin(radians(n))", "sin(y / 0)", "sin(x / 1e9)"),
-    "cos": ("cos(i)", "cos(radians(n))", "cos(y / 0)", "cos(x / 1e9)"),
+    "sin": ("sin(i)", "sin(radians(n))", "sin(y / 0)", "sin(x / 1e9)", "sin(month(e) * pi() / 6)"),
+    "cos": ("cos(i)", "cos(radians(n))", "cos(y / 0)", "cos(x / 1e9)", "cos(dayofweek(d) * 2 * pi() / 7)"),
     "tan": ("tan(i)", "tan(n / 100)", "tan(degrees(i))"),
     "asin": ("asin(x)", "asin(n / 255)", "asin(sign(i))", "asin(x / 100)"),
     "acos": ("acos(x)", "acos(n / 255)", "acos(sign(i))", "acos(1 - abs(x) / 1e8)"),
@@ -122,7 +122,93 @@ CASES: dict[str, tuple[str, ...]] = {
         "i + CAST(0.5 AS BIGINT)",
     ),
     "to_float": ("CAST(x AS FLOAT)", "x - CAST(x AS FLOAT)", "CAST(y AS FLOAT) / 3", "CAST(i AS FLOAT)"),
+    "lookup": (
+        "map {'red': 1, 'it''s': -2.5, '': NULL}[u]",
+        "map(['red', 'ö'], [7, 8])[t] + 1",
+        "map {'red': 'warm', 'blue': 'cold', '': NULL}[u] = 'cold'",
+        "map {'warm': 3}[map {'red': 'warm', 'blue': 'cold'}[u]]",
+        "map {'red': 1, 'x': 2}[coalesce(u, t)]",
+        "map_extract_value(map {1: 0.5, -3: 2, 1000: 4}, n)",
+        "map {0.5: 1, -0.75: 2, 0: 3}[y]",
+        "map {0: 1, 1: 5}[x]",
+        "map {true: 5, false: 2}[c]",
+        "coalesce(map {'red': true, 'blue': false}[u], false)",
+        "[10, 20, 30][n]",
+        "[10, NULL, 30][3]  + i",
+        "[10, 20, 30][CAST(y AS INTEGER)]",
+        "list_extract([1.5, 2, 3], i)",
+        "['a', 'b'][n] = 'b'",
+        "(['a', 'red', 'b'])[n] IS NULL",
+        "map {1e10: 1, 5: 2}[x]",
+    ),
+    "year": (
+        "year(d)",
+        "year(e)",
+        "year(p)",
+        "year(q)",
+        "year(d - 800000)",
+        "extract(year FROM CAST(q AS DATE))",
+    ),
+    "quarter": ("quarter(d)", "quarter(q)", "date_part('quarter', e)"),
+    "month": ("month(d)", "month(q)", "month(e) IN (6, 7, 8)"),
+    "day": ("day(d)", "dayofmonth(e)", "day(q)", "day(p) = 1"),
+    "dayofyear": ("dayofyear(d)", "extract(doy FROM e)", "dayofyear(q)"),
+    "dayofweek": ("dayofweek(d)", "weekday(e)", "dayofweek(q)", "date_part('dow', p) IN (0, 6)"),
+    "isodow": ("isodow(d)", "isodow(e)", "isodow(q)"),
+    "week": ("week(d)", "weekofyear(e)", "week(q)"),
+    "isoyear": ("isoyear(d)", "isoyear(e)", "isoyear(q)"),
+    "hour": ("hour(p)", "hour(q)", "hour(d)", "hour(e)", "hour(q) BETWEEN 8 AND 17"),
+    "minute": ("minute(p)", "minute(q)", "minute(e)"),
+    "second": ("second(p)", "second(q)", "second(d)"),
+    "epoch": ("epoch(d)", "epoch(e)", "epoch(p)", "epoch(q) - epoch(p)"),
+    "date_trunc": tuple(
+        f"epoch(date_trunc('{unit}', {column}))"
+        for unit in ("year", "quarter", "month", "week", "day", "hour", "minute", "second")
+        for column in ("d", "q")
+    ),
+    "date_diff": (
+        *(
+            f"date_diff('{unit}', {pair})"
+            for unit in ("year", "quarter", "month", "week", "day", "hour", "minute", "second")
+            for pair in ("d, e", "p, q", "p, e", "d - 900000, d", "'2013-05-01', q")
+        ),
+        "d - e",
+        "e - DATE '2000-01-01'",
+    ),
+    "last_day": ("day(last_day(d))", "day(last_day(e))", "last_day(q) - CAST(q AS DATE)"),
+    "date_add": (
+        "year(d + 30)",
+        "dayofweek(e - 1)",
+        "day(1 + d)",
+        "year(d + i)",
+        "month(e - n)",
+        "(d + i * 1000) - d",
+        "year(d + CAST(y AS BIGINT))",
+    ),
+    "to_date": ("p = CAST(p AS DATE)", "CAST(q AS DATE) - d", "greatest(e, CAST(q AS DATE)) - d"),
+    "to_timestamp": (
+        "epoch(CAST(d AS TIMESTAMP))",
+        "d < p",
+        "e >= q",
+        "epoch(coalesce(q, e, '2000-01-01'))",
+        "epoch(least(e, q))",
+        "CASE WHEN e IS NULL THEN p ELSE d END > TIMESTAMP '2000-01-01 12:00:00'",
+    ),
 }
+# Comparisons of dates, NULL among them.
+DATE_CHOICES = (
+    "d = '2000-01-01'",
+    "e <> DATE '2000-01-01'",
+    "e < '1970-01-01'",
+    "q BETWEEN '1970-01-01' AND TIMESTAMP '2000-01-01 10:00:00'",
+    "e IN ('2000-01-01', DATE '1970-01-01', NULL)",
+    "coalesce(e >= '2000-01-01', false)",
+    "CASE WHEN e < '1900-01-01' THEN 1 WHEN e < '2000-01-01' THEN 2 ELSE 3 END",
+    "nullif(e, '1970-01-01') IS NULL",
+    "CASE e WHEN '1970-01-01' THEN 1 WHEN d THEN 2 END",
+    "e IS NULL",
+    "greatest(d, e, '2000-01-01') = d",
+)
 # Operators whose double result is not defined to the last bit by IEEE 754.
 ROUNDED = {"exp", "ln", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"}
 

@@ -14,11 +14,13 @@ import math
 from collections.abc import Callable, Sequence
 
 from timberline.registry.signature import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
+from timberline.training.features import dates
 from timberline.training.features.expressions import (
     INFINITY,
     LARGEST_DOUBLE,
     Call,
     Expression,
+    ExpressionError,
     Literal,
     LookupTable,
     ValueType,
@@ -35,14 +37,6 @@ _ROUNDING = {"floor", "ceil", "trunc", "round"}
 # (low, high, whether arguments that are not NULL can give NaN)
 Bounds = tuple[float, float, bool]
 ANYTHING: Bounds = (-INFINITY, INFINITY, False)
-
-
-class ExpressionError(Exception):
-    """The expression has no meaning in the language; becomes a FeatureError with its position."""
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.hint = hint
 
 
 def number(value: float) -> Literal:
@@ -68,6 +62,8 @@ def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa:
             return call("mul", [arguments[0], number(180 / PI)])
         case "pow":
             return _power(*arguments)
+        case "add" | "sub" if any(a.type.is_moment for a in arguments):
+            return dates.arithmetic(operator, *arguments)
     for argument in arguments:
         _need_number(argument, operator)
     first = arguments[0]
@@ -93,13 +89,18 @@ def _flatten(operator: str, arguments: Sequence[Expression]) -> list[Expression]
 
 def extreme(operator: str, arguments: Sequence[Expression]) -> Expression:
     """``greatest`` or ``least``, which skip NULLs."""
-    for argument in arguments:
-        _need_number(argument, operator)
+    if any(a.type.is_moment for a in arguments):
+        arguments = dates.unify(arguments)
+        kind = arguments[0].type
+    else:
+        for argument in arguments:
+            _need_number(argument, operator)
+        kind = _common_type(arguments)
     if len(arguments) == 1:
         return arguments[0]
     low, high, _ = hull(arguments)
     nullable = all(a.nullable for a in arguments)
-    return Call(operator, tuple(arguments), _common_type(arguments), nullable, low, high)
+    return Call(operator, tuple(arguments), kind, nullable, low, high)
 
 
 def coalesce(arguments: Sequence[Expression]) -> Expression:
@@ -130,18 +131,29 @@ def code(value: Expression, vocabulary: Sequence[str]) -> Expression:
 
 def lookup(value: Expression, table: LookupTable) -> Expression:
     """What ``table`` has for ``value``; texts give texts, and of numbers whole ones whole ones."""
+    if isinstance(value, Literal):
+        known = dict(zip(table.keys, table.values, strict=True))
+        constant = table.null if value.value is None else known.get(value.value, table.other)
+        return Literal(constant, _type_of_constants([*table.values, table.other, table.null]))
     found = [*table.values, table.other, *([table.null] if value.nullable else [])]
-    known = [v for v in found if v is not None]
-    nullable = len(known) < len(found)
+    numbers = [float(v) for v in found if not isinstance(v, str) and v is not None] or [0.0]
+    kind = _type_of_constants(found)
+    return Call("lookup", (value,), kind, None in found, min(numbers), max(numbers), table=table)
+
+
+def _type_of_constants(values: Sequence[float | str | None]) -> ValueType:
+    known = [v for v in values if v is not None]
     if any(isinstance(v, str) for v in known):
-        return Call("lookup", (value,), _VARCHAR, nullable, table=table)
-    numbers = [float(v) for v in known] or [0.0]
-    kind = _BIGINT if all(n.is_integer() for n in numbers) else _DOUBLE
-    return Call("lookup", (value,), kind, nullable, min(numbers), max(numbers), table=table)
+        return _VARCHAR
+    return _BIGINT if all(float(v).is_integer() for v in known) else _DOUBLE
 
 
 def cast(value: Expression, kind: str) -> Expression:
-    """CAST to DOUBLE, FLOAT, BIGINT or BOOLEAN."""
+    """CAST to DOUBLE, FLOAT, BIGINT, BOOLEAN, DATE or TIMESTAMP."""
+    if kind in {"DATE", "TIMESTAMP"}:
+        return dates.cast(value, ValueType(kind))
+    if value.type.is_moment:
+        raise dates.refuse(value)
     if value.type is _VARCHAR:
         raise ExpressionError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
     if kind == "BOOLEAN":
@@ -182,6 +194,8 @@ def as_boolean(value: Expression) -> Expression:
         return Literal(None, _BOOLEAN)
     if value.type is _VARCHAR:
         raise ExpressionError("text is not a condition", "Compare it: `name = 'value'`.")
+    if value.type.is_moment:
+        raise dates.refuse(value)
     return value if value.type is _BOOLEAN else _comparison("ne", value, number(0.0))
 
 
@@ -222,6 +236,8 @@ def _power(base: Expression, exponent: Expression) -> Expression:
 
 
 def _need_number(value: Expression, operator: str) -> None:
+    if value.type.is_moment:
+        raise dates.refuse(value)
     if not value.type.is_number:
         name = {"add": "+", "sub": "-", "mul": "*", "div": "/", "intdiv": "//", "mod": "%", "neg": "-"}
         hint = "Write CAST(... AS INTEGER)." if value.type is _BOOLEAN else "Compare it: `name = 'value'`."
@@ -231,6 +247,8 @@ def _need_number(value: Expression, operator: str) -> None:
 def _unify(values: Sequence[Expression]) -> list[Expression]:
     """The values under one type; NULL takes any, booleans become numbers beside numbers."""
     kinds = {v.type for v in values if not (isinstance(v, Literal) and v.value is None)}
+    if any(kind.is_moment for kind in kinds):
+        return dates.unify(values)
     if _VARCHAR in kinds and len(kinds) > 1:
         raise ExpressionError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
     if kinds in ({_BOOLEAN}, {_VARCHAR}):

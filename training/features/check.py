@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Sequence, Set
 
 from sqlglot import exp
+from sqlglot.expressions import apply_index_offset
 
 from timberline.training.errors import FeatureError
-from timberline.training.features import build
+from timberline.training.features import build, dates
 from timberline.training.features.advice import advise
-from timberline.training.features.build import ExpressionError
-from timberline.training.features.expressions import Expression, Literal, ValueType
+from timberline.training.features.expressions import Expression, ExpressionError, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
 from timberline.training.features.learned import SCHEMA, Learning, read_learned
+from timberline.training.features.literals import look_up_list, look_up_map
 from timberline.training.features.program import render
 from timberline.training.features.relation import Named, Relation
 
@@ -24,14 +25,34 @@ _SIMPLE = frozenset({*OPERATORS, "nullif", "radians", "degrees"})
 # Whole numbers up to here are exact as DOUBLE.
 _LARGEST_EXACT = 2**53
 # Flags of sqlglot classes for other dialects; in DuckDB's they are fixed.
-_DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type"}
+_DIALECT_FLAGS = {"typed", "safe", "ignore_nulls", "_type", "date_part_boundary"}
 _CASTS = {
     exp.DType.DOUBLE: "DOUBLE",
     exp.DType.FLOAT: "FLOAT",
     exp.DType.BIGINT: "BIGINT",
     exp.DType.INT: "BIGINT",
     exp.DType.BOOLEAN: "BOOLEAN",
+    exp.DType.DATE: "DATE",
+    exp.DType.TIMESTAMP: "TIMESTAMP",
+    exp.DType.TIMESTAMPNTZ: "TIMESTAMP",
 }
+_PARTS: dict[type[exp.Expr], str] = {
+    exp.Year: "year",
+    exp.Quarter: "quarter",
+    exp.Month: "month",
+    exp.Week: "week",
+    exp.WeekOfYear: "week",
+    exp.Day: "day",
+    exp.DayOfMonth: "day",
+    exp.DayOfWeek: "dayofweek",
+    exp.DayOfWeekIso: "isodow",
+    exp.DayOfYear: "dayofyear",
+    exp.Hour: "hour",
+    exp.Minute: "minute",
+    exp.Second: "second",
+    exp.TimeToUnix: "epoch",
+}
+_LIST_FUNCTIONS = {"list_extract", "list_element", "array_extract"}
 _WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
     ((exp.Window, exp.WithinGroup), "a window function"),
     ((exp.Query, exp.Exists), "a subquery"),
@@ -124,6 +145,12 @@ class Checker:
 
     def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
         return {
+            **dict.fromkeys(_PARTS, self._part),
+            exp.Extract: lambda node: dates.part(node.name.lower(), self.check(node.expression)),
+            exp.TimestampTrunc: self._date_trunc,
+            exp.DateTrunc: self._date_trunc,
+            exp.DateDiff: self._date_diff,
+            exp.LastDay: self._last_day,
             exp.Paren: lambda node: self.check(node.this),
             exp.Column: self._column,
             exp.Literal: self._literal,
@@ -142,8 +169,27 @@ class Checker:
             exp.Case: self._case,
             exp.If: self._if,
             exp.Cast: self._cast,
+            exp.Bracket: self._bracket,
+            exp.ToMap: self._map,
+            exp.Anonymous: self._named,
             exp.Dot: self._dot,
         }
+
+    def _functions(self) -> dict[str, Callable[[exp.Expr], Expression]]:
+        """Functions that sqlglot has no class for, by their names."""
+        return {
+            "isoyear": lambda node: dates.part("isoyear", *self._exactly(node, 1)),
+            "weekday": lambda node: dates.part("weekday", *self._exactly(node, 1)),
+            "date_part": self._date_part,
+            "datepart": self._date_part,
+        }
+
+    def _exactly(self, node: exp.Expr, count: int) -> list[Expression]:
+        if len(node.expressions) != count:
+            raise self._source.refuse(
+                node, f"{self._describe(node)} takes {count} argument{'s' * (count > 1)}"
+            )
+        return [self.check(argument) for argument in node.expressions]
 
     def _describe(self, node: exp.Expr) -> str:
         """What a refused piece of SQL is, in the user's words."""
@@ -170,7 +216,7 @@ class Checker:
                 raise self._source.refuse(node, f"{self._describe(node)} has too few arguments")
 
     def _list(self, node: exp.Expr) -> list[Expression]:
-        return [self.check(argument) for argument in (node.this, *node.expressions)]
+        return self._checked([node.this, *node.expressions])
 
     def _column(self, node: exp.Expr) -> Expression:
         named = self.read_column(node)
@@ -236,10 +282,82 @@ class Checker:
         default = node.args.get("default")
         return build.case(branches, self.check(default) if default is not None else build.NULL)
 
+    def _part(self, node: exp.Expr) -> Expression:
+        self._only(node, "this")
+        return dates.part(_PARTS[type(node)], self.check(node.this))
+
+    def _date_part(self, node: exp.Expr) -> Expression:
+        unit, value = self._exactly(node, 2)
+        if not isinstance(unit, Literal) or not isinstance(unit.value, str):
+            raise self._source.refuse(node, "the first argument is a part's name in quotes, such as 'month'")
+        return dates.part(unit.value.lower(), value)
+
+    def _date_trunc(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "unit")
+        return dates.truncate(self._unit(node), self.check(node.this))
+
+    def _date_diff(self, node: exp.Expr) -> Expression:
+        self._only(node, "this", "expression", "unit")
+        return dates.difference(self._unit(node), self.check(node.expression), self.check(node.this))
+
+    def _unit(self, node: exp.Expr) -> str:
+        if not self._source.behind(node).lstrip("( ").startswith("'"):
+            raise self._source.refuse(node, "the first argument is a unit's name in quotes, such as 'month'")
+        return str(node.args["unit"].name).lower()
+
+    def _last_day(self, node: exp.Expr) -> Expression:
+        self._only(node, "this")
+        return dates.last_day(self.check(node.this))
+
     def _if(self, node: exp.Expr) -> Expression:
         self._only(node, "this", "true", "false")
         condition, value, other = (self.check(node.args[key]) for key in ("this", "true", "false"))
         return build.case([(condition, value)], other)
+
+    def _bracket(self, node: exp.Expr) -> Expression:
+        """``[10, 20][i]``, ``map(['a'], [1])[x]``."""
+        inner = node.this.unnest()
+        if isinstance(inner, exp.Array) and len(node.expressions) == 1:
+            # The parser has made an index that it knows to be a number one less, as other dialects count.
+            (index,) = apply_index_offset(inner, node.expressions, 1, "duckdb")
+            return look_up_list(self._checked(inner.expressions), self.check(index))
+        if isinstance(inner, exp.Map | exp.ToMap) and len(node.expressions) == 1:
+            return self._look_up(inner, node.expressions[0])
+        raise self._source.refuse(
+            node,
+            f"`{node.sql('duckdb')[:60]}` is not supported",
+            "Brackets look up in a list or map of constants: map {'a': 1}[x].",
+        )
+
+    def _map(self, node: exp.Expr) -> Expression:
+        """``map {'a': 1}[x]``, whose brackets the parser takes to be those of what is in braces."""
+        if isinstance(node.this, exp.Bracket) and len(node.this.expressions) == 1:
+            return self._look_up(exp.ToMap(this=node.this.this), node.this.expressions[0])
+        raise self._source.refuse(node, "a map is no value", "Look something up in it: map {'a': 1}[x].")
+
+    def _look_up(self, table: exp.Map | exp.ToMap, key: exp.Expr) -> Expression:
+        if isinstance(table, exp.Map):
+            keys, values = (getattr(table.args.get(name), "expressions", []) for name in ("keys", "values"))
+        else:
+            pairs = [pair for pair in table.this.expressions if isinstance(pair, exp.PropertyEQ)]
+            keys, values = [pair.this for pair in pairs], [pair.expression for pair in pairs]
+        return look_up_map(self._checked(keys), self._checked(values), self.check(key))
+
+    def _named(self, node: exp.Expr) -> Expression:
+        """A function that the parser does not know."""
+        name, arguments = node.name.lower(), node.expressions
+        if (handler := self._functions().get(name)) is not None:
+            return handler(node)
+        if len(arguments) == 2:
+            table = arguments[0].unnest()
+            if name in _LIST_FUNCTIONS and isinstance(table, exp.Array):
+                return look_up_list(self._checked(table.expressions), self.check(arguments[1]))
+            if name == "map_extract_value" and isinstance(table, exp.Map | exp.ToMap):
+                return self._look_up(table, arguments[1])
+        raise self._source.refuse(node, f"{self._describe(node)} is not supported", advise(node, name))
+
+    def _checked(self, nodes: Sequence[exp.Expr]) -> list[Expression]:
+        return [self.check(node) for node in nodes]
 
     def _dot(self, node: exp.Expr) -> Expression:
         function = node.expression
@@ -255,7 +373,7 @@ class Checker:
             raise self._source.refuse(
                 node,
                 f"CAST to {target.sql('duckdb')} is not supported",
-                "Cast to DOUBLE, FLOAT, BIGINT or BOOLEAN.",
+                "Cast to DOUBLE, FLOAT, BIGINT, BOOLEAN, DATE or TIMESTAMP.",
             )
         return build.cast(self.check(node.this), kind)
 

@@ -11,12 +11,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from timberline.registry.moments import FIRST_DAY, LARGEST_MOMENT, LAST_DAY
 from timberline.registry.runs import code_column
 from timberline.registry.runtime.files import digest_bytes
 
 INFINITY = float("inf")
 LARGEST_DOUBLE = 1.7976931348623157e308
 LARGEST_BIGINT = float(2**63)
+DAY_US = 86_400_000_000.0
+# A date that is computed and lies further from 1970-01-01 is NULL: years -271821 to 275760.
+LARGEST_DAY = 99_999_999.0
+
+
+class ExpressionError(Exception):
+    """The expression has no meaning in the language; becomes a FeatureError with its position."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.hint = hint
 
 
 class ValueType(StrEnum):
@@ -74,6 +86,8 @@ class ColumnRef:
     @property
     def low(self) -> float:
         """Smallest value of the column's type (not of its data: the service meets other rows)."""
+        if self.type is ValueType.DATE:
+            return float(FIRST_DAY)
         return 0.0 if self.type is ValueType.BOOLEAN else -self.high
 
     @property
@@ -81,6 +95,8 @@ class ColumnRef:
         """Largest value of the column's type."""
         if self.type is ValueType.BOOLEAN:
             return 1.0
+        if self.type.is_moment:
+            return float(LAST_DAY if self.type is ValueType.DATE else LARGEST_MOMENT)
         return LARGEST_BIGINT if self.type is ValueType.BIGINT else LARGEST_DOUBLE
 
 

@@ -64,13 +64,52 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "is_null": ("a IS NULL, a IS NOT NULL", "never NULL itself"),
     "case": ("CASE ... END, if(c, a, b), nullif(a, b)", "first branch that is true; NULL without ELSE"),
     "coalesce": ("coalesce(a, b, ...), ifnull(a, b)", "first that is not NULL"),
+    "year": ("year(d)", "proleptic Gregorian, as ISO 8601; 1 BC is 0"),
+    "quarter": ("quarter(d)", "1 to 4"),
+    "month": ("month(d)", "1 to 12"),
+    "day": ("day(d), dayofmonth(d)", "1 to 31"),
+    "dayofyear": ("dayofyear(d)", "1 to 366"),
+    "dayofweek": ("dayofweek(d), weekday(d)", "0 (Sunday) to 6"),
+    "isodow": ("isodow(d)", "1 (Monday) to 7"),
+    "week": ("week(d), weekofyear(d)", "of ISO 8601, 1 to 53"),
+    "isoyear": ("isoyear(d)", "the year that the ISO week is of"),
+    "hour": ("hour(ts)", "0 to 23; 0 of a date"),
+    "minute": ("minute(ts)", "0 to 59; 0 of a date"),
+    "second": ("second(ts)", "0 to 59, cut to whole seconds; 0 of a date"),
+    "epoch": ("epoch(d)", "seconds since 1970-01-01, with a fraction"),
+    "date_trunc": (
+        "date_trunc('unit', d)",
+        "the start of its year, quarter, month, week (Monday), day, hour, minute or second, a TIMESTAMP",
+    ),
+    "date_diff": (
+        "date_diff('unit', a, b), d2 - d1",
+        "how many starts of such a unit lie between; weeks are whole sevens of days; DATE - DATE is days",
+    ),
+    "last_day": ("last_day(d)", "the last DATE of its month"),
+    "date_add": ("d + n, d - n", "DATE and whole days; NULL beyond 99,999,999 days from 1970-01-01"),
+    "to_date": ("CAST(ts AS DATE)", "the day, in UTC"),
+    "to_timestamp": ("CAST(d AS TIMESTAMP)", "its first microsecond"),
     "to_double": ("CAST(a AS DOUBLE)", "a boolean becomes 0 or 1"),
     "to_bigint": ("CAST(a AS BIGINT), CAST(a AS INTEGER)", "half to even; a boolean becomes 0 or 1"),
     "to_float": ("CAST(a AS FLOAT)", "rounded to 32 bits; infinite beyond their range"),
+    "lookup": (
+        "map {'a': 1, 'b': 2}[x], map(['a'], [1])[x], [10, 20][i], list_extract([10, 20], i)",
+        "constant of a key, or of a place from 1 on (negative: from the end); NULL where there is none",
+    ),
 }
 
 # Written with the operators above: NAME → how.
-REWRITTEN = ("CAST(a AS BOOLEAN)", "radians(a)", "degrees(a)", "pi()", "trunc(a, digits)")
+REWRITTEN = (
+    "CAST(a AS BOOLEAN)",
+    "radians(a)",
+    "degrees(a)",
+    "pi()",
+    "trunc(a, digits)",
+    "extract(part FROM d)",
+    "date_part('part', d)",
+    "DATE '2013-05-01'",
+    "TIMESTAMP '2013-05-01 10:00:00'",
+)
 
 # Where the language is described; every refusal ends with it.
 REFERENCE = "docs/reference/features.md"
@@ -118,6 +157,10 @@ class Source:
         if "start" in function.meta:
             return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
         return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
+
+    def behind(self, function: exp.Expr) -> str:
+        """The text behind a function's name."""
+        return self._sql[function.meta["end"] + 1 :] if "end" in function.meta else ""
 
     def _error(self, what: str, line: int, column: int, hint: str = "") -> FeatureError:
         lines = self._sql.split("\n")

@@ -14,10 +14,10 @@ from sqlglot import exp
 
 from timberline.registry.runs import Fitted
 from timberline.training.features import build
-from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import (
     Call,
     Expression,
+    ExpressionError,
     Literal,
     LookupTable,
     ValueType,

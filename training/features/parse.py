@@ -17,7 +17,7 @@ from timberline.registry.manifest import SLICE_PREFIX
 from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
-from timberline.training.features import build
+from timberline.training.features import build, dates
 from timberline.training.features.check import Checker
 from timberline.training.features.expressions import Expression, Feature, ValueType, read_columns
 from timberline.training.features.language import Source, nearest
@@ -234,6 +234,9 @@ class _Parser:
                 f"feature {name!r} is a constant, which carries no information",
                 "A constant can be named in a WITH and used in other expressions.",
             )
+        if expression.type.is_moment:
+            hint = dates.refuse(expression).hint
+            raise self._source.refuse(item.node, f"feature {name!r} is a {expression.type}", hint)
         name = raw.name if raw is not None else name
         fitted = self._learning.fitted
         if expression.type is not ValueType.VARCHAR or fitted is None:

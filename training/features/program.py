@@ -16,6 +16,7 @@ from functools import cached_property
 
 from timberline.registry.rows import quote
 from timberline.registry.signature import FIRST_CODE, Column
+from timberline.training.features import dates
 from timberline.training.features.expressions import (
     Call,
     ColumnRef,
@@ -173,10 +174,10 @@ def render(expression: Expression) -> str:
         return _literal(expression)
     if isinstance(expression, ColumnRef):
         return _column(expression)
+    arguments = [render(argument) for argument in expression.arguments]
     if expression.table is not None:
-        (argument,) = expression.arguments
-        return _lookup(expression.table, argument, render(argument))
-    text = _call(expression, [render(argument) for argument in expression.arguments])
+        return _lookup(expression.table, expression.arguments[0], arguments[0])
+    text = dates.render(expression, arguments) or _call(expression, arguments)
     return f"nullif({text}, {_NAN})" if expression.makes_nan else text
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import GateLimits
+from timberline.registry.moments import check_time_format, parse_moment, write_moment
 from timberline.registry.runs import ExportSettings
 from timberline.registry.runtime.documents import UTF_8
 from timberline.registry.runtime.settings import LoggingSection, PathsSection, load_settings
@@ -36,6 +37,7 @@ ByteSize = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)? ?(KB|MB|GB|KiB|MiB
 
 _MAX_DELIMITER_BYTES = 4  # DuckDB's
 _NOT_IN_DELIMITER = frozenset('"\n\r')
+_NOT_COMMENTS = frozenset('"\n\r \0')
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,18 +97,29 @@ class ColumnSection(_Section, frozen=True, kw_only=True):
 
     ``role`` "ignored" columns are not read (an Id, for example) and are no input of the model; "key"
     columns serve ``split`` and ``checks.unique_key`` only. ``format`` is how the files write a date or
-    timestamp, in the letters of strptime; None is ISO 8601.
+    timestamp, in the letters of strptime; None is ISO 8601. The values of such a column are ISO 8601 in
+    model.toml, and whole numbers once it is read (`registry.signature.Moment`).
     """
 
     type: ColumnKind
     role: Literal["input", "key", "ignored"] = "input"
-    range: tuple[int | float, int | float] | None = None
+    range: tuple[int | float | str, int | float | str] | None = None
     allowed: tuple[str | int | float, ...] | None = None
     nullable: bool = False
     default: float | int | bool | str | None = None
     format: str | None = None
     unit: str | None = None
     description: str | None = None
+
+    @property
+    def bounds(self) -> tuple[int | float, int | float] | None:
+        """The range as numbers, as every range is once model.toml is read."""
+        if self.range is None:
+            return None
+        low, high = self.range
+        assert not isinstance(low, str)
+        assert not isinstance(high, str)
+        return low, high
 
 
 class TargetSection(_Section, frozen=True, kw_only=True):
@@ -195,6 +208,36 @@ class EtlSection(_Section, frozen=True, kw_only=True):
         for text in self.null_text:
             if self.delimiter in text or '"' in text:
                 raise ValueError(f"`null_text` holds {text!r}, expected no quote and no delimiter in it")
+        self._check_marks()
+        self._check_words()
+
+    def _check_marks(self) -> None:
+        """No character means two things."""
+        if self.thousands == self.decimal:
+            raise ValueError(f"`thousands` is {self.thousands!r}, which is the `decimal` too")
+        if self.escape == "\\" and "\\" in self.delimiter:
+            raise ValueError(f"`delimiter` is {self.delimiter!r}, which has the `escape` in it")
+        if self.comment and (self.comment in _NOT_COMMENTS or self.comment in self.delimiter):
+            raise ValueError(
+                f'`comment` is {self.comment!r}, expected a character that begins no row, as "#" or "%"'
+            )
+
+    def _check_words(self) -> None:
+        """A word is true, false or NULL."""
+        if bool(self.true_text) != bool(self.false_text):
+            missing, given = ("false_text", "true_text") if self.true_text else ("true_text", "false_text")
+            raise ValueError(
+                f"`{missing}` is empty, and goes with `{given}`: no other text is a boolean then"
+            )
+        for name, words, others in (
+            ("true_text", self.true_text, self.false_text),
+            ("true_text", self.true_text, self.null_text),
+            ("false_text", self.false_text, self.null_text),
+        ):
+            both = [word for word in words if word in others]
+            if both:
+                other = "false_text" if others is self.false_text else "null_text"
+                raise ValueError(f"`{name}` holds {both[0]!r}, which is in `{other}` too")
 
 
 class VocabularySection(_Section, frozen=True, kw_only=True):
@@ -374,7 +417,7 @@ def source_table(config: ModelConfig) -> SourceTable:
         for name, column in config.columns.items()
         if name not in inputs
     }
-    return SourceTable(**form, unread=unread)
+    return SourceTable(**form, columns=() if config.etl.header else tuple(config.columns), unread=unread)
 
 
 def _unread_role(config: ModelConfig, name: str, column: ColumnSection) -> UnreadRole:
@@ -424,7 +467,7 @@ def load_model_config(
     )
     config = _expand(config, path)
     _check(config, path)
-    return config
+    return _number_moments(config, path)
 
 
 def _expand(config: ModelConfig, path: Path) -> ModelConfig:
@@ -440,6 +483,36 @@ def _expand(config: ModelConfig, path: Path) -> ModelConfig:
     }
     checks = msgspec.structs.replace(config.checks, one_hot=groups)
     return msgspec.structs.replace(config, columns=columns, checks=checks)
+
+
+def _number_moments(config: ModelConfig, path: Path) -> ModelConfig:
+    """The values of dates and timestamps as the whole numbers that their columns hold."""
+    columns = {
+        name: column if column.type not in MOMENTS else _number_moment(column, f"{path}: columns.{name}")
+        for name, column in config.columns.items()
+    }
+    return msgspec.structs.replace(config, columns=columns)
+
+
+def _number_moment(column: ColumnSection, where: str) -> ColumnSection:
+    def number(value: float | str, key: str) -> int:
+        if not isinstance(value, str):
+            example = write_moment(0, moment)
+            hint = f'Write it as text: "{example}".'
+            raise ConfigError(f"is {value}, and the column is a {moment}", where=f"{where}.{key}", hint=hint)
+        try:
+            return parse_moment(value, moment)
+        except ValueError as error:
+            raise ConfigError(f"{value[:80]!r} {error}", where=f"{where}.{key}") from error
+
+    moment = MOMENTS[column.type]
+    bounds, allowed, default = column.range, column.allowed, column.default
+    return msgspec.structs.replace(
+        column,
+        range=bounds and (number(bounds[0], "range"), number(bounds[1], "range")),
+        allowed=allowed and tuple(number(value, "allowed") for value in allowed),
+        default=None if default is None else number(default, "default"),
+    )
 
 
 def expand_braces(name: str) -> tuple[str, ...]:
@@ -482,8 +555,15 @@ def _check_columns(config: ModelConfig, path: Path) -> None:
 def _check_values(column: ColumnSection, where: str) -> None:
     """Refuse values that the column cannot hold, and that SQL cannot compare with those it does."""
     is_number = column.type in ("integer", "number")
+    if column.format is not None:
+        _check_format(column.type, column.format, where)
+    if column.type in MOMENTS:
+        return  # `_number_moments` reads them
     if column.range is not None and column.type == "string":
         raise ConfigError("goes with numbers, and the column is text", where=f"{where}.range")
+    for end in column.range or ():
+        if isinstance(end, str):
+            raise ConfigError(f"holds {end!r}, and the column is {column.type}", where=f"{where}.range")
     for value in column.allowed or ():
         is_text = isinstance(value, str)
         if (column.type == "string" and not is_text) or (is_number and is_text and not _is_number(value)):
@@ -494,6 +574,19 @@ def _check_values(column: ColumnSection, where: str) -> None:
             f"is {default}, beyond ±(2^53 - 1), where a feature cannot hold every whole number",
             where=f"{where}.default",
         )
+
+
+def _check_format(kind: ColumnKind, time_format: str, where: str) -> None:
+    if kind not in MOMENTS:
+        raise ConfigError(
+            f"goes with dates and timestamps, and the column is {kind}",
+            where=f"{where}.format",
+            hint='Is it of type = "date"?',
+        )
+    try:
+        check_time_format(time_format, MOMENTS[kind])
+    except ValueError as error:
+        raise ConfigError(f"{time_format!r} {error}", where=f"{where}.format") from error
 
 
 def _is_number(text: str | float) -> bool:
@@ -527,8 +620,15 @@ def _check_named_columns(config: ModelConfig, path: Path) -> None:
                     where=where,
                     hint='Give it another role than "ignored".',
                 )
-            if key.startswith("checks.one_hot.") and column.type == "string":
-                raise ConfigError(f"names column {name!r}, which is text", where=where)
+            if key.startswith("checks.one_hot.") and column.type in ("string", *MOMENTS):
+                kind = "text" if column.type == "string" else f"a {column.type}"
+                raise ConfigError(f"names column {name!r}, which is {kind}", where=where)
+            if key == "target.column" and column.type in MOMENTS:
+                raise ConfigError(
+                    f"names column {name!r}, which is a {column.type} and no class",
+                    where=where,
+                    hint="A day has to be cut into classes in the source first.",
+                )
 
 
 def _check(config: ModelConfig, path: Path) -> None:

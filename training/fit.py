@@ -21,13 +21,14 @@ import tensorflow as tf
 from timberline import __version__
 from timberline.registry.errors import StageError
 from timberline.registry.manifest import Prior
-from timberline.registry.runs import RUN_SCHEMA_VERSION, RunRecord, read_run
+from timberline.registry.runs import RUN_SCHEMA_VERSION, Fitted, RunRecord, read_run
 from timberline.registry.runtime.documents import encode_document, utc_now
 from timberline.registry.runtime.files import digest_bytes, write_atomically
 from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.registry.runtime.working_copy import bring, name_path, refresh, share_file
 from timberline.training.config import ModelConfig, input_columns, read_features_sql, source_table
+from timberline.training.data.fitting import FITTED_FILE, load_fitted
 from timberline.training.data.profile import Profile, load_profile
 from timberline.training.data.splits import SPLIT_NAMES
 from timberline.training.features import parse_features
@@ -44,7 +45,7 @@ _logger = logging.getLogger("training.fit")
 # Rows of the training split that the saved model is scored on again after reloading.
 _CHECK_ROWS = 4096
 # What training reads of the prepared data.
-PREPARED_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), "profile.json")
+PREPARED_FILES = (*(f"{name}.parquet" for name in SPLIT_NAMES), "profile.json", FITTED_FILE)
 
 Precision = Literal["float32", "mixed_bfloat16"]
 
@@ -163,7 +164,9 @@ def _train(
     sample, _ = next(splits.train.read_batches(_CHECK_ROWS))
     check_saved_model(trained.model, folder, sample)
     write_history(folder, trained.fitted.history)
-    record = describe_run(config, models, profile, run_id, trained.prior)
+    record = describe_run(
+        config, models, profile, run_id=run_id, prior=trained.prior, fitted=load_fitted(prepared)
+    )
     (folder / "run.json").write_bytes(encode_document(record))
     return trained.fitted.resumed_from
 
@@ -172,9 +175,14 @@ def open_splits(
     config: ModelConfig, models: Path, prepared: Path, profile: Profile, features: Sequence[str]
 ) -> Splits:
     """The splits in the folder ``prepared``, with these of their features."""
-    program = parse_features(read_features_sql(config, models), input_columns(config))
+    sql, fitted = read_features_sql(config, models), load_fitted(prepared)
+    program = parse_features(sql, input_columns(config), fitted=fitted)
     nullable = dict(zip(program.names, program.nullable, strict=True))
-    train, validation, test = (PreparedSplit(prepared / f"{name}.parquet", features) for name in SPLIT_NAMES)
+    sizes = dict(zip(program.names, program.category_sizes, strict=True))
+    train, validation, test = (
+        PreparedSplit(prepared / f"{name}.parquet", features, [sizes[feature] for feature in features])
+        for name in SPLIT_NAMES
+    )
     chosen = tuple(nullable[name] for name in features)
     return Splits(train, validation, test, len(profile.classes), chosen)
 
@@ -188,7 +196,9 @@ def train_network(config: ModelConfig, splits: Splits, checkpoints: Path, *, res
     """
     make_deterministic(config.training.seed)
     train = splits.train
-    statistics = measure_features(train.read_batches(), train.features, splits.class_count)
+    statistics = measure_features(
+        train.read_batches(), train.features, splits.class_count, category_sizes=train.category_sizes
+    )
     network, fitted = _fit(config, statistics, splits, checkpoints, resume=resume)
     deployment = fit_logit_correction(
         config.prior,
@@ -312,7 +322,9 @@ def _may_use_tiles(environment: Mapping[str, str]) -> bool:
     return is_on and (cap.upper() == "DEFAULT" or "AMX" in cap.upper())
 
 
-def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: str, prior: Prior) -> RunRecord:
+def describe_run(
+    config: ModelConfig, models: Path, profile: Profile, *, run_id: str, prior: Prior, fitted: Fitted
+) -> RunRecord:
     """The record of a run that has just been trained; its paths are relative to the data folder."""
     name = config.model.name
     run = f"runs/{name}/{run_id}"
@@ -350,6 +362,7 @@ def describe_run(config: ModelConfig, models: Path, profile: Profile, run_id: st
             "pyarrow": pa.__version__,
         },
         table=source_table(config),
+        fitted=fitted,
     )
 
 

@@ -257,7 +257,7 @@ def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folde
         if recipe.reduction.rows < 1:
             path = Path(scratch) / "train.parquet"
             sample_rows(splits.train.path, path, share=recipe.reduction.rows, seed=seed)
-            splits = replace(splits, train=PreparedSplit(path, chosen))
+            splits = replace(splits, train=PreparedSplit(path, chosen, splits.train.category_sizes))
         trained = train_network(config, splits, checkpoints, resume=True)
         probabilities, truth = predict_split(scorer(trained.model), splits.test)
     slices = parse_slices(recipe.manifest.gate.slices, profile.input_columns)
@@ -314,7 +314,10 @@ def _read_slices(test: Path, slices: FeatureProgram) -> dict[str, pa.Array]:
         return {}
     # One thread keeps the rows in their order.
     with duckdb.connect(config={"threads": 1}) as connection:
-        table = connection.sql(slices.select_sql(f"read_parquet({literal(str(test))})")).to_arrow_table()
+        for statement in slices.prepare_sql:
+            connection.execute(statement)
+        sql = slices.select_sql(f"read_parquet({literal(str(test))})", order=ROW_COLUMN)
+        table = connection.sql(sql).to_arrow_table()
     # NULL is neither inside nor outside; a row is judged in a slice only when it is surely inside.
     return {name: pa.array(table[name].fill_null(0).to_numpy() == 1) for name in slices.names}
 

@@ -20,10 +20,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from timberline.exporter.compiler.formulas import SHIFTABLE
-from timberline.exporter.compiler.scalars import Affine, Scalar
+from timberline.exporter.compiler.scalars import NAN, Affine, Scalar
 from timberline.exporter.errors import ExportError
 from timberline.exporter.graph.graphs import make_model, make_value
-from timberline.registry.signature import FEATURES, NUMERIC_INPUT, TEXT_INPUT
+from timberline.registry.signature import FEATURES, NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT
+from timberline.training.features import LookupTable
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
 _QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles
@@ -38,7 +39,10 @@ _VARIADIC = {"any", "all", "select"}
 # How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
 # node itself costs is nothing beside so many.
 _MOST_CONDITIONS = 2**14
-_SOURCES = {"const", "numeric", "text"}
+_PICKS = {"pick_one", "pick"}
+_SOURCES = {"const", "numeric", "text", "word", "string"}
+# What of text is an operator of ONNX.
+_TEXT_OPERATORS = {"join": "StringConcat", "where_text": "Where", "same_text": "Equal"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Emitter:
     Args:
         numeric_is_whole: of each numeric column, whether it is a whole number and never NULL.
         text_count: width of the text input.
-        vocabulary: the number that stands for each text; any other text is 0.
+        vocabulary: the number that stands for each text, 1 to their number; any other text is 0.
         opset: version of the ONNX operator set.
     """
 
@@ -76,21 +80,82 @@ class Emitter:
         self.purposes: dict[str, Sequence[Scalar]] = {}
         self._numeric = self._block(NUMERIC_INPUT, len(numeric_is_whole))
         self._text: Block | None = None
+        self._words: Block | None = None
+        self._strings = self._block(TEXT_INPUT, text_count)
 
     def source(self, kind: str) -> Block:
-        """The raw numeric columns, or the raw text columns as numbers."""
+        """The raw numeric columns, or the raw text columns as numbers.
+
+        Text as ``word`` is INT64, and where NULL one more than the last number; as ``text`` it is
+        DOUBLE, and NaN where NULL; as ``string`` it is itself.
+        """
+        if kind == "string":
+            return self._strings
         if kind == "numeric":
             return self._numeric
-        if self._text is None:
-            words = np.array(list(self._vocabulary), dtype=object)
-            attributes = {
-                "keys_tensor": numpy_helper.from_array(words),
-                "values_tensor": numpy_helper.from_array(np.array(list(self._vocabulary.values()))),
-                "default_tensor": numpy_helper.from_array(np.array([0.0])),
-            }
-            tensor = self._node("LabelEncoder", TEXT_INPUT, domain="ai.onnx.ml", **attributes)
-            self._text = self._block(tensor, self._counts[TEXT_INPUT])
+        if kind == "word":
+            if self._words is None:
+                self._words = self._encode(self._null_word, np.int64)
+            return self._words
+        if self._text is None and self._words is not None:
+            table = np.append(np.arange(self._null_word, dtype=np.float64), NAN)
+            self._text = self.look_up(table, self._words.tensor, self._words.width)
+        elif self._text is None:
+            self._text = self._encode(NAN, np.float64)
         return self._text
+
+    @property
+    def _null_word(self) -> int:
+        return len(self._vocabulary) + 1
+
+    def _encode(self, null: float, kind: type[np.float64 | np.int64]) -> Block:
+        numbers = {NULL_TEXT: null, **self._vocabulary}
+        attributes = {
+            "keys_tensor": numpy_helper.from_array(np.array(list(numbers), dtype=object)),
+            "values_tensor": numpy_helper.from_array(np.array(list(numbers.values()), dtype=kind)),
+            "default_tensor": numpy_helper.from_array(np.array([0], dtype=kind)),
+        }
+        tensor = self._node("LabelEncoder", TEXT_INPUT, domain="ai.onnx.ml", **attributes)
+        return self._block(tensor, self._counts[TEXT_INPUT])
+
+    def find(self, tables: Sequence[object], places: str) -> Block:
+        """What each `LookupTable` has at ``places`` INT64 (rows, tables): all by one look-up."""
+        parts = [self._lay_out(table) for table in tables]
+        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+        if len(parts) > 1:
+            places = self._node("Add", places, self.constant(starts.astype(np.int64)))
+        return self.look_up(np.concatenate(parts), places, len(parts))
+
+    def _lay_out(self, table: object) -> npt.NDArray[np.float64]:
+        """The table's values by word or, from the least on, by whole number; then ``other`` and ``null``."""
+        assert isinstance(table, LookupTable)
+        other, null = self._value(table.other), self._value(table.null)
+        found = [self._value(value) for value in table.values]
+        if table.is_text:
+            laid = np.full(self._null_word + 1, other)
+            laid[[int(self._vocabulary[str(key)]) for key in table.keys]] = found
+            laid[-1] = null
+            return laid
+        keys = np.array(table.keys, dtype=np.float64).astype(np.int64)
+        laid = np.full(int(keys.max() - keys.min()) + 3, other)
+        laid[keys - keys.min()] = found
+        laid[-1] = null
+        return laid
+
+    def _value(self, value: float | str | None) -> float:
+        return NAN if value is None else self._vocabulary[value] if isinstance(value, str) else float(value)
+
+    def weigh(self, bools: str, weights: Sequence[float]) -> Block:
+        """The sum of the weights of those bools of a row that are true."""
+        column = self.constant(np.array(weights).reshape(-1, 1))
+        return self._block(self._node("MatMul", self._as_double(bools), column), 1)
+
+    def look_up_bits(self, bools: str, width: int, values: Sequence[float]) -> Block:
+        """The value at the number of which the ``width`` bools of a row are the bits, the lowest first."""
+        place = self.weigh(bools, [2.0**bit for bit in range(width)])
+        table = np.zeros(2**width)
+        table[: len(values)] = values
+        return self.look_up(table, self._node("Cast", place.tensor, to=TensorProto.INT64), 1)
 
     def affine(self, sums: Sequence[object]) -> Block:
         """All sums of raw columns as one matrix product; ``sums`` are `Affine`.
@@ -121,6 +186,18 @@ class Emitter:
         match operator:
             case "number":
                 return self._node("Cast", *operands, to=TensorProto.DOUBLE)
+            case "matches":
+                return self._node("RegexFullMatch", *operands, pattern=payload)
+            case "join" | "where_text" | "same_text":
+                return self._node(_TEXT_OPERATORS[operator], *operands)
+            case "to_index":
+                return self._node("Cast", *operands, to=TensorProto.INT64)
+            case "to_word":
+                (number,) = operands
+                if payload:  # it may be NULL
+                    last = self.constant(np.array(float(self._null_word)))
+                    number = self._node("Where", self._node("IsNaN", number), last, number)
+                return self._node("Cast", number, to=TensorProto.INT64)
             case "to_float":
                 return self._as_double(self._as_float(*operands))
             case "atan_guess":
@@ -252,7 +329,7 @@ class Emitter:
         constants = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, "features", inputs, [make_value(FEATURES, count)], constants)
         opsets = {"": self._opset}
-        if self._text is not None:
+        if self._text is not None or self._words is not None:
             opsets["ai.onnx.ml"] = _ML_OPSET
         model = make_model(graph, opsets)
         onnx.checker.check_model(model, full_check=True)
@@ -260,7 +337,10 @@ class Emitter:
 
     def constant(self, value: npt.NDArray[Any]) -> str:
         """Name of an initializer with this value; equal ones are stored once."""
-        key = str(value.dtype).encode() + str(value.shape).encode() + value.tobytes()
+        if value.dtype.kind == "U":  # numpy's own type of text
+            value = value.astype(object)
+        content = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+        key = str(value.dtype).encode() + str(value.shape).encode() + content
         if key not in self._initializers:
             name = f"constant_{len(self._initializers)}"
             self._initializers[key] = numpy_helper.from_array(value, name)
@@ -301,9 +381,10 @@ def build_model(
     """
     layout = _Layout(emitter)
     pending = _reachable(outputs)
-    emitter.purpose = [s for s in pending if s.operator == "text"]
-    if emitter.purpose:
-        emitter.source("text")
+    for kind in ("word", "text"):
+        emitter.purpose = [s for s in pending if s.operator == kind]
+        if emitter.purpose:
+            emitter.source(kind)
     sums = [s for s in pending if s.operator == "affine"]
     if sums:
         emitter.purpose = sums
@@ -357,7 +438,9 @@ def _key(scalar: Scalar) -> _Key:
     if scalar.operator in _VARIADIC:
         has_constants = scalar.operator == "select" and all(v.operator == "const" for v in _values(scalar))
         return scalar.operator, (has_constants,), 1 << (len(_conditions(scalar)) - 1).bit_length()
-    return scalar.operator, tuple(a.operator == "const" for a in scalar.arguments), scalar.payload
+    # Look-ups in any tables share a node.
+    payload = None if scalar.operator == "lookup" else scalar.payload
+    return scalar.operator, tuple(a.operator == "const" for a in scalar.arguments), payload
 
 
 def _conditions(scalar: Scalar) -> tuple[Scalar, ...]:
@@ -407,13 +490,15 @@ class _Layout:
         return [(block.number, index) for block, index in columns]
 
     def _column(self, scalar: Scalar) -> tuple[Block, int]:
-        if scalar.operator in {"numeric", "text"}:
+        if scalar.operator in {"numeric", "text", "word", "string"}:
             assert isinstance(scalar.payload, int)
             return self._emitter.source(scalar.operator), scalar.payload
         return self._assigned[scalar]
 
     def split(self, group: Sequence[Scalar]) -> list[list[Scalar]]:
         """The group as one node, or one for each combination of blocks it reads if that is cheaper."""
+        if group[0].operator in _PICKS:
+            return [[scalar] for scalar in group]
         if group[0].operator in _VARIADIC:
             count = max(1, _MOST_CONDITIONS // max(len(_conditions(s)) for s in group))
             return [list(group[start : start + count]) for start in range(0, len(group), count)]
@@ -452,8 +537,20 @@ class _Layout:
         first = group[0]
         if first.operator in _VARIADIC:
             return self._reduce(group)
+        if first.operator in _PICKS:
+            return self._pick(first)
+        if first.operator == "lookup":
+            places = self.fetch([s.arguments[0] for s in group])
+            return self._emitter.find([s.payload for s in group], places)
         operands = [self._operand(column) for column in zip(*(s.arguments for s in group), strict=True)]
         return self._emitter.elementwise(first.operator, operands, first.payload, len(group))
+
+    def _pick(self, scalar: Scalar) -> Block:
+        bools = self.fetch(scalar.arguments)
+        values: tuple[float, ...] = scalar.payload  # type: ignore[assignment]
+        if scalar.operator == "pick_one":
+            return self._emitter.weigh(bools, values)
+        return self._emitter.look_up_bits(bools, len(scalar.arguments), values)
 
     def _reduce(self, group: Sequence[Scalar]) -> Block:
         """An operator over any number of conditions, a group of it in one tensor (rows, group, width).

@@ -71,9 +71,10 @@ def check_slices(path: Path, slices: FeatureProgram) -> None:
         ConfigError: a slice has no row, so that the gate has nothing to judge.
         ExportError: a raw column is missing.
     """
-    names = _list_read(slices)
+    names = [ROW_COLUMN, *_list_read(slices)]
     counts = dict.fromkeys(slices.names, 0)
     with duckdb.connect(config={"threads": 1}) as connection:
+        _prepare(connection, slices)
         for batch in _open(path, names).iter_batches(columns=names) if counts else ():
             connection.register("raw", batch)
             for name, inside in _read_slices(connection, slices).items():
@@ -126,13 +127,14 @@ def read_chunks(
     more = [name for name in (_list_read(slices) if slices else ()) if name not in names]
     wanted = [ROW_COLUMN, CLASS_COLUMN, *names, *more]
     file = _open(path, wanted)
-    query = program.select_sql("raw")
+    query = program.select_sql("raw", order=ROW_COLUMN)
     # One thread: a chunk is small, and its rows come back in the order they went in.
     with duckdb.connect(config={"threads": 1}) as connection:
+        _prepare(connection, program, slices)
         for batch in file.iter_batches(chunk_rows, columns=wanted):
             table = pa.Table.from_batches([batch])
             raw = table.select(names)
-            connection.register("raw", table.select([*names, *more]))
+            connection.register("raw", table.select([ROW_COLUMN, *names, *more]))
             features = connection.sql(query).to_arrow_table()
             yield Chunk(
                 rows=table[ROW_COLUMN].to_numpy(),
@@ -144,12 +146,18 @@ def read_chunks(
             )
 
 
+def _prepare(connection: duckdb.DuckDBPyConnection, *programs: FeatureProgram | None) -> None:
+    for program in programs:
+        for statement in program.prepare_sql if program else ():
+            connection.execute(statement)
+
+
 def _read_slices(
     connection: duckdb.DuckDBPyConnection, slices: FeatureProgram | None
 ) -> dict[str, npt.NDArray[np.bool_]]:
     if slices is None or not slices.features:
         return {}
-    found = connection.sql(slices.select_sql("raw")).to_arrow_table()
+    found = connection.sql(slices.select_sql("raw", order=ROW_COLUMN)).to_arrow_table()
     # NULL is neither inside nor outside; a row is judged in a slice only when it is surely inside.
     return {name: found[name].fill_null(0).to_numpy() == 1 for name in slices.names}
 

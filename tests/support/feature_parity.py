@@ -24,6 +24,7 @@ from timberline.training.features import FeatureProgram, parse_features
 FloatArray = npt.NDArray[np.float32]
 Rows = Mapping[str, Sequence[object]]
 
+_ORDER = "__row__"
 _DAY_US = 86_400_000_000
 _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES": pa.string()}
 
@@ -92,12 +93,31 @@ def make_rows(count: int, seed: int) -> dict[str, list[object]]:
 
 def compute_in_duckdb(program: FeatureProgram, rows: Rows) -> FloatArray:
     """The canonical SQL over the rows; float32, (rows, features), NULL as NaN."""
-    fields = [(c.name, _ARROW[c.datatype]) for c in program.columns]
+    with connect(rows, program.columns) as connection:
+        for statement in program.prepare_sql:
+            connection.execute(statement)
+        return _fetch(connection, program.select_sql("raw", order=_ORDER))
+
+
+def compute_as_written(expression: str, rows: Rows, columns: Sequence[Column] = COLUMNS) -> FloatArray:
+    """What DuckDB itself makes of an author's expression, as FLOAT: float32, (rows, 1), NULL as NaN."""
+    with connect(rows, columns) as connection:
+        return _fetch(connection, f"SELECT CAST(({expression}) AS FLOAT) AS f FROM raw ORDER BY {_ORDER}")
+
+
+def connect(rows: Rows, columns: Sequence[Column]) -> duckdb.DuckDBPyConnection:
+    """A database in which ``raw`` has the rows, numbered by a column of its own."""
+    fields = [(c.name, _ARROW[c.datatype]) for c in columns]
     table = pa.table([pa.array(rows[name], type=kind) for name, kind in fields], names=[n for n, _ in fields])
-    with duckdb.connect() as connection:
-        connection.execute("SET threads = 1")
-        connection.register("raw", table)
-        result = connection.execute(program.select_sql("raw")).fetchnumpy()
+    table = table.append_column(_ORDER, pa.array(range(len(table))))
+    connection = duckdb.connect()
+    connection.execute("SET threads = 1")
+    connection.register("raw", table)
+    return connection
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> FloatArray:
+    result = connection.execute(sql).fetchnumpy()
     for values in result.values():
         assert values.dtype == np.float32
     return np.stack([np.ma.filled(values, np.nan) for values in result.values()], axis=1)

@@ -19,7 +19,7 @@ def answer(data: str, model: str, row: dict[str, Any]) -> dict[str, float]:
     run = read_run(find_run(Path(data), model))
     values = {column.name: row.get(column.name, column.default) for column in run.columns}
     literals = ", ".join(f'CAST({value} AS DOUBLE) AS "{name}"' for name, value in values.items())
-    program = parse_features(run.features_sql, run.columns)
+    program = parse_features(run.features_sql, run.columns, fitted=run.fitted)
     with duckdb.connect() as connection:
         features = connection.execute(program.select_sql(f"(SELECT {literals})")).fetchone()
     network = keras.models.load_model(Path(data) / run.keras_model)

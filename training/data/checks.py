@@ -19,10 +19,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from timberline.registry.moments import write_moment
 from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
-from timberline.training.config import LARGEST_EXACT, ColumnSection, ModelConfig
+from timberline.training.config import LARGEST_EXACT, MOMENTS, ColumnSection, ModelConfig
 from timberline.training.data.database import (
     STATEMENT_COLUMNS,
     Connection,
@@ -122,12 +123,12 @@ def _column_rules(
     is_target = name == config.target.column
     if not column.nullable or is_target:
         yield "not_null", "not NULL", f"{value} IS NULL", is_target
-    if column.range is not None:
-        low, high = column.range
-        shown = " to ".join(str(end) if isinstance(end, int) else f"{end:g}" for end in column.range)
+    if column.bounds is not None:
+        low, high = column.bounds
+        shown = " to ".join(_write(column, end) for end in column.bounds)
         yield "range", shown, f"{value} NOT BETWEEN {literal(low)} AND {literal(high)}", False
     if column.allowed is not None:
-        shown = ", ".join(str(item) for item in column.allowed)
+        shown = ", ".join(_write(column, item) for item in column.allowed)
         yield "allowed", f"one of {shown[:80]}", f"{value} NOT IN {literals(column.allowed)}", False
     # A narrower column holds a larger value only where a broken range is tolerated.
     may_be_wide = storage_type(column) == "BIGINT" or config.checks.max_violation_fraction > 0
@@ -138,6 +139,13 @@ def _column_rules(
         yield "finite", "not infinite", f"isinf({value})", False
     if column.type == "string":
         yield "text", "no U+0000", f"contains({value}, chr(0))", True
+
+
+def _write(column: ColumnSection, value: float | str) -> str:
+    """A value of [columns] for people."""
+    if column.type in MOMENTS:
+        return write_moment(int(value), MOMENTS[column.type])
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def run_checks(

@@ -33,6 +33,7 @@ from timberline.training.data.checks import (
 )
 from timberline.training.data.database import Connection, literal, open_database
 from timberline.training.data.fetch import fetched_files, raw_folder
+from timberline.training.data.fitting import FITTED_FILE, FittedFeatures, fit_features
 from timberline.training.data.ingest import RAW, drop_source, read_source, stored_columns
 from timberline.training.data.prepare import PREPARED, check_features, write_seen_rows, write_split
 from timberline.training.data.profile import (
@@ -55,7 +56,7 @@ _MAX_INTEGER_CLASSES = 20
 _MIN_CLASS_ROWS = 10
 # Reading weighs as much as three of the others.
 _READ_STEPS = 3
-_STEPS = _READ_STEPS + 8
+_STEPS = _READ_STEPS + 9
 _logger = logging.getLogger("training.data.etl")
 
 
@@ -96,7 +97,8 @@ def run_etl(config: ModelConfig, models: Path, data: Path) -> dict[str, Any]:
             running=lambda: connection.query_progress() / 100,
         ) as progress,
     ):
-        _Run(config, program, connection, partial, _failed_folder(folder), progress).prepare(files)
+        run = _Run(config, program, sql, connection, partial, _failed_folder(folder), progress)
+        run.prepare(files)
     discard(_failed_folder(folder))
     summary = _summary(folder, is_skipped=False)
     log_event(_logger, "etl finished", model=config.model.name, rows=sum(summary["rows"].values()))
@@ -130,7 +132,15 @@ def _digest_inputs(config: ModelConfig, data: Path, features_sql: str) -> dict[s
     assert raw is not None  # `fetched_files` needs it
     # Threads and memory decide how fast the result comes, not what it is.
     etl = msgspec.structs.replace(config.etl, threads=0, memory_limit="1GB")
-    relevant = [config.model.name, config.columns, config.target, config.split, config.checks, etl]
+    relevant = [
+        config.model.name,
+        config.columns,
+        config.target,
+        config.split,
+        config.checks,
+        etl,
+        config.features,
+    ]
     return {
         "raw": raw.digest,
         "config": digest_value(relevant),
@@ -146,7 +156,8 @@ class _Run:
     """One run's steps, in order; each leaves a table in the database or a file in the folder."""
 
     config: ModelConfig
-    program: FeatureProgram
+    program: FeatureProgram  # before it has learned anything
+    features_sql: str
     connection: Connection
     folder: Path
     failed: Path
@@ -172,10 +183,29 @@ class _Run:
         self.progress.begin("profile", parts=count_parts(self.config.inputs))
         train = f"{PREPARED} WHERE __split__ = {TRAIN}"
         columns = profile_columns(self.connection, self.config.inputs, train, progress=self.progress)
+        features = self._fit(train, classes)
         profile = _describe(self.config, self.program, report, classes, summary, columns)
         (self.folder / "profile.json").write_bytes(encode_document(profile))
         self._write_seen_rows(summary)
-        self._write_splits()
+        self._write_splits(features)
+
+    def _fit(self, train: str, classes: Sequence[ClassLabel]) -> FittedFeatures:
+        self.progress.begin(FITTED_FILE)
+        columns = input_columns(self.config)
+        features = fit_features(
+            self.connection,
+            self.program,
+            lambda fitted: parse_features(self.features_sql, columns, fitted=fitted),
+            settings=self.config.features,
+            classes=classes,
+            relation=train,
+            seed=getattr(self.config.split, "seed", 0),
+            where=self.config.model.name,
+        )
+        for statement in features.prepare_sql:
+            self.connection.execute(statement)
+        (self.folder / FITTED_FILE).write_bytes(encode_document(features.fitted))
+        return features
 
     def _check_rows(self, sources: Sequence[SourceFile]) -> tuple[CheckReport, tuple[ClassLabel, ...]]:
         rejected = collect_rejects(self.connection, self.config, sources)
@@ -224,13 +254,13 @@ class _Run:
         rows = sum(summary.rows[SPLIT_NAMES[split]] for split in (TRAIN, VALIDATION))
         write_seen_rows(self.connection, self.config, rows=rows, path=self.folder / SEEN_FILE)
 
-    def _write_splits(self) -> None:
+    def _write_splits(self, features: FittedFeatures) -> None:
         for split, name in enumerate(SPLIT_NAMES):
             self.progress.begin(f"{name}.parquet")
             path = self.folder / f"{name}.parquet"
-            write_split(self.connection, self.config, self.program, split=split, path=path)
-        self.progress.begin("features", parts=len(self.program.features))
-        check_features(self.connection, self.config, self.program, self.folder, progress=self.progress)
+            write_split(self.connection, self.config, features, split=split, path=path)
+        self.progress.begin("features", parts=len(features.program.features))
+        check_features(self.connection, self.config, features.program, self.folder, progress=self.progress)
 
 
 def _find_classes(connection: Connection, config: ModelConfig) -> tuple[ClassLabel, ...]:

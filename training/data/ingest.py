@@ -129,7 +129,7 @@ def drop_source(connection: Connection) -> None:
 
 def storage_type(column: ColumnSection) -> str:
     """The smallest whole-number type that holds the declared range or the allowed values."""
-    bounds = [value for value in column.allowed or () if not isinstance(value, str)] or column.range
+    bounds = [value for value in column.allowed or () if not isinstance(value, str)] or column.bounds
     if not bounds:
         return "BIGINT"
     for name, bits in _INTEGER_BITS.items():

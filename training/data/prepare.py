@@ -2,7 +2,8 @@
 hashes of the rows that are learned from.
 
 A feature that is a raw column under its own name is stored once. What was written is then read
-back: a feature that is NULL, NaN or infinite in any row stops the run.
+back: a feature that is NaN or infinite in any row stops the run, as does one that is NULL, unless a column
+that it is computed from is NULL in that row, and may be.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import DATATYPES, ModelConfig
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
+from timberline.training.data.fitting import FittedFeatures
 from timberline.training.data.ingest import stored_columns
 from timberline.training.data.splits import SPLIT_NAMES, TEST, TRAIN, mix_rows
 from timberline.training.errors import DatasetError
@@ -44,15 +46,17 @@ _STATEMENT_FEATURES = 512
 
 
 def write_split(
-    connection: Connection, config: ModelConfig, program: FeatureProgram, *, split: int, path: Path
+    connection: Connection, config: ModelConfig, features: FittedFeatures, *, split: int, path: Path
 ) -> None:
     """Write the rows of one split: training rows in a seeded pseudo-random order, others in source order.
 
     The order is always spelt out: only then are the row groups, and so the bytes, the same for any
     number of threads.
     """
-    features = [
-        f"{program.feature_sql(feature)} AS {quote(feature.name)}"
+    program = features.program
+    own = features.training_sql if split == TRAIN else {}
+    computed = [
+        f"{own.get(feature.name) or program.feature_sql(feature)} AS {quote(feature.stored_name)}"
         for feature in program.features
         if not feature.is_plain_column
     ]
@@ -61,15 +65,21 @@ def write_split(
             f"CAST(__row__ AS BIGINT) AS {ROW_COLUMN}",
             f"CAST(__class__ AS SMALLINT) AS {CLASS_COLUMN}",
             *(quote(name) for name in stored_columns(config)),
-            *features,
+            *computed,
         ]
     )
     seed = getattr(config.split, "seed", 0)
     order = f"{mix_rows('__row__', seed, 'order')}, __row__" if split == TRAIN else "__row__"
-    # Features are computed behind the sort, which so has less to carry.
-    chosen = f"(SELECT * FROM {PREPARED} WHERE __split__ = {split} ORDER BY {order})"
+    rows = f"{PREPARED} WHERE __split__ = {split}"
+    # Features are computed behind the sort, which so has less to carry; but a look-up is a join, behind which
+    # rows may come in another order.
+    chosen = (
+        f"SELECT {columns} FROM {rows} ORDER BY {order}"
+        if program.tables
+        else f"SELECT {columns} FROM (SELECT * FROM {rows} ORDER BY {order})"
+    )
     connection.execute(
-        f"COPY (SELECT {columns} FROM {chosen}) TO {literal(str(path))} (FORMAT parquet, "
+        f"COPY ({chosen}) TO {literal(str(path))} (FORMAT parquet, "
         f"COMPRESSION zstd, COMPRESSION_LEVEL {_ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     )
 
@@ -129,33 +139,42 @@ def check_features(
     # A folder called a=7 in the path of DATA would otherwise stand for column a.
     source = f"read_parquet([{', '.join(files)}], hive_partitioning=false)"
     values = [_value(config, program, feature) for feature in program.features]
-    bad = [[f"count(*) - count_if({_is_usable(value)})"] for value in values]
+    usable = [
+        _is_usable(config, feature, value, is_nullable=is_nullable)
+        for feature, value, is_nullable in zip(program.features, values, program.nullable, strict=True)
+    ]
+    bad = [[f"count_if(NOT ({test}))"] for test in usable]
     found = fetch_aggregates(connection, bad, source, statement_columns=statement_columns, progress=progress)
-    for feature, value, (count,) in zip(program.features, values, found, strict=True):
+    for feature, value, test, (count,) in zip(program.features, values, usable, found, strict=True):
         if count:
-            raise _unusable(connection, config, feature, value, source, count)
+            raise _unusable(connection, config, feature, value, f"{source} WHERE NOT ({test})", count)
 
 
 def _value(config: ModelConfig, program: FeatureProgram, feature: Feature) -> str:
     """How the trainer will see the stored column: as 32-bit float."""
     if feature.is_plain_column and config.columns[feature.name].type == "number":
         return program.feature_sql(feature)
-    return quote(feature.name)
+    return quote(feature.stored_name)
 
 
-def _is_usable(value: str) -> str:
-    return f"isfinite(CAST({value} AS FLOAT))"
+def _is_usable(config: ModelConfig, feature: Feature, value: str, *, is_nullable: bool) -> str:
+    is_finite = f"coalesce(isfinite(CAST({value} AS FLOAT)), false)"
+    if not is_nullable:
+        return is_finite
+    # What divides by zero is NULL too, whatever its columns may be.
+    read = [name for name in read_columns(feature.expression) if config.columns[name].nullable]
+    nulls = " OR ".join(f"{quote(name)} IS NULL" for name in read)
+    return f"{is_finite} OR ({value} IS NULL AND ({nulls}))"
 
 
 def _unusable(
-    connection: Connection, config: ModelConfig, feature: Feature, value: str, source: str, count: int
+    connection: Connection, config: ModelConfig, feature: Feature, value: str, rows: str, count: int
 ) -> DatasetError:
     inputs = read_columns(feature.expression)[:_SHOWN_INPUTS]
     shown = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in inputs)
     row, got, *raw = fetch_row(
         connection,
-        f"SELECT {ROW_COLUMN}, CAST({value} AS VARCHAR), {shown} FROM {source} "
-        f"WHERE NOT coalesce({_is_usable(value)}, false) ORDER BY {ROW_COLUMN} LIMIT 1",
+        f"SELECT {ROW_COLUMN}, CAST({value} AS VARCHAR), {shown} FROM {rows} ORDER BY {ROW_COLUMN} LIMIT 1",
     )
     known = ", ".join(
         f"{name} = {'NULL' if item is None else item}" for name, item in zip(inputs, raw, strict=True)

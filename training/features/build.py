@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from timberline.registry.runs import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
+from timberline.registry.signature import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
 from timberline.training.features import dates
 from timberline.training.features.expressions import (
     INFINITY,
@@ -26,6 +26,7 @@ from timberline.training.features.expressions import (
     Literal,
     LookupTable,
     ValueType,
+    is_whole_text,
     may_be_zero,
 )
 
@@ -133,14 +134,21 @@ def code(value: Expression, vocabulary: Sequence[str]) -> Expression:
 
 def lookup(value: Expression, table: LookupTable) -> Expression:
     """What ``table`` has for ``value``; texts give texts, and of numbers whole ones whole ones."""
+    if isinstance(value, Literal):
+        known = dict(zip(table.keys, table.values, strict=True))
+        constant = table.null if value.value is None else known.get(value.value, table.other)
+        return Literal(constant, _type_of_constants([*table.values, table.other, table.null]))
     found = [*table.values, table.other, *([table.null] if value.nullable else [])]
-    known = [v for v in found if v is not None]
-    nullable = len(known) < len(found)
+    numbers = [float(v) for v in found if not isinstance(v, str) and v is not None] or [0.0]
+    kind = _type_of_constants(found)
+    return Call("lookup", (value,), kind, None in found, min(numbers), max(numbers), table=table)
+
+
+def _type_of_constants(values: Sequence[float | str | None]) -> ValueType:
+    known = [v for v in values if v is not None]
     if any(isinstance(v, str) for v in known):
-        return Call("lookup", (value,), _VARCHAR, nullable, table=table)
-    numbers = [float(v) for v in known] or [0.0]
-    kind = _BIGINT if all(n.is_integer() for n in numbers) else _DOUBLE
-    return Call("lookup", (value,), kind, nullable, min(numbers), max(numbers), table=table)
+        return _VARCHAR
+    return _BIGINT if all(float(v).is_integer() for v in known) else _DOUBLE
 
 
 def cast(value: Expression, kind: str) -> Expression:
@@ -285,8 +293,8 @@ def _comparison(operator: str, a: Expression, b: Expression) -> Expression:
     if a.type is _VARCHAR:
         if operator not in {"eq", "ne"}:
             raise ExpressionError("text has no order here", "Compare it with = or IN.")
-        if not (isinstance(a, Literal) or isinstance(b, Literal)):
-            raise ExpressionError("text can be compared with constants only")
+        if not (isinstance(a, Literal) or isinstance(b, Literal) or (is_whole_text(a) and is_whole_text(b))):
+            raise ExpressionError("what is cut from text can be compared with constants only")
     if a.type is _BOOLEAN:
         a, b = as_number(a), as_number(b)
     return Call(operator, (a, b), _BOOLEAN, nullable=a.nullable or b.nullable, low=0, high=1, makes_nan=False)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from timberline.registry.moments import FIRST_DAY, LAST_DAY
+from timberline.registry.runs import code_column
+from timberline.registry.runtime.files import digest_bytes
 
 INFINITY = float("inf")
 LARGEST_DOUBLE = 1.7976931348623157e308
@@ -104,7 +107,8 @@ class LookupTable:
 
     Args:
         keys: what is looked up; all texts or all numbers, each once.
-        values: what is found, in the same order; all texts or all numbers.
+        values: what is found, in the same order; all texts or all numbers, or None for NULL
+            (``other`` is None then too).
         other: what is found for a value that is no key.
         null: what is found for NULL.
     """
@@ -113,6 +117,16 @@ class LookupTable:
     values: tuple[str | None, ...] | tuple[float | None, ...]
     other: float | str | None = None
     null: float | str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether texts are looked up; nothing at all is looked up by its text."""
+        return not any(isinstance(key, float) for key in self.keys)
+
+    @cached_property
+    def name(self) -> str:
+        """What it is called in SQL: equal tables have equal names."""
+        return f"lookup_{digest_bytes(repr((self.keys, self.values)).encode())[:16]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +167,18 @@ def may_be_negative_zero(value: Expression) -> bool:
     return may_be_zero(value) and not is_whole_input
 
 
+def is_whole_text(value: Expression) -> bool:
+    """Whether a graph has the text itself, and not only the number of the word that it is."""
+    if isinstance(value, Literal | ColumnRef):
+        return True
+    match value.operator:
+        case "concat" | "coalesce":
+            return all(map(is_whole_text, value.arguments))
+        case "case":
+            return all(map(is_whole_text, (*value.arguments[1:-1:2], value.arguments[-1])))
+    return False
+
+
 def read_columns(value: Expression) -> tuple[str, ...]:
     """The names of the raw columns that it is computed from, each once, in the order of its text."""
     waiting, seen = [value], set[Expression]()
@@ -187,11 +213,18 @@ class Feature:
 
     ``vocabulary``: of a category, the training values in the order of their codes (`registry.runs.Fitted`);
     its expression is then a ``lookup`` of the code. None for a number, and for text without its vocabulary.
+    ``text`` is how its author wrote it, in DuckDB's spelling.
     """
 
     name: str
     expression: Expression
     vocabulary: tuple[str, ...] | None = None
+    text: str = ""
+
+    @property
+    def stored_name(self) -> str:
+        """The column of the prepared data that holds it: a category may have the name of its raw column."""
+        return self.name if self.vocabulary is None else code_column(self.name)
 
     @property
     def is_plain_column(self) -> bool:

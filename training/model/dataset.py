@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from timberline.registry.runs import CLASS_COLUMN
+from timberline.registry.runs import CLASS_COLUMN, code_column
 from timberline.training.errors import DatasetError
 
 FeatureArray = npt.NDArray[np.float32]  # (rows, features)
@@ -32,16 +32,24 @@ class PreparedSplit:
     Args:
         path: a prepared Parquet file with ``__class__`` and every feature as a column.
         features: feature names in the order of the network's input axis.
+        category_sizes: of each that is a category, how many codes it has; None of a number. Empty: all are
+            numbers.
 
     Raises:
         DatasetError: the file lacks a column, or has no row.
     """
 
-    def __init__(self, path: Path, features: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, features: Sequence[str], category_sizes: Sequence[int | None] = ()
+    ) -> None:
         self.path = path
         self.features = tuple(features)
+        self.category_sizes = tuple(category_sizes) or (None,) * len(self.features)
         with pq.ParquetFile(path) as file:
-            missing = {CLASS_COLUMN, *features} - set(file.schema_arrow.names)
+            stored = set(file.schema_arrow.names)
+            # A category may have the name of its raw column, and is then its codes.
+            self._stored = [code_column(f) if code_column(f) in stored else f for f in features]
+            missing = {CLASS_COLUMN, *self._stored} - stored
             self.rows: int = file.metadata.num_rows
             self.groups: int = file.num_row_groups
         if missing:
@@ -59,13 +67,13 @@ class PreparedSplit:
         """Yield the row groups in ``order``, one at a time."""
         with pq.ParquetFile(self.path) as file:
             for group in order:
-                table = file.read_row_group(group, columns=[CLASS_COLUMN, *self.features])
+                table = file.read_row_group(group, columns=[CLASS_COLUMN, *self._stored])
                 yield self._to_arrays(table)
 
     def read_batches(self, rows: int = SCORING_ROWS) -> Iterator[Batch]:
         """Yield every row once, in file order, at most ``rows`` at a time."""
         with pq.ParquetFile(self.path) as file:
-            columns = [CLASS_COLUMN, *self.features]
+            columns = [CLASS_COLUMN, *self._stored]
             for record_batch in file.iter_batches(batch_size=rows, columns=columns):
                 yield self._to_arrays(pa.Table.from_batches([record_batch]))
 
@@ -89,7 +97,7 @@ class PreparedSplit:
 
     def _to_arrays(self, table: pa.Table) -> Batch:
         block: FeatureArray = np.empty((len(self.features), table.num_rows), np.float32)
-        for index, name in enumerate(self.features):
+        for index, name in enumerate(self._stored):
             block[index] = _as_float(table.column(name))
         classes = table.column(CLASS_COLUMN).to_numpy().astype(np.int32)
         return np.ascontiguousarray(block.T), classes  # (features, rows) → (rows, features)

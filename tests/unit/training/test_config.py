@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from timberline.registry.errors import ConfigError
+from timberline.registry.moments import parse_moment
 from timberline.registry.signature import SourceTable
 from timberline.training.config import (
     MlpPleNetwork,
@@ -161,3 +162,78 @@ def test_braces_expand_to_numbered_names() -> None:
     """Forty one-hot columns are one line of model.toml."""
     assert expand_braces("Soil{9..11}_x") == ("Soil9_x", "Soil10_x", "Soil11_x")
     assert expand_braces("plain") == ("plain",)
+
+
+@pytest.mark.parametrize(
+    ("etl", "message"),
+    [
+        ('thousands = "."', r"`thousands` is '\.', which is the `decimal` too"),
+        ('thousands = ","\ndecimal = ","', "`thousands` is ',', which is the `decimal` too"),
+        ('escape = "\\\\"\ndelimiter = "\\\\"', "`delimiter` is .* which has the `escape` in it"),
+        ('comment = ","', "`comment` is ',', expected a character that begins no row"),
+        ('comment = " "', "`comment` is ' ', expected a character that begins no row"),
+        ('true_text = ["Yes"]', "`false_text` is empty, and goes with `true_text`"),
+        ('false_text = ["No"]', "`true_text` is empty, and goes with `false_text`"),
+        ('true_text = ["Y", "x"]\nfalse_text = ["x"]', "`true_text` holds 'x', which is in `false_text` too"),
+        ('true_text = ["Y"]\nfalse_text = [""]', "`false_text` holds '', which is in `null_text` too"),
+        ("skip_lines = -1", "skip_lines"),
+        ('thousands = ";"', "thousands"),
+        ('comment = "//"', "comment"),
+    ],
+)
+def test_settings_of_a_file_that_contradict_each_other_are_refused(
+    models: Path, etl: str, message: str
+) -> None:
+    """A character with two meanings would be read as either, cell by cell."""
+    rewrite(models, "[split]", f"[etl]\n{etl}\n[split]")
+    with pytest.raises(ConfigError, match=message):
+        load_model_config(models, "loans", use_environment=False)
+
+
+@pytest.mark.parametrize(
+    ("column", "key", "message"),
+    [
+        ('type = "integer", format = "%Y-%m-%d"', "format", "goes with dates and timestamps"),
+        ('type = "date", format = "%d.%m"', "format", "'%d.%m' names no day"),
+        ('type = "timestamp", format = "%Y-%m-%d %Z"', "format", "a time zone by name is not converted"),
+        ('type = "date", range = [0, 1]', "range", 'is 0, and the column is a date. Write it as text: "1970'),
+        (
+            'type = "date", range = ["2013-01-01", "2013-02-30"]',
+            "range",
+            "'2013-02-30' names a day that does",
+        ),
+        ('type = "date", allowed = ["1.2.2013"]', "allowed", "'1.2.2013' is not a date such as"),
+        ('type = "timestamp", default = 5', "default", "is 5, and the column is a timestamp"),
+        ('type = "number", range = ["a", 1]', "range", "holds 'a', and the column is number"),
+    ],
+)
+def test_values_that_are_no_moment_of_the_column_are_refused(
+    models: Path, column: str, key: str, message: str
+) -> None:
+    """Before the table is read, with key and reason."""
+    rewrite(models, 'type = "number", range = [0, 1e9]', column)
+    with pytest.raises(ConfigError, match=rf"columns\.income\.{key}: .*{message}"):
+        load_model_config(models, "loans", use_environment=False)
+
+
+def test_values_of_a_date_are_whole_numbers_once_they_are_read(models: Path) -> None:
+    """Checks, defaults and the signature compare them with what the table holds."""
+    rewrite(
+        models,
+        'type = "number", range = [0, 1e9]',
+        'type = "date", range = ["2013-01-01", "2013-12-31"], default = "2013-05-01", format = "%d.%m.%Y"',
+    )
+    config = load_model_config(models, "loans", use_environment=False)
+    first = parse_moment("2013-01-01", "date")
+    assert config.columns["income"].bounds == (first, first + 364)
+    column = next(column for column in input_columns(config) if column.name == "income")
+    assert (column.datatype, column.moment, column.time_format) == ("INT64", "date", "%d.%m.%Y")
+    assert column.default == parse_moment("2013-05-01", "date")
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp"])
+def test_a_moment_is_no_class(models: Path, kind: str) -> None:
+    """A day is a quantity, and each would be a class of its own."""
+    rewrite(models, 'outcome = { type = "string" }', f'outcome = {{ type = "{kind}" }}')
+    with pytest.raises(ConfigError, match=rf"target\.column: names column 'outcome', which is a {kind}"):
+        load_model_config(models, "loans", use_environment=False)

@@ -542,7 +542,11 @@ class _Layout:
         if first.operator == "lookup":
             places = self.fetch([s.arguments[0] for s in group])
             return self._emitter.find([s.payload for s in group], places)
-        operands = [self._operand(column) for column in zip(*(s.arguments for s in group), strict=True)]
+        columns = list(zip(*(s.arguments for s in group), strict=True))
+        operands = [self._operand(column) for column in columns]
+        if all(column[0].operator == "const" for column in columns):
+            # What is not folded beforehand still has a value in every row.
+            operands[0] = self.fetch(columns[0])
         return self._emitter.elementwise(first.operator, operands, first.payload, len(group))
 
     def _pick(self, scalar: Scalar) -> Block:

@@ -22,13 +22,14 @@ from tests.support.feature_grammar import COLUMNS, FEATURES, Node, draw, shrink
 from tests.support.feature_parity import FloatArray, Rows, compute_in_duckdb, compute_in_graph
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.registry.moments import FIRST_DAY, LAST_DAY
+from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
 from timberline.training.features import Feature, FeatureError, FeatureProgram, parse_features
 
 _BATCH = 30  # what shares a graph; the exporter's time grows with its square
 _ROWS = 200
 _DEPTH = 4
-_OPSET = 18
+_OPSET = 20  # the first that has functions of text
 _DAY_US = 86_400_000_000
 _LARGEST = 2**53 - 1
 # Of what is rounded, as tests/unit/exporter/compiler/test_compile.py says why.
@@ -65,22 +66,38 @@ _DAYS = (
     LAST_DAY,
 )
 _TIMES = (0, 1, -1, 999_999, 10_957 * _DAY_US, 11_016 * _DAY_US - 1, _LARGEST, -_LARGEST)
-_TEXTS = ("red", "green", "blue", "", "Red", "ö", "it's")
+_TEXTS = (
+    "red",
+    "green",
+    "blue",
+    "",
+    "Red",
+    "RED",
+    "ö",
+    "Ö",
+    "it's",
+    " red ",
+    "a,B",
+    "a,b,c",
+    "\n",
+    "İ",
+    "x" * 300,
+)
+# Of a feature that is text: not all that is drawn.
+_VOCABULARY = ("red", "blue", "", "RED", "a", "B", "redred", "ö")
 
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """One expression and one row of which the two sides differ."""
+    """One expression and one row of which the two sides differ, or one side gives none; ``told`` says how."""
 
     node: Node
     row: Rows
-    expected: float
-    found: float
+    told: str
 
     def __str__(self) -> str:
         values = {name: values[0] for name, values in self.row.items()}
-        sides = f"DuckDB {self.expected!r}, graph {self.found!r}"
-        return f"SELECT {self.node.sql} AS f FROM raw\n  {sides}, of {values}"
+        return f"SELECT {self.node.sql} AS f FROM raw\n  {self.told}, of {values}"
 
 
 def draw_rows(generator: random.Random, count: int) -> dict[str, list[object]]:
@@ -109,7 +126,8 @@ def _draw_value(generator: random.Random, column: Column) -> object:  # noqa: PL
 def read_feature(node: Node, name: str = "f") -> Feature | None:
     """The expression as a feature; None if it is none, as a constant is."""
     try:
-        (feature,) = parse_features(f"SELECT {node.sql} AS {name} FROM raw", COLUMNS).features
+        fitted = Fitted(vocabularies={name: _VOCABULARY})
+        (feature,) = parse_features(f"SELECT {node.sql} AS {name} FROM raw", COLUMNS, fitted=fitted).features
     except FeatureError as error:
         if "is a constant" in error.what:
             return None
@@ -147,15 +165,25 @@ def find_disagreements(
     if not known:
         return []
     named = [dataclasses.replace(feature, name=f"f{index}") for index, (_, feature) in enumerate(known)]
-    expected, found = compute(named, rows)
+    try:
+        expected, found = compute(named, rows)
+    except Exception as error:  # whatever one side dies of is what is looked for
+        if len(known) > 1:
+            return [one for node, _ in known for one in find_disagreements([node], rows, compute)]
+        lines = str(error).splitlines() or [""]
+        return [Disagreement(known[0][0], _take(rows, 0), f"{type(error).__name__}: {lines[0][:200]}")]
     disagreements = []
     for index, (node, _) in enumerate(known):
         wrong = np.flatnonzero(differ(node, expected[:, index], found[:, index]))
         if wrong.size:
             at = int(wrong[0])
-            row = {name: [values[at]] for name, values in rows.items()}
-            disagreements.append(Disagreement(node, row, float(expected[at, index]), float(found[at, index])))
+            told = f"DuckDB {float(expected[at, index])!r}, graph {float(found[at, index])!r}"
+            disagreements.append(Disagreement(node, _take(rows, at), told))
     return disagreements
+
+
+def _take(rows: Rows, at: int) -> Rows:
+    return {name: [values[at]] for name, values in rows.items()}
 
 
 def shrink_disagreement(first: Disagreement, compute: Compute = compute_both) -> Disagreement:

@@ -352,8 +352,8 @@ def _find_leaks(
         if wrong <= min(tolerated, _LEAK_SHARE * (total - majority)):
             found.warn(
                 column.name,
-                f"alone predicts {target.name} in {1 - wrong / total:.1%} of held-out rows. Is it known before "
-                f"{target.name} is? If not, it leaks the answer: ignore it",
+                f"alone predicts {target.name} in {1 - wrong / total:.1%} of held-out rows. Is it known "
+                f"before {target.name} is? If not, it leaks the answer: ignore it",
             )
 
 

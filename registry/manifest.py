@@ -124,8 +124,9 @@ class Histogram(_Table, frozen=True, kw_only=True):
 
 def rank_values(histogram: Histogram) -> list[tuple[str, int]]:
     """The values of text and how often training saw each, the commonest first; empty for numbers."""
-    found = zip(histogram.categories or (), histogram.counts, strict=False)
-    return sorted(found, key=lambda one: -one[1])
+    if histogram.categories is None:
+        return []
+    return sorted(zip(histogram.categories, histogram.counts, strict=True), key=lambda one: -one[1])
 
 
 class Golden(_Table, frozen=True, kw_only=True):

@@ -400,12 +400,12 @@ def _learned(manifest: Manifest) -> list[str]:
         (call, f"{value:g}" if isinstance(value, float) else str(value))
         for call, value in manifest.constants.items()
     ]
-    tables = (
-        [render_table(("category", "values known"), categories, right=("values known",))]
-        if categories
-        else []
-    )
-    return [*tables, *([render_table(("learned", "value"), constants)] if constants else [])]
+    tables = []
+    if categories:
+        tables.append(render_table(("category", "values known"), categories, right=("values known",)))
+    if constants:
+        tables.append(render_table(("learned", "value"), constants))
+    return tables
 
 
 def _seen(column: Column, histogram: Histogram | None) -> str:

@@ -311,9 +311,9 @@ class TableReader:
         if not self._may_be_plain:
             return None
         end = body.find(b"\n", 0, self._limits.longest)
-        names = body[: max(end, 0)].removesuffix(b"\r").decode("utf-8", "replace").split(",")
-        is_headed = self._is_header(names, has_header)
-        names = self._name_fields(names, is_headed)
+        first = body[: max(end, 0)].removesuffix(b"\r").decode("utf-8", "replace").split(",")
+        is_headed = self._is_header(first, has_header)
+        names = self._name_fields(first, is_headed)
         if len(set(names)) < len(names) or not self._by_name.keys() <= set(names):
             return None
         if len(names) > len(self._by_name) and not all(map(self._layout.is_known, names)):

@@ -9,7 +9,7 @@ from sqlglot import exp
 from sqlglot.expressions import apply_index_offset
 
 from timberline.training.errors import FeatureError
-from timberline.training.features import build, dates
+from timberline.training.features import build, dates, texts
 from timberline.training.features.advice import advise
 from timberline.training.features.expressions import Expression, ExpressionError, Literal, ValueType
 from timberline.training.features.language import OPERATORS, Source, nearest
@@ -36,6 +36,8 @@ _CASTS = {
     exp.DType.TIMESTAMP: "TIMESTAMP",
     exp.DType.TIMESTAMPNTZ: "TIMESTAMP",
 }
+# What a DOUBLE may be to become one: the largest double below 2**63 is 1024 less.
+_LIMITS = {exp.DType.INT: (-(2.0**31), 2.0**31 - 1), exp.DType.BIGINT: (-(2.0**63), 2.0**63 - 1024)}
 _PARTS: dict[type[exp.Expr], str] = {
     exp.Year: "year",
     exp.Quarter: "quarter",
@@ -52,6 +54,7 @@ _PARTS: dict[type[exp.Expr], str] = {
     exp.Second: "second",
     exp.TimeToUnix: "epoch",
 }
+_HOLD_FUNCTIONS = {"prefix": "{}%", "suffix": "%{}"}
 _LIST_FUNCTIONS = {"list_extract", "list_element", "array_extract"}
 _WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
     ((exp.Window, exp.WithinGroup), "a window function"),
@@ -172,7 +175,36 @@ class Checker:
             exp.Bracket: self._bracket,
             exp.ToMap: self._map,
             exp.Anonymous: self._named,
+            exp.Lower: lambda node: self._cut("lower", node),
+            exp.Upper: lambda node: self._cut("upper", node),
+            exp.Trim: self._trim,
+            exp.Left: lambda node: self._cut("left", node, "expression"),
+            exp.Right: lambda node: self._cut("right", node, "expression"),
+            exp.Substring: self._substring,
+            exp.SplitPart: lambda node: self._cut("split_part", node, "delimiter", "part_index"),
+            exp.DPipe: self._join,
+            exp.Concat: self._join,
+            exp.Like: self._like,
+            exp.ILike: self._like,
+            exp.Escape: self._like,
+            exp.StartsWith: lambda node: self._holds("{}%", node.this, node.expression),
+            exp.EndsWith: lambda node: self._holds("%{}", node.this, node.expression),
+            exp.Contains: lambda node: self._holds("%{}%", node.this, node.expression),
+            exp.RegexpFullMatch: self._matches,
+            exp.RegexpLike: self._matches,
+            exp.Length: self._length,
             exp.Dot: self._dot,
+            exp.TryCast: self._try_cast,
+            exp.NullSafeEQ: lambda node: build.is_same(*self._pair(node)),
+            exp.NullSafeNEQ: lambda node: build.call("not", [build.is_same(*self._pair(node))]),
+            exp.IsNan: lambda node: build.call("is_null", [build.call("abs", [self.check(node.this)])]),
+            exp.IsInf: lambda node: build.is_infinite(self.check(node.this)),
+            exp.BitwiseAnd: lambda node: build.bits("bit_and", *self._bit_operands(node)),
+            exp.BitwiseOr: lambda node: build.bits("bit_or", *self._bit_operands(node)),
+            exp.BitwiseXor: lambda node: build.bits("bit_xor", *self._pair(node)),
+            exp.BitwiseLeftShift: lambda node: build.shift(*self._bit_operands(node), is_left=True),
+            exp.BitwiseRightShift: lambda node: build.shift(*self._bit_operands(node), is_left=False),
+            exp.BitwiseNot: self._bit_not,
         }
 
     def _functions(self) -> dict[str, Callable[[exp.Expr], Expression]]:
@@ -180,6 +212,7 @@ class Checker:
         return {
             "isoyear": lambda node: dates.part("isoyear", *self._exactly(node, 1)),
             "weekday": lambda node: dates.part("weekday", *self._exactly(node, 1)),
+            "isfinite": lambda node: build.is_finite(*self._exactly(node, 1)),
             "date_part": self._date_part,
             "datepart": self._date_part,
         }
@@ -267,9 +300,35 @@ class Checker:
         return build.call("or", [build.call("eq", [value, option]) for option in options])
 
     def _is(self, node: exp.Expr) -> Expression:
+        if isinstance(node.expression, exp.Boolean):
+            value = build.as_boolean(self.check(node.this))
+            is_so = value if node.expression.this else build.call("not", [value])
+            return build.coalesce([is_so, Literal(False, ValueType.BOOLEAN)])
         if not isinstance(node.expression, exp.Null):
-            raise self._source.refuse(node, "IS takes NULL only")
+            raise self._source.refuse(node, "IS takes NULL, TRUE, FALSE or [NOT] DISTINCT FROM")
         return build.call("is_null", [self.check(node.this)])
+
+    def _pair(self, node: exp.Expr) -> tuple[Expression, Expression]:
+        self._only(node, "this", "expression")
+        return self.check(node.this), self.check(node.expression)
+
+    def _bit_operands(self, node: exp.Expr) -> tuple[Expression, Expression]:
+        self._need_parentheses(node)
+        return self._pair(node)
+
+    def _bit_not(self, node: exp.Expr) -> Expression:
+        self._need_parentheses(node)
+        return build.call("sub", [build.call("neg", [self.check(node.this)]), Literal(1.0, ValueType.BIGINT)])
+
+    def _need_parentheses(self, node: exp.Expr) -> None:
+        """Refuse bits beside other operators: whose turn comes first, the parser and DuckDB do not agree."""
+        arms = [node.this, node.args.get("expression")]
+        is_chain = isinstance(node.this, type(node)) and not isinstance(node, exp.BitwiseNot)
+        near = [arm for arm in arms[is_chain:] if isinstance(arm, exp.Binary | exp.BitwiseNot)]
+        if isinstance(node.parent, exp.Binary) and not isinstance(node.parent, exp.Predicate | exp.Connector):
+            near += [] if isinstance(node.parent, type(node)) else [node.parent]
+        if any(not isinstance(other, exp.Func) for other in near):
+            raise self._source.refuse(node, "bit operators beside others need parentheses")
 
     def _case(self, node: exp.Expr) -> Expression:
         operand = self.check(node.this) if node.this is not None else None
@@ -352,6 +411,8 @@ class Checker:
             table = arguments[0].unnest()
             if name in _LIST_FUNCTIONS and isinstance(table, exp.Array):
                 return look_up_list(self._checked(table.expressions), self.check(arguments[1]))
+            if name in _HOLD_FUNCTIONS:
+                return self._holds(_HOLD_FUNCTIONS[name], *arguments)
             if name == "map_extract_value" and isinstance(table, exp.Map | exp.ToMap):
                 return self._look_up(table, arguments[1])
         raise self._source.refuse(node, f"{self._describe(node)} is not supported", advise(node, name))
@@ -366,7 +427,71 @@ class Checker:
         found = read_learned(function, [self.check(argument) for argument in function.expressions])
         return self._learning.add(found, render(found.argument))
 
+    # Text.
+
+    def _cut(self, function: str, node: exp.Expr, *arguments: str) -> Expression:
+        self._only(node, "this", *arguments)
+        return texts.cut(function, *self._checked([node.args[key] for key in ("this", *arguments)]))
+
+    def _trim(self, node: exp.Expr) -> Expression:
+        if node.args.get("expression") is not None:
+            raise self._source.refuse(node, "trim takes one text, and cuts blanks", "trim(x).")
+        sides = {"": "trim", "LEADING": "ltrim", "TRAILING": "rtrim", "BOTH": "trim"}
+        return texts.cut(sides[node.args.get("position") or ""], self.check(node.this))
+
+    def _substring(self, node: exp.Expr) -> Expression:
+        start, count = (node.args.get(key) for key in ("start", "length"))
+        if not isinstance(start, exp.Literal) or start.name != "1" or count is None:
+            raise self._source.refuse(
+                node,
+                "a substring is cut from the first character on",
+                "Write left(x, 3), right(x, 3) or split_part.",
+            )
+        return texts.cut("left", self.check(node.this), self.check(count))
+
+    def _join(self, node: exp.Expr) -> Expression:
+        if isinstance(node, exp.Concat):
+            return texts.concat_skipping_null(self._checked(node.expressions))
+        return texts.concat(self._checked([node.this, node.expression]))
+
+    def _like(self, node: exp.Expr) -> Expression:
+        escape = node.expression.name if isinstance(node, exp.Escape) else ""
+        inner = node.this if isinstance(node, exp.Escape) else node
+        is_negated = bool(inner.args.get("negate"))
+        if not isinstance(inner, exp.Like | exp.ILike) or len(escape) > 1:
+            raise self._source.refuse(node, "ESCAPE takes one character, behind LIKE or ILIKE")
+        value, pattern = self._checked([inner.this, inner.expression])
+        found = texts.like(value, pattern, escape=escape, folded=isinstance(inner, exp.ILike))
+        return build.call("not", [found]) if is_negated else found
+
+    def _holds(self, form: str, value: exp.Expr, part: exp.Expr) -> Expression:
+        return texts.holds(self.check(value), self.check(part), form)
+
+    def _matches(self, node: exp.Expr) -> Expression:
+        is_anywhere = isinstance(node, exp.RegexpLike)
+        if is_anywhere and not self._source.is_function(node):
+            raise self._source.refuse(
+                node,
+                "~ means different things in DuckDB's versions",
+                "Write regexp_matches or regexp_full_match.",
+            )
+        flags = node.args.get("flag") or node.args.get("options")
+        self._only(node, "this", "expression", *(key for key in ("flag", "options") if node.args.get(key)))
+        value, pattern = self._checked([node.this, node.expression])
+        return texts.matches(value, pattern, flags.name if flags is not None else "", anywhere=is_anywhere)
+
+    def _length(self, node: exp.Expr) -> Expression:
+        self._only(node, "this")
+        return texts.length(self.check(node.this))
+
+    def _try_cast(self, node: exp.Expr) -> Expression:
+        limits = _LIMITS.get(node.args["to"].this)
+        return build.try_cast(self.check(node.this), self._target(node), limits)
+
     def _cast(self, node: exp.Expr) -> Expression:
+        return build.cast(self.check(node.this), self._target(node))
+
+    def _target(self, node: exp.Expr) -> str:
         target = node.args["to"]
         kind = _CASTS.get(target.this)
         if kind is None or target.expressions:
@@ -375,7 +500,7 @@ class Checker:
                 f"CAST to {target.sql('duckdb')} is not supported",
                 "Cast to DOUBLE, FLOAT, BIGINT, BOOLEAN, DATE or TIMESTAMP.",
             )
-        return build.cast(self.check(node.this), kind)
+        return kind
 
 
 def _list(names: Sequence[str]) -> str:

@@ -36,6 +36,7 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "abs": ("abs(a)", "magnitude"),
     "sign": ("sign(a)", "-1, 0 or 1"),
     "sqrt": ("sqrt(a)", "square root; NULL below 0"),
+    "cbrt": ("cbrt(a)", "cube root"),
     "exp": ("exp(a)", "e to the power of a"),
     "ln": ("ln(a), log(a), log10(a), log2(a), log(base, a)", "logarithm; -infinity at 0, NULL below"),
     "pow": ("a ^ b, a ** b, pow(a, b), power(a, b)", "power; NULL for a root of a negative number"),
@@ -46,6 +47,9 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "acos": ("acos(a)", "arc cosine; NULL outside [-1, 1]"),
     "atan": ("atan(a)", "arc tangent"),
     "atan2": ("atan2(y, x)", "angle of the point (x, y); the sign of a zero is ignored"),
+    "bit_and": ("a & b", "bits of whole numbers that both have; NULL beyond ±2^53"),
+    "bit_or": ("a | b", "bits that one has; NULL beyond ±2^53"),
+    "bit_xor": ("xor(a, b)", "bits that one alone has; NULL beyond ±2^53"),
     "floor": ("floor(a)", "largest whole number not above a"),
     "ceil": ("ceil(a), ceiling(a)", "smallest whole number not below a"),
     "trunc": ("trunc(a)", "a cut towards zero"),
@@ -96,20 +100,56 @@ OPERATORS: dict[str, tuple[str, str]] = {
         "map {'a': 1, 'b': 2}[x], map(['a'], [1])[x], [10, 20][i], list_extract([10, 20], i)",
         "constant of a key, or of a place from 1 on (negative: from the end); NULL where there is none",
     ),
+    "lower": (
+        "lower(x), lcase(x)",
+        "small letters, one for one; to be compared with constants, or a category",
+    ),
+    "upper": ("upper(x), ucase(x)", "capital letters, one for one, as lower"),
+    "trim": (
+        "trim(x)",
+        "without the blanks at both ends: spaces, and no tabs; compared or a category, as lower",
+    ),
+    "ltrim": ("ltrim(x)", "without the blanks in front"),
+    "rtrim": ("rtrim(x)", "without the blanks at the end"),
+    "left": (
+        "left(x, 3), substr(x, 1, 3)",
+        "the first characters, a constant number; compared or a category, as lower",
+    ),
+    "right": ("right(x, 3)", "the last characters, as left"),
+    "split_part": (
+        "split_part(x, ',', 2)",
+        "a part, from 1 on (negative: from the end), of text split at one character; '' where there is none",
+    ),
+    "concat": (
+        "x || ' ' || y, concat(x, y)",
+        "joined text; with || NULL where one is, which concat passes over",
+    ),
+    "length": ("length(x), len(x)", "number of characters; 255 of longer texts"),
+    "like": (
+        "x LIKE 'a%', x NOT LIKE '_b', starts_with(x, 'a'), ends_with(x, 'b'), contains(x, 'c')",
+        "% is any text, _ one character; the pattern is a constant",
+    ),
+    "ilike": ("x ILIKE 'a%'", "LIKE of lower(x)"),
+    "regexp_full_match": (
+        "regexp_full_match(x, 'a|b'), regexp_matches(x, 'a.*b', 'i')",
+        "whether all of the text matches a constant pattern, or some of it",
+    ),
 }
 
-# Written with the operators above: NAME → how.
-REWRITTEN = (
-    "CAST(a AS BOOLEAN)",
-    "radians(a)",
-    "degrees(a)",
-    "pi()",
-    "trunc(a, digits)",
-    "extract(part FROM d)",
-    "date_part('part', d)",
-    "DATE '2013-05-01'",
-    "TIMESTAMP '2013-05-01 10:00:00'",
-)
+# Written with the operators above: how → what it means.
+REWRITTEN: dict[str, str] = {
+    "CAST(a AS BOOLEAN)": "whether a number is not 0",
+    "TRY_CAST(a AS type)": "of numbers, as CAST, and NULL beyond the range of INTEGER, BIGINT or FLOAT",
+    "radians(a), degrees(a), pi()": "products with a constant",
+    "trunc(a, digits)": "as round, towards zero",
+    "isnan(a)": "as a IS NULL, since NaN is NULL",
+    "isinf(a), isfinite(a)": "whether it is, or is not, plus or minus infinity",
+    "~a, a << n, a >> n": "-a - 1; a * 2^n; floor(a / 2^n), n a whole constant",
+    "a IS DISTINCT FROM b, a IS NOT DISTINCT FROM b": "as <> and =, where NULL is a value like any other",
+    "a IS TRUE, a IS FALSE, a IS NOT TRUE": "never NULL itself",
+    "extract(part FROM d), date_part('part', d)": "the functions of dates by their names",
+    "DATE '2013-05-01', TIMESTAMP '2013-05-01 10:00:00'": "constants; beside a date, in quotes alone",
+}
 
 # Where the language is described; every refusal ends with it.
 REFERENCE = "docs/reference/features.md"
@@ -157,6 +197,10 @@ class Source:
         if "start" in function.meta:
             return self._sql[function.meta["start"] : function.meta["end"] + 1].lower()
         return function.sql_name().lower() if isinstance(function, exp.Func) else function.name
+
+    def is_function(self, node: exp.Expr) -> bool:
+        """Whether it is written with a name and parentheses, and not as an operator."""
+        return "start" in node.meta
 
     def behind(self, function: exp.Expr) -> str:
         """The text behind a function's name."""

@@ -57,7 +57,7 @@ function drawHistogram({ edges, heights }) {
   return makeSvg("svg", shape, makeSvg("path", { d: bars.join("") }));
 }
 
-function addSlider(field, column, number, write = showCount) {
+function addSlider(field, column, number) {
   const { minimum, maximum } = column;
   const step = column.type === INTEGER ? 1 : pickStep(maximum - minimum);
   const range = make("input", {
@@ -71,7 +71,7 @@ function addSlider(field, column, number, write = showCount) {
     fill();
   });
   const ends = make("div", { class: "ends", "aria-hidden": "true" },
-    make("span", {}, write(minimum)), make("span", {}, write(maximum)));
+    make("span", {}, showCount(minimum)), make("span", {}, showCount(maximum)));
   const track = make("div", { class: "track" });
   if (column.histogram) track.append(drawHistogram(column.histogram));
   track.append(range);
@@ -103,41 +103,28 @@ function makeNumber(column, index) {
   return field;
 }
 
-// A date or a timestamp: what the field holds is UTC, as is text without an offset for the service.
+// A date or a timestamp, of UTC as all text without an offset is for the service.
 function makeMoment(column, index) {
   const isDate = column.type === "date";
   const input = make("input", isDate ? { type: "date" } : { type: "datetime-local", step: "0.001" });
   const field = makeField([index], column.name, column.unit ?? (isDate ? undefined : "UTC"), column.description, input);
   field.head.append(input);
-  const read = (text) => Date.parse(isDate || text.endsWith("Z") ? text : `${text}Z`);
-  const show = (milliseconds) => new Date(milliseconds).toISOString().slice(0, isDate ? 10 : 23);
-  const hasRange = column.minimum !== undefined && read(column.maximum) > read(column.minimum);
-  const numbers = hasRange ? { minimum: read(column.minimum), maximum: read(column.maximum) } : {};
-  const unit = isDate ? 86_400_000 : 1; // of the histogram's edges, which are days or microseconds
-  const edges = column.histogram?.edges.map((edge) => (isDate ? edge * unit : edge / 1000));
-  const slider = hasRange
-    ? addSlider(field, { ...column, ...numbers, type: INTEGER, histogram: edges && { ...column.histogram, edges } }, {
-        get value() { return input.value === "" ? "" : read(input.value); },
-        set value(milliseconds) { input.value = show(Math.round(milliseconds / unit) * unit); },
-      }, (milliseconds) => show(milliseconds).slice(0, 10))
-    : null;
-  const emptiness = column.nullable ? addEmptiness(field, slider ? [input, slider.range] : [input]) : alwaysThere;
-  let exact = null; // of a test row: more digits of a second than the field can hold
+  const emptiness = column.nullable ? addEmptiness(field, [input]) : alwaysThere;
+  const asShown = (text) => (isDate ? text : text.replace("Z", "").slice(0, 23));
+  let given = null; // by a test row, with more digits of a second than are shown
   field.read = () => {
     if (emptiness.isEmpty()) { say(field, ""); return [null]; }
-    if (input.value === "") { say(field, "a date is needed", "wrong"); return null; }
-    slider?.follow();
-    const at = read(input.value);
-    const isOutside = hasRange && (at < numbers.minimum || at > numbers.maximum);
+    const { value } = input;
+    if (value === "") { say(field, "a date is needed", "wrong"); return null; }
+    const isOutside = value < asShown(column.minimum ?? value) || value > asShown(column.maximum ?? value);
     say(field, isOutside ? "outside of what training saw" : "", "outside");
-    return [exact?.shown === input.value ? exact.text : isDate ? input.value : `${input.value}Z`];
+    return [given?.shown === value ? given.text : value];
   };
   field.write = (row) => {
-    const text = row[index] ?? null;
+    const text = row[index];
     emptiness.set(text === null);
-    input.value = text === null ? "" : show(read(text));
-    exact = { shown: input.value, text };
-    slider?.follow();
+    input.value = text === null ? "" : asShown(text);
+    given = { text, shown: input.value };
   };
   return field;
 }

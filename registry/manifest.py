@@ -122,6 +122,13 @@ class Histogram(_Table, frozen=True, kw_only=True):
     nulls: int = 0
 
 
+def rank_values(histogram: Histogram) -> list[tuple[str, int]]:
+    """The values of text and how often training saw each, the commonest first; empty for numbers."""
+    if histogram.categories is None:
+        return []
+    return sorted(zip(histogram.categories, histogram.counts, strict=True), key=lambda one: -one[1])
+
+
 class Golden(_Table, frozen=True, kw_only=True):
     """Rows with known answers, for warm-up and load-and-query checks.
 

@@ -92,6 +92,30 @@ def _pow(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     return graph.choose(graph.some(hidden), graph.number(NAN), power)
 
 
+def _cbrt(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
+    """A power of the magnitude, and one Newton step: the third of an exponent is rounded."""
+    (x,) = arguments
+    size, third = graph.make("Abs", x), graph.number(1 / 3)
+    root = graph.make("Pow", size, third)
+    excess = graph.make("Sub", root, graph.make("Div", size, graph.make("Mul", root, root)))
+    root_again = graph.make("Sub", root, graph.make("Mul", excess, third))
+    value = call.arguments[0]
+    # 0 / 0 and infinity / infinity have no step.
+    if may_be_zero(value) or math.isinf(value.low) or math.isinf(value.high):
+        has_step = graph.make("Equal", excess, excess)
+        root_again = graph.choose(has_step, root_again, root)
+    return graph.make("Mul", graph.make("Sign", x), root_again)
+
+
+def _bits(operator: str, graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
+    nulls = [
+        graph.make("IsNaN", scalar)
+        for value, scalar in zip(call.arguments, arguments, strict=True)
+        if value.nullable
+    ]
+    return graph.choose(graph.some(nulls), graph.number(NAN), graph.make(operator, *arguments))
+
+
 def _cos(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     angle = call.arguments[0]
     return _cosine(graph, arguments[0], max(-angle.low, angle.high))
@@ -182,6 +206,10 @@ _FORMULAS: dict[str, _Formula] = {
     "to_bigint": _to_bigint,
     "to_double": lambda _, __, a: a[0],
     "pow": _pow,
+    "cbrt": _cbrt,
+    "bit_and": functools.partial(_bits, "bit_and"),
+    "bit_or": functools.partial(_bits, "bit_or"),
+    "bit_xor": functools.partial(_bits, "bit_xor"),
     "cos": _cos,
     "tan": lambda graph, call, a: graph.make("Div", graph.make("Sin", *a), _cos(graph, call, a)),
     "atan": lambda graph, _, a: _arc_tangent(graph, *a),

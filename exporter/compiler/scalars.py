@@ -24,7 +24,8 @@ class Scalar:
     Args:
         operator: an ONNX operator's name (capital letter), or one of `emit`'s own: ``numeric``, ``text``,
             ``word``, ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``,
-            ``to_float``, ``number``, ``to_word``, ``to_index``, ``lookup``; and of text ``string``, ``join``,
+            ``to_float``, ``number``, ``to_word``, ``to_index``, ``lookup``, ``bit_and``,
+            ``bit_or``, ``bit_xor``; and of text ``string``, ``join``,
             ``where_text``, ``same_text``, ``matches``, ``pick_one``, ``pick``.
         arguments: the values it is computed from.
         payload: column index, constant, the terms of an affine sum, the table of a ``lookup``, the pattern of
@@ -76,9 +77,16 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Clip": lambda x, reach: np.clip(x, -reach, reach),
     **_TESTS,
     "number": np.float64,
+    "bit_and": lambda a, b: _bits(np.bitwise_and, a, b),
+    "bit_or": lambda a, b: _bits(np.bitwise_or, a, b),
+    "bit_xor": lambda a, b: _bits(np.bitwise_xor, a, b),
     "atan_guess": lambda x: np.float64(np.arctan(np.float32(x))),
     "to_float": lambda x: np.float64(np.float32(x)),
 }
+
+
+def _bits(operator: Callable[..., Any], a: Any, b: Any) -> float:
+    return float(operator(a.astype(np.int64), b.astype(np.int64)))
 
 
 @dataclass

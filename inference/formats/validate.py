@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from timberline.inference.errors import BatchTooLargeError, RowError
 from timberline.inference.session import Feed
-from timberline.registry.moments import moment_of_number, parse_moment
+from timberline.registry.moments import FIRST_DAY, LAST_DAY, moment_of_number, parse_moment
 from timberline.registry.signature import NULL_TEXT, Column, Moment, SourceTable
 
 LARGEST_INTEGER = 2.0**53 - 1
@@ -42,7 +42,12 @@ _EXPECTED_MOMENT: dict[Moment, str] = {
 _LONGEST_MOMENT = 100
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
 _LARGEST = float(np.finfo(np.float64).max)
-_BOUNDS = {"FP64": (-_LARGEST, _LARGEST), "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER), "BOOL": (0.0, 1.0)}
+_BOUNDS = {
+    "FP64": (-_LARGEST, _LARGEST),
+    "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER),
+    "BOOL": (0.0, 1.0),
+    "date": (float(FIRST_DAY), float(LAST_DAY)),
+}
 # With more runs of columns of one datatype than this, looking at each costs more than the close look.
 _MOST_RUNS = 8
 _STEP = 64  # strings that are looked at together
@@ -84,7 +89,7 @@ class MatrixRules:
     def __init__(self, columns: Sequence[Column]) -> None:
         self.numeric = tuple(column for column in columns if column.datatype != "BYTES")
         self.text = tuple(column for column in columns if column.datatype == "BYTES")
-        bounds = [_BOUNDS[column.datatype] for column in self.numeric]
+        bounds = [_BOUNDS[_find_kind(column)] for column in self.numeric]
         self._bounds = np.array(bounds, dtype=np.float64).reshape(-1, 2).T  # lowest, highest: (columns,) each
         self._is_whole = np.array([column.datatype != "FP64" for column in self.numeric], dtype=bool)
         self._is_nullable = np.array([column.is_nullable for column in self.numeric], dtype=bool)
@@ -124,9 +129,9 @@ class MatrixRules:
         """Whether all is right and nothing is NULL."""
         if len(self._runs) > _MOST_RUNS:
             return False
-        for columns, datatype in self._runs:
+        for columns, kind in self._runs:
             block = numeric[:, columns]
-            lowest, highest = _BOUNDS[datatype]
+            lowest, highest = _BOUNDS[kind]
             # A NaN is its block's least and greatest value, and within no bounds. Over the whole
             # block and not by column: five times as fast.
             if not (
@@ -136,7 +141,7 @@ class MatrixRules:
                 <= highest
             ):
                 return False
-            if datatype != "FP64" and not (np.rint(block) == block).all():
+            if kind != "FP64" and not (np.rint(block) == block).all():
                 return False
         return True
 
@@ -188,12 +193,16 @@ def _may_be_wrong(values: Sequence[Any]) -> bool:
     return NULL_TEXT in joined
 
 
+def _find_kind(column: Column) -> str:
+    return "date" if column.moment == "date" else column.datatype
+
+
 def _find_runs(columns: Sequence[Column]) -> tuple[tuple[slice, str], ...]:
-    """Columns of one datatype that stand side by side."""
+    """Columns of one kind that stand side by side."""
     runs: list[tuple[slice, str]] = []
-    for datatype, group in itertools.groupby(column.datatype for column in columns):
+    for kind, group in itertools.groupby(map(_find_kind, columns)):
         start = runs[-1][0].stop if runs else 0
-        runs.append((slice(start, start + len(list(group))), datatype))
+        runs.append((slice(start, start + len(list(group))), kind))
     return tuple(runs)
 
 
@@ -205,6 +214,11 @@ def _refuse_number(value: float, column: Column, row: int) -> None:
             where=name_cell(row, column.name),
             hint="NaN stands for null, which this column does not take.",
         )
+    if column.moment == "date":
+        try:
+            moment_of_number(value, "date")
+        except ValueError as error:
+            _refuse(value, column, row, why=error)
     if column.datatype == "BOOL":
         raise RowError(f"expected 0 or 1, found {value!r:.80}", where=name_cell(row, column.name))
     read_number(value, column, row)

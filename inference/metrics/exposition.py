@@ -142,7 +142,9 @@ class Page(Collector):
             labels=[*labels, "feature"],
         )
         greatest = GaugeMetricFamily(
-            "drift_psi_max", "Greatest population stability index of any column.", labels=labels
+            "drift_psi_max",
+            "Greatest population stability index of any column that is no date or timestamp.",
+            labels=labels,
         )
         classes = GaugeMetricFamily(
             "drift_prediction_psi",
@@ -156,8 +158,8 @@ class Page(Collector):
             room -= min(drift.category_count, _MOST_FEATURES + 1)
             found = drift.compute(groups[key].sum_of(pids))
             rows.add_metric(own, found.rows)
-            if found.features:
-                greatest.add_metric(own, max(found.features.values()))
+            if found.greatest is not None:
+                greatest.add_metric(own, found.greatest)
             for name in list(found.features)[:room]:
                 features.add_metric([*own, name], found.features[name])
             if found.classes is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -136,6 +137,6 @@ def test_the_rows_as_they_are_sent_are_the_rows_as_the_graph_takes_them(warning:
     status, answer = warning.predict({"instances": [list(row) for row in AS_SENT]})
     assert status == 200, answer
     found = [list(row["probabilities"].values()) for row in answer["predictions"]]
-    assert found == pytest.approx(expect_probabilities(ROWS).tolist(), abs=ATOL)
+    assert np.array(found) == pytest.approx(expect_probabilities(ROWS), abs=ATOL)
     numbers = KNOWN | {"born": ROWS[0][2], "seen": float(ROWS[0][3] or 0) / 1e6}
     assert warning.predict(numbers)[1] == warning.predict(KNOWN)[1]

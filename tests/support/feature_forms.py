@@ -26,6 +26,21 @@ CASES: dict[str, tuple[str, ...]] = {
     "abs": ("abs(i)", "abs(y)", "abs(i - j)"),
     "sign": ("sign(i)", "sign(y)", "sign(x * 0)"),
     "sqrt": ("sqrt(i)", "sqrt(y)", "sqrt(i * i + j * j)", "sqrt(power(n, 2))"),
+    "cbrt": ("cbrt(i)", "cbrt(y)", "cbrt(x * 1e300)", "cbrt(n / 0)"),
+    "bit_and": (
+        "i & 4",
+        "n & 3 = 1",
+        "i & j",
+        "n & (i - 1)",
+        "(i * i * i) & 255",
+        "CAST(y * 1e9 AS BIGINT) & 65535",
+        "~i",
+        "n << 3",
+        "(i >> 2) & 1",
+        "i & NULL",
+    ),
+    "bit_or": ("i | 1", "n | j", "n | -4", "day(d) | 32"),
+    "bit_xor": ("xor(i, j)", "xor(n, 5)", "xor(xor(i, n), n)"),
     "exp": ("exp(i / 1000)", "exp(y)", "exp(-x)"),
     "ln": ("ln(i)", "log(x)", "log10(n)", "log2(j)", "log(3, y)", "log(i, j)"),
     "pow": (
@@ -78,7 +93,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ne": ("i <> j", "n != 1", "x <> y", "u <> 'red'", "u NOT IN ('red', 'blue')"),
     "lt": ("i < j", "y < 0.5", "n < y", "b < c"),
     "le": ("i <= j", "y <= 0.5", "n BETWEEN -1 AND 10", "i BETWEEN n AND y"),
-    "gt": ("i > j", "y > 0.5", "n > y", "x / 0 > 1"),
+    "gt": ("i > j", "y > 0.5", "n > y", "x / 0 > 1", "isinf(x / y)", "isfinite(x / y)", "isfinite(n)"),
     "ge": ("i >= j", "y >= 0.5", "n >= y", "n NOT BETWEEN -1 AND 10"),
     "and": ("b AND c", "n > 1 AND y < 0", "i > 0 AND j > 0 AND x > 0 AND b", "i AND n", "c AND NULL"),
     "or": ("b OR c", "n > 1 OR y < 0", "i > 0 OR j > 9 OR x > 99 OR c", "c OR NULL", "c OR (c IS NULL)"),
@@ -91,6 +106,14 @@ CASES: dict[str, tuple[str, ...]] = {
         "i IS NULL",
         "(n > 1) IS NULL",
         "sqrt(x) IS NULL",
+        "isnan(y)",
+        "isnan(sqrt(x))",
+        "n IS DISTINCT FROM i",
+        "n IS NOT DISTINCT FROM y",
+        "n IS DISTINCT FROM NULL",
+        "u IS NOT DISTINCT FROM 'red'",
+        "c IS DISTINCT FROM b",
+        "q IS DISTINCT FROM e",
     ),
     "case": (
         "CASE WHEN n > 1 THEN x WHEN c THEN y ELSE i END",
@@ -111,6 +134,10 @@ CASES: dict[str, tuple[str, ...]] = {
         "coalesce(u, t) = 'red'",
         "coalesce(sqrt(x), -1)",
         "coalesce(if(NULL, n, 0), i)",
+        "c IS TRUE",
+        "c IS NOT FALSE",
+        "n IS FALSE",
+        "(n > y) IS NOT TRUE",
     ),
     "to_double": ("CAST(b AS DOUBLE)", "CAST(c AS DOUBLE)", "CAST(n AS DOUBLE) / 2", "(i > j)::DOUBLE"),
     "to_bigint": (
@@ -120,8 +147,20 @@ CASES: dict[str, tuple[str, ...]] = {
         "(n > 1)::BIGINT",
         "CAST(i / 2 AS BIGINT)",
         "i + CAST(0.5 AS BIGINT)",
+        "TRY_CAST(x AS INTEGER)",
+        "TRY_CAST(y AS BIGINT)",
+        "TRY_CAST(x / 0 AS BIGINT)",
+        "TRY_CAST(c AS INTEGER)",
+        "TRY_CAST(i + 2147483647.5 AS INTEGER)",
     ),
-    "to_float": ("CAST(x AS FLOAT)", "x - CAST(x AS FLOAT)", "CAST(y AS FLOAT) / 3", "CAST(i AS FLOAT)"),
+    "to_float": (
+        "TRY_CAST(x AS FLOAT)",
+        "TRY_CAST(y / 0 AS FLOAT)",
+        "CAST(x AS FLOAT)",
+        "x - CAST(x AS FLOAT)",
+        "CAST(y AS FLOAT) / 3",
+        "CAST(i AS FLOAT)",
+    ),
     "lookup": (
         "map {'red': 1, 'it''s': -2.5, '': NULL}[u]",
         "map(['red', 'ö'], [7, 8])[t] + 1",
@@ -287,7 +326,7 @@ DATE_CHOICES = (
     "greatest(d, e, '2000-01-01') = d",
 )
 # Operators whose double result is not defined to the last bit by IEEE 754.
-ROUNDED = {"exp", "ln", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"}
+ROUNDED = {"cbrt", "exp", "ln", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"}
 
 # The columns of the forms below, of which ``{i}`` is a number.
 DOZEN_COLUMNS = [Column(name=f"k{i}", datatype="INT64") for i in range(40)]

@@ -9,6 +9,7 @@ too wide, never too narrow.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from timberline.training.features import dates
 from timberline.training.features.expressions import (
     INFINITY,
     LARGEST_DOUBLE,
+    LARGEST_WHOLE,
     Call,
     Expression,
     ExpressionError,
@@ -166,6 +168,81 @@ def cast(value: Expression, kind: str) -> Expression:
     if kind == "FLOAT":
         return _call("to_float", [as_number(value)], _DOUBLE)
     return _call("to_double", [value], _DOUBLE)
+
+
+def try_cast(value: Expression, kind: str, limits: tuple[float, float] | None) -> Expression:
+    """TRY_CAST: as CAST, and NULL for a number beyond ``limits``, those of a whole type, or of FLOAT."""
+    if value.type is _VARCHAR:
+        raise ExpressionError(
+            "what is a number in a text is not known in the graph",
+            "Declare the column as a number, and the words that mean NULL as null_text, in model.toml.",
+        )
+    result = cast(value, kind)
+    if kind == "FLOAT":
+        is_beyond = call("and", [is_infinite(result), call("not", [is_infinite(value)])])
+        return case([(is_beyond, NULL)], result) if may_be_infinite(result) else result
+    if limits is None or (result.low >= limits[0] and result.high <= limits[1]):
+        return result
+    low, high = map(number, limits)
+    is_within = call("and", [call("ge", [result, low]), call("le", [result, high])])
+    return _bound(case([(is_within, result)], NULL), *limits)
+
+
+def _bound(value: Expression, low: float, high: float) -> Expression:
+    """The value with bounds that are known from elsewhere."""
+    return dataclasses.replace(value, low=low, high=high) if isinstance(value, Call) else value
+
+
+def is_infinite(value: Expression) -> Expression:
+    """Whether a number is plus or minus infinity."""
+    return call("eq", [call("abs", [value]), number(INFINITY)])
+
+
+def is_finite(value: Expression) -> Expression:
+    """Whether a number is not infinite; NaN is NULL."""
+    return call("lt", [call("abs", [value]), number(INFINITY)])
+
+
+def is_same(a: Expression, b: Expression) -> Expression:
+    """``a IS NOT DISTINCT FROM b``: as ``=``, and two NULLs are the same."""
+    both_null = call("and", [call("is_null", [a]), call("is_null", [b])])
+    return coalesce([call("or", [call("eq", [a, b]), both_null]), Literal(False, _BOOLEAN)])
+
+
+def bits(operator: str, a: Expression, b: Expression) -> Expression:
+    """``bit_and``, ``bit_or`` or ``bit_xor`` of whole numbers in two's complement; NULL beyond ±2**53."""
+    arguments = [_as_bits(value) for value in (a, b)]
+    reach = 2.0 ** max(_bit_count(value) for value in arguments)
+    are_positive = all(value.low >= 0 for value in arguments)
+    nullable = any(value.nullable for value in arguments)
+    return Call(operator, tuple(arguments), _BIGINT, nullable, 0.0 if are_positive else -reach, reach - 1)
+
+
+def _as_bits(value: Expression) -> Expression:
+    if value.type is not _BIGINT and not (isinstance(value, Literal) and value.value is None):
+        raise ExpressionError(
+            f"bits are of whole numbers, and one side is {value.type}", "Write CAST(... AS INTEGER)."
+        )
+    if value.low >= -LARGEST_WHOLE and value.high <= LARGEST_WHOLE:
+        return value
+    is_exact = call("le", [call("abs", [value]), number(LARGEST_WHOLE)])
+    return _bound(case([(is_exact, value)], NULL), -LARGEST_WHOLE, LARGEST_WHOLE)
+
+
+def _bit_count(value: Expression) -> int:
+    return int(max(abs(value.low), abs(value.high))).bit_length()
+
+
+def shift(value: Expression, count: Expression, *, is_left: bool) -> Expression:
+    """``value << count`` as a product, ``value >> count`` as a quotient that is cut down."""
+    if not (isinstance(count, Literal) and count.type is _BIGINT and 0 <= count.low <= 52):
+        raise ExpressionError("a number is shifted by a whole constant from 0 to 52 bits")
+    if value.type is not _BIGINT:
+        raise ExpressionError(
+            f"<< and >> shift whole numbers, and got {value.type}", "Write CAST(... AS INTEGER)."
+        )
+    power = Literal(2.0**count.low, _BIGINT)
+    return call("mul", [value, power]) if is_left else _call("floor", [call("div", [value, power])], _BIGINT)
 
 
 def logarithm(base: Expression, value: Expression) -> Expression:
@@ -323,6 +400,12 @@ def _sqrt(a: Expression) -> Bounds:
     return 0.0, math.sqrt(max(a.high, 0.0)), a.low < 0
 
 
+def _cbrt(a: Expression) -> Bounds:
+    # One step wider than the cube root may be off.
+    low, high = (math.copysign(abs(edge) ** (1 / 3) * 1.001, edge) for edge in (a.low, a.high))
+    return low, high, False
+
+
 def _exp(a: Expression) -> Bounds:
     return 0.0, math.exp(a.high) * 1.001 if a.high < 709 else INFINITY, False
 
@@ -377,6 +460,7 @@ _FINDERS: dict[str, Callable[..., Bounds]] = {
     "abs": _abs,
     "sign": lambda _: (-1.0, 1.0, False),
     "sqrt": _sqrt,
+    "cbrt": _cbrt,
     "exp": _exp,
     "ln": _ln,
     "pow": _pow,

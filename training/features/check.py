@@ -37,6 +37,8 @@ _CASTS = {
     exp.DType.TIMESTAMP: "TIMESTAMP",
     exp.DType.TIMESTAMPNTZ: "TIMESTAMP",
 }
+# What a DOUBLE may be to become one: the largest double below 2**63 is 1024 less.
+_LIMITS = {exp.DType.INT: (-(2.0**31), 2.0**31 - 1), exp.DType.BIGINT: (-(2.0**63), 2.0**63 - 1024)}
 _PARTS: dict[type[exp.Expr], str] = {
     exp.Year: "year",
     exp.Quarter: "quarter",
@@ -192,6 +194,17 @@ class Checker:
             exp.RegexpLike: self._matches,
             exp.Length: self._length,
             exp.Dot: self._dot,
+            exp.TryCast: self._try_cast,
+            exp.NullSafeEQ: lambda node: build.is_same(*self._pair(node)),
+            exp.NullSafeNEQ: lambda node: build.call("not", [build.is_same(*self._pair(node))]),
+            exp.IsNan: lambda node: build.call("is_null", [build.call("abs", [self.check(node.this)])]),
+            exp.IsInf: lambda node: build.is_infinite(self.check(node.this)),
+            exp.BitwiseAnd: lambda node: build.bits("bit_and", *self._bit_operands(node)),
+            exp.BitwiseOr: lambda node: build.bits("bit_or", *self._bit_operands(node)),
+            exp.BitwiseXor: lambda node: build.bits("bit_xor", *self._pair(node)),
+            exp.BitwiseLeftShift: lambda node: build.shift(*self._bit_operands(node), is_left=True),
+            exp.BitwiseRightShift: lambda node: build.shift(*self._bit_operands(node), is_left=False),
+            exp.BitwiseNot: self._bit_not,
         }
 
     @functools.cached_property
@@ -200,6 +213,7 @@ class Checker:
         return {
             "isoyear": lambda node: dates.part("isoyear", *self._exactly(node, 1)),
             "weekday": lambda node: dates.part("weekday", *self._exactly(node, 1)),
+            "isfinite": lambda node: build.is_finite(*self._exactly(node, 1)),
             "date_part": self._date_part,
             "datepart": self._date_part,
             "prefix": lambda node: self._holds("{}%", *self._nodes(node, 2)),
@@ -294,9 +308,35 @@ class Checker:
         return build.call("or", [build.call("eq", [value, option]) for option in options])
 
     def _is(self, node: exp.Expr) -> Expression:
+        if isinstance(node.expression, exp.Boolean):
+            value = build.as_boolean(self.check(node.this))
+            is_so = value if node.expression.this else build.call("not", [value])
+            return build.coalesce([is_so, Literal(False, ValueType.BOOLEAN)])
         if not isinstance(node.expression, exp.Null):
-            raise self._source.refuse(node, "IS takes NULL only")
+            raise self._source.refuse(node, "IS takes NULL, TRUE, FALSE or [NOT] DISTINCT FROM")
         return build.call("is_null", [self.check(node.this)])
+
+    def _pair(self, node: exp.Expr) -> tuple[Expression, Expression]:
+        self._only(node, "this", "expression")
+        return self.check(node.this), self.check(node.expression)
+
+    def _bit_operands(self, node: exp.Expr) -> tuple[Expression, Expression]:
+        self._need_parentheses(node)
+        return self._pair(node)
+
+    def _bit_not(self, node: exp.Expr) -> Expression:
+        self._need_parentheses(node)
+        return build.call("sub", [build.call("neg", [self.check(node.this)]), Literal(1.0, ValueType.BIGINT)])
+
+    def _need_parentheses(self, node: exp.Expr) -> None:
+        """Refuse bits beside other operators: whose turn comes first, the parser and DuckDB do not agree."""
+        arms = [node.this, node.args.get("expression")]
+        is_chain = isinstance(node.this, type(node)) and not isinstance(node, exp.BitwiseNot)
+        near = [arm for arm in arms[is_chain:] if isinstance(arm, exp.Binary | exp.BitwiseNot)]
+        if isinstance(node.parent, exp.Binary) and not isinstance(node.parent, exp.Predicate | exp.Connector):
+            near += [] if isinstance(node.parent, type(node)) else [node.parent]
+        if any(not isinstance(other, exp.Func) for other in near):
+            raise self._source.refuse(node, "bit operators beside others need parentheses")
 
     def _case(self, node: exp.Expr) -> Expression:
         operand = self.check(node.this) if node.this is not None else None
@@ -457,7 +497,14 @@ class Checker:
         self._only(node, "this")
         return texts.length(self.check(node.this))
 
+    def _try_cast(self, node: exp.Expr) -> Expression:
+        limits = _LIMITS.get(node.args["to"].this)
+        return build.try_cast(self.check(node.this), self._target(node), limits)
+
     def _cast(self, node: exp.Expr) -> Expression:
+        return build.cast(self.check(node.this), self._target(node))
+
+    def _target(self, node: exp.Expr) -> str:
         target = node.args["to"]
         kind = _CASTS.get(target.this)
         if kind is None or target.expressions:
@@ -466,7 +513,7 @@ class Checker:
                 f"CAST to {target.sql('duckdb')} is not supported",
                 "Cast to DOUBLE, FLOAT, BIGINT, BOOLEAN, DATE or TIMESTAMP.",
             )
-        return build.cast(self.check(node.this), kind)
+        return kind
 
 
 def _list(names: Sequence[str]) -> str:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from timberline.registry.moments import FIRST_DAY, LARGEST_MOMENT, LAST_DAY
+from timberline.registry.moments import FIRST_DAY, LAST_DAY
 from timberline.registry.runs import code_column
 from timberline.registry.runtime.files import digest_bytes
 
 INFINITY = float("inf")
 LARGEST_DOUBLE = 1.7976931348623157e308
-LARGEST_BIGINT = float(2**63)
+# Of a whole-number column: beyond it the ETL and the service refuse a value, as a DOUBLE would round it.
+LARGEST_WHOLE = float(2**53 - 1)
 DAY_US = 86_400_000_000.0
 # A date that is computed and lies further from 1970-01-01 is NULL: years -271821 to 275760.
 LARGEST_DAY = 99_999_999.0
@@ -95,9 +96,9 @@ class ColumnRef:
         """Largest value of the column's type."""
         if self.type is ValueType.BOOLEAN:
             return 1.0
-        if self.type.is_moment:
-            return float(LAST_DAY if self.type is ValueType.DATE else LARGEST_MOMENT)
-        return LARGEST_BIGINT if self.type is ValueType.BIGINT else LARGEST_DOUBLE
+        if self.type is ValueType.DATE:
+            return float(LAST_DAY)
+        return LARGEST_DOUBLE if self.type is ValueType.DOUBLE else LARGEST_WHOLE
 
 
 @dataclass(frozen=True)

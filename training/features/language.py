@@ -36,6 +36,7 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "abs": ("abs(a)", "magnitude"),
     "sign": ("sign(a)", "-1, 0 or 1"),
     "sqrt": ("sqrt(a)", "square root; NULL below 0"),
+    "cbrt": ("cbrt(a)", "cube root"),
     "exp": ("exp(a)", "e to the power of a"),
     "ln": ("ln(a), log(a), log10(a), log2(a), log(base, a)", "logarithm; -infinity at 0, NULL below"),
     "pow": ("a ^ b, a ** b, pow(a, b), power(a, b)", "power; NULL for a root of a negative number"),
@@ -46,6 +47,9 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "acos": ("acos(a)", "arc cosine; NULL outside [-1, 1]"),
     "atan": ("atan(a)", "arc tangent"),
     "atan2": ("atan2(y, x)", "angle of the point (x, y); the sign of a zero is ignored"),
+    "bit_and": ("a & b", "bits of whole numbers that both have; NULL beyond ±2^53"),
+    "bit_or": ("a | b", "bits that one has; NULL beyond ±2^53"),
+    "bit_xor": ("xor(a, b)", "bits that one alone has; NULL beyond ±2^53"),
     "floor": ("floor(a)", "largest whole number not above a"),
     "ceil": ("ceil(a), ceiling(a)", "smallest whole number not below a"),
     "trunc": ("trunc(a)", "a cut towards zero"),
@@ -132,18 +136,20 @@ OPERATORS: dict[str, tuple[str, str]] = {
     ),
 }
 
-# Written with the operators above: NAME → how.
-REWRITTEN = (
-    "CAST(a AS BOOLEAN)",
-    "radians(a)",
-    "degrees(a)",
-    "pi()",
-    "trunc(a, digits)",
-    "extract(part FROM d)",
-    "date_part('part', d)",
-    "DATE '2013-05-01'",
-    "TIMESTAMP '2013-05-01 10:00:00'",
-)
+# Written with the operators above: how → what it means.
+REWRITTEN: dict[str, str] = {
+    "CAST(a AS BOOLEAN)": "whether a number is not 0",
+    "TRY_CAST(a AS type)": "of numbers, as CAST, and NULL beyond the range of INTEGER, BIGINT or FLOAT",
+    "radians(a), degrees(a), pi()": "products with a constant",
+    "trunc(a, digits)": "as round, towards zero",
+    "isnan(a)": "as a IS NULL, since NaN is NULL",
+    "isinf(a), isfinite(a)": "whether it is, or is not, plus or minus infinity",
+    "~a, a << n, a >> n": "-a - 1; a * 2^n; floor(a / 2^n), n a whole constant",
+    "a IS DISTINCT FROM b, a IS NOT DISTINCT FROM b": "as <> and =, where NULL is a value like any other",
+    "a IS TRUE, a IS FALSE, a IS NOT TRUE": "never NULL itself",
+    "extract(part FROM d), date_part('part', d)": "the functions of dates by their names",
+    "DATE '2013-05-01', TIMESTAMP '2013-05-01 10:00:00'": "constants; beside a date, in quotes alone",
+}
 
 # Where the language is described; every refusal ends with it.
 REFERENCE = "docs/reference/features.md"

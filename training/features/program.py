@@ -51,6 +51,15 @@ _INFIX = {
     "and": "AND",
     "or": "OR",
 }
+_TEMPLATES = {
+    "intdiv": "trunc({} / nullif({}, 0e0))",
+    "neg": "(-{})",
+    "not": "(NOT {})",
+    "is_null": "({} IS NULL)",
+    "bit_and": "CAST((CAST({} AS BIGINT) & CAST({} AS BIGINT)) AS DOUBLE)",
+    "bit_or": "CAST((CAST({} AS BIGINT) | CAST({} AS BIGINT)) AS DOUBLE)",
+    "bit_xor": "CAST(xor(CAST({} AS BIGINT), CAST({} AS BIGINT)) AS DOUBLE)",
+}
 
 
 @dataclass(frozen=True)
@@ -223,19 +232,13 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
     operator = call.operator
     if operator in _INFIX:
         return "(" + f" {_INFIX[operator]} ".join(arguments) + ")"
+    if operator in _TEMPLATES:
+        return _TEMPLATES[operator].format(*arguments)
     match operator:
         case "div":
             return f"({arguments[0]} / {_plus_zero(call.arguments[1], arguments[1])})"
         case "pow":
             return f"pow({_plus_zero(call.arguments[0], arguments[0])}, {arguments[1]})"
-        case "intdiv":
-            return f"trunc({arguments[0]} / nullif({arguments[1]}, 0e0))"
-        case "neg":
-            return f"(-{arguments[0]})"
-        case "not":
-            return f"(NOT {arguments[0]})"
-        case "is_null":
-            return f"({arguments[0]} IS NULL)"
         case "case":
             *pairs, default = arguments
             branches = " ".join(

@@ -284,8 +284,10 @@ def _look(
     rest = cell.rest
     rows, distinct, length, _, numeric, *_ = found
     look = ColumnLook(cell.name, cell.cell, "string", rows, 0, distinct, mean_length=length or 0.0)
+    # A value may read "?" or "none" and be one; NA and its like are none.
+    clear = frozenset(word for word in cell.nulls if word.strip() in ("", *_CLEAR_NULLS))
     if not rows:
-        return look, cell.nulls
+        return look, clear
     if type_:
         return _look_parquet(connection, look, rest, type_), cell.nulls
     if numeric:
@@ -294,8 +296,6 @@ def _look(
         return replace(look, kind="boolean", words=words), cell.nulls
     if (moment := _find_moment(connection, rest)) is not None:
         return replace(look, **moment), cell.nulls
-    # Text: a value may read "?" or "none" and be one; NA and its like are none.
-    clear = frozenset(word for word in cell.nulls if word.strip() in ("", *_CLEAR_NULLS))
     return replace(look, remarks=tuple(_find_signs(connection, rest, marks.pattern))), clear
 
 

@@ -187,13 +187,13 @@ def _find_layout(lines: Sequence[str], comment: str, name: str) -> _Layout:
             hint="A table needs a column to predict and one to predict it from; tried: "
             + " ".join(repr(mark) for mark in _DELIMITERS),
         )
-    # Of equally good ones the first, which is the usual one.
-    return max(found, key=lambda layout: (round(layout.share, 2), _rank(layout), layout.escape == '"'))
+    # A backslash that is no escape, at the end of a cell, would join it with the next one.
+    return max(found, key=lambda layout: (round(layout.share, 2), layout.escape == "\\", _rank(layout)))
 
 
-def _rank(layout: _Layout) -> tuple[bool, int]:
-    """A comma, semicolon, tab or bar before the rarer ones, and the one that makes more cells."""
-    return layout.delimiter in _DELIMITERS[:4], layout.width
+def _rank(layout: _Layout) -> tuple[bool, bool, int]:
+    """Two characters are no chance; then comma, semicolon, tab or bar; then the one that makes more cells."""
+    return len(layout.delimiter) > 1, layout.delimiter in _DELIMITERS[:4], layout.width
 
 
 def _try_layout(lines: Sequence[str], delimiter: str, escape: Literal['"', "\\"]) -> _Layout | None:

@@ -25,6 +25,7 @@ from timberline.training.config import (
     TimeSplit,
 )
 from timberline.training.data.database import Connection, fetch_row
+from timberline.training.data.splits import mix_rows
 from timberline.training.errors import DatasetError
 from timberline.training.init.columns import CELLS, ColumnLook, TableLook
 
@@ -39,9 +40,9 @@ _FEW_VALUES = 12
 _MANY_CATEGORIES = 100
 # A column is a leak if it alone leaves a twentieth of the errors, and one row of a hundred at most.
 _LEAK_SHARE, _LEAK_ERRORS = 0.05, 0.01
-_LEAK_LEAST_ROWS = 20
-_LEAK_BINS = 200
-_HELD_OUT = 5  # every fifth row
+_LEAK_LEAST_ROWS, _LEAK_EDGE_ROWS = 20, 100
+_PARTS = 5
+_ASKED = "asked_rows"
 _LIKE_AN_ID = re.compile(
     r"(^|[^a-z])(id|ids|key|uuid|guid|index|idx|rownames?|row|number|no|nr|num|serial)($|[^a-z])"
 )
@@ -330,55 +331,48 @@ def _find_leaks(
 ) -> None:
     """Warn of each column that alone tells the class of rows that it was not looked up in.
 
-    The most frequent class of each value in four fifths of the rows (of a number: of its own, or of its part
-    of `_LEAK_BINS`) is asked about the fifth row. A column that is nearly always right knows the answer.
+    A fifth of the rows is asked: what is the most frequent class of the same value in the others, or of
+    the next smaller number there? A column that is nearly always right knows the answer.
     """
+    connection.execute(
+        f"CREATE TEMP VIEW {_ASKED} AS SELECT *, {target.cell} AS class, "
+        f"{mix_rows('rowid', 0, 'init')} % {_PARTS} = 0 AS is_asked FROM {CELLS}"
+    )
     total, majority = fetch_row(
         connection,
-        f"SELECT count(*), max(rows) FROM (SELECT {target.cell}, count(*) OVER () AS total, "
-        f"count(*) OVER (PARTITION BY {target.cell}) AS rows FROM {CELLS} WHERE rowid % {_HELD_OUT} = 0)",
+        f"SELECT coalesce(sum(rows), 0), coalesce(max(rows), 0) FROM "
+        f"(SELECT count(*) AS rows FROM {_ASKED} WHERE is_asked GROUP BY class)",
     )
     if total < _LEAK_LEAST_ROWS:
         return
-    usual = 1 - majority / total
+    # At a threshold the neighbour of one row is on the other side.
+    tolerated = max(_LEAK_ERRORS * total, total >= _LEAK_EDGE_ROWS)
     for column in inputs:
-        wrong = 1 - _score_alone(connection, column, target) / total
-        if wrong <= _LEAK_ERRORS and wrong <= _LEAK_SHARE * usual:
+        wrong = total - _count_right(connection, column)
+        if wrong <= min(tolerated, _LEAK_SHARE * (total - majority)):
             found.warn(
                 column.name,
-                f"alone predicts {target.name} in {1 - wrong:.1%} of held-out rows. Is it known before "
+                f"alone predicts {target.name} in {1 - wrong / total:.1%} of held-out rows. Is it known before "
                 f"{target.name} is? If not, it leaks the answer: ignore it",
             )
 
 
-def _score_alone(connection: Connection, column: ColumnLook, target: ColumnLook) -> int:
-    """The held-out rows whose class is the most frequent one of the column's value."""
+def _count_right(connection: Connection, column: ColumnLook) -> int:
+    """The rows asked whose class the column alone tells."""
     value = f"coalesce(trim({column.cell}), '')"
-    part = "NULL"
     if column.kind in ("integer", "number"):
-        # Neighbours in the order of the numbers, for a value that is in no other row.
-        number = f"TRY_CAST(replace({column.cell}, ',', '.') AS DOUBLE)"
-        part = f"CASE WHEN {number} IS NOT NULL THEN ntile({_LEAK_BINS}) OVER (ORDER BY {number}) END"
+        value = f"coalesce(TRY_CAST(replace({column.cell}, ',', '.') AS DOUBLE), '-inf')"
     return int(
         fetch_row(
             connection,
             f"""
-            WITH cut AS (
-                SELECT {value} AS value, {part} AS part, {target.cell} AS class,
-                    rowid % {_HELD_OUT} = 0 AS is_held_out
-                FROM {CELLS}
-            ),
-            by_value AS (
-                SELECT value, mode(class ORDER BY class) AS class
-                FROM cut WHERE NOT is_held_out GROUP BY value
-            ),
-            by_part AS (
-                SELECT part, mode(class ORDER BY class) AS class
-                FROM cut WHERE NOT is_held_out GROUP BY part
+            WITH asked AS (SELECT {value} AS value, class FROM {_ASKED} WHERE is_asked),
+            known AS (
+                SELECT {value} AS value, mode(class ORDER BY class) AS class
+                FROM {_ASKED} WHERE NOT is_asked GROUP BY ALL
             )
-            SELECT count_if(coalesce(by_value.class, by_part.class) = cut.class)
-            FROM cut LEFT JOIN by_value USING (value) LEFT JOIN by_part ON cut.part = by_part.part
-            WHERE is_held_out
+            SELECT count(*) FILTER (known.class = asked.class)
+            FROM asked ASOF JOIN known ON asked.value >= known.value
             """,
         )[0]
     )

@@ -208,11 +208,12 @@ def _plain_items(plain: Sequence[ColumnProposal], words: set[str]) -> Iterator[t
         few = [column for column in chosen if column not in many]
         if few:
             yield comment, [_name(column.look.name, words) for column in few]
-        for column in many:
+        if many:
+            counts = ", ".join(f"{column.look.name} {column.look.distinct:,}" for column in many)
             note = (
-                f"{column.look.distinct:,} values: min_count and max_size of [features] say which are known."
+                f"Text of many values ({counts}): min_count and max_size of [features] say which are known."
             )
-            yield note, [_name(column.look.name, words)]
+            yield note, [_name(column.look.name, words) for column in many]
 
 
 def _moment_items(

@@ -29,8 +29,8 @@ class Scalar:
             ``where_text``, ``same_text``, ``matches``, ``pick_one``, ``pick``, ``weigh``.
         arguments: the values it is computed from.
         payload: column index, constant, the terms of an affine sum, the table of a ``lookup``, the pattern of
-            ``matches``, or what ``pick_one`` has for the one of its bools that is true, ``weigh`` sums of those
-            that are, and ``pick`` has for each number that they are the bits of.
+            ``matches``, or what ``pick_one`` has for the one of its bools that is true, ``weigh`` sums of the
+            true ones, and ``pick`` has for each number that they are the bits of.
         order: when it was made; arguments come before what uses them.
     """
 

@@ -33,7 +33,7 @@ from timberline.exporter.parity.rows import check_slices, rows_to_feeds, write_t
 from timberline.exporter.parity.verify import Network, ParityResult, replay_golden, verify_parity
 from timberline.registry.aliases import move_alias, read_alias
 from timberline.registry.errors import RegistryError, after_change
-from timberline.registry.manifest import SCHEMA_VERSION, FileDigest, Lineage, Manifest, Metrics
+from timberline.registry.manifest import SCHEMA_VERSION, Category, FileDigest, Lineage, Manifest, Metrics
 from timberline.registry.rows import SEEN_FILE, TEST_ROWS_FILE
 from timberline.registry.runtime.documents import utc_now
 from timberline.registry.runtime.files import digest_bytes
@@ -169,6 +169,7 @@ def _export(
         build_feature_graph(program, opset),
         network.convert(opset),
         class_count=len(run.classes),
+        categories=[i for i, size in enumerate(program.category_sizes) if size is not None],
         precision=inputs.export.precision,
     )
     if inputs.export.precision == "int8":
@@ -224,7 +225,7 @@ def publish_verified(
             require_accuracy(parity.rows, parity.accuracy, inputs.metrics)
             replay_golden(model, parity.golden, program.columns)
             feeds = rows_to_feeds(parity.golden.rows[:1], program.columns)
-            row = measure_row(model, program, inputs.run.features_sql, feeds, opset=inputs.export.opset)
+            row = measure_row(model, program, feeds, opset=inputs.export.opset)
             log_cost(row)
             describe = _describe_version(inputs, program, parity, tolerances, converters, created_at)
             version = store.publish(inputs.run.model, files, describe)
@@ -330,6 +331,12 @@ def _describe_version(
             golden=parity.golden,
             gate=inputs.gate,
             table=msgspec.structs.replace(run.table, unread={**run.table.unread, **unread}),
+            categories=tuple(
+                Category(feature=feature.name, values=len(feature.vocabulary))
+                for feature in program.features
+                if feature.vocabulary is not None
+            ),
+            constants=run.fitted.constants,
         )
 
     return describe

@@ -47,6 +47,7 @@ _FLAGS = {
     "canary": "alias=share: this version answers a share of the requests",
     "canary-header": "header whose value decides which version answers (default x-request-key)",
     "shadow": "alias=share: this version is asked too, unseen by clients",
+    "warnings": "answers name features with a value that training did not know (default false)",
     "drift-window-rows": "rows over which drift is measured, 0 for none (default 1000)",
     "metrics-port": "a port of its own for /metrics (default: none)",
     "tokens-file": "file with a bearer token on each line",
@@ -61,7 +62,7 @@ _FLAGS = {
     "keep-alive-s": "seconds until an idle connection is closed (default 75)",
     "runtime-dir": "folder for the file that health finds the service by (default: the first usable)",
 }
-_SWITCHES = {"request-log", "reuse-port", "server-timing"}  # may stand alone, for "true"
+_SWITCHES = {"request-log", "reuse-port", "server-timing", "warnings"}  # may stand alone, for "true"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

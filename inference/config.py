@@ -91,6 +91,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     - ``canary``: ``alias=share`` or ``number=share``: the share (0 to 1) of the default model's
       requests that this version answers. Requests with the same ``canary_header`` go the same way.
     - ``shadow``: ``alias=share``: the share of requests that this version is asked too, unseen by clients.
+    - ``warnings``: whether answers say which features had a value that training did not know.
     - ``drift_window_rows``: rows over which drift is measured; 0 is not at all.
     - ``metrics_port``: a port of its own for ``/metrics``; 0 is the port of everything else.
     - ``tokens``, ``tokens_file``: bearer tokens, with commas or on lines; with any, everything but
@@ -135,6 +136,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     canary: str = ""
     canary_header: str = "x-request-key"
     shadow: str = ""
+    warnings: bool = False
     drift_window_rows: Annotated[int, msgspec.Meta(ge=0)] = 1000
     metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     tokens: str = ""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from timberline.inference.errors import SignatureMismatchError
 from timberline.registry.runtime.logs import NO_TELEMETRY
 from timberline.registry.signature import (
+    CATEGORIES_OUTPUT,
     LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,
@@ -79,6 +80,25 @@ class Outputs(NamedTuple):
 
     labels: npt.NDArray[np.int64]  # (rows,): index of the most probable class
     probabilities: npt.NDArray[np.float32]  # (rows, classes)
+    # (rows, features that are text): their codes; None of a graph that has no such feature
+    categories: npt.NDArray[np.int64] | None = None
+
+    def cut(self, start: int, end: int) -> Outputs:
+        """The answers from ``start`` up to ``end``; they share memory with these."""
+        categories = None if self.categories is None else self.categories[start:end]
+        return Outputs(self.labels[start:end], self.probabilities[start:end], categories)
+
+    @classmethod
+    def join(cls, parts: Sequence[Outputs]) -> Outputs:
+        """All answers in order; all are of one graph."""
+        labels = np.concatenate([part.labels for part in parts])
+        probabilities = np.concatenate([part.probabilities for part in parts])
+        categories = [part.categories for part in parts if part.categories is not None]
+        return cls(labels, probabilities, np.concatenate(categories) if categories else None)
+
+
+# Of one row: label index, probabilities, and the codes of the features that are text (None without any).
+RowAnswer = tuple[int, tuple[float, ...], Sequence[int] | None]
 
 
 class RowFeeder:
@@ -125,20 +145,37 @@ class Session:
     ``run`` may be called from several threads at a time; ``run_row`` works in one fixed
     buffer and belongs to the event loop's thread alone.
 
+    Args:
+        graph: its bytes.
+        signature: columns, tensors and classes.
+        where: names it in errors.
+        row_by_row: whether rows are run one after the other.
+        category_count: how many features are text; the graph then has the output `CATEGORIES_OUTPUT`.
+
     Raises:
         SignatureMismatchError: the bytes are no graph, or not one with this signature.
         MemoryError: it needs more memory than there is.
     """
 
-    def __init__(self, graph: bytes, signature: Signature, *, where: str, row_by_row: bool = False) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        signature: Signature,
+        *,
+        where: str,
+        row_by_row: bool = False,
+        category_count: int = 0,
+    ) -> None:
         self._is_row_by_row = row_by_row
         self._session = _open_session(graph, where)
-        _check_graph(self._session, signature, where)
+        coded = describe_categories(category_count) if category_count else ()
+        _check_graph(self._session, signature, coded, where)
         columns = signature.columns
         feeder = RowFeeder(columns, packs=not any(column.is_nullable for column in columns))
         self.feed_rows = feeder.feed
-        self._output_names = [PROBABILITIES_OUTPUT, LABEL_OUTPUT]
-        if not feeder.has_text:  # ONNX Runtime cannot bind string tensors
+        self._output_names = [PROBABILITIES_OUTPUT, LABEL_OUTPUT, *(spec.name for spec in coded)]
+        # ONNX Runtime cannot bind string tensors; text that is made of numbers alone is rare.
+        if not feeder.has_text and not coded:
             self.run_row = _BoundRow(self._session, len(columns), len(signature.classes)).run  # type: ignore[method-assign]
 
     def run(self, feed: Feed) -> Outputs:
@@ -147,8 +184,7 @@ class Session:
         if feed.row_count <= step:
             return self._run(feed)
         parts = [self._run(feed.cut(start, start + step)) for start in range(0, feed.row_count, step)]
-        labels, probabilities = zip(*parts, strict=True)
-        return Outputs(np.concatenate(labels), np.concatenate(probabilities))
+        return Outputs.join(parts)
 
     def _run(self, feed: Feed) -> Outputs:
         tensors: dict[str, npt.NDArray[Any]] = {}
@@ -156,13 +192,14 @@ class Session:
             tensors[NUMERIC_INPUT] = feed.numeric
         if feed.text is not None:
             tensors[TEXT_INPUT] = feed.text
-        probabilities, labels = self._session.run(self._output_names, tensors)
-        return Outputs(labels, probabilities)
+        probabilities, labels, *categories = self._session.run(self._output_names, tensors)
+        return Outputs(labels, probabilities, *categories)
 
-    def run_row(self, row: Row) -> tuple[int, tuple[float, ...]]:
-        """Label index and probabilities of one row; about half the cost of a `run` over one."""
-        outputs = self.run(self.feed_rows([row]))
-        return int(outputs.labels[0]), tuple(outputs.probabilities[0].tolist())
+    def run_row(self, row: Row) -> RowAnswer:
+        """The answer to one row; where it has no text, about half the cost of a `run` over one."""
+        labels, probabilities, categories = self._run(self.feed_rows([row]))
+        codes = None if categories is None else categories[0].tolist()
+        return int(labels[0]), tuple(probabilities[0].tolist()), codes
 
 
 class _BoundRow:
@@ -184,14 +221,14 @@ class _BoundRow:
         self._pack = struct.Struct(f"={columns}d").pack_into
         self._unpack = struct.Struct(f"={classes}f").unpack
 
-    def run(self, row: Row) -> tuple[int, tuple[float, ...]]:
+    def run(self, row: Row) -> RowAnswer:
         """As `Session.run_row`; the answer is copied out before the next row overwrites it."""
         try:
             self._pack(self._input_bytes, 0, *row)
         except struct.error:  # None is no number; NULL is NaN on this side
             self._pack(self._input_bytes, 0, *[float("nan") if value is None else value for value in row])
         self._run()
-        return self._label_view[0], self._unpack(self._output_bytes)
+        return self._label_view[0], self._unpack(self._output_bytes), None
 
 
 def _open_session(graph: bytes, where: str) -> Any:
@@ -226,11 +263,17 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
-def _check_graph(session: Any, signature: Signature, where: str) -> None:
+def describe_categories(count: int) -> tuple[TensorSpec]:
+    """The output that has the codes of so many features; no signature names it."""
+    return (TensorSpec(name=CATEGORIES_OUTPUT, datatype="INT64", shape=(-1, count)),)
+
+
+def _check_graph(session: Any, signature: Signature, coded: Sequence[TensorSpec], where: str) -> None:
     _check_tensors("inputs", session.get_inputs(), signature.inputs, where)
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    named = [outputs[spec.name] for spec in signature.outputs if spec.name in outputs]
-    _check_tensors("outputs", named, signature.outputs, where)
+    expected = (*signature.outputs, *coded)
+    named = [outputs[spec.name] for spec in expected if spec.name in outputs]
+    _check_tensors("outputs", named, expected, where)
 
 
 def _check_tensors(side: str, found: Sequence[Any], expected: Sequence[TensorSpec], where: str) -> None:

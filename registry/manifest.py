@@ -122,6 +122,13 @@ class Histogram(_Table, frozen=True, kw_only=True):
     nulls: int = 0
 
 
+def rank_values(histogram: Histogram) -> list[tuple[str, int]]:
+    """The values of text and how often training saw each, the commonest first; empty for numbers."""
+    if histogram.categories is None:
+        return []
+    return sorted(zip(histogram.categories, histogram.counts, strict=True), key=lambda one: -one[1])
+
+
 class Golden(_Table, frozen=True, kw_only=True):
     """Rows with known answers, for warm-up and load-and-query checks.
 
@@ -133,6 +140,13 @@ class Golden(_Table, frozen=True, kw_only=True):
     class_indexes: tuple[int, ...]
     probabilities: tuple[tuple[float, ...], ...]
     atol: float = 1e-5
+
+
+class Category(_Table, frozen=True, kw_only=True):
+    """A feature that is text, and how many training values it knows."""
+
+    feature: str
+    values: Annotated[int, msgspec.Meta(ge=0)]
 
 
 # A slice becomes the column `slice_<name>` of evaluation.parquet, a baseline's answers `baseline_<name>`.
@@ -190,7 +204,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
 
     ``minimum_onnxruntime`` is the oldest release of ONNX Runtime, as ``major.minor``, that computes its
     graph; None in manifests from before it was looked for. ``categories``: the features that are text, in the
-    order of the graph's output `signature.CATEGORIES_OUTPUT`, and how many training values each knows.
+    order of the graph's output `signature.CATEGORIES_OUTPUT`.
     ``constants``: what features.sql has learned, by the text of the call (`registry.runs.Fitted`).
     """
 
@@ -214,7 +228,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
     golden: Golden
     gate: GateLimits
     table: SourceTable = SourceTable()
-    categories: dict[str, int] = {}
+    categories: tuple[Category, ...] = ()
     constants: dict[str, float | str | None] = {}
 
 

@@ -14,12 +14,15 @@ A `ValueError` of this module has the reason as a predicate, to stand behind the
 from __future__ import annotations
 
 import functools
+import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from timberline.registry.signature import Moment
+from timberline.registry.signature import Column, Moment
 
+# One raw value; None is NULL.
+Value = float | int | bool | str | None
 _LARGEST_DOUBLE = sys.float_info.max
 _DAY_US = 86_400_000_000
 # Beyond these a whole number is not exact in the graph's FP64: a timestamp of 1684 to 2255.
@@ -114,6 +117,16 @@ def write_moment(value: int, moment: Moment) -> str:
     return f"{date}T{minutes // 60:02}:{minutes % 60:02}:{second:02}{behind}Z"
 
 
+def write_row(row: Sequence[Value], columns: Sequence[Column]) -> tuple[Value, ...]:
+    """A row as the graph takes it, in the order of ``columns``, as clients send it: moments are ISO 8601.
+
+    Raises:
+        ValueError: as `write_moment`.
+    """
+    pairs = zip(row, columns, strict=True)
+    return tuple([v if v is None or c.moment is None else write_moment(int(v), c.moment) for v, c in pairs])
+
+
 def moment_of_number(value: float, moment: Moment) -> int:
     """The moment that a client's number stands for: whole days of a date, seconds of a timestamp.
 
@@ -125,7 +138,8 @@ def moment_of_number(value: float, moment: Moment) -> int:
     if not abs(value) <= _LARGEST_DOUBLE:
         raise ValueError("is not a finite number")
     if moment == "timestamp":
-        return _within(value * 1_000_000 if isinstance(value, int) else round(value * 1e6))
+        scaled = value * (1_000_000 if isinstance(value, int) else 1e6)  # infinite from 1.8e302 on
+        return _within(round(scaled) if math.isfinite(scaled) else LARGEST_MOMENT + 1)
     days = int(value)
     if days != value:
         raise ValueError("is not a whole number of days since 1970-01-01")

@@ -38,10 +38,6 @@ class ExportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     test_rows: bool = False
 
 
-# Codes of a category: the training values follow these in the order of `Fitted.vocabularies`.
-UNKNOWN_CODE, NULL_CODE, FIRST_CODE = 0, 1, 2
-
-
 def code_column(feature: str) -> str:
     """The column of the prepared data that holds the codes of a category."""
     return f"__code_{feature}__"
@@ -51,9 +47,10 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What features.sql has learned from the training split.
 
     ``vocabularies``: of each feature that is text, its values in the order of their codes, which begin at
-    `FIRST_CODE`; any other value has `UNKNOWN_CODE`. ``constants``: what each ``fitted.*`` call is, by its
-    canonical text. ``tables``: of each call that has one value a category, those values by the category;
-    its constant is what any other category has, and the one of its text and " NULL" what NULL has.
+    `signature.FIRST_CODE`; any other value has `signature.UNKNOWN_CODE`. ``constants``: what each
+    ``fitted.*`` call is, by its canonical text. ``tables``: of each call that has one value a category, those
+    values by the category; its constant is what any other category has, and the one of its text and " NULL"
+    what NULL has.
     """
 
     vocabularies: dict[str, tuple[str, ...]] = {}

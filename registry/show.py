@@ -14,14 +14,19 @@ import msgspec
 from timberline.registry.aliases import AliasRecord, History, inspect_history, list_aliases
 from timberline.registry.checks import READ_ERRORS, Check, check_layout, check_root, describe, find_overview
 from timberline.registry.errors import VersionNotFoundError
-from timberline.registry.manifest import Interval, Manifest
+from timberline.registry.manifest import Histogram, Interval, Manifest, rank_values
+from timberline.registry.moments import write_row
 from timberline.registry.names import PRODUCTION, ModelRef
 from timberline.registry.objects import ask_each
 from timberline.registry.promotion import Rollbacks, find_rolled_back, group_rollbacks
+from timberline.registry.signature import Column
 from timberline.registry.store import Contents, Store
 from timberline.registry.summary import StoredSummary, StoredVerdict, summarise_verdict
 from timberline.registry.verdict import VERDICT_FILE, Outcome
 from timberline.registry.version import Version
+
+# Characters of a column's values.
+_MOST_SHOWN = 60
 
 
 class VerdictSummary(msgspec.Struct, frozen=True):
@@ -352,12 +357,10 @@ def _sections(manifest: Manifest) -> list[str]:
     columns = [
         (
             column.name,
-            column.datatype,
+            column.moment or column.datatype,
             column.unit or "-",
-            "required" if not column.may_be_absent else str(column.default),
-            ", ".join(column.categories)[:60]
-            if column.categories
-            else _range(column.minimum, column.maximum),
+            "required" if not column.may_be_absent else str(write_row((column.default,), (column,))[0]),
+            _seen(column, manifest.histograms.get(column.name)),
         )
         for column in manifest.signature.columns
     ]
@@ -377,6 +380,7 @@ def _sections(manifest: Manifest) -> list[str]:
     return [
         render_table(("class", "label", *scores), classes, right=scores),
         render_table(("column", "type", "unit", "default", "seen in training"), columns),
+        *_learned(manifest),
         render_table(("parity", *numbers), parity, right=numbers),
         render_table(("file", "size", "SHA-256"), files, right=("size",)),
     ]
@@ -389,8 +393,31 @@ def _scores(manifest: Manifest, value: str) -> tuple[str, str, str, str]:
     return (f"{scores.precision:.4f}", f"{scores.recall:.4f}", f"{scores.f1:.4f}", f"{scores.rows:,}")
 
 
-def _range(minimum: float | None, maximum: float | None) -> str:
-    return "-" if minimum is None or maximum is None else f"{minimum:g} to {maximum:g}"
+def _learned(manifest: Manifest) -> list[str]:
+    """What features.sql has learned from the training split, if anything."""
+    categories = [(category.feature, f"{category.values:,}") for category in manifest.categories]
+    constants = [
+        (call, f"{value:g}" if isinstance(value, float) else str(value))
+        for call, value in manifest.constants.items()
+    ]
+    tables = []
+    if categories:
+        tables.append(render_table(("category", "values known"), categories, right=("values known",)))
+    if constants:
+        tables.append(render_table(("learned", "value"), constants))
+    return tables
+
+
+def _seen(column: Column, histogram: Histogram | None) -> str:
+    """The range of numbers and moments; of text the commonest values with their training rows."""
+    if histogram is not None and histogram.categories:
+        return ", ".join(f"{value} ({count:,})" for value, count in rank_values(histogram))[:_MOST_SHOWN]
+    if column.categories:
+        return ", ".join(column.categories)[:_MOST_SHOWN]
+    bounds = write_row((column.minimum, column.maximum), (column, column))
+    if None in bounds:
+        return "-"
+    return " to ".join(bound if isinstance(bound, str) else f"{bound:g}" for bound in bounds)
 
 
 def _minute(instant: str | None) -> str:

@@ -34,6 +34,8 @@ NULL_TEXT = "\x00"
 Moment = Literal["date", "timestamp"]
 # Of each row and each feature that is a category, its code. The service reads it to find unknown values.
 CATEGORIES_OUTPUT = "categories"
+# Those codes: the training values follow these in the order of `registry.runs.Fitted.vocabularies`.
+UNKNOWN_CODE, NULL_CODE, FIRST_CODE = 0, 1, 2
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,10 +91,10 @@ UnreadRole = Literal["input", "key", "target", "ignored"]
 class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the files that a version was trained from look like, so that a service reads such rows too.
 
-    All but ``unread``, the columns beside the signature's, are ``[etl]``'s in model.toml, by the same
-    names: a field that is exactly one of ``null_text`` is NULL, in quotes or not. ``true_text`` and
+    All but ``columns`` and ``unread``, the columns beside the signature's, are ``[etl]``'s in model.toml, by
+    the same names: a field that is exactly one of ``null_text`` is NULL, in quotes or not. ``true_text`` and
     ``false_text`` are the words of the boolean columns; none are those that DuckDB knows. Without
-    ``header`` the columns of a file stand in the declared order.
+    ``header`` all columns of a file stand in the order of ``columns``, which is empty with one.
     """
 
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=4)] = ","
@@ -100,6 +102,7 @@ class SourceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     thousands: Thousands = ""
     escape: Literal['"', "\\"] = '"'
     header: bool = True
+    columns: tuple[str, ...] = ()
     skip_lines: Annotated[int, msgspec.Meta(ge=0)] = 0
     comment: Annotated[str, msgspec.Meta(max_length=1)] = ""
     null_text: tuple[str, ...] = ("",)

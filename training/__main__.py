@@ -1,5 +1,7 @@
 """``python -m training fetch | etl | train | evaluate``: the four stages from a source to a scored run.
 
+``init`` proposes the model folder that they read.
+
 ``calibrate-training`` trains a version's recipe again, to know how far equal runs differ.
 """
 
@@ -13,7 +15,7 @@ from pathlib import Path
 from timberline.registry.names import ModelRef
 from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import capture_native_stderr, configure_logging, silence_tensorflow
-from timberline.registry.runtime.options import Place, Verbs, add_verb, find_model
+from timberline.registry.runtime.options import Place, Verbs, add_verb, find_data, find_model
 from timberline.registry.runtime.working_copy import open_data
 from timberline.training.config import ModelConfig, load_model_config
 
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """The verbs of this part, for its own command line and for `timberline`."""
+    text = "look at a table and write the model folder for it: model.toml and features.sql"
+    _add_init_flags(add_verb(verbs, "init", text, _main_init, "models", "data"))
     for name, text in _HELP.items():
         if name == "calibrate-training":
             places: tuple[Place, ...] = ("models", "data", "registry", "set")
@@ -63,6 +67,52 @@ def _add_calibrate_flags(command: argparse.ArgumentParser) -> None:
             metavar="SHARE",
             help=f"a worse recipe for the self-test: this share of the {what}; no version gets its noise",
         )
+
+
+def _add_init_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--from",
+        dest="origin",
+        required=True,
+        metavar="FILE",
+        help="the table: a file, a URL, kaggle:COMPETITION/FILE, kaggle:OWNER/DATASET/FILE or "
+        "package:NAME==VERSION/FILE",
+    )
+    command.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict")
+    command.add_argument("--time", metavar="COLUMN", help="split by time: the latest rows of it test")
+    command.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="keep the rows of one value in one split; may be repeated",
+    )
+    command.add_argument("--force", action="store_true", help="write over files that are there")
+
+
+def _main_init(options: argparse.Namespace) -> int:
+    configure_logging(options.log_level or "info", options.log_format or "auto")
+    return run_command("training", lambda: _run_init(options))
+
+
+def _run_init(options: argparse.Namespace) -> int:
+    # Late: fetching does not wait for DuckDB.
+    from timberline.training.init.run import run_init
+
+    with open_data(find_data(options)) as data:
+        print_result(
+            run_init(
+                options.model,
+                options.origin,
+                options.target,
+                options.models,
+                data,
+                time=options.time,
+                groups=options.group,
+                force=options.force,
+            )
+        )
+    return 0
 
 
 def _main(options: argparse.Namespace) -> int:

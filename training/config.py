@@ -417,7 +417,7 @@ def source_table(config: ModelConfig) -> SourceTable:
         for name, column in config.columns.items()
         if name not in inputs
     }
-    return SourceTable(**form, unread=unread)
+    return SourceTable(**form, columns=() if config.etl.header else tuple(config.columns), unread=unread)
 
 
 def _unread_role(config: ModelConfig, name: str, column: ColumnSection) -> UnreadRole:

@@ -20,6 +20,16 @@ class DatasetError(TrainingError):
 
 
 class FeatureError(TrainingError):
-    """features.sql has something that cannot be computed in front of a served network."""
+    """features.sql has something that cannot be computed in front of a served network.
+
+    ``excerpt`` shows the place in lines of their own, which follow the message.
+    """
 
     exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", excerpt: str = "") -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.excerpt = excerpt
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.excerpt}" if self.excerpt else super().__str__()

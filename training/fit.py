@@ -178,7 +178,11 @@ def open_splits(
     sql, fitted = read_features_sql(config, models), load_fitted(prepared)
     program = parse_features(sql, input_columns(config), fitted=fitted)
     nullable = dict(zip(program.names, program.nullable, strict=True))
-    train, validation, test = (PreparedSplit(prepared / f"{name}.parquet", features) for name in SPLIT_NAMES)
+    sizes = dict(zip(program.names, program.category_sizes, strict=True))
+    train, validation, test = (
+        PreparedSplit(prepared / f"{name}.parquet", features, [sizes[feature] for feature in features])
+        for name in SPLIT_NAMES
+    )
     chosen = tuple(nullable[name] for name in features)
     return Splits(train, validation, test, len(profile.classes), chosen)
 
@@ -192,7 +196,9 @@ def train_network(config: ModelConfig, splits: Splits, checkpoints: Path, *, res
     """
     make_deterministic(config.training.seed)
     train = splits.train
-    statistics = measure_features(train.read_batches(), train.features, splits.class_count)
+    statistics = measure_features(
+        train.read_batches(), train.features, splits.class_count, category_sizes=train.category_sizes
+    )
     network, fitted = _fit(config, statistics, splits, checkpoints, resume=resume)
     deployment = fit_logit_correction(
         config.prior,

@@ -257,7 +257,7 @@ def _train(recipe: Recipe, profile: Profile, seed: int, checkpoints: Path, folde
         if recipe.reduction.rows < 1:
             path = Path(scratch) / "train.parquet"
             sample_rows(splits.train.path, path, share=recipe.reduction.rows, seed=seed)
-            splits = replace(splits, train=PreparedSplit(path, chosen))
+            splits = replace(splits, train=PreparedSplit(path, chosen, splits.train.category_sizes))
         trained = train_network(config, splits, checkpoints, resume=True)
         probabilities, truth = predict_split(scorer(trained.model), splits.test)
     slices = parse_slices(recipe.manifest.gate.slices, profile.input_columns)

@@ -322,7 +322,7 @@ def _list_parts(cases: Cases, inside: Bools) -> list[_Part] | None:
     """The runs that make up ``inside``; None if there is no telling "any other text" by itself."""
     if cases.kind is ValueType.VARCHAR and (inside & cases.is_range).any():
         return None
-    if not cases.kind.is_number:
+    if cases.kind in {ValueType.VARCHAR, ValueType.BOOLEAN}:
         return [(index, index) for index in np.flatnonzero(inside).tolist()]
     has_null = bool(inside[0]) and math.isnan(cases.points[0])
     steps = np.diff(np.concatenate(([False], inside, [False])).astype(np.int8))

@@ -14,9 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 
 from timberline.exporter.compiler.choices import CHOOSING, Table, tabulate, write, write_truth
+from timberline.exporter.compiler.dates import build_of_dates
 from timberline.exporter.compiler.emit import Emitter, build_model, share_out
 from timberline.exporter.compiler.formulas import build_formula
 from timberline.exporter.compiler.scalars import NAN, Affine, Scalar, ScalarGraph, is_exact
+from timberline.exporter.compiler.text import (
+    TEXT_OPSET,
+    fold_language,
+    like_language,
+    undo,
+    write_length,
+    write_pattern,
+    write_words,
+)
+from timberline.registry.signature import NULL_TEXT
 from timberline.training.features import (
     Call,
     ColumnRef,
@@ -26,6 +37,7 @@ from timberline.training.features import (
     LookupTable,
     ValueType,
 )
+from timberline.training.features.texts import CUTS, TESTS, list_cuts
 
 # From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
 _TABLE_BRANCHES = 5
@@ -40,7 +52,7 @@ def build_feature_graph(program: FeatureProgram, opset: int) -> onnx.ModelProto:
 
     Args:
         program: the checked features.sql.
-        opset: version of the ONNX operator set, 17 or later.
+        opset: version of the ONNX operator set, 17 or later; the graph may need a newer one: `find_opset`.
 
     Returns:
         A model with the inputs ``numeric`` (DOUBLE, (rows, numeric columns); NULL is NaN) and ``text``
@@ -60,10 +72,26 @@ def trace_feature_graph(
     return model, share_out(outputs, purposes)
 
 
+def find_opset(program: FeatureProgram, opset: int) -> int:
+    """The operator set that the features need: ``opset``, or a newer one for functions of text."""
+    waiting, seen = [feature.expression for feature in program.features], set[Expression]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Call) and part not in seen:
+            seen.add(part)
+            waiting += part.arguments
+            is_compared = part.operator in {"eq", "ne"} and _compares_texts(part)
+            if is_compared or part.operator in CUTS | TESTS | {"length", "concat"}:
+                return max(opset, TEXT_OPSET)
+    return opset
+
+
 def _build(
     program: FeatureProgram, opset: int
 ) -> tuple[onnx.ModelProto, Sequence[Scalar], Mapping[str, Sequence[Scalar]]]:
     lowering = Lowering(program)
+    for feature in program.features:
+        lowering.note_words(feature.expression)
     outputs = [lowering.feature(feature.expression) for feature in program.features]
     numeric = [column for column in program.columns if column.datatype != "BYTES"]
     vocabulary = lowering.vocabulary
@@ -71,7 +99,7 @@ def _build(
         numeric_is_whole=[column.datatype != "FP64" and not column.is_nullable for column in numeric],
         text_count=len(program.columns) - len(numeric),
         vocabulary=vocabulary,
-        opset=opset,
+        opset=find_opset(program, opset),
     )
     model, purposes = build_model(outputs, emitter)
     return model, outputs, purposes
@@ -87,6 +115,8 @@ class Lowering:
             names = [c.name for c in program.columns if (c.datatype == "BYTES") == is_text]
             self._inputs.update({name: (kind, index) for index, name in enumerate(names)})
         self.vocabulary: dict[str, float] = {}
+        # What each text that is cut from others may be compared with.
+        self._words: dict[Expression, dict[str, float]] = {}
         # The parts of expressions that are the one value that an expression chooses by.
         self._wholes: set[Expression] = set()
         # Each is computed once: `_value`, `_truth`, … say what of.
@@ -118,10 +148,19 @@ class Lowering:
             return self._condition_value(expression)
         if expression.table is not None:
             return self._lookup(expression.table, expression.arguments[0])
+        if expression.operator in CUTS or expression.operator == "concat":
+            return self._cut(expression)
+        if expression.operator == "length":
+            return self._null_as_nan(
+                expression, write_length(self._graph, self._string(expression.arguments[0]))
+            )
         if expression.operator == "case":
             return self._case(expression)
         if expression.operator == "coalesce":
             return self._coalesce(expression)
+        of_dates = build_of_dates(self._graph, expression, self.value)
+        if of_dates is not None:
+            return of_dates
         argument = self._angle if expression.operator in {"sin", "cos"} else self.value
         formula = build_formula(self._graph, expression, [argument(a) for a in expression.arguments])
         assert formula is not None, expression.operator
@@ -182,12 +221,18 @@ class Lowering:
                 return self._case_truth(arguments, wanted)
             case "coalesce":
                 return self._coalesce_truth(arguments, wanted)
+        if expression.operator in TESTS or _compares_texts(expression):
+            return self._text_truth(expression, wanted)
         return self._comparison(expression.operator if wanted else _INVERSE[expression.operator], arguments)
 
     def _is_null(self, expression: Expression) -> Scalar:
         graph = self._graph
         if not expression.nullable:
             return graph.truth(False)
+        if isinstance(expression, Call) and expression.operator in CUTS | TESTS | {"length"}:
+            return self._is_null(expression.arguments[0])
+        if isinstance(expression, Call) and expression.operator == "concat":
+            return graph.some([self._is_null(argument) for argument in expression.arguments])
         if expression.type is ValueType.BOOLEAN and not isinstance(expression, ColumnRef):
             return graph.negate(graph.some([self.truth(expression, True), self.truth(expression, False)]))
         value = self.value(expression)
@@ -233,10 +278,12 @@ class Lowering:
         is_subject = self._wholes.__contains__
         return tabulate(expression, self.value(subject), subject, is_subject, constants, self.vocabulary)
 
-    def _find_subject(self, expression: Expression) -> Expression | None:
+    def _find_subject(self, expression: Expression) -> Expression | None:  # noqa: PLR0911  (as above)
         """The value that the expression chooses by; a literal if it is constant, None if by several."""
         if isinstance(expression, Literal):
             return expression
+        if isinstance(expression, Call) and expression.operator in TESTS:
+            return None
         if isinstance(expression, ColumnRef) or self._is_whole(expression):
             if self.value(expression).operator == "const":
                 return None
@@ -316,6 +363,77 @@ class Lowering:
     def _constant(self, value: float | str | None) -> float:
         return self._number(Literal(value, ValueType.VARCHAR if isinstance(value, str) else ValueType.DOUBLE))
 
+    # Text.
+
+    def note_words(self, expression: Expression) -> None:
+        """Note what the texts that are cut in a feature may turn out to be: any word in it."""
+        words: dict[str, float] = {}
+        cuts: list[Call] = []
+        waiting, seen = [expression], set[Expression]()
+        while waiting:
+            part = waiting.pop()
+            if part in seen:
+                continue
+            seen.add(part)
+            if isinstance(part, Literal) and isinstance(part.value, str):
+                words[part.value] = self._number(part)
+            if not isinstance(part, Call):
+                continue
+            if part.operator in CUTS or part.operator == "concat":
+                cuts.append(part)
+            waiting += part.arguments[:1] if part.operator in CUTS | TESTS else part.arguments
+            if part.table is not None:
+                found = (*part.table.keys, *part.table.values, part.table.other, part.table.null)
+                words.update({text: self._constant(text) for text in found if isinstance(text, str)})
+        for cut in cuts:
+            self._words.setdefault(cut, {}).update(words)
+
+    def _cut(self, expression: Call) -> Scalar:
+        """The number of the word that has been cut or joined."""
+        cuts = list_cuts(expression)
+        text = self._string(cuts[-1].arguments[0] if cuts else expression)
+        return self._null_as_nan(expression, write_words(self._graph, text, cuts, self._words[expression]))
+
+    def _null_as_nan(self, expression: Expression, value: Scalar) -> Scalar:
+        return self._graph.choose(self._is_null(expression), self._graph.number(NAN), value)
+
+    def _text_truth(self, expression: Call, wanted: bool) -> Scalar:
+        graph = self._graph
+        value, other = expression.arguments
+        if expression.operator in TESTS:
+            found = graph.make("matches", self._string(_uncut(value)), payload=_write_test(expression))
+        else:
+            found = graph.make("same_text", self._string(value), self._string(other))
+        is_found = wanted is not (expression.operator == "ne")
+        nulls = [self._is_null(argument) for argument in expression.arguments]
+        return graph.every([found if is_found else graph.negate(found), *map(graph.negate, nulls)])
+
+    def _string(self, expression: Expression) -> Scalar:
+        """The text itself; `NULL_TEXT` where it is NULL, or anything if it is joined."""
+        graph = self._graph
+        if isinstance(expression, Literal):
+            return graph.text(NULL_TEXT if expression.value is None else str(expression.value))
+        if isinstance(expression, ColumnRef):
+            return graph.make("string", payload=self._inputs[expression.column][1])
+        if expression.operator == "concat":
+            parts = [self._string(argument) for argument in expression.arguments]
+            return functools.reduce(lambda a, b: graph.make("join", a, b), parts)
+        if expression.operator == "coalesce":
+            *others, result = (self._string(argument) for argument in expression.arguments)
+            for argument, text in reversed(list(zip(expression.arguments[:-1], others, strict=True))):
+                result = self._choose_text(self._is_null(argument), result, text)
+            return result
+        *pairs, default = expression.arguments
+        result = self._string(default)
+        for condition, value in reversed(list(zip(pairs[::2], pairs[1::2], strict=True))):
+            result = self._choose_text(self.truth(condition, True), self._string(value), result)
+        return result
+
+    def _choose_text(self, condition: Scalar, text: Scalar, other: Scalar) -> Scalar:
+        if condition.operator == "const":
+            return text if condition.payload else other
+        return self._graph.make("where_text", condition, text, other)
+
     # Choices.
 
     def _case(self, expression: Call) -> Scalar:
@@ -382,6 +500,32 @@ class Lowering:
         if combined is None:
             return None
         return combined if combined.is_exact or (combined.is_close and not exactly) else None
+
+
+def _compares_texts(expression: Call) -> bool:
+    """Whether it compares two texts of which neither is a constant."""
+    return expression.arguments[0].type is ValueType.VARCHAR and not any(
+        isinstance(argument, Literal) for argument in expression.arguments
+    )
+
+
+def _uncut(value: Expression) -> Expression:
+    cuts = list_cuts(value)
+    return cuts[-1].arguments[0] if cuts else value
+
+
+def _write_test(expression: Call) -> str:
+    """The regular expression that a test of text is."""
+    value, pattern = expression.arguments
+    assert isinstance(pattern, Literal)
+    if expression.operator == "regexp_full_match":
+        return str(pattern.value)
+    language = like_language(str(pattern.value))
+    if expression.operator == "ilike":
+        language = fold_language(language)
+    for cut in list_cuts(value):
+        language = undo(cut, language)
+    return write_pattern([language])
 
 
 def _is_picked(expression: Call) -> bool:

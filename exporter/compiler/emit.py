@@ -21,12 +21,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from timberline.exporter.compiler.formulas import SHIFTABLE
 from timberline.exporter.compiler.scalars import NAN, Affine, Scalar
+from timberline.exporter.errors import ExportError
 from timberline.exporter.graph.graphs import make_model, make_value
 from timberline.registry.signature import FEATURES, NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT
 from timberline.training.features import LookupTable
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
 _QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles
+_BITWISE = 18  # opset of BitwiseAnd, BitwiseOr and BitwiseXor
 _REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
 
 
@@ -37,7 +39,10 @@ _VARIADIC = {"any", "all", "select"}
 # How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
 # node itself costs is nothing beside so many.
 _MOST_CONDITIONS = 2**14
-_SOURCES = {"const", "numeric", "text", "word"}
+_PICKS = {"pick_one", "pick"}
+_SOURCES = {"const", "numeric", "text", "word", "string"}
+# What of text is an operator of ONNX.
+_TEXT_OPERATORS = {"join": "StringConcat", "where_text": "Where", "same_text": "Equal"}
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,16 @@ class Emitter:
         self._numeric = self._block(NUMERIC_INPUT, len(numeric_is_whole))
         self._text: Block | None = None
         self._words: Block | None = None
+        self._strings = self._block(TEXT_INPUT, text_count)
 
     def source(self, kind: str) -> Block:
         """The raw numeric columns, or the raw text columns as numbers.
 
         Text as ``word`` is INT64, and where NULL one more than the last number; as ``text`` it is
-        DOUBLE, and NaN where NULL.
+        DOUBLE, and NaN where NULL; as ``string`` it is itself.
         """
+        if kind == "string":
+            return self._strings
         if kind == "numeric":
             return self._numeric
         if kind == "word":
@@ -137,6 +145,18 @@ class Emitter:
     def _value(self, value: float | str | None) -> float:
         return NAN if value is None else self._vocabulary[value] if isinstance(value, str) else float(value)
 
+    def weigh(self, bools: str, weights: Sequence[float]) -> Block:
+        """The sum of the weights of those bools of a row that are true."""
+        column = self.constant(np.array(weights).reshape(-1, 1))
+        return self._block(self._node("MatMul", self._as_double(bools), column), 1)
+
+    def look_up_bits(self, bools: str, width: int, values: Sequence[float]) -> Block:
+        """The value at the number of which the ``width`` bools of a row are the bits, the lowest first."""
+        place = self.weigh(bools, [2.0**bit for bit in range(width)])
+        table = np.zeros(2**width)
+        table[: len(values)] = values
+        return self.look_up(table, self._node("Cast", place.tensor, to=TensorProto.INT64), 1)
+
     def affine(self, sums: Sequence[object]) -> Block:
         """All sums of raw columns as one matrix product; ``sums`` are `Affine`.
 
@@ -166,6 +186,10 @@ class Emitter:
         match operator:
             case "number":
                 return self._node("Cast", *operands, to=TensorProto.DOUBLE)
+            case "matches":
+                return self._node("RegexFullMatch", *operands, pattern=payload)
+            case "join" | "where_text" | "same_text":
+                return self._node(_TEXT_OPERATORS[operator], *operands)
             case "to_index":
                 return self._node("Cast", *operands, to=TensorProto.INT64)
             case "to_word":
@@ -183,9 +207,21 @@ class Emitter:
             case "Clip":
                 reach = [self.constant(np.array(sign * payload)) for sign in (-1.0, 1.0)]  # type: ignore[operator]
                 return self._node("Clip", *operands, *reach)
+            case "bit_and" | "bit_or" | "bit_xor":
+                return self._bits(f"Bitwise{operator.removeprefix('bit_').title()}", operands)
             case "Mod":
                 return self._node("Mod", *operands, fmod=1)
         return self._node(operator, *operands)
+
+    def _bits(self, operator: str, operands: Sequence[str]) -> str:
+        if self._opset < _BITWISE:
+            raise ExportError(
+                f"&, | and xor() in features.sql need operator set {_BITWISE}, not {self._opset}",
+                where="export.opset",
+                hint=f"Set `[export] opset = {_BITWISE}` or later.",
+            )
+        whole = [self._node("Cast", operand, to=TensorProto.INT64) for operand in operands]
+        return self._as_double(self._node(operator, *whole))
 
     def _cosine(self, x: str, *, is_far: bool) -> str:
         """cos x, with an exact Sin within an ulp where ``|x| < SHIFTABLE`` and, ``is_far``, 4e-16 beyond.
@@ -293,7 +329,7 @@ class Emitter:
         constants = list(self._initializers.values())
         graph = helper.make_graph(self._nodes, "features", inputs, [make_value(FEATURES, count)], constants)
         opsets = {"": self._opset}
-        if self._text is not None:
+        if self._text is not None or self._words is not None:
             opsets["ai.onnx.ml"] = _ML_OPSET
         model = make_model(graph, opsets)
         onnx.checker.check_model(model, full_check=True)
@@ -301,7 +337,10 @@ class Emitter:
 
     def constant(self, value: npt.NDArray[Any]) -> str:
         """Name of an initializer with this value; equal ones are stored once."""
-        key = str(value.dtype).encode() + str(value.shape).encode() + value.tobytes()
+        if value.dtype.kind == "U":  # numpy's own type of text
+            value = value.astype(object)
+        content = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
+        key = str(value.dtype).encode() + str(value.shape).encode() + content
         if key not in self._initializers:
             name = f"constant_{len(self._initializers)}"
             self._initializers[key] = numpy_helper.from_array(value, name)
@@ -451,13 +490,15 @@ class _Layout:
         return [(block.number, index) for block, index in columns]
 
     def _column(self, scalar: Scalar) -> tuple[Block, int]:
-        if scalar.operator in {"numeric", "text", "word"}:
+        if scalar.operator in {"numeric", "text", "word", "string"}:
             assert isinstance(scalar.payload, int)
             return self._emitter.source(scalar.operator), scalar.payload
         return self._assigned[scalar]
 
     def split(self, group: Sequence[Scalar]) -> list[list[Scalar]]:
         """The group as one node, or one for each combination of blocks it reads if that is cheaper."""
+        if group[0].operator in _PICKS:
+            return [[scalar] for scalar in group]
         if group[0].operator in _VARIADIC:
             count = max(1, _MOST_CONDITIONS // max(len(_conditions(s)) for s in group))
             return [list(group[start : start + count]) for start in range(0, len(group), count)]
@@ -496,11 +537,20 @@ class _Layout:
         first = group[0]
         if first.operator in _VARIADIC:
             return self._reduce(group)
+        if first.operator in _PICKS:
+            return self._pick(first)
         if first.operator == "lookup":
             places = self.fetch([s.arguments[0] for s in group])
             return self._emitter.find([s.payload for s in group], places)
         operands = [self._operand(column) for column in zip(*(s.arguments for s in group), strict=True)]
         return self._emitter.elementwise(first.operator, operands, first.payload, len(group))
+
+    def _pick(self, scalar: Scalar) -> Block:
+        bools = self.fetch(scalar.arguments)
+        values: tuple[float, ...] = scalar.payload  # type: ignore[assignment]
+        if scalar.operator == "pick_one":
+            return self._emitter.weigh(bools, values)
+        return self._emitter.look_up_bits(bools, len(scalar.arguments), values)
 
     def _reduce(self, group: Sequence[Scalar]) -> Block:
         """An operator over any number of conditions, a group of it in one tensor (rows, group, width).

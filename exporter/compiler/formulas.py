@@ -52,13 +52,14 @@ _DIRECT = {
 
 def _intdiv(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     a, b = arguments
-    quotient = _cut(graph, graph.make("Div", a, b))
+    quotient = cut(graph, graph.make("Div", a, b))
     if not may_be_zero(call.arguments[1]):
         return quotient
     return graph.choose(graph.make("Equal", b, graph.number(0.0)), graph.number(NAN), quotient)
 
 
-def _cut(graph: ScalarGraph, value: Scalar) -> Scalar:
+def cut(graph: ScalarGraph, value: Scalar) -> Scalar:
+    """The value cut towards zero."""
     is_negative = graph.make("Less", value, graph.number(0.0))
     return graph.choose(is_negative, graph.make("Ceil", value), graph.make("Floor", value))
 
@@ -89,6 +90,30 @@ def _pow(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
     if exponent.nullable and base.low <= 1 <= base.high:
         hidden.append(graph.make("IsNaN", b))
     return graph.choose(graph.some(hidden), graph.number(NAN), power)
+
+
+def _cbrt(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
+    """A power of the magnitude, and one Newton step: the third of an exponent is rounded."""
+    (x,) = arguments
+    size, third = graph.make("Abs", x), graph.number(1 / 3)
+    root = graph.make("Pow", size, third)
+    excess = graph.make("Sub", root, graph.make("Div", size, graph.make("Mul", root, root)))
+    root_again = graph.make("Sub", root, graph.make("Mul", excess, third))
+    value = call.arguments[0]
+    # 0 / 0 and infinity / infinity have no step.
+    if may_be_zero(value) or math.isinf(value.low) or math.isinf(value.high):
+        has_step = graph.make("Equal", excess, excess)
+        root_again = graph.choose(has_step, root_again, root)
+    return graph.make("Mul", graph.make("Sign", x), root_again)
+
+
+def _bits(operator: str, graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
+    nulls = [
+        graph.make("IsNaN", scalar)
+        for value, scalar in zip(call.arguments, arguments, strict=True)
+        if value.nullable
+    ]
+    return graph.choose(graph.some(nulls), graph.number(NAN), graph.make(operator, *arguments))
 
 
 def _cos(graph: ScalarGraph, call: Call, arguments: list[Scalar]) -> Scalar:
@@ -176,11 +201,15 @@ _Formula = Callable[[ScalarGraph, Call, list[Scalar]], Scalar]
 _FORMULAS: dict[str, _Formula] = {
     "div": lambda graph, call, a: graph.make("Div", a[0], _plus_zero(graph, call.arguments[1], a[1])),
     "intdiv": _intdiv,
-    "trunc": lambda graph, _, a: _cut(graph, *a),
+    "trunc": lambda graph, _, a: cut(graph, *a),
     "round": _round,
     "to_bigint": _to_bigint,
     "to_double": lambda _, __, a: a[0],
     "pow": _pow,
+    "cbrt": _cbrt,
+    "bit_and": functools.partial(_bits, "bit_and"),
+    "bit_or": functools.partial(_bits, "bit_or"),
+    "bit_xor": functools.partial(_bits, "bit_xor"),
     "cos": _cos,
     "tan": lambda graph, call, a: graph.make("Div", graph.make("Sin", *a), _cos(graph, call, a)),
     "atan": lambda graph, _, a: _arc_tangent(graph, *a),

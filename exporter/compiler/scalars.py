@@ -24,9 +24,13 @@ class Scalar:
     Args:
         operator: an ONNX operator's name (capital letter), or one of `emit`'s own: ``numeric``, ``text``,
             ``word``, ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``,
-            ``to_float``, ``number``, ``to_word``, ``to_index``, ``lookup``.
+            ``to_float``, ``number``, ``to_word``, ``to_index``, ``lookup``, ``bit_and``,
+            ``bit_or``, ``bit_xor``; and of text ``string``, ``join``,
+            ``where_text``, ``same_text``, ``matches``, ``pick_one``, ``pick``.
         arguments: the values it is computed from.
-        payload: column index, constant, the terms of an affine sum, or the table of a ``lookup``.
+        payload: column index, constant, the terms of an affine sum, the table of a ``lookup``, the pattern of
+            ``matches``, or what ``pick_one`` has for each bool and ``pick`` for each number that its bools
+            are the bits of.
         order: when it was made; arguments come before what uses them.
     """
 
@@ -73,9 +77,16 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Clip": lambda x, reach: np.clip(x, -reach, reach),
     **_TESTS,
     "number": np.float64,
+    "bit_and": lambda a, b: _bits(np.bitwise_and, a, b),
+    "bit_or": lambda a, b: _bits(np.bitwise_or, a, b),
+    "bit_xor": lambda a, b: _bits(np.bitwise_xor, a, b),
     "atan_guess": lambda x: np.float64(np.arctan(np.float32(x))),
     "to_float": lambda x: np.float64(np.float32(x)),
 }
+
+
+def _bits(operator: Callable[..., Any], a: Any, b: Any) -> float:
+    return float(operator(a.astype(np.int64), b.astype(np.int64)))
 
 
 @dataclass
@@ -88,6 +99,8 @@ class ScalarGraph:
         """The value of ``operator`` over ``arguments``."""
         if arguments and operator in _FOLDS and all(a.operator == "const" for a in arguments):
             return self._fold(operator, arguments, payload)
+        if operator == "Equal" and (found := self._see_through(*arguments)) is not None:
+            return found
         return self._intern((operator, arguments, payload), operator, arguments, payload)
 
     def number(self, value: float) -> Scalar:
@@ -98,6 +111,20 @@ class ScalarGraph:
     def truth(self, value: bool) -> Scalar:
         """A bool constant."""
         return self._intern(("const", "bool", value), "const", (), value)
+
+    def text(self, value: str) -> Scalar:
+        """A text constant."""
+        return self._intern(("const", "text", value), "const", (), value)
+
+    def _see_through(self, value: Scalar, constant: Scalar) -> Scalar | None:
+        """Whether ``pick_one`` picked the constant: that is one of its bools."""
+        if value.operator == "Where" and value.arguments[1] is self.number(NAN):
+            found = self._see_through(value.arguments[2], constant)
+            return None if found is None else self.every([self.negate(value.arguments[0]), found])
+        if value.operator != "pick_one" or constant.operator != "const":
+            return None
+        numbers: tuple[object, ...] = value.payload  # type: ignore[assignment]
+        return value.arguments[numbers.index(constant.payload)] if constant.payload in numbers else None
 
     def _intern(self, key: object, operator: str, arguments: tuple[Scalar, ...], payload: object) -> Scalar:
         if key not in self._known:

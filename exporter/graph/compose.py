@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from timberline.exporter.graph.graphs import (
 )
 from timberline.exporter.graph.runtime import open_session, optimise_offline
 from timberline.registry.manifest import Precision
-from timberline.registry.signature import FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
+from timberline.registry.signature import CATEGORIES_OUTPUT, FEATURES, LABEL_OUTPUT, PROBABILITIES_OUTPUT
 
 # Protobuf's limit for one file; a larger graph would need external data, which a version may not have.
 _MAX_BYTES = 2**31 - 1
@@ -51,14 +51,18 @@ def compose_graph(
     network: onnx.ModelProto,
     *,
     class_count: int,
+    categories: Sequence[int] = (),
     precision: Precision = "float32",
 ) -> onnx.ModelProto:
     """Merge, optimise and check: raw inputs → `probabilities` FLOAT (rows, C) and `label` INT64 (rows,).
+
+    With categories there is a third output, `categories` INT64 (rows, categories): their codes.
 
     Args:
         features: graph of the features: inputs `numeric` and/or `text`, output `features`.
         network: one input, FLOAT (rows, F) → one output, FLOAT (rows, C); same operator set.
         class_count: C.
+        categories: the places of the features that are categories, ascending.
         precision: what the layers are to be; the graph itself is float32 in any case.
 
     The tensor `features` keeps its name inside, so that `cut_graph` finds it. Equal
@@ -71,18 +75,59 @@ def compose_graph(
     merged = _merge(features, network)
     label = helper.make_node("ArgMax", [PROBABILITIES_OUTPUT], [LABEL_OUTPUT], axis=1, keepdims=0)
     merged.graph.node.append(label)
+    are_all = len(categories) == features.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    if categories:
+        _add_codes(merged.graph, categories, are_all=are_all)
     require_stock_operators(merged, where="model.onnx")
     probabilities = make_value(PROBABILITIES_OUTPUT, class_count)
     merged.graph.output.extend([probabilities, make_value(LABEL_OUTPUT, kind=TensorProto.INT64)])
+    if categories:
+        merged.graph.output.append(make_value(CATEGORIES_OUTPUT, len(categories), kind=TensorProto.INT64))
     exposed = onnx.ModelProto()
     exposed.CopyFrom(merged)
     # An optimiser keeps a tensor's name only while the tensor is an output.
     exposed.graph.output.append(make_value(FEATURES, None))
     optimised = optimise_offline(exposed)
+    if categories:
+        _share_codes(optimised.graph, categories, are_all=are_all)
     fold_scales(optimised, {FEATURES}, in_front=precision == "float32")
     model = canonicalise(optimised, inputs=merged.graph.input, outputs=merged.graph.output, keep={FEATURES})
     check_graph(model)
     return model
+
+
+def _add_codes(graph: onnx.GraphProto, categories: Sequence[int], *, are_all: bool) -> None:
+    """Take the codes out of the features; the network does the same, in two nodes of its own."""
+    source = FEATURES
+    if not are_all:
+        source, places = "category_features", numpy_helper.from_array(np.array(categories), "category_places")
+        graph.initializer.append(places)
+        graph.node.append(helper.make_node("Gather", [FEATURES, places.name], [source], axis=1))
+    graph.node.append(helper.make_node("Cast", [source], [CATEGORIES_OUTPUT], to=TensorProto.INT64))
+
+
+def _share_codes(graph: onnx.GraphProto, categories: Sequence[int], *, are_all: bool) -> None:
+    """Have the network read the output `categories` where it computes the same.
+
+    The runtime's optimiser merges equal nodes, but none that is an output.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+    sources = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "Gather"
+        and node.input[0] == FEATURES
+        and constants.get(node.input[1]) == list(categories)
+    }
+    sources |= {FEATURES} if are_all else set()
+    to_whole = helper.make_attribute("to", TensorProto.INT64)
+    equal = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "Cast" and node.input[0] in sources and to_whole in node.attribute
+    }
+    for node in graph.node:
+        node.input[:] = [CATEGORIES_OUTPUT if name in equal else name for name in node.input]
 
 
 def serialise(model: onnx.ModelProto) -> bytes:

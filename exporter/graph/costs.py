@@ -21,7 +21,7 @@ from timberline.exporter.compiler.compile import trace_feature_graph
 from timberline.exporter.graph.compose import serialise
 from timberline.exporter.graph.runtime import Event, InferenceSession, open_session, profile_session
 from timberline.registry.runtime.logs import log_event
-from timberline.training.features import FeatureProgram, read_texts
+from timberline.training.features import FeatureProgram
 
 log = logging.getLogger("exporter.graph.costs")
 
@@ -63,7 +63,6 @@ class RowCost(msgspec.Struct, frozen=True, kw_only=True):
 def measure_row(
     model: onnx.ModelProto,
     program: FeatureProgram,
-    features_sql: str,
     feeds: Feeds,
     *,
     opset: int,
@@ -73,7 +72,7 @@ def measure_row(
 
     Args:
         model: the graph of a version.
-        program: its features; ``features_sql`` is their text.
+        program: its features.
         feeds: the row, as the graph takes it.
         opset: version of the ONNX operator set.
         slow_row_us: from how many microseconds on a row is explained.
@@ -84,8 +83,7 @@ def measure_row(
     features, shares = trace_feature_graph(program, opset)
     features_us = min(whole, _time_row(open_session(serialise(features), threads=1), feeds))
     spent = _time_features(features, shares, feeds, len(program.features))
-    texts = read_texts(features_sql)
-    labels = [texts.get(name.casefold(), name) for name in program.names]
+    labels = [feature.text for feature in program.features]
     return RowCost(
         microseconds=whole,
         features_microseconds=features_us,

@@ -138,7 +138,9 @@ def verify_parity(
     ):
         for chunk in read_chunks(inputs.test_parquet, program, slices=slices):
             probabilities, labels = graph.run(chunk.feeds)
-            part = _compare_chunk(chunk, graph, network, probabilities, labels, tolerances, names)
+            part = _compare_chunk(
+                chunk, graph, network, probabilities, labels, tolerances, names, program.nullable
+            )
             report = merge_reports(report, part) if report else part
             writer.write(chunk, probabilities, labels)
             golden.offer(chunk, probabilities)
@@ -160,13 +162,14 @@ def _compare_chunk(
     labels: IntArray,
     tolerances: Tolerances,
     names: Mapping[str, Sequence[str]],
+    nullable: Sequence[bool],
 ) -> ParityReport:
-    _require_finite_features(chunk, names[FEATURES])
+    _require_usable_features(chunk, names[FEATURES], nullable)
     truth = network.predict(chunk.features)
     undefined = np.flatnonzero(~np.isfinite(truth).all(axis=1))
     if len(undefined):
         raise ParityInputError(
-            f"the network answers NaN for {len(undefined):,} rows of a chunk, whose features are all finite",
+            f"the network answers NaN for {len(undefined):,} rows of a chunk, whose features are all usable",
             where=f"{PROBABILITIES_OUTPUT}, source row {chunk.rows[undefined[0]]}",
             hint="Its weights are not finite, or a feature is far outside of the others; train again.",
         )
@@ -180,9 +183,9 @@ def _compare_chunk(
     )
 
 
-def _require_finite_features(chunk: Chunk, names: Sequence[str]) -> None:
-    """Refuse NULL and infinity as inputs of the network, whatever the kernels compute of them."""
-    is_finite = np.isfinite(chunk.features)  # (rows, F)
+def _require_usable_features(chunk: Chunk, names: Sequence[str], nullable: Sequence[bool]) -> None:
+    """Refuse infinity, and NULL where the network does not fill it, whatever the kernels compute of them."""
+    is_finite = np.isfinite(chunk.features) | (np.isnan(chunk.features) & np.asarray(nullable))  # (rows, F)
     if is_finite.all():
         return
     index, feature = divmod(int(np.argmin(is_finite)), is_finite.shape[1])

@@ -13,7 +13,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -40,13 +40,41 @@ from timberline.inference.formats.strict_json import (
     read_lines,
     read_slice,
 )
-from timberline.inference.formats.validate import LARGEST_INTEGER, NO_TABLE, Layout, name_cell, refuse_batch
+from timberline.inference.formats.validate import (
+    LARGEST_INTEGER,
+    NO_TABLE,
+    Layout,
+    name_cell,
+    refuse_batch,
+    to_moment,
+)
 from timberline.inference.session import Outputs, Row
-from timberline.registry.signature import ClassLabel, Column, SourceTable
+from timberline.registry.signature import UNKNOWN_CODE, ClassLabel, Column, Moment, SourceTable
 
 # A number with a fraction of zero is an integer: JavaScript and pandas write 3.0 for 3.
 _Integer = Annotated[float, msgspec.Meta(multiple_of=1.0, ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 _TYPES: dict[str, Any] = {"FP64": float, "INT64": _Integer, "BOOL": bool, "BYTES": str}
+
+
+class _Date(int):
+    """Days since 1970-01-01; a class of its own, so that the decoder has `_read_moment` make it."""
+
+    moment: ClassVar[Moment] = "date"
+
+
+class _Timestamp(int):
+    """Microseconds since 1970-01-01."""
+
+    moment: ClassVar[Moment] = "timestamp"
+
+
+_MOMENTS: dict[Moment, Any] = {"date": _Date, "timestamp": _Timestamp}
+
+
+def _read_moment(kind: type[_Date | _Timestamp], value: Any) -> _Date | _Timestamp:
+    return kind(to_moment(value, kind.moment))
+
+
 # TensorFlow Serving's clients name the signature first.
 _INSTANCES = re.compile(
     rb'\s*\{\s*(?:"signature_name"\s*:\s*"(?:%b)?"\s*,\s*)?"instances"\s*:\s*\[\s*([\[{])'
@@ -104,7 +132,7 @@ class RowDecoder:
         # An array of this name is rows; only the strict reader can distinguish it from a column's value.
         unread = [name for name in table.unread if name not in names and name != "instances"]
         positional, complete = _define_positional(self._columns), _define_complete(self._columns)
-        self._decode_complete = msgspec.json.Decoder(complete).decode
+        self._decode_complete = msgspec.json.Decoder(complete, dec_hook=_read_moment).decode
         self._arrays = _RowDecoders.of(positional)
         # Two, so that clients that send what is read, and no more, pay nothing for the others.
         self._objects = [_RowDecoders.of(_define_named(self._columns, []))]
@@ -309,9 +337,17 @@ class AnswerEncoder:
 
     Everything but the probabilities is the same for every row of a class, so it is laid out once;
     a probability takes the nine digits that bring its float32 back exactly.
+
+    Args:
+        model, version: named in answers that are one JSON object.
+        classes: in the order of the probabilities.
+        warned: features that are text, in the order of their codes, if answers shall say which of them have
+            an unknown value; none if not.
     """
 
-    def __init__(self, model: str, version: int, classes: Sequence[ClassLabel]) -> None:
+    def __init__(
+        self, model: str, version: int, classes: Sequence[ClassLabel], warned: Sequence[str] = ()
+    ) -> None:
         tail = b'"model":%b,"version":%d}' % (msgspec.json.encode(model), version)
         self._rows = tuple(_row_template(label, classes) for label in classes)
         self._singles = tuple(row[:-1] + b"," + tail.replace(b"%", b"%%") for row in self._rows)
@@ -321,13 +357,18 @@ class AnswerEncoder:
         self._csv_short_rows = tuple(_join_csv(label.value, label.label) for label in classes)
         numbers = b",%.9g" * len(classes)
         self._csv_rows = tuple(row.replace(b"%", b"%%") + numbers for row in self._csv_short_rows)
-        self._csv_short_names = _join_csv("prediction", "label")
+        self._warnings = [f"{name}: unknown category" for name in warned]
+        last = ["warnings"] if warned else []
+        self._csv_short_names = _join_csv("prediction", "label", *last)
         names = [f"probability_{label.value}" for label in classes]
-        self._csv_names = _join_csv("prediction", "label", *names)
+        self._csv_names = _join_csv("prediction", "label", *names, *last)
         # Of a row with probabilities, however it is written; the four bytes of a template's "%.9g" are more
         # than what stands between two rows.
         longest = max(map(len, (*self._rows, *self._csv_rows)))
         self._row_bytes = longest + _PROBABILITY_BYTES * len(classes)
+        if warned:
+            codes = [UNKNOWN_CODE] * len(warned)
+            self._row_bytes += max(len(self._add_warnings(b"", codes)), len(self._add_field(b"", codes)))
         self._step_rows = max(1, _STEP_VALUES // len(classes))
 
     def encode_row(self, label: int, probabilities: tuple[float, ...]) -> bytes:
@@ -337,6 +378,12 @@ class AnswerEncoder:
     def encode_label(self, label: int) -> bytes:
         """One short answer, without probabilities, with model and version."""
         return self._short_singles[label]
+
+    def warn(self, answer: bytes, codes: Sequence[int] | None) -> bytes:
+        """``answer``, a JSON object, with what is unknown in its row, if answers shall say so."""
+        if codes is None or not self._warnings or UNKNOWN_CODE not in codes:
+            return answer
+        return self._add_warnings(answer, codes)
 
     def encode_labels(self, outputs: Outputs) -> bytes:
         """The short answers in order, then model and version."""
@@ -358,26 +405,48 @@ class AnswerEncoder:
         return self._join(rows, outputs, b"\n", is_short=is_short) + b"\n"
 
     def encode_csv(self, outputs: Outputs, *, is_short: bool, has_header: bool) -> bytes:
-        """CSV: a line for each row with class, label and the probability of each class.
+        """CSV: a line for each row with class, label and the probability of each class; then the warnings.
 
         Without a line of names unless one is asked for: batch jobs join the lines to those they sent.
         """
         rows = self._csv_short_rows if is_short else self._csv_rows
         names = self._csv_short_names if is_short else self._csv_names
         head = names + b"\n" if has_header else b""
-        return b"%b%b\n" % (head, self._join(rows, outputs, b"\n", is_short=is_short))
+        return b"%b%b\n" % (head, self._join(rows, outputs, b"\n", is_short=is_short, is_csv=True))
 
     def _join(
-        self, templates: Sequence[bytes], outputs: Outputs, between: bytes, *, is_short: bool = False
+        self,
+        templates: Sequence[bytes],
+        outputs: Outputs,
+        between: bytes,
+        *,
+        is_short: bool = False,
+        is_csv: bool = False,
     ) -> bytes:
         """The template of each row's class, with its probabilities unless the answers are short."""
-        write = _choose_texts if is_short else _fill_templates
+
+        def write(some: Outputs) -> bytes:
+            answers = (_choose_texts if is_short else _fill_templates)(templates, some)
+            if self._warnings and some.categories is not None:
+                add = self._add_field if is_csv else self.warn
+                answers = list(map(add, answers, some.categories.tolist()))
+            return between.join(answers)
+
         step = self._step_rows
         if len(outputs.labels) <= step:
-            return between.join(write(templates, outputs))
-        parts = (slice(start, start + step) for start in range(0, len(outputs.labels), step))
-        slices = (Outputs(labels=outputs.labels[p], probabilities=outputs.probabilities[p]) for p in parts)
-        return between.join([between.join(write(templates, part)) for part in slices])
+            return write(outputs)
+        starts = range(0, len(outputs.labels), step)
+        return between.join([write(outputs.cut(start, start + step)) for start in starts])
+
+    def _add_warnings(self, answer: bytes, codes: Sequence[int]) -> bytes:
+        return b'%b,"warnings":%b}' % (answer[:-1], msgspec.json.encode(self._find_warnings(codes)))
+
+    def _add_field(self, answer: bytes, codes: Sequence[int]) -> bytes:
+        text = "; ".join(self._find_warnings(codes))
+        return b"%b,%b" % (answer, _join_csv(text) if text else b"")
+
+    def _find_warnings(self, codes: Sequence[int]) -> list[str]:
+        return [text for text, code in zip(self._warnings, codes, strict=True) if code == UNKNOWN_CODE]
 
     def count_bytes(self, rows: int) -> int:
         """At least as many bytes as the answers to ``rows`` rows have, with probabilities."""
@@ -403,10 +472,10 @@ class _RowDecoders(NamedTuple):
     def of(cls, row: type[msgspec.Struct]) -> _RowDecoders:
         """The decoders of rows that are this struct."""
         return cls(
-            msgspec.json.Decoder(row).decode,
-            msgspec.json.Decoder(_batch_struct(row)).decode,
-            msgspec.json.Decoder(list[row]).decode,  # type: ignore[valid-type]
-            msgspec.json.Decoder(row).decode_lines,
+            msgspec.json.Decoder(row, dec_hook=_read_moment).decode,
+            msgspec.json.Decoder(_batch_struct(row), dec_hook=_read_moment).decode,
+            msgspec.json.Decoder(list[row], dec_hook=_read_moment).decode,  # type: ignore[valid-type]
+            msgspec.json.Decoder(row, dec_hook=_read_moment).decode_lines,
         )
 
 
@@ -439,7 +508,7 @@ def _all_fields(columns: Sequence[Column]) -> list[tuple[str, Any]]:
 
 
 def _find_type(column: Column) -> Any:
-    kind = _TYPES[column.datatype]
+    kind = _TYPES[column.datatype] if column.moment is None else _MOMENTS[column.moment]
     return kind | None if column.is_nullable else kind
 
 

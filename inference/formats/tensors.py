@@ -5,6 +5,9 @@ for each raw column, named like the column, of shape [rows] or [rows, 1]; column
 be left out. Numbers may come as any numeric datatype that holds them exactly. Beside them, other
 columns of the training table may be sent, whatever they hold.
 
+The graph's own tensor holds dates in days and timestamps in microseconds, as the graph takes them; a tensor
+of one such column holds what JSON may: ISO 8601 text, or a number of days or seconds.
+
 Elements come as JSON or as a blob. NULL is null in JSON; in a blob it is NaN, and a string that is
 U+0000 alone. First the elements are checked against the tensor's datatype and shape, then against the
 model's columns (`inference/formats/validate.py`).
@@ -12,6 +15,7 @@ model's columns (`inference/formats/validate.py`).
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -35,12 +39,14 @@ from timberline.inference.formats.validate import (
     read_value,
     refuse_batch,
 )
-from timberline.inference.session import Feed, Outputs
+from timberline.inference.session import Feed, Outputs, describe_categories
 from timberline.registry.signature import (
+    LABEL_OUTPUT,
     NULL_TEXT,
     NUMERIC_INPUT,
     PROBABILITIES_OUTPUT,
     TEXT_INPUT,
+    UNKNOWN_CODE,
     Column,
     Signature,
 )
@@ -292,7 +298,7 @@ class ElementReader:
             first *= width
         kind = "INT64" if is_integer(self._datatype) else "FP64"
         kind = self._datatype if self._datatype in {TEXT, BOOLEAN} else kind
-        typed = [msgspec.structs.replace(column, datatype=kind) for column in self._columns]
+        typed = [msgspec.structs.replace(column, datatype=kind, moment=None) for column in self._columns]
         found = []
         for index, value in enumerate(values, first):
             row, column = divmod(index, width)
@@ -378,7 +384,9 @@ class TensorReader:
 
             def read_column(column: Column) -> Any:
                 values = found.get(column.name)
-                return fill_absent(column, 0) if values is None else values[:, 0]
+                if values is None:
+                    return fill_absent(column, 0)
+                return values[:, 0] if column.moment is None else _read_moments(values[:, 0].tolist(), column)
 
             feed = self._rules.join_columns(row_count, read_column)
         if feed.numeric is not None:
@@ -475,6 +483,18 @@ class TensorReader:
         return row_count
 
 
+def _read_moments(values: Sequence[Any], column: Column) -> list[float]:
+    """One column's elements as the graph takes them; NULL is NaN.
+
+    Raises:
+        RowError: one is no moment; says in which row.
+    """
+    is_null = [value == NULL_TEXT if isinstance(value, str) else math.isnan(value) for value in values]
+    pairs = enumerate(zip(values, is_null, strict=True))
+    found = [read_value(None if null else value, column, row) for row, (value, null) in pairs]
+    return [math.nan if moment is None else moment for moment in found]
+
+
 class TensorWriter:
     """Writes the answers of one version.
 
@@ -484,11 +504,24 @@ class TensorWriter:
     Args:
         model, version: named in every answer.
         signature: the outputs.
+        categories: features that are text; their codes are an output for those who ask for it by name.
+        warns: whether answers say which of them have an unknown value in some row.
     """
 
-    def __init__(self, model: str, version: int, signature: Signature) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        signature: Signature,
+        categories: Sequence[str] = (),
+        *,
+        warns: bool = False,
+    ) -> None:
         self._head = b'{"model_name":%b,"model_version":"%d"' % (msgspec.json.encode(model), version)
-        self._specs = {spec.name: spec for spec in signature.outputs}
+        self._usual = [spec.name for spec in signature.outputs]
+        coded = describe_categories(len(categories)) if categories else ()
+        self._specs = {spec.name: spec for spec in (*signature.outputs, *coded)}
+        self._warned = tuple(categories) if warns else ()
 
     def choose(self, request: InferRequest) -> Mapping[str, bool]:
         """The outputs asked for, in order, and whether each is wanted as a blob.
@@ -497,7 +530,7 @@ class TensorWriter:
             MalformedBodyError: the model has no such output.
         """
         if request.outputs is None:
-            return dict.fromkeys(self._specs, request.is_binary)
+            return dict.fromkeys(self._usual, request.is_binary)
         for name in request.outputs:
             if name not in self._specs:
                 raise MalformedBodyError(
@@ -519,14 +552,23 @@ class TensorWriter:
             if blob is not None:
                 blobs.append(blob)
         named = b"" if request_id is None else b',"id":' + msgspec.json.encode(request_id)
-        text = self._head + named + b',"outputs":[' + b",".join(parts) + b"]}"
+        text = self._head + named + self._warn(outputs) + b',"outputs":[' + b",".join(parts) + b"]}"
         if not blobs:
             return text, None
         return b"".join([text, *blobs]), len(text)
 
+    def _warn(self, outputs: Outputs) -> bytes:
+        """The parameter that names what is unknown; of one text, as parameters have no lists."""
+        if not self._warned or outputs.categories is None:
+            return b""
+        # (rows, features) → (features,)
+        is_unknown = (outputs.categories == UNKNOWN_CODE).any(axis=0).tolist()
+        names = [f"{name}: unknown category" for name in itertools.compress(self._warned, is_unknown)]
+        return b',"parameters":{"warnings":%b}' % msgspec.json.encode("; ".join(names)) if names else b""
+
     def count_bytes(self, rows: int, wanted: Mapping[str, bool]) -> int:
         """At least as many bytes as these outputs of ``rows`` rows have."""
-        values = sum(abs(math.prod(self._specs[name].shape)) for name in wanted)
+        values: int = sum(abs(math.prod(self._specs[name].shape)) for name in wanted)
         return rows * values * _MOST_VALUE_BYTES
 
     def _write_tensor(self, outputs: Outputs, name: str, blob: bytes | None) -> bytes:
@@ -545,7 +587,7 @@ class TensorWriter:
 def _as_blob(outputs: Outputs, name: str) -> bytes:
     if name == PROBABILITIES_OUTPUT:
         return outputs.probabilities.astype("<f4", copy=False).tobytes()
-    return outputs.labels.astype("<i8", copy=False).tobytes()
+    return _find_integers(outputs, name).astype("<i8", copy=False).tobytes()
 
 
 def _write_values(outputs: Outputs, name: str) -> bytes:
@@ -555,7 +597,14 @@ def _write_values(outputs: Outputs, name: str) -> bytes:
             return _write_floats(flat.tolist())
         slices = (flat[start : start + _STEP_VALUES].tolist() for start in range(0, len(flat), _STEP_VALUES))
         return b",".join([_write_floats(values) for values in slices])
-    return msgspec.json.encode(outputs.labels.tolist())[1:-1]
+    return msgspec.json.encode(_find_integers(outputs, name).ravel().tolist())[1:-1]
+
+
+def _find_integers(outputs: Outputs, name: str) -> npt.NDArray[np.int64]:
+    if name == LABEL_OUTPUT:
+        return outputs.labels
+    assert outputs.categories is not None
+    return outputs.categories
 
 
 def _write_floats(values: Sequence[float]) -> bytes:
@@ -576,9 +625,12 @@ def _check_tensor(tensor: RequestedInput, columns: Sequence[Column], *, is_singl
     if datatype not in NUMBERS and datatype != TEXT:
         known = ", ".join([*NUMBERS, TEXT])
         raise refuse_input(f"{datatype[:80]!r} is no datatype", tensor.name, hint=f"Known: {known}.")
-    wanted = columns[0].datatype if is_single or columns[0].datatype == TEXT else "FP64"
+    wanted: str = columns[0].datatype if is_single or columns[0].datatype == TEXT else "FP64"
     is_bool = all(column.datatype == BOOLEAN for column in columns)
-    if (datatype == TEXT) != (wanted == TEXT) or (datatype == BOOLEAN and not is_bool):
+    is_text = wanted == TEXT
+    if is_single and columns[0].moment is not None:
+        wanted, is_text = "BYTES or a number", datatype == TEXT
+    if (datatype == TEXT) != is_text or (datatype == BOOLEAN and not is_bool):
         raise refuse_input(f"the datatype is {datatype}, expected {wanted}", tensor.name)
     if not (len(shape) == 2 and shape[1] == len(columns)) and not (is_single and len(shape) == 1):
         expected = "[rows] or [rows, 1]" if is_single else f"[rows, {len(columns)}]"

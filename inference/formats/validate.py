@@ -2,6 +2,8 @@
 
 - Numbers are finite; an INT64 column takes what has no fraction, up to ±(2^53 - 1), beyond which a JSON
   number is not exact; booleans, numbers and strings do not stand for each other.
+- A date or a timestamp is ISO 8601 text or a number: days of a date, seconds of a timestamp. The graph's own
+  tensor alone holds them as the graph takes them.
 - NULL only where the column may be null; no U+0000 in a string.
 
 Single values of JSON are read one by one. For values that are tensors already, `MatrixRules` looks at the
@@ -23,7 +25,8 @@ import numpy.typing as npt
 
 from timberline.inference.errors import BatchTooLargeError, RowError
 from timberline.inference.session import Feed
-from timberline.registry.signature import NULL_TEXT, Column, SourceTable
+from timberline.registry.moments import FIRST_DAY, LAST_DAY, moment_of_number, parse_moment
+from timberline.registry.signature import NULL_TEXT, Column, Moment, SourceTable
 
 LARGEST_INTEGER = 2.0**53 - 1
 # Names that an unknown one is compared with, some 10 µs each on the event loop.
@@ -31,9 +34,20 @@ _MOST_COMPARED = 200
 # Of a version that says nothing of its table: all of its columns are read, and an empty field is NULL.
 NO_TABLE: Final = SourceTable()
 _EXPECTED = {"FP64": "a number", "INT64": "an integer", "BOOL": "true or false", "BYTES": "a string"}
+_EXPECTED_MOMENT: dict[Moment, str] = {
+    "date": "a date such as 2013-05-01 or days since 1970-01-01",
+    "timestamp": "a timestamp such as 2013-05-01T12:30:00Z or seconds since 1970-01-01",
+}
+# `registry.moments` remembers texts, of which this is the longest; no moment needs as many characters.
+_LONGEST_MOMENT = 100
 # Bounds that hold every value of a column; outside of the first are the infinities alone.
 _LARGEST = float(np.finfo(np.float64).max)
-_BOUNDS = {"FP64": (-_LARGEST, _LARGEST), "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER), "BOOL": (0.0, 1.0)}
+_BOUNDS = {
+    "FP64": (-_LARGEST, _LARGEST),
+    "INT64": (-LARGEST_INTEGER, LARGEST_INTEGER),
+    "BOOL": (0.0, 1.0),
+    "date": (float(FIRST_DAY), float(LAST_DAY)),
+}
 # With more runs of columns of one datatype than this, looking at each costs more than the close look.
 _MOST_RUNS = 8
 _STEP = 64  # strings that are looked at together
@@ -75,7 +89,7 @@ class MatrixRules:
     def __init__(self, columns: Sequence[Column]) -> None:
         self.numeric = tuple(column for column in columns if column.datatype != "BYTES")
         self.text = tuple(column for column in columns if column.datatype == "BYTES")
-        bounds = [_BOUNDS[column.datatype] for column in self.numeric]
+        bounds = [_BOUNDS[_find_kind(column)] for column in self.numeric]
         self._bounds = np.array(bounds, dtype=np.float64).reshape(-1, 2).T  # lowest, highest: (columns,) each
         self._is_whole = np.array([column.datatype != "FP64" for column in self.numeric], dtype=bool)
         self._is_nullable = np.array([column.is_nullable for column in self.numeric], dtype=bool)
@@ -115,9 +129,9 @@ class MatrixRules:
         """Whether all is right and nothing is NULL."""
         if len(self._runs) > _MOST_RUNS:
             return False
-        for columns, datatype in self._runs:
+        for columns, kind in self._runs:
             block = numeric[:, columns]
-            lowest, highest = _BOUNDS[datatype]
+            lowest, highest = _BOUNDS[kind]
             # A NaN is its block's least and greatest value, and within no bounds. Over the whole
             # block and not by column: five times as fast.
             if not (
@@ -127,7 +141,7 @@ class MatrixRules:
                 <= highest
             ):
                 return False
-            if datatype != "FP64" and not (np.rint(block) == block).all():
+            if kind != "FP64" and not (np.rint(block) == block).all():
                 return False
         return True
 
@@ -179,12 +193,16 @@ def _may_be_wrong(values: Sequence[Any]) -> bool:
     return NULL_TEXT in joined
 
 
+def _find_kind(column: Column) -> str:
+    return "date" if column.moment == "date" else column.datatype
+
+
 def _find_runs(columns: Sequence[Column]) -> tuple[tuple[slice, str], ...]:
-    """Columns of one datatype that stand side by side."""
+    """Columns of one kind that stand side by side."""
     runs: list[tuple[slice, str]] = []
-    for datatype, group in itertools.groupby(column.datatype for column in columns):
+    for kind, group in itertools.groupby(map(_find_kind, columns)):
         start = runs[-1][0].stop if runs else 0
-        runs.append((slice(start, start + len(list(group))), datatype))
+        runs.append((slice(start, start + len(list(group))), kind))
     return tuple(runs)
 
 
@@ -196,6 +214,11 @@ def _refuse_number(value: float, column: Column, row: int) -> None:
             where=name_cell(row, column.name),
             hint="NaN stands for null, which this column does not take.",
         )
+    if column.moment == "date":
+        try:
+            moment_of_number(value, "date")
+        except ValueError as error:
+            _refuse(value, column, row, why=error)
     if column.datatype == "BOOL":
         raise RowError(f"expected 0 or 1, found {value!r:.80}", where=name_cell(row, column.name))
     read_number(value, column, row)
@@ -231,11 +254,39 @@ def read_value(value: Any, column: Column, index: int | None, null_text: Collect
     if column.datatype != "BYTES" and isinstance(value, str) and value in null_text:
         hint = "The training table writes NULL so; in JSON it is null." if column.is_nullable else ""
         _refuse(value, column, index, hint)
+    if column.moment is not None:
+        try:
+            return to_moment(value, column.moment)
+        except TypeError:
+            _refuse(value, column, index)
+        except ValueError as error:
+            _refuse(value, column, index, why=error)
     if column.datatype == "BYTES":
         return read_text(value, column, index)
     if column.datatype == "BOOL":
         return value if isinstance(value, bool) else _refuse(value, column, index)
     return read_number(value, column, index)
+
+
+def to_moment(value: Any, moment: Moment, time_format: str | None = None) -> int:
+    """What stands for a date or timestamp as the graph takes it.
+
+    Args:
+        value: of `load_json`; with ``time_format`` a text.
+        moment: which of the two.
+        time_format: as in `registry.moments.parse_moment`.
+
+    Raises:
+        TypeError: it is neither text nor a number.
+        ValueError: it is no moment; says why, as a predicate.
+    """
+    if type(value) is str:
+        if len(value) > _LONGEST_MOMENT:
+            raise ValueError(f"has more than {_LONGEST_MOMENT} characters")
+        return parse_moment(value, moment, time_format)
+    if type(value) is int or type(value) is float:
+        return moment_of_number(value, moment)
+    raise TypeError(f"{type(value).__name__} is no {moment}")
 
 
 def read_number(value: Any, column: Column, index: int | None) -> float:
@@ -279,9 +330,12 @@ def read_text(value: Any, column: Column, index: int | None) -> str:
     return str(value)
 
 
-def _refuse(value: Any, column: Column, index: int | None, hint: str = "") -> NoReturn:
+def _refuse(
+    value: Any, column: Column, index: int | None, hint: str = "", why: ValueError | None = None
+) -> NoReturn:
+    expected = _EXPECTED[column.datatype] if column.moment is None else _EXPECTED_MOMENT[column.moment]
     raise RowError(
-        f"expected {_EXPECTED[column.datatype]}, found {describe_value(value)}",
+        f"expected {expected}, found {describe_value(value)}{'' if why is None else f', which {why}'}",
         where=name_cell(index, column.name),
         hint=hint,
     )

@@ -27,11 +27,13 @@ from timberline.inference.metrics.exposition import (
     ROUTE,
     ROWS,
     SECONDS,
+    UNKNOWN,
     ModelLayout,
     Page,
 )
 from timberline.inference.metrics.shared_memory import Memory, Slot, clear, create_private
 from timberline.inference.session import Outputs
+from timberline.registry.signature import UNKNOWN_CODE
 
 # Any other method counts as OTHER: a client must not be able to make new series.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -88,17 +90,26 @@ class RouteMetrics:
 class ModelMetrics:
     """Inferences of one version; on the page once `ServiceMetrics.add_model` shows them."""
 
-    __slots__ = ("_layout", "_live", "_values", "digest", "key", "loaded_at")
+    __slots__ = ("_categories", "_layout", "_live", "_unknown", "_values", "digest", "key", "loaded_at")
 
     def __init__(
-        self, model: str, version: int, classes: Sequence[str], *, digest: str, loaded_at: float
+        self,
+        model: str,
+        version: int,
+        classes: Sequence[str],
+        categories: Sequence[str] = (),
+        *,
+        digest: str,
+        loaded_at: float,
     ) -> None:
         self.key = (model, str(version), digest)
         self.digest = digest
         self.loaded_at = loaded_at
         self._layout = ModelLayout(classes)
+        self._categories = categories  # features that are text, in the order of their codes
         self._live = _nothing(1)
         self._values = _nothing(self._layout.size)
+        self._unknown = _nothing(len(categories))
 
     def observe_row(self, label: int, seconds: float, waited: float = 0.0) -> None:
         """Count an inference of one row; ``waited`` is how long its request was in the queue, in seconds."""
@@ -126,8 +137,22 @@ class ModelMetrics:
             if count:
                 values[label] += count
 
+        if outputs.categories is not None:
+            counts = np.count_nonzero(outputs.categories == UNKNOWN_CODE, axis=0).tolist()
+            for feature, count in enumerate(counts):
+                if count:
+                    self._unknown[feature] += count
+
+    def observe_codes(self, codes: Sequence[int]) -> None:
+        """Count the unknown ones of a row's codes."""
+        for feature, code in enumerate(codes):
+            if code == UNKNOWN_CODE:
+                self._unknown[feature] += 1.0
+
     def show(self, slot: Slot) -> None:
         """Count in ``slot`` from now on, as a version that is being served."""
+        if self._categories:
+            self._unknown = slot.add((UNKNOWN, *self.key, *self._categories), len(self._categories))
         self._values = slot.add((MODEL, *self.key, *self._layout.classes), self._layout.size)
         self._values[ModelLayout.LOADED_AT] = self.loaded_at
         self._live = slot.add((LIVE, *self.key), 1, is_gauge=True)

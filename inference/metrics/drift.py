@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from timberline.inference.metrics.shared_memory import Slot, clear
 from timberline.inference.session import Feed, Outputs, Row, RowFeeder
-from timberline.registry.manifest import Histogram, Manifest
+from timberline.registry.manifest import Histogram, Manifest, rank_values
 from timberline.registry.signature import NULL_TEXT
 
 # An empty bin counts as this share, so that the logarithm exists; a usual value. One stray row in
@@ -78,11 +78,15 @@ class Texts(NamedTuple):
 
 
 class Stability(NamedTuple):
-    """PSI by column, and of the predicted classes: None where it is not known what to expect."""
+    """PSI by column, and of the predicted classes: None where it is not known what to expect.
+
+    ``greatest`` is the greatest of the columns that are no moments: dates go on with time, as they should.
+    """
 
     rows: int
     features: dict[str, float]
     classes: float | None
+    greatest: float | None = None
 
 
 class Binner:
@@ -109,6 +113,7 @@ class Binner:
         self._texts = {name: found for name, found in bins.items() if isinstance(found, Texts)}
         self._names = [*self._numbers, *self._texts]
         self._order = [column.name for column in columns]
+        self._moments = frozenset(column.name for column in columns if column.moment is not None)
         self._arrange_numbers()
         parts = [bins[name].expected for name in self._names]
         self._starts = np.cumsum([0, *map(len, parts)])
@@ -164,11 +169,12 @@ class Binner:
         sums = np.add.reduceat(terms, self._starts[:-1]).tolist() if self._names else []
         by_name = dict(zip(self._names, sums, strict=True))
         features = {name: by_name[name] for name in self._order if name in by_name}
+        greatest = max((psi for name, psi in features.items() if name not in self._moments), default=None)
         if self._classes is None:
-            return Stability(rows, features, None)
+            return Stability(rows, features, None, greatest)
         predicted = _shares(counts[end:])
         classes = float(((predicted - self._classes) * np.log(predicted / self._classes)).sum())
-        return Stability(rows, features, classes)
+        return Stability(rows, features, classes, greatest)
 
 
 def bin_numbers(at: int, histogram: Histogram) -> Numbers:
@@ -196,12 +202,11 @@ def bin_numbers(at: int, histogram: Histogram) -> Numbers:
 
 def bin_text(at: int, histogram: Histogram) -> Texts:
     """Keep the most frequent categories."""
-    assert histogram.categories is not None
-    by_count = sorted(zip(histogram.counts, histogram.categories, strict=True), key=lambda one: -one[0])
-    kept, rest = by_count[:_MOST_CATEGORIES], by_count[_MOST_CATEGORIES:]
-    others = sum(count for count, _ in rest)
-    names = tuple(name for _, name in kept)
-    return Texts(at, names, (*(count for count, _ in kept), others, histogram.nulls))
+    ranked = rank_values(histogram)
+    kept, rest = ranked[:_MOST_CATEGORIES], ranked[_MOST_CATEGORIES:]
+    others = sum(count for _, count in rest)
+    names = tuple(name for name, _ in kept)
+    return Texts(at, names, (*(count for _, count in kept), others, histogram.nulls))
 
 
 def expect_classes(manifest: Manifest) -> FloatArray | None:
@@ -247,6 +252,7 @@ class Drift:
     def __init__(self, manifest: Manifest, window_rows: int, later: _Later | None = None) -> None:
         self.key = ("drift", manifest.model, str(manifest.version))
         self.class_count = len(manifest.signature.classes)
+        self.category_count = len(manifest.categories)
         self._binner = Binner(manifest)
         self._window_rows = window_rows
         self._step = max(1, window_rows // _STEPS)

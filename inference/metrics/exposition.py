@@ -2,7 +2,8 @@
 
 A version is shown while a living process serves it, and afterwards while it is among the last
 ones of its model: a page must not grow with every release. It has at most 200 series then:
-60 of histograms, 4 of its own, one a class and one a column as far as there is room.
+60 of histograms, 4 of its own, one a class, one a feature that is text, and one a column as far as there is
+room.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 50
 
 # Kinds of block: the first word of their keys.
 ROUTE, MODEL, LIVE, IN_FLIGHT, COUNTER = "route", "model", "live", "in_flight", "counter"
+UNKNOWN = "unknown"
 LAST_LOOK, LOAD = "last_look", "load"
 REGISTRY, FROM_CACHE = "registry", "from_cache"
 
@@ -42,6 +44,8 @@ _MOST_SERIES = 200
 _FIXED_SERIES = 2 * (len(SECONDS) + 3) + len(ROWS) + 3 + 5
 # Classes beyond these are counted as one.
 _MOST_CLASSES = 100
+# As with features that are text.
+_MOST_FEATURES = 20
 OTHER = "(other)"
 
 
@@ -123,7 +127,9 @@ class Page(Collector):
         yield from _collect_counters(kinds.get(COUNTER, []))
         yield from _collect_requests(kinds, pids)
         yield from _collect_following(kinds, pids)
-        yield from _collect_models(kinds.get(MODEL, []), _find_live(kinds.get(LIVE, []), pids))
+        shown = _choose(kinds.get(MODEL, []), _find_live(kinds.get(LIVE, []), pids))
+        yield from _collect_models(shown)
+        yield _collect_unknown(kinds.get(UNKNOWN, []), shown)
         yield from self._collect_drift(pids)
         yield from self._collect_processes(pids)
 
@@ -136,7 +142,9 @@ class Page(Collector):
             labels=[*labels, "feature"],
         )
         greatest = GaugeMetricFamily(
-            "drift_psi_max", "Greatest population stability index of any column.", labels=labels
+            "drift_psi_max",
+            "Greatest population stability index of any column that is no date or timestamp.",
+            labels=labels,
         )
         classes = GaugeMetricFamily(
             "drift_prediction_psi",
@@ -147,10 +155,11 @@ class Page(Collector):
         for key, drift in self.drifts.items():
             own = list(key[1:3])
             room = _MOST_SERIES - _FIXED_SERIES - min(drift.class_count, _MOST_CLASSES + 1)
+            room -= min(drift.category_count, _MOST_FEATURES + 1)
             found = drift.compute(groups[key].sum_of(pids))
             rows.add_metric(own, found.rows)
-            if found.features:
-                greatest.add_metric(own, max(found.features.values()))
+            if found.greatest is not None:
+                greatest.add_metric(own, found.greatest)
             for name in list(found.features)[:room]:
                 features.add_metric([*own, name], found.features[name])
             if found.classes is not None:
@@ -295,7 +304,7 @@ def _choose(groups: Sequence[Group], live: Mapping[tuple[str, ...], float]) -> l
     ]
 
 
-def _collect_models(groups: Sequence[Group], live: Mapping[tuple[str, ...], float]) -> Iterator[Metric]:
+def _collect_models(versions: Sequence[_Shown]) -> Iterator[Metric]:
     labels = ["model", "version"]
     waited = HistogramMetricFamily(
         "inference_queue_seconds", "From when a request could be worked on until it was.", labels=labels
@@ -310,14 +319,14 @@ def _collect_models(groups: Sequence[Group], live: Mapping[tuple[str, ...], floa
         "model_loaded_timestamp_seconds", "When the version was ready to be served.", labels=labels
     )
     at = ModelLayout
-    for shown in _choose(groups, live):
+    for shown in versions:
         values = shown.values
         waits, runs = values[at.WAITED : at.WAITED_SUM], values[at.DURATIONS : at.DURATIONS_SUM]
         sizes = values[at.SIZES : at.SIZES_SUM]
         waited.add_metric(shown.labels, cumulate(SECONDS, waits), values[at.WAITED_SUM])
         durations.add_metric(shown.labels, cumulate(SECONDS, runs), values[at.DURATIONS_SUM])
         rows.add_metric(shown.labels, cumulate(ROWS, sizes), values[at.SIZES_SUM] + sizes[0])
-        for name, count in _name_predictions(shown.classes, values[at.PREDICTIONS :]):
+        for name, count in _name_counts(shown.classes, values[at.PREDICTIONS :], _MOST_CLASSES):
             predictions.add_metric([*shown.labels, name], count)
         if shown.live_since:
             info.add_metric([*shown.labels, shown.digest], 1)
@@ -325,6 +334,20 @@ def _collect_models(groups: Sequence[Group], live: Mapping[tuple[str, ...], floa
     yield from (waited, durations, rows, predictions, info, loaded)
 
 
-def _name_predictions(classes: Sequence[str], counts: Sequence[float]) -> list[tuple[str, float]]:
-    named = list(zip(classes[:_MOST_CLASSES], counts, strict=False))
-    return named if len(classes) <= _MOST_CLASSES else [*named, (OTHER, sum(counts[_MOST_CLASSES:]))]
+def _collect_unknown(groups: Sequence[Group], versions: Sequence[_Shown]) -> Metric:
+    family = CounterMetricFamily(
+        "unknown_categories",
+        "Values of a feature that is text which training did not see, or too rarely.",
+        labels=["model", "version", "feature"],
+    )
+    found = {group.key[1:4]: group for group in groups}
+    for shown in versions:
+        if group := found.get((*shown.labels, shown.digest)):
+            for name, count in _name_counts(group.key[4:], group.sum(), _MOST_FEATURES):
+                family.add_metric([*shown.labels, name], count)
+    return family
+
+
+def _name_counts(names: Sequence[str], counts: Sequence[float], most: int) -> list[tuple[str, float]]:
+    named = list(zip(names[:most], counts, strict=False))
+    return named if len(names) <= most else [*named, (OTHER, sum(counts[most:]))]

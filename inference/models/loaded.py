@@ -613,7 +613,10 @@ class LoadedModels:
         if is_tried and self._trials is not None:
             trial = self._describe(store, model, version, digest, move.sequence if move else 0)
             self._trials.check(trial, is_wanted)
-        return load_version(opened, max_rows=self._config.max_rows, drift_rows=self._drift_rows)
+        config = self._config
+        return load_version(
+            opened, max_rows=config.max_rows, drift_rows=self._drift_rows, warns=config.warnings
+        )
 
     def _is_wanted(self, store: Store, target: TrafficTarget, record: AliasRecord) -> bool:
         """Whether the alias still is where ``record`` moved it; what cannot be read has not moved."""

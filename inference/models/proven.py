@@ -25,6 +25,7 @@ from timberline.inference.session import Session, is_out_of_memory
 from timberline.registry.cache import Cache
 from timberline.registry.errors import ConfigError, DigestMismatchError
 from timberline.registry.manifest import Golden, Manifest
+from timberline.registry.moments import write_row
 from timberline.registry.runtime.documents import decode_json
 from timberline.registry.store import MODEL_FILE, open_store
 from timberline.registry.version import Version
@@ -61,6 +62,7 @@ def open_proven(version: Version, *, max_rows: int) -> Proven:
             manifest.signature,
             where=f"{version}: {MODEL_FILE}",
             row_by_row=manifest.precision == "int8",
+            category_count=len(manifest.categories),
         )
         decoder = RowDecoder(manifest.signature.columns, max_rows, table=manifest.table)
         replay_golden(manifest, session, decoder)
@@ -84,7 +86,8 @@ def replay_golden(manifest: Manifest, session: Session, decoder: RowDecoder) -> 
     golden = manifest.golden
     where = f"{manifest.model}@{manifest.version}"
     # One by one, as max_rows may be set below their number.
-    bodies = [msgspec.json.encode({"instances": [row]}) for row in golden.rows]
+    sent = [write_row(row, manifest.signature.columns) for row in golden.rows]
+    bodies = [msgspec.json.encode({"instances": [row]}) for row in sent]
     rows = [decoder.decode(body).rows[0] for body in bodies]
     try:
         together = session.run(session.feed_rows(rows)).probabilities

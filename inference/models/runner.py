@@ -19,8 +19,9 @@ import numpy as np
 
 from timberline.inference.errors import DeadlineError, OverloadedError, RowError
 from timberline.inference.models.versions import LiveVersion
-from timberline.inference.session import Feed, Outputs, Row
+from timberline.inference.session import Feed, Outputs, Row, RowAnswer
 from timberline.registry.errors import LifecycleError
+from timberline.registry.signature import UNKNOWN_CODE
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -115,23 +116,25 @@ class Runner:
         self._work = work
         self.inline_max_rows = inline_max_rows
 
-    def run_row(self, live: LiveVersion, row: Row) -> tuple[int, tuple[float, ...]]:
-        """Label index and probabilities of one row.
+    def run_row(self, live: LiveVersion, row: Row) -> RowAnswer:
+        """The answer to one row.
 
         Raises:
             RowError: the graph has no finite answer.
         """
         started = perf_counter()
-        label, probabilities = live.session.run_row(row)
+        label, probabilities, codes = live.session.run_row(row)
         seconds = perf_counter() - started
         if not isfinite(sum(probabilities)):
             raise _refuse_values("")
         live.metrics.observe_row(label, seconds, self._work.waited)
+        if codes is not None and UNKNOWN_CODE in codes:
+            live.metrics.observe_codes(codes)
         if live.drift is not None:
             live.drift.keep_row(row, label)
         if live.shadow is not None:
             live.shadow.offer_row(row, label)
-        return label, probabilities
+        return label, probabilities, codes
 
     def run(self, live: LiveVersion, feed: Feed) -> Outputs:
         """Outputs of all rows, on the event loop; for requests of at most ``inline_max_rows``.

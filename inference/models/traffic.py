@@ -106,8 +106,8 @@ class ColumnChoice:
     """
 
     def __init__(self, columns: Sequence[Column], wanted: Sequence[Column]) -> None:
-        kinds = {(column.name, column.datatype): index for index, column in enumerate(columns)}
-        indexes = [kinds.get((column.name, column.datatype)) for column in wanted]
+        kinds = {_identify(column): index for index, column in enumerate(columns)}
+        indexes = [kinds.get(_identify(column)) for column in wanted]
         self.is_possible = None not in indexes
         self._row = [index for index in indexes if index is not None]
         is_text = [column.datatype == "BYTES" for column in columns]
@@ -124,6 +124,11 @@ class ColumnChoice:
             numeric = None if rows.numeric is None or not self._numeric else rows.numeric[:, self._numeric]
             return Feed(numeric, None if rows.text is None or not self._text else rows.text[:, self._text])
         return [[row[index] for index in self._row] for row in rows]
+
+
+def _identify(column: Column) -> tuple[str, str, str | None]:
+    """What two columns have in common whose values mean the same."""
+    return column.name, column.datatype, column.moment
 
 
 class _Item(NamedTuple):

@@ -47,10 +47,11 @@ class LiveVersion:
         return self.manifest.version
 
 
-def load_version(opened: Version, *, max_rows: int, drift_rows: int = 0) -> LiveVersion:
+def load_version(opened: Version, *, max_rows: int, drift_rows: int = 0, warns: bool = False) -> LiveVersion:
     """Load a version.
 
-    Drift is measured over this process's latest ``drift_rows`` rows; 0 is not at all.
+    Drift is measured over this process's latest ``drift_rows`` rows; 0 is not at all. With ``warns`` answers
+    name the features that have an unknown value.
 
     The graph's digest is compared and every golden row asked, which may take a second. Any thread may do
     it; from then on the version belongs to the event loop's.
@@ -60,18 +61,22 @@ def load_version(opened: Version, *, max_rows: int, drift_rows: int = 0) -> Live
     """
     proven = open_proven(opened, max_rows=max_rows)
     manifest, version = opened.manifest, opened.manifest.version
+    categories = [category.feature for category in manifest.categories]
     return LiveVersion(
         manifest=manifest,
         manifest_sha256=opened.digests.manifest_sha256,
         session=proven.session,
         decoder=proven.decoder,
-        encoder=AnswerEncoder(manifest.model, version, manifest.signature.classes),
+        encoder=AnswerEncoder(
+            manifest.model, version, manifest.signature.classes, categories if warns else ()
+        ),
         reader=TensorReader(manifest.signature, max_rows, unread=manifest.table.unread),
-        writer=TensorWriter(manifest.model, version, manifest.signature),
+        writer=TensorWriter(manifest.model, version, manifest.signature, categories, warns=warns),
         metrics=ModelMetrics(
             manifest.model,
             version,
             [label.value for label in manifest.signature.classes],
+            categories,
             digest=manifest.files[MODEL_FILE].sha256,
             loaded_at=time.time(),
         ),

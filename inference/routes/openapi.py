@@ -21,15 +21,18 @@ from typing import Any
 import msgspec
 
 from timberline.inference.config import ServiceConfig
+from timberline.inference.formats.csv import lacks_float32
 from timberline.inference.formats.request import Answer, Request, answer_bytes
 from timberline.inference.formats.tensors import NUMBERS, TEXT
 from timberline.inference.formats.validate import LARGEST_INTEGER
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.models.versions import LiveVersion
-from timberline.inference.routes.page import pick_example
-from timberline.registry.manifest import Manifest
+from timberline.inference.routes.page import find_categories, pick_example
+from timberline.registry.fields import write_field
+from timberline.registry.manifest import Histogram, Manifest
+from timberline.registry.moments import FIRST_DAY, LARGEST_MOMENT, LAST_DAY, write_row
 from timberline.registry.runtime.documents import decode_json
-from timberline.registry.signature import TEXT_INPUT, Column
+from timberline.registry.signature import Column, Moment
 
 Schema = dict[str, Any]
 
@@ -47,6 +50,22 @@ _TYPES: dict[str, Schema] = {
     },
     "BOOL": {"type": "boolean"},
     "BYTES": {"type": "string", "pattern": "^[^\\u0000]*$"},
+}
+# What a date-time of RFC 3339 has is read here, but not every text that is read here is one.
+_MOMENTS: dict[Moment, Schema] = {
+    "date": {"type": ["string", "integer"], "format": "date", "minimum": FIRST_DAY, "maximum": LAST_DAY},
+    "timestamp": {
+        "type": ["string", "number"],
+        "format": "date-time",
+        "minimum": -LARGEST_MOMENT / 1e6,
+        "maximum": LARGEST_MOMENT / 1e6,
+    },
+}
+_WARNINGS: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string"},
+    "description": "Which features had a category that training did not know.",
 }
 # Golden rows in an example of several rows: enough to see that there may be many.
 _FEW_ROWS = 2
@@ -84,8 +103,11 @@ class OpenApi:
         kinds = {**template["paths"], config.predict_route: "predict", config.health_route: "ready"}
         document: Schema = _fill(template["document"], values)
         operations: Schema = _fill(template["operations"], values)
-        if any(spec.name == TEXT_INPUT for spec in live.manifest.signature.inputs):  # text has no float32
+        if any(map(lacks_float32, live.manifest.signature.columns)):
             del operations["predict"]["post"]["requestBody"]["content"]["application/octet-stream"]
+        if config.warnings and live.manifest.categories:
+            for name in ("RowPrediction", "Prediction"):
+                document["components"]["schemas"][name]["properties"]["warnings"] = _WARNINGS
         for path in self.paths:
             if path in kinds:  # those that end in a slash are other paths' doubles
                 item = deepcopy(operations[kinds[path]])
@@ -131,8 +153,11 @@ def describe_version(manifest: Manifest, max_rows: int) -> Schema:
     What training saw (``x-minimum``, ``x-maximum``, the examples of a text column) is no bound: other
     values are answered too, and watched as drift.
     """
-    columns, classes, golden = manifest.signature.columns, manifest.signature.classes, manifest.golden.rows
-    properties = {column.name: describe_column(column) for column in columns}
+    columns, classes = manifest.signature.columns, manifest.signature.classes
+    golden = [write_row(row, columns) for row in manifest.golden.rows[:_FEW_ROWS]]
+    properties = {
+        column.name: describe_column(column, manifest.histograms.get(column.name)) for column in columns
+    }
     values = [label.value for label in classes]
     example = pick_example(manifest)
     row = f"One row of {manifest.model} by the names of its raw columns."
@@ -157,29 +182,34 @@ def describe_version(manifest: Manifest, max_rows: int) -> Schema:
         "example": example,
         "tensors": write_tensors(manifest),
         "golden_row": list(golden[0]),
-        "golden_rows": [list(row) for row in golden[:_FEW_ROWS]],
+        "golden_rows": [list(row) for row in golden],
         "csv": write_csv_example(manifest),
-        "lines": "".join(msgspec.json.encode(row).decode() + "\n" for row in golden[:_FEW_ROWS]),
+        "lines": "".join(msgspec.json.encode(row).decode() + "\n" for row in golden),
     }
 
 
-def describe_column(column: Column) -> Schema:
-    """One raw value: its type, default and unit, and what training saw of it."""
-    schema = dict(_TYPES[column.datatype])
+def describe_column(column: Column, histogram: Histogram | None = None) -> Schema:
+    """One raw value: its type, default and unit, and what training saw of it.
+
+    Text that training did not see is answered too, so that what it saw are examples and no enumeration.
+    """
+    schema = dict(_TYPES[column.datatype] if column.moment is None else _MOMENTS[column.moment])
+    default, minimum, maximum = write_row((column.default, column.minimum, column.maximum), (column,) * 3)
     if column.is_nullable:
-        schema["type"] = [schema["type"], "null"]
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = [*types, "null"]
     if column.may_be_absent:
-        schema["default"] = column.default
+        schema["default"] = default
     if text := _describe_column(column):
         schema["description"] = text
     if column.unit is not None:
         schema["x-unit"] = column.unit
-    if column.minimum is not None:
-        schema["x-minimum"] = column.minimum
-    if column.maximum is not None:
-        schema["x-maximum"] = column.maximum
-    if column.categories:
-        schema["examples"] = list(column.categories[:_MAX_CATEGORIES])
+    if minimum is not None:
+        schema["x-minimum"] = minimum
+    if maximum is not None:
+        schema["x-maximum"] = maximum
+    if known := find_categories(column, histogram)[0]:
+        schema["examples"] = list(known[:_MAX_CATEGORIES])
     return schema
 
 
@@ -187,11 +217,11 @@ def write_csv_example(manifest: Manifest) -> str:
     """The first golden rows as CSV, with a line of names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.name for column in manifest.signature.columns)
-    null = manifest.table.null_field
+    columns, table = manifest.signature.columns, manifest.table
+    writer.writerow(column.name for column in columns)
     for row in manifest.golden.rows[:_FEW_ROWS]:
-        fields = (null if value is None else value for value in row)
-        writer.writerow(str(field).lower() if isinstance(field, bool) else field for field in fields)
+        pairs = zip(write_row(row, columns), columns, strict=True)
+        writer.writerow(write_field(value, column, table) for value, column in pairs)
     return text.getvalue()
 
 
@@ -200,21 +230,30 @@ def write_tensors(manifest: Manifest) -> Schema:
     columns = {column.name: column for column in manifest.signature.columns}
     return {
         "inputs": [
-            {"name": name, "datatype": columns[name].datatype, "shape": [1], "data": [value]}
+            {"name": name, "datatype": _name_datatype(columns[name]), "shape": [1], "data": [value]}
             for name, value in pick_example(manifest).items()
         ]
     }
 
 
+def _name_datatype(column: Column) -> str:
+    return column.datatype if column.moment is None else TEXT
+
+
 def _describe_column(column: Column) -> str:
     parts = []
+    bounds = write_row((column.minimum, column.maximum), (column, column))
     if column.description:
         parts.append(column.description.rstrip(".") + ".")
     if column.unit:
         parts.append(f"Unit: {column.unit}.")
     if column.minimum is not None and column.maximum is not None:
-        parts.append(f"Training saw {column.minimum:.15g} to {column.maximum:.15g}.")
+        parts.append(f"Training saw {' to '.join(map(_write_number, bounds))}.")
     return " ".join(parts)
+
+
+def _write_number(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.15g}"
 
 
 def _fill(tree: Any, values: Mapping[str, Any]) -> Any:

@@ -25,6 +25,7 @@ import msgspec
 from timberline.inference.formats.request import Answer, Header, read_accept
 from timberline.inference.models.versions import VERSION_HEADER, LiveVersion
 from timberline.registry.manifest import Golden, Histogram, Manifest
+from timberline.registry.moments import write_row
 from timberline.registry.signature import Column
 
 _STATIC = Path(__file__).with_name("static")
@@ -36,8 +37,6 @@ _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 _FEW = 3
 # Values of golden rows that the page carries at most: 64 rows of 125 columns, some 20 KB.
 _MAX_GOLDEN_VALUES = 8_000
-# A text field offers no more than this; beyond it, typing is quicker than looking.
-_MAX_CATEGORIES = 500
 # Bars are a few pixels high: their heights are whole percents of the highest.
 _FULL_HEIGHT = 100
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
@@ -128,9 +127,10 @@ def _digest(source: str) -> str:
 
 def pick_example(manifest: Manifest) -> dict[str, Any]:
     """The first golden row's values: every column that must be given, and the first few of the others."""
-    row = manifest.golden.rows[0]
+    columns = manifest.signature.columns
+    row = write_row(manifest.golden.rows[0], columns)
     example: dict[str, Any] = {}
-    for column, value in zip(manifest.signature.columns, row, strict=True):
+    for column, value in zip(columns, row, strict=True):
         if not column.may_be_absent or (value is not None and len(example) < _FEW):
             example[column.name] = value
     return example
@@ -154,6 +154,7 @@ def describe_version(manifest: Manifest) -> dict[str, Any]:
     groups = find_groups(columns, golden)
     grouped = {index for group in groups for index in group["columns"]}
     kept = max(1, _MAX_GOLDEN_VALUES // len(columns))
+    rows = [write_row(row, columns) for row in golden.rows[:kept]]
     return {
         "model": manifest.model,
         "version": manifest.version,
@@ -163,7 +164,7 @@ def describe_version(manifest: Manifest) -> dict[str, Any]:
             for index, column in enumerate(columns)
         ],
         "groups": groups,
-        "golden": {"rows": golden.rows[:kept], "classes": golden.class_indexes[:kept]},
+        "golden": {"rows": rows, "classes": golden.class_indexes[:kept]},
         "metrics": manifest.metrics,
         "about": list(_describe_origin(manifest)),
     }
@@ -197,20 +198,29 @@ def _is_indicator(column: Column) -> bool:
 
 
 def _describe_column(column: Column, histogram: Histogram | None) -> dict[str, Any]:
-    categories = column.categories[:_MAX_CATEGORIES] if column.categories else None
+    known, is_whole = find_categories(column, histogram)
+    default, minimum, maximum = write_row((column.default, column.minimum, column.maximum), (column,) * 3)
     facts = {
         "name": column.name,
-        "type": column.datatype,
-        "default": column.default,
+        "type": column.moment or column.datatype,
+        "default": default,
         "nullable": column.is_nullable or None,
         "unit": column.unit,
         "description": column.description,
-        "minimum": column.minimum,
-        "maximum": column.maximum,
-        "categories": categories,
+        "minimum": minimum,
+        "maximum": maximum,
+        "categories": known or None,
+        "isWhole": is_whole or None,
         "histogram": _describe_histogram(histogram) if histogram and column.datatype != "BOOL" else None,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def find_categories(column: Column, histogram: Histogram | None) -> tuple[tuple[str, ...], bool]:
+    """The values of a text column that training saw, and whether these are all: of many the commonest."""
+    if column.categories:
+        return column.categories, True
+    return (histogram.categories or () if histogram is not None else ()), False
 
 
 def _describe_histogram(histogram: Histogram) -> dict[str, Any] | None:

@@ -65,10 +65,10 @@ class Predict:
             return self._answer_large(live, request, is_short, partial(_read_rows, live, body))
         if not batch.is_single or wants_lines(request):
             return self._answer_batch(live, request, batch, is_short)
-        label, probabilities = self._runner.run_row(live, batch.rows[0])
-        if is_short:
-            return answer_bytes(live.encoder.encode_label(label), live.headers)
-        return answer_bytes(live.encoder.encode_row(label, probabilities), live.headers)
+        label, probabilities, codes = self._runner.run_row(live, batch.rows[0])
+        encoder = live.encoder
+        answer = encoder.encode_label(label) if is_short else encoder.encode_row(label, probabilities)
+        return answer_bytes(answer if codes is None else encoder.warn(answer, codes), live.headers)
 
     def _is_long(self, most_rows: int) -> bool:
         return most_rows > self._runner.inline_max_rows
@@ -144,10 +144,11 @@ def _feed_rows(live: LiveVersion, batch: RowBatch) -> _Rows:
 
 
 def _encode_single(live: LiveVersion, outputs: Outputs, is_short: bool) -> bytes:
-    label = int(outputs.labels[0])
+    encoder, label = live.encoder, int(outputs.labels[0])
+    codes = None if outputs.categories is None else outputs.categories[0].tolist()
     if is_short:
-        return live.encoder.encode_label(label)
-    return live.encoder.encode_row(label, tuple(outputs.probabilities[0].tolist()))
+        return encoder.warn(encoder.encode_label(label), codes)
+    return encoder.warn(encoder.encode_row(label, tuple(outputs.probabilities[0].tolist())), codes)
 
 
 Encode = Callable[[Outputs], bytes]

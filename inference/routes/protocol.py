@@ -9,6 +9,8 @@ import datetime
 from time import monotonic
 from typing import Any
 
+import msgspec
+
 from timberline import __version__
 from timberline.inference.formats.request import Answer, Request, answer_json
 from timberline.inference.metrics.counters import ServiceMetrics
@@ -22,8 +24,12 @@ from timberline.inference.metrics.exposition import (
 from timberline.inference.metrics.shared_memory import Memory
 from timberline.inference.models.routing import ServiceState
 from timberline.inference.routes.page import PageBuilder, prefers_page
-from timberline.registry.manifest import Manifest
+from timberline.registry.manifest import Manifest, rank_values
+from timberline.registry.moments import write_row
+from timberline.registry.signature import Column
 
+# Values of a text column that the model card counts.
+_MOST_VALUES = 100
 # The repository's index is answered too, but not its loading and unloading, so it is not named here.
 EXTENSIONS = ("binary_tensor_data",)
 
@@ -198,7 +204,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "version": manifest.version,
         "created_at": manifest.created_at,
         "attribution": manifest.lineage.attribution,
-        "columns": manifest.signature.columns,
+        "columns": [_describe_column(column) for column in manifest.signature.columns],
         "classes": manifest.signature.classes,
         "prior": manifest.prior,
         "metrics": manifest.metrics,
@@ -206,4 +212,28 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "producers": manifest.producers,
         "lineage": manifest.lineage,
         "files": manifest.files,
+        **_describe_learned(manifest),
     }
+
+
+def _describe_column(column: Column) -> Any:
+    """A column as the manifest has it, but for moments, which are ISO 8601 here."""
+    if column.moment is None:
+        return column
+    default, minimum, maximum = write_row((column.default, column.minimum, column.maximum), (column,) * 3)
+    return {**msgspec.structs.asdict(column), "default": default, "minimum": minimum, "maximum": maximum}
+
+
+def _describe_learned(manifest: Manifest) -> dict[str, Any]:
+    """What features.sql has learned, and how often training saw the commonest values of text; if anything."""
+    histograms = {
+        column.name: manifest.histograms[column.name]
+        for column in manifest.signature.columns
+        if column.datatype == "BYTES" and column.name in manifest.histograms
+    }
+    learned = {
+        "categories": {category.feature: category.values for category in manifest.categories},
+        "constants": manifest.constants,
+        "values": {name: dict(rank_values(found)[:_MOST_VALUES]) for name, found in histograms.items()},
+    }
+    return {name: value for name, value in learned.items() if value}

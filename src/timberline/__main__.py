@@ -27,7 +27,7 @@ _PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
 _STAGED = {"training", "exporter", "inference", "benchmarks"}  # what a release runs
 # The module under `timberline` that brings each verb.
 _GROUPS = {
-    "a table": dict.fromkeys(("fetch", "etl"), "training.__main__"),
+    "a table": dict.fromkeys(("init", "fetch", "etl"), "training.__main__"),
     "a version": {
         **dict.fromkeys(("train", "evaluate"), "training.__main__"),
         "export": "exporter.__main__",

@@ -13,7 +13,8 @@ from msgspec import inspect
 
 from tests.support.markdown import ROOT, list_blocks
 from timberline.training.config import ModelConfig
-from timberline.training.features.language import OPERATORS
+from timberline.training.features.language import OPERATORS, REWRITTEN
+from timberline.training.features.learned import LEARNED
 
 MODEL = (ROOT / "docs" / "reference" / "model.md").read_text("utf-8")
 FEATURES = (ROOT / "docs" / "reference" / "features.md").read_text("utf-8")
@@ -165,14 +166,21 @@ def test_the_reference_shows_the_defaults_of_every_kind(table: str, kind: inspec
         if found := re.search(rf"(\w+) \({kind.tag}'s default\)", shown.comment):
             others[str(kind.tag)] = repr(found[1])
         if shown.table == table:
-            documented[shown.key] = settle(read_value(others.get(str(kind.tag), repr(shown.value))))
+            own = others.get(str(kind.tag))
+            documented[shown.key] = settle(shown.value if own is None else read_value(own))
     known = {field.encode_name: read_default(field) for field in kind.fields}
     known = {key: default for key, default in known.items() if default not in (None, msgspec.NODEFAULT)}
     assert {key: documented[key] for key in known} == known
 
 
-@pytest.mark.parametrize("operator", sorted(OPERATORS))
-def test_every_operator_is_in_the_table(operator: str) -> None:
+@pytest.mark.parametrize(("written", "meaning"), [*OPERATORS.values(), *REWRITTEN.items()])
+def test_every_operator_is_in_the_table(written: str, meaning: str) -> None:
     """The table is the language, no less."""
-    written, meaning = OPERATORS[operator]
+    assert "| `{}` | {} |".format(written.replace("|", "\\|"), meaning) in FEATURES
+
+
+@pytest.mark.parametrize("function", sorted(LEARNED))
+def test_every_learned_constant_is_in_the_reference(function: str) -> None:
+    """As the operators: what is not written down does not exist."""
+    written, meaning = LEARNED[function]
     assert f"| `{written}` | {meaning} |" in FEATURES

@@ -164,5 +164,9 @@ def _assert_kept(told: object, found: object) -> None:
         for name, value in told.items():
             assert name in found
             _assert_kept(value, found[name])
+    elif isinstance(told, list) and isinstance(found, list):
+        assert len(told) == len(found)
+        for value, other in zip(told, found, strict=True):
+            _assert_kept(value, other)
     else:
         assert told == found

@@ -195,7 +195,6 @@ def test_one_table_decides_what_a_refusal_looks_like() -> None:
     }
     assert found == {
         ("routes/protocol.py", 503),  # readiness is an answer, not a refusal
-        ("routes/page.py", 500),  # a number of categories
     }
 
 

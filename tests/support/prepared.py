@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timberline.registry.manifest import Histogram
+from timberline.registry.runs import Fitted
 from timberline.registry.runtime.documents import encode_document
 from timberline.registry.runtime.files import digest_bytes
 from timberline.registry.runtime.stages import Stage, digest_value
 from timberline.registry.signature import ClassLabel
 from timberline.training.config import ModelConfig, input_columns, load_model_config
+from timberline.training.data.fitting import FITTED_FILE
 from timberline.training.data.profile import (
     PROFILE_SCHEMA_VERSION,
     ColumnProfile,
@@ -87,6 +89,7 @@ def prepare(config: ModelConfig, data: Path, *, seed: int = 0) -> None:
             classes = table.column("__class__").to_numpy()
             counts[split] = tuple(np.bincount(classes, minlength=len(_CLASSES)).tolist())
         (folder / "profile.json").write_bytes(encode_document(_profile(config, counts)))
+        (folder / FITTED_FILE).write_bytes(encode_document(Fitted()))
 
 
 def _make_table(random: np.random.Generator, rows: int) -> pa.Table:

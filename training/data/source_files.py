@@ -118,7 +118,7 @@ def _open_source_file(config: ModelConfig, file: Path, name: str, scratch: Path)
     path = file
     if packing or codec != "utf-8" or marks:
         chunks = _unpack(file, packing, name)
-        chunks = chunks if codec == "utf-8" else _recode(chunks, codec, name)
+        chunks = chunks if codec == "utf-8" else recode(chunks, codec, name)
         path = _copy(plain_lines(_without_bom(chunks), marks) if marks else chunks, scratch / "table")
     header, skip = _read_header(config, path, name)
     layout = survey_lines(path, _row_shape(config, header), where=name)
@@ -138,6 +138,29 @@ def _marks(etl: EtlSection) -> Marks:
 def _without_bom(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield next(chunks, b"").removeprefix(codecs.BOM_UTF8)
     yield from chunks
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A source file that is not packed: itself or a copy; Parquet, or text in whatever encoding."""
+
+    path: Path
+    is_parquet: bool
+
+
+def open_plain(file: Path, name: str, scratch: Path) -> Plain:
+    """The file unpacked, for who does not know yet how it is written.
+
+    Raises:
+        DatasetError: it is empty, cut short or of a kind that is no table.
+        TrainingError: the copy could not be written.
+    """
+    head, packing = _read_head(file, name)
+    path = _copy(_unpack(file, packing, name), scratch / "unpacked") if packing else file
+    is_parquet = head.startswith(_PARQUET) and bool(_BINARY.search(head) or head.endswith(_PARQUET))
+    if not is_parquet:
+        _refuse_other(path, name, head)
+    return Plain(path, is_parquet)
 
 
 def _row_shape(config: ModelConfig, header: tuple[str, ...]) -> RowShape:
@@ -180,8 +203,12 @@ def _unpack(file: Path, packing: str | None, name: str) -> Iterator[bytes]:
         ) from error
 
 
-def _recode(chunks: Iterator[bytes], codec: str, name: str) -> Iterator[bytes]:
-    """The text in ``codec`` as UTF-8."""
+def recode(chunks: Iterator[bytes], codec: str, name: str) -> Iterator[bytes]:
+    """The text in ``codec`` as UTF-8.
+
+    Raises:
+        DatasetError: there is a byte that is no character of it; names the line.
+    """
     decoder = codecs.getincrementaldecoder(codec)()
     line = 1
     for chunk in itertools.chain(chunks, [b""]):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from timberline.registry.runtime.logs import log_event
+from timberline.registry.signature import FIRST_CODE
 from timberline.training.model.calibration import log_prior_shift
 from timberline.training.model.dataset import FeatureArray, PreparedSplit
 
@@ -26,10 +31,15 @@ _FIT_BYTES = 256_000_000
 _GRADIENT = 1e-4
 _LOSS = 64 * np.finfo(float).eps
 _MAX_ITERATIONS = 2_000
+# The commonest values of a category that have a weight of their own; the others share none. Codes are in the
+# order of their training rows, and what so few rows have moves a linear model little.
+_MOST_VALUES = 1_000
 
 
 class LogisticRegression:
-    """Multinomial logistic regression on standardised features, fitted to convergence.
+    """Multinomial logistic regression on standardised numbers and one-hots, fitted to convergence.
+
+    NULL in a number is filled with the mean, and has a flag where a row of the fit has it.
 
     The minimum of the summed log-loss + ½‖W‖², biases left out: what scikit-learn's LogisticRegression
     minimises by default (C = 1). By L-BFGS-B: Byrd, Lu, Nocedal, Zhu, SIAM J. Sci. Comput. 16 (1995)
@@ -38,9 +48,16 @@ class LogisticRegression:
 
     def __init__(self, split: PreparedSplit, classes: int) -> None:
         features, truth = _read_first(split)
-        self._mean, self._scale = _standardise(features)
+        sizes = split.category_sizes
+        self._numbers = [index for index, size in enumerate(sizes) if size is None]
+        self._values = {
+            i: min(size, FIRST_CODE + _MOST_VALUES) for i, size in enumerate(sizes) if size is not None
+        }
+        numbers = features[:, self._numbers]
+        self._is_flagged = np.isnan(numbers).any(axis=0)
+        self._mean, self._scale = _standardise(numbers)
         design = self._design(features)
-        shape = (design.shape[1], classes)  # the last row is the bias
+        shape = (design.width, classes)
         found = minimize(
             lambda weights: _objective(weights.reshape(shape), design, truth),
             np.zeros(shape).ravel(),
@@ -65,28 +82,68 @@ class LogisticRegression:
 
     def predict(self, features: FeatureArray, shift: FloatArray) -> Labels:
         """Class indexes, shape (rows,), after adding ``shift`` (classes,) to the logits."""
-        chosen: Labels = (self._design(features) @ self._weights + shift).argmax(axis=1).astype(np.int16)
+        chosen: Labels = (self._design(features).times(self._weights) + shift).argmax(axis=1).astype(np.int16)
         return chosen
 
-    def _design(self, features: FeatureArray) -> FloatArray:
-        design = np.ones((len(features), features.shape[1] + 1))
-        np.subtract(features, self._mean, out=design[:, :-1])
-        design[:, :-1] *= self._scale
-        return design
+    def _design(self, features: FeatureArray) -> _Design:
+        count = len(self._numbers)
+        flags = np.isnan(features[:, self._numbers])
+        dense = np.ones((len(features), count + int(self._is_flagged.sum()) + 1))
+        scaled = dense[:, :count]
+        np.subtract(features[:, self._numbers], self._mean, out=scaled)
+        scaled *= self._scale
+        scaled[flags] = 0.0
+        dense[:, count:-1] = flags[:, self._is_flagged]
+        return _Design(dense, _one_hots(features, self._values) if self._values else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Design:
+    """Numbers, flags and 1 (for the bias), (rows, k); and the one-hots of categories, (rows, values)."""
+
+    dense: FloatArray
+    one_hots: Any | None  # a sparse array of SciPy
+
+    @property
+    def bias(self) -> int:
+        return int(self.dense.shape[1]) - 1
+
+    @property
+    def width(self) -> int:
+        return self.bias + 1 + (0 if self.one_hots is None else int(self.one_hots.shape[1]))
+
+    def times(self, weights: FloatArray) -> FloatArray:
+        """(width, classes) → (rows, classes)."""
+        product = self.dense @ weights[: self.bias + 1]
+        return product if self.one_hots is None else product + self.one_hots @ weights[self.bias + 1 :]
+
+    def transposed_times(self, residual: FloatArray) -> FloatArray:
+        """(rows, classes) → (width, classes)."""
+        product = self.dense.T @ residual
+        return product if self.one_hots is None else np.concatenate([product, self.one_hots.T @ residual])
+
+
+def _one_hots(features: FeatureArray, values: Mapping[int, int]) -> Any:
+    codes = features[:, list(values)].astype(np.int64)  # (rows, categories)
+    sizes = np.array(list(values.values()))
+    has_own = codes < sizes
+    columns = (codes + np.cumsum([0, *sizes[:-1]]))[has_own]
+    starts = np.concatenate([[0], np.cumsum(has_own.sum(axis=1))])
+    return sparse.csr_array((np.ones(len(columns)), columns, starts), shape=(len(codes), int(sizes.sum())))
 
 
 def _objective(
-    weights: FloatArray, design: FloatArray, truth: npt.NDArray[np.int32]
+    weights: FloatArray, design: _Design, truth: npt.NDArray[np.int32]
 ) -> tuple[float, FloatArray]:
     """The mean loss with its share of the penalty, and its gradient, flat."""
     kept = weights.copy()
-    kept[-1] = 0.0
+    kept[design.bias] = 0.0
     rows = np.arange(len(truth))
-    logarithms = log_softmax(design @ weights, axis=1)
+    logarithms = log_softmax(design.times(weights), axis=1)
     loss = 0.5 * float((kept**2).sum()) - float(logarithms[rows, truth].sum())
     residual = np.exp(logarithms)
     residual[rows, truth] -= 1.0
-    gradient = kept + design.T @ residual
+    gradient = kept + design.transposed_times(residual)
     return loss / len(truth), gradient.ravel() / len(truth)
 
 
@@ -102,11 +159,13 @@ def _read_first(split: PreparedSplit) -> tuple[FeatureArray, npt.NDArray[np.int3
 
 
 def _standardise(features: FeatureArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and 1 / standard deviation of every feature; a constant feature gets scale 0."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = np.zeros_like(mean)
+    """Mean and 1 / standard deviation of every number that is not NULL; a constant one gets scale 0."""
+    mean, deviation = np.zeros((2, features.shape[1]))
     for index, column in enumerate(features.T):  # no copy of the whole as doubles
-        deviation[index] = (column.astype(np.float64) - mean[index]).std()
+        known = column[~np.isnan(column)].astype(np.float64)
+        if len(known):
+            mean[index] = known.mean()
+            deviation[index] = (known - mean[index]).std()
     is_constant = deviation <= 1e-9 * np.abs(mean)  # what summing a constant leaves is smaller
     return mean, np.where(is_constant, 0.0, 1.0 / np.where(is_constant, 1.0, deviation))
 

@@ -24,6 +24,7 @@ from timberline.registry.runtime.logs import log_event
 from timberline.registry.runtime.progress import Progress
 from timberline.registry.runtime.stages import Stage, digest_code, digest_value, require_receipt
 from timberline.registry.runtime.working_copy import bring, name_path
+from timberline.registry.signature import FIRST_CODE
 from timberline.training.config import ModelConfig
 from timberline.training.evaluation.baselines import Labels, predict_baselines
 from timberline.training.evaluation.plots import plot_confusion, plot_learning_curves, plot_reliability
@@ -89,8 +90,10 @@ def run_evaluate(config: ModelConfig, data: Path) -> dict[str, Any]:
 
 
 def _evaluate(run: RunRecord, run_folder: Path, data: Path, folder: Path) -> None:
-    test = PreparedSplit(data / run.test_parquet, run.feature_names)
-    train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names)
+    vocabularies = run.fitted.vocabularies
+    sizes = [FIRST_CODE + len(vocabularies[n]) if n in vocabularies else None for n in run.feature_names]
+    test = PreparedSplit(data / run.test_parquet, run.feature_names, sizes)
+    train = PreparedSplit((data / run.test_parquet).with_name("train.parquet"), run.feature_names, sizes)
     probabilities, truth = predict_split(load_scorer(data / run.saved_model), test)
     answers = predict_baselines(
         train,

@@ -17,13 +17,12 @@ from timberline.training.features.expressions import (
     may_be_zero,
     read_columns,
 )
-from timberline.training.features.language import OPERATORS, SUPPORTED
-from timberline.training.features.parse import parse_features, parse_slices, read_texts
+from timberline.training.features.language import OPERATORS
+from timberline.training.features.parse import parse_features, parse_slices
 from timberline.training.features.program import FeatureProgram
 
 __all__ = [
     "OPERATORS",
-    "SUPPORTED",
     "Call",
     "ColumnRef",
     "Expression",
@@ -38,5 +37,4 @@ __all__ = [
     "parse_features",
     "parse_slices",
     "read_columns",
-    "read_texts",
 ]

@@ -9,19 +9,24 @@ too wide, never too narrow.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from timberline.registry.runs import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
+from timberline.registry.signature import FIRST_CODE, NULL_CODE, UNKNOWN_CODE
+from timberline.training.features import dates
 from timberline.training.features.expressions import (
     INFINITY,
     LARGEST_DOUBLE,
+    LARGEST_WHOLE,
     Call,
     Expression,
+    ExpressionError,
     Literal,
     LookupTable,
     ValueType,
+    is_whole_text,
     may_be_zero,
 )
 
@@ -35,14 +40,6 @@ _ROUNDING = {"floor", "ceil", "trunc", "round"}
 # (low, high, whether arguments that are not NULL can give NaN)
 Bounds = tuple[float, float, bool]
 ANYTHING: Bounds = (-INFINITY, INFINITY, False)
-
-
-class ExpressionError(Exception):
-    """The expression has no meaning in the language; becomes a FeatureError with its position."""
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.hint = hint
 
 
 def number(value: float) -> Literal:
@@ -68,6 +65,8 @@ def call(operator: str, arguments: Sequence[Expression]) -> Expression:  # noqa:
             return call("mul", [arguments[0], number(180 / PI)])
         case "pow":
             return _power(*arguments)
+        case "add" | "sub" if any(a.type.is_moment for a in arguments):
+            return dates.arithmetic(operator, *arguments)
     for argument in arguments:
         _need_number(argument, operator)
     first = arguments[0]
@@ -93,13 +92,18 @@ def _flatten(operator: str, arguments: Sequence[Expression]) -> list[Expression]
 
 def extreme(operator: str, arguments: Sequence[Expression]) -> Expression:
     """``greatest`` or ``least``, which skip NULLs."""
-    for argument in arguments:
-        _need_number(argument, operator)
+    if any(a.type.is_moment for a in arguments):
+        arguments = dates.unify(arguments)
+        kind = arguments[0].type
+    else:
+        for argument in arguments:
+            _need_number(argument, operator)
+        kind = _common_type(arguments)
     if len(arguments) == 1:
         return arguments[0]
     low, high, _ = hull(arguments)
     nullable = all(a.nullable for a in arguments)
-    return Call(operator, tuple(arguments), _common_type(arguments), nullable, low, high)
+    return Call(operator, tuple(arguments), kind, nullable, low, high)
 
 
 def coalesce(arguments: Sequence[Expression]) -> Expression:
@@ -130,18 +134,29 @@ def code(value: Expression, vocabulary: Sequence[str]) -> Expression:
 
 def lookup(value: Expression, table: LookupTable) -> Expression:
     """What ``table`` has for ``value``; texts give texts, and of numbers whole ones whole ones."""
+    if isinstance(value, Literal):
+        known = dict(zip(table.keys, table.values, strict=True))
+        constant = table.null if value.value is None else known.get(value.value, table.other)
+        return Literal(constant, _type_of_constants([*table.values, table.other, table.null]))
     found = [*table.values, table.other, *([table.null] if value.nullable else [])]
-    known = [v for v in found if v is not None]
-    nullable = len(known) < len(found)
+    numbers = [float(v) for v in found if not isinstance(v, str) and v is not None] or [0.0]
+    kind = _type_of_constants(found)
+    return Call("lookup", (value,), kind, None in found, min(numbers), max(numbers), table=table)
+
+
+def _type_of_constants(values: Sequence[float | str | None]) -> ValueType:
+    known = [v for v in values if v is not None]
     if any(isinstance(v, str) for v in known):
-        return Call("lookup", (value,), _VARCHAR, nullable, table=table)
-    numbers = [float(v) for v in known] or [0.0]
-    kind = _BIGINT if all(n.is_integer() for n in numbers) else _DOUBLE
-    return Call("lookup", (value,), kind, nullable, min(numbers), max(numbers), table=table)
+        return _VARCHAR
+    return _BIGINT if all(float(v).is_integer() for v in known) else _DOUBLE
 
 
 def cast(value: Expression, kind: str) -> Expression:
-    """CAST to DOUBLE, FLOAT, BIGINT or BOOLEAN."""
+    """CAST to DOUBLE, FLOAT, BIGINT, BOOLEAN, DATE or TIMESTAMP."""
+    if kind in {"DATE", "TIMESTAMP"}:
+        return dates.cast(value, ValueType(kind))
+    if value.type.is_moment:
+        raise dates.refuse(value)
     if value.type is _VARCHAR:
         raise ExpressionError("text cannot be cast", "Compare it with constants: `name = 'value'`.")
     if kind == "BOOLEAN":
@@ -153,6 +168,81 @@ def cast(value: Expression, kind: str) -> Expression:
     if kind == "FLOAT":
         return _call("to_float", [as_number(value)], _DOUBLE)
     return _call("to_double", [value], _DOUBLE)
+
+
+def try_cast(value: Expression, kind: str, limits: tuple[float, float] | None) -> Expression:
+    """TRY_CAST: as CAST, and NULL for a number beyond ``limits``, those of a whole type, or of FLOAT."""
+    if value.type is _VARCHAR:
+        raise ExpressionError(
+            "what is a number in a text is not known in the graph",
+            "Declare the column as a number, and the words that mean NULL as null_text, in model.toml.",
+        )
+    result = cast(value, kind)
+    if kind == "FLOAT":
+        is_beyond = call("and", [is_infinite(result), call("not", [is_infinite(value)])])
+        return case([(is_beyond, NULL)], result) if may_be_infinite(result) else result
+    if limits is None or (result.low >= limits[0] and result.high <= limits[1]):
+        return result
+    low, high = map(number, limits)
+    is_within = call("and", [call("ge", [result, low]), call("le", [result, high])])
+    return _bound(case([(is_within, result)], NULL), *limits)
+
+
+def _bound(value: Expression, low: float, high: float) -> Expression:
+    """The value with bounds that are known from elsewhere."""
+    return dataclasses.replace(value, low=low, high=high) if isinstance(value, Call) else value
+
+
+def is_infinite(value: Expression) -> Expression:
+    """Whether a number is plus or minus infinity."""
+    return call("eq", [call("abs", [value]), number(INFINITY)])
+
+
+def is_finite(value: Expression) -> Expression:
+    """Whether a number is not infinite; NaN is NULL."""
+    return call("lt", [call("abs", [value]), number(INFINITY)])
+
+
+def is_same(a: Expression, b: Expression) -> Expression:
+    """``a IS NOT DISTINCT FROM b``: as ``=``, and two NULLs are the same."""
+    both_null = call("and", [call("is_null", [a]), call("is_null", [b])])
+    return coalesce([call("or", [call("eq", [a, b]), both_null]), Literal(False, _BOOLEAN)])
+
+
+def bits(operator: str, a: Expression, b: Expression) -> Expression:
+    """``bit_and``, ``bit_or`` or ``bit_xor`` of whole numbers in two's complement; NULL beyond ±2**53."""
+    arguments = [_as_bits(value) for value in (a, b)]
+    reach = 2.0 ** max(_bit_count(value) for value in arguments)
+    are_positive = all(value.low >= 0 for value in arguments)
+    nullable = any(value.nullable for value in arguments)
+    return Call(operator, tuple(arguments), _BIGINT, nullable, 0.0 if are_positive else -reach, reach - 1)
+
+
+def _as_bits(value: Expression) -> Expression:
+    if value.type is not _BIGINT and not (isinstance(value, Literal) and value.value is None):
+        raise ExpressionError(
+            f"bits are of whole numbers, and one side is {value.type}", "Write CAST(... AS INTEGER)."
+        )
+    if value.low >= -LARGEST_WHOLE and value.high <= LARGEST_WHOLE:
+        return value
+    is_exact = call("le", [call("abs", [value]), number(LARGEST_WHOLE)])
+    return _bound(case([(is_exact, value)], NULL), -LARGEST_WHOLE, LARGEST_WHOLE)
+
+
+def _bit_count(value: Expression) -> int:
+    return int(max(abs(value.low), abs(value.high))).bit_length()
+
+
+def shift(value: Expression, count: Expression, *, is_left: bool) -> Expression:
+    """``value << count`` as a product, ``value >> count`` as a quotient that is cut down."""
+    if not (isinstance(count, Literal) and count.type is _BIGINT and 0 <= count.low <= 52):
+        raise ExpressionError("a number is shifted by a whole constant from 0 to 52 bits")
+    if value.type is not _BIGINT:
+        raise ExpressionError(
+            f"<< and >> shift whole numbers, and got {value.type}", "Write CAST(... AS INTEGER)."
+        )
+    power = Literal(2.0**count.low, _BIGINT)
+    return call("mul", [value, power]) if is_left else _call("floor", [call("div", [value, power])], _BIGINT)
 
 
 def logarithm(base: Expression, value: Expression) -> Expression:
@@ -182,6 +272,8 @@ def as_boolean(value: Expression) -> Expression:
         return Literal(None, _BOOLEAN)
     if value.type is _VARCHAR:
         raise ExpressionError("text is not a condition", "Compare it: `name = 'value'`.")
+    if value.type.is_moment:
+        raise dates.refuse(value)
     return value if value.type is _BOOLEAN else _comparison("ne", value, number(0.0))
 
 
@@ -201,8 +293,8 @@ def _comparison(operator: str, a: Expression, b: Expression) -> Expression:
     if a.type is _VARCHAR:
         if operator not in {"eq", "ne"}:
             raise ExpressionError("text has no order here", "Compare it with = or IN.")
-        if not (isinstance(a, Literal) or isinstance(b, Literal)):
-            raise ExpressionError("text can be compared with constants only")
+        if not (isinstance(a, Literal) or isinstance(b, Literal) or (is_whole_text(a) and is_whole_text(b))):
+            raise ExpressionError("what is cut from text can be compared with constants only")
     if a.type is _BOOLEAN:
         a, b = as_number(a), as_number(b)
     return Call(operator, (a, b), _BOOLEAN, nullable=a.nullable or b.nullable, low=0, high=1, makes_nan=False)
@@ -222,6 +314,8 @@ def _power(base: Expression, exponent: Expression) -> Expression:
 
 
 def _need_number(value: Expression, operator: str) -> None:
+    if value.type.is_moment:
+        raise dates.refuse(value)
     if not value.type.is_number:
         name = {"add": "+", "sub": "-", "mul": "*", "div": "/", "intdiv": "//", "mod": "%", "neg": "-"}
         hint = "Write CAST(... AS INTEGER)." if value.type is _BOOLEAN else "Compare it: `name = 'value'`."
@@ -231,6 +325,8 @@ def _need_number(value: Expression, operator: str) -> None:
 def _unify(values: Sequence[Expression]) -> list[Expression]:
     """The values under one type; NULL takes any, booleans become numbers beside numbers."""
     kinds = {v.type for v in values if not (isinstance(v, Literal) and v.value is None)}
+    if any(kind.is_moment for kind in kinds):
+        return dates.unify(values)
     if _VARCHAR in kinds and len(kinds) > 1:
         raise ExpressionError(f"text and {(kinds - {_VARCHAR}).pop()} cannot be mixed")
     if kinds in ({_BOOLEAN}, {_VARCHAR}):
@@ -304,6 +400,12 @@ def _sqrt(a: Expression) -> Bounds:
     return 0.0, math.sqrt(max(a.high, 0.0)), a.low < 0
 
 
+def _cbrt(a: Expression) -> Bounds:
+    # One step wider than the cube root may be off.
+    low, high = (math.copysign(abs(edge) ** (1 / 3) * 1.001, edge) for edge in (a.low, a.high))
+    return low, high, False
+
+
 def _exp(a: Expression) -> Bounds:
     return 0.0, math.exp(a.high) * 1.001 if a.high < 709 else INFINITY, False
 
@@ -358,6 +460,7 @@ _FINDERS: dict[str, Callable[..., Bounds]] = {
     "abs": _abs,
     "sign": lambda _: (-1.0, 1.0, False),
     "sqrt": _sqrt,
+    "cbrt": _cbrt,
     "exp": _exp,
     "ln": _ln,
     "pow": _pow,

@@ -11,12 +11,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from timberline.registry.moments import FIRST_DAY, LAST_DAY
 from timberline.registry.runs import code_column
 from timberline.registry.runtime.files import digest_bytes
 
 INFINITY = float("inf")
 LARGEST_DOUBLE = 1.7976931348623157e308
-LARGEST_BIGINT = float(2**63)
+# Of a whole-number column: beyond it the ETL and the service refuse a value, as a DOUBLE would round it.
+LARGEST_WHOLE = float(2**53 - 1)
+DAY_US = 86_400_000_000.0
+# A date that is computed and lies further from 1970-01-01 is NULL: years -271821 to 275760.
+LARGEST_DAY = 99_999_999.0
+
+
+class ExpressionError(Exception):
+    """The expression has no meaning in the language; becomes a FeatureError with its position."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.hint = hint
 
 
 class ValueType(StrEnum):
@@ -74,6 +87,8 @@ class ColumnRef:
     @property
     def low(self) -> float:
         """Smallest value of the column's type (not of its data: the service meets other rows)."""
+        if self.type is ValueType.DATE:
+            return float(FIRST_DAY)
         return 0.0 if self.type is ValueType.BOOLEAN else -self.high
 
     @property
@@ -81,7 +96,9 @@ class ColumnRef:
         """Largest value of the column's type."""
         if self.type is ValueType.BOOLEAN:
             return 1.0
-        return LARGEST_BIGINT if self.type is ValueType.BIGINT else LARGEST_DOUBLE
+        if self.type is ValueType.DATE:
+            return float(LAST_DAY)
+        return LARGEST_DOUBLE if self.type is ValueType.DOUBLE else LARGEST_WHOLE
 
 
 @dataclass(frozen=True)
@@ -150,6 +167,18 @@ def may_be_negative_zero(value: Expression) -> bool:
     return may_be_zero(value) and not is_whole_input
 
 
+def is_whole_text(value: Expression) -> bool:
+    """Whether a graph has the text itself, and not only the number of the word that it is."""
+    if isinstance(value, Literal | ColumnRef):
+        return True
+    match value.operator:
+        case "concat" | "coalesce":
+            return all(map(is_whole_text, value.arguments))
+        case "case":
+            return all(map(is_whole_text, (*value.arguments[1:-1:2], value.arguments[-1])))
+    return False
+
+
 def read_columns(value: Expression) -> tuple[str, ...]:
     """The names of the raw columns that it is computed from, each once, in the order of its text."""
     waiting, seen = [value], set[Expression]()
@@ -184,11 +213,13 @@ class Feature:
 
     ``vocabulary``: of a category, the training values in the order of their codes (`registry.runs.Fitted`);
     its expression is then a ``lookup`` of the code. None for a number, and for text without its vocabulary.
+    ``text`` is how its author wrote it, in DuckDB's spelling.
     """
 
     name: str
     expression: Expression
     vocabulary: tuple[str, ...] | None = None
+    text: str = ""
 
     @property
     def stored_name(self) -> str:

@@ -6,6 +6,7 @@ for them; here is what may be asked for, and what type it has.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ from sqlglot import exp
 
 from timberline.registry.runs import Fitted
 from timberline.training.features import build
-from timberline.training.features.build import ExpressionError
 from timberline.training.features.expressions import (
     Call,
     Expression,
+    ExpressionError,
     Literal,
     LookupTable,
     ValueType,
@@ -96,6 +97,28 @@ class Learned:
     def constants(self, other: float, null: float) -> dict[str, float]:
         """What `Fitted.constants` holds beside the table."""
         return {f"{self.key}{_OTHER}": other, f"{self.key} {_NULL}": null}
+
+
+class Learning:
+    """The ``fitted.*`` calls of one statement: constants once ``fitted`` is known, before of their type."""
+
+    def __init__(self, fitted: Fitted | None) -> None:
+        self.fitted = fitted
+        self._calls: dict[str, tuple[Learned, str]] = {}
+
+    @property
+    def calls(self) -> tuple[Learned, ...]:
+        """Each once, in the order of the text."""
+        return tuple(found for found, _ in self._calls.values())
+
+    def add(self, found: Learned, sql: str) -> Expression:
+        """The call; ``sql`` of its argument distinguishes two of one text over different aliases."""
+        key, count = found.key, 1
+        while key in self._calls and self._calls[key][1] != sql:
+            count += 1
+            key = f"{found.key} #{count}"
+        known, _ = self._calls.setdefault(key, (dataclasses.replace(found, key=key), sql))
+        return known.stand_in() if self.fitted is None else known.bind(self.fitted)
 
 
 def read_learned(function: exp.Anonymous, arguments: Sequence[Expression]) -> Learned:

@@ -17,17 +17,24 @@ from timberline.registry.manifest import SLICE_PREFIX
 from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
 from timberline.training.errors import FeatureError
-from timberline.training.features import build
+from timberline.training.features import build, dates
 from timberline.training.features.check import Checker
-from timberline.training.features.expressions import ColumnRef, Feature, ValueType
+from timberline.training.features.expressions import Expression, Feature, ValueType, read_columns
 from timberline.training.features.language import Source, nearest
+from timberline.training.features.learned import Learning
 from timberline.training.features.program import FeatureProgram
+from timberline.training.features.relation import Named, Relation, make_raw
 
 RELATION = "raw"
 # The prepared table's own columns are named like this (`registry.runs.ROW_COLUMN`).
 _RESERVED = "__"
 # sqlglot's names of clauses that differ from SQL's by more than case and a last letter ("joins", "with_").
-_CLAUSES = {"group": "GROUP BY", "order": "ORDER BY", "alias": "an alias of the table", "db": "a schema"}
+_CLAUSES = {"group": "GROUP BY", "order": "ORDER BY", "db": "a schema"}
+_CLAUSE_HINTS = {
+    "WHERE": "Rows are chosen by [split] and [checks] of model.toml.",
+    "JOIN": "A small table can be written as a map: map {'a': 1, 'b': 2}[x].",
+    "GROUP BY": "What is known of the whole training split is fitted.mean(x) and the like.",
+}
 
 
 def parse_features(
@@ -36,14 +43,14 @@ def parse_features(
     """Read, check and type features.sql.
 
     Args:
-        sql: one ``SELECT <expression [AS name]>, ... FROM raw``.
+        sql: one ``SELECT <expression [AS name]>, ... FROM raw``; ``WITH`` may come before it.
         columns: the raw input columns that it may read, in the order ``*`` expands to.
         file: the file's name in errors.
         fitted: what was learned for it from the training split; without, a feature that is text stays text.
 
     Raises:
-        FeatureError: it has something outside the language; the message has line and column, and
-            the list of what is supported.
+        FeatureError: it has something outside the language; the message shows the place and the nearest
+            thing that is inside.
     """
     source = Source(sql, file)
     try:
@@ -52,140 +59,256 @@ def parse_features(
         raise source.refuse(exp.Null(), "an expression is nested too deeply") from None
 
 
-def read_texts(sql: str, *, file: str = "features.sql") -> dict[str, str]:
-    """The text of every computed feature by its name, casefolded; for people, in DuckDB's spelling.
+@dataclasses.dataclass(frozen=True)
+class _Item(Named):
+    """What one place of a SELECT gives; ``node`` is for errors, ``is_starred`` of what a star stands for."""
 
-    Args:
-        sql: a statement that `parse_features` reads.
-        file: as there.
-    """
-    (select,) = Source(sql, file).parse()
-    assert isinstance(select, exp.Select)
-    computed = [item for item in select.expressions if isinstance(item, exp.Alias)]
-    return {item.alias.casefold(): item.this.sql("duckdb") for item in computed}
+    node: exp.Expr
+    is_starred: bool = False
 
 
 class _Parser:
     def __init__(self, source: Source, columns: tuple[Column, ...], fitted: Fitted | None) -> None:
         self._source = source
-        self._fitted = fitted
+        self._learning = Learning(fitted)
         self._columns = columns
-        self._checker = Checker(source, columns, fitted)
+        self._raw = make_raw(columns)
 
     def parse(self) -> FeatureProgram:
         statements = self._source.parse()
         if len(statements) != 1 or not isinstance(statements[0], exp.Select):
             place = statements[min(len(statements), 2) - 1] if statements else exp.Null()
-            raise self._source.refuse(place, f"expected one SELECT, found {_describe(statements)}")
-        select = statements[0]
-        self._check_clauses(select)
-        features: dict[str, Feature] = {}
-        for item in select.expressions:
-            for feature in self._read_item(item):
-                if feature.name.casefold() in features:
-                    raise self._source.refuse(item, f"the name {feature.name!r} is given twice")
-                features[feature.name.casefold()] = feature
-        if not features:
-            raise self._source.refuse(select, "selects nothing")
-        return FeatureProgram(
-            columns=self._columns,
-            features=tuple(features.values()),
-            learned=tuple(self._checker.learned.values()),
-        )
+            raise self._source.refuse(
+                place,
+                f"expected one SELECT, found {_describe(statements)}",
+                "Write `SELECT <expression> AS <name>, ... FROM raw`.",
+            )
+        items = self._read_select(statements[0], {RELATION: self._raw})
+        features = tuple(map(self._make_feature, items))
+        self._refuse_twins([(item.node, feature.name) for item, feature in zip(items, features, strict=True)])
+        return FeatureProgram(columns=self._columns, features=features, learned=self._learning.calls)
 
-    def _check_clauses(self, select: exp.Select) -> None:
+    # Relations: raw, and what WITH and FROM make of it. They are inlined: nothing but expressions is left.
+
+    def _read_select(self, select: exp.Select, relations: Mapping[str, Relation]) -> list[_Item]:
+        self._refuse_clauses(select, {"expressions", "from_", "with_"})
+        known = dict(relations)
+        for cte in select.args["with_"].expressions if select.args.get("with_") else ():
+            if select.args["with_"].args.get("recursive"):
+                raise self._source.refuse(cte, "WITH RECURSIVE is not supported", "Write WITH.")
+            relation = self._make_relation(cte, cte.this, known)
+            known[relation.name.casefold()] = relation
+        relation = self._find_relation(select, known)
+        coming = {item.alias.casefold() for item in select.expressions if isinstance(item, exp.Alias)}
+        checker = Checker(self._source, relation, self._learning, coming)
+        items: list[_Item] = []
+        for node in select.expressions:
+            found = list(self._read_item(node, checker))
+            items += found
+            if isinstance(node, exp.Alias) and len(found) == 1:
+                checker.aliases.setdefault(found[0].name.casefold(), found[0])
+        if not items:
+            raise self._source.refuse(select, "selects nothing")
+        self._refuse_twins([(item.node, item.name) for item in items])
+        return items
+
+    def _refuse_twins(self, named: Sequence[tuple[exp.Expr, str]]) -> None:
+        seen: set[str] = set()
+        for node, name in named:
+            if name.casefold() in seen:
+                hint = "Number the names of a COLUMNS: AS 'name_\\0'." if node.find(exp.Columns) else ""
+                raise self._source.refuse(node, f"the name {name!r} is given twice", hint)
+            seen.add(name.casefold())
+
+    def _make_relation(self, place: exp.Expr, query: exp.Expr, known: Mapping[str, Relation]) -> Relation:
+        """What a CTE or a subquery in FROM selects, under its name."""
+        if not isinstance(query, exp.Select):
+            raise self._source.refuse(
+                place, f"expected a SELECT, found {_describe([query])}", "One SELECT makes one row of each."
+            )
+        items: Sequence[Named] = self._read_select(query, known)
+        alias = place.args.get("alias")
+        names = [column.name for column in alias.args.get("columns") or ()] if alias else []
+        if len(names) > len(items):
+            raise self._source.refuse(place, f"{len(names)} names for {len(items)} columns")
+        items = [dataclasses.replace(item, name=name) for item, name in zip(items, names, strict=False)] + [
+            *items[len(names) :]
+        ]
+        return Relation(place.alias or "", items)
+
+    def _find_relation(self, select: exp.Select, known: Mapping[str, Relation]) -> Relation:
         origin = select.args.get("from_")
         table = origin.this if origin else None
-        if not isinstance(table, exp.Table) or table.name.casefold() != RELATION:
-            found = f"FROM {table.sql('duckdb')[:60]}" if table is not None else "no FROM"
-            raise self._source.refuse(
-                table if table is not None else select, f"expected FROM raw, found {found}"
-            )
-        for node, allowed in ((table, {"this"}), (select, {"expressions", "from_"})):
-            for key, value in node.args.items():
-                if value and key not in allowed:
-                    place = value[0] if isinstance(value, list) else value
-                    place = place if isinstance(place, exp.Expr) else node
-                    name = _CLAUSES.get(key) or key.rstrip("s_").upper()
-                    raise self._source.refuse(
-                        place, f"{name} is not supported: each raw row becomes one row of features"
-                    )
+        if isinstance(table, exp.Subquery):
+            self._refuse_clauses(table, {"this", "alias"})
+            return self._make_relation(table, table.this, known)
+        if isinstance(table, exp.Table):
+            self._refuse_clauses(table, {"this", "alias"})
+            relation = known.get(table.name.casefold())
+            if relation is not None:
+                return Relation(table.alias or relation.name, relation.items)
+        names = [relation.name for relation in known.values()]
+        found = f"FROM {table.sql('duckdb')[:60]}" if table is not None else "no FROM"
+        raise self._source.refuse(
+            table if table is not None else select,
+            f"expected FROM {' or '.join(names)}, found {found}",
+            nearest(table.name, names) if isinstance(table, exp.Table) else "",
+        )
 
-    def _read_item(self, item: exp.Expr) -> Iterator[Feature]:
-        names = self._expand(item)
-        if names is not None:
-            for name in names:
-                yield self._make_feature(item, name, exp.column(name, quoted=True))
-            return
+    def _refuse_clauses(self, node: exp.Expr, allowed: set[str]) -> None:
+        for key, value in node.args.items():
+            if value and key not in allowed:
+                place = value[0] if isinstance(value, list) else value
+                place = place if isinstance(place, exp.Expr) else node
+                name = _CLAUSES.get(key) or key.rstrip("s_").upper()
+                hint = _CLAUSE_HINTS.get(name, "")
+                raise self._source.refuse(
+                    place, f"{name} is not supported: each raw row becomes one row of features", hint
+                )
+
+    # Items of a SELECT.
+
+    def _read_item(self, item: exp.Expr, checker: Checker) -> Iterator[_Item]:
         alias = item.alias if isinstance(item, exp.Alias) else None
         inner = item.this if isinstance(item, exp.Alias) else item
-        if alias is None and not isinstance(inner.unnest(), exp.Column):
+        names = None if alias is not None else self._expand(inner, checker)
+        if names is not None:
+            yield from (_Item(*named, node=item, is_starred=True) for named in map(_parts, names))
+            return
+        spread = inner.find(exp.Columns)
+        if spread is not None:
+            yield from self._spread(item, spread, checker)
+            return
+        column = checker.read_column(inner)
+        if column is not None:
+            yield _Item(alias if alias is not None else column.name, column.expression, column.text, item)
+            return
+        if alias is None:
             raise self._source.refuse(
                 item, "a computed feature has no name", "Write `<expression> AS <name>`."
             )
-        yield self._make_feature(item, alias, inner)
+        yield _Item(alias, checker.check(inner), inner.sql("duckdb"), item)
 
-    def _make_feature(self, item: exp.Expr, alias: str | None, node: exp.Expr) -> Feature:
-        expression = self._checker.check(node)
-        if alias is None:
-            assert isinstance(expression, ColumnRef)
-            alias = expression.column
-        if not alias or (alias.startswith(_RESERVED) and alias.endswith(_RESERVED)):
+    def _spread(self, item: exp.Expr, spread: exp.Columns, checker: Checker) -> Iterator[_Item]:
+        """An expression over COLUMNS(...): once for each column, named after it."""
+        inner = item.this if isinstance(item, exp.Alias) else item
+        if any(other != spread for other in inner.find_all(exp.Columns)):
+            raise self._source.refuse(item, "an expression has two different COLUMNS")
+        if not isinstance(item, exp.Alias):
             raise self._source.refuse(
                 item,
-                f"{alias!r} cannot be a feature's name",
+                "computed features have no names",
+                "Write `<expression> AS 'log_\\0'`: \\0 is the column.",
+            )
+        pattern = spread.this.name if isinstance(spread.this, exp.Literal) else ".*"
+        for named in self._expand(spread, checker) or ():
+            column = exp.column(named.name, quoted=True)
+            copy = inner.transform(lambda node, of=column: of if isinstance(node, exp.Columns) else node)
+            name = _fill_name(item.alias, named.name, re.search(pattern, named.name))
+            try:
+                yield _Item(name, checker.check(copy), copy.sql("duckdb"), item)
+            except FeatureError as error:
+                raise self._source.refuse(spread, f"for {named.name}, {error.what}", error.hint) from None
+
+    def _make_feature(self, item: _Item) -> Feature:
+        name, expression = item.name, item.expression
+        if not name or (name.startswith(_RESERVED) and name.endswith(_RESERVED)):
+            raise self._source.refuse(
+                item.node,
+                f"{name!r} cannot be a feature's name",
                 f"Names like {_RESERVED}row{_RESERVED} are the ETL's own.",
             )
-        raw = self._checker.find_column(alias)
-        if raw is not None and not (isinstance(expression, ColumnRef) and expression.column == raw.column):
+        raw = self._raw.find(name)
+        if raw is not None and expression is not raw.expression:
+            if not item.is_starred:
+                raise self._source.refuse(
+                    item.node,
+                    f"feature {name!r} has the name of a raw column and is something else",
+                    "Give it a name of its own.",
+                )
+            # The prepared table has the raw column under its name.
+            name, raw = f"{raw.name}_replaced", None
+        if not read_columns(expression):
             raise self._source.refuse(
-                item,
-                f"feature {alias!r} has the name of a raw column and is something else",
-                "Give it a name of its own.",
+                item.node,
+                f"feature {name!r} is a constant, which carries no information",
+                "A constant can be named in a WITH and used in other expressions.",
             )
-        if not self._checker.reads_columns(node):
-            raise self._source.refuse(item, f"feature {alias!r} is a constant, which carries no information")
-        name = raw.column if raw is not None else alias
-        if expression.type is not ValueType.VARCHAR or self._fitted is None:
-            return Feature(name=name, expression=expression)
-        vocabulary = self._fitted.vocabularies[name]
-        return Feature(name=name, expression=build.code(expression, vocabulary), vocabulary=vocabulary)
+        if expression.type.is_moment:
+            hint = dates.refuse(expression).hint
+            if item.is_starred:
+                moments = [column.name for column in self._columns if column.moment]
+                hint = f"Leave it out, as `* EXCLUDE ({', '.join(moments)})` does. {hint}"
+            raise self._source.refuse(item.node, f"feature {name!r} is a {expression.type}", hint)
+        name = raw.name if raw is not None else name
+        fitted = self._learning.fitted
+        if expression.type is not ValueType.VARCHAR or fitted is None:
+            return Feature(name=name, expression=expression, text=item.text)
+        vocabulary = fitted.vocabularies[name]
+        return Feature(
+            name=name, expression=build.code(expression, vocabulary), vocabulary=vocabulary, text=item.text
+        )
 
-    def _expand(self, item: exp.Expr) -> list[str] | None:
-        """Names of the columns that ``*`` or COLUMNS stands for; None if ``item`` is neither."""
+    def _expand(self, item: exp.Expr, checker: Checker) -> list[Named] | None:
+        """What ``*`` or COLUMNS stands for; None if ``item`` is neither."""
+        relation = checker.relation
         if isinstance(item, exp.Columns):
             if isinstance(item.this, exp.Star):
-                return self._expand_star(item.this)
+                return self._expand_star(item.this, checker)
             if isinstance(item.this, exp.Literal) and item.this.is_string:
-                return self._expand_pattern(item, item.this.name)
-            raise self._source.refuse(item, "COLUMNS takes one regular expression in quotes")
+                return self._expand_pattern(item, item.this.name, relation)
+            if isinstance(item.this, exp.Array):
+                named = {checker.find_named(node, node.name) for node in item.this.expressions}
+                return [each for each in relation.items if each in named]
+            raise self._source.refuse(
+                item,
+                "COLUMNS takes one regular expression in quotes",
+                "COLUMNS('x.*'), or COLUMNS(['x', 'y']).",
+            )
         if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
-            self._checker.check_qualifier(item)
-            return self._expand_star(item.this)
-        return self._expand_star(item) if isinstance(item, exp.Star) else None
+            checker.check_qualifier(item)
+            return self._expand_star(item.this, checker)
+        return self._expand_star(item, checker) if isinstance(item, exp.Star) else None
 
-    def _expand_star(self, star: exp.Star) -> list[str]:
+    def _expand_star(self, star: exp.Star, checker: Checker) -> list[Named]:
         for key, value in star.args.items():
-            if value and key != "except_":
-                raise self._source.refuse(star, f"{key.rstrip('_').upper()} of a star is not supported")
-        excluded = set()
-        for node in star.args.get("except_") or ():
-            column = self._checker.find_column(node.name)
-            if column is None:
-                raise self._checker.unknown_column(node, node.name)
-            excluded.add(column.column)
-        return [c.name for c in self._columns if c.name not in excluded]
+            if value and key not in {"except_", "replace"}:
+                raise self._source.refuse(
+                    star, f"{key.rstrip('_').upper()} of a star is not supported", "Write EXCLUDE or REPLACE."
+                )
+        excluded = {checker.find_named(node, node.name).name for node in star.args.get("except_") or ()}
+        replaced = {}
+        for node in star.args.get("replace") or ():
+            name = checker.find_named(node.args["alias"], node.alias).name
+            replaced[name] = Named(name, checker.check(node.this), node.this.sql("duckdb"))
+        return [replaced.get(c.name, c) for c in checker.relation.items if c.name not in excluded]
 
-    def _expand_pattern(self, item: exp.Expr, pattern: str) -> list[str]:
+    def _expand_pattern(self, item: exp.Expr, pattern: str, relation: Relation) -> list[Named]:
         """As in DuckDB: the pattern may match anywhere in the name, and case counts."""
         try:
-            names = [c.name for c in self._columns if re.search(pattern, c.name)]
+            found = [named for named in relation.items if re.search(pattern, named.name)]
         except re.error as error:
             raise self._source.refuse(item, f"{pattern!r} is no regular expression: {error}") from None
-        if not names:
-            hint = nearest(pattern, (c.name for c in self._columns))
+        if not found:
+            hint = nearest(pattern, (named.name for named in relation.items))
             raise self._source.refuse(item, f"no column matches {pattern!r}", hint)
-        return names
+        return found
+
+
+def _parts(named: Named) -> tuple[str, Expression, str]:
+    return named.name, named.expression, named.text
+
+
+def _fill_name(alias: str, column: str, match: re.Match[str] | None) -> str:
+    """The alias with the column's name for ``\\0``, and for ``\\1`` what the pattern's group matched."""
+
+    def fill(digit: re.Match[str]) -> str:
+        number = int(digit[1])
+        if number == 0 or match is None or number > match.re.groups:
+            return column
+        return match[number] or ""
+
+    return re.sub(r"\\(\d)", fill, alias)
 
 
 def _describe(statements: Sequence[exp.Expr]) -> str:

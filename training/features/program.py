@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from timberline.registry.rows import quote
-from timberline.registry.runs import FIRST_CODE
-from timberline.registry.signature import Column
+from timberline.registry.signature import FIRST_CODE, Column
+from timberline.training.features import dates
 from timberline.training.features.expressions import (
     Call,
     ColumnRef,
@@ -30,6 +30,7 @@ from timberline.training.features.expressions import (
     read_columns,
 )
 from timberline.training.features.learned import Learned
+from timberline.training.features.texts import LONGEST
 
 LARGEST_FLOAT = 3.4028234663852886e38
 _NAN = "'nan'::DOUBLE"
@@ -49,6 +50,15 @@ _INFIX = {
     "ge": ">=",
     "and": "AND",
     "or": "OR",
+}
+_TEMPLATES = {
+    "intdiv": "trunc({} / nullif({}, 0e0))",
+    "neg": "(-{})",
+    "not": "(NOT {})",
+    "is_null": "({} IS NULL)",
+    "bit_and": "CAST((CAST({} AS BIGINT) & CAST({} AS BIGINT)) AS DOUBLE)",
+    "bit_or": "CAST((CAST({} AS BIGINT) | CAST({} AS BIGINT)) AS DOUBLE)",
+    "bit_xor": "CAST(xor(CAST({} AS BIGINT), CAST({} AS BIGINT)) AS DOUBLE)",
 }
 
 
@@ -174,10 +184,10 @@ def render(expression: Expression) -> str:
         return _literal(expression)
     if isinstance(expression, ColumnRef):
         return _column(expression)
+    arguments = [render(argument) for argument in expression.arguments]
     if expression.table is not None:
-        (argument,) = expression.arguments
-        return _lookup(expression.table, argument, render(argument))
-    text = _call(expression, [render(argument) for argument in expression.arguments])
+        return _lookup(expression.table, expression.arguments[0], arguments[0])
+    text = dates.render(expression, arguments) or _call(expression, arguments)
     return f"nullif({text}, {_NAN})" if expression.makes_nan else text
 
 
@@ -222,19 +232,13 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
     operator = call.operator
     if operator in _INFIX:
         return "(" + f" {_INFIX[operator]} ".join(arguments) + ")"
+    if operator in _TEMPLATES:
+        return _TEMPLATES[operator].format(*arguments)
     match operator:
         case "div":
             return f"({arguments[0]} / {_plus_zero(call.arguments[1], arguments[1])})"
         case "pow":
             return f"pow({_plus_zero(call.arguments[0], arguments[0])}, {arguments[1]})"
-        case "intdiv":
-            return f"trunc({arguments[0]} / nullif({arguments[1]}, 0e0))"
-        case "neg":
-            return f"(-{arguments[0]})"
-        case "not":
-            return f"(NOT {arguments[0]})"
-        case "is_null":
-            return f"({arguments[0]} IS NULL)"
         case "case":
             *pairs, default = arguments
             branches = " ".join(
@@ -252,7 +256,20 @@ def _call(call: Call, arguments: list[str]) -> str:  # noqa: PLR0911  (one line 
         case "atan2":
             parts = map(_plus_zero, call.arguments, arguments)
             return f"atan2({', '.join(parts)})"
-    return _function(operator, arguments)
+    return _text_function(call, arguments) or _function(operator, arguments)
+
+
+def _text_function(call: Call, arguments: list[str]) -> str | None:
+    match call.operator:
+        case "concat":
+            return f"({' || '.join(arguments)})"
+        case "like" | "ilike":
+            return f"({arguments[0]} {call.operator.upper()} {arguments[1]} ESCAPE '\\')"
+        case "length":
+            return f"CAST(length(left({arguments[0]}, {LONGEST})) AS DOUBLE)"
+        case "left" | "right" | "split_part":
+            return f"{call.operator}({', '.join(arguments[:-1])}, {int(call.arguments[-1].low)})"
+    return None
 
 
 def _lookup(table: LookupTable, expression: Expression, value: str) -> str:

@@ -32,14 +32,19 @@ class PreparedSplit:
     Args:
         path: a prepared Parquet file with ``__class__`` and every feature as a column.
         features: feature names in the order of the network's input axis.
+        category_sizes: of each that is a category, how many codes it has; None of a number. Empty: all are
+            numbers.
 
     Raises:
         DatasetError: the file lacks a column, or has no row.
     """
 
-    def __init__(self, path: Path, features: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, features: Sequence[str], category_sizes: Sequence[int | None] = ()
+    ) -> None:
         self.path = path
         self.features = tuple(features)
+        self.category_sizes = tuple(category_sizes) or (None,) * len(self.features)
         with pq.ParquetFile(path) as file:
             stored = set(file.schema_arrow.names)
             # A category may have the name of its raw column, and is then its codes.

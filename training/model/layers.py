@@ -6,7 +6,7 @@ SavedModel needs no import at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -15,6 +15,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 _PACKAGE = "timberline"
+# Up to how many values one-hots are trained as a dense product; above, rows of the table are gathered and
+# only they are changed. A product of 1,024 rows by 384 units takes 3 ms for 280 values, and gathering the
+# rows of 20 columns, 30 MB of them, 40.
+_MOST_DENSE_VALUES = 2048
 
 
 class FrozenWeights(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
@@ -44,9 +48,126 @@ class FrozenWeights(keras.layers.Layer):  # type: ignore[misc]  # Keras is not t
         return {**super().get_config(), "shapes": self.shapes}
 
 
+class _Columns(keras.layers.Layer):  # type: ignore[misc]  # Keras is not typed
+    """Base of a layer over the input columns ``indexes``, in their order."""
+
+    def __init__(self, indexes: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **{k: v for k, v in kwargs.items() if k != "dtype"})
+        self.indexes = list(indexes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "indexes": self.indexes}
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class Numbers(_Columns):
+    """The columns that are numbers: (rows, features) → (rows, numbers)."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return _take(inputs, self.indexes)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class MissingFlags(_Columns):
+    """1 where the column is NaN (a NULL feature), else 0."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.cast(_take(tf.math.is_nan(inputs), self.indexes), tf.float32)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class CategoryCodes(_Columns):
+    """The columns that are categories as INT64: (rows, features) → (rows, categories).
+
+    A code is a whole number in every row, and NULL has one; so the cast is the same on every processor.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.cast(_take(inputs, self.indexes), tf.int64)
+
+
+def _take(inputs: tf.Tensor, indexes: Sequence[int]) -> tf.Tensor:
+    return inputs if list(indexes) == list(range(inputs.shape[1])) else tf.gather(inputs, indexes, axis=1)
+
+
+class CategoryTable(FrozenWeights):
+    """A row of ``width`` weights for each code of some categories, one below the other.
+
+    Args:
+        places: which columns of the codes they are.
+        sizes: how many codes each has.
+        width: of a row.
+        initializer: of the rows.
+
+    Its constant ``share`` (codes,) is how much of the training rows each code has, of its own category.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[int],
+        sizes: Sequence[int],
+        width: int,
+        shapes: dict[str, list[int]],
+        initializer: Any = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shapes, **kwargs)
+        self.places, self.sizes, self.width = list(places), list(sizes), width
+        self.table = self.add_weight(name="table", shape=(sum(sizes), width), initializer=initializer)
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """The first row of each category."""
+        return np.cumsum([0, *self.sizes[:-1]], dtype=np.int64)
+
+    def find_rows(self, codes: tf.Tensor) -> tf.Tensor:
+        """Numbers of rows of the table, (rows, categories)."""
+        return _take(codes, self.places) + self.starts
+
+    def fill_unseen(self) -> None:
+        """Give the codes that no training row has the mean row of their category, weighted by training rows.
+
+        So a value that training did not have is answered like an average one, and not as its row was drawn.
+        """
+        rows, shares = self.table.numpy(), self.constants["share"].numpy()
+        for start, size in zip(self.starts, self.sizes, strict=True):
+            own, share = rows[start : start + size], shares[start : start + size]
+            own[share == 0] = share.astype(np.float64) @ own
+        self.table.assign(rows)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("places", "sizes", "width")}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class CategoryEmbedding(CategoryTable):
+    """Each code → its row: (rows, codes) → (rows, categories · width)."""
+
+    def call(self, codes: tf.Tensor) -> tf.Tensor:
+        found = tf.gather(self.table.value, self.find_rows(codes))  # (rows, categories, width)
+        return tf.reshape(found, (-1, len(self.sizes) * self.width))
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class OneHotProduct(CategoryTable):
+    """What a dense layer makes of the one-hots: the sum of a row a category, (rows, codes) → (rows, width).
+
+    The same sum in another order is a product with the one-hots, with which few values train faster.
+    """
+
+    def call(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:
+        total = sum(self.sizes)
+        if not training or total > _MOST_DENSE_VALUES:
+            return tf.reduce_sum(tf.gather(self.table.value, self.find_rows(codes)), axis=1)
+        owners = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        one_hots = tf.gather(self.find_rows(codes), owners, axis=1) == np.arange(total)  # (rows, values)
+        return tf.matmul(tf.cast(one_hots, tf.float32), self.table.value)
+
+
 @keras.saving.register_keras_serializable(_PACKAGE)
 class FillNull(FrozenWeights):
-    """NaN (a NULL feature) → its ``value``: the training mean, or NaN where NULL is not to be filled."""
+    """NaN (a NULL feature) → its ``value``, or NaN where NULL is not to be filled."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.math.is_nan(inputs), self.constants["value"], inputs)

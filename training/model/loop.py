@@ -33,7 +33,8 @@ from timberline.training.model.checkpoints import (
     save_checkpoint,
 )
 from timberline.training.model.dataset import PreparedSplit, as_dataset
-from timberline.training.model.network import reset_dropout
+from timberline.training.model.network import fill_unseen, reset_dropout
+from timberline.training.model.optimizer import build_optimizer, prepare_gradients
 
 _logger = logging.getLogger(__name__)
 _STEPS_AN_EPOCH = 20
@@ -109,20 +110,6 @@ def choose_batch_rows(config: TrainingSection, rows: int) -> int:
     return min(_MAX_BATCH_ROWS, 1 << (max(1, rows // _STEPS_AN_EPOCH).bit_length() - 1))
 
 
-def build_optimizer(config: TrainingSection) -> keras.Optimizer:
-    """AdamW, with decay on kernels only, a clipped global norm and an average of the weights if asked for."""
-    optimizer = keras.optimizers.AdamW(
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        global_clipnorm=config.clip_norm,
-        use_ema=config.ema_momentum is not None,
-        ema_momentum=config.ema_momentum or 0.0,
-    )
-    # A bias has no reason to be small; decaying it costs accuracy on unscaled targets of its unit.
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    return optimizer
-
-
 def _should_stop(state: TrainingState, patience: int | None) -> bool:
     return patience is not None and len(state.history) - 1 - state.best_epoch >= patience
 
@@ -149,7 +136,7 @@ class _Loop:
         self._validation = validation
         self._config = config
         self._batch_rows = choose_batch_rows(config, train.rows)
-        self._train_step = _compile_train_step(network, self.optimizer, config.label_smoothing)
+        self._train_step = _compile_train_step(network, self.optimizer, config)
         self._score_step = _compile_score_step(network)
 
     def run_epoch(self, epoch: int, progress: Progress) -> Epoch:
@@ -211,6 +198,7 @@ class _Loop:
         what = f"the loss became {loss}" if is_loss else f"the weights {broken} are not finite"
         known = np.nan_to_num(np.abs(features), nan=0.0, posinf=math.inf)  # NaN stands for NULL
         largest = known.max(axis=0)  # (rows, features) → (features,)
+        largest[[size is not None for size in self._train.category_sizes]] = -1.0  # a code is not large
         index = int(np.argmax(largest))
         return TrainingError(
             f"{what}; the largest input is {self._train.features[index]} = {largest[index]:.3g}",
@@ -220,10 +208,13 @@ class _Loop:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside the block the network has its averaged weights, if the optimiser keeps any."""
+        """Inside the block the network has the weights to keep: averaged, if the optimiser keeps any
+        averages, and filled in where no training row has a category's code.
+        """
         variables = self._network.trainable_variables
         latest = [variable.numpy() for variable in variables]
         self.optimizer.finalize_variable_values(variables)
+        fill_unseen(self._network)
         yield
         for variable, value in zip(variables, latest, strict=True):
             variable.assign(value)
@@ -251,14 +242,14 @@ def _sums(losses: tf.Tensor, logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor
     return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(tf.cast(correct, tf.float32))])
 
 
-def _compile_train_step(network: keras.Model, optimizer: keras.Optimizer, smoothing: float) -> Step:
+def _compile_train_step(network: keras.Model, optimizer: keras.Optimizer, config: TrainingSection) -> Step:
     def step(features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = network(features, training=True)
-            losses = _losses(logits, classes, smoothing)
+            losses = _losses(logits, classes, config.label_smoothing)
             loss = tf.reduce_mean(losses)
         variables = [variable.value for variable in network.trainable_variables]
-        optimizer.apply(tape.gradient(loss, variables))
+        optimizer.apply(prepare_gradients(tape.gradient(loss, variables), config.clip_norm))
         # A fused kernel (oneDNN's product with ReLU) may turn NaN into 0, and the loss is finite again; the
         # weights show it. Reading them costs one addition a weight where the step costs some for every row.
         kept = [tf.reduce_all(tf.math.is_finite(variable)) for variable in variables]

@@ -6,6 +6,7 @@ saved model is whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,19 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from timberline.registry.signature import FIRST_CODE
 from timberline.training.config import MlpNetwork, MlpPleNetwork, MlpPlrNetwork, Network
 from timberline.training.model.dataset import FeatureArray
 from timberline.training.model.layers import (
     Affine,
+    CategoryCodes,
+    CategoryEmbedding,
+    CategoryTable,
     Correction,
     FillNull,
+    MissingFlags,
+    Numbers,
+    OneHotProduct,
     PeriodicEmbedding,
     PiecewiseLinearEmbedding,
     QuantileScale,
@@ -35,7 +43,12 @@ from timberline.training.model.scaling import (
 
 FEATURES_INPUT = "features"
 PROBABILITIES = "probabilities"
-_FILL_NULL = "fill_null"
+_NUMBERS, _FILL_NULL = "numbers", "fill_null"
+# An embedding is as wide as the fourth root of the number of values, Google's rule of thumb ("Introducing
+# TensorFlow Feature Columns", developers.googleblog.com, 2017), raised to a power of two: few widths, each a
+# matrix of its own in the graph, serve all columns. 4 up to 256 values, 8 up to 4,096, 16 up to 65,536.
+_LEAST_WIDTH = 4
+_SPREAD = 0.05  # of an embedding's rows at first; Keras' own default
 
 
 def build_network(
@@ -54,36 +67,108 @@ def build_network(
     Args:
         precision: Keras dtype policy of the hidden layers; weights and logits are float32.
         nullable: of each feature, whether a served row may hold NULL even if no training row does;
-            empty for none. Such a feature, and one that is NULL in training, is filled with its mean.
+            empty for none. Such a number, and one that is NULL in training, is filled.
     """
-    width = len(statistics.mean)
+    width = len(statistics.numbers) + len(statistics.categories)
     inputs = keras.Input((width,), name=FEATURES_INPUT, dtype="float32")
-    x = inputs
-    is_filled = (statistics.nulls > 0) | np.asarray(nullable or [False] * width)
-    if is_filled.any():
-        values = np.where(is_filled, statistics.mean, np.nan)
-        x = FillNull.holding({"value": values}, name=_FILL_NULL)(x)
-    scaled = _scaling(config.scaling, statistics)(x)
-    indexes = quantity_indexes(statistics)
-    if not isinstance(config, MlpNetwork) and len(indexes):
-        embedded = _embedding(config, statistics, indexes, seed)(x)
-        scaled = keras.layers.Concatenate(name="inputs")([scaled, embedded])
-    hidden = _hidden(scaled, config, seed, precision)
-    logits = keras.layers.Dense(
-        class_count, name="logits", dtype="float32", kernel_initializer=_glorot(seed, len(config.widths))
-    )(hidden)
+    is_nullable = np.asarray(nullable or [False] * width, bool)[statistics.numbers]
+    parts = _code_numbers(inputs, config, statistics, is_nullable, seed) if len(statistics.numbers) else []
+    units = (*config.widths, class_count)
+    one_hots = None
+    if statistics.categories:
+        embedded, one_hots = _code_categories(inputs, config, statistics, units[0], seed)
+        parts += embedded
+    x = keras.layers.Concatenate(name="inputs")(parts) if len(parts) > 1 else (parts or [None])[0]
+    for index, count in enumerate(config.widths):
+        x = _dense(x, one_hots, count, "relu", f"hidden_{index}", precision, _glorot(seed, index))
+        if config.dropout:
+            x = keras.layers.Dropout(config.dropout, seed=seed, dtype=precision, name=f"dropout_{index}")(x)
+        one_hots = None
+    logits = _dense(x, one_hots, class_count, None, "logits", "float32", _glorot(seed, len(config.widths)))
     return keras.Model(inputs, logits, name=type(config).__struct_config__.tag)
 
 
-def _hidden(x: Any, config: Network, seed: int, precision: str) -> Any:
-    for index, units in enumerate(config.widths):
-        initializer = _glorot(seed, index)
-        x = keras.layers.Dense(
-            units, activation="relu", kernel_initializer=initializer, dtype=precision, name=f"hidden_{index}"
-        )(x)
-        if config.dropout:
-            x = keras.layers.Dropout(config.dropout, seed=seed, dtype=precision, name=f"dropout_{index}")(x)
-    return x
+def _dense(
+    x: Any | None,
+    one_hots: Any | None,
+    units: int,
+    activation: str | None,
+    name: str,
+    precision: str,
+    initializer: keras.initializers.Initializer,
+) -> Any:
+    """A dense layer over ``x`` and over one-hots, of which the product is given; either may be None."""
+    options = {"kernel_initializer": initializer, "dtype": precision, "name": name}
+    if one_hots is None:
+        return keras.layers.Dense(units, activation=activation, **options)(x)
+    if x is not None:
+        # Each row has one code of each category, so a bias is a part of the rows already.
+        product = keras.layers.Dense(units, use_bias=False, **options)(x)
+        one_hots = keras.layers.Add(dtype=precision, name=f"{name}_sum")([product, one_hots])
+    return keras.layers.Activation(activation, dtype=precision, name=f"{name}_activation")(one_hots)
+
+
+def _code_numbers(
+    inputs: Any, config: Network, statistics: FeatureStatistics, is_nullable: npt.NDArray[np.bool_], seed: int
+) -> list[Any]:
+    """The numbers as the first layer gets them: scaled, embedded, and flags of those that are NULL.
+
+    A flag is of a number that some training row lacks; another's weights would stay as they were drawn.
+    """
+    x = inputs
+    if statistics.categories:
+        x = Numbers(statistics.numbers.tolist(), name=_NUMBERS)(x)
+    is_null, flags = statistics.nulls > 0, []
+    if config.missing_flags and is_null.any():
+        flags = [MissingFlags(np.flatnonzero(is_null).tolist(), name="missing_flags")(x)]
+    is_filled = is_null | is_nullable
+    if is_filled.any():
+        values = statistics.mean if config.fill == "mean" else statistics.median
+        x = FillNull.holding({"value": np.where(is_filled, values, np.nan)}, name=_FILL_NULL)(x)
+    parts = [_scaling(config.scaling, statistics)(x)]
+    indexes = quantity_indexes(statistics)
+    if not isinstance(config, MlpNetwork) and len(indexes):
+        parts.append(_embedding(config, statistics, indexes, seed)(x))
+    return parts + flags
+
+
+def _code_categories(
+    inputs: Any, config: Network, statistics: FeatureStatistics, units: int, seed: int
+) -> tuple[list[Any], Any | None]:
+    """The categories as the first layer, of ``units``, gets them: embeddings, and the product of one-hots."""
+    counts = list(statistics.categories.values())
+    by_width: dict[int, list[int]] = {}  # 0: one-hot
+    for place, rows in enumerate(counts):
+        values = len(rows) - FIRST_CODE
+        width = 0 if values <= config.one_hot_values else config.category_width or choose_width(values)
+        by_width.setdefault(width, []).append(place)
+    codes = CategoryCodes(list(statistics.categories), name="codes")(inputs)
+    embedded, one_hots = [], None
+    for width, places in sorted(by_width.items()):
+        drawn = seed * 1_000 + 500 + width
+        options: dict[str, Any] = {"places": places, "sizes": [len(counts[place]) for place in places]}
+        arrays = {"share": np.concatenate([counts[place] / counts[place].sum() for place in places])}
+        if width:
+            uniform = keras.initializers.RandomUniform(-_SPREAD, _SPREAD, seed=drawn)
+            options |= {"width": width, "initializer": uniform, "name": f"categories_{width}"}
+            embedded.append(CategoryEmbedding.holding(arrays, **options)(codes))
+        else:
+            glorot = keras.initializers.GlorotUniform(seed=drawn)
+            options |= {"width": units, "initializer": glorot, "name": "one_hots"}
+            one_hots = OneHotProduct.holding(arrays, **options)(codes)
+    return embedded, one_hots
+
+
+def choose_width(values: int) -> int:
+    """How many numbers the embedding of a category of so many values has."""
+    return max(_LEAST_WIDTH, 1 << math.ceil(math.log2(max(values, 1)) / 4))
+
+
+def fill_unseen(network: keras.Model) -> None:
+    """Give each code that no training row has the mean row of its category, as `CategoryTable` says."""
+    for layer in network.layers:
+        if isinstance(layer, CategoryTable):
+            layer.fill_unseen()
 
 
 def _glorot(seed: int, index: int) -> keras.initializers.Initializer:
@@ -137,7 +222,7 @@ def build_serving_model(
 ) -> keras.Model:
     """``network`` with its correction and softmax: features → {"probabilities"}, float32.
 
-    A row with a feature that is not finite, once NULL is filled, has NaN for every probability.
+    A row with a number that is not finite, once NULL is filled, has NaN for every probability.
 
     Args:
         shift: added to ``factor * logits``; shape (classes,).
@@ -146,10 +231,11 @@ def build_serving_model(
     """
     correction = Correction.holding({"factor": np.array(factor), "shift": shift}, name="correction")
     logits = correction(network.output)
-    softmax = keras.layers.Softmax(name="softmax", dtype="float32")(logits)
-    filled = [layer.output for layer in network.layers if layer.name == _FILL_NULL]
-    features = filled[0] if filled else network.input
-    probabilities = RefuseUndefined(name=PROBABILITIES)(softmax, features)
+    probabilities = keras.layers.Softmax(name="softmax", dtype="float32")(logits)
+    outputs = {layer.name: layer.output for layer in network.layers}
+    if "scaling" in outputs:  # there are numbers
+        numbers = outputs.get(_FILL_NULL, outputs.get(_NUMBERS, network.input))
+        probabilities = RefuseUndefined(name=PROBABILITIES)(probabilities, numbers)
     return keras.Model(network.input, {PROBABILITIES: probabilities}, name=network.name)
 
 

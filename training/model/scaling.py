@@ -8,7 +8,7 @@ in pseudo-random order. So memory is bounded whatever the table's size.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,12 @@ SAMPLE_ROWS = 262_144
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-    """The training split, feature by feature; every array has shape (features,) but two.
+    """The training split, feature by feature; every array of numbers has shape (numbers,) but one.
 
-    ``sample`` holds the first rows themselves, shape (rows, features), float32, NaN where NULL;
-    ``class_counts`` has shape (classes,). Moments leave NaN out; ``deviation`` is that of the population.
+    ``numbers`` are the places of the features that are numbers among all, ascending. ``sample`` holds their
+    first rows themselves, shape (rows, numbers), float32, NaN where NULL; ``class_counts`` has shape
+    (classes,). Moments leave NaN out; ``deviation`` is that of the population. ``categories``: of each other
+    feature, by its place, how many rows have each code.
     """
 
     rows: int
@@ -38,6 +40,15 @@ class FeatureStatistics:
     nulls: npt.NDArray[np.int64]
     sample: FeatureArray
     class_counts: npt.NDArray[np.int64]
+    numbers: IndexArray
+    categories: dict[int, npt.NDArray[np.int64]]
+
+    @property
+    def median(self) -> FloatArray:
+        """Of each number, among the rows of the sample that have one."""
+        known = (column[~np.isnan(column)] for column in self.sample.T)
+        found = [np.median(column.astype(np.float64)) if len(column) else np.nan for column in known]
+        return np.where(np.isnan(found), self.mean, found)
 
     @property
     def prior(self) -> FloatArray:
@@ -46,13 +57,27 @@ class FeatureStatistics:
 
 
 def measure_features(
-    batches: Iterable[Batch], names: tuple[str, ...], class_count: int, *, sample_rows: int = SAMPLE_ROWS
+    batches: Iterable[Batch],
+    names: tuple[str, ...],
+    class_count: int,
+    *,
+    category_sizes: Sequence[int | None] = (),
+    sample_rows: int = SAMPLE_ROWS,
 ) -> FeatureStatistics:
     """Read the training split once and describe it.
 
+    Args:
+        category_sizes: of each feature that is a category, how many codes it has; None of a number.
+            Empty: all are numbers.
+
     Raises:
-        DatasetError: a feature is infinite or NULL in every row, or a class has no row.
+        DatasetError: a number is infinite or NULL in every row, or a class has no row.
     """
+    sizes = tuple(category_sizes) or (None,) * len(names)
+    categories = {i: size for i, size in enumerate(sizes) if size is not None}
+    codes = {i: np.zeros(size, np.int64) for i, size in categories.items()}
+    numbers = np.array([i for i, size in enumerate(sizes) if size is None], np.int64)
+    names = tuple(names[i] for i in numbers)
     width = len(names)
     count = np.zeros(width, np.int64)
     mean, squares = np.zeros(width), np.zeros(width)
@@ -60,7 +85,10 @@ def measure_features(
     classes = np.zeros(class_count, np.int64)
     held: list[FeatureArray] = []
     rows = held_rows = 0
-    for features, labels in batches:
+    for every, labels in batches:
+        for place, size in categories.items():
+            codes[place] += np.bincount(every[:, place].astype(np.int64), minlength=size)
+        features = every[:, numbers]
         known = ~np.isnan(features)
         block = features.astype(np.float64)
         _refuse_infinite(block, names)
@@ -84,7 +112,8 @@ def measure_features(
     _refuse_empty(count, classes, names)
     deviation = np.sqrt(squares / count)
     sample = np.concatenate(held)
-    return FeatureStatistics(rows, minimum, maximum, mean, deviation, rows - count, sample, classes)
+    nulls = rows - count
+    return FeatureStatistics(rows, minimum, maximum, mean, deviation, nulls, sample, classes, numbers, codes)
 
 
 def _refuse_infinite(block: FloatArray, names: tuple[str, ...]) -> None:

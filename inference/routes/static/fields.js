@@ -103,6 +103,32 @@ function makeNumber(column, index) {
   return field;
 }
 
+// A date or a timestamp, of UTC as all text without an offset is for the service.
+function makeMoment(column, index) {
+  const isDate = column.type === "date";
+  const input = make("input", isDate ? { type: "date" } : { type: "datetime-local", step: "0.001" });
+  const field = makeField([index], column.name, column.unit ?? (isDate ? undefined : "UTC"), column.description, input);
+  field.head.append(input);
+  const emptiness = column.nullable ? addEmptiness(field, [input]) : alwaysThere;
+  const asShown = (text) => (isDate ? text : text.replace("Z", "").slice(0, 23));
+  let given = null; // by a test row, with more digits of a second than are shown
+  field.read = () => {
+    if (emptiness.isEmpty()) { say(field, ""); return [null]; }
+    const { value } = input;
+    if (value === "") { say(field, "a date is needed", "wrong"); return null; }
+    const isOutside = value < asShown(column.minimum ?? value) || value > asShown(column.maximum ?? value);
+    say(field, isOutside ? "outside of what training saw" : "", "outside");
+    return [given?.shown === value ? given.text : value];
+  };
+  field.write = (row) => {
+    const text = row[index];
+    emptiness.set(text === null);
+    input.value = text === null ? "" : asShown(text);
+    given = { text, shown: input.value };
+  };
+  return field;
+}
+
 function makeSwitch(column, index) {
   const box = make("input", { type: "checkbox", role: "switch", class: "switch" });
   const field = makeField([index], column.name, column.unit, column.description, box);
@@ -128,8 +154,8 @@ function makeText(column, index) {
   const emptiness = column.nullable ? addEmptiness(field, [text]) : alwaysThere;
   field.read = () => {
     if (emptiness.isEmpty()) { say(field, ""); return [null]; }
-    const isNew = column.categories && !column.categories.includes(text.value);
-    say(field, isNew ? "not seen in training" : "", "outside");
+    const isListed = !column.categories || column.categories.includes(text.value);
+    say(field, isListed ? "" : column.isWhole ? "not seen in training" : "not among the commonest in training", "outside");
     return [text.value];
   };
   field.write = (row) => {
@@ -158,7 +184,7 @@ function makeChoice({ name, columns }) {
 }
 
 function makeFields() {
-  const kinds = { BOOL: makeSwitch, BYTES: makeText };
+  const kinds = { BOOL: makeSwitch, BYTES: makeText, date: makeMoment, timestamp: makeMoment };
   const inGroups = new Set(version.groups.flatMap(({ columns }) => columns));
   const singles = version.columns.flatMap((column, index) =>
     inGroups.has(index) ? [] : [(kinds[column.type] ?? makeNumber)(column, index)],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.support import pet_model
+from tests.support.pet_model import VOCABULARIES
 from tests.support.tiny_model import (
     CLASSES,
     MIXED_COLUMNS,
@@ -47,7 +49,7 @@ def test_one_row_gives_what_it_gives_among_others(columns: tuple[Column, ...], r
     session = open_tiny(columns)
     together = session.run(session.feed_rows(rows))
     for index in [*range(len(rows)), 0]:
-        label, probabilities = session.run_row(rows[index])
+        label, probabilities, _ = session.run_row(rows[index])
         assert label == together.labels[index]
         assert probabilities == pytest.approx(together.probabilities[index].tolist(), abs=ATOL)
 
@@ -79,3 +81,37 @@ def test_another_width_is_refused_with_both_sides() -> None:
     assert "the graph's inputs are numeric FP64[-1, 4], the manifest says numeric FP64[-1, 3]" in str(
         caught.value
     )
+
+
+def open_pets(graph: bytes, *, row_by_row: bool = False, category_count: int = len(VOCABULARIES)) -> Session:
+    """A session over a graph that also gives codes."""
+    signature = build_signature(pet_model.COLUMNS, pet_model.CLASSES)
+    return Session(graph, signature, where="pets@1", row_by_row=row_by_row, category_count=category_count)
+
+
+@pytest.mark.parametrize("row_by_row", [False, True])
+@pytest.mark.parametrize("count", [len(pet_model.ROWS), 2500])
+def test_codes_come_with_the_answers(row_by_row: bool, count: int) -> None:
+    """They are what an unknown category is found by; each row must have its own."""
+    session = open_pets(pet_model.build_graph(), row_by_row=row_by_row)
+    rows = [pet_model.ROWS[index % len(pet_model.ROWS)] for index in range(count)]
+    outputs = session.run(session.feed_rows(rows))
+    expected = pet_model.code_rows(rows)
+    assert outputs.categories is not None
+    assert outputs.categories.tolist() == expected.tolist()
+    assert outputs.probabilities == pytest.approx(pet_model.expect_probabilities(rows), abs=ATOL)
+    label, _, codes = session.run_row(rows[-1])
+    assert (label, codes) == (outputs.labels[-1], expected[-1].tolist())
+
+
+def test_a_graph_without_the_codes_that_its_manifest_tells_of_is_refused() -> None:
+    """Its unknown categories would be counted nowhere."""
+    with pytest.raises(SignatureMismatchError, match="categories INT64"):
+        open_pets(pet_model.build_graph(), category_count=3)
+
+
+def test_codes_are_not_fetched_where_the_manifest_tells_of_none() -> None:
+    """A version from before they were read answers as it did."""
+    session = open_pets(pet_model.build_graph(), category_count=0)
+    assert session.run(session.feed_rows(pet_model.ROWS)).categories is None
+    assert session.run_row(pet_model.ROWS[0])[2] is None

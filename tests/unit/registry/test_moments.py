@@ -166,6 +166,7 @@ def test_a_number_is_days_of_a_date_and_seconds_of_a_timestamp(
         (1_357_000_000_000, "timestamp", "is beyond"),
         (10**400, "date", "is not a finite number"),
         (10**400, "timestamp", "is not a finite number"),
+        (1e305, "timestamp", "is beyond"),
     ],
 )
 def test_a_number_that_is_no_moment_is_refused(value: float, moment: Moment, why: str) -> None:

@@ -180,7 +180,7 @@ def test_inputs_stay_within_double_until_the_last_cast() -> None:
         "i": [16_777_217],
         "j": [16_777_216],
     }
-    expected, found = compute_both("SELECT i - j AS d, i > j AS g, i / 2 - j / 2 AS h FROM raw", rows)
+    expected, found = compute_both("SELECT i - j AS l, i > j AS g, i / 2 - j / 2 AS h FROM raw", rows)
     np.testing.assert_array_equal(found, [[1.0, 1.0, 0.5]])
     np.testing.assert_array_equal(expected, found)
     assert make_inputs(parse_features("SELECT i FROM raw", COLUMNS), rows)["numeric"].dtype == np.float64

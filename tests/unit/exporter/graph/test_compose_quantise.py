@@ -51,7 +51,7 @@ def test_a_rows_answer_does_not_depend_on_the_rows_beside_it() -> None:
     session = open_tiny(quantise_graph(compose()), row_by_row=True)
     together = session.run(Feed(ROWS, None))
     for index, row in enumerate(ROWS):
-        label, probabilities = session.run_row(tuple(row))
+        label, probabilities, _ = session.run_row(tuple(row))
         assert label == together.labels[index]
         np.testing.assert_array_equal(np.array(probabilities, np.float32), together.probabilities[index])
 

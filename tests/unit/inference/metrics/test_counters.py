@@ -40,10 +40,12 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-def build_model(version: int = 1, classes: int = 3) -> ModelMetrics:
+def build_model(version: int = 1, classes: int = 3, features: int = 0) -> ModelMetrics:
     """The counts of ``m``; later versions were loaded later."""
-    names = [f"c{number}" for number in range(classes)]
-    return ModelMetrics("m", version, names, digest=f"{version:064d}", loaded_at=1e9 + version)
+    names, texts = (
+        [f"{kind}{number}" for number in range(n)] for kind, n in (("c", classes), ("f", features))
+    )
+    return ModelMetrics("m", version, names, texts, digest=f"{version:064d}", loaded_at=1e9 + version)
 
 
 @pytest.fixture
@@ -101,6 +103,39 @@ def test_a_batch_counts_every_row_by_its_class() -> None:
     assert value(samples, "inference_rows_bucket", **labels, le="1.0") == 2
     assert value(samples, "inference_rows_count", **labels) == 3
     assert value(samples, "inference_rows_sum", **labels) == 6
+
+
+def test_unknown_categories_are_counted_by_feature(slots: tuple[Slot, Slot]) -> None:
+    """What training did not know is the first sign that a table has changed; any worker shows all of it."""
+    first, second = (ServiceMetrics(slot) for slot in slots)
+    models = [build_model(features=2), build_model(features=2)]
+    for metrics, model in zip((first, second), models, strict=True):
+        metrics.add_model(model)
+    labels = {"model": "m", "version": "1"}
+
+    def count(feature: str) -> float:
+        return value(read_page(second), "unknown_categories_total", **labels, feature=feature)
+
+    assert (count("f0"), count("f1")) == (0, 0)
+    codes = np.array([[0, 1], [0, 2], [3, 4]])
+    models[0].observe_rows(Outputs(np.zeros(3, np.int64), np.zeros((3, 3), np.float32), codes), 0.001)
+    models[1].observe_codes([5, 0])
+    assert (count("f0"), count("f1")) == (2, 1)
+    first.show_models({})
+    second.show_models({})
+    assert (count("f0"), count("f1")) == (2, 1)
+
+
+def test_features_beyond_a_few_count_as_one() -> None:
+    """A table of text alone must not fill the page."""
+    metrics = ServiceMetrics()
+    model = build_model(features=30)
+    metrics.add_model(model)
+    model.observe_codes([0] * 30)
+    found = {
+        dict(k)["feature"]: v for (n, k), v in read_page(metrics).items() if n == "unknown_categories_total"
+    }
+    assert found == {**{f"f{number}": 1 for number in range(20)}, "(other)": 10}
 
 
 def test_made_up_methods_are_counted_together() -> None:

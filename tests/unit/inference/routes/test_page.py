@@ -160,7 +160,7 @@ def test_texts_of_a_manifest_cannot_become_markup() -> None:
     assert len(re.findall(rb"<script", page)) == len(re.findall(rb"</script", page)) == 2
     assert b"<img" not in page
     assert read_data(page)["columns"] == [
-        {"name": ATTACK, "type": "BYTES", "categories": ["</script>", "<!--<script>"]}
+        {"name": ATTACK, "type": "BYTES", "categories": ["</script>", "<!--<script>"], "isWhole": True}
     ]
 
 

@@ -6,6 +6,7 @@ import collections
 from pathlib import Path
 
 import keras
+import msgspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,7 +65,7 @@ def test_probabilities_sum_to_one_even_far_outside_the_training_range(config: Ne
 def test_null_counts_as_the_training_mean_where_training_saw_null(config: Network) -> None:
     """NaN through one MatMul would make every probability of the row NaN."""
     features = table(nulls=True)
-    model = serving(config, features)
+    model = serving(msgspec.structs.replace(config, missing_flags=False), features)
     filled = np.where(np.isnan(features), np.nanmean(features.astype(np.float64), axis=0), features)
     np.testing.assert_array_equal(scorer(model)(features), scorer(model)(filled.astype(np.float32)))
 

@@ -23,7 +23,7 @@ from timberline.registry.rows import (
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
-from timberline.training.config import DATATYPES, ModelConfig
+from timberline.training.config import DATATYPES, MOMENTS, ModelConfig
 from timberline.training.data.cells import show_value
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
 from timberline.training.data.fitting import FittedFeatures
@@ -92,7 +92,7 @@ def write_seen_rows(connection: Connection, config: ModelConfig, *, rows: int, p
     number of threads.
     """
     columns = tuple(
-        StoredColumn(name=name, datatype=DATATYPES[column.type])
+        StoredColumn(name=name, datatype=DATATYPES[column.type], moment=MOMENTS.get(column.type))
         for name, column in stored_columns(config).items()
     )
     target, span = config.target.column, SEEN_ODDS * rows

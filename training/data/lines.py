@@ -272,8 +272,8 @@ def _read_cell(line: bytes, at: int, *, is_backslash: bool) -> tuple[bytes, int 
     close = text.end()
     if not line.startswith(_QUOTE, close):
         return plain + line[close:], None
-    # Two quotes are no quote in such a file, and the blank keeps them apart.
-    return plain + (b'" ' if line.startswith(_QUOTE, close + 1) else _QUOTE), close + 1
+    # Two quotes are no quote in such a file: what stands between them now makes the row one to reject.
+    return plain + (_QUOTE + _BACKSLASH if line.startswith(_QUOTE, close + 1) else _QUOTE), close + 1
 
 
 def _is_plain(path: Path) -> bool:

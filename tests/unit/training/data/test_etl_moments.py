@@ -308,3 +308,16 @@ def test_days_of_two_splits_are_the_same_input(tmp_path: Path) -> None:
     )
     table.etl()
     assert table.profile().duplicates.rows["test"] == 50
+
+
+def test_a_day_that_stands_for_no_end_still_has_a_profile(tmp_path: Path) -> None:
+    """Beyond 2^52 microseconds there is no number half way between two, which an edge of a bin would be."""
+    table = add_column(tmp_path, ["2200-01-01"] * 60, 'type = "timestamp"')
+    table.etl()
+    column = table.profile().columns["when"]
+    assert column.minimum == column.maximum == column.mean == parse_moment("2200-01-01", "timestamp")
+    assert column.std == 0
+    assert column.histogram.counts == (table.profile().rows["train"],)
+    assert column.histogram.edges is not None
+    assert column.histogram.edges[0] <= column.minimum <= column.histogram.edges[1]
+    assert column.histogram.edges[0] < column.histogram.edges[1]

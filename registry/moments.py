@@ -3,9 +3,9 @@
 A date is the days since 1970-01-01, a timestamp the microseconds since then in UTC (`signature.Moment`).
 What can be read is what DuckDB reads to the same number, so that the ETL and a service agree:
 
-- ISO 8601, which is `DATE_TEXT` or `TIMESTAMP_TEXT` as a whole, and a day that there is. The ETL matches
-  these expressions too, as DuckDB's CAST alone takes more, and leaves away what does not fit: the time of
-  day of a date, the offset of a timestamp;
+- ISO 8601, which is `DATE_TEXT` or `TIMESTAMP_TEXT` with blanks around, and a day that there is. The ETL
+  matches these expressions too, as DuckDB's CAST alone takes more, and leaves away what does not fit: the
+  time of day of a date, the offset of a timestamp;
 - with a format of a column, what DuckDB's ``strptime`` reads by it.
 
 A `ValueError` of this module has the reason as a predicate, to stand behind the text.
@@ -86,8 +86,8 @@ def parse_moment(text: str, moment: Moment, time_format: str | None = None) -> i
     """The days or microseconds since 1970-01-01 that ``text`` stands for.
 
     Args:
-        text: ISO 8601 (`DATE_TEXT`, `TIMESTAMP_TEXT`); without an offset it is UTC, and digits beyond
-            microseconds are cut off.
+        text: ISO 8601 (`DATE_TEXT`, `TIMESTAMP_TEXT`), blanks around it or not; without an offset it is UTC,
+            and digits beyond microseconds are cut off.
         time_format: how it is written instead, in the letters of `check_time_format`; blanks around the text
             and runs of them count as DuckDB's ``strptime`` counts them.
 
@@ -204,6 +204,7 @@ def _read(moment: Moment, time_format: str | None) -> Callable[[str], int]:
 
 
 def _parse_iso_date(text: str) -> int:
+    text = text.strip(" ")
     if _ISO_DATE.fullmatch(text):
         return _days(int(text[:4]), int(text[5:7]), int(text[8:10]))
     if _ISO_TIMESTAMP.fullmatch(text):
@@ -212,6 +213,7 @@ def _parse_iso_date(text: str) -> int:
 
 
 def _parse_iso_timestamp(text: str) -> int:
+    text = text.strip(" ")
     found = _ISO_TIMESTAMP.fullmatch(text)
     if not found:
         if _NAMED_ZONE.fullmatch(text):

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from timberline.registry.runtime.files import digest_bytes
+from timberline.registry.signature import Moment
 
 # Also changes with the way to hash a row: hashes of two ways cannot be compared.
 SEEN_SCHEMA_VERSION = 1
@@ -34,11 +35,12 @@ _NULL_TEXT = "chr(0)"
 Datatype = Literal["FP64", "INT64", "BOOL", "BYTES"]
 
 
-class StoredColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StoredColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One column of the prepared rows, as model.toml declares it."""
 
     name: str
     datatype: Datatype
+    moment: Moment | None = None
 
 
 class SeenRows(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -163,7 +163,7 @@ def _list_numbers(rows: RawRows, sql: str) -> Integers:
 
 def list_stored(columns: Iterable[Column]) -> list[StoredColumn]:
     """A signature's columns as those of a table."""
-    return [StoredColumn(name=column.name, datatype=column.datatype) for column in columns]
+    return [StoredColumn(name=c.name, datatype=c.datatype, moment=c.moment) for c in columns]
 
 
 def read_batches(rows: RawRows, columns: Sequence[StoredColumn], version: int) -> Iterator[pa.RecordBatch]:
@@ -207,7 +207,7 @@ def _select(rows: RawRows, columns: Iterable[StoredColumn], version: int) -> str
             hint="Declare the column again in model.toml (no feature has to read it; an ignored one is not "
             "kept), or release without the comparison by `promote --force`.",
         )
-    changed = [c for c in columns if _TYPES[rows.columns[c.name].datatype] != _TYPES[c.datatype]]
+    changed = [c for c in columns if _find_type(rows.columns[c.name]) != _find_type(c)]
     if changed:
         _require_casts(rows, changed, version)
     values = ", ".join(
@@ -220,14 +220,18 @@ def _select(rows: RawRows, columns: Iterable[StoredColumn], version: int) -> str
 _TYPES = {"FP64": "DOUBLE", "INT64": "DOUBLE", "BOOL": "BOOLEAN", "BYTES": "VARCHAR"}
 
 
+def _find_type(column: StoredColumn) -> tuple[str, str | None]:
+    return _TYPES[column.datatype], column.moment
+
+
 def _require_casts(rows: RawRows, columns: Sequence[StoredColumn], version: int) -> None:
     """Whether every value of these columns, which are of another type now, can be what it was.
 
     Raises:
         EvidenceError: one cannot. Nor can what was text: a number has many.
     """
-    broken = [column.name for column in columns if column.datatype == "BYTES"]
-    casts = [column for column in columns if column.datatype != "BYTES"]
+    casts = [c for c in columns if c.datatype != "BYTES" and c.moment == rows.columns[c.name].moment]
+    broken = [column.name for column in columns if column not in casts]
     if casts:
         checks = ", ".join(map(_count_lost, casts))
         with _connect(rows.where) as connection:

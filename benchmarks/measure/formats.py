@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from timberline.benchmarks.measure.records import JSON_HEADERS, Body, Form, Target
+from timberline.registry.fields import is_carried, write_field
+from timberline.registry.moments import Value, parse_moment
 from timberline.registry.signature import (
     NULL_TEXT,
     NUMERIC_INPUT,
@@ -28,40 +30,47 @@ from timberline.registry.signature import (
 )
 
 # One row as clients send it: raw values by column name, NULL is None.
-Row = Mapping[str, float | int | bool | str | None]
+Row = Mapping[str, Value]
 INFER_PATH = "/v2/models/{model}/infer"
 _OCTETS = "application/octet-stream"
 
 
 class Nulls(NamedTuple):
-    """What is NULL in CSV: the text to ``write``, None if there is none, and ``all`` that may be read so."""
+    """What is NULL in CSV: the text to ``write``, None if there is none, and ``all`` that may be read so.
+
+    ``table`` is one of those that are asked the same, which write other values alike.
+    """
 
     write: str | None = ""
     all: frozenset[str] = frozenset({""})
+    table: SourceTable = SourceTable()
 
     @classmethod
     def of(cls, tables: Iterable[SourceTable]) -> Nulls:
         """Of versions that are asked the same: what each of them takes is written, best an empty field."""
+        tables = list(tables)
         texts = [table.null_text for table in tables]
         common = [text for text in texts[0] if all(text in others for others in texts)]
-        return cls(SourceTable(null_text=tuple(common)).null_field, frozenset().union(*texts))
+        return cls(SourceTable(null_text=tuple(common)).null_field, frozenset().union(*texts), tables[0])
 
 
 def carries(form: Form, row: Row, columns: Sequence[Column], nulls: Nulls | None = None) -> bool:
     """Whether ``form`` brings this row over unchanged.
 
-    float32 rounds what needs more than 24 bits. In CSV some texts are NULL and no strings, and there is no
-    row of empty fields alone.
+    float32 rounds what needs more than 24 bits. In CSV some texts are NULL and no strings, there is no
+    row of empty fields alone, and a table's format of timestamps may leave their seconds out.
     """
     if form == "float32":
         with np.errstate(over="ignore"):
-            return all(value is None or float(np.float32(value)) == value for value in row.values())
+            values = _build_matrix([row], columns)
+            return bool(np.array_equal(values.astype(np.float32).astype(np.float64), values, equal_nan=True))
     if form == "csv":
         nulls = nulls or Nulls()
-        values = [row[column.name] for column in columns]
-        fields = [nulls.write if value is None else _write_field(value) for value in values]
-        texts = [_write_field(value) for value in values if value is not None]
-        return any(fields) and None not in fields and nulls.all.isdisjoint(texts)
+        pairs = [(row[column.name], column) for column in columns]
+        fields = [nulls.write if v is None else write_field(v, column, nulls.table) for v, column in pairs]
+        texts = [field for field, (value, _) in zip(fields, pairs, strict=True) if value is not None]
+        is_same = all(value is None or is_carried(value, column, nulls.table) for value, column in pairs)
+        return any(fields) and None not in fields and nulls.all.isdisjoint(texts) and is_same
     return True
 
 
@@ -108,21 +117,21 @@ def write_body(
 def _write_csv(rows: Sequence[Row], columns: Sequence[Column], nulls: Nulls) -> bytes:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    names = [column.name for column in columns]
-    writer.writerow(names)
-    values = [[row[name] for name in names] for row in rows]
-    writer.writerows([[nulls.write if v is None else _write_field(v) for v in row] for row in values])
+    writer.writerow([column.name for column in columns])
+    for row in rows:
+        pairs = [(row[column.name], column) for column in columns]
+        writer.writerow([nulls.write if v is None else write_field(v, c, nulls.table) for v, c in pairs])
     return file.getvalue().encode()
 
 
-def _write_field(value: float | int | bool | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _build_matrix(rows: Sequence[Row], columns: Sequence[Column]) -> npt.NDArray[np.float64]:
-    """(rows, columns); NULL is NaN."""
-    values = [[row[column.name] for column in columns] for row in rows]
+    """(rows, columns), as the graph takes them; NULL is NaN."""
+    values = [[_number(row[column.name], column) for column in columns] for row in rows]
     return np.array(values, dtype=np.float64)
+
+
+def _number(value: Value, column: Column) -> Value:
+    return value if value is None or column.moment is None else parse_moment(str(value), column.moment)
 
 
 def _group_columns(columns: Sequence[Column]) -> dict[str, list[Column]]:
@@ -137,25 +146,26 @@ def _group_columns(columns: Sequence[Column]) -> dict[str, list[Column]]:
 def _write_tensor(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, object]:
     """A tensor of the protocol with its values in JSON, one flat list; NULL is null."""
     values: list[object] = [row[column.name] for row in rows for column in columns]
-    if not _is_text(columns):
+    if not _is_text(name, columns):
         values = [None if np.isnan(x) else x for x in _build_matrix(rows, columns).ravel().tolist()]
     return {**_describe(name, rows, columns), "data": values}
 
 
 def _describe(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, object]:
-    datatype = "BYTES" if _is_text(columns) else "FP64"
+    datatype = "BYTES" if _is_text(name, columns) else "FP64"
     return {"name": name, "shape": [len(rows), len(columns)], "datatype": datatype}
 
 
-def _is_text(columns: Sequence[Column]) -> bool:
-    return columns[0].datatype == "BYTES"
+def _is_text(name: str, columns: Sequence[Column]) -> bool:
+    """Whether the tensor holds text, as that of a single column of moments does."""
+    return columns[0].datatype == "BYTES" or (columns[0].moment is not None and name != NUMERIC_INPUT)
 
 
 def _write_blobs(tensors: Mapping[str, Sequence[Column]], rows: Sequence[Row]) -> tuple[bytes, int]:
     """JSON and the blobs behind it, and the length of the JSON; outputs are asked for as blobs too."""
     inputs, blobs = [], []
     for name, columns in tensors.items():
-        if _is_text(columns):
+        if _is_text(name, columns):
             blob = _write_strings(rows, columns)
         else:
             blob = _build_matrix(rows, columns).astype("<f8").tobytes()

@@ -17,6 +17,7 @@ from timberline.benchmarks.measure.formats import Nulls, Row, carries, write_bod
 from timberline.benchmarks.measure.records import Body, Form
 from timberline.registry.errors import ConfigError
 from timberline.registry.manifest import Manifest
+from timberline.registry.moments import write_row
 from timberline.registry.runtime.documents import encode_canonical
 from timberline.registry.runtime.settings import load_settings
 from timberline.registry.signature import Column
@@ -111,6 +112,7 @@ class _Pool:
         self._answers: dict[bytes, dict[str, Answer]] = {}
         self._arms = tuple(versions)
         self._is_shared = len({_lay_out(manifest) for manifest in versions.values()}) == 1
+        self._is_written_alike = len({_find_words(manifest) for manifest in versions.values()}) <= 1
         self._nulls = Nulls.of(manifest.table for manifest in versions.values()) if versions else Nulls()
         self._columns: tuple[Column, ...] = ()
         for arm, manifest in _sources(versions).items():
@@ -126,11 +128,14 @@ class _Pool:
             WorkloadError: there are none.
         """
         if form == "float32":
-            text = [column.name for column in self._columns if column.datatype == "BYTES"]
-            if text:
-                raise _refuse_form(form, f"column {text[0]} is text", self.where)
+            for column in self._columns:
+                if column.datatype == "BYTES" or column.moment == "timestamp":
+                    kind = "text" if column.moment is None else "a timestamp"
+                    raise _refuse_form(form, f"column {column.name} is {kind}", self.where)
             if not self._is_shared:
                 raise _refuse_form(form, "the versions take different columns", self.where)
+        if form == "csv" and not self._is_written_alike:
+            raise _refuse_form(form, "the versions' tables write moments or booleans differently", self.where)
         exact = sorted(key for key in self.rows if self._carries(form, key))
         # Measurements seldom fit the 24 bits of a float32; they are sent all the same.
         if not exact and form != "float32":
@@ -164,8 +169,15 @@ def _refuse_form(form: Form, reason: str, where: str) -> WorkloadError:
     )
 
 
-def _lay_out(manifest: Manifest) -> tuple[tuple[str, str], ...]:
-    return tuple((column.name, column.datatype) for column in manifest.signature.columns)
+def _lay_out(manifest: Manifest) -> tuple[tuple[str, str, str | None], ...]:
+    return tuple((column.name, column.datatype, column.moment) for column in manifest.signature.columns)
+
+
+def _find_words(manifest: Manifest) -> tuple[object, ...]:
+    """How its table writes moments and booleans, as far as it has any."""
+    columns, table = manifest.signature.columns, manifest.table
+    words = (table.true_text, table.false_text) if any(c.datatype == "BOOL" for c in columns) else ()
+    return (*words, *((c.name, c.time_format) for c in columns if c.moment is not None))
 
 
 def _sources(versions: dict[str, Manifest]) -> dict[str, Manifest]:
@@ -176,9 +188,12 @@ def _sources(versions: dict[str, Manifest]) -> dict[str, Manifest]:
 
 
 def _golden(manifest: Manifest) -> dict[bytes, tuple[Row, Answer]]:
-    """Named rows and their answers, by the row's canonical bytes; NULL is sent as null."""
-    names = [column.name for column in manifest.signature.columns]
-    named: list[Row] = [dict(zip(names, row, strict=True)) for row in manifest.golden.rows]
+    """Named rows as clients send them and their answers, by the row's canonical bytes; NULL is null."""
+    columns = manifest.signature.columns
+    names = [column.name for column in columns]
+    named: list[Row] = [
+        dict(zip(names, write_row(row, columns), strict=True)) for row in manifest.golden.rows
+    ]
     return {
         encode_canonical(row): (row, answer)
         for row, answer in zip(named, manifest.golden.probabilities, strict=True)

@@ -62,6 +62,7 @@ _BOOLEANS = {
     **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
 }
 _SWAP = str.maketrans(",.", ".,")
+_BLANKS = " \t\n\v\f\r"
 # No number has it.
 _NO_DIGIT = "'"
 
@@ -159,14 +160,13 @@ class _NumberWriter:
 
     def __init__(self, table: SourceTable) -> None:
         mark = re.escape(table.thousands)
-        self._grouped = re.compile(
-            rf"({_SPACE}[+-]?[0-9]{{1,3}})((?:{mark}[0-9]{{3}})+)(?![0-9])([^{mark}]*)"
-        )
+        self._grouped = re.compile(rf"([+-]?[0-9]{{1,3}})((?:{mark}[0-9]{{3}})+)(?![0-9])([^{mark}]*)")
         self._mark = table.thousands
         self._has_commas = table.decimal == ","
 
     def write(self, field: str) -> str:
         """The number with a point; a mark that does not stand behind three digits makes it invalid."""
+        field = field.strip(_BLANKS)
         if self._mark in field:
             found = self._grouped.fullmatch(field)
             if found is None:

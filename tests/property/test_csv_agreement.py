@@ -6,13 +6,9 @@ the service has neither, and a difference would be a row that trains as one thin
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
@@ -20,35 +16,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.tables import read_files
+from tests.support.csv_tables import (
+    REFUSED,
+    is_comparable,
+    make_config,
+    read_in_service,
+    read_in_training,
+)
 from timberline.inference.errors import RequestError
 from timberline.inference.formats.csv import TableReader
 from timberline.registry.signature import NULL_TEXT, Column, SourceTable
-from timberline.training.config import ModelConfig, input_columns, load_model_config, source_table
-from timberline.training.data.checks import build_checks
-from timberline.training.errors import DatasetError
 
-_REFUSED = "refused"
-_NULL = "NULL"
-_TOML = """
-[model]
-name = "one"
-[source]
-kind = "csv"
-path = "never_fetched.csv"
-[columns]
-line = {{ type = "string", role = "key" }}
-value = {{ {column}, nullable = true }}
-answer = {{ type = "boolean" }}
-[target]
-column = "answer"
-[split]
-kind = "random"
-[etl]
-delimiter = {delimiter}
-decimal = {decimal}
-null_text = {null_text}
-"""
 NULL_TEXTS = ([""], ["NA"], ["", "NA", "?"], ["-999", "0"])
 COLUMNS = {
     "number": 'type = "number"',
@@ -78,78 +56,6 @@ texts = st.one_of(
     # Not NUL, quotes, line ends or a byte order mark, whose reading is the file's and not the value's.
     st.text(st.characters(exclude_characters='\x00"\r\n\ufeff', codec="utf-8"), max_size=5),
 )
-
-
-def make_config(
-    column: str, null_text: Sequence[str], delimiter: str = ",", decimal: str = "."
-) -> ModelConfig:
-    """model.toml of a table with one input."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "one", "model.toml")
-        path.parent.mkdir()
-        quoted = "[" + ", ".join(f'"{text}"' for text in null_text) + "]"
-        form = {"delimiter": f'"{delimiter}"', "decimal": f'"{decimal}"', "null_text": quoted}
-        path.write_text(_TOML.format(column=column, **form), encoding="utf-8")
-        return load_model_config(Path(folder), "one", use_environment=False)
-
-
-def write_file(found: Sequence[str], delimiter: str = ",") -> bytes:
-    """A line for each text, whose number is its key; the target stands in front."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(["answer", "value", "line"])
-    writer.writerows(["yes", text, f"line {index}"] for index, text in enumerate(found))
-    return file.getvalue().encode()
-
-
-def read_in_training(config: ModelConfig, found: Sequence[str]) -> list[Any]:
-    """What the ETL makes of each text; what it refuses stops it, or is a rejected line, or breaks a rule."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "one.csv")
-        path.write_bytes(write_file(found, config.etl.delimiter))
-        try:
-            rows, _ = read_files(config, [path], Path(folder, "scratch"))
-        except DatasetError:
-            if len(found) == 1:
-                return [_REFUSED]
-            return [value for text in found for value in read_in_training(config, [text])]
-    values = {line: value for line, value, _ in rows}
-    has_rule = "finite" in {check.kind for check in build_checks(config, None)}
-    return [
-        _REFUSED
-        if has_rule and isinstance(value, float) and math.isinf(value)
-        else (_NULL if value is None else value)
-        for value in (values.get(f"line {index}", _REFUSED) for index in range(len(found)))
-    ]
-
-
-def read_in_service(config: ModelConfig, text: str) -> Any:
-    """What the service makes of a body that is the file's header and the text's line."""
-    columns = input_columns(config)
-    reader = TableReader(columns, 10, table=source_table(config))
-    try:
-        feed = reader.read_csv(write_file([text], config.etl.delimiter), None)
-    except RequestError:
-        return _REFUSED
-    if feed.text is not None:
-        value = feed.text[0, 0]
-        return _NULL if value == NULL_TEXT else value
-    assert feed.numeric is not None
-    number = float(feed.numeric[0, 0])
-    return _NULL if math.isnan(number) else number
-
-
-def is_comparable(kind: str, text: str) -> bool:
-    """Whether the two are meant to agree.
-
-    Training keeps whole numbers up to 2^63, of which a double holds those up to 2^53 exactly; and it reads
-    wide ones as decimals of 18 digits, in which a fraction below that is none.
-    """
-    try:
-        number = abs(float(text))
-    except ValueError:
-        return True
-    return "integer" not in kind or number == 0 or 1e-17 < number < 2**53 or not math.isfinite(number)
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
@@ -198,13 +104,13 @@ def test_a_line_falls_into_the_fields_that_it_has_in_training(line: str) -> None
         try:
             expected: Any = connection.execute(f"SELECT * FROM {source}").fetchall()
         except duckdb.Error:
-            expected = _REFUSED
+            expected = REFUSED
     if expected == [(None, None)]:  # a row of nothing is refused here
-        expected = _REFUSED
+        expected = REFUSED
     try:
         feed = TableReader(columns, 10).read_csv(body, True)
     except RequestError:
-        assert expected == _REFUSED
+        assert expected == REFUSED
         return
     assert feed.text is not None
     found = [tuple(None if text == NULL_TEXT else text for text in row) for row in feed.text.tolist()]

@@ -16,8 +16,8 @@ from tests.support.moments import iso_texts, time_formats
 from timberline.registry.moments import parse_moment, write_moment
 from timberline.registry.signature import Moment
 from timberline.training.config import EtlSection
+from timberline.training.data.cells import moment_of_text
 from timberline.training.data.database import open_database
-from timberline.training.data.moments import moment_of_text
 
 
 @pytest.fixture(name="database")

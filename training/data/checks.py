@@ -19,11 +19,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from timberline.registry.moments import write_moment
+from timberline.registry.moments import parse_moment, write_moment
 from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
 from timberline.training.config import LARGEST_EXACT, MOMENTS, ColumnSection, ModelConfig
+from timberline.training.data.cells import show_value, storage_type
 from timberline.training.data.database import (
     STATEMENT_COLUMNS,
     Connection,
@@ -32,17 +33,19 @@ from timberline.training.data.database import (
     literal,
     literals,
 )
-from timberline.training.data.ingest import RAW, storage_type, stored_columns
+from timberline.training.data.hints import NOT_UTF_8, hint_refused_cells
+from timberline.training.data.ingest import RAW, stored_columns
 from timberline.training.data.lines import locate_records
-from timberline.training.data.source_files import ENCODING_HINT, SourceFile
+from timberline.training.data.source_files import SourceFile
 from timberline.training.errors import DatasetError
 
 _SHOWN_ROWS = 5
 _SHOWN_CHECKS = 3
 _SHOWN_LINES = 3
+_HINTED_CELLS = 1000
 _KEPT_CHARACTERS = 1000
 _REASONS = {
-    "INVALID ENCODING": "is not UTF-8 text",
+    "INVALID ENCODING": NOT_UTF_8,
     "UNQUOTED VALUE": "text follows the closing quote of a cell",
 }
 
@@ -162,7 +165,7 @@ def run_checks(
     counts = [[f"count_if({check.violates})"] for check in checks]
     found = fetch_aggregates(connection, counts, RAW, statement_columns=statement_columns, progress=progress)
     results = [
-        _measure_check(connection, check, violations or 0, total)
+        _measure_check(connection, config, check, violations or 0, total)
         for check, (violations,) in zip(checks, found, strict=True)
     ]
     if config.checks.unique_key:
@@ -170,7 +173,9 @@ def run_checks(
     return CheckReport(rows=total, rejected_lines=rejected, checks=tuple(results))
 
 
-def _measure_check(connection: Connection, check: Check, violations: int, total: int) -> CheckResult:
+def _measure_check(
+    connection: Connection, config: ModelConfig, check: Check, violations: int, total: int
+) -> CheckResult:
     return CheckResult(
         kind=check.kind,
         columns=check.columns,
@@ -178,7 +183,7 @@ def _measure_check(connection: Connection, check: Check, violations: int, total:
         violations=violations,
         limit=check.limit,
         passed=violations <= check.limit * total,
-        first_rows=_first_rows(connection, check.columns, check.violates) if violations else (),
+        first_rows=_first_rows(connection, config, check) if violations else (),
     )
 
 
@@ -193,15 +198,15 @@ def _check_unique(
     violates = f"EXISTS (SELECT 1 FROM ({extra}) AS twice WHERE {same})"
     limit = config.checks.max_violation_fraction
     check = Check("unique_key", key, "no key twice", violates, limit)
-    return _measure_check(connection, check, total - distinct, total)
+    return _measure_check(connection, config, check, total - distinct, total)
 
 
-def _first_rows(connection: Connection, columns: tuple[str, ...], violates: str) -> tuple[BadRow, ...]:
+def _first_rows(connection: Connection, config: ModelConfig, check: Check) -> tuple[BadRow, ...]:
     # Row numbers first: a sort that carries the values of 2,000 columns takes a gigabyte for forty rows.
     first = connection.execute(
-        f"SELECT {ROW_COLUMN} FROM {RAW} WHERE {violates} ORDER BY {ROW_COLUMN} LIMIT {_SHOWN_ROWS}"
+        f"SELECT {ROW_COLUMN} FROM {RAW} WHERE {check.violates} ORDER BY {ROW_COLUMN} LIMIT {_SHOWN_ROWS}"
     ).fetchall()
-    values = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in columns)
+    values = ", ".join(show_value(name, config.columns[name]) for name in check.columns)
     wanted = ", ".join(str(row) for (row,) in first)
     found = connection.execute(
         f"SELECT {ROW_COLUMN}, {values} FROM {RAW} WHERE {ROW_COLUMN} IN ({wanted})"
@@ -305,9 +310,35 @@ def collect_rejects(connection: Connection, config: ModelConfig, sources: Sequen
             PARTITION BY scan_id, file_id, line_byte_position, error_type)
         ORDER BY ALL
     """)
+    _explain_moments(connection, config)
     lines = "SELECT file, line, max(lines) AS lines FROM rejects GROUP BY file, line"
     (count,) = fetch_row(connection, f"SELECT coalesce(sum(lines), 0) FROM ({lines})")
     return int(count)
+
+
+def _explain_moments(connection: Connection, config: ModelConfig) -> None:
+    """Say of each text that is no date or timestamp why not."""
+    for name, column in stored_columns(config).items():
+        if column.type not in MOMENTS:
+            continue
+        found = connection.execute(
+            'SELECT DISTINCT reason FROM rejects WHERE "column" = ? AND starts_with(reason, \'"\')', [name]
+        ).fetchall()
+        reasons = {old: _moment_reason(old, column) for (old,) in found}
+        connection.execute(
+            "UPDATE rejects SET reason = new FROM (SELECT unnest(?) AS old, unnest(?) AS new) "
+            'WHERE "column" = ? AND reason = old',
+            [list(reasons), list(reasons.values()), name],
+        )
+
+
+def _moment_reason(reason: str, column: ColumnSection) -> str:
+    text = reason.rpartition('" is not of type ')[0].removeprefix('"')
+    try:
+        parse_moment(text, MOMENTS[column.type], column.format)
+    except ValueError as error:
+        return f'"{text}" {error}'
+    return reason  # only its first characters, which by themselves would do
 
 
 def _locate(connection: Connection, config: ModelConfig, sources: Iterable[SourceFile]) -> None:
@@ -357,6 +388,9 @@ def require_few_rejects(
     found = connection.execute(
         f'SELECT file, line, lines, "column", reason FROM rejects ORDER BY ALL LIMIT {_SHOWN_LINES}'
     ).fetchall()
+    cells = connection.execute(
+        f"SELECT DISTINCT coalesce(\"column\", ''), reason FROM rejects ORDER BY ALL LIMIT {_HINTED_CELLS}"
+    ).fetchall()
     shown = "; ".join(
         f"{file} line {line}{f' to {line + lines - 1}' if lines > 1 else ''}"
         f"{f', column {column!r}' if column else ''}: {reason}"
@@ -367,19 +401,5 @@ def require_few_rejects(
         if rejected
         else "the source has no row",
         where=config.model.name,
-        hint=f"{_setting_hint(connection, config)}All of them are in {kept_in}." if rejected else "",
+        hint=f"{hint_refused_cells(config, cells)}All of them are in {kept_in}." if rejected else "",
     )
-
-
-def _setting_hint(connection: Connection, config: ModelConfig) -> str:
-    """The setting that would have read some of the refused lines, if there is one."""
-    other = {".": ",", ",": "."}[config.etl.decimal]
-    number = rf'^"[+-]?\d*[{other}]\d+([eE][+-]?\d+)?" is not of type (number|integer)$'
-    encodings, decimals = fetch_row(
-        connection,
-        f"SELECT count_if(reason = {literal(_REASONS['INVALID ENCODING'])}), "
-        f"count_if(regexp_matches(reason, {literal(number)})) FROM rejects",
-    )
-    if encodings:
-        return f"{ENCODING_HINT} "
-    return f'Numbers are written with "{other}": set [etl] decimal = "{other}". ' if decimals else ""

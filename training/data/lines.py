@@ -8,13 +8,16 @@ the rest of the file into one cell. The rules are DuckDB's: a quote opens a cell
 blanks may follow.
 
 A line ends with LF, CR LF or CR, inside a cell too: these are the lines that an editor numbers.
+
+What only some files have (skipped lines, comments, backslashes before quotes) is taken out beforehand, by
+`plain_lines`; all else here does not know of it.
 """
 
 from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +34,9 @@ _ROW_LINES, _ROW_NUMBERS, _ROW_DELIMITERS = 2, 5, 100
 _ROW_SHARE = 0.9
 _NUMBER = re.compile(rb"\s*[+-]?(\d[\d_.,]*|[.,]\d+)([eE][+-]?\d+)?\s*")
 _QUOTE, _LF, _CR = b'"', b"\n", b"\r"
+_BACKSLASH = b"\\"
+# A cell up to its closing quote, where a backslash takes the next byte as it is; and such a byte.
+_ESCAPED_TEXT, _ESCAPED = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL), re.compile(rb"\\(.)", re.DOTALL)
 _LINE_END, _NO_LINE_END = re.compile(rb"[\r\n]"), re.compile(rb"[^\r\n]")
 _SHOWN_BYTES = 40
 
@@ -63,6 +69,19 @@ class RowShape:
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What a file may have beside rows; ``is_backslash``: it escapes quotes with one."""
+
+    delimiter: bytes
+    skip_lines: int
+    comment: bytes
+    is_backslash: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.skip_lines or self.comment or self.is_backslash)
+
+
+@dataclass(frozen=True)
 class LineSpan:
     """The lines of a record: the first one (the header's is 1), and how many it covers."""
 
@@ -91,6 +110,23 @@ class _OpenQuoteError(Exception):
         super().__init__(position, why)
         self.position = position
         self.why = why
+
+
+def plain_lines(chunks: Iterable[bytes], marks: Marks) -> Iterator[bytes]:
+    """The file as one that has rows only: skipped lines and comments are empty, quotes in cells are doubled.
+
+    Every line keeps its number.
+    """
+    is_open = False
+    for number, line in enumerate(_split_lines(chunks)):
+        is_comment = bool(marks.comment) and not is_open and line.startswith(marks.comment)
+        if number < marks.skip_lines or is_comment:
+            yield line[len(line.rstrip(b"\r\n")) :]
+        elif is_open or _QUOTE in line:
+            plain, is_open = _double_quotes(line, marks, is_open=is_open)
+            yield plain
+        else:
+            yield line
 
 
 def survey_lines(path: Path, shape: RowShape, *, where: str, block_bytes: int = _BLOCK_BYTES) -> Layout:
@@ -186,6 +222,62 @@ def split_record(data: bytes, delimiter: str) -> list[bytes] | None:
         if not data.startswith(separator, end):
             return cells
         at = end + len(separator)
+
+
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines with their ends; what is longer than a cell may be comes in pieces."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).splitlines(keepends=True) or [b""]
+        yield from lines
+        if rest.endswith(_LF) or len(rest) > _MAX_CELL_BYTES:  # LF may follow a CR
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+def _double_quotes(line: bytes, marks: Marks, *, is_open: bool) -> tuple[bytes, bool]:
+    """The line without backslashes, and whether a cell is open at its end; ``is_open``: at its beginning."""
+    found: list[bytes] = []
+    at = 0
+    while True:
+        if is_open:
+            text, end = _read_cell(line, at, is_backslash=marks.is_backslash)
+            found.append(text)
+            if end is None:
+                return b"".join(found), True
+            at = end
+            behind = len(line) - len(line[at:].lstrip(b" "))
+            if behind < len(line) and not line.startswith((marks.delimiter, _LF, _CR), behind):
+                rest = line[at:]
+                # The row is one to reject. Two quotes are no quote where a backslash escapes them, and to
+                # DuckDB a quote further on would open a cell again.
+                return b"".join(found) + (
+                    rest.replace(_QUOTE, _BACKSLASH) if marks.is_backslash else rest
+                ), False
+        start = line.find(_QUOTE, at)
+        while start >= 0 and not _opens_cell(line, start, marks.delimiter):
+            start = line.find(_QUOTE, start + 1)
+        if start < 0:
+            return b"".join(found) + line[at:], False
+        found.append(line[at : start + 1])
+        at, is_open = start + 1, True
+
+
+def _read_cell(line: bytes, at: int, *, is_backslash: bool) -> tuple[bytes, int | None]:
+    """What is left in the line of the cell that is open at ``at``, and where it ends if it does."""
+    if not is_backslash:
+        close = _find_close(line, at - 1)
+        end = None if close is None else close + 1
+        return line[at:end], end
+    text = _ESCAPED_TEXT.match(line, at)
+    assert text is not None  # it takes nothing, too
+    plain = _ESCAPED.sub(lambda found: b'""' if found[1] == _QUOTE else found[1], text.group())
+    close = text.end()
+    if not line.startswith(_QUOTE, close):
+        return plain + line[close:], None
+    return plain + _QUOTE, close + 1
 
 
 def _is_plain(path: Path) -> bool:

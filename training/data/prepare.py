@@ -23,7 +23,8 @@ from timberline.registry.rows import (
 )
 from timberline.registry.runs import CLASS_COLUMN, ROW_COLUMN
 from timberline.registry.runtime.progress import Progress
-from timberline.training.config import DATATYPES, ModelConfig
+from timberline.training.config import DATATYPES, MOMENTS, ModelConfig
+from timberline.training.data.cells import show_value
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal
 from timberline.training.data.fitting import FittedFeatures
 from timberline.training.data.ingest import stored_columns
@@ -91,7 +92,7 @@ def write_seen_rows(connection: Connection, config: ModelConfig, *, rows: int, p
     number of threads.
     """
     columns = tuple(
-        StoredColumn(name=name, datatype=DATATYPES[column.type])
+        StoredColumn(name=name, datatype=DATATYPES[column.type], moment=MOMENTS.get(column.type))
         for name, column in stored_columns(config).items()
     )
     target, span = config.target.column, SEEN_ODDS * rows
@@ -171,7 +172,7 @@ def _unusable(
     connection: Connection, config: ModelConfig, feature: Feature, value: str, rows: str, count: int
 ) -> DatasetError:
     inputs = read_columns(feature.expression)[:_SHOWN_INPUTS]
-    shown = ", ".join(f"left(CAST({quote(name)} AS VARCHAR), 80)" for name in inputs)
+    shown = ", ".join(show_value(name, config.columns[name]) for name in inputs)
     row, got, *raw = fetch_row(
         connection,
         f"SELECT {ROW_COLUMN}, CAST({value} AS VARCHAR), {shown} FROM {rows} ORDER BY {ROW_COLUMN} LIMIT 1",

@@ -1,8 +1,8 @@
 """The kind of a source file, and the same table as a file that DuckDB reads without guessing.
 
-The first bytes decide the kind, not the suffix. What is packed, in another encoding than UTF-8
-or has line ends of several kinds is written anew, plain, into a folder beside the spill; all else is
-read where it lies.
+The first bytes decide the kind, not the suffix. What is packed, in another encoding than UTF-8, has
+lines that are no rows, backslashes before quotes or line ends of several kinds is written anew, plain,
+into a folder beside the spill; all else is read where it lies.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pathlib import Path
 from timberline.registry.runtime.files import explain_refusal
 from timberline.training.config import EtlSection, ModelConfig
 from timberline.training.data.lines import (
+    Marks,
     RowShape,
     count_line_ends,
+    plain_lines,
     split_record,
     survey_lines,
     write_with_lf,
@@ -71,13 +73,16 @@ class SourceFile:
 
     ``path``: the file itself or a plain copy, absolute, as DuckDB names it. ``name``: what it is called
     in the source, for people.
-    ``header``, ``new_line`` and ``is_multiline`` (see `training.data.lines`) are for CSV only.
+    ``header``: the names of its columns, which stand in it or are the declared ones; ``skip``: how many
+    lines are before them and the rows. Both, ``new_line`` and ``is_multiline`` (see `training.data.lines`)
+    are for CSV only.
     """
 
     path: Path
     name: str
     is_parquet: bool
     header: tuple[str, ...] = ()
+    skip: int = 0
     new_line: str = "\n"
     is_multiline: bool = False
 
@@ -109,19 +114,30 @@ def _open_source_file(config: ModelConfig, file: Path, name: str, scratch: Path)
         return SourceFile(path, name, is_parquet=True)
     _refuse_other(file, name, head)
     codec = _find_codec(name, head, config.etl)
+    marks = _marks(config.etl)
     path = file
-    if packing or codec != "utf-8":
+    if packing or codec != "utf-8" or marks:
         chunks = _unpack(file, packing, name)
-        path = _copy(chunks if codec == "utf-8" else recode(chunks, codec, name), scratch / "table")
-    header = _read_header(path, name, config.etl)
+        chunks = chunks if codec == "utf-8" else recode(chunks, codec, name)
+        path = _copy(plain_lines(_without_bom(chunks), marks) if marks else chunks, scratch / "table")
+    header, skip = _read_header(config, path, name)
     layout = survey_lines(path, _row_shape(config, header), where=name)
     if layout.new_line is not None:
-        return SourceFile(path, name, False, header, layout.new_line, layout.is_multiline)
+        return SourceFile(path, name, False, header, skip, layout.new_line, layout.is_multiline)
     with _writing(scratch):
         write_with_lf(path, scratch / "lines", config.etl.delimiter)
     if path != file:
         path.unlink()
-    return SourceFile(scratch / "lines", name, False, header, "\n", layout.is_multiline)
+    return SourceFile(scratch / "lines", name, False, header, skip, "\n", layout.is_multiline)
+
+
+def _marks(etl: EtlSection) -> Marks:
+    return Marks(etl.delimiter.encode(), etl.skip_lines, etl.comment.encode(), etl.escape == "\\")
+
+
+def _without_bom(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield next(chunks, b"").removeprefix(codecs.BOM_UTF8)
+    yield from chunks
 
 
 @dataclass(frozen=True)
@@ -277,24 +293,37 @@ def _find_codec(name: str, head: bytes, etl: EtlSection) -> str:
     return "utf-16-le" if zeros[1] >= zeros[0] else "utf-16-be"
 
 
-def _read_header(path: Path, name: str, etl: EtlSection) -> tuple[str, ...]:
-    """The names in the first record."""
+def _read_header(config: ModelConfig, path: Path, name: str) -> tuple[tuple[str, ...], int]:
+    """The names of the columns, and how many lines are before them (without a header, before the rows)."""
+    etl = config.etl
     with path.open("rb") as file:
         data = file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8)
         if len(data) < _HEAD_BYTES:
             data += b"\n"
+    skip = 0
+    if _marks(etl):
+        # Lines that are passed over are empty by now.
+        skip = count_line_ends(data[: len(data) - len(data.lstrip(b"\r\n"))])
+        data = data.lstrip(b"\r\n")
     if data.startswith((b"\n", b"\r")):
         raise DatasetError(
             "line 1 is empty", where=name, hint="The names of the columns must stand in the first line."
         )
     cells = split_record(data, etl.delimiter)
     if cells is None:
+        if not data:
+            raise DatasetError("has no line behind those that are passed over", where=name)
         survey_lines(path, RowShape(etl.delimiter, (False,)), where=name)
         raise DatasetError(f"has no line end in its first {_HEAD_BYTES:,} bytes", where=name)
+    first = _decode_cells(cells, name, skip + 1)
+    return (first if etl.header else _declared_header(config, first, name, skip + 1)), skip
+
+
+def _decode_cells(cells: Sequence[bytes], name: str, line: int) -> tuple[str, ...]:
     for cell in cells:
         if _CONTROL.search(cell):
             raise DatasetError(
-                f"line 1 holds control characters ({cell.decode('latin-1')[:80]!r}), so it is no header",
+                f"line {line} holds control characters ({cell.decode('latin-1')[:80]!r}), so it is no header",
                 where=name,
                 hint="Is it a file of another kind, or damaged?",
             )
@@ -303,7 +332,28 @@ def _read_header(path: Path, name: str, etl: EtlSection) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         shown = error.object.decode("latin-1")[:80]
         raise DatasetError(
-            f"line 1 is not UTF-8 text: byte 0x{error.object[error.start]:02X} in {shown!r}",
+            f"line {line} is not UTF-8 text: byte 0x{error.object[error.start]:02X} in {shown!r}",
             where=name,
             hint=ENCODING_HINT,
         ) from error
+
+
+def _declared_header(config: ModelConfig, cells: tuple[str, ...], name: str, line: int) -> tuple[str, ...]:
+    """The declared names, in whose order the cells of a row stand."""
+    declared = tuple(config.columns)
+    if set(cells) == set(declared):
+        raise DatasetError(
+            f"line {line} has the names of the columns, and etl.header is false",
+            where=name,
+            hint="Set [etl] header = true, or leave it out.",
+        )
+    # An empty cell behind the last column is passed over, as in every row.
+    if len(cells) == len(declared) or (len(cells) == len(declared) + 1 and not cells[-1]):
+        return declared
+    raise DatasetError(
+        f"line {line} has {len(cells):,} cell{'s' * (len(cells) != 1)}, and [columns] declares "
+        f"{len(declared):,} columns, which are known by their place where there is no header",
+        where=name,
+        hint="Declare every column in the order of the file, those to read past as well "
+        '(role = "ignored"); or correct etl.delimiter or etl.skip_lines.',
+    )

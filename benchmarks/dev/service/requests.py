@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from timberline.benchmarks.errors import WorkloadError
 from timberline.benchmarks.load.connections import write_post
+from timberline.registry import moments
 from timberline.registry.manifest import Manifest
 from timberline.registry.signature import NUMERIC_INPUT
 
@@ -28,7 +29,8 @@ def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
     ``is_chunked`` sends the body in one chunk, the way that the service has no short cut for.
     """
     names = [column.name for column in manifest.signature.columns]
-    body = msgspec.json.encode(dict(zip(names, manifest.golden.rows[0], strict=True)))
+    row = moments.write_row(manifest.golden.rows[0], manifest.signature.columns)
+    body = msgspec.json.encode(dict(zip(names, row, strict=True)))
     whole = _write("/predict", body, _JSON, _ANY)
     if not is_chunked:
         return whole
@@ -39,7 +41,8 @@ def write_row(manifest: Manifest, *, is_chunked: bool = False) -> bytes:
 def write_least_row(manifest: Manifest) -> bytes:
     """The same row with the columns only that must be given, or the first one if none must."""
     columns = manifest.signature.columns
-    row = {column.name: value for column, value in zip(columns, manifest.golden.rows[0], strict=True)}
+    values = moments.write_row(manifest.golden.rows[0], columns)
+    row = {column.name: value for column, value in zip(columns, values, strict=True)}
     needed = [column.name for column in columns if not column.may_be_absent]
     body = msgspec.json.encode({name: row[name] for name in needed or [columns[0].name]})
     return _write("/predict", body, _JSON)

@@ -1,0 +1,216 @@
+"""Random features over random rows in DuckDB and in the graph; a disagreement shrinks to two lines.
+
+``python -m tests.support.feature_fuzz --count 200000 --seed 1`` exits with 1 if there is one. Another DuckDB
+is one that ``PYTHONPATH`` finds first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import random
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import duckdb
+import numpy as np
+
+from tests.support.feature_grammar import COLUMNS, FEATURES, Node, draw, shrink
+from tests.support.feature_parity import FloatArray, Rows, compute_in_duckdb, compute_in_graph
+from timberline.exporter.compiler.compile import build_feature_graph
+from timberline.registry.moments import FIRST_DAY, LAST_DAY
+from timberline.registry.signature import Column
+from timberline.training.features import Feature, FeatureError, FeatureProgram, parse_features
+
+_BATCH = 30  # what shares a graph; the exporter's time grows with its square
+_ROWS = 200
+_DEPTH = 4
+_OPSET = 18
+_DAY_US = 86_400_000_000
+_LARGEST = 2**53 - 1
+# Of what is rounded, as tests/unit/exporter/compiler/test_compile.py says why.
+_ROUNDING, _NEAR_ZERO = 2**-23, 4e-16
+
+_SMALL = (0, 1, -1, 2, 3, -3, 7, 10, -12, 100, 255, 1000, -4096, 1_000_000, -(2**22), 2**22)
+_LARGE = (*_SMALL, 2**31 - 1, -(2**31), 2**40 + 1, _LARGEST, -_LARGEST)
+_REAL = (0.0, -0.0, 0.5, -0.5, 1.0, -1.5, 2.5, 0.1, 0.49999999999999994, -0.75, 12.7, -99.99, 1e-8, 1234.5678)
+_EXTREME = (
+    *_REAL,
+    -65536.0,
+    1e10,
+    2.0**53,
+    1e150,
+    -1e200,
+    1.7976931348623157e308,
+    5e-324,
+    -2.2250738585072014e-308,
+)
+_DAYS = (
+    0,
+    1,
+    -1,
+    59,
+    364,
+    365,
+    10_956,
+    10_957,
+    11_016,
+    18_628,
+    -25_509,
+    FIRST_DAY,
+    FIRST_DAY + 365,
+    LAST_DAY,
+)
+_TIMES = (0, 1, -1, 999_999, 10_957 * _DAY_US, 11_016 * _DAY_US - 1, _LARGEST, -_LARGEST)
+_TEXTS = ("red", "green", "blue", "", "Red", "ö", "it's")
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """One expression and one row of which the two sides differ."""
+
+    node: Node
+    row: Rows
+    expected: float
+    found: float
+
+    def __str__(self) -> str:
+        values = {name: values[0] for name, values in self.row.items()}
+        sides = f"DuckDB {self.expected!r}, graph {self.found!r}"
+        return f"SELECT {self.node.sql} AS f FROM raw\n  {sides}, of {values}"
+
+
+def draw_rows(generator: random.Random, count: int) -> dict[str, list[object]]:
+    """Rows of `feature_grammar.COLUMNS`: with NULL, NaN, both zeros and the extremes of each type."""
+    return {column.name: [_draw_value(generator, column) for _ in range(count)] for column in COLUMNS}
+
+
+def _draw_value(generator: random.Random, column: Column) -> object:  # noqa: PLR0911  (one line a type)
+    pick = generator.choice
+    if column.is_nullable and generator.random() < 0.2:
+        return pick([None, math.nan]) if column.datatype == "FP64" else None
+    match column.moment or column.datatype:
+        case "date":
+            return pick([pick(_DAYS), generator.randrange(-40_000, 40_000)])
+        case "timestamp":
+            return pick([pick(_TIMES), generator.randrange(-_LARGEST, _LARGEST)])
+        case "INT64":
+            return pick(_SMALL if column.name in {"i", "j"} else _LARGE)
+        case "FP64":
+            return pick([pick(_EXTREME), generator.uniform(-100, 100)])
+        case "BYTES":
+            return pick(_TEXTS)
+    return pick([False, True])
+
+
+def read_feature(node: Node, name: str = "f") -> Feature | None:
+    """The expression as a feature; None if it is none, as a constant is."""
+    try:
+        (feature,) = parse_features(f"SELECT {node.sql} AS {name} FROM raw", COLUMNS).features
+    except FeatureError as error:
+        if "is a constant" in error.what:
+            return None
+        raise AssertionError(f"{node.sql}: {error.what}") from error
+    return feature
+
+
+def compute_both(features: Sequence[Feature], rows: Rows) -> tuple[FloatArray, FloatArray]:
+    """The features as DuckDB and as the graph compute them; (rows, features). No rows give none in either."""
+    program = FeatureProgram(columns=COLUMNS, features=tuple(features))
+    model = build_feature_graph(program, _OPSET)
+    nothing: Rows = {name: [] for name in rows}
+    for answer in (compute_in_duckdb(program, nothing), compute_in_graph(model, program, nothing)):
+        assert answer.shape == (0, len(features))
+    return compute_in_duckdb(program, rows), compute_in_graph(model, program, rows)
+
+
+def differ(node: Node, expected: FloatArray, found: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """In which rows the two sides of one expression differ."""
+    if node.is_rounded:
+        same = np.isclose(found, expected, rtol=_ROUNDING, atol=_NEAR_ZERO, equal_nan=True)
+    else:
+        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    return np.asarray(~same)
+
+
+Compute = Callable[[Sequence[Feature], Rows], tuple[FloatArray, FloatArray]]
+
+
+def find_disagreements(
+    nodes: Sequence[Node], rows: Rows, compute: Compute = compute_both
+) -> list[Disagreement]:
+    """Of each expression that the two sides compute differently its first such row, as it was drawn."""
+    known = [(node, feature) for node in nodes if (feature := read_feature(node)) is not None]
+    if not known:
+        return []
+    named = [dataclasses.replace(feature, name=f"f{index}") for index, (_, feature) in enumerate(known)]
+    expected, found = compute(named, rows)
+    disagreements = []
+    for index, (node, _) in enumerate(known):
+        wrong = np.flatnonzero(differ(node, expected[:, index], found[:, index]))
+        if wrong.size:
+            at = int(wrong[0])
+            row = {name: [values[at]] for name, values in rows.items()}
+            disagreements.append(Disagreement(node, row, float(expected[at, index]), float(found[at, index])))
+    return disagreements
+
+
+def shrink_disagreement(first: Disagreement, compute: Compute = compute_both) -> Disagreement:
+    """The smallest expression found that still disagrees on the row, and what it reads of that."""
+    smallest = find_disagreements([first.node], first.row, compute)
+    if not smallest:
+        return first  # only among others, or other rows: as it was found
+    current = smallest[0]
+    while True:
+        for node in shrink(current.node):
+            if node.size >= current.node.size:
+                continue
+            smaller = find_disagreements([node], first.row, compute)
+            if smaller:
+                current = smaller[0]
+                break
+        else:
+            feature = read_feature(current.node)
+            assert feature is not None
+            read = FeatureProgram(columns=COLUMNS, features=(feature,)).read_names
+            return dataclasses.replace(current, row={k: v for k, v in current.row.items() if k in read})
+
+
+def fuzz(count: int, seed: str) -> tuple[int, list[Disagreement]]:
+    """Draw ``count`` expressions in batches, each over rows of its own and over an empty table.
+
+    Returns:
+        How many were features, and the disagreements of the first batch that has one, shrunk.
+    """
+    compared = 0
+    for start in range(0, count, _BATCH):
+        generator = random.Random(f"{seed}/{start}")
+        size = min(_BATCH, count - start)
+        nodes = [draw(generator, generator.choice(FEATURES), _DEPTH) for _ in range(size)]
+        disagreements = find_disagreements(nodes, draw_rows(generator, _ROWS))
+        compared += size
+        if disagreements:
+            return compared, [shrink_disagreement(found) for found in disagreements]
+    return compared, []
+
+
+def main() -> int:
+    """Run and print; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=200_000)
+    parser.add_argument("--seed", default=secrets.token_hex(4))
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    print(f"seed {arguments.seed}, DuckDB {duckdb.__version__}", flush=True)
+    compared, disagreements = fuzz(arguments.count, arguments.seed)
+    for found in disagreements:
+        print(found)
+    print(f"{compared} expressions in {time.monotonic() - start:.0f} s, {len(disagreements)} disagreements")
+    return 1 if disagreements else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -190,9 +190,21 @@ def test_parquet_text_is_read_by_the_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "told"),
     [
-        (pa.array([_START] * 60, pa.timestamp("us")), "date", "row 0 holds 2013-05-01 10:30:00"),
-        (pa.array(["2013-05-01"] * 50 + ["soon"] * 10), "date", "row 50 holds soon"),
-        (pa.array([datetime.date(1600, 1, 1)] * 60), "timestamp", "row 0 holds 1600-01-01"),
+        (
+            pa.array([_START] * 60, pa.timestamp("us")),
+            "date",
+            "row 0 holds '2013-05-01 10:30:00', which is not a date alone",
+        ),
+        (
+            pa.array(["2013-05-01"] * 50 + ["soon"] * 10),
+            "date",
+            "row 50 holds 'soon', which is not a date such as",
+        ),
+        (
+            pa.array([datetime.date(1600, 1, 1)] * 60),
+            "timestamp",
+            "row 0 holds '1600-01-01', which is beyond",
+        ),
     ],
 )
 def test_a_parquet_value_that_is_no_such_moment_is_refused_with_row_and_value(
@@ -308,3 +320,16 @@ def test_days_of_two_splits_are_the_same_input(tmp_path: Path) -> None:
     )
     table.etl()
     assert table.profile().duplicates.rows["test"] == 50
+
+
+def test_a_day_that_stands_for_no_end_still_has_a_profile(tmp_path: Path) -> None:
+    """Beyond 2^52 microseconds there is no number half way between two, which an edge of a bin would be."""
+    table = add_column(tmp_path, ["2200-01-01"] * 60, 'type = "timestamp"')
+    table.etl()
+    column = table.profile().columns["when"]
+    assert column.minimum == column.maximum == column.mean == parse_moment("2200-01-01", "timestamp")
+    assert column.std == 0
+    assert column.histogram.counts == (table.profile().rows["train"],)
+    assert column.histogram.edges is not None
+    assert column.histogram.edges[0] <= column.minimum <= column.histogram.edges[1]
+    assert column.histogram.edges[0] < column.histogram.edges[1]

@@ -19,7 +19,7 @@ from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
 from timberline.inference.app import STATUSES
 from timberline.inference.config import Replaced, ServiceConfig
 from timberline.inference.errors import GoldenMismatchError, LoadFailedError, SignatureMismatchError
-from timberline.inference.metrics.counters import _REASONS, ServiceMetrics
+from timberline.inference.metrics.counters import _REASONS, ModelMetrics, ServiceMetrics
 from timberline.inference.metrics.drift import LEAST_ROWS
 from timberline.inference.metrics.exposition import COUNTERS, LOAD_SECONDS, SECONDS
 from timberline.inference.models.traffic import Replayed

@@ -33,7 +33,7 @@ STAGE := $(MODEL) --models $(call quoted,$(MODELS)) $(PLACE) $(foreach s,$(SET),
 .PHONY: help setup fetch etl train evaluate export gate gate-calibrate calibrate-training gate-selftest \
         history promote rollback release serve bench bench-load bench-etl bench-service bench-registry bench-attacks \
         bench-rivals-setup check test coverage test-docs test-buckets test-roles test-clients test-platforms images-test \
-        deploy-test cluster-test soak docs diagrams \
+        deploy-test cluster-test soak fuzz-features docs diagrams \
         pictures dist lock images push sbom clean
 
 help: ## show this list
@@ -174,6 +174,9 @@ BUCKET_PROOFS = tests/buckets tests/fault/test_registry_bits.py tests/fault/test
 
 soak: setup ## the long proofs in full: releases and restarts under load, a million fuzzed bodies, leaks, registries
 	TIMBERLINE_SOAK=full $(PY) -m pytest -s tests/soak tests/property/test_registry_machine.py $(BUCKET_PROOFS)
+
+fuzz-features: setup ## COUNT=200000 random features in DuckDB and in the graph, by SEED; DUCKDB=a folder of another one
+	$(if $(DUCKDB),PYTHONPATH=$(DUCKDB)) $(PY) -m tests.support.feature_fuzz --count $(or $(COUNT),200000) $(if $(SEED),--seed $(SEED))
 
 docs: setup ## the site of docs/ with search and the API reference, under var/site
 	@$(PY) -m tests.support.site

@@ -15,7 +15,7 @@ import msgspec
 import onnx
 
 from timberline import __version__
-from timberline.exporter.compiler.compile import build_feature_graph
+from timberline.exporter.compiler.compile import build_feature_graph, find_opset
 from timberline.exporter.errors import ExportError
 from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.costs import RowCost, log_cost, measure_row
@@ -116,7 +116,7 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
         manifest = opened.manifest
         if (
             manifest.lineage.run_digest == inputs.run_digest
-            and manifest.opset == inputs.export.opset
+            and manifest.opset == find_opset(_read_program(inputs), inputs.export.opset)
             and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
             and manifest.gate == inputs.gate
@@ -127,6 +127,12 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
         ):
             return manifest
     return None
+
+
+def _read_program(inputs: ExportInputs) -> FeatureProgram:
+    """The features of the run over the columns that they read."""
+    run = inputs.run
+    return parse_features(run.features_sql, run.columns, fitted=run.fitted).narrow()
 
 
 def _open_version(store: Store, model: str, version: int) -> Version | None:
@@ -158,13 +164,15 @@ def _export(
     read_seen(inputs.seen_rows)  # refused now, it has cost no conversion
     check_slices(inputs.test_parquet, parse_slices(inputs.gate.slices, run.columns))
     # The graph takes what features.sql reads; slices are computed here and may read every input.
-    program = parse_features(run.features_sql, run.columns, fitted=run.fitted).narrow()
+    program = _read_program(inputs)
     if program.names != run.feature_names:
         raise ExportError(
             "its features are not those that its features.sql gives", where=run.run_id, hint="Train again."
         )
     network = KerasNetwork(inputs.saved_model, len(program.features))
-    opset = inputs.export.opset
+    opset = find_opset(program, inputs.export.opset)
+    if opset != inputs.export.opset:
+        log_event(log, "the features need a newer operator set", asked=inputs.export.opset, opset=opset)
     model = compose_graph(
         build_feature_graph(program, opset),
         network.convert(opset),
@@ -306,6 +314,7 @@ def _describe_version(
 ) -> Callable[[int, dict[str, FileDigest]], Manifest]:
     """The function that `Store.publish` calls for the manifest; ``created_at`` gives ISO 8601, UTC."""
     run, export = inputs.run, inputs.export
+    opset = find_opset(program, export.opset)
     names = {column.name for column in program.columns}
     unread: dict[str, UnreadRole] = {c.name: "input" for c in run.columns if c.name not in names}
 
@@ -319,8 +328,8 @@ def _describe_version(
             description=run.description,
             files=files,
             signature=build_signature(program.columns, run.classes),
-            opset=export.opset,
-            minimum_onnxruntime=find_minimum_runtime(export.opset),
+            opset=opset,
+            minimum_onnxruntime=find_minimum_runtime(opset),
             precision=export.precision,
             producers={**run.producers, **converters, **runtime_versions(), "timberline": __version__},
             lineage=_describe_lineage(inputs),

@@ -254,4 +254,4 @@ def write_words(
 def write_length(graph: ScalarGraph, text: Scalar) -> Scalar:
     """The length of ``text``, at most `LONGEST`."""
     bits = [graph.make("matches", text, payload=pattern) for pattern in length_patterns()]
-    return graph.make("pick_one", *bits, payload=tuple(float(1 << bit) for bit in range(len(bits))))
+    return graph.make("weigh", *bits, payload=tuple(float(1 << bit) for bit in range(len(bits))))

@@ -1,4 +1,4 @@
-"""Any feature that can be written means the same in the table and in the graph."""
+"""Any choice by one column means the same in the table and in the graph, whatever its form."""
 
 from __future__ import annotations
 
@@ -10,71 +10,12 @@ from tests.support.feature_parity import COLUMNS, compute_both, make_rows
 from timberline.training.features import FeatureError, parse_features
 
 _ROWS = make_rows(200, seed=7)
-_NUMBERS = ["0", "1", "2", "-3", "0.5", "-1.5", "10", "0.1", "255", "1e6", "NULL"]
 _WORDS = ["'red'", "'blue'", "''", "'it''s'", "'no such'"]
 
 
 def _join(*parts: st.SearchStrategy[str] | str) -> st.SearchStrategy[str]:
     strategies = [st.just(part) if isinstance(part, str) else part for part in parts]
     return st.tuples(*strategies).map("".join)
-
-
-def _expressions(depth: int) -> tuple[st.SearchStrategy[str], st.SearchStrategy[str], st.SearchStrategy[str]]:
-    """SQL of numbers, conditions and text.
-
-    Only operators that IEEE 754 defines to the last bit: sines and logarithms differ in the last
-    bit between libraries, which a comparison or floor around them would turn into a whole step.
-    """
-    if depth == 0:
-        number = st.sampled_from(["i", "j", "n", "x", "y", *_NUMBERS])
-        return number, st.sampled_from(["b", "c", "true", "NULL"]), st.sampled_from(["t", "u"])
-    number, condition, text = _expressions(depth - 1)
-    unary = st.sampled_from(["-", "abs", "sign", "sqrt", "floor", "ceil", "trunc", "round"])
-    binary = st.sampled_from([" + ", " - ", " * ", " / ", " % ", " + "])
-    casts = st.sampled_from(["DOUBLE", "BIGINT", "FLOAT"])
-    compare = st.sampled_from([" = ", " <> ", " < ", " <= ", " > ", " >= "])
-    word = st.sampled_from(_WORDS)
-    numbers = st.one_of(
-        number,
-        _join(unary, "(", number, ")"),
-        _join("(", number, binary, number, ")"),
-        _join("(CAST(", number, " AS BIGINT) // CAST(", number, " AS BIGINT))"),
-        _join("power(", number, ", 2)"),
-        _join("round(", number, ", ", st.sampled_from(["1", "2", "-1"]), ")"),
-        _join(st.sampled_from(["greatest(", "least("]), number, ", ", number, ", ", number, ")"),
-        _join("coalesce(", number, ", ", number, ")"),
-        _join("nullif(", number, ", ", number, ")"),
-        _join("if(", condition, ", ", number, ", ", number, ")"),
-        _join("CASE WHEN ", condition, " THEN ", number, " WHEN ", condition, " THEN ", number, " END"),
-        _join("CASE ", number, " WHEN 1 THEN ", number, " WHEN 2 THEN 5 ELSE ", number, " END"),
-        _join("CASE ", text, " WHEN ", word, " THEN ", number, " ELSE ", number, " END"),
-        _join("CASE i WHEN 1 THEN ", number, " WHEN 2 THEN 3 WHEN 3 THEN 0 WHEN 7 THEN x WHEN 0 THEN 9 END"),
-        _join("CAST(", number, " AS ", casts, ")"),
-        _join("CAST(", condition, " AS INTEGER)"),
-    )
-    conditions = st.one_of(
-        condition,
-        _join("(", number, compare, number, ")"),
-        _join("(", number, " BETWEEN ", number, " AND ", number, ")"),
-        _join("(", number, " IN (1, 2, ", st.sampled_from(_NUMBERS), "))"),
-        _join("(", number, " NOT IN (1, 2, 3, 5.5, ", st.sampled_from(_NUMBERS), "))"),
-        _join("(", text, st.sampled_from([" = ", " <> "]), word, ")"),
-        _join("(", text, " IN (", word, ", ", word, "))"),
-        _join("(", condition, st.sampled_from([" AND ", " OR "]), condition, ")"),
-        _join("(NOT ", condition, ")"),
-        _join("(", st.one_of(number, condition, text), st.sampled_from([" IS NULL)", " IS NOT NULL)"])),
-        _join("coalesce(", condition, ", ", condition, ")"),
-        _join("CASE WHEN ", condition, " THEN ", condition, " ELSE ", condition, " END"),
-        _join("(", condition, " = ", condition, ")"),
-        _join("CAST(", number, " AS BOOLEAN)"),
-    )
-    texts = st.one_of(
-        text,
-        _join("coalesce(", text, ", ", word, ")"),
-        _join("nullif(", text, ", ", word, ")"),
-        _join("CASE WHEN ", condition, " THEN ", text, " ELSE ", word, " END"),
-    )
-    return numbers, conditions, texts
 
 
 def _choices(column: str, tests: st.SearchStrategy[str], depth: int) -> st.SearchStrategy[str]:
@@ -133,7 +74,6 @@ _CHOICES = st.lists(
     min_size=1,
     max_size=6,
 )
-_FEATURES = st.lists(st.one_of(*_expressions(3)[:2]), min_size=1, max_size=4)
 
 
 def _select(expressions: list[str]) -> str | None:
@@ -146,16 +86,6 @@ def _select(expressions: list[str]) -> str | None:
             continue
         kept.append(f"{expression} AS f{len(kept)}")
     return f"SELECT {', '.join(kept)} FROM raw" if kept else None
-
-
-@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-@given(_FEATURES)
-def test_random_features_are_equal_in_duckdb_and_in_the_graph(expressions: list[str]) -> None:
-    """The two sides are written by two modules from one tree; no combination may tell them apart."""
-    sql = _select(expressions)
-    if sql is not None:
-        expected, found = compute_both(sql, _ROWS)
-        np.testing.assert_array_equal(found, expected, err_msg=sql)
 
 
 @settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))

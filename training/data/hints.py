@@ -27,7 +27,7 @@ _DAYS = (
     *("%Y/%m/%d", "%Y.%m.%d", "%Y-%m-%d", "%Y%m%d", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y"),
     *("%d %B %Y", "%B %d, %Y", "%a %b %d %Y"),
 )
-_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S", "T%H:%M:%S%z")
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H%M%S", "T%H%M%S")
 # A year of four digits and of two are told apart by it: 13 is a year too.
 _YEAR_1000 = parse_moment("1000-01-01", "date")
 

@@ -249,8 +249,13 @@ def _double_quotes(line: bytes, marks: Marks, *, is_open: bool) -> tuple[bytes, 
                 return b"".join(found), True
             at = end
             behind = len(line) - len(line[at:].lstrip(b" "))
-            if not line.startswith((marks.delimiter, _LF, _CR), behind):
-                return b"".join(found) + line[at:], False
+            if behind < len(line) and not line.startswith((marks.delimiter, _LF, _CR), behind):
+                rest = line[at:]
+                # The row is one to reject. Two quotes are no quote where a backslash escapes them, and to
+                # DuckDB a quote further on would open a cell again.
+                return b"".join(found) + (
+                    rest.replace(_QUOTE, _BACKSLASH) if marks.is_backslash else rest
+                ), False
         start = line.find(_QUOTE, at)
         while start >= 0 and not _opens_cell(line, start, marks.delimiter):
             start = line.find(_QUOTE, start + 1)
@@ -272,8 +277,7 @@ def _read_cell(line: bytes, at: int, *, is_backslash: bool) -> tuple[bytes, int 
     close = text.end()
     if not line.startswith(_QUOTE, close):
         return plain + line[close:], None
-    # Two quotes are no quote in such a file, and the blank keeps them apart.
-    return plain + (b'" ' if line.startswith(_QUOTE, close + 1) else _QUOTE), close + 1
+    return plain + _QUOTE, close + 1
 
 
 def _is_plain(path: Path) -> bool:

@@ -31,6 +31,7 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 BINS = 20
 MAX_CATEGORIES = 1000
 _UNIT = 2**62
+_LARGEST_HALF = 2**52
 # A sorted copy of a column takes 8 bytes a value, and up to twice that while the threads' copies are joined.
 _BYTES_PER_VALUE = 16
 # Bins in which values are counted to find their ranks: few rows share one, and 4,096 counts are small.
@@ -89,8 +90,9 @@ class _Number:
         self.nulls = nulls
         self.low = low
         self.high = high
-        whole = column.type != "number"
-        self.is_discrete = whole and high - low < BINS
+        # Beyond, there is no number half way between two that could be an edge.
+        has_halves = column.type != "number" and max(abs(low), abs(high)) < _LARGEST_HALF
+        self.is_discrete = has_halves and high - low < BINS
         self.edges = _unit_edges(low, high) if self.is_discrete else _equal_edges(low, high)
         self.bounds = _upper_bounds(self.edges)
         self.middle = low / 2 + high / 2

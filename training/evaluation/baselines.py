@@ -58,8 +58,14 @@ class LogisticRegression:
         self._mean, self._scale = _standardise(numbers)
         design = self._design(features)
         shape = (design.width, classes)
+        scale = design.spread[:, None]
+
+        def objective(weights: FloatArray) -> tuple[float, FloatArray]:
+            loss, gradient = _objective(weights.reshape(shape) * scale, design, truth)
+            return loss, (gradient * scale).ravel()
+
         found = minimize(
-            lambda weights: _objective(weights.reshape(shape), design, truth),
+            objective,
             np.zeros(shape).ravel(),
             jac=True,
             method="L-BFGS-B",
@@ -70,7 +76,7 @@ class LogisticRegression:
                 "maxfun": 2 * _MAX_ITERATIONS,
             },
         )
-        self._weights = found.x.reshape(shape)
+        self._weights = found.x.reshape(shape) * scale
         if not found.success:
             log_event(
                 _logger,
@@ -112,6 +118,19 @@ class _Design:
     def width(self) -> int:
         return self.bias + 1 + (0 if self.one_hots is None else int(self.one_hots.shape[1]))
 
+    @property
+    def spread(self) -> FloatArray:
+        """What each weight is searched in units of, (width,): 1 of a number, more where few rows have a 1.
+
+        By the curvature, at most a quarter of the sum of squares and that of the penalty. A fit to 2,700
+        values took 40 s without, and takes 5.
+        """
+        rows = len(self.dense)
+        ones = np.full(self.width, float(rows))
+        if self.one_hots is not None:
+            ones[self.bias + 1 :] = self.one_hots.sum(axis=0)
+        return np.sqrt((rows + 4.0) / (ones + 4.0))
+
     def times(self, weights: FloatArray) -> FloatArray:
         """(width, classes) → (rows, classes)."""
         product = self.dense @ weights[: self.bias + 1]
@@ -135,7 +154,7 @@ def _one_hots(features: FeatureArray, values: Mapping[int, int]) -> Any:
 def _objective(
     weights: FloatArray, design: _Design, truth: npt.NDArray[np.int32]
 ) -> tuple[float, FloatArray]:
-    """The mean loss with its share of the penalty, and its gradient, flat."""
+    """The mean loss with its share of the penalty, and its gradient."""
     kept = weights.copy()
     kept[design.bias] = 0.0
     rows = np.arange(len(truth))
@@ -144,7 +163,7 @@ def _objective(
     residual = np.exp(logarithms)
     residual[rows, truth] -= 1.0
     gradient = kept + design.transposed_times(residual)
-    return loss / len(truth), gradient.ravel() / len(truth)
+    return loss / len(truth), gradient / len(truth)
 
 
 def _read_first(split: PreparedSplit) -> tuple[FeatureArray, npt.NDArray[np.int32]]:

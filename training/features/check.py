@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence, Set
 
@@ -54,8 +55,6 @@ _PARTS: dict[type[exp.Expr], str] = {
     exp.Second: "second",
     exp.TimeToUnix: "epoch",
 }
-_HOLD_FUNCTIONS = {"prefix": "{}%", "suffix": "%{}"}
-_LIST_FUNCTIONS = {"list_extract", "list_element", "array_extract"}
 _WORDS: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
     ((exp.Window, exp.WithinGroup), "a window function"),
     ((exp.Query, exp.Exists), "a subquery"),
@@ -138,7 +137,7 @@ class Checker:
         return self._source.refuse(node, f"there is no {what} {name!r}", hint)
 
     def _handler(self, node: exp.Expr) -> Callable[[exp.Expr], Expression]:
-        handler = self._handlers().get(type(node))
+        handler = self._handlers.get(type(node))
         if handler is not None:
             return handler
         if _RENAMED.get(node.key, node.key) in _SIMPLE:
@@ -146,6 +145,7 @@ class Checker:
         hint = advise(node, self._source.name_of(node))
         raise self._source.refuse(node, f"{self._describe(node)} is not supported", hint)
 
+    @functools.cached_property
     def _handlers(self) -> dict[type[exp.Expr], Callable[[exp.Expr], Expression]]:
         return {
             **dict.fromkeys(_PARTS, self._part),
@@ -207,6 +207,7 @@ class Checker:
             exp.BitwiseNot: self._bit_not,
         }
 
+    @functools.cached_property
     def _functions(self) -> dict[str, Callable[[exp.Expr], Expression]]:
         """Functions that sqlglot has no class for, by their names."""
         return {
@@ -215,14 +216,21 @@ class Checker:
             "isfinite": lambda node: build.is_finite(*self._exactly(node, 1)),
             "date_part": self._date_part,
             "datepart": self._date_part,
+            "prefix": lambda node: self._holds("{}%", *self._nodes(node, 2)),
+            "suffix": lambda node: self._holds("%{}", *self._nodes(node, 2)),
+            **dict.fromkeys(("list_extract", "list_element", "array_extract"), self._list_extract),
+            "map_extract_value": self._map_extract,
         }
 
     def _exactly(self, node: exp.Expr, count: int) -> list[Expression]:
+        return self._checked(self._nodes(node, count))
+
+    def _nodes(self, node: exp.Expr, count: int) -> list[exp.Expr]:
         if len(node.expressions) != count:
             raise self._source.refuse(
                 node, f"{self._describe(node)} takes {count} argument{'s' * (count > 1)}"
             )
-        return [self.check(argument) for argument in node.expressions]
+        return list(node.expressions)
 
     def _describe(self, node: exp.Expr) -> str:
         """What a refused piece of SQL is, in the user's words."""
@@ -327,7 +335,8 @@ class Checker:
         near = [arm for arm in arms[is_chain:] if isinstance(arm, exp.Binary | exp.BitwiseNot)]
         if isinstance(node.parent, exp.Binary) and not isinstance(node.parent, exp.Predicate | exp.Connector):
             near += [] if isinstance(node.parent, type(node)) else [node.parent]
-        if any(not isinstance(other, exp.Func) for other in near):
+        # xor() is an operator to the parser alone.
+        if any(not isinstance(other, exp.Func | exp.BitwiseXor) for other in near):
             raise self._source.refuse(node, "bit operators beside others need parentheses")
 
     def _case(self, node: exp.Expr) -> Expression:
@@ -404,18 +413,23 @@ class Checker:
 
     def _named(self, node: exp.Expr) -> Expression:
         """A function that the parser does not know."""
-        name, arguments = node.name.lower(), node.expressions
-        if (handler := self._functions().get(name)) is not None:
+        name = node.name.lower()
+        if (handler := self._functions.get(name)) is not None:
             return handler(node)
-        if len(arguments) == 2:
-            table = arguments[0].unnest()
-            if name in _LIST_FUNCTIONS and isinstance(table, exp.Array):
-                return look_up_list(self._checked(table.expressions), self.check(arguments[1]))
-            if name in _HOLD_FUNCTIONS:
-                return self._holds(_HOLD_FUNCTIONS[name], *arguments)
-            if name == "map_extract_value" and isinstance(table, exp.Map | exp.ToMap):
-                return self._look_up(table, arguments[1])
         raise self._source.refuse(node, f"{self._describe(node)} is not supported", advise(node, name))
+
+    def _list_extract(self, node: exp.Expr) -> Expression:
+        values, index = self._nodes(node, 2)
+        if not isinstance(values.unnest(), exp.Array):
+            raise self._source.refuse(node, "the first argument is a list of constants", "[10, 20, 30][i].")
+        return look_up_list(self._checked(values.unnest().expressions), self.check(index))
+
+    def _map_extract(self, node: exp.Expr) -> Expression:
+        table, key = self._nodes(node, 2)
+        inner = table.unnest()
+        if not isinstance(inner, exp.Map | exp.ToMap):
+            raise self._source.refuse(node, "the first argument is a map of constants", "map {'a': 1}[x].")
+        return self._look_up(inner, key)
 
     def _checked(self, nodes: Sequence[exp.Expr]) -> list[Expression]:
         return [self.check(node) for node in nodes]

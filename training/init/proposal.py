@@ -38,11 +38,12 @@ _FEW_ROWS = 10
 _ALMOST_UNIQUE, _OFTEN_UNIQUE, _LONG_TEXT = 0.9, 0.5, 20
 _FEW_VALUES = 12
 _MANY_CATEGORIES = 100
+# Beyond these columns the same question at every other one is no help.
+_WIDE = 60
 # A column is a leak if it alone leaves a twentieth of the errors, and one row of a hundred at most.
 _LEAK_SHARE, _LEAK_ERRORS = 0.05, 0.01
 _LEAK_LEAST_ROWS, _LEAK_EDGE_ROWS = 20, 100
-_PARTS = 5
-_ASKED = "asked_rows"
+_IS_ASKED = f"{mix_rows('rowid', 0, 'init')} % 5 = 0"
 _LIKE_AN_ID = re.compile(
     r"(^|[^a-z])(id|ids|key|uuid|guid|index|idx|rownames?|row|number|no|nr|num|serial)($|[^a-z])"
 )
@@ -133,7 +134,13 @@ def propose(
     inputs = [c for c in table.columns if roles[c.name] == "input" and c.name != target]
     _find_leaks(connection, inputs, chosen, found)
     columns = tuple(
-        _declare(column, roles[column.name], kind if column is chosen else None, found)
+        _declare(
+            column,
+            roles[column.name],
+            kind if column is chosen else None,
+            found,
+            is_wide=len(table.columns) > _WIDE,
+        )
         for column in table.columns
     )
     if not any(column.is_input and column.look.name != target for column in columns):
@@ -334,30 +341,26 @@ def _find_leaks(
     A fifth of the rows is asked: what is the most frequent class of the same value in the others, or of
     the next smaller number there? A column that is nearly always right knows the answer.
     """
-    connection.execute(
-        f"CREATE TEMP VIEW {_ASKED} AS SELECT *, {target.cell} AS class, "
-        f"{mix_rows('rowid', 0, 'init')} % {_PARTS} = 0 AS is_asked FROM {CELLS}"
-    )
     total, majority = fetch_row(
         connection,
         f"SELECT coalesce(sum(rows), 0), coalesce(max(rows), 0) FROM "
-        f"(SELECT count(*) AS rows FROM {_ASKED} WHERE is_asked GROUP BY class)",
+        f"(SELECT count(*) AS rows FROM {CELLS} WHERE {_IS_ASKED} GROUP BY {target.cell})",
     )
     if total < _LEAK_LEAST_ROWS:
         return
     # At a threshold the neighbour of one row is on the other side.
     tolerated = max(_LEAK_ERRORS * total, total >= _LEAK_EDGE_ROWS)
     for column in inputs:
-        wrong = total - _count_right(connection, column)
+        wrong = total - _count_right(connection, column, target)
         if wrong <= min(tolerated, _LEAK_SHARE * (total - majority)):
             found.warn(
                 column.name,
-                f"alone predicts {target.name} in {1 - wrong / total:.1%} of held-out rows. Is it known before "
-                f"{target.name} is? If not, it leaks the answer: ignore it",
+                f"alone predicts {target.name} in {1 - wrong / total:.1%} of held-out rows. Is it known "
+                f"before {target.name} is? If not, it leaks the answer: ignore it",
             )
 
 
-def _count_right(connection: Connection, column: ColumnLook) -> int:
+def _count_right(connection: Connection, column: ColumnLook, target: ColumnLook) -> int:
     """The rows asked whose class the column alone tells."""
     value = f"coalesce(trim({column.cell}), '')"
     if column.kind in ("integer", "number"):
@@ -366,10 +369,12 @@ def _count_right(connection: Connection, column: ColumnLook) -> int:
         fetch_row(
             connection,
             f"""
-            WITH asked AS (SELECT {value} AS value, class FROM {_ASKED} WHERE is_asked),
+            WITH rows AS (
+                SELECT {value} AS value, {target.cell} AS class, {_IS_ASKED} AS is_asked FROM {CELLS}
+            ),
+            asked AS (SELECT value, class FROM rows WHERE is_asked),
             known AS (
-                SELECT {value} AS value, mode(class ORDER BY class) AS class
-                FROM {_ASKED} WHERE NOT is_asked GROUP BY ALL
+                SELECT value, mode(class ORDER BY class) AS class FROM rows WHERE NOT is_asked GROUP BY value
             )
             SELECT count(*) FILTER (known.class = asked.class)
             FROM asked ASOF JOIN known ON asked.value >= known.value
@@ -383,6 +388,8 @@ def _declare(
     role: Literal["input", "key", "ignored"],
     target_kind: Literal["string", "integer"] | None,
     found: _Findings,
+    *,
+    is_wide: bool,
 ) -> ColumnProposal:
     said = found.beside.get(column.name, [])
     if role == "ignored":
@@ -390,12 +397,17 @@ def _declare(
     if target_kind is not None:
         return ColumnProposal(column, ColumnSection(type=target_kind), tuple(said))
     section = ColumnSection(type=column.kind, role=role, nullable=column.nulls > 0, format=column.format)
-    hints = _hints(column) if role == "input" else ()
+    hints = _hints(column, is_wide=is_wide) if role == "input" else ()
     return ColumnProposal(column, section, (*column.remarks, *hints, *said))
 
 
-def _hints(column: ColumnLook) -> Iterator[str]:
-    if column.kind == "integer" and 2 < column.distinct <= _FEW_VALUES and column.low is not None:
+def _hints(column: ColumnLook, *, is_wide: bool) -> Iterator[str]:
+    if (
+        not is_wide
+        and column.kind == "integer"
+        and 2 < column.distinct <= _FEW_VALUES
+        and column.low is not None
+    ):
         yield f'{column.distinct} different numbers: if they are codes, type = "string" makes them categories'
     if column.kind == "string" and column.distinct > _MANY_CATEGORIES:
         yield f"{column.distinct:,} different values"

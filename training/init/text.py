@@ -126,12 +126,12 @@ def _numbered_run(columns: Sequence[ColumnProposal]) -> tuple[str, int, int] | N
     """``x1 x2 x3 x4 …`` at the beginning of ``columns``, declared alike: the front, the first, the last."""
     first = columns[0]
     match = re.fullmatch(r"(.*?)(0|[1-9]\d*)", first.look.name)
-    if not match or first.remarks:
+    if not match:
         return None
     front, start = match[1], int(match[2])
     count = 0
     for column in columns:
-        alike = column.section == first.section and not column.remarks
+        alike = (column.section, column.remarks) == (first.section, first.remarks)
         if not alike or column.look.name != f"{front}{start + count}":
             break
         count += 1

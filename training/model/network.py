@@ -48,6 +48,9 @@ _NUMBERS, _FILL_NULL = "numbers", "fill_null"
 # TensorFlow Feature Columns", developers.googleblog.com, 2017), raised to a power of two: few widths, each a
 # matrix of its own in the graph, serve all columns. 4 up to 256 values, 8 up to 4,096, 16 up to 65,536.
 _LEAST_WIDTH = 4
+# A value of so many training rows has half its row. Of 100,000 flights with 4,037 tail numbers the validation
+# loss rose from .502 to .514 in 8 epochs without, and fell to .498 with it (.494 without the tail numbers).
+_HALF_TRUSTED_ROWS = 100
 _SPREAD = 0.05  # of an embedding's rows at first; Keras' own default
 
 
@@ -138,8 +141,8 @@ def _code_categories(
     """The categories as the first layer, of ``units``, gets them: embeddings, and the product of one-hots."""
     counts = list(statistics.categories.values())
     by_width: dict[int, list[int]] = {}  # 0: one-hot
-    for place, rows in enumerate(counts):
-        values = len(rows) - FIRST_CODE
+    for place, rows_by_code in enumerate(counts):
+        values = len(rows_by_code) - FIRST_CODE
         width = 0 if values <= config.one_hot_values else config.category_width or choose_width(values)
         by_width.setdefault(width, []).append(place)
     codes = CategoryCodes(list(statistics.categories), name="codes")(inputs)
@@ -147,7 +150,11 @@ def _code_categories(
     for width, places in sorted(by_width.items()):
         drawn = seed * 1_000 + 500 + width
         options: dict[str, Any] = {"places": places, "sizes": [len(counts[place]) for place in places]}
-        arrays = {"share": np.concatenate([counts[place] / counts[place].sum() for place in places])}
+        rows = np.concatenate([counts[place] for place in places])
+        arrays = {
+            "share": rows / statistics.rows,
+            "trust": np.where(rows > 0, rows / (rows + _HALF_TRUSTED_ROWS), 1.0),
+        }
         if width:
             uniform = keras.initializers.RandomUniform(-_SPREAD, _SPREAD, seed=drawn)
             options |= {"width": width, "initializer": uniform, "name": f"categories_{width}"}

@@ -44,7 +44,9 @@ def test_look_up_is_what_duckdb_finds(expression: str) -> None:
         ("{'a': 1}[t]", "is not supported", "map {'a': 1}[x]"),
         ("element_at(map {'a': 1}, t)", "is not supported", "map {'a': 1}[x]"),
         ("map_extract(map {'a': 1}, t)", "is not supported", "map {'a': 1}[x]"),
-        ("list_extract(t, 1)", "the function list_extract() is not supported", ""),
+        ("list_extract(t, 1)", "the first argument is a list of constants", "[10, 20, 30][i]"),
+        ("map_extract_value(t, 'a')", "the first argument is a map of constants", "map {'a': 1}[x]"),
+        ("list_extract([1, 2])", "takes 2 arguments", ""),
     ],
 )
 def test_what_is_no_table_of_constants_is_refused(expression: str, what: str, hint: str) -> None:

@@ -39,7 +39,7 @@ _VARIADIC = {"any", "all", "select"}
 # How many conditions of such operators one node goes through, as floats: 64 MB for a thousand rows. What a
 # node itself costs is nothing beside so many.
 _MOST_CONDITIONS = 2**14
-_PICKS = {"pick_one", "pick"}
+_PICKS = {"pick_one", "pick", "weigh"}
 _SOURCES = {"const", "numeric", "text", "word", "string"}
 # What of text is an operator of ONNX.
 _TEXT_OPERATORS = {"join": "StringConcat", "where_text": "Where", "same_text": "Equal"}
@@ -542,13 +542,17 @@ class _Layout:
         if first.operator == "lookup":
             places = self.fetch([s.arguments[0] for s in group])
             return self._emitter.find([s.payload for s in group], places)
-        operands = [self._operand(column) for column in zip(*(s.arguments for s in group), strict=True)]
+        columns = list(zip(*(s.arguments for s in group), strict=True))
+        operands = [self._operand(column) for column in columns]
+        if all(column[0].operator == "const" for column in columns):
+            # What is not folded beforehand still has a value in every row.
+            operands[0] = self.fetch(columns[0])
         return self._emitter.elementwise(first.operator, operands, first.payload, len(group))
 
     def _pick(self, scalar: Scalar) -> Block:
         bools = self.fetch(scalar.arguments)
         values: tuple[float, ...] = scalar.payload  # type: ignore[assignment]
-        if scalar.operator == "pick_one":
+        if scalar.operator != "pick":
             return self._emitter.weigh(bools, values)
         return self._emitter.look_up_bits(bools, len(scalar.arguments), values)
 

@@ -26,11 +26,11 @@ class Scalar:
             ``word``, ``const``, ``affine``, ``any``, ``all``, ``select``, ``cosine``, ``atan_guess``,
             ``to_float``, ``number``, ``to_word``, ``to_index``, ``lookup``, ``bit_and``,
             ``bit_or``, ``bit_xor``; and of text ``string``, ``join``,
-            ``where_text``, ``same_text``, ``matches``, ``pick_one``, ``pick``.
+            ``where_text``, ``same_text``, ``matches``, ``pick_one``, ``pick``, ``weigh``.
         arguments: the values it is computed from.
         payload: column index, constant, the terms of an affine sum, the table of a ``lookup``, the pattern of
-            ``matches``, or what ``pick_one`` has for each bool and ``pick`` for each number that its bools
-            are the bits of.
+            ``matches``, or what ``pick_one`` has for the one of its bools that is true, ``weigh`` sums of the
+            true ones, and ``pick`` has for each number that they are the bits of.
         order: when it was made; arguments come before what uses them.
     """
 

@@ -232,7 +232,7 @@ def _describe_learned(manifest: Manifest) -> dict[str, Any]:
         if column.datatype == "BYTES" and column.name in manifest.histograms
     }
     learned = {
-        "categories": {category.feature: category.values for category in manifest.categories},
+        "categories": manifest.categories,
         "constants": manifest.constants,
         "values": {name: dict(rank_values(found)[:_MOST_VALUES]) for name, found in histograms.items()},
     }

@@ -23,6 +23,7 @@ from tests.support.pet_model import (
     publish_pets,
 )
 from tests.support.service import RunningService, running_service
+from tests.support.tiny_model import point_alias
 from timberline.registry.store import open_store
 
 NAMES = [column.name for column in COLUMNS]
@@ -107,6 +108,33 @@ def test_of_many_rows_each_says_it_for_itself(warning: RunningService, times: in
     table = post(warning, json.dumps({"instances": rows}), {"Accept": "text/csv; header=present"}).decode()
     read = list(csv.DictReader(table.splitlines()))
     assert [row["warnings"] or None for row in read] == [text and "; ".join(text) for text in expected]
+
+
+def test_versions_with_codes_and_without_take_each_others_place(tmp_path: Path) -> None:
+    """A registry holds both for as long as a rollback may need the older."""
+    store = open_store(tmp_path)
+    publish_pets(store)
+    publish_pets(store, categories=(), alias="candidate")
+
+    def serve(version: int) -> Any:
+        point_alias(store, "pets", "production", version)
+        service.wait_for(lambda: service.predict(STRANGE)[1]["version"] == version)
+        return service.predict(STRANGE)[1].get("warnings")
+
+    flags = ("--warnings", "--watch-s", "0.1", "--shadow", "candidate=1")
+    with running_service(tmp_path, "pets", *flags) as service:
+        assert service.predict(STRANGE)[1]["warnings"] == UNKNOWN
+        assert serve(2) is None
+        assert serve(1) == UNKNOWN
+        service.wait_for(lambda: count_shadow(service, "agree"))
+        assert count_shadow(service, "failed") == count_shadow(service, "differ") == 0
+
+
+def count_shadow(service: RunningService, outcome: str) -> float:
+    """Rows that a shadow was asked, by what came of it."""
+    page = service.request("GET", "/metrics")[2].decode()
+    family = next(f for f in text_string_to_metric_families(page) if f.name == "shadow_rows")
+    return sum(sample.value for sample in family.samples if sample.labels.get("outcome") == outcome)
 
 
 def ask_tensors(service: RunningService, outputs: list[str] | None = None) -> dict[str, Any]:

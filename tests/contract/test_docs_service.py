@@ -19,7 +19,7 @@ from tests.support.tiny_model import NUMERIC_ROWS, publish_numeric
 from timberline.inference.app import STATUSES
 from timberline.inference.config import Replaced, ServiceConfig
 from timberline.inference.errors import GoldenMismatchError, LoadFailedError, SignatureMismatchError
-from timberline.inference.metrics.counters import _REASONS, ServiceMetrics
+from timberline.inference.metrics.counters import _REASONS, ModelMetrics, ServiceMetrics
 from timberline.inference.metrics.drift import LEAST_ROWS
 from timberline.inference.metrics.exposition import COUNTERS, LOAD_SECONDS, SECONDS
 from timberline.inference.models.traffic import Replayed
@@ -182,13 +182,15 @@ def test_the_metrics_are_those_of_a_running_service(tmp_path: Path) -> None:
         if family.labels is not None and shown[name].labels != family.labels
     }
     assert wrong == {}
-    of_a_bucket = {"registry_up", "model_from_cache"}
-    assert {name for name, family in real.items() if family.labels is None} == of_a_bucket
+    # Of a bucket, and of a version with features that are text.
+    elsewhere = {"registry_up", "model_from_cache", "unknown_categories_total"}
+    assert {name for name, family in real.items() if family.labels is None} == elsewhere
     metrics = ServiceMetrics()
+    metrics.add_model(ModelMetrics("tiny", 1, ["1"], ["soil"], digest="0" * 64, loaded_at=1.0))
     metrics.note_registry(0.0, 1.0)
     metrics.show_from_cache({("tiny", 1)})
     real = read_families(metrics.write_page("")[0].decode())
-    assert {name: real[name] for name in of_a_bucket} == {name: shown[name] for name in of_a_bucket}
+    assert {name: real[name] for name in elsewhere} == {name: shown[name] for name in elsewhere}
 
 
 def test_the_reasons_of_rejections_have_their_statuses() -> None:

@@ -24,10 +24,17 @@ from timberline.registry.signature import ClassLabel, Column, SourceTable
 MAX_ROWS = 3
 # What a client may send beside the columns of numbers; those beside the others are all read.
 LEAN_COLUMNS = NUMERIC_COLUMNS[:2]
+DATED_COLUMNS = (
+    *NUMERIC_COLUMNS[:1],
+    Column(name="born", datatype="INT64", moment="date"),
+    Column(name="seen", datatype="INT64", moment="timestamp", is_nullable=True),
+    Column(name="paid", datatype="INT64", moment="date", default=0),
+)
 TABLES: dict[tuple[Column, ...], SourceTable] = {
     NUMERIC_COLUMNS: SourceTable(),
     MIXED_COLUMNS: SourceTable(null_text=("NA", "")),
     LEAN_COLUMNS: SourceTable(unread={"x": "input", "Rings": "target", "instances": "ignored"}),
+    DATED_COLUMNS: SourceTable(),
 }
 DECODERS: dict[tuple[Column, ...], RowDecoder] = {
     columns: RowDecoder(columns, MAX_ROWS, table=table) for columns, table in TABLES.items()
@@ -42,6 +49,11 @@ fitting: dict[str, st.SearchStrategy[str]] = {
     ),
     "INT64": st.sampled_from(["0", "-7", "1.0", "1e2", "-0.0", "9007199254740991", "-9007199254740991.0"]),
     "BOOL": st.sampled_from(["true", "false"]),
+    "date": st.dates().map(lambda day: f'"{day}"')
+    | st.sampled_from(["-1", "15826.0", '"2013-05-01T00:00Z"']),
+    "timestamp": st.sampled_from(
+        ["1367411400", "-0.5", '"2013-05-01"', '"2013-05-01 12:30"', '"2013-05-01T12:30:00.123456789-02:30"']
+    ),
     "BYTES": st.one_of(
         st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=8).map(json.dumps),
         st.sampled_from(['""', '"a:b"', '"\\":"', '"\\ud83d\\ude00"', '"\\u00fc"', '"ü"']),
@@ -53,6 +65,9 @@ wild = st.one_of(
     st.sampled_from(["9007199254740992", "9007199254740993", "1e16", "-1e16"]),
     st.sampled_from(['"\\u0000"', '"a\\u0000"', '"\\ud800"', '"\ud800"', '"\x01"', "'a'", '"\\x"']),
     st.sampled_from(["null", "[]", "{}", '{"a":1}', "[[1]]", "", "nul"]),
+    st.sampled_from(
+        ['"2013-02-30"', '"2013-05-01T12:30 Europe/Berlin"', '"1-1-1"', "1e305", "-719163", '""']
+    ),
 )
 
 beside_fitting = st.sampled_from(
@@ -95,7 +110,7 @@ def cells(draw: st.DrawFn, column: Column, wildness: int) -> str:
         return token
     if column.is_nullable and draw(st.booleans()):
         return "null"
-    return draw(fitting[column.datatype])
+    return draw(fitting[column.moment or column.datatype])
 
 
 @st.composite

@@ -80,5 +80,5 @@ def test_a_planted_disagreement_shrinks_to_what_it_is_about() -> None:
 def test_a_disagreement_is_told_with_the_values_that_it_reads() -> None:
     """It is tried again from what is printed."""
     node = fill_form(random.Random(2), "number", "sqrt({number})")
-    told = str(Disagreement(node, {"x": [4.0]}, 2.0, 3.0))
+    told = str(Disagreement(node, {"x": [4.0]}, "DuckDB 2.0, graph 3.0"))
     assert told == f"SELECT {node.sql} AS f FROM raw\n  DuckDB 2.0, graph 3.0, of {{'x': 4.0}}"

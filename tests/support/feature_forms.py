@@ -222,7 +222,14 @@ CASES: dict[str, tuple[str, ...]] = {
         "(if(b, t, u) || 'x') IN ('redx', 'bluex')",
         "t || 'x' = u || 'x'",
     ),
-    "length": ("length(t)", "len(u) + 1", "length(t || u || t) > 9", "length(lower(u))"),
+    "length": (
+        "length(t)",
+        "length(t) = 1",
+        "length(u) NOT IN (1, 2, 3, 5.5, i)",
+        "len(u) + 1",
+        "length(t || u || t) > 9",
+        "length(lower(u))",
+    ),
     "like": (
         "t LIKE 'r%'",
         "u LIKE '%e_'",

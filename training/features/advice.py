@@ -17,9 +17,15 @@ _INSTEAD = {
     "avg": f"{_TRAINING} fitted.mean(x).",
     "cot": "Write 1 / tan(x).",
     "count": f"{_TRAINING} fitted.frequency(x).",
-    "date_add": "Compare with a constant, or subtract: date_diff('day', a, b).",
+    "age": "Write date_diff('day', b, a).",
+    "century": "Write year(d) // 100.",
+    "date_add": "Write d + 1, a day later, or subtract: date_diff('day', a, b).",
+    "date_sub": "Write d - 1, a day earlier, or date_diff('month', a, b), which counts their starts.",
+    "dayname": "Write isodow(d), 1 to 7.",
+    "decade": "Write year(d) // 10.",
     "date_format": "Write the parts: year(d), month(d), dayofweek(d).",
     "datediff": "Write date_diff('day', a, b).",
+    "epoch_ms": "Write epoch(ts) * 1000.",
     "decode": "Write CASE x WHEN 'a' THEN 1 ... END, or map {'a': 1}[x].",
     "div": "Write a // b.",
     "iff": "Write if(condition, a, b).",
@@ -32,6 +38,7 @@ _INSTEAD = {
     "mean": f"{_TRAINING} fitted.mean(x).",
     "median": f"{_TRAINING} fitted.median(x).",
     "min": f"{_TRAINING} fitted.min(x); of several columns of a row it is least(a, b).",
+    "monthname": "Write month(d), 1 to 12.",
     "mode": f"{_TRAINING} fitted.mode(x).",
     "now": "What is served today is answered tomorrow as well: give the moment as a column.",
     "nvl": "Write coalesce(a, b).",
@@ -61,6 +68,8 @@ _INSTEAD = {
     "zeroifnull": "Write coalesce(x, 0).",
 }
 _SAME = {
+    "datesub": "date_sub",
+    "epoch_us": "epoch_ms",
     "current_date": "today",
     "current_timestamp": "now",
     "datetime_diff": "datediff",
@@ -84,6 +93,8 @@ def advise(node: exp.Expr, name: str) -> str:
         return f"{_TRAINING} fitted.mean(x), fitted.frequency(x) and the like."
     if isinstance(node, exp.Query | exp.Exists | exp.Subquery):
         return f"{_ONE_ROW}; a small table can be written as a map: map {{'a': 1, 'b': 2}}[x]."
+    if isinstance(node, exp.Interval):
+        return "Write d + 1 for a day later; of a TIMESTAMP count its seconds: epoch(ts) + 3600."
     if not isinstance(node, exp.Func):
         return ""
     known = _SAME.get(name, name)

@@ -217,6 +217,11 @@ class Source:
         )
 
 
+def write_sql(node: exp.Expr) -> str:
+    """The expression in one line, in DuckDB's spelling, for people."""
+    return node.sql("duckdb", comments=False, normalize_functions="lower")
+
+
 def _excerpt(line: str, number: int, column: int) -> str:
     """The line with its number, and a caret below the column; of a long line, what is around it."""
     start = max(0, column - 1 - _EXCERPT_CHARS // 2) if len(line) > _EXCERPT_CHARS else 0

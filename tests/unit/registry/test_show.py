@@ -10,14 +10,17 @@ import pytest
 
 from tests.support.forked import Work, count_work
 from tests.support.manifests import give_verdict, publish_tiny
+from tests.support.pet_model import publish_pets
 from timberline.registry.checks import check_versions
 from timberline.registry.manifest import Interval
 from timberline.registry.promotion import promote, rollback, set_alias
 from timberline.registry.show import (
     VerdictSummary,
     VersionSummary,
+    details_text,
     format_size,
     format_verdict,
+    read_details,
     render_table,
     summarise_versions,
     versions_table,
@@ -157,3 +160,15 @@ def test_moves_cost_no_look_at_other_versions(tmp_path: Path) -> None:
     for _ in range(6):
         publish_tiny(other)
     assert count_work(lambda: promote(other, "tiny", 1, force=True, reason="x")) == before
+
+
+def test_dates_text_and_what_was_learned_are_shown(store: Store) -> None:
+    """Days since 1970 tell a reader nothing, and a category is known by its commonest values."""
+    publish_pets(store, constants={"fitted.mean(weight)": 9.5, "fitted.mode(breed)": "Pug"})
+    text = details_text(read_details(store, store.open_version("pets", 1)))
+    lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert lines["born"].split()[1:] == ["date", "-", "required", "2000-01-01", "to", "2020-01-01"]
+    assert "2001-09-09T01:46:40Z to 2020-09-13T12:26:40Z" in lines["seen"]
+    assert lines["breed"].endswith("Collie (40), Pug (30), Zander, blau (20)")
+    assert lines["kind_of_breed"].split() == ["kind_of_breed", "3"]
+    assert (lines["fitted.mean(weight)"].split()[1], lines["fitted.mode(breed)"].split()[1]) == ("9.5", "Pug")

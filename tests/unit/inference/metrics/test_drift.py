@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.support import pet_model
 from tests.support.manifests import TINY_CLASSES, build_manifest, build_metrics
 from tests.support.shapes import FLAGS, SHAPES, draw_rows, profile
 from timberline.inference.metrics.drift import LEAST_ROWS, Drift, Stability, bin_numbers, bin_text
@@ -292,3 +293,29 @@ def test_rows_are_counted_when_a_second_is_over_a_step_at_a_turn(shapes: Manifes
         turns += 1
     assert turns == 11
     assert drift._count_rows(drift._total) == WINDOW
+
+
+def test_a_date_that_goes_on_is_shown_and_is_no_alarm() -> None:
+    """Rows of today are later than those of training for as long as a service lives; new text is not."""
+    signature = build_signature(pet_model.COLUMNS, pet_model.CLASSES)
+    manifest = build_manifest(signature=signature, histograms=pet_model.HISTOGRAMS)
+    found = {}
+    for name, days, breed in (("same", 0, "Collie"), ("later", 9000, "Collie"), ("other", 0, "Dackel")):
+        drift, slot = start(manifest)
+        random = np.random.default_rng(3)
+        for born in random.integers(10957, 18262, WINDOW).tolist():
+            row = (breed, 9.0, born + days, born * 8e10, True, "black")
+            drift.keep_row(row, 0)
+        found[name] = measure(drift, slot)
+    assert found["same"].features["born"] < 0.1 < LIMIT < found["later"].features["born"]
+    assert found["later"].greatest == found["same"].greatest
+    assert found["other"].features["breed"] > found["same"].features["breed"]
+
+
+def test_the_commonest_values_of_text_have_bins_of_their_own() -> None:
+    """Among a thousand values a shift from one to the next is seen, and a new one is among the others."""
+    counts = tuple(range(1000, 0, -1))
+    histogram = Histogram(counts=counts, categories=tuple(f"v{n:04}" for n in range(1000)))
+    bins = bin_text(0, histogram)
+    assert bins.names == tuple(f"v{n:04}" for n in range(9))
+    assert sum(bins.expected) == sum(counts)

@@ -116,6 +116,11 @@ def test_a_date_expression_has_type_and_nullability(expression: str, type: Value
         ("date_part('century', d)", "there is no part 'century'", "year(x) // 100"),
         ("date_diff('fortnight', d, e)", "has no unit 'fortnight'", "week"),
         ("epoch(date_trunc(month, d))", "a unit's name in quotes", ""),
+        ("year(d + INTERVAL 1 DAY)", "is not supported", "Write d + 1"),
+        ("age(d, e)", "is not supported", "date_diff('day', b, a)"),
+        ("date_sub('month', d, e)", "is not supported", "date_diff('month', a, b)"),
+        ("current_date - d", "is not supported", "give the moment as a column"),
+        ("dayname(d) = 'Monday'", "is not supported", "isodow(d)"),
     ],
 )
 def test_what_a_date_cannot_do_is_refused_with_what_to_write(

@@ -393,7 +393,7 @@ def test_replaced_column_of_a_star_gets_a_name_of_its_own() -> None:
     """The prepared table holds the raw column under its name, and no two columns of one name."""
     program = _parse("SELECT * EXCLUDE (region, is_day) REPLACE (ln(Slope) AS slope) FROM raw")
     assert program.names == ("Elevation", "Slope_replaced", "Soil_Type1", "Soil_Type2")
-    assert program.features[1].text == "LN(Slope)"
+    assert program.features[1].text == "ln(Slope)"
 
 
 def test_deep_nesting_is_refused_and_not_a_crash() -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from timberline.registry.errors import ConfigError
 from timberline.registry.names import ModelRef
 from timberline.registry.runtime.cli import print_result, read_options, run_command
 from timberline.registry.runtime.logs import capture_native_stderr, configure_logging, silence_tensorflow
@@ -73,12 +74,11 @@ def _add_init_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--from",
         dest="origin",
-        required=True,
         metavar="FILE",
         help="the table: a file, a URL, kaggle:COMPETITION/FILE, kaggle:OWNER/DATASET/FILE or "
         "package:NAME==VERSION/FILE",
     )
-    command.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict")
+    command.add_argument("--target", metavar="COLUMN", help="the column to predict")
     command.add_argument("--time", metavar="COLUMN", help="split by time: the latest rows of it test")
     command.add_argument(
         "--group",
@@ -99,6 +99,10 @@ def _run_init(options: argparse.Namespace) -> int:
     # Late: fetching does not wait for DuckDB.
     from timberline.training.init.run import run_init
 
+    for name, value in (("--from", options.origin), ("--target", options.target)):
+        if not value:
+            hint = "For example: timberline init pets --from pets.csv --target kind"
+            raise ConfigError("is not given", where=name, hint=hint)
     with open_data(find_data(options)) as data:
         print_result(
             run_init(

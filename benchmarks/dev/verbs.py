@@ -54,6 +54,11 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser], add_verb: AddVerb) -> None:
     )
     starts.add_argument("--rounds", type=int, default=5, help="how often each is done (default 5)")
     starts.add_argument("--check", action="store_true", help="end with 1 on a missed bound")
+    categories = add_verb(
+        verbs, "categories", "what columns of text cost, beside columns of numbers", run_categories
+    )
+    categories.add_argument("--rounds", type=int, default=10, help="how often each is measured (default 10)")
+    categories.add_argument("--check", action="store_true", help="end with 1 on a missed bound")
     rivals = add_verb(verbs, "rivals", "install the services to compare with, each on its own", run_rivals)
     for verb in (service, rivals):
         verb.add_argument(
@@ -172,6 +177,17 @@ def run_bucket_start(options: argparse.Namespace) -> int:
     sys.stderr.write(format_figures(f"{version}; the bucket is on loopback", figures) + "\n")
     print_result(figures)
     return 1 if options.check and not all(figure.is_met for figure in figures.values()) else 0
+
+
+def run_categories(options: argparse.Namespace) -> int:
+    """Print what columns of text cost; 1 on a missed bound, with ``--check``."""
+    from timberline.benchmarks.dev.categories import format_categories, measure_categories
+
+    with tempfile.TemporaryDirectory(prefix="timberline-") as scratch:
+        report = measure_categories(options.rounds, Path(scratch))
+    sys.stderr.write(format_categories(report) + "\n")
+    print_result(report)
+    return 1 if options.check and not report.is_met else 0
 
 
 def run_rivals(options: argparse.Namespace) -> int:

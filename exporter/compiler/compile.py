@@ -80,8 +80,7 @@ def find_opset(program: FeatureProgram, opset: int) -> int:
         if isinstance(part, Call) and part not in seen:
             seen.add(part)
             waiting += part.arguments
-            is_compared = part.operator in {"eq", "ne"} and _compares_texts(part)
-            if is_compared or part.operator in CUTS | TESTS | {"length", "concat"}:
+            if _is_test_of_text(part) or part.operator in CUTS | {"length", "concat"}:
                 return max(opset, TEXT_OPSET)
     return opset
 
@@ -144,6 +143,8 @@ class Lowering:
         table = self._table(expression)
         if table is not None:
             return write(self._graph, table, _TABLE_BRANCHES)
+        if _is_test_of_text(expression):
+            return self._null_as_nan(expression, self._graph.make("number", self._test_text(expression)))
         if expression.type is ValueType.BOOLEAN and not _is_picked(expression):
             return self._condition_value(expression)
         if expression.table is not None:
@@ -221,7 +222,7 @@ class Lowering:
                 return self._case_truth(arguments, wanted)
             case "coalesce":
                 return self._coalesce_truth(arguments, wanted)
-        if expression.operator in TESTS or _compares_texts(expression):
+        if _is_test_of_text(expression):
             return self._text_truth(expression, wanted)
         return self._comparison(expression.operator if wanted else _INVERSE[expression.operator], arguments)
 
@@ -229,9 +230,9 @@ class Lowering:
         graph = self._graph
         if not expression.nullable:
             return graph.truth(False)
-        if isinstance(expression, Call) and expression.operator in CUTS | TESTS | {"length"}:
+        if isinstance(expression, Call) and expression.operator in CUTS | {"length"}:
             return self._is_null(expression.arguments[0])
-        if isinstance(expression, Call) and expression.operator == "concat":
+        if isinstance(expression, Call) and (expression.operator == "concat" or _is_test_of_text(expression)):
             return graph.some([self._is_null(argument) for argument in expression.arguments])
         if expression.type is ValueType.BOOLEAN and not isinstance(expression, ColumnRef):
             return graph.negate(graph.some([self.truth(expression, True), self.truth(expression, False)]))
@@ -321,6 +322,8 @@ class Lowering:
         for text in (*table.keys, *table.values, table.other, table.null):
             if isinstance(text, str):
                 self._number(Literal(text, ValueType.VARCHAR))
+        if self.value(argument).operator == "const":
+            return self._look_up_constant(table, self.value(argument))
         if argument.type is ValueType.VARCHAR:
             if isinstance(argument, ColumnRef):
                 place = graph.make("word", payload=self._inputs[argument.column][1])
@@ -328,6 +331,13 @@ class Lowering:
                 place = graph.make("to_word", self.value(argument), payload=argument.nullable)
             return graph.make("lookup", place, payload=table)
         return self._lookup_number(table, argument)
+
+    def _look_up_constant(self, table: LookupTable, place: Scalar) -> Scalar:
+        """What there is for an argument that turned out to be the same in every row."""
+        keys = [self._constant(key) for key in table.keys]
+        found = dict(zip(keys, table.values, strict=True)).get(float(place.constant or 0.0), table.other)
+        is_null = place is self._graph.number(NAN)
+        return self._graph.number(self._constant(table.null if is_null else found))
 
     def _lookup_number(self, table: LookupTable, argument: Expression) -> Scalar:
         """By whole numbers that lie close together, a place in the table; by others, one comparison a key."""
@@ -398,15 +408,18 @@ class Lowering:
         return self._graph.choose(self._is_null(expression), self._graph.number(NAN), value)
 
     def _text_truth(self, expression: Call, wanted: bool) -> Scalar:
-        graph = self._graph
+        graph, found = self._graph, self._test_text(expression)
+        nulls = [self._is_null(argument) for argument in expression.arguments]
+        return graph.every([found if wanted else graph.negate(found), *map(graph.negate, nulls)])
+
+    def _test_text(self, expression: Call) -> Scalar:
+        """Whether the test is true; of NULL anything."""
         value, other = expression.arguments
         if expression.operator in TESTS:
-            found = graph.make("matches", self._string(_uncut(value)), payload=_write_test(expression))
-        else:
-            found = graph.make("same_text", self._string(value), self._string(other))
-        is_found = wanted is not (expression.operator == "ne")
-        nulls = [self._is_null(argument) for argument in expression.arguments]
-        return graph.every([found if is_found else graph.negate(found), *map(graph.negate, nulls)])
+            pattern = _write_test(expression)
+            return self._graph.make("matches", self._string(_uncut(value)), payload=pattern)
+        is_same = self._graph.make("same_text", self._string(value), self._string(other))
+        return is_same if expression.operator == "eq" else self._graph.negate(is_same)
 
     def _string(self, expression: Expression) -> Scalar:
         """The text itself; `NULL_TEXT` where it is NULL, or anything if it is joined."""
@@ -502,11 +515,12 @@ class Lowering:
         return combined if combined.is_exact or (combined.is_close and not exactly) else None
 
 
-def _compares_texts(expression: Call) -> bool:
-    """Whether it compares two texts of which neither is a constant."""
-    return expression.arguments[0].type is ValueType.VARCHAR and not any(
-        isinstance(argument, Literal) for argument in expression.arguments
-    )
+def _is_test_of_text(expression: Call) -> bool:
+    """Whether it is a pattern, or compares two texts of which neither is a constant."""
+    if expression.operator not in {"eq", "ne"}:
+        return expression.operator in TESTS
+    are_constant = [isinstance(argument, Literal) for argument in expression.arguments]
+    return expression.arguments[0].type is ValueType.VARCHAR and not any(are_constant)
 
 
 def _uncut(value: Expression) -> Expression:

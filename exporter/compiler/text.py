@@ -25,8 +25,8 @@ from timberline.training.features.texts import CASES, LONGEST, TRIMS
 TEXT_OPSET = 20
 # From how many words on their number is told by its bits, and not by an expression a word.
 _MOST_APART = 4
-_LARGEST_CODE_POINT = 0x10FFFF
-_SURROGATES = (0xD800, 0xDFFF)
+# All of them but the halves of pairs, which are no characters.
+_CODE_POINTS = ((1, 0xD800), (0xE000, 0x110000))
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,12 @@ def _blanks() -> frozenset[int]:
 
 
 def _ask(what: str, condition: str) -> list[tuple[int, int]]:
-    low, high = _SURROGATES
-    points = f"SELECT CAST(range AS INTEGER) AS i FROM range(1, {_LARGEST_CODE_POINT + 1})"
+    points = " UNION ALL ".join(
+        f"SELECT CAST(range AS INTEGER) AS i FROM range{part}" for part in _CODE_POINTS
+    )
     with duckdb.connect() as connection:
         found: list[tuple[int, int]] = connection.execute(
-            f"SELECT {what} FROM ({points}) WHERE i NOT BETWEEN {low} AND {high} AND {condition}"
+            f"SELECT {what} FROM ({points}) WHERE {condition}"
         ).fetchall()
     return found
 
@@ -193,12 +194,22 @@ def _write_atom(atom: Atom) -> str:
         text = "(?s:.)"
     elif len(atom.characters) == 1 and not atom.is_negated:
         text = _write_character(*atom.characters)
+    elif not atom.is_negated and _is_letter(atom.characters):
+        text = f"(?:{'|'.join(map(_write_character, sorted(atom.characters)))})"
     else:
         text = f"[{'^' if atom.is_negated else ''}{''.join(_write_ranges(sorted(atom.characters)))}]"
     bounds = (atom.least, atom.most)
     if bounds == (1, 1):
         return text
     return f"{text}*" if bounds == (0, None) else f"{text}{{{atom.least},{atom.most or ''}}}"
+
+
+def _is_letter(characters: frozenset[int]) -> bool:
+    """Whether they are the two cases of an ASCII letter.
+
+    RE2 makes "s in any case" of ``[Ss]``, and of ``[Ss]|x`` a class of all cases of s: with U+017F.
+    """
+    return len(characters) == 2 and max(characters) < 128 and len({chr(c).lower() for c in characters}) == 1
 
 
 def _write_ranges(characters: Sequence[int]) -> list[str]:

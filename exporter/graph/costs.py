@@ -19,7 +19,14 @@ import onnx
 
 from timberline.exporter.compiler.compile import trace_feature_graph
 from timberline.exporter.graph.compose import serialise
-from timberline.exporter.graph.runtime import Event, InferenceSession, open_session, profile_session
+from timberline.exporter.graph.graphs import opsets_of
+from timberline.exporter.graph.runtime import (
+    Event,
+    InferenceSession,
+    find_minimum_runtime,
+    open_session,
+    profile_session,
+)
 from timberline.registry.runtime.logs import log_event
 from timberline.training.features import FeatureProgram
 
@@ -36,6 +43,7 @@ _PROFILED_NODES = 100_000
 _SUFFIX = "_kernel_time"
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
+Shares = Mapping[str, Mapping[int, float]]
 # Text in single quotes and numbers; names in double quotes are passed over.
 _CONSTANT = re.compile(r"""("(?:[^"]|"")*")|'(?:[^']|'')*'|(?<![\w.])\d+(?:\.\d+)?(?:[eE][+-]?\d+)?""")
 
@@ -50,6 +58,31 @@ class ExpressionCost(msgspec.Struct, frozen=True, kw_only=True):
     features: int
     microseconds: float
     share: float
+
+
+class FeatureCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one feature takes of the graph of all of them.
+
+    ``operators``: the operators of ONNX that it is made of, each once. ``nodes``: how many of the graph it
+    accounts for: a node that several features share counts as their parts of one. ``microseconds`` alike.
+    """
+
+    name: str
+    sql: str
+    type: str
+    operators: tuple[str, ...]
+    nodes: float
+    microseconds: float
+
+
+class GraphCost(msgspec.Struct, frozen=True, kw_only=True):
+    """The graph of the features alone, and what a row takes in it on one thread here."""
+
+    features: tuple[FeatureCost, ...]
+    nodes: int
+    microseconds: float
+    opset: int
+    minimum_onnxruntime: str
 
 
 class RowCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +124,63 @@ def measure_row(
     )
 
 
+def measure_features(program: FeatureProgram, opset: int) -> tuple[GraphCost, onnx.ModelProto, Shares]:
+    """Time a row in the graph of the features, and share it out.
+
+    Returns:
+        The cost; the graph; and by node the share of it that each feature, by index, accounts for.
+    """
+    model, shares = trace_feature_graph(program, opset)
+    feeds = _make_feeds(model)
+    whole = _time_row(open_session(serialise(model), threads=1), feeds)
+    spent = _time_features(model, shares, feeds, len(program.features)) * whole
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    nodes = np.zeros(len(program.features))
+    operators: list[dict[str, None]] = [{} for _ in program.features]
+    for name, owners in shares.items():
+        for index, share in owners.items():
+            nodes[index] += share
+            operators[index][kinds[name]] = None
+    features = tuple(
+        FeatureCost(
+            name=feature.name,
+            sql=feature.text,
+            type="category" if feature.vocabulary is not None else str(feature.expression.type),
+            operators=tuple(operators[index]),
+            nodes=round(float(nodes[index]), 2),
+            microseconds=round(float(spent[index]), 2),
+        )
+        for index, feature in enumerate(program.features)
+    )
+    set_number = opsets_of(model)[""]
+    cost = GraphCost(
+        features=features,
+        nodes=len(model.graph.node),
+        microseconds=round(whole, 2),
+        opset=set_number,
+        minimum_onnxruntime=find_minimum_runtime(set_number),
+    )
+    return cost, model, shares
+
+
+def _make_feeds(model: onnx.ModelProto) -> Feeds:
+    """A row of ones and of the letter a; what a row holds hardly changes its time."""
+    feeds: dict[str, npt.NDArray[np.generic]] = {}
+    for entry in model.graph.input:
+        width = entry.type.tensor_type.shape.dim[1].dim_value
+        is_text = entry.type.tensor_type.elem_type == onnx.TensorProto.STRING
+        feeds[entry.name] = np.full((1, width), "a", dtype=object) if is_text else np.ones((1, width))
+    return feeds
+
+
+def group_alike(labels: Sequence[str]) -> list[list[int]]:
+    """The indexes of the labels that differ in constants only, in the order of the first of each group."""
+    alike: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        alike.setdefault(_CONSTANT.sub(lambda found: found[1] or "?", label), []).append(index)
+    return list(alike.values())
+
+
 def _time_row(session: InferenceSession, feeds: Feeds) -> float:
     """Microseconds of one call."""
     best = float("inf")
@@ -103,7 +193,7 @@ def _time_row(session: InferenceSession, feeds: Feeds) -> float:
 
 
 def _time_features(
-    model: onnx.ModelProto, shares: Mapping[str, Mapping[int, float]], feeds: Feeds, count: int
+    model: onnx.ModelProto, shares: Shares, feeds: Feeds, count: int
 ) -> npt.NDArray[np.float64]:
     """The share of the time of the graph of features that each feature accounts for; (count,), sums to 1."""
     calls = max(1, min(_CALLS, _PROFILED_NODES // len(model.graph.node)))
@@ -132,22 +222,20 @@ def _time_nodes(events: Sequence[Event]) -> dict[str, float]:
 def _find_dearest(
     labels: Sequence[str], microseconds: npt.NDArray[np.float64], whole: float
 ) -> tuple[ExpressionCost, ...]:
-    alike: dict[str, list[int]] = {}
-    for index, label in enumerate(labels):
-        alike.setdefault(_CONSTANT.sub(lambda found: found[1] or "?", label), []).append(index)
     costs = [
         ExpressionCost(
-            expression=_cut(labels[indexes[0]]),
+            expression=cut_line(labels[indexes[0]]),
             features=len(indexes),
             microseconds=round(float(microseconds[indexes].sum()), 2),
             share=round(float(microseconds[indexes].sum()) / whole, 4),
         )
-        for indexes in alike.values()
+        for indexes in group_alike(labels)
     ]
     return tuple(sorted(costs, key=lambda cost: -cost.microseconds)[:DEAREST_COUNT])
 
 
-def _cut(text: str) -> str:
+def cut_line(text: str) -> str:
+    """``text`` in one line of at most `TEXT_LENGTH` characters."""
     line = " ".join(text.split())
     return line if len(line) <= TEXT_LENGTH else f"{line[: TEXT_LENGTH - 1]}…"
 

@@ -24,10 +24,14 @@ from timberline.registry.runtime.cli import read_options, run_command
 from timberline.registry.runtime.options import Verbs
 
 _PARTS = ("registry", "training", "exporter", "inference", "benchmarks")
-_STAGED = {"training", "exporter", "inference", "benchmarks"}  # what a release runs
+# Of a module that is no part's: the parts that it runs.
+_NEEDS = {
+    "release": {"training", "exporter", "inference", "benchmarks"},
+    "features": {"training", "exporter"},
+}
 # The module under `timberline` that brings each verb.
 _GROUPS = {
-    "a table": dict.fromkeys(("init", "fetch", "etl"), "training.__main__"),
+    "a table": {**dict.fromkeys(("init", "fetch", "etl"), "training.__main__"), "features": "features"},
     "a version": {
         **dict.fromkeys(("train", "evaluate"), "training.__main__"),
         "export": "exporter.__main__",
@@ -77,7 +81,7 @@ def build_parser(
     # An image holds the parts of its role.
     missing = {part for part in _PARTS if not importlib.util.find_spec(f"timberline.{part}")}
     for module in dict.fromkeys(modules):
-        needed = _STAGED if module == "release" else {module.partition(".")[0]}
+        needed = _NEEDS.get(module, {module.partition(".")[0]})
         if module and not needed & missing:
             importlib.import_module(f"timberline.{module}").add_verbs(verbs)
     text = "print the code that makes a shell complete verbs and options"

@@ -42,6 +42,11 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedSplit, Pre
     return found[0], found[1]
 
 
+def choose_forced() -> str:
+    """The precision that tests/platforms asks for, float32 by default."""
+    return "mixed_bfloat16" if forced_precision() == "mixed_bfloat16" else "float32"
+
+
 def fit(
     splits: tuple[PreparedSplit, PreparedSplit],
     checkpoints: Path,
@@ -52,8 +57,7 @@ def fit(
     make_deterministic(config.seed)
     statistics = measure_features(splits[0].read_batches(), ("x", "y"), 2)
     shape = MlpPleNetwork(widths=(16, 16), bins=8, embedding_width=4, dropout=0.1)
-    precision = "mixed_bfloat16" if forced_precision() == "mixed_bfloat16" else "float32"
-    network = build_network(shape, statistics, 2, seed=config.seed, precision=precision)
+    network = build_network(shape, statistics, 2, seed=config.seed, precision=choose_forced())
     return network, fit_network(network, *splits, config, checkpoints=checkpoints, resume=resume)
 
 
@@ -299,3 +303,111 @@ def test_nan_fields_never_reach_the_history(
     """history.json is JSON, which has no NaN."""
     _, fitted = fit(splits, tmp_path)
     assert all(math.isfinite(value) for line in untimed(fitted.history) for value in line)
+
+
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedSplit, PreparedSplit]:
+    """Two classes by the colour (of 3) and the town (of 40); a number that is often NULL says nothing."""
+    folder = tmp_path_factory.mktemp("towns")
+    found = []
+    for seed, (name, rows) in enumerate((("train", 2000), ("validation", 500))):
+        random = np.random.default_rng(seed)
+        colours, codes = random.integers(2, 5, rows), random.integers(2, 42, rows)
+        columns = {
+            "__class__": pa.array((colours == 3) ^ (codes % 2 == 0), pa.int16()),
+            "colour": colours.astype(np.float32),
+            "town": codes.astype(np.float32),
+            "noise": np.where(random.random(rows) < 0.3, np.nan, random.normal(size=rows)).astype(np.float32),
+        }
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=512)
+        found.append(PreparedSplit(folder / f"{name}.parquet", ("colour", "town", "noise"), (5, 42, None)))
+    return found[0], found[1]
+
+
+def fit_towns(
+    towns: tuple[PreparedSplit, PreparedSplit],
+    checkpoints: Path,
+    config: TrainingSection,
+    *,
+    resume: bool = False,
+) -> tuple[keras.Model, FitResult]:
+    make_deterministic(config.seed)
+    train = towns[0]
+    statistics = measure_features(
+        train.read_batches(), train.features, 2, category_sizes=train.category_sizes
+    )
+    shape = MlpPleNetwork(widths=(32,), bins=4, embedding_width=2, dropout=0.1)
+    network = build_network(shape, statistics, 2, seed=config.seed, precision=choose_forced())
+    return network, fit_network(network, *towns, config, checkpoints=checkpoints, resume=resume)
+
+
+def test_categories_are_learned_and_two_runs_are_the_same(
+    towns: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """One-hots and embeddings together decide here: neither alone says more than a coin."""
+    config = TrainingSection(epochs=12, batch_rows=32, learning_rate=0.02, ema_momentum=0.9, clip_norm=1.0)
+    network, fitted = fit_towns(towns, tmp_path / "one", config)
+    again, refitted = fit_towns(towns, tmp_path / "two", config)
+    assert fitted.history[-1].validation_loss < math.log(2) / 2
+    assert untimed(fitted.history) == untimed(refitted.history)
+    np.testing.assert_array_equal(flat(network), flat(again))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_network_with_categories_trains_in_either_precision(
+    towns: tuple[PreparedSplit, PreparedSplit], tmp_path: Path, precision: str
+) -> None:
+    """Where the processor has tiles, `auto` trains in bfloat16; the tables stay in float32."""
+    train = towns[0]
+    statistics = measure_features(
+        train.read_batches(), train.features, 2, category_sizes=train.category_sizes
+    )
+    network = build_network(MlpNetwork(widths=(8,)), statistics, 2, seed=0, precision=precision)
+    config = TrainingSection(epochs=1, batch_rows=256)
+    fitted = fit_network(network, *towns, config, checkpoints=tmp_path)
+    assert math.isfinite(fitted.history[0].validation_loss)
+    tables = [weight for weight in network.trainable_weights if weight.name == "table"]
+    assert {weight.dtype for weight in tables} == {"float32"}
+    assert len(tables) == 2
+
+
+def test_a_run_over_categories_that_is_resumed_ends_as_one_in_one_go(
+    towns: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """The moments of single rows are state as well, and unseen rows are filled in only in what is kept."""
+    config = TrainingSection(epochs=4, batch_rows=64, learning_rate=0.02, ema_momentum=0.9)
+    whole, fitted = fit_towns(towns, tmp_path / "whole", config)
+
+    class Stopped(Exception):  # noqa: N818  stands for the kill; not an error of the program
+        pass
+
+    class StopsReading(PreparedSplit):
+        """Fails as the third epoch starts to read, after two checkpoints."""
+
+        epochs = 0
+
+        def shuffled_batches(self, *arguments: Any, **named: Any) -> Any:
+            self.epochs += 1
+            if self.epochs == 3:
+                raise Stopped
+            return super().shuffled_batches(*arguments, **named)
+
+    train = towns[0]
+    broken = StopsReading(train.path, train.features, train.category_sizes)
+    with pytest.raises(tf.errors.UnknownError, match="Stopped"):
+        fit_towns((broken, towns[1]), tmp_path / "broken", config)
+    resumed, refitted = fit_towns(towns, tmp_path / "broken", config, resume=True)
+    assert refitted.resumed_from == 2
+    assert untimed(refitted.history) == untimed(fitted.history)
+    np.testing.assert_array_equal(flat(resumed), flat(whole))
+
+
+def test_the_kept_network_answers_an_unseen_code_like_the_mean_row(
+    towns: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
+) -> None:
+    """Also after averaging: the average of rows that were only drawn is not an answer."""
+    network, _ = fit_towns(towns, tmp_path, TrainingSection(epochs=2, batch_rows=64, ema_momentum=0.9))
+    layer = network.get_layer("categories_4")
+    rows, share = layer.weights_by_code.numpy(), layer.constants["share"].numpy()
+    assert share[:2].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(rows[:2], np.tile(share @ rows, (2, 1)), atol=1e-6)

@@ -55,7 +55,7 @@ def look(path: Path, target: str = "") -> TableLook:
     scratch = path.parent / "scratch"
     form = find(path, scratch)
     with open_database(EtlSection(), scratch / "spill") as connection:
-        return look_at_table(connection, form, target)
+        return look_at_table(connection, form, target, path, scratch)
 
 
 def column(table: TableLook, name: str) -> ColumnLook:

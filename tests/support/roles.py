@@ -37,7 +37,7 @@ ROLES = {
         *("registry", *_COMMAND),
         *("training/data/fetch.py", "training/sources", "training/config.py", "training/errors.py"),
     ),
-    "train": ("registry", "training", "exporter", *_COMMAND),
+    "train": ("registry", "training", "exporter", *_COMMAND, "src/timberline/features.py"),
     "bench": (
         "registry",
         "inference",

@@ -66,6 +66,20 @@ def hint_refused_cells(config: ModelConfig, refused: Iterable[tuple[str, str]]) 
     return "".join(f"{hint} " for hint in dict.fromkeys(hints) if hint)
 
 
+def hint_format(moment: Moment, texts: Sequence[str]) -> str:
+    """What would read the texts as dates or timestamps; "" if nothing is known that would."""
+    if moment == "date" and _reads(texts, "timestamp", None):
+        return 'A time of day is part of a timestamp: declare the column as type = "timestamp".'
+    for kind in dict.fromkeys((moment, "timestamp")):
+        times = ("",) if kind == "date" else _TIMES
+        fitting = [day + time for day in _DAYS for time in times if _reads(texts, kind, day + time)]
+        if fitting:
+            shown = " or ".join(f'format = "{time_format}"' for time_format in fitting[:2])
+            declared = "" if kind == moment else f'type = "{kind}" and '
+            return f"Say how it is written: {declared}{shown} in its column."
+    return ""
+
+
 def _hint_header(config: ModelConfig, source: SourceFile) -> str:
     """Where the names of the columns are to be found, if they are; "" if not."""
     if source.is_parquet or not config.etl.header:
@@ -105,7 +119,7 @@ def _hint_cells(config: ModelConfig, column: ColumnSection, texts: Sequence[str]
         return _hint_words(config.etl, texts)
     if column.type in ("integer", "number"):
         return _hint_number(config.etl, texts)
-    return _hint_format(MOMENTS[column.type], texts) if column.type in MOMENTS else ""
+    return hint_format(MOMENTS[column.type], texts) if column.type in MOMENTS else ""
 
 
 def _hint_words(etl: EtlSection, texts: Sequence[str]) -> str:
@@ -135,19 +149,6 @@ def _hint_number(etl: EtlSection, texts: Sequence[str]) -> str:
 
 def _most(texts: Sequence[str], pattern: str) -> bool:
     return sum(bool(re.fullmatch(pattern, text.strip())) for text in texts) >= _SHARE * len(texts)
-
-
-def _hint_format(moment: Moment, texts: Sequence[str]) -> str:
-    if moment == "date" and _reads(texts, "timestamp", None):
-        return 'A time of day is part of a timestamp: declare the column as type = "timestamp".'
-    for kind in dict.fromkeys((moment, "timestamp")):
-        times = ("",) if kind == "date" else _TIMES
-        fitting = [day + time for day in _DAYS for time in times if _reads(texts, kind, day + time)]
-        if fitting:
-            shown = " or ".join(f'format = "{time_format}"' for time_format in fitting[:2])
-            declared = "" if kind == moment else f'type = "{kind}" and '
-            return f"Say how it is written: {declared}{shown} in its column."
-    return ""
 
 
 def _reads(texts: Sequence[str], moment: Moment, time_format: str | None) -> bool:

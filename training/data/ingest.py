@@ -29,6 +29,7 @@ from pathlib import Path
 
 import duckdb
 
+from timberline.registry.moments import parse_moment
 from timberline.registry.rows import quote
 from timberline.registry.runs import ROW_COLUMN
 from timberline.training.config import MOMENTS, ColumnSection, HashSplit, ModelConfig
@@ -41,7 +42,7 @@ from timberline.training.data.cells import (
     storage_type,
 )
 from timberline.training.data.database import Connection, fetch_aggregates, first_line, literal, literals
-from timberline.training.data.hints import hint_missing_column, hint_undeclared_column
+from timberline.training.data.hints import hint_format, hint_missing_column, hint_undeclared_column
 from timberline.training.data.source_files import SourceFile
 from timberline.training.data.splits import key_hash
 from timberline.training.errors import DatasetError
@@ -142,28 +143,31 @@ def read_source(connection: Connection, config: ModelConfig, sources: Sequence[S
     if config.etl.true_text:
         words = ", ".join(map(literal, (*config.etl.true_text, *config.etl.false_text)))
         _create_enum(connection, _WORDS, f"SELECT unnest([{words}])")
-    plan = _Plan()
-    while True:
-        connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
-        selects = " UNION ALL ".join(_select(config, group, plan) for group in groups)
-        try:
-            connection.execute(f"CREATE TABLE {_STORED} ({', '.join(stored.values())}) AS {selects}")
-        except (duckdb.OutOfMemoryException, duckdb.IOException):
-            raise
-        except duckdb.Error as error:  # damaged Parquet has many names
-            if _NOT_READABLE in str(error) and not plan.readable:
-                readable = _list_readable(connection, config, groups)
-                plan = dataclasses.replace(plan, readable=readable)
-                if readable:
-                    continue
-            elif isinstance(error, duckdb.ConversionException) and plan.is_narrow:
-                plan = dataclasses.replace(plan, is_narrow=False)
-                continue
-            raise _explain_failure(connection, config, groups, error) from error
-        else:
-            break
+    plan: _Plan | None = _Plan()
+    while plan is not None:
+        plan = _store(connection, config, groups, ", ".join(stored.values()), plan)
     renamed = ", ".join(f"{column} AS {quote(name)}" for name, column in stored.items())
     connection.execute(f"CREATE VIEW {RAW} AS SELECT rowid AS {ROW_COLUMN}, {renamed} FROM {_STORED}")
+
+
+def _store(
+    connection: Connection, config: ModelConfig, groups: list[_Group], columns: str, plan: _Plan
+) -> _Plan | None:
+    """Read the files into a table of ``columns``, or return a plan that is for what is in them, too."""
+    connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
+    selects = " UNION ALL ".join(_select(config, group, plan) for group in groups)
+    try:
+        connection.execute(f"CREATE TABLE {_STORED} ({columns}) AS {selects}")
+    except (duckdb.OutOfMemoryException, duckdb.IOException):
+        raise
+    except duckdb.Error as error:  # damaged Parquet has many names
+        if _NOT_READABLE in str(error) and not plan.readable:
+            if readable := _list_readable(connection, config, groups):
+                return dataclasses.replace(plan, readable=readable)
+        elif isinstance(error, duckdb.ConversionException) and plan.is_narrow:
+            return dataclasses.replace(plan, is_narrow=False)
+        raise _explain_failure(connection, config, groups, error) from error
+    return None
 
 
 def drop_source(connection: Connection) -> None:
@@ -408,9 +412,10 @@ def _explain_failure(
                 alone = dataclasses.replace(group, sources=(source,))
                 found = _find_bad(connection, config, alone, name)
                 if found is not None:
-                    kind = config.columns[name].type
-                    explain = _not_integer if kind == "integer" else functools.partial(_not_moment, kind)
-                    return explain(name, *found, where=source.name)
+                    if config.columns[name].type == "integer":
+                        return _not_integer(name, *found, where=source.name)
+                    time_format = config.columns[name].format if group.is_text(name) else None
+                    return _not_moment(config, name, *found, time_format, where=source.name)
     return DatasetError(
         f"cannot be read: {first_line(error)}",
         where=", ".join(group.shown for group in groups)[:200],
@@ -458,13 +463,19 @@ def _find_bad(
     return None if found is None else (int(found[0]), str(found[1]))
 
 
-def _not_moment(kind: str, name: str, row: int, value: str, *, where: str) -> DatasetError:
+def _not_moment(
+    config: ModelConfig, name: str, row: int, text: str, time_format: str | None, *, where: str
+) -> DatasetError:
+    kind = config.columns[name].type
+    try:
+        parse_moment(text, MOMENTS[kind], time_format)
+        reason = "is none"
+    except ValueError as error:
+        reason = str(error)
     return DatasetError(
-        f"column {name!r} is declared {kind}, but row {row} holds {value[:80]}",
+        f"column {name!r} is declared {kind}, but row {row} holds {text[:80]!r}, which {reason}",
         where=where,
-        hint='Declare it `type = "timestamp"`, or correct the file.'
-        if kind == "date"
-        else "A timestamp is within ±(2^53 - 1) microseconds of 1970-01-01, the years 1684 to 2255.",
+        hint=hint_format(MOMENTS[kind], [text]) or "Correct the file.",
     )
 
 

@@ -20,7 +20,7 @@ from timberline.training.errors import FeatureError
 from timberline.training.features import build, dates
 from timberline.training.features.check import Checker
 from timberline.training.features.expressions import Expression, Feature, ValueType, read_columns
-from timberline.training.features.language import Source, nearest
+from timberline.training.features.language import Source, nearest, write_sql
 from timberline.training.features.learned import Learning
 from timberline.training.features.program import FeatureProgram
 from timberline.training.features.relation import Named, Relation, make_raw
@@ -187,7 +187,7 @@ class _Parser:
             raise self._source.refuse(
                 item, "a computed feature has no name", "Write `<expression> AS <name>`."
             )
-        yield _Item(alias, checker.check(inner), inner.sql("duckdb"), item)
+        yield _Item(alias, checker.check(inner), write_sql(inner), item)
 
     def _spread(self, item: exp.Expr, spread: exp.Columns, checker: Checker) -> Iterator[_Item]:
         """An expression over COLUMNS(...): once for each column, named after it."""
@@ -202,11 +202,11 @@ class _Parser:
             )
         pattern = spread.this.name if isinstance(spread.this, exp.Literal) else ".*"
         for named in self._expand(spread, checker) or ():
-            column = exp.column(named.name, quoted=True)
+            column = exp.column(exp.to_identifier(named.name))
             copy = inner.transform(lambda node, of=column: of if isinstance(node, exp.Columns) else node)
             name = _fill_name(item.alias, named.name, re.search(pattern, named.name))
             try:
-                yield _Item(name, checker.check(copy), copy.sql("duckdb"), item)
+                yield _Item(name, checker.check(copy), write_sql(copy), item)
             except FeatureError as error:
                 raise self._source.refuse(spread, f"for {named.name}, {error.what}", error.hint) from None
 
@@ -280,7 +280,7 @@ class _Parser:
         replaced = {}
         for node in star.args.get("replace") or ():
             name = checker.find_named(node.args["alias"], node.alias).name
-            replaced[name] = Named(name, checker.check(node.this), node.this.sql("duckdb"))
+            replaced[name] = Named(name, checker.check(node.this), write_sql(node.this))
         return [replaced.get(c.name, c) for c in checker.relation.items if c.name not in excluded]
 
     def _expand_pattern(self, item: exp.Expr, pattern: str, relation: Relation) -> list[Named]:

@@ -7,17 +7,30 @@ for is decided in `training.init.proposal`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from timberline.registry.moments import DATE_TEXT, LARGEST_MOMENT, TIMESTAMP_TEXT
+from timberline.registry.rows import quote
+from timberline.registry.runs import ROW_COLUMN
 from timberline.registry.signature import Thousands
-from timberline.training.config import ColumnKind, EtlSection
+from timberline.training.config import (
+    ColumnKind,
+    ColumnSection,
+    CsvSource,
+    EtlSection,
+    ModelConfig,
+    ModelSection,
+    RandomSplit,
+    TargetSection,
+)
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal, literals
-from timberline.training.data.lines import RowShape, survey_lines, write_with_lf
+from timberline.training.data.ingest import RAW, read_source
+from timberline.training.data.source_files import open_source_files
 from timberline.training.errors import DatasetError
 from timberline.training.init.form import Form
 
@@ -112,11 +125,15 @@ class ColumnLook:
 
 @dataclass(frozen=True)
 class TableLook:
-    """The table: its rows in `CELLS`, its columns, and ``etl`` with the words and marks that they need."""
+    """The table: its rows in `CELLS`, its columns, and ``etl`` with the words and marks that they need.
+
+    ``unreadable``: the columns that can only be read past, and why.
+    """
 
     rows: int
     rejected: int
     columns: tuple[ColumnLook, ...]
+    unreadable: dict[str, str]
     etl: EtlSection
     remarks: tuple[str, ...] = ()
 
@@ -135,26 +152,28 @@ class _Cells:
     nulls: frozenset[str]  # words for nothing, as written, that stand in it
 
 
-def look_at_table(connection: Connection, form: Form, target: str) -> TableLook:
-    """Read the whole table into `CELLS` and look at every column of it.
+def look_at_table(connection: Connection, form: Form, target: str, file: Path, scratch: Path) -> TableLook:
+    """Read the whole table into `CELLS`, as the ETL reads it, and look at every column of it.
 
     Args:
+        file: the table, and ``form`` how it is written.
+        scratch: a folder for what has to be written anew.
         target: whose values stay as they are written, unless they are whole numbers.
 
     Raises:
         DatasetError: no row of it can be read, or too many lines cannot.
     """
-    names, types, rejected = _read_cells(connection, form)
+    known, types, rejected = _read_cells(connection, form, file, scratch, target)
     rows = fetch_row(connection, f"SELECT count(*) FROM {CELLS}")[0]
     if not rows:
-        raise DatasetError("has no row below its header", where=form.path.name)
-    cells = _find_nulls(connection, names)
+        raise DatasetError("has no row below its header", where=file.name)
+    cells = _find_nulls(connection, known)
     marks, remarks = (_Marks(), ()) if form.is_parquet else _find_marks(connection, cells, form.etl)
     columns: list[ColumnLook] = []
     adopted: set[str] = set()
     wanted = [_aggregates(cell.rest, marks) for cell in cells]
-    for cell, type_, found in zip(cells, types, fetch_aggregates(connection, wanted, CELLS), strict=True):
-        looked, words = _look(connection, cell, found, marks, type_, is_target=cell.name == target)
+    for cell, found in zip(cells, fetch_aggregates(connection, wanted, CELLS), strict=True):
+        looked, words = _look(connection, cell, found, marks, types[cell.name], is_target=cell.name == target)
         columns.append(looked)
         adopted |= words
     etl = msgspec.structs.replace(
@@ -167,61 +186,104 @@ def look_at_table(connection: Connection, form: Form, target: str) -> TableLook:
     )
     if all(word.casefold() in _OWN_WORDS for word in (*etl.true_text, *etl.false_text)):
         etl = msgspec.structs.replace(etl, true_text=(), false_text=())
-    columns = _count_nulls(connection, cells, columns, etl.null_text)
-    return TableLook(rows, rejected, tuple(columns), etl, (*form.remarks, *remarks))
+    looked_at = {column.name: column for column in _count_nulls(connection, cells, columns, etl.null_text)}
+    names = form.names or tuple(types)
+    return TableLook(
+        rows=rows,
+        rejected=rejected,
+        columns=tuple(
+            looked_at.get(name) or ColumnLook(name, "NULL", "string", 0, rows, 0)
+            for name in dict.fromkeys(names)
+        ),
+        unreadable=find_unreadable(names, target),
+        etl=etl,
+        remarks=(*form.remarks, *remarks),
+    )
 
 
-def _read_cells(connection: Connection, form: Form) -> tuple[list[str], list[str], int]:
-    """Fill `CELLS`; the columns' names, DuckDB's types of Parquet's ("" of CSV's), the lines not read."""
-    path = literal(re.sub(r"[*?\[]", r"[\g<0>]", str(form.path)))
+def _read_cells(
+    connection: Connection, form: Form, file: Path, scratch: Path, target: str
+) -> tuple[dict[str, str], dict[str, str], int]:
+    """Fill `CELLS` with the columns that can be kept, in the order of the file.
+
+    Returns:
+        The column of `CELLS` of each name; DuckDB's type of each (of CSV's, ""); the lines not read.
+    """
     if form.is_parquet:
+        # DuckDB would take `[1]`, `*` and `?` in a name for a pattern.
+        path = literal(re.sub(r"[*?\[]", r"[\g<0>]", str(form.path)))
         source = f"read_parquet({path}, hive_partitioning=false)"
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-        items = ", ".join(f'CAST("{name.replace(chr(34), chr(34) * 2)}" AS VARCHAR) AS c{number}'
-                          for number, (name, *_) in enumerate(described))  # fmt: skip
-        connection.execute(f"CREATE TABLE {CELLS} AS SELECT {items} FROM {source}")
-        return [name for name, *_ in described], [type_ for _, type_, *_ in described], 0
-    names = list(form.names)
-    layout = survey_lines(
-        form.path, RowShape(form.etl.delimiter, (False,) * len(names)), where=form.path.name
-    )
-    new_line = layout.new_line
-    if new_line is None:
-        copy = form.path.with_name("lines")
-        write_with_lf(form.path, copy, form.etl.delimiter)
-        path, new_line = literal(str(copy)), "\n"
-    columns = ", ".join(f"c{number}: 'VARCHAR'" for number in range(len(names)))
-    etl = form.etl
-    connection.execute(
-        f"CREATE TABLE {CELLS} AS SELECT * FROM read_csv({path}, auto_detect=false, compression='none', "
-        f"header={str(etl.header).lower()}, skip={etl.skip_lines}, delim={literal(etl.delimiter)}, "
-        f"quote='\"', escape={literal(etl.escape)}, comment={literal(etl.comment)}, "
-        f"new_line={literal(new_line.encode('unicode_escape').decode())}, "
-        f"parallel={str(not layout.is_multiline).lower()}, columns={{{columns}}}, nullstr='', "
-        "hive_partitioning=false, store_rejects=true)"
-    )
-    rejected = fetch_row(connection, "SELECT count(DISTINCT line) FROM reject_errors")[0]
-    return names, [""] * len(names), rejected
+        types = {name: type_ for name, type_, *_ in described}
+        connection.execute(
+            f"CREATE VIEW {RAW} AS SELECT *, row_number() OVER () - 1 AS __row__ FROM {source}"
+        )
+    else:
+        types = dict.fromkeys(form.names, "")
+        config = _text_config(form, target)
+        sources = open_source_files(config, [file], scratch / "sources")
+        read_source(connection, config, sources)
+    unreadable = find_unreadable(form.names or list(types), target)
+    cells = {name: f"c{number}" for number, name in enumerate(types) if name not in unreadable}
+    items = ", ".join(f"CAST({quote(name)} AS VARCHAR) AS {cell}" for name, cell in cells.items())
+    kind = "TABLE" if form.is_parquet else "VIEW"
+    connection.execute(f"CREATE {kind} {CELLS} AS SELECT {ROW_COLUMN}, {items} FROM {RAW}")
+    rejected = 0
+    if not form.is_parquet:
+        rejected = fetch_row(connection, "SELECT count(DISTINCT line) FROM reject_errors")[0]
+    return cells, types, rejected
 
 
-def _find_nulls(connection: Connection, names: Sequence[str]) -> list[_Cells]:
+def _text_config(form: Form, target: str) -> ModelConfig:
+    """A model of which the ETL reads every column as text, but for those that it cannot keep."""
+    unreadable = find_unreadable(form.names, target)
+    return ModelConfig(
+        model=ModelSection(name="init"),
+        source=CsvSource(path=""),
+        columns={
+            name: ColumnSection(type="string", role="ignored" if name in unreadable else "input")
+            for name in form.names
+        },
+        target=TargetSection(column=target),
+        split=RandomSplit(),
+        etl=form.etl,
+    )
+
+
+def find_unreadable(names: Sequence[str], target: str) -> dict[str, str]:
+    """The columns that can only be read past, and why."""
+    reasons: dict[str, str] = {}
+    known = {target.casefold(): target}
+    for name in names:
+        if not name:
+            reasons[name] = "has no name"
+        elif names.count(name) > 1:
+            reasons[name] = "several columns are called so; rename them to use them"
+        elif name.startswith("__") and name.endswith("__"):
+            reasons[name] = "has a name of the ETL's own columns; rename it to use it"
+        elif (twin := known.setdefault(name.casefold(), name)) != name:
+            reasons[name] = f"differs from {twin!r} by case only; rename it to use it"
+    return reasons
+
+
+def _find_nulls(connection: Connection, known: Mapping[str, str]) -> list[_Cells]:
     """The columns with the words for nothing in each."""
     words = literals(sorted(_OTHER_NULLS | {word.casefold() for word in _CLEAR_NULLS}))
     wanted = [
         (
-            f"list(DISTINCT c{number}) FILTER (length(c{number}) < {_LONGEST_NULL} "
-            f"AND lower(trim(c{number})) IN {words} OR trim(c{number}) = '')",
+            f"list(DISTINCT {cell}) FILTER (length({cell}) < {_LONGEST_NULL} "
+            f"AND lower(trim({cell})) IN {words} OR trim({cell}) = '')",
         )
-        for number in range(len(names))
+        for cell in known.values()
     ]
     cells = []
-    for number, (name, (found,)) in enumerate(
-        zip(names, fetch_aggregates(connection, wanted, CELLS), strict=True)
+    for (name, cell), (found,) in zip(
+        known.items(), fetch_aggregates(connection, wanted, CELLS), strict=True
     ):
-        rest = f"trim(c{number})"
+        rest = f"trim({cell})"
         if found:
-            rest = f"CASE WHEN c{number} NOT IN {literals(sorted(found))} THEN {rest} END"
-        cells.append(_Cells(name, f"c{number}", rest, frozenset(found or ())))
+            rest = f"CASE WHEN {cell} NOT IN {literals(sorted(found))} THEN {rest} END"
+        cells.append(_Cells(name, cell, rest, frozenset(found or ())))
     return cells
 
 

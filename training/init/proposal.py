@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from timberline.registry.errors import ConfigError
+from timberline.registry.runs import ROW_COLUMN
 from timberline.registry.signature import ClassLabel
 from timberline.training.config import (
     ColumnSection,
@@ -43,7 +44,7 @@ _WIDE = 60
 # A column is a leak if it alone leaves a twentieth of the errors, and one row of a hundred at most.
 _LEAK_SHARE, _LEAK_ERRORS = 0.05, 0.01
 _LEAK_LEAST_ROWS, _LEAK_EDGE_ROWS = 20, 100
-_IS_ASKED = f"{mix_rows('rowid', 0, 'init')} % 5 = 0"
+_IS_ASKED = f"{mix_rows(ROW_COLUMN, 0, 'init')} % 5 = 0"
 _LIKE_AN_ID = re.compile(
     r"(^|[^a-z])(id|ids|key|uuid|guid|index|idx|rownames?|row|number|no|nr|num|serial)($|[^a-z])"
 )
@@ -116,10 +117,9 @@ def propose(
         ConfigError: a column that was named is not there.
         DatasetError: nothing can be classified by this target, or the rows have no order in time.
     """
-    names = [column.name for column in table.columns]
     for option, name in (("--target", target), ("--time", time), *(("--group", name) for name in groups)):
         if name is not None:
-            _require_column(names, option, name, where)
+            _require_column(table, option, name, where)
     found = _Findings()
     chosen = table.find(target)
     assert chosen is not None
@@ -130,7 +130,6 @@ def propose(
             f"{table.rejected:,} lines cannot be read; [etl] max_reject_fraction tolerates them: see rejects"
         )
     roles = {column.name: _find_role(table, column, target, time, groups, found) for column in table.columns}
-    _refuse_clashes(table, roles, found, target)
     inputs = [c for c in table.columns if roles[c.name] == "input" and c.name != target]
     _find_leaks(connection, inputs, chosen, found)
     columns = tuple(
@@ -162,11 +161,12 @@ def propose(
     )
 
 
-def _require_column(names: Sequence[str], option: str, name: str, where: str) -> None:
-    if names.count(name) == 1:
-        return
+def _require_column(table: TableLook, option: str, name: str, where: str) -> None:
+    names = [column.name for column in table.columns]
+    if name in table.unreadable:
+        raise ConfigError(f"names {name!r}: {table.unreadable[name]}", where=option)
     if name in names:
-        raise ConfigError(f"names {name!r}, and {names.count(name)} columns are called so", where=option)
+        return
     folded = {other.strip().casefold(): other for other in names}
     near = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
     shown = ", ".join(map(repr, names))
@@ -279,12 +279,13 @@ def _find_role(
 
 def _why_ignored(table: TableLook, column: ColumnLook, found: _Findings) -> str:
     """Why a column describes no row; "" if it may."""
-    if [other.name for other in table.columns].count(column.name) > 1 and column.name:
-        found.warnings.append(f"{column.name}: several columns are called so, and none of them is read")
-        return "several columns are called so"
+    if column.name in table.unreadable:
+        reason = table.unreadable[column.name]
+        if column.name:
+            found.warnings.append(f"{column.name}: {reason}")
+        return reason
     is_one = column.distinct == 1 and not column.nulls
     reasons = {
-        "has no name": not column.name,
         "is empty in every row": not column.rows,
         "has the same value in every row": is_one,
         f"numbers the rows ({column.distinct:,} different values)": _is_running(table, column),
@@ -315,22 +316,6 @@ def _is_running(table: TableLook, column: ColumnLook) -> bool:
 def _words(name: str) -> str:
     """``PassengerId`` → ``passenger_id``: the words of a name apart."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def _refuse_clashes(table: TableLook, roles: dict[str, Any], found: _Findings, target: str) -> None:
-    """Columns that DuckDB would take for one another, or for the ETL's own, are read past."""
-    kept: dict[str, str] = {target.casefold(): target}
-    for column in table.columns:
-        name = column.name
-        if roles[name] == "ignored" or name == target:
-            continue
-        if name.startswith("__") and name.endswith("__"):
-            found.warn(name, "has a name of the ETL's own columns; rename it to use it")
-        elif kept.setdefault(name.casefold(), name) != name:
-            found.warn(name, f"differs from {kept[name.casefold()]!r} by case only; rename it to use it")
-        else:
-            continue
-        roles[name] = "ignored"
 
 
 def _find_leaks(

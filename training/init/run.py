@@ -127,7 +127,7 @@ def _look(file: Path, target: str, time: str | None, groups: Sequence[str]) -> P
         scratch = Path(name)
         form = find_form(file, scratch)
         with open_database(EtlSection(), scratch / "spill", columns=max(len(form.names), 1)) as connection:
-            table = look_at_table(connection, form, target)
+            table = look_at_table(connection, form, target, file, scratch)
             etl = msgspec.structs.asdict(table.etl)
             usual = msgspec.structs.asdict(EtlSection())
             log_event(

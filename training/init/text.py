@@ -18,7 +18,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BARE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # More columns than these are a star and not a list.
 _LISTED = 60
-_LEAST_RUN = 4
+_LEAST_RUN = 3
 _WIDTH = 100
 _MOST_LABELS = 100
 _DAY_US = 86_400_000_000

@@ -234,7 +234,7 @@ class _Embedding(FrozenWeights):
         raise NotImplementedError
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        columns = tf.transpose(tf.gather(inputs, self.indexes, axis=1))  # (rows, features) → (embedded, rows)
+        columns = tf.transpose(_take(inputs, self.indexes))  # (rows, features) → (embedded, rows)
         embedded = tf.matmul(self.code(tf.expand_dims(columns, 2)), self.kernel)
         flat = tf.reshape(tf.transpose(embedded, (1, 0, 2)), (-1, len(self.indexes) * self.width))
         return tf.nn.relu(flat + self.bias)

@@ -112,3 +112,25 @@ def test_a_column_may_have_the_name_of_a_tables_column() -> None:
     fitted = Fitted(vocabularies=dict.fromkeys(("key", "value", "word"), ("a", "b")))
     program = parse_features("SELECT key, value, word FROM raw", columns, fitted=fitted)
     _compare(program, {"key": ["a", "b", "c"], "value": ["b", "c", "a"], "word": ["c", "a", "b"]})
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "map {'x': 5}[CASE WHEN t = 'red' THEN 'x' ELSE 'x' END] + i",
+        "map {'x': 5}[CASE WHEN t = 'red' THEN 'y' ELSE 'y' END] + i",
+        "coalesce([4, 5, 6][CASE WHEN i > 3 THEN 2 ELSE 2 END], 0) + i",
+        "coalesce([4, 5][CASE WHEN i > 3 THEN 7 ELSE 7 END], 1) + i",
+    ],
+)
+def test_look_up_by_what_is_the_same_in_every_row_is_a_constant(expression: str) -> None:
+    """The compiler sees through such a choice, and no place in a table is left to be computed."""
+    _compare(parse_features(f"SELECT {expression} AS f FROM raw", COLUMNS))
+
+
+def test_an_empty_vocabulary_of_cut_text_knows_no_word() -> None:
+    """Whoever looks at the features before the table has been read has no words yet."""
+    sql = "SELECT lower(t) AS t_small, lower(u) AS u_small FROM raw"
+    found = _compare(parse_features(sql, COLUMNS, fitted=Fitted(vocabularies={"t_small": (), "u_small": ()})))
+    assert set(found[:, 0]) == {UNKNOWN_CODE}
+    assert set(found[:, 1]) == {UNKNOWN_CODE, NULL_CODE}

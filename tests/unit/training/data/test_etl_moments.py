@@ -190,9 +190,21 @@ def test_parquet_text_is_read_by_the_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "told"),
     [
-        (pa.array([_START] * 60, pa.timestamp("us")), "date", "row 0 holds 2013-05-01 10:30:00"),
-        (pa.array(["2013-05-01"] * 50 + ["soon"] * 10), "date", "row 50 holds soon"),
-        (pa.array([datetime.date(1600, 1, 1)] * 60), "timestamp", "row 0 holds 1600-01-01"),
+        (
+            pa.array([_START] * 60, pa.timestamp("us")),
+            "date",
+            "row 0 holds '2013-05-01 10:30:00', which is not a date alone",
+        ),
+        (
+            pa.array(["2013-05-01"] * 50 + ["soon"] * 10),
+            "date",
+            "row 50 holds 'soon', which is not a date such as",
+        ),
+        (
+            pa.array([datetime.date(1600, 1, 1)] * 60),
+            "timestamp",
+            "row 0 holds '1600-01-01', which is beyond",
+        ),
     ],
 )
 def test_a_parquet_value_that_is_no_such_moment_is_refused_with_row_and_value(

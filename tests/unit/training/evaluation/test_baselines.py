@@ -106,3 +106,56 @@ def test_a_fit_that_does_not_converge_is_said(
     monkeypatch.setattr(baselines, "_MAX_ITERATIONS", 1)
     LogisticRegression(write_split(tmp_path / "train.parquet", 900, 0.5, seed=1), 2)
     assert "the baseline's fit has not converged" in caplog.text
+
+
+def write_categories(path: Path, rows: int, seed: int) -> PreparedSplit:
+    """Two classes by a category of 30 values, in 9 of 10 rows, beside a number that says nothing."""
+    generator = np.random.default_rng(seed)
+    codes = generator.integers(2, 32, rows)
+    truth = ((codes % 2 == 0) ^ (generator.random(rows) < 0.1)).astype(np.int16)
+    columns = {CLASS_COLUMN: truth, "town": codes.astype(np.float32), "noise": generator.normal(size=rows)}
+    pq.write_table(pa.table(columns), path)
+    return PreparedSplit(path, ("town", "noise"), (32, None))
+
+
+def test_the_baseline_knows_categories_as_one_hots(tmp_path: Path) -> None:
+    """As one number a code would say nothing, and a network would easily beat that."""
+    train = write_categories(tmp_path / "train.parquet", 3000, seed=1)
+    test = write_categories(tmp_path / "test.parquet", 3000, seed=2)
+    assert accuracies(train, test, [0.5, 0.5])["logistic_regression"] > 0.85
+
+
+def test_a_fit_to_categories_is_at_the_minimum_too(tmp_path: Path) -> None:
+    """The weights are searched in units of their own; the minimum does not depend on them."""
+    split = write_categories(tmp_path / "train.parquet", 2000, seed=1)
+    fitted = LogisticRegression(split, 2)
+    features, truth = next(split.read_batches(2000))
+    number = features[:, 1].astype(np.float64)
+    one_hots = np.eye(32)[features[:, 0].astype(int)]
+    ones = np.ones(len(truth))
+    design = np.column_stack([(number - number.mean()) / number.std(), ones, one_hots])
+    odds = np.exp(design @ fitted._weights)
+    missing = odds / odds.sum(axis=1, keepdims=True) - np.eye(2)[truth]
+    kept = fitted._weights.copy()
+    kept[1] = 0.0  # the bias is not held small
+    assert np.abs((design.T @ missing + kept) / len(truth)).max() < 2e-4
+
+
+def test_only_the_commonest_values_have_a_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory must not grow with the values: 100,000 of them in ten classes are a million weights."""
+    monkeypatch.setattr(baselines, "_MOST_VALUES", 4)
+    split = write_categories(tmp_path / "train.parquet", 900, seed=1)
+    fitted = LogisticRegression(split, 2)
+    # The number, the bias, the codes of unknown values and of NULL, and four values.
+    assert fitted._weights.shape == (1 + 1 + 2 + 4, 2)
+    assert len(fitted.predict(next(split.read_batches())[0], np.zeros(2))) == 900
+
+
+def test_null_is_filled_with_the_mean_and_has_a_flag(tmp_path: Path) -> None:
+    """NaN in one product would make every answer of the baseline the first class."""
+    generator = np.random.default_rng(0)
+    truth = (generator.random(2000) < 0.5).astype(np.int16)
+    values = np.where((truth == 1) & (generator.random(2000) < 0.8), np.nan, generator.normal(size=2000))
+    pq.write_table(pa.table({CLASS_COLUMN: truth, "x": values.astype(np.float32)}), tmp_path / "a.parquet")
+    split = PreparedSplit(tmp_path / "a.parquet", ("x",))
+    assert accuracies(split, split, [0.5, 0.5])["logistic_regression"] > 0.85

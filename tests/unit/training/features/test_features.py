@@ -164,6 +164,7 @@ def test_narrow_integer_columns_do_not_overflow() -> None:
         ("coalesce(Slope, Elevation, 0)", 7.0),
         ("nullif(Elevation, 7)", None),
         ("CAST(is_day AS INTEGER) + 1", 2.0),
+        ("CAST(CASE WHEN is_day THEN 0.75 ELSE Elevation END AS BIGINT)", 1.0),
         ("degrees(radians(Elevation))", 7.0),
         ("Elevation * pi() / pi()", 7.0),
         ("log10(Elevation * 1000 / 7)", 3.0),
@@ -190,6 +191,9 @@ def test_expression_means_what_the_table_of_operators_says(expression: str, valu
         ("Elevation / Soil_Type1", ValueType.DOUBLE, True),
         ("Slope * 2", ValueType.DOUBLE, True),
         ("coalesce(Slope, 0)", ValueType.DOUBLE, False),
+        ("coalesce(Elevation, 0.5)", ValueType.DOUBLE, False),
+        ("CASE WHEN is_day THEN Elevation ELSE 0.5 END", ValueType.DOUBLE, False),
+        ("CASE WHEN is_day THEN 0.5 ELSE Elevation END", ValueType.DOUBLE, False),
         ("Slope > 1", ValueType.BOOLEAN, True),
         ("Slope IS NULL", ValueType.BOOLEAN, False),
         ("region = 'x'", ValueType.BOOLEAN, False),
@@ -393,7 +397,7 @@ def test_replaced_column_of_a_star_gets_a_name_of_its_own() -> None:
     """The prepared table holds the raw column under its name, and no two columns of one name."""
     program = _parse("SELECT * EXCLUDE (region, is_day) REPLACE (ln(Slope) AS slope) FROM raw")
     assert program.names == ("Elevation", "Slope_replaced", "Soil_Type1", "Soil_Type2")
-    assert program.features[1].text == "LN(Slope)"
+    assert program.features[1].text == "ln(Slope)"
 
 
 def test_deep_nesting_is_refused_and_not_a_crash() -> None:

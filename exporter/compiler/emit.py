@@ -40,6 +40,9 @@ _VARIADIC = {"any", "all", "select"}
 # node itself costs is nothing beside so many.
 _MOST_CONDITIONS = 2**14
 _PICKS = {"pick_one", "pick", "weigh"}
+# What leaves the other side as it is, and how far from it a float no longer tells.
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+_UNSEEN = {0.0: 2.0**-149, 1.0: 2.0**-23}
 _SOURCES = {"const", "numeric", "text", "word", "string"}
 # What of text is an operator of ONNX.
 _TEXT_OPERATORS = {"join": "StringConcat", "where_text": "Where", "same_text": "Equal"}
@@ -523,12 +526,14 @@ class _Layout:
             self.assign(list(new), self._emitter.spread([s.payload for s in new]))
         return self._emitter.gather([self._column(s) for s in scalars])
 
-    def _operand(self, scalars: Sequence[Scalar]) -> str:
+    def _operand(self, scalars: Sequence[Scalar], operator: str, place: int) -> str:
         """Name of a tensor that is, or broadcasts to, these values side by side."""
         first = scalars[0]
         if first.operator == "const":
             values = [s.payload for s in scalars]
             is_one = all(s is first for s in scalars)
+            if is_one and _is_rewritten(operator, place, first.payload):
+                return self.fetch([first])
             return self._emitter.constant(np.array(values[0] if is_one else values))
         return self.fetch([first] if all(s is first for s in scalars) else scalars)
 
@@ -543,7 +548,7 @@ class _Layout:
             places = self.fetch([s.arguments[0] for s in group])
             return self._emitter.find([s.payload for s in group], places)
         columns = list(zip(*(s.arguments for s in group), strict=True))
-        operands = [self._operand(column) for column in columns]
+        operands = [self._operand(column, first.operator, place) for place, column in enumerate(columns)]
         if all(column[0].operator == "const" for column in columns):
             # What is not folded beforehand still has a value in every row.
             operands[0] = self.fetch(columns[0])
@@ -570,6 +575,22 @@ class _Layout:
         if all(v.operator == "const" for v in values):
             return self._emitter.look_up(np.array([v.payload for v in values]), chosen, len(group))
         return self._emitter.pick(self.fetch(values), chosen, len(group))
+
+
+def _is_rewritten(operator: str, place: int, value: object) -> bool:
+    """Whether ONNX Runtime would drop the operation with this constant, or join it with the next one.
+
+    It reads the constant in 32 bits: x * 1.00000001 is x to it, and (1 / x) * y is y / x, which rounds
+    otherwise. A constant that stands in every row is none to it.
+    """
+    neutral = _NEUTRAL.get(operator)
+    if (
+        neutral is None
+        or not isinstance(value, int | float)
+        or (value == neutral and (operator, place) != ("Div", 0))
+    ):
+        return False
+    return abs(value - neutral) <= _UNSEEN[neutral]
 
 
 def _pad(scalars: tuple[Scalar, ...], width: int) -> tuple[Scalar, ...]:

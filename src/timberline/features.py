@@ -32,9 +32,7 @@ def add_verbs(verbs: Verbs[argparse.ArgumentParser]) -> None:
     """The verb ``features``."""
     text = "show what each expression of features.sql becomes in the graph, and what it costs a row"
     command = add_verb(verbs, "features", text, run, "models", "data", "set")
-    command.add_argument(
-        "--graph", type=Path, metavar="FILE", help="also draw the graph of the features, as SVG"
-    )
+    command.add_argument("--graph", type=Path, metavar="FILE", help="draw the graph of the features, as SVG")
     command.add_argument(
         "--json", action=argparse.BooleanOptionalAction, help="JSON (the default off a terminal)"
     )

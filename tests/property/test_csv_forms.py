@@ -178,8 +178,8 @@ def test_a_whole_file_of_the_table_is_read_as_training_reads_it(
     def read(text: bytes, has_header: bool | None = None) -> list[Any]:
         feed = reader.read_csv(text, has_header)
         assert feed.numeric is not None
-        values: list[Any] = feed.numeric[:, 0].tolist()
-        return values
+        found: list[Any] = feed.numeric[:, 0].tolist()
+        return found
 
     assert read(body) == expected
     assert read(body[len(in_front.encode()) :]) == expected

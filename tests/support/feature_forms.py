@@ -6,9 +6,28 @@ from timberline.registry.signature import Column
 
 # operator → features that use it, over `feature_parity.COLUMNS`. Exact unless the operator is in ROUNDED.
 CASES: dict[str, tuple[str, ...]] = {
-    "add": ("i + j", "x + y", "n + 1", "i + j + 0.1", "x + i", "y + NULL"),
+    "add": (
+        "((x + 1e-300) - x) * 1e300",
+        "(x - 1e-300 - x) * 1e300",
+        "i + j",
+        "x + y",
+        "n + 1",
+        "i + j + 0.1",
+        "x + i",
+        "y + NULL",
+    ),
     "sub": ("i - j", "x - y", "1 - n", "i - j - x"),
-    "mul": ("i * j", "x * y", "2 * i", "0.1 * i", "n * x"),
+    "mul": (
+        "(x * 1.00000001 - x) * 1e9",
+        "(x / 1.00000001 - x) * 1e9",
+        "1 / i * j = j / i",
+        "1.00000001 / x * y",
+        "i * j",
+        "x * y",
+        "2 * i",
+        "0.1 * i",
+        "n * x",
+    ),
     "div": (
         "i / j",
         "x / y",

@@ -113,7 +113,7 @@ def coalesce(arguments: Sequence[Expression]) -> Expression:
         return unified[0]
     low, high, _ = hull(unified)
     nullable = all(a.nullable for a in unified)
-    return Call("coalesce", tuple(unified), unified[0].type, nullable, low, high)
+    return Call("coalesce", tuple(unified), _type_of(unified), nullable, low, high)
 
 
 def case(branches: Sequence[tuple[Expression, Expression]], default: Expression) -> Expression:
@@ -123,7 +123,7 @@ def case(branches: Sequence[tuple[Expression, Expression]], default: Expression)
     low, high, _ = hull([*values, default])
     pairs = [part for pair in zip(conditions, values, strict=True) for part in pair]
     nullable = any(v.nullable for v in (*values, default))
-    return Call("case", (*pairs, default), default.type, nullable, low, high)
+    return Call("case", (*pairs, default), _type_of([*values, default]), nullable, low, high)
 
 
 def code(value: Expression, vocabulary: Sequence[str]) -> Expression:
@@ -335,6 +335,12 @@ def _unify(values: Sequence[Expression]) -> list[Expression]:
     numbers = [as_number(v) for v in values]
     kind = _common_type(numbers)
     return [Literal(None, kind) if isinstance(v, Literal) and v.value is None else v for v in numbers]
+
+
+def _type_of(unified: Sequence[Expression]) -> ValueType:
+    """The type of a choice between values that `_unify` gave: of numbers, whole if all of them are."""
+    first = unified[0].type
+    return _common_type(unified) if first.is_number else first
 
 
 def _common_type(values: Sequence[Expression]) -> ValueType:

@@ -56,8 +56,11 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "round": ("round(a), round(a, digits)", "half away from zero; digits a whole constant"),
     "greatest": ("greatest(a, b, ...)", "largest that is not NULL"),
     "least": ("least(a, b, ...)", "smallest that is not NULL"),
-    "eq": ("a = b, a IN (...), CASE a WHEN b", "equal; text only with a constant"),
-    "ne": ("a <> b, a != b", "not equal; text only with a constant"),
+    "eq": (
+        "a = b, a IN (...), CASE a WHEN b",
+        "equal; what is cut from text, as lower does, with a constant only",
+    ),
+    "ne": ("a <> b, a != b", "not equal; of text as ="),
     "lt": ("a < b", "numbers only"),
     "le": ("a <= b, a BETWEEN b AND c", "numbers only"),
     "gt": ("a > b", "numbers only"),

@@ -36,7 +36,7 @@ def test_a_date_is_the_days_since_1970(text: str) -> None:
     assert write_moment(_days(text), "date") == text
 
 
-@pytest.mark.parametrize("behind", ["T00:00", " 00:00:00", "T00:00:00.000", "T00:00:00Z"])
+@pytest.mark.parametrize("behind", ["T00:00", " 00:00:00", "T00:00:00.000", "T00:00:00Z", " 00:00:00+00:00"])
 def test_a_date_with_midnight_is_the_date(behind: str) -> None:
     """Libraries write a column of dates so."""
     assert parse_moment(f"2013-05-01{behind}", "date") == _days("2013-05-01")
@@ -68,6 +68,7 @@ def test_a_timestamp_is_the_microseconds_since_1970_in_utc(text: str, same: str)
         ("2013-02-29", "date", "names a day that does not exist"),
         ("0000-01-01", "date", "names a day that does not exist"),
         ("2013-05-01T10:00", "date", "is not a date alone"),
+        ("2013-05-01T00:00+02:00", "date", "is not a date alone"),
         ("", "date", "is not a date such as"),
         ("2013-05-01\n", "date", "is not a date such as"),
         ("٢013-05-01", "date", "is not a date such as"),

@@ -99,6 +99,17 @@ def test_a_feature_with_few_values_leaves_the_last_bins_at_zero() -> None:
     np.testing.assert_allclose(np.clip((3.5 - left[0]) * slope[0], 0, 1), [1, 0.5, 0, 0, 0, 0, 0, 0])
 
 
+def test_quantiles_that_differ_by_rounding_alone_are_one() -> None:
+    """sin(0) and sin(pi) are the same hour's sine: a bin between them would flip with the last bit."""
+    angles = np.repeat(np.pi * np.arange(24) / 12, 40)
+    features = np.sin(angles)[:, None].astype(np.float32)
+    statistics = measure_features(batches(features, 50), ("sine",), 2)
+    left, slope = piecewise_bins(statistics, np.array([0]), 16)
+    near = np.array([[0.0], [1.2e-16], [-3.7e-16]])
+    passed = np.clip((near - left) * slope, 0, 1)
+    assert np.abs(passed - passed[0]).max() < 1e-12
+
+
 def test_an_infinite_feature_is_named() -> None:
     """A division by zero in features.sql should be told as such, not as a NaN loss."""
     features = table(100)

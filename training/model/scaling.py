@@ -159,8 +159,8 @@ def quantile_edges(statistics: FeatureStatistics, feature: int, bins: int) -> Fl
     values = statistics.sample[:, feature].astype(np.float64)
     values = values[~np.isnan(values)]
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, bins + 1)))
-    # sin(0) and sin(pi) differ by rounding alone: between such edges the bin would be a step, on whose two sides
-    # DuckDB and the graph may stand.
+    # sin(0) and sin(pi) differ by rounding alone: between such edges the bin would be a step, on whose two
+    # sides DuckDB and the graph may stand.
     edges = edges[np.append(True, np.diff(edges) > _ROUNDING * (edges[-1] - edges[0]))]
     # The sample may be all one value; the range over all rows then still gives one bin.
     low, high = min(edges[0], statistics.minimum[feature]), max(edges[-1], statistics.maximum[feature])

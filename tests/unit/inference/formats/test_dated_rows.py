@@ -117,11 +117,11 @@ def test_the_graphs_own_tensor_holds_whole_numbers_of_the_graph() -> None:
 
 def test_a_tensor_that_is_no_moment_is_refused() -> None:
     """The row, or the datatype, is named."""
-    with pytest.raises(RowError, match='row 1, "day": expected a date .* found the string "x"'):
+    with pytest.raises(RowError, match=r'row 1, "day": expected a date .* found the string "x"'):
         read_tensors(tensor("day", "BYTES", "2013-05-01", "x"))
     null = len(NULL_TEXT).to_bytes(4, "little") + NULL_TEXT.encode()
     head = {"name": "day", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(null)}}
-    with pytest.raises(RowError, match='row 0, "day": expected a date .* found null'):
+    with pytest.raises(RowError, match=r'row 0, "day": expected a date .* found null'):
         read_tensors(head, blobs=null)
     with pytest.raises(MalformedBodyError, match="the datatype is BOOL, expected BYTES or a number"):
         read_tensors(tensor("day", "BOOL", True))
@@ -132,5 +132,5 @@ def test_float32_takes_days_and_no_timestamps() -> None:
     rows = np.array([[15826.0], [-1.0]], dtype="<f4")
     feed = TableReader((DAY,), 10).read_floats(rows.tobytes())
     np.testing.assert_array_equal(feed.numeric, rows)
-    with pytest.raises(UnsupportedMediaError, match='"at": .* This column holds timestamps'):
+    with pytest.raises(UnsupportedMediaError, match=r'"at": .* This column holds timestamps'):
         TableReader(BOTH, 10).read_floats(b"\0" * 8)

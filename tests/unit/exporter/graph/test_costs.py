@@ -14,7 +14,7 @@ from timberline.exporter.compiler.compile import build_feature_graph, trace_feat
 from timberline.exporter.graph.compose import compose_graph
 from timberline.exporter.graph.costs import DEAREST_COUNT, TEXT_LENGTH, RowCost, log_cost, measure_row
 from timberline.registry.signature import Column
-from timberline.training.features import parse_features, read_texts
+from timberline.training.features import parse_features
 
 _COLUMNS = (
     Column(name="x", datatype="FP64", is_nullable=True),
@@ -37,7 +37,7 @@ def measure(features: Sequence[str], slow_row_us: float) -> RowCost:
     network = random_network(len(features), 3)
     model = compose_graph(build_feature_graph(program, 18), network, class_count=3)
     feeds = {entry.name: _FEEDS[entry.name] for entry in model.graph.input}
-    return measure_row(model, program, sql, feeds, opset=18, slow_row_us=slow_row_us)
+    return measure_row(model, program, feeds, opset=18, slow_row_us=slow_row_us)
 
 
 def test_a_row_that_is_not_slow_is_timed_and_not_explained() -> None:
@@ -53,7 +53,7 @@ def test_the_dearest_expression_of_a_slow_row_comes_first() -> None:
     assert cost.features_microseconds is not None
     assert cost.features_microseconds <= cost.microseconds
     first = cost.dearest[0]
-    assert first.expression.startswith("SQRT(ABS(")
+    assert first.expression.startswith("sqrt(abs(")
     assert len(first.expression) == TEXT_LENGTH
     assert first.microseconds > sum(item.microseconds for item in cost.dearest[1:])
     assert first.share == pytest.approx(first.microseconds / cost.microseconds, abs=0.01)
@@ -66,7 +66,7 @@ def test_expressions_that_differ_in_constants_only_are_one_line() -> None:
     features = [f"coalesce(u = 'w{index}', false)" for index in range(40)]
     cost = measure([*features, *(f"x > {index}.5" for index in range(5)), "x + k"], 0.0)
     found = {item.expression: item.features for item in cost.dearest}
-    assert found == {"COALESCE(u = 'w0', FALSE)": 40, "x > 0.5": 5, "x + k": 1}
+    assert found == {"coalesce(u = 'w0', FALSE)": 40, "x > 0.5": 5, "x + k": 1}
 
 
 def test_at_most_ten_expressions_are_named() -> None:
@@ -85,7 +85,7 @@ def test_the_log_tells_the_dearest_of_a_slow_row_alone(caplog: pytest.LogCapture
         log_cost(measure([f"coalesce(u = 'w{index}', false)" for index in range(3)], 0.0))
     head, line = (record.getMessage() for record in caplog.records)
     assert "the dearest expressions follow" in head
-    assert line.endswith("COALESCE(u = 'w0', FALSE)  (and 2 like it)")
+    assert line.endswith("coalesce(u = 'w0', FALSE)  (and 2 like it)")
 
 
 def test_every_node_is_shared_out_in_full_among_the_features_that_need_it() -> None:
@@ -101,7 +101,8 @@ def test_every_node_is_shared_out_in_full_among_the_features_that_need_it() -> N
     assert all(owners == {4: 1.0} for node, owners in shares.items() if node.startswith("sqrt"))
 
 
-def test_texts_are_of_the_computed_features_by_their_names() -> None:
-    """A plain column has no text but its name."""
-    texts = read_texts("SELECT *, x+ 1 AS Next, raw.k AS other FROM raw")
-    assert texts == {"next": "x + 1", "other": "raw.k"}
+def test_text_of_a_feature_is_what_its_author_wrote() -> None:
+    """A plain column, also by another name or from a WITH, is shown as what it was made from."""
+    sql = "WITH w AS (SELECT *, x+ 1 AS up FROM raw) SELECT x, up AS Next, w.k AS other, up*2 AS f FROM w"
+    program = parse_features(sql, _COLUMNS)
+    assert [feature.text for feature in program.features] == ["x", "x + 1", "k", "up * 2"]

@@ -14,7 +14,7 @@ from timberline.exporter.compiler.compile import build_feature_graph, trace_feat
 from timberline.exporter.graph.compose import compose_graph
 from timberline.exporter.graph.costs import DEAREST_COUNT, TEXT_LENGTH, RowCost, log_cost, measure_row
 from timberline.registry.signature import Column
-from timberline.training.features import parse_features, read_texts
+from timberline.training.features import parse_features
 
 _COLUMNS = (
     Column(name="x", datatype="FP64", is_nullable=True),
@@ -37,7 +37,7 @@ def measure(features: Sequence[str], slow_row_us: float) -> RowCost:
     network = random_network(len(features), 3)
     model = compose_graph(build_feature_graph(program, 18), network, class_count=3)
     feeds = {entry.name: _FEEDS[entry.name] for entry in model.graph.input}
-    return measure_row(model, program, sql, feeds, opset=18, slow_row_us=slow_row_us)
+    return measure_row(model, program, feeds, opset=18, slow_row_us=slow_row_us)
 
 
 def test_a_row_that_is_not_slow_is_timed_and_not_explained() -> None:
@@ -101,7 +101,8 @@ def test_every_node_is_shared_out_in_full_among_the_features_that_need_it() -> N
     assert all(owners == {4: 1.0} for node, owners in shares.items() if node.startswith("sqrt"))
 
 
-def test_texts_are_of_the_computed_features_by_their_names() -> None:
-    """A plain column has no text but its name."""
-    texts = read_texts("SELECT *, x+ 1 AS Next, raw.k AS other FROM raw")
-    assert texts == {"next": "x + 1", "other": "raw.k"}
+def test_text_of_a_feature_is_what_its_author_wrote() -> None:
+    """A plain column, also by another name or from a WITH, is shown as what it was made from."""
+    sql = "WITH w AS (SELECT *, x+ 1 AS up FROM raw) SELECT x, up AS Next, w.k AS other, up*2 AS f FROM w"
+    program = parse_features(sql, _COLUMNS)
+    assert [feature.text for feature in program.features] == ["x", "x + 1", "k", "up * 2"]

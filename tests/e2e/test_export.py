@@ -19,10 +19,11 @@ from onnx import numpy_helper
 
 from tests.support.ended import starting
 from tests.support.registry_tree import folder_of
-from tests.support.runs import RunPlan, build_run, make_seen
+from tests.support.runs import CODED, RunPlan, build_run, make_seen
 from tests.support.service import running_service
 from timberline.exporter.__main__ import main
 from timberline.exporter.compiler.compile import build_feature_graph
+from timberline.exporter.compiler.text import TEXT_OPSET
 from timberline.exporter.errors import ExportError, ParityInputError
 from timberline.exporter.export import export_run, publish_verified
 from timberline.exporter.graph.compose import compose_graph
@@ -35,9 +36,17 @@ from timberline.registry.aliases import read_alias
 from timberline.registry.errors import AfterChangeError, ConfigError, StageError
 from timberline.registry.manifest import GateLimits
 from timberline.registry.rows import SEEN_KEY
-from timberline.registry.runs import ExportSettings, find_run
-from timberline.registry.signature import Column, SourceTable, UnreadRole
-from timberline.registry.store import Store, open_store
+from timberline.registry.runs import ExportSettings, Fitted, find_run
+from timberline.registry.signature import (
+    CATEGORIES_OUTPUT,
+    FIRST_CODE,
+    NULL_CODE,
+    UNKNOWN_CODE,
+    Column,
+    SourceTable,
+    UnreadRole,
+)
+from timberline.registry.store import MODEL_FILE, Store, open_store
 from timberline.training.features import parse_features
 
 SETTINGS = ReleaseSettings(export=ExportSettings(golden_rows=12))
@@ -110,6 +119,64 @@ def test_published_version_is_whole_and_answers_raw_rows_as_its_golden_rows_say(
     np.testing.assert_allclose(probabilities, manifest.golden.probabilities, atol=manifest.golden.atol)
     assert probabilities.shape == (12, len(manifest.signature.classes))
     assert label.tolist() == probabilities.argmax(axis=1).tolist()
+
+
+def test_text_and_null_reach_the_network_and_the_version_says_what_it_knows(
+    tmp_path: Path, store: Store
+) -> None:
+    """Raw text in, known answers out; a service finds unknown values by the codes beside them."""
+    build_run(tmp_path / "data", CODED)
+    result = export_run(load_inputs(tmp_path / "data", "coded", SETTINGS), store)
+    assert result.parity is not None
+    assert result.parity["features"].worst_absolute_error == 0.0
+    version = store.open_version("coded", 1)
+    manifest = version.manifest
+    assert [(known.feature, known.values) for known in manifest.categories] == [("colour", 1), ("place", 21)]
+    assert manifest.constants == CODED.fitted.constants
+    assert [spec.name for spec in manifest.signature.outputs] == ["probabilities", "label"]
+    session = open_session(version.read_file(MODEL_FILE), threads=1)
+    rows = [(1.0, "blue", "there"), (None, None, "place 3"), (None, "green", "nowhere")]
+    feeds = rows_to_feeds(rows, manifest.signature.columns)
+    probabilities, codes = session.run(["probabilities", CATEGORIES_OUTPUT], feeds)
+    assert np.isfinite(probabilities).all()
+    assert codes.tolist() == [
+        [FIRST_CODE, FIRST_CODE + 20],
+        [NULL_CODE, FIRST_CODE + 3],
+        [UNKNOWN_CODE, UNKNOWN_CODE],
+    ]
+
+
+def test_functions_of_text_take_the_operator_set_that_has_them_and_are_exported_once(
+    tmp_path: Path, store: Store
+) -> None:
+    """Whoever writes SQL asks for no operator set, and the same run is no new version because of it."""
+    sql = "SELECT height, lower(trim(place)) AS place_small, colour LIKE 'b%' AS is_b FROM raw"
+    plan = replace(
+        CODED, features_sql=sql, fitted=Fitted(vocabularies={"place_small": ("here", "there", "place 1")})
+    )
+    build_run(tmp_path / "data", plan)
+    inputs = load_inputs(tmp_path / "data", "coded", SETTINGS)
+    assert inputs.export.opset < TEXT_OPSET
+    result = export_run(inputs, store)
+    assert result.parity is not None
+    assert result.parity["features"].worst_absolute_error == 0.0
+    version = store.open_version("coded", 1)
+    assert version.manifest.opset == TEXT_OPSET
+    assert export_run(inputs, store).outcome == "skipped"
+    session = open_session(version.read_file(MODEL_FILE), threads=1)
+    rows = [(1.0, "blue", " HERE "), (None, None, "Place 1"), (None, "green", "nowhere")]
+    feeds = rows_to_feeds(rows, version.manifest.signature.columns)
+    (codes,) = session.run([CATEGORIES_OUTPUT], feeds)
+    assert codes.tolist() == [[FIRST_CODE], [FIRST_CODE + 2], [UNKNOWN_CODE]]
+
+
+def test_null_that_a_network_does_not_fill_is_refused(tmp_path: Path, store: Store) -> None:
+    """Its answer would be NaN, and every such row of a client an error."""
+    columns = (Column(name="count", datatype="INT64", is_nullable=True),)
+    build_run(tmp_path / "data", RunPlan(columns=columns, features_sql="SELECT count FROM raw"))
+    with pytest.raises(ParityInputError, match="NaN"):
+        export_run(load_inputs(tmp_path / "data", "tiny", SETTINGS), store)
+    assert store.models() == []
 
 
 def test_parity_covers_every_test_row_and_is_kept_in_the_manifest(inputs: ExportInputs, store: Store) -> None:
@@ -446,18 +513,18 @@ def test_an_export_that_is_asked_to_end_is_run_again_to_the_same_version(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("features_sql", "told"),
+    ("features_sql", "is_nullable", "told"),
     [
-        ("SELECT count FROM raw", "is NULL here"),
-        ("SELECT abs(count) / 0 AS count_ratio FROM raw", "is inf here"),
+        ("SELECT sqrt(count) AS count_root FROM raw", False, "is NULL here"),
+        ("SELECT abs(count) / 0 AS count_ratio FROM raw", True, "is inf here"),
     ],
 )
 def test_feature_that_is_not_finite_is_refused_before_the_network_with_its_row(
-    tmp_path: Path, store: Store, features_sql: str, told: str
+    tmp_path: Path, store: Store, features_sql: str, is_nullable: bool, told: str
 ) -> None:
     """What a network makes of NaN differs by processor, so its answer cannot be what is looked at."""
     plan = RunPlan(
-        columns=(Column(name="count", datatype="INT64", is_nullable=True),), features_sql=features_sql
+        columns=(Column(name="count", datatype="INT64", is_nullable=is_nullable),), features_sql=features_sql
     )
     build_run(tmp_path / "data", plan)
 

@@ -22,6 +22,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "(x / 1.00000001 - x) * 1e9",
         "1 / i * j = j / i",
         "1.00000001 / x * y",
+        "floor((i + j) / 0.3 * 1e7)",
+        "coalesce(i * 1.5 * NULL, y)",
         "i * j",
         "x * y",
         "2 * i",

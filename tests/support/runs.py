@@ -28,7 +28,14 @@ from timberline.registry.rows import (
     SeenRows,
     StoredColumn,
 )
-from timberline.registry.runs import BASELINES_FILE, CLASS_COLUMN, ROW_COLUMN, RUN_SCHEMA_VERSION, RunRecord
+from timberline.registry.runs import (
+    BASELINES_FILE,
+    CLASS_COLUMN,
+    ROW_COLUMN,
+    RUN_SCHEMA_VERSION,
+    Fitted,
+    RunRecord,
+)
 from timberline.registry.runtime.logs import capture_native_stderr, silence_tensorflow
 from timberline.registry.runtime.receipts import Receipt
 from timberline.registry.runtime.stages import Stage, digest_value, read_receipt
@@ -40,6 +47,7 @@ _ARROW = {"FP64": pa.float64(), "INT64": pa.int64(), "BOOL": pa.bool_(), "BYTES"
 
 TARGET = "answer"
 _TABLE = SourceTable()
+_NOTHING_LEARNED = Fitted()
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,29 @@ class RunPlan:
     rows: int = 400
     seed: int = 7
     table: SourceTable = _TABLE
+    fitted: Fitted = _NOTHING_LEARNED
+
+
+# Numbers with NULLs and two features that are text, one with a value that training has never seen.
+CODED = RunPlan(
+    model="coded",
+    columns=(
+        Column(name="height", datatype="FP64", is_nullable=True),
+        Column(name="colour", datatype="BYTES", is_nullable=True, categories=("blue", "green")),
+        Column(name="place", datatype="BYTES", categories=("here", "there")),
+    ),
+    features_sql="SELECT colour, height, place, fitted.mean(height) + height AS moved FROM raw",
+    fitted=Fitted(
+        vocabularies={"colour": ("blue",), "place": (*(f"place {i}" for i in range(20)), "there")},
+        constants={"mean(height)": 0.25},
+    ),
+)
 
 
 def build_run(data: Path, plan: RunPlan | None = None) -> RunRecord:
     """Leave prepared data, a run and its evaluation for ``plan`` under ``data``."""
     plan = plan or RunPlan()
-    program = parse_features(plan.features_sql, plan.columns)
+    program = parse_features(plan.features_sql, plan.columns, fitted=plan.fitted)
     prepared = data / "prepared" / plan.model
     table = _make_table(plan)
     with Stage("etl", prepared, {"raw": digest_value(plan.seed)}).fill() as folder:
@@ -150,6 +175,8 @@ def _save_network(folder: Path, plan: RunPlan, program: FeatureProgram, table: p
 
         features = _features(program, table)
         keras.utils.set_random_seed(plan.seed)
+        if plan.fitted.vocabularies:
+            return _save_own_network(folder, plan, program, features)
         inputs = keras.Input((features.shape[1],), name="features")
         scaled = keras.layers.Normalization(mean=features.mean(0), variance=features.var(0) + 1)(inputs)
         hidden = keras.layers.Dense(16, "relu", bias_initializer="random_normal")(scaled)
@@ -161,10 +188,31 @@ def _save_network(folder: Path, plan: RunPlan, program: FeatureProgram, table: p
         return model(features)["probabilities"].numpy()
 
 
+def _save_own_network(folder: Path, plan: RunPlan, program: FeatureProgram, features: Any) -> Any:
+    """As `_save_network`, of the layers that training has for categories and NULL."""
+    from timberline.training.config import MlpNetwork
+    from timberline.training.model.network import build_network, build_serving_model
+    from timberline.training.model.saving import save_model, scorer
+    from timberline.training.model.scaling import measure_features
+
+    classes = (np.arange(len(features)) % len(plan.classes)).astype(np.int32)
+    statistics = measure_features(
+        [(features, classes)], program.names, len(plan.classes), category_sizes=program.category_sizes
+    )
+    network = build_network(
+        MlpNetwork(widths=(16,)), statistics, len(plan.classes), seed=plan.seed, nullable=program.nullable
+    )
+    model = build_serving_model(network, np.linspace(-0.5, 0.5, len(plan.classes)))
+    save_model(model, folder.parent)
+    return scorer(model)(features)
+
+
 def _features(program: FeatureProgram, table: pa.Table) -> Any:
     with duckdb.connect(config={"threads": 1}) as connection:
+        for statement in program.prepare_sql:
+            connection.execute(statement)
         connection.register("raw", table)
-        result = connection.sql(program.select_sql("raw")).to_arrow_table()
+        result = connection.sql(program.select_sql("raw", order=ROW_COLUMN)).to_arrow_table()
     return np.stack([column.to_numpy() for column in result.itercolumns()], axis=1).astype(np.float32)
 
 
@@ -196,6 +244,7 @@ def _make_record(plan: RunPlan, program: FeatureProgram, run_id: str) -> RunReco
         histograms={column.name: _make_histogram(column, plan.rows) for column in plan.columns},
         producers={"timberline": __version__},
         table=plan.table,
+        fitted=plan.fitted,
     )
 
 

@@ -41,6 +41,8 @@ _FEW_VALUES = 12
 _MANY_CATEGORIES = 100
 # Beyond these columns the same question at every other one is no help.
 _WIDE = 60
+# Columns with an embedding of their own; a table of more goes into a plain network.
+_MOST_EMBEDDED = 200
 # A column is a leak if it alone leaves a twentieth of the errors, and one row of a hundred at most.
 _LEAK_SHARE, _LEAK_ERRORS = 0.05, 0.01
 _LEAK_LEAST_ROWS, _LEAK_EDGE_ROWS = 20, 100
@@ -438,9 +440,9 @@ def _choose_training(rows: int, inputs: int, split: Split) -> dict[str, Any]:
     else:
         network = {"widths": [256, 256], "dropout": 0.1}
         training = {"epochs": 12 if rows < 200_000 else 8}
-    if inputs > 200:
-        # An embedding of every column would make the first layer huge.
-        network |= {"bins": 8, "embedding_width": 4}
+    if inputs > _MOST_EMBEDDED:
+        # An embedding of every column takes a millisecond a row, and learns little from so many.
+        network = {"kind": "mlp", "widths": network["widths"], "dropout": 0.3, "scaling": "standard"}
     # Twice the standard error of a share of one half, of which two versions on the same rows differ by less.
     drop = max(round(1.0 / max(test_rows, 1) ** 0.5, 3), 0.006)
     return {

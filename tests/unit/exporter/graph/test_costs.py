@@ -53,7 +53,7 @@ def test_the_dearest_expression_of_a_slow_row_comes_first() -> None:
     assert cost.features_microseconds is not None
     assert cost.features_microseconds <= cost.microseconds
     first = cost.dearest[0]
-    assert first.expression.startswith("SQRT(ABS(")
+    assert first.expression.startswith("sqrt(abs(")
     assert len(first.expression) == TEXT_LENGTH
     assert first.microseconds > sum(item.microseconds for item in cost.dearest[1:])
     assert first.share == pytest.approx(first.microseconds / cost.microseconds, abs=0.01)
@@ -66,7 +66,7 @@ def test_expressions_that_differ_in_constants_only_are_one_line() -> None:
     features = [f"coalesce(u = 'w{index}', false)" for index in range(40)]
     cost = measure([*features, *(f"x > {index}.5" for index in range(5)), "x + k"], 0.0)
     found = {item.expression: item.features for item in cost.dearest}
-    assert found == {"COALESCE(u = 'w0', FALSE)": 40, "x > 0.5": 5, "x + k": 1}
+    assert found == {"coalesce(u = 'w0', FALSE)": 40, "x > 0.5": 5, "x + k": 1}
 
 
 def test_at_most_ten_expressions_are_named() -> None:
@@ -85,7 +85,7 @@ def test_the_log_tells_the_dearest_of_a_slow_row_alone(caplog: pytest.LogCapture
         log_cost(measure([f"coalesce(u = 'w{index}', false)" for index in range(3)], 0.0))
     head, line = (record.getMessage() for record in caplog.records)
     assert "the dearest expressions follow" in head
-    assert line.endswith("COALESCE(u = 'w0', FALSE)  (and 2 like it)")
+    assert line.endswith("coalesce(u = 'w0', FALSE)  (and 2 like it)")
 
 
 def test_every_node_is_shared_out_in_full_among_the_features_that_need_it() -> None:

@@ -43,6 +43,8 @@ _PICKS = {"pick_one", "pick", "weigh"}
 # What leaves the other side as it is, and how far from it a float no longer tells.
 _NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 _UNSEEN = {0.0: 2.0**-149, 1.0: 2.0**-23}
+# Values that are matrix products.
+_PRODUCTS = {"affine", "weigh", "pick_one"}
 _SOURCES = {"const", "numeric", "text", "word", "string"}
 # What of text is an operator of ONNX.
 _TEXT_OPERATORS = {"join": "StringConcat", "where_text": "Where", "same_text": "Equal"}
@@ -393,8 +395,9 @@ def build_model(
         emitter.purpose = sums
         layout.assign(sums, emitter.affine([s.payload for s in sums]))
     pending = [s for s in pending if s.operator not in _SOURCES | {"affine"}]
+    keys = {scalar: _key(scalar) for scalar in pending}
     while pending:
-        group = _next_group(pending, layout)
+        group = _next_group(pending, layout, keys)
         for part in layout.split(group):
             emitter.purpose = part
             layout.assign(part, layout.compute(part))
@@ -457,17 +460,17 @@ def _values(scalar: Scalar) -> tuple[Scalar, ...]:
     return scalar.arguments[len(scalar.arguments) // 2 :]
 
 
-def _next_group(pending: Sequence[Scalar], layout: _Layout) -> list[Scalar]:
+def _next_group(pending: Sequence[Scalar], layout: _Layout, keys: Mapping[Scalar, _Key]) -> list[Scalar]:
     """The values to compute next, as one node.
 
     A kind of which nothing is left behind goes first; otherwise the kind that leaves the smallest
     share behind, since what is left behind costs a second node.
     """
-    waiting = Counter(map(_key, pending))
+    waiting = Counter(map(keys.__getitem__, pending))
     ready: dict[_Key, list[Scalar]] = {}
     for scalar in pending:
         if all(layout.has(argument) for argument in scalar.arguments):
-            ready.setdefault(_key(scalar), []).append(scalar)
+            ready.setdefault(keys[scalar], []).append(scalar)
     key = max(ready, key=lambda k: (len(ready[k]) / waiting[k], -ready[k][0].order))
     return sorted(ready[key], key=layout.position)
 
@@ -526,13 +529,13 @@ class _Layout:
             self.assign(list(new), self._emitter.spread([s.payload for s in new]))
         return self._emitter.gather([self._column(s) for s in scalars])
 
-    def _operand(self, scalars: Sequence[Scalar], operator: str, place: int) -> str:
+    def _operand(self, scalars: Sequence[Scalar], *, may_be_constant: bool) -> str:
         """Name of a tensor that is, or broadcasts to, these values side by side."""
         first = scalars[0]
         if first.operator == "const":
             values = [s.payload for s in scalars]
             is_one = all(s is first for s in scalars)
-            if is_one and _is_rewritten(operator, place, first.payload):
+            if is_one and not may_be_constant:
                 return self.fetch([first])
             return self._emitter.constant(np.array(values[0] if is_one else values))
         return self.fetch([first] if all(s is first for s in scalars) else scalars)
@@ -548,7 +551,14 @@ class _Layout:
             places = self.fetch([s.arguments[0] for s in group])
             return self._emitter.find([s.payload for s in group], places)
         columns = list(zip(*(s.arguments for s in group), strict=True))
-        operands = [self._operand(column, first.operator, place) for place, column in enumerate(columns)]
+        is_safe = not any(s.operator in _PRODUCTS for column in columns for s in column)
+        operands = [
+            self._operand(
+                column,
+                may_be_constant=not _is_rewritten(first.operator, place, column[0].payload, is_safe=is_safe),
+            )
+            for place, column in enumerate(columns)
+        ]
         if all(column[0].operator == "const" for column in columns):
             # What is not folded beforehand still has a value in every row.
             operands[0] = self.fetch(columns[0])
@@ -577,18 +587,19 @@ class _Layout:
         return self._emitter.pick(self.fetch(values), chosen, len(group))
 
 
-def _is_rewritten(operator: str, place: int, value: object) -> bool:
-    """Whether ONNX Runtime would drop the operation with this constant, or join it with the next one.
+def _is_rewritten(operator: str, place: int, value: object, *, is_safe: bool) -> bool:
+    """Whether ONNX Runtime would drop the operation with this constant, or join it with another one.
 
-    It reads the constant in 32 bits: x * 1.00000001 is x to it, and (1 / x) * y is y / x, which rounds
-    otherwise. A constant that stands in every row is none to it.
+    It reads the constant in 32 bits: x * 1.00000001 is x to it, (1 / x) * y is y / x, which rounds otherwise,
+    and what a matrix product (not ``is_safe``) is multiplied with becomes an attribute of the product. A
+    constant that stands in every row is none to it.
     """
     neutral = _NEUTRAL.get(operator)
-    if (
-        neutral is None
-        or not isinstance(value, int | float)
-        or (value == neutral and (operator, place) != ("Div", 0))
-    ):
+    if neutral is None or not isinstance(value, int | float):
+        return False
+    if not is_safe and operator in {"Mul", "Div"}:
+        return True
+    if value == neutral and (operator, place) != ("Div", 0):
         return False
     return abs(value - neutral) <= _UNSEEN[neutral]
 

@@ -424,19 +424,25 @@ class AnswerEncoder:
         is_csv: bool = False,
     ) -> bytes:
         """The template of each row's class, with its probabilities unless the answers are short."""
-
-        def write(some: Outputs) -> bytes:
-            answers = (_choose_texts if is_short else _fill_templates)(templates, some)
-            if self._warnings and some.categories is not None:
-                add = self._add_field if is_csv else self.warn
-                answers = list(map(add, answers, some.categories.tolist()))
-            return between.join(answers)
-
+        write: _Write = _choose_texts if is_short else _fill_templates
+        if self._warnings:
+            write = partial(self._write_warned, write, self._add_field if is_csv else self.warn)
         step = self._step_rows
         if len(outputs.labels) <= step:
-            return write(outputs)
+            return between.join(write(templates, outputs))
         starts = range(0, len(outputs.labels), step)
-        return between.join([write(outputs.cut(start, start + step)) for start in starts])
+        slices = (outputs.cut(start, start + step) for start in starts)
+        return between.join([between.join(write(templates, part)) for part in slices])
+
+    @staticmethod
+    def _write_warned(
+        write: _Write,
+        add: Callable[[bytes, Sequence[int]], bytes],
+        templates: Sequence[bytes],
+        outputs: Outputs,
+    ) -> list[bytes]:
+        assert outputs.categories is not None, "answers warn of what the graph tells"
+        return list(map(add, write(templates, outputs), outputs.categories.tolist()))
 
     def _add_warnings(self, answer: bytes, codes: Sequence[int]) -> bytes:
         return b'%b,"warnings":%b}' % (answer[:-1], msgspec.json.encode(self._find_warnings(codes)))
@@ -543,6 +549,10 @@ def _has_keys(body: bytes, count: int) -> bool:
     colons within strings call for the closer look.
     """
     return body.count(b":") == count or count_keys(body) == count
+
+
+_Write = Callable[[Sequence[bytes], Outputs], list[bytes]]
+_Add = Callable[[bytes, Sequence[int]], bytes]
 
 
 def _fill_templates(templates: Sequence[bytes], outputs: Outputs) -> list[bytes]:

@@ -17,6 +17,8 @@ from tests.support.clients import ask_as
 from tests.support.feature_forms import BY_THE_DOZEN, CASES, DOZEN_COLUMNS, ONE_HOTS, ROUNDED
 from tests.support.feature_parity import COLUMNS, Rows, compute_in_duckdb, make_inputs, make_rows
 from tests.support.networks import NETWORKS, save_network
+from tests.support.text_forms import COLUMNS as TEXTS
+from tests.support.text_forms import TextForms, is_in_the_language
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.exporter.graph.compose import compose_graph, quantise_graph, serialise
 from timberline.exporter.graph.runtime import find_minimum_runtime, open_session
@@ -86,6 +88,24 @@ def test_every_operator_is_equal_in_duckdb_and_in_the_oldest_runtime(opset: int,
         expected = compute_in_duckdb(program, rows)
         rtol, atol = (ROUNDING, NEAR_ZERO) if operator in ROUNDED else (0.0, 0.0)
         np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=operator)
+
+
+def test_functions_of_text_are_what_duckdb_makes_of_them_in_the_oldest_runtime(tmp_path: Path) -> None:
+    """Its regular expressions are a library of their own, of another year than DuckDB's."""
+    forms = TextForms(7)
+    rows = forms.rows(200)
+    rows["t"] += ["s", "S", "ſ", "k", "K", "K", "as", "aſ"]  # cases that versions of it take for one another
+    rows["u"] += [None] * 8
+    features = ["lower(t) IN ('s', 'x', 'as', 'ab', 'k')", "upper(t) IN ('S', 'X', 'K', 'B', 'C', 'D')"]
+    while len(features) < 40:
+        features += [form for form in [forms.expression()] if is_in_the_language(form)]
+    program = parse(features, TEXTS)
+    model = build_feature_graph(program, 18)
+    answers = ask_oldest(tmp_path, {"text": (model, [make_feeds(program, model, rows)])})
+    assert isinstance(answers["text"], list), answers["text"]
+    found, expected = np.array(answers["text"][0]["features"]), compute_in_duckdb(program, rows)
+    for index, feature in enumerate(features):
+        np.testing.assert_array_equal(found[:, index], expected[:, index], err_msg=feature)
 
 
 def test_forms_of_choices_are_equal_in_duckdb_and_in_the_oldest_runtime(tmp_path: Path) -> None:

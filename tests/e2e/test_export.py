@@ -23,6 +23,7 @@ from tests.support.runs import CODED, RunPlan, build_run, make_seen
 from tests.support.service import running_service
 from timberline.exporter.__main__ import main
 from timberline.exporter.compiler.compile import build_feature_graph
+from timberline.exporter.compiler.text import TEXT_OPSET
 from timberline.exporter.errors import ExportError, ParityInputError
 from timberline.exporter.export import export_run, publish_verified
 from timberline.exporter.graph.compose import compose_graph
@@ -35,7 +36,7 @@ from timberline.registry.aliases import read_alias
 from timberline.registry.errors import AfterChangeError, ConfigError, StageError
 from timberline.registry.manifest import GateLimits
 from timberline.registry.rows import SEEN_KEY
-from timberline.registry.runs import ExportSettings, find_run
+from timberline.registry.runs import ExportSettings, Fitted, find_run
 from timberline.registry.signature import (
     CATEGORIES_OUTPUT,
     FIRST_CODE,
@@ -143,6 +144,30 @@ def test_text_and_null_reach_the_network_and_the_version_says_what_it_knows(
         [NULL_CODE, FIRST_CODE + 3],
         [UNKNOWN_CODE, UNKNOWN_CODE],
     ]
+
+
+def test_functions_of_text_take_the_operator_set_that_has_them_and_are_exported_once(
+    tmp_path: Path, store: Store
+) -> None:
+    """Whoever writes SQL asks for no operator set, and the same run is no new version because of it."""
+    sql = "SELECT height, lower(trim(place)) AS place_small, colour LIKE 'b%' AS is_b FROM raw"
+    plan = replace(
+        CODED, features_sql=sql, fitted=Fitted(vocabularies={"place_small": ("here", "there", "place 1")})
+    )
+    build_run(tmp_path / "data", plan)
+    inputs = load_inputs(tmp_path / "data", "coded", SETTINGS)
+    assert inputs.export.opset < TEXT_OPSET
+    result = export_run(inputs, store)
+    assert result.parity is not None
+    assert result.parity["features"].worst_absolute_error == 0.0
+    version = store.open_version("coded", 1)
+    assert version.manifest.opset == TEXT_OPSET
+    assert export_run(inputs, store).outcome == "skipped"
+    session = open_session(version.read_file(MODEL_FILE), threads=1)
+    rows = [(1.0, "blue", " HERE "), (None, None, "Place 1"), (None, "green", "nowhere")]
+    feeds = rows_to_feeds(rows, version.manifest.signature.columns)
+    (codes,) = session.run([CATEGORIES_OUTPUT], feeds)
+    assert codes.tolist() == [[FIRST_CODE], [FIRST_CODE + 2], [UNKNOWN_CODE]]
 
 
 def test_null_that_a_network_does_not_fill_is_refused(tmp_path: Path, store: Store) -> None:

@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 
 from tests.support.feature_parity import compute_as_written, compute_in_duckdb, compute_in_graph
-from tests.support.text_forms import COLUMNS, TextForms
+from tests.support.text_forms import COLUMNS, TextForms, is_in_the_language
 from timberline.exporter.compiler.compile import build_feature_graph
-from timberline.training.features import FeatureError, parse_features
+from timberline.training.features import parse_features
 
 _ROWS, _EXPRESSIONS, _AT_ONCE = 400, 60, 12
-
-
-def _is_in_the_language(expression: str) -> bool:
-    try:
-        parse_features(f"SELECT {expression} AS f FROM raw", COLUMNS)
-    except FeatureError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -29,7 +21,7 @@ def test_random_functions_of_text_are_what_duckdb_makes_of_them(seed: int) -> No
     expressions: list[str] = []
     while len(expressions) < _EXPRESSIONS:
         expression = forms.expression()
-        expressions += [expression] * _is_in_the_language(expression)
+        expressions += [expression] * is_in_the_language(expression)
     for start in range(0, _EXPRESSIONS, _AT_ONCE):
         some = expressions[start : start + _AT_ONCE]
         sql = ", ".join(f"{expression} AS f{index}" for index, expression in enumerate(some))

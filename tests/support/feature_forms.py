@@ -22,6 +22,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "(x / 1.00000001 - x) * 1e9",
         "1 / i * j = j / i",
         "1.00000001 / x * y",
+        "floor((i + j) / 0.3 * 1e7)",
+        "coalesce(i * 1.5 * NULL, y)",
         "i * j",
         "x * y",
         "2 * i",
@@ -181,6 +183,9 @@ CASES: dict[str, tuple[str, ...]] = {
         "CAST(i AS FLOAT)",
     ),
     "lookup": (
+        "[10, 20, 30][CAST(d >= DATE '2000-01-01' AS INTEGER) + 1]",
+        "[10, 20, NULL, 40][((~i) // 2)]",
+        "[7, 8, 9][1 + 1 - i * 0]",
         "map {'red': 1, 'it''s': -2.5, '': NULL}[u]",
         "map(['red', 'ö'], [7, 8])[t] + 1",
         "map {'red': 'warm', 'blue': 'cold', '': NULL}[u] = 'cold'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from timberline.registry.signature import Column
+from timberline.training.features import FeatureError, parse_features
 
 COLUMNS = (Column(name="t", datatype="BYTES"), Column(name="u", datatype="BYTES", is_nullable=True))
 # Letters with one small form and two capitals, or with none; accents, blanks, a byte order mark; and what
@@ -77,6 +78,15 @@ class TextForms:
                 f"split_part({value}, {_quote(draw.choice(_CHARACTERS))}, {draw.choice([1, 2, 3, -1, -2])})"
             )
         return f"{function}({value})"
+
+
+def is_in_the_language(expression: str) -> bool:
+    """Whether it can be a feature."""
+    try:
+        parse_features(f"SELECT {expression} AS f FROM raw", COLUMNS)
+    except FeatureError:
+        return False
+    return True
 
 
 def _quote(text: str) -> str:

@@ -7,7 +7,8 @@ sqrt(-1)) is NULL, so NULL and NaN are one thing on both sides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -213,13 +214,18 @@ class Feature:
 
     ``vocabulary``: of a category, the training values in the order of their codes (`registry.runs.Fitted`);
     its expression is then a ``lookup`` of the code. None for a number, and for text without its vocabulary.
-    ``text`` is how its author wrote it, in DuckDB's spelling.
+    ``write`` gives ``text``: how its author wrote it, in DuckDB's spelling. It takes time, and few ask.
     """
 
     name: str
     expression: Expression
     vocabulary: tuple[str, ...] | None = None
-    text: str = ""
+    write: Callable[[], str] = field(default=str, compare=False)
+
+    @property
+    def text(self) -> str:
+        """How its author wrote it, in one line."""
+        return self.write()
 
     @property
     def stored_name(self) -> str:

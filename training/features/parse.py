@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from sqlglot import exp
 
@@ -181,13 +182,13 @@ class _Parser:
             return
         column = checker.read_column(inner)
         if column is not None:
-            yield _Item(alias if alias is not None else column.name, column.expression, column.text, item)
+            yield _Item(alias if alias is not None else column.name, column.expression, column.write, item)
             return
         if alias is None:
             raise self._source.refuse(
                 item, "a computed feature has no name", "Write `<expression> AS <name>`."
             )
-        yield _Item(alias, checker.check(inner), write_sql(inner), item)
+        yield _Item(alias, checker.check(inner), partial(write_sql, inner), item)
 
     def _spread(self, item: exp.Expr, spread: exp.Columns, checker: Checker) -> Iterator[_Item]:
         """An expression over COLUMNS(...): once for each column, named after it."""
@@ -206,7 +207,7 @@ class _Parser:
             copy = inner.transform(lambda node, of=column: of if isinstance(node, exp.Columns) else node)
             name = _fill_name(item.alias, named.name, re.search(pattern, named.name))
             try:
-                yield _Item(name, checker.check(copy), write_sql(copy), item)
+                yield _Item(name, checker.check(copy), partial(write_sql, copy), item)
             except FeatureError as error:
                 raise self._source.refuse(spread, f"for {named.name}, {error.what}", error.hint) from None
 
@@ -243,10 +244,10 @@ class _Parser:
         name = raw.name if raw is not None else name
         fitted = self._learning.fitted
         if expression.type is not ValueType.VARCHAR or fitted is None:
-            return Feature(name=name, expression=expression, text=item.text)
+            return Feature(name=name, expression=expression, write=item.write)
         vocabulary = fitted.vocabularies[name]
         return Feature(
-            name=name, expression=build.code(expression, vocabulary), vocabulary=vocabulary, text=item.text
+            name=name, expression=build.code(expression, vocabulary), vocabulary=vocabulary, write=item.write
         )
 
     def _expand(self, item: exp.Expr, checker: Checker) -> list[Named] | None:
@@ -280,7 +281,7 @@ class _Parser:
         replaced = {}
         for node in star.args.get("replace") or ():
             name = checker.find_named(node.args["alias"], node.alias).name
-            replaced[name] = Named(name, checker.check(node.this), write_sql(node.this))
+            replaced[name] = Named(name, checker.check(node.this), partial(write_sql, node.this))
         return [replaced.get(c.name, c) for c in checker.relation.items if c.name not in excluded]
 
     def _expand_pattern(self, item: exp.Expr, pattern: str, relation: Relation) -> list[Named]:
@@ -295,8 +296,8 @@ class _Parser:
         return found
 
 
-def _parts(named: Named) -> tuple[str, Expression, str]:
-    return named.name, named.expression, named.text
+def _parts(named: Named) -> tuple[str, Expression, Callable[[], str]]:
+    return named.name, named.expression, named.write
 
 
 def _fill_name(alias: str, column: str, match: re.Match[str] | None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from timberline.registry.signature import Column
 from timberline.training.features.expressions import ColumnRef, Expression, ValueType
@@ -19,11 +20,11 @@ _MOMENTS = {"date": ValueType.DATE, "timestamp": ValueType.TIMESTAMP}
 
 @dataclass(frozen=True)
 class Named:
-    """A value with a name; ``text`` is how its author wrote it, in DuckDB's spelling."""
+    """A value with a name; ``write`` says how its author wrote it, in DuckDB's spelling."""
 
     name: str
     expression: Expression
-    text: str
+    write: Callable[[], str]
 
 
 class Relation:
@@ -41,7 +42,7 @@ class Relation:
 
 def make_raw(columns: Sequence[Column]) -> Relation:
     """The raw columns; a column is one object however often it is named, so that what is shared shows."""
-    return Relation("raw", [Named(c.name, _reference(c), c.name) for c in columns])
+    return Relation("raw", [Named(c.name, _reference(c), partial(str, c.name)) for c in columns])
 
 
 def _reference(column: Column) -> ColumnRef:

@@ -224,15 +224,15 @@ def _need_text(value: Expression, name: str, hint: str = "") -> None:
 def _check_pattern(pattern: str) -> None:
     """Hold a regular expression to what every version of RE2 reads alike."""
     body = _FLAGS.sub("", pattern, count=1) if _FLAGS.match(pattern) else pattern
-    place = 0
-    while place < len(body):
+    tokens: list[str] = []
+    while (place := len("".join(tokens))) < len(body):
         token = _TOKEN.match(body, place)
         if token is None:
             raise ExpressionError(
                 f"in a regular expression, {body[place : place + 12]!r} is not supported",
                 "Groups, classes like [a-z], \\d \\w \\s and [[:alpha:]], . | * + ? {1,3} ^ $ and \\b are.",
             )
-        place = token.end()
+        tokens.append(token[0])
     plain = re.sub(r"\[:\^?[a-z]+:\]", "a", body).replace(r"\z", r"\Z")
     try:
         with warnings.catch_warnings():
@@ -240,5 +240,22 @@ def _check_pattern(pattern: str) -> None:
             re.compile(plain)
     except (re.error, OverflowError) as error:
         raise ExpressionError(f"{pattern!r} is no regular expression: {error}") from None
-    if any(int(count) > _MOST for count in re.findall(r"[{,](\d+)", plain)):
-        raise ExpressionError(f"a regular expression repeats at most {_MOST:,} times")
+    if _count_repeats(tokens) > _MOST:
+        raise ExpressionError(f"a regular expression repeats a part at most {_MOST:,} times")
+
+
+def _count_repeats(tokens: Sequence[str]) -> int:
+    """How often a part is repeated at most, by counts in braces around one another; RE2 has a limit."""
+    groups, last = [1], 1
+    for token in tokens:
+        if token.startswith("("):
+            groups.append(1)
+        elif token == ")":
+            last = groups.pop()
+        elif token.startswith("{"):
+            last *= max(int(count) for count in re.findall(r"\d+", token))
+        else:
+            last = 1
+        if not token.startswith("("):
+            groups[-1] = max(groups[-1], last)
+    return groups[0]

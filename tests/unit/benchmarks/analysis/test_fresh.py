@@ -25,9 +25,11 @@ from tests.support.fresh import (
 )
 from tests.support.registry_tree import folder_of
 from timberline.benchmarks.analysis.evidence import StaticEvidence, judge_static
+from timberline.benchmarks.analysis.raw_rows import RawRows, read_batches
 from timberline.benchmarks.analysis.verdict import combine_lines, required_lines
+from timberline.benchmarks.errors import EvidenceError
 from timberline.benchmarks.settings import load_gate_settings
-from timberline.registry.rows import SEEN_FILE
+from timberline.registry.rows import SEEN_FILE, StoredColumn
 from timberline.registry.signature import ClassLabel, Column, build_signature
 from timberline.registry.store import EVALUATION_FILE, MODEL_FILE, Store
 from timberline.registry.verdict import VerdictLine
@@ -496,3 +498,12 @@ def test_text_and_null_reach_the_graph_as_in_the_service(store: Store, data: Pat
     old = pq.read_table(folder_of(store.open_version("tiny", 1)) / EVALUATION_FILE)
     assert old.num_rows == 600
     assert find(evidence, "accuracy").champion == find(evidence, "accuracy").candidate
+
+
+def test_a_column_that_was_another_moment_is_not_compared() -> None:
+    """Days and microseconds are both whole numbers, and one version would be asked about 1970."""
+    born = StoredColumn(name="born", datatype="INT64", moment="date")
+    rows = RawRows(Path("never_read.parquet"), "rows", {"born": born})
+    other = StoredColumn(name="born", datatype="INT64", moment="timestamp")
+    with pytest.raises(EvidenceError, match="column born of the candidate's rows is not of the type"):
+        list(read_batches(rows, [other], 1))

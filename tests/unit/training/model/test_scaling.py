@@ -99,6 +99,17 @@ def test_a_feature_with_few_values_leaves_the_last_bins_at_zero() -> None:
     np.testing.assert_allclose(np.clip((3.5 - left[0]) * slope[0], 0, 1), [1, 0.5, 0, 0, 0, 0, 0, 0])
 
 
+def test_values_that_rounding_parts_are_no_bin() -> None:
+    """The sine of pi is not 0, and not the same in every library: a bin from 0 to there would be a step."""
+    hours = np.sin(np.repeat(np.arange(0, 24, 6), 20) * 2 * np.pi / 24).astype(np.float32)[:, None]
+    assert 0 < np.diff(np.unique(hours)).min() < 1e-15
+    statistics = measure_features(batches(hours, 50), ("hour",), 2)
+    left, slope = piecewise_bins(statistics, np.array([0]), 16)
+    assert slope.max() < 100
+    off = np.clip((hours + 1e-15 - left) * slope, 0, 1) - np.clip((hours - left) * slope, 0, 1)
+    assert np.abs(off).max() < 1e-6
+
+
 def test_an_infinite_feature_is_named() -> None:
     """A division by zero in features.sql should be told as such, not as a NaN loss."""
     features = table(100)

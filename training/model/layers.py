@@ -15,9 +15,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 _PACKAGE = "timberline"
-# Up to how many codes a category, on average, one-hots are trained as a dense product; above, rows of the table
-# are gathered, and only they are changed. A step over 1,024 rows and 384 units takes, as product and gathered:
-# 7 and 98 ms for 20 categories of 14 codes, 109 and 42 for 20 of 102, 350 and 14 for 4 of 1,002.
+# Up to how many codes a category, on average, one-hots are trained as a dense product; above, rows of the
+# table are gathered, and only they are changed. A step over 1,024 rows and 384 units takes 7 ms as a product
+# and 98 gathered for 20 categories of 14 codes, 109 and 42 for 20 of 102, 350 and 14 for 4 of 1,002.
 _MOST_DENSE_CODES = 32
 
 

@@ -22,12 +22,13 @@ _LOOKED_AT_LINES = 100
 _REFUSED_TEXT = re.compile(r'"(.*)" (?:is|has|names) ', re.DOTALL)
 _NULL_WORDS = frozenset(("na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--", ".", "missing"))
 _SHARE = 0.9
-_DAYS = (
+# How people write a day, and a time behind it; where two fit, the first.
+DAYS = (
     *("%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%Y/%m/%d", "%Y.%m.%d", "%Y-%m-%d", "%Y%m%d", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y"),
     *("%d %B %Y", "%B %d, %Y", "%a %b %d %Y"),
 )
-_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H%M%S", "T%H%M%S")
+TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H%M%S", "T%H%M%S")
 # A year of four digits and of two are told apart by it: 13 is a year too.
 _YEAR_1000 = parse_moment("1000-01-01", "date")
 
@@ -71,8 +72,8 @@ def hint_format(moment: Moment, texts: Sequence[str]) -> str:
     if moment == "date" and _reads(texts, "timestamp", None):
         return 'A time of day is part of a timestamp: declare the column as type = "timestamp".'
     for kind in dict.fromkeys((moment, "timestamp")):
-        times = ("",) if kind == "date" else _TIMES
-        fitting = [day + time for day in _DAYS for time in times if _reads(texts, kind, day + time)]
+        times = ("",) if kind == "date" else TIMES
+        fitting = [day + time for day in DAYS for time in times if _reads(texts, kind, day + time)]
         if fitting:
             shown = " or ".join(f'format = "{time_format}"' for time_format in fitting[:2])
             declared = "" if kind == moment else f'type = "{kind}" and '

@@ -29,6 +29,7 @@ from timberline.training.config import (
     TargetSection,
 )
 from timberline.training.data.database import Connection, fetch_aggregates, fetch_row, literal, literals
+from timberline.training.data.hints import DAYS, TIMES
 from timberline.training.data.ingest import RAW, read_source
 from timberline.training.data.source_files import open_source_files
 from timberline.training.errors import DatasetError
@@ -49,18 +50,6 @@ _OWN_WORDS = frozenset({"true", "false", "t", "f"})
 # What may be a number, however it is written.
 _LOOSE_NUMBER = r"[+-]?[0-9][0-9., '_]*[0-9]([eE][+-]?[0-9]+)?|[+-]?[0-9.,]+"
 _EXPONENT = "([eE][+-]?[0-9]+)?"
-_DAYS: tuple[str, ...] = (
-    "%Y-%m-%d",
-    "%Y/%m/%d",
-    "%d.%m.%Y",
-    "%m/%d/%Y",
-    "%d/%m/%Y",
-    "%m-%d-%Y",
-    "%d-%m-%Y",
-    "%d.%m.%y",
-)
-_DAYS += ("%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y")
-_TIMES = (" %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M", " %I:%M:%S %p", " %I:%M %p", " %H:%M:%S.%f")
 _COMPACT_DAY = "(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
 _NAMED_LIKE_A_DATE = re.compile(r"date|day|time|dt", re.IGNORECASE)
 _SWAPPED = str.maketrans({"m": "d", "d": "m"})
@@ -457,7 +446,7 @@ def _find_moment(connection: Connection, rest: str) -> dict[str, Any] | None:
         return found
     if is_iso_time and (found := _range(connection, rest, "timestamp", None)):
         return found
-    formats = [*((day, "date") for day in _DAYS), *((d + t, "timestamp") for d in _DAYS for t in _TIMES)]
+    formats = [(day + time, "timestamp" if time else "date") for time in TIMES for day in DAYS]
     fitting = [(way, kind) for way, kind in formats if _parses(connection, sample, way)]
     fitting = [(way, kind) for way, kind in fitting if _range(connection, rest, kind, way) is not None]
     if not fitting:

@@ -395,8 +395,9 @@ def build_model(
         emitter.purpose = sums
         layout.assign(sums, emitter.affine([s.payload for s in sums]))
     pending = [s for s in pending if s.operator not in _SOURCES | {"affine"}]
+    keys = {scalar: _key(scalar) for scalar in pending}
     while pending:
-        group = _next_group(pending, layout)
+        group = _next_group(pending, layout, keys)
         for part in layout.split(group):
             emitter.purpose = part
             layout.assign(part, layout.compute(part))
@@ -459,17 +460,17 @@ def _values(scalar: Scalar) -> tuple[Scalar, ...]:
     return scalar.arguments[len(scalar.arguments) // 2 :]
 
 
-def _next_group(pending: Sequence[Scalar], layout: _Layout) -> list[Scalar]:
+def _next_group(pending: Sequence[Scalar], layout: _Layout, keys: Mapping[Scalar, _Key]) -> list[Scalar]:
     """The values to compute next, as one node.
 
     A kind of which nothing is left behind goes first; otherwise the kind that leaves the smallest
     share behind, since what is left behind costs a second node.
     """
-    waiting = Counter(map(_key, pending))
+    waiting = Counter(map(keys.__getitem__, pending))
     ready: dict[_Key, list[Scalar]] = {}
     for scalar in pending:
         if all(layout.has(argument) for argument in scalar.arguments):
-            ready.setdefault(_key(scalar), []).append(scalar)
+            ready.setdefault(keys[scalar], []).append(scalar)
     key = max(ready, key=lambda k: (len(ready[k]) / waiting[k], -ready[k][0].order))
     return sorted(ready[key], key=layout.position)
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import CONTRASTS, Browser
+from tests.support.pet_model import COLUMNS as PET_COLUMNS
+from tests.support.pet_model import ROWS as PET_ROWS
+from tests.support.pet_model import VOCABULARIES, publish_pets
 from tests.support.remote_store import fill_cache
 from tests.support.service import RunningService, running_service
 from tests.support.tiny_model import publish_mixed
 from tests.support.wood_model import ATTACK, GOLDEN_ROWS, expect_krummholz, publish_wood
+from timberline.registry.moments import write_row
 from timberline.registry.store import open_store
 from timberline.registry.version import Version
 
@@ -320,3 +324,43 @@ def test_the_traffic_on_the_page_is_what_was_asked(page: Browser, service: Runni
     assert (after["requests"] - before["requests"], after["predictions"] - before["predictions"]) == (1, 7)
     page.wait_for(f"document.getElementById('predictions').textContent === '{after['predictions']}'")
     page.wait_for("document.querySelector('#spark .line').getAttribute('d') !== null")
+
+
+def test_dates_are_chosen_in_a_calendar_and_text_among_what_is_known(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """What a field shows is what is sent; and a test row is sent as it was answered, to the microsecond."""
+    publish_pets(open_store(tmp_path))
+    with running_service(tmp_path, "pets") as service:
+        browser.resize(*DESKTOP)
+        open_page(browser, service)
+        first = browser.bodies[-1]
+        assert (first["born"], first["seen"]) == ("2013-05-01", "2013-05-01T12:30:00Z")
+        fields = "[data-field=born] input, [data-field=seen] input"
+        kinds = browser.evaluate(f"[...document.querySelectorAll('{fields}')].map(e => e.type)")
+        assert kinds == ["date", "datetime-local", "checkbox"]
+        offered = "[...document.querySelectorAll('[data-field=breed] datalist option')].map(e => e.value)"
+        assert browser.evaluate(offered) == list(VOCABULARIES["kind_of_breed"])
+        for field, value in (("born", "2031-12-24"), ("seen", "2014-06-07T08:09")):
+            browser.evaluate(
+                f"(e => {{ e.value = '{value}'; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})"
+                f"(document.querySelector('[data-field={field}] input'))"
+            )
+            browser.wait_until(lambda: browser.bodies[-1][field] == value, value)  # noqa: B023 - waited for here
+        assert "outside of what training saw" in browser.text("[data-field=born] .note")
+        browser.type("[data-field=breed] input[list]", "Dackel")
+        browser.wait_until(lambda: browser.bodies[-1]["breed"] == "Dackel", "the breed")
+        assert "not seen in training" in browser.text("[data-field=breed] .note")
+        browser.wait_for("!document.body.classList.contains('stale')")
+        for _ in range(30):
+            browser.click("#random")
+        browser.wait_until(lambda: browser.bodies[-1].get("seen") != "2014-06-07T08:09", "a test row")
+        sent = {body.get("seen") for body in browser.bodies}
+        assert sent <= {"2014-06-07T08:09", *(row["seen"] for row in golden_as_sent())}
+        assert browser.complaints == []
+
+
+def golden_as_sent() -> list[dict[str, object]]:
+    """The golden rows of `publish_pets`, as clients send them; None where nothing is sent."""
+    names = [column.name for column in PET_COLUMNS]
+    return [dict(zip(names, write_row(row, PET_COLUMNS), strict=True)) for row in PET_ROWS]

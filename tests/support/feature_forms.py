@@ -183,6 +183,9 @@ CASES: dict[str, tuple[str, ...]] = {
         "CAST(i AS FLOAT)",
     ),
     "lookup": (
+        "[10, 20, 30][CAST(d >= DATE '2000-01-01' AS INTEGER) + 1]",
+        "[10, 20, NULL, 40][((~i) // 2)]",
+        "[7, 8, 9][1 + 1 - i * 0]",
         "map {'red': 1, 'it''s': -2.5, '': NULL}[u]",
         "map(['red', 'ö'], [7, 8])[t] + 1",
         "map {'red': 'warm', 'blue': 'cold', '': NULL}[u] = 'cold'",

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence, Set
 
 from sqlglot import exp
-from sqlglot.expressions import apply_index_offset
 
 from timberline.training.errors import FeatureError
 from timberline.training.features import build, dates, texts
@@ -386,9 +385,7 @@ class Checker:
         """``[10, 20][i]``, ``map(['a'], [1])[x]``."""
         inner = node.this.unnest()
         if isinstance(inner, exp.Array) and len(node.expressions) == 1:
-            # The parser has made an index that it knows to be a number one less, as other dialects count.
-            (index,) = apply_index_offset(inner, node.expressions, 1, "duckdb")
-            return look_up_list(self._checked(inner.expressions), self.check(index))
+            return look_up_list(self._checked(inner.expressions), self.check(node.expressions[0]))
         if isinstance(inner, exp.Map | exp.ToMap) and len(node.expressions) == 1:
             return self._look_up(inner, node.expressions[0])
         raise self._source.refuse(

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ParseError, SqlglotError
 
 from timberline.training.errors import FeatureError
@@ -159,6 +160,12 @@ REFERENCE = "docs/reference/features.md"
 _EXCERPT_CHARS = 96
 
 
+class _DuckDB(DuckDB):
+    """DuckDB's SQL, with the index of a list as it is written: sqlglot's counts from 0, and simplifies it."""
+
+    INDEX_OFFSET = 0
+
+
 class Source:
     """One file's SQL; knows the line and column of every part of it.
 
@@ -178,7 +185,7 @@ class Source:
             FeatureError: it is not SQL as DuckDB reads it.
         """
         try:
-            return [tree for tree in sqlglot.parse(self._sql, read="duckdb") if tree is not None]
+            return [tree for tree in sqlglot.parse(self._sql, read=_DuckDB) if tree is not None]
         except ParseError as error:
             first = error.errors[0]
             raise self._error(
@@ -222,7 +229,7 @@ class Source:
 
 def write_sql(node: exp.Expr) -> str:
     """The expression in one line, in DuckDB's spelling, for people."""
-    return node.sql("duckdb", comments=False, normalize_functions="lower")
+    return node.sql(_DuckDB, comments=False, normalize_functions="lower")
 
 
 def _excerpt(line: str, number: int, column: int) -> str:

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -66,6 +66,14 @@ class ColumnProposal:
         return self.section.role == "input"
 
 
+class Line(NamedTuple):
+    """A setting with what is said beside it."""
+
+    key: str
+    value: Any
+    comment: str
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A model folder before it is written."""
@@ -77,9 +85,8 @@ class Proposal:
     etl: EtlSection
     training: dict[str, Any]
     network: dict[str, Any]
-    gate: dict[str, Any]
+    gate: tuple[Line, ...]
     rows: int
-    test_rows: int
     remarks: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -133,7 +140,7 @@ def propose(
         )
     roles = {column.name: _find_role(table, column, target, time, groups, found) for column in table.columns}
     inputs = [c for c in table.columns if roles[c.name] == "input" and c.name != target]
-    _find_leaks(connection, inputs, chosen, found)
+    has_leak = _find_leaks(connection, inputs, chosen, found)
     columns = tuple(
         _declare(
             column,
@@ -156,7 +163,7 @@ def propose(
         columns=columns,
         split=split,
         etl=_with_rejects(table),
-        **_choose_training(table.rows, len(inputs), split),
+        **_choose_training(table.rows, len(inputs), split, has_leak=has_leak),
         rows=table.rows,
         remarks=table.remarks,
         warnings=tuple(found.warnings),
@@ -322,8 +329,8 @@ def _words(name: str) -> str:
 
 def _find_leaks(
     connection: Connection, inputs: Sequence[ColumnLook], target: ColumnLook, found: _Findings
-) -> None:
-    """Warn of each column that alone tells the class of rows that it was not looked up in.
+) -> bool:
+    """Warn of each column that alone tells the class of rows that it was not looked up in; is there one?
 
     A fifth of the rows is asked: what is the most frequent class of the same value in the others, or of
     the next smaller number there? A column that is nearly always right knows the answer.
@@ -334,17 +341,20 @@ def _find_leaks(
         f"(SELECT count(*) AS rows FROM {CELLS} WHERE {_IS_ASKED} GROUP BY {target.cell})",
     )
     if total < _LEAK_LEAST_ROWS:
-        return
+        return False
+    has_leak = False
     # At a threshold the neighbour of one row is on the other side.
     tolerated = max(_LEAK_ERRORS * total, total >= _LEAK_EDGE_ROWS)
     for column in inputs:
         wrong = total - _count_right(connection, column, target)
         if wrong <= min(tolerated, _LEAK_SHARE * (total - majority)):
+            has_leak = True
             found.warn(
                 column.name,
                 f"alone predicts {target.name} in {1 - wrong / total:.1%} of held-out rows. Is it known "
                 f"before {target.name} is? If not, it leaks the answer: ignore it",
             )
+    return has_leak
 
 
 def _count_right(connection: Connection, column: ColumnLook, target: ColumnLook) -> int:
@@ -428,29 +438,33 @@ def _choose_split(table: TableLook, time: str | None, groups: Sequence[str], whe
     return TimeSplit(column=time)
 
 
-def _choose_training(rows: int, inputs: int, split: Split) -> dict[str, Any]:
+def _choose_training(rows: int, inputs: int, split: Split, *, has_leak: bool) -> dict[str, Any]:
     """Sections that fit the number of rows: a small table needs a small network and more epochs."""
     test_rows = round(rows * getattr(split, "test", 0.2))
     if rows < 3000:
         network: dict[str, Any] = {"widths": [64, 64], "dropout": 0.2, "bins": 16}
-        training: dict[str, Any] = {"epochs": 60, "weight_decay": 1e-3}
+        training: dict[str, Any] = {"epochs": 60, "weight_decay": 1e-3, "early_stopping_patience": 15}
     elif rows < 30_000:
         network = {"widths": [128, 128], "dropout": 0.2, "bins": 24}
-        training = {"epochs": 30, "weight_decay": 1e-3}
+        training = {"epochs": 30, "weight_decay": 1e-3, "early_stopping_patience": 6}
     else:
         network = {"widths": [256, 256], "dropout": 0.1}
-        training = {"epochs": 12 if rows < 200_000 else 8}
+        training = {"epochs": 30 if rows < 200_000 else 12, "early_stopping_patience": 4}
     if inputs > _MOST_EMBEDDED:
         # An embedding of every column takes a millisecond a row, and learns little from so many.
         network = {"kind": "mlp", "widths": network["widths"], "dropout": 0.3, "scaling": "standard"}
     # Twice the standard error of a share of one half, of which two versions on the same rows differ by less.
     drop = max(round(1.0 / max(test_rows, 1) ** 0.5, 3), 0.006)
-    return {
-        "network": network,
-        "training": training,
-        "gate": {"max_accuracy_drop": drop},
-        "test_rows": test_rows,
-    }
+    lines = [Line("max_accuracy_drop", drop, f"{test_rows:,} test rows cannot prove a smaller one")]
+    is_time = isinstance(split, TimeSplit)
+    if is_time or has_leak:
+        why = (
+            "what a simple model sees in the earliest rows may hold for the latest ones by chance"
+            if is_time
+            else "where one column tells the answer, looking it up is as good as any network"
+        )
+        lines.append(Line("baseline", "warn", f"or block; {why}"))
+    return {"network": network, "training": training, "gate": tuple(lines)}
 
 
 def _with_rejects(table: TableLook) -> EtlSection:

@@ -54,6 +54,9 @@ def model_toml(name: str, source: Source, proposal: Proposal, origin: str) -> st
         lines += ["", "[etl]", *(f"{key} = {_value(value)}" for key, value in etl.items())]
     lines += ["", f"[network] # for {proposal.rows:,} rows", *_table(proposal.network)]
     lines += ["", "[training]", *_table(proposal.training)]
+    if isinstance(proposal.split, TimeSplit):
+        why = "the validation rows are of another time than those to come"
+        lines += ["", "[prior]", f"calibrate = false # {why}"]
     lines += ["", "[gate]", *_gate(proposal)]
     return "\n".join(lines) + "\n"
 
@@ -164,8 +167,8 @@ def _split(proposal: Proposal) -> Iterator[str]:
 
 
 def _gate(proposal: Proposal) -> Iterator[str]:
-    for key, value in proposal.gate.items():
-        yield f"{key} = {_value(value)} # {proposal.test_rows:,} test rows cannot prove a smaller one"
+    for key, value, comment in proposal.gate:
+        yield f"{key} = {_value(value)} # {comment}"
 
 
 def features_sql(proposal: Proposal) -> str:

@@ -12,6 +12,7 @@ time hardly grows with the words, as RE2 runs through a text once.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,8 @@ from timberline.training.features.texts import CASES, LONGEST, TRIMS
 TEXT_OPSET = 20
 # From how many words on their number is told by its bits, and not by an expression a word.
 _MOST_APART = 4
+# How many words one expression has: RE2 gives up one of tens of thousands.
+_MOST_TOGETHER = 1000
 # All of them but the halves of pairs, which are no characters.
 _CODE_POINTS = ((1, 0xD800), (0xE000, 0x110000))
 
@@ -183,10 +186,33 @@ def _without(way: Sequel, character: int) -> Sequel | None:
 
 
 def write_pattern(languages: Iterable[Language]) -> str:
-    """The expression that all of a text in one of ``languages`` matches, and no other text."""
-    ways = dict.fromkeys("".join(map(_write_atom, way)) for language in languages for way in language)
+    """The expression that all of a text in one of ``languages`` matches, and no other text.
+
+    What ways have in common around the longest stretch of a known length stands in front of them and behind:
+    a thousand ways that each begin with any number of blanks are beyond the memory of RE2's automaton.
+    """
+    groups: dict[tuple[Sequel, Sequel], dict[str, None]] = {}
+    for language in languages:
+        for way in language:
+            front, middle, back = _split(way)
+            groups.setdefault((front, back), {})[_write_sequel(middle)] = None
+    ways = [
+        f"{_write_sequel(front)}(?:{'|'.join(middles)}){_write_sequel(back)}"
+        for (front, back), middles in groups.items()
+    ]
     # A class without a member matches nothing.
     return f"(?:{'|'.join(ways)})" if ways else r"[^\x{0}-\x{10FFFF}]"
+
+
+def _split(way: Sequel) -> tuple[Sequel, Sequel, Sequel]:
+    """What is before the longest stretch without an atom of any length; that stretch; and what is behind."""
+    edges = [-1, *(place for place, atom in enumerate(way) if atom.most is None), len(way)]
+    start, end = max(itertools.pairwise(edges), key=lambda pair: pair[1] - pair[0])
+    return way[: start + 1], way[start + 1 : end], way[end:]
+
+
+def _write_sequel(way: Sequel) -> str:
+    return "".join(map(_write_atom, way))
 
 
 def _write_atom(atom: Atom) -> str:
@@ -258,7 +284,8 @@ def write_words(
     bits = []
     for bit in range(len(places).bit_length()):
         chosen = [languages[number] for place, number in enumerate(places, 1) if place >> bit & 1]
-        bits.append(graph.make("matches", text, payload=write_pattern(chosen)))
+        parts = [chosen[start : start + _MOST_TOGETHER] for start in range(0, len(chosen), _MOST_TOGETHER)]
+        bits.append(graph.some([graph.make("matches", text, payload=write_pattern(part)) for part in parts]))
     return graph.make("pick", *bits, payload=(0.0, *places))
 
 

@@ -68,6 +68,36 @@ def test_a_thousand_words_are_told_apart_by_ten_expressions() -> None:
     assert found.tolist() == [*range(FIRST_CODE, FIRST_CODE + 1000), *[UNKNOWN_CODE] * 3]
 
 
+@pytest.mark.parametrize(
+    ("function", "count"),
+    [
+        ("lower(trim(t))", 1000),
+        ("rtrim(t)", 1000),
+        ("split_part(t, ',', 2)", 1000),
+        ("lower(right(t, 9))", 1000),
+        ("lower(t)", 3000),
+    ],
+)
+def test_many_words_stay_within_the_memory_of_the_automaton(
+    function: str, count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Beyond it RE2 writes a line on stderr for every text, and takes a hundred times as long."""
+    words = tuple(f"w{index:04d} äs" for index in range(count))
+    program = parse_features(
+        f"SELECT {function} AS f FROM raw", _TEXT, fitted=Fitted(vocabularies={"f": words})
+    )
+    texts = [
+        f"{before}{word}{behind}"
+        for word in words[::97]
+        for before in ("", " ", "a,")
+        for behind in ("", " ")
+    ]
+    rows = {"t": [*texts, *(text.upper() for text in texts), "", ","]}
+    found = compute_in_graph(build_feature_graph(program, 18), program, rows)
+    np.testing.assert_array_equal(found, compute_in_duckdb(program, rows))
+    assert "out of memory" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("count", range(1, 10))
 def test_any_number_of_words_has_its_codes(count: int) -> None:
     """Up to four an expression each, from five on one a bit: at the edges a word could be lost."""

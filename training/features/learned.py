@@ -91,8 +91,9 @@ class Learned:
         return ValueType.DOUBLE
 
     def stand_in(self) -> Expression:
-        """The call while it is not fitted: of its type, any value."""
-        return Call("learned", (self.argument,), self.result_type, nullable=False)
+        """The call while it is not fitted: of its type, any value; a constant reads no column."""
+        read = (self.argument,) if self.is_table else ()
+        return Call("learned", read, self.result_type, nullable=False)
 
     def constants(self, other: float, null: float) -> dict[str, float]:
         """What `Fitted.constants` holds beside the table."""

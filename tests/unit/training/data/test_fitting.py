@@ -180,6 +180,7 @@ def test_what_is_learned_does_not_depend_on_threads(tmp_path: Path, threads: int
         ("fitted.quantile(height, weight)", "takes a constant"),
         ("fitted.mean(height - fitted.mean(height))", "cannot be inside of another"),
         ("fitted.target_mean(breed, 1, 2)", "is a text"),
+        ("1 AS g, fitted.mean(height)", "is a constant, which carries no information"),
     ],
 )
 def test_a_call_that_means_nothing_is_refused_before_anything_is_read(

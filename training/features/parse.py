@@ -238,7 +238,7 @@ class _Parser:
         if expression.type.is_moment:
             hint = dates.refuse(expression).hint
             if item.is_starred:
-                moments = [column.name for column in self._columns if column.moment]
+                moments = [exp.to_identifier(c.name).sql("duckdb") for c in self._columns if c.moment]
                 hint = f"Leave it out, as `* EXCLUDE ({', '.join(moments)})` does. {hint}"
             raise self._source.refuse(item.node, f"feature {name!r} is a {expression.type}", hint)
         name = raw.name if raw is not None else name

@@ -138,3 +138,6 @@ def test_a_star_over_a_date_says_what_to_leave_out() -> None:
         parse_features("SELECT * EXCLUDE (t, u) FROM raw", COLUMNS)
     assert "feature 'd' is a DATE" in str(caught.value)
     assert "* EXCLUDE (d, e, p, q)" in caught.value.hint
+    with pytest.raises(FeatureError) as caught:
+        parse_features("SELECT * FROM raw", [Column(name="Date Egg", datatype="INT64", moment="date")])
+    assert '* EXCLUDE ("Date Egg")' in caught.value.hint

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.feature_forms import CASES, DATE_CHOICES
 from tests.support.feature_parity import COLUMNS, FloatArray, compute_in_duckdb, make_rows
+from timberline.registry.signature import Column
 from timberline.training.features import FeatureError, ValueType, parse_features
 from timberline.training.features.dates import DATE_PARTS, TIME_PARTS, render
 from timberline.training.features.expressions import LARGEST_DAY

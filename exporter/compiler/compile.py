@@ -41,8 +41,9 @@ from timberline.training.features.texts import CUTS, TESTS, list_cuts
 
 # From how many branches on a CASE is one table lookup (five nodes) and not a chain of Where.
 _TABLE_BRANCHES = 5
-# How far whole keys of a table may reach to be places in it.
-_DENSE_KEYS = 4096
+# How far whole keys of a table may reach to be places in it: so far in any case, and farther the more there
+# are, as 10,000 zip codes would be as many comparisons.
+_DENSE_KEYS, _PLACES_PER_KEY, _MOST_PLACES = 4096, 64, 2**20
 _INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
 _COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 
@@ -345,7 +346,8 @@ class Lowering:
         numbers = [float(key) for key in table.keys]
         other, null = (graph.number(self._constant(item)) for item in (table.other, table.null))
         low, high = (min(numbers), max(numbers)) if numbers else (0.0, -1.0)
-        if numbers and high - low < _DENSE_KEYS and all(number.is_integer() for number in numbers):
+        reach = min(max(_DENSE_KEYS, _PLACES_PER_KEY * len(numbers)), _MOST_PLACES)
+        if numbers and high - low < reach and all(number.is_integer() for number in numbers):
             inside = [
                 graph.make("GreaterOrEqual", value, graph.number(low)),
                 graph.make("LessOrEqual", value, graph.number(high)),

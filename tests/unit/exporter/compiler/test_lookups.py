@@ -106,6 +106,19 @@ def test_numbers_are_looked_up_by_place_or_by_comparison(keys: tuple[str, ...], 
     assert found.tolist() == [known.get(value, -1.0) for value in _ROWS[column]]
 
 
+def test_many_numbers_far_apart_are_places_in_an_array() -> None:
+    """Of 2,000 zip codes a comparison each would be 2,000 in every row."""
+    codes = {str(code): code / 7 for code in range(1_001, 99_951, 50)}
+    fitted = Fitted(tables={"frequency(i)": codes}, constants={"frequency(i)": 0.0, "frequency(i) NULL": 0.5})
+    program = parse_features("SELECT fitted.frequency(i) AS f, i FROM raw", COLUMNS, fitted=fitted)
+    values = [0, 1_001, 1_002, 51_001, 99_901, 99_951, -1_001]
+    rows = {name: (values * 100)[: len(column)] if name == "i" else column for name, column in _ROWS.items()}
+    found = _compare(program, rows)[:, 0]
+    assert found[:7].tolist() == [np.float32(codes.get(str(value), 0.0)) for value in values]
+    graph = build_feature_graph(program, 18)
+    assert "ArgMax" not in {node.op_type for node in graph.graph.node}
+
+
 def test_a_column_may_have_the_name_of_a_tables_column() -> None:
     """Inside of the look-up's subquery a name of ours would hide it."""
     columns = tuple(Column(name=name, datatype="BYTES") for name in ("key", "value", "word"))

@@ -44,6 +44,8 @@ _TABLE_BRANCHES = 5
 # How far whole keys of a table may reach to be places in it: so far in any case, and farther the more there
 # are, as 10,000 zip codes would be as many comparisons.
 _DENSE_KEYS, _PLACES_PER_KEY, _MOST_PLACES = 4096, 64, 2**20
+# The operator set that brings BitwiseAnd, BitwiseOr and BitwiseXor.
+_BITWISE_OPSET, _BITWISE = 18, {"bit_and", "bit_or", "bit_xor"}
 _INVERSE = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
 _COMPARISON = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 
@@ -74,7 +76,7 @@ def trace_feature_graph(
 
 
 def find_opset(program: FeatureProgram, opset: int) -> int:
-    """The operator set that the features need: ``opset``, or a newer one for functions of text."""
+    """The operator set that the features need: ``opset``, or a newer one for functions of text or of bits."""
     waiting, seen = [feature.expression for feature in program.features], set[Expression]()
     while waiting:
         part = waiting.pop()
@@ -83,6 +85,8 @@ def find_opset(program: FeatureProgram, opset: int) -> int:
             waiting += part.arguments
             if _is_test_of_text(part) or part.operator in CUTS | {"length", "concat"}:
                 return max(opset, TEXT_OPSET)
+            if part.operator in _BITWISE:
+                opset = max(opset, _BITWISE_OPSET)
     return opset
 
 

@@ -21,14 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from timberline.exporter.compiler.formulas import SHIFTABLE
 from timberline.exporter.compiler.scalars import NAN, Affine, Scalar
-from timberline.exporter.errors import ExportError
 from timberline.exporter.graph.graphs import make_model, make_value
 from timberline.registry.signature import FEATURES, NULL_TEXT, NUMERIC_INPUT, TEXT_INPUT
 from timberline.training.features import LookupTable
 
 _ML_OPSET = 4  # LabelEncoder from strings to doubles
 _QUARTER_TURN = (math.pi / 2, 6.123233995736766e-17)  # pi/2 as the sum of two doubles
-_BITWISE = 18  # opset of BitwiseAnd, BitwiseOr and BitwiseXor
 _REDUCE_AXES_AS_INPUT = 18  # opset from which ReduceMax takes its axes as an input
 
 
@@ -219,12 +217,6 @@ class Emitter:
         return self._node(operator, *operands)
 
     def _bits(self, operator: str, operands: Sequence[str]) -> str:
-        if self._opset < _BITWISE:
-            raise ExportError(
-                f"&, | and xor() in features.sql need operator set {_BITWISE}, not {self._opset}",
-                where="export.opset",
-                hint=f"Set `[export] opset = {_BITWISE}` or later.",
-            )
         whole = [self._node("Cast", operand, to=TensorProto.INT64) for operand in operands]
         return self._as_double(self._node(operator, *whole))
 

@@ -17,7 +17,8 @@ from tests.support.feature_parity import (
     make_inputs,
     make_rows,
 )
-from timberline.exporter.compiler.compile import build_feature_graph
+from timberline.exporter.compiler.compile import build_feature_graph, find_opset
+from timberline.exporter.graph.graphs import opsets_of
 from timberline.exporter.graph.runtime import open_session
 from timberline.registry.signature import Column
 from timberline.training.features import OPERATORS, Call, Expression, parse_features
@@ -184,3 +185,10 @@ def test_inputs_stay_within_double_until_the_last_cast() -> None:
     np.testing.assert_array_equal(found, [[1.0, 1.0, 0.5]])
     np.testing.assert_array_equal(expected, found)
     assert make_inputs(parse_features("SELECT i FROM raw", COLUMNS), rows)["numeric"].dtype == np.float64
+
+
+def test_bits_are_written_in_the_operator_set_that_has_them() -> None:
+    """The setting is a wish: an author of SQL knows of no operator set."""
+    program = parse_features("SELECT i & 6 AS f FROM raw", COLUMNS)
+    assert [find_opset(program, opset) for opset in (17, 18, 21)] == [18, 18, 21]
+    assert opsets_of(build_feature_graph(program, 17))[""] == 18

@@ -15,8 +15,8 @@ from tests.support.feature_fuzz import (
     read_feature,
     shrink_disagreement,
 )
-from tests.support.feature_grammar import COLUMNS, FORMS, draw, fill_form
-from tests.support.feature_parity import FloatArray, Rows
+from tests.support.feature_grammar import FORMS, draw, fill_form
+from tests.support.feature_parity import COLUMNS, FloatArray, Rows
 from timberline.training.features import OPERATORS, Call, Expression, Feature
 
 

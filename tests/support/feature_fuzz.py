@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 import duckdb
 import numpy as np
 
-from tests.support.feature_grammar import COLUMNS, FEATURES, Node, draw, shrink
-from tests.support.feature_parity import FloatArray, Rows, compute_in_duckdb, compute_in_graph
+from tests.support.feature_grammar import FEATURES, Node, draw, shrink
+from tests.support.feature_parity import COLUMNS, FloatArray, Rows, compute_in_duckdb, compute_in_graph
 from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.registry.moments import FIRST_DAY, LAST_DAY
 from timberline.registry.runs import Fitted
@@ -122,6 +122,7 @@ def _draw_value(generator: random.Random, column: Column) -> object:  # noqa: PL
         case "timestamp":
             return pick([pick(_TIMES), generator.randrange(-_LARGEST, _LARGEST)])
         case "INT64":
+            # Sums of `i` and `j` are one matrix product in the graph, exact up to 2**22 in any order.
             return pick(_SMALL if column.name in {"i", "j"} else _LARGE)
         case "FP64":
             return pick([pick(_EXTREME), generator.uniform(-100, 100)])

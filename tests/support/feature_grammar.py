@@ -11,26 +11,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from timberline.registry.signature import Column
-
-# What a feature, or a part of one, can read; `feature_fuzz` draws rows of them. Sums of `i` and `j` are one
-# matrix product in the graph, exact up to 2**22 in any order; others are as large as a column may be.
-COLUMNS = (
-    Column(name="i", datatype="INT64"),
-    Column(name="j", datatype="INT64"),
-    Column(name="n", datatype="INT64", is_nullable=True),
-    Column(name="x", datatype="FP64"),
-    Column(name="y", datatype="FP64", is_nullable=True),
-    Column(name="b", datatype="BOOL"),
-    Column(name="c", datatype="BOOL", is_nullable=True),
-    Column(name="t", datatype="BYTES"),
-    Column(name="u", datatype="BYTES", is_nullable=True),
-    Column(name="d", datatype="INT64", moment="date"),
-    Column(name="e", datatype="INT64", moment="date", is_nullable=True),
-    Column(name="p", datatype="INT64", moment="timestamp"),
-    Column(name="q", datatype="INT64", moment="timestamp", is_nullable=True),
-)
-
 _PARTS = ("year", "quarter", "month", "day", "dayofyear", "dayofweek", "isodow", "week", "isoyear")
 _TIME_PARTS = ("hour", "minute", "second")
 _STEPS = ("year", "quarter", "month", "week", "day", "hour", "minute", "second")

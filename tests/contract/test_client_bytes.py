@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 
 import pytest
 
 from tests.support.clients import LOCKS
-from tests.support.recording import Recorded, read_recorded, send_raw
-from tests.support.service import RunningService
+from tests.support.recording import Recorded, read_recorded, recording_proxy, send_raw
+from tests.support.service import DEADLINE_S, RunningService
 
 RECORDED = read_recorded()
 CLIENTS = {"kserve", "mlserver", "triton", "triton asyncio"}
@@ -33,6 +35,19 @@ def test_a_clients_own_bytes_are_answered_as_they_were(text_service: RunningServ
         assert json.loads(text)["model_name"] == "tiny_text"
     if row.status >= 400:
         assert list(json.loads(answer.body)) == ["error"]
+
+
+def test_a_client_that_resets_its_connection_is_recorded_too(text_service: RunningService) -> None:
+    """What leaves an answer unread closes with a reset, as foreign clients do when they end."""
+    request = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    with (
+        recording_proxy(text_service.port) as (port, seen),
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as line,
+    ):
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        line.sendall(request)
+        assert line.recv(1) == b"H"
+    assert seen == [request]
 
 
 @pytest.mark.parametrize("client", sorted(CLIENTS))

@@ -118,9 +118,10 @@ def _forward(client: socket.socket, port: int, seen: list[bytes]) -> None:
     with client, socket.create_connection(("127.0.0.1", port)) as service:
         back = threading.Thread(target=_copy, args=(service, client), daemon=True)
         back.start()
-        while part := client.recv(65536):
-            sent += part
-            service.sendall(part)
+        with contextlib.suppress(ConnectionResetError):  # it left an answer unread
+            while part := client.recv(65536):
+                sent += part
+                service.sendall(part)
         service.shutdown(socket.SHUT_WR)
         back.join(DEADLINE_S)
     seen.extend(split_requests(bytes(sent)))

@@ -109,6 +109,7 @@ def export_run(
 def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
     """The newest version made from this very run with these settings by this release, if any."""
     wanted_rows = min(inputs.export.golden_rows, inputs.metrics.rows)
+    wanted_opset = find_opset(_read_program(inputs), inputs.export.opset)
     for version in reversed(store.versions(inputs.run.model)):
         opened = _open_version(store, inputs.run.model, version)
         if opened is None:
@@ -116,7 +117,7 @@ def find_exported(inputs: ExportInputs, store: Store) -> Manifest | None:
         manifest = opened.manifest
         if (
             manifest.lineage.run_digest == inputs.run_digest
-            and manifest.opset == find_opset(_read_program(inputs), inputs.export.opset)
+            and manifest.opset == wanted_opset
             and manifest.precision == inputs.export.precision
             and len(manifest.golden.rows) == wanted_rows
             and manifest.gate == inputs.gate

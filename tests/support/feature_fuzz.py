@@ -24,7 +24,8 @@ from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.registry.moments import FIRST_DAY, LAST_DAY
 from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
-from timberline.training.features import Feature, FeatureError, FeatureProgram, parse_features
+from timberline.training.features import Feature, FeatureError, FeatureProgram, ValueType, parse_features
+from timberline.training.features.learned import Learned
 
 # Before 2.0 DuckDB refuses what has no finite answer, ln(0) or sqrt(-1), and 2.0 gives the IEEE 754 one.
 _DOMAIN_ERRORS: tuple[type[Exception], ...] = (
@@ -91,6 +92,12 @@ _TEXTS = (
 )
 # Of a feature that is text: not all that is drawn.
 _VOCABULARY = ("red", "blue", "", "RED", "a", "B", "redred", "ö")
+# What a constant may be fitted to.
+_POOLS: dict[ValueType, Sequence[float | str]] = {
+    ValueType.VARCHAR: _VOCABULARY,
+    ValueType.BIGINT: _SMALL,
+    ValueType.DOUBLE: _EXTREME,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +140,30 @@ def _draw_value(generator: random.Random, column: Column) -> object:  # noqa: PL
 
 def read_feature(node: Node, name: str = "f") -> Feature | None:
     """The expression as a feature; None if it is refused as a constant is."""
+    sql = f"SELECT {node.sql} AS {name} FROM raw"
     try:
-        fitted = Fitted(vocabularies={name: _VOCABULARY})
-        (feature,) = parse_features(f"SELECT {node.sql} AS {name} FROM raw", COLUMNS, fitted=fitted).features
+        fitted = _draw_fitted(parse_features(sql, COLUMNS).learned, name)
+        (feature,) = parse_features(sql, COLUMNS, fitted=fitted).features
     except FeatureError as error:
         if "is a constant" in error.what:
             return None
         raise AssertionError(f"{node.sql}: {error.what}") from error
     return feature
+
+
+def _draw_fitted(calls: Sequence[Learned], name: str) -> Fitted:
+    """What a training split could have taught, the same for the same calls."""
+    constants: dict[str, float | str | None] = {}
+    tables: dict[str, dict[str, float]] = {}
+    for call in calls:
+        pick = random.Random(call.key).choice
+        if call.is_table:
+            keys = _VOCABULARY if call.argument.type is ValueType.VARCHAR else map(str, _SMALL)
+            tables[call.key] = {key: pick(_EXTREME) for key in keys}
+            constants.update(call.constants(pick(_EXTREME), pick(_EXTREME)))
+        else:
+            constants[call.key] = pick(_POOLS[call.result_type])
+    return Fitted(vocabularies={name: _VOCABULARY}, constants=constants, tables=tables)
 
 
 def compute_both(features: Sequence[Feature], rows: Rows) -> tuple[FloatArray, FloatArray]:

@@ -33,6 +33,8 @@ LEAVES: dict[str, tuple[str, ...]] = {
         "'a,B'",
         "'r'",
         "'redred'",
+        "fitted.mode(t)",
+        "fitted.mode(lower(u))",
     ),
     "pattern": ("'%e%'", "'r_d'", "'%'", "'_'", "''", "'R%'", "'%,%'", "'%d'"),
     "regex": ("'r.d|blue'", "'[a-z]*'", "''", "'.*e.*'", "'(?i)R[E]d'", "'\\\\W+'"),
@@ -50,6 +52,10 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "day_text": ("'2000-01-01'", "'1969-12-31'", "'2100-12-31'", "NULL"),
     "days": ("1", "-1", "30", "-800000", "60000000", "i", "n"),
     "shift": ("0", "1", "7", "31"),
+    # What is learned is over: no call of it stands inside of another.
+    "sample": ("x", "y", "n", "abs(x)"),
+    "integers": ("i", "n", "(i % 7)"),
+    "categories": ("i", "n", "(i % 7)", "t", "u", "trim(u)"),
 }
 
 
@@ -103,6 +109,7 @@ FORMS: dict[str, list[str]] = {
         "[10, 20, NULL, 40][{whole}]",
         "map {'red': 1, 'blue': 2, '': NULL}[{text}]",
         "map {1: 10, -3: 20, 255: 30}[{whole}]",
+        *(f"fitted.{name}({{integers}})" for name in ("mode", "min", "max")),
         *_choices("whole"),
     ],
     "number": [
@@ -122,6 +129,10 @@ FORMS: dict[str, list[str]] = {
         "epoch({moment})",
         "list_extract([0.5, NULL, 1.5], {whole})",
         "map {0.5: 1.5, 100: -0.5}[{number}]",
+        *(f"fitted.{name}({{sample}})" for name in ("mean", "median", "std", "min", "max")),
+        "fitted.quantile({sample}, 0.9)",
+        "fitted.frequency({categories})",
+        "fitted.target_mean({categories}, 20)",
         "greatest({number}, {number}, {number})",
         "least({number}, {number})",
         "nullif({number}, {number})",

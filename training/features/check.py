@@ -334,8 +334,8 @@ class Checker:
         near = [arm for arm in arms[is_chain:] if isinstance(arm, exp.Binary | exp.BitwiseNot)]
         if isinstance(node.parent, exp.Binary) and not isinstance(node.parent, exp.Predicate | exp.Connector):
             near += [] if isinstance(node.parent, type(node)) else [node.parent]
-        # xor() is an operator to the parser alone.
-        if any(not isinstance(other, exp.Func | exp.BitwiseXor) for other in near):
+        # xor() and the point in fitted.mean() are operators to the parser alone.
+        if any(not isinstance(other, exp.Func | exp.BitwiseXor | exp.Dot) for other in near):
             raise self._source.refuse(node, "bit operators beside others need parentheses")
 
     def _case(self, node: exp.Expr) -> Expression:

@@ -51,6 +51,10 @@ _TABLES = {"frequency", "target_mean"}
 _OTHER, _NULL = "", "NULL"
 
 
+class _UnknownText(Literal):
+    """A text constant that is not fitted yet. It stands wherever a constant may, beside ``lower(x)`` too."""
+
+
 @dataclass(frozen=True, eq=False)
 class Learned:
     """One call: ``key`` is its canonical text, ``argument`` what it is over.
@@ -92,6 +96,8 @@ class Learned:
 
     def stand_in(self) -> Expression:
         """The call while it is not fitted: of its type, any value; a constant reads no column."""
+        if self.result_type is ValueType.VARCHAR:
+            return _UnknownText("", ValueType.VARCHAR)
         read = (self.argument,) if self.is_table else ()
         return Call("learned", read, self.result_type, nullable=False)
 
@@ -170,6 +176,8 @@ def _holds_learned(value: Expression) -> bool:
     waiting = [value]
     while waiting:
         part = waiting.pop()
+        if isinstance(part, _UnknownText):
+            return True
         if isinstance(part, Call):
             if part.operator == "learned":
                 return True

@@ -301,10 +301,6 @@ def _fits(value: str, pattern: str) -> str:
     return f"bool_and(regexp_full_match({value}, {literal(pattern)}))"
 
 
-def _all(connection: Connection, sql: str) -> tuple[Any, ...]:
-    return fetch_row(connection, sql)
-
-
 def _aggregates(rest: str, marks: _Marks) -> tuple[str, ...]:
     """What is asked of every column: see `_look`."""
     value = _number_sql(rest, marks)
@@ -354,7 +350,7 @@ def _find_signs(connection: Connection, rest: str, number: str) -> Iterator[str]
     """A remark on numbers that a currency or a per cent sign makes text."""
     signed, percent = rf"[+-]?[$€£¥] ?{number}", rf"{number} ?%"
     for pattern, sign in ((signed, "a currency sign"), (percent, "a per cent sign")):
-        if _all(connection, f"SELECT {_fits(rest, pattern)} FROM {CELLS}")[0]:
+        if fetch_row(connection, f"SELECT {_fits(rest, pattern)} FROM {CELLS}")[0]:
             yield f"numbers with {sign}: they are text until the file has them without"
 
 
@@ -372,7 +368,7 @@ def _look_parquet(connection: Connection, look: ColumnLook, rest: str, type_: st
         kind = "integer"
     else:
         return look
-    low, high = _all(
+    low, high = fetch_row(
         connection,
         f"SELECT min(TRY_CAST({rest} AS DOUBLE)), max(TRY_CAST({rest} AS DOUBLE)) FROM {CELLS}",
     )
@@ -390,7 +386,7 @@ def _look_at_numbers(
     if not is_whole and is_digits:
         return replace(look, remarks=("whole numbers beyond 64 bits, so text",))
     if is_whole and _NAMED_LIKE_A_DATE.search(look.name) and look.distinct > 1:
-        fits, parses = _all(
+        fits, parses = fetch_row(
             connection,
             f"SELECT {_fits(rest, _COMPACT_DAY)}, "
             f"bool_and(try_strptime({rest}, '%Y%m%d') IS NOT NULL) FILTER ({rest} IS NOT NULL) FROM {CELLS}",
@@ -438,7 +434,7 @@ def _find_moment(connection: Connection, rest: str) -> dict[str, Any] | None:
     ]
     if not all(re.search(r"\d", value) and 6 <= len(value) <= 40 for value in sample):
         return None
-    is_iso_date, is_iso_time = _all(
+    is_iso_date, is_iso_time = fetch_row(
         connection,
         f"SELECT {_fits(rest, DATE_TEXT)}, {_fits(rest, TIMESTAMP_TEXT)} FROM {CELLS}",
     )
@@ -464,7 +460,7 @@ def _find_moment(connection: Connection, rest: str) -> dict[str, Any] | None:
 def _parses(connection: Connection, sample: Sequence[str], way: str) -> bool:
     values = ", ".join(f"({literal(value)})" for value in sample)
     return bool(
-        _all(
+        fetch_row(
             connection,
             f"SELECT bool_and(try_strptime(value, {literal(way)}) IS NOT NULL) "
             f"FROM (VALUES {values}) AS v(value)",
@@ -475,7 +471,7 @@ def _parses(connection: Connection, sample: Sequence[str], way: str) -> bool:
 def _range(connection: Connection, rest: str, kind: Any, way: str | None) -> dict[str, Any] | None:
     """None unless every value is a moment that is so written."""
     moment = _moment_sql(rest, kind, way)
-    rows, known, low, high = _all(
+    rows, known, low, high = fetch_row(
         connection, f"SELECT count({rest}), count({moment}), min({moment}), max({moment}) FROM {CELLS}"
     )
     if known < rows or not rows or max(abs(low), abs(high)) > LARGEST_MOMENT:

@@ -180,7 +180,6 @@ def _find_layout(lines: Sequence[str], comment: str, name: str) -> _Layout:
         if (layout := _try_layout(kept, delimiter, escape)) is not None
     ]
     if not found:
-        # One column: any delimiter that is in no line.
         raise DatasetError(
             "has no delimiter that cuts its lines into equally many cells, two at least",
             where=name,
@@ -204,8 +203,7 @@ def _try_layout(lines: Sequence[str], delimiter: str, escape: Literal['"', "\\"]
     if not widths:
         return None
     # A header over a table may be shorter or longer than its rows; the rows are the many.
-    width, count = max(widths.items(), key=lambda item: (item[1], item[0]))
-    share = count / widths.total()
+    width, _ = max(widths.items(), key=lambda item: (item[1], item[0]))
     first = next(number for number, record in enumerate(records) if len(record) == width)
     behind = [record for record in records[first:] if record]
     share = sum(len(record) == width for record in behind) / len(behind)

@@ -16,7 +16,7 @@ from timberline.registry.runs import Fitted
 from timberline.registry.signature import FIRST_CODE, NULL_CODE, UNKNOWN_CODE, Column
 from timberline.training.data.fitting import FOLDS, load_fitted
 from timberline.training.errors import DatasetError, FeatureError
-from timberline.training.features import parse_features
+from timberline.training.features import ValueType, parse_features
 
 _COLUMNS = """
 breed = { type = "string", nullable = true }
@@ -202,3 +202,28 @@ def test_features_are_the_same_program_before_and_after_they_learn() -> None:
     assert before.names == after.names
     assert [learned.key for learned in before.learned] == ["mode(breed)", "mean(age)"]
     assert after.category_sizes == (3, None, None)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "lower(breed) = fitted.mode(lower(breed))",
+        "nullif(lower(breed), fitted.mode(breed)) IS NULL",
+        "starts_with(breed, fitted.mode(breed))",
+        "(age & fitted.mode(age)) > 1",
+    ],
+)
+def test_a_learned_constant_stands_wherever_a_constant_may(expression: str) -> None:
+    """What is refused before it is fitted is never fitted."""
+    columns = (Column(name="breed", datatype="BYTES"), Column(name="age", datatype="INT64"))
+    program = parse_features(f"SELECT {expression} AS f FROM raw", columns)
+    (call,) = program.learned
+    fitted = Fitted(constants={call.key: "lab" if call.result_type is ValueType.VARCHAR else 3})
+    assert parse_features(f"SELECT {expression} AS f FROM raw", columns, fitted=fitted).names == ("f",)
+
+
+def test_a_learned_text_inside_of_another_call_is_seen() -> None:
+    """It stands in as a constant, which must not hide it."""
+    sql = "SELECT fitted.frequency(nullif(breed, fitted.mode(breed))) AS f FROM raw"
+    with pytest.raises(FeatureError, match="cannot be inside of another"):
+        parse_features(sql, (Column(name="breed", datatype="BYTES"),))

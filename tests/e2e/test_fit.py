@@ -82,27 +82,29 @@ def test_training_learns_and_two_runs_are_the_same(
     np.testing.assert_array_equal(flat(network), flat(again))
 
 
+class _Stopped(Exception):  # noqa: N818  stands for the kill; not an error of the program
+    pass
+
+
+class _StopsReading(PreparedSplit):
+    """Fails as the third epoch starts to read, after two checkpoints."""
+
+    epochs = 0
+
+    def shuffled_batches(self, *arguments: Any, **named: Any) -> Any:
+        self.epochs += 1
+        if self.epochs == 3:
+            raise _Stopped
+        return super().shuffled_batches(*arguments, **named)
+
+
 def test_a_run_resumed_from_a_checkpoint_ends_as_one_in_one_go(
     splits: tuple[PreparedSplit, PreparedSplit], tmp_path: Path
 ) -> None:
     """Otherwise an interrupted night's training would have to start again."""
     whole, fitted = fit(splits, tmp_path / "whole")
 
-    class Stopped(Exception):  # noqa: N818  stands for the kill; not an error of the program
-        pass
-
-    class StopsReading(PreparedSplit):
-        """Fails as the third epoch starts to read, after two checkpoints."""
-
-        epochs = 0
-
-        def shuffled_batches(self, *arguments: Any, **named: Any) -> Any:
-            self.epochs += 1
-            if self.epochs == 3:
-                raise Stopped
-            return super().shuffled_batches(*arguments, **named)
-
-    broken = StopsReading(splits[0].path, splits[0].features)
+    broken = _StopsReading(splits[0].path, splits[0].features)
     with pytest.raises(tf.errors.UnknownError, match="Stopped"):
         fit((broken, splits[1]), tmp_path / "broken")
     resumed, refitted = fit(splits, tmp_path / "broken", resume=True)
@@ -378,22 +380,8 @@ def test_a_run_over_categories_that_is_resumed_ends_as_one_in_one_go(
     config = TrainingSection(epochs=4, batch_rows=64, learning_rate=0.02, ema_momentum=0.9)
     whole, fitted = fit_towns(towns, tmp_path / "whole", config)
 
-    class Stopped(Exception):  # noqa: N818  stands for the kill; not an error of the program
-        pass
-
-    class StopsReading(PreparedSplit):
-        """Fails as the third epoch starts to read, after two checkpoints."""
-
-        epochs = 0
-
-        def shuffled_batches(self, *arguments: Any, **named: Any) -> Any:
-            self.epochs += 1
-            if self.epochs == 3:
-                raise Stopped
-            return super().shuffled_batches(*arguments, **named)
-
     train = towns[0]
-    broken = StopsReading(train.path, train.features, train.category_sizes)
+    broken = _StopsReading(train.path, train.features, train.category_sizes)
     with pytest.raises(tf.errors.UnknownError, match="Stopped"):
         fit_towns((broken, towns[1]), tmp_path / "broken", config)
     resumed, refitted = fit_towns(towns, tmp_path / "broken", config, resume=True)

@@ -6,15 +6,12 @@ Their own tables are downloads; here each has a small one of the same columns, w
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.made_tables import make_table
-from tests.support.training_file import post_training_file
-from timberline.registry.store import open_store
+from tests.support.training_file import post_training_file, publish
 from timberline.training.config import load_model_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,14 +39,8 @@ def test_the_folder_trains_and_its_tables_lines_get_the_answers_of_the_evaluatio
 ) -> None:
     """Text with gaps, dates with many values, 784 columns: what others copy from has to work as it stands."""
     models = copy_folder(model, tmp_path, rows)
-    places = [model, "--models", str(models), "--data", str(tmp_path / "data"), "--set", "training.epochs=2"]
     registry = tmp_path / "registry"
-    for verb in ("fetch", "etl", "train", "evaluate", "export"):
-        command = [sys.executable, "-m", "timberline", verb, *places]
-        command += ["--registry", str(registry)] if verb == "export" else []
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    assert open_store(registry).versions(model) == [1]
+    publish(models, model, tmp_path / "data", registry, ["training.epochs=2"])
     answered, worst = post_training_file(registry, model, (tmp_path / f"{model}.csv").read_bytes())
     assert answered == rows
     assert worst <= 1e-6

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.made_tables import make_table
-from tests.support.training_file import post_training_file, publish
+from tests.support.makefile import Workshop
+from tests.support.training_file import post_training_file
 from timberline.training.config import load_model_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +40,8 @@ def test_the_folder_trains_and_its_tables_lines_get_the_answers_of_the_evaluatio
 ) -> None:
     """Text with gaps, dates with many values, 784 columns: what others copy from has to work as it stands."""
     models = copy_folder(model, tmp_path, rows)
-    registry = tmp_path / "registry"
-    publish(models, model, tmp_path / "data", registry, ["training.epochs=2"])
-    answered, worst = post_training_file(registry, model, (tmp_path / f"{model}.csv").read_bytes())
+    workshop = Workshop(tmp_path, model, models)
+    workshop.export_here(overrides="training.epochs=2")
+    answered, worst = post_training_file(workshop.registry, model, (tmp_path / f"{model}.csv").read_bytes())
     assert answered == rows
     assert worst <= 1e-6

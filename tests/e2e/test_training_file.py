@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.training_file import post_training_file, publish
+from tests.support.makefile import Workshop
+from tests.support.training_file import post_training_file
 
 MODEL_TOML = """
 [model]
@@ -124,8 +125,8 @@ def test_the_training_file_gets_the_answers_that_its_evaluation_has(
     text = MODEL_TOML.format(path=json.dumps(str(tmp_path / "odd.csv")), rest=rest)
     (folder / "model.toml").write_text(text, "utf-8")
     (folder / "features.sql").write_text(features, "utf-8")
-    registry = tmp_path / "registry"
-    publish(folder.parent, "odd", tmp_path / "data", registry)
-    answered, worst = post_training_file(registry, "odd", body)
+    workshop = Workshop(tmp_path, "odd", folder.parent)
+    workshop.export_here()
+    answered, worst = post_training_file(workshop.registry, "odd", body)
     assert answered == 400
     assert worst <= 1e-6

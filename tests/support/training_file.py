@@ -1,9 +1,8 @@
-"""A training file made into a version and posted to the real service, against that version's evaluation."""
+"""A training file posted to the real service, against the answers that its version was judged by."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,28 +13,6 @@ from timberline.registry.store import open_store
 
 # As many rows as the largest of these tables has, and their bytes.
 _FLAGS = ("--max-rows", "1000000", "--max-body-bytes", "200000000")
-
-
-def publish(models: Path, model: str, data: Path, registry: Path, overrides: Sequence[str] = ()) -> None:
-    """Make version 1 of ``model``, from fetch to export, in this process: TensorFlow loads once."""
-    # A helper that only posts needs none of it.
-    from timberline.exporter.export import export_run
-    from timberline.exporter.inputs import load_inputs, load_release_settings
-    from timberline.training.config import load_model_config
-    from timberline.training.data.etl import run_etl
-    from timberline.training.data.fetch import run_fetch
-    from timberline.training.evaluation.evaluate import run_evaluate
-    from timberline.training.fit import run_train
-
-    config = load_model_config(models, model, overrides=overrides, use_environment=False)
-    run_fetch(config, data)
-    run_etl(config, models, data)
-    run_train(config, models, data)
-    run_evaluate(config, data)
-    settings = load_release_settings(models, model, overrides=overrides, environment={})
-    result = export_run(load_inputs(data, model, settings), open_store(registry))
-    assert result.outcome == "published", result
-    assert result.version == 1
 
 
 def post_training_file(registry: Path, model: str, body: bytes) -> tuple[int, float]:

@@ -120,8 +120,9 @@ WHOLE_FILES := --dist loadfile --no-loadscope-reorder
 beside_types = $(PY) -m mypy & types=$$!; $(PY) -m pytest $(WHOLE_FILES) $(1); tests=$$?; wait $$types || { echo "mypy found errors: see above"; exit 1; }; exit $$tests
 # The thousand processes that the tests start would each compile what they import.
 check test test-docs test-buckets coverage: export PYTHONDONTWRITEBYTECODE =
-# Workers share the processors already: threads of TensorFlow would wait for one another, spinning.
+# Workers share the processors already: threads of TensorFlow and OpenBLAS would wait for one another, spinning.
 check test coverage: export TF_NUM_INTRAOP_THREADS = 1
+check test coverage: export OPENBLAS_NUM_THREADS = 1
 
 check: setup ## what takes a minute: style, types and the unit tests
 	$(PY) -m ruff check .

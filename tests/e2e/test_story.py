@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +49,6 @@ def readme_body() -> dict[str, Any]:
     return body
 
 
-def ask_keras(workshop: Workshop, row: dict[str, Any]) -> dict[str, float]:
-    """Probabilities of one raw row by DuckDB and the trained Keras model, in a process of its own."""
-    code = (
-        "import sys, json; from tests.support.keras_answer import answer; "
-        "print(json.dumps(answer(*sys.argv[1:3], json.loads(sys.argv[3]))))"
-    )
-    arguments = [str(workshop.data), workshop.model, json.dumps(row)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
 @pytest.fixture(scope="module")
 def forest(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Forest cover, fetched and released once with a small network; its model folder may be edited."""
@@ -84,7 +67,10 @@ def test_the_readmes_curl_line_gets_what_keras_says(forest: Workshop) -> None:
         status, answer = service.predict(readme_body())
         metrics = service.request("GET", "/metrics")[2].decode()
     assert (status, answer["model"], answer["version"]) == (200, "forest_cover", 1)
-    expected = ask_keras(forest, readme_body())
+    # Imported here, where TensorFlow is loaded anyway.
+    from tests.support.keras_answer import answer as ask_keras
+
+    expected = ask_keras(str(forest.data), forest.model, readme_body())
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
     # Of two that are within twice that bound either may be named.
     assert expected[answer["prediction"]] == pytest.approx(max(expected.values()), abs=2e-5)

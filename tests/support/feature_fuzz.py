@@ -24,7 +24,14 @@ from timberline.exporter.compiler.compile import build_feature_graph
 from timberline.registry.moments import FIRST_DAY, LAST_DAY
 from timberline.registry.runs import Fitted
 from timberline.registry.signature import Column
-from timberline.training.features import Feature, FeatureError, FeatureProgram, ValueType, parse_features
+from timberline.training.features import (
+    Expression,
+    Feature,
+    FeatureError,
+    FeatureProgram,
+    ValueType,
+    parse_features,
+)
 from timberline.training.features.learned import Learned
 
 # Before 2.0 DuckDB refuses what has no finite answer, ln(0) or sqrt(-1), and 2.0 gives the IEEE 754 one.
@@ -102,7 +109,10 @@ _POOLS: dict[ValueType, Sequence[float | str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """One expression and one row of which the two sides differ, or one side gives none; ``told`` says how."""
+    """One expression and one row of which the sides differ or one gives none, or DuckDB leaves the bounds.
+
+    ``told`` says how.
+    """
 
     node: Node
     row: Rows
@@ -182,6 +192,15 @@ def differ(node: Node, expected: FloatArray, found: FloatArray) -> np.ndarray[tu
     return np.asarray(~same)
 
 
+def leave_bounds(expression: Expression, values: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """In which rows a number is outside of what the graph was written for."""
+    if not expression.type.is_number:
+        return np.zeros(len(values), dtype=np.bool_)
+    with np.errstate(over="ignore"):
+        low, high = np.float32(expression.low), np.float32(expression.high)
+    return np.asarray((values < low) | (values > high))
+
+
 Compute = Callable[[Sequence[Feature], Rows], tuple[FloatArray, FloatArray]]
 
 
@@ -202,12 +221,17 @@ def find_disagreements(
         told = f"{type(error).__name__}: {lines[0][:200]}"
         return [Disagreement(known[0][0], _take(rows, 0), told, isinstance(error, _DOMAIN_ERRORS))]
     disagreements = []
-    for index, (node, _) in enumerate(known):
-        wrong = np.flatnonzero(differ(node, expected[:, index], found[:, index]))
+    for index, (node, feature) in enumerate(known):
+        right, other = expected[:, index], found[:, index]
+        wrong = np.flatnonzero(differ(node, right, other))
+        outside = np.flatnonzero(leave_bounds(feature.expression, right))
         if wrong.size:
-            at = int(wrong[0])
-            told = f"DuckDB {float(expected[at, index])!r}, graph {float(found[at, index])!r}"
-            disagreements.append(Disagreement(node, _take(rows, at), told))
+            told = f"DuckDB {float(right[wrong[0]])!r}, graph {float(other[wrong[0]])!r}"
+            disagreements.append(Disagreement(node, _take(rows, int(wrong[0])), told))
+        elif outside.size:
+            low, high = feature.expression.low, feature.expression.high
+            told = f"DuckDB {float(right[outside[0]])!r}, outside of {low!r} to {high!r}"
+            disagreements.append(Disagreement(node, _take(rows, int(outside[0])), told))
     return disagreements
 
 

@@ -407,9 +407,9 @@ def _sqrt(a: Expression) -> Bounds:
 
 
 def _cbrt(a: Expression) -> Bounds:
-    # One step wider than the cube root may be off.
-    low, high = (math.copysign(abs(edge) ** (1 / 3) * 1.001, edge) for edge in (a.low, a.high))
-    return low, high, False
+    # Wider than the cube root may be off.
+    low, high = (math.copysign(abs(edge) ** (1 / 3), edge) for edge in (a.low, a.high))
+    return low - abs(low) * 0.001, high + abs(high) * 0.001, False
 
 
 def _exp(a: Expression) -> Bounds:

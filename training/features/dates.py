@@ -120,8 +120,10 @@ def difference(unit: str, start: Expression, end: Expression) -> Expression:
     _need_moment("date_diff", start)
     convert = as_date if unit in _DATE_STEPS else as_timestamp
     start, end = convert(start), convert(end)
-    # No unit is shorter than what its type counts in.
-    low, high = end.low - start.high - 1, end.high - start.low + 1
+    low, high = end.low - start.high, end.high - start.low
+    if unit != "day":
+        # Every unit is longer than what its type counts in, so that no boundary may lie between two moments.
+        low, high = min(low - 1, 0.0), max(high + 1, 0.0)
     arguments = (_word(unit), start, end)
     return Call("date_diff", arguments, _BIGINT, start.nullable or end.nullable, low, high)
 

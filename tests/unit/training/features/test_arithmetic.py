@@ -49,3 +49,9 @@ def test_an_operator_is_what_duckdb_makes_of_it(expression: str) -> None:
     """What the language computes in DOUBLE is a whole number, a range or a truth of DuckDB's."""
     found = compute_in_duckdb(parse_features(f"SELECT {expression} AS f FROM raw", COLUMNS), _ROWS)
     np.testing.assert_array_equal(found, compute_as_written(expression, _ROWS))
+
+
+def test_the_cube_root_of_one_is_within_its_bounds() -> None:
+    """The lower bound of positive numbers once was above their least root."""
+    (feature,) = parse_features("SELECT cbrt(month(d)) AS f FROM raw", COLUMNS).features
+    assert 0 < feature.expression.low < 1.0 < 12 ** (1 / 3) < feature.expression.high

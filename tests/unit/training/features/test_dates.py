@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.support.feature_forms import CASES, DATE_CHOICES
-from tests.support.feature_parity import COLUMNS, FloatArray, compute_in_duckdb, make_rows
+from tests.support.feature_parity import COLUMNS, FloatArray, compute_both, compute_in_duckdb, make_rows
 from timberline.registry.signature import Column
 from timberline.training.features import FeatureError, ValueType, parse_features
 from timberline.training.features.dates import DATE_PARTS, TIME_PARTS, render
@@ -142,3 +142,12 @@ def test_a_star_over_a_date_says_what_to_leave_out() -> None:
     with pytest.raises(FeatureError) as caught:
         parse_features("SELECT * FROM raw", [Column(name="Date Egg", datatype="INT64", moment="date")])
     assert '* EXCLUDE ("Date Egg")' in caught.value.hint
+
+
+@pytest.mark.parametrize("unit", ["year", "quarter", "month"])
+def test_moments_of_the_same_unit_may_be_days_apart(unit: str) -> None:
+    """The difference is 0 then, and a division by it NULL: the graph once gave infinity."""
+    sql = f"SELECT 10 // date_diff('{unit}', DATE '2001-01-01', DATE '2001-01-06' + month(d)) AS f FROM raw"
+    expected, found = compute_both(sql, _ROWS)
+    assert np.isnan(expected).all()
+    assert np.isnan(found).all()

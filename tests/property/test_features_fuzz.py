@@ -73,7 +73,7 @@ def test_a_planted_disagreement_shrinks_to_what_it_is_about() -> None:
     for disagreement in found:
         shrunk = shrink_disagreement(disagreement, compute)
         assert "last_day" in shrunk.node.sql
-        assert shrunk.node.size <= 5  # where it is about a constant, something beside it reads a column
+        assert shrunk.node.size <= 4
         assert len(str(shrunk).splitlines()) == 2
 
 

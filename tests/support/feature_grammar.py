@@ -276,13 +276,22 @@ def draw(generator: random.Random, kind: str, depth: int) -> Node:
 
 def shrink(node: Node) -> Iterator[Node]:
     """Other expressions of its type: a part of it, a leaf, or the same with a part so changed."""
-    yield from sorted((part for part in _parts(node) if part.kind == node.kind), key=lambda part: part.size)
+    parts = sorted((part for part in _parts(node) if part.kind == node.kind), key=lambda part: part.size)
+    yield from parts
+    yield from map(_over_columns, parts)  # a part that reads no column is no feature by itself
     if node.children:
         yield from (Node(node.kind, leaf) for leaf in LEAVES.get(node.kind, ()))
     for index, child in enumerate(node.children):
         for smaller in shrink(child):
             children = (*node.children[:index], smaller, *node.children[index + 1 :])
             yield Node(node.kind, node.form, children)
+
+
+def _over_columns(node: Node) -> Node:
+    """The expression over the first leaf of each type, which is a column if it may be one."""
+    if not node.children:
+        return Node(node.kind, LEAVES[node.kind][0]) if node.kind in LEAVES else node
+    return Node(node.kind, node.form, tuple(map(_over_columns, node.children)))
 
 
 def _parts(node: Node) -> Iterator[Node]:
